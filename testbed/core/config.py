@@ -1,0 +1,401 @@
+"""The two files a user writes: the lab (which hardware, where) and the experiment (what is done with it).
+
+Strict: an unknown key, a missing table or a value of the wrong type or range raises InputError in one line that names
+file, table and key and says what is accepted. `json_schema` exports both schemas for editors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from testbed.core import registry
+from testbed.core.errors import InputError
+
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Vector = Annotated[list[float], Meta(min_length=3, max_length=3)]
+Role = Literal["alice", "bob", "eve", "ris"]
+Options = dict[str, Any]
+
+
+class _Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    pass
+
+
+# ---------------------------------------------------------------- experiment
+
+
+class RadioPlan(_Table):
+    """What every radio is tuned to."""
+
+    carrier_hz: Positive = 2.4e9
+    sample_rate_hz: Positive = 40e6
+
+
+class ProbingPlan(_Table):
+    """Which waveform, in which order, how often."""
+
+    waveform: str = "ofdm"
+    waveform_options: Options = field(default_factory=dict)
+    estimator: str = "least_squares"
+    estimator_options: Options = field(default_factory=dict)
+    schedule: str = "A>BE B>AE"
+    interval_s: Positive = 0.05
+    """From the start of one round to the start of the next, at least."""
+    turnaround_s: NonNegative = 100e-6
+    """Between the two slots of a round, on top of what the radios need."""
+    guard_s: Positive = 10e-6
+    """A receiver listens this much longer on either side of the expected frame."""
+
+
+class PlacedNode(_Table):
+    """Where a node is at time 0, and how it moves."""
+
+    position_m: Vector | None = None
+    velocity_m_s: Vector = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    near: Literal["alice", "bob"] | None = None
+    """Instead of position_m: at `offset_wavelengths` from that node, moving with it."""
+    offset_wavelengths: NonNegative = 0.0
+
+
+class PlacedSurface(_Table):
+    """Where the surface hangs and which way it looks; its size is the board's."""
+
+    position_m: Vector
+    normal: Vector
+    spacing_wavelengths: Positive = 0.5
+    gain_db: float = 0.0
+    """Extra gain of the cascaded path over ideal isotropic elements (antennas aimed at the surface, amplification)."""
+
+
+class Multipath(_Table):
+    """Single-bounce scatterers around the nodes."""
+
+    n_scatterers: Annotated[int, Meta(ge=0, le=500)] = 40
+    room_m: Vector = field(default_factory=lambda: [20.0, 16.0, 3.0])
+    """Scatterers are drawn uniformly in this box, whose lower corner is the origin."""
+    direct_db: float = -10.0
+    """Direct path relative to free space; −inf where it is blocked."""
+    scatter_loss_db: NonNegative = 6.0
+    """Mean loss at a bounce."""
+    scatterer_speed_m_s: NonNegative = 0.0
+    """Each scatterer moves in a random direction at up to this speed (people walking)."""
+
+
+class Scene(_Table):
+    """Geometry. A simulated lab builds it; on a real lab it documents the bench and starts the designers."""
+
+    alice: PlacedNode
+    bob: PlacedNode
+    eve: PlacedNode | None = None
+    surface: PlacedSurface | None = None
+    multipath: Multipath = field(default_factory=Multipath)
+
+
+class SurfacePlan(_Table):
+    """What the surface does while the channel is probed."""
+
+    policy: Literal["none", "fixed", "random"] = "none"
+    change_every: Count = 1
+    """Rounds between two random patterns."""
+
+
+class ChainPlan(_Table):
+    """Which stages distil the key, by name."""
+
+    enhance: str = "identity"
+    enhance_options: Options = field(default_factory=dict)
+    quantize: str = "scalar"
+    quantize_options: Options = field(default_factory=dict)
+    reconcile: str = "cascade"
+    reconcile_options: Options = field(default_factory=dict)
+
+
+class Accounting(_Table):
+    """How bits become key bits, and how many."""
+
+    block_rounds: Count = 200
+    """Kept rounds that are distilled together."""
+    sacrifice_fraction: Annotated[float, Meta(gt=0, lt=0.5)] = 0.1
+    """Share of raw bits published to estimate Bob's and Eve's error rates; they are gone."""
+    epsilon_log2: Annotated[int, Meta(ge=8, le=128)] = 64
+    """Security parameter: the key is 2^−this close to uniform for Eve."""
+    assumed_eve_error_rate: Annotated[float, Meta(ge=0, le=0.5)] = 0.25
+    """Used where no Eve was measured: the error rate of her best guess of a raw bit."""
+
+
+class Records(_Table):
+    """What is written."""
+
+    iq: bool = False
+    """Record every captured IQ block as SigMF (large)."""
+
+
+class Experiment(_Table):
+    """experiment.toml"""
+
+    schema: Literal[1]
+    title: str
+    scene: Scene
+    mode: Literal["experiment", "private"] = "experiment"
+    """experiment: CSI and raw bits are recorded by the coordinator, so keys are for science, not for use;
+    private: nodes report metrics only."""
+    rounds: Count = 600
+    seed: Annotated[int, Meta(ge=0)] = 1
+    radio: RadioPlan = field(default_factory=RadioPlan)
+    probing: ProbingPlan = field(default_factory=ProbingPlan)
+    surface: SurfacePlan = field(default_factory=SurfacePlan)
+    chain: ChainPlan = field(default_factory=ChainPlan)
+    accounting: Accounting = field(default_factory=Accounting)
+    records: Records = field(default_factory=Records)
+
+
+# ---------------------------------------------------------------- lab
+
+
+class CoordinatorPlace(_Table):
+    """Where the coordinator listens, and how patient it is."""
+
+    host: str = "127.0.0.1"
+    port: Port = 0
+    """0: a free port is chosen; possible only where every node is local."""
+    local: bool = True
+    join_timeout_s: Positive = 30.0
+    """For all nodes to say hello."""
+    heartbeat_s: Positive = 0.5
+    lost_after_s: Positive = 3.0
+    """A node silent for this long is lost."""
+    rejoin_timeout_s: Positive = 5.0
+    """A lost Alice or Bob may come back within this time; then the run stops."""
+    operation_timeout_s: Positive = 10.0
+    """For one operation of one node (a probe, a pattern)."""
+    distil_timeout_s: Positive = 60.0
+    """For the public discussion of one block."""
+
+
+class WorldPlace(_Table):
+    """The simulated air."""
+
+    driver: str = "sim"
+    host: str = "127.0.0.1"
+    port: Port = 0
+    local: bool = True
+    pace: Literal["virtual", "wall"] = "virtual"
+    """virtual: as fast as the processes go; wall: no faster than real time."""
+    peer_timeout_s: Positive = 5.0
+    """A radio that has not declared what it sends for this long (wall time) while another waits is dropped."""
+
+
+class NodePlace(_Table):
+    """One daemon and its device."""
+
+    role: Role
+    driver: str
+    options: Options = field(default_factory=dict)
+    """Passed to the driver: URI, serial number, impairments of a simulated device …"""
+    local: bool = True
+    """Started by `testbed run`; false: somebody starts `testbed node` there."""
+    host: str = "127.0.0.1"
+    """Where this node can be reached (Alice's discussion socket)."""
+    port: Port = 0
+    tx_gain_db: float = 0.0
+    rx_gain_db: float = 0.0
+
+
+class Lab(_Table):
+    """lab.toml"""
+
+    schema: Literal[1]
+    name: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,40}$")]
+    node: dict[str, NodePlace]
+    coordinator: CoordinatorPlace = field(default_factory=CoordinatorPlace)
+    world: WorldPlace | None = None
+    curve: bool = True
+    """Authenticate and encrypt every link; false only to debug."""
+
+    def by_role(self, role: str) -> str | None:
+        """Return the name of the node with this role, or None."""
+        return next((name for name, place in self.node.items() if place.role == role), None)
+
+
+# ---------------------------------------------------------------- reading
+
+T = TypeVar("T", Experiment, Lab)
+_BUNDLED = {Experiment: "experiments", Lab: "labs"}
+
+
+def bundled(kind: type[Experiment] | type[Lab]) -> dict[str, Path]:
+    """Return the bundled files of a kind by name."""
+    folder = Path(str(files("testbed"))) / "bundled" / _BUNDLED[kind]
+    return {p.stem: p for p in sorted(folder.glob("*.toml"))}
+
+
+def find(kind: type[Experiment] | type[Lab], name: str) -> Path:
+    """Return the path of a file given by path or bundled name; raises InputError naming the bundled ones."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = bundled(kind)
+    if name in known:
+        return known[name]
+    what = "experiment" if kind is Experiment else "lab"
+    raise InputError(f"{name}: no such {what} file; bundled: {', '.join(known)}")
+
+
+def load_experiment(name: str) -> Experiment:
+    """Read and check an experiment file, stage names and options included."""
+    path = find(Experiment, name)
+    experiment = _load(path, Experiment)
+    _check_experiment(experiment, str(path))
+    return experiment
+
+
+def load_lab(name: str) -> Lab:
+    """Read and check a lab file."""
+    path = find(Lab, name)
+    lab = _load(path, Lab)
+    _check_lab(lab, str(path))
+    return lab
+
+
+def _load(path: Path, kind: type[T]) -> T:
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise InputError(f"{path}: not UTF-8 text at byte {exc.start}") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise InputError(f"{path}: not TOML: {exc}") from exc
+    return convert(raw, kind, str(path))
+
+
+def convert(raw: dict[str, Any], kind: type[T], source: str) -> T:
+    """Check a parsed file against its schema; raises InputError in one line."""
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as exc:
+        raise InputError(f"{source}: {_explain(str(exc), kind)}") from exc
+
+
+def _struct_at(kind: Any, keys: list[str]) -> Any:
+    """Follow a path of keys through nested tables; None where it leaves them."""
+    current: Any = kind
+    for key in keys:
+        if not (isinstance(current, type) and issubclass(current, Struct)):
+            return None
+        hints = {f.name: f.type for f in msgspec.structs.fields(current)}
+        current = hints.get(key)
+        options = getattr(current, "__args__", ())
+        if getattr(current, "__origin__", None) is dict:
+            current = options[1]
+            # the next key is a free name: skip it by handing back a marker
+            return _struct_at(current, keys[keys.index(key) + 2 :]) if len(keys) > keys.index(key) + 1 else None
+        structs = [o for o in options if isinstance(o, type) and issubclass(o, Struct)]
+        if structs:
+            current = structs[0]
+    return current
+
+
+def _explain(message: str, kind: Any) -> str:
+    """Turn msgspec's message into `[table] key: what is wrong; accepted: …`."""
+    text, _, where = message.partition(" - at `")
+    # msgspec writes the values of a dict as [...]; the name is not in the message
+    keys = [k for k in re.split(r"\.|\[|\]", where.rstrip("`").lstrip("$")) if k]
+    unknown = re.match(r"Object contains unknown field `(.+)`", text)
+    missing = re.match(r"Object missing required field `(.+)`", text)
+    if unknown or missing:
+        table = f"table [{'.'.join(keys)}]" if keys else "top level"
+        found = _struct_at(kind, keys)
+        accepted = sorted(f.name for f in msgspec.structs.fields(found)) if found is not None else []
+        if missing:
+            return f"{table}: missing {missing[1]!r}; accepted keys: {', '.join(accepted)}"
+        assert unknown is not None
+        near = difflib.get_close_matches(unknown[1], accepted, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{table}: unknown key {unknown[1]!r}{hint}; accepted: {', '.join(accepted)}"
+    table, key = ".".join(keys[:-1]), keys[-1] if keys else "file"
+    return f"{f'table [{table}]' if table else 'top level'}: key {key!r}: {text[0].lower()}{text[1:]}"
+
+
+def _check_experiment(e: Experiment, source: str) -> None:
+    def stage(table: str, key: str, name: str, options: Options) -> None:
+        try:
+            registry.make_stage(key, name, options)
+        except InputError as exc:
+            raise InputError(f"{source}: table [{table}]: {exc}") from exc
+
+    stage("probing", "probing", e.probing.waveform, e.probing.waveform_options)
+    stage("probing", "csi", e.probing.estimator, e.probing.estimator_options)
+    stage("chain", "enhance", e.chain.enhance, e.chain.enhance_options)
+    stage("chain", "quantize", e.chain.quantize, e.chain.quantize_options)
+    stage("chain", "reconcile", e.chain.reconcile, e.chain.reconcile_options)
+    for name in ("alice", "bob", "eve"):
+        place: PlacedNode | None = getattr(e.scene, name)
+        if place is None:
+            continue
+        if (place.position_m is None) == (place.near is None):
+            raise InputError(
+                f"{source}: table [scene.{name}]: give either 'position_m' or 'near' (with 'offset_wavelengths')"
+            )
+        if place.near == name or (place.near is not None and name != "eve"):
+            raise InputError(f"{source}: table [scene.{name}]: key 'near': only eve may be placed near alice or bob")
+    if e.surface.policy != "none" and e.scene.surface is None:
+        raise InputError(
+            f"{source}: table [surface]: policy = {e.surface.policy!r} needs a table [scene.surface] "
+            "(position_m, normal); accepted without it: policy = 'none'"
+        )
+
+
+def _check_lab(lab: Lab, source: str) -> None:
+    for role in ("alice", "bob"):
+        if lab.by_role(role) is None:
+            raise InputError(f"{source}: no node has role = {role!r}; a lab needs one [node.NAME] table for it")
+    for role in ("alice", "bob", "eve", "ris"):
+        names = [n for n, p in lab.node.items() if p.role == role]
+        if len(names) > 1:
+            raise InputError(f"{source}: tables [node.{names[0]}] and [node.{names[1]}] both have role = {role!r}; accepted: one")
+    for name in lab.node:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name) or name in ("coordinator", "world"):
+            raise InputError(f"{source}: table [node.{name}]: a node's name is 1–40 letters, digits, _ or -, and not a daemon's")
+    remote = [n for n, p in lab.node.items() if not p.local]
+    if remote and lab.coordinator.port == 0:
+        raise InputError(
+            f"{source}: table [coordinator]: key 'port': 0 (chosen at start) is accepted only where every node is local; "
+            f"[node.{remote[0]}] is not"
+        )
+    alice = lab.node[str(lab.by_role("alice"))]
+    if remote and alice.port == 0:
+        raise InputError(
+            f"{source}: table [node.{lab.by_role('alice')}]: key 'port': Alice's discussion port must be given where a node is remote"
+        )
+
+
+def json_schema(kind: type[Experiment] | type[Lab]) -> dict[str, Any]:
+    """Return the JSON Schema of a file kind."""
+    return msgspec.json.schema(kind)
+
+
+def to_dict(config: Struct) -> dict[str, Any]:
+    """Return a configuration as plain values (for messages and provenance)."""
+    out: dict[str, Any] = msgspec.to_builtins(config)
+    return out
+
+
+def state_root() -> Path:
+    """Return the folder for identities and key stores: $TESTBED_STATE, or the user's state folder."""
+    if "TESTBED_STATE" in os.environ:
+        return Path(os.environ["TESTBED_STATE"])
+    return Path(os.environ.get("XDG_STATE_HOME", "~/.local/state")).expanduser() / "ris-skg-testbed"

@@ -1,0 +1,73 @@
+"""Errors name the object, the operation and the state, so that one line is enough to act on.
+
+Two families: `TestbedError` ends an operation and is shown to the user; `ProbeRejected` ends one probe and is counted.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class TestbedError(Exception):
+    """Base of every error shown to a user as one line (exit status 1)."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+
+class InputError(TestbedError):
+    """Bad input from the user: what is wrong, where, what is accepted (exit status 2)."""
+
+
+class DeviceError(TestbedError):
+    """A radio or board failed. The message reads `<device>: <operation> in state <state>: <what happened>`."""
+
+    def __init__(self, device: str, operation: str, state: str, detail: str) -> None:
+        super().__init__(f"{device}: {operation} in state {state}: {detail}")
+        self.device, self.operation, self.state, self.detail = device, operation, state, detail
+
+
+class LateTransmit(DeviceError):
+    """A transmission was asked for at a time that has already passed on the device's clock."""
+
+
+class DeviceTimeout(DeviceError):
+    """A device did not finish in the time it was given."""
+
+
+class ProtocolError(TestbedError):
+    """A peer said something that the protocol does not allow here."""
+
+
+class DialogueFailed(TestbedError):
+    """The public discussion between Alice and Bob ended without a key; `reason` is counted."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+class Reject(StrEnum):
+    """Why a probe, or the pair it belongs to, was not used. Every rejection is counted under one of these."""
+
+    NO_PREAMBLE = "no_preamble"
+    CLIPPED = "clipped"
+    LOW_SNR = "low_snr"
+    CFO_RANGE = "cfo_range"
+    TRUNCATED = "truncated"
+    OVERFLOW = "overflow"
+    LATE_TX = "late_tx"
+    DEVICE = "device"
+    TIMEOUT = "timeout"
+    SURFACE_CHANGED = "surface_changed"
+    SURFACE_NOT_APPLIED = "surface_not_applied"
+    NODE_LOST = "node_lost"
+    DUPLICATE = "duplicate"
+    ABORTED = "aborted"
+
+
+class ProbeRejected(Exception):
+    """One probe is unusable: `reason` is counted, `detail` is logged."""
+
+    def __init__(self, reason: Reject, detail: str = "") -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason, self.detail = reason, detail

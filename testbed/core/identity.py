@@ -1,0 +1,79 @@
+"""Transport identities: one CURVE key pair a process, made on first use, the secret half readable by its owner only."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from testbed.core.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A process's own key pair and the public keys of everyone in its lab (all Z85 text)."""
+
+    name: str
+    public: str
+    secret: str = field(repr=False)
+    known: dict[str, str]
+    """name → public key."""
+
+
+def _write_private(path: Path, text: str) -> bool:
+    """Create `path` with mode 0600; False if somebody else was first."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return False
+    with os.fdopen(fd, "w") as f:
+        f.write(text)
+    return True
+
+
+def make(folder: Path, name: str) -> None:
+    """Make the key pair `name` in `folder` unless it is there: `<name>.secret` (0600) and `<name>.public`."""
+    import zmq
+
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if (folder / f"{name}.secret").exists() or (folder / f"{name}.public").exists():
+        return
+    public, secret = zmq.curve_keypair()
+    if _write_private(folder / f"{name}.secret", secret.decode() + "\n"):
+        (folder / f"{name}.public").write_text(public.decode() + "\n")
+
+
+def load(folder: Path, name: str, others: list[str]) -> Identity:
+    """Load `name`'s pair and the public keys of `others`; raises InputError naming the missing or exposed file."""
+    secret_path = folder / f"{name}.secret"
+    if not secret_path.exists():
+        raise InputError(f"{secret_path}: no transport key for {name!r}; make it with `testbed keygen-certs --lab …`")
+    if secret_path.stat().st_mode & 0o077:
+        raise InputError(f"{secret_path}: readable by others (mode {secret_path.stat().st_mode & 0o777:o}); accepted: 600")
+    known: dict[str, str] = {}
+    for other in dict.fromkeys([name, *others]):
+        path = folder / f"{other}.public"
+        if not path.exists():
+            raise InputError(f"{path}: no public key of {other!r}; copy it from that machine or run `testbed keygen-certs`")
+        known[other] = _key(path)
+    return Identity(name=name, public=known[name], secret=_key(secret_path), known=known)
+
+
+def _key(path: Path) -> str:
+    text = path.read_text().strip()
+    if len(text) != 40:
+        raise InputError(f"{path}: {len(text)} characters, accepted: one Z85 key of 40")
+    return text
+
+
+def secure(socket: Any, identity: Identity | None, server: str | None = None) -> None:
+    """Set CURVE on a ZeroMQ socket: as server (`server` None), or as client of the named peer. None identity: plain."""
+    if identity is None:
+        return
+    socket.curve_secretkey = identity.secret.encode()
+    socket.curve_publickey = identity.public.encode()
+    if server is None:
+        socket.curve_server = True
+    else:
+        socket.curve_serverkey = identity.known[server].encode()

@@ -1,0 +1,178 @@
+"""The Radio contract. A driver subclasses `Radio` and overrides the `_do_…` methods; nothing else.
+
+The public methods validate once and keep the state, so every driver fails in the same words. One contract test
+suite (`tests/contract/test_radio.py`) runs over every radio that is found.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from testbed.core.errors import DeviceError, LateTransmit
+from testbed.core.types import IqBlock
+
+
+@dataclass(frozen=True, slots=True)
+class RadioCapabilities:
+    """What the device can do; the scheduler plans from this."""
+
+    timed: bool
+    """It can start a transmission or reception at a given device time. Where False, `at_s` must be None, transmissions
+    are cyclic until `silence()`, and the scheduler widens the guard."""
+    n_antennas: int
+    sample_rate_hz: tuple[float, float]
+    carrier_hz: tuple[float, float]
+    tx_gain_db: tuple[float, float]
+    rx_gain_db: tuple[float, float]
+    turnaround_s: float
+    """Shortest time between the end of a transmission and the start of a reception, and the reverse."""
+
+
+@dataclass(frozen=True, slots=True)
+class RadioSettings:
+    """What a radio is asked for, and what it answers that it accepted."""
+
+    carrier_hz: float
+    sample_rate_hz: float
+    tx_gain_db: float
+    rx_gain_db: float
+
+
+class Radio(ABC):
+    """A half-duplex transceiver with its own sample clock.
+
+    After `configure` no sample from before the retune is ever returned. A transmission in the past raises
+    `LateTransmit`. `close` silences the transmitter, may be called twice, and is what leaving a `with` block does.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state = "open"
+        self._settings: RadioSettings | None = None
+
+    # -- what drivers provide
+    @property
+    @abstractmethod
+    def capabilities(self) -> RadioCapabilities: ...
+    @abstractmethod
+    def _do_configure(self, settings: RadioSettings) -> RadioSettings: ...
+    @abstractmethod
+    def _do_transmit(self, block: IqBlock, at_s: float | None) -> None: ...
+    @abstractmethod
+    def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock: ...
+    @abstractmethod
+    def _do_silence(self) -> None: ...
+    @abstractmethod
+    def _do_close(self) -> None: ...
+    @abstractmethod
+    def now_s(self) -> float:
+        """Return the device's clock in seconds."""
+
+    def idle_until(self, time_s: float) -> None:
+        """Promise not to transmit before device time `time_s`. A simulated air waits for this; real air does not care."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return driver, serial number and firmware version for the run's provenance."""
+        return {"driver": type(self).__name__}
+
+    # -- what callers use
+    @property
+    def settings(self) -> RadioSettings:
+        """Return the settings that the device accepted; raises DeviceError before `configure`."""
+        if self._settings is None:
+            raise DeviceError(self.name, "settings", self.state, "not configured yet: call configure() first")
+        return self._settings
+
+    def configure(self, settings: RadioSettings) -> RadioSettings:
+        """Set carrier, rate and gains. Out-of-range values raise and change nothing; returns what was accepted."""
+        self._require_open("configure")
+        caps = self.capabilities
+        for key in ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db"):
+            low, high = getattr(caps, key)
+            value = getattr(settings, key)
+            if not low <= value <= high:
+                raise DeviceError(self.name, "configure", self.state, f"{key} = {value:g}, accepted {low:g} to {high:g}")
+        self._settings = self._do_configure(settings)
+        self.state = "configured"
+        return self._settings
+
+    def transmit(self, block: IqBlock, at_s: float | None = None) -> None:
+        """Send `block.samples` (antenna, sample) starting at device time `at_s`.
+
+        Untimed radios repeat the block until `silence()`. Raises LateTransmit where `at_s` has passed, DeviceError on
+        a wrong shape, rate, or a sample beyond full scale.
+        """
+        self._require_configured("transmit")
+        samples = block.samples
+        if samples.ndim != 2 or samples.shape[0] != self.capabilities.n_antennas or samples.shape[1] == 0:
+            raise DeviceError(
+                self.name,
+                "transmit",
+                self.state,
+                f"samples of shape {samples.shape}, accepted ({self.capabilities.n_antennas}, n > 0)",
+            )
+        if block.sample_rate_hz != self.settings.sample_rate_hz:
+            raise DeviceError(
+                self.name,
+                "transmit",
+                self.state,
+                f"block at {block.sample_rate_hz:g} Hz, radio at {self.settings.sample_rate_hz:g} Hz",
+            )
+        peak = float(max(np.abs(samples.real).max(), np.abs(samples.imag).max()))
+        if not peak <= 1.0:  # catches NaN too
+            raise DeviceError(self.name, "transmit", self.state, f"peak {peak:g} beyond full scale 1")
+        self._check_timed("transmit", at_s)
+        self._do_transmit(block, at_s)
+
+    def receive(self, n_samples: int, at_s: float | None = None, timeout_s: float = 5.0) -> IqBlock:
+        """Return `n_samples` starting at device time `at_s` (now where None), with the first sample's time.
+
+        Raises DeviceTimeout after `timeout_s` of wall time, DeviceError where `at_s` lies before what the device still holds.
+        """
+        self._require_configured("receive")
+        if n_samples <= 0:
+            raise DeviceError(self.name, "receive", self.state, f"n_samples = {n_samples}, accepted > 0")
+        self._check_timed("receive", at_s)
+        return self._do_receive(n_samples, at_s, timeout_s)
+
+    def silence(self) -> None:
+        """Stop transmitting now, whatever was queued. Safe in every state but closed."""
+        if self.state != "closed":
+            self._do_silence()
+
+    def close(self) -> None:
+        """Silence the transmitter and let the device go. May be called twice."""
+        if self.state == "closed":
+            return
+        try:
+            self._do_silence()
+        finally:
+            self.state = "closed"
+            self._do_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    # -- shared checks
+    def _require_open(self, operation: str) -> None:
+        if self.state == "closed":
+            raise DeviceError(self.name, operation, self.state, "the radio is closed")
+
+    def _require_configured(self, operation: str) -> None:
+        self._require_open(operation)
+        if self._settings is None:
+            raise DeviceError(self.name, operation, self.state, "not configured yet: call configure() first")
+
+    def _check_timed(self, operation: str, at_s: float | None) -> None:
+        if at_s is not None and not self.capabilities.timed:
+            raise DeviceError(self.name, operation, self.state, "this radio cannot time its samples: at_s must be None")
+        if at_s is not None and not np.isfinite(at_s):
+            raise LateTransmit(self.name, operation, self.state, f"at_s = {at_s}")

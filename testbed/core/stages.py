@@ -1,0 +1,99 @@
+"""One ABC a stage of the chain. A stage is picked by name (`core.registry`); adding one is adding one file.
+
+Stages are built as `Stage(**options)` from their table of the experiment file; a constructor's keyword arguments
+with defaults are the accepted options. Randomness enters as an explicit numpy Generator.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from testbed.core.ledger import Dialogue, PublicMessage
+from testbed.core.types import U8, Bits, CsiFrame, CsiSeries, Features, IqBlock, SoundingFrame
+
+
+class Sounder(ABC):
+    """Designs the probe waveform (`chain/probing`)."""
+
+    @abstractmethod
+    def frame(self, sample_rate_hz: float) -> SoundingFrame: ...
+
+
+class CsiEstimator(ABC):
+    """IQ → CSI (`chain/csi`)."""
+
+    @abstractmethod
+    def estimate(self, block: IqBlock, frame: SoundingFrame) -> CsiFrame:
+        """Find the frame in the block and estimate the channel; raises ProbeRejected with the reason."""
+
+
+class Enhancer(ABC):
+    """CSI → features that agree better between the two ends (`chain/enhance`)."""
+
+    @abstractmethod
+    def transform(self, csi: CsiSeries) -> Features: ...
+
+
+class Quantizer(ABC):
+    """Features → bits (`chain/quantize`), in three public steps: Alice leads, Bob follows, Alice finishes.
+
+    Deterministic for a given rng. Probes that either side lacks (NaN rows) are dropped through the published indices.
+    """
+
+    @abstractmethod
+    def lead(self, features: Features, rng: np.random.Generator) -> tuple[Bits, PublicMessage]:
+        """Quantize Alice's features; publish what Bob needs (kept indices, centroids …)."""
+
+    @abstractmethod
+    def follow(self, features: Features, lead: PublicMessage) -> tuple[Bits, PublicMessage]:
+        """Quantize Bob's features by Alice's message; the bits are those both sides will keep. Publish what was dropped."""
+
+    @abstractmethod
+    def finish(self, draft: Bits, follow: PublicMessage) -> Bits:
+        """Restrict Alice's draft to what Bob kept. Same order and origin (probe, dimension, level_bit) as Bob's bits."""
+
+    @abstractmethod
+    def eavesdrop(self, features: Features, lead: PublicMessage, follow: PublicMessage) -> Bits:
+        """Eve's best guess of the kept bits from her own features and both public messages; NaN features guess 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReconciledBits:
+    """Outcome of reconciliation on one side."""
+
+    values: U8
+    """(bit,) both sides' common string if the verification that follows succeeds."""
+    corrected: int
+    """Bits this side flipped (0 at Alice)."""
+    n_messages: int
+
+
+class Reconciler(ABC):
+    """Makes Bob's bits equal to Alice's over the public discussion (`chain/reconcile`).
+
+    Each side is a generator (`core.ledger.Dialogue`). Equal strings or DialogueFailed are the only outcomes that the
+    verification after it lets through; every parity or syndrome bit sent is counted in `leaked_bits`.
+    """
+
+    @abstractmethod
+    def alice(self, values: U8, error_rate: float, rng: np.random.Generator) -> Dialogue[ReconciledBits]: ...
+    @abstractmethod
+    def bob(self, values: U8, error_rate: float, rng: np.random.Generator) -> Dialogue[ReconciledBits]: ...
+
+    def eavesdrop(self, guess: U8, transcript: Sequence[PublicMessage]) -> U8:
+        """Improve Eve's guess by the whole public transcript of this block. Default: she learns nothing from it."""
+        return guess
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A health check's outcome."""
+
+    check: str
+    ok: bool
+    detail: str
+    values: dict[str, float] = field(default_factory=dict)
