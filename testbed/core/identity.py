@@ -77,3 +77,28 @@ def secure(socket: Any, identity: Identity | None, server: str | None = None) ->
         socket.curve_server = True
     else:
         socket.curve_serverkey = identity.known[server].encode()
+
+
+def start_authenticator(context: Any, identity: Identity | None) -> Any:
+    """Start ZAP on a ZeroMQ context so that its CURVE servers admit the identity's known keys only.
+
+    Returns the running authenticator (call `.stop()` before terminating the context), or None without identity.
+    A refused client sees silence, not an error: everybody else must use timeouts.
+    """
+    if identity is None:
+        return None
+    from zmq.auth.thread import ThreadAuthenticator
+
+    allowed = {key.encode() for key in identity.known.values()}
+
+    class _Known:
+        def callback(self, domain: str, key: bytes) -> bool:
+            return key in allowed
+
+    from zmq.utils import z85
+
+    allowed = {z85.decode(k) for k in allowed} | allowed
+    auth = ThreadAuthenticator(context)
+    auth.start()
+    auth.configure_curve_callback("*", credentials_provider=_Known())
+    return auth

@@ -1,0 +1,56 @@
+"""What nodes tell about a distilled block: metrics, never bits. They travel in messages and stand in records."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class AgreeReport(Struct, frozen=True, kw_only=True):
+    """One side's view of a block from quantization to verification."""
+
+    block: int
+    probes: int
+    """Rows of the CSI series that went in."""
+    raw_bits: int
+    """Bits both sides kept after quantization."""
+    sacrificed_bits: int
+    sacrificed_errors: int
+    """Of the sacrificed bits, how many differed between Alice and Bob."""
+    reconciled_bits: int
+    """Length of the string that was reconciled (raw − sacrificed)."""
+    corrected_bits: int | None
+    """Bits Bob flipped: with `verified`, the exact number of errors. None at Alice and where reconciliation failed."""
+    leaked_bits: int
+    leaked_by_kind: dict[str, int]
+    public_bytes: int
+    messages: int
+    source_min_entropy: float | None
+    """Per bit, of Alice's string from its own statistics (bias, memory in time and frequency). None at Bob."""
+    verified: bool
+    failure: str | None
+    """Reason, where not verified."""
+
+
+class EveReport(Struct, frozen=True, kw_only=True):
+    """How well Eve's best attack did on the bits that were published anyway."""
+
+    block: int
+    sacrificed_bits: int
+    sacrificed_errors: int
+    """Of the sacrificed bits, how many her best guess got wrong."""
+    best_link: str
+    """Which transmission served her best: from alice, from bob, or both."""
+    transcript_complete: bool
+    """False where she missed public messages; her attack is then weaker than it could be."""
+
+
+class KeyReport(Struct, frozen=True, kw_only=True):
+    """One side's view of amplification."""
+
+    block: int
+    key_bits: int
+    min_entropy_per_bit: float
+    """Per reconciled bit given Eve, as used for the length."""
+    eve_measured: bool
+    failure: str | None
+    """Why the key has 0 bits or was not delivered."""
