@@ -28,6 +28,8 @@ from testbed.net import messages as m
 
 MAX_STRIKES = 3
 """Rounds in a row that a node may leave unanswered before it is treated as lost."""
+LATE_UNCERTAINTY_S = 200e-6
+"""How far off the clock of a node may be that joined a run in virtual time."""
 SURFACE_SETTLE_S = 10e-6
 """Between a pattern's latch time and the first probe under it."""
 WALL_LEAD_S = 0.03
@@ -216,7 +218,13 @@ class CoordinatorState:
         """On the air."""
         self._settling: list[_Round] = []
         """Captured, results still coming, oldest first."""
+        self._lessons: list[_Round] = []
+        """Closed rounds whose arrival times the clocks have not learned from yet."""
         self._next_round = 0
+        self._last_end_s = 0.0
+        """End of the last round planned, on the reference timeline; in virtual time the air stands there."""
+        self._surface_round = -1
+        """Round the current pattern was drawn for."""
         self._pending: list[int] = []
         """Kept rounds not distilled yet."""
         self._block: _Block | None = None
@@ -306,7 +314,7 @@ class CoordinatorState:
         node.ready, node.strikes, node.last_seen_s = False, 0, self._now_s
         out.append(Note("rejoined" if came_back else "joined", {"node": name, "identity": body.identity}))
         out.append(Tell(name, m.Welcome(run=self.run, lost_after_s=self.lab.coordinator.rejoin_timeout_s + 10.0)))
-        if self.phase not in ("joining",):
+        if self.phase != "joining":
             out += self._prepare(name)
             if node.role == "alice":  # her sockets are new: the others must find them
                 out += [x for other in ("bob", "eve") for x in self._reprepare(other)]
@@ -343,10 +351,10 @@ class CoordinatorState:
         assert self._scheduler is not None
         asked_s = self._sync_asked_s.get(name, self._now_s)
         if self._virtual:
-            # the air stands still while nobody probes: the reading is exact, wherever the timeline stands
-            alice = self._name("alice")
-            reference_s = self._virtual_now_s if name != alice else 0.0
-            self._scheduler.synchronise(name, body.device_time_s, reference_s if self._epoch_s is not None else 0.0, 0.0)
+            # The air stands still while nobody probes. Before the first round it stands at 0 exactly; a node that
+            # comes later finds it near the end of the last round.
+            fresh = self._epoch_s is None
+            self._scheduler.synchronise(name, body.device_time_s, self._last_end_s, 0.0 if fresh else LATE_UNCERTAINTY_S)
         else:
             round_trip_s = self._now_s - asked_s
             middle_s = asked_s + round_trip_s / 2 - self._reference_origin_s()
@@ -367,8 +375,8 @@ class CoordinatorState:
         out: list[Instruction] = [Note("lost", {"node": name, "detail": detail})]
         if not node.required:
             node.left_out = True
-        if self._surface_wait is not None and node.role == "ris":
-            self._surface_wait = None
+        if node.role == "ris":
+            self._surface_wait = self._surface_now = None
         for r in [*self._settling, *([self._round] if self._round else [])]:
             if name in r.expected:
                 r.expected.discard(name)
@@ -487,13 +495,12 @@ class CoordinatorState:
     def _advance(self) -> list[Instruction]:
         """Do whatever is possible now; called after every event."""
         out: list[Instruction] = []
-        while True:
-            step = self._step()
-            if not step:
-                return out
+        while (step := self._step()) is not None:
             out += step
+        return out
 
-    def _step(self) -> list[Instruction]:
+    def _step(self) -> list[Instruction] | None:
+        """Take one step of the run's course; None where everything waits for somebody."""
         match self.phase:
             case "joining":
                 if all(n.alive for n in self._taking_part().values()):
@@ -514,7 +521,7 @@ class CoordinatorState:
             case "finishing":
                 if all(n.stopped or not n.alive for n in self._taking_part().values()):
                     return self._over()
-        return []
+        return None
 
     def _make_scheduler(self) -> None:
         turnaround_s = max((n.hello.turnaround_s for n in self.nodes.values() if n.hello), default=0.0)
@@ -524,23 +531,14 @@ class CoordinatorState:
             0.0 if self._virtual else WALL_LEAD_S,
         )  # fmt: skip
 
-    @property
-    def _virtual_now_s(self) -> float:
-        """Where the stopped air stands on the reference timeline: the end of the last round."""
-        return self._last_end_s
-
-    _last_end_s = 0.0
-
-    def _step_probing(self) -> list[Instruction]:
-        out = self._settle()
-        if out:
-            return out
-        everyone = self._taking_part()
+    def _step_probing(self) -> list[Instruction] | None:
+        if self._settling and self._settling[0].expected <= set(self._settling[0].results):
+            return self._settle(self._settling.pop(0))
         if self._round is not None:
-            if self._round.expected <= self._round.captured:
-                self._settling.append(self._round)
-                self._round = None
-                return self._settle() or [Note("captured", {})]
+            if not self._round.expected <= self._round.captured:
+                return None
+            self._settling.append(self._round)
+            self._round = None
             return []
         done = self._next_round >= self.experiment.rounds or self._stop is not None
         full = len(self._pending) >= self.experiment.accounting.block_rounds
@@ -552,9 +550,9 @@ class CoordinatorState:
                 status = "finished" if self._stop is None else "stopped"
                 return self._finish(status, f"{self.probed} rounds", kind)
         if done or full or len(self._settling) > 1 or self._surface_wait is not None:
-            return []
-        if not all(n.ready for n in everyone.values() if n.required):
-            return []
+            return None
+        if not all(n.ready for n in self._taking_part().values() if n.required):
+            return None
         return self._start_round()
 
     def _start_round(self) -> list[Instruction]:
@@ -562,6 +560,10 @@ class CoordinatorState:
         if surface:
             return surface
         assert self._scheduler is not None
+        # A round is planned from what was learned up to the round before the previous one, whether or not the previous
+        # one's results happen to be in already: otherwise two runs of one seed could differ.
+        while self._lessons and self._lessons[0].number <= self._next_round - 2:
+            self._learn(self._lessons.pop(0))
         now_s = 0.0 if self._virtual else self._now_s - (self._epoch_s or 0.0)
         not_before_s = self._surface_latched_s + SURFACE_SETTLE_S if self._surface_now else 0.0
         start_s, end_s = self._scheduler.plan(now_s, max(not_before_s, self._last_end_s))
@@ -579,19 +581,19 @@ class CoordinatorState:
         policy = self.experiment.surface.policy
         if policy == "none":
             return []
-        due = self._surface_now is None or (
+        fresh = self._pattern is None or (
             policy == "random"
             and self._next_round % self.experiment.surface.change_every == 0
             and self._surface_round != self._next_round
         )
-        if not due:
+        if not fresh and self._surface_now is not None:
             return []
         ris = self._name("ris")
         assert ris is not None
         hello = self.nodes[ris].hello
         if hello is None or hello.surface_shape is None:
             return self._finish("failed", f"{ris}: this node said nothing of its surface", "abort")
-        if self._surface_round != self._next_round:  # a retry asks for the same pattern again
+        if fresh:  # otherwise the surface lost it: ask for the same again
             self._pattern = SurfacePattern(
                 self._surface_rng.integers(0, 1 << hello.phase_bits, size=hello.surface_shape, dtype=np.uint8), hello.phase_bits
             )
@@ -603,8 +605,6 @@ class CoordinatorState:
             round=self._next_round, levels=self._pattern.levels.tobytes(), shape=hello.surface_shape, phase_bits=hello.phase_bits
         )
         return [NewPattern(self._pattern), Tell(ris, body)]
-
-    _surface_round = -1
 
     def _applied(self, body: m.Applied) -> list[Instruction]:
         ris = self._name("ris")
@@ -644,11 +644,8 @@ class CoordinatorState:
         node.strikes = 0
         return []
 
-    def _settle(self) -> list[Instruction]:
-        """Close rounds whose results are all in, oldest first: the clocks then learn in the same order every time."""
-        if not self._settling or not self._settling[0].expected <= set(self._settling[0].results):
-            return []
-        r = self._settling.pop(0)
+    def _settle(self, r: _Round) -> list[Instruction]:
+        """Close a round: keep it or reject it."""
         reason = r.spoilt.value if r.spoilt else None
         alice, bob = self._name("alice"), self._name("bob")
         for receiver, transmitter in ((alice, "bob"), (bob, "alice")):
@@ -662,7 +659,7 @@ class CoordinatorState:
             else:
                 link = next((x for x in result.links if x.tx == transmitter), None)
                 reason = Reject.DEVICE.value if link is None else link.reason
-        self._learn(r)
+        self._lessons.append(r)
         self.probed += 1
         if reason is None:
             self.kept += 1
@@ -715,10 +712,10 @@ class CoordinatorState:
                 block.unmasked = body
         return []
 
-    def _step_distilling(self) -> list[Instruction]:
+    def _step_distilling(self) -> list[Instruction] | None:
         block = self._block
         if block is None or block.waiting:
-            return []
+            return None
         eve = self._eve()
         place = self.lab.coordinator
         if block.stage == "agree":
@@ -732,7 +729,7 @@ class CoordinatorState:
                 heard = block.agreed["alice"].public_messages if "alice" in block.agreed else 0
                 return [Tell(eve, m.Attack(block=block.number, rounds=block.rounds, public_messages=heard))]
             block.stage = "attack"
-            return [Note("eve_absent", {"block": block.number})]
+            return []
         if block.stage == "attack":
             if block.failure is not None:
                 return self._close_block()
