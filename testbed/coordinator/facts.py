@@ -45,7 +45,11 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
         unmeasured |= {k: why for k in ("csi_correlation_ab", "csi_correlation_ae", "csi_correlation_ab_detrended")}
         unmeasured |= {k: why for k in ("keys_mismatched", "randomness", "eve_keys_recovered")}
     verdicts += _course(run, experiment)
-    tests: list[dict[str, float]] = [e.data["p_values"] for e in run.events if e.kind == "randomness"]
+    p_values: dict[str, list[float]] = {}
+    for event in run.events:
+        if event.kind == "randomness":
+            for test, p in event.data["p_values"].items():
+                p_values.setdefault(test, []).append(p)
     reconciler = registry.make_stage("reconcile", experiment.chain.reconcile, experiment.chain.reconcile_options)
     out = summarise(
         RunFacts(
@@ -57,7 +61,7 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
             blocks=_blocks(run),
             probing_s=_probing_s(run, experiment),
             wall_s=_wall_s(run),
-            randomness=randomness.summarise(tests),
+            randomness=randomness.combine({test: np.array(p) for test, p in p_values.items()}),
             health=verdicts,
             unmeasured=unmeasured,
             **correlations,

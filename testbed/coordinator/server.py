@@ -6,13 +6,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from testbed.assess import randomness  # noqa: F401  (kept importable with the server: its results stand in records)
 from testbed.chain.probing import schedule
 from testbed.coordinator import facts
 from testbed.coordinator import state as s
@@ -22,7 +21,7 @@ from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
 from testbed.net import messages as m
 from testbed.net import transport
-from testbed.records import documents
+from testbed.records import documents, reader
 from testbed.records.writer import RunWriter
 
 log = logging.getLogger("testbed.coordinator")
@@ -71,6 +70,8 @@ class Coordinator:
             raise
         self._hub.run = self.run_name
         self.port = self._hub.port
+        self.interrupted = False
+        """A person asked for the end (exit status 130)."""
         self._stop_asked: list[s.FinishKind] = []
         self._links_rejected: dict[str, Counter[str]] = {}
         self._over: s.Over | None = None
@@ -119,10 +120,10 @@ class Coordinator:
             writer.event("links_rejected", {n: dict(c) for n, c in self._links_rejected.items()})
             writer.event("messages_refused", dict(self._hub.refused))
             status: documents.ExitStatus = {"finished": "ok", "stopped": "aborted", "failed": "failed"}[self._over.status]  # type: ignore[assignment]
-            writer.finish(documents.stop(status, None if status == "ok" else self._over.detail))
-        from testbed.records import reader
-
-        summary = reader.load(self.folder).summary or {}
+            stop = documents.stop(status, None if status == "ok" else self._over.detail)
+            writer.flush()
+            summary = facts.summary_of(replace(reader.load(self.folder), stop=stop))
+            writer.close(stop, summary)
         return Outcome(self._over.status, self._over.detail, self.folder, summary)
 
     def _receive(self, received: Any, writer: RunWriter, world: str | None, progress: Any) -> None:

@@ -119,6 +119,8 @@ class BlockOver:
     """Raw bits by role (experiment mode)."""
     digests: dict[str, str]
     """Key digests by role (experiment mode)."""
+    p_values: dict[str, float]
+    """Randomness tests on Alice's key (experiment mode)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,7 @@ class CoordinatorState:
         self.key_bits = 0
         self.snr_db = math.nan
         self._slots, self._frame_s = slots, frame_s
-        self._virtual = lab.world is not None and lab.world.pace == "virtual"
+        self.virtual = lab.world is not None and lab.world.pace == "virtual"
         wants_surface = experiment.surface.policy != "none"
         self.nodes = {
             name: _Node(role=place.role, required=place.role in ("alice", "bob") or (place.role == "ris" and wants_surface))
@@ -350,7 +352,7 @@ class CoordinatorState:
             return [Note("configured", {"node": name, "accepted": body.accepted}), Tell(name, m.ReadClock())]
         assert self._scheduler is not None
         asked_s = self._sync_asked_s.get(name, self._now_s)
-        if self._virtual:
+        if self.virtual:
             # The air stands still while nobody probes. Before the first round it stands at 0 exactly; a node that
             # comes later finds it near the end of the last round.
             fresh = self._epoch_s is None
@@ -528,7 +530,7 @@ class CoordinatorState:
         p = self.experiment.probing
         self._scheduler = Scheduler(
             self._slots, self._frame_s, p.interval_s, p.turnaround_s + turnaround_s, p.guard_s,
-            0.0 if self._virtual else WALL_LEAD_S,
+            0.0 if self.virtual else WALL_LEAD_S,
         )  # fmt: skip
 
     def _step_probing(self) -> list[Instruction] | None:
@@ -564,14 +566,14 @@ class CoordinatorState:
         # one's results happen to be in already: otherwise two runs of one seed could differ.
         while self._lessons and self._lessons[0].number <= self._next_round - 2:
             self._learn(self._lessons.pop(0))
-        now_s = 0.0 if self._virtual else self._now_s - (self._epoch_s or 0.0)
+        now_s = 0.0 if self.virtual else self._now_s - (self._epoch_s or 0.0)
         not_before_s = self._surface_latched_s + SURFACE_SETTLE_S if self._surface_now else 0.0
         start_s, end_s = self._scheduler.plan(now_s, max(not_before_s, self._last_end_s))
         self._last_end_s = end_s
         number, self._next_round = self._next_round, self._next_round + 1
         nodes = [n for n, node in self._taking_part().items() if node.ready and node.role != "ris"]
         wait_s = self.lab.coordinator.operation_timeout_s
-        if not self._virtual:
+        if not self.virtual:
             wait_s += end_s - now_s
         self._round = _Round(number, self._surface_now, start_s, end_s, set(nodes), self._now_s + wait_s)
         return [Tell(n, self._scheduler.probe(n, number, start_s, end_s)) for n in nodes]
@@ -782,6 +784,7 @@ class CoordinatorState:
             failure=block.failure,
             raw=raw,
             digests=digests,
+            p_values=block.amplified["alice"].p_values if "alice" in block.amplified else {},
         )
         if over.key_alice is not None and over.key_bob is not None and block.failure is None:
             self.key_bits += min(over.key_alice.key_bits, over.key_bob.key_bits)

@@ -133,6 +133,8 @@ class Amplified(_Body, frozen=True):
     digest: str | None = None
     """SHA-256 of run, block and key, experiment mode only: shows whether two nodes hold the same key."""
     public_messages: int = 0
+    p_values: dict[str, float] = {}
+    """Randomness tests on the key, experiment mode only: they tell something about its bits."""
 
 
 class Unmasked(_Body, frozen=True):

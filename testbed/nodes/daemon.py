@@ -152,6 +152,10 @@ class NodeDaemon:
             log.error("%s: stopped: %s", self.name, self._exit.reason)
         return self._exit.code
 
+    def interrupt(self) -> None:
+        """Leave the main loop at its next turn (signal handler); leaving silences the transmitter."""
+        self._halted.set()
+
     def halt(self) -> None:
         """Silence the transmitter now, from any thread, then leave the main loop."""
         self._halted.set()

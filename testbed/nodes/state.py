@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from testbed.assess import randomness
 from testbed.chain.dialogue import Conversation
 from testbed.chain.pipeline import Agreement, KeyChain
 from testbed.core.ledger import PublicMessage
@@ -304,9 +305,15 @@ class NodeState:
         if conversation.result is None:
             return [self._no_key(conversation.failure or "protocol")]
         key, report = conversation.result
-        digest = self._digest(key) if key is not None and self._plan.experiment_mode else None
-        out: list[Instruction] = [] if key is None else [KeepKey(key)]
-        return [*out, Report(m.Amplified(report=report, digest=digest, public_messages=self._said))]
+        if key is None:
+            return [Report(m.Amplified(report=report, public_messages=self._said))]
+        digest, p_values = None, {}
+        if self._plan.experiment_mode:
+            digest = self._digest(key)
+            if self.role == "alice":
+                p_values = {test: float(p[0]) for test, p in randomness.p_values(key.bits[None, :]).items()}
+        amplified = m.Amplified(report=report, digest=digest, public_messages=self._said, p_values=p_values)
+        return [KeepKey(key), Report(amplified)]
 
     def _no_agreement(self, reason: str) -> Report:
         report = AgreeReport(
