@@ -337,6 +337,10 @@ def _check_experiment(e: Experiment, source: str) -> None:
         except InputError as exc:
             raise InputError(f"{source}: table [{table}]: {exc}") from exc
 
+    try:
+        schedule.parse(e.probing.schedule)
+    except InputError as exc:
+        raise InputError(f"{source}: table [probing]: key 'schedule': {exc}") from exc
     stage("probing", "probing", e.probing.waveform, e.probing.waveform_options)
     stage("probing", "csi", e.probing.estimator, e.probing.estimator_options)
     stage("chain", "enhance", e.chain.enhance, e.chain.enhance_options)

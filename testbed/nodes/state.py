@@ -297,13 +297,13 @@ class NodeState:
         if phase == "agree":
             agreed: Agreement | None = conversation.result
             if agreed is None:
-                return [self._no_agreement(conversation.failure or "protocol")]
+                return [self._no_agreement(_reason(conversation))]
             if agreed.report.verified:
                 self._agreed = {self._block: agreed}
             raw = agreed.raw.values.tobytes() if self._plan.experiment_mode and agreed.raw is not None else None
             return [Report(m.Agreed(report=agreed.report, raw_bits=raw, public_messages=self._said))]
         if conversation.result is None:
-            return [self._no_key(conversation.failure or "protocol")]
+            return [self._no_key(_reason(conversation))]
         key, report = conversation.result
         if key is None:
             return [Report(m.Amplified(report=report, public_messages=self._said))]
@@ -408,13 +408,17 @@ class NodeState:
     def _tick(self, now_s: float) -> list[Instruction]:
         self._now_s = now_s
         if self._conversation is not None and now_s > self._deadline_s:
-            self._conversation = None
-            self.name = "ready"
-            return [self._no_agreement("timeout") if self._phase == "agree" else self._no_key("timeout")]
+            late = self._conversation
+            last_words: list[Instruction] = [self._say(x) for x in late.fail("timeout", "the peer fell silent")]
+            return last_words + self._conclude(late)
         for block, record in list(self._overheard.items()):
             if record.waiting is not None and record.deadline_s is not None and now_s > record.deadline_s:
                 return self._try_attack(block, patience_over=True)
         return []
+
+
+def _reason(conversation: Conversation[Any]) -> str:
+    return conversation.failure.reason if conversation.failure is not None else "protocol"
 
 
 __all__ = [
