@@ -70,7 +70,7 @@ class Journal:
             self.flush()
 
     def probe(self, row: tuple[Any, ...]) -> None:
-        """Append (round, node, link, time_s, snr_db, cfo_hz, rssi_dbfs, surface, n_rx, n_tx, n_subcarrier, csi bytes)."""
+        """Append (round, node, link, time_s, snr_db, cfo_hz, rssi_dbfs, surface, n_rx, n_tx, n_subcarrier, csi)."""
         self._add(_PROBES, row)
 
     def round(self, row: tuple[Any, ...]) -> None:
@@ -107,7 +107,7 @@ class Journal:
 
 
 def remove(folder: Path) -> None:
-    """Delete a journal that is no longer needed. The database goes first: its log without it is never mistaken for a run."""
+    """Delete a journal that is no longer needed; the database first, since its log alone is never taken for a run."""
     for suffix in ("", "-wal", "-shm"):
         (folder / (files.JOURNAL + suffix)).unlink(missing_ok=True)
 
@@ -149,7 +149,7 @@ class JournalReader:
         try:
             rows = self._rows("SELECT body FROM documents WHERE kind = ? ORDER BY id", kind)
             return [msgspec.json.decode(body, type=type_) for (body,) in rows]
-        except msgspec.MsgspecError as exc:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             raise InputError(f"{self.path}: {kind} document: {exc}") from exc
 
     def links(self) -> dict[str, tuple[int, tuple[int, int, int] | None]]:
@@ -160,7 +160,7 @@ class JournalReader:
         return {name: (n, None if rx is None else (rx, tx, k)) for name, n, rx, tx, k in self._rows(query)}
 
     def probes(self, link: str, shape: tuple[int, int, int] | None, chunk: int = 4096) -> Iterator[LinkRecord]:
-        """Yield the probes of a link by ascending round, at most `chunk` at a time so that a long run fits in memory."""
+        """Yield the probes of a link by ascending round, `chunk` at a time so that a long run fits in memory."""
         query = "SELECT round,time_s,snr_db,cfo_hz,rssi_dbfs,surface,csi FROM probes WHERE link = ? ORDER BY round, id"
         yield from (self._record(rows, shape) for rows in _chunks(self._rows(query, link), chunk))
 
@@ -172,7 +172,15 @@ class JournalReader:
             for i, blob in enumerate(columns[6]):
                 if blob is not None:
                     csi[i] = np.frombuffer(blob, dtype="<c8").reshape(shape)
-        return LinkRecord(np.array(columns[0], dtype=np.int64), *map(_floats, columns[1:5]), np.array(columns[5]), csi)
+        return LinkRecord(
+            rounds=np.array(columns[0], dtype=np.int64),
+            time_s=_floats(columns[1]),
+            snr_db=_floats(columns[2]),
+            cfo_hz=_floats(columns[3]),
+            rssi_dbfs=_floats(columns[4]),
+            surface=np.array(columns[5]),
+            csi=csi,
+        )
 
     def rounds(self) -> RoundTable:
         # a round that was told twice counts as it was told last

@@ -151,5 +151,5 @@ def _json(path: Path, type_: Any) -> Any:
         raise InputError(f"{path}: no such file; accepted: the folder of a run") from None
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise InputError(f"{path}: damaged: {exc}") from exc

@@ -68,17 +68,16 @@ class RunWriter:
         `snr_db` is the mean over subcarriers; `csi` (rx antenna, tx antenna, subcarrier) complex64 is None in private
         mode. Raises ValueError for a CSI of another shape than this link's first one or the start's frequency axis.
         """
-        shape = None if csi is None else csi.shape
-        if shape is None:
+        estimate: tuple[Any, ...]
+        if csi is None:
             if link not in self._shapes:
                 self._first(node, link, None)
-            row = (round, node, link, time_s, snr_db, cfo_hz, rssi_dbfs, surface or "", None, None, None, None)
+            estimate = (None, None, None, None)
         else:
-            assert csi is not None
-            if self._shapes.get(link) != shape or csi.dtype != np.complex64:
+            if self._shapes.get(link) != csi.shape or csi.dtype != np.complex64:
                 self._first(node, link, csi)
-            row = (round, node, link, time_s, snr_db, cfo_hz, rssi_dbfs, surface or "", *shape, csi.tobytes())  # type: ignore[assignment]
-        self._journal.probe(row)
+            estimate = (*csi.shape, csi.tobytes())
+        self._journal.probe((round, node, link, time_s, snr_db, cfo_hz, rssi_dbfs, surface or "", *estimate))
 
     def _first(self, node: str, link: str, csi: C64 | None) -> None:
         """Check what is new about a link, and describe it."""
@@ -123,7 +122,7 @@ class RunWriter:
         self._journal.bits(block, node, kind, values)
 
     def block(self, block: Block | dict[str, Any]) -> None:
-        """Record what nodes told of a block (`documents.Block`, or the same as a dict); told in parts, parts are merged."""
+        """Record what nodes told of a block (`documents.Block`, or the same as a dict); parts told apart are merged."""
         self._journal.document("block", msgspec.convert(block, Block, from_attributes=True))
 
     def event(self, kind: str, data: dict[str, Any]) -> None:
@@ -220,7 +219,7 @@ def _last_word(run: RecordedRun) -> str:
 
 
 def _compact(folder: Path) -> None:
-    """Write rounds.h5, summary.json and run.json from the journal, each whole and on the disk, then drop the journal."""
+    """Write rounds.h5, summary.json and run.json from the journal, whole and on the disk; then drop the journal."""
     with journal.JournalReader(folder) as source:
         told = reader.told(source)
         with files.whole(folder / files.ROUNDS) as part:
