@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from testbed.chain.probing.schedule import Slot
+from testbed.core.schedule import Slot
 from testbed.net import messages as m
 
 _TRACKING_GAIN = 0.5

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from testbed.chain.probing import schedule
+from testbed.core import schedule
 from testbed.coordinator import facts
 from testbed.coordinator import state as s
 from testbed.core import registry

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from testbed.chain.probing.schedule import Slot
+from testbed.core.schedule import Slot
 from testbed.coordinator.scheduler import Scheduler
 from testbed.core import seeds
 from testbed.core.config import Experiment, Lab

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from testbed.chain.probing import schedule
+from testbed.core import schedule
 from testbed.coordinator import state as s
 from testbed.core import config
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport

@@ -54,7 +54,7 @@ def refusal(tmp_path: Path, text: str, lab: bool = False) -> str:
             ["[chain]", "'bit'", "bits"],
         ),
         ("[accounting]", '[surface]\npolicy = "random"\n\n[accounting]', ["[surface]", "[scene.surface]"]),
-        ("interval_s = 0.05", 'schedule = "A>E B>AE"', ["[probing]", "'schedule'", "A>BE B>AE"]),
+        ("interval_s = 0.05", 'schedule = "A>E B>AE"', ["[probing]", "'schedule'", "A>B"]),
         ("schema = 1", "schema = = 1", ["not TOML", "line 2"]),
     ],
 )
