@@ -7,7 +7,6 @@ left waiting. Kinds of messages are checked here, their bodies by whoever reads 
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import Generic, Literal, TypeVar
 
 from testbed.core.errors import DialogueFailed, ProtocolError
@@ -76,11 +75,8 @@ class Conversation(Generic[T]):
     def fail(self, reason: str, detail: str = "") -> list[PublicMessage]:
         """End the discussion from outside (a timeout, a lost peer) and return what to send."""
         outgoing: list[PublicMessage] = []
-        if not self._started:
-            # a generator that has not begun cannot handle the failure itself
-            self._started = True
-            self._resume(None, outgoing)
         if not self.done:
+            self._started = True
             self._throw(DialogueFailed(reason, detail), outgoing)
         return outgoing
 
@@ -149,10 +145,6 @@ def run(alice: Dialogue[A], bob: Dialogue[B]) -> tuple[A, B, list[tuple[Sender, 
 
 def metered(dialogue: Dialogue[T], ledger: Ledger) -> Dialogue[T]:
     """Pass a dialogue through unchanged and count every message of both directions in `ledger`."""
-    return _metered(dialogue, ledger)
-
-
-def _metered(dialogue: Dialogue[T], ledger: Ledger) -> Generator[Send | Receive, PublicMessage | None, T]:
     reply: PublicMessage | None = None
     failure: DialogueFailed | None = None
     while True:
