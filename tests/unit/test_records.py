@@ -361,7 +361,7 @@ def test_rows_are_committed_in_batches_and_documents_at_once(tmp_path: Path) -> 
     hasty.close()
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     order=st.lists(st.integers(0, 30), min_size=1, max_size=30, unique=True),
     chunk=st.integers(1, 7),
