@@ -1,0 +1,284 @@
+"""What a run was worth, as one flat table: the fields of `summary.json`.
+
+Three callers fill in `RunFacts`: the coordinator at the end of a run, replay, and the recovery of a killed run.
+Nothing is invented: what could not be measured is null, with a health entry that says why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.stages import Verdict
+from testbed.core.types import U8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawBits:
+    """A block's raw bits on every side, in experiment mode only."""
+
+    alice: U8
+    """(bit,) of 0 and 1, after quantization."""
+    bob: U8
+    eve: U8 | None
+    """Eve's best guess of the same bits; None where she was not measured."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockFacts:
+    """What is known of one distilled block. None where a side never reported."""
+
+    alice: AgreeReport | None
+    bob: AgreeReport | None
+    eve: EveReport | None = None
+    alice_key: KeyReport | None = None
+    bob_key: KeyReport | None = None
+    raw: RawBits | None = None
+    alice_digest: str | None = None
+    """Digest of the key Alice delivered; None where she delivered none or its digest was not told."""
+    bob_digest: str | None = None
+    eve_digest: str | None = None
+    """Digest of the key that Eve's best guess amplifies to; None where she has no guess."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """All that `summarise` needs."""
+
+    rounds: int
+    """Rounds that were started."""
+    pairs_kept: int
+    pairs_rejected: Mapping[str, int]
+    """By reason."""
+    reconcile: str
+    """Name of the reconciler."""
+    reconcile_kinds: Sequence[str]
+    """Kinds of public messages whose leaked bits are reconciliation's (parities, syndromes)."""
+    blocks: Sequence[BlockFacts]
+    probing_s: float | None
+    """Time the probing took on the radios' clock (virtual in a simulation); rates refer to it."""
+    wall_s: float | None
+    """Time the whole job took on the wall clock."""
+    csi_correlation_ab: float | None = None
+    csi_correlation_ae: float | None = None
+    """Eve's strongest link."""
+    csi_correlation_ab_detrended: float | None = None
+    randomness: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """test → {"pass_ratio": …, "p_value": …}"""
+    health: Sequence[Verdict] = ()
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+    """Field of the summary → why it is null, where the caller knows better than the default."""
+
+
+_DEFAULT_REASONS = {
+    "wall_s": "the run did not say how long it took",
+    "rounds_per_s": "the run did not say how long it took",
+    "csi_correlation_ab": "no CSI of both Alice and Bob was recorded",
+    "csi_correlation_ae": "Eve was not measured",
+    "csi_correlation_ab_detrended": "no CSI of both Alice and Bob was recorded",
+    "kdr_raw": "no block reached the comparison of raw bits",
+    "kdr_eve": "Eve was not measured",
+    "min_entropy_per_bit": "no block reached privacy amplification",
+    "reconciliation.efficiency": "no verified block with errors to correct",
+    "keys_mismatched": "the keys' digests of both sides were not compared",
+    "raw_rate_bps": "the source has no probing duration",
+    "key_rate_bps": "the source has no probing duration",
+    "key_bits_per_round": "no round was run",
+    "randomness": "too few key bits for the tests",
+    "eve_keys_recovered": "Eve was not measured",
+}
+
+
+def summarise(facts: RunFacts) -> dict[str, Any]:
+    """Return the fields of summary.json, null where unmeasured, every null explained in `health`."""
+    verified = [
+        b for b in facts.blocks if b.alice is not None and b.bob is not None and b.alice.verified and b.bob.verified
+    ]
+    raw_bits = sum(_agree(b).raw_bits for b in facts.blocks if b.alice or b.bob)
+    delivered = [b for b in facts.blocks if _delivered(b.alice_key) and _delivered(b.bob_key)]
+    compared = [b for b in delivered if b.alice_digest is not None and b.bob_digest is not None]
+    mismatched = sum(b.alice_digest != b.bob_digest for b in compared)
+    key_bits = sum(b.alice_key.key_bits for b in delivered if b.alice_key is not None and b not in compared) + sum(
+        b.alice_key.key_bits for b in compared if b.alice_key is not None and b.alice_digest == b.bob_digest
+    )
+    eve_measured = any(b.eve is not None for b in facts.blocks)
+    summary: dict[str, Any] = {
+        "rounds": facts.rounds,
+        "pairs_kept": facts.pairs_kept,
+        "pairs_rejected": dict(facts.pairs_rejected),
+        "wall_s": facts.wall_s,
+        "rounds_per_s": _ratio(facts.rounds, facts.wall_s),
+        "csi_correlation_ab": _finite(facts.csi_correlation_ab),
+        "csi_correlation_ae": _finite(facts.csi_correlation_ae),
+        "csi_correlation_ab_detrended": _finite(facts.csi_correlation_ab_detrended),
+        "raw_bits": raw_bits,
+        "kdr_raw": _kdr_raw(facts.blocks),
+        "kdr_eve": _kdr_eve(facts.blocks),
+        "min_entropy_per_bit": _min_entropy(facts.blocks),
+        "reconciliation": {
+            "method": facts.reconcile,
+            "efficiency": _efficiency(verified, facts.reconcile_kinds),
+            "leaked_bits": sum(max(_leaked(b.alice), _leaked(b.bob)) for b in facts.blocks),
+            "frame_failures": len(facts.blocks) - len(verified),
+        },
+        "key_bits": key_bits,
+        "keys_verified": len(delivered) - mismatched,
+        "keys_mismatched": mismatched if len(compared) == len(delivered) else None,
+        "raw_rate_bps": _ratio(raw_bits, facts.probing_s),
+        "key_rate_bps": _ratio(key_bits, facts.probing_s),
+        "key_bits_per_round": _ratio(key_bits, facts.rounds),
+        "randomness": {test: dict(result) for test, result in facts.randomness.items()} or None,
+        "blocks": len(facts.blocks),
+        "probing_s": facts.probing_s,
+        "eve_measured": eve_measured,
+        "eve_keys_recovered": (
+            sum(b.eve_digest is not None and b.eve_digest == b.alice_digest for b in delivered)
+            if eve_measured
+            else None
+        ),
+    }
+    summary["health"] = (
+        [_entry(v) for v in facts.health] + _key_entries(facts, delivered) + _null_entries(summary, facts)
+    )
+    return summary
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _agree(block: BlockFacts) -> AgreeReport:
+    report = block.alice if block.alice is not None else block.bob
+    assert report is not None
+    return report
+
+
+def _delivered(report: KeyReport | None) -> bool:
+    return report is not None and report.key_bits > 0 and report.failure is None
+
+
+def _leaked(report: AgreeReport | None) -> int:
+    return 0 if report is None else report.leaked_bits
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _ratio(amount: float, per: float | None) -> float | None:
+    return amount / per if per else None
+
+
+def _errors(block: BlockFacts) -> tuple[int, int]:
+    """Return differing and compared raw bits of a block, from the best evidence there is.
+
+    Raw bits of both sides; or, in a verified block, what Bob corrected plus what the sacrificed bits showed (exact);
+    or the sacrificed bits alone (a sample).
+    """
+    if block.raw is not None:
+        return int(np.count_nonzero(block.raw.alice != block.raw.bob)), block.raw.alice.size
+    bob = block.bob
+    if bob is not None and bob.verified and bob.corrected_bits is not None:
+        return bob.corrected_bits + bob.sacrificed_errors, bob.raw_bits
+    report = block.alice or bob
+    return (report.sacrificed_errors, report.sacrificed_bits) if report is not None else (0, 0)
+
+
+def _share(pairs: Sequence[tuple[int, int]]) -> float | None:
+    total = sum(n for _, n in pairs)
+    return sum(k for k, _ in pairs) / total if total else None
+
+
+def _kdr_raw(blocks: Sequence[BlockFacts]) -> float | None:
+    return _share([_errors(b) for b in blocks])
+
+
+def _kdr_eve(blocks: Sequence[BlockFacts]) -> float | None:
+    """Eve's error rate on Alice's raw bits: over all of them where known, else over the sacrificed ones."""
+    pairs = []
+    for block in blocks:
+        if block.raw is not None and block.raw.eve is not None:
+            pairs.append((int(np.count_nonzero(block.raw.alice != block.raw.eve)), block.raw.alice.size))
+        elif block.eve is not None:
+            pairs.append((block.eve.sacrificed_errors, block.eve.sacrificed_bits))
+    return _share(pairs)
+
+
+def _min_entropy(blocks: Sequence[BlockFacts]) -> float | None:
+    """Mean over reconciled bits of what amplification counted on."""
+    weighed = [
+        (b.alice_key.min_entropy_per_bit, b.alice.reconciled_bits)
+        for b in blocks
+        if b.alice is not None and b.alice_key is not None and b.alice.verified
+    ]
+    total = sum(n for _, n in weighed)
+    return sum(h * n for h, n in weighed) / total if total else None
+
+
+def _efficiency(verified: Sequence[BlockFacts], kinds: Sequence[str]) -> float | None:
+    """Return f = reconciliation's leaked bits / Σ n·h₂(e), with the error rate e that was in fact corrected."""
+    leaked = needed = 0.0
+    for block in verified:
+        alice, bob = block.alice, block.bob
+        assert alice is not None
+        assert bob is not None
+        if bob.corrected_bits is None or not bob.reconciled_bits:
+            continue
+        rate = bob.corrected_bits / bob.reconciled_bits
+        leaked += sum(max(r.leaked_by_kind.get(kind, 0) for r in (alice, bob)) for kind in kinds)
+        if 0 < rate < 1:
+            needed -= bob.reconciled_bits * (rate * math.log2(rate) + (1 - rate) * math.log2(1 - rate))
+    return leaked / needed if needed else None
+
+
+# ---------------------------------------------------------------- health
+
+
+def _entry(verdict: Verdict) -> dict[str, Any]:
+    return {"check": verdict.check, "ok": bool(verdict.ok), "detail": verdict.detail}
+
+
+def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[str, Any]]:
+    """Say why blocks gave no key, and whether one side alone believes that it has one."""
+    entries = []
+    reasons: dict[str, int] = {}
+    for block in facts.blocks:
+        if block in delivered:
+            continue
+        reports = (block.alice, block.bob, block.alice_key, block.bob_key)
+        reason = next((r.failure for r in reports if r is not None and r.failure), None)
+        if reason is None:
+            reason = "a node stopped reporting" if None in reports else "0 key bits"
+        reasons[reason] = reasons.get(reason, 0) + 1
+    if reasons or not facts.blocks:
+        detail = "; ".join(f"{n} of {len(facts.blocks)} blocks: {reason}" for reason, n in reasons.items())
+        entries.append({"check": "every block gives a key", "ok": False, "detail": detail or "no block was distilled"})
+    one_sided = sum(_delivered(b.alice_key) != _delivered(b.bob_key) for b in facts.blocks)
+    if one_sided:
+        entries.append(
+            {"check": "keys on both sides", "ok": False, "detail": f"{one_sided} keys were delivered on one side only"}
+        )
+    mismatched = sum(
+        b.alice_digest != b.bob_digest for b in delivered if b.alice_digest is not None and b.bob_digest is not None
+    )
+    if mismatched:
+        entries.append(
+            {"check": "keys equal", "ok": False, "detail": f"{mismatched} verified keys differ: do not use any"}
+        )
+    return entries
+
+
+def _null_entries(summary: Mapping[str, Any], facts: RunFacts) -> list[dict[str, Any]]:
+    values = {**summary, **{f"reconciliation.{k}": v for k, v in summary["reconciliation"].items()}}
+    by_reason: dict[str, list[str]] = {}
+    for name, value in values.items():
+        if value is None:
+            reason = facts.unmeasured.get(name) or _DEFAULT_REASONS.get(name, "not measured")
+            by_reason.setdefault(reason, []).append(name)
+    return [
+        {"check": f"measured: {', '.join(names)}", "ok": False, "detail": reason} for reason, names in by_reason.items()
+    ]

@@ -1,0 +1,39 @@
+"""Verification that both ends hold the same string: a polynomial hash, almost universal.
+
+The string is cut into 56-bit coefficients m_1 … m_d behind its length m_0, and the tag is Σ m_i·r^(d−i) mod P at a
+random public point r (Carter and Wegman 1979; den Boer 1993). Two different strings give two different polynomials
+of degree ≤ d, which agree at no more than d of the P points.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.core.types import U8
+
+PRIME = (1 << 64) - 59
+"""Largest prime below 2**64."""
+TAG_BITS = 64
+"""What publishing a tag reveals at most; the caller's message counts it as leaked."""
+_CHUNK_BYTES = 7
+
+
+def draw_point(rng: np.random.Generator) -> int:
+    """Return a uniform evaluation point; draw and publish it only after both strings are final."""
+    return int(rng.integers(0, PRIME, dtype=np.uint64))
+
+
+def verification_tag(bits: U8, point: int) -> int:
+    """Return the tag of (bit,) 0/1 values, 0 ≤ tag < 2**64; raises ValueError for a point outside the field."""
+    if not 0 <= point < PRIME:
+        raise ValueError(f"point = {point}, accepted: 0 to {PRIME - 1}")
+    packed = np.packbits(bits).tobytes()
+    tag = bits.size
+    for start in range(0, len(packed), _CHUNK_BYTES):
+        tag = (tag * point + int.from_bytes(packed[start : start + _CHUNK_BYTES], "big")) % PRIME
+    return tag
+
+
+def collision_bound(n_bits: int) -> float:
+    """Return the largest probability that two different strings of n bits have the same tag: ⌈n/56⌉ / P."""
+    return -(-n_bits // (8 * _CHUNK_BYTES)) / PRIME

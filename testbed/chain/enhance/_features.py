@@ -1,0 +1,108 @@
+"""What the enhancers share: magnitudes → scale → nearly independent dimensions → detrended rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from testbed.core.types import F64, CsiSeries, Features
+
+SCALES = ("db", "magnitude")
+DETRENDS = ("none", "difference", "highpass")
+
+# complex64 magnitudes carry about 1e-6 dB of rounding. Rounding it away makes equal measurements (1 dB RSSI steps)
+# equal again, so that ties are ties for the quantizer at both ends.
+_DB_DECIMALS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """How magnitudes become features; the same options at both ends. Refused values raise ValueError."""
+
+    step: int
+    """Subcarriers averaged into one dimension; about a coherence bandwidth makes dimensions nearly independent."""
+    scale: str
+    """db: 20·log10 |h|; magnitude: |h|."""
+    detrend: str
+    """none; difference: minus the previous probe; highpass: minus the mean of the `window` probes before."""
+    window: int
+
+    def __post_init__(self) -> None:
+        whole("step", self.step, 1)
+        whole("window", self.window, 1)
+        if self.scale not in SCALES:
+            raise ValueError(f"scale = {self.scale!r}, accepted: {', '.join(SCALES)}")
+        if self.detrend not in DETRENDS:
+            raise ValueError(f"detrend = {self.detrend!r}, accepted: {', '.join(DETRENDS)}")
+
+    def apply(self, magnitude: F64, csi: CsiSeries) -> Features:
+        """Return features of magnitudes (probe, rx antenna, tx antenna, subcarrier).
+
+        Dimension = ((rx · n_tx) + tx) · n_groups + group, groups of subcarriers in ascending order. NaN in, NaN out;
+        a magnitude ≤ 0 has no dB value and becomes NaN too.
+        """
+        grouped = group_subcarriers(magnitude, self.step)
+        values = grouped.reshape(grouped.shape[0], -1)
+        if self.scale == "db":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                values = np.round(20.0 * np.log10(values), _DB_DECIMALS)
+            values[~np.isfinite(values)] = np.nan
+        if self.detrend == "difference":
+            values = difference(values)
+        elif self.detrend == "highpass":
+            values = highpass(values, self.window)
+        return Features(values=values, rounds=csi.rounds)
+
+
+def whole(name: str, value: int, least: int) -> None:
+    """Raise ValueError unless `value` is a whole number ≥ `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} = {value!r}, accepted: whole numbers from {least}")
+
+
+def magnitudes(csi: CsiSeries) -> F64:
+    """Return |h| as float64, (probe, rx antenna, tx antenna, subcarrier)."""
+    out: F64 = np.abs(csi.h).astype(np.float64)
+    return out
+
+
+def group_subcarriers(magnitude: F64, step: int) -> F64:
+    """Average every `step` neighbouring subcarriers (last axis).
+
+    An incomplete last group is left out; a band narrower than one step is one group.
+    """
+    n = magnitude.shape[-1]
+    step = min(step, n)
+    used = magnitude[..., : n - n % step]
+    out: F64 = used.reshape(*magnitude.shape[:-1], n // step, step).mean(axis=-1)
+    return out
+
+
+def difference(values: F64) -> F64:
+    """Subtract the previous row from each (probe, dimension); the first row is NaN."""
+    out = np.full_like(values, np.nan)
+    out[1:] = values[1:] - values[:-1]
+    return out
+
+
+def highpass(values: F64, window: int) -> F64:
+    """Subtract from each row the mean of the valid rows among the `window` before it (probe, dimension).
+
+    Only the past is used, so a node can do it while probing and both ends do the same. A row with fewer than half a
+    window of valid predecessors is NaN: its mean would be mostly noise.
+    """
+    valid = np.isfinite(values)
+    level = (
+        values[valid][0] if valid.any() else 0.0
+    )  # the first value: keeps the running sums small and the past causal
+    zero = np.zeros((1, values.shape[1]))
+    sums = np.concatenate([zero, np.cumsum(np.where(valid, values - level, 0.0), axis=0)])
+    counts = np.concatenate([zero, np.cumsum(valid, axis=0, dtype=np.float64)])
+    row = np.arange(values.shape[0])
+    start = np.maximum(row - window, 0)
+    count = counts[row] - counts[start]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = (sums[row] - sums[start]) / count + level
+    out: F64 = np.where(count >= max(1, window // 2), values - mean, np.nan)
+    return out

@@ -1,0 +1,27 @@
+"""No enhancement: magnitudes as measured, averaged over a few subcarriers."""
+
+from __future__ import annotations
+
+from testbed.chain.enhance._features import Reduction, magnitudes
+from testbed.core.stages import Enhancer
+from testbed.core.types import CsiSeries, Features
+
+
+class Identity(Enhancer):
+    """Takes magnitudes as they are.
+
+    step: subcarriers averaged into one dimension (≥ 1). scale: 'db' (20·log10 |h|) or 'magnitude'.
+    detrend: 'none', 'difference' (minus the previous probe) or 'highpass' (minus the mean of the `window` probes
+    before): for channels that drift slowly, whose level Eve can know as well as anybody.
+    """
+
+    def __init__(self, step: int = 8, scale: str = "db", detrend: str = "none", window: int = 32) -> None:
+        self._reduction = Reduction(step, scale, detrend, window)
+
+    def transform(self, csi: CsiSeries) -> Features:
+        """Return (probe, dimension) features; dimension = ((rx · n_tx) + tx) · n_groups + subcarrier group.
+
+        Each antenna pair has its own dimensions. With several antennas the ends agree on the order only after
+        `enhance.antennas.canonical_antennas`. Rows that are NaN stay NaN.
+        """
+        return self._reduction.apply(magnitudes(csi), csi)

@@ -1,0 +1,57 @@
+"""Savitzky–Golay smoothing along subcarriers (Savitzky and Golay 1964; paper B's peer "SGF")."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.chain.enhance._features import Reduction, magnitudes, whole
+from testbed.core.stages import Enhancer
+from testbed.core.types import F64, CsiSeries, Features
+
+
+def smoothing_matrix(n: int, window: int, order: int) -> F64:
+    """Return S (subcarrier, subcarrier) with smoothed = S @ magnitude; polynomial fits at the band's edges.
+
+    A band shorter than the window gets the longest odd window that fits, and none at all (S = 1) where even that is
+    no longer than the order. Subcarriers are taken as evenly spaced; the one-bin gap at DC is ignored.
+    """
+    from scipy.signal import savgol_filter
+
+    window = min(window, n - (n + 1) % 2)
+    if window <= order:
+        return np.eye(n)
+    out: F64 = savgol_filter(np.eye(n), window, order, axis=0, mode="interp")
+    return out
+
+
+class Savgol(Enhancer):
+    """Smooths |h| along subcarriers by local polynomials, then does as `identity` with the same options.
+
+    window: subcarriers in a fit, odd. order: degree of the polynomial, below `window`.
+    detrend_window: as `identity`'s window.
+    """
+
+    def __init__(
+        self,
+        window: int = 11,
+        order: int = 3,
+        step: int = 8,
+        scale: str = "db",
+        detrend: str = "none",
+        detrend_window: int = 32,
+    ) -> None:
+        whole("window", window, 1)
+        whole("order", order, 0)
+        if window % 2 == 0 or order >= window:
+            raise ValueError(f"window = {window}, order = {order}; accepted: an odd window longer than the order")
+        self._window, self._order = window, order
+        self._reduction = Reduction(step, scale, detrend, detrend_window)
+
+    def transform(self, csi: CsiSeries) -> Features:
+        """Return (probe, dimension) features in the order of `Identity.transform`; NaN rows stay NaN."""
+        # A matrix product keeps a NaN inside its own row; scipy's filter fits the edges of all rows together.
+        smooth = smoothing_matrix(csi.h.shape[-1], self._window, self._order)
+        measured = magnitudes(csi)
+        # In a deep fade the polynomial may fall to zero or below; no level is lower than the lowest measured.
+        smoothed = np.maximum(measured @ smooth.T, measured.min(axis=-1, keepdims=True))
+        return self._reduction.apply(smoothed, csi)

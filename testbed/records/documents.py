@@ -1,0 +1,212 @@
+"""What a run says about itself, as documents (bluesky's habit): one start, a descriptor a stream, events, one stop.
+
+Bulk arrays stay outside (`rounds.h5`); descriptors name every field of them with dtype, shape, units and source.
+Documents stand in `run.json` once the run is closed and in the journal while it is live.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Struct, field
+
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+
+ExitStatus = Literal["ok", "failed", "aborted", "killed"]
+"""ok: ran to its end; failed: an error ended it; aborted: a person did; killed: its process died without closing."""
+
+_PACKAGES = (
+    "ris-skg-testbed",
+    "numpy",
+    "scipy",
+    "pyzmq",
+    "msgspec",
+    "h5py",
+    "pyadi-iio",
+    "pylibiio",
+    "pyserial",
+    "torch",
+)
+
+
+class Start(Struct, frozen=True, kw_only=True):
+    """How the run was set up. Made by `start`."""
+
+    uid: str
+    time: str
+    """UTC, ISO 8601."""
+    experiment: dict[str, Any]
+    """The experiment file as used, defaults filled in."""
+    lab: dict[str, Any]
+    """The lab file as used, defaults filled in."""
+    radios: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """node → settings its radio accepted."""
+    drivers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """node → what its driver says it is: driver, model, serial number, firmware …"""
+    seeds: dict[str, int] = field(default_factory=dict)
+    subcarrier_hz: list[float] | None = None
+    """(subcarrier,) offsets from the carrier, the frequency axis of all CSI; None where CSI has no known axis."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Python, platform and packages."""
+    git_hash: str | None = None
+    """Commit of the checkout this package runs from; None outside one."""
+    git_modified: bool | None = None
+    """Whether tracked files differed from that commit."""
+    schema: Literal[1] = 1
+
+    def role(self, node: str) -> str:
+        """Return the role a node plays by the lab file; the name itself where the lab does not know it."""
+        place = self.lab.get("node", {}).get(node, {})
+        return str(place.get("role", node))
+
+    @property
+    def private(self) -> bool:
+        """Whether only metrics may be recorded."""
+        return self.experiment.get("mode") == "private"
+
+
+class Field(Struct, frozen=True, kw_only=True):
+    """One field of a stream."""
+
+    dtype: str
+    shape: list[int | str]
+    """Of one row; [] for a scalar. A name stands for an axis whose length varies from row to row."""
+    units: str
+    """'' for a number without one."""
+    source: str
+    """Who measured or decided it."""
+    external: str | None = None
+    """`file:/dataset` that holds the values of all rows."""
+
+
+class Descriptor(Struct, frozen=True, kw_only=True):
+    """What the rows of one stream hold."""
+
+    stream: str
+    time: str
+    fields: dict[str, Field]
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """Something that happened: a node joined or was lost, an error, a health check."""
+
+    seq: int
+    time: str
+    kind: str
+    data: dict[str, Any]
+
+
+class Block(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the nodes told about one distilled block; `agree` and `key` by node."""
+
+    block: int
+    agree: dict[str, AgreeReport] = field(default_factory=dict)
+    eve: EveReport | None = None
+    key: dict[str, KeyReport] = field(default_factory=dict)
+
+    def merged(self, later: Block) -> Block:
+        """Return this block completed (or corrected) by what was told later."""
+        return Block(
+            block=self.block,
+            agree={**self.agree, **later.agree},
+            eve=later.eve or self.eve,
+            key={**self.key, **later.key},
+        )
+
+
+class Stop(Struct, frozen=True, kw_only=True):
+    """How the run ended."""
+
+    time: str
+    exit_status: ExitStatus
+    reason: str | None = None
+    """Why, where the status is not ok."""
+
+
+def now() -> str:
+    """Return the time as UTC ISO 8601 with microseconds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def start(
+    experiment: dict[str, Any],
+    lab: dict[str, Any],
+    *,
+    radios: dict[str, dict[str, Any]] | None = None,
+    drivers: dict[str, dict[str, Any]] | None = None,
+    seeds: dict[str, int] | None = None,
+    subcarrier_hz: Sequence[float] | np.ndarray | None = None,
+) -> Start:
+    """Make a start document: identity, time, versions and commit are found here, the rest is told."""
+    git_hash, git_modified = _git()
+    return Start(
+        uid=str(uuid.uuid4()),
+        time=now(),
+        experiment=experiment,
+        lab=lab,
+        radios=radios or {},
+        drivers=drivers or {},
+        seeds=seeds or {},
+        subcarrier_hz=None if subcarrier_hz is None else [float(f) for f in subcarrier_hz],
+        versions=_versions(),
+        git_hash=git_hash,
+        git_modified=git_modified,
+    )
+
+
+def stop(exit_status: ExitStatus, reason: str | None = None) -> Stop:
+    """Make a stop document of this moment."""
+    return Stop(time=now(), exit_status=exit_status, reason=reason)
+
+
+def encode(document: Any) -> bytes:
+    """Encode as JSON; numpy scalars and arrays become numbers and lists, NaN and infinities null."""
+    return msgspec.json.encode(document, enc_hook=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"{type(value).__name__} cannot stand in a document")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git(file: Path = Path(__file__)) -> tuple[str | None, bool | None]:
+    """Return commit and modified flag of the checkout that tracks `file`.
+
+    A package installed inside somebody else's checkout must not borrow that one's hash, hence "tracks".
+    """
+
+    def ask(*args: str) -> str | None:
+        try:
+            answer = subprocess.run(
+                ["git", "-C", str(file.parent), *args], capture_output=True, text=True, timeout=5, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    if ask("ls-files", "--error-unmatch", file.name) is None:
+        return None, None
+    changes = ask("status", "--porcelain", "--untracked-files=no")
+    return ask("rev-parse", "HEAD"), None if changes is None else bool(changes)

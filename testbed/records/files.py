@@ -1,0 +1,94 @@
+"""Names in a run's folder, and writing there so that a file is whole or absent."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from testbed.core.errors import InputError
+
+JOURNAL = "journal.sqlite"
+LOCK = "journal.lock"
+ROUNDS = "rounds.h5"
+RUN = "run.json"
+SUMMARY = "summary.json"
+REPORT = "report.html"
+
+_NOT_HASHED = (RUN, REPORT, LOCK)
+"""run.json cannot hold its own hash; the report may be made again at any time."""
+
+
+def sha512(path: Path) -> str:
+    """Return the hex sha512 of a file."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha512").hexdigest()
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Return path (relative, '/') → sha512 of everything a closed run consists of, `run.json` itself excepted."""
+    paths = (p for p in sorted(folder.rglob("*")) if p.is_file())
+    names = ((p.relative_to(folder).as_posix(), p) for p in paths)
+    return {
+        n: sha512(p) for n, p in names if n not in _NOT_HASHED and not n.startswith(JOURNAL) and p.suffix != ".part"
+    }
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write; afterwards it is on the disk under its own name, or, on an error, not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        _sync(part)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Lock:
+    """Says that a process is writing a run. The kernel releases it when the process dies, however it dies."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the lock; raises InputError naming the folder where somebody else holds it."""
+        self._path = folder / LOCK
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise InputError(f"{folder}: another process is writing this run; wait for it to end") from None
+
+    def release(self, remove: bool) -> None:
+        """Let go; `remove` the file where nothing is left to guard."""
+        if remove:
+            self._path.unlink(missing_ok=True)
+        os.close(self._fd)
+
+
+def held(folder: Path) -> bool:
+    """Whether a living process is writing this run."""
+    try:
+        fd = os.open(folder / LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

@@ -1,0 +1,222 @@
+"""The crash-safe journal of a live run: SQLite in WAL mode, readable whenever and however its writer dies.
+
+HDF5 files that are open for writing do not survive a kill, hence this detour; `writer` compacts the journal when the
+run closes. A committed row survives the death of the process; a power cut may cost the last commits but never the file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from testbed.core.errors import InputError
+from testbed.core.types import U8, SurfacePattern
+from testbed.records import files
+from testbed.records.documents import encode
+from testbed.records.recorded import BitsKey, LinkRecord, RoundTable
+
+_SCHEMA = """
+CREATE TABLE documents (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, body BLOB NOT NULL);
+CREATE TABLE probes (id INTEGER PRIMARY KEY, round INTEGER NOT NULL, node TEXT NOT NULL, link TEXT NOT NULL,
+    time_s REAL, snr_db REAL, cfo_hz REAL, rssi_dbfs REAL, surface TEXT NOT NULL,
+    n_rx INTEGER, n_tx INTEGER, n_subcarrier INTEGER, csi BLOB);
+CREATE TABLE rounds (id INTEGER PRIMARY KEY, round INTEGER NOT NULL, kept INTEGER NOT NULL, reason TEXT NOT NULL,
+    surface TEXT NOT NULL, t0_s REAL);
+CREATE TABLE patterns (id INTEGER PRIMARY KEY, digest TEXT UNIQUE NOT NULL, n_rows INTEGER NOT NULL,
+    n_columns INTEGER NOT NULL, phase_bits INTEGER NOT NULL, levels BLOB NOT NULL);
+CREATE TABLE bits (id INTEGER PRIMARY KEY, block INTEGER NOT NULL, node TEXT NOT NULL, kind TEXT NOT NULL,
+    bit_values BLOB NOT NULL);
+PRAGMA user_version = 1;
+"""
+_PROBES = "INSERT INTO probes VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?)"
+_ROUNDS = "INSERT INTO rounds VALUES (NULL,?,?,?,?,?)"
+_DOCUMENTS = "INSERT INTO documents VALUES (NULL,?,?)"
+_PATTERNS = "INSERT OR IGNORE INTO patterns VALUES (NULL,?,?,?,?,?)"
+_BITS = "INSERT INTO bits VALUES (NULL,?,?,?,?)"
+
+
+class Journal:
+    """Writes the journal of one run from one thread.
+
+    Rows are collected and committed `batch_rows` at a time, or when `batch_s` have passed since the last commit and
+    another row arrives; `flush` commits at once. Rows not yet committed are lost in a kill.
+    """
+
+    def __init__(self, folder: Path, *, fresh: bool = True, batch_rows: int = 50, batch_s: float = 0.5) -> None:
+        """Create the journal of a folder; not `fresh`: append to the one that a dead process left."""
+        self._db = sqlite3.connect(folder / files.JOURNAL, isolation_level=None)
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        if fresh:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        self._batch_rows, self._batch_s = batch_rows, batch_s
+        self._pending: dict[str, list[tuple[Any, ...]]] = {}
+        self._count = 0
+        self._due_s = time.monotonic() + batch_s
+
+    def _add(self, statement: str, row: tuple[Any, ...]) -> None:
+        rows = self._pending.get(statement)
+        if rows is None:
+            rows = self._pending[statement] = []
+        rows.append(row)
+        self._count += 1
+        if self._count >= self._batch_rows or time.monotonic() >= self._due_s:
+            self.flush()
+
+    def probe(self, row: tuple[Any, ...]) -> None:
+        """Append (round, node, link, time_s, snr_db, cfo_hz, rssi_dbfs, surface, n_rx, n_tx, n_subcarrier, csi)."""
+        self._add(_PROBES, row)
+
+    def round(self, row: tuple[Any, ...]) -> None:
+        """Append (round, kept, reason, surface, t0_s)."""
+        self._add(_ROUNDS, row)
+
+    def pattern(self, digest: str, pattern: SurfacePattern) -> None:
+        levels = np.ascontiguousarray(pattern.levels, dtype=np.uint8)
+        self._add(_PATTERNS, (digest, *levels.shape, pattern.phase_bits, levels.tobytes()))
+
+    def bits(self, block: int, node: str, kind: str, values: U8) -> None:
+        self._add(_BITS, (block, node, kind, values.tobytes()))
+
+    def document(self, kind: str, document: Any) -> None:
+        """Append a document; committed at once, since these are few and tell what went wrong."""
+        self._add(_DOCUMENTS, (kind, encode(document)))
+        self.flush()
+
+    def flush(self) -> None:
+        """Commit everything appended so far."""
+        if self._count:
+            self._db.execute("BEGIN")
+            for statement, rows in self._pending.items():
+                self._db.executemany(statement, rows)
+            self._db.execute("COMMIT")
+            self._pending.clear()
+            self._count = 0
+        self._due_s = time.monotonic() + self._batch_s
+
+    def close(self) -> None:
+        """Commit and close; the file stays."""
+        self.flush()
+        self._db.close()
+
+
+def remove(folder: Path) -> None:
+    """Delete a journal that is no longer needed; the database first, since its log alone is never taken for a run."""
+    for suffix in ("", "-wal", "-shm"):
+        (folder / (files.JOURNAL + suffix)).unlink(missing_ok=True)
+
+
+class JournalReader:
+    """Reads the journal of a live or dead run, as it stood when the reader was made. A context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open; raises InputError naming the file where it is missing or not a journal."""
+        self.path = folder / files.JOURNAL
+        if not self.path.exists():
+            raise InputError(f"{self.path}: no such journal")
+        try:
+            # rw, because recovering the log of a killed writer needs it; query_only, because reading must not write
+            self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=rw", uri=True, isolation_level=None)
+            self._db.execute("PRAGMA query_only = 1")
+            self._db.execute("BEGIN")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            self._db.execute("SELECT count(*) FROM documents").fetchone()
+        except sqlite3.Error as exc:
+            raise InputError(f"{self.path}: not a readable journal: {exc}") from exc
+        if version != 1:
+            raise InputError(f"{self.path}: journal version {version}, accepted: 1")
+
+    def __enter__(self) -> JournalReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._db.execute(query, values)
+        except sqlite3.Error as exc:
+            raise InputError(f"{self.path}: damaged: {exc}") from exc
+
+    def documents(self, kind: str, type_: type[Any]) -> list[Any]:
+        """Return all documents of a kind, in order."""
+        try:
+            rows = self._rows("SELECT body FROM documents WHERE kind = ? ORDER BY id", kind)
+            return [msgspec.json.decode(body, type=type_) for (body,) in rows]
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            raise InputError(f"{self.path}: {kind} document: {exc}") from exc
+
+    def links(self) -> dict[str, tuple[int, tuple[int, int, int] | None]]:
+        """Return link → (number of probes, (rx antenna, tx antenna, subcarrier) or None where no probe has CSI)."""
+        query = (
+            "SELECT link, count(*), max(n_rx), max(n_tx), max(n_subcarrier) FROM probes GROUP BY link ORDER BY min(id)"
+        )
+        return {name: (n, None if rx is None else (rx, tx, k)) for name, n, rx, tx, k in self._rows(query)}
+
+    def probes(self, link: str, shape: tuple[int, int, int] | None, chunk: int = 4096) -> Iterator[LinkRecord]:
+        """Yield the probes of a link by ascending round, `chunk` at a time so that a long run fits in memory."""
+        query = "SELECT round,time_s,snr_db,cfo_hz,rssi_dbfs,surface,csi FROM probes WHERE link = ? ORDER BY round, id"
+        yield from (self._record(rows, shape) for rows in _chunks(self._rows(query, link), chunk))
+
+    def _record(self, rows: list[tuple[Any, ...]], shape: tuple[int, int, int] | None) -> LinkRecord:
+        columns = list(zip(*rows, strict=True))
+        csi = None
+        if shape is not None:
+            csi = np.full((len(rows), *shape), complex(np.nan, np.nan), dtype=np.complex64)
+            for i, blob in enumerate(columns[6]):
+                if blob is not None:
+                    csi[i] = np.frombuffer(blob, dtype="<c8").reshape(shape)
+        return LinkRecord(
+            rounds=np.array(columns[0], dtype=np.int64),
+            time_s=_floats(columns[1]),
+            snr_db=_floats(columns[2]),
+            cfo_hz=_floats(columns[3]),
+            rssi_dbfs=_floats(columns[4]),
+            surface=np.array(columns[5]),
+            csi=csi,
+        )
+
+    def rounds(self) -> RoundTable:
+        # a round that was told twice counts as it was told last
+        query = (
+            "SELECT round,kept,reason,surface,t0_s FROM rounds WHERE id IN (SELECT max(id) FROM rounds GROUP BY round)"
+        )
+        rows = list(self._rows(query + " ORDER BY round"))
+        columns = list(zip(*rows, strict=True)) if rows else [()] * 5
+        return RoundTable(
+            np.array(columns[0], dtype=np.int64),
+            np.array(columns[1], dtype=bool),
+            np.array(columns[2], dtype=np.str_),
+            np.array(columns[3], dtype=np.str_),
+            _floats(columns[4]),
+        )
+
+    def patterns(self) -> dict[str, SurfacePattern]:
+        rows = self._rows("SELECT digest, n_rows, n_columns, phase_bits, levels FROM patterns ORDER BY id")
+        return {d: SurfacePattern(np.frombuffer(v, np.uint8).reshape(r, c), bits) for d, r, c, bits, v in rows}
+
+    def bits(self) -> dict[BitsKey, U8]:
+        rows = self._rows("SELECT block, node, kind, bit_values FROM bits ORDER BY id")
+        return {(block, node, kind): np.frombuffer(values, np.uint8) for block, node, kind, values in rows}
+
+
+def _floats(values: tuple[float | None, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    # SQLite keeps NaN as NULL
+    return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+
+
+def _chunks(rows: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
+    chunk: list[tuple[Any, ...]] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

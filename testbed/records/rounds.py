@@ -1,0 +1,194 @@
+"""`rounds.h5`: a row a round and link. Written once, from the journal; units and axes stand as attributes.
+
+/links/tx>rx/   csi (round, rx, tx, subcarrier) complex64, round, time_s, snr_db, cfo_hz, rssi_dbfs, surface
+/rounds/        round, kept, reason, surface, t0_s
+/patterns/DIGEST  levels (row, column) uint8, attribute phase_bits
+/bits/BLOCK/NODE/KIND  (bit,) uint8
+/subcarrier_hz  (subcarrier,)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from testbed.core.errors import InputError, TestbedError
+from testbed.core.types import U8, SurfacePattern
+from testbed.records.documents import Field, Start
+from testbed.records.journal import JournalReader
+from testbed.records.recorded import BitsKey, LinkRecord, RoundTable
+
+LINK_UNITS = {"round": "", "time_s": "s", "snr_db": "dB", "cfo_hz": "Hz", "rssi_dbfs": "dBFS", "surface": "", "csi": ""}
+ROUND_UNITS = {"round": "", "kept": "", "reason": "", "surface": "", "t0_s": "s"}
+CSI_AXES = ["round", "rx antenna", "tx antenna", "subcarrier"]
+
+
+def link_fields(link: str, csi_shape: tuple[int, ...] | None) -> dict[str, Field]:
+    """Describe the fields of a link's stream."""
+    receiver = link.split(">")[1]
+    dtypes = {"round": "int64", "surface": "str"}
+    out = {
+        name: Field(
+            dtype=dtypes.get(name, "float64"),
+            shape=[],
+            units=units,
+            source="coordinator"
+            if name == "round"
+            else "surface board"
+            if name == "surface"
+            else f"node {receiver}: csi",
+            external=f"rounds.h5:/links/{link}/{name}",
+        )
+        for name, units in LINK_UNITS.items()
+        if name != "csi"
+    }
+    if csi_shape is not None:
+        out["csi"] = Field(
+            dtype="complex64",
+            shape=list(csi_shape),
+            units="",
+            source=f"node {receiver}: csi",
+            external=f"rounds.h5:/links/{link}/csi",
+        )
+    return out
+
+
+def round_fields() -> dict[str, Field]:
+    """Describe the fields of the round table."""
+    dtypes = {"round": "int64", "kept": "bool", "t0_s": "float64"}
+    return {
+        name: Field(
+            dtype=dtypes.get(name, "str"),
+            shape=[],
+            units=units,
+            source="coordinator",
+            external=f"rounds.h5:/rounds/{name}",
+        )
+        for name, units in ROUND_UNITS.items()
+    }
+
+
+def write(path: Path, journal: JournalReader, start: Start) -> None:
+    """Write everything the journal holds to `path`."""
+    import h5py
+
+    with h5py.File(path, "w") as f:
+        f.attrs.update({"schema": 1, "uid": start.uid, "time": start.time})
+        if start.subcarrier_hz is not None:
+            axis = f.create_dataset("subcarrier_hz", data=np.asarray(start.subcarrier_hz, dtype=np.float64))
+            axis.attrs.update({"units": "Hz", "axes": ["subcarrier"], "long_name": "offset from the carrier"})
+        f.create_group("links")
+        for link, (n, shape) in journal.links().items():
+            group = f.create_group(f"links/{link}")
+            transmitter, receiver = link.split(">")
+            group.attrs.update({"tx": transmitter, "rx": receiver})
+            at = 0
+            for record in journal.probes(link, shape):
+                columns = _link_columns(record)
+                if at == 0:
+                    for name, values in columns.items():
+                        _dataset(group, name, (n, *values.shape[1:]), values.dtype, LINK_UNITS[name], CSI_AXES)
+                for name, values in columns.items():
+                    group[name][at : at + len(values)] = values.astype(object) if values.dtype.kind == "U" else values
+                at += len(record.rounds)
+        group = f.create_group("rounds")
+        for name, values in _round_columns(journal.rounds()).items():
+            data = _dataset(group, name, values.shape, values.dtype, ROUND_UNITS[name], CSI_AXES)
+            data[...] = values.astype(object) if values.dtype.kind == "U" else values
+        group = f.create_group("patterns", track_order=True)
+        for digest, pattern in journal.patterns().items():
+            levels = group.create_dataset(digest, data=pattern.levels)
+            levels.attrs.update(
+                {"phase_bits": pattern.phase_bits, "units": "2π/2^phase_bits", "axes": ["row", "column"]}
+            )
+        group = f.create_group("bits")
+        for (block, node, kind), values in journal.bits().items():
+            data = group.create_dataset(f"{block}/{node}/{kind}", data=values)
+            data.attrs.update({"units": "", "axes": ["bit"]})
+
+
+def check(path: Path, journal: JournalReader) -> None:
+    """Read `path` back and compare it with the journal, value by value; raises TestbedError where they differ."""
+    import h5py
+
+    def same(where: str, a: Any, b: Any) -> None:
+        if a.shape != b.shape or (a.tobytes() != b.tobytes() if a.dtype.kind != "U" else not np.array_equal(a, b)):
+            raise TestbedError(f"{path}: {where} was not written as recorded; the journal is kept")
+
+    with h5py.File(path, "r") as f:
+        for link, (_, shape) in journal.links().items():
+            at = 0
+            for record in journal.probes(link, shape):
+                for name, values in _link_columns(record).items():
+                    same(f"/links/{link}/{name}", _read(f[f"links/{link}/{name}"], slice(at, at + len(values))), values)
+                at += len(record.rounds)
+        for name, values in _round_columns(journal.rounds()).items():
+            same(f"/rounds/{name}", _read(f[f"rounds/{name}"]), values)
+        for digest, pattern in journal.patterns().items():
+            same(f"/patterns/{digest}", f[f"patterns/{digest}"][...], pattern.levels)
+        for (block, node, kind), bits in journal.bits().items():
+            same(f"/bits/{block}/{node}/{kind}", f[f"bits/{block}/{node}/{kind}"][...], bits)
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """What `read` finds in a file."""
+
+    links: dict[str, LinkRecord]
+    rounds: RoundTable
+    patterns: dict[str, SurfacePattern]
+    bits: dict[BitsKey, U8]
+
+
+def read(path: Path) -> Rounds:
+    """Read a file written by `write`; raises InputError naming it where it is missing, damaged or something else."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as f:
+            links = {}
+            for name, group in f["links"].items():
+                columns = {key: _read(group[key]) for key in LINK_UNITS if key in group}
+                columns["rounds"] = columns.pop("round")
+                links[name] = LinkRecord(**{"csi": None, **columns})
+            columns = {key: _read(f[f"rounds/{key}"]) for key in ROUND_UNITS}
+            columns["rounds"] = columns.pop("round")
+            patterns = {
+                digest: SurfacePattern(data[...], int(data.attrs["phase_bits"]))
+                for digest, data in f["patterns"].items()
+            }
+            bits = {
+                (int(block), node, kind): data[...]
+                for block, nodes in f["bits"].items()
+                for node, kinds in nodes.items()
+                for kind, data in kinds.items()
+            }
+            return Rounds(links, RoundTable(**columns), patterns, dict(sorted(bits.items())))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise InputError(f"{path}: not the rounds of a run, or damaged: {exc}") from exc
+
+
+def _link_columns(record: LinkRecord) -> dict[str, np.ndarray[Any, Any]]:
+    columns = {"round": record.rounds, **{key: getattr(record, key) for key in LINK_UNITS if key != "round"}}
+    return {key: values for key, values in columns.items() if values is not None}
+
+
+def _round_columns(table: RoundTable) -> dict[str, np.ndarray[Any, Any]]:
+    return {"round": table.rounds, **{key: getattr(table, key) for key in ROUND_UNITS if key != "round"}}
+
+
+def _dataset(group: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], units: str, axes: list[str]) -> Any:
+    import h5py
+
+    data = group.create_dataset(name, shape=shape, dtype=h5py.string_dtype() if dtype.kind == "U" else dtype)
+    data.attrs.update({"units": units, "axes": axes[: len(shape)]})
+    return data
+
+
+def _read(data: Any, part: Any = ...) -> Any:
+    return data.asstr()[part].astype(np.str_) if data.dtype.kind == "O" else data[part]

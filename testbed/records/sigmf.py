@@ -1,0 +1,111 @@
+"""IQ recordings as SigMF 1.2 pairs (https://sigmf.org): `.sigmf-data` (cf32_le) and `.sigmf-meta` (JSON).
+
+Written by hand: the part of the specification that is used here is one small JSON object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from testbed.core.errors import InputError
+from testbed.core.types import IqBlock
+from testbed.records import documents, files
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """A labelled stretch of a recording."""
+
+    sample_start: int
+    sample_count: int
+    label: str
+    comment: str | None = None
+
+
+def write(
+    path_stem: Path,
+    block: IqBlock,
+    carrier_hz: float,
+    annotations: Sequence[Annotation] = (),
+    *,
+    hardware: str | None = None,
+    description: str | None = None,
+) -> tuple[Path, Path]:
+    """Write a block as `path_stem` + '.sigmf-data' and '.sigmf-meta'; returns (data, meta) paths.
+
+    Samples (antenna, sample) are interleaved by antenna (`core:num_channels`), full scale = 1. SigMF's datetime is UTC,
+    which a device clock is not, so the time of the first sample stands in the optional extension `ris_skg`.
+    Raises ValueError for an annotation outside the block; the folder is made where it is missing.
+    """
+    n_antennas, n_samples = block.samples.shape
+    for a in annotations:
+        if a.sample_start < 0 or a.sample_count < 0 or a.sample_start + a.sample_count > n_samples:
+            raise ValueError(f"annotation {a.label!r}: samples {a.sample_start}+{a.sample_count} outside 0…{n_samples}")
+    path_stem.parent.mkdir(parents=True, exist_ok=True)
+    data = path_stem.with_name(path_stem.name + ".sigmf-data")
+    meta = path_stem.with_name(path_stem.name + ".sigmf-meta")
+    with files.whole(data) as part:
+        np.ascontiguousarray(block.samples.T, dtype="<c8").tofile(part)
+    head: dict[str, Any] = {
+        "core:datatype": "cf32_le",
+        "core:version": "1.2.0",
+        "core:num_channels": n_antennas,
+        "core:sample_rate": float(block.sample_rate_hz),
+        "core:sha512": files.sha512(data),
+        "core:recorder": "ris-skg-testbed",
+        "core:extensions": [{"name": "ris_skg", "version": "1.0.0", "optional": True}],
+    }
+    if hardware is not None:
+        head["core:hw"] = hardware
+    if description is not None:
+        head["core:description"] = description
+    capture = {
+        "core:sample_start": 0,
+        "core:frequency": float(carrier_hz),
+        "ris_skg:device_time_s": float(block.time_s),
+        "ris_skg:overflow": bool(block.overflow),
+    }
+    marks = [
+        {"core:sample_start": a.sample_start, "core:sample_count": a.sample_count, "core:label": a.label}
+        | ({} if a.comment is None else {"core:comment": a.comment})
+        for a in sorted(annotations, key=lambda a: a.sample_start)
+    ]
+    content = documents.encode({"global": head, "captures": [capture], "annotations": marks})
+    with files.whole(meta) as part:
+        part.write_bytes(msgspec.json.format(content, indent=2) + b"\n")
+    return data, meta
+
+
+def read(path_stem: Path) -> tuple[IqBlock, float, list[Annotation]]:
+    """Return (block, carrier in Hz, annotations) of a pair written by `write`; raises InputError naming a bad file."""
+    data = path_stem.with_name(path_stem.name + ".sigmf-data")
+    meta = path_stem.with_name(path_stem.name + ".sigmf-meta")
+    try:
+        content = msgspec.json.decode(meta.read_bytes())
+        head, capture = content["global"], content["captures"][0]
+        if head["core:datatype"] != "cf32_le":
+            raise InputError(f"{meta}: core:datatype {head['core:datatype']!r}; accepted: 'cf32_le'")
+        if files.sha512(data) != head["core:sha512"]:
+            raise InputError(f"{data}: its sha512 is not the one in {meta.name}: damaged or changed")
+        samples = np.fromfile(data, dtype="<c8").reshape(-1, head.get("core:num_channels", 1)).T
+        block = IqBlock(
+            samples=np.ascontiguousarray(samples, dtype=np.complex64),
+            sample_rate_hz=head["core:sample_rate"],
+            time_s=capture["ris_skg:device_time_s"],
+            overflow=capture["ris_skg:overflow"],
+        )
+        marks = [
+            Annotation(a["core:sample_start"], a["core:sample_count"], a["core:label"], a.get("core:comment"))
+            for a in content["annotations"]
+        ]
+    except OSError as exc:
+        raise InputError(f"{exc.filename}: cannot be read: {exc.strerror}") from exc
+    except (msgspec.MsgspecError, KeyError, IndexError, TypeError, ValueError) as exc:
+        raise InputError(f"{meta}: not a SigMF recording of this testbed: {exc}") from exc
+    return block, capture["core:frequency"], marks

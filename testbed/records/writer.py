@@ -1,0 +1,237 @@
+"""Writes a run as it goes: into the journal while it lives, into the folder's lasting files when it closes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+
+from testbed.core.errors import InputError
+from testbed.core.types import C64, U8, SurfacePattern
+from testbed.records import documents, files, journal, reader, rounds
+from testbed.records.documents import Block, Descriptor, Event, Start, Stop
+from testbed.records.recorded import RecordedRun
+
+Summariser = Callable[[RecordedRun], dict[str, Any]]
+"""Makes summary.json of what was recorded, where the run ended too early to be given one."""
+
+BIT_KINDS = ("raw", "reconciled", "guess", "guess_reconciled")
+"""raw: before sacrifice; guess: Eve's of the raw bits. The final key is not among them and never will be."""
+
+
+class RunWriter:
+    """Records one run from one thread. A context manager: however its body ends, the records are closed.
+
+    Rows are committed in batches (`journal.Journal`); `flush` commits at once. Everything committed survives SIGKILL
+    and is read by `reader.load` and turned into lasting files by `recover`.
+    """
+
+    def __init__(self, folder: Path, start: Start, summarise: Summariser | None = None) -> None:
+        """Begin a run in `folder`, made where it is missing; raises InputError where it already holds a run.
+
+        `summarise` makes summary.json where the body of the `with` block raises before `close` is given one.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (files.RUN, files.JOURNAL):
+            if (folder / name).exists():
+                raise InputError(f"{folder}: already holds a run ({name}); choose another folder")
+        self.folder, self.start = folder, start
+        self._summarise = summarise
+        self._lock = files.Lock(folder)
+        self._journal = journal.Journal(folder)
+        self._shapes: dict[str, tuple[int, ...] | None] = {}
+        self._events = 0
+        self._closed = False
+        self._private = start.private
+        self._n_subcarriers = None if start.subcarrier_hz is None else len(start.subcarrier_hz)
+        self._journal.document("start", start)
+        self._describe("rounds", rounds.round_fields())
+
+    def probe(
+        self,
+        round: int,
+        node: str,
+        link: str,
+        time_s: float,
+        snr_db: float,
+        cfo_hz: float,
+        rssi_dbfs: float,
+        surface: str | None = None,
+        csi: C64 | None = None,
+    ) -> None:
+        """Append one probe as the receiver `node` of `link` ('tx>rx') saw it.
+
+        `snr_db` is the mean over subcarriers; `csi` (rx antenna, tx antenna, subcarrier) complex64 is None in private
+        mode. Raises ValueError for a CSI of another shape than this link's first one or the start's frequency axis.
+        """
+        estimate: tuple[Any, ...]
+        if csi is None:
+            if link not in self._shapes:
+                self._first(node, link, None)
+            estimate = (None, None, None, None)
+        else:
+            if self._shapes.get(link) != csi.shape or csi.dtype != np.complex64:
+                self._first(node, link, csi)
+            estimate = (*csi.shape, csi.tobytes())
+        self._journal.probe((round, node, link, time_s, snr_db, cfo_hz, rssi_dbfs, surface or "", *estimate))
+
+    def _first(self, node: str, link: str, csi: C64 | None) -> None:
+        """Check what is new about a link, and describe it."""
+        transmitter, _, receiver = link.partition(">")
+        if not transmitter or receiver != node or "/" in link:
+            raise ValueError(f"link {link!r} measured at {node!r}: accepted 'transmitter>{node}'")
+        if csi is not None:
+            known = self._shapes.get(link)
+            if self._private:
+                raise ValueError(f"link {link}: CSI in private mode; accepted: None")
+            if csi.dtype != np.complex64 or csi.ndim != 3 or csi.shape[-1] != self._n_subcarriers:
+                raise ValueError(
+                    f"link {link}: CSI {csi.dtype} {csi.shape}; accepted: complex64 (rx antenna, tx antenna, "
+                    f"{self._n_subcarriers} subcarriers as in the start document)"
+                )
+            if known is not None and known != csi.shape:
+                raise ValueError(f"link {link}: CSI of shape {csi.shape} after {known}")
+        self._shapes[link] = None if csi is None else csi.shape
+        self._describe(f"links/{link}", rounds.link_fields(link, self._shapes[link]))
+
+    def round(self, round: int, kept: bool, reason: str | None, surface: str | None, t0_s: float) -> None:
+        """Append what became of a round that began at the coordinator's `t0_s`: kept, or rejected with a reason."""
+        if kept == bool(reason):
+            raise ValueError(
+                f"round {round}: kept = {kept} with reason {reason!r}; a rejected round has one, a kept one none"
+            )
+        self._journal.round((round, bool(kept), reason or "", surface or "", t0_s))
+
+    def pattern(self, digest: str, levels: U8, phase_bits: int) -> None:
+        """Record a surface pattern, levels (row, column), under its digest; told again, it is not stored again."""
+        self._journal.pattern(digest, SurfacePattern(levels, phase_bits))
+
+    def bits(self, block: int, node: str, kind: str, values: U8) -> None:
+        """Record a node's bits of a block, (bit,) of 0 and 1, of a kind in BIT_KINDS. Experiment mode only."""
+        if self._private:
+            raise ValueError("private mode: bits are not recorded")
+        if kind not in BIT_KINDS:
+            raise ValueError(f"bits of kind {kind!r}; accepted: {', '.join(BIT_KINDS)}")
+        values = np.asarray(values, dtype=np.uint8)
+        if values.ndim != 1 or np.any(values > 1):
+            raise ValueError(f"block {block}, {node}: {kind} bits must be one row of 0 and 1")
+        self._journal.bits(block, node, kind, values)
+
+    def block(self, block: Block | dict[str, Any]) -> None:
+        """Record what nodes told of a block (`documents.Block`, or the same as a dict); parts told apart are merged."""
+        self._journal.document("block", msgspec.convert(block, Block, from_attributes=True))
+
+    def event(self, kind: str, data: dict[str, Any]) -> None:
+        """Record that something happened (node_joined, node_lost, error, health …); committed at once."""
+        self._journal.document("event", Event(seq=self._events, time=documents.now(), kind=kind, data=data))
+        self._events += 1
+
+    def flush(self) -> None:
+        """Commit everything told so far."""
+        self._journal.flush()
+
+    def close(self, stop: Stop, summary: dict[str, Any] | None) -> None:
+        """End the run: compact the journal into the lasting files, check them, then remove the journal.
+
+        Where this raises, the journal is still there and `recover` can finish the work.
+        """
+        if self._closed:
+            raise ValueError(f"{self.folder}: this run is already closed")
+        self._closed = True
+        try:
+            # first into the journal, so that a kill during the compaction does not lose how the run ended
+            if summary is not None:
+                self._journal.document("summary", summary)
+            self._journal.document("stop", stop)
+            self._journal.close()
+            _compact(self.folder)
+        except BaseException:
+            self._lock.release(remove=False)
+            raise
+        self._lock.release(remove=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: TracebackType | None) -> None:
+        if self._closed:
+            return
+        if exc is None:
+            stop = documents.stop("failed", "the run ended without closing its records")
+        elif isinstance(exc, (KeyboardInterrupt, SystemExit)):
+            stop = documents.stop("aborted", f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__)
+        else:
+            stop = documents.stop("failed", f"{type(exc).__name__}: {exc}")
+        try:
+            self.flush()
+            summary = None if self._summarise is None else self._summarise(reader.load(self.folder))
+            self.close(stop, summary)
+        except Exception as trouble:
+            # the body's error is the one to show; the journal keeps what was recorded
+            if not self._closed:
+                self._closed = True
+                self._journal.close()
+                self._lock.release(remove=False)
+            if exc is None:
+                raise
+            exc.add_note(f"and the records could not be closed: {trouble}; try `testbed report {self.folder}`")
+
+    def _describe(self, stream: str, fields: dict[str, documents.Field]) -> None:
+        self._journal.document("descriptor", Descriptor(stream=stream, time=documents.now(), fields=fields))
+
+
+def recover(folder: Path, summarise: Summariser | None = None) -> RecordedRun:
+    """Turn a killed run's journal into the lasting files and return the run; one that is closed is returned as it is.
+
+    Stop status is 'killed', unless the run had already said how it ended. summary.json is what the run said or, where
+    it had not come to that, what `summarise` makes of the records; without either there is none.
+    Raises InputError where the folder holds no run, is damaged, or is still being written by another process.
+    """
+    if not (folder / files.JOURNAL).exists():
+        return reader.load(folder)
+    lock = files.Lock(folder)
+    try:
+        run = reader.load(folder)
+        if run.stop is None or (run.summary is None and summarise is not None):
+            # the dead process's journal is complete to its last commit: from here on it is ours to append to
+            ours = journal.Journal(folder, fresh=False)
+            if run.summary is None and summarise is not None:
+                ours.document("summary", summarise(run))
+            if run.stop is None:
+                ours.document("stop", documents.stop("killed", _last_word(run)))
+            ours.close()
+        _compact(folder)
+    except BaseException:
+        lock.release(remove=False)
+        raise
+    lock.release(remove=True)
+    return reader.load(folder)
+
+
+def _last_word(run: RecordedRun) -> str:
+    when = run.events[-1].time if run.events else run.start.time
+    last = f"last round {run.rounds.rounds[-1]}" if run.rounds.rounds.size else "no round finished"
+    return f"the coordinator's process died: {last}, last event or start at {when}"
+
+
+def _compact(folder: Path) -> None:
+    """Write rounds.h5, summary.json and run.json from the journal, whole and on the disk; then drop the journal."""
+    with journal.JournalReader(folder) as source:
+        told = reader.told(source)
+        with files.whole(folder / files.ROUNDS) as part:
+            rounds.write(part, source, told.start)
+        rounds.check(folder / files.ROUNDS, source)
+        if told.summary is not None:
+            _write_json(folder / files.SUMMARY, told.summary)
+        _write_json(folder / files.RUN, reader.RunFile(**told.documents(), files=files.hashes(folder)))
+    reader.verified(folder)
+    journal.remove(folder)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with files.whole(path) as part:
+        part.write_bytes(msgspec.json.format(documents.encode(content), indent=1) + b"\n")
