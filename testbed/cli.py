@@ -1,4 +1,4 @@
-"""The command line. Bad input ends in one line on standard error and exit status 2, a failed run in 1, Ctrl-C in 130."""
+"""The command line. Exit status 2: bad input, in one line on standard error; 1: a failed run; 130: Ctrl-C."""
 
 from __future__ import annotations
 
@@ -104,10 +104,14 @@ def coordinator(
         world = f"tcp://{place.world.host}:{place.world.port}"
     if place.curve:
         launch.make_keys(place)
-    server = Coordinator(place, plan, launch.new_run_folder(out, Path(experiment).stem), launch.load_identity(place, "coordinator"))
+    server = Coordinator(
+        place, plan, launch.new_run_folder(out, Path(experiment).stem), launch.load_identity(place, "coordinator")
+    )
     try:
         _stop_on_signals(server, None)
-        _say(f"coordinator on tcp://{place.coordinator.host}:{server.port}, waiting for {', '.join(server.state.nodes)}")
+        _say(
+            f"coordinator on tcp://{place.coordinator.host}:{server.port}, waiting for {', '.join(server.state.nodes)}"
+        )
         with _ProgressBar() as bar:
             outcome = server.run(world, progress=bar.update)
     finally:
@@ -137,13 +141,17 @@ def node(
         raise InputError(f"{lab}: no table [node.{name}]; accepted: {', '.join(place.node)}")
     if coordinator is None:
         if place.coordinator.port == 0:
-            raise InputError(f"{lab}: table [coordinator]: key 'port' is 0, so say where it is: --coordinator tcp://HOST:PORT")
+            raise InputError(
+                f"{lab}: table [coordinator]: key 'port' is 0, so say where it is: --coordinator tcp://HOST:PORT"
+            )
         coordinator = f"tcp://{place.coordinator.host}:{place.coordinator.port}"
     if world is None and place.world is not None and place.world.port:
         world = f"tcp://{place.world.host}:{place.world.port}"
     if place.curve:
         launch.make_keys(place)
-    daemon = NodeDaemon(place, name, coordinator, world, launch.load_identity(place, name), launch.node_state_dir(place, name))
+    daemon = NodeDaemon(
+        place, name, coordinator, world, launch.load_identity(place, name), launch.node_state_dir(place, name)
+    )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: daemon.interrupt())
     if supervised:
@@ -188,7 +196,9 @@ def sim(
 @app.command()
 def replay(
     source: Annotated[Path, typer.Argument(help="A run's folder, or a measured data set (docs/datasets.md).")],
-    chain: Annotated[Optional[str], typer.Option("--chain", help="Experiment whose chain is used.", metavar="EXPERIMENT")] = None,  # noqa: UP045
+    chain: Annotated[
+        str | None, typer.Option("--chain", help="Experiment whose chain is used.", metavar="EXPERIMENT")
+    ] = None,
     cut: Annotated[Optional[str], typer.Option(help="Only this measured link.")] = None,  # noqa: UP045
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -258,7 +268,9 @@ def bench(
 def keygen_certs(lab: LabOption = "sim") -> None:
     """Make the transport keys of a lab's daemons where they are missing, and say where they are.
 
-    Each machine keeps its own `.secret` files; copy the `.public` ones to the others. Example: testbed keygen-certs --lab bench.toml
+    Each machine keeps its own `.secret` files; copy the `.public` ones to the others.
+
+    Example: testbed keygen-certs --lab bench.toml
     """
     from testbed import launch
 
@@ -279,7 +291,15 @@ def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
     for name in place.node:
         for path in sorted((launch.lab_folder(place) / name / "keys").glob("*/*.key")):
             bits = json.loads(path.read_text())["bits"]
-            rows.append({"node": name, "run": path.parent.name, "block": int(path.stem.split("-")[1]), "bits": bits, "file": str(path)})
+            rows.append(
+                {
+                    "node": name,
+                    "run": path.parent.name,
+                    "block": int(path.stem.split("-")[1]),
+                    "bits": bits,
+                    "file": str(path),
+                }
+            )
     if as_json:
         _print_json(rows)
         return
@@ -344,7 +364,13 @@ def _stop_on_signals(server: Coordinator, crew: Crew | None) -> None:
         if kind is None:
             return
         server.interrupted = True
-        _say({"stop": "finishing the round (again: drop it)", "abort": "dropping the round (again: halt)", "halt": "halt"}[kind])
+        _say(
+            {
+                "stop": "finishing the round (again: drop it)",
+                "abort": "dropping the round (again: halt)",
+                "halt": "halt",
+            }[kind]
+        )
         server.ask_stop(kind)  # type: ignore[arg-type]
 
     signal.signal(signal.SIGINT, ask)
@@ -365,9 +391,14 @@ class _ProgressBar:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
             self._bar = Progress(
-                TextColumn("{task.fields[phase]:>11}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
-                console=Console(stderr=True), transient=True, refresh_per_second=5,
-            )  # fmt: skip
+                TextColumn("{task.fields[phase]:>11}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                console=Console(stderr=True),
+                transient=True,
+                refresh_per_second=5,
+            )
             self._bar.start()
             self._task = self._bar.add_task("run", total=None, phase="starting", figures="")
         return self
@@ -424,9 +455,13 @@ def _show(outcome: Any, report_path: Path) -> None:
         f"[bold]{s['keys_verified']} verified keys, {s['key_bits']} bits[/bold]"
         f" (mismatched: {figure(s['keys_mismatched'])}; recovered by Eve: {figure(s['eve_keys_recovered'])})"
     )
-    console.print(f"rounds {s['rounds']}, pairs kept {s['pairs_kept']}, rejected: {rejected}, {figure(s['rounds_per_s'], '.0f')} rounds/s")
     console.print(
-        f"raw bits {s['raw_bits']}, disagreement Alice–Bob {figure(s['kdr_raw'], '.3f')}, Eve {figure(s['kdr_eve'], '.3f')}, "
+        f"rounds {s['rounds']}, pairs kept {s['pairs_kept']}, rejected: {rejected}, "
+        f"{figure(s['rounds_per_s'], '.0f')} rounds/s"
+    )
+    console.print(
+        f"raw bits {s['raw_bits']}, disagreement Alice–Bob {figure(s['kdr_raw'], '.3f')}, "
+        f"Eve {figure(s['kdr_eve'], '.3f')}, "
         f"min-entropy given Eve {figure(s['min_entropy_per_bit'], '.3f')} bit/bit, "
         f"key rate {figure(s['key_rate_bps'], '.1f')} bit/s of channel time"
     )

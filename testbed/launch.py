@@ -103,7 +103,12 @@ class Crew:
 
     def _start(self, name: str, arguments: list[str], stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         # every daemon is single-threaded by design: BLAS threads would only fight for the cores
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TESTBED_STATE": str(state_root())}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "TESTBED_STATE": str(state_root()),
+        }
         with open(self._logs / f"{name}.log", "wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "testbed", *arguments, "--lab", self._lab_name, "--supervised"],

@@ -73,7 +73,7 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
 
 
 def _features(run: RecordedRun, experiment: Experiment, kept: np.ndarray) -> dict[str, F64]:
-    """Return 'tx role>rx role' → (kept round, dimension) of the experiment's own features, NaN where a link has none."""
+    """Return 'tx role>rx role' → (kept round, dimension) of the experiment's own features, NaN where there are none."""
     enhancer = registry.make_stage("enhance", experiment.chain.enhance, experiment.chain.enhance_options)
     out: dict[str, F64] = {}
     for link in run.links:
@@ -115,10 +115,18 @@ def _course(run: RecordedRun, experiment: Experiment) -> list[Verdict]:
     out = []
     if run.stop is None or run.stop.exit_status != "ok":
         status = "killed" if run.stop is None else run.stop.exit_status
-        out.append(Verdict("run_completed", False, f"The run ended as {status}: {(run.stop and run.stop.reason) or 'no word why'}."))
+        out.append(
+            Verdict(
+                "run_completed", False, f"The run ended as {status}: {(run.stop and run.stop.reason) or 'no word why'}."
+            )
+        )
     else:
         out.append(Verdict("run_completed", True, "The run went to its end."))
-    lost = [f"{e.data['node']} ({e.data.get('detail') or e.data.get('why')})" for e in run.events if e.kind in ("lost", "left_out")]
+    lost = [
+        f"{e.data['node']} ({e.data.get('detail') or e.data.get('why')})"
+        for e in run.events
+        if e.kind in ("lost", "left_out")
+    ]
     out.append(
         Verdict("nodes_alive", not lost, f"Lost or left out: {'; '.join(lost)}." if lost else "No node was lost.")
     )
@@ -131,7 +139,11 @@ def _course(run: RecordedRun, experiment: Experiment) -> list[Verdict]:
         out.append(Verdict("rounds_kept", share <= 0.1, detail))
     if experiment.mode == "experiment":
         out.append(
-            Verdict("keys_for_use", False, "Experiment mode: CSI and raw bits were recorded, so these keys are for science only.")
+            Verdict(
+                "keys_for_use",
+                False,
+                "Experiment mode: CSI and raw bits were recorded, so these keys are for science only.",
+            )
         )
     return out
 

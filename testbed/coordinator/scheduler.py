@@ -30,7 +30,13 @@ class Scheduler:
     """Plans rounds; pure. `margin_s` is how much earlier and later than expected a receiver listens."""
 
     def __init__(
-        self, slots: tuple[Slot, ...], frame_s: float, interval_s: float, turnaround_s: float, guard_s: float, lead_s: float
+        self,
+        slots: tuple[Slot, ...],
+        frame_s: float,
+        interval_s: float,
+        turnaround_s: float,
+        guard_s: float,
+        lead_s: float,
     ) -> None:
         self._slots = slots
         self._frame_s = frame_s
@@ -67,7 +73,8 @@ class Scheduler:
         """Return the round's order for one node, on its own clock."""
         base_s = self.clocks[node].base_s
         slots = [
-            m.SlotPlan(slot.tx, list(slot.rx), base_s + start_s + i * self._slot_s) for i, slot in enumerate(self._slots)
+            m.SlotPlan(slot.tx, list(slot.rx), base_s + start_s + i * self._slot_s)
+            for i, slot in enumerate(self._slots)
         ]
         return m.Probe(round=number, slots=slots, margin_s=self.margin_s, end_s=base_s + end_s)
 

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import zmq
 
-from testbed.core import schedule
 from testbed.coordinator import facts
 from testbed.coordinator import state as s
-from testbed.core import registry
+from testbed.core import registry, schedule
 from testbed.core.config import Experiment, Lab, to_dict
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
@@ -80,7 +79,7 @@ class Coordinator:
         self._last_progress: Progress | None = None
 
     def ask_stop(self, kind: s.FinishKind) -> None:
-        """Ask from a signal handler or another thread: stop finishes the round, abort drops it, halt silences at once."""
+        """Ask from a signal handler or a thread: stop finishes the round, abort drops it, halt silences at once."""
         self._stop_asked.append(kind)
 
     def close(self) -> None:
@@ -123,7 +122,9 @@ class Coordinator:
                 log.info("%s could not use: %s", node, dict(counts))
             writer.event("links_rejected", {n: dict(c) for n, c in self._links_rejected.items()})
             writer.event("messages_refused", dict(self._hub.refused))
-            status: documents.ExitStatus = {"finished": "ok", "stopped": "aborted", "failed": "failed"}[self._over.status]  # type: ignore[assignment]
+            status: documents.ExitStatus = {"finished": "ok", "stopped": "aborted", "failed": "failed"}[
+                self._over.status
+            ]  # type: ignore[assignment]
             stop = documents.stop(status, None if status == "ok" else self._over.detail)
             writer.flush()
             summary = facts.summary_of(replace(reader.load(self.folder), stop=stop))
@@ -173,7 +174,9 @@ class Coordinator:
         writer.event(kind, detail)
         if kind == "ready":
             self._began_s = time.monotonic()
-        text = f"{kind.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in detail.items() if k not in ("identity", "accepted"))
+        text = f"{kind.replace('_', ' ')}: " + ", ".join(
+            f"{k} {v}" for k, v in detail.items() if k not in ("identity", "accepted")
+        )
         if kind in ("lost", "left_out", "failed", "refused", "rejoined", "rounds_lost", "no_answer"):
             log.warning(text)
             self._tell_progress(progress, text)
@@ -189,7 +192,15 @@ class Coordinator:
                     continue
                 csi = None if link.csi is None else np.frombuffer(link.csi, dtype=np.complex64).reshape(link.shape)
                 writer.probe(
-                    r.round, node, f"{tx}>{node}", link.device_time_s, link.snr_db, link.cfo_hz, link.rssi_dbfs, r.surface, csi
+                    r.round,
+                    node,
+                    f"{tx}>{node}",
+                    link.device_time_s,
+                    link.snr_db,
+                    link.cfo_hz,
+                    link.rssi_dbfs,
+                    r.surface,
+                    csi,
                 )
         writer.round(r.round, r.kept, r.reason, r.surface, r.start_s)
 

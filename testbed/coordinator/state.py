@@ -17,15 +17,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from testbed.core.schedule import Slot
 from testbed.coordinator.scheduler import Scheduler
 from testbed.core import seeds
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import Reject
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.schedule import Slot
 from testbed.core.types import SurfacePattern
 from testbed.net import messages as m
 
+_STAGE_OF = {"Agreed": "agree", "Attacked": "attack", "Amplified": "amplify", "Unmasked": "unmask"}
+"""Which report ends which stage of a block."""
 MAX_STRIKES = 3
 """Rounds in a row that a node may leave unanswered before it is treated as lost."""
 LATE_UNCERTAINTY_S = 200e-6
@@ -197,7 +199,9 @@ class CoordinatorState:
         self.virtual = lab.world is not None and lab.world.pace == "virtual"
         wants_surface = experiment.surface.policy != "none"
         self.nodes = {
-            name: _Node(role=place.role, required=place.role in ("alice", "bob") or (place.role == "ris" and wants_surface))
+            name: _Node(
+                role=place.role, required=place.role in ("alice", "bob") or (place.role == "ris" and wants_surface)
+            )
             for name, place in lab.node.items()
             if place.role in ("alice", "bob")
             or (place.role == "ris" and wants_surface)
@@ -356,7 +360,9 @@ class CoordinatorState:
             # The air stands still while nobody probes. Before the first round it stands at 0 exactly; a node that
             # comes later finds it near the end of the last round.
             fresh = self._epoch_s is None
-            self._scheduler.synchronise(name, body.device_time_s, self._last_end_s, 0.0 if fresh else LATE_UNCERTAINTY_S)
+            self._scheduler.synchronise(
+                name, body.device_time_s, self._last_end_s, 0.0 if fresh else LATE_UNCERTAINTY_S
+            )
         else:
             round_trip_s = self._now_s - asked_s
             middle_s = asked_s + round_trip_s / 2 - self._reference_origin_s()
@@ -389,22 +395,25 @@ class CoordinatorState:
                 out += self._block_failed(f"{name} was lost")
             else:
                 self._block.waiting.discard(name)
-        if node.required and node.role != "ris":
+        if node.required and node.role != "ris" and self._pending:
             # its share of the undistilled rounds died with it
-            if self._pending:
-                out.append(Note("rounds_lost", {"node": name, "rounds": len(self._pending)}))
-                self.rejected[Reject.NODE_LOST.value] += len(self._pending)
-                self.kept -= len(self._pending)
-                self._pending.clear()
+            out.append(Note("rounds_lost", {"node": name, "rounds": len(self._pending)}))
+            self.rejected[Reject.NODE_LOST.value] += len(self._pending)
+            self.kept -= len(self._pending)
+            self._pending.clear()
         return out
 
     def _failed(self, name: str, node: _Node, body: m.Failed) -> list[Instruction]:
-        out: list[Instruction] = [Note("failed", {"node": name, "operation": body.operation, "state": body.state, "detail": body.detail})]
+        out: list[Instruction] = [
+            Note("failed", {"node": name, "operation": body.operation, "state": body.state, "detail": body.detail})
+        ]
         if body.operation == "apply":
             self._surface_wait = None
             self._surface_failures += 1
             if self._surface_failures >= MAX_STRIKES:
-                return out + self._finish("failed", f"{name}: apply failed {MAX_STRIKES} times in a row: {body.detail}", "abort")
+                return out + self._finish(
+                    "failed", f"{name}: apply failed {MAX_STRIKES} times in a row: {body.detail}", "abort"
+                )
             return out + self._reject_unprobed(Reject.SURFACE_NOT_APPLIED)
         if body.operation in ("configure", "readclock", "run"):
             if node.required:
@@ -458,7 +467,9 @@ class CoordinatorState:
             self._surface_wait = None
             self._surface_failures += 1
             if self._surface_failures >= MAX_STRIKES:
-                return out + self._finish("failed", f"the surface acknowledged no pattern {MAX_STRIKES} times in a row", "abort")
+                return out + self._finish(
+                    "failed", f"the surface acknowledged no pattern {MAX_STRIKES} times in a row", "abort"
+                )
             out += self._reject_unprobed(Reject.SURFACE_NOT_APPLIED)
         for r in [*self._settling, *([self._round] if self._round else [])]:
             if self._now_s > r.deadline_s and r.expected - set(r.results):
@@ -487,7 +498,9 @@ class CoordinatorState:
                 r.spoilt = r.spoilt or Reject.TIMEOUT
             if node.strikes >= MAX_STRIKES:
                 if node.required:
-                    return out + self._finish("failed", f"{name} left {MAX_STRIKES} rounds in a row unanswered", "abort")
+                    return out + self._finish(
+                        "failed", f"{name} left {MAX_STRIKES} rounds in a row unanswered", "abort"
+                    )
                 node.left_out = True
                 out.append(Note("left_out", {"node": name, "why": f"{MAX_STRIKES} rounds unanswered"}))
         return out
@@ -549,8 +562,7 @@ class CoordinatorState:
                 return self._start_block()
             if done:
                 kind = self._stop or "stop"
-                status = "finished" if self._stop is None else "stopped"
-                return self._finish(status, f"{self.probed} rounds", kind)
+                return self._finish("finished" if self._stop is None else "stopped", f"{self.probed} rounds", kind)
         if done or full or len(self._settling) > 1 or self._surface_wait is not None:
             return None
         if not all(n.ready for n in self._taking_part().values() if n.required):
@@ -597,14 +609,18 @@ class CoordinatorState:
             return self._finish("failed", f"{ris}: this node said nothing of its surface", "abort")
         if fresh:  # otherwise the surface lost it: ask for the same again
             self._pattern = SurfacePattern(
-                self._surface_rng.integers(0, 1 << hello.phase_bits, size=hello.surface_shape, dtype=np.uint8), hello.phase_bits
+                self._surface_rng.integers(0, 1 << hello.phase_bits, size=hello.surface_shape, dtype=np.uint8),
+                hello.phase_bits,
             )
             self._surface_round = self._next_round
         assert self._pattern is not None
         self._surface_now = None
         self._surface_wait = (self._pattern.digest, self._now_s + self.lab.coordinator.operation_timeout_s)
         body = m.Apply(
-            round=self._next_round, levels=self._pattern.levels.tobytes(), shape=hello.surface_shape, phase_bits=hello.phase_bits
+            round=self._next_round,
+            levels=self._pattern.levels.tobytes(),
+            shape=hello.surface_shape,
+            phase_bits=hello.phase_bits,
         )
         return [NewPattern(self._pattern), Tell(ris, body)]
 
@@ -699,7 +715,7 @@ class CoordinatorState:
     def _distilled(self, name: str, node: _Node, body: Any) -> list[Instruction]:
         block = self._block
         number = body.block if isinstance(body, m.Unmasked) else body.report.block
-        wanted = {m.Agreed: "agree", m.Attacked: "attack", m.Amplified: "amplify", m.Unmasked: "unmask"}[type(body)]
+        wanted = _STAGE_OF[type(body).__name__]
         if block is None or number != block.number or block.stage != wanted or name not in block.waiting:
             return [Note("late_answer", {"node": name, "block": number, "what": wanted})]
         block.waiting.discard(name)
@@ -740,7 +756,8 @@ class CoordinatorState:
             block.deadline_s = self._now_s + place.distil_timeout_s + 5.0
             report = block.attacked.report if block.attacked is not None else None
             return [
-                Tell(n, m.Amplify(block=block.number, eve=report, timeout_s=place.distil_timeout_s)) for n in sorted(names)
+                Tell(n, m.Amplify(block=block.number, eve=report, timeout_s=place.distil_timeout_s))
+                for n in sorted(names)
             ]
         if block.stage == "amplify":
             reasons = sorted({a.report.failure for a in block.amplified.values() if a.report.failure})
@@ -799,7 +816,9 @@ class CoordinatorState:
             return out
         return out + self._finish("stopped", f"{kind} was asked for", kind)
 
-    def _finish(self, status: Literal["finished", "stopped", "failed"], detail: str, kind: FinishKind) -> list[Instruction]:
+    def _finish(
+        self, status: Literal["finished", "stopped", "failed"], detail: str, kind: FinishKind
+    ) -> list[Instruction]:
         """Drop what is on the air, tell everybody, and wait for their goodbye."""
         out: list[Instruction] = []
         for r in [*self._settling, *([self._round] if self._round else [])]:

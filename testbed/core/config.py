@@ -30,7 +30,7 @@ Role = Literal["alice", "bob", "eve", "ris"]
 Options = dict[str, Any]
 
 
-class _Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+class _Table(Struct, forbid_unknown_fields=True, kw_only=True):
     pass
 
 
@@ -376,20 +376,25 @@ def _check_lab(lab: Lab, source: str) -> None:
     for role in ("alice", "bob", "eve", "ris"):
         names = [n for n, p in lab.node.items() if p.role == role]
         if len(names) > 1:
-            raise InputError(f"{source}: tables [node.{names[0]}] and [node.{names[1]}] both have role = {role!r}; accepted: one")
+            raise InputError(
+                f"{source}: tables [node.{names[0]}] and [node.{names[1]}] both have role = {role!r}; accepted: one"
+            )
     for name in lab.node:
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name) or name in ("coordinator", "world"):
-            raise InputError(f"{source}: table [node.{name}]: a node's name is 1–40 letters, digits, _ or -, and not a daemon's")
+            raise InputError(
+                f"{source}: table [node.{name}]: a node's name is 1–40 letters, digits, _ or -, and not a daemon's"
+            )
     remote = [n for n, p in lab.node.items() if not p.local]
     if remote and lab.coordinator.port == 0:
         raise InputError(
-            f"{source}: table [coordinator]: key 'port': 0 (chosen at start) is accepted only where every node is local; "
-            f"[node.{remote[0]}] is not"
+            f"{source}: table [coordinator]: key 'port': 0 (chosen at start) is accepted only where "
+            f"every node is local; [node.{remote[0]}] is not"
         )
     alice = lab.node[str(lab.by_role("alice"))]
     if remote and alice.port == 0:
         raise InputError(
-            f"{source}: table [node.{lab.by_role('alice')}]: key 'port': Alice's discussion port must be given where a node is remote"
+            f"{source}: table [node.{lab.by_role('alice')}]: key 'port': Alice's discussion port must be given "
+            "where a node is remote"
         )
 
 

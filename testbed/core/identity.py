@@ -50,12 +50,16 @@ def load(folder: Path, name: str, others: list[str]) -> Identity:
     if not secret_path.exists():
         raise InputError(f"{secret_path}: no transport key for {name!r}; make it with `testbed keygen-certs --lab …`")
     if secret_path.stat().st_mode & 0o077:
-        raise InputError(f"{secret_path}: readable by others (mode {secret_path.stat().st_mode & 0o777:o}); accepted: 600")
+        raise InputError(
+            f"{secret_path}: readable by others (mode {secret_path.stat().st_mode & 0o777:o}); accepted: 600"
+        )
     known: dict[str, str] = {}
     for other in dict.fromkeys([name, *others]):
         path = folder / f"{other}.public"
         if not path.exists():
-            raise InputError(f"{path}: no public key of {other!r}; copy it from that machine or run `testbed keygen-certs`")
+            raise InputError(
+                f"{path}: no public key of {other!r}; copy it from that machine or run `testbed keygen-certs`"
+            )
         known[other] = _key(path)
     return Identity(name=name, public=known[name], secret=_key(secret_path), known=known)
 

@@ -74,7 +74,7 @@ class Radio(ABC):
         """Return the device's clock in seconds."""
 
     def idle_until(self, time_s: float) -> None:
-        """Promise not to transmit before device time `time_s`. A simulated air waits for this; real air does not care."""
+        """Promise not to transmit before device time `time_s`. Simulated air waits for this; real air does not care."""
 
     def identity(self) -> dict[str, Any]:
         """Return driver, serial number and firmware version for the run's provenance."""
@@ -96,7 +96,9 @@ class Radio(ABC):
             low, high = getattr(caps, key)
             value = getattr(settings, key)
             if not low <= value <= high:
-                raise DeviceError(self.name, "configure", self.state, f"{key} = {value:g}, accepted {low:g} to {high:g}")
+                raise DeviceError(
+                    self.name, "configure", self.state, f"{key} = {value:g}, accepted {low:g} to {high:g}"
+                )
         self._settings = self._do_configure(settings)
         self.state = "configured"
         return self._settings
@@ -132,7 +134,8 @@ class Radio(ABC):
     def receive(self, n_samples: int, at_s: float | None = None, timeout_s: float = 5.0) -> IqBlock:
         """Return `n_samples` starting at device time `at_s` (now where None), with the first sample's time.
 
-        Raises DeviceTimeout after `timeout_s` of wall time, DeviceError where `at_s` lies before what the device still holds.
+        Raises DeviceTimeout after `timeout_s` of wall time, DeviceError where `at_s` lies before what the device
+        still holds.
         """
         self._require_configured("receive")
         if n_samples <= 0:

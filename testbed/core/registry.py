@@ -61,12 +61,14 @@ def stage_class(stage: str, name: str) -> type[Any]:
 
 
 def make_stage(stage: str, name: str, options: dict[str, Any]) -> Any:
-    """Build a stage from its name and options; unknown options and refused values raise InputError naming what is accepted."""
+    """Build a stage from its name and options; refused ones raise InputError naming what is accepted."""
     cls = stage_class(stage, name)
     accepted = {p.name for p in inspect.signature(cls).parameters.values()}
     for key in options:
         if key not in accepted:
-            raise InputError(f"{stage} {name!r} has no option {key!r}; accepted: {', '.join(sorted(accepted)) or 'none'}")
+            raise InputError(
+                f"{stage} {name!r} has no option {key!r}; accepted: {', '.join(sorted(accepted)) or 'none'}"
+            )
     try:
         return cls(**options)
     except (TypeError, ValueError) as exc:
@@ -77,5 +79,7 @@ def load_driver(group: str, name: str) -> Any:
     """Load a driver (`group` is radios, boards or worlds) by its entry point's name."""
     points = {p.name: p for p in entry_points(group=f"testbed.{group}")}
     if name not in points:
-        raise InputError(f"no driver {name!r} among the installed {group}; accepted: {', '.join(sorted(points)) or 'none'}")
+        raise InputError(
+            f"no driver {name!r} among the installed {group}; accepted: {', '.join(sorted(points)) or 'none'}"
+        )
     return points[name].load()

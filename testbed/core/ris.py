@@ -48,7 +48,7 @@ class Board(ABC):
         return {"driver": type(self).__name__}
 
     def apply(self, pattern: SurfacePattern, timeout_s: float = 2.0) -> AppliedPattern:
-        """Set every element. Raises DeviceError on a wrong shape, level or phase resolution, DeviceTimeout on silence."""
+        """Set every element. Raises DeviceError on a wrong shape, level or resolution, DeviceTimeout on silence."""
         self._require_open("apply")
         levels = np.asarray(pattern.levels)
         if levels.shape != self.shape:

@@ -51,11 +51,11 @@ class Quantizer(ABC):
 
     @abstractmethod
     def follow(self, features: Features, lead: PublicMessage) -> tuple[Bits, PublicMessage]:
-        """Quantize Bob's features by Alice's message; the bits are those both sides will keep. Publish what was dropped."""
+        """Quantize Bob's features by Alice's message: the bits both sides will keep. Publish what was dropped."""
 
     @abstractmethod
     def finish(self, draft: Bits, follow: PublicMessage) -> Bits:
-        """Restrict Alice's draft to what Bob kept. Same order and origin (probe, dimension, level_bit) as Bob's bits."""
+        """Restrict Alice's draft to what Bob kept: order and origin (probe, dimension, level_bit) as Bob's bits."""
 
     @abstractmethod
     def eavesdrop(self, features: Features, lead: PublicMessage, follow: PublicMessage) -> Bits:

@@ -59,7 +59,7 @@ class SoundingFrame:
     @property
     def subcarrier_hz(self) -> F64:
         """(subcarrier,) offsets from the carrier."""
-        return self.bins * (self.sample_rate_hz / self.n_fft)
+        return np.asarray(self.bins * (self.sample_rate_hz / self.n_fft), dtype=np.float64)
 
     @property
     def duration_s(self) -> float:
@@ -143,7 +143,7 @@ class SurfacePattern:
     @property
     def phases_rad(self) -> F64:
         """(row, column)."""
-        return self.levels * (2.0 * np.pi / (1 << self.phase_bits))
+        return np.asarray(self.levels * (2.0 * np.pi / (1 << self.phase_bits)), dtype=np.float64)
 
     @property
     def digest(self) -> str:

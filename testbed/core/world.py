@@ -41,5 +41,7 @@ class World(ABC):
 
     @staticmethod
     @abstractmethod
-    def reset(endpoint: str, identity: Identity | None, scene: Scene, radio: RadioPlan, seed: int, timeout_s: float) -> None:
+    def reset(
+        endpoint: str, identity: Identity | None, scene: Scene, radio: RadioPlan, seed: int, timeout_s: float
+    ) -> None:
         """Put a scene into the running world: time 0, new channels from `seed`; attached devices stay attached."""

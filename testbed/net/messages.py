@@ -261,21 +261,15 @@ class Finish(_Body, frozen=True):
     kind: Literal["stop", "abort", "halt"]
 
 
-FromNode = (
-    Hello | Heartbeat | Configured | ClockReading | Applied | Captured | Probed | Agreed | Attacked | Amplified | Unmasked
-    | Failed | Stopped
-)  # fmt: skip
-ToNode = (
-    Welcome | Refused | Pulse | Configure | ReadClock | Apply | Probe | Distil | Attack | Amplify | Unmask | Abandon | Finish
-)  # fmt: skip
-
-
 class Envelope(Struct, frozen=True):
     header: Header
     body: (
-        Hello | Heartbeat | Configured | ClockReading | Applied | Captured | Probed | Agreed | Attacked | Amplified | Unmasked
-        | Failed | Stopped | Welcome | Refused | Pulse | Configure | ReadClock | Apply | Probe | Distil | Attack | Amplify
-        | Unmask | Abandon | Finish
+        # from nodes
+        Hello | Heartbeat | Configured | ClockReading | Applied | Captured | Probed | Failed | Stopped
+        | Agreed | Attacked | Amplified | Unmasked
+        # to nodes
+        | Welcome | Refused | Pulse | Configure | ReadClock | Apply | Probe | Abandon | Finish
+        | Distil | Attack | Amplify | Unmask
     )  # fmt: skip
 
 
@@ -286,7 +280,7 @@ class PublicEnvelope(Struct, frozen=True):
     block: int
     phase: Literal["agree", "amplify"]
     index: int
-    """Position in the block's transcript, counted by Alice's node; −1 on Bob's own link, where order is the socket's."""
+    """Position in the block's transcript, counted by Alice's node; −1 on Bob's own link."""
     sender: Literal["alice", "bob"]
     message: PublicMessage
 

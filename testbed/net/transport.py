@@ -37,7 +37,9 @@ def _bind(socket: Any, host: str, port: int) -> int:
             return port
         return int(socket.bind_to_random_port(f"tcp://{host}"))
     except zmq.ZMQError as exc:
-        raise InputError(f"cannot listen on {host}:{port}: {exc}; choose a free port or another host in the lab file") from exc
+        raise InputError(
+            f"cannot listen on {host}:{port}: {exc}; choose a free port or another host in the lab file"
+        ) from exc
 
 
 class Wire:

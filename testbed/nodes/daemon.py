@@ -116,7 +116,7 @@ class NodeDaemon:
     # -- life
 
     def run(self) -> int:
-        """Serve until told to finish, or until the coordinator has been silent for too long. Returns the exit status."""
+        """Serve until told to finish, or the coordinator has been silent for too long. Returns the exit status."""
         self._pulse.start()
         try:
             self._greet()

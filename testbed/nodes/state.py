@@ -248,7 +248,11 @@ class NodeState:
         if self._conversation is not None:
             return [Report(m.Failed(operation="distil", state=self.name, detail=f"block {self._block} is still open"))]
         if series is None:
-            return [Report(m.Failed(operation="distil", state=self.name, detail=f"no CSI of block {body.block}: restarted?"))]
+            return [
+                Report(
+                    m.Failed(operation="distil", state=self.name, detail=f"no CSI of block {body.block}: restarted?")
+                )
+            ]
         for r in [r for r in self._csi if r <= body.rounds[-1]]:
             del self._csi[r]  # used once, then gone
         self._block, self._phase, self._said = body.block, "agree", 0
@@ -261,7 +265,9 @@ class NodeState:
     def _start_amplifying(self, body: m.Amplify) -> list[Instruction]:
         agreed = self._agreed.pop(body.block, None)
         if self._chain is None or self._plan is None or agreed is None or self._conversation is not None:
-            return [Report(m.Failed(operation="amplify", state=self.name, detail=f"block {body.block} was not agreed here"))]
+            return [
+                Report(m.Failed(operation="amplify", state=self.name, detail=f"block {body.block} was not agreed here"))
+            ]
         self._block, self._phase = body.block, "amplify"
         self._deadline_s = self._now_s + body.timeout_s
         self.name = "amplifying"
@@ -432,6 +438,20 @@ def _reason(conversation: Conversation[Any]) -> str:
 
 
 __all__ = [
-    "DeviceDone", "DeviceFault", "Do", "Event", "EveReport", "Exit", "Heard", "Instruction", "KeepKey", "NodeState",
-    "ProbeDone", "Publish", "Report", "Silence", "Tick", "Told",
+    "DeviceDone",
+    "DeviceFault",
+    "Do",
+    "EveReport",
+    "Event",
+    "Exit",
+    "Heard",
+    "Instruction",
+    "KeepKey",
+    "NodeState",
+    "ProbeDone",
+    "Publish",
+    "Report",
+    "Silence",
+    "Tick",
+    "Told",
 ]  # fmt: skip

@@ -8,9 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from testbed.core import schedule
 from testbed.coordinator import state as s
-from testbed.core import config
+from testbed.core import config, schedule
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
 from testbed.net import messages as m
 
@@ -64,7 +63,9 @@ class Stage:
     def join(self, *names: str) -> None:
         for name in names or self.state.nodes:
             shape = {"surface_shape": (2, 2), "phase_bits": 1} if name == "ris" else {}
-            hello = m.Hello(role=self.state.nodes[name].role, identity={}, pid=1, discussion_port=1, transcript_port=2, **shape)  # type: ignore[arg-type]
+            hello = m.Hello(
+                role=self.state.nodes[name].role, identity={}, pid=1, discussion_port=1, transcript_port=2, **shape
+            )  # type: ignore[arg-type]
             self.take(self.says(name, hello))
 
     def says(self, name: str, body: Any) -> s.Received:
@@ -106,8 +107,9 @@ class Stage:
             case m.ReadClock():
                 return [m.ClockReading(device_time_s=100.0)]
             case m.Apply():
-                from testbed.core.types import SurfacePattern
                 import numpy as np
+
+                from testbed.core.types import SurfacePattern
 
                 levels = np.frombuffer(body.levels, dtype=np.uint8).reshape(body.shape)
                 digest = SurfacePattern(levels, body.phase_bits).digest
@@ -117,10 +119,22 @@ class Stage:
             case m.Distil():
                 return [m.Agreed(report=agreement(body.block), raw_bits=b"\1\0", public_messages=3)]
             case m.Attack():
-                report = EveReport(block=body.block, sacrificed_bits=9, sacrificed_errors=4, best_link="alice", transcript_complete=True)
+                report = EveReport(
+                    block=body.block,
+                    sacrificed_bits=9,
+                    sacrificed_errors=4,
+                    best_link="alice",
+                    transcript_complete=True,
+                )
                 return [m.Attacked(report=report, guess=b"\0\0")]
             case m.Amplify():
-                report_ = KeyReport(block=body.block, key_bits=7, min_entropy_per_bit=0.5, eve_measured=body.eve is not None, failure=None)
+                report_ = KeyReport(
+                    block=body.block,
+                    key_bits=7,
+                    min_entropy_per_bit=0.5,
+                    eve_measured=body.eve is not None,
+                    failure=None,
+                )
                 return [m.Amplified(report=report_, digest="same")]
             case m.Unmask():
                 return [m.Unmasked(block=body.block, digest="other")]
@@ -136,8 +150,9 @@ def probed(node: str, body: m.Probe, reason: str | None = None) -> m.Probed:
 
 def agreement(block: int, verified: bool = True, failure: str | None = None) -> AgreeReport:
     return AgreeReport(
-        block=block, probes=3, raw_bits=20, sacrificed_bits=2, sacrificed_errors=0, reconciled_bits=18, corrected_bits=1,
-        leaked_bits=5, leaked_by_kind={}, public_bytes=10, messages=3, source_min_entropy=0.9, verified=verified, failure=failure,
+        block=block, probes=3, raw_bits=20, sacrificed_bits=2, sacrificed_errors=0, reconciled_bits=18,
+        corrected_bits=1, leaked_bits=5, leaked_by_kind={}, public_bytes=10, messages=3, source_min_entropy=0.9,
+        verified=verified, failure=failure,
     )  # fmt: skip
 
 
@@ -166,7 +181,10 @@ def test_every_round_has_its_own_acknowledged_pattern() -> None:
 
 def test_slots_are_told_on_each_nodes_own_clock() -> None:
     readings = {"alice": 5.0, "bob": 1000.0, "eve": -3.0, "ris": 0.0}
-    stage = Stage(lambda n, b: [m.ClockReading(device_time_s=readings[n])] if isinstance(b, m.ReadClock) else None, surface={"policy": "none"})
+    stage = Stage(
+        lambda n, b: [m.ClockReading(device_time_s=readings[n])] if isinstance(b, m.ReadClock) else None,
+        surface={"policy": "none"},
+    )
     stage.join("alice", "bob", "eve")
     starts = {n: b.slots[0].start_s - readings[n] for n, b in stage.told if isinstance(b, m.Probe) and b.round == 0}
     assert starts.keys() == {"alice", "bob", "eve"}
@@ -401,7 +419,9 @@ def test_planning_does_not_depend_on_when_results_arrive() -> None:
             for name in order:
                 body = waiting[name, number]
                 links = [
-                    m.LinkResult(tx=slot.tx, reason=None, timing_error_s=1e-7 * (number + 1)) for slot in body.slots if name in slot.rx
+                    m.LinkResult(tx=slot.tx, reason=None, timing_error_s=1e-7 * (number + 1))
+                    for slot in body.slots
+                    if name in slot.rx
                 ]
                 stage.take(stage.says(name, m.Probed(round=number, links=links)))
         return [b.slots[0].start_s for n, b in stage.told if isinstance(b, m.Probe) and n == "bob"]

@@ -42,7 +42,9 @@ class Trio:
         rng = np.random.default_rng(1)
 
         def fading() -> Any:
-            return rng.normal(size=(len(ROUNDS), SUBCARRIERS // 4)) + 1j * rng.normal(size=(len(ROUNDS), SUBCARRIERS // 4))
+            return rng.normal(size=(len(ROUNDS), SUBCARRIERS // 4)) + 1j * rng.normal(
+                size=(len(ROUNDS), SUBCARRIERS // 4)
+            )
 
         common, own = fading(), fading()
         for role, node in self.nodes.items():
@@ -94,8 +96,8 @@ class Trio:
 
 def frame(h: Any) -> CsiFrame:
     return CsiFrame(
-        h=h.astype(np.complex64)[None, None, :], subcarrier_hz=np.arange(SUBCARRIERS) * 1e5, snr_db=np.full(SUBCARRIERS, 30.0),
-        cfo_hz=0.0, time_s=0.0, rssi_dbfs=-30.0,
+        h=h.astype(np.complex64)[None, None, :], subcarrier_hz=np.arange(SUBCARRIERS) * 1e5,
+        snr_db=np.full(SUBCARRIERS, 30.0), cfo_hz=0.0, time_s=0.0, rssi_dbfs=-30.0,
     )  # fmt: skip
 
 

@@ -21,7 +21,9 @@ from testbed.core import config
 from testbed.records import reader
 
 
-def run(tmp_path: Path, experiment: str, name: str = "run", act: Any = None, lab: str = "sim", **changes: Any) -> Outcome:
+def run(
+    tmp_path: Path, experiment: str, name: str = "run", act: Any = None, lab: str = "sim", **changes: Any
+) -> Outcome:
     """Run a bundled experiment; `act(progress, coordinator, crew)` is called after every round."""
     plan = msgspec.structs.replace(config.load_experiment(experiment), **changes)
     handles: list[Any] = []
@@ -179,7 +181,9 @@ def test_stopping_early_leaves_a_readable_run(tmp_path: Path, kind: Any) -> None
 
 
 def cli(*arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "testbed", *arguments], capture_output=True, text=True, timeout=60, **kwargs)
+    return subprocess.run(
+        [sys.executable, "-m", "testbed", *arguments], capture_output=True, text=True, timeout=60, **kwargs
+    )
 
 
 def test_killing_the_coordinator_leaves_no_orphans_and_a_run_that_report_recovers(tmp_path: Path) -> None:

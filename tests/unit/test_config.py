@@ -37,7 +37,11 @@ def refusal(tmp_path: Path, text: str, lab: bool = False) -> str:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("carrier_hz = 5.8e9", "carrier_mhz = 5800", ["[radio]", "'carrier_mhz'", "did you mean 'carrier_hz'", "sample_rate_hz"]),
+        (
+            "carrier_hz = 5.8e9",
+            "carrier_mhz = 5800",
+            ["[radio]", "'carrier_mhz'", "did you mean 'carrier_hz'", "sample_rate_hz"],
+        ),
         ("carrier_hz = 5.8e9", "carrier_hz = -1.0", ["[radio]", "'carrier_hz'", "> 0"]),
         ("carrier_hz = 5.8e9", 'carrier_hz = "5.8 GHz"', ["[radio]", "'carrier_hz'", "float"]),
         ("rounds = 600", "rounds = 0", ["'rounds'", ">= 1"]),
