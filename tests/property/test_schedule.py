@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.chain.probing.schedule import ROLES, Slot, parse, render
 from testbed.core.errors import InputError
+from testbed.core.schedule import ROLES, Slot, parse, render
 
 
 @st.composite
