@@ -9,7 +9,26 @@ import pytest
 from testbed.core import config
 from testbed.core.errors import InputError
 
-GOOD = config.bundled(config.Experiment)["mobile_room"].read_text()
+GOOD = """
+schema = 1
+title = "good"
+rounds = 600
+
+[radio]
+carrier_hz = 5.8e9
+
+[probing]
+interval_s = 0.05
+
+[scene.alice]
+position_m = [2.0, 3.0, 1.5]
+
+[scene.bob]
+position_m = [16.0, 13.0, 1.2]
+
+[accounting]
+block_rounds = 300
+"""
 LAB = config.bundled(config.Lab)["sim"].read_text()
 
 

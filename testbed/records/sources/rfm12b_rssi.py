@@ -23,7 +23,7 @@ from testbed.records.sources import Cut, EveLinks, Recording
 ACCEPTS = "folder with sniffer_nodeA_B.txt[.gz] and sniffer_nodeB_A.txt[.gz], or static_nodeA and static_nodeB likewise"
 
 CAVEATS = (
-    "missing RSSI was replaced upstream by a constant (-70 at A, -72 at B, -66 and -67 at Eve): it cannot be told apart",
+    "missing RSSI was replaced upstream by a constant (-70 at A, -72 at B, -66 and -67 at Eve): indistinguishable",
     "which row of Eve's files belongs to which row of A and B is assumed from the upstream script, not proved",
     "Eve's receiver saturates on A (two values only), her position is not documented: she bounds nothing but herself",
     "a line joins several captures, so neighbouring values of a line need not be neighbours in time",
