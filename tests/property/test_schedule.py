@@ -1,10 +1,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-<<<<<<< HEAD
-from testbed.chain.probing.schedule import ROLES, Slot, parse, render
-=======
->>>>>>> csi
 
 from testbed.core.errors import InputError
 from testbed.core.schedule import ROLES, Slot, parse, render
