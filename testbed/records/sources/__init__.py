@@ -24,6 +24,8 @@ class EveLinks:
     from_alice: CsiSeries | None
     """Her channel from Alice; None where that was not measured."""
     from_bob: CsiSeries | None
+    measured: bool = True
+    """False: computed from what everybody knows (a codebook); guarded against, but no measured correlation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,9 @@ class Cut:
     assumption: str = ""
     """The same in words, for the report."""
     key_probes: I64 | None = None
-    """(n,) probes that feed the key, in this order; None: all, as they stand. The figures always use all."""
+    """(n,) probes that feed the key, in this order; None: all, as they stand. Correlations always use all."""
+    key_note: str = ""
+    """Why these."""
     interval_s: float | None = None
     """From probe pair to probe pair; None where the source has no meaningful timing, so no rates can be given."""
 
