@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct, field
 
-from testbed.core import registry
+from testbed.core import registry, schedule
 from testbed.core.errors import InputError
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -284,10 +284,21 @@ def _load(path: Path, kind: type[T]) -> T:
 
 def convert(raw: dict[str, Any], kind: type[T], source: str) -> T:
     """Check a parsed file against its schema; raises InputError in one line."""
+    if kind is Lab and isinstance(raw.get("node"), dict):
+        # one by one first: the error for a whole dict does not say which of its tables is wrong
+        for name, table in raw["node"].items():
+            _convert(table, NodePlace, source, [f"node.{name}"])
+    return _convert(raw, kind, source, [])
+
+
+C = TypeVar("C", bound=Struct)
+
+
+def _convert(raw: Any, kind: type[C], source: str, above: list[str]) -> C:
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as exc:
-        raise InputError(f"{source}: {_explain(str(exc), kind)}") from exc
+        raise InputError(f"{source}: {_explain(str(exc), kind, above)}") from exc
 
 
 def _struct_at(kind: Any, keys: list[str]) -> Any:
@@ -298,27 +309,22 @@ def _struct_at(kind: Any, keys: list[str]) -> Any:
             return None
         hints = {f.name: f.type for f in msgspec.structs.fields(current)}
         current = hints.get(key)
-        options = getattr(current, "__args__", ())
-        if getattr(current, "__origin__", None) is dict:
-            current = options[1]
-            # the next key is a free name: skip it by handing back a marker
-            return _struct_at(current, keys[keys.index(key) + 2 :]) if len(keys) > keys.index(key) + 1 else None
-        structs = [o for o in options if isinstance(o, type) and issubclass(o, Struct)]
+        structs = [o for o in getattr(current, "__args__", ()) if isinstance(o, type) and issubclass(o, Struct)]
         if structs:
             current = structs[0]
     return current
 
 
-def _explain(message: str, kind: Any) -> str:
-    """Turn msgspec's message into `[table] key: what is wrong; accepted: …`."""
+def _explain(message: str, kind: Any, above: list[str]) -> str:
+    """Turn msgspec's message into `table [table]: key 'key': what is wrong; accepted: …`."""
     text, _, where = message.partition(" - at `")
-    # msgspec writes the values of a dict as [...]; the name is not in the message
-    keys = [k for k in re.split(r"\.|\[|\]", where.rstrip("`").lstrip("$")) if k]
+    inner = [k for k in re.split(r"\.|\[|\]", where.rstrip("`").lstrip("$")) if k and k != "..."]
+    keys = above + inner
     unknown = re.match(r"Object contains unknown field `(.+)`", text)
     missing = re.match(r"Object missing required field `(.+)`", text)
     if unknown or missing:
         table = f"table [{'.'.join(keys)}]" if keys else "top level"
-        found = _struct_at(kind, keys)
+        found = _struct_at(kind, inner)
         accepted = sorted(f.name for f in msgspec.structs.fields(found)) if found is not None else []
         if missing:
             return f"{table}: missing {missing[1]!r}; accepted keys: {', '.join(accepted)}"
@@ -337,6 +343,10 @@ def _check_experiment(e: Experiment, source: str) -> None:
         except InputError as exc:
             raise InputError(f"{source}: table [{table}]: {exc}") from exc
 
+    try:
+        schedule.parse(e.probing.schedule)
+    except InputError as exc:
+        raise InputError(f"{source}: table [probing]: key 'schedule': {exc}") from exc
     stage("probing", "probing", e.probing.waveform, e.probing.waveform_options)
     stage("probing", "csi", e.probing.estimator, e.probing.estimator_options)
     stage("chain", "enhance", e.chain.enhance, e.chain.enhance_options)

@@ -1,0 +1,1 @@
+"""Messages and the authenticated sockets that carry them."""

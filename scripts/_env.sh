@@ -1,0 +1,17 @@
+# Sourced by run and test: makes .venv once, from the pinned constraints, and again only when these change.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python="${PYTHON:-python3}"
+stamp=".venv/.made-from"
+wanted="$(cat pyproject.toml constraints.txt; "$python" -c 'import sys; print(sys.version)'; pwd)"
+if [ ! -x .venv/bin/testbed ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        echo "scripts: Python ≥ 3.11 is needed, $("$python" --version) found; set PYTHON=/path/to/python3.11" >&2
+        exit 2
+    }
+    echo "making .venv (once, a few minutes) …" >&2
+    rm -rf .venv
+    "$python" -m venv .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' >&2
+    printf '%s' "$wanted" >"$stamp"
+fi

@@ -1,0 +1,104 @@
+"""A simulated surface controller: a thin client of the World that holds its one surface."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from sim_backend.link import OffAir, link_for
+from sim_backend.messages import Apply, Hang, Now, Readback, Reply
+from sim_backend.ticks import DeviceClock, to_ticks
+from testbed.core.errors import DeviceError, InputError
+from testbed.core.ris import Board
+from testbed.core.seeds import generator
+from testbed.core.types import AppliedPattern, SurfacePattern
+from testbed.core.world import DriverContext
+
+
+class BoardOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a simulated board is like; every field is a key of `options` in its lab table."""
+
+    rows: Annotated[int, Meta(ge=1, le=256)] = 16
+    columns: Annotated[int, Meta(ge=1, le=256)] = 16
+    phase_bits: Annotated[int, Meta(ge=1, le=8)] = 1
+    latency_s: Annotated[float, Meta(ge=0)] = 1e-3
+    """From the command to the outputs' latch."""
+    clock_ppm: float | None = None
+    """Default: drawn within ±20 (a microcontroller's crystal)."""
+    clock_offset_s: float | None = None
+    """Default: drawn within ±1 ms."""
+
+
+class SimBoard(Board):
+    """The board behind the scene's surface; where the scene has none, it latches patterns that nobody hears."""
+
+    def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
+        super().__init__(name)
+        try:
+            self._options = msgspec.convert(options, BoardOptions)
+        except msgspec.ValidationError as exc:
+            accepted = ", ".join(f.name for f in msgspec.structs.fields(BoardOptions))
+            raise InputError(f"node {name!r}: options: {exc}; accepted keys: {accepted}") from exc
+        rng = generator(context.seed, name, "clock")
+        ppm, offset_s = float(rng.uniform(-20, 20)), float(rng.uniform(-1e-3, 1e-3))
+        self._clock = DeviceClock(
+            ppm if self._options.clock_ppm is None else self._options.clock_ppm,
+            offset_s if self._options.clock_offset_s is None else self._options.clock_offset_s,
+        )
+        self._seed = context.seed
+        self._link = link_for(name, context)
+        try:
+            self._attach()
+        except BaseException:
+            self._link.close(self.state)
+            raise
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._options.rows, self._options.columns
+
+    @property
+    def phase_bits(self) -> int:
+        return self._options.phase_bits
+
+    def identity(self) -> dict[str, Any]:
+        return {"driver": "sim", "serial": f"sim-{self.name}-{self._seed}", "firmware": "none"}
+
+    def now_s(self) -> float:
+        reply, _ = self._link.ask(Now(id=self._link.next_id(), session=self._link.session), self.state)
+        return self._clock.reading_s(reply.now)
+
+    def _attach(self) -> None:
+        self._link.attach("board", self.state)
+        rows, columns = self.shape
+        hang = Hang(
+            id=self._link.next_id(), session=self._link.session, rows=rows, columns=columns, phase_bits=self.phase_bits
+        )
+        self._link.ask(hang, self.state)
+
+    def _do_apply(self, pattern: SurfacePattern, timeout_s: float) -> AppliedPattern:
+        levels = np.ascontiguousarray(pattern.levels, dtype=np.uint8)
+        try:
+            reply = self._ask_apply(levels, timeout_s)
+        except OffAir:  # the world was started anew
+            self._attach()
+            reply = self._ask_apply(levels, timeout_s)
+        return AppliedPattern(pattern.digest, self._clock.reading_s(reply.time))
+
+    def _ask_apply(self, levels: np.ndarray, timeout_s: float) -> Reply:
+        latency = to_ticks(self._options.latency_s)
+        request = Apply(id=self._link.next_id(), session=self._link.session, latency=latency)
+        return self._link.ask(request, self.state, levels, timeout_s)[0]
+
+    def _do_readback(self, timeout_s: float) -> SurfacePattern:
+        request = Readback(id=self._link.next_id(), session=self._link.session)
+        _, raw = self._link.ask(request, self.state, timeout_s=timeout_s)
+        if len(raw) != self.n_elements:
+            raise DeviceError(self.name, "readback", self.state, f"{len(raw)} levels, expected {self.n_elements}")
+        return SurfacePattern(np.frombuffer(raw, np.uint8).reshape(self.shape), self.phase_bits)
+
+    def _do_close(self) -> None:
+        self._link.close(self.state)

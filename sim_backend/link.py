@@ -1,0 +1,110 @@
+"""A device's side of the conversation with the World."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from typing import Any
+
+import zmq
+
+from sim_backend.messages import PROTOCOL, Attach, Declare, Detach, Reply, decode_reply, encode
+from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
+from testbed.core.identity import Identity, secure
+from testbed.core.world import DriverContext
+
+ANSWER_S = 5.0
+"""How long the World may take to answer what it can answer at once (it may be computing for somebody else)."""
+
+
+class OffAir(DeviceError):
+    """The World does not know this device (any more): it was dropped, replaced, or the World is a new one."""
+
+
+class NewWorld(DeviceError):
+    """The World was reset since this device last heard from it; `seed` is the new one's."""
+
+    seed = 0
+
+
+class Link:
+    """Requests to the World at `endpoint`, answered one by one; usable from several threads.
+
+    Each thread talks through a socket of its own, so that one may silence the radio while another waits for samples.
+    """
+
+    def __init__(self, name: str, endpoint: str, identity: Identity | None) -> None:
+        self._name, self._endpoint, self._identity = name, endpoint, identity
+        self._context = zmq.Context()
+        self._local = threading.local()
+        self._ids = itertools.count(1)
+        self.session = ""
+
+    def ask(self, request: Any, state: str, payload: Any = None, timeout_s: float = ANSWER_S) -> tuple[Reply, bytes]:
+        """Send a request and wait for its answer.
+
+        Raises what the World refused (LateTransmit, DeviceTimeout, OffAir, DeviceError) and DeviceTimeout where it
+        does not answer.
+        """
+        operation = type(request).__struct_config__.tag
+        socket = self._socket(operation, state)
+        socket.send_multipart([encode(request)] if payload is None else [encode(request), payload])
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not socket.poll(left_s * 1e3):
+                raise DeviceTimeout(
+                    self._name, operation, state, f"the world at {self._endpoint} did not answer within {timeout_s:g} s"
+                )
+            frames = socket.recv_multipart()
+            reply = decode_reply(frames[0])
+            if reply.id == request.id:  # anything else answers a question that was given up
+                break
+        if reply.error:
+            kinds = {"late": LateTransmit, "timeout": DeviceTimeout, "off_air": OffAir, "new_world": NewWorld}
+            error = kinds.get(reply.error, DeviceError)(self._name, operation, state, reply.detail)
+            if isinstance(error, NewWorld):
+                error.seed = reply.seed
+            raise error
+        return reply, frames[1] if len(frames) > 1 else b""
+
+    def declare(self, until: int, state: str) -> None:
+        """Promise silence until a tick; nobody answers."""
+        self._socket("declare", state).send(encode(Declare(id=0, session=self.session, until=until)))
+
+    def attach(self, kind: str, state: str) -> None:
+        """Introduce the device; a device of the same name that was attached before is replaced."""
+        request = Attach(id=self.next_id(), protocol=PROTOCOL, name=self._name, kind=kind)  # type: ignore[arg-type]
+        self.session = self.ask(request, state)[0].session
+
+    def next_id(self) -> int:
+        return next(self._ids)
+
+    def close(self, state: str) -> None:
+        """Say goodbye if somebody listens, and let the sockets go."""
+        try:
+            if self.session:
+                self.ask(Detach(id=self.next_id(), session=self.session), state, timeout_s=1.0)
+        except DeviceError:
+            pass  # gone already: that is what was asked for
+        finally:
+            self._context.destroy(linger=0)
+
+    def _socket(self, operation: str, state: str) -> Any:
+        socket = getattr(self._local, "socket", None)
+        if socket is None:
+            if self._context.closed:
+                raise DeviceError(self._name, operation, state, "the link to the world is closed")
+            socket = self._local.socket = self._context.socket(zmq.DEALER)
+            socket.setsockopt(zmq.LINGER, 0)
+            secure(socket, self._identity, "world")
+            socket.connect(self._endpoint)
+        return socket
+
+
+def link_for(name: str, context: DriverContext) -> Link:
+    """Return a link to the lab's world; raises DeviceError where the lab has none."""
+    if context.world is None:
+        raise DeviceError(name, "open", "closed", "a simulated device needs a [world] table in the lab file")
+    return Link(name, context.world, context.identity)

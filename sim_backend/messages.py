@@ -1,0 +1,122 @@
+"""What devices and the World say to each other: one msgpack header, then at most one frame of raw samples or levels.
+
+Times are ticks (`ticks.py`). Every request but `Declare` is answered by one `Reply` of the same id.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+PROTOCOL = 1
+MAX_SAMPLES = 1 << 22
+
+Name = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,40}$")]
+Tick = Annotated[int, Meta(ge=-(1 << 61), le=1 << 61)]
+Count = Annotated[int, Meta(ge=1, le=MAX_SAMPLES)]
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class _Request(Struct, forbid_unknown_fields=True, kw_only=True):
+    id: int
+    session: str = ""
+    """From the answer to Attach."""
+
+
+class Attach(_Request, tag="attach", kw_only=True):
+    protocol: int
+    name: Name
+    kind: Literal["radio", "board"]
+
+
+class Detach(_Request, tag="detach", kw_only=True):
+    pass
+
+
+class Now(_Request, tag="now", kw_only=True):
+    pass
+
+
+class Tune(_Request, tag="tune", kw_only=True):
+    place: str
+    carrier_hz: Positive
+    sample_rate_hz: Positive
+    turnaround_s: Annotated[float, Meta(ge=0)]
+
+
+class Transmit(_Request, tag="transmit", kw_only=True):
+    """Payload: complex64 (sample,) in √mW."""
+
+    start: Tick
+    shift: Tick = 0
+    cyclic: bool = False
+    seed: int
+    """Of the world that the samples were made for."""
+
+
+class Receive(_Request, tag="receive", kw_only=True):
+    """Answered by complex64 (sample,) in √mW."""
+
+    start: Tick
+    shift: Tick = 0
+    n_samples: Count
+    timeout_s: Positive
+    seed: int
+    """Of the world whose samples are wanted."""
+
+
+class Declare(_Request, tag="declare", kw_only=True):
+    """Never answered."""
+
+    until: Tick
+
+
+class Silence(_Request, tag="silence", kw_only=True):
+    pass
+
+
+class Hang(_Request, tag="hang", kw_only=True):
+    rows: Annotated[int, Meta(ge=1, le=4096)]
+    columns: Annotated[int, Meta(ge=1, le=4096)]
+    phase_bits: Annotated[int, Meta(ge=1, le=8)]
+
+
+class Apply(_Request, tag="apply", kw_only=True):
+    """Payload: uint8 (row, column)."""
+
+    latency: Tick
+
+
+class Readback(_Request, tag="readback", kw_only=True):
+    """Answered by uint8 (row, column)."""
+
+
+class Reset(_Request, tag="reset", kw_only=True):
+    scene: dict[str, Any]
+    carrier_hz: Positive
+    seed: Annotated[int, Meta(ge=0)]
+
+
+Request = Attach | Detach | Now | Tune | Transmit | Receive | Declare | Silence | Hang | Apply | Readback | Reset
+
+
+class Reply(Struct, kw_only=True, frozen=True):
+    id: int
+    error: Literal["", "late", "timeout", "off_air", "new_world", "device"] = ""
+    detail: str = ""
+    session: str = ""
+    now: int = 0
+    """The world's time."""
+    horizon: int = 0
+    """Now, Tune: earliest start of this radio's next transmission."""
+    time: int = 0
+    """Apply: first tick that sees the pattern."""
+    seed: int = 0
+    """Of the world as last reset."""
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode_request = msgspec.msgpack.Decoder(Request).decode
+decode_reply = msgspec.msgpack.Decoder(Reply).decode

@@ -1,0 +1,169 @@
+"""A simulated radio: a thin client of the World with its own clock, oscillator, chains and converter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sim_backend.impairments import FrontEnd, RadioOptions, device_clock, options_from, oscillator_ppm
+from sim_backend.link import ANSWER_S, NewWorld, OffAir, link_for
+from sim_backend.messages import MAX_SAMPLES, Now, Receive, Reply, Silence, Transmit, Tune
+from testbed.core.errors import DeviceError
+from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
+from testbed.core.types import C64, IqBlock
+from testbed.core.world import DriverContext
+
+
+class SimRadio(Radio):
+    """A radio in the simulated air. Options: the fields of `impairments.RadioOptions`."""
+
+    def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
+        super().__init__(name)
+        self._options = options_from(options, RadioOptions, name)
+        self._seed = context.seed
+        self._clock = device_clock(name, self._options, context.seed)
+        self._front: FrontEnd | None = None
+        self._world_seed = -1
+        self._old: C64 | None = None
+        self._stale = 0
+        self._link = link_for(name, context)
+        try:
+            self._link.attach("radio", self.state)
+        except BaseException:
+            self._link.close(self.state)
+            raise
+
+    @property
+    def capabilities(self) -> RadioCapabilities:
+        return RadioCapabilities(
+            timed=self._options.timed,
+            n_antennas=1,
+            sample_rate_hz=(0.2e6, 61.44e6),
+            carrier_hz=(70e6, 6e9),
+            tx_gain_db=(-80.0, 20.0),
+            rx_gain_db=(0.0, 70.0),
+            turnaround_s=self._options.turnaround_s,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "driver": "sim",
+            "serial": f"sim-{self.name}-{self._seed}",
+            "firmware": "none",
+            "clock_ppm": self._clock.ppm,
+            "cfo_ppm": oscillator_ppm(self.name, self._options, self._seed),
+        }
+
+    def now_s(self) -> float:
+        """Return the device's reading of the world's time: the latest instant that any radio declared or heard."""
+        return self._clock.reading_s(self._now().now)
+
+    def idle_until(self, time_s: float) -> None:
+        """Promise not to transmit before device time `time_s`; others may be waiting for this to hear on."""
+        if self.state == "configured":
+            self._link.declare(self._clock.world_ticks(time_s), self.state)
+
+    def _do_configure(self, settings: RadioSettings) -> RadioSettings:
+        try:
+            reply = self._tune(settings)
+        except OffAir:  # dropped, or the world was started anew
+            self._link.attach("radio", self.state)
+            reply = self._tune(settings)
+        self._front, self._world_seed = None, reply.seed
+        self._stale = self._options.stale_buffers
+        return settings
+
+    def _tune(self, settings: RadioSettings) -> Reply:
+        request = Tune(
+            id=self._link.next_id(),
+            session=self._link.session,
+            place=self._options.place or self.name,
+            carrier_hz=settings.carrier_hz,
+            sample_rate_hz=settings.sample_rate_hz,
+            turnaround_s=self._options.turnaround_s,
+        )
+        return self._link.ask(request, self.state)[0]
+
+    def _do_transmit(self, block: IqBlock, at_s: float | None) -> None:
+        try:
+            self._transmit(block, at_s)
+        except NewWorld as exc:
+            self._enter(exc.seed)
+            self._transmit(block, at_s)
+        self._stale = self._options.stale_buffers
+
+    def _transmit(self, block: IqBlock, at_s: float | None) -> None:
+        if at_s is None:
+            now = self._now()
+            start = max(now.now, now.horizon)
+        else:
+            start = self._clock.world_ticks(at_s)
+        front = self._front_end()
+        shift = front.jitter("tx", start)
+        samples = front.send(np.asarray(block.samples[0], np.complex64), start + shift)
+        request = Transmit(
+            id=self._link.next_id(),
+            session=self._link.session,
+            start=start,
+            shift=shift,
+            cyclic=not self._options.timed,
+            seed=self._world_seed,
+        )
+        self._link.ask(request, self.state, samples)
+
+    def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
+        if n_samples > MAX_SAMPLES:
+            raise DeviceError(
+                self.name, "receive", self.state, f"n_samples = {n_samples}, accepted up to {MAX_SAMPLES}"
+            )
+        try:
+            block = self._receive(n_samples, at_s, timeout_s)
+        except NewWorld as exc:
+            self._enter(exc.seed)
+            block = self._receive(n_samples, at_s, timeout_s)
+        if self._stale > 0 and self._old is not None:
+            self._stale -= 1
+            return replace(block, samples=np.resize(self._old, (1, n_samples)))
+        self._old = block.samples
+        return block
+
+    def _receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
+        start = self._now().now if at_s is None else self._clock.world_ticks(at_s)
+        front = self._front_end()
+        shift = front.jitter("rx", start)
+        request = Receive(
+            id=self._link.next_id(),
+            session=self._link.session,
+            start=start,
+            shift=shift,
+            n_samples=n_samples,
+            timeout_s=timeout_s,
+            seed=self._world_seed,
+        )
+        _, raw = self._link.ask(request, self.state, timeout_s=timeout_s + ANSWER_S)
+        samples, overflow = front.hear(np.frombuffer(raw, np.complex64), start + shift)
+        time_s = self._clock.reading_s(start) if at_s is None else at_s
+        return IqBlock(samples[None, :], self.settings.sample_rate_hz, time_s, overflow)
+
+    def _do_silence(self) -> None:
+        try:
+            self._link.ask(Silence(id=self._link.next_id(), session=self._link.session), self.state, timeout_s=2.0)
+        except OffAir:
+            pass  # nothing of this radio is on the air
+
+    def _do_close(self) -> None:
+        self._link.close(self.state)
+
+    def _now(self) -> Reply:
+        return self._link.ask(Now(id=self._link.next_id(), session=self._link.session), self.state)[0]
+
+    def _enter(self, world_seed: int) -> None:
+        """Begin anew in a world that was reset: this run's noise and phases come from its seed."""
+        self._world_seed, self._front, self._old = world_seed, None, None
+
+    def _front_end(self) -> FrontEnd:
+        if self._front is None:
+            self._front = FrontEnd(self.name, self._options, self._seed, self._world_seed, self.settings)
+        return self._front

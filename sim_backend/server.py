@@ -1,0 +1,322 @@
+"""The World's process: one ROUTER socket in front of one `Air`; holds receptions until they can be computed."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import zmq
+
+from sim_backend import messages as m
+from sim_backend.link import Link
+from sim_backend.ticks import TICKS_PER_S, to_seconds
+from sim_backend.world import Air, Refused
+from testbed.core.config import RadioPlan, Scene, to_dict
+from testbed.core.identity import Identity, secure, start_authenticator
+from testbed.core.world import World
+
+_LOOK_UP_S = 0.2
+"""How often the loop looks whether it was asked to stop."""
+
+
+class SimWorld(World):
+    """The simulated air as a daemon (`testbed sim`)."""
+
+    @staticmethod
+    def serve(
+        endpoint: str,
+        identity: Identity | None,
+        pace: str,
+        peer_timeout_s: float,
+        ready: Callable[[str], None],
+    ) -> None:
+        stop = threading.Event()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: stop.set())
+        serve(endpoint, identity, pace, peer_timeout_s, ready, stop)
+
+    @staticmethod
+    def reset(
+        endpoint: str, identity: Identity | None, scene: Scene, radio: RadioPlan, seed: int, timeout_s: float
+    ) -> None:
+        link = Link("world", endpoint, identity)
+        try:
+            request = m.Reset(id=link.next_id(), scene=to_dict(scene), carrier_hz=radio.carrier_hz, seed=seed)
+            link.ask(request, "serving", timeout_s=timeout_s)
+        finally:
+            link.close("serving")
+
+
+def serve(
+    endpoint: str,
+    identity: Identity | None,
+    pace: str,
+    peer_timeout_s: float,
+    ready: Callable[[str], None],
+    stop: threading.Event,
+) -> None:
+    """Bind, call `ready` with the actual endpoint, serve until `stop` is set (noticed within 0.2 s)."""
+    if pace not in ("virtual", "wall"):
+        raise ValueError(f"pace {pace!r}, accepted: virtual, wall")
+    context = zmq.Context()
+    authenticator = start_authenticator(context, identity)
+    try:
+        socket = context.socket(zmq.ROUTER)
+        socket.setsockopt(zmq.LINGER, 0)
+        # a peer that died must not hold back what is meant for others, nor come back under its old route
+        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        secure(socket, identity)
+        socket.bind(endpoint)
+
+        def send(route: bytes, frames: list[Any]) -> None:
+            socket.send_multipart([route, *frames])
+
+        server = _Server(send, pace, peer_timeout_s)
+        ready(socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        while not stop.is_set():
+            socket.poll(math.ceil(1e3 * min(_LOOK_UP_S, server.due_in_s(time.monotonic()))))
+            # everything that has arrived before anything is computed: one pass often completes several receptions
+            while socket.poll(0):
+                frames = socket.recv_multipart()
+                server.handle(frames[0], frames[1:], time.monotonic())
+            server.settle(time.monotonic())
+    finally:
+        if authenticator is not None:
+            authenticator.stop()
+        context.destroy(linger=0)
+
+
+@dataclass(slots=True)
+class _Session:
+    name: str
+    kind: str
+    gone: str = ""
+    """Why it is off the air, once it is."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A reception, or an answer in wall pace, that cannot go out yet."""
+
+    route: bytes
+    request: m.Receive
+    name: str
+    end: int
+    deadline: float
+
+
+class _Server:
+    """Requests in, answers out; time is passed in, sending is a function: the loop above owns both."""
+
+    def __init__(self, send: Callable[[bytes, list[Any]], None], pace: str, peer_timeout_s: float) -> None:
+        self._send, self._paced, self._peer_timeout_s = send, pace == "wall", peer_timeout_s
+        self._air = Air()
+        self._began = time.monotonic()
+        self._sessions: dict[str, _Session] = {}
+        self._waiting: list[_Waiting] = []
+        self._lagging: dict[str, tuple[float, int]] = {}
+        """Whom others wait for: since when, and its horizon then."""
+
+    # ---------------------------------------------------------------- the loop's three calls
+
+    def handle(self, route: bytes, frames: list[bytes], now: float) -> None:
+        """Serve one request; receptions are kept for `settle`."""
+        try:
+            request = m.decode_request(frames[0])
+        except (msgspec.DecodeError, IndexError) as exc:
+            # without an id nobody can match an answer, unless the header at least carries one
+            self._answer(route, m.Reply(id=_id_of(frames), error="device", detail=f"message not understood: {exc}"))
+            return
+        try:
+            reply = self._serve(route, request, frames[1] if len(frames) > 1 else b"", now)
+        except Refused as exc:
+            reply = m.Reply(id=request.id, error=exc.kind, detail=exc.detail, seed=self._air.seed)  # type: ignore[arg-type]
+        if reply is not None:
+            payload = (
+                self._air.pattern(self._name(request)) if isinstance(request, m.Readback) and not reply.error else None
+            )
+            self._answer(route, reply, payload)
+
+    def settle(self, now: float) -> None:
+        """Answer every reception that is complete or out of time; drop the silent."""
+        self._drop_silent(now)
+        still: list[_Waiting] = []
+        for w in sorted(self._waiting, key=lambda w: (w.end, w.name)):
+            missing = self._air.undeclared(w.name, w.end)
+            if not missing and self._wall_s(w.end) <= now:
+                self._complete(w)
+            elif now >= w.deadline:
+                behind = ", ".join(
+                    f"{n} ({to_seconds(w.end - self._air.stations[n].horizon):.6f} s behind)" for n in missing
+                )
+                detail = f"no samples within {w.request.timeout_s:g} s; " + (
+                    f"waiting for {behind}" if behind else "not yet that late"
+                )
+                self._answer(w.route, m.Reply(id=w.request.id, error="timeout", detail=detail))
+            else:
+                still.append(w)
+        self._waiting = still
+
+    def due_in_s(self, now: float) -> float:
+        """Return how long `settle` may be left alone if no message arrives."""
+        moments = [w.deadline for w in self._waiting]
+        moments += [since + self._peer_timeout_s for since, _ in self._lagging.values()]
+        if self._paced:
+            moments += [self._wall_s(w.end) for w in self._waiting if self._wall_s(w.end) > now]
+        return max(0.0, min(moments, default=math.inf) - now)
+
+    # ---------------------------------------------------------------- requests
+
+    def _serve(self, route: bytes, request: m.Request, payload: bytes, now: float) -> m.Reply | None:
+        air = self._air
+        match request:
+            case m.Attach():
+                return self._attach(request)
+            case m.Reset():
+                self._reset(request, now)
+                return m.Reply(id=request.id, seed=air.seed)
+            case m.Declare():
+                session = self._sessions.get(request.session)
+                if session is not None and session.name in air.stations and not session.gone:
+                    air.declare(session.name, request.until)
+                return None
+        name = self._name(request)
+        match request:
+            case m.Detach():
+                self._end(request.session, "it said goodbye")
+                del self._sessions[request.session]
+            case m.Tune():
+                air.tune(name, request.place, request.carrier_hz, request.sample_rate_hz, request.turnaround_s)
+            case m.Transmit():
+                self._same_world(request.seed)
+                if not payload or len(payload) % 8 or len(payload) > 8 * m.MAX_SAMPLES:
+                    raise Refused("device", f"{len(payload)} bytes are not 1 to {m.MAX_SAMPLES} complex64 samples")
+                air.transmit(name, request.start, np.frombuffer(payload, np.complex64), request.shift, request.cyclic)
+            case m.Receive():
+                self._same_world(request.seed)
+                end = air.check_reception(name, request.start, request.n_samples)
+                # a client asks one thing at a time: what it waited for before was given up
+                self._waiting = [w for w in self._waiting if w.name != name]
+                self._waiting.append(_Waiting(route, request, name, end, now + request.timeout_s))
+                return None
+            case m.Silence():
+                air.silence(name)
+            case m.Hang():
+                air.hang(name, (request.rows, request.columns), request.phase_bits)
+            case m.Apply():
+                levels = self._levels(name, payload)
+                return m.Reply(id=request.id, time=air.latch(name, levels, max(0, request.latency)))
+            case m.Readback():
+                air.pattern(name)
+        station = air.stations.get(name)
+        world_now = min(air.now, int((now - self._began) * TICKS_PER_S)) if self._paced else air.now
+        horizon = world_now if station is None else max(station.horizon, air.frontier)
+        return m.Reply(id=request.id, now=world_now, horizon=horizon, seed=air.seed)
+
+    def _attach(self, request: m.Attach) -> m.Reply:
+        if request.protocol != m.PROTOCOL:
+            raise Refused(
+                "device", f"speaks protocol {request.protocol}, this world {m.PROTOCOL}: update the older side"
+            )
+        for token, session in self._sessions.items():
+            if session.name == request.name and not session.gone:
+                self._end(token, "another process attached under its name")
+        gone = [token for token, session in self._sessions.items() if session.gone]
+        for token in gone[:-100]:  # the last ones may still come and ask why
+            del self._sessions[token]
+        token = secrets.token_hex(8)
+        self._sessions[token] = _Session(request.name, request.kind)
+        return m.Reply(id=request.id, session=token, now=self._air.now, seed=self._air.seed)
+
+    def _reset(self, request: m.Reset, now: float) -> None:
+        try:
+            scene = msgspec.convert(request.scene, Scene)
+            self._air.reset(scene, request.carrier_hz, request.seed)
+        except (msgspec.ValidationError, ValueError) as exc:
+            raise Refused("device", f"scene refused: {exc}") from exc
+        self._began = now
+        self._lagging.clear()
+        for w in self._waiting:
+            self._answer(
+                w.route, m.Reply(id=w.request.id, error="device", detail="the world was reset while this waited")
+            )
+        self._waiting.clear()
+
+    def _levels(self, name: str, payload: bytes) -> np.ndarray:
+        now = self._air.pattern(name)
+        levels = np.frombuffer(payload, np.uint8)
+        if levels.size != now.size:
+            raise Refused("device", f"{levels.size} levels, accepted {now.size}")
+        return levels.reshape(now.shape)
+
+    def _same_world(self, seed: int) -> None:
+        if seed != self._air.seed:
+            raise Refused("new_world", "the world was reset")
+
+    def _name(self, request: m.Request) -> str:
+        session = self._sessions.get(request.session)
+        if session is None:
+            raise Refused("off_air", "this world does not know the device: configure() attaches it again")
+        if session.gone:
+            raise Refused("off_air", f"dropped from the air: {session.gone}; configure() attaches it again")
+        return session.name
+
+    # ---------------------------------------------------------------- the air rule
+
+    def _complete(self, w: _Waiting) -> None:
+        try:
+            field = self._air.hear(w.name, w.request.start, w.request.n_samples, w.request.shift)
+        except Refused as exc:
+            self._answer(w.route, m.Reply(id=w.request.id, error=exc.kind, detail=exc.detail))  # type: ignore[arg-type]
+            return
+        self._answer(w.route, m.Reply(id=w.request.id, now=self._air.now, seed=self._air.seed), field)
+
+    def _drop_silent(self, now: float) -> None:
+        """Drop who was waited for too long without declaring anything. Who waits itself is not silent."""
+        waiting = {w.name for w in self._waiting}
+        needed = {n for w in self._waiting if self._wall_s(w.end) <= now for n in self._air.undeclared(w.name, w.end)}
+        needed -= waiting
+        self._lagging = {n: v for n, v in self._lagging.items() if n in needed}
+        for name in needed:
+            horizon = self._air.stations[name].horizon
+            since, was = self._lagging.get(name, (now, horizon))
+            if was != horizon:
+                since = now
+            self._lagging[name] = (since, horizon)
+            if now - since >= self._peer_timeout_s:
+                for session in self._sessions.values():
+                    if session.name == name and not session.gone:
+                        session.gone = f"others waited {self._peer_timeout_s:g} s for it to declare what it sends"
+                self._air.drop(name)
+                del self._lagging[name]
+
+    def _end(self, token: str, why: str) -> None:
+        session = self._sessions[token]
+        session.gone = why
+        self._air.leave(session.name)
+        self._waiting = [w for w in self._waiting if w.name != session.name]
+
+    def _wall_s(self, tick: int) -> float:
+        """Return the wall time before which a tick must not be told."""
+        return self._began + to_seconds(tick) if self._paced else -math.inf
+
+    def _answer(self, route: bytes, reply: m.Reply, payload: Any = None) -> None:
+        header = m.encode(reply)
+        self._send(route, [header] if payload is None else [header, np.ascontiguousarray(payload)])
+
+
+def _id_of(frames: list[bytes]) -> int:
+    try:
+        found = msgspec.msgpack.decode(frames[0])
+        return found["id"] if isinstance(found["id"], int) else 0
+    except Exception:  # whatever arrived: it only costs the sender its answer
+        return 0

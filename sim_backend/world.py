@@ -1,0 +1,338 @@
+"""The air itself, as a pure object: who is on it, what each declared, what each therefore hears.
+
+No sockets and no wall clock; `server.py` gives it both. The rule (OpenAirInterface's rfsimulator): a reception up to
+instant e can be computed once every radio on the air has declared everything that it starts to send before e.
+Each radio's declaration is its *horizon*; it only moves forward. The *frontier* is the end of the latest reception
+that was handed out: nothing before it can change any more.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sim_backend.channel import Channel, taps
+from sim_backend.ticks import TICKS_PER_S, duration, to_seconds, to_ticks
+from testbed.core.config import Scene
+from testbed.core.types import C64, U8
+
+SEGMENT = TICKS_PER_S // 10_000
+"""The channel is evaluated once per 100 µs (a path turns by 0.015 rad in that time at 3 m/s and 2.4 GHz), on an
+absolute grid, so that how a receiver cuts its blocks changes nothing."""
+RETENTION = TICKS_PER_S
+"""How far behind the frontier a reception may still begin."""
+FOREVER = 1 << 62
+
+
+class Refused(Exception):
+    """The air does not do that; `kind` is late, off_air or device."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind, self.detail = kind, detail
+
+
+@dataclass(slots=True)
+class Transmission:
+    """What one radio sends once, or over and over."""
+
+    radio: str
+    place: str
+    start: int
+    """Nominal first sample; nothing is heard before it."""
+    shift: int
+    """Actual minus nominal start (jitter)."""
+    end: int
+    """First tick at which nothing of it is sent any more; FOREVER while cyclic."""
+    samples: C64
+    """(sample,) in √mW."""
+    sample_rate_hz: float
+    carrier_hz: float
+    cyclic: bool
+
+    @property
+    def length(self) -> int:
+        """Samples that leave the radio, cuts and repetitions counted."""
+        if self.end == FOREVER:
+            return FOREVER
+        whole = _ceil_index(self.end - self.start, self.sample_rate_hz)
+        return whole if self.cyclic else min(whole, len(self.samples))
+
+    def take(self, first: int, stop: int) -> C64:
+        """Return samples first…stop of what leaves the radio."""
+        return self.samples[np.arange(first, stop) % len(self.samples)] if self.cyclic else self.samples[first:stop]
+
+
+@dataclass(slots=True)
+class Station:
+    """A radio on the air."""
+
+    place: str
+    carrier_hz: float
+    sample_rate_hz: float
+    turnaround: int
+    horizon: int
+
+
+@dataclass(slots=True)
+class _Surface:
+    """The pattern as a function of time: from `since[i]` on, `phasor[i]`."""
+
+    board: str
+    shape: tuple[int, int]
+    phase_bits: int
+    since: list[int] = field(default_factory=list)
+    levels: list[U8] = field(default_factory=list)
+
+    def power_up(self) -> None:
+        self.since, self.levels = [0], [np.zeros(self.shape, np.uint8)]
+
+
+class Air:
+    """One scene, one clock, the radios on it, the board behind its surface."""
+
+    def __init__(self) -> None:
+        self.stations: dict[str, Station] = {}
+        self.seed = 0
+        self.frontier = 0
+        self._channel: Channel | None = None
+        self._sent: list[Transmission] = []
+        self._surface: _Surface | None = None
+
+    # ---------------------------------------------------------------- scene and clock
+
+    def reset(self, scene: Scene, carrier_hz: float, seed: int, channel: Channel | None = None) -> None:
+        """Begin again at time 0 with new channels: stations stay with nothing sent, the surface is as after power-up.
+
+        `channel` replaces the one drawn from the seed.
+        """
+        self._channel = channel if channel is not None else Channel(scene, carrier_hz, seed)
+        self.seed, self.frontier = seed, 0
+        self._sent.clear()
+        for station in self.stations.values():
+            station.horizon = 0
+        if self._surface is not None:
+            self._surface.power_up()
+            self._channel.hang_surface(self._surface.shape)
+
+    @property
+    def now(self) -> int:
+        """The latest instant that anybody declared or heard: what every clock in the world reads."""
+        return max([self.frontier, *(s.horizon for s in self.stations.values() if s.horizon < FOREVER)])
+
+    # ---------------------------------------------------------------- radios
+
+    def tune(self, name: str, place: str, carrier_hz: float, sample_rate_hz: float, turnaround_s: float) -> None:
+        """Put a radio on the air, or retune it; what it sent before and has not been heard yet is cut."""
+        self._check_place(name, place)
+        old = self.stations.get(name)
+        if old is not None:
+            self.silence(name)
+        horizon = self.frontier if old is None else old.horizon
+        self.stations[name] = Station(place, carrier_hz, sample_rate_hz, to_ticks(turnaround_s), horizon)
+
+    def leave(self, name: str) -> None:
+        """Take a radio off the air; nobody waits for it any more."""
+        if name in self.stations:
+            self.silence(name)
+            del self.stations[name]
+
+    def drop(self, name: str) -> None:
+        """Take a silent radio off the air, keeping what it declared: others may have heard the start of it."""
+        del self.stations[name]
+        for sent in self._sent:
+            if sent.radio == name and sent.cyclic and sent.end == FOREVER:
+                sent.end = self.frontier
+
+    def declare(self, name: str, until: int) -> None:
+        """The radio starts no transmission before `until`."""
+        station = self._station(name)
+        station.horizon = max(station.horizon, until)
+
+    def transmit(self, name: str, start: int, samples: C64, shift: int = 0, cyclic: bool = False) -> None:
+        """Send (sample,) in √mW from `start`; Refused as late where the radio promised silence or time has passed."""
+        station = self._station(name)
+        self._check_place(name, station.place)
+        earliest = max(station.horizon, self.frontier)
+        if start < earliest:
+            raise Refused("late", f"{(earliest - start) / 1e6:.6f} µs too late")
+        end = FOREVER if cyclic else start + duration(len(samples), station.sample_rate_hz)
+        self._sent.append(
+            Transmission(
+                name, station.place, start, shift, end, samples, station.sample_rate_hz, station.carrier_hz, cyclic
+            )
+        )
+        station.horizon = max(station.horizon, end)
+
+    def silence(self, name: str) -> None:
+        """Cut everything of a radio that nobody can have heard yet."""
+        cut = self.frontier
+        station = self.stations.get(name)
+        for sent in self._sent:
+            if sent.radio == name and sent.end > cut:
+                if sent.cyclic and sent.end == FOREVER and station is not None:
+                    station.horizon = max(cut, sent.start)
+                sent.end = max(cut, sent.start)
+
+    def check_reception(self, name: str, start: int, n_samples: int) -> int:
+        """Return the end of a reception, declare that the radio starts nothing before it, or raise Refused."""
+        station = self._station(name)
+        self._check_place(name, station.place)
+        if start < self.frontier - RETENTION or start < 0:
+            raise Refused(
+                "device",
+                f"starts {to_seconds(self.frontier - start):.6f} s back, {to_seconds(start):.6f} s after the world's "
+                f"start; samples are kept for {to_seconds(RETENTION):g} s",
+            )
+        end = start + duration(n_samples, station.sample_rate_hz)
+        # it cannot transmit before its switch has turned round, so it promises that, too
+        self.declare(name, end + station.turnaround)
+        return end
+
+    def undeclared(self, listener: str, until: int) -> list[str]:
+        """Return who has to declare more before `listener` can hear up to `until`."""
+        places = self._channel.places if self._channel is not None else []
+        return [
+            name for name, s in self.stations.items() if name != listener and s.horizon < until and s.place in places
+        ]
+
+    def hear(self, name: str, start: int, n_samples: int, shift: int = 0) -> C64:
+        """Return (sample,) in √mW at the radio's antenna; the caller made sure that nobody is undeclared.
+
+        The sum over transmitters of what they sent, convolved with their channel, at exact delays; zero elsewhere and
+        while this radio itself sends or turns round. Sample m is at start + shift + m / rate.
+        """
+        station = self._station(name)
+        rate = station.sample_rate_hz
+        end = start + duration(n_samples, rate)
+        start += shift
+        out = np.zeros(n_samples, np.complex128)
+        present = [s for s in self._sent if s.end > s.start and s.start < end and s.end > start - TICKS_PER_S // 1000]
+        # arrival order of the declarations must not change the rounding of the sum
+        present.sort(key=lambda s: (s.start, s.radio))
+        edges = self._edges(start, n_samples, rate)
+        for sent in present:
+            if sent.radio != name and self._same_band(name, station, sent):
+                for first, stop in itertools.pairwise(edges):
+                    self._add(out, station.place, start, rate, sent, first, stop)
+        for sent in present:
+            if sent.radio == name:
+                deaf = [
+                    _ceil_index(t - start, rate)
+                    for t in (sent.start - station.turnaround, sent.end + station.turnaround)
+                ]
+                out[max(deaf[0], 0) : max(deaf[1], 0)] = 0.0
+        self.frontier = max(self.frontier, end)
+        self._forget()
+        return out.astype(np.complex64)
+
+    def _add(
+        self, out: np.ndarray, place: str, start: int, rate: float, sent: Transmission, first: int, stop: int
+    ) -> None:
+        """Add one transmission to samples first…stop, in which neither the channel nor the pattern changes."""
+        assert self._channel is not None
+        first = max(first, _ceil_index(sent.start - start, rate))
+        if first >= stop:
+            return
+        time = start + duration(first, rate)
+        middle_s = to_seconds(time // SEGMENT * SEGMENT + SEGMENT // 2)
+        amplitude, delay_s, via_surface, via_delay_s = self._channel.paths(sent.place, place, middle_s, sent.carrier_hz)
+        if via_surface.size:
+            amplitude = np.concatenate([amplitude, via_surface * self._phasors(time)])
+            delay_s = np.concatenate([delay_s, via_delay_s])
+        offset = (sent.start + sent.shift - start) * rate / TICKS_PER_S
+        lag, h = taps(amplitude, delay_s * rate + offset)
+        # out[m] = Σ_i h[i] x[m − lag − i]
+        low, high = first - lag - len(h) + 1, stop - lag
+        begin, limit = max(low, 0), min(high, sent.length)
+        if begin < limit:
+            x = np.zeros(high - low, np.complex64)
+            x[begin - low : limit - low] = sent.take(begin, limit)
+            out[first:stop] += np.convolve(x, h, "valid")
+
+    def _edges(self, start: int, n_samples: int, rate: float) -> list[int]:
+        """Return sample indices between which neither channel nor pattern changes, 0 and n included."""
+        end = start + duration(n_samples, rate)
+        times = list(range((start // SEGMENT + 1) * SEGMENT, end, SEGMENT))
+        if self._surface is not None:
+            times += [t for t in self._surface.since if start < t < end]
+        return sorted({0, n_samples, *(min(_ceil_index(t - start, rate), n_samples) for t in times)})
+
+    def _same_band(self, name: str, station: Station, sent: Transmission) -> bool:
+        """Same carrier and rate: heard. Bands apart: not heard. Anything between is refused rather than got wrong."""
+        if sent.carrier_hz == station.carrier_hz and sent.sample_rate_hz == station.sample_rate_hz:
+            return True
+        if abs(sent.carrier_hz - station.carrier_hz) >= (sent.sample_rate_hz + station.sample_rate_hz) / 2:
+            return False
+        raise Refused(
+            "device",
+            f"{sent.radio} sends {sent.sample_rate_hz:g} samples/s at {sent.carrier_hz:g} Hz into the band of {name} "
+            f"({station.sample_rate_hz:g} samples/s at {station.carrier_hz:g} Hz); "
+            "the simulated air mixes equal rates on one carrier only",
+        )
+
+    def _forget(self) -> None:
+        oldest = self.frontier - RETENTION - TICKS_PER_S // 1000
+        if self._sent and min(s.end for s in self._sent) < oldest:
+            self._sent = [s for s in self._sent if s.end >= oldest]
+        surface = self._surface
+        while surface is not None and len(surface.since) > 1 and surface.since[1] < oldest:
+            del surface.since[0], surface.levels[0]
+
+    def _station(self, name: str) -> Station:
+        if self._channel is None:
+            raise Refused("device", "the world has no scene yet")
+        if name not in self.stations:
+            raise Refused("off_air", "not on the air: configure() first")
+        return self.stations[name]
+
+    def _check_place(self, name: str, place: str) -> None:
+        if self._channel is not None and place not in self._channel.places:
+            raise Refused(
+                "device",
+                f"the scene has no place {place!r} for radio {name!r}; it has: {', '.join(self._channel.places)}",
+            )
+
+    # ---------------------------------------------------------------- surface
+
+    def hang(self, board: str, shape: tuple[int, int], phase_bits: int) -> None:
+        """Put a board behind the scene's surface, every element at level 0."""
+        if self._surface is not None and self._surface.board != board:
+            raise Refused("device", f"the surface already hangs on board {self._surface.board!r}")
+        old = self._surface
+        if old is None or (old.shape, old.phase_bits) != (shape, phase_bits):
+            self._surface = _Surface(board, shape, phase_bits)
+            self._surface.power_up()
+            if self._channel is not None:
+                self._channel.hang_surface(shape)
+
+    def latch(self, board: str, levels: U8, latency: int) -> int:
+        """Change the pattern `latency` after the frontier; return the first tick that sees the new one."""
+        surface = self._held_by(board)
+        when = max(self.frontier + latency, surface.since[-1])
+        surface.since.append(when)
+        surface.levels.append(levels)
+        return when
+
+    def pattern(self, board: str) -> U8:
+        """Return (row, column) levels of the latest pattern."""
+        return self._held_by(board).levels[-1]
+
+    def _held_by(self, board: str) -> _Surface:
+        if self._surface is None or self._surface.board != board:
+            raise Refused("off_air", "this board holds no surface here")
+        return self._surface
+
+    def _phasors(self, time: int) -> np.ndarray:
+        assert self._surface is not None
+        index = max(i for i, since in enumerate(self._surface.since) if since <= time or i == 0)
+        levels = self._surface.levels[index].ravel()
+        return np.asarray(np.exp(2j * np.pi / (1 << self._surface.phase_bits) * levels))
+
+
+def _ceil_index(ticks: int, rate: float) -> int:
+    """Return the first sample index whose time, to the nearest tick, is `ticks` or later."""
+    return math.ceil((ticks - 0.5) * rate / TICKS_PER_S)

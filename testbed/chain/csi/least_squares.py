@@ -1,0 +1,41 @@
+"""Least-squares channel estimation: received over sent, averaged over the repeated symbols."""
+
+from __future__ import annotations
+
+from testbed.chain.csi._sync import Synchroniser
+from testbed.core.stages import CsiEstimator
+from testbed.core.types import CsiFrame, IqBlock, SoundingFrame
+
+
+class LeastSquares(CsiEstimator):
+    """Least-squares estimate on every subcarrier, with variance σ²/(n_symbols·|pilot|²).
+
+    Options
+      min_snr_db: mean SNR over the subcarriers below which a probe is rejected (LOW_SNR).
+      clip_fraction: share of the frame's samples with |I| or |Q| ≥ 0.999 above which it is rejected (CLIPPED).
+      detection_threshold: self-correlation coefficient, 0 to 1, below which there is no frame (NO_PREAMBLE).
+      max_cfo_hz: carrier offset beyond which a probe is rejected (CFO_RANGE); absent: ±rate/(2·preamble_half).
+    """
+
+    def __init__(
+        self,
+        min_snr_db: float = 3.0,
+        clip_fraction: float = 0.001,
+        detection_threshold: float = 0.25,
+        max_cfo_hz: float | None = None,
+    ) -> None:
+        self._sync = Synchroniser(min_snr_db, clip_fraction, detection_threshold, max_cfo_hz)
+
+    def estimate(self, block: IqBlock, frame: SoundingFrame) -> CsiFrame:
+        """Find the frame in `block.samples` (antenna, sample) and estimate the channel.
+
+        `h` (rx antenna, 1, subcarrier) refers to `time_s`, the receiver's time at which the frame's first sample
+        arrived over the channel's power-weighted mean delay; it holds delays relative to that, and the carriers' phase
+        at that instant. `time_s` has sub-sample resolution. `snr_db` is that of one symbol (`h` itself is n_symbols
+        times better), with the noise taken as white over the band; `rssi_dbfs` is the mean |sample|² over the frame.
+
+        A delay spread beyond the cyclic prefix biases the estimate and is not detected. Raises ProbeRejected with
+        NO_PREAMBLE, CLIPPED, LOW_SNR, CFO_RANGE, TRUNCATED or OVERFLOW; ValueError on different sample rates.
+        """
+        found = self._sync.sound(block, frame)
+        return found.csi(found.h, self._sync.plan(frame).subcarrier_hz)

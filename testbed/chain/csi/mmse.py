@@ -1,0 +1,63 @@
+"""Linear MMSE estimation: the least-squares estimate smoothed over frequency by what is known of the delay spread."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.chain.csi._sync import C128, Synchroniser
+from testbed.core.stages import CsiEstimator
+from testbed.core.types import F64, CsiFrame, IqBlock, SoundingFrame
+
+
+class Mmse(CsiEstimator):
+    """Wiener smoothing of the least-squares estimate over the subcarriers.
+
+    ĥ = R (R + σ²/P · I)⁻¹ h_ls (van de Beek et al., IEEE VTC 1995, eq. 8), where R is the frequency correlation of an
+    exponential power delay profile with r.m.s. delay `rms_delay_s` and P the measured mean power. Where the profile
+    does not fit the channel, Stein's unbiased risk estimate shows that smoothing would hurt; then the least-squares
+    estimate is kept.
+
+    Options: `rms_delay_s` in seconds, and those of `least_squares`.
+    """
+
+    def __init__(
+        self,
+        rms_delay_s: float = 50e-9,
+        min_snr_db: float = 3.0,
+        clip_fraction: float = 0.001,
+        detection_threshold: float = 0.25,
+        max_cfo_hz: float | None = None,
+    ) -> None:
+        if not 0 < rms_delay_s < 1e-3:
+            raise ValueError(f"rms_delay_s = {rms_delay_s}, accepted: above 0 and below 1e-3 s")
+        self.rms_delay_s = rms_delay_s
+        self._sync = Synchroniser(min_snr_db, clip_fraction, detection_threshold, max_cfo_hz)
+        self._frame: SoundingFrame | None = None
+        self._powers: F64 = np.empty(0)
+        self._modes: C128 = np.empty((0, 0), dtype=np.complex128)
+
+    def estimate(self, block: IqBlock, frame: SoundingFrame) -> CsiFrame:
+        """Find the frame in `block.samples` (antenna, sample) and estimate the channel.
+
+        Same fields and rejections as `least_squares`; `snr_db` is that of the input, before smoothing.
+        """
+        found = self._sync.sound(block, frame)
+        if self._frame is not frame:
+            self._prepare(frame)
+        h = np.stack([self._smooth(h, noise) for h, noise in zip(found.h, found.h_noise, strict=True)])
+        return found.csi(h, self._sync.plan(frame).subcarrier_hz)
+
+    def _prepare(self, frame: SoundingFrame) -> None:
+        """Decompose R. The estimates' delays are relative to their mean, so the profile starts at −rms_delay_s."""
+        apart = 2j * np.pi * self.rms_delay_s * (frame.subcarrier_hz[:, None] - frame.subcarrier_hz[None, :])
+        powers, modes = np.linalg.eigh(np.exp(apart) / (1 + apart))
+        self._powers, self._modes, self._frame = np.maximum(powers, 0.0), modes, frame
+
+    def _smooth(self, h: C128, noise: float) -> C128:
+        """Return (subcarrier,) smoothed, or as given where Stein's risk says that is better."""
+        power = max(float(np.square(np.abs(h)).mean()) - noise, 1e-30)
+        gains = self._powers / (self._powers + noise / power)
+        weights = np.conj(self._modes.T) @ h
+        removed = float(np.square(np.abs((1 - gains) * weights)).sum())
+        risk = removed + noise * (2 * float(gains.sum()) - h.size)
+        return self._modes @ (gains * weights) if risk < noise * h.size else h

@@ -1,0 +1,434 @@
+"""Chains the stages by name: Alice's side, Bob's side and Eve's, from CSI to a verified key.
+
+`KeyChain.agree` makes one string out of two CSI series, `KeyChain.amplify` makes a key out of that string. Both are
+dialogues (`core.ledger`): Alice and Bob each run their half, `chain.dialogue` or a node carries the messages.
+
+What leaks. The ledger counts what each message tells about the string that is left in the end. Sacrificed bits are
+published in full and leave the string, so they count 0. The quantizer, parities and the verification tag count.
+
+Who speaks. At any moment one side speaks and the other waits, and only the speaker may find fault, so that a failure is
+told once and never collides with a message of the next discussion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import numpy as np
+
+from testbed.assess.entropy import source_min_entropy
+from testbed.chain.amplify.accounting import assumed_min_entropy, combined_min_entropy, eve_min_entropy, key_length
+from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
+from testbed.chain.amplify.verify import TAG_BITS, draw_point, verification_tag
+from testbed.chain.dialogue import FAILED, PEER_FAILED, UNREADABLE, failed_message, metered
+from testbed.chain.enhance.antennas import canonical_antennas
+from testbed.core import registry
+from testbed.core.config import Accounting, ChainPlan
+from testbed.core.errors import DialogueFailed
+from testbed.core.ledger import Dialogue, Ledger, PublicMessage, Receive, Send
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.seeds import generator, permutation
+from testbed.core.stages import Enhancer, Quantizer, Reconciler
+from testbed.core.types import I64, U8, Bits, CsiSeries, Features, Key
+
+Side = Literal["alice", "bob"]
+T = TypeVar("T")
+Steps = Generator[Send | Receive, PublicMessage | None, T]
+
+MIN_BITS = 256
+"""Fewer kept bits cannot pay for the tag and 2·log2(1/ε)."""
+MAX_ERROR_RATE = 0.25
+LEAD, FOLLOW = "quantize_lead", "quantize_follow"
+SACRIFICE, ERRORS = "sacrifice", "sacrifice_errors"
+TAG, VERIFIED = "verify_tag", "verified"
+AMPLIFY, CONFIRMED, DELIVERED = "amplify", "confirmed", "delivered"
+
+
+@dataclass(slots=True)
+class Agreed:
+    """One side's outcome of `agree`; `report.verified` says whether there is a string."""
+
+    report: AgreeReport
+    values: U8 = field(repr=False)
+    """(bit,) the verified common string; empty where not verified."""
+    raw: Bits | None = field(repr=False)
+    """Before the sacrifice; None where quantization failed."""
+    sacrificed: I64
+    """(position,) ascending indices into `raw` of the bits that were published."""
+    ledger: Ledger
+
+
+@dataclass(slots=True)
+class EveGuess:
+    """Outcome of Eve's attack on one block."""
+
+    report: EveReport
+    raw: U8 = field(repr=False)
+    """(bit,) her best guess of the raw bits, sacrificed ones included; empty where she heard no quantizer messages."""
+    reconciled: U8 | None = field(repr=False)
+    """(bit,) of the kept bits, improved by the public discussion; None where the positions are not known."""
+    key: U8 | None = field(repr=False)
+    """(bit,) None where no key was announced."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What is known of a block so far; a failure reports from here."""
+
+    block: int
+    probes: int
+    raw: Bits | None = None
+    sacrificed: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    errors: int = 0
+    kept: Bits | None = None
+    values: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
+    corrected: int | None = None
+    source: float | None = None
+
+    def agreed(self, ledger: Ledger, failure: str | None) -> Agreed:
+        verified = failure is None
+        report = AgreeReport(
+            block=self.block,
+            probes=self.probes,
+            raw_bits=0 if self.raw is None else self.raw.values.size,
+            sacrificed_bits=self.sacrificed.size,
+            sacrificed_errors=self.errors,
+            reconciled_bits=0 if self.kept is None else self.kept.values.size,
+            corrected_bits=self.corrected if verified else None,
+            leaked_bits=ledger.leaked_bits,
+            leaked_by_kind=dict(ledger.by_kind),
+            public_bytes=ledger.sent_bytes,
+            messages=ledger.messages,
+            source_min_entropy=self.source,
+            verified=verified,
+            failure=failure,
+        )
+        values = self.values if verified else np.zeros(0, np.uint8)
+        return Agreed(report, values, self.raw, self.sacrificed, ledger)
+
+
+class KeyChain:
+    """The stages of one experiment. Stateless between blocks: a seed and a block number fix every random choice."""
+
+    def __init__(self, plan: ChainPlan, accounting: Accounting) -> None:
+        self.accounting = accounting
+        self.enhance: Enhancer = registry.make_stage("enhance", plan.enhance, plan.enhance_options)
+        self.quantize: Quantizer = registry.make_stage("quantize", plan.quantize, plan.quantize_options)
+        self.reconcile: Reconciler = registry.make_stage("reconcile", plan.reconcile, plan.reconcile_options)
+
+    # ------------------------------------------------------------ agreement
+
+    def agree(self, role: Side, csi: CsiSeries, block: int, seed: int) -> Dialogue[Agreed]:
+        """Return one side's dialogue from CSI to a verified common string.
+
+        `csi` is what this side received; both series hold the same rounds. Never raises DialogueFailed: a failure is
+        told to the peer and returned as `report.failure` (too_few_bits, error_rate_too_high, verification_failed,
+        protocol, or peer_failed: <the peer's reason>) with whatever had been measured until then.
+        """
+        ledger = Ledger()
+        progress = _Progress(block, csi.h.shape[0])
+        steps = self._alice if role == "alice" else self._bob
+        rng = generator(seed, "chain", role, block)
+
+        def side() -> Steps[Agreed]:
+            failure: str | None = None
+            try:
+                yield from metered(steps(canonical_antennas(csi, role), progress, rng), ledger)
+            except DialogueFailed as exc:
+                failure = f"{PEER_FAILED}: {exc.detail}" if exc.reason == PEER_FAILED else exc.reason
+                if exc.reason != PEER_FAILED:
+                    yield Send(failed_message(exc))  # in neither side's ledger: it says nothing about the string
+            return progress.agreed(ledger, failure)
+
+        return side()
+
+    def _alice(self, csi: CsiSeries, progress: _Progress, rng: np.random.Generator) -> Steps[None]:
+        draft, lead = self.quantize.lead(self.enhance.transform(csi), rng)
+        yield Send(msgspec.structs.replace(lead, kind=LEAD))
+        follow = yield Receive(FOLLOW)
+        assert follow is not None
+        raw = progress.raw = _read(follow, lambda: self.quantize.finish(draft, follow))
+        count = self._sacrifice_count(raw.values.size)
+        seed = int(rng.integers(1 << 63))
+        positions = _positions(raw.values.size, count, seed)
+        kept = _without(raw, positions)
+        body: dict[str, Any] = {
+            "block": progress.block,
+            "raw": raw.values.size,
+            "seed": seed,
+            "count": count,
+            "bits": np.packbits(raw.values[positions]).tobytes(),
+        }
+        # published in full and removed from the string: nothing of them is left to leak
+        yield Send(PublicMessage(kind=SACRIFICE, body=body, leaked_bits=0))
+        answer = yield Receive(ERRORS)
+        assert answer is not None
+        progress.errors = _integer(answer, "errors", 0, count)
+        progress.sacrificed, progress.kept = positions, kept
+        progress.source = source_min_entropy(kept)
+        rate = _estimate(progress.errors, count)
+        if rate > MAX_ERROR_RATE:
+            yield Receive(FAILED)  # Bob goes by the same rule and says so next
+        outcome = yield from self.reconcile.alice(kept.values, rate, rng)
+        progress.values, progress.corrected = outcome.values, None
+        point = draw_point(rng)
+        tag = verification_tag(outcome.values, point)
+        yield Send(PublicMessage(kind=TAG, body={"point": point, "tag": tag}, leaked_bits=TAG_BITS))
+        yield Receive(VERIFIED)
+
+    def _bob(self, csi: CsiSeries, progress: _Progress, rng: np.random.Generator) -> Steps[None]:
+        features = self.enhance.transform(csi)
+        lead = yield Receive(LEAD)
+        assert lead is not None
+        raw, follow = _read(lead, lambda: self.quantize.follow(features, lead))
+        progress.raw = raw
+        yield Send(msgspec.structs.replace(follow, kind=FOLLOW))
+        message = yield Receive(SACRIFICE)
+        assert message is not None
+        positions, theirs = _read_sacrifice(message, raw.values.size, self._sacrifice_count)
+        progress.sacrificed = positions
+        progress.errors = int(np.count_nonzero(raw.values[positions] != theirs))
+        kept = progress.kept = _without(raw, positions)
+        yield Send(PublicMessage(kind=ERRORS, body={"errors": progress.errors}))
+        rate = _estimate(progress.errors, positions.size)
+        if rate > MAX_ERROR_RATE:
+            raise DialogueFailed("error_rate_too_high", f"{progress.errors} of {positions.size} sacrificed bits differ")
+        outcome = yield from self.reconcile.bob(kept.values, rate, rng)
+        message = yield Receive(TAG)
+        assert message is not None
+        point, tag = _integer(message, "point", 0, (1 << 64) - 1), _integer(message, "tag", 0, (1 << 64) - 1)
+        if message.leaked_bits != TAG_BITS:
+            raise DialogueFailed("protocol", f"{TAG} counts {message.leaked_bits} bits, accepted {TAG_BITS}")
+        if _read(message, lambda: verification_tag(outcome.values, point)) != tag:
+            raise DialogueFailed(
+                "verification_failed", f"{outcome.corrected} bits were corrected, yet the strings differ"
+            )
+        progress.values, progress.corrected = outcome.values, outcome.corrected
+        yield Send(PublicMessage(kind=VERIFIED, body={}))
+
+    def _sacrifice_count(self, n: int) -> int:
+        """Return how many of n raw bits are published; raises DialogueFailed('too_few_bits')."""
+        count = math.ceil(self.accounting.sacrifice_fraction * n)
+        if n - count < MIN_BITS:
+            raise DialogueFailed(
+                "too_few_bits", f"{n} raw bits leave {n - count} after the sacrifice, accepted {MIN_BITS}"
+            )
+        return count
+
+    # ------------------------------------------------------------ amplification
+
+    def amplify(
+        self, role: Side, agreed: Agreed, eve: EveReport | None, seed: int
+    ) -> Dialogue[tuple[Key | None, KeyReport]]:
+        """Return one side's dialogue from a verified string to a key of the length that the accounting allows.
+
+        Alice decides the length; `eve` is her node's knowledge of Eve and is ignored at Bob. Bob hashes only if his own
+        ledger and the length rule give no shorter key. Alice's key is delivered when Bob confirmed, Bob's when he
+        then heard `delivered`. The last message of any protocol can be lost (two generals): then Alice has a key that
+        Bob does not use, and his node reports the failure; two different keys are not possible.
+        A key of 0 bits is no key: (None, report) with the numbers in `failure`. Raises ValueError where `agreed` is not
+        verified, DialogueFailed where the discussion fails (ledger_mismatch, protocol, peer_failed).
+        """
+        if not agreed.report.verified:
+            raise ValueError(f"block {agreed.report.block} was not verified ({agreed.report.failure})")
+        return self._amplify_alice(agreed, eve, seed) if role == "alice" else self._amplify_bob(agreed)
+
+    def _amplify_alice(self, agreed: Agreed, eve: EveReport | None, seed: int) -> Steps[tuple[Key | None, KeyReport]]:
+        block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
+        measured = eve is not None and eve.sacrificed_bits > 0
+        if eve is not None and measured:
+            against_eve = eve_min_entropy(eve.sacrificed_errors, eve.sacrificed_bits)
+        else:
+            against_eve = assumed_min_entropy(self.accounting.assumed_eve_error_rate)
+        h_min = combined_min_entropy(agreed.report.source_min_entropy or 0.0, against_eve)
+        length = key_length(n, h_min, leaked, self.accounting.epsilon_log2)
+        rng = generator(seed, "chain", "amplify", block)
+        toeplitz = rng.integers(0, 2, seed_length(n, length), dtype=np.uint8)
+        body: dict[str, Any] = {
+            "block": block,
+            "bits": n,
+            "leaked": leaked,
+            "min_entropy": h_min,
+            "eve_measured": measured,
+            "length": length,
+            "seed": np.packbits(toeplitz).tobytes(),
+        }
+        yield Send(PublicMessage(kind=AMPLIFY, body=body))
+        report = self._key_report(block, n, leaked, h_min, measured, length)
+        if not length:
+            return None, report
+        key = Key(block, toeplitz_hash(agreed.values, toeplitz, length))
+        yield Receive(CONFIRMED)
+        yield Send(PublicMessage(kind=DELIVERED, body={"block": block}))
+        return key, report
+
+    def _amplify_bob(self, agreed: Agreed) -> Steps[tuple[Key | None, KeyReport]]:
+        block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
+        message = yield Receive(AMPLIFY)
+        assert message is not None
+        if _integer(message, "block", 0, 1 << 62) != block:
+            raise DialogueFailed("protocol", f"{AMPLIFY} speaks of another block than {block}")
+        theirs = _integer(message, "leaked", 0, 1 << 62), _integer(message, "bits", 0, 1 << 62)
+        if theirs != (leaked, n):
+            detail = f"Alice counts {theirs[0]} leaked of {theirs[1]} bits, Bob {leaked} of {n}"
+            raise DialogueFailed("ledger_mismatch", detail)
+        h_min, measured = message.body.get("min_entropy"), message.body.get("eve_measured")
+        if not isinstance(h_min, float) or not 0.0 <= h_min <= 1.0 or not isinstance(measured, bool):
+            raise DialogueFailed("protocol", f"{AMPLIFY}: min_entropy or eve_measured is unusable")
+        longest = key_length(n, h_min, leaked, self.accounting.epsilon_log2)
+        length = _integer(message, "length", 0, longest)
+        report = self._key_report(block, n, leaked, h_min, measured, length)
+        if not length:
+            return None, report
+        toeplitz = _packed(message, "seed", seed_length(n, length))
+        key = Key(block, toeplitz_hash(agreed.values, toeplitz, length))
+        yield Send(PublicMessage(kind=CONFIRMED, body={"block": block}))
+        yield Receive(DELIVERED)
+        return key, report
+
+    def _key_report(self, block: int, n: int, leaked: int, h_min: float, measured: bool, length: int) -> KeyReport:
+        epsilon = self.accounting.epsilon_log2
+        why = f"entropy_exhausted: {n} bits × {h_min:.3f} − {leaked} leaked − {2 * epsilon} for ε = 2^−{epsilon} < 1"
+        return KeyReport(
+            block=block,
+            key_bits=length,
+            min_entropy_per_bit=h_min,
+            eve_measured=measured,
+            failure=None if length else why,
+        )
+
+    # ------------------------------------------------------------ Eve
+
+    def eavesdrop(
+        self,
+        block: int,
+        from_alice: CsiSeries | None,
+        from_bob: CsiSeries | None,
+        transcript: Sequence[PublicMessage],
+        complete: bool,
+    ) -> EveGuess:
+        """Run Eve's attack on a block: the same chain on what she heard, then everything that was said in public.
+
+        She tries Alice's transmissions, Bob's, and the mean of both in the feature domain, and keeps what errs least on
+        the sacrificed bits. Her error rate is therefore the least of three: a little in her favour.
+        Works with any part missing (a series None, messages not heard), with a poorer result.
+        """
+        heard = {m.kind: m for m in transcript}
+        links = self._links(from_alice, from_bob)
+        empty = np.zeros(0, np.uint8)
+        if LEAD not in heard or FOLLOW not in heard:
+            return EveGuess(_eve_report(block, 0, 0, "none", complete), empty, None, None)
+        guesses: dict[str, U8] = {}
+        for link, features in links.items():
+            try:
+                guesses[link] = self.quantize.eavesdrop(features, heard[LEAD], heard[FOLLOW]).values
+            except UNREADABLE:
+                continue  # her series does not fit this block (other rounds, other antennas)
+        if not guesses:
+            return EveGuess(_eve_report(block, 0, 0, "none", complete), empty, None, None)
+        if SACRIFICE not in heard:
+            link, raw = next(iter(guesses.items()))
+            return EveGuess(_eve_report(block, 0, 0, link, complete), raw, None, None)
+        n = next(iter(guesses.values())).size
+        try:
+            positions, published = _read_sacrifice(heard[SACRIFICE], n, self._sacrifice_count)
+        except DialogueFailed:
+            link, raw = next(iter(guesses.items()))
+            return EveGuess(_eve_report(block, 0, 0, link, complete), raw, None, None)
+        errors = {link: int(np.count_nonzero(raw[positions] != published)) for link, raw in guesses.items()}
+        link = min(errors, key=lambda name: errors[name])
+        raw = guesses[link]
+        report = _eve_report(block, positions.size, errors[link], link, complete)
+        reconciled = self.reconcile.eavesdrop(np.delete(raw, positions), transcript)
+        return EveGuess(report, raw, reconciled, _eve_key(reconciled, heard.get(AMPLIFY)))
+
+    def _links(self, from_alice: CsiSeries | None, from_bob: CsiSeries | None) -> dict[str, Features]:
+        links = {
+            name: self.enhance.transform(csi)
+            for name, csi in (("alice", from_alice), ("bob", from_bob))
+            if csi is not None
+        }
+        if len(links) == 2:
+            a, b = links["alice"], links["bob"]
+            if a.values.shape == b.values.shape and np.array_equal(a.rounds, b.rounds):
+                # where one of both is missing, the other stands alone
+                both = np.where(
+                    np.isnan(a.values), b.values, np.where(np.isnan(b.values), a.values, (a.values + b.values) / 2)
+                )
+                links["both"] = replace(a, values=both)
+        return links
+
+
+def _eve_report(block: int, trials: int, errors: int, link: str, complete: bool) -> EveReport:
+    return EveReport(
+        block=block,
+        sacrificed_bits=trials,
+        sacrificed_errors=errors,
+        best_link=link,
+        transcript_complete=complete,
+    )
+
+
+def _eve_key(reconciled: U8, message: PublicMessage | None) -> U8 | None:
+    if message is None:
+        return None
+    try:
+        length = _integer(message, "length", 1, reconciled.size)
+        return toeplitz_hash(reconciled, _packed(message, "seed", seed_length(reconciled.size, length)), length)
+    except DialogueFailed:
+        return None
+
+
+def _estimate(errors: int, trials: int) -> float:
+    """Return the error rate to reconcile with: Laplace's rule, never 0, and rather above for few trials."""
+    return (errors + 1) / (trials + 2)
+
+
+def _positions(n: int, count: int, seed: int) -> I64:
+    return np.sort(permutation(n, seed, "sacrifice")[:count])
+
+
+def _without(bits: Bits, positions: I64) -> Bits:
+    mask = np.ones(bits.values.size, bool)
+    mask[positions] = False
+    return bits.take(mask)
+
+
+# ---------------------------------------------------------------- reading the peer
+
+
+def _read(message: PublicMessage, parse: Callable[[], T]) -> T:
+    """Run a reader of the peer's message; what it raises for garbage becomes DialogueFailed('protocol')."""
+    try:
+        return parse()
+    except UNREADABLE as exc:
+        raise DialogueFailed("protocol", f"{message.kind}: {type(exc).__name__}: {exc}") from exc
+
+
+def _integer(message: PublicMessage, key: str, least: int, most: int) -> int:
+    value = message.body.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise DialogueFailed("protocol", f"{message.kind}: {key} = {str(value)[:40]}, accepted {least} to {most}")
+    return value
+
+
+def _packed(message: PublicMessage, key: str, count: int) -> U8:
+    value = message.body.get(key)
+    if not isinstance(value, bytes) or len(value) != (count + 7) // 8:
+        raise DialogueFailed("protocol", f"{message.kind}: {key} is not {count} packed bits")
+    return np.unpackbits(np.frombuffer(value, np.uint8), count=count)
+
+
+def _read_sacrifice(message: PublicMessage, n: int, count_of: Callable[[int], int]) -> tuple[I64, U8]:
+    """Return (positions, Alice's bits there); the count follows from n, so that Alice cannot publish another share."""
+    if _integer(message, "raw", 0, 1 << 32) != n:
+        raise DialogueFailed("protocol", f"{message.kind}: Alice kept {message.body['raw']} raw bits, this side {n}")
+    count = _integer(message, "count", 0, n)
+    if count != count_of(n):
+        raise DialogueFailed("protocol", f"{message.kind}: {count} of {n} bits is not the agreed share")
+    seed = _integer(message, "seed", 0, (1 << 63) - 1)
+    return _positions(n, count, seed), _packed(message, "bits", count)

@@ -1,0 +1,102 @@
+"""OFDM sounding: a preamble of two equal halves, then the same known symbol several times."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.core import seeds
+from testbed.core.stages import Sounder
+from testbed.core.types import C64, I64, SoundingFrame
+
+PEAK = 0.9
+"""Peak magnitude of the frame; full scale is 1. What is left is for the transmitter's interpolation filters."""
+_PHASE_STEPS = 256
+_PAPR_ITERATIONS = 100
+
+
+class Ofdm(Sounder):
+    """OFDM sounding frame with a Schmidl–Cox preamble.
+
+    Bins ±1 … ±n_subcarriers/2 are used, DC is not. The preamble carries every second of them, which makes its two
+    halves equal (Schmidl and Cox, IEEE Trans. Commun. 45(12), 1997) over the same band and with the same power as the
+    symbols. All bins have the same magnitude. Their phases are drawn from `seed` and shaped for a low crest factor, not
+    a chirp (Zadoff–Chu, Newman): a chirp shifted in frequency is a chirp shifted in time, so that a receiver could
+    mistake a carrier offset for a delay.
+
+    Both ends must use the same options; raises ValueError for refused ones.
+    """
+
+    def __init__(
+        self, n_subcarriers: int = 64, n_fft: int = 128, n_cp: int = 32, n_symbols: int = 4, seed: int = 1
+    ) -> None:
+        options = {"n_subcarriers": n_subcarriers, "n_fft": n_fft, "n_cp": n_cp, "n_symbols": n_symbols, "seed": seed}
+        for name, value in options.items():
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ValueError(f"{name} = {value!r}, accepted: a whole number")
+        if n_fft % 4 or not 32 <= n_fft <= 8192:
+            raise ValueError(f"n_fft = {n_fft}, accepted: a multiple of 4 from 32 to 8192")
+        if n_subcarriers % 2 or not 16 <= n_subcarriers <= n_fft - 2:
+            raise ValueError(f"n_subcarriers = {n_subcarriers}, accepted: even, from 16 to n_fft − 2 = {n_fft - 2}")
+        if not 4 <= n_cp <= n_fft:
+            raise ValueError(f"n_cp = {n_cp}, accepted: 4 to n_fft = {n_fft}")
+        if not 2 <= n_symbols <= 256:
+            raise ValueError(f"n_symbols = {n_symbols}, accepted: 2 to 256 (the noise is measured between repetitions)")
+        if seed < 0:
+            raise ValueError(f"seed = {seed}, accepted: ≥ 0")
+        self.n_subcarriers, self.n_fft, self.n_cp, self.n_symbols, self.seed = (
+            n_subcarriers,
+            n_fft,
+            n_cp,
+            n_symbols,
+            seed,
+        )
+
+    def frame(self, sample_rate_hz: float) -> SoundingFrame:
+        """Return the frame at a sample rate in Hz; its peak magnitude is 0.9 of full scale. Raises ValueError."""
+        if not (np.isfinite(sample_rate_hz) and sample_rate_hz > 0):
+            raise ValueError(f"sample_rate_hz = {sample_rate_hz}, accepted: > 0")
+        side = np.arange(1, self.n_subcarriers // 2 + 1)
+        bins: I64 = np.concatenate([-side[::-1], side]).astype(np.int64)
+        even = bins[bins % 2 == 0]
+
+        spectrum = np.zeros((2, self.n_fft), dtype=np.complex128)
+        spectrum[0, even] = _low_crest(even, self.n_fft, seeds.generator(self.seed, "ofdm", "preamble"))
+        spectrum[0, even] *= np.sqrt(bins.size / even.size)  # as strong as a symbol
+        spectrum[1, bins] = _low_crest(bins, self.n_fft, seeds.generator(self.seed, "ofdm", "symbol"))
+        preamble, symbol = np.fft.ifft(spectrum, axis=1) * np.sqrt(self.n_fft)
+
+        samples = np.concatenate(
+            [preamble[-self.n_cp :], preamble, np.tile(np.concatenate([symbol[-self.n_cp :], symbol]), self.n_symbols)]
+        )
+        scale = PEAK / np.abs(samples).max()
+        return SoundingFrame(
+            samples=(samples * scale).astype(np.complex64),
+            sample_rate_hz=float(sample_rate_hz),
+            n_fft=self.n_fft,
+            n_cp=self.n_cp,
+            n_symbols=self.n_symbols,
+            preamble_len=self.n_cp + self.n_fft,
+            preamble_half=self.n_fft // 2,
+            bins=bins,
+            pilots=(spectrum[1, bins] * scale).astype(np.complex64),
+        )
+
+
+def _low_crest(bins: I64, n_fft: int, rng: np.random.Generator) -> C64:
+    """Return (bin,) unit values whose waveform has a low crest factor.
+
+    Iterated clipping (Van der Ouderaa et al., IEEE Trans. Instrum. Meas. 37(1), 1988): clip the waveform's magnitude,
+    keep the phases of its spectrum, restore the spectrum's flat magnitude. The phases end on a grid, so that rounding
+    differences between machines cannot reach the waveform.
+    """
+    values = np.exp(2j * np.pi * rng.random(bins.size))
+    spectrum = np.zeros(n_fft, dtype=np.complex128)
+    for _ in range(_PAPR_ITERATIONS):
+        spectrum[bins] = values
+        wave = np.fft.ifft(spectrum)
+        magnitude = np.abs(wave)
+        limit = np.sqrt(np.mean(magnitude**2))
+        values = np.fft.fft(wave * np.minimum(1.0, limit / np.maximum(magnitude, 1e-300)))[bins]
+        values /= np.abs(values)
+    steps = np.round(np.angle(values) * (_PHASE_STEPS / (2 * np.pi)))
+    return np.exp(2j * np.pi * steps / _PHASE_STEPS).astype(np.complex64)

@@ -1,0 +1,385 @@
+"""Cascade: Bob corrects his string by asking Alice for parities (Brassard and Salvail, Eurocrypt '93).
+
+Everything is expressed in *cuts*. Pass p shuffles the string by a public seed; Bob asks "what is the parity of your
+first c bits in the order of pass p?". Two neighbouring known cuts enclose a leaf, whose parity is the difference of
+both answers: the parity of a block's sibling is implied and never asked, every sub-block ever searched is reused, and
+the ledger is the number of different cuts answered. A leaf whose parity differs from Bob's holds an odd number of
+errors and is cut again until a single bit is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.core.errors import DialogueFailed
+from testbed.core.ledger import Dialogue, PublicMessage, Receive, Send
+from testbed.core.seeds import permutation
+from testbed.core.stages import ReconciledBits, Reconciler
+from testbed.core.types import F64, I64, U8
+
+ASK, ANSWER = "cascade_ask", "cascade_answer"
+MAX_ERROR_RATE = 0.25
+"""Above it h2 leaves less than 0.19 bit per bit: no key could come of it."""
+MAX_PASSES = 255
+EVE_SWEEPS = 40
+
+
+class Variant(NamedTuple):
+    """A row of the table below: which blocks, in which pass."""
+
+    first: float
+    """Length of the first pass's blocks times the error rate."""
+    power_of_two: bool
+    """Round the first length up to a power of two."""
+    growth: tuple[float, ...]
+    """Block length of each pass over that of the first."""
+    tail: int
+    """Passes of two blocks of n/2 that follow; asked in one message, for they are asked anyway."""
+    weighted: bool
+    """Cut a leaf where the chance of an error is equal on both sides (see `_beliefs`), not in its middle."""
+
+
+VARIANTS = {
+    # Brassard and Salvail 1993
+    "original": Variant(0.73, False, (1, 2, 4, 8), 0, False),
+    # Yan et al., ICNC 2008: 10 passes
+    "yanetal": Variant(0.80, False, (1, 5), 8, False),
+    # Martinez-Mateo et al., arXiv:1407.3257, option 7: 14 passes
+    "option7": Variant(1.00, True, (1, 4), 12, False),
+    # ours: the schedule of option 7 without rounding, cuts placed by belief
+    "weighted": Variant(1.00, False, (1, 4), 10, True),
+}
+
+
+class Cascade(Reconciler):
+    """Interactive reconciliation, leak ≈ f·n·h2(error rate).
+
+    variant: a row of `VARIANTS`. Refuses an error rate above 25 % with DialogueFailed('error_rate_too_high').
+    The string may have any length from 1 bit; an estimate that is too low costs efficiency, not correctness.
+    """
+
+    def __init__(self, variant: str = "weighted") -> None:
+        if variant not in VARIANTS:
+            raise ValueError(f"option 'variant' = {variant!r}, accepted: {', '.join(VARIANTS)}")
+        self.variant = VARIANTS[variant]
+
+    def alice(self, values: U8, error_rate: float, rng: np.random.Generator) -> Dialogue[ReconciledBits]:
+        """Answer Bob's questions until he is done. Answers at most n bits: more could not help anybody but Eve."""
+        _refuse_hopeless(error_rate)
+        n = values.size
+        seed: int | None = None
+        prefixes: dict[int, U8] = {}
+        answered: set[int] = set()
+        messages = 0
+        while True:
+            message = yield Receive(ASK)
+            assert message is not None
+            messages += 1
+            if message.body.get("done") is True:
+                return ReconciledBits(values, 0, messages)
+            if seed is None:
+                seed = _read_seed(message)
+            passes, cuts = _read_ask(message, n)
+            bits = np.zeros(cuts.size, np.uint8)
+            for p in np.unique(passes).tolist():
+                if p not in prefixes:
+                    prefixes[p] = _prefix_parities(values[permutation(n, seed, "cascade", p)])
+                bits[passes == p] = prefixes[p][cuts[passes == p]]
+            before = len(answered)
+            # the parity of the whole string is the same bit in every pass
+            answered.update(np.where(cuts == n, n, passes * (n + 1) + cuts).tolist())
+            if len(answered) > n:
+                raise DialogueFailed("error_rate_too_high", f"Bob asked for more than {n} parities of {n} bits")
+            body = {"bits": np.packbits(bits).tobytes()}
+            messages += 1
+            yield Send(PublicMessage(kind=ANSWER, body=body, leaked_bits=len(answered) - before))
+
+    def bob(self, values: U8, error_rate: float, rng: np.random.Generator) -> Dialogue[ReconciledBits]:
+        """Drive: open the passes of the variant, search every odd leaf in lockstep, until all parities agree.
+
+        Ends always: each question holds a cut that was never asked, and n cuts are the limit.
+        """
+        _refuse_hopeless(error_rate)
+        n = values.size
+        search = _Search(values, int(rng.integers(1 << 63)), error_rate, self.variant)
+        messages = 0
+        for passes, cuts in search.questions():
+            body: dict[str, Any] = {"passes": passes.astype("u1").tobytes(), "cuts": cuts.astype("<u4").tobytes()}
+            if not messages:
+                body["seed"] = search.seed
+            yield Send(PublicMessage(kind=ASK, body=body))
+            answer = yield Receive(ANSWER)
+            assert answer is not None
+            messages += 2
+            bits = _read_answer(answer, cuts.size)
+            if answer.leaked_bits != cuts.size:
+                raise DialogueFailed("protocol", f"{answer.leaked_bits} bits counted for {cuts.size} new parities")
+            search.learn(passes, cuts, bits)
+            if search.asked > n:
+                raise DialogueFailed("error_rate_too_high", f"{search.asked} parities were not enough for {n} bits")
+        yield Send(PublicMessage(kind=ASK, body={"done": True}))
+        return ReconciledBits(search.bits, search.corrected, messages + 1)
+
+    def eavesdrop(self, guess: U8, transcript: Sequence[PublicMessage]) -> U8:
+        """Decode Alice's published parities from Eve's guess by belief propagation, at most `EVE_SWEEPS` sweeps.
+
+        Returns the iterate that violates the fewest parities; messages that make no sense are passed over.
+        """
+        passes = _published(transcript, guess.size)
+        if not passes:
+            return guess
+        odds = [view.odd(guess) for view in passes]
+        best, fewest = guess, sum(int(odd.sum()) for odd in odds)
+        for soft in _beliefs(passes, odds, guess.size, _likely_rate(passes[0], odds[0]), EVE_SWEEPS):
+            candidate = guess ^ (soft < 0)
+            violated = sum(int(view.odd(candidate).sum()) for view in passes)
+            if violated < fewest:
+                best, fewest = candidate, violated
+            if not violated:
+                break
+        return best
+
+
+class _Pass:
+    """One shuffled view of the string and what Alice has said about it."""
+
+    def __init__(self, n: int, seed: int, number: int) -> None:
+        self.number = number
+        self.order = permutation(n, seed, "cascade", number)
+        """(n,) position in this pass → index in the string."""
+        self.cuts: I64 = np.zeros(1, np.int64)
+        """(known,) ascending; 0 and n are known from the first pass's first answer on."""
+        self.alice: U8 = np.zeros(1, np.uint8)
+        """(known,) parity of Alice's first `cuts` bits."""
+
+    def learn(self, cuts: I64, parities: U8) -> None:
+        """Insert answers; a cut already known keeps its first answer."""
+        self.cuts, first = np.unique(np.concatenate([self.cuts, cuts]), return_index=True)
+        self.alice = np.concatenate([self.alice, parities])[first]
+
+    def odd(self, bits: U8) -> NDArray[np.bool_]:
+        """(leaf,) True where Alice's and these bits' parities differ."""
+        return np.diff(self.alice ^ _prefix_parities(bits[self.order])[self.cuts]) != 0
+
+
+class _Search:
+    """Bob's state: his bits, the passes, which cuts to ask next."""
+
+    def __init__(self, values: U8, seed: int, error_rate: float, variant: Variant) -> None:
+        self.bits = values.copy()
+        self.seed, self.variant = seed, variant
+        self.n = n = values.size
+        # a share of 1/n is the least that n bits can show; 0 would mean blocks without end
+        self.rate = min(max(error_rate, 1 / max(n, 1)), MAX_ERROR_RATE)
+        self.fixed = np.zeros(n, bool)
+        self.corrected = 0
+        self.asked = 0
+        self.passes: list[_Pass] = []
+
+    def questions(self) -> Iterator[tuple[I64, I64]]:
+        """Yield (passes, cuts) to ask, each (question,); `learn` must follow before the next."""
+        stages = self._stages() if self.n else []
+        while stages:
+            lengths = stages.pop(0)
+            yield self._open(lengths)
+            while True:
+                odds = self._correct_single_bits()
+                if not any(odd.any() for odd in odds):
+                    break
+                if self.variant.tail and self.corrected > 4 * self.rate * self.n + 10:
+                    # the estimate was far too low: blocks of the right size find the rest at a fraction of the cost
+                    self.rate = 2 * self.corrected / self.n
+                    if self.rate > 2 * MAX_ERROR_RATE or len(self.passes) > MAX_PASSES // 2:
+                        raise DialogueFailed("error_rate_too_high", f"{self.corrected} errors so far in {self.n} bits")
+                    self.rate = min(self.rate, MAX_ERROR_RATE)
+                    stages = self._stages()
+                    break
+                yield self._bisect(odds)
+
+    def learn(self, passes: I64, cuts: I64, parities: U8) -> None:
+        """Take Alice's answers to the last question."""
+        self.asked += cuts.size
+        for p in np.unique(passes).tolist():
+            self.passes[p].learn(cuts[passes == p], parities[passes == p])
+        total = self.passes[0].alice[-1:]
+        for view in self.passes[1:]:
+            if view.cuts[-1] != self.n:
+                view.learn(np.array([self.n]), total)
+
+    def _stages(self) -> list[list[float]]:
+        """Return block lengths: passes that are opened together, stage after stage."""
+        first = self.variant.first / self.rate
+        if self.variant.power_of_two:
+            first = 2.0 ** math.ceil(math.log2(first))
+        sized = [[first * g] for g in self.variant.growth]
+        return sized + ([[self.n / 2] * self.variant.tail] if self.variant.tail else [])
+
+    def _open(self, lengths: list[float]) -> tuple[I64, I64]:
+        """Start passes with blocks of about these lengths; the parity of the whole string is asked once."""
+        passes, cuts = [], []
+        for length in lengths:
+            view = _Pass(self.n, self.seed, len(self.passes))
+            self.passes.append(view)
+            blocks = min(max(2, round(self.n / length)), self.n)
+            ends = np.arange(1, blocks + 1) * self.n // blocks
+            ends = ends if view.number == 0 else ends[:-1]
+            cuts.append(ends)
+            passes.append(np.full(ends.size, view.number))
+        return np.concatenate(passes), np.concatenate(cuts)
+
+    def _correct_single_bits(self) -> list[NDArray[np.bool_]]:
+        """Flip every odd leaf of one bit, and those that this lays bare; return each pass's odd leaves."""
+        while True:
+            odds = [view.odd(self.bits) for view in self.passes]
+            single = [
+                v.order[v.cuts[:-1][odd & (np.diff(v.cuts) == 1)]] for v, odd in zip(self.passes, odds, strict=True)
+            ]
+            flips = np.unique(np.concatenate(single))
+            if not flips.size:
+                return odds
+            if self.fixed[flips].any():
+                raise DialogueFailed("protocol", "Alice's parities contradict one another")
+            self.bits[flips] ^= 1
+            self.fixed[flips] = True
+            self.corrected += flips.size
+
+    def _bisect(self, odds: list[NDArray[np.bool_]]) -> tuple[I64, I64]:
+        """Cut odd leaves of all passes at once, small ones first, as long as they share no bit.
+
+        Leaves that share a bit may hold the same error: searching both would pay twice for it.
+        """
+        weight = np.ones(self.n)
+        if self.variant.weighted and len(self.passes) > 1:
+            (soft,) = _beliefs(self.passes, odds, self.n, self.rate, sweeps=1)
+            weight = (1 - soft) / 2
+        candidates = [
+            (view, view.cuts[:-1][odd], view.cuts[1:][odd]) for view, odd in zip(self.passes, odds, strict=True)
+        ]
+        candidates = [c for c in candidates if c[1].size]
+        candidates.sort(key=lambda c: float(np.mean(c[2] - c[1])))
+        claimed = np.zeros(self.n, bool)
+        passes, cuts = [], []
+        for view, start, end in candidates:
+            taken = _cumulative(claimed[view.order])
+            free = taken[start] == taken[end]
+            start, end = start[free], end[free]
+            if not start.size:
+                continue
+            if self.variant.weighted:
+                below = _cumulative(weight[view.order])
+                half = (below[start] + below[end]) / 2
+                cut = np.searchsorted(below, half)
+                cut -= half - below[cut - 1] < below[cut] - half
+                cut = np.clip(cut, start + 1, end - 1)
+            else:
+                cut = (start + end) // 2
+            inside = np.zeros(self.n + 1, np.int8)
+            inside[start] += 1
+            inside[end] -= 1
+            claimed[view.order] |= np.cumsum(inside[:-1], dtype=np.int8) > 0
+            cuts.append(cut)
+            passes.append(np.full(cut.size, view.number))
+        return np.concatenate(passes), np.concatenate(cuts)
+
+
+def _prefix_parities(shuffled: U8) -> U8:
+    """(n+1,) parity of the first c bits, c = 0 … n."""
+    return np.concatenate([np.zeros(1, np.uint8), np.bitwise_xor.accumulate(shuffled)])
+
+
+def _cumulative(x: NDArray[Any]) -> NDArray[Any]:
+    """(n+1,) sum of the first c values."""
+    return np.concatenate([[0], np.cumsum(x)])
+
+
+def _beliefs(
+    passes: Sequence[_Pass], odds: Sequence[NDArray[np.bool_]], n: int, rate: float, sweeps: int
+) -> Iterator[F64]:
+    """Yield after each sweep (n,) soft = P(bit right) − P(bit wrong), given which leaves are odd.
+
+    Layered sum-product: every leaf is a parity check, `rate` the error rate before any was known. In terms of `soft` a
+    check tells each of its bits the product of the others, and two independent opinions a and b join to (a+b)/(1+ab).
+    """
+    sure = 1 - 1e-9
+    soft = np.full(n, 1 - 2 * rate)
+    told = [np.zeros(n) for _ in passes] if sweeps > 1 else []
+    for sweep in range(sweeps):
+        for k, (view, odd) in enumerate(zip(passes, odds, strict=True)):
+            own = soft[view.order]
+            if sweep:
+                own = np.clip((own - told[k]) / (1 - own * told[k]), -sure, sure)
+            own = np.where(np.abs(own) < 1e-6, 1e-6, own)
+            product = np.multiply.reduceat(own, view.cuts[:-1]) * (1.0 - 2.0 * odd)
+            others = np.clip(np.repeat(product, np.diff(view.cuts)) / own, -sure, sure)
+            if told:
+                told[k] = others
+            soft[view.order] = np.clip((own + others) / (1 + own * others), -sure, sure)
+        yield soft
+
+
+def _likely_rate(view: _Pass, odd: NDArray[np.bool_]) -> float:
+    """Return the error rate in 0.001 … 0.45 under which these odd leaves of the first pass are likeliest."""
+    rates = np.geomspace(1e-3, 0.45, 60)
+    agree = (1 - 2 * rates[:, None]) ** np.diff(view.cuts)[None, :]
+    p_odd = np.clip((1 - agree) / 2, 1e-12, 0.5)
+    return float(rates[np.argmax(np.where(odd, np.log(p_odd), np.log1p(-p_odd)).sum(axis=1))])
+
+
+def _published(transcript: Sequence[PublicMessage], n: int) -> list[_Pass]:
+    """Return the passes that a transcript for n bits lays open; [] where Eve missed their beginning."""
+    seed: int | None = None
+    ask: PublicMessage | None = None
+    known: dict[int, _Pass] = {}
+    for message in transcript:
+        try:
+            if message.kind == ASK and message.body.get("done") is not True:
+                seed = _read_seed(message) if seed is None else seed
+                ask = message
+            elif message.kind == ANSWER and ask is not None and seed is not None:
+                passes, cuts = _read_ask(ask, n)
+                bits = _read_answer(message, cuts.size)
+                for p in np.unique(passes).tolist():
+                    view = known.setdefault(p, _Pass(n, seed, p))
+                    view.learn(cuts[passes == p], bits[passes == p])
+                ask = None
+        except DialogueFailed:
+            ask = None
+    if 0 not in known or known[0].cuts[-1] != n:
+        return []
+    for view in known.values():
+        view.learn(np.array([n]), known[0].alice[-1:])
+    return [known[p] for p in sorted(known)]
+
+
+def _refuse_hopeless(error_rate: float) -> None:
+    if not 0 <= error_rate <= MAX_ERROR_RATE:
+        raise DialogueFailed("error_rate_too_high", f"estimated {error_rate:.3f}, accepted 0 to {MAX_ERROR_RATE}")
+
+
+def _read_seed(message: PublicMessage) -> int:
+    seed = message.body.get("seed")
+    if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+        raise DialogueFailed("protocol", f"{ASK}: seed {str(seed)[:40]!r}, accepted: an integer in 0 … 2^63−1")
+    return seed
+
+
+def _read_ask(message: PublicMessage, n: int) -> tuple[I64, I64]:
+    passes, cuts = message.body.get("passes"), message.body.get("cuts")
+    if not isinstance(passes, bytes) or not isinstance(cuts, bytes) or len(cuts) != 4 * len(passes) or not passes:
+        raise DialogueFailed("protocol", f"{ASK}: passes and cuts of different or no length")
+    where = np.frombuffer(cuts, "<u4").astype(np.int64)
+    if where.min() < 1 or where.max() > n or where.size > n:
+        raise DialogueFailed("protocol", f"{ASK}: {where.size} cuts up to {where.max()}, accepted 1 to {n}")
+    return np.frombuffer(passes, "u1").astype(np.int64), where
+
+
+def _read_answer(message: PublicMessage, count: int) -> U8:
+    bits = message.body.get("bits")
+    if not isinstance(bits, bytes) or len(bits) != (count + 7) // 8:
+        raise DialogueFailed("protocol", f"{ANSWER}: not {count} packed bits")
+    return np.unpackbits(np.frombuffer(bits, np.uint8), count=count)

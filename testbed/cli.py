@@ -1,0 +1,470 @@
+"""The command line. Bad input ends in one line on standard error and exit status 2, a failed run in 1, Ctrl-C in 130."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import click
+import msgspec
+import typer
+
+from testbed import __version__
+from testbed.core import config, logs
+from testbed.core.errors import InputError, TestbedError
+
+if TYPE_CHECKING:
+    from testbed.coordinator.server import Coordinator, Progress
+    from testbed.launch import Crew
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Physical-layer secret key generation with reconfigurable surfaces: probe, distil, account.",
+)
+
+LabOption = Annotated[str, typer.Option("--lab", help="Lab file, or the name of a bundled one.", metavar="LAB")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to standard error.")]
+SupervisedOption = Annotated[
+    bool, typer.Option("--supervised", hidden=True, help="Leave when standard input closes (set by `testbed run`).")
+]
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+# ---------------------------------------------------------------- the main job
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="Experiment file, or the name of a bundled one.")],
+    lab: LabOption = "sim",
+    rounds: Annotated[Optional[int], typer.Option(min=1, help="Instead of the file's.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(min=0, help="Instead of the file's.")] = None,  # noqa: UP045
+    out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run an experiment: start the lab's local daemons, drive all rounds, distil keys, write the run.
+
+    Example: testbed run mobile_room --lab sim --rounds 400 --seed 7
+    """
+    logs.configure(verbose)
+    from testbed import launch
+
+    plan, place = _plan(experiment, rounds, seed), config.load_lab(lab)
+    _check_world(plan, place, lab)
+    folder = launch.new_run_folder(out, Path(experiment).stem)
+    with _ProgressBar() as bar:
+        outcome = launch.run(plan, place, lab, folder, bar.update, _stop_on_signals)
+    _conclude(outcome, as_json)
+
+
+@app.command()
+def coordinator(
+    experiment: Annotated[str, typer.Argument(help="Experiment file, or the name of a bundled one.")],
+    lab: LabOption,
+    world: Annotated[Optional[str], typer.Option(help="Endpoint of the simulated air, where the lab has one.")] = None,  # noqa: UP045
+    rounds: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(min=0)] = None,  # noqa: UP045
+    out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Drive one run with nodes that are started elsewhere (`testbed node NAME`).
+
+    Example: testbed coordinator mobile_room --lab bench.toml
+    """
+    logs.configure(verbose)
+    from testbed import launch
+    from testbed.coordinator.server import Coordinator
+
+    plan, place = _plan(experiment, rounds, seed), config.load_lab(lab)
+    _check_world(plan, place, lab)
+    if place.world is not None and world is None:
+        if place.world.port == 0:
+            raise InputError(f"{lab}: table [world]: key 'port' is 0, so say where the air is: --world tcp://HOST:PORT")
+        world = f"tcp://{place.world.host}:{place.world.port}"
+    if place.curve:
+        launch.make_keys(place)
+    server = Coordinator(place, plan, launch.new_run_folder(out, Path(experiment).stem), launch.load_identity(place, "coordinator"))
+    try:
+        _stop_on_signals(server, None)
+        _say(f"coordinator on tcp://{place.coordinator.host}:{server.port}, waiting for {', '.join(server.state.nodes)}")
+        with _ProgressBar() as bar:
+            outcome = server.run(world, progress=bar.update)
+    finally:
+        server.close()
+    _conclude(outcome, as_json)
+
+
+@app.command()
+def node(
+    name: Annotated[str, typer.Argument(help="The node's name in the lab file.")],
+    lab: LabOption,
+    coordinator: Annotated[Optional[str], typer.Option(help="Endpoint of the coordinator; default: the lab's.")] = None,  # noqa: UP045
+    world: Annotated[Optional[str], typer.Option(help="Endpoint of the simulated air; default: the lab's.")] = None,  # noqa: UP045
+    supervised: SupervisedOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run one node daemon: Alice, Bob, Eve or the surface, whichever NAME is in the lab file.
+
+    Example: testbed node bob --lab bench.toml
+    """
+    logs.configure(verbose)
+    from testbed import launch
+    from testbed.nodes.daemon import NodeDaemon, watch_parent
+
+    place = config.load_lab(lab)
+    if name not in place.node:
+        raise InputError(f"{lab}: no table [node.{name}]; accepted: {', '.join(place.node)}")
+    if coordinator is None:
+        if place.coordinator.port == 0:
+            raise InputError(f"{lab}: table [coordinator]: key 'port' is 0, so say where it is: --coordinator tcp://HOST:PORT")
+        coordinator = f"tcp://{place.coordinator.host}:{place.coordinator.port}"
+    if world is None and place.world is not None and place.world.port:
+        world = f"tcp://{place.world.host}:{place.world.port}"
+    if place.curve:
+        launch.make_keys(place)
+    daemon = NodeDaemon(place, name, coordinator, world, launch.load_identity(place, name), launch.node_state_dir(place, name))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: daemon.interrupt())
+    if supervised:
+        watch_parent()
+    raise typer.Exit(daemon.run())
+
+
+@app.command()
+def sim(
+    lab: LabOption = "sim",
+    port: Annotated[Optional[int], typer.Option(min=0, max=65535, help="Instead of the lab's; 0 chooses one.")] = None,  # noqa: UP045
+    supervised: SupervisedOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run the simulated air of a lab, for nodes and coordinators that are started separately.
+
+    Prints {"endpoint": …} once it is ready. Example: testbed sim --lab sim --port 40000
+    """
+    logs.configure(verbose)
+    from testbed import launch
+    from testbed.core import registry
+    from testbed.nodes.daemon import watch_parent
+
+    place = config.load_lab(lab)
+    if place.world is None:
+        raise InputError(f"{lab}: no table [world]: this lab has no simulated air")
+    if place.curve:
+        launch.make_keys(place)
+    if supervised:
+        watch_parent()
+    driver = registry.load_driver("worlds", place.world.driver)
+    endpoint = f"tcp://{place.world.host}:{place.world.port if port is None else port}"
+    driver.serve(
+        endpoint, launch.load_identity(place, "world"), place.world.pace, place.world.peer_timeout_s,
+        lambda actual: print(json.dumps({"endpoint": actual}), flush=True),
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- recorded and measured channels
+
+
+@app.command()
+def replay(
+    source: Annotated[Path, typer.Argument(help="A run's folder, or a measured data set (docs/datasets.md).")],
+    chain: Annotated[Optional[str], typer.Option("--chain", help="Experiment whose chain is used.", metavar="EXPERIMENT")] = None,  # noqa: UP045
+    cut: Annotated[Optional[str], typer.Option(help="Only this measured link.")] = None,  # noqa: UP045
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run the key chain over a recorded run or a measured data set: no radios.
+
+    Example: testbed replay datasets/openris_vna --json
+    """
+    logs.configure(verbose)
+    from testbed import replay as replaying
+
+    plan = config.load_experiment(chain) if chain is not None else None
+    summary = replaying.replay(source, plan, cut, _say)
+    if as_json:
+        _print_json(summary)
+    else:
+        replaying.show(summary)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, also of a run that was killed.", metavar="RUN")],
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """(Re)make the HTML report of a run; a killed run's journal is first turned into its lasting files.
+
+    Example: testbed report runs/20260101-120000-mobile_room --open
+    """
+    from testbed.coordinator import facts
+    from testbed.records import writer
+    from testbed.report import html
+
+    writer.recover(folder, facts.summary_of)
+    path = html.make(folder)
+    print(path)
+    if open_it:
+        import webbrowser
+
+        webbrowser.open(path.absolute().as_uri())
+
+
+# ---------------------------------------------------------------- the rest
+
+
+@app.command()
+def bench(
+    name: Annotated[Optional[str], typer.Argument(help="One benchmark; all without it.")] = None,  # noqa: UP045
+    as_json: JsonOption = False,
+) -> None:
+    """Measure performance, each figure beside a peer measured in the same run.
+
+    Example: testbed bench cascade --json
+    """
+    logs.configure(False)
+    from testbed import bench as benches
+
+    rows = benches.run(name)
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        peer = f"  {row.peer}: {row.peer_s:.6g} s, ratio {row.ratio:.2f}" if row.peer else ""
+        print(f"{row.name}: {row.ours_s:.6g} s{peer}\n    {row.note}")
+
+
+@app.command("keygen-certs")
+def keygen_certs(lab: LabOption = "sim") -> None:
+    """Make the transport keys of a lab's daemons where they are missing, and say where they are.
+
+    Each machine keeps its own `.secret` files; copy the `.public` ones to the others. Example: testbed keygen-certs --lab bench.toml
+    """
+    from testbed import launch
+
+    place = config.load_lab(lab)
+    print(launch.make_keys(place))
+
+
+@app.command()
+def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
+    """List delivered keys: node, run, block, length and where the file is, never the bits.
+
+    Example: testbed keys --lab sim
+    """
+    from testbed import launch
+
+    rows = []
+    place = config.load_lab(lab)
+    for name in place.node:
+        for path in sorted((launch.lab_folder(place) / name / "keys").glob("*/*.key")):
+            bits = json.loads(path.read_text())["bits"]
+            rows.append({"node": name, "run": path.parent.name, "block": int(path.stem.split("-")[1]), "bits": bits, "file": str(path)})
+    if as_json:
+        _print_json(rows)
+        return
+    if not rows:
+        _say(f"no keys under {launch.lab_folder(place)}")
+    for row in rows:
+        print(f"{row['node']:<10} {row['run']}  block {row['block']:>4}  {row['bits']:>6} bits  {row['file']}")
+
+
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(help="experiment or lab.")],
+) -> None:
+    """Print the JSON Schema of a file kind, for editors that complete TOML.
+
+    Example: testbed schema experiment > experiment.schema.json
+    """
+    kinds: dict[str, Any] = {"experiment": config.Experiment, "lab": config.Lab}
+    if kind not in kinds:
+        raise InputError(f"no file kind {kind!r}; accepted: experiment, lab")
+    print(json.dumps(config.json_schema(kinds[kind]), indent=2))
+
+
+@app.command("list")
+def list_bundled() -> None:
+    """List the bundled experiments and labs, and the stages a chain can be made of.
+
+    Example: testbed list
+    """
+    from testbed.core import registry
+
+    for title, kind in (("experiments", config.Experiment), ("labs", config.Lab)):
+        print(f"{title}: {', '.join(config.bundled(kind))}")
+    for stage in registry.STAGES:
+        print(f"{stage}: {', '.join(registry.stage_names(stage))}")
+
+
+# ---------------------------------------------------------------- shared
+
+
+def _plan(experiment: str, rounds: int | None, seed: int | None) -> config.Experiment:
+    plan = config.load_experiment(experiment)
+    changes: dict[str, int] = {}
+    if rounds is not None:
+        changes["rounds"] = rounds
+    if seed is not None:
+        changes["seed"] = seed
+    return msgspec.structs.replace(plan, **changes)
+
+
+def _check_world(plan: config.Experiment, place: config.Lab, lab: str) -> None:
+    if plan.surface.policy != "none" and place.by_role("ris") is None:
+        raise InputError(f"{lab}: the experiment moves a surface, but no node has role = 'ris'")
+
+
+def _stop_on_signals(server: Coordinator, crew: Crew | None) -> None:
+    """First Ctrl-C: finish the round; second: drop it; third: silence the transmitters at once."""
+    kinds = iter(("stop", "abort", "halt"))
+
+    def ask(*_: object) -> None:
+        kind = next(kinds, None)
+        if kind is None:
+            return
+        server.interrupted = True
+        _say({"stop": "finishing the round (again: drop it)", "abort": "dropping the round (again: halt)", "halt": "halt"}[kind])
+        server.ask_stop(kind)  # type: ignore[arg-type]
+
+    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGTERM, ask)
+
+
+class _ProgressBar:
+    """Rounds, rounds/s, SNR and key bits on a terminal; a plain line every few seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._plain_at = 0
+
+    def __enter__(self) -> _ProgressBar:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            self._bar = Progress(
+                TextColumn("{task.fields[phase]:>11}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
+                console=Console(stderr=True), transient=True, refresh_per_second=5,
+            )  # fmt: skip
+            self._bar.start()
+            self._task = self._bar.add_task("run", total=None, phase="starting", figures="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, p: Progress) -> None:
+        figures = f"{p.rounds_per_s:5.0f} rounds/s  SNR {p.snr_db:4.1f} dB  kept {p.kept}  key bits {p.key_bits}"
+        if p.message is not None:
+            if self._bar is not None:
+                self._bar.console.print(p.message)
+            else:
+                _say(p.message)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=p.round, total=p.rounds, phase=p.phase, figures=figures)
+        elif p.round >= self._plain_at + 200 or (p.round == p.rounds and self._plain_at < p.rounds):
+            self._plain_at = p.round
+            _say(f"{p.round}/{p.rounds} rounds  {figures}")
+
+
+def _conclude(outcome: Any, as_json: bool) -> None:
+    """Make the report, show the outcome, leave with the right status."""
+    from testbed.report import html
+
+    path = html.make(outcome.folder)
+    if as_json:
+        _print_json(outcome.summary)
+    else:
+        _show(outcome, path)
+    if outcome.status == "failed":
+        _say(f"run failed: {outcome.detail}; report: {path}")
+        raise typer.Exit(1)
+    if outcome.status == "stopped":
+        raise typer.Exit(130)
+    if outcome.summary.get("keys_mismatched"):
+        _say("run failed: verified keys differ")
+        raise typer.Exit(1)
+
+
+def _show(outcome: Any, report_path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    s = outcome.summary
+    console = Console()
+
+    def figure(value: Any, form: str = "") -> str:
+        return "–" if value is None else format(value, form)
+
+    rejected = ", ".join(f"{n} {why}" for why, n in s["pairs_rejected"].items()) or "none"
+    console.print(
+        f"[bold]{s['keys_verified']} verified keys, {s['key_bits']} bits[/bold]"
+        f" (mismatched: {figure(s['keys_mismatched'])}; recovered by Eve: {figure(s['eve_keys_recovered'])})"
+    )
+    console.print(f"rounds {s['rounds']}, pairs kept {s['pairs_kept']}, rejected: {rejected}, {figure(s['rounds_per_s'], '.0f')} rounds/s")
+    console.print(
+        f"raw bits {s['raw_bits']}, disagreement Alice–Bob {figure(s['kdr_raw'], '.3f')}, Eve {figure(s['kdr_eve'], '.3f')}, "
+        f"min-entropy given Eve {figure(s['min_entropy_per_bit'], '.3f')} bit/bit, "
+        f"key rate {figure(s['key_rate_bps'], '.1f')} bit/s of channel time"
+    )
+    table = Table(title="health", title_justify="left", show_header=False)
+    for entry in s["health"]:
+        table.add_row("[green]ok[/green]" if entry["ok"] else "[yellow]look[/yellow]", entry["check"], entry["detail"])
+    console.print(table)
+    console.print(f"report: {report_path}", soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point: turn every expected failure into one line and an exit status."""
+    try:
+        status = app(standalone_mode=False)
+    except InputError as exc:
+        _say(f"testbed: {exc}")
+        status = 2
+    except TestbedError as exc:
+        _say(f"testbed: {exc}")
+        status = 1
+    except click.exceptions.Exit as exc:
+        status = exc.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        status = 130
+    except click.UsageError as exc:
+        _say(f"testbed: {exc.format_message()} (see `{exc.ctx.command_path if exc.ctx else 'testbed'} --help`)")
+        status = 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    logging.shutdown()
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""The shell around the coordinator's state machine: the hub's socket, the records, the clock, the progress."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from testbed.core import schedule
+from testbed.coordinator import facts
+from testbed.coordinator import state as s
+from testbed.core import registry
+from testbed.core.config import Experiment, Lab, to_dict
+from testbed.core.errors import InputError, TestbedError
+from testbed.core.identity import Identity
+from testbed.net import messages as m
+from testbed.net import transport
+from testbed.records import documents, reader
+from testbed.records.writer import RunWriter
+
+log = logging.getLogger("testbed.coordinator")
+_POLL_MS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """For a progress bar, after every round and block."""
+
+    phase: str
+    round: int
+    rounds: int
+    kept: int
+    rounds_per_s: float
+    snr_db: float
+    key_bits: int
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    status: str
+    """finished, stopped or failed."""
+    detail: str
+    folder: Path
+    summary: dict[str, Any]
+
+
+class Coordinator:
+    """Runs one experiment. Construct (binds the port), start the nodes, then `run`."""
+
+    def __init__(self, lab: Lab, experiment: Experiment, folder: Path, identity: Identity | None) -> None:
+        self.lab, self.experiment, self.folder = lab, experiment, folder
+        self.run_name = folder.name
+        sounder = registry.make_stage("probing", experiment.probing.waveform, experiment.probing.waveform_options)
+        self._frame = sounder.frame(experiment.radio.sample_rate_hz)
+        slots = schedule.parse(experiment.probing.schedule)
+        self.state = s.CoordinatorState(lab, experiment, self.run_name, slots, self._frame.duration_s)
+        self._wire = transport.Wire(identity)
+        self._identity = identity
+        try:
+            self._hub = transport.Hub(self._wire, lab.coordinator.host, lab.coordinator.port)
+        except InputError:
+            self._wire.close()
+            raise
+        self._hub.run = self.run_name
+        self.port = self._hub.port
+        self.interrupted = False
+        """A person asked for the end (exit status 130)."""
+        self._stop_asked: list[s.FinishKind] = []
+        self._links_rejected: dict[str, Counter[str]] = {}
+        self._over: s.Over | None = None
+        self._began_s = 0.0
+        self._last_progress: Progress | None = None
+
+    def ask_stop(self, kind: s.FinishKind) -> None:
+        """Ask from a signal handler or another thread: stop finishes the round, abort drops it, halt silences at once."""
+        self._stop_asked.append(kind)
+
+    def close(self) -> None:
+        self._hub.socket.close(linger=200)
+        self._wire.close()
+
+    def run(
+        self,
+        world: str | None,
+        gone: Callable[[], list[tuple[str, str]]] = lambda: [],
+        progress: Callable[[Progress], None] = lambda _: None,
+    ) -> Outcome:
+        """Drive the experiment to its end and write the run's folder. Never waits without a limit.
+
+        `world` is the endpoint of the simulated air, `gone` reports local processes that have ended.
+        """
+        start = documents.start(
+            to_dict(self.experiment), to_dict(self.lab), seeds={"experiment": self.experiment.seed},
+            subcarrier_hz=self._frame.subcarrier_hz,
+        )  # fmt: skip
+        with RunWriter(self.folder, start, summarise=facts.summary_of) as writer:
+            while self._over is None:
+                self._take(s.Tick(time.monotonic()), writer, world, progress)
+                for name, detail in gone():
+                    self._take(s.Gone(name, detail), writer, world, progress)
+                while self._stop_asked:
+                    self._take(s.StopAsked(self._stop_asked.pop(0)), writer, world, progress)
+                if self._over is None and self._hub.socket.poll(_POLL_MS):
+                    # many messages a poll, but not so many that time stands still
+                    for _ in range(64):
+                        received = self._hub.receive()
+                        if received is not None:
+                            self._receive(received, writer, world, progress)
+                        if self._over is not None or not self._hub.socket.poll(0):
+                            break
+            for node, counts in self._links_rejected.items():
+                log.info("%s could not use: %s", node, dict(counts))
+            writer.event("links_rejected", {n: dict(c) for n, c in self._links_rejected.items()})
+            writer.event("messages_refused", dict(self._hub.refused))
+            status: documents.ExitStatus = {"finished": "ok", "stopped": "aborted", "failed": "failed"}[self._over.status]  # type: ignore[assignment]
+            stop = documents.stop(status, None if status == "ok" else self._over.detail)
+            writer.flush()
+            summary = facts.summary_of(replace(reader.load(self.folder), stop=stop))
+            writer.close(stop, summary)
+        return Outcome(self._over.status, self._over.detail, self.folder, summary)
+
+    def _receive(self, received: Any, writer: RunWriter, world: str | None, progress: Any) -> None:
+        name, header, body = received
+        if isinstance(body, m.Heartbeat):
+            self._hub.send(name, m.Pulse(), to_pulse=True)
+        if not self.state.virtual:
+            # on the wall clock, plans are made from the time at which something happened
+            self._take(s.Tick(time.monotonic()), writer, world, progress)
+        self._take(s.Received(name, header.incarnation, body), writer, world, progress)
+
+    def _take(self, event: s.Event, writer: RunWriter, world: str | None, progress: Callable[[Progress], None]) -> None:
+        for instruction in self.state.handle(event):
+            match instruction:
+                case s.Tell(node, body):
+                    self._hub.send(node, body)
+                    if isinstance(body, m.Finish) and body.kind == "halt":
+                        self._hub.send(node, body, to_pulse=True)
+                case s.ResetWorld():
+                    self._reset_world(world)
+                case s.Note(kind, detail):
+                    self._note(kind, detail, writer, progress)
+                case s.NewPattern(pattern):
+                    writer.pattern(pattern.digest, pattern.levels, pattern.phase_bits)
+                case s.RoundOver():
+                    self._record_round(instruction, writer)
+                    self._tell_progress(progress)
+                case s.BlockOver():
+                    self._record_block(instruction, writer)
+                    self._tell_progress(progress)
+                case s.Over():
+                    self._over = instruction
+
+    def _reset_world(self, endpoint: str | None) -> None:
+        place = self.lab.world
+        if place is None or endpoint is None:
+            raise TestbedError("this lab has a [world], but its endpoint is not known")
+        driver = registry.load_driver("worlds", place.driver)
+        e = self.experiment
+        driver.reset(endpoint, self._identity, e.scene, e.radio, e.seed, self.lab.coordinator.operation_timeout_s)
+
+    def _note(self, kind: str, detail: dict[str, Any], writer: RunWriter, progress: Callable[[Progress], None]) -> None:
+        writer.event(kind, detail)
+        if kind == "ready":
+            self._began_s = time.monotonic()
+        text = f"{kind.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in detail.items() if k not in ("identity", "accepted"))
+        if kind in ("lost", "left_out", "failed", "refused", "rejoined", "rounds_lost", "no_answer"):
+            log.warning(text)
+            self._tell_progress(progress, text)
+        else:
+            log.info(text)
+
+    def _record_round(self, r: s.RoundOver, writer: RunWriter) -> None:
+        for node, links in r.links.items():
+            for link in links:
+                tx = self.lab.by_role(link.tx) or link.tx
+                if link.reason is not None:
+                    self._links_rejected.setdefault(node, Counter())[link.reason] += 1
+                    continue
+                csi = None if link.csi is None else np.frombuffer(link.csi, dtype=np.complex64).reshape(link.shape)
+                writer.probe(
+                    r.round, node, f"{tx}>{node}", link.device_time_s, link.snr_db, link.cfo_hz, link.rssi_dbfs, r.surface, csi
+                )
+        writer.round(r.round, r.kept, r.reason, r.surface, r.start_s)
+
+    def _record_block(self, b: s.BlockOver, writer: RunWriter) -> None:
+        names = {role: self.lab.by_role(role) or role for role in ("alice", "bob", "eve")}
+        agree = {names[role]: r for role, r in (("alice", b.alice), ("bob", b.bob)) if r is not None}
+        key = {names[role]: r for role, r in (("alice", b.key_alice), ("bob", b.key_bob)) if r is not None}
+        writer.block(documents.Block(block=b.block, agree=agree, eve=b.eve, key=key))
+        for role, raw in b.raw.items():
+            writer.bits(b.block, names[role], "guess" if role == "eve" else "raw", np.frombuffer(raw, dtype=np.uint8))
+        if b.digests:
+            writer.event("key_digests", {"block": b.block, "by_role": b.digests})
+        if b.p_values:
+            writer.event("randomness", {"block": b.block, "p_values": b.p_values})
+        if b.failure:
+            writer.event("block_failed", {"block": b.block, "why": b.failure})
+            log.info("block %d: %s", b.block, b.failure)
+
+    def _tell_progress(self, progress: Callable[[Progress], None], message: str | None = None) -> None:
+        st = self.state
+        elapsed_s = time.monotonic() - self._began_s if self._began_s else 0.0
+        rate = st.probed / elapsed_s if elapsed_s > 0 else 0.0
+        progress(Progress(st.phase, st.probed, self.experiment.rounds, st.kept, rate, st.snr_db, st.key_bits, message))

@@ -1,0 +1,824 @@
+"""The coordinator's logic as a pure state machine: an event in, instructions out; no sockets, no files, no clock.
+
+    joining → configuring → synchronising → probing ⇄ distilling → finishing → over
+
+A round: the surface acknowledges its pattern, every node gets its slots, all say `Captured` (the air is free, the next
+round starts), then `Probed` with what they measured. A round is used only if Alice and Bob both have an estimate, taken
+inside one acknowledged surface state; otherwise it is rejected with a reason and counted. Every wait has a deadline.
+The coordinator never sees key bits; in experiment mode it sees CSI and raw bits for the record.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from testbed.core.schedule import Slot
+from testbed.coordinator.scheduler import Scheduler
+from testbed.core import seeds
+from testbed.core.config import Experiment, Lab
+from testbed.core.errors import Reject
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.types import SurfacePattern
+from testbed.net import messages as m
+
+MAX_STRIKES = 3
+"""Rounds in a row that a node may leave unanswered before it is treated as lost."""
+LATE_UNCERTAINTY_S = 200e-6
+"""How far off the clock of a node may be that joined a run in virtual time."""
+SURFACE_SETTLE_S = 10e-6
+"""Between a pattern's latch time and the first probe under it."""
+WALL_LEAD_S = 0.03
+"""On the wall clock an order must reach the nodes before its first sample is due."""
+
+FinishKind = Literal["stop", "abort", "halt"]
+
+
+# ---------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    node: str
+    incarnation: str
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The launcher saw a local node's process end."""
+
+    node: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    kind: FinishKind
+
+
+# ---------------------------------------------------------------- instructions
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    node: str
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ResetWorld:
+    """Put the experiment's scene into the simulated air (labs that have one)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something for the record and the log."""
+
+    kind: str
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class NewPattern:
+    pattern: SurfacePattern
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOver:
+    round: int
+    kept: bool
+    reason: str | None
+    surface: str | None
+    start_s: float
+    """On the reference timeline."""
+    links: dict[str, list[m.LinkResult]]
+    """By receiving node."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockOver:
+    block: int
+    rounds: list[int]
+    alice: AgreeReport | None
+    bob: AgreeReport | None
+    eve: EveReport | None
+    key_alice: KeyReport | None
+    key_bob: KeyReport | None
+    failure: str | None
+    raw: dict[str, bytes]
+    """Raw bits by role (experiment mode)."""
+    digests: dict[str, str]
+    """Key digests by role (experiment mode)."""
+    p_values: dict[str, float]
+    """Randomness tests on Alice's key (experiment mode)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """The run is over; `failure` is None where it went as asked."""
+
+    status: Literal["finished", "stopped", "failed"]
+    detail: str
+
+
+Event = Received | Tick | Gone | StopAsked
+Instruction = Tell | ResetWorld | Note | NewPattern | RoundOver | BlockOver | Over
+
+
+# ---------------------------------------------------------------- state
+
+
+@dataclass(slots=True)
+class _Node:
+    role: str
+    required: bool
+    alive: bool = False
+    left_out: bool = False
+    """Optional node that was given up; the run goes on without it."""
+    incarnation: str = ""
+    hello: m.Hello | None = None
+    last_seen_s: float = 0.0
+    lost_s: float = 0.0
+    strikes: int = 0
+    ready: bool = False
+    """Configured, and its clock was read."""
+    stopped: bool = False
+
+
+@dataclass(slots=True)
+class _Round:
+    number: int
+    surface: str | None
+    start_s: float
+    end_s: float
+    expected: set[str]
+    deadline_s: float
+    captured: set[str] = field(default_factory=set)
+    results: dict[str, m.Probed] = field(default_factory=dict)
+    spoilt: Reject | None = None
+
+
+@dataclass(slots=True)
+class _Block:
+    number: int
+    rounds: list[int]
+    deadline_s: float
+    stage: Literal["agree", "attack", "amplify", "unmask"] = "agree"
+    waiting: set[str] = field(default_factory=set)
+    agreed: dict[str, m.Agreed] = field(default_factory=dict)
+    attacked: m.Attacked | None = None
+    amplified: dict[str, m.Amplified] = field(default_factory=dict)
+    unmasked: m.Unmasked | None = None
+    failure: str | None = None
+
+
+class CoordinatorState:
+    """Drives one run of `experiment` on `lab`. `rounds` and `seed` override the experiment's."""
+
+    def __init__(self, lab: Lab, experiment: Experiment, run: str, slots: tuple[Slot, ...], frame_s: float) -> None:
+        self.lab, self.experiment, self.run = lab, experiment, run
+        self.phase = "joining"
+        self.rejected: Counter[str] = Counter()
+        self.kept = 0
+        self.probed = 0
+        self.key_bits = 0
+        self.snr_db = math.nan
+        self._slots, self._frame_s = slots, frame_s
+        self.virtual = lab.world is not None and lab.world.pace == "virtual"
+        wants_surface = experiment.surface.policy != "none"
+        self.nodes = {
+            name: _Node(role=place.role, required=place.role in ("alice", "bob") or (place.role == "ris" and wants_surface))
+            for name, place in lab.node.items()
+            if place.role in ("alice", "bob")
+            or (place.role == "ris" and wants_surface)
+            or (place.role == "eve" and experiment.scene.eve is not None)
+        }
+        self._now_s = 0.0
+        self._started = False
+        self._deadline_s = 0.0
+        self._epoch_s: float | None = None
+        self._scheduler: Scheduler | None = None
+        self._sync_asked_s: dict[str, float] = {}
+        self._surface_rng = seeds.generator(experiment.seed, "surface")
+        self._pattern: SurfacePattern | None = None
+        self._surface_wait: tuple[str, float] | None = None
+        """(digest asked for, deadline) while the surface has not acknowledged."""
+        self._surface_now: str | None = None
+        self._surface_latched_s = 0.0
+        self._surface_failures = 0
+        self._round: _Round | None = None
+        """On the air."""
+        self._settling: list[_Round] = []
+        """Captured, results still coming, oldest first."""
+        self._lessons: list[_Round] = []
+        """Closed rounds whose arrival times the clocks have not learned from yet."""
+        self._next_round = 0
+        self._last_end_s = 0.0
+        """End of the last round planned, on the reference timeline; in virtual time the air stands there."""
+        self._surface_round = -1
+        """Round the current pattern was drawn for."""
+        self._pending: list[int] = []
+        """Kept rounds not distilled yet."""
+        self._block: _Block | None = None
+        self._next_block = 0
+        self._stop: FinishKind | None = None
+        self._outcome: Over | None = None
+
+    # -- entry
+
+    def handle(self, event: Event) -> list[Instruction]:
+        """Take one event; return what to do, in order."""
+        if self.phase == "over":
+            return []
+        match event:
+            case Tick(now_s):
+                self._now_s = now_s
+                if not self._started:
+                    self._started = True
+                    self._deadline_s = now_s + self.lab.coordinator.join_timeout_s
+                out = self._check_time()
+            case Received(node, incarnation, body):
+                out = self._received(node, incarnation, body)
+            case Gone(node, detail):
+                out = self._lose(node, detail)
+            case StopAsked(kind):
+                out = self._stop_asked(kind)
+        return out + self._advance()
+
+    def _tell(self, role: str, body: Any) -> list[Instruction]:
+        name = self._name(role)
+        return [Tell(name, body)] if name is not None and self.nodes[name].alive else []
+
+    def _name(self, role: str) -> str | None:
+        return next((n for n, node in self.nodes.items() if node.role == role and not node.left_out), None)
+
+    def _taking_part(self) -> dict[str, _Node]:
+        return {n: node for n, node in self.nodes.items() if not node.left_out}
+
+    def _eve(self) -> str | None:
+        name = self._name("eve")
+        return name if name is not None and self.nodes[name].alive and self.nodes[name].ready else None
+
+    # -- nodes coming and going
+
+    def _received(self, name: str, incarnation: str, body: Any) -> list[Instruction]:
+        node = self.nodes.get(name)
+        if node is None:
+            if isinstance(body, m.Hello):
+                why = "not in this lab file" if name not in self.lab.node else "not needed by this experiment"
+                return [Tell(name, m.Refused(reason=why)), Note("refused", {"node": name, "why": why})]
+            return []
+        if isinstance(body, m.Hello):
+            return self._hello(name, node, incarnation, body)
+        if incarnation != node.incarnation or not node.alive:
+            return []  # an earlier life of this node, or one already given up
+        node.last_seen_s = self._now_s
+        match body:
+            case m.Heartbeat():
+                return []
+            case m.Configured() | m.ClockReading():
+                return self._prepared(name, node, body)
+            case m.Applied():
+                return self._applied(body)
+            case m.Captured():
+                return self._captured(name, body)
+            case m.Probed():
+                return self._probed(name, node, body)
+            case m.Agreed() | m.Attacked() | m.Amplified() | m.Unmasked():
+                return self._distilled(name, node, body)
+            case m.Failed():
+                return self._failed(name, node, body)
+            case m.Stopped():
+                node.stopped = True
+        return []
+
+    def _hello(self, name: str, node: _Node, incarnation: str, body: m.Hello) -> list[Instruction]:
+        if body.role != node.role:
+            why = f"claims role {body.role!r}, the lab file says {node.role!r}"
+            return [Tell(name, m.Refused(reason=why)), Note("refused", {"node": name, "why": why})]
+        if node.incarnation == incarnation:
+            return []  # repeated greeting
+        out: list[Instruction] = []
+        if node.alive:
+            out += self._lose(name, "restarted")
+        came_back = node.incarnation != ""
+        node.incarnation, node.hello, node.alive, node.left_out = incarnation, body, True, False
+        node.ready, node.strikes, node.last_seen_s = False, 0, self._now_s
+        out.append(Note("rejoined" if came_back else "joined", {"node": name, "identity": body.identity}))
+        out.append(Tell(name, m.Welcome(run=self.run, lost_after_s=self.lab.coordinator.rejoin_timeout_s + 10.0)))
+        if self.phase != "joining":
+            out += self._prepare(name)
+            if node.role == "alice":  # her sockets are new: the others must find them
+                out += [x for other in ("bob", "eve") for x in self._reprepare(other)]
+        return out
+
+    def _reprepare(self, role: str) -> list[Instruction]:
+        name = self._name(role)
+        if name is None or not self.nodes[name].alive:
+            return []
+        self.nodes[name].ready = False
+        return self._prepare(name)
+
+    def _prepare(self, name: str) -> list[Instruction]:
+        """Configure a node and read its clock."""
+        e = self.experiment
+        alice_name = self._name("alice")
+        alice = self.nodes[alice_name] if alice_name else None
+        discussion = transcript = ""
+        if alice is not None and alice.hello is not None and alice_name is not None:
+            host = self.lab.node[alice_name].host
+            discussion = f"tcp://{host}:{alice.hello.discussion_port}"
+            transcript = f"tcp://{host}:{alice.hello.transcript_port}"
+        body = m.Configure(
+            radio=e.radio, probing=e.probing, chain=e.chain, accounting=e.accounting,
+            experiment_mode=e.mode == "experiment", record_iq=e.records.iq, seed=e.seed,
+            discussion=discussion, transcript=transcript,
+        )  # fmt: skip
+        return [Tell(name, body)]
+
+    def _prepared(self, name: str, node: _Node, body: m.Configured | m.ClockReading) -> list[Instruction]:
+        if isinstance(body, m.Configured):
+            self._sync_asked_s[name] = self._now_s
+            return [Note("configured", {"node": name, "accepted": body.accepted}), Tell(name, m.ReadClock())]
+        assert self._scheduler is not None
+        asked_s = self._sync_asked_s.get(name, self._now_s)
+        if self.virtual:
+            # The air stands still while nobody probes. Before the first round it stands at 0 exactly; a node that
+            # comes later finds it near the end of the last round.
+            fresh = self._epoch_s is None
+            self._scheduler.synchronise(name, body.device_time_s, self._last_end_s, 0.0 if fresh else LATE_UNCERTAINTY_S)
+        else:
+            round_trip_s = self._now_s - asked_s
+            middle_s = asked_s + round_trip_s / 2 - self._reference_origin_s()
+            self._scheduler.synchronise(name, body.device_time_s, middle_s, round_trip_s / 2 + 1e-3)
+        node.ready = True
+        return []
+
+    def _reference_origin_s(self) -> float:
+        if self._epoch_s is None:
+            self._epoch_s = self._now_s
+        return self._epoch_s
+
+    def _lose(self, name: str, detail: str) -> list[Instruction]:
+        node = self.nodes.get(name)
+        if node is None or not node.alive:
+            return []
+        node.alive, node.ready, node.lost_s = False, False, self._now_s
+        out: list[Instruction] = [Note("lost", {"node": name, "detail": detail})]
+        if not node.required:
+            node.left_out = True
+        if node.role == "ris":
+            self._surface_wait = self._surface_now = None
+        for r in [*self._settling, *([self._round] if self._round else [])]:
+            if name in r.expected:
+                r.expected.discard(name)
+                if node.required and name not in r.results:
+                    r.spoilt = r.spoilt or Reject.NODE_LOST
+        if self._block is not None:
+            if node.required and node.role != "ris":
+                out += self._block_failed(f"{name} was lost")
+            else:
+                self._block.waiting.discard(name)
+        if node.required and node.role != "ris":
+            # its share of the undistilled rounds died with it
+            if self._pending:
+                out.append(Note("rounds_lost", {"node": name, "rounds": len(self._pending)}))
+                self.rejected[Reject.NODE_LOST.value] += len(self._pending)
+                self.kept -= len(self._pending)
+                self._pending.clear()
+        return out
+
+    def _failed(self, name: str, node: _Node, body: m.Failed) -> list[Instruction]:
+        out: list[Instruction] = [Note("failed", {"node": name, "operation": body.operation, "state": body.state, "detail": body.detail})]
+        if body.operation == "apply":
+            self._surface_wait = None
+            self._surface_failures += 1
+            if self._surface_failures >= MAX_STRIKES:
+                return out + self._finish("failed", f"{name}: apply failed {MAX_STRIKES} times in a row: {body.detail}", "abort")
+            return out + self._reject_unprobed(Reject.SURFACE_NOT_APPLIED)
+        if body.operation in ("configure", "readclock", "run"):
+            if node.required:
+                return out + self._finish("failed", f"{name}: {body.operation}: {body.detail}", "abort")
+            node.left_out, node.alive = True, False
+            return out
+        if body.operation == "probe" and self._round is not None and name in self._round.expected:
+            self._round.spoilt = self._round.spoilt or Reject.DEVICE
+            self._round.captured.add(name)
+            self._round.expected.discard(name)
+        elif self._block is not None and name in self._block.waiting:
+            if node.role == "eve":
+                self._block.waiting.discard(name)
+            else:
+                return out + self._block_failed(f"{name}: {body.operation}: {body.detail}")
+        return out
+
+    # -- time
+
+    def _check_time(self) -> list[Instruction]:
+        out: list[Instruction] = []
+        place = self.lab.coordinator
+        for name, node in self.nodes.items():
+            if node.alive and self._now_s - node.last_seen_s > place.lost_after_s:
+                out += self._lose(name, f"silent for {self._now_s - node.last_seen_s:.1f} s")
+        if self.phase == "joining" and self._now_s > self._deadline_s:
+            missing = [n for n, node in self.nodes.items() if not node.alive]
+            required = [n for n in missing if self.nodes[n].required]
+            if required:
+                return out + self._finish(
+                    "failed", f"{', '.join(required)} did not join within {place.join_timeout_s:g} s", "abort"
+                )
+            for n in missing:
+                self.nodes[n].left_out = True
+                out.append(Note("left_out", {"node": n, "why": "did not join in time"}))
+        if self.phase in ("configuring", "probing", "distilling"):
+            for name, node in self.nodes.items():
+                if node.required and not node.alive and self._now_s - node.lost_s > place.rejoin_timeout_s:
+                    return out + self._finish(
+                        "failed", f"{name} was lost and did not come back within {place.rejoin_timeout_s:g} s", "abort"
+                    )
+        if self.phase == "configuring" and self._now_s > self._deadline_s:
+            late = [n for n, node in self._taking_part().items() if not node.ready]
+            required = [n for n in late if self.nodes[n].required]
+            if required:
+                return out + self._finish("failed", f"{', '.join(required)} did not get ready in time", "abort")
+            for n in late:
+                self.nodes[n].left_out = True
+                out.append(Note("left_out", {"node": n, "why": "did not get ready in time"}))
+        if self._surface_wait is not None and self._now_s > self._surface_wait[1]:
+            self._surface_wait = None
+            self._surface_failures += 1
+            if self._surface_failures >= MAX_STRIKES:
+                return out + self._finish("failed", f"the surface acknowledged no pattern {MAX_STRIKES} times in a row", "abort")
+            out += self._reject_unprobed(Reject.SURFACE_NOT_APPLIED)
+        for r in [*self._settling, *([self._round] if self._round else [])]:
+            if self._now_s > r.deadline_s and r.expected - set(r.results):
+                out += self._round_late(r)
+        if self._block is not None and self._now_s > self._block.deadline_s:
+            eve = self._name("eve")
+            late_names = ", ".join(sorted(self._block.waiting))
+            if self._block.stage in ("attack", "unmask") and eve in self._block.waiting:
+                self._block.waiting.discard(eve)
+                self.nodes[eve].left_out = True
+                out.append(Note("left_out", {"node": eve, "why": f"no answer to {self._block.stage}"}))
+            else:
+                out += self._block_failed(f"timeout waiting for {late_names}")
+        if self.phase == "finishing" and self._now_s > self._deadline_s:
+            out += self._over()
+        return out
+
+    def _round_late(self, r: _Round) -> list[Instruction]:
+        out: list[Instruction] = []
+        for name in sorted(r.expected - set(r.results)):
+            node = self.nodes[name]
+            node.strikes += 1
+            r.expected.discard(name)
+            out.append(Note("no_answer", {"node": name, "round": r.number, "strikes": node.strikes}))
+            if node.required:
+                r.spoilt = r.spoilt or Reject.TIMEOUT
+            if node.strikes >= MAX_STRIKES:
+                if node.required:
+                    return out + self._finish("failed", f"{name} left {MAX_STRIKES} rounds in a row unanswered", "abort")
+                node.left_out = True
+                out.append(Note("left_out", {"node": name, "why": f"{MAX_STRIKES} rounds unanswered"}))
+        return out
+
+    # -- the run's course
+
+    def _advance(self) -> list[Instruction]:
+        """Do whatever is possible now; called after every event."""
+        out: list[Instruction] = []
+        while (step := self._step()) is not None:
+            out += step
+        return out
+
+    def _step(self) -> list[Instruction] | None:
+        """Take one step of the run's course; None where everything waits for somebody."""
+        match self.phase:
+            case "joining":
+                if all(n.alive for n in self._taking_part().values()):
+                    self.phase = "configuring"
+                    self._deadline_s = self._now_s + self.lab.coordinator.operation_timeout_s
+                    self._make_scheduler()
+                    out: list[Instruction] = [ResetWorld()] if self.lab.world is not None else []
+                    return out + [x for name in self._taking_part() for x in self._prepare(name)]
+            case "configuring":
+                if all(n.ready for n in self._taking_part().values()):
+                    self.phase = "probing"
+                    self._epoch_s = self._epoch_s if self._epoch_s is not None else self._now_s
+                    return [Note("ready", {"nodes": sorted(self._taking_part())})]
+            case "probing":
+                return self._step_probing()
+            case "distilling":
+                return self._step_distilling()
+            case "finishing":
+                if all(n.stopped or not n.alive for n in self._taking_part().values()):
+                    return self._over()
+        return None
+
+    def _make_scheduler(self) -> None:
+        turnaround_s = max((n.hello.turnaround_s for n in self.nodes.values() if n.hello), default=0.0)
+        p = self.experiment.probing
+        self._scheduler = Scheduler(
+            self._slots, self._frame_s, p.interval_s, p.turnaround_s + turnaround_s, p.guard_s,
+            0.0 if self.virtual else WALL_LEAD_S,
+        )  # fmt: skip
+
+    def _step_probing(self) -> list[Instruction] | None:
+        if self._settling and self._settling[0].expected <= set(self._settling[0].results):
+            return self._settle(self._settling.pop(0))
+        if self._round is not None:
+            if not self._round.expected <= self._round.captured:
+                return None
+            self._settling.append(self._round)
+            self._round = None
+            return []
+        done = self._next_round >= self.experiment.rounds or self._stop is not None
+        full = len(self._pending) >= self.experiment.accounting.block_rounds
+        if (done or full) and not self._settling:
+            if self._pending and self._stop != "abort":
+                return self._start_block()
+            if done:
+                kind = self._stop or "stop"
+                status = "finished" if self._stop is None else "stopped"
+                return self._finish(status, f"{self.probed} rounds", kind)
+        if done or full or len(self._settling) > 1 or self._surface_wait is not None:
+            return None
+        if not all(n.ready for n in self._taking_part().values() if n.required):
+            return None
+        return self._start_round()
+
+    def _start_round(self) -> list[Instruction]:
+        surface = self._surface_plan()
+        if surface:
+            return surface
+        assert self._scheduler is not None
+        # A round is planned from what was learned up to the round before the previous one, whether or not the previous
+        # one's results happen to be in already: otherwise two runs of one seed could differ.
+        while self._lessons and self._lessons[0].number <= self._next_round - 2:
+            self._learn(self._lessons.pop(0))
+        now_s = 0.0 if self.virtual else self._now_s - (self._epoch_s or 0.0)
+        not_before_s = self._surface_latched_s + SURFACE_SETTLE_S if self._surface_now else 0.0
+        start_s, end_s = self._scheduler.plan(now_s, max(not_before_s, self._last_end_s))
+        self._last_end_s = end_s
+        number, self._next_round = self._next_round, self._next_round + 1
+        nodes = [n for n, node in self._taking_part().items() if node.ready and node.role != "ris"]
+        wait_s = self.lab.coordinator.operation_timeout_s
+        if not self.virtual:
+            wait_s += end_s - now_s
+        self._round = _Round(number, self._surface_now, start_s, end_s, set(nodes), self._now_s + wait_s)
+        return [Tell(n, self._scheduler.probe(n, number, start_s, end_s)) for n in nodes]
+
+    def _surface_plan(self) -> list[Instruction]:
+        """Ask for the next pattern where one is due; nothing where the surface holds what this round wants."""
+        policy = self.experiment.surface.policy
+        if policy == "none":
+            return []
+        fresh = self._pattern is None or (
+            policy == "random"
+            and self._next_round % self.experiment.surface.change_every == 0
+            and self._surface_round != self._next_round
+        )
+        if not fresh and self._surface_now is not None:
+            return []
+        ris = self._name("ris")
+        assert ris is not None
+        hello = self.nodes[ris].hello
+        if hello is None or hello.surface_shape is None:
+            return self._finish("failed", f"{ris}: this node said nothing of its surface", "abort")
+        if fresh:  # otherwise the surface lost it: ask for the same again
+            self._pattern = SurfacePattern(
+                self._surface_rng.integers(0, 1 << hello.phase_bits, size=hello.surface_shape, dtype=np.uint8), hello.phase_bits
+            )
+            self._surface_round = self._next_round
+        assert self._pattern is not None
+        self._surface_now = None
+        self._surface_wait = (self._pattern.digest, self._now_s + self.lab.coordinator.operation_timeout_s)
+        body = m.Apply(
+            round=self._next_round, levels=self._pattern.levels.tobytes(), shape=hello.surface_shape, phase_bits=hello.phase_bits
+        )
+        return [NewPattern(self._pattern), Tell(ris, body)]
+
+    def _applied(self, body: m.Applied) -> list[Instruction]:
+        ris = self._name("ris")
+        assert self._scheduler is not None
+        assert ris is not None
+        latched_s = self._scheduler.reference_s(ris, body.device_time_s)
+        for r in [*self._settling, *([self._round] if self._round else [])]:
+            if r.surface is not None and r.start_s < latched_s < r.end_s:
+                r.spoilt = r.spoilt or Reject.SURFACE_CHANGED
+        if self._surface_wait is None or body.digest != self._surface_wait[0]:
+            return [Note("unexpected_pattern", {"digest": body.digest, "round": body.round})]
+        self._surface_wait, self._surface_failures = None, 0
+        self._surface_now, self._surface_latched_s = body.digest, latched_s
+        return []
+
+    def _reject_unprobed(self, reason: Reject) -> list[Instruction]:
+        """Count the round that could not even start."""
+        number, self._next_round = self._next_round, self._next_round + 1
+        self.probed += 1
+        self.rejected[reason.value] += 1
+        return [RoundOver(number, False, reason.value, None, self._last_end_s, {})]
+
+    def _captured(self, name: str, body: m.Captured) -> list[Instruction]:
+        if self._round is None or self._round.number != body.round:
+            return []
+        self._round.captured.add(name)
+        return []
+
+    def _probed(self, name: str, node: _Node, body: m.Probed) -> list[Instruction]:
+        rounds = [*self._settling, *([self._round] if self._round else [])]
+        r = next((r for r in rounds if r.number == body.round), None)
+        if r is None or name not in r.expected or name in r.results:
+            repeated = r is not None and name in r.results
+            return [Note("duplicate" if repeated else "late_answer", {"node": name, "round": body.round})]
+        r.results[name] = body
+        r.captured.add(name)
+        node.strikes = 0
+        return []
+
+    def _settle(self, r: _Round) -> list[Instruction]:
+        """Close a round: keep it or reject it."""
+        reason = r.spoilt.value if r.spoilt else None
+        alice, bob = self._name("alice"), self._name("bob")
+        for receiver, transmitter in ((alice, "bob"), (bob, "alice")):
+            result = r.results.get(receiver or "")
+            if reason is not None:
+                break
+            if result is None:
+                reason = Reject.NODE_LOST.value
+            elif result.fault is not None:
+                reason = result.fault
+            else:
+                link = next((x for x in result.links if x.tx == transmitter), None)
+                reason = Reject.DEVICE.value if link is None else link.reason
+        self._lessons.append(r)
+        self.probed += 1
+        if reason is None:
+            self.kept += 1
+            self._pending.append(r.number)
+        else:
+            self.rejected[reason] += 1
+        links = {name: result.links for name, result in r.results.items()}
+        return [RoundOver(r.number, reason is None, reason, r.surface, r.start_s, links)]
+
+    def _learn(self, r: _Round) -> None:
+        assert self._scheduler is not None
+        snrs = []
+        for name, result in r.results.items():
+            for link in result.links:
+                if link.reason is None:
+                    snrs.append(link.snr_db)
+                    if link.tx == "alice" and name in self._scheduler.clocks:  # Alice's clock is the reference
+                        self._scheduler.track(name, link.timing_error_s)
+        if snrs:
+            self.snr_db = float(np.mean(snrs))
+
+    # -- distilling
+
+    def _start_block(self) -> list[Instruction]:
+        rounds = self._pending[: self.experiment.accounting.block_rounds]
+        self._pending = self._pending[len(rounds) :]
+        timeout_s = self.lab.coordinator.distil_timeout_s
+        names = {n for n in (self._name("alice"), self._name("bob")) if n is not None}
+        # the nodes give up first, so that their reason arrives before ours
+        self._block = _Block(self._next_block, rounds, self._now_s + timeout_s + 5.0, waiting=names)
+        self._next_block += 1
+        self.phase = "distilling"
+        return [Tell(n, m.Distil(block=self._block.number, rounds=rounds, timeout_s=timeout_s)) for n in sorted(names)]
+
+    def _distilled(self, name: str, node: _Node, body: Any) -> list[Instruction]:
+        block = self._block
+        number = body.block if isinstance(body, m.Unmasked) else body.report.block
+        wanted = {m.Agreed: "agree", m.Attacked: "attack", m.Amplified: "amplify", m.Unmasked: "unmask"}[type(body)]
+        if block is None or number != block.number or block.stage != wanted or name not in block.waiting:
+            return [Note("late_answer", {"node": name, "block": number, "what": wanted})]
+        block.waiting.discard(name)
+        match body:
+            case m.Agreed():
+                block.agreed[node.role] = body
+            case m.Attacked():
+                block.attacked = body
+            case m.Amplified():
+                block.amplified[node.role] = body
+            case m.Unmasked():
+                block.unmasked = body
+        return []
+
+    def _step_distilling(self) -> list[Instruction] | None:
+        block = self._block
+        if block is None or block.waiting:
+            return None
+        eve = self._eve()
+        place = self.lab.coordinator
+        if block.stage == "agree":
+            reports = [a.report for a in block.agreed.values()]
+            if len(reports) < 2 or not all(r.verified for r in reports):
+                reasons = sorted({r.failure for r in reports if r.failure and r.failure != "peer_failed"})
+                block.failure = block.failure or ", ".join(reasons) or "no agreement"
+            if eve is not None and block.agreed:
+                block.stage, block.waiting = "attack", {eve}
+                block.deadline_s = self._now_s + place.operation_timeout_s + 10.0
+                heard = block.agreed["alice"].public_messages if "alice" in block.agreed else 0
+                return [Tell(eve, m.Attack(block=block.number, rounds=block.rounds, public_messages=heard))]
+            block.stage = "attack"
+            return []
+        if block.stage == "attack":
+            if block.failure is not None:
+                return self._close_block()
+            names = {n for n in (self._name("alice"), self._name("bob")) if n is not None}
+            block.stage, block.waiting = "amplify", set(names)
+            block.deadline_s = self._now_s + place.distil_timeout_s + 5.0
+            report = block.attacked.report if block.attacked is not None else None
+            return [
+                Tell(n, m.Amplify(block=block.number, eve=report, timeout_s=place.distil_timeout_s)) for n in sorted(names)
+            ]
+        if block.stage == "amplify":
+            reasons = sorted({a.report.failure for a in block.amplified.values() if a.report.failure})
+            block.failure = block.failure or (", ".join(reasons) if reasons else None)
+            if eve is not None and block.attacked is not None:
+                block.stage, block.waiting = "unmask", {eve}
+                block.deadline_s = self._now_s + place.operation_timeout_s + 10.0
+                heard = block.amplified["alice"].public_messages if "alice" in block.amplified else 0
+                return [Tell(eve, m.Unmask(block=block.number, public_messages=heard))]
+        return self._close_block()
+
+    def _block_failed(self, reason: str) -> list[Instruction]:
+        """Give up the open block everywhere; what was measured of it is kept for the record."""
+        block = self._block
+        if block is None:
+            return []
+        block.failure = block.failure or reason
+        out = [x for role in ("alice", "bob") for x in self._tell(role, m.Abandon(block=block.number, reason=reason))]
+        return out + self._close_block()
+
+    def _close_block(self) -> list[Instruction]:
+        block = self._block
+        assert block is not None
+        self._block = None
+        if self.phase == "distilling":
+            self.phase = "probing"
+        raw = {role: a.raw_bits for role, a in block.agreed.items() if a.raw_bits is not None}
+        if block.attacked is not None and block.attacked.guess is not None:
+            raw["eve"] = block.attacked.guess
+        digests = {role: a.digest for role, a in block.amplified.items() if a.digest is not None}
+        if block.unmasked is not None and block.unmasked.digest is not None:
+            digests["eve"] = block.unmasked.digest
+        over = BlockOver(
+            block=block.number,
+            rounds=block.rounds,
+            alice=block.agreed["alice"].report if "alice" in block.agreed else None,
+            bob=block.agreed["bob"].report if "bob" in block.agreed else None,
+            eve=block.attacked.report if block.attacked else None,
+            key_alice=block.amplified["alice"].report if "alice" in block.amplified else None,
+            key_bob=block.amplified["bob"].report if "bob" in block.amplified else None,
+            failure=block.failure,
+            raw=raw,
+            digests=digests,
+            p_values=block.amplified["alice"].p_values if "alice" in block.amplified else {},
+        )
+        if over.key_alice is not None and over.key_bob is not None and block.failure is None:
+            self.key_bits += min(over.key_alice.key_bits, over.key_bob.key_bits)
+        return [over]
+
+    # -- the end
+
+    def _stop_asked(self, kind: FinishKind) -> list[Instruction]:
+        out: list[Instruction] = [Note("stop_asked", {"kind": kind})]
+        if kind == "stop" and self.phase in ("probing", "distilling"):
+            self._stop = "stop"  # the round on the air and what was gathered are finished first
+            return out
+        return out + self._finish("stopped", f"{kind} was asked for", kind)
+
+    def _finish(self, status: Literal["finished", "stopped", "failed"], detail: str, kind: FinishKind) -> list[Instruction]:
+        """Drop what is on the air, tell everybody, and wait for their goodbye."""
+        out: list[Instruction] = []
+        for r in [*self._settling, *([self._round] if self._round else [])]:
+            self.probed += 1
+            reason = r.spoilt or Reject.ABORTED
+            self.rejected[reason.value] += 1
+            links = {name: result.links for name, result in r.results.items()}
+            out.append(RoundOver(r.number, False, reason.value, r.surface, r.start_s, links))
+        self._settling, self._round = [], None
+        if self._block is not None:
+            out += self._block_failed(detail)
+        if self._pending and status != "finished":
+            out.append(Note("rounds_unused", {"rounds": len(self._pending)}))
+        self._outcome = Over(status, detail)
+        self.phase = "finishing"
+        self._deadline_s = self._now_s + 3.0
+        return out + [Tell(n, m.Finish(kind=kind)) for n, node in self.nodes.items() if node.alive]
+
+    def _over(self) -> list[Instruction]:
+        self.phase = "over"
+        assert self._outcome is not None
+        return [self._outcome]

@@ -1,0 +1,189 @@
+"""Starts and stops the processes of a lab on this machine: keys first, then the world, then the nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from testbed.coordinator.server import Coordinator, Outcome, Progress
+from testbed.core import identity
+from testbed.core.config import Experiment, Lab, state_root
+from testbed.core.errors import InputError, TestbedError
+from testbed.core.identity import Identity
+
+_WORLD_START_S = 20.0
+_GRACE_S = 3.0
+"""A process that was told to finish gets this long before it is terminated, and again before it is killed."""
+
+
+def lab_folder(lab: Lab) -> Path:
+    """Return the folder of a lab's transport keys, node states and logs."""
+    return state_root() / lab.name
+
+
+def daemon_names(lab: Lab) -> list[str]:
+    return ["coordinator", *(["world"] if lab.world else []), *lab.node]
+
+
+def make_keys(lab: Lab) -> Path:
+    """Make the transport keys of every daemon of a lab that has none yet; returns their folder."""
+    folder = lab_folder(lab) / "transport"
+    for name in daemon_names(lab):
+        identity.make(folder, name)
+    return folder
+
+
+def load_identity(lab: Lab, name: str) -> Identity | None:
+    """Return a daemon's identity, or None where the lab switched authentication off."""
+    return identity.load(lab_folder(lab) / "transport", name, daemon_names(lab)) if lab.curve else None
+
+
+def node_state_dir(lab: Lab, name: str) -> Path:
+    folder = lab_folder(lab) / name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def new_run_folder(parent: Path, experiment_name: str) -> Path:
+    """Return a fresh folder `<parent>/<UTC time>-<experiment>`, made."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{i}" for i in range(2, 100))):
+        folder = parent / f"{stamp}-{experiment_name}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as exc:
+            raise InputError(f"{folder}: cannot be made: {exc.strerror}") from exc
+        return folder
+    raise InputError(f"{parent}: no free name for a run folder")
+
+
+class Crew:
+    """The local processes of one run. They leave when this process does: it holds their standard input."""
+
+    def __init__(self, lab: Lab, lab_name: str) -> None:
+        self._lab, self._lab_name = lab, lab_name
+        self._logs = lab_folder(lab) / "logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._reported: set[str] = set()
+
+    def start_world(self) -> str | None:
+        """Start the simulated air where the lab calls it local; returns its endpoint, None in a lab without one."""
+        place = self._lab.world
+        if place is None:
+            return None
+        if not place.local:
+            return f"tcp://{place.host}:{place.port}"
+        process = self._start("world", ["sim"], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            line = process.stdout.readline() if selector.select(_WORLD_START_S) else b""
+        try:
+            return str(json.loads(line)["endpoint"])
+        except (ValueError, KeyError) as exc:
+            raise TestbedError(f"the simulated air did not start: {self._last_words('world')}") from exc
+
+    def start_node(self, name: str, coordinator: str, world: str | None) -> None:
+        arguments = ["node", name, "--coordinator", coordinator]
+        if world is not None:
+            arguments += ["--world", world]
+        self._start(name, arguments)
+
+    def _start(self, name: str, arguments: list[str], stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        # every daemon is single-threaded by design: BLAS threads would only fight for the cores
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TESTBED_STATE": str(state_root())}
+        with open(self._logs / f"{name}.log", "wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "testbed", *arguments, "--lab", self._lab_name, "--supervised"],
+                stdin=subprocess.PIPE, stdout=stdout, stderr=log, env=environment,
+                start_new_session=True,  # Ctrl-C is ours to handle: the nodes are told to finish
+            )  # fmt: skip
+        self._processes[name] = process
+        return process
+
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
+
+    def gone(self) -> list[tuple[str, str]]:
+        """Return processes that have ended since the last call, with how."""
+        out = []
+        for name, process in self._processes.items():
+            code = process.poll()
+            if code is not None and name not in self._reported:
+                self._reported.add(name)
+                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+                words = self._last_words(name) if code > 0 else ""
+                out.append((name, f"process ended: {how}" + (f": {words}" if words else "")))
+        return out
+
+    def _last_words(self, name: str) -> str:
+        path = self._logs / f"{name}.log"
+        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+        return f"{lines[-1]} (log: {path})" if lines else f"nothing was logged ({path})"
+
+    def stop(self) -> None:
+        """Wait for goodbyes, then terminate, then kill: each step bounded."""
+        processes = list(self._processes.values())
+        if "world" in self._processes:
+            self._processes["world"].terminate()
+        self._wait(processes)
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+        self._wait(processes)
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait(timeout=_GRACE_S)
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+
+    @staticmethod
+    def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
+        deadline_s = time.monotonic() + _GRACE_S
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.0, deadline_s - time.monotonic()))
+
+
+def run(
+    experiment: Experiment,
+    lab: Lab,
+    lab_name: str,
+    folder: Path,
+    progress: Callable[[Progress], None] = lambda _: None,
+    on_coordinator: Callable[[Coordinator, Crew], None] = lambda *_: None,
+) -> Outcome:
+    """Run an experiment: start what is local, drive it to its end, stop what was started.
+
+    `on_coordinator` is called once everything is started (signal handlers, tests that kill a node).
+    """
+    if lab.curve:
+        make_keys(lab)
+    coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"))
+    crew = Crew(lab, lab_name)
+    try:
+        world = crew.start_world()
+        endpoint = f"tcp://{lab.coordinator.host}:{coordinator.port}"
+        for name in coordinator.state.nodes:
+            if lab.node[name].local:
+                crew.start_node(name, endpoint, world)
+        on_coordinator(coordinator, crew)
+        return coordinator.run(world, crew.gone, progress)
+    finally:
+        crew.stop()
+        coordinator.close()

@@ -1,0 +1,319 @@
+"""Every message between coordinator and nodes, as typed structs in one schema.
+
+On the wire a message is one msgpack map `{"header": …, "body": {"type": …, …}}`; anything that does not decode against
+the schema is refused and counted. Times are on the clock of the device of the node addressed, unless said otherwise.
+Integrity and authenticity are the transport's (CURVE): the header carries no signature of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from testbed.core.config import Accounting, ChainPlan, ProbingPlan, RadioPlan
+from testbed.core.errors import ProtocolError
+from testbed.core.ledger import PublicMessage
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+
+VERSION = 1
+"""Raised with every incompatible change; peers of another version are refused with a reason."""
+
+
+class Header(Struct, frozen=True):
+    msg_id: Annotated[int, Meta(ge=0)]
+    """Counts up from 0 in each incarnation of a sender; a repeated one is refused."""
+    version: int
+    sender: str
+    incarnation: str
+    """Drawn by each process at its start: tells a node that came back from one that never left."""
+    run: str = ""
+    """The run this belongs to; empty before a node was welcomed."""
+    parent: int | None = None
+    """msg_id of the message this answers."""
+
+
+class _Body(Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True):
+    pass
+
+
+# ---------------------------------------------------------------- node → coordinator
+
+
+class Hello(_Body, frozen=True):
+    """A node wants to take part."""
+
+    role: Literal["alice", "bob", "eve", "ris"]
+    identity: dict[str, Any]
+    pid: int
+    discussion_port: int = 0
+    transcript_port: int = 0
+    """Alice's: where Bob talks to her, and where everybody reads what was said."""
+    timed: bool = True
+    turnaround_s: float = 0.0
+    surface_shape: tuple[int, int] | None = None
+    phase_bits: int = 0
+
+
+class Heartbeat(_Body, frozen=True):
+    """Sent by a thread of its own, whatever the node is busy with."""
+
+    state: str
+
+
+class Configured(_Body, frozen=True):
+    """The settings that the device accepted."""
+
+    accepted: dict[str, float]
+
+
+class ClockReading(_Body, frozen=True):
+    device_time_s: float
+
+
+class Applied(_Body, frozen=True):
+    """The surface holds the pattern."""
+
+    round: int
+    digest: str
+    device_time_s: float
+
+
+class Captured(_Body, frozen=True):
+    """Both slots are over and the samples are in: the air is free, estimation goes on."""
+
+    round: int
+
+
+class LinkResult(Struct, frozen=True, kw_only=True):
+    """What one receiver made of one transmission."""
+
+    tx: str
+    """Role of the transmitter."""
+    reason: str | None
+    """Why it was rejected; None where there is an estimate."""
+    detail: str = ""
+    timing_error_s: float = 0.0
+    """Arrival of the frame minus when the schedule expected it."""
+    device_time_s: float = 0.0
+    snr_db: float = 0.0
+    """Median over subcarriers."""
+    cfo_hz: float = 0.0
+    rssi_dbfs: float = 0.0
+    shape: tuple[int, int, int] = (0, 0, 0)
+    csi: bytes | None = None
+    """complex64 in C order, in experiment mode only."""
+
+
+class Probed(_Body, frozen=True):
+    round: int
+    links: list[LinkResult]
+    fault: str | None = None
+    """Reject reason where this node could not do its part (late transmission, device error)."""
+    detail: str = ""
+
+
+class Agreed(_Body, frozen=True):
+    report: AgreeReport
+    raw_bits: bytes | None = None
+    """One byte a bit, experiment mode only."""
+    public_messages: int = 0
+    """Alice's count of the block's transcript so far, so that Eve knows whether she heard all."""
+
+
+class Attacked(_Body, frozen=True):
+    report: EveReport
+    guess: bytes | None = None
+    """Eve's guess of the raw bits, one byte a bit, experiment mode only."""
+
+
+class Amplified(_Body, frozen=True):
+    report: KeyReport
+    digest: str | None = None
+    """SHA-256 of run, block and key, experiment mode only: shows whether two nodes hold the same key."""
+    public_messages: int = 0
+    p_values: dict[str, float] = {}
+    """Randomness tests on the key, experiment mode only: they tell something about its bits."""
+
+
+class Unmasked(_Body, frozen=True):
+    """Eve's guess of the final key, as its digest."""
+
+    block: int
+    digest: str | None
+
+
+class Failed(_Body, frozen=True):
+    """An operation failed at a node; the node itself goes on."""
+
+    operation: str
+    state: str
+    detail: str
+
+
+class Stopped(_Body, frozen=True):
+    """The node's transmitter is silent and its records are closed."""
+
+    kind: str
+
+
+# ---------------------------------------------------------------- coordinator → node
+
+
+class Welcome(_Body, frozen=True):
+    run: str
+    """Name of the run this node is now part of."""
+    lost_after_s: float
+    """Silence of the coordinator after which a node gives up on it."""
+
+
+class Refused(_Body, frozen=True):
+    """The coordinator will not take this node; it should exit with the reason."""
+
+    reason: str
+
+
+class Pulse(_Body, frozen=True):
+    """Answer to a heartbeat: the coordinator lives."""
+
+
+class Configure(_Body, frozen=True):
+    radio: RadioPlan
+    probing: ProbingPlan
+    chain: ChainPlan
+    accounting: Accounting
+    experiment_mode: bool
+    record_iq: bool
+    seed: int
+    discussion: str = ""
+    """Endpoint of Alice's discussion socket (Bob's message)."""
+    transcript: str = ""
+    """Endpoint of the public transcript (Eve's message)."""
+
+
+class ReadClock(_Body, frozen=True):
+    pass
+
+
+class Apply(_Body, frozen=True):
+    round: int
+    levels: bytes
+    """uint8 in C order."""
+    shape: tuple[int, int]
+    phase_bits: int
+
+
+class SlotPlan(Struct, frozen=True):
+    tx: str
+    rx: list[str]
+    start_s: float
+    """Device time at which receivers open their window; the transmitter starts `margin_s` later."""
+
+
+class Probe(_Body, frozen=True):
+    round: int
+    slots: list[SlotPlan]
+    margin_s: float
+    end_s: float
+    """Device time until which this node transmits nothing else."""
+
+
+class Distil(_Body, frozen=True):
+    """Quantize these rounds, reconcile and verify with the peer."""
+
+    block: int
+    rounds: list[int]
+    timeout_s: float
+
+
+class Attack(_Body, frozen=True):
+    """Eve: do what you can with this block."""
+
+    block: int
+    rounds: list[int]
+    public_messages: int
+
+
+class Amplify(_Body, frozen=True):
+    block: int
+    eve: EveReport | None
+    timeout_s: float
+
+
+class Unmask(_Body, frozen=True):
+    """Eve: hash your reconciled guess by the published seed."""
+
+    block: int
+    public_messages: int
+
+
+class Abandon(_Body, frozen=True):
+    """Give up this block's discussion; its bits are gone."""
+
+    block: int
+    reason: str
+
+
+class Finish(_Body, frozen=True):
+    """stop: the round was finished; abort: it was dropped; halt: transmitters silent at once. Then exit."""
+
+    kind: Literal["stop", "abort", "halt"]
+
+
+FromNode = (
+    Hello | Heartbeat | Configured | ClockReading | Applied | Captured | Probed | Agreed | Attacked | Amplified | Unmasked
+    | Failed | Stopped
+)  # fmt: skip
+ToNode = (
+    Welcome | Refused | Pulse | Configure | ReadClock | Apply | Probe | Distil | Attack | Amplify | Unmask | Abandon | Finish
+)  # fmt: skip
+
+
+class Envelope(Struct, frozen=True):
+    header: Header
+    body: (
+        Hello | Heartbeat | Configured | ClockReading | Applied | Captured | Probed | Agreed | Attacked | Amplified | Unmasked
+        | Failed | Stopped | Welcome | Refused | Pulse | Configure | ReadClock | Apply | Probe | Distil | Attack | Amplify
+        | Unmask | Abandon | Finish
+    )  # fmt: skip
+
+
+class PublicEnvelope(Struct, frozen=True):
+    """One message of the public discussion, as Alice, Bob and everybody who listens sees it."""
+
+    run: str
+    block: int
+    phase: Literal["agree", "amplify"]
+    index: int
+    """Position in the block's transcript, counted by Alice's node; −1 on Bob's own link, where order is the socket's."""
+    sender: Literal["alice", "bob"]
+    message: PublicMessage
+
+
+_encoder = msgspec.msgpack.Encoder()
+_envelopes = msgspec.msgpack.Decoder(Envelope)
+_public = msgspec.msgpack.Decoder(PublicEnvelope)
+
+
+def encode(message: Envelope | PublicEnvelope) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode(data: bytes) -> Envelope:
+    """Decode and check one message; raises ProtocolError saying what does not fit."""
+    try:
+        envelope = _envelopes.decode(data)
+    except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as exc:
+        raise ProtocolError(f"message refused: {exc}") from exc
+    if envelope.header.version != VERSION:
+        raise ProtocolError(f"message of protocol version {envelope.header.version}, accepted: {VERSION}")
+    return envelope
+
+
+def decode_public(data: bytes) -> PublicEnvelope:
+    """Decode and check one message of the discussion; raises ProtocolError."""
+    try:
+        return _public.decode(data)
+    except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as exc:
+        raise ProtocolError(f"public message refused: {exc}") from exc

@@ -1,0 +1,411 @@
+"""The coordinator's state machine against scripted nodes: no sockets, no clock, no sleeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from testbed.core import schedule
+from testbed.coordinator import state as s
+from testbed.core import config
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.net import messages as m
+
+LAB: dict[str, Any] = {
+    "schema": 1,
+    "name": "paper",
+    "world": {},
+    "node": {
+        "alice": {"role": "alice", "driver": "sim"},
+        "bob": {"role": "bob", "driver": "sim"},
+        "eve": {"role": "eve", "driver": "sim"},
+        "ris": {"role": "ris", "driver": "sim"},
+    },
+}
+EXPERIMENT: dict[str, Any] = {
+    "schema": 1,
+    "title": "on paper",
+    "rounds": 6,
+    "scene": {
+        "alice": {"position_m": [0.0, 0.0, 0.0]},
+        "bob": {"position_m": [1.0, 0.0, 0.0]},
+        "eve": {"position_m": [2.0, 0.0, 0.0]},
+        "surface": {"position_m": [0.0, 1.0, 0.0], "normal": [0.0, -1.0, 0.0]},
+    },
+    "surface": {"policy": "random"},
+    "accounting": {"block_rounds": 3},
+}
+
+Script = Callable[[str, Any], list[Any] | None]
+"""(node, what it was told) → what it answers; None for the usual."""
+
+
+class Stage:
+    """Plays the nodes: answers every order at once, unless a script says otherwise."""
+
+    def __init__(self, script: Script = lambda node, body: None, lab: dict[str, Any] = LAB, **changes: Any) -> None:
+        experiment = msgspec.convert({**EXPERIMENT, **changes}, config.Experiment)
+        self.state = s.CoordinatorState(
+            msgspec.convert(lab, config.Lab), experiment, "run", schedule.parse("A>BE B>AE"), 10e-6
+        )
+        self.script = script
+        self.now_s = 0.0
+        self.told: list[tuple[str, Any]] = []
+        self.rounds: list[s.RoundOver] = []
+        self.blocks: list[s.BlockOver] = []
+        self.notes: list[s.Note] = []
+        self.over: s.Over | None = None
+        self.lives = dict.fromkeys(self.state.nodes, 1)
+        self.take(s.Tick(0.0))
+
+    def join(self, *names: str) -> None:
+        for name in names or self.state.nodes:
+            shape = {"surface_shape": (2, 2), "phase_bits": 1} if name == "ris" else {}
+            hello = m.Hello(role=self.state.nodes[name].role, identity={}, pid=1, discussion_port=1, transcript_port=2, **shape)  # type: ignore[arg-type]
+            self.take(self.says(name, hello))
+
+    def says(self, name: str, body: Any) -> s.Received:
+        return s.Received(name, f"{name}{self.lives[name]}", body)
+
+    def take(self, event: s.Event) -> None:
+        queue: list[s.Event] = [event]
+        while queue:
+            for x in self.state.handle(queue.pop(0)):
+                match x:
+                    case s.Tell(node, body):
+                        self.told.append((node, body))
+                        answers = self.script(node, body)
+                        queue += [self.says(node, a) for a in (self.usual(node, body) if answers is None else answers)]
+                    case s.RoundOver():
+                        self.rounds.append(x)
+                    case s.BlockOver():
+                        self.blocks.append(x)
+                    case s.Note():
+                        self.notes.append(x)
+                    case s.Over():
+                        assert self.over is None
+                        self.over = x
+
+    def wait(self, seconds: float, *, beating: tuple[str, ...] | None = None) -> None:
+        """Let time pass; the named nodes (default: all alive) keep their heartbeats up."""
+        end_s = self.now_s + seconds
+        while self.now_s < end_s and self.over is None:
+            self.now_s += 0.5
+            for name, node in self.state.nodes.items():
+                if node.alive and (beating is None or name in beating):
+                    self.take(self.says(name, m.Heartbeat(state="ready")))
+            self.take(s.Tick(self.now_s))
+
+    def usual(self, node: str, body: Any) -> list[Any]:
+        match body:
+            case m.Configure():
+                return [m.Configured(accepted={})]
+            case m.ReadClock():
+                return [m.ClockReading(device_time_s=100.0)]
+            case m.Apply():
+                from testbed.core.types import SurfacePattern
+                import numpy as np
+
+                levels = np.frombuffer(body.levels, dtype=np.uint8).reshape(body.shape)
+                digest = SurfacePattern(levels, body.phase_bits).digest
+                return [m.Applied(round=body.round, digest=digest, device_time_s=100.0)]
+            case m.Probe():
+                return [m.Captured(round=body.round), probed(node, body)]
+            case m.Distil():
+                return [m.Agreed(report=agreement(body.block), raw_bits=b"\1\0", public_messages=3)]
+            case m.Attack():
+                report = EveReport(block=body.block, sacrificed_bits=9, sacrificed_errors=4, best_link="alice", transcript_complete=True)
+                return [m.Attacked(report=report, guess=b"\0\0")]
+            case m.Amplify():
+                report_ = KeyReport(block=body.block, key_bits=7, min_entropy_per_bit=0.5, eve_measured=body.eve is not None, failure=None)
+                return [m.Amplified(report=report_, digest="same")]
+            case m.Unmask():
+                return [m.Unmasked(block=body.block, digest="other")]
+            case m.Finish():
+                return [m.Stopped(kind=body.kind)]
+        return []
+
+
+def probed(node: str, body: m.Probe, reason: str | None = None) -> m.Probed:
+    links = [m.LinkResult(tx=slot.tx, reason=reason, snr_db=20.0) for slot in body.slots if node in slot.rx]
+    return m.Probed(round=body.round, links=links)
+
+
+def agreement(block: int, verified: bool = True, failure: str | None = None) -> AgreeReport:
+    return AgreeReport(
+        block=block, probes=3, raw_bits=20, sacrificed_bits=2, sacrificed_errors=0, reconciled_bits=18, corrected_bits=1,
+        leaked_bits=5, leaked_by_kind={}, public_bytes=10, messages=3, source_min_entropy=0.9, verified=verified, failure=failure,
+    )  # fmt: skip
+
+
+def test_a_run_goes_from_joining_to_keys() -> None:
+    stage = Stage()
+    stage.join()
+    assert stage.over == s.Over("finished", "6 rounds")
+    assert [r.round for r in stage.rounds] == list(range(6))
+    assert all(r.kept for r in stage.rounds)
+    assert [b.rounds for b in stage.blocks] == [[0, 1, 2], [3, 4, 5]]
+    assert stage.state.key_bits == 14
+    assert stage.blocks[0].raw.keys() == {"alice", "bob", "eve"}
+    assert stage.blocks[0].digests == {"alice": "same", "bob": "same", "eve": "other"}
+
+
+def test_every_round_has_its_own_acknowledged_pattern() -> None:
+    stage = Stage()
+    stage.join()
+    digests = [r.surface for r in stage.rounds]
+    assert None not in digests
+    assert len(set(digests)) > 1
+    orders = [type(body).__name__ for node, body in stage.told if node in ("ris", "alice")]
+    first = orders.index("Probe")
+    assert "Apply" in orders[:first]
+
+
+def test_slots_are_told_on_each_nodes_own_clock() -> None:
+    readings = {"alice": 5.0, "bob": 1000.0, "eve": -3.0, "ris": 0.0}
+    stage = Stage(lambda n, b: [m.ClockReading(device_time_s=readings[n])] if isinstance(b, m.ReadClock) else None, surface={"policy": "none"})
+    stage.join("alice", "bob", "eve")
+    starts = {n: b.slots[0].start_s - readings[n] for n, b in stage.told if isinstance(b, m.Probe) and b.round == 0}
+    assert starts.keys() == {"alice", "bob", "eve"}
+    assert max(starts.values()) - min(starts.values()) < 1e-9
+
+
+@pytest.mark.parametrize("late", ["alice", "bob"])
+def test_a_round_without_answer_is_rejected_and_the_run_goes_on(late: str) -> None:
+    stage = Stage(lambda n, b: [] if n == late and isinstance(b, m.Probe) and b.round == 1 else None)
+    stage.join()
+    stage.wait(15.0)
+    assert stage.over is not None
+    assert stage.over.status == "finished"
+    assert stage.state.rejected == {"timeout": 1}
+    assert [r.round for r in stage.rounds if not r.kept] == [1]
+
+
+def test_an_eve_who_does_not_answer_is_left_out_and_rounds_are_kept() -> None:
+    stage = Stage(lambda n, b: [] if n == "eve" and isinstance(b, m.Probe) else None)
+    stage.join()
+    stage.wait(60.0)
+    assert stage.over is not None
+    assert stage.over.status == "finished"
+    assert stage.state.kept == 6
+    assert stage.blocks[-1].eve is None
+    assert any(n.kind == "left_out" for n in stage.notes)
+
+
+def test_a_bob_who_never_answers_ends_the_run_with_his_name() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) else None)
+    stage.join()
+    stage.wait(60.0)
+    assert stage.over is not None
+    assert stage.over.status == "failed"
+    assert "bob" in stage.over.detail
+
+
+def test_answering_twice_counts_once() -> None:
+    def twice(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Probe) and node == "bob":
+            return [m.Captured(round=body.round), probed(node, body), probed(node, body)]
+        return None
+
+    stage = Stage(twice)
+    stage.join()
+    assert stage.state.kept == 6
+    assert sum(n.kind in ("duplicate", "late_answer") for n in stage.notes) == 6
+
+
+def test_a_rejected_estimate_rejects_the_pair_with_its_reason() -> None:
+    def clipped(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Probe) and node == "alice" and body.round == 2:
+            return [m.Captured(round=2), probed(node, body, "clipped")]
+        return None
+
+    stage = Stage(clipped)
+    stage.join()
+    assert stage.state.rejected == {"clipped": 1}
+
+
+def test_a_dead_bob_ends_the_run_unless_he_comes_back() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
+    stage.join()
+    stage.take(s.Gone("bob", "killed by SIGKILL"))
+    assert stage.over is None
+    stage.wait(10.0)
+    assert stage.over is not None
+    assert stage.over.status == "failed"
+    assert "bob was lost" in stage.over.detail
+    assert stage.rounds[-1].reason == "node_lost"
+
+
+def test_a_bob_who_comes_back_goes_on_with_a_new_block() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
+    stage.join()
+    stage.take(s.Gone("bob", "killed"))
+    stage.wait(1.0)
+    stage.lives["bob"] = 2
+    stage.join("bob")
+    assert stage.over is not None
+    assert stage.over.status == "finished"
+    assert stage.state.rejected == {"node_lost": 2}  # the round on the air, and the kept one whose CSI died with him
+    assert stage.blocks[-1].rounds == [5]
+
+
+def test_messages_of_an_earlier_life_are_ignored() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
+    stage.join()
+    stage.take(s.Gone("bob", "killed"))
+    stage.lives["bob"] = 2
+    before = len(stage.rounds)
+    stage.take(s.Received("bob", "bob1", m.Probed(round=4, links=[m.LinkResult(tx="alice", reason=None)])))
+    assert len(stage.rounds) == before
+
+
+def test_silence_is_loss() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 2 else None)
+    stage.join()
+    stage.wait(60.0, beating=("alice", "eve", "ris"))
+    assert stage.over is not None
+    assert stage.over.status == "failed"
+    assert any(n.kind == "lost" and n.detail["node"] == "bob" for n in stage.notes)
+
+
+def test_nobody_joins() -> None:
+    stage = Stage()
+    stage.join("alice")
+    stage.wait(60.0)
+    assert stage.over is not None
+    assert stage.over.status == "failed"
+    assert "bob" in stage.over.detail
+
+
+def test_the_run_starts_without_an_eve_who_does_not_join() -> None:
+    stage = Stage()
+    stage.join("alice", "bob", "ris")
+    stage.wait(60.0)
+    assert stage.over == s.Over("finished", "6 rounds")
+    assert all(b.eve is None for b in stage.blocks)
+    assert all(isinstance(b, m.Amplify) is False or b.eve is None for _, b in stage.told)
+
+
+def test_a_failed_agreement_gives_no_key_but_eve_is_still_measured() -> None:
+    def disagree(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Distil) and node == "bob":
+            return [m.Agreed(report=agreement(body.block, verified=False, failure="verification_failed"))]
+        return None
+
+    stage = Stage(disagree)
+    stage.join()
+    assert stage.state.key_bits == 0
+    assert {b.failure for b in stage.blocks} == {"verification_failed"}
+    assert all(b.eve is not None for b in stage.blocks)
+    assert not any(isinstance(b, m.Amplify) for _, b in stage.told)
+
+
+def test_a_conversation_that_hangs_is_abandoned_on_both_sides() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Distil) else None)
+    stage.join()
+    stage.wait(200.0)
+    assert stage.over is not None
+    assert stage.over.status == "finished"
+    assert stage.state.key_bits == 0
+    abandoned = {n for n, b in stage.told if isinstance(b, m.Abandon)}
+    assert abandoned == {"alice", "bob"}
+
+
+def test_a_surface_that_never_acknowledges_ends_the_run() -> None:
+    stage = Stage(lambda n, b: [] if isinstance(b, m.Apply) else None)
+    stage.join()
+    stage.wait(120.0)
+    assert stage.over is not None
+    assert stage.over.status == "failed"
+    assert "surface" in stage.over.detail
+    assert {r.reason for r in stage.rounds} == {"surface_not_applied"}
+
+
+def test_a_pattern_that_latched_within_a_round_spoils_it() -> None:
+    held: list[m.Probe] = []
+
+    def hold(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Probe) and body.round == 1 and node == "bob":
+            held.append(body)
+            return []
+        return None
+
+    stage = Stage(hold, surface={"policy": "fixed"})
+    stage.join()
+    middle_s = (held[0].slots[0].start_s + held[0].end_s) / 2
+    stage.take(stage.says("ris", m.Applied(round=0, digest="late", device_time_s=middle_s)))
+    for answer in stage.usual("bob", held[0]):
+        stage.take(stage.says("bob", answer))
+    assert stage.state.rejected == {"surface_changed": 1}
+    assert stage.over is not None
+
+
+@pytest.mark.parametrize("kind", ["stop", "abort", "halt"])
+def test_stop_abort_and_halt_differ(kind: Any) -> None:
+    held: list[m.Probe] = []
+
+    def hold(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Probe) and body.round == 1 and node == "bob":
+            held.append(body)
+            return []
+        return None
+
+    stage = Stage(hold)
+    stage.join()
+    stage.take(s.StopAsked(kind))
+    if kind == "stop":  # the round on the air is finished and what was gathered is distilled
+        assert stage.over is None
+        for answer in stage.usual("bob", held[0]):
+            stage.take(stage.says("bob", answer))
+        assert [b.rounds for b in stage.blocks] == [[0, 1]]
+    else:
+        assert stage.rounds[-1].reason == "aborted"
+        assert stage.blocks == []
+    assert stage.over is not None
+    assert stage.over.status == "stopped"
+    assert {b.kind for _, b in stage.told if isinstance(b, m.Finish)} == {kind}
+
+
+def test_a_stranger_is_refused_with_the_reason() -> None:
+    stage = Stage()
+    stage.take(s.Received("mallory", "x", m.Hello(role="bob", identity={}, pid=1)))
+    assert stage.told == [("mallory", m.Refused(reason="not in this lab file"))]
+
+
+def test_a_wrong_role_is_refused() -> None:
+    stage = Stage()
+    stage.take(s.Received("bob", "x", m.Hello(role="alice", identity={}, pid=1)))
+    assert isinstance(stage.told[0][1], m.Refused)
+
+
+def test_planning_does_not_depend_on_when_results_arrive() -> None:
+    """The order in which nodes answer must not move a slot by a femtosecond: same seed, same samples."""
+
+    def plans(order: tuple[str, ...]) -> list[float]:
+        waiting: dict[tuple[str, int], m.Probe] = {}
+
+        def late(node: str, body: Any) -> list[Any] | None:
+            if isinstance(body, m.Probe):
+                waiting[node, body.round] = body
+                return []
+            return None
+
+        stage = Stage(late, surface={"policy": "none"}, rounds=5)
+        stage.join("alice", "bob", "eve")
+        for number in range(5):
+            for name in order:
+                stage.take(stage.says(name, m.Captured(round=number)))
+            for name in order:
+                body = waiting[name, number]
+                links = [
+                    m.LinkResult(tx=slot.tx, reason=None, timing_error_s=1e-7 * (number + 1)) for slot in body.slots if name in slot.rx
+                ]
+                stage.take(stage.says(name, m.Probed(round=number, links=links)))
+        return [b.slots[0].start_s for n, b in stage.told if isinstance(b, m.Probe) and n == "bob"]
+
+    first = plans(("alice", "bob", "eve"))
+    assert len(first) == 5
+    assert first == plans(("eve", "bob", "alice"))

@@ -1,0 +1,95 @@
+"""Lab and experiment files: bundled ones load, mistakes are named in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from testbed.core import config
+from testbed.core.errors import InputError
+
+GOOD = config.bundled(config.Experiment)["mobile_room"].read_text()
+LAB = config.bundled(config.Lab)["sim"].read_text()
+
+
+@pytest.mark.parametrize("name", sorted(config.bundled(config.Experiment)))
+def test_bundled_experiments_load(name: str) -> None:
+    assert config.load_experiment(name).rounds > 0
+
+
+@pytest.mark.parametrize("name", sorted(config.bundled(config.Lab)))
+def test_bundled_labs_load(name: str) -> None:
+    assert config.load_lab(name).by_role("alice") == "alice"
+
+
+def refusal(tmp_path: Path, text: str, lab: bool = False) -> str:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        (config.load_lab if lab else config.load_experiment)(str(path))
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("carrier_hz = 5.8e9", "carrier_mhz = 5800", ["[radio]", "'carrier_mhz'", "did you mean 'carrier_hz'", "sample_rate_hz"]),
+        ("carrier_hz = 5.8e9", "carrier_hz = -1.0", ["[radio]", "'carrier_hz'", "> 0"]),
+        ("carrier_hz = 5.8e9", 'carrier_hz = "5.8 GHz"', ["[radio]", "'carrier_hz'", "float"]),
+        ("rounds = 600", "rounds = 0", ["'rounds'", ">= 1"]),
+        ("rounds = 600", "round = 600", ["'round'", "did you mean 'rounds'"]),
+        ("schema = 1", "schema = 9", ["'schema'"]),
+        ("schema = 1", "", ["missing 'schema'"]),
+        ("[scene.alice]\nposition_m = [2.0, 3.0, 1.5]", "", ["[scene]", "missing 'alice'"]),
+        ("position_m = [2.0, 3.0, 1.5]", "position_m = [2.0, 3.0]", ["[scene.alice]", "'position_m'", "3"]),
+        ("position_m = [2.0, 3.0, 1.5]", "", ["[scene.alice]", "'position_m'", "'near'"]),
+        ("[accounting]", '[chain]\nquantize = "scalr"\n\n[accounting]', ["[chain]", "'scalr'", "scalar"]),
+        (
+            "[accounting]",
+            "[chain]\nquantize_options = { bit = 2 }\n\n[accounting]",
+            ["[chain]", "'bit'", "bits"],
+        ),
+        ("[accounting]", '[surface]\npolicy = "random"\n\n[accounting]', ["[surface]", "[scene.surface]"]),
+        ("interval_s = 0.05", 'schedule = "A>E B>AE"', ["[probing]", "'schedule'", "A>B"]),
+        ("schema = 1", "schema = = 1", ["not TOML", "line 2"]),
+    ],
+)
+def test_mistakes_in_an_experiment_are_named(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
+    assert old in GOOD
+    message = refusal(tmp_path, GOOD.replace(old, new, 1))
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('role = "bob"', 'role = "alice"', ["no node has role = 'bob'"]),
+        ('role = "eve"', 'role = "bob"', ["[node.bob]", "[node.eve]", "one"]),
+        ('role = "eve"', 'role = "mallory"', ["[node.eve]", "'role'"]),
+        ('role = "eve"', 'role = "eve"\nlocal = false', ["[coordinator]", "'port'", "eve"]),
+        ('role = "eve"', 'role = "eve"\ntx_gain = 3', ["[node.eve]", "'tx_gain'", "did you mean 'tx_gain_db'"]),
+        ('name = "sim"', 'name = "s m"', ["'name'"]),
+        ('pace = "virtual"', 'pace = "fast"', ["[world]", "'pace'"]),
+    ],
+)
+def test_mistakes_in_a_lab_are_named(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
+    assert old in LAB
+    message = refusal(tmp_path, LAB.replace(old, new, 1), lab=True)
+    for word in words:
+        assert word in message
+
+
+def test_a_missing_file_names_the_bundled_ones() -> None:
+    with pytest.raises(InputError, match="mobile_room"):
+        config.load_experiment("nowhere.toml")
+
+
+def test_json_schema_knows_every_table() -> None:
+    text = str(config.json_schema(config.Experiment))
+    for word in ("carrier_hz", "offset_wavelengths", "sacrifice_fraction"):
+        assert word in text
