@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -54,6 +55,10 @@ class Cut:
     """(n,) probes that feed the key, in this order; None: all, as they stand. Correlations always use all."""
     key_note: str = ""
     """Why these."""
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    """Rounds that were probed but are not among the probes, by reason."""
+    seed: int = 1
+    """For every random choice of the chain, where no experiment is given."""
     interval_s: float | None = None
     """From probe pair to probe pair; None where the source has no meaningful timing, so no rates can be given."""
 
