@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim_backend.surface import cascade, element_positions
+from sim_backend.surface import cascade_amplitude, element_positions
 from testbed.core.config import Multipath, PlacedNode, Scene
 from testbed.core.seeds import generator
 from testbed.core.types import F64, SPEED_OF_LIGHT_M_S
@@ -23,32 +23,38 @@ C128 = NDArray[np.complex128]
 
 HALF = 12
 """Half the length of the interpolation kernel in samples."""
-_PHASES = 4096
 _KAISER_BETA = 6.8
+_DEGREE = 8
 
 
-def _kernel_table() -> F64:
-    """(phase, tap): Kaiser-windowed sinc around a delay of phase/_PHASES samples; flat to −60 dB for |f| ≤ 0.4 rate."""
-    x = np.arange(1 - HALF, HALF + 1)[None, :] - np.arange(_PHASES + 1)[:, None] / _PHASES
+def _farrow() -> F64:
+    """(power, tap): a Kaiser-windowed sinc, delayed by f in [0, 1], as a polynomial in 2f − 1.
+
+    Flat to −60 dB for |frequency| ≤ 0.4 of the rate. Polynomials (C. W. Farrow, 1988) because hundreds of paths then
+    share one small matrix: what each adds is its moments, not a row of taps.
+    """
+    u = np.cos(np.pi * (np.arange(4 * _DEGREE) + 0.5) / (4 * _DEGREE))
+    x = np.arange(1 - HALF, HALF + 1)[None, :] - (u[:, None] + 1) / 2
     window = np.i0(_KAISER_BETA * np.sqrt(np.clip(1 - (x / HALF) ** 2, 0, None))) / np.i0(_KAISER_BETA)
-    return np.asarray(np.sinc(x) * window)
+    return np.asarray(np.linalg.lstsq(np.vander(u, _DEGREE + 1, increasing=True), np.sinc(x) * window, rcond=None)[0])
 
 
-_KERNEL = _kernel_table()
+_FARROW = _farrow()
 
 
 def taps(amplitude: C128, delay_samples: F64) -> tuple[int, C128]:
     """Return (first, h): path n adds amplitude[n] at delay_samples[n]; h[i] is the tap at lag first + i samples."""
-    whole = np.floor(delay_samples)
-    phase = np.rint((delay_samples - whole) * _PHASES).astype(np.intp)
-    steps = whole.astype(np.int64)
-    first, last = int(steps.min()), int(steps.max())
-    parts = np.stack([amplitude.real, amplitude.imag])
-    h = np.zeros((2, last - first + 2 * HALF))
-    for step in np.unique(steps):
-        chosen = steps == step
-        h[:, step - first : step - first + 2 * HALF] += parts[:, chosen] @ _KERNEL[phase[chosen]]
-    return first + 1 - HALF, h[0] + 1j * h[1]
+    floor = np.floor(delay_samples)
+    first = int(floor.min())
+    span = int(floor.max()) - first + 1
+    powers = np.vander(2 * (delay_samples - floor) - 1, _DEGREE + 1, increasing=True)
+    here = floor - first == np.arange(span)[:, None]
+    moments = np.where(here, np.stack([amplitude.real, amplitude.imag])[:, None, :], 0.0) @ powers
+    rows = moments @ _FARROW
+    h = np.zeros(span - 1 + 2 * HALF, complex)
+    for step in range(span):
+        h[step : step + 2 * HALF] += rows[0, step] + 1j * rows[1, step]
+    return first + 1 - HALF, h
 
 
 # ---------------------------------------------------------------- geometry
@@ -106,7 +112,8 @@ class Channel:
                 self._places[name] = (anchor + step * np.array([np.cos(heading), np.sin(heading), 0.0]), velocity)
         self._still = not self._scatterers.velocity_m_s.any() and not any(v.any() for _, v in self._places.values())
         self._elements: F64 | None = None
-        self._cache: dict[tuple[str, str, float, float], tuple[C128, F64, C128, F64]] = {}
+        self._links: dict[tuple[str, str, float, float], tuple[C128, F64, C128, F64]] = {}
+        self._legs: dict[tuple[str, float], tuple[F64, F64, NDArray[np.bool_]]] = {}
 
     @property
     def places(self) -> list[str]:
@@ -124,7 +131,8 @@ class Channel:
         self._elements = (
             element_positions(placed, shape, self._wavelength_m) if placed is not None and shape is not None else None
         )
-        self._cache.clear()
+        self._links.clear()
+        self._legs.clear()
 
     def paths(self, x: str, y: str, time_s: float, carrier_hz: float) -> tuple[C128, F64, C128, F64]:
         """Return the paths between two places at a moment.
@@ -135,30 +143,51 @@ class Channel:
         """
         pair = (x, y) if x < y else (y, x)
         key = (*pair, 0.0 if self._still else time_s, carrier_hz)
-        found = self._cache.get(key)
+        found = self._links.get(key)
         if found is None:
-            if len(self._cache) >= 64:
-                self._cache.clear()
-            found = self._cache[key] = self._trace(*pair, key[2], carrier_hz)
+            if len(self._links) >= 64:
+                self._links.clear()
+            found = self._links[key] = self._trace(*pair, key[2], carrier_hz)
         return found
 
     def _trace(self, x: str, y: str, time_s: float, carrier_hz: float) -> tuple[C128, F64, C128, F64]:
-        at_x, at_y = self.position_m(x, time_s), self.position_m(y, time_s)
-        bodies = self._scatterers.position_m
-        if self._scatterers.velocity_m_s.any():
-            # a triangle wave: straight on, turning round at the walls
-            moved = (bodies + self._scatterers.velocity_m_s * time_s) % np.maximum(2 * self._room_m, 1e-9)
-            bodies = np.where(moved > self._room_m, 2 * self._room_m - moved, moved)
+        (x_bodies, x_elements, x_sees), (y_bodies, y_elements, y_sees) = self._leg(x, time_s), self._leg(y, time_s)
         wavelength_m = SPEED_OF_LIGHT_M_S / carrier_hz
-        length = np.empty(1 + len(bodies))
-        length[0] = np.linalg.norm(at_x - at_y)
-        length[1:] = np.sqrt(((at_x - bodies) ** 2).sum(axis=1)) + np.sqrt(((at_y - bodies) ** 2).sum(axis=1))
+        direct = np.linalg.norm(self.position_m(x, time_s) - self.position_m(y, time_s))
+        length = np.concatenate([[direct], x_bodies + y_bodies])
         coefficient = np.concatenate([[10 ** (self._scene.multipath.direct_db / 20)], self._scatterers.coefficient])
         delay = length / SPEED_OF_LIGHT_M_S
         amplitude = wavelength_m / (4 * np.pi * np.maximum(length, wavelength_m / NEAR_FIELD))
         signal = amplitude * coefficient * np.exp(-2j * np.pi * carrier_hz * delay)
         if self._elements is None or self._scene.surface is None:
             return signal, delay, np.empty(0, complex), np.empty(0)
-        normal = np.asarray(self._scene.surface.normal, float)
-        strength, travel = cascade(self._elements, normal, self._scene.surface.gain_db, at_x, at_y, carrier_hz)
-        return signal, delay, strength * np.exp(-2j * np.pi * carrier_hz * travel), travel
+        strength = cascade_amplitude(x_elements, y_elements, self._scene.surface.gain_db, wavelength_m)
+        travel = (x_elements + y_elements) / SPEED_OF_LIGHT_M_S
+        return signal, delay, np.where(x_sees & y_sees, strength, 0) * np.exp(-2j * np.pi * carrier_hz * travel), travel
+
+    def _leg(self, place: str, time_s: float) -> tuple[F64, F64, NDArray[np.bool_]]:
+        """Distances of a place to the scatterers and to the surface's elements, and which of those face it."""
+        found = self._legs.get((place, time_s))
+        if found is not None:
+            return found
+        if len(self._legs) >= 64:
+            self._legs.clear()
+        here = self.position_m(place, time_s)
+        bodies = self._scatterers.position_m
+        if self._scatterers.velocity_m_s.any():
+            # a triangle wave: straight on, turning round at the walls
+            moved = (bodies + self._scatterers.velocity_m_s * time_s) % np.maximum(2 * self._room_m, 1e-9)
+            bodies = np.where(moved > self._room_m, 2 * self._room_m - moved, moved)
+        if self._elements is None or self._scene.surface is None:
+            leg = distances(bodies, here), np.empty(0), np.empty(0, bool)
+        else:
+            faces = (here - self._elements) @ np.asarray(self._scene.surface.normal, float) > 0
+            leg = distances(bodies, here), distances(self._elements, here), faces
+        self._legs[(place, time_s)] = leg
+        return leg
+
+
+def distances(points: F64, here: F64) -> F64:
+    """Return (point,) distances in metres of (point, 3) to (3,)."""
+    step = points - here
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", step, step)))

@@ -1,11 +1,11 @@
-"""The reflecting surface: where its elements are and what each adds between two points."""
+"""The reflecting surface: where its elements are and how strongly each reflects."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from testbed.core.config import PlacedSurface
-from testbed.core.types import F64, SPEED_OF_LIGHT_M_S
+from testbed.core.types import F64
 
 
 def element_positions(placed: PlacedSurface, shape: tuple[int, int], wavelength_m: float) -> F64:
@@ -32,15 +32,7 @@ def element_positions(placed: PlacedSurface, shape: tuple[int, int], wavelength_
     return grid
 
 
-def cascade(elements: F64, normal: F64, gain_db: float, x: F64, y: F64, carrier_hz: float) -> tuple[F64, F64]:
-    """Return amplitude and delay in seconds of each element's path x → element → y, both (element,).
-
-    Amplitude (λ/4πd₁)(λ/4πd₂)·10^(gain/20): an isotropic element that receives and radiates without loss. Elements
-    reflect in the half space that `normal` points into only; behind it the amplitude is 0.
-    """
-    to_x, to_y = x - elements, y - elements
-    d1, d2 = np.sqrt((to_x**2).sum(axis=1)), np.sqrt((to_y**2).sum(axis=1))
-    in_front = (to_x @ normal > 0) & (to_y @ normal > 0)
-    spread = SPEED_OF_LIGHT_M_S / carrier_hz / (4 * np.pi)
-    amplitude = np.where(in_front, spread**2 / np.maximum(d1 * d2, 1e-6) * 10 ** (gain_db / 20), 0.0)
-    return amplitude, (d1 + d2) / SPEED_OF_LIGHT_M_S
+def cascade_amplitude(d1_m: F64, d2_m: F64, gain_db: float, wavelength_m: float) -> F64:
+    """Return (element,) amplitudes (λ/4πd₁)(λ/4πd₂)·10^(gain/20): isotropic elements that lose nothing."""
+    spread = wavelength_m / (4 * np.pi)
+    return np.asarray(spread**2 * 10 ** (gain_db / 20) / np.maximum(d1_m * d2_m, 1e-6))

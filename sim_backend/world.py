@@ -8,11 +8,13 @@ that was handed out: nothing before it can change any more.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim_backend.channel import Channel, taps
 from sim_backend.ticks import TICKS_PER_S, duration, to_seconds, to_ticks
@@ -79,16 +81,30 @@ class Station:
 
 @dataclass(slots=True)
 class _Surface:
-    """The pattern as a function of time: from `since[i]` on, `phasor[i]`."""
+    """The pattern as a function of time: from tick `since[i]` on, `levels[i]`, reflecting by `phasors[i]`."""
 
     board: str
     shape: tuple[int, int]
     phase_bits: int
     since: list[int] = field(default_factory=list)
     levels: list[U8] = field(default_factory=list)
+    phasors: list[NDArray[np.complex128]] = field(default_factory=list)
 
     def power_up(self) -> None:
-        self.since, self.levels = [0], [np.zeros(self.shape, np.uint8)]
+        self.since, self.levels, self.phasors = [], [], []
+        self.set(0, np.zeros(self.shape, np.uint8))
+
+    def set(self, when: int, levels: U8) -> None:
+        self.since.append(when)
+        self.levels.append(levels)
+        self.phasors.append(np.exp(2j * np.pi / (1 << self.phase_bits) * levels.ravel()))
+
+    def phasor_at(self, time: int) -> NDArray[np.complex128]:
+        return self.phasors[max(bisect.bisect_right(self.since, time) - 1, 0)]
+
+    def forget(self, before: int) -> None:
+        while len(self.since) > 1 and self.since[1] < before:
+            del self.since[0], self.levels[0], self.phasors[0]
 
 
 class Air:
@@ -240,18 +256,20 @@ class Air:
         time = start + duration(first, rate)
         middle_s = to_seconds(time // SEGMENT * SEGMENT + SEGMENT // 2)
         amplitude, delay_s, via_surface, via_delay_s = self._channel.paths(sent.place, place, middle_s, sent.carrier_hz)
-        if via_surface.size:
-            amplitude = np.concatenate([amplitude, via_surface * self._phasors(time)])
+        if via_surface.size and self._surface is not None:
+            amplitude = np.concatenate([amplitude, via_surface * self._surface.phasor_at(time)])
             delay_s = np.concatenate([delay_s, via_delay_s])
         offset = (sent.start + sent.shift - start) * rate / TICKS_PER_S
         lag, h = taps(amplitude, delay_s * rate + offset)
-        # out[m] = Σ_i h[i] x[m − lag − i]
+        # out[m] = Σ_i h[i] x[m − lag − i], where any of these x is sent
+        first, stop = max(first, lag), min(stop, lag + len(h) - 1 + sent.length)
+        if first >= stop:
+            return
         low, high = first - lag - len(h) + 1, stop - lag
+        x = np.zeros(high - low, np.complex64)
         begin, limit = max(low, 0), min(high, sent.length)
-        if begin < limit:
-            x = np.zeros(high - low, np.complex64)
-            x[begin - low : limit - low] = sent.take(begin, limit)
-            out[first:stop] += np.convolve(x, h, "valid")
+        x[begin - low : limit - low] = sent.take(begin, limit)
+        out[first:stop] += np.convolve(x, h.astype(np.complex64), "valid")
 
     def _edges(self, start: int, n_samples: int, rate: float) -> list[int]:
         """Return sample indices between which neither channel nor pattern changes, 0 and n included."""
@@ -278,9 +296,8 @@ class Air:
         oldest = self.frontier - RETENTION - TICKS_PER_S // 1000
         if self._sent and min(s.end for s in self._sent) < oldest:
             self._sent = [s for s in self._sent if s.end >= oldest]
-        surface = self._surface
-        while surface is not None and len(surface.since) > 1 and surface.since[1] < oldest:
-            del surface.since[0], surface.levels[0]
+        if self._surface is not None:
+            self._surface.forget(oldest)
 
     def _station(self, name: str) -> Station:
         if self._channel is None:
@@ -313,8 +330,7 @@ class Air:
         """Change the pattern `latency` after the frontier; return the first tick that sees the new one."""
         surface = self._held_by(board)
         when = max(self.frontier + latency, surface.since[-1])
-        surface.since.append(when)
-        surface.levels.append(levels)
+        surface.set(when, levels)
         return when
 
     def pattern(self, board: str) -> U8:
@@ -325,12 +341,6 @@ class Air:
         if self._surface is None or self._surface.board != board:
             raise Refused("off_air", "this board holds no surface here")
         return self._surface
-
-    def _phasors(self, time: int) -> np.ndarray:
-        assert self._surface is not None
-        index = max(i for i, since in enumerate(self._surface.since) if since <= time or i == 0)
-        levels = self._surface.levels[index].ravel()
-        return np.asarray(np.exp(2j * np.pi / (1 << self._surface.phase_bits) * levels))
 
 
 def _ceil_index(ticks: int, rate: float) -> int:

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
-import click
 import msgspec
 import typer
 
@@ -21,6 +20,9 @@ from testbed.core.errors import InputError, TestbedError
 if TYPE_CHECKING:
     from testbed.coordinator.server import Coordinator, Progress
     from testbed.launch import Crew
+
+# typer ships its own copy of click or uses an installed one, by version: this is its UsageError either way
+_UsageError: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
     add_completion=False,
@@ -445,12 +447,13 @@ def main() -> None:
     except TestbedError as exc:
         _say(f"testbed: {exc}")
         status = 1
-    except click.exceptions.Exit as exc:
+    except typer.Exit as exc:
         status = exc.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         status = 130
-    except click.UsageError as exc:
-        _say(f"testbed: {exc.format_message()} (see `{exc.ctx.command_path if exc.ctx else 'testbed'} --help`)")
+    except _UsageError as exc:
+        command = exc.ctx.command_path if getattr(exc, "ctx", None) else "testbed"
+        _say(f"testbed: {exc.format_message()} (see `{command} --help`)")
         status = 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -68,10 +68,11 @@ def pairing(alice_db: F64, bob_db: F64) -> Verdict:
     if r0 is None or not shifted:
         return Verdict(name, True, "Too few common probes, or no variation, to tell whether probes are paired rightly.")
     best = max(shifted, key=lambda shift: shifted[shift])
-    at_zero = correlation(a, b) or 0.0
+    # signed: differences of a fast channel correlate by −0.5 where the true shift is 1
+    at_zero = max(0.0, correlation(a, b) or 0.0)
     values = {"r": r0, "best_shift": float(best), "r_shifted": shifted[best]}
     # the largest of 2·reach correlations of independent series stays below 5/√n
-    if shifted[best] > max(0.4, 5.0 / np.sqrt(n)) and shifted[best] > 2.0 * abs(at_zero):
+    if shifted[best] > max(0.4, 5.0 / np.sqrt(n)) and shifted[best] > 2.0 * at_zero:
         detail = (
             f"Alice and Bob correlate by {r0:.2f} as paired, but by {shifted[best]:.2f} (probe-to-probe changes) when "
             f"Alice is shifted by {best} probes: the rounds are paired wrongly."
@@ -169,24 +170,32 @@ def eve_measured(eve_db: Mapping[str, F64]) -> Verdict:
 def eve_distinct(alice_db: F64, bob_db: F64, eve_db: Mapping[str, F64]) -> Verdict:
     """Does Eve see a channel of her own? Flagged where |r| with Alice or Bob exceeds half of r between these two."""
     name = "eve_distinct"
+    legitimate = correlation(alice_db, bob_db)
     found = {}
     for heard, values in eve_db.items():
         for end, other in (("Alice", alice_db), ("Bob", bob_db)):
-            for kind, r in (("levels", correlation(other, values)), ("changes", detrended(other, values))):
+            for kind, x, y in (("levels", other, values), ("changes", detrend(other), detrend(values))):
+                r = correlation(x, y)
                 if r is not None:
-                    found[f"{kind} of Eve hearing {heard} and of {end}"] = r
-    legitimate = correlation(alice_db, bob_db)
+                    chance = 4.0 / np.sqrt(_independent_probes(x, y))
+                    found[f"{kind} of Eve hearing {heard} and of {end}"] = (r, chance)
     if not found or legitimate is None:
         return Verdict(name, False, "Eve's channel could not be compared: one of the three ends shows no variation.")
-    where = max(found, key=lambda key: abs(found[key]))
-    worst = found[where]
-    # below 4/√n a correlation is no more than chance
-    limit = max(0.5 * abs(legitimate), 4.0 / np.sqrt(alice_db.shape[0]))
+    # how far above what chance gives, first; then how large
+    where = max(found, key=lambda key: (abs(found[key][0]) > found[key][1], abs(found[key][0])))
+    worst, chance = found[where]
     values_out = {"r_eve": worst, "r": legitimate}
     figures = f"the {where} correlate by {worst:.2f}, Alice and Bob by {legitimate:.2f}"
-    if abs(worst) > limit:
+    if abs(worst) > max(0.5 * abs(legitimate), chance):
         return Verdict(name, False, f"Eve sees much of the same channel: {figures}.", values_out)
     return Verdict(name, True, f"At most, {figures}.", values_out)
+
+
+def _independent_probes(a: F64, b: F64) -> float:
+    """Return how many independent probes the correlation of two series with memory is worth (Bartlett 1935)."""
+    n = a.shape[0]
+    memory = max(0.0, (correlation(a[1:], a[:-1]) or 0.0) * (correlation(b[1:], b[:-1]) or 0.0))
+    return max(1.0, n * (1.0 - memory) / (1.0 + memory))
 
 
 def _centred(values: F64) -> F64:

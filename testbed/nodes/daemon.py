@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -392,7 +391,8 @@ def watch_parent() -> None:
 
     def wait() -> None:
         try:
-            while sys.stdin.buffer.read(1):
+            # the bare descriptor: a thread inside sys.stdin's buffer would hold its lock when the interpreter exits
+            while os.read(0, 1):
                 pass
         finally:
             os.kill(os.getpid(), signal.SIGTERM)

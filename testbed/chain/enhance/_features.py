@@ -93,7 +93,9 @@ def highpass(values: F64, window: int) -> F64:
     window of valid predecessors is NaN: its mean would be mostly noise.
     """
     valid = np.isfinite(values)
-    level = np.nanmedian(values[valid]) if valid.any() else 0.0  # keeps the running sums small, hence exact
+    level = (
+        values[valid][0] if valid.any() else 0.0
+    )  # the first value: keeps the running sums small and the past causal
     zero = np.zeros((1, values.shape[1]))
     sums = np.concatenate([zero, np.cumsum(np.where(valid, values - level, 0.0), axis=0)])
     counts = np.concatenate([zero, np.cumsum(valid, axis=0, dtype=np.float64)])

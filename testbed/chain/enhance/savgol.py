@@ -51,4 +51,7 @@ class Savgol(Enhancer):
         """Return (probe, dimension) features in the order of `Identity.transform`; NaN rows stay NaN."""
         # A matrix product keeps a NaN inside its own row; scipy's filter fits the edges of all rows together.
         smooth = smoothing_matrix(csi.h.shape[-1], self._window, self._order)
-        return self._reduction.apply(magnitudes(csi) @ smooth.T, csi)
+        measured = magnitudes(csi)
+        # In a deep fade the polynomial may fall to zero or below; no level is lower than the lowest measured.
+        smoothed = np.maximum(measured @ smooth.T, measured.min(axis=-1, keepdims=True))
+        return self._reduction.apply(smoothed, csi)

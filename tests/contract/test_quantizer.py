@@ -1,0 +1,108 @@
+"""Every quantizer the registry finds keeps the contract."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from testbed.core import registry
+from testbed.core.ledger import PublicMessage
+from testbed.core.stages import Quantizer
+from testbed.core.types import Bits, Features
+
+pytestmark = pytest.mark.parametrize("name", registry.stage_names("quantize"))
+
+
+def channel(seed: int, noise: float, probes: int = 120, dimensions: int = 4) -> tuple[Features, Features, Features]:
+    """Alice's and Bob's view of one channel, and Eve's of another."""
+    rng = np.random.default_rng(seed)
+    shape = (probes, dimensions)
+    common = rng.normal(size=shape)
+    rounds = np.arange(probes)
+    return (
+        Features(common + noise * rng.normal(size=shape), rounds),
+        Features(common + noise * rng.normal(size=shape), rounds),
+        Features(rng.normal(size=shape), rounds),
+    )
+
+
+def over_the_air(message: PublicMessage) -> PublicMessage:
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=PublicMessage)
+
+
+def exchange(q: Quantizer, a: Features, b: Features) -> tuple[Bits, Bits, PublicMessage, PublicMessage]:
+    draft, lead = q.lead(a, np.random.default_rng(7))
+    bob, follow = q.follow(b, over_the_air(lead))
+    return q.finish(draft, over_the_air(follow)), bob, lead, follow
+
+
+def assert_same_origin(x: Bits, y: Bits) -> None:
+    np.testing.assert_array_equal(x.probe, y.probe)
+    np.testing.assert_array_equal(x.dimension, y.dimension)
+    np.testing.assert_array_equal(x.level_bit, y.level_bit)
+
+
+def test_identical_features_give_identical_bits(name: str) -> None:
+    a, _, _ = channel(1, 0.0)
+    alice, bob, _, _ = exchange(registry.make_stage("quantize", name, {}), a, a)
+    assert alice.values.size > 100
+    assert set(np.unique(alice.values)) == {0, 1}
+    assert_same_origin(alice, bob)
+    np.testing.assert_array_equal(alice.values, bob.values)
+
+
+def test_both_sides_keep_the_same_origins_in_probe_dimension_place_order(name: str) -> None:
+    a, b, _ = channel(2, 0.2)
+    alice, bob, _, _ = exchange(registry.make_stage("quantize", name, {}), a, b)
+    assert_same_origin(alice, bob)
+    order = np.lexsort((alice.level_bit, alice.dimension, alice.probe))
+    np.testing.assert_array_equal(order, np.arange(alice.values.size))
+    assert 0.0 < np.mean(alice.values != bob.values) < 0.25
+
+
+def test_same_features_and_rng_give_the_same_bits_and_messages(name: str) -> None:
+    a, b, _ = channel(3, 0.1)
+    q = registry.make_stage("quantize", name, {})
+    first, second = exchange(q, a, b), exchange(q, a, b)
+    np.testing.assert_array_equal(first[0].values, second[0].values)
+    assert first[2:] == second[2:]
+
+
+def test_probes_that_either_side_lacks_are_dropped(name: str) -> None:
+    a, b, _ = channel(4, 0.1)
+    a.values[[3, 50]] = np.nan
+    b.values[[8, 50, 119]] = np.nan
+    alice, bob, _, _ = exchange(registry.make_stage("quantize", name, {}), a, b)
+    assert_same_origin(alice, bob)
+    assert not np.isin(alice.probe, [3, 8, 50, 119]).any()
+    assert alice.values.size > 100
+
+
+def test_eve_guesses_exactly_the_kept_bits_and_no_better_than_chance_from_another_channel(name: str) -> None:
+    a, b, e = channel(5, 0.05, probes=400)
+    q = registry.make_stage("quantize", name, {})
+    alice, _, lead, follow = exchange(q, a, b)
+    guess = q.eavesdrop(e, lead, follow)
+    assert_same_origin(guess, alice)
+    assert abs(np.mean(guess.values != alice.values) - 0.5) < 5 * 0.5 / np.sqrt(alice.values.size)
+    # an Eve who sees what Alice sees knows nearly everything: the attack is a real one
+    assert np.mean(q.eavesdrop(a, lead, follow).values != alice.values) < 0.02
+
+
+def test_eve_without_measurements_guesses_zero(name: str) -> None:
+    a, b, e = channel(6, 0.05)
+    q = registry.make_stage("quantize", name, {})
+    _, _, lead, follow = exchange(q, a, b)
+    e.values[:] = np.nan
+    assert not q.eavesdrop(e, lead, follow).values.any()
+
+
+def test_messages_say_what_they_leak(name: str) -> None:
+    a, b, _ = channel(7, 0.05)
+    alice, _, lead, follow = exchange(registry.make_stage("quantize", name, {}), a, b)
+    assert 0 <= lead.leaked_bits + follow.leaked_bits < alice.values.size
+
+
+def test_nothing_measured_gives_no_bits(name: str) -> None:
+    nothing = Features(np.full((50, 3), np.nan), np.arange(50))
+    alice, bob, _, _ = exchange(registry.make_stage("quantize", name, {}), nothing, nothing)
+    assert alice.values.size == bob.values.size == 0
