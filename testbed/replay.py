@@ -21,7 +21,7 @@ from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.chain import dialogue
 from testbed.chain.amplify.accounting import eve_min_entropy
 from testbed.chain.pipeline import Agreed, EveGuess, KeyChain
-from testbed.core.config import Experiment
+from testbed.core.config import Accounting, Experiment
 from testbed.core.errors import DialogueFailed, InputError
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import EveReport, KeyReport
@@ -68,20 +68,21 @@ def replay(
 
 
 def table(summary: Mapping[str, Any]) -> list[list[str]]:
-    """Return rows of text for people, the first one being the heading: a row for each cut and Eve, headline Eves starred."""
+    """Return rows of text for people, the heading first: a row for each cut, then one for each Eve.
+
+    The cut's own row is the result: the key against the strongest of the Eves marked *, who are assumed possible.
+    """
     rows = [["cut", "A-B", "A-B detrended", "KDR", "Eve", "A-E", "Eve's KDR", "key bits"]]
     for cut in summary["cuts"]:
-        first = [
-            cut["cut"],
-            _text(cut["csi_correlation_ab"]),
-            _text(cut["csi_correlation_ab_detrended"]),
-            _text(cut["kdr_raw"]),
-        ]
-        rows.append([*first, "strongest of *" if cut["eves"] else "assumed", "", _text(cut["kdr_eve"]), str(cut["key_bits"])])
+        correlations = (cut["csi_correlation_ab"], cut["csi_correlation_ab_detrended"], cut["kdr_raw"])
+        eve = "strongest of *" if cut["eves"] else "not measured"
+        rows.append([cut["cut"], *map(_text, correlations), eve, "", _text(cut["kdr_eve"]), str(cut["key_bits"])])
         for eve in cut["eves"]:
             star = "*" if eve["assumed"] else ""
             correlation, kdr = _text(eve["csi_correlation_ae"]), _text(eve["kdr_eve"])
             rows.append(["", "", "", "", eve["label"] + star, correlation, kdr, str(eve["key_bits"])])
+        if cut["eves"]:
+            rows.append(["", "", "", "", "if not measured", "", "", str(cut["key_bits_if_eve_unmeasured"])])
     return rows
 
 
@@ -101,6 +102,8 @@ class _Block:
     strongest: str | None
     key_bits_if: dict[str, int]
     """Eve's label → key bits if she alone were there."""
+    key_bits_unmeasured: int
+    """Key bits if nobody had measured Eve, by the error rate that the accounting then assumes."""
     key: Key | None
 
 
@@ -122,8 +125,12 @@ def _replay_cut(recording: Recording, cut: Cut, experiment: Experiment | None, s
     missing = {"missing": int((~both).sum())} if not both.all() else {}
     rounds = both.size + sum(cut.rejected.values())
     correlations_ae = {label: _links_r(cut, alice_db, bob_db, eve) for label, eve in cut.eves.items()}
-    guarding = {label: r for label in cut.assumed if cut.eves[label].measured and (r := _largest(correlations_ae[label]))}
+    guarding = {
+        label: r for label in cut.assumed if cut.eves[label].measured and (r := _largest(correlations_ae[label]))
+    }
     nearest = max(guarding, key=lambda label: abs(guarding[label]), default=None)
+    correlation_ab = _correlation(cut, alice_db, bob_db)
+    verdicts = health.check(alice_db, bob_db, _eve_db(cut, nearest))
     facts = RunFacts(
         rounds=rounds,
         pairs_kept=int(both.sum()),
@@ -132,22 +139,27 @@ def _replay_cut(recording: Recording, cut: Cut, experiment: Experiment | None, s
         blocks=[block.facts for block in blocks],
         probing_s=None if cut.interval_s is None else rounds * cut.interval_s,
         wall_s=time.monotonic() - started,
-        csi_correlation_ab=_correlation(cut, alice_db, bob_db),
+        csi_correlation_ab=correlation_ab,
         csi_correlation_ae=guarding[nearest] if nearest is not None else None,
         csi_correlation_ab_detrended=agreement.detrended(alice_db, bob_db),
         randomness=_randomness([block.key for block in blocks if block.key is not None]),
-        health=health.check(alice_db, bob_db, _eve_db(cut, nearest)),
+        health=verdicts,
     )
     return {
         "cut": cut.name,
         **summarise(facts),
         "csi_correlation_ab_pooled": agreement.pooled(alice_db, bob_db),
         "csi_correlation_ab_per_group": _per_group(cut.groups, alice_db, bob_db),
-        "eve_assumption": cut.assumption or f"not measured: she errs on {accounting.assumed_eve_error_rate:.0%} of the bits",
+        "eve_assumption": cut.assumption or f"Eve was not measured: {_assumed(accounting)}",
+        "key_bits_if_eve_unmeasured": sum(block.key_bits_unmeasured for block in blocks),
         "eves": [_eve_row(label, cut, correlations_ae[label], blocks) for label in cut.eves],
         "key_probes": int(feeding.size),
         "key_note": cut.key_note,
     }
+
+
+def _assumed(accounting: Accounting) -> str:
+    return f"her best guess is taken to be wrong on {accounting.assumed_eve_error_rate:.0%} of the bits"
 
 
 def _distil(chain: KeyChain, cut: Cut, probes: I64, number: int, seed: int) -> _Block:
@@ -168,7 +180,7 @@ def _distil(chain: KeyChain, cut: Cut, probes: I64, number: int, seed: int) -> _
         guess = guesses[strongest].raw if strongest is not None else None
         raw = RawBits(alice.raw.values, bob.raw.values, guess)
     if not (alice.report.verified and bob.report.verified):
-        return _Block(BlockFacts(alice.report, bob.report, eve, raw=raw), guesses, strongest, {}, None)
+        return _Block(BlockFacts(alice.report, bob.report, eve, raw=raw), guesses, strongest, {}, 0, None)
     if_there = {label: _amplify(chain, alice, bob, report, seed).key_bits for label, report in judged.items()}
     final = _amplify(chain, alice, bob, eve, seed)
     eve_key = None
@@ -185,7 +197,8 @@ def _distil(chain: KeyChain, cut: Cut, probes: I64, number: int, seed: int) -> _
         bob_digest=_digest(final.bob),
         eve_digest=None if eve_key is None else _digest(Key(number, eve_key)),
     )
-    return _Block(facts, guesses, strongest, if_there, final.alice)
+    unmeasured = _amplify(chain, alice, bob, None, seed).key_bits
+    return _Block(facts, guesses, strongest, if_there, unmeasured, final.alice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +276,8 @@ def _links_r(cut: Cut, alice_db: F64, bob_db: F64, eve: EveLinks) -> dict[str, f
     for heard, series in (("alice", eve.from_alice), ("bob", eve.from_bob)):
         if series is not None:
             own = _db(series)
+            if eve.told_over is not None:
+                own[~eve.told_over] = np.nan
             out[heard] = _largest({end: _correlation(cut, db, own) for end, db in (("a", alice_db), ("b", bob_db))})
     return out
 
@@ -278,10 +293,14 @@ def _eve_db(cut: Cut, label: str | None) -> dict[str, F64] | None:
     return {heard: _db(s) for heard, s in (("alice", eve.from_alice), ("bob", eve.from_bob)) if s is not None}
 
 
-def _eve_row(label: str, cut: Cut, correlations: Mapping[str, float | None], blocks: Sequence[_Block]) -> dict[str, Any]:
+def _eve_row(
+    label: str, cut: Cut, correlations: Mapping[str, float | None], blocks: Sequence[_Block]
+) -> dict[str, Any]:
     """Return what the table shows of one Eve."""
     known = [b for b in blocks if b.facts.raw is not None and b.guesses[label].raw.size == b.facts.raw.alice.size]
-    wrong = sum(int(np.count_nonzero(b.guesses[label].raw != b.facts.raw.alice)) for b in known if b.facts.raw is not None)
+    wrong = sum(
+        int(np.count_nonzero(b.guesses[label].raw != b.facts.raw.alice)) for b in known if b.facts.raw is not None
+    )
     bits = sum(b.facts.raw.alice.size for b in known if b.facts.raw is not None)
     return {
         "label": label,

@@ -89,6 +89,7 @@ _DEFAULT_REASONS = {
     "keys_mismatched": "the keys' digests of both sides were not compared",
     "raw_rate_bps": "the source has no probing duration",
     "key_rate_bps": "the source has no probing duration",
+    "probing_s": "the source has no probing duration",
     "key_bits_per_round": "no round was run",
     "randomness": "too few key bits for the tests",
     "eve_keys_recovered": "Eve was not measured",

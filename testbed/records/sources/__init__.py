@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.errors import InputError
 from testbed.core.types import I64, CsiSeries
@@ -25,6 +28,8 @@ class EveLinks:
     from_alice: CsiSeries | None
     """Her channel from Alice; None where that was not measured."""
     from_bob: CsiSeries | None
+    told_over: NDArray[np.bool_] | None = None
+    """(probe,) probes her correlations are told over; None: all."""
     measured: bool = True
     """False: computed from what everybody knows (a codebook); guarded against, but no measured correlation."""
 

@@ -106,8 +106,13 @@ def _cut(name: str, offset_hz: F64, everything: dict[str, tuple[C64, I64]]) -> C
     eves = {}
     for step_deg in EVE_STEPS_DEG:
         there = _moved(rx_deg, step_deg)
-        moved = np.where((there >= 0)[:, None, None], induced[there, :, :, 1], np.complex64(np.nan))
-        eves[f"{step_deg}deg"] = EveLinks(from_alice=series(moved), from_bob=None)
+        moved = np.where((there >= 0)[:, None, None, None], induced[there], np.complex64(np.nan))[..., 1]
+        # Near the end of the arc she must stand on Bob's other side: counted in the key, not in the correlations,
+        # which would no longer be those of one displacement.
+        further = rx_deg[there] == rx_deg + step_deg
+        eves[f"{step_deg}deg"] = EveLinks(
+            from_alice=series(moved), from_bob=None, told_over=np.repeat(further, N_CONFIGURATIONS)
+        )
     expected = _expected(name, everything)
     if expected is not None:
         eves["codebook"] = EveLinks(from_alice=series(expected), from_bob=None, measured=False)
@@ -143,7 +148,13 @@ def _pool(cuts: list[Cut]) -> Cut:
     for label in labels:
         links = [cut.eves[label] for cut in cuts]
         heard = [link.from_alice for link in links if link.from_alice is not None]
-        eves[label] = EveLinks(from_alice=join(heard), from_bob=None, measured=links[0].measured)
+        told = [link.told_over for link in links if link.told_over is not None]
+        eves[label] = EveLinks(
+            from_alice=join(heard),
+            from_bob=None,
+            told_over=np.concatenate(told) if told else None,
+            measured=links[0].measured,
+        )
     return replace(
         cuts[0],
         name=POOLED,
