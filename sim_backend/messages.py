@@ -108,9 +108,7 @@ class Reply(Struct, kw_only=True, frozen=True):
     detail: str = ""
     session: str = ""
     now: int = 0
-    """The world's time."""
-    horizon: int = 0
-    """Now, Tune: earliest start of this radio's next transmission."""
+    """The device's present: the earliest instant at which it could still do something."""
     time: int = 0
     """Apply: first tick that sees the pattern."""
     seed: int = 0

@@ -57,8 +57,9 @@ class SimRadio(Radio):
         }
 
     def now_s(self) -> float:
-        """Return the device's reading of the world's time: the latest instant that any radio declared or heard."""
-        return self._clock.reading_s(self._now().now)
+        """Return what the device's clock reads at the end of all that it declared: in a world where time passes by
+        being declared, that is its present."""
+        return self._clock.reading_s(self._now())
 
     def idle_until(self, time_s: float) -> None:
         """Promise not to transmit before device time `time_s`; others may be waiting for this to hear on."""
@@ -95,11 +96,7 @@ class SimRadio(Radio):
         self._stale = self._options.stale_buffers
 
     def _transmit(self, block: IqBlock, at_s: float | None) -> None:
-        if at_s is None:
-            now = self._now()
-            start = max(now.now, now.horizon)
-        else:
-            start = self._clock.world_ticks(at_s)
+        start = self._now() if at_s is None else self._clock.world_ticks(at_s)
         front = self._front_end()
         shift = front.jitter("tx", start)
         samples = front.send(np.asarray(block.samples[0], np.complex64), start + shift)
@@ -130,7 +127,7 @@ class SimRadio(Radio):
         return block
 
     def _receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
-        start = self._now().now if at_s is None else self._clock.world_ticks(at_s)
+        start = self._now() if at_s is None else self._clock.world_ticks(at_s)
         front = self._front_end()
         shift = front.jitter("rx", start)
         request = Receive(
@@ -156,8 +153,8 @@ class SimRadio(Radio):
     def _do_close(self) -> None:
         self._link.close(self.state)
 
-    def _now(self) -> Reply:
-        return self._link.ask(Now(id=self._link.next_id(), session=self._link.session), self.state)[0]
+    def _now(self) -> int:
+        return self._link.ask(Now(id=self._link.next_id(), session=self._link.session), self.state)[0].now
 
     def _enter(self, world_seed: int) -> None:
         """Begin anew in a world that was reset: this run's noise and phases come from its seed."""

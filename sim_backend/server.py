@@ -17,13 +17,13 @@ import zmq
 
 from sim_backend import messages as m
 from sim_backend.link import Link
-from sim_backend.ticks import TICKS_PER_S, to_seconds
+from sim_backend.ticks import to_seconds
 from sim_backend.world import Air, Refused
 from testbed.core.config import RadioPlan, Scene, to_dict
 from testbed.core.identity import Identity, secure, start_authenticator
 from testbed.core.world import World
 
-_LOOK_UP_S = 0.2
+_LOOK_UP_S = 0.05
 """How often the loop looks whether it was asked to stop."""
 
 
@@ -64,7 +64,7 @@ def serve(
     ready: Callable[[str], None],
     stop: threading.Event,
 ) -> None:
-    """Bind, call `ready` with the actual endpoint, serve until `stop` is set (noticed within 0.2 s)."""
+    """Bind, call `ready` with the actual endpoint, serve until `stop` is set (noticed within 50 ms)."""
     if pace not in ("virtual", "wall"):
         raise ValueError(f"pace {pace!r}, accepted: virtual, wall")
     context = zmq.Context()
@@ -217,10 +217,7 @@ class _Server:
                 return m.Reply(id=request.id, time=air.latch(name, levels, max(0, request.latency)))
             case m.Readback():
                 air.pattern(name)
-        station = air.stations.get(name)
-        world_now = min(air.now, int((now - self._began) * TICKS_PER_S)) if self._paced else air.now
-        horizon = world_now if station is None else max(station.horizon, air.frontier)
-        return m.Reply(id=request.id, now=world_now, horizon=horizon, seed=air.seed)
+        return m.Reply(id=request.id, now=air.now(name), seed=air.seed)
 
     def _attach(self, request: m.Attach) -> m.Reply:
         if request.protocol != m.PROTOCOL:
@@ -235,7 +232,7 @@ class _Server:
             del self._sessions[token]
         token = secrets.token_hex(8)
         self._sessions[token] = _Session(request.name, request.kind)
-        return m.Reply(id=request.id, session=token, now=self._air.now, seed=self._air.seed)
+        return m.Reply(id=request.id, session=token, now=self._air.now(request.name), seed=self._air.seed)
 
     def _reset(self, request: m.Reset, now: float) -> None:
         try:
@@ -278,7 +275,7 @@ class _Server:
         except Refused as exc:
             self._answer(w.route, m.Reply(id=w.request.id, error=exc.kind, detail=exc.detail))  # type: ignore[arg-type]
             return
-        self._answer(w.route, m.Reply(id=w.request.id, now=self._air.now, seed=self._air.seed), field)
+        self._answer(w.route, m.Reply(id=w.request.id, now=self._air.now(w.name), seed=self._air.seed), field)
 
     def _drop_silent(self, now: float) -> None:
         """Drop who was waited for too long without declaring anything. Who waits itself is not silent."""

@@ -134,10 +134,10 @@ class Air:
             self._surface.power_up()
             self._channel.hang_surface(self._surface.shape)
 
-    @property
-    def now(self) -> int:
-        """The latest instant that anybody declared or heard: what every clock in the world reads."""
-        return max([self.frontier, *(s.horizon for s in self.stations.values() if s.horizon < FOREVER)])
+    def now(self, name: str) -> int:
+        """Return a device's present: the earliest instant at which it could still do something."""
+        station = self.stations.get(name)
+        return self.frontier if station is None or station.horizon >= FOREVER else max(station.horizon, self.frontier)
 
     # ---------------------------------------------------------------- radios
 
@@ -172,7 +172,7 @@ class Air:
         """Send (sample,) in √mW from `start`; Refused as late where the radio promised silence or time has passed."""
         station = self._station(name)
         self._check_place(name, station.place)
-        earliest = max(station.horizon, self.frontier)
+        earliest = max(station.horizon, self.frontier)  # FOREVER while it repeats something
         if start < earliest:
             raise Refused("late", f"{(earliest - start) / 1e6:.6f} µs too late")
         end = FOREVER if cyclic else start + duration(len(samples), station.sample_rate_hz)

@@ -1,0 +1,64 @@
+"""Performance figures, each as a ratio to a peer measured in the same run. One module a topic, each with `run()`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import statistics
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from testbed.core.errors import InputError
+
+
+class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure, as `testbed bench --json` prints it."""
+
+    name: str
+    ours_s: float
+    peer: str
+    """What ours is compared with."""
+    peer_s: float
+    ratio: float
+    """peer_s / ours_s: above 1, ours is faster."""
+    note: str
+    """The figure in its own unit, and what was measured."""
+
+
+def names() -> list[str]:
+    """Return the names that `run` accepts: the modules of this folder."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def run(name: str | None = None) -> list[BenchRow]:
+    """Run one benchmark, or all; raises InputError naming the accepted ones."""
+    if name is not None and name not in names():
+        raise InputError(f"no benchmark is called {name!r}; accepted: {', '.join(names())}")
+    rows: list[BenchRow] = []
+    for module in [name] if name is not None else names():
+        rows += importlib.import_module(f"{__name__}.{module}").run()
+    return rows
+
+
+def interleaved(ours: Callable[[], object], peer: Callable[[], object], n_pairs: int) -> tuple[float, float, float]:
+    """Run both in turn `n_pairs` times, after one unmeasured call each.
+
+    Returns the medians of ours and of the peer in seconds, and the median of the pairs' ratios peer/ours: whatever else
+    the machine does in the meantime slows both of a pair.
+    """
+    ours()
+    peer()
+    times = [(_seconds(ours), _seconds(peer)) for _ in range(n_pairs)]
+    return (
+        statistics.median(a for a, _ in times),
+        statistics.median(b for _, b in times),
+        statistics.median(b / a for a, b in times),
+    )
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start

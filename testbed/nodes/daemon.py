@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import signal
 import threading
 import time
@@ -78,7 +79,7 @@ class NodeDaemon:
         self.lab = lab
         self.role = self.place.role
         self.incarnation = transport.new_incarnation()
-        self.state = s.NodeState(self.role)
+        self.state = s.NodeState(self.role, secrets.randbits(62))
         self.welcomed = False
         self._lost_after_s = lab.coordinator.join_timeout_s
         self._state_dir = state_dir

@@ -15,7 +15,7 @@ import numpy as np
 
 from testbed.assess import randomness
 from testbed.chain.dialogue import Conversation
-from testbed.chain.pipeline import Agreement, KeyChain
+from testbed.chain.pipeline import Agreed, KeyChain
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
 from testbed.core.types import CsiFrame, CsiSeries, Key
@@ -128,10 +128,15 @@ class _Overheard:
 
 
 class NodeState:
-    """The state of one node. `role` is alice, bob, eve or ris."""
+    """The state of one node. `role` is alice, bob, eve or ris.
 
-    def __init__(self, role: str) -> None:
+    `secret_seed` feeds the node's own random choices in private mode, where the experiment's seed, which everybody
+    knows, must not foretell which bits are sacrificed or how the key is hashed.
+    """
+
+    def __init__(self, role: str, secret_seed: int) -> None:
         self.role = role
+        self._secret_seed = secret_seed
         self.name = "greeting"
         """greeting → ready ⇄ probing | agreeing | amplifying | attacking → stopped"""
         self.run = ""
@@ -143,7 +148,7 @@ class NodeState:
         self._block = -1
         self._phase: Phase = "agree"
         self._deadline_s = 0.0
-        self._agreed: dict[int, Agreement] = {}
+        self._agreed: dict[int, Agreed] = {}
         self._early: deque[m.PublicEnvelope] = deque()
         """What the peer said before this node was told to start."""
         self._said = 0
@@ -215,6 +220,11 @@ class NodeState:
         self._overheard.clear()
         self._block = -1
 
+    @property
+    def _seed(self) -> int:
+        assert self._plan is not None
+        return self._plan.seed if self._plan.experiment_mode else self._secret_seed
+
     def _series(self, rounds: list[int], tx: str) -> CsiSeries | None:
         """What this node measured of transmitter `tx` in these rounds, NaN where it has nothing; None if never."""
         frames = [self._csi.get(r, {}).get(tx) for r in rounds]
@@ -245,7 +255,7 @@ class NodeState:
         self._deadline_s = self._now_s + body.timeout_s
         self.name = "agreeing"
         role: Literal["alice", "bob"] = "alice" if self.role == "alice" else "bob"
-        self._conversation = Conversation(self._chain.agree(role, series, body.block, self._plan.seed))
+        self._conversation = Conversation(self._chain.agree(role, series, body.block, self._seed))
         return self._converse(None, start=True)
 
     def _start_amplifying(self, body: m.Amplify) -> list[Instruction]:
@@ -256,7 +266,7 @@ class NodeState:
         self._deadline_s = self._now_s + body.timeout_s
         self.name = "amplifying"
         role: Literal["alice", "bob"] = "alice" if self.role == "alice" else "bob"
-        self._conversation = Conversation(self._chain.amplify(role, agreed, body.eve, self._plan.seed))
+        self._conversation = Conversation(self._chain.amplify(role, agreed, body.eve, self._seed))
         return self._converse(None, start=True)
 
     def _converse(self, incoming: PublicMessage | None, start: bool = False) -> list[Instruction]:
@@ -295,7 +305,7 @@ class NodeState:
         phase, self.name = self._phase, "ready"
         assert self._plan is not None
         if phase == "agree":
-            agreed: Agreement | None = conversation.result
+            agreed: Agreed | None = conversation.result
             if agreed is None:
                 return [self._no_agreement(_reason(conversation))]
             if agreed.report.verified:

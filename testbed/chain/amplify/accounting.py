@@ -66,4 +66,4 @@ def combined_min_entropy(source: float, eve: float) -> float:
     says that these shortfalls overlap, so they add: deliberately conservative, exact where she knows some bits fully
     and others are redundant.
     """
-    return max(0.0, source + eve - 1.0)
+    return max(0.0, min(source, eve, source + eve - 1.0))  # rounding must not lift it above either

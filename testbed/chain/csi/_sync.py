@@ -106,25 +106,23 @@ class Synchroniser:
         y -= y.sum(axis=1, keepdims=True) / n
 
         coarse = self._detect(y, plan, raw)
-        cfo = _half_period_cfo(y, plan, coarse)
-        start = _fine_start(y, plan, coarse, cfo)
+        coarse_cfo = _half_period_cfo(y, plan, coarse)
+        start = _fine_start(y, plan, coarse, coarse_cfo)
         end = start + plan.frame_len
         self._check_clipping(raw[:, max(start, 0) : end])
         if start + plan.n_cp < 0 or end > n:
             raise ProbeRejected(Reject.TRUNCATED, f"frame at samples {start} to {end} of a block of {n}")
 
-        windows = y[:, start + plan.windows]  # (antenna, part, sample), part 0 is the preamble
-        cfo = _symbol_cfo(windows[:, 1:], plan, cfo)
-        turn = _turns(cfo, plan)
-        spectra = np.fft.fft(windows * (turn.parts[:, None] * turn.samples), axis=2)
-        self._check_waveform(spectra, plan, cfo)
+        cfo, turn, spectra = _spectra(y, plan, start, coarse_cfo)
+        match = _preamble_match(spectra, plan)
+        if match < _PREAMBLE_MATCH:
+            self._check_cfo_range(y, plan, coarse, coarse_cfo)
+            raise ProbeRejected(Reject.NO_PREAMBLE, f"what repeats is not the expected waveform (match {match:.2f})")
 
-        received = spectra[:, 1:, plan.bins]  # (antenna, symbol, subcarrier)
-        mean, deviation = _repeating(received)
-        noise = _noise(mean, deviation)
-        leak = _dc_leak(spectra[:, 1:], mean, noise, turn, plan)
-        mean, deviation = _repeating(received - leak)
-        noise = _noise(mean, deviation)
+        received = np.take(spectra[:, 1:], plan.bins, axis=2)  # (antenna, symbol, subcarrier)
+        mean, noise = _repeating(received)
+        received -= _dc_leak(spectra[:, 1:], mean, noise, turn, plan)
+        mean, noise = _repeating(received)
         signal = _power(mean) - noise[:, None] / plan.n_symbols
         snr = (signal / noise[:, None]).sum(axis=0) / len(y)  # (subcarrier,)
         mean_snr_db = 10 * math.log10(max(float(snr.sum()) / snr.size, 1e-6))
@@ -135,6 +133,12 @@ class Synchroniser:
             raise ProbeRejected(Reject.CFO_RANGE, f"{cfo_hz:.0f} Hz, accepted ±{self.max_cfo_hz:.0f} Hz")
 
         h = mean / plan.symbol
+        share = float(_energy(h @ plan.to_delays).sum() / _energy(h).sum())
+        if share < plan.min_delay_share:
+            raise ProbeRejected(
+                Reject.NO_PREAMBLE,
+                f"{share:.0%} of the channel's energy within the cyclic prefix, needs {plan.min_delay_share:.0%}",
+            )
         delay = _mean_delay(h, plan)
         if not -0.5 <= start + delay <= n - plan.frame_len + 0.5:
             raise ProbeRejected(
@@ -181,28 +185,17 @@ class Synchroniser:
                 Reject.CLIPPED, f"{share:.2%} of the samples at full scale, accepted {self.clip_fraction:.2%}"
             )
 
-    def _check_waveform(self, spectra: C128, plan: _Plan, cfo: float) -> None:
-        """Predict the received preamble from the estimated symbols' channel; another waveform does not fit.
-
-        Also tells an offset beyond the preamble's range, which moves everything by whole even bins.
-        """
-        preamble, total = spectra[:, 0], spectra[:, 1:].sum(axis=1)
-
-        def match(shift: int) -> float:
-            got = preamble[:, plan.even + shift]
-            expected = total[:, plan.even + shift] * plan.preamble_over_symbol
-            energy = float(np.vdot(got, got).real * np.vdot(expected, expected).real)
-            return float(np.vdot(expected, got).real) / math.sqrt(energy + 1e-60)
-
-        fit = match(0)
-        if fit >= _PREAMBLE_MATCH:
-            return
-        for shift in (-2, 2, -4, 4):
-            if match(shift) >= _PREAMBLE_MATCH:
-                alias_hz = (cfo + shift / plan.n_fft) * plan.frame.sample_rate_hz
-                limit_hz = plan.frame.sample_rate_hz / (2 * plan.half)
-                raise ProbeRejected(Reject.CFO_RANGE, f"about {alias_hz:.0f} Hz, accepted ±{limit_hz:.0f} Hz")
-        raise ProbeRejected(Reject.NO_PREAMBLE, f"what repeats is not the expected waveform (match {fit:.2f})")
+    def _check_cfo_range(self, y: C128, plan: _Plan, coarse: int, coarse_cfo: float) -> None:
+        """Raise CFO_RANGE where the preamble fits at a carrier offset that its halves cannot tell from the assumed one."""
+        for turns in (-1, 1, -2, 2):
+            cfo = coarse_cfo + turns / plan.half
+            start = _fine_start(y, plan, coarse, cfo)
+            if start + plan.n_cp < 0 or start + plan.frame_len > y.shape[1]:
+                continue
+            cfo, _, spectra = _spectra(y, plan, start, cfo)
+            if _preamble_match(spectra, plan) >= _PREAMBLE_MATCH:
+                cfo_hz, limit_hz = cfo * plan.frame.sample_rate_hz, plan.frame.sample_rate_hz / (2 * plan.half)
+                raise ProbeRejected(Reject.CFO_RANGE, f"{cfo_hz:.0f} Hz, accepted ±{limit_hz:.0f} Hz")
 
 
 class _Plan:
@@ -228,7 +221,10 @@ class _Plan:
 
         # How often each sample enters the products of the detection, halved: Σ|a||b| ≤ Σ(|a|² + |b|²)/2.
         self.detection_share = np.zeros(self.frame_len)
-        for first_part, stop, lag in ((0, self.preamble_len, self.half), (self.preamble_len, self.frame_len, self.step)):
+        for first_part, stop, lag in (
+            (0, self.preamble_len, self.half),
+            (self.preamble_len, self.frame_len, self.step),
+        ):
             self.detection_share[first_part : stop - lag] += 0.5
             self.detection_share[first_part + lag : stop] += 0.5
 
@@ -244,6 +240,13 @@ class _Plan:
         carried = np.abs(preamble[self.bins]) > 0.1 * np.abs(preamble[self.bins]).max()
         self.even: I64 = self.bins[carried]
         self.preamble_over_symbol = preamble[self.even] / symbol[self.even]
+
+        # A channel fits into the cyclic prefix; what another waveform or a carrier is taken for spreads over all delays.
+        delays = np.arange(self.n_cp + 1)
+        self.to_delays = np.exp(2j * np.pi / self.n_fft * np.outer(self.bins, delays)) / np.sqrt(self.n_fft)
+        one_path = np.exp(-2j * np.pi / self.n_fft * self.bins * (self.n_cp // 2))
+        one_path_share = float(_power(one_path @ self.to_delays).sum()) / self.bins.size
+        self.min_delay_share = (one_path_share + delays.size / self.n_fft) / 2
         self.neighbours = np.flatnonzero(np.diff(self.bins) == 1)
 
 
@@ -284,10 +287,25 @@ def _fine_start(y: C128, plan: _Plan, coarse: int, cfo: float) -> int:
     return first + 1 + round(float(best[0] + best[-1]) / 2)
 
 
-def _symbol_cfo(windows: C128, plan: _Plan, coarse: float) -> float:
-    """Return the carrier offset in cycles per sample from the repeated symbols, unwrapped by the coarse one."""
-    turn = cmath.phase(np.vdot(windows[:, :-1], windows[:, 1:])) / (2 * np.pi)
-    return (turn + round(coarse * plan.step - turn)) / plan.step
+def _spectra(y: C128, plan: _Plan, start: int, coarse_cfo: float) -> tuple[float, _Turns, C128]:
+    """Return the carrier offset in cycles per sample, its correction, and the corrected (antenna, part, bin).
+
+    Part 0 is the preamble. The offset comes from the repeated symbols, unwrapped by the coarse one.
+    """
+    windows = y[:, start + plan.windows]
+    turn = cmath.phase(np.vdot(windows[:, 1:-1], windows[:, 2:])) / (2 * np.pi)
+    cfo = (turn + round(coarse_cfo * plan.step - turn)) / plan.step
+    rate = -2j * np.pi * cfo
+    turns = _Turns(np.exp(rate * plan.firsts), np.exp(rate * plan.fine_index[: plan.n_fft]))
+    return cfo, turns, np.fft.fft(windows * (turns.parts[:, None] * turns.samples), axis=2)
+
+
+def _preamble_match(spectra: C128, plan: _Plan) -> float:
+    """Return the coherence, −1 to 1, of the received preamble with the one predicted from the symbols' channel."""
+    got = np.take(spectra[:, 0], plan.even, axis=1, mode="wrap")
+    expected = np.take(spectra[:, 1:].sum(axis=1), plan.even, axis=1, mode="wrap") * plan.preamble_over_symbol
+    energy = float(np.vdot(got, got).real * np.vdot(expected, expected).real)
+    return float(np.vdot(expected, got).real) / math.sqrt(energy + 1e-60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,31 +316,25 @@ class _Turns:
     samples: C128
 
 
-def _turns(cfo: float, plan: _Plan) -> _Turns:
-    rate = -2j * np.pi * cfo
-    return _Turns(np.exp(rate * plan.firsts), np.exp(rate * plan.fine_index[: plan.n_fft]))
-
-
 def _power(a: C128) -> F64:
     return a.real**2 + a.imag**2
 
 
 def _energy(a: C128) -> F64:
     """Return (first axis,) the sum of |a|² over all other axes."""
-    flat = np.ascontiguousarray(a).reshape(len(a), -1).view(np.float64)
-    return np.square(flat).sum(axis=1)
+    return np.array([np.vdot(x, x).real for x in a])
 
 
-def _repeating(received: C128) -> tuple[C128, C128]:
-    """Split (antenna, symbol, subcarrier) into its mean over the symbols (antenna, subcarrier) and what deviates."""
-    mean = received.sum(axis=1) / received.shape[1]
-    return mean, received - mean[:, None, :]
+def _repeating(received: C128) -> tuple[C128, F64]:
+    """Return the mean over the symbols of (antenna, symbol, subcarrier) and the noise power on a bin of one symbol.
 
-
-def _noise(mean: C128, deviation: C128) -> F64:
-    """Return (antenna,) noise power on a bin of one symbol; never zero, since samples are float32."""
-    n_symbols, n_bins = deviation.shape[1:]
-    return np.maximum(_energy(deviation) / ((n_symbols - 1) * n_bins), 1e-12 / n_bins * _energy(mean) + 1e-30)
+    The noise (antenna,) is what does not repeat; it is never zero, since samples are float32.
+    """
+    n_symbols, n_bins = received.shape[1:]
+    mean = received.sum(axis=1) / n_symbols
+    common = _energy(mean)
+    noise = (_energy(received) - n_symbols * common) / ((n_symbols - 1) * n_bins)
+    return mean, np.maximum(noise, 1e-12 / n_bins * common + 1e-30)
 
 
 def _dc_leak(spectra: C128, mean: C128, noise: F64, turn: _Turns, plan: _Plan) -> C128:

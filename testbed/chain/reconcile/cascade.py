@@ -188,7 +188,9 @@ class _Search:
         stages = self._stages() if self.n else []
         while stages:
             lengths = stages.pop(0)
-            yield self._open(lengths)
+            question = self._open(lengths)
+            if question[1].size:  # a single bit has nothing left to ask
+                yield question
             while True:
                 odds = self._correct_single_bits()
                 if not any(odd.any() for odd in odds):
@@ -375,8 +377,8 @@ def _read_ask(message: PublicMessage, n: int) -> tuple[I64, I64]:
     if not isinstance(passes, bytes) or not isinstance(cuts, bytes) or len(cuts) != 4 * len(passes) or not passes:
         raise DialogueFailed("protocol", f"{ASK}: passes and cuts of different or no length")
     where = np.frombuffer(cuts, "<u4").astype(np.int64)
-    if where.min() < 1 or where.max() > n or where.size > n:
-        raise DialogueFailed("protocol", f"{ASK}: {where.size} cuts up to {where.max()}, accepted 1 to {n}")
+    if where.min() < 1 or where.max() > n:
+        raise DialogueFailed("protocol", f"{ASK}: cuts {where.min()} to {where.max()}, accepted 1 to {n}")
     return np.frombuffer(passes, "u1").astype(np.int64), where
 
 

@@ -1,0 +1,70 @@
+"""Every sentence of the Board contract, over every board that is installed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from testbed.core.errors import DeviceError
+from testbed.core.ris import Board
+from testbed.core.types import SurfacePattern
+
+
+def pattern(board: Board, seed: int = 1) -> SurfacePattern:
+    levels = np.random.default_rng(seed).integers(0, 1 << board.phase_bits, board.shape).astype(np.uint8)
+    return SurfacePattern(levels, board.phase_bits)
+
+
+def test_says_what_it_is(board: Board) -> None:
+    assert board.n_elements == board.shape[0] * board.shape[1] > 0
+    assert board.phase_bits >= 1
+    assert board.identity()["driver"]
+
+
+def test_apply_acknowledges_with_a_time_and_readback_agrees(board: Board) -> None:
+    last_s = -np.inf
+    for seed in range(3):
+        wanted = pattern(board, seed)
+        applied = board.apply(wanted)
+        assert applied.digest == wanted.digest
+        assert applied.time_s >= last_s
+        last_s = applied.time_s
+        held = board.readback()
+        assert held.digest == wanted.digest
+        np.testing.assert_array_equal(held.levels, wanted.levels)
+
+
+def test_a_wrong_pattern_raises_and_changes_nothing(board: Board) -> None:
+    wanted = pattern(board)
+    board.apply(wanted)
+    rows, columns = board.shape
+    too_high = wanted.levels.copy()
+    too_high[0, 0] = 1 << board.phase_bits
+    wrong = [
+        SurfacePattern(np.zeros((rows + 1, columns), np.uint8), board.phase_bits),
+        SurfacePattern(np.zeros((columns, rows + 1), np.uint8), board.phase_bits),
+        SurfacePattern(wanted.levels.ravel(), board.phase_bits),
+        SurfacePattern(too_high, board.phase_bits),
+        SurfacePattern(wanted.levels, board.phase_bits + 1),
+    ]
+    for bad in wrong:
+        with pytest.raises(DeviceError, match="accepted"):
+            board.apply(bad)
+        assert board.readback().digest == wanted.digest
+
+
+def test_the_caller_may_reuse_its_array(board: Board) -> None:
+    wanted = pattern(board)
+    levels = wanted.levels.copy()
+    board.apply(SurfacePattern(levels, board.phase_bits))
+    levels[:] = 0
+    assert board.readback().digest == wanted.digest
+
+
+def test_close_may_be_repeated_and_ends_operations(board: Board) -> None:
+    board.close()
+    board.close()
+    with pytest.raises(DeviceError, match="closed"):
+        board.apply(pattern(board))
+    with pytest.raises(DeviceError, match="closed"):
+        board.readback()

@@ -1,0 +1,257 @@
+"""The main job as its users run it: every daemon a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from testbed import launch
+from testbed.coordinator.server import Coordinator, Outcome, Progress
+from testbed.core import config
+from testbed.records import reader
+
+
+def run(tmp_path: Path, experiment: str, name: str = "run", act: Any = None, lab: str = "sim", **changes: Any) -> Outcome:
+    """Run a bundled experiment; `act(progress, coordinator, crew)` is called after every round."""
+    plan = msgspec.structs.replace(config.load_experiment(experiment), **changes)
+    handles: list[Any] = []
+
+    def progress(p: Progress) -> None:
+        if act is not None and handles:
+            act(p, *handles)
+
+    def on_coordinator(coordinator: Coordinator, crew: launch.Crew) -> None:
+        handles.extend((coordinator, crew))
+
+    return launch.run(plan, config.load_lab(lab), lab, tmp_path / name, progress, on_coordinator)
+
+
+def key_files(tmp_path: Path, node: str) -> dict[str, str]:
+    return {p.name: p.read_text() for p in sorted((tmp_path / "state" / "sim" / node / "keys").glob("*/*.key"))}
+
+
+def small(plan: str, rounds: int, block: int) -> dict[str, Any]:
+    experiment = config.load_experiment(plan)
+    accounting = msgspec.structs.replace(experiment.accounting, block_rounds=block, epsilon_log2=32)
+    return {"rounds": rounds, "accounting": accounting}
+
+
+def test_a_walk_through_the_room_gives_one_key_at_both_ends(tmp_path: Path) -> None:
+    outcome = run(tmp_path, "mobile_room", **small("mobile_room", 400, 400))
+    s = outcome.summary
+    assert outcome.status == "finished"
+    assert s["pairs_kept"] == 400
+    assert s["keys_verified"] == 1
+    assert s["keys_mismatched"] == 0
+    assert s["key_bits"] > 200
+    assert 0.45 < s["kdr_eve"] < 0.55
+    assert s["eve_keys_recovered"] == 0
+    assert s["csi_correlation_ab"] > 0.95
+    assert abs(s["csi_correlation_ae"]) < 0.3
+    alice, bob = key_files(tmp_path, "alice"), key_files(tmp_path, "bob")
+    assert alice == bob
+    assert json.loads(next(iter(alice.values())))["bits"] == s["key_bits"]
+    assert key_files(tmp_path, "eve") == {}
+    for path in (tmp_path / "state").rglob("*.key"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for path in (tmp_path / "state").rglob("*.secret"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    # no key in the run's folder, in any spelling
+    key = json.loads(next(iter(alice.values())))["hex"]
+    for path in outcome.folder.rglob("*"):
+        if path.is_file():
+            assert key[:32].encode() not in path.read_bytes()
+            assert bytes.fromhex(key)[:16] not in path.read_bytes()
+
+
+def test_eve_at_a_twentieth_of_a_wavelength_takes_the_key_away(tmp_path: Path) -> None:
+    s = run(tmp_path, "eve_near", **small("eve_near", 300, 300)).summary
+    assert s["kdr_eve"] < 0.35
+    assert s["key_bits"] == 0
+    assert not next(h for h in s["health"] if h["check"] == "eve_distinct")["ok"]
+
+
+def test_a_static_room_gives_no_key_and_says_why_a_moving_surface_does(tmp_path: Path) -> None:
+    fixed = run(tmp_path, "static_room_fixed", "fixed", **small("static_room_fixed", 250, 250)).summary
+    moving = run(tmp_path, "static_room", "moving", **small("static_room", 400, 400)).summary
+    assert fixed["key_bits"] == 0
+    why = next(h for h in fixed["health"] if h["check"] == "reciprocal_variation")
+    assert not why["ok"]
+    assert "static" in why["detail"]
+    assert moving["key_bits"] > 0
+    assert moving["keys_mismatched"] == 0
+
+
+def test_the_same_seed_gives_the_same_bits_twice_and_another_seed_does_not(tmp_path: Path) -> None:
+    def raw(name: str, seed: int) -> Any:
+        outcome = run(tmp_path, "mobile_room", name, seed=seed, **small("mobile_room", 150, 150))
+        recorded = reader.load(outcome.folder)
+        series = recorded.series("alice>bob")
+        assert series is not None
+        return recorded.bits, series.h
+
+    (bits1, h1), (bits2, h2), (_, h3) = raw("one", 3), raw("two", 3), raw("three", 4)
+    assert bits1.keys() == bits2.keys()
+    assert bits1
+    assert all(np.array_equal(bits1[k], bits2[k]) for k in bits1)
+    assert np.array_equal(h1, h2)
+    assert not np.array_equal(h1, h3)
+
+
+@pytest.mark.parametrize("victim", ["bob", "alice"])
+def test_killing_an_end_mid_run_ends_in_a_clear_report_not_a_hang(tmp_path: Path, victim: str) -> None:
+    def kill(p: Progress, coordinator: Coordinator, crew: launch.Crew) -> None:
+        if p.round == 40:
+            os.kill(crew.pid(victim), signal.SIGKILL)
+
+    outcome = run(tmp_path, "mobile_room", act=kill, **small("mobile_room", 5000, 5000))
+    assert outcome.status == "failed"
+    assert f"{victim} was lost" in outcome.detail
+    s = outcome.summary
+    assert s["key_bits"] == 0
+    assert 40 <= s["rounds"] < 5000
+    assert s["pairs_rejected"].get("node_lost", 0) + s["pairs_kept"] == s["rounds"]
+    assert any("SIGKILL" in h["detail"] for h in s["health"])
+
+
+def test_killing_eve_costs_nothing_but_eve(tmp_path: Path) -> None:
+    def kill(p: Progress, coordinator: Coordinator, crew: launch.Crew) -> None:
+        if p.round == 40:
+            os.kill(crew.pid("eve"), signal.SIGKILL)
+
+    outcome = run(tmp_path, "mobile_room", act=kill, **small("mobile_room", 300, 300))
+    assert outcome.status == "finished"
+    assert outcome.summary["pairs_kept"] == 300
+    assert not next(h for h in outcome.summary["health"] if h["check"] == "nodes_alive")["ok"]
+    assert outcome.summary["keys_mismatched"] == 0
+
+
+def test_a_run_without_eve_says_that_she_was_not_measured(tmp_path: Path) -> None:
+    plan = config.load_experiment("mobile_room")
+    scene = msgspec.structs.replace(plan.scene, eve=None)
+    s = run(tmp_path, "mobile_room", scene=scene, **small("mobile_room", 300, 300)).summary
+    assert s["kdr_eve"] is None
+    assert s["eve_measured"] is False
+    assert any("Eve was not measured" in h["detail"] for h in s["health"])
+
+
+def test_a_frozen_bob_is_noticed(tmp_path: Path) -> None:
+    """SIGSTOP: the process exists, its heartbeats do not."""
+    pids: list[int] = []
+
+    def freeze(p: Progress, coordinator: Coordinator, crew: launch.Crew) -> None:
+        if p.round == 30 and not pids:
+            pids.append(crew.pid("bob"))
+            os.kill(pids[0], signal.SIGSTOP)
+
+    lab = config.load_lab("sim")
+    patience = msgspec.structs.replace(lab.coordinator, lost_after_s=1.5, rejoin_timeout_s=1.0)
+    path = tmp_path / "lab.toml"
+    text = config.find(config.Lab, "sim").read_text()
+    path.write_text(text + f"\n[coordinator]\nlost_after_s = {patience.lost_after_s}\nrejoin_timeout_s = 1.0\n")
+    outcome = run(tmp_path, "mobile_room", act=freeze, lab=str(path), **small("mobile_room", 5000, 5000))
+    assert outcome.status == "failed"
+    assert "bob was lost" in outcome.detail
+
+
+@pytest.mark.parametrize("kind", ["stop", "abort", "halt"])
+def test_stopping_early_leaves_a_readable_run(tmp_path: Path, kind: Any) -> None:
+    def ask(p: Progress, coordinator: Coordinator, crew: launch.Crew) -> None:
+        if p.round == 50:
+            coordinator.ask_stop(kind)
+
+    outcome = run(tmp_path, "mobile_room", act=ask, **small("mobile_room", 5000, 5000))
+    assert outcome.status == "stopped"
+    assert 50 <= outcome.summary["rounds"] < 200
+    assert reader.load(outcome.folder).stop is not None
+    assert len(outcome.summary["health"]) > 3
+    assert outcome.summary["blocks"] == (1 if kind == "stop" else 0)
+
+
+def cli(*arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "testbed", *arguments], capture_output=True, text=True, timeout=60, **kwargs)
+
+
+def test_killing_the_coordinator_leaves_no_orphans_and_a_run_that_report_recovers(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "testbed", "run", "mobile_room", "--rounds", "100000", "--out", str(tmp_path / "runs")],
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "200/" in line:
+            break
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(children) == 4  # world, alice, bob, eve
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    for pid in map(int, children):
+        wait_gone(pid)
+    folder = next((tmp_path / "runs").iterdir())
+    done = cli("report", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert reader.load(folder).stop is not None
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "killed"
+    assert summary["rounds"] >= 150
+    assert (folder / "report.html").stat().st_size > 10_000
+
+
+def wait_gone(pid: int) -> None:
+    import time
+
+    deadline_s = time.monotonic() + 20.0
+    while time.monotonic() < deadline_s:
+        try:
+            with open(f"/proc/{pid}/stat") as f:
+                if f.read().split(") ")[1][0] == "Z":
+                    return
+        except OSError:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process {pid} is still there")
+
+
+def test_the_command_line_speaks_json_and_exit_codes(tmp_path: Path) -> None:
+    done = cli("run", "mobile_room", "--rounds", "60", "--json", "--out", str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["rounds"] == 60
+    assert summary["keys_mismatched"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nowhere.toml"], ["nowhere.toml", "mobile_room"]),
+        (["run", "mobile_room", "--rounds", "0"], ["0"]),
+        (["run", "mobile_room", "--lab", "nolab"], ["nolab", "sim"]),
+        (["run"], ["EXPERIMENT"]),
+        (["node", "carol", "--lab", "sim"], ["carol", "alice"]),
+        (["node", "alice", "--lab", "sim"], ["coordinator"]),
+        (["replay", "/nonexistent"], ["/nonexistent"]),
+        (["report", "/nonexistent"], ["/nonexistent"]),
+        (["bench", "nothing"], ["nothing", "cascade"]),
+        (["schema", "lob"], ["lob", "lab"]),
+        (["dance"], ["dance"]),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments: list[str], words: list[str]) -> None:
+    done = cli(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word.lower() in done.stderr.lower()

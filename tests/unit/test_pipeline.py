@@ -1,0 +1,301 @@
+"""The key chain from CSI to key: what is agreed, what fails and how, what Eve gets."""
+
+from dataclasses import replace
+from functools import cache
+
+import msgspec
+import numpy as np
+import pytest
+
+from testbed.chain.amplify.toeplitz import toeplitz_hash
+from testbed.chain.dialogue import Conversation, run
+from testbed.chain.pipeline import KeyChain
+from testbed.core.config import Accounting, ChainPlan
+from testbed.core.errors import DialogueFailed
+from testbed.core.ledger import PublicMessage
+from testbed.core.outcomes import EveReport
+from testbed.core.types import CsiSeries
+
+PLAN = ChainPlan(enhance_options={"step": 1})
+PROBES, CARRIERS, BLOCK, SEED = 200, 16, 4, 9
+
+
+def chain(**accounting) -> KeyChain:
+    return KeyChain(PLAN, Accounting(**accounting))
+
+
+def gaussian(rng, shape):
+    return (rng.normal(size=shape) + 1j * rng.normal(size=shape)) / np.sqrt(2)
+
+
+def series(h) -> CsiSeries:
+    return CsiSeries(h.astype(np.complex64), np.arange(h.shape[0]), np.arange(h.shape[-1]) * 625e3)
+
+
+def channels(noise: float, eve_correlation: float = 0.0, seed: int = 1):
+    """CSI at Alice, at Bob, of Alice at Eve, of Bob at Eve: independent Rayleigh entries, additive noise."""
+    rng = np.random.default_rng(seed)
+    shape = (PROBES, 1, 1, CARRIERS)
+    h = gaussian(rng, shape)
+    near = lambda: eve_correlation * h + np.sqrt(1 - eve_correlation**2) * gaussian(rng, shape)  # noqa: E731
+    return [series(x + noise * gaussian(rng, shape)) for x in (h, h, near(), near())]
+
+
+@cache
+def agreed(noise: float = 0.08, eve_correlation: float = 0.0):
+    a, b, from_alice, from_bob = channels(noise, eve_correlation)
+    k = chain()
+    alice, bob, transcript = run(k.agree("alice", a, BLOCK, SEED), k.agree("bob", b, BLOCK, SEED))
+    return alice, bob, tuple(m for _, m in transcript), from_alice, from_bob
+
+
+def eve_report(errors: int, trials: int) -> EveReport:
+    return EveReport(
+        block=BLOCK, sacrificed_bits=trials, sacrificed_errors=errors, best_link="alice", transcript_complete=True
+    )
+
+
+def test_both_agree_and_their_reports_match():
+    alice, bob, transcript, *_ = agreed()
+    assert alice.report.verified
+    assert bob.report.verified
+    assert np.array_equal(alice.values, bob.values)
+    assert set(np.unique(alice.values)) == {0, 1}
+    assert alice.ledger == bob.ledger
+    assert alice.report.leaked_bits == sum(m.leaked_bits for m in transcript)
+    assert alice.report.messages == len(transcript)
+    r = bob.report
+    assert r.raw_bits == r.sacrificed_bits + r.reconciled_bits
+    assert r.sacrificed_bits == -(-r.raw_bits // 10)
+    # what Bob flipped plus what the sacrifice showed is exactly what differed
+    differing = np.count_nonzero(alice.raw.values != bob.raw.values)
+    assert differing == r.corrected_bits + r.sacrificed_errors > 0
+    assert alice.report.source_min_entropy > 0.8
+    assert (alice.report.corrected_bits, bob.report.source_min_entropy) == (None, None)
+
+
+def test_sacrificed_bits_are_gone():
+    alice, *_ = agreed()
+    kept = np.delete(alice.raw.values, alice.sacrificed)
+    assert np.array_equal(alice.values, kept)
+    assert alice.sacrificed.size == alice.report.sacrificed_bits
+
+
+def test_the_same_seed_says_the_same_again():
+    a, b, *_ = channels(0.08)
+    k = chain()
+    _, _, again = run(k.agree("alice", a, BLOCK, SEED), k.agree("bob", b, BLOCK, SEED))
+    assert tuple(m for _, m in again) == agreed()[2]
+
+
+def test_a_recorded_transcript_replays_on_one_side():
+    _, b, *_ = channels(0.08)
+    alice, _, transcript, *_ = agreed()
+    replayed = Conversation(chain().agree("bob", b, BLOCK, SEED))
+    said = replayed.advance()
+    for m in transcript:
+        if m not in said:
+            said += replayed.advance(m)
+    assert np.array_equal(replayed.result.values, alice.values)
+
+
+def test_messages_survive_the_wire():
+    for m in agreed()[2]:
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(m), type=PublicMessage) == m
+
+
+def test_both_directions_of_a_multi_antenna_link_are_put_in_one_order():
+    rng = np.random.default_rng(3)
+    h = gaussian(rng, (PROBES, 2, 3, 8))
+    k = chain()
+    alice, bob, _ = run(
+        k.agree("alice", series(h), BLOCK, SEED), k.agree("bob", series(np.swapaxes(h, 1, 2)), BLOCK, SEED)
+    )
+    assert alice.report.verified
+    assert bob.report.corrected_bits == 0
+
+
+def test_missing_probes_are_dropped_on_both_sides():
+    a, b, *_ = channels(0.05)
+    a.h[5:20], b.h[15:30] = np.nan, np.nan
+    k = chain()
+    alice, bob, _ = run(k.agree("alice", a, BLOCK, SEED), k.agree("bob", b, BLOCK, SEED))
+    assert alice.report.verified
+    assert not set(range(5, 30)) & set(alice.raw.probe.tolist())
+    assert np.array_equal(alice.values, bob.values)
+
+
+@pytest.mark.parametrize("what", ["constant", "missing", "few"])
+def test_too_few_bits_is_said_on_both_sides(what):
+    a, b, *_ = channels(0.05)
+    if what == "constant":
+        a, b = (replace(x, h=np.ones_like(x.h)) for x in (a, b))
+    elif what == "missing":
+        b = replace(b, h=np.full_like(b.h, np.nan))
+    else:
+        a, b = (CsiSeries(x.h[:10], x.rounds[:10], x.subcarrier_hz) for x in (a, b))
+    k = chain()
+    alice, bob, _ = run(k.agree("alice", a, BLOCK, SEED), k.agree("bob", b, BLOCK, SEED))
+    assert alice.report.failure == "too_few_bits"
+    assert bob.report.failure == "peer_failed: too_few_bits"
+    assert not alice.report.verified
+    assert not bob.report.verified
+    assert alice.values.size == bob.values.size == 0
+    with pytest.raises(ValueError, match="too_few_bits"):
+        k.amplify("alice", alice, None, SEED)
+
+
+def test_unrelated_channels_are_too_different():
+    a, *_ = channels(0.05, seed=1)
+    b, *_ = channels(0.05, seed=2)
+    k = chain()
+    alice, bob, _ = run(k.agree("alice", a, BLOCK, SEED), k.agree("bob", b, BLOCK, SEED))
+    assert bob.report.failure == "error_rate_too_high"
+    assert alice.report.failure == "peer_failed: error_rate_too_high"
+    assert alice.report.sacrificed_errors == bob.report.sacrificed_errors
+    assert 0.4 < alice.report.sacrificed_errors / alice.report.sacrificed_bits < 0.6
+    assert alice.ledger.leaked_bits == bob.ledger.leaked_bits
+
+
+def test_a_reconciler_that_leaves_an_error_is_caught_by_the_tag(monkeypatch):
+    a, b, *_ = channels(0.08)
+    k = chain()
+    honest = k.reconcile.bob
+
+    def careless(values, rate, rng):
+        outcome = yield from honest(values, rate, rng)
+        wrong = outcome.values.copy()
+        wrong[17] ^= 1
+        return replace(outcome, values=wrong)
+
+    monkeypatch.setattr(k.reconcile, "bob", careless)
+    alice, bob, _ = run(k.agree("alice", a, BLOCK, SEED), k.agree("bob", b, BLOCK, SEED))
+    assert bob.report.failure == "verification_failed"
+    assert alice.report.failure == "peer_failed: verification_failed"
+
+
+def amplify(eve, k=None, alice=None, bob=None):
+    alice, bob = alice or agreed()[0], bob or agreed()[1]
+    k = k or chain()
+    return run(k.amplify("alice", alice, eve, SEED), k.amplify("bob", bob, None, SEED))
+
+
+def test_the_key_is_equal_and_as_long_as_the_accounting_says():
+    (key_a, report_a), (key_b, report_b), _ = amplify(eve_report(250, 500))
+    alice = agreed()[0]
+    assert np.array_equal(key_a.bits, key_b.bits)
+    assert report_a == report_b
+    assert report_a.eve_measured
+    expected = int(alice.values.size * report_a.min_entropy_per_bit - alice.report.leaked_bits - 128)
+    assert report_a.key_bits == key_a.bits.size == expected > 0
+    assert "bits" not in repr(key_a)
+
+
+def test_an_unmeasured_eve_is_assumed():
+    for eve in (None, eve_report(0, 0)):
+        (_, report), _, _ = amplify(eve, chain(assumed_eve_error_rate=0.5))
+        assert not report.eve_measured
+        assert report.min_entropy_per_bit == pytest.approx(agreed()[0].report.source_min_entropy)
+
+
+def test_an_eve_who_knows_leaves_no_key_and_the_numbers_say_why():
+    (key_a, report_a), (key_b, report_b), transcript = amplify(eve_report(5, 500))
+    assert key_a is None
+    assert key_b is None
+    assert report_a == report_b
+    assert report_a.key_bits == 0
+    assert report_a.failure.startswith("entropy_exhausted: ")
+    assert str(agreed()[0].report.leaked_bits) in report_a.failure
+    assert len(transcript) == 1
+
+
+def test_ledgers_that_differ_deliver_nothing():
+    alice, *_ = agreed()
+    fewer = replace(alice.ledger, leaked_bits=alice.ledger.leaked_bits - 1)
+    with pytest.raises(DialogueFailed, match="ledger_mismatch"):
+        amplify(None, alice=replace(alice, ledger=fewer))
+
+
+def test_alice_cannot_ask_for_more_than_the_rule_allows():
+    k = chain()
+    alice = Conversation(k.amplify("alice", agreed()[0], eve_report(250, 500), SEED))
+    bob = Conversation(k.amplify("bob", agreed()[1], None, SEED))
+    bob.advance()
+    (m,) = alice.advance()
+    longer = {**m.body, "length": m.body["length"] + 1, "seed": m.body["seed"] + b"\0"}
+    bob.advance(msgspec.structs.replace(m, body=longer))
+    assert bob.failure.reason == "protocol"
+
+
+def test_no_key_at_bob_before_delivery():
+    k = chain()
+    alice = Conversation(k.amplify("alice", agreed()[0], eve_report(250, 500), SEED))
+    bob = Conversation(k.amplify("bob", agreed()[1], None, SEED))
+    bob.advance()
+    (confirmed,) = bob.advance(alice.advance()[0])
+    assert not alice.done
+    assert not bob.done
+    (delivered,) = alice.advance(confirmed)
+    assert alice.done
+    assert not bob.done
+    bob.advance(delivered)
+    assert np.array_equal(alice.result[0].bits, bob.result[0].bits)
+
+
+def test_eve_far_away_guesses():
+    alice, _, transcript, from_alice, from_bob = agreed()
+    guess = chain().eavesdrop(BLOCK, from_alice, from_bob, transcript, complete=True)
+    rate = guess.report.sacrificed_errors / guess.report.sacrificed_bits
+    assert 0.4 < rate < 0.55
+    assert guess.report.transcript_complete
+    assert guess.reconciled.size == alice.values.size
+    assert guess.key is None
+
+
+def test_eve_close_by_errs_less_and_both_links_serve_her_best():
+    _, _, transcript, from_alice, from_bob = agreed(0.08, 0.95)
+    k = chain()
+    both = k.eavesdrop(BLOCK, from_alice, from_bob, transcript, True).report
+    one = k.eavesdrop(BLOCK, from_alice, None, transcript, True).report
+    assert both.best_link == "both"
+    assert one.best_link == "alice"
+    assert both.sacrificed_errors < one.sacrificed_errors < 0.3 * one.sacrificed_bits
+
+
+def test_an_eve_who_hears_all_that_alice_hears_has_the_key():
+    """The attack is complete: with Alice's own CSI and the public transcript it ends in Alice's key."""
+    a, *_ = channels(0.08)
+    k = chain()
+    (key, _), _, more = amplify(eve_report(250, 500))
+    guess = k.eavesdrop(BLOCK, None, a, [*agreed()[2], *(m for _, m in more)], True)
+    assert guess.report.best_link == "bob"
+    # her quantizer has no guard bands of its own but sees which entries were kept
+    assert np.mean(guess.raw != agreed()[0].raw.values) < 0.01
+    assert np.array_equal(guess.key, key.bits)
+
+
+def test_eves_key_guess_is_the_hash_of_her_string():
+    _, _, transcript, from_alice, from_bob = agreed(0.08, 0.95)
+    _, _, more = amplify(eve_report(250, 500), alice=agreed(0.08, 0.95)[0], bob=agreed(0.08, 0.95)[1])
+    announced = more[0][1].body
+    guess = chain().eavesdrop(BLOCK, from_alice, from_bob, [*transcript, *(m for _, m in more)], True)
+    n, length = guess.reconciled.size, announced["length"]
+    seed = np.unpackbits(np.frombuffer(announced["seed"], np.uint8), count=n + length - 1)
+    assert np.array_equal(guess.key, toeplitz_hash(guess.reconciled, seed, length))
+
+
+@pytest.mark.parametrize("heard", [0, 1, 2, 3, 10])
+def test_eve_who_missed_messages_does_what_she_can(heard):
+    _, _, transcript, from_alice, _ = agreed()
+    guess = chain().eavesdrop(BLOCK, from_alice, None, transcript[:heard], complete=False)
+    assert not guess.report.transcript_complete
+    assert (guess.report.sacrificed_bits > 0) == (heard >= 3)
+    assert (guess.raw.size > 0) == (heard >= 2)
+
+
+def test_eve_who_heard_no_probe_is_no_measurement():
+    _, _, transcript, from_alice, _ = agreed()
+    nothing = chain().eavesdrop(BLOCK, None, None, transcript, True)
+    assert (nothing.report.sacrificed_bits, nothing.report.best_link) == (0, "none")
+    other = CsiSeries(from_alice.h[:50], from_alice.rounds[:50], from_alice.subcarrier_hz)
+    assert chain().eavesdrop(BLOCK, other, None, transcript, True).report.best_link == "none"
