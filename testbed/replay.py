@@ -20,7 +20,7 @@ from testbed.assess import agreement, health, randomness
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.chain import dialogue
 from testbed.chain.amplify.accounting import eve_min_entropy
-from testbed.chain.pipeline import Agreed, EveGuess, KeyChain
+from testbed.chain.pipeline import FOLLOW, LEAD, SACRIFICE, Agreed, EveGuess, KeyChain
 from testbed.core.config import Accounting, Experiment
 from testbed.core.errors import DialogueFailed, InputError
 from testbed.core.ledger import PublicMessage
@@ -170,7 +170,9 @@ def _distil(chain: KeyChain, cut: Cut, probes: I64, number: int, seed: int) -> _
     )
     heard = [message for _, message in said]
     links = {label: (_maybe(eve.from_alice, probes), _maybe(eve.from_bob, probes)) for label, eve in cut.eves.items()}
-    guesses = {label: chain.eavesdrop(number, *pair, heard, True) for label, pair in links.items()}
+    # Her error rate is judged on raw bits; what the parities give her is charged as leakage, and tried on the key.
+    early = [message for message in heard if message.kind in (LEAD, FOLLOW, SACRIFICE)]
+    guesses = {label: chain.eavesdrop(number, *pair, early, True) for label, pair in links.items()}
     judged = {label: guess.report for label, guess in guesses.items() if guess.report.sacrificed_bits}
     against = {label: eve_min_entropy(r.sacrificed_errors, r.sacrificed_bits) for label, r in judged.items()}
     strongest = min((label for label in cut.assumed if label in judged), key=lambda label: against[label], default=None)

@@ -29,6 +29,12 @@ def openris(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def openris_replay(openris):
+    told = []
+    return replay(openris, progress=lambda share, what: told.append((share, what))), told
+
+
 def write_rssi(folder, stem, dbm):
     rows = np.round(dbm).astype(int).reshape(-1, 1000)
     text = "".join(";".join(map(str, row)) + ";&\r\n" for row in rows).encode()
@@ -55,8 +61,8 @@ def failed(summary):
     return {entry["check"] for entry in summary["health"] if not entry["ok"]}
 
 
-def test_a_surface_gives_a_key_that_goes_as_eve_comes_near(openris):
-    summary = replay(openris)
+def test_a_surface_gives_a_key_that_goes_as_eve_comes_near(openris_replay):
+    summary, _ = openris_replay
     assert summary["cut"] == "VV"
     assert [cut["cut"] for cut in summary["cuts"]] == ["tx_90_VV", "tx_105_VV", "VV"]
     eves = {eve["label"]: eve for eve in summary["eves"]}
@@ -150,9 +156,8 @@ def test_an_unknown_cut_is_refused(openris):
         replay(openris, cut="xx")
 
 
-def test_progress_and_table(openris):
-    told = []
-    summary = replay(openris, progress=lambda share, what: told.append((share, what)))
+def test_progress_and_table(openris_replay):
+    summary, told = openris_replay
     shares = [share for share, _ in told]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)

@@ -142,6 +142,7 @@ def test_codebook_eve_knows_the_beam_and_nothing_of_this_cut(tmp_path):
 def test_published_tree_and_packed_file_agree(tmp_path):
     h = channels(n_positions=3)
     publish(tmp_path / "tree", h, [0, 3, 102])
+    (tmp_path / "tree" / "tx_105_VV" / "rx_3" / "8 - error.csv").write_text("set aside upstream")
     pack(tmp_path / "p.npz", tx_105_VV=h, tx_105_VV_rx_deg=np.array([0, 3, 102]))
     tree, packed = sources.load(tmp_path / "tree").cuts["tx_105_VV"], sources.load(tmp_path / "p.npz").cuts["tx_105_VV"]
     np.testing.assert_allclose(tree.alice.h, packed.alice.h, rtol=2e-5)

@@ -273,7 +273,9 @@ def _from_csv(path: Path) -> tuple[F64, dict[str, tuple[C64, I64]]]:
         positions: list[list[C64]] = []
         for _, place in places:
             sweeps = []
-            for file in sorted(place.glob("*.csv"), key=lambda f: (len(f.stem), f.stem)):
+            # The published tree also has a broken-off sweep that its authors set aside, "8 - error.csv".
+            numbered = [file for file in place.glob("*.csv") if file.stem.isdigit()]
+            for file in sorted(numbered, key=lambda f: int(f.stem)):
                 frequencies, values = _sweep(file)
                 if freq_hz is None:
                     freq_hz = frequencies

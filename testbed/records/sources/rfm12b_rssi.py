@@ -21,7 +21,10 @@ from testbed.core.errors import InputError
 from testbed.core.types import F64, I64, CsiSeries
 from testbed.records.sources import Cut, EveLinks, Recording
 
-ACCEPTS = "folder with sniffer_nodeA_B.txt[.gz] and sniffer_nodeB_A.txt[.gz], or static_nodeA and static_nodeB likewise"
+ACCEPTS = (
+    "folder with sniffer_nodeA_B.txt[.gz] and sniffer_nodeB_A.txt[.gz], or static_nodeA and static_nodeB likewise, "
+    "or the published folder 1_RSS_RAWdataFile_Conditioning"
+)
 
 CAVEATS = (
     "missing RSSI was replaced upstream by constants (-70 at A, -72 at B, -66 and -67 at Eve) and cannot be told apart",
@@ -29,10 +32,14 @@ CAVEATS = (
     "Eve's receiver saturates on A (two values only) and her place is not documented: she bounds nothing but herself",
     "a line joins several captures, so neighbouring values of a line need not be neighbours in time",
 )
+PUBLISHED = {
+    "sniffer": "Proc_SnifferData/RSS_conditionedDataSample",
+    "static": "Proc_Static/RSS_conditionedDataSample",
+}
 LOWEST_DBM, HIGHEST_DBM = -120, -1
 KEY_STEP = 12
 """Every so many probes feed the key: something periodic moved in this room. Of every probe, 40 past bits and the public
-indices predict 0.77 to 0.81 of the bits in some stretches; of every 12th, 0.50 to 0.57."""
+indices predict 0.77 to 0.81 of the bits in some stretches; of every 12th, 0.54 to 0.57."""
 INTERVAL_S = 0.21
 """About 10 ms from probe to reply, then 100 to 300 ms of random wait."""
 
@@ -98,7 +105,10 @@ def _plan(n_probes: int) -> dict[str, Any]:
 
 
 def _find(path: Path, stem: str) -> Path | None:
-    return next((p for p in (path / f"{stem}.txt.gz", path / f"{stem}.txt") if p.is_file()), None)
+    """Return the file of a link, by our flat names or where the published repository has it."""
+    kind, _, node = stem.partition("_")
+    places = (path / f"{stem}.txt.gz", path / f"{stem}.txt", path / PUBLISHED[kind] / f"{node}.txt")
+    return next((place for place in places if place.is_file()), None)
 
 
 def _read(path: Path, stem: str) -> tuple[CsiSeries, I64]:
