@@ -8,6 +8,8 @@ import pytest
 from testbed import replay as module
 from testbed.core import config
 from testbed.core.errors import InputError
+from testbed.records import documents
+from testbed.records.writer import RunWriter
 from testbed.replay import replay, table
 
 NOT_REPEATABLE = ("wall_s", "rounds_per_s")
@@ -97,6 +99,37 @@ def test_an_eve_in_bobs_place_leaves_no_key(openris, monkeypatch):
     assert "eve_distinct" in failed(summary)
 
 
+def test_correlations_of_eve_are_told_over_her_own_displacement(openris, monkeypatch):
+    """Where she stands on Bob's other side she counts in the key, not in the correlation."""
+    recording = module.sources.load(openris)
+    cut = recording.cuts["VV"]
+    nowhere = module.EveLinks(cut.bob, None, told_over=np.zeros(cut.groups.size, bool))
+    changed = module.sources.Cut(**{**slots(cut), "eves": {"x": nowhere}, "assumed": ("x",)})
+    monkeypatch.setattr(
+        module.sources, "load", lambda path: module.sources.Recording("x", "", (), {"VV": changed}, "VV")
+    )
+    summary = replay(openris)
+    assert summary["eves"][0]["csi_correlation_ae"] is None
+    assert summary["csi_correlation_ae"] is None
+    assert summary["kdr_eve"] < 0.05
+
+
+def test_keys_that_differ_are_found(openris, monkeypatch):
+    class Broken(module.KeyChain):
+        """Bob's key has a bit flipped after everything was verified."""
+
+        def amplify(self, role, agreed, eve, seed):
+            key, report = yield from super().amplify(role, agreed, eve, seed)
+            if key is not None and role == "bob":
+                key.bits[0] ^= 1
+            return key, report
+
+    monkeypatch.setattr(module, "KeyChain", Broken)
+    summary = replay(openris, cut="VV")
+    assert (summary["keys_verified"], summary["keys_mismatched"], summary["key_bits"]) == (0, 1, 0)
+    assert "keys equal" in failed(summary)
+
+
 def slots(instance):
     return {name: getattr(instance, name) for name in instance.__slots__}
 
@@ -138,6 +171,30 @@ def an_experiment(**chain):
         "accounting": {"block_rounds": 3000},
     }
     return config.convert(raw, config.Experiment, "test")
+
+
+def test_a_recorded_run(tmp_path):
+    """Rejected rounds and missing estimates are counted; chain, block length and seed are the run's own."""
+    rng = np.random.default_rng(9)
+    experiment = config.to_dict(an_experiment(enhance_options={"step": 1}, quantize_options={"bits": 2, "guard": 0.1}))
+    lab = {"node": {n: {"role": n} for n in ("alice", "bob")}}
+    writer = RunWriter(tmp_path, documents.start(experiment, lab, subcarrier_hz=[0.0, 1e6]))
+    for r in range(3100):
+        h = rng.normal(size=(2, 2)) @ [1, 1j]
+        for link in ("alice>bob", "bob>alice"):
+            noisy = (h + 0.01 * rng.normal(size=2)).astype(np.complex64).reshape(1, 1, 2)
+            writer.probe(r, link.split(">")[1], link, r * 0.1, 40.0, 0.0, -30.0, None, None if r == 7 else noisy)
+        writer.round(r, r % 50 != 3, "low_snr" if r % 50 == 3 else None, None, r * 0.1)
+    writer.close(documents.stop("ok"), {})
+    summary = replay(tmp_path)
+    assert (summary["source"], summary["cut"], summary["rounds"]) == ("run_folder", "run", 3100)
+    assert summary["pairs_rejected"] == {"low_snr": 62, "missing": 1}
+    assert summary["pairs_kept"] == 3037
+    assert summary["csi_correlation_ab"] > 0.99
+    assert summary["key_bits"] == summary["key_bits_if_eve_unmeasured"] > 0
+    assert summary["kdr_eve"] is None
+    assert summary["eve_measured"] is False
+    assert summary["probing_s"] == pytest.approx(310)
 
 
 def test_one_cut_and_the_same_seed_twice(openris):

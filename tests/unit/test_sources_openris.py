@@ -84,6 +84,7 @@ def test_eve_is_bob_elsewhere(tmp_path):
     np.testing.assert_array_equal(eve[:10], bob[2:])
     np.testing.assert_array_equal(eve[10:], bob[8:10])  # past the end of the arc she is on the other side
     assert cut.eves["6deg"].from_bob is None
+    assert cut.eves["6deg"].told_over.tolist() == [True] * 110 + [False] * 22
 
 
 def test_a_missing_position_is_not_mistaken_for_a_neighbour(tmp_path):
