@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zmq
 
 from testbed.core import schedule
 from testbed.coordinator import facts
@@ -101,20 +102,23 @@ class Coordinator:
             subcarrier_hz=self._frame.subcarrier_hz,
         )  # fmt: skip
         with RunWriter(self.folder, start, summarise=facts.summary_of) as writer:
+            next_look_s = 0.0
             while self._over is None:
-                self._take(s.Tick(time.monotonic()), writer, world, progress)
-                for name, detail in gone():
-                    self._take(s.Gone(name, detail), writer, world, progress)
-                while self._stop_asked:
-                    self._take(s.StopAsked(self._stop_asked.pop(0)), writer, world, progress)
-                if self._over is None and self._hub.socket.poll(_POLL_MS):
-                    # many messages a poll, but not so many that time stands still
-                    for _ in range(64):
-                        received = self._hub.receive()
-                        if received is not None:
-                            self._receive(received, writer, world, progress)
-                        if self._over is not None or not self._hub.socket.poll(0):
-                            break
+                now_s = time.monotonic()
+                if now_s >= next_look_s:
+                    next_look_s = now_s + _POLL_MS / 1000
+                    self._take(s.Tick(now_s), writer, world, progress)
+                    for name, detail in gone():
+                        self._take(s.Gone(name, detail), writer, world, progress)
+                    while self._stop_asked:
+                        self._take(s.StopAsked(self._stop_asked.pop(0)), writer, world, progress)
+                try:
+                    received = self._hub.receive()
+                except zmq.Again:
+                    self._hub.socket.poll(_POLL_MS)
+                    continue
+                if received is not None and self._over is None:
+                    self._receive(received, writer, world, progress)
             for node, counts in self._links_rejected.items():
                 log.info("%s could not use: %s", node, dict(counts))
             writer.event("links_rejected", {n: dict(c) for n, c in self._links_rejected.items()})

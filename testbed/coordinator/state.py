@@ -681,7 +681,7 @@ class CoordinatorState:
                     if link.tx == "alice" and name in self._scheduler.clocks:  # Alice's clock is the reference
                         self._scheduler.track(name, link.timing_error_s)
         if snrs:
-            self.snr_db = float(np.mean(snrs))
+            self.snr_db = sum(snrs) / len(snrs)
 
     # -- distilling
 

@@ -56,7 +56,7 @@ class ProbingPlan(_Table):
     """From the start of one round to the start of the next, at least."""
     turnaround_s: NonNegative = 100e-6
     """Between the two slots of a round, on top of what the radios need."""
-    guard_s: Positive = 10e-6
+    guard_s: Positive = 4e-6
     """A receiver listens this much longer on either side of the expected frame."""
 
 

@@ -46,6 +46,7 @@ class Wire:
     def __init__(self, identity: Identity | None) -> None:
         self.identity = identity
         self.context = zmq.Context()
+        self._names = {key: name for name, key in identity.known.items()} if identity is not None else {}
         self._authenticator = start_authenticator(self.context, identity)
 
     def socket(self, kind: int, server: str | None = None) -> Any:
@@ -57,10 +58,7 @@ class Wire:
 
     def sender_of(self, frame: Any) -> str | None:
         """Return the authenticated name behind a received frame; None where links are not authenticated."""
-        if self.identity is None:
-            return None
-        key = frame.get("User-Id")
-        return next((name for name, public in self.identity.known.items() if public == key), "?")
+        return None if self.identity is None else self._names.get(frame.get("User-Id"), "?")
 
     def close(self) -> None:
         if self._authenticator is not None:
@@ -86,8 +84,11 @@ class Hub:
         """(route, incarnation) → highest msg_id: TCP keeps order, so anything not above it is a repeat."""
 
     def receive(self) -> tuple[str, m.Header, Any] | None:
-        """Return (authenticated node, header, body) or None where the message was refused (counted by reason)."""
-        frames = self.socket.recv_multipart(copy=False)
+        """Return (authenticated node, header, body) or None where the message was refused (counted by reason).
+
+        Raises zmq.Again where nothing is waiting.
+        """
+        frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
         if len(frames) != 2:
             self.refused["frames"] += 1
             return None

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benches import RadioBench, sim_radios
 
 from testbed.core.errors import DeviceError, LateTransmit
 from testbed.core.radio import Radio, RadioSettings
 from testbed.core.types import IqBlock
-from tests.contract.conftest import RadioBench, sim_radios
 
 N = 1024
 LEAD_S = 1e-3

@@ -9,12 +9,10 @@ from testbed.core.errors import InputError
 @st.composite
 def schedules(draw):
     """Valid schedules: both directions once, in either order, with Eve listening and transmitting at will."""
-    slots = [
-        Slot("alice", tuple(draw(st.permutations(["bob", "eve"]))[: draw(st.sampled_from([2]))])),
-        Slot("bob", tuple(draw(st.permutations(["alice", "eve"])))),
-    ]
-    if draw(st.booleans()):
-        slots = [Slot("alice", ("bob",)), Slot("bob", ("alice",))]
+    slots = []
+    for tx, rx in (("alice", "bob"), ("bob", "alice")):
+        receivers = [rx, "eve"] if draw(st.booleans()) else [rx]
+        slots.append(Slot(tx, tuple(draw(st.permutations(receivers)))))
     slots += [Slot("eve", tuple(draw(st.permutations(["alice", "bob"])))) for _ in range(draw(st.integers(0, 2)))]
     slots += [Slot(draw(st.sampled_from(["alice", "bob"])), ("eve",)) for _ in range(draw(st.integers(0, 2)))]
     return tuple(draw(st.permutations(slots)))

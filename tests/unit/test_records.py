@@ -65,6 +65,12 @@ def fill(w: RunWriter, n_rounds: int = 5) -> None:
     w.block({"block": 0, "agree": {"bob": AGREE | {"corrected_bits": 2}}})
 
 
+def failing_run(folder: Path, n_rounds: int, summarise: writer.Summariser) -> None:
+    with RunWriter(folder, a_start(), summarise) as w:
+        fill(w, n_rounds)
+        raise RuntimeError("bob is gone")
+
+
 def content(run: reader.RecordedRun) -> dict[str, Any]:
     """Everything recorded, in a form that compares exactly (NaN included)."""
 
@@ -155,9 +161,8 @@ def test_a_raising_body_closes_the_records_with_its_reason(tmp_path: Path) -> No
         seen.append(run.rounds.rounds.size)
         return {"rounds": int(run.rounds.rounds.size)}
 
-    with pytest.raises(RuntimeError, match="bob is gone"), RunWriter(tmp_path, a_start(), summarise) as w:
-        fill(w, 3)
-        raise RuntimeError("bob is gone")
+    with pytest.raises(RuntimeError, match="bob is gone"):
+        failing_run(tmp_path, 3, summarise)
     run = reader.load(tmp_path)
     assert (run.state, seen, run.summary) == ("closed", [3], {"rounds": 3})
     assert run.stop is not None
@@ -177,9 +182,8 @@ def test_trouble_while_closing_does_not_hide_the_bodys_error(tmp_path: Path) -> 
     def summarise(run: reader.RecordedRun) -> dict[str, Any]:
         raise ZeroDivisionError("nothing to divide")
 
-    with pytest.raises(RuntimeError, match="bob") as info, RunWriter(tmp_path, a_start(), summarise) as w:
-        fill(w)
-        raise RuntimeError("bob is gone")
+    with pytest.raises(RuntimeError, match="bob") as info:
+        failing_run(tmp_path, 5, summarise)
     assert "nothing to divide" in info.value.__notes__[0]
     assert reader.load(tmp_path).state == "killed"
     assert writer.recover(tmp_path).rounds.rounds.size == 5
@@ -357,7 +361,7 @@ def test_rows_are_committed_in_batches_and_documents_at_once(tmp_path: Path) -> 
     hasty.close()
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     order=st.lists(st.integers(0, 30), min_size=1, max_size=30, unique=True),
     chunk=st.integers(1, 7),

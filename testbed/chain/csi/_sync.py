@@ -98,7 +98,7 @@ class Synchroniser:
         if block.overflow:
             raise ProbeRejected(Reject.OVERFLOW, "the device lost samples in this block")
         plan = self.plan(frame)
-        raw = block.samples
+        raw = np.ascontiguousarray(block.samples, dtype=np.complex64)
         n = raw.shape[1]
         if n < plan.frame_len:
             raise ProbeRejected(Reject.TRUNCATED, f"{n} samples cannot hold a frame of {plan.frame_len}")
@@ -133,7 +133,7 @@ class Synchroniser:
             raise ProbeRejected(Reject.CFO_RANGE, f"{cfo_hz:.0f} Hz, accepted ±{self.max_cfo_hz:.0f} Hz")
 
         h = mean / plan.symbol
-        share = float(_energy(h @ plan.to_delays).sum() / _energy(h).sum())
+        share = _delay_share(h, plan)
         if share < plan.min_delay_share:
             raise ProbeRejected(
                 Reject.NO_PREAMBLE,
@@ -178,22 +178,26 @@ class Synchroniser:
 
     def _check_clipping(self, samples: NDArray[np.complex64]) -> None:
         """Raise CLIPPED where too many of (antenna, sample) are at full scale."""
+        parts = np.ascontiguousarray(samples).view(np.float32)
+        if parts.max() < CLIP_LEVEL and parts.min() > -CLIP_LEVEL:
+            return
         clipped = np.maximum(np.abs(samples.real), np.abs(samples.imag)) >= CLIP_LEVEL
-        share = np.count_nonzero(clipped) / max(clipped.size, 1)
+        share = np.count_nonzero(clipped) / clipped.size
         if share > self.clip_fraction:
             raise ProbeRejected(
                 Reject.CLIPPED, f"{share:.2%} of the samples at full scale, accepted {self.clip_fraction:.2%}"
             )
 
     def _check_cfo_range(self, y: C128, plan: _Plan, coarse: int, coarse_cfo: float) -> None:
-        """Raise CFO_RANGE where the preamble fits at a carrier offset that its halves cannot tell from the assumed one."""
+        """Raise CFO_RANGE where the frame fits at a carrier offset that looks the same to the preamble's halves."""
         for turns in (-1, 1, -2, 2):
             cfo = coarse_cfo + turns / plan.half
             start = _fine_start(y, plan, coarse, cfo)
             if start + plan.n_cp < 0 or start + plan.frame_len > y.shape[1]:
                 continue
             cfo, _, spectra = _spectra(y, plan, start, cfo)
-            if _preamble_match(spectra, plan) >= _PREAMBLE_MATCH:
+            h = spectra[:, 1:].sum(axis=1)[:, plan.bins] / plan.symbol
+            if _preamble_match(spectra, plan) >= _PREAMBLE_MATCH and _delay_share(h, plan) >= plan.min_delay_share:
                 cfo_hz, limit_hz = cfo * plan.frame.sample_rate_hz, plan.frame.sample_rate_hz / (2 * plan.half)
                 raise ProbeRejected(Reject.CFO_RANGE, f"{cfo_hz:.0f} Hz, accepted ±{limit_hz:.0f} Hz")
 
@@ -212,6 +216,10 @@ class _Plan:
         self.subcarrier_hz: F64 = frame.subcarrier_hz
         if self.frame_len != self.preamble_len + self.symbols_len or self.preamble_len < self.n_fft:
             raise ValueError("the frame's parts do not add up to its length")
+        if not 0 < 2 * self.n_cp <= self.n_fft:
+            raise ValueError(
+                f"cyclic prefix of {self.n_cp} samples, accepted: up to half the symbol, {self.n_fft // 2}"
+            )
 
         samples = frame.samples.astype(np.complex128)
         # Windows begin where the earliest path's cyclic prefix ends: any path up to n_cp later is still inside its own.
@@ -241,7 +249,7 @@ class _Plan:
         self.even: I64 = self.bins[carried]
         self.preamble_over_symbol = preamble[self.even] / symbol[self.even]
 
-        # A channel fits into the cyclic prefix; what another waveform or a carrier is taken for spreads over all delays.
+        # A channel fits into the cyclic prefix; what a carrier or another waveform seems to be spreads over all delays.
         delays = np.arange(self.n_cp + 1)
         self.to_delays = np.exp(2j * np.pi / self.n_fft * np.outer(self.bins, delays)) / np.sqrt(self.n_fft)
         one_path = np.exp(-2j * np.pi / self.n_fft * self.bins * (self.n_cp // 2))
@@ -354,6 +362,11 @@ def _dc_leak(spectra: C128, mean: C128, noise: F64, turn: _Turns, plan: _Plan) -
     expected = _DC_RESIDUE * _energy(mean) / plan.n_fft**2
     offset = score / (share + noise / (expected + 1e-30))
     return offset[:, None, None] * (parts[:, None] * used)
+
+
+def _delay_share(h: C128, plan: _Plan) -> float:
+    """Return the share of the channel's energy that arrives within one cyclic prefix."""
+    return float(_energy(h @ plan.to_delays).sum() / (_energy(h).sum() + 1e-60))
 
 
 def _mean_delay(h: C128, plan: _Plan) -> float:

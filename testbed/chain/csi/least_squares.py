@@ -34,8 +34,8 @@ class LeastSquares(CsiEstimator):
         at that instant. `time_s` has sub-sample resolution. `snr_db` is that of one symbol (`h` itself is n_symbols
         times better), with the noise taken as white over the band; `rssi_dbfs` is the mean |sample|² over the frame.
 
-        A delay spread a little beyond the cyclic prefix biases the estimate and is not detected. Raises ProbeRejected with
-        NO_PREAMBLE, CLIPPED, LOW_SNR, CFO_RANGE, TRUNCATED or OVERFLOW; ValueError on different sample rates.
+        A delay spread a little beyond the cyclic prefix biases the estimate and is not detected. Raises ProbeRejected
+        with NO_PREAMBLE, CLIPPED, LOW_SNR, CFO_RANGE, TRUNCATED or OVERFLOW; ValueError on different sample rates.
         """
         found = self._sync.sound(block, frame)
         return found.csi(found.h, self._sync.plan(frame).subcarrier_hz)

@@ -37,8 +37,8 @@ class Ofdm(Sounder):
             raise ValueError(f"n_fft = {n_fft}, accepted: a multiple of 4 from 32 to 8192")
         if n_subcarriers % 2 or not 16 <= n_subcarriers <= n_fft - 2:
             raise ValueError(f"n_subcarriers = {n_subcarriers}, accepted: even, from 16 to n_fft − 2 = {n_fft - 2}")
-        if not 4 <= n_cp <= n_fft:
-            raise ValueError(f"n_cp = {n_cp}, accepted: 4 to n_fft = {n_fft}")
+        if not 4 <= n_cp <= n_fft // 2:
+            raise ValueError(f"n_cp = {n_cp}, accepted: 4 to n_fft/2 = {n_fft // 2}")
         if not 2 <= n_symbols <= 256:
             raise ValueError(f"n_symbols = {n_symbols}, accepted: 2 to 256 (the noise is measured between repetitions)")
         if seed < 0:

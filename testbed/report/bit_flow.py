@@ -1,0 +1,76 @@
+"""Where every raw bit went, from the blocks' own accounts: raw → … → key. Adds up by construction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from testbed.core.outcomes import AgreeReport
+from testbed.records.documents import Block
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Bits that left the flow at one place."""
+
+    label: str
+    bits: int
+    why: str
+
+
+STEPS = {
+    "sacrificed": ("sacrificed", "published to estimate error rates"),
+    "failed": ("blocks without agreement", "reconciliation or verification failed, or the run ended before"),
+    "leaked": ("leaked", "revealed by reconciliation and verification; the ledger counts every public bit"),
+    "deficit": ("min-entropy deficit", "what Eve may know or guess: n·(1 − min-entropy per bit)"),
+    "epsilon": ("security margin", "2·log2(1/ε) bits a block"),
+    "other": ("rounding, undelivered", "key lengths are whole bits; a key that one side lacks is not delivered"),
+}
+
+
+def raw_bits(blocks: Sequence[Block]) -> int:
+    """Return the raw bits that went in."""
+    return sum(agreed.raw_bits for b in blocks if (agreed := report_of(b)) is not None)
+
+
+def key_bits(block: Block) -> int:
+    """Return the key bits that both reporting sides hold."""
+    return min((k.key_bits for k in block.key.values()), default=0)
+
+
+def report_of(block: Block) -> AgreeReport | None:
+    """Return the account of the side that knows most: the one with a source entropy (Alice), else any."""
+    reports = sorted(block.agree.values(), key=lambda a: a.source_min_entropy is None)
+    return reports[0] if reports else None
+
+
+def flow(blocks: Sequence[Block], epsilon_log2: int) -> list[Step]:
+    """Return the losses between raw bits and key bits, in order, summed over blocks.
+
+    raw − Σ losses = key. A loss is capped at what is left, so that a block whose account would go negative ends at 0.
+    `other` is negative where a block delivered more than its own account allows: that is an error worth an alarm.
+    """
+    lost = dict.fromkeys(STEPS, 0)
+    for block in blocks:
+        agreed = report_of(block)
+        if agreed is None:
+            continue
+        left = agreed.raw_bits
+
+        def take(step: str, amount: int) -> None:
+            nonlocal left
+            amount = min(amount, left)
+            lost[step] += amount
+            left -= amount
+
+        take("sacrificed", agreed.sacrificed_bits)
+        if not block.key or not all(a.verified for a in block.agree.values()):
+            take("failed", left)
+            continue
+        entropy = min(k.min_entropy_per_bit for k in block.key.values())
+        take("leaked", agreed.leaked_bits)
+        take("deficit", agreed.reconciled_bits - math.floor(agreed.reconciled_bits * entropy))
+        take("epsilon", 2 * epsilon_log2)
+        lost["other"] += left - key_bits(block)
+    return [Step(label, lost[step], why) for step, (label, why) in STEPS.items()]

@@ -1,0 +1,131 @@
+"""The report of a run: one self-contained HTML file. Renders what was recorded; numbers are quoted from summary.json.
+
+A section whose data are missing says why. Works on closed, live and killed runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+from testbed.records import files, reader
+from testbed.report import sections_channel, sections_key, sections_run
+from testbed.report.pieces import figure, missing, number, percent
+from testbed.report.style import CSS
+from testbed.report.view import View, no_summary
+
+
+def make(folder: Path) -> Path:
+    """Write `report.html` into a run's folder and return its path; raises InputError where the folder holds no run."""
+    page = _render(View(reader.load(folder)))
+    path = folder / files.REPORT
+    with files.whole(path) as part:
+        part.write_text(page, encoding="utf-8")
+    return path
+
+
+def _render(v: View) -> str:
+    sections: list[tuple[str, str, str, Callable[[View], str]]] = [
+        ("health", "Health", "Health", sections_run.health),
+        ("channel", "Channel", "The channel, as each node saw it", sections_channel.channel),
+        ("reciprocity", "Reciprocity", "Does Bob measure what Alice measures? Does Eve?", sections_channel.reciprocity),
+        ("bits", "Bits", "Bits", sections_key.bits),
+        ("flow", "Where bits went", "Where every bit went", sections_key.flow),
+        ("keys", "Keys", "Keys", sections_key.keys),
+        ("randomness", "Randomness", "Randomness", sections_key.randomness),
+        ("surface", "Surface", "The surface", sections_channel.surface),
+        ("radio", "SNR and CFO", "SNR and carrier offset", sections_channel.over_time),
+        ("rejections", "Rejections", "Rejections", sections_run.rejections),
+        ("events", "Events", "Events", sections_run.events),
+        ("provenance", "Provenance", "Provenance", sections_run.provenance),
+    ]
+    title = str(v.run.start.experiment.get("title") or "Run")
+    nav = "".join(f'<a href="#{key}">{short}</a>' for key, short, _, _ in sections)
+    body = "".join(f'<section id="{key}"><h2>{name}</h2>{fill(v)}</section>' for key, _, name, fill in sections)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(title)} – key generation run</title><style>{CSS}</style></head><body>"
+        f"<header>{_head(v, title)}<nav aria-label='Sections'>{nav}</nav></header><main>{body}</main>"
+        f"<footer>Run {escape(v.run.start.uid)}. Pictures are drawn from {files.ROUNDS}, figures quoted from "
+        f"{files.SUMMARY}; this page computes no result.</footer></body></html>\n"
+    )
+
+
+def _head(v: View, title: str) -> str:
+    run, s = v.run, v.summary
+    status, kind = "still running", "warn"
+    if run.state == "killed":
+        status, kind = "killed, not recovered", "bad"
+    elif run.stop is not None:
+        status, kind = run.stop.exit_status, "ok" if run.stop.exit_status == "ok" else "bad"
+    out = [f"<h1>{escape(title)}</h1>", f'<p class="meta"><span class="badge {kind}">{escape(status)}</span> ']
+    lab = run.start.lab.get("name")
+    out.append(f"{escape(run.start.time[:19].replace('T', ' '))} UTC")
+    out.append(f" · lab <code>{escape(str(lab))}</code>" if lab else "")
+    out.append(f" · mode {escape(str(run.start.experiment.get('mode', 'not told')))}</p>")
+    if run.stop is not None and run.stop.reason:
+        out.append(f'<p class="alarm">{escape(run.stop.reason)}</p>')
+    if run.state == "killed":
+        out.append(
+            '<p class="alarm">The coordinator’s process died. This page shows what its journal held; '
+            "<code>testbed report</code> on this folder recovers it into lasting files.</p>"
+        )
+    if s.get("keys_mismatched"):
+        out.append(
+            f'<p class="alarm"><strong>{s["keys_mismatched"]} keys believed verified by both sides differ.</strong>'
+            " No key of this run may be used.</p>"
+        )
+    out.append(f'<p class="lede">{_verdict(v)}</p>')
+    rejected = s.get("pairs_rejected")
+    n_rejected = None if rejected is None else sum(rejected.values())
+    rate = s.get("key_rate_bps")
+    tiles = [
+        ("key bits", number(s.get("key_bits")), f"{number(s.get('keys_verified'))} keys verified"),
+        ("keys that differ", number(s.get("keys_mismatched")), "must be 0"),
+        ("raw disagreement", percent(s.get("kdr_raw")), "Alice – Bob, before reconciliation"),
+        ("Eve’s disagreement", percent(s.get("kdr_eve")), "50 % is a coin toss"),
+        ("CSI correlation A–B", figure(s.get("csi_correlation_ab")), _detrended(v)),
+        ("CSI correlation A–E", figure(s.get("csi_correlation_ae")), ""),
+        ("pairs kept", number(s.get("pairs_kept")), f"{number(n_rejected)} rejected"),
+        ("rounds", number(s.get("rounds")), f"{figure(s.get('rounds_per_s'))} a second"),
+        (
+            "key rate",
+            "n/a" if rate is None else f"{figure(rate)} bit/s",
+            f"{figure(s.get('key_bits_per_round'))} bits a round",
+        ),
+        ("min-entropy a bit", figure(s.get("min_entropy_per_bit")), "given Eve, as used for the key length"),
+    ]
+    if run.summary is None:
+        out.append(missing(no_summary(v)))
+    else:
+        cells = (f"<div><dt>{a}</dt><dd>{b}{f'<small>{c}</small>' if c else ''}</dd></div>" for a, b, c in tiles)
+        out.append(f'<dl class="tiles">{"".join(cells)}</dl>')
+    return "".join(out)
+
+
+def _detrended(v: View) -> str:
+    value = v.summary.get("csi_correlation_ab_detrended")
+    return "" if value is None else f"{figure(value)} detrended"
+
+
+def _verdict(v: View) -> str:
+    s = v.summary
+    key_bits, verified = s.get("key_bits"), s.get("keys_verified")
+    if key_bits is None:
+        return "How much key came out was not recorded."
+    if key_bits == 0:
+        reasons = sorted({k.failure for b in v.run.blocks for k in b.key.values() if k.failure})
+        reasons += sorted({a.failure for b in v.run.blocks for a in b.agree.values() if a.failure})
+        if not v.run.blocks:
+            reasons = ["no block was complete"]
+        return f"No key. {escape('; '.join(dict.fromkeys(reasons)).capitalize())}{'.' if reasons else ''}"
+    keys = f"{verified} verified key{'' if verified == 1 else 's'}"
+    measured = s.get("kdr_eve")
+    eve = (
+        "Eve was not measured; the accounting used an assumed error rate."
+        if measured is None
+        else f"Eve’s best guess of a raw bit was wrong {percent(measured)} of the time."
+    )
+    return f"{key_bits:,} secret bits in {keys} from {number(s.get('rounds'))} rounds. {eve}"

@@ -1,0 +1,339 @@
+"""The report's pictures as inline SVG. Colours are CSS variables, so that one picture serves light and dark.
+
+matplotlib draws with placeholder colours which `_inline` turns into variables; it is imported where it draws.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from testbed.core.types import F64, I64, U8, SurfacePattern
+
+INK, MUTED, RULE, ALICE, BOB, EVE, BAD, OK, CARD = (f"#0102{i:02d}" for i in range(10, 19))
+_VARIABLES = dict(
+    zip(
+        (INK, MUTED, RULE, ALICE, BOB, EVE, BAD, OK, CARD),
+        ("ink", "muted", "rule", "alice", "bob", "eve", "bad", "ok", "card"),
+        strict=True,
+    )
+)
+ROLES = {"alice": ALICE, "bob": BOB, "eve": EVE}
+MAX_COLUMNS = 600
+MAX_SUBCARRIERS = 96
+
+_style: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "testbed",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "image.composite_image": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LinkPicture:
+    """What is drawn of one link; NaN where nothing was received."""
+
+    title: str
+    role: str
+    """Of the receiver."""
+    rounds: I64
+    """(probe,)."""
+    magnitude_db: F64 | None
+    """(probe, subcarrier), relative to the link's median."""
+    snr_db: F64
+    cfo_hz: F64
+    dashed: bool
+    """The second link of a receiver that hears two."""
+
+
+class Pictures:
+    """Draws for one page: keeps the identifiers of its SVGs apart."""
+
+    def __init__(self) -> None:
+        self._number = count(1)
+
+    def heat_maps(self, links: Sequence[LinkPicture], subcarrier_hz: F64, alt: str) -> str:
+        """CSI magnitude over rounds and frequency, a row a link, all on one colour scale."""
+        shown = [link for link in links if link.magnitude_db is not None]
+        grids = []
+        first, last = _span(shown)
+        take = np.unique(np.linspace(0, len(subcarrier_hz) - 1, MAX_SUBCARRIERS).round().astype(int))
+        for link in shown:
+            assert link.magnitude_db is not None
+            column = columns(link.rounds, first, last)
+            grid = np.full((len(take), len(column)), np.nan)
+            grid[:, column >= 0] = link.magnitude_db[column[column >= 0]][:, take].T
+            grids.append(grid)
+        finite = np.concatenate([g[np.isfinite(g)] for g in grids])
+        low, high = np.percentile(finite, [1, 99.5]) if finite.size else (-1.0, 1.0)
+        with _figure(8.6, 0.55 + 1.25 * len(shown)) as fig:
+            axes = fig.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+            edges = (first - 0.5, last + 0.5, subcarrier_hz[0] / 1e6, subcarrier_hz[-1] / 1e6)
+            image = None
+            for ax, link, grid in zip(axes, shown, grids, strict=True):
+                image = ax.imshow(
+                    grid,
+                    aspect="auto",
+                    origin="lower",
+                    extent=edges,
+                    vmin=low,
+                    vmax=high,
+                    cmap="viridis",
+                    interpolation="none",
+                )
+                ax.set_title(link.title, color=ROLES.get(link.role, INK), fontweight="bold")
+                ax.set_ylabel("MHz")
+            axes[-1].set_xlabel("round")
+            bar = fig.colorbar(image, ax=list(axes), fraction=0.02, pad=0.015, aspect=25 * len(shown) / 2)
+            bar.set_label("|h| relative to the link's median, dB")
+            bar.outline.set_linewidth(0)
+            return self._inline(fig, alt)
+
+    def scatter(self, panels: Sequence[tuple[str, str, F64, F64, str]], alt: str) -> str:
+        """Panels of (title, role on the y axis, x values, y values, y label), x being Alice's."""
+        with _figure(4.2 * len(panels), 3.9) as fig:
+            every = np.concatenate([np.concatenate([x, y]) for _, _, x, y, _ in panels])
+            low, high = np.percentile(every, [0.2, 99.8])
+            pad = 0.05 * max(high - low, 1e-3)
+            limits = (low - pad, high + pad)
+            axes = fig.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
+            for ax, (title, role, x, y, label) in zip(axes, panels, strict=True):
+                ax.plot(limits, limits, color=MUTED, lw=0.8, zorder=1)
+                ax.plot(x, y, ".", ms=3.2, mew=0, alpha=0.45, color=ROLES.get(role, INK), zorder=2)
+                ax.set(title=title, xlabel="at Alice, dB", xlim=limits, ylim=limits, aspect="equal")
+                ax.set_ylabel(label)
+                ax.tick_params(labelleft=True)
+                ax.grid(True)
+            return self._inline(fig, alt)
+
+    def over_time(self, links: Sequence[LinkPicture], alt: str) -> str:
+        """SNR and CFO over rounds, a line a link."""
+        with _figure(8.6, 4.0) as fig:
+            top, bottom = fig.subplots(2, 1, sharex=True)
+            first, last = _span(links)
+            for link in links:
+                column = columns(link.rounds, first, last)
+                x = first + (np.arange(len(column)) + 0.5) * (last - first + 1) / len(column) - 0.5
+                there = column >= 0
+                style: dict[str, Any] = {
+                    "color": ROLES.get(link.role, INK),
+                    "lw": 1.0,
+                    "ls": "--" if link.dashed else "-",
+                    "marker": "." if there.sum() < 60 else None,
+                    "ms": 3,
+                }
+                for ax, values in ((top, link.snr_db), (bottom, link.cfo_hz / 1e3)):
+                    ax.plot(x, np.where(there, values[column], np.nan), label=link.title, **style)
+            top.set_ylabel("SNR, dB")
+            bottom.set(ylabel="CFO, kHz", xlabel="round", xlim=(first - 0.5, last + 0.5))
+            for ax in (top, bottom):
+                ax.grid(True, axis="y")
+            top.legend(ncols=4, loc="lower left", bbox_to_anchor=(-0.01, 1.0), handlelength=1.6, columnspacing=1.4)
+            return self._inline(fig, alt)
+
+    def disagreement(self, blocks: Sequence[int], stages: dict[str, tuple[str, list[float | None]]], alt: str) -> str:
+        """Share of differing bits a block: stage → (colour, one value a block, None where unknown)."""
+        with _figure(8.6, 2.9) as fig:
+            ax = fig.subplots()
+            few = len(blocks) <= 10
+            width = 0.24
+            x = np.arange(len(blocks)) if few else np.array(blocks)
+            highest = max((v for _, values in stages.values() for v in values if v is not None), default=0.0)
+            if highest > 0.25:
+                ax.axhline(0.5, color=MUTED, lw=0.8, ls=":")
+                at_right = ax.get_yaxis_transform()
+                ax.text(1.0, 0.51, "coin toss", transform=at_right, ha="right", color=MUTED, fontsize=8)
+            for i, (stage, (colour, values)) in enumerate(stages.items()):
+                known = np.array([np.nan if v is None else v for v in values], dtype=float)
+                if few:
+                    at = x + (i - (len(stages) - 1) / 2) * width
+                    ax.bar(at, np.nan_to_num(known), width * 0.9, color=colour, label=stage)
+                    for xi, v in zip(at, values, strict=True):
+                        # matplotlib would draw 'not known' and 0 alike
+                        text = "n/a" if v is None else f"{100 * v:.3g} %"
+                        inside = v is not None and v > 0.4
+                        place: dict[str, Any] = (
+                            {"va": "top", "color": CARD} if inside else {"va": "bottom", "color": MUTED}
+                        )
+                        lift = (3, -3)[inside]
+                        ax.annotate(
+                            text,
+                            (xi, v or 0.0),
+                            (0, lift),
+                            textcoords="offset points",
+                            ha="center",
+                            fontsize=8,
+                            **place,
+                        )
+                else:
+                    ax.plot(x, known, color=colour, lw=1.1, marker=".", ms=3, label=stage)
+            if few:
+                ax.set_xticks(x, [str(b) for b in blocks])
+                ax.set_xlim(-0.5, max(len(blocks), 4) - 0.5)
+            top = 0.58 if highest > 0.25 else max(1.3 * highest, 0.01)
+            ax.set(xlabel="block", ylabel="differing bits", ylim=(0 if few else -0.02 * top, top))
+            ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
+            ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(-0.01, 1.0))
+            return self._inline(fig, alt)
+
+    def waterfall(self, raw: int, steps: Sequence[tuple[str, int]], key: int, alt: str) -> str:
+        """Bars from raw bits down to key bits."""
+        with _figure(8.6, 0.45 + 0.36 * (len(steps) + 2)) as fig:
+            ax = fig.subplots()
+            labels, left = ["raw bits", *(label for label, _ in steps), "key"], raw
+            rows: list[tuple[int, int, str, str]] = [(0, raw, INK, f"{raw:,}")]
+            for _, bits in steps:
+                rows.append((left - bits, left, MUTED, f"{-bits:,}".replace("-", "−")))
+                left -= bits
+            rows.append((0, key, OK, f"{key:,}"))
+            for i, (start, end, colour, text) in enumerate(rows):
+                ax.barh(i, end - start, left=start, height=0.62, color=colour)
+                ax.text(max(start, end) + 0.008 * max(raw, 1), i, text, va="center", color=INK)
+                if i:
+                    previous = rows[i - 1][1] if i == 1 else rows[i - 1][0]
+                    nothing = start == end and i < len(rows) - 1
+                    ax.plot([previous, previous], [i - 0.69, i + 0.31 if nothing else i - 0.31], color=MUTED, lw=0.7)
+            ax.set_yticks(range(len(rows)), labels, color=INK)
+            ax.invert_yaxis()
+            ax.set_xlim(0, 1.1 * max(raw, key, 1))
+            ax.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
+            ax.set_xlabel("bits")
+            ax.tick_params(axis="y", length=0)
+            ax.spines["left"].set_visible(False)
+            ax.grid(True, axis="x")
+            ax.set_axisbelow(True)
+            return self._inline(fig, alt)
+
+    def _inline(self, fig: Any, alt: str) -> str:
+        text = io.StringIO()
+        fig.savefig(text, format="svg", metadata={"Date": None})
+        svg = text.getvalue()
+        svg = svg[svg.index("<svg") :]
+        svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+        box = re.search(r'viewBox="0 0 ([0-9.]+) [^"]*"', svg)
+        assert box is not None
+        prefix = f"p{next(self._number)}-"
+        svg = re.sub(r'\bid="', f'id="{prefix}', svg)
+        svg = re.sub(r'href="#', f'href="#{prefix}', svg)
+        svg = re.sub(r"url\(#", f"url(#{prefix}", svg)
+        for placeholder, name in _VARIABLES.items():
+            svg = svg.replace(placeholder, f"var(--{name})")
+        label = escape(alt, quote=True)
+        # narrow pictures are not blown up to the page's width: text is as large in all of them
+        size = f'style="max-width:{1.55 * float(box[1]):.0f}px"'
+        head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} {size} role="img" aria-label="{label}">'
+        return head + svg[svg.index(">") + 1 :]
+
+
+def bit_strip(rows: Sequence[tuple[str, str, U8]], shown: int, alt: str, per_line: int = 128) -> str:
+    """Bits as cells, 1 strong and 0 pale, lines of `per_line`; red where a row differs from the first one.
+
+    `rows` are (label, role, values).
+    """
+    width, height, left, gap = 7, 11, 46, 14
+    n = min([shown, *(len(values) for _, _, values in rows)])
+    lines = -(-n // per_line)
+    line_height = len(rows) * (height + 2) + gap
+    parts = []
+    for line in range(lines):
+        part = slice(line * per_line, min((line + 1) * per_line, n))
+        top = line * line_height
+        parts.append(
+            f'<text class="at" x="{left + per_line * width}" y="{top + 8}">bits {part.start}–{part.stop - 1}</text>'
+        )
+        for r, (label, role, values) in enumerate(rows):
+            y = top + gap - 3 + r * (height + 2)
+            parts.append(f'<text class="{escape(role)}" x="0" y="{y + height - 2}">{escape(label)}</text>')
+            mine, reference = values[part], rows[0][2][part]
+            for cell, which in (
+                ("cell1", (mine == 1) & (mine == reference)),
+                ("cell0", (mine == 0) & (mine == reference)),
+                ("wrong1", (mine == 1) & (mine != reference)),
+                ("wrong0", (mine == 0) & (mine != reference)),
+            ):
+                path = "".join(f"M{left + i * width} {y}h6v{height}h-6z" for i in np.flatnonzero(which))
+                if path:
+                    parts.append(f'<path class="{cell}" d="{path}"/>')
+    box = f'viewBox="0 0 {left + per_line * width + 2} {lines * line_height}"'
+    return f'<svg class="strip" {box} role="img" aria-label="{escape(alt, quote=True)}">{"".join(parts)}</svg>'
+
+
+def pattern_image(pattern: SurfacePattern, alt: str) -> str:
+    """A pattern as a small picture, a pixel an element; phase on a cyclic scale (0 light, π dark)."""
+    import matplotlib
+    from matplotlib.image import imsave
+
+    colours = matplotlib.colormaps["twilight"](pattern.phases_rad / (2 * np.pi))
+    png = io.BytesIO()
+    imsave(png, colours, format="png")
+    n_rows, n_columns = pattern.levels.shape
+    scale = 96 / max(n_rows, n_columns)
+    size = f'width="{max(4, round(scale * n_columns))}" height="{max(4, round(scale * n_rows))}"'
+    data = base64.b64encode(png.getvalue()).decode()
+    return f'<img {size} alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
+
+
+def columns(rounds: I64, first: int, last: int) -> I64:
+    """Return, for each picture column of rounds first…last, the row that is shown there, −1 where there is none.
+
+    A column is one round, or, of a run too long for that, the first recorded one of several.
+    """
+    n = min(MAX_COLUMNS, last - first + 1)
+    place = (rounds - first) * n // (last - first + 1)
+    out = np.full(n, -1, dtype=np.int64)
+    out[place[::-1]] = np.arange(len(rounds))[::-1]
+    return out
+
+
+def decimated(links: Sequence[LinkPicture]) -> bool:
+    """Whether a picture of these links leaves rounds out."""
+    first, last = _span(links)
+    return last - first + 1 > MAX_COLUMNS
+
+
+def _span(links: Sequence[LinkPicture]) -> tuple[int, int]:
+    return min(int(link.rounds[0]) for link in links), max(int(link.rounds[-1]) for link in links)
+
+
+class _figure:
+    """A matplotlib figure in the report's style, without pyplot and so without a display or global state."""
+
+    def __init__(self, width_in: float, height_in: float) -> None:
+        self._size = (width_in, height_in)
+
+    def __enter__(self) -> Any:
+        import matplotlib
+        from matplotlib.figure import Figure
+
+        self._context = matplotlib.rc_context(_style)
+        self._context.__enter__()
+        return Figure(figsize=self._size, layout="constrained")
+
+    def __exit__(self, *exc: Any) -> None:
+        self._context.__exit__(*exc)

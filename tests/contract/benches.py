@@ -1,0 +1,80 @@
+"""Benches for the contract suites: every driver needs one, and that is all a new driver adds here.
+
+A radio's bench gives two radios in reach of each other; a board's bench gives the board.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sim_backend.local import world_in_thread
+from testbed.core.config import Multipath, PlacedNode, PlacedSurface, Scene
+from testbed.core.radio import Radio, RadioSettings
+from testbed.core.registry import load_driver
+from testbed.core.ris import Board
+from testbed.core.world import DriverContext
+
+
+@dataclass
+class RadioBench:
+    """What the radio suite works with."""
+
+    radio: Radio
+    """Under test."""
+    other: Radio
+    """Hears it and is heard by it."""
+    settings: RadioSettings
+    """Both can be tuned to this, and then hear each other well below clipping and well above noise."""
+    elsewhere: RadioSettings
+    """Another carrier: nothing sent at `settings` is heard there."""
+    start_error_s: float
+    """How far a timed start may be from what was asked."""
+
+
+SIM_SCENE = Scene(
+    alice=PlacedNode(position_m=[4.0, 8.0, 1.5]),
+    bob=PlacedNode(position_m=[9.0, 8.0, 1.5]),
+    surface=PlacedSurface(position_m=[6.0, 4.0, 1.5], normal=[0.0, 1.0, 0.0]),
+    multipath=Multipath(n_scatterers=20, direct_db=0.0),
+)
+
+
+@contextmanager
+def sim_radios(state_dir: Path, **options: Any) -> Iterator[RadioBench]:
+    make = load_driver("radios", "sim")
+    with world_in_thread(SIM_SCENE, seed=11) as endpoint, ExitStack() as stack:
+        context = DriverContext(seed=5, world=endpoint, identity=None, state_dir=state_dir)
+        radio = stack.enter_context(make("alice", context, **options))
+        other = stack.enter_context(make("bob", context, **{**options, "stale_buffers": 0}))
+        settings = RadioSettings(carrier_hz=2.4e9, sample_rate_hz=20e6, tx_gain_db=0.0, rx_gain_db=15.0)
+        elsewhere = RadioSettings(carrier_hz=2.5e9, sample_rate_hz=20e6, tx_gain_db=0.0, rx_gain_db=15.0)
+        yield RadioBench(radio, other, settings, elsewhere, start_error_s=10e-9)
+
+
+@contextmanager
+def sim_board(state_dir: Path) -> Iterator[Board]:
+    with (
+        world_in_thread(SIM_SCENE, seed=11) as endpoint,
+        load_driver("boards", "sim")(
+            "ris",
+            DriverContext(seed=5, world=endpoint, identity=None, state_dir=state_dir),
+            rows=4,
+            columns=6,
+            phase_bits=2,
+        ) as board,
+    ):
+        yield board
+
+
+# driver → variant → bench
+RADIO_BENCHES: dict[str, dict[str, Callable[[Path], Any]]] = {
+    "sim": {
+        "timed": sim_radios,
+        "untimed": lambda path: sim_radios(path, timed=False),
+    },
+}
+BOARD_BENCHES: dict[str, Callable[[Path], Any]] = {"sim": sim_board}

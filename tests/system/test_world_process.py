@@ -1,0 +1,114 @@
+"""The World as it is run: a process of its own, authenticated, whose clients may die."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from testbed.core import identity
+from testbed.core.config import PlacedNode, RadioPlan, Scene
+from testbed.core.errors import DeviceTimeout
+from testbed.core.identity import Identity
+from testbed.core.radio import RadioSettings
+from testbed.core.registry import load_driver
+from testbed.core.types import IqBlock
+from testbed.core.world import DriverContext, World
+
+SETTINGS = RadioSettings(carrier_hz=2.4e9, sample_rate_hz=40e6, tx_gain_db=0.0, rx_gain_db=20.0)
+SCENE = Scene(alice=PlacedNode(position_m=[4.0, 8.0, 1.5]), bob=PlacedNode(position_m=[14.0, 8.0, 1.5]))
+NAMES = ["alice", "bob", "coordinator", "world"]
+spawn = mp.get_context("spawn")
+
+
+def keys(folder: Path) -> dict[str, Identity]:
+    for name in NAMES:
+        identity.make(folder, name)
+    return {name: identity.load(folder, name, NAMES) for name in NAMES}
+
+
+def _serve(who: Identity | None, pipe: Connection, peer_timeout_s: float) -> None:
+    load_driver("worlds", "sim").serve("tcp://127.0.0.1:0", who, "virtual", peer_timeout_s, pipe.send)
+    pipe.send("served")
+
+
+def _hold(context: DriverContext, pipe: Connection) -> None:
+    """A node that puts its radio on the air and then does nothing."""
+    radio = load_driver("radios", "sim")("bob", context)
+    radio.configure(SETTINGS)
+    pipe.send("on the air")
+    pipe.recv()
+
+
+@contextmanager
+def world_process(who: Identity | None, peer_timeout_s: float = 0.4) -> Iterator[tuple[str, int, Connection]]:
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=_serve, args=(who, theirs, peer_timeout_s), daemon=True)
+    process.start()
+    try:
+        assert ours.poll(20.0), "the world did not start"
+        assert process.pid is not None
+        yield ours.recv(), process.pid, ours
+    finally:
+        process.kill()
+        process.join()
+
+
+def context(endpoint: str, who: Identity | None) -> DriverContext:
+    return DriverContext(seed=3, world=endpoint, identity=who, state_dir=Path())
+
+
+def test_a_killed_node_does_not_stall_the_others_and_sigterm_ends_the_world(tmp_path: Path) -> None:
+    who = keys(tmp_path)
+    sim: type[World] = load_driver("worlds", "sim")
+    assert issubclass(sim, World)
+    with world_process(who["world"]) as (endpoint, pid, pipe):
+        sim.reset(endpoint, who["coordinator"], SCENE, RadioPlan(), 1, 5.0)
+        ours, theirs = spawn.Pipe()
+        node = spawn.Process(target=_hold, args=(context(endpoint, who["bob"]), theirs), daemon=True)
+        node.start()
+        assert ours.poll(20.0)
+        assert ours.recv() == "on the air"
+        assert node.pid is not None
+        os.kill(node.pid, signal.SIGKILL)
+        node.join()
+        with load_driver("radios", "sim")("alice", context(endpoint, who["alice"])) as alice:
+            alice.configure(SETTINGS)
+            assert alice.receive(100, timeout_s=5.0).samples.shape == (1, 100)
+            # and Bob's node comes back
+            with load_driver("radios", "sim")("bob", context(endpoint, who["bob"])) as bob:
+                bob.configure(SETTINGS)
+                start_s = alice.now_s() + 1e-3
+                alice.transmit(IqBlock(np.full((1, 4000), 0.5, np.complex64), 40e6, 0.0), start_s)
+                alice.idle_until(start_s + 10e-3)
+                assert np.abs(bob.receive(50_000).samples).max() > 0.005
+        os.kill(pid, signal.SIGTERM)
+        assert pipe.poll(5.0)
+        assert pipe.recv() == "served"
+
+
+def test_a_stranger_hears_nothing(tmp_path: Path) -> None:
+    """Wrong key or no key: silence from the World, a timeout for the stranger."""
+    from sim_backend.link import Link
+    from sim_backend.messages import PROTOCOL, Attach
+
+    who = keys(tmp_path / "lab")
+    strange = keys(tmp_path / "elsewhere")
+    knows_the_door = Identity("eve", strange["bob"].public, strange["bob"].secret, {"world": who["world"].public})
+    with world_process(who["world"]) as (endpoint, _, _):
+        for stranger in (knows_the_door, strange["alice"], None):
+            link = Link("eve", endpoint, stranger)
+            with pytest.raises(DeviceTimeout):
+                link.ask(Attach(id=1, protocol=PROTOCOL, name="eve", kind="radio"), "open", timeout_s=0.3)
+            link.close("open")
+        friend = Link("alice", endpoint, who["alice"])
+        friend.attach("radio", "open")
+        assert friend.session
+        friend.close("open")

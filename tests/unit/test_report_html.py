@@ -1,0 +1,382 @@
+"""The report renders every shape of run: whole, without Eve, without a surface, private, empty, failed, killed."""
+
+from __future__ import annotations
+
+import html.parser
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testbed.core.errors import InputError
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.types import SurfacePattern
+from testbed.records import documents, writer
+from testbed.records.documents import Block
+from testbed.records.writer import RunWriter
+from testbed.report import bit_flow, pictures
+from testbed.report import html as report
+
+N_SUBCARRIERS = 64
+
+
+def agree(
+    block: int, raw: int = 4000, errors: int = 12, leaked: int = 900, verified: bool = True, **change: Any
+) -> AgreeReport:
+    sacrificed = raw // 10
+    values: dict[str, Any] = {
+        "block": block,
+        "probes": 200,
+        "raw_bits": raw,
+        "sacrificed_bits": sacrificed,
+        "sacrificed_errors": errors,
+        "reconciled_bits": raw - sacrificed,
+        "corrected_bits": None,
+        "leaked_bits": leaked,
+        "leaked_by_kind": {"parities": leaked - 64, "verification tag": 64},
+        "public_bytes": 5000,
+        "messages": 60,
+        "source_min_entropy": 0.9,
+        "verified": verified,
+        "failure": None if verified else "verification_failed",
+    }
+    return AgreeReport(**(values | change))
+
+
+def key(block: int, bits: int, entropy: float = 0.5, failure: str | None = None, eve: bool = True) -> KeyReport:
+    return KeyReport(block=block, key_bits=bits, min_entropy_per_bit=entropy, eve_measured=eve, failure=failure)
+
+
+def build(
+    folder: Path,
+    *,
+    n_rounds: int = 60,
+    eve: bool = True,
+    surface: bool = True,
+    private: bool = False,
+    n_blocks: int = 2,
+    names: tuple[str, str, str] = ("alice", "bob", "eve"),
+    n_antennas: int = 1,
+    key_bits: int = 772,
+) -> RunWriter:
+    """Record a made-up run: a channel that drifts, Bob's estimate close to Alice's, Eve's a channel of her own."""
+    rng = np.random.default_rng(5)
+    alice, bob, eavesdropper = names
+    roles = dict(zip(names, ("alice", "bob", "eve"), strict=True))
+    if not eve:
+        del roles[eavesdropper]
+    if surface:
+        roles["wall"] = "ris"
+    lab = {"name": "made_up", "node": {n: {"role": r, "driver": "sim"} for n, r in roles.items()}}
+    experiment = {
+        "title": "Made up <room> & more",
+        "mode": "private" if private else "experiment",
+        "accounting": {"block_rounds": 200, "epsilon_log2": 64},
+        "surface": {"policy": "random" if surface else "none"},
+    }
+    start = documents.start(
+        experiment,
+        lab,
+        radios={n: {"carrier_hz": 2.4e9, "rx_gain_db": 10.0} for n in roles},
+        drivers={n: {"driver": "sim", "serial": "<none>"} for n in roles},
+        seeds={"experiment": 1},
+        subcarrier_hz=np.r_[-32:0, 1:33] * 625e3,
+    )
+    w = RunWriter(folder, start)
+    w.event("node_joined", {"node": bob, "note": "<script>alert(1)</script>"})
+
+    def fading(n_paths: int = 12) -> np.ndarray[Any, Any]:
+        delay, doppler = rng.exponential(0.1e-6, n_paths), rng.uniform(-0.04, 0.04, n_paths)
+        gain = rng.normal(size=n_paths) + 1j * rng.normal(size=n_paths)
+        t, f = np.arange(n_rounds), np.asarray(start.subcarrier_hz)
+        return np.einsum(
+            "p,pt,pf->tf", gain, np.exp(2j * np.pi * np.outer(doppler, t)), np.exp(-2j * np.pi * np.outer(delay, f))
+        )
+
+    truth, hers = fading(), fading()
+    shape = (n_antennas, 1, N_SUBCARRIERS)
+
+    def seen(h: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        noise = 0.2 * (rng.normal(size=shape) + 1j * rng.normal(size=shape))
+        return (np.broadcast_to(h, shape) + noise).astype(np.complex64)
+
+    digest = None
+    for r in range(n_rounds):
+        if surface and r % 40 == 0:
+            levels = rng.integers(0, 4, (8, 16), dtype=np.uint8)
+            digest = SurfacePattern(levels, 2).digest
+            w.pattern(digest, levels, 2)
+        lost = r % 17 == 3
+        links = [(alice, bob, truth[r]), (bob, alice, truth[r])]
+        links += [(alice, eavesdropper, hers[r]), (bob, eavesdropper, hers[r])] if eve else []
+        for tx, rx, h in links:
+            if not (lost and rx == bob):
+                snr = 22.0 + rng.normal() - 5 * (rx == eavesdropper)
+                w.probe(r, rx, f"{tx}>{rx}", r * 0.05, snr, 800.0 + r, -25.0, digest, None if private else seen(h))
+        w.round(r, not lost, "no_preamble" if lost else None, digest, r * 0.05)
+    for k in range(n_blocks):
+        eve_report = EveReport(
+            block=k, sacrificed_bits=400, sacrificed_errors=188, best_link=alice, transcript_complete=k != 1
+        )
+        w.block(
+            Block(
+                block=k,
+                agree={alice: agree(k), bob: agree(k, corrected_bits=120, source_min_entropy=None)},
+                eve=eve_report if eve else None,
+                key={alice: key(k, key_bits, eve=eve), bob: key(k, key_bits, eve=eve)},
+            )
+        )
+        if not private:
+            bits = rng.integers(0, 2, 4000, dtype=np.uint8)
+            w.bits(k, alice, "raw", bits)
+            w.bits(k, bob, "raw", bits ^ (rng.random(4000) < 0.03).astype(np.uint8))
+            if eve:
+                w.bits(k, eavesdropper, "guess", rng.integers(0, 2, 4000, dtype=np.uint8))
+    w.flush()
+    return w
+
+
+def summary(**change: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "rounds": 120,
+        "pairs_kept": 112,
+        "pairs_rejected": {"no_preamble": 8},
+        "wall_s": 3.1,
+        "rounds_per_s": 38.7,
+        "csi_correlation_ab": 0.9713,
+        "csi_correlation_ae": 0.0461,
+        "csi_correlation_ab_detrended": 0.9655,
+        "raw_bits": 8000,
+        "kdr_raw": 0.0301,
+        "kdr_eve": 0.471,
+        "min_entropy_per_bit": 0.5,
+        "reconciliation": {"method": "cascade", "efficiency": 1.12, "leaked_bits": 1800, "frame_failures": 0},
+        "key_bits": 1544,
+        "keys_verified": 2,
+        "keys_mismatched": 0,
+        "raw_rate_bps": 1333.0,
+        "key_rate_bps": 257.3,
+        "key_bits_per_round": 12.9,
+        "randomness": {"monobit": {"pass_ratio": 1.0, "p_value": 0.41}},
+        "health": [
+            {"check": "reciprocity", "ok": True, "detail": "A–B 0.97"},
+            {"check": "drift", "ok": False, "detail": "slow <drift>"},
+        ],
+    }
+    return values | change
+
+
+class Checker(html.parser.HTMLParser):
+    """Balanced tags, unique ids, nothing loaded from outside, every picture described."""
+
+    VOID = frozenset(("meta", "br", "img", "link", "hr"))
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.text: list[str] = []
+        self.feed(page)
+        assert self.open == []
+        assert len(self.ids) == len(set(self.ids))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        assert tag not in ("script", "link", "iframe")
+        for name in ("src", "href", "xlink:href"):
+            value = values.get(name)
+            assert value is None or value.startswith(("#", "data:image/png;base64,")), (tag, value)
+        if tag == "img" or (tag == "svg" and "role" in values):
+            assert values.get("alt") or values.get("aria-label")
+        if "id" in values:
+            self.ids.append(str(values["id"]))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style",):
+            self.text.append(data)
+
+
+def rendered(folder: Path) -> tuple[str, str]:
+    """Return (page, visible text) of a checked report."""
+    page = report.make(folder).read_text(encoding="utf-8")
+    assert len(page.encode()) < 3_000_000
+    assert "url(http" not in page
+    assert "@import" not in page
+    # every placeholder colour became a variable, every variable is defined
+    assert "#0102" not in page
+    used, defined = set(re.findall(r"var\(--([a-z-]+)\)", page)), set(re.findall(r"--([a-z-]+):", page))
+    assert used <= defined
+    return page, " ".join(Checker(page).text)
+
+
+def n_pictures(page: str) -> int:
+    return page.count('role="img"')
+
+
+def test_a_whole_run_shows_everything_and_quotes_the_summary(tmp_path: Path) -> None:
+    build(tmp_path).close(documents.stop("ok"), summary())
+    page, text = rendered(tmp_path)
+    assert n_pictures(page) == 6
+    assert page.count("<img") == 2
+    for quoted in (
+        "1,544 secret bits",
+        "0.971",
+        "0.0461",
+        "0.966 detrended",
+        "47.1 %",
+        "3.01 %",
+        "no_preamble",
+        "f = 1.12",
+    ):
+        assert quoted in text, quoted
+    assert "Alice – Eve: correlation 0.0461" in text
+    assert "Made up <room> & more" in text
+    assert "slow <drift>" in text
+    assert "<script>" in text  # as text: the checker refuses the tag
+    assert 'class="missing"' not in page
+
+
+@pytest.mark.parametrize(
+    ("shape", "stop", "told", "says"),
+    [
+        (
+            {"eve": False, "surface": False},
+            "ok",
+            {"kdr_eve": None, "csi_correlation_ae": None},
+            ["no node with that role", "Eve was not measured", "No surface took part"],
+        ),
+        ({"private": True}, "ok", {}, ["In private mode nodes", "they never leave the nodes"]),
+        (
+            {"n_blocks": 0, "n_rounds": 30},
+            "failed",
+            {"key_bits": 0, "raw_bits": 0},
+            ["No key. No block was complete", "28 rounds were kept, a block takes 200", "bob: lost"],
+        ),
+        (
+            {"n_rounds": 0, "n_blocks": 0},
+            "aborted",
+            None,
+            ["No probe was received", "No round was finished", "without a summary"],
+        ),
+        ({"n_rounds": 1, "n_blocks": 1}, "ok", {}, []),
+        (
+            {"names": ("pluto-1", "pluto-2", "usrp"), "n_antennas": 2, "n_blocks": 30},
+            "ok",
+            {},
+            ["Bob (pluto-2) hears Alice (pluto-1)", "First antenna of each radio"],
+        ),
+        (
+            {"key_bits": 9000},
+            "ok",
+            {"keys_mismatched": 1},
+            ["1 keys believed verified by both sides differ", "more than their own account allows"],
+        ),
+    ],
+    ids=["no eve, no surface", "private", "no block", "no round", "one round", "names, antennas, blocks", "wrong keys"],
+)
+def test_what_is_missing_is_said(
+    tmp_path: Path, shape: dict[str, Any], stop: documents.ExitStatus, told: dict[str, Any] | None, says: list[str]
+) -> None:
+    reason = None if stop == "ok" else "bob: lost"
+    build(tmp_path, **shape).close(documents.stop(stop, reason), None if told is None else summary(**told))
+    _, text = rendered(tmp_path)
+    for words in says:
+        assert words.lower() in text.lower(), words
+
+
+def test_a_live_a_killed_and_a_recovered_run(tmp_path: Path) -> None:
+    w = build(tmp_path, n_rounds=40, n_blocks=1, private=True)
+    _, text = rendered(tmp_path)
+    assert "still running" in text
+    assert "No figures yet" in text
+    # the process dies: the kernel lets go of its lock, nothing else happens
+    w._lock.release(remove=False)
+    w._journal._db.close()
+    page, text = rendered(tmp_path)
+    assert "killed, not recovered" in text
+    assert n_pictures(page) == 3
+    assert "killed before it summed up" in text
+    assert "no_preamble" in text
+    writer.recover(tmp_path, lambda run: summary())
+    _, text = rendered(tmp_path)
+    assert "the coordinator's process died: last round 39" in text
+    assert "1,544 secret bits" in text
+
+
+def test_a_failed_block_tells_why_and_its_bits_are_lost(tmp_path: Path) -> None:
+    w = build(tmp_path, n_blocks=0, n_rounds=5)
+    w.block(Block(block=0, agree={"alice": agree(0, verified=False), "bob": agree(0, verified=False)}))
+    w.close(documents.stop("ok"), summary(key_bits=0, keys_verified=0))
+    _, text = rendered(tmp_path)
+    assert "No key. Verification_failed" in text
+    assert "n/a" in text
+
+
+def test_a_folder_without_a_run_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        report.make(tmp_path)
+
+
+def test_probes_that_all_failed_are_drawn_as_gaps(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, documents.start({"title": "x"}, {}, subcarrier_hz=np.arange(4.0))) as w:
+        for r in range(3):
+            nothing = np.full((1, 1, 4), np.nan, dtype=np.complex64)
+            w.probe(r, "bob", "alice>bob", 0.0, float("nan"), float("nan"), float("nan"), None, nothing)
+        w.close(documents.stop("ok"), summary(csi_correlation_ab=None, key_bits=None))
+    _, text = rendered(tmp_path)
+    assert "No channel estimate was recorded" in text
+
+
+@given(
+    raw=st.integers(0, 5000),
+    errors=st.integers(0, 10),
+    leaked=st.integers(64, 9000),
+    verified=st.booleans(),
+    entropy=st.floats(0, 1),
+    bits=st.integers(0, 2000),
+    epsilon_log2=st.integers(8, 128),
+)
+def test_the_flow_of_bits_adds_up(
+    raw: int, errors: int, leaked: int, verified: bool, entropy: float, bits: int, epsilon_log2: int
+) -> None:
+    told = agree(0, raw=raw, errors=errors, leaked=leaked, verified=verified)
+    delivered = bits if verified else 0
+    block = Block(
+        block=0, agree={"alice": told}, key={"alice": key(0, delivered, entropy), "bob": key(0, bits, entropy)}
+    )
+    steps = bit_flow.flow([block], epsilon_log2)
+    assert bit_flow.raw_bits([block]) - sum(s.bits for s in steps) == bit_flow.key_bits(block) == delivered
+    assert all(s.bits >= 0 for s in steps[:-1])
+
+
+def test_the_flow_follows_the_key_length_formula() -> None:
+    # ℓ = n·h_min − leak − 2·log2(1/ε) = 3600·0.5 − 900 − 128
+    block = Block(block=0, agree={"alice": agree(0)}, key={"alice": key(0, 772), "bob": key(0, 772)})
+    assert [s.bits for s in bit_flow.flow([block], 64)] == [400, 0, 900, 1800, 128, 0]
+
+
+@given(st.sets(st.integers(0, 5000), min_size=1, max_size=60))
+def test_picture_columns_show_rounds_where_they_are(found: set[int]) -> None:
+    rounds = np.array(sorted(found))
+    first, last = int(rounds[0]), int(rounds[-1])
+    column = pictures.columns(rounds, first, last)
+    assert len(column) == min(pictures.MAX_COLUMNS, last - first + 1)
+    there = np.flatnonzero(column >= 0)
+    span = (last - first + 1) / len(column)
+    # every shown round lies in its column, and a column with a round shows its first
+    assert np.all(np.floor((rounds[column[there]] - first) / span + 1e-9) == there)
+    assert set(np.floor((rounds - first) / span + 1e-9).astype(int)) == set(there.tolist())
