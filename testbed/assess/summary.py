@@ -57,8 +57,6 @@ class RunFacts:
     """By reason."""
     reconcile: str
     """Name of the reconciler."""
-    reconcile_kinds: Sequence[str]
-    """Kinds of public messages whose leaked bits are reconciliation's (parities, syndromes)."""
     blocks: Sequence[BlockFacts]
     probing_s: float | None
     """Time the probing took on the radios' clock (virtual in a simulation); rates refer to it."""
@@ -75,6 +73,9 @@ class RunFacts:
     """Field of the summary → why it is null, where the caller knows better than the default."""
 
 
+NOT_RECONCILIATION = ("quantize", "sacrifice", "verify", "amplify")
+"""How the kinds of public messages begin whose leaked bits are not parities or syndromes."""
+
 _DEFAULT_REASONS = {
     "wall_s": "the run did not say how long it took",
     "rounds_per_s": "the run did not say how long it took",
@@ -88,6 +89,7 @@ _DEFAULT_REASONS = {
     "keys_mismatched": "the keys' digests of both sides were not compared",
     "raw_rate_bps": "the source has no probing duration",
     "key_rate_bps": "the source has no probing duration",
+    "probing_s": "the source has no probing duration",
     "key_bits_per_round": "no round was run",
     "randomness": "too few key bits for the tests",
     "eve_keys_recovered": "Eve was not measured",
@@ -99,13 +101,12 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
     verified = [
         b for b in facts.blocks if b.alice is not None and b.bob is not None and b.alice.verified and b.bob.verified
     ]
-    raw_bits = sum(_agree(b).raw_bits for b in facts.blocks if b.alice or b.bob)
+    raw_bits = sum(max(_raw_bits(b.alice), _raw_bits(b.bob)) for b in facts.blocks)
     delivered = [b for b in facts.blocks if _delivered(b.alice_key) and _delivered(b.bob_key)]
     compared = [b for b in delivered if b.alice_digest is not None and b.bob_digest is not None]
     mismatched = sum(b.alice_digest != b.bob_digest for b in compared)
-    key_bits = sum(b.alice_key.key_bits for b in delivered if b.alice_key is not None and b not in compared) + sum(
-        b.alice_key.key_bits for b in compared if b.alice_key is not None and b.alice_digest == b.bob_digest
-    )
+    good = [b for b in delivered if b not in compared or b.alice_digest == b.bob_digest]
+    key_bits = sum(b.alice_key.key_bits for b in good if b.alice_key is not None)
     eve_measured = any(b.eve is not None for b in facts.blocks)
     summary: dict[str, Any] = {
         "rounds": facts.rounds,
@@ -122,9 +123,9 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
         "min_entropy_per_bit": _min_entropy(facts.blocks),
         "reconciliation": {
             "method": facts.reconcile,
-            "efficiency": _efficiency(verified, facts.reconcile_kinds),
+            "efficiency": _efficiency(verified),
             "leaked_bits": sum(max(_leaked(b.alice), _leaked(b.bob)) for b in facts.blocks),
-            "frame_failures": len(facts.blocks) - len(verified),
+            "frame_failures": sum(_reconciled(b) and b not in verified for b in facts.blocks),
         },
         "key_bits": key_bits,
         "keys_verified": len(delivered) - mismatched,
@@ -151,14 +152,17 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
 # ---------------------------------------------------------------- figures
 
 
-def _agree(block: BlockFacts) -> AgreeReport:
-    report = block.alice if block.alice is not None else block.bob
-    assert report is not None
-    return report
+def _raw_bits(report: AgreeReport | None) -> int:
+    return 0 if report is None else report.raw_bits
 
 
 def _delivered(report: KeyReport | None) -> bool:
     return report is not None and report.key_bits > 0 and report.failure is None
+
+
+def _reconciled(block: BlockFacts) -> bool:
+    """Whether a block got as far as reconciliation."""
+    return any(r is not None and r.reconciled_bits > 0 for r in (block.alice, block.bob))
 
 
 def _leaked(report: AgreeReport | None) -> int:
@@ -219,7 +223,7 @@ def _min_entropy(blocks: Sequence[BlockFacts]) -> float | None:
     return sum(h * n for h, n in weighed) / total if total else None
 
 
-def _efficiency(verified: Sequence[BlockFacts], kinds: Sequence[str]) -> float | None:
+def _efficiency(verified: Sequence[BlockFacts]) -> float | None:
     """Return f = reconciliation's leaked bits / Σ n·h₂(e), with the error rate e that was in fact corrected."""
     leaked = needed = 0.0
     for block in verified:
@@ -229,7 +233,7 @@ def _efficiency(verified: Sequence[BlockFacts], kinds: Sequence[str]) -> float |
         if bob.corrected_bits is None or not bob.reconciled_bits:
             continue
         rate = bob.corrected_bits / bob.reconciled_bits
-        leaked += sum(max(r.leaked_by_kind.get(kind, 0) for r in (alice, bob)) for kind in kinds)
+        leaked += sum(n for kind, n in alice.leaked_by_kind.items() if not kind.startswith(NOT_RECONCILIATION))
         if 0 < rate < 1:
             needed -= bob.reconciled_bits * (rate * math.log2(rate) + (1 - rate) * math.log2(1 - rate))
     return leaked / needed if needed else None

@@ -43,6 +43,22 @@ def test_dbm_comes_back_from_the_csi(tmp_path, compressed):
     assert recording.cuts["static"].eves == {}
 
 
+def test_published_layout(tmp_path):
+    flat, published = tmp_path / "flat", tmp_path / "1_RSS_RAWdataFile_Conditioning"
+    flat.mkdir()
+    fill(flat, compressed=False)
+    for stem in SNIFFER + STATIC:
+        kind, node = stem.split("_", 1)
+        folder = (
+            published / {"sniffer": "Proc_SnifferData", "static": "Proc_Static"}[kind] / "RSS_conditionedDataSample"
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        (flat / f"{stem}.txt").rename(folder / f"{node}.txt")
+    recording = sources.load(published)
+    assert set(recording.cuts) == {"sniffer", "static"}
+    assert recording.cuts["sniffer"].eves["node31"].from_bob is not None
+
+
 def test_missing_value_is_nan(tmp_path):
     written = fill(tmp_path, STATIC)
     written["static_nodeB"][1, 4] = 0

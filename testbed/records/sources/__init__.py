@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
 
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.errors import InputError
@@ -24,6 +28,10 @@ class EveLinks:
     from_alice: CsiSeries | None
     """Her channel from Alice; None where that was not measured."""
     from_bob: CsiSeries | None
+    told_over: NDArray[np.bool_] | None = None
+    """(probe,) probes her correlations are told over; None: all."""
+    measured: bool = True
+    """False: computed from what everybody knows (a codebook); guarded against, but no measured correlation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,13 @@ class Cut:
     assumption: str = ""
     """The same in words, for the report."""
     key_probes: I64 | None = None
-    """(n,) probes that feed the key, in this order; None: all, as they stand. The figures always use all."""
+    """(n,) probes that feed the key, in this order; None: all, as they stand. Correlations always use all."""
+    key_note: str = ""
+    """Why these."""
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    """Rounds that were probed but are not among the probes, by reason."""
+    seed: int = 1
+    """For every random choice of the chain, where no experiment is given."""
     interval_s: float | None = None
     """From probe pair to probe pair; None where the source has no meaningful timing, so no rates can be given."""
 

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from testbed.core.config import Accounting, ChainPlan
@@ -35,9 +37,26 @@ CAVEATS = (
 )
 BAND_HZ = (3.48e9, 3.68e9)
 """Where the surface works: the A–B correlation of its part is 0.99 here and 0.6 at 3 GHz."""
+N_CONFIGURATIONS = 11
+AIM_DEG = 15 * np.arange(1, N_CONFIGURATIONS + 1, dtype=np.int64)
+"""Where each configuration aims."""
+BEAM_DEG = 15
+"""Half of the main lobe, neighbours included: closer to the aim than this, Bob is in the beam."""
+KEY_STEP_DEG = 9
+"""r = 0.67 between positions 3 degrees apart, 0.29 at 9 degrees. Nearer ones add bits that their neighbours predict
+better than the entropy estimate sees: at 3 degrees a Gaussian predictor gets 0.75 of them, the estimate says 0.70."""
 EVE_STEPS_DEG = (3, 6, 9, 15, 30)
-ASSUMED_DEG = (15, 30)
-MAIN = "tx_105_VV"
+ASSUMED = ("15deg", "30deg", "codebook")
+ASSUMPTION = (
+    "Eve is 15 degrees (2.2 m) or more from Bob, knows the codebook and where Bob stands, and nobody ever measures at "
+    "Bob's places: the scene is static, so that would give the key away"
+)
+KEY_NOTE = (
+    f"positions {KEY_STEP_DEG} degrees apart, Bob more than {BEAM_DEG} degrees off the beam, 10 of 11 configurations: "
+    "the rest can be predicted from these or from the codebook (r = 0.5)"
+)
+POOLED = "VV"
+"""The transmitter at several places in turn, both antennas vertical: one place alone has too few probes for a key."""
 _CUT = re.compile(r"tx_\d+_[HV]{2}$")
 _COLUMNS = "Freq(Hz),S33(DB),S33(DEG),S34(DB),S34(DEG),S43(DB),S43(DEG),S44(DB),S44(DEG)"
 
@@ -47,7 +66,7 @@ def matches(path: Path) -> bool:
 
 
 def load(path: Path) -> Recording:
-    """Read every cut that is there."""
+    """Read every cut that is there, and pool those with both antennas vertical where there are several."""
     file = _npz(path)
     freq_hz, measured = _from_npz(file) if file is not None else _from_csv(path)
     if not ((freq_hz >= BAND_HZ[0]) & (freq_hz <= BAND_HZ[1])).any():
@@ -55,60 +74,142 @@ def load(path: Path) -> Recording:
             f"{file or path}: frequencies from {freq_hz.min() / 1e9:g} to {freq_hz.max() / 1e9:g} GHz; "
             f"accepted: some between {BAND_HZ[0] / 1e9:g} and {BAND_HZ[1] / 1e9:g} GHz"
         )
-    cuts = {name: _cut(name, freq_hz, h, rx_deg) for name, (h, rx_deg) in measured.items()}
+    band = (freq_hz >= BAND_HZ[0]) & (freq_hz <= BAND_HZ[1])
+    induced = {name: (_induced(h[:, :, band]), rx_deg) for name, (h, rx_deg) in measured.items()}
+    cuts = {name: _cut(name, freq_hz[band] - np.mean(BAND_HZ), induced) for name in induced}
+    vertical = [cut for name, cut in cuts.items() if name.endswith("_VV")]
+    if len(vertical) > 1:
+        cuts[POOLED] = _pool(vertical)
     return Recording(
         name="openris_vna",
         description="RIS-induced part of channels through one OpenRIS tile, 3.48-3.68 GHz, outdoors, 8.3 m",
         caveats=CAVEATS,
         cuts=cuts,
-        main=MAIN if MAIN in cuts else next(iter(cuts)),
+        main=POOLED if POOLED in cuts else next(iter(cuts)),
     )
 
 
-def _cut(name: str, freq_hz: F64, h: C64, rx_deg: I64) -> Cut:
-    """Build a cut from (position, configuration, frequency, direction)."""
-    band = (freq_hz >= BAND_HZ[0]) & (freq_hz <= BAND_HZ[1])
-    induced = h[:, :, band]
-    induced = induced / np.exp(np.log(np.abs(induced)).mean(axis=1, keepdims=True))
+def _induced(h: C64) -> C64:
+    """Return what the configuration changes in (position, configuration, frequency, direction)."""
+    out: C64 = (h / np.exp(np.log(np.abs(h)).mean(axis=1, keepdims=True))).astype(np.complex64)
+    return out
+
+
+def _cut(name: str, offset_hz: F64, everything: dict[str, tuple[C64, I64]]) -> Cut:
+    """Build a cut from the RIS-induced parts of all."""
+    induced, rx_deg = everything[name]
 
     def series(values: C64) -> CsiSeries:
-        n_positions, n_configurations = values.shape[:2]
-        return CsiSeries(
-            h=values.reshape(n_positions * n_configurations, 1, 1, -1).astype(np.complex64),
-            rounds=np.arange(n_positions * n_configurations, dtype=np.int64),
-            subcarrier_hz=freq_hz[band] - np.mean(BAND_HZ),
-        )
+        flat = values.reshape(-1, 1, 1, values.shape[-1])
+        return CsiSeries(h=flat, rounds=np.arange(len(flat), dtype=np.int64), subcarrier_hz=offset_hz)
 
     eves = {}
     for step_deg in EVE_STEPS_DEG:
         there = _moved(rx_deg, step_deg)
-        moved = np.where((there >= 0)[:, None, None], induced[there, :, :, 1], np.complex64(np.nan))
-        eves[f"{step_deg}deg"] = EveLinks(from_alice=series(moved), from_bob=None)
+        moved = np.where((there >= 0)[:, None, None, None], induced[there], np.complex64(np.nan))[..., 1]
+        # Near the end of the arc she must stand on Bob's other side: counted in the key, not in the correlations,
+        # which would no longer be those of one displacement.
+        further = rx_deg[there] == rx_deg + step_deg
+        eves[f"{step_deg}deg"] = EveLinks(
+            from_alice=series(moved), from_bob=None, told_over=np.repeat(further, N_CONFIGURATIONS)
+        )
+    expected = _expected(name, everything)
+    if expected is not None:
+        eves["codebook"] = EveLinks(from_alice=series(expected), from_bob=None, measured=False)
+    key_probes = _key_probes(rx_deg)
     return Cut(
         name=name,
         alice=series(induced[..., 0]),
         bob=series(induced[..., 1]),
-        groups=np.repeat(np.arange(len(rx_deg), dtype=np.int64), h.shape[1]),
+        groups=np.repeat(np.arange(len(rx_deg), dtype=np.int64), N_CONFIGURATIONS),
         per_group=True,
-        chain=ChainPlan(),
-        accounting=Accounting(block_rounds=h.shape[0] * h.shape[1]),
-        key_probes=_key_probes(*h.shape[:2]),
+        chain=ChainPlan(enhance_options={"step": 20}, quantize_options={"bits": 3, "guard": 0.1}),
+        accounting=Accounting(block_rounds=key_probes.size, sacrifice_fraction=0.25),
         eves=eves,
-        assumed=tuple(f"{d}deg" for d in ASSUMED_DEG),
-        assumption=f"Eve is at least {min(ASSUMED_DEG)} degrees ({8.3 * np.radians(min(ASSUMED_DEG)):.1f} m) from Bob",
-        interval_s=None,
+        assumed=tuple(label for label in eves if label in ASSUMED),
+        assumption=ASSUMPTION,
+        key_probes=key_probes,
+        key_note=KEY_NOTE,
     )
 
 
-def _key_probes(n_positions: int, n_configurations: int) -> I64:
-    """Return the probes that feed the key: configuration by configuration, each over all positions.
+def _pool(cuts: list[Cut]) -> Cut:
+    """Put cuts one after another: Alice at several places in turn."""
 
-    Neighbouring positions under one configuration resemble each other most (r = 0.67 at 3 degrees), so they stand next
-    to each other, where the entropy estimate looks for memory. The last configuration is left out: the mean over all
-    of them is zero, so it holds nothing that the others do not tell.
+    def join(parts: list[CsiSeries]) -> CsiSeries:
+        h = np.concatenate([part.h for part in parts])
+        return CsiSeries(h=h, rounds=np.arange(len(h), dtype=np.int64), subcarrier_hz=parts[0].subcarrier_hz)
+
+    probes = np.cumsum([0, *(cut.groups.size for cut in cuts)])
+    groups = np.cumsum([0, *(cut.groups[-1] + 1 for cut in cuts)])
+    labels = [label for label in cuts[0].eves if all(label in cut.eves for cut in cuts)]
+    key_probes = np.concatenate([_key_of(cut) + start for cut, start in zip(cuts, probes, strict=False)])
+    eves = {}
+    for label in labels:
+        links = [cut.eves[label] for cut in cuts]
+        heard = [link.from_alice for link in links if link.from_alice is not None]
+        told = [link.told_over for link in links if link.told_over is not None]
+        eves[label] = EveLinks(
+            from_alice=join(heard),
+            from_bob=None,
+            told_over=np.concatenate(told) if told else None,
+            measured=links[0].measured,
+        )
+    return replace(
+        cuts[0],
+        name=POOLED,
+        alice=join([cut.alice for cut in cuts]),
+        bob=join([cut.bob for cut in cuts]),
+        groups=np.concatenate([cut.groups + start for cut, start in zip(cuts, groups, strict=False)]),
+        accounting=msgspec.structs.replace(cuts[0].accounting, block_rounds=key_probes.size),
+        eves=eves,
+        key_probes=key_probes,
+    )
+
+
+def _key_of(cut: Cut) -> I64:
+    assert cut.key_probes is not None
+    return cut.key_probes
+
+
+def _off_beam_deg(rx_deg: I64) -> I64:
+    """Return (position, configuration) the angle from where a configuration aims to where the receiver stands."""
+    return rx_deg[:, None] - AIM_DEG[None, :]
+
+
+def _expected(name: str, everything: dict[str, tuple[C64, I64]]) -> C64 | None:
+    """Return (position, configuration, frequency) what anybody expects who knows the codebook and where Bob stands.
+
+    The mean beam shape in dB over the angle off the beam, learnt from the other places of the transmitter, so from
+    nothing that was measured in this cut; None where there are no others.
     """
-    probe = np.arange(n_positions * n_configurations, dtype=np.int64).reshape(n_positions, n_configurations)
-    return probe[:, : max(1, n_configurations - 1)].T.reshape(-1)
+    others = [other for key, other in everything.items() if key.split("_")[1] != name.split("_")[1]]
+    if not others:
+        return None
+    rx_deg = everything[name][1]
+    angle = np.concatenate([_off_beam_deg(deg).ravel() for _, deg in others])
+    level = np.concatenate([np.log(np.abs(h[..., 0])).reshape(-1, h.shape[2]) for h, _ in others])
+    known, place = np.unique(angle, return_inverse=True)
+    total = np.zeros((known.size, level.shape[1]))
+    np.add.at(total, place, level)
+    shape = total / np.bincount(place)[:, None]
+    wanted = _off_beam_deg(rx_deg)
+    at = np.minimum(np.searchsorted(known, wanted), known.size - 1)
+    out: C64 = np.exp(np.where((known[at] == wanted)[..., None], shape[at], 0.0)).astype(np.complex64)
+    return out
+
+
+def _key_probes(rx_deg: I64) -> I64:
+    """Return the probes that feed the key: configuration by configuration, each over positions `KEY_STEP_DEG` apart.
+
+    The last configuration is left out: the mean over all of them is zero, so it holds nothing that the others do not
+    tell. So are probes with Bob in the beam: the codebook is public, and everybody expects those to be strong.
+    """
+    probe = np.arange(rx_deg.size * N_CONFIGURATIONS, dtype=np.int64).reshape(rx_deg.size, N_CONFIGURATIONS)
+    wanted = (rx_deg % KEY_STEP_DEG == 0)[:, None] & (np.abs(_off_beam_deg(rx_deg)) > BEAM_DEG)
+    wanted[:, -1] = False
+    out: I64 = probe.T[wanted.T]
+    return out
 
 
 def _moved(rx_deg: I64, step_deg: int) -> I64:
@@ -148,7 +249,7 @@ def _from_npz(file: Path) -> tuple[F64, dict[str, tuple[C64, I64]]]:
     _check(file, "freq_hz", freq_hz, (None,), "f")
     for name in names:
         _check(file, f"{name}_rx_deg", arrays[f"{name}_rx_deg"], (None,), "iu")
-        _check(file, name, arrays[name], (len(arrays[f"{name}_rx_deg"]), None, len(freq_hz), 2), "c")
+        _check(file, name, arrays[name], (len(arrays[f"{name}_rx_deg"]), N_CONFIGURATIONS, len(freq_hz), 2), "c")
     return freq_hz, {name: (arrays[name], arrays[f"{name}_rx_deg"].astype(np.int64)) for name in names}
 
 
@@ -172,7 +273,9 @@ def _from_csv(path: Path) -> tuple[F64, dict[str, tuple[C64, I64]]]:
         positions: list[list[C64]] = []
         for _, place in places:
             sweeps = []
-            for file in sorted(place.glob("*.csv"), key=lambda f: (len(f.stem), f.stem)):
+            # The published tree also has a broken-off sweep that its authors set aside, "8 - error.csv".
+            numbered = [file for file in place.glob("*.csv") if file.stem.isdigit()]
+            for file in sorted(numbered, key=lambda f: int(f.stem)):
                 frequencies, values = _sweep(file)
                 if freq_hz is None:
                     freq_hz = frequencies
@@ -181,9 +284,8 @@ def _from_csv(path: Path) -> tuple[F64, dict[str, tuple[C64, I64]]]:
                         f"{file}: frequencies differ from the other files'; accepted: one sweep plan throughout"
                     )
                 sweeps.append(values)
-            if not sweeps or (positions and len(sweeps) != len(positions[0])):
-                expected = len(positions[0]) if positions else "at least one"
-                raise InputError(f"{place}: {len(sweeps)} CSV files; accepted: one a configuration, {expected}")
+            if len(sweeps) != N_CONFIGURATIONS:
+                raise InputError(f"{place}: {len(sweeps)} CSV files; accepted: one a configuration, {N_CONFIGURATIONS}")
             positions.append(sweeps)
         if not positions:
             raise InputError(f"{folder}: no folder rx_<deg>; accepted: {ACCEPTS}")

@@ -1,0 +1,84 @@
+"""A recorded run as a source: what was recorded comes back on the rounds that were kept."""
+
+import numpy as np
+import pytest
+
+from testbed.core.errors import InputError
+from testbed.records import documents, sources
+from testbed.records.writer import RunWriter
+
+SUBCARRIERS = 4
+EXPERIMENT = {
+    "schema": 1,
+    "title": "t",
+    "seed": 7,
+    "scene": {"alice": {"position_m": [0, 0, 1]}, "bob": {"position_m": [3, 0, 1]}},
+    "accounting": {"block_rounds": 50},
+}
+
+
+def record(folder, experiment=EXPERIMENT, eve=True, close=True, with_csi=True):
+    """Record rounds 0 to 5: 2 is rejected, in 4 Alice's estimate is missing."""
+    lab = {"node": {n: {"role": n} for n in ("alice", "bob", "eve")}}
+    start = documents.start(experiment, lab, subcarrier_hz=np.arange(SUBCARRIERS) * 1e5)
+    writer = RunWriter(folder, start)
+    for r in range(6):
+        for link, shift in (("alice>bob", 0), ("bob>alice", 100), ("alice>eve", 200)):
+            if link == "alice>eve" and not eve:
+                continue
+            h = np.full((1, 1, SUBCARRIERS), r + shift + 1j, np.complex64)
+            missing = not with_csi or (link == "bob>alice" and r == 4)
+            writer.probe(r, link.split(">")[1], link, r * 0.1, 20.0, 0.0, -30.0, None, None if missing else h)
+        writer.round(r, r != 2, "low_snr" if r == 2 else None, None, r * 0.25)
+    if close:
+        writer.close(documents.stop("ok"), {})
+    else:
+        writer.flush()
+
+
+@pytest.mark.parametrize("close", [True, False])
+def test_kept_rounds_come_back(tmp_path, close):
+    record(tmp_path, close=close)
+    recording = sources.load(tmp_path)
+    cut = recording.cuts["run"]
+    assert recording.name == "run_folder"
+    assert bool(recording.caveats) != close
+    assert cut.alice.rounds.tolist() == cut.bob.rounds.tolist() == [0, 1, 3, 4, 5]
+    assert cut.bob.h[:, 0, 0, 0].real.tolist() == [0, 1, 3, 4, 5]
+    assert np.isnan(cut.alice.h[3]).all()
+    assert cut.alice.h[[0, 1, 2, 4], 0, 0, 0].real.tolist() == [100, 101, 103, 105]
+    assert cut.eves["eve"].from_alice.h[2, 0, 0, 0].real == 203
+    assert cut.eves["eve"].from_bob is None
+    assert cut.rejected == {"low_snr": 1}
+    assert cut.interval_s == pytest.approx(0.25)
+    assert (cut.seed, cut.accounting.block_rounds) == (7, 50)
+
+
+def test_without_eve(tmp_path):
+    record(tmp_path, eve=False)
+    assert sources.load(tmp_path).cuts["run"].eves == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"experiment": {**EXPERIMENT, "mode": "private"}, "with_csi": False}, "private mode"),
+        ({"with_csi": False}, "no CSI"),
+        ({"experiment": {"title": "t"}}, "missing"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused(tmp_path, options, says):
+    record(tmp_path, **options)
+    with pytest.raises(InputError, match=says):
+        sources.load(tmp_path)
+
+
+def test_every_source_is_named_where_nothing_matches(tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing")
+    for path in (tmp_path, tmp_path / "notes.txt", tmp_path / "absent"):
+        with pytest.raises(InputError) as caught:
+            sources.load(path)
+        message = str(caught.value)
+        assert str(path) in message
+        assert "\n" not in message
+        assert all(name in message for name in ("openris_vna", "rfm12b_rssi", "run_folder"))

@@ -1,0 +1,224 @@
+"""What a run was worth: every field, and what happens where it could not be measured."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.stages import Verdict
+
+FIELDS = {
+    "rounds",
+    "pairs_kept",
+    "pairs_rejected",
+    "wall_s",
+    "rounds_per_s",
+    "csi_correlation_ab",
+    "csi_correlation_ae",
+    "csi_correlation_ab_detrended",
+    "raw_bits",
+    "kdr_raw",
+    "kdr_eve",
+    "min_entropy_per_bit",
+    "reconciliation",
+    "key_bits",
+    "keys_verified",
+    "keys_mismatched",
+    "raw_rate_bps",
+    "key_rate_bps",
+    "key_bits_per_round",
+    "randomness",
+    "health",
+}
+
+
+def agree(side, *, verified=True, failure=None, raw=1000, sacrificed=100, corrected=18, leaked=200):
+    return AgreeReport(
+        block=0,
+        probes=500,
+        raw_bits=raw,
+        sacrificed_bits=sacrificed,
+        sacrificed_errors=2,
+        reconciled_bits=raw - sacrificed,
+        corrected_bits=corrected if side == "bob" and verified else None,
+        leaked_bits=leaked,
+        leaked_by_kind={"quantize_lead": 6, "cascade_answer": leaked - 70, "verify_tag": 64},
+        public_bytes=1,
+        messages=1,
+        source_min_entropy=0.9 if side == "alice" else None,
+        verified=verified,
+        failure=failure,
+    )
+
+
+def key(bits=300, failure=None, h_min=0.6):
+    return KeyReport(block=0, key_bits=bits, min_entropy_per_bit=h_min, eve_measured=True, failure=failure)
+
+
+def block(**changes):
+    good = BlockFacts(
+        alice=agree("alice"),
+        bob=agree("bob"),
+        eve=EveReport(block=0, sacrificed_bits=100, sacrificed_errors=45, best_link="alice", transcript_complete=True),
+        alice_key=key(),
+        bob_key=key(),
+        alice_digest="aa",
+        bob_digest="aa",
+        eve_digest="ee",
+    )
+    return replace(good, **changes)
+
+
+def facts(*blocks, **changes):
+    known = RunFacts(
+        rounds=600,
+        pairs_kept=500,
+        pairs_rejected={"low_snr": 100},
+        reconcile="cascade",
+        blocks=blocks,
+        probing_s=30.0,
+        wall_s=3.0,
+        csi_correlation_ab=0.98,
+        csi_correlation_ae=0.1,
+        csi_correlation_ab_detrended=0.97,
+        randomness={"runs": {"pass_ratio": 1.0, "p_value": 0.4}},
+        health=[Verdict("pairing", True, "fine")],
+    )
+    return replace(known, **changes)
+
+
+def failed_checks(summary):
+    return {entry["check"] for entry in summary["health"] if not entry["ok"]}
+
+
+def nulls(summary):
+    inner = {f"reconciliation.{k}": v for k, v in summary["reconciliation"].items()}
+    return {name for name, value in {**summary, **inner}.items() if value is None}
+
+
+def test_a_good_run_has_every_field_and_nothing_to_complain_of():
+    s = summarise(facts(block(), block()))
+    assert set(s) >= FIELDS
+    assert nulls(s) == set()
+    assert failed_checks(s) == set()
+    assert (s["raw_bits"], s["key_bits"], s["keys_verified"], s["keys_mismatched"]) == (2000, 600, 2, 0)
+    assert s["rounds_per_s"] == pytest.approx(200)
+    assert s["raw_rate_bps"] == pytest.approx(2000 / 30)
+    assert s["key_rate_bps"] == pytest.approx(20)
+    assert s["key_bits_per_round"] == pytest.approx(1.0)
+    assert s["kdr_raw"] == pytest.approx(20 / 1000)  # corrected plus sacrificed errors: exact without raw bits
+    assert s["kdr_eve"] == pytest.approx(0.45)
+    assert s["min_entropy_per_bit"] == pytest.approx(0.6)
+    assert s["eve_keys_recovered"] == 0
+
+
+def test_efficiency_counts_parities_only_and_the_errors_that_were_there():
+    rate = 18 / 900
+    needed = 900 * -(rate * np.log2(rate) + (1 - rate) * np.log2(1 - rate))
+    s = summarise(facts(block()))
+    assert s["reconciliation"]["efficiency"] == pytest.approx(130 / needed)
+    assert s["reconciliation"]["leaked_bits"] == 200
+
+
+def test_raw_bits_are_the_better_evidence():
+    alice = np.zeros(1000, np.uint8)
+    bob, eve = alice.copy(), alice.copy()
+    bob[:37] = 1
+    eve[:480] = 1
+    s = summarise(facts(block(raw=RawBits(alice, bob, eve))))
+    assert s["kdr_raw"] == pytest.approx(0.037)
+    assert s["kdr_eve"] == pytest.approx(0.48)
+
+
+def test_differing_keys_are_counted_and_are_worth_nothing():
+    s = summarise(facts(block(), block(bob_digest="bb")))
+    assert (s["keys_verified"], s["keys_mismatched"], s["key_bits"]) == (1, 1, 300)
+    assert "keys equal" in failed_checks(s)
+
+
+def test_keys_that_nobody_compared_are_not_said_to_be_equal():
+    s = summarise(facts(block(alice_digest=None, bob_digest=None)))
+    assert s["keys_mismatched"] is None
+    assert s["keys_verified"] == 1
+    assert any("keys_mismatched" in check for check in failed_checks(s))
+
+
+def test_a_key_on_one_side_only_is_no_key():
+    s = summarise(facts(block(bob_key=None, bob_digest=None)))
+    assert (s["key_bits"], s["keys_verified"], s["keys_mismatched"]) == (0, 0, 0)
+    assert "keys on both sides" in failed_checks(s)
+
+
+def test_a_key_that_eve_has_is_counted():
+    assert summarise(facts(block(eve_digest="aa")))["eve_keys_recovered"] == 1
+
+
+def test_a_failed_block_is_explained():
+    broken = BlockFacts(
+        alice=agree("alice", verified=False, failure="peer_failed: verification_failed"),
+        bob=agree("bob", verified=False, failure="verification_failed"),
+    )
+    s = summarise(facts(block(), broken))
+    assert s["reconciliation"]["frame_failures"] == 1
+    assert s["key_bits"] == 300
+    detail = next(e["detail"] for e in s["health"] if e["check"] == "every block gives a key")
+    assert detail == "1 of 2 blocks: peer_failed: verification_failed"
+    # of the failed block only a sample is known
+    assert s["kdr_raw"] == pytest.approx((20 + 2) / (1000 + 100))
+
+
+def test_too_few_bits_is_no_failure_of_reconciliation():
+    short = replace(block(), alice=agree("alice", verified=False, failure="too_few_bits", raw=100), bob=None)
+    assert summarise(facts(short))["reconciliation"]["frame_failures"] == 0
+
+
+def test_zero_bits_is_an_answer_with_a_reason():
+    why = "entropy_exhausted: 900 bits"
+    s = summarise(facts(block(alice_key=key(0, why), bob_key=key(0, why), alice_digest=None, bob_digest=None)))
+    assert (s["key_bits"], s["keys_verified"], s["keys_mismatched"]) == (0, 0, 0)
+    assert any(why in e["detail"] for e in s["health"])
+
+
+def test_a_killed_run_with_nothing_measured():
+    s = summarise(
+        RunFacts(rounds=0, pairs_kept=0, pairs_rejected={}, reconcile="cascade", blocks=[], probing_s=None, wall_s=None)
+    )
+    assert set(s) >= FIELDS
+    assert {"wall_s", "csi_correlation_ab", "kdr_raw", "kdr_eve", "randomness", "key_bits_per_round"} <= nulls(s)
+    assert s["eve_measured"] is False
+    assert "every block gives a key" in failed_checks(s)
+
+
+def test_the_caller_may_know_better_why():
+    s = summarise(facts(block(eve=None, eve_digest=None), unmeasured={"kdr_eve": "node eve was lost in round 3"}))
+    assert s["kdr_eve"] is None
+    assert any(e["detail"] == "node eve was lost in round 3" and "kdr_eve" in e["check"] for e in s["health"])
+
+
+@given(
+    probing_s=st.none() | st.floats(0, 1e6),
+    wall_s=st.none() | st.floats(0, 1e6),
+    r=st.none() | st.floats(-1, 1) | st.just(float("nan")),
+    rounds=st.integers(0, 1000),
+    eve=st.booleans(),
+    corrected=st.integers(0, 900),
+    digests=st.tuples(st.sampled_from([None, "a", "b"]), st.sampled_from([None, "a", "b"])),
+)
+def test_no_null_without_an_explanation(probing_s, wall_s, r, rounds, eve, corrected, digests):
+    one = block(
+        bob=agree("bob", corrected=corrected),
+        alice_digest=digests[0],
+        bob_digest=digests[1],
+        eve=block().eve if eve else None,
+    )
+    s = summarise(
+        facts(one, rounds=rounds, probing_s=probing_s, wall_s=wall_s, csi_correlation_ab=r, csi_correlation_ae=r)
+    )
+    explained = " ".join(e["check"] for e in s["health"] if not e["ok"])
+    assert all(name in explained for name in nulls(s))
+    assert all(e["detail"] for e in s["health"])
+    assert s["keys_mismatched"] in (None, 0, 1)
