@@ -211,11 +211,21 @@ def replay(
     from testbed import replay as replaying
 
     plan = config.load_experiment(chain) if chain is not None else None
-    summary = replaying.replay(source, plan, cut, _say)
+    summary = replaying.replay(source, plan, cut, lambda share, what: _say(f"{share:4.0%} {what}"))
     if as_json:
         _print_json(summary)
-    else:
-        replaying.show(summary)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    heading, *rows = replaying.table(summary)
+    shown = Table(*heading)
+    for row in rows:
+        shown.add_row(*row)
+    console = Console()
+    console.print(shown)
+    for entry in summary["health"]:
+        console.print(f"{'ok  ' if entry['ok'] else 'look'} {entry['check']}: {entry['detail']}", highlight=False)
 
 
 @app.command()

@@ -50,14 +50,12 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
         if event.kind == "randomness":
             for test, p in event.data["p_values"].items():
                 p_values.setdefault(test, []).append(p)
-    reconciler = registry.make_stage("reconcile", experiment.chain.reconcile, experiment.chain.reconcile_options)
     out = summarise(
         RunFacts(
             rounds=int(run.rounds.rounds.size),
             pairs_kept=int(kept.size),
             pairs_rejected=dict(rejected),
             reconcile=experiment.chain.reconcile,
-            reconcile_kinds=reconciler.kinds,
             blocks=_blocks(run),
             probing_s=_probing_s(run, experiment),
             wall_s=_wall_s(run),

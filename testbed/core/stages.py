@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 
@@ -79,9 +78,6 @@ class Reconciler(ABC):
     Each side is a generator (`core.ledger.Dialogue`). Equal strings or DialogueFailed are the only outcomes that the
     verification after it lets through; every parity or syndrome bit sent is counted in `leaked_bits`.
     """
-
-    kinds: ClassVar[tuple[str, ...]]
-    """Kinds of its public messages: what they leak is reconciliation's share of the ledger."""
 
     @abstractmethod
     def alice(self, values: U8, error_rate: float, rng: np.random.Generator) -> Dialogue[ReconciledBits]: ...

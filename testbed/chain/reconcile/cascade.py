@@ -63,8 +63,6 @@ class Cascade(Reconciler):
     The string may have any length from 1 bit; an estimate that is too low costs efficiency, not correctness.
     """
 
-    kinds = (ASK, ANSWER)
-
     def __init__(self, variant: str = "weighted") -> None:
         if variant not in VARIANTS:
             raise ValueError(f"option 'variant' = {variant!r}, accepted: {', '.join(VARIANTS)}")
