@@ -47,14 +47,20 @@ def taps(amplitude: C128, delay_samples: F64) -> tuple[int, C128]:
     floor = np.floor(delay_samples)
     first = int(floor.min())
     span = int(floor.max()) - first + 1
-    powers = np.vander(2 * (delay_samples - floor) - 1, _DEGREE + 1, increasing=True)
-    here = floor - first == np.arange(span)[:, None]
-    moments = np.where(here, np.stack([amplitude.real, amplitude.imag])[:, None, :], 0.0) @ powers
-    rows = moments @ _FARROW
-    h = np.zeros(span - 1 + 2 * HALF, complex)
+    powers = np.empty((_DEGREE + 1, delay_samples.size))
+    powers[0] = 1.0
+    powers[1] = 2 * (delay_samples - floor) - 1
+    for k in range(2, _DEGREE + 1):
+        np.multiply(powers[k - 1], powers[1], out=powers[k])
+    # (step, re/im, path): each path in the row of its whole number of samples
+    spread = np.where(
+        (floor - first == np.arange(span)[:, None])[:, None, :], amplitude.view(np.float64).reshape(-1, 2).T, 0.0
+    )
+    rows = spread.reshape(2 * span, -1) @ powers.T @ _FARROW
+    h = np.zeros((2, span - 1 + 2 * HALF))
     for step in range(span):
-        h[step : step + 2 * HALF] += rows[0, step] + 1j * rows[1, step]
-    return first + 1 - HALF, h
+        h[:, step : step + 2 * HALF] += rows[2 * step : 2 * step + 2]
+    return first + 1 - HALF, h[0] + 1j * h[1]
 
 
 # ---------------------------------------------------------------- geometry
@@ -110,10 +116,13 @@ class Channel:
                 heading = generator(seed, "near", name).uniform(0, 2 * np.pi)
                 step = placed.offset_wavelengths * self._wavelength_m
                 self._places[name] = (anchor + step * np.array([np.cos(heading), np.sin(heading), 0.0]), velocity)
-        self._still = not self._scatterers.velocity_m_s.any() and not any(v.any() for _, v in self._places.values())
+        direct = 10 ** (scene.multipath.direct_db / 20)
+        self._coefficient = np.concatenate([[direct], self._scatterers.coefficient])
+        self._scatterers_move = bool(self._scatterers.velocity_m_s.any())
+        self._still = not self._scatterers_move and not any(v.any() for _, v in self._places.values())
         self._elements: F64 | None = None
-        self._links: dict[tuple[str, str, float, float], tuple[C128, F64, C128, F64]] = {}
-        self._legs: dict[tuple[str, float], tuple[F64, F64, NDArray[np.bool_]]] = {}
+        self._links: dict[tuple[str, str, float, float], tuple[C128, F64]] = {}
+        self._legs: dict[tuple[str, float], tuple[F64, F64 | None, bool]] = {}
 
     @property
     def places(self) -> list[str]:
@@ -134,12 +143,17 @@ class Channel:
         self._links.clear()
         self._legs.clear()
 
-    def paths(self, x: str, y: str, time_s: float, carrier_hz: float) -> tuple[C128, F64, C128, F64]:
-        """Return the paths between two places at a moment.
+    @property
+    def n_air(self) -> int:
+        """How many paths go through the air only; those of the surface's elements come after them."""
+        return int(self._coefficient.size)
 
-        (amplitude, delay_s) of direct and scattered paths, then of the surface's elements before their own phases
-        (empty without a surface). Amplitude λ/4πd · coefficient · exp(−j2πf_cτ): Doppler is the phase that changes
-        because τ does. Read-only arrays: they are shared between calls.
+    def paths(self, x: str, y: str, time_s: float, carrier_hz: float) -> tuple[C128, F64]:
+        """Return (amplitude, delay_s) of the paths between two places at a moment.
+
+        First direct, then the scatterers, then (from `n_air` on) the surface's elements before their own phases; no
+        elements where either end is behind it. Amplitude λ/4πd · coefficient · exp(−j2πf_cτ): Doppler is the phase that
+        changes because τ does. Read-only arrays: they are shared between calls.
         """
         pair = (x, y) if x < y else (y, x)
         key = (*pair, 0.0 if self._still else time_s, carrier_hz)
@@ -150,23 +164,21 @@ class Channel:
             found = self._links[key] = self._trace(*pair, key[2], carrier_hz)
         return found
 
-    def _trace(self, x: str, y: str, time_s: float, carrier_hz: float) -> tuple[C128, F64, C128, F64]:
-        (x_bodies, x_elements, x_sees), (y_bodies, y_elements, y_sees) = self._leg(x, time_s), self._leg(y, time_s)
+    def _trace(self, x: str, y: str, time_s: float, carrier_hz: float) -> tuple[C128, F64]:
+        (x_bodies, x_elements, x_seen), (y_bodies, y_elements, y_seen) = self._leg(x, time_s), self._leg(y, time_s)
         wavelength_m = SPEED_OF_LIGHT_M_S / carrier_hz
-        direct = np.linalg.norm(self.position_m(x, time_s) - self.position_m(y, time_s))
-        length = np.concatenate([[direct], x_bodies + y_bodies])
-        coefficient = np.concatenate([[10 ** (self._scene.multipath.direct_db / 20)], self._scatterers.coefficient])
+        direct = distances(self.position_m(x, time_s)[None, :], self.position_m(y, time_s))
+        length = np.concatenate([direct, x_bodies + y_bodies])
+        amplitude = self._coefficient * (wavelength_m / (4 * np.pi) / np.maximum(length, wavelength_m / NEAR_FIELD))
+        if x_elements is not None and y_elements is not None and x_seen and y_seen and self._scene.surface is not None:
+            strength = cascade_amplitude(x_elements, y_elements, self._scene.surface.gain_db, wavelength_m)
+            length = np.concatenate([length, x_elements + y_elements])
+            amplitude = np.concatenate([amplitude, strength])
         delay = length / SPEED_OF_LIGHT_M_S
-        amplitude = wavelength_m / (4 * np.pi * np.maximum(length, wavelength_m / NEAR_FIELD))
-        signal = amplitude * coefficient * np.exp(-2j * np.pi * carrier_hz * delay)
-        if self._elements is None or self._scene.surface is None:
-            return signal, delay, np.empty(0, complex), np.empty(0)
-        strength = cascade_amplitude(x_elements, y_elements, self._scene.surface.gain_db, wavelength_m)
-        travel = (x_elements + y_elements) / SPEED_OF_LIGHT_M_S
-        return signal, delay, np.where(x_sees & y_sees, strength, 0) * np.exp(-2j * np.pi * carrier_hz * travel), travel
+        return amplitude * np.exp(-2j * np.pi * carrier_hz * delay), delay
 
-    def _leg(self, place: str, time_s: float) -> tuple[F64, F64, NDArray[np.bool_]]:
-        """Distances of a place to the scatterers and to the surface's elements, and which of those face it."""
+    def _leg(self, place: str, time_s: float) -> tuple[F64, F64 | None, bool]:
+        """Distances of a place to the scatterers and to the surface's elements, and whether it is in front of those."""
         found = self._legs.get((place, time_s))
         if found is not None:
             return found
@@ -174,15 +186,15 @@ class Channel:
             self._legs.clear()
         here = self.position_m(place, time_s)
         bodies = self._scatterers.position_m
-        if self._scatterers.velocity_m_s.any():
+        if self._scatterers_move:
             # a triangle wave: straight on, turning round at the walls
             moved = (bodies + self._scatterers.velocity_m_s * time_s) % np.maximum(2 * self._room_m, 1e-9)
             bodies = np.where(moved > self._room_m, 2 * self._room_m - moved, moved)
-        if self._elements is None or self._scene.surface is None:
-            leg = distances(bodies, here), np.empty(0), np.empty(0, bool)
-        else:
-            faces = (here - self._elements) @ np.asarray(self._scene.surface.normal, float) > 0
-            leg = distances(bodies, here), distances(self._elements, here), faces
+        surface = self._scene.surface
+        leg: tuple[F64, F64 | None, bool] = distances(bodies, here), None, False
+        if self._elements is not None and surface is not None:
+            in_front = float(np.dot(here - np.asarray(surface.position_m), surface.normal)) > 0
+            leg = leg[0], distances(self._elements, here), in_front
         self._legs[(place, time_s)] = leg
         return leg
 

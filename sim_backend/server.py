@@ -7,7 +7,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,14 +85,23 @@ def serve(
         while not stop.is_set():
             socket.poll(math.ceil(1e3 * min(_LOOK_UP_S, server.due_in_s(time.monotonic()))))
             # everything that has arrived before anything is computed: one pass often completes several receptions
-            while socket.poll(0):
-                frames = socket.recv_multipart()
+            for frames in _arrived(socket):
                 server.handle(frames[0], frames[1:], time.monotonic())
             server.settle(time.monotonic())
     finally:
         if authenticator is not None:
             authenticator.stop()
         context.destroy(linger=0)
+
+
+def _arrived(socket: Any) -> Iterator[list[bytes]]:
+    """Yield what waits on a socket, without waiting for more."""
+    while True:
+        try:
+            frames = socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+        yield frames
 
 
 @dataclass(slots=True)

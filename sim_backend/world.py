@@ -26,6 +26,8 @@ SEGMENT = TICKS_PER_S // 10_000
 absolute grid, so that how a receiver cuts its blocks changes nothing."""
 RETENTION = TICKS_PER_S
 """How far behind the frontier a reception may still begin."""
+LONGEST_PATH = TICKS_PER_S // 50_000
+"""Echoes later than 20 µs (6 km) are not computed."""
 FOREVER = 1 << 62
 
 
@@ -226,7 +228,7 @@ class Air:
         end = start + duration(n_samples, rate)
         start += shift
         out = np.zeros(n_samples, np.complex128)
-        present = [s for s in self._sent if s.end > s.start and s.start < end and s.end > start - TICKS_PER_S // 1000]
+        present = [s for s in self._sent if s.end > s.start and s.start < end and s.end > start - LONGEST_PATH]
         # arrival order of the declarations must not change the rounding of the sum
         present.sort(key=lambda s: (s.start, s.radio))
         edges = self._edges(start, n_samples, rate)
@@ -255,10 +257,10 @@ class Air:
             return
         time = start + duration(first, rate)
         middle_s = to_seconds(time // SEGMENT * SEGMENT + SEGMENT // 2)
-        amplitude, delay_s, via_surface, via_delay_s = self._channel.paths(sent.place, place, middle_s, sent.carrier_hz)
-        if via_surface.size and self._surface is not None:
-            amplitude = np.concatenate([amplitude, via_surface * self._surface.phasor_at(time)])
-            delay_s = np.concatenate([delay_s, via_delay_s])
+        amplitude, delay_s = self._channel.paths(sent.place, place, middle_s, sent.carrier_hz)
+        if amplitude.size > self._channel.n_air and self._surface is not None:
+            amplitude = amplitude.copy()
+            amplitude[self._channel.n_air :] *= self._surface.phasor_at(time)
         offset = (sent.start + sent.shift - start) * rate / TICKS_PER_S
         lag, h = taps(amplitude, delay_s * rate + offset)
         # out[m] = Σ_i h[i] x[m − lag − i], where any of these x is sent
