@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +207,20 @@ def test_reset_gives_the_same_run_to_attached_devices() -> None:
             runs.append(one_probe(alice, bob, 0.01, x))
         np.testing.assert_array_equal(runs[0], runs[2])
         assert not np.array_equal(runs[0], runs[1])
+    with room(SCENE, seed=4) as world:
+        np.testing.assert_array_equal(one_probe(world.radio("alice"), world.radio("bob"), 0.01, x), runs[0])
+
+
+def test_gains_that_were_accepted_are_in_force() -> None:
+    with room(OPEN) as world:
+        alice, bob = world.radio("alice"), world.radio("bob")
+        powers_db = []
+        for k, (tx_db, rx_db) in enumerate([(0.0, 20.0), (-6.0, 20.0), (0.0, 30.0)]):
+            alice.configure(replace(SETTINGS, tx_gain_db=tx_db))
+            bob.configure(replace(SETTINGS, rx_gain_db=rx_db))
+            heard = one_probe(alice, bob, 0.01 * (k + 1), frame())
+            powers_db.append(10 * np.log10(np.mean(np.abs(heard[450:1150]) ** 2)))
+        assert np.diff(powers_db) == pytest.approx([-6.0, 16.0], abs=0.2)
 
 
 # ---------------------------------------------------------------- who does not play
