@@ -227,14 +227,14 @@ def test_gains_that_were_accepted_are_in_force() -> None:
 
 
 def test_a_silent_radio_does_not_stall_the_air_and_may_come_back() -> None:
-    with room(SCENE, peer_timeout_s=0.3) as world:
+    with room(SCENE, peer_timeout_s=1.0) as world:
         alice, bob, eve = (world.radio(name) for name in ("alice", "bob", "eve"))
         began = time.monotonic()
         assert np.abs(one_probe(alice, bob, 0.01, frame())).max() > 0.001
-        assert 0.25 < time.monotonic() - began < 2.0
+        assert 0.9 < time.monotonic() - began < 4.0
         began = time.monotonic()
         one_probe(alice, bob, 0.03, frame())
-        assert time.monotonic() - began < 0.25, "waited again for a radio that was dropped"
+        assert time.monotonic() - began < 0.9, "waited again for a radio that was dropped"
         with pytest.raises(DeviceError, match=r"dropped from the air.*configure"):
             eve.receive(100)
         eve.configure(SETTINGS)
