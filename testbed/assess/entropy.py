@@ -7,16 +7,16 @@ predictor's success probability, taken at the upper end of a confidence interval
 strings that come from probes, dimensions and labels: look-ups of what followed a context (`entropy_contexts`) and
 linear ones (`entropy_linear`).
 
-The confidence level. Every predictor gets the interval of SP 800-90B 6.3.1, z = 2.576: its true probability lies above
-with p = 0.005. There is no further correction for their number, since none is due: the bound that counts is the largest
-of all, and for the predictor that is truly best it is exceeded with p = 0.005 at most, however many others there are.
-Their number costs in the other direction. The largest of some 25 lucky draws lies about 2 standard deviations too
-high, so the estimate for ideal bits is that of z = 4.5 for a single predictor: 0.06 below 1 for each bit of 4000 … and
-the level is not raised to the 1 − 10⁻⁶ at which Eve's error rate is taken, since the statistical error is no longer the
-larger one: no list of predictors is complete.
+The confidence level. Every predictor gets the interval of SP 800-90B 6.3.1, z = 2.576, whose upper end is too low with
+probability 0.005. There is no Bonferroni correction for the number of predictors, because the estimate claims nothing
+about each of them: it takes the largest bound, and that is at least the bound of whichever predictor is truly best.
+So it is too optimistic about that one with probability 0.005 at most, however many others there are. Their number
+costs in the other direction: of some 25 predictors of ideal bits the luckiest is about two standard deviations up,
+which makes z = 4.5 in effect. The level is not raised to the 1 − 10⁻⁶ that Eve's measured error rate gets: here
+the larger error is a relation that no predictor in the list knows, and no z covers that.
 
-The mean of a probability p that differs from bit to bit is what is used, and −log2 of the mean is at most the mean of
-−log2 p: a stretch that can be predicted is charged at least in full.
+Where the probability p differs from bit to bit, the mean is what counts, and −log2 of the mean is at most the mean of
+−log2 p: a stretch that can be predicted is charged in full.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _Z = 2.5758293035489008  # as SP 800-90B 6.3.1
 def source_min_entropy(bits: Bits) -> float:
     """Return the min-entropy per bit, 0 to 1, of one side's string; 0 for fewer than 2 bits.
 
+    Bits that are published later (sacrificed) belong into it: everybody will predict the others from them.
     Near 0 for bits that repeat from probe to probe, from dimension to dimension or with a period of up to 256 probes.
     The confidence bound and the choice of the best predictor cost about 0.1 at 4000 ideal bits, 0.3 at 400.
     """

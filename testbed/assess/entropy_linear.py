@@ -30,7 +30,7 @@ Source = tuple[int, int]
 _SYMBOLS_PER_PARAMETER = 20
 _GAUSSIAN_SOURCES = (6, 12)
 _RIDGE_SOURCES = 32
-_LEAST_OWN_SOURCES = 4
+_LEAST_OWN_SOURCES = 6
 _WINDOWS_PER_SEGMENT = 8
 _SEGMENTS = 64
 _LEAST_PAIRS = 20
@@ -79,6 +79,8 @@ class _Symbols:
     """(probes, dimensions)."""
     value: F64
     """(probe · dimensions + dimension, and 0 for anywhere outside) median of the symbol's cell; 0 for no symbol."""
+    known: F64
+    """Likewise, 1 where the most significant bit is there, without which there is little to tell of the value."""
     kept: F64
     """Likewise, 1 for a symbol and 0 for none."""
 
@@ -88,12 +90,13 @@ class _Symbols:
         n_probes, n_dimensions, level_bits = signs.shape
         signs = signs.reshape(-1, level_bits)
         place = np.flatnonzero(signs.any(axis=1))
-        value, kept = np.zeros((2, n_probes * n_dimensions + 1))
+        value, known, kept = np.zeros((3, n_probes * n_dimensions + 1))
         possible = _possible(signs[place])
         value[place] = possible @ _medians(level_bits) / possible.sum(axis=1)
+        known[place] = signs[place, 0] != 0
         kept[place] = 1.0
         probe, dimension = np.divmod(place, n_dimensions)
-        return cls(probe, dimension, signs[place], (n_probes, n_dimensions), value, kept)
+        return cls(probe, dimension, signs[place], (n_probes, n_dimensions), value, known, kept)
 
     @property
     def _window(self) -> int:
@@ -161,13 +164,14 @@ def _hits(
     back = symbols.probe[rows, None] - k
     same = (back >= 0) & (half[np.maximum(back, 0)] == own_half[:, None])
     places = symbols.places(rows, sources)
-    x, known = symbols.value[places], symbols.kept[places] > 0
+    x, known = symbols.value[places], symbols.known[places] > 0
     if flags and not symbols.kept[:-1].all():
         x = np.concatenate([x, symbols.kept[symbols.places(rows, flags)]], axis=1)
-    y = symbols.value[symbols.probe[rows] * n_dimensions + symbols.dimension[rows]]
+    own_place = symbols.probe[rows] * n_dimensions + symbols.dimension[rows]
+    y, usable = symbols.value[own_place], symbols.known[own_place] > 0
     right = 0
     for tested in (-1, 1):
-        ask, teach = own_half == tested, own_half != tested
+        ask, teach = own_half == tested, (own_half != tested) & usable
         lesson = _Lesson(x[teach], (known & same)[teach], same.all(axis=1)[teach], y[teach], x[ask], known[ask])
         mean, variance = learn(lesson)
         right += _right(mean, variance, symbols.signs[rows[ask]])
