@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,20 +207,34 @@ def test_reset_gives_the_same_run_to_attached_devices() -> None:
             runs.append(one_probe(alice, bob, 0.01, x))
         np.testing.assert_array_equal(runs[0], runs[2])
         assert not np.array_equal(runs[0], runs[1])
+    with room(SCENE, seed=4) as world:
+        np.testing.assert_array_equal(one_probe(world.radio("alice"), world.radio("bob"), 0.01, x), runs[0])
+
+
+def test_gains_that_were_accepted_are_in_force() -> None:
+    with room(OPEN) as world:
+        alice, bob = world.radio("alice"), world.radio("bob")
+        powers_db = []
+        for k, (tx_db, rx_db) in enumerate([(0.0, 20.0), (-6.0, 20.0), (0.0, 30.0)]):
+            alice.configure(replace(SETTINGS, tx_gain_db=tx_db))
+            bob.configure(replace(SETTINGS, rx_gain_db=rx_db))
+            heard = one_probe(alice, bob, 0.01 * (k + 1), frame())
+            powers_db.append(10 * np.log10(np.mean(np.abs(heard[450:1150]) ** 2)))
+        assert np.diff(powers_db) == pytest.approx([-6.0, 16.0], abs=0.2)
 
 
 # ---------------------------------------------------------------- who does not play
 
 
 def test_a_silent_radio_does_not_stall_the_air_and_may_come_back() -> None:
-    with room(SCENE, peer_timeout_s=0.3) as world:
+    with room(SCENE, peer_timeout_s=1.0) as world:
         alice, bob, eve = (world.radio(name) for name in ("alice", "bob", "eve"))
         began = time.monotonic()
         assert np.abs(one_probe(alice, bob, 0.01, frame())).max() > 0.001
-        assert 0.25 < time.monotonic() - began < 2.0
+        assert 0.9 < time.monotonic() - began < 4.0
         began = time.monotonic()
         one_probe(alice, bob, 0.03, frame())
-        assert time.monotonic() - began < 0.25, "waited again for a radio that was dropped"
+        assert time.monotonic() - began < 0.9, "waited again for a radio that was dropped"
         with pytest.raises(DeviceError, match=r"dropped from the air.*configure"):
             eve.receive(100)
         eve.configure(SETTINGS)
