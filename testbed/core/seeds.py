@@ -26,3 +26,24 @@ def permutation(n: int, seed: int, *names: str | int) -> NDArray[np.int64]:
     generator is guaranteed not to change between them, `Generator.permutation` is not.
     """
     return np.argsort(np.random.PCG64(derive(seed, *names)).random_raw(n), kind="stable")
+
+
+class Streams:
+    """Any number of independent random streams behind one generator.
+
+    For draws that are keyed by time or place: going to another stream costs 2 µs, making a Generator 30 µs or more.
+    """
+
+    def __init__(self, seed: int, *names: str | int) -> None:
+        self._prefix = hashlib.sha256("/".join([str(seed), *map(str, names)]).encode())
+        self._bits = np.random.Philox(key=0)
+        self._fresh = self._bits.state
+        self._generator = np.random.Generator(self._bits)
+
+    def at(self, *key: str | int) -> np.random.Generator:
+        """Return the generator at the beginning of the stream `key`; it stays there until the next call."""
+        digest = self._prefix.copy()
+        digest.update("".join([f"/{k}" for k in key]).encode())
+        self._fresh["state"]["key"][:] = np.frombuffer(digest.digest(), "<u8", count=2)
+        self._bits.state = self._fresh
+        return self._generator
