@@ -112,7 +112,8 @@ class Oscillator:
         first = start // self._FINE
         skip_us = (start - first * self._FINE) / self._FINE
         points = since_us + skip_us
-        noise = self._fine(first, int(points[-1]) + 2)
+        # jitter may reach back before the world's start: the walk begins one block earlier
+        noise = self._fine(first + self._STEPS**self._LEVELS, int(points[-1]) + 2)
         # offset and noise are both straight between the knots
         knots = noise + (at_start + slope * (np.arange(noise.size) - skip_us))
         whole = points.astype(np.intp)
@@ -157,7 +158,7 @@ class Oscillator:
             coarse = self._bridge(level + 1, above)
             a, b = float(coarse[i]), float(coarse[i + 1])
         path = np.zeros(self._STEPS + 1)
-        np.cumsum(self._streams.at(level, cell).standard_normal(self._STEPS), out=path[1:])
+        np.cumsum(self._streams.at(cell, level).standard_normal(self._STEPS), out=path[1:])
         path *= self._sigmas[level]
         path += a + self._ramp * (b - a - float(path[-1]))
         if len(known) >= self._KEPT:
@@ -213,7 +214,7 @@ class FrontEnd:
         """Turn (sample,) √mW at the antenna into what the converter says, and whether samples were lost."""
         options, rate = self._options, self._settings.sample_rate_hz
         n = len(field)
-        rng = self._noise.at(start)
+        rng = self._noise.at(start & (1 << 64) - 1)
         noise_mw = 10 ** ((THERMAL_DBM_HZ + options.noise_figure_db) / 10) * rate
         noise = rng.standard_normal(2 * n, dtype=np.float32)
         noise *= math.sqrt(noise_mw / 2)

@@ -1,6 +1,7 @@
 """What devices and the World say to each other: one msgpack header, then at most one frame of raw samples or levels.
 
-Times are ticks (`ticks.py`). Every request but `Declare` is answered by one `Reply` of the same id.
+Times are ticks (`ticks.py`). Every request is answered by one `Reply` of the same id, but for `Declare`, which has no
+answer, and `Transmit`, which may go without one unless it is refused.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Transmit(_Request, tag="transmit", kw_only=True):
     start: Tick
     shift: Tick = 0
     cyclic: bool = False
+    answer: bool = True
+    """False: answer only where it is refused."""
     seed: int
     """Of the world that the samples were made for."""
 

@@ -126,7 +126,7 @@ class NodeDaemon:
                 now_s = time.monotonic()
                 self._take(s.Tick(now_s))
                 if self._link.socket in ready:
-                    while self._exit is None and self._link.socket.poll(0):
+                    while self._exit is None and self._link.waiting():
                         self._from_coordinator()
                 if self._host is not None and self._host.socket in ready:
                     self._hear(self._host, self._host.socket)
