@@ -329,8 +329,12 @@ class NodeDaemon:
         captured: list[tuple[m.SlotPlan, IqBlock]] = []
         fault: tuple[str, str] | None = None
         n_window = frame.samples.size + 2 * int(np.ceil(body.margin_s * frame.sample_rate_hz))
+        # the others may hear on as soon as this node has promised to send nothing more
+        silent_from = max((i + 1 for i, slot in enumerate(body.slots) if slot.tx == self.role), default=0)
         try:
-            for slot in body.slots:
+            for i, slot in enumerate(body.slots):
+                if i == silent_from:
+                    radio.idle_until(body.end_s)
                 if slot.tx == self.role:
                     samples = np.broadcast_to(frame.samples, (radio.capabilities.n_antennas, frame.samples.size))
                     block = IqBlock(samples, frame.sample_rate_hz, slot.start_s + body.margin_s)
@@ -345,7 +349,8 @@ class NodeDaemon:
             radio.idle_until(body.end_s)  # whatever happened, the others must not wait for this transmitter
         except DeviceError as exc:
             fault = fault or (Reject.DEVICE.value, str(exc))
-        self._link.send(m.Captured(round=body.round))
+        if body.tell_captured:
+            self._link.send(m.Captured(round=body.round))
         links: list[m.LinkResult] = []
         csi: dict[str, CsiFrame] = {}
         for slot, block in captured:
