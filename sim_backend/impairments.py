@@ -100,18 +100,18 @@ class Oscillator:
 
     def phase_rad(self, start: int, n_samples: int, sample_rate_hz: float) -> F64:
         """Return (sample,) phases; sample m is at tick start + m / rate."""
-        since_us = self._grids.get((n_samples, sample_rate_hz))
-        if since_us is None:
+        if (n_samples, sample_rate_hz) not in self._grids:
             if len(self._grids) >= self._KEPT:
                 self._grids.clear()
-            since_us = self._grids[n_samples, sample_rate_hz] = np.arange(n_samples) * (1e6 / sample_rate_hz)
+            self._grids[n_samples, sample_rate_hz] = np.arange(n_samples) * np.float64(1e6 / sample_rate_hz)
+        since_us = self._grids[n_samples, sample_rate_hz]
         at_start = self._start + 2 * math.pi * ((self.offset_hz * to_seconds(start)) % 1.0)
         slope = 2e-6 * math.pi * self.offset_hz
         if self._sigmas[0] == 0:
-            return at_start + slope * since_us
+            return np.asarray(at_start + slope * since_us)
         first = start // self._FINE
         skip_us = (start - first * self._FINE) / self._FINE
-        points = since_us + skip_us
+        points: F64 = since_us + skip_us
         # jitter may reach back before the world's start: the walk begins one block earlier
         noise = self._fine(first + self._STEPS**self._LEVELS, int(points[-1]) + 2)
         # offset and noise are both straight between the knots

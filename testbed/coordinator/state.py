@@ -4,8 +4,9 @@
 
 A round: the surface acknowledges its pattern, every node gets its slots, all say `Captured` (the air is free, the next
 round starts), then `Probed` with what they measured. In virtual time, where no pattern changes, nothing has to happen
-between two rounds: the next one is ordered while the nodes are busy with one, and nobody says `Captured`. A round is used only if Alice and Bob both have an estimate, taken
-inside one acknowledged surface state; otherwise it is rejected with a reason and counted. Every wait has a deadline.
+between two rounds: the next one is ordered while the nodes are busy with one, and nobody says `Captured`.
+A round is used only if Alice and Bob both have an estimate, taken inside one acknowledged surface state; otherwise it
+is rejected with a reason and counted. Every wait has a deadline.
 The coordinator never sees key bits; in experiment mode it sees CSI and raw bits for the record.
 """
 
@@ -557,10 +558,10 @@ class CoordinatorState:
 
     def _step_probing(self) -> list[Instruction] | None:
         if self._settling and self._settling[0].expected <= set(self._settling[0].results):
-            done = self._settling.pop(0)
+            over = self._settling.pop(0)
             if self._ahead and self._settling:
                 self._settling[0].deadline_s = self._now_s + self.lab.coordinator.operation_timeout_s
-            return self._settle(done)
+            return self._settle(over)
         if self._round is not None:
             if not self._ahead and not self._round.expected <= self._round.captured:
                 return None
