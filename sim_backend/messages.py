@@ -112,6 +112,8 @@ class Reply(Struct, kw_only=True, frozen=True):
     session: str = ""
     now: int = 0
     """The device's present: the earliest instant at which it could still do something."""
+    runs: bool = False
+    """Tune: time passes by itself (wall pace), so that what was not late when it was sent may be so when it arrives."""
     time: int = 0
     """Apply: first tick that sees the pattern."""
     seed: int = 0

@@ -31,6 +31,7 @@ class SimRadio(Radio):
         self._stale = 0
         self._promised = 0
         """Tick before which the World knows that nothing is sent any more, or later."""
+        self._time_runs = False
         self._first = True
         """Nothing was transmitted yet, at these settings in this world."""
         self._unheard: list[tuple[IqBlock, float | None]] = []
@@ -83,6 +84,7 @@ class SimRadio(Radio):
             self._link.attach("radio", self.state)
             reply = self._tune(settings)
         self._front, self._world_seed, self._promised = None, reply.seed, reply.now
+        self._time_runs = reply.runs
         self._first = True
         self._unheard.clear()
         self._stale = self._options.stale_buffers
@@ -113,9 +115,9 @@ class SimRadio(Radio):
         shift = front.jitter("tx", start)
         samples = front.send(np.asarray(block.samples[0], np.complex64), start + shift)
         cyclic = not self._options.timed
-        # Only the first transmission waits for its answer: later ones cannot be late where they start after what was
-        # promised, and what else may be wrong (dropped from the air, a new world) comes with the next answer.
-        answer = cyclic or self._first or start < self._promised
+        # In virtual time only the first transmission waits for its answer: later ones cannot be late where they start
+        # after what was promised, and what else may be wrong (dropped, a new world) comes with the next answer.
+        answer = cyclic or self._time_runs or self._first or start < self._promised
         request = Transmit(
             id=self._link.next_id(),
             session=self._link.session,

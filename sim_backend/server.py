@@ -17,7 +17,7 @@ import zmq
 
 from sim_backend import messages as m
 from sim_backend.link import Link
-from sim_backend.ticks import to_seconds
+from sim_backend.ticks import to_seconds, to_ticks
 from sim_backend.world import Air, Refused
 from testbed.core.config import RadioPlan, Scene, to_dict
 from testbed.core.identity import Identity, secure, start_authenticator
@@ -141,6 +141,7 @@ class _Server:
 
     def handle(self, route: bytes, frames: list[bytes], now: float) -> None:
         """Serve one request; receptions are kept for `settle`."""
+        self._pass_time(now)
         try:
             request = m.decode_request(frames[0])
         except (msgspec.DecodeError, IndexError) as exc:
@@ -159,6 +160,7 @@ class _Server:
 
     def settle(self, now: float) -> None:
         """Answer every reception that is complete or out of time; drop the silent."""
+        self._pass_time(now)
         if now >= self._next_look:
             self._next_look = now + min(_LOOK_UP_S, self._peer_timeout_s / 4)
             self._drop_silent(now)
@@ -232,7 +234,7 @@ class _Server:
                 return m.Reply(id=request.id, time=air.latch(name, levels, max(0, request.latency)))
             case m.Readback():
                 air.pattern(name)
-        return m.Reply(id=request.id, now=air.now(name), seed=air.seed)
+        return m.Reply(id=request.id, now=air.now(name), seed=air.seed, runs=self._paced)
 
     def _attach(self, request: m.Attach) -> m.Reply:
         if request.protocol != m.PROTOCOL:
@@ -316,6 +318,11 @@ class _Server:
         session.gone = why
         self._air.leave(session.name)
         self._waiting = [w for w in self._waiting if w.name != session.name]
+
+    def _pass_time(self, now: float) -> None:
+        """In wall pace the air's time is the wall's: clocks run, what is late is late, nobody is waited for."""
+        if self._paced:
+            self._air.pass_time(to_ticks(now - self._began))
 
     def _wall_s(self, tick: int) -> float:
         """Return the wall time before which a tick must not be told."""

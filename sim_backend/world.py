@@ -136,6 +136,10 @@ class Air:
             self._surface.power_up()
             self._channel.hang_surface(self._surface.shape)
 
+    def pass_time(self, to: int) -> None:
+        """Let time go by, as it does on a wall clock: nothing can be sent before `to` any more."""
+        self.frontier = max(self.frontier, to)
+
     def now(self, name: str) -> int:
         """Return a device's present: the earliest instant at which it could still do something."""
         station = self.stations.get(name)
@@ -214,7 +218,9 @@ class Air:
         """Return who has to declare more before `listener` can hear up to `until`."""
         places = self._channel.places if self._channel is not None else []
         return [
-            name for name, s in self.stations.items() if name != listener and s.horizon < until and s.place in places
+            name
+            for name, s in self.stations.items()
+            if name != listener and max(s.horizon, self.frontier) < until and s.place in places
         ]
 
     def hear(self, name: str, start: int, n_samples: int, shift: int = 0) -> C64:

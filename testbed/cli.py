@@ -211,7 +211,8 @@ def replay(
     from testbed import replay as replaying
 
     plan = config.load_experiment(chain) if chain is not None else None
-    summary = replaying.replay(source, plan, cut, lambda share, what: _say(f"{share:4.0%} {what}"))
+    watched = sys.stderr.isatty() or verbose
+    summary = replaying.replay(source, plan, cut, lambda share, what: _say(f"{share:4.0%} {what}") if watched else None)
     if as_json:
         _print_json(summary)
         return
@@ -223,7 +224,12 @@ def replay(
     for row in rows:
         shown.add_row(*row)
     console = Console()
+    console.print(f"{summary['description']}", highlight=False)
     console.print(shown)
+    console.print(f"* Eve: {summary['eve_assumption']}", highlight=False)
+    console.print(f"key: {summary['key_note']}", highlight=False)
+    for caveat in summary["caveats"]:
+        console.print(f"note: {caveat}", highlight=False)
     for entry in summary["health"]:
         console.print(f"{'ok  ' if entry['ok'] else 'look'} {entry['check']}: {entry['detail']}", highlight=False)
 

