@@ -3,8 +3,10 @@
     joining → configuring → synchronising → probing ⇄ distilling → finishing → over
 
 A round: the surface acknowledges its pattern, every node gets its slots, all say `Captured` (the air is free, the next
-round starts), then `Probed` with what they measured. A round is used only if Alice and Bob both have an estimate, taken
-inside one acknowledged surface state; otherwise it is rejected with a reason and counted. Every wait has a deadline.
+round starts), then `Probed` with what they measured. In virtual time, where no pattern changes, nothing has to happen
+between two rounds: the next one is ordered while the nodes are busy with one, and nobody says `Captured`.
+A round is used only if Alice and Bob both have an estimate, taken inside one acknowledged surface state; otherwise it
+is rejected with a reason and counted. Every wait has a deadline.
 The coordinator never sees key bits; in experiment mode it sees CSI and raw bits for the record.
 """
 
@@ -223,9 +225,12 @@ class CoordinatorState:
         self._round: _Round | None = None
         """On the air."""
         self._settling: list[_Round] = []
-        """Captured, results still coming, oldest first."""
+        """Captured, or ordered ahead; results still coming, oldest first."""
         self._lessons: list[_Round] = []
         """Closed rounds whose arrival times the clocks have not learned from yet."""
+        self._ahead = self.virtual and experiment.surface.policy != "random"
+        """Order a round while the one before is still on the air: nodes take orders one after the other, and nothing
+        has to happen between two rounds."""
         self._next_round = 0
         self._last_end_s = 0.0
         """End of the last round planned, on the reference timeline; in virtual time the air stands there."""
@@ -387,7 +392,7 @@ class CoordinatorState:
             node.left_out = True
         if node.role == "ris":
             self._surface_wait = self._surface_now = None
-        for r in [*self._settling, *([self._round] if self._round else [])]:
+        for r in self._flying():
             if name in r.expected:
                 r.expected.discard(name)
                 if node.required and name not in r.results:
@@ -422,10 +427,10 @@ class CoordinatorState:
                 return out + self._finish("failed", f"{name}: {body.operation}: {body.detail}", "abort")
             node.left_out, node.alive = True, False
             return out
-        if body.operation == "probe" and self._round is not None and name in self._round.expected:
-            self._round.spoilt = self._round.spoilt or Reject.DEVICE
-            self._round.captured.add(name)
-            self._round.expected.discard(name)
+        asked = next((r for r in self._flying() if name in r.expected and name not in r.results), None)
+        if body.operation == "probe" and asked is not None:
+            asked.spoilt = asked.spoilt or Reject.DEVICE
+            asked.expected.discard(name)
         elif self._block is not None and name in self._block.waiting:
             if node.role == "eve":
                 self._block.waiting.discard(name)
@@ -473,7 +478,8 @@ class CoordinatorState:
                     "failed", f"the surface acknowledged no pattern {MAX_STRIKES} times in a row", "abort"
                 )
             out += self._reject_unprobed(Reject.SURFACE_NOT_APPLIED)
-        for r in [*self._settling, *([self._round] if self._round else [])]:
+        flying = self._flying()
+        for r in flying[:1] if self._ahead else flying:  # ahead, a round's time begins when the one before is over
             if self._now_s > r.deadline_s and r.expected - set(r.results):
                 out += self._round_late(r)
         if self._block is not None and self._now_s > self._block.deadline_s:
@@ -548,11 +554,18 @@ class CoordinatorState:
             0.0 if self.virtual else WALL_LEAD_S,
         )  # fmt: skip
 
+    def _flying(self) -> list[_Round]:
+        """Return the rounds that were ordered and are not settled, oldest first."""
+        return [*self._settling, *([self._round] if self._round else [])]
+
     def _step_probing(self) -> list[Instruction] | None:
         if self._settling and self._settling[0].expected <= set(self._settling[0].results):
-            return self._settle(self._settling.pop(0))
+            over = self._settling.pop(0)
+            if self._ahead and self._settling:
+                self._settling[0].deadline_s = self._now_s + self.lab.coordinator.operation_timeout_s
+            return self._settle(over)
         if self._round is not None:
-            if not self._round.expected <= self._round.captured:
+            if not self._ahead and not self._round.expected <= self._round.captured:
                 return None
             self._settling.append(self._round)
             self._round = None
@@ -590,7 +603,8 @@ class CoordinatorState:
         if not self.virtual:
             wait_s += end_s - now_s
         self._round = _Round(number, self._surface_now, start_s, end_s, set(nodes), self._now_s + wait_s)
-        return [Tell(n, self._scheduler.probe(n, number, start_s, end_s)) for n in nodes]
+        captured = not self._ahead
+        return [Tell(n, self._scheduler.probe(n, number, start_s, end_s, captured)) for n in nodes]
 
     def _surface_plan(self) -> list[Instruction]:
         """Ask for the next pattern where one is due; nothing where the surface holds what this round wants."""
@@ -631,7 +645,7 @@ class CoordinatorState:
         assert self._scheduler is not None
         assert ris is not None
         latched_s = self._scheduler.reference_s(ris, body.device_time_s)
-        for r in [*self._settling, *([self._round] if self._round else [])]:
+        for r in self._flying():
             if r.surface is not None and r.start_s < latched_s < r.end_s:
                 r.spoilt = r.spoilt or Reject.SURFACE_CHANGED
         if self._surface_wait is None or body.digest != self._surface_wait[0]:
@@ -654,7 +668,7 @@ class CoordinatorState:
         return []
 
     def _probed(self, name: str, node: _Node, body: m.Probed) -> list[Instruction]:
-        rounds = [*self._settling, *([self._round] if self._round else [])]
+        rounds = self._flying()
         r = next((r for r in rounds if r.number == body.round), None)
         if r is None or name not in r.expected or name in r.results:
             repeated = r is not None and name in r.results
@@ -824,7 +838,7 @@ class CoordinatorState:
     ) -> list[Instruction]:
         """Drop what is on the air, tell everybody, and wait for their goodbye."""
         out: list[Instruction] = []
-        for r in [*self._settling, *([self._round] if self._round else [])]:
+        for r in self._flying():
             self.probed += 1
             reason = r.spoilt or Reject.ABORTED
             self.rejected[reason.value] += 1
