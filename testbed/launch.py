@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,17 @@ class Crew:
                 process.wait(timeout=max(0.0, deadline_s - time.monotonic()))
 
 
+def _collect_iq(lab: Lab, folder: Path) -> None:
+    """Move what local nodes recorded into the run's folder; remote nodes keep theirs."""
+    for name, place in lab.node.items():
+        source = node_state_dir(lab, name) / "iq" / folder.name
+        if place.local and source.is_dir():
+            (folder / "iq").mkdir(exist_ok=True)
+            for path in source.iterdir():
+                shutil.move(path, folder / "iq" / path.name)
+            source.rmdir()
+
+
 def run(
     experiment: Experiment,
     lab: Lab,
@@ -188,7 +200,7 @@ def run(
             if lab.node[name].local:
                 crew.start_node(name, endpoint, world)
         on_coordinator(coordinator, crew)
-        return coordinator.run(world, crew.gone, progress)
+        return coordinator.run(world, crew.gone, progress, lambda: _collect_iq(lab, folder))
     finally:
         crew.stop()
         coordinator.close()

@@ -14,6 +14,9 @@ from testbed.net import messages as m
 
 _TRACKING_GAIN = 0.5
 """Share of a measured timing error that is corrected: half filters noise and still follows 10 ppm easily."""
+_MISSES = 3
+"""Frames in a row that a receiver must miss before its clock is doubted."""
+_WIDEST_S = 1e-3
 
 
 @dataclass(slots=True)
@@ -24,6 +27,8 @@ class NodeClock:
     """Device time at reference time 0."""
     uncertainty_s: float
     """How far off `base_s` may be until the first frame was received."""
+    missed: int = 0
+    """Frames in a row that were not heard."""
 
 
 class Scheduler:
@@ -84,4 +89,11 @@ class Scheduler:
         # While the clock is still uncertain the first arrival settles it whole.
         gain = 1.0 if clock.uncertainty_s > 0 else _TRACKING_GAIN
         clock.base_s += gain * timing_error_s
-        clock.uncertainty_s = 0.0
+        clock.uncertainty_s, clock.missed = 0.0, 0
+
+    def miss(self, node: str) -> None:
+        """Learn that a frame was not found: after a few in a row, look for the next one in a wider window."""
+        clock = self.clocks[node]
+        clock.missed += 1
+        if clock.missed >= _MISSES:
+            clock.uncertainty_s = min(max(2 * clock.uncertainty_s, self._guard_s), _WIDEST_S)

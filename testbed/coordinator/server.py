@@ -91,10 +91,12 @@ class Coordinator:
         world: str | None,
         gone: Callable[[], list[tuple[str, str]]] = lambda: [],
         progress: Callable[[Progress], None] = lambda _: None,
+        before_close: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """Drive the experiment to its end and write the run's folder. Never waits without a limit.
 
-        `world` is the endpoint of the simulated air, `gone` reports local processes that have ended.
+        `world` is the endpoint of the simulated air, `gone` reports local processes that have ended, `before_close` is
+        called when the nodes have finished and the folder's files are about to be hashed.
         """
         start = documents.start(
             to_dict(self.experiment), to_dict(self.lab), seeds={"experiment": self.experiment.seed},
@@ -125,6 +127,7 @@ class Coordinator:
             status: documents.ExitStatus = {"finished": "ok", "stopped": "aborted", "failed": "failed"}[
                 self._over.status
             ]  # type: ignore[assignment]
+            before_close()
             stop = documents.stop(status, None if status == "ok" else self._over.detail)
             writer.flush()
             summary = facts.summary_of(replace(reader.load(self.folder), stop=stop))

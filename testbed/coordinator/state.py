@@ -316,6 +316,8 @@ class CoordinatorState:
         if node.alive:
             out += self._lose(name, "restarted")
         came_back = node.incarnation != ""
+        for r in self._lessons:  # what its former life measured says nothing about the clock of this one
+            r.results.pop(name, None)
         node.incarnation, node.hello, node.alive, node.left_out = incarnation, body, True, False
         node.ready, node.strikes, node.last_seen_s = False, 0, self._now_s
         out.append(Note("rejoined" if came_back else "joined", {"node": name, "identity": body.identity}))
@@ -660,21 +662,20 @@ class CoordinatorState:
         r.results[name] = body
         r.captured.add(name)
         node.strikes = 0
-        return []
+        if body.fault is None:
+            return []
+        return [Note("fault", {"node": name, "round": body.round, "reason": body.fault, "detail": body.detail})]
 
     def _settle(self, r: _Round) -> list[Instruction]:
         """Close a round: keep it or reject it."""
         reason = r.spoilt.value if r.spoilt else None
         alice, bob = self._name("alice"), self._name("bob")
-        for receiver, transmitter in ((alice, "bob"), (bob, "alice")):
-            result = r.results.get(receiver or "")
-            if reason is not None:
-                break
-            if result is None:
-                reason = Reject.NODE_LOST.value
-            elif result.fault is not None:
-                reason = result.fault
-            else:
+        pair = [(r.results.get(alice or ""), "bob"), (r.results.get(bob or ""), "alice")]
+        # what a node could not do comes before what the others therefore did not hear
+        for result, _ in pair:
+            reason = reason or (Reject.NODE_LOST.value if result is None else result.fault)
+        for result, transmitter in pair:
+            if reason is None and result is not None:
                 link = next((x for x in result.links if x.tx == transmitter), None)
                 reason = Reject.DEVICE.value if link is None else link.reason
         self._lessons.append(r)
@@ -696,6 +697,8 @@ class CoordinatorState:
                     snrs.append(link.snr_db)
                     if link.tx == "alice" and name in self._scheduler.clocks:  # Alice's clock is the reference
                         self._scheduler.track(name, link.timing_error_s)
+                elif link.tx == "alice" and link.reason == Reject.NO_PREAMBLE and name in self._scheduler.clocks:
+                    self._scheduler.miss(name)
         if snrs:
             self.snr_db = sum(snrs) / len(snrs)
 

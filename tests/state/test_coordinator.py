@@ -429,3 +429,29 @@ def test_planning_does_not_depend_on_when_results_arrive() -> None:
     first = plans(("alice", "bob", "eve"))
     assert len(first) == 5
     assert first == plans(("eve", "bob", "alice"))
+
+
+def test_a_node_that_comes_back_is_listened_for_in_a_wider_window() -> None:
+    """What its former life measured must not settle the clock of the new one."""
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
+    stage.join()
+    usual = next(b.margin_s for _, b in stage.told if isinstance(b, m.Probe))
+    stage.take(s.Gone("bob", "killed"))
+    stage.lives["bob"] = 2
+    stage.join("bob")
+    after = next(b.margin_s for _, b in stage.told if isinstance(b, m.Probe) and b.round == 5)
+    assert after >= usual + s.LATE_UNCERTAINTY_S
+
+
+def test_a_receiver_that_keeps_missing_frames_gets_a_wider_window() -> None:
+    def deaf(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Probe) and node == "bob" and body.round < 8:
+            return [m.Captured(round=body.round), probed(node, body, "no_preamble")]
+        return None
+
+    stage = Stage(deaf, rounds=14)
+    stage.join()
+    margins = [b.margin_s for n, b in stage.told if isinstance(b, m.Probe) and n == "bob"]
+    assert margins[0] == margins[3]
+    assert margins[6] > margins[5] > margins[4] > margins[0]
+    assert margins[-1] == margins[0]  # heard again

@@ -262,3 +262,25 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], words: list[st
     assert "Traceback" not in done.stderr
     for word in words:
         assert word.lower() in done.stderr.lower()
+
+
+def test_iq_is_recorded_into_the_runs_folder(tmp_path: Path) -> None:
+    records = config.Records(iq=True)
+    outcome = run(tmp_path, "mobile_room", records=records, **small("mobile_room", 5, 5))
+    recorded = sorted(p.name for p in (outcome.folder / "iq").iterdir())
+    # per round: Alice and Bob hear one transmission, Eve two; each a pair of files
+    assert len(recorded) == 5 * 4 * 2
+    assert recorded[0] == "round-000000-alice-bob.sigmf-data"
+    assert "iq/round-000000-alice-bob.sigmf-data" in reader.load(outcome.folder).files
+
+
+def test_on_the_wall_clock_rounds_are_as_far_apart_as_planned(tmp_path: Path) -> None:
+    path = tmp_path / "wall.toml"
+    path.write_text(config.find(config.Lab, "sim").read_text().replace('pace = "virtual"', 'pace = "wall"'))
+    outcome = run(tmp_path, "mobile_room", lab=str(path), **small("mobile_room", 30, 30))
+    s = outcome.summary
+    assert s["pairs_kept"] >= 20  # a busy machine may be late now and then: counted, never silent
+    assert s["pairs_kept"] + sum(s["pairs_rejected"].values()) == 30
+    t0_s = reader.load(outcome.folder).rounds.t0_s
+    assert (np.diff(t0_s) >= 0.0499).all()
+    assert s["wall_s"] > 29 * 0.05

@@ -1,0 +1,157 @@
+"""Daemons started by hand, as on several machines: they find one another, come back, and leave in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.core import config
+from testbed.records import reader
+
+
+def free_ports(n: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(n)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+class Site:
+    """A lab of which nothing is local to `testbed run`; daemons are started one by one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.children: list[subprocess.Popen[str]] = []
+        world, coordinator, discussion, _ = free_ports(4)
+        text = config.find(config.Lab, "sim").read_text()
+        text = text.replace("[world]", f"[world]\nport = {world}\nlocal = false")
+        text = text.replace('role = "alice"', f'role = "alice"\nport = {discussion}')
+        text = re.sub(r'driver = "sim"\n(tx_gain|options)', r'driver = "sim"\nlocal = false\n\1', text)
+        text += f"\n[coordinator]\nport = {coordinator}\nrejoin_timeout_s = 20.0\n"
+        self.lab = folder / "lab.toml"
+        self.lab.write_text(text)
+        self.world_port = world
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "testbed", *arguments, "--lab", str(self.lab)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.children.append(child)
+        return child
+
+    def start_coordinator(self, *arguments: str) -> subprocess.Popen[str]:
+        out = str(self.folder / "runs")
+        return self.start("coordinator", "mobile_room", "--json", "--out", out, *arguments)
+
+    def run_folder(self) -> Path:
+        return next((self.folder / "runs").iterdir())
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    for child in site.children:
+        if child.poll() is None:
+            child.kill()
+        child.communicate()
+
+
+def when(stream: Any, happens: Callable[[str], bool]) -> None:
+    """Read lines until one says that it happened; keep the pipe drained afterwards."""
+    for line in stream:
+        if happens(line):
+            threading.Thread(target=stream.read, daemon=True).start()
+            return
+    pytest.fail("it never happened")
+
+
+def test_daemons_started_by_hand_in_any_order_find_one_another(site: Site) -> None:
+    nodes = [site.start("node", name) for name in ("bob", "eve")]  # before there is a coordinator
+    coordinator = site.start_coordinator("--rounds", "80")
+    nodes.append(site.start("node", "alice"))
+    site.start("sim")
+    out, err = coordinator.communicate(timeout=60)
+    assert coordinator.returncode == 0, err
+    summary = json.loads(out)
+    assert summary["rounds"] == 80
+    assert summary["eve_measured"]
+    for node in nodes:
+        assert node.wait(timeout=20) == 0
+
+
+def test_a_killed_bob_who_is_started_again_takes_part_again(site: Site) -> None:
+    site.start("sim")
+    bob = site.start("node", "bob")
+    for name in ("alice", "eve"):
+        site.start("node", name)
+    coordinator = site.start_coordinator("--rounds", "600")
+    when(coordinator.stderr, lambda line: "200/600" in line)
+    bob.kill()
+    bob.wait()
+    site.start("node", "bob")
+    assert coordinator.wait(timeout=100) == 0
+    run = reader.load(site.run_folder())
+    kinds = [e.kind for e in run.events]
+    assert "lost" in kinds
+    assert "rejoined" in kinds
+    assert run.summary is not None
+    assert run.summary["pairs_rejected"]["node_lost"] >= 1
+    assert run.summary["rounds"] == 600
+    # rounds after he came back are good ones
+    kept = run.rounds.rounds[run.rounds.kept]
+    assert (kept > 400).sum() > 150
+    assert run.summary["keys_mismatched"] == 0
+
+
+def test_interrupting_the_coordinator_finishes_the_round_and_sends_everybody_home(site: Site) -> None:
+    site.start("sim")
+    nodes = [site.start("node", name) for name in ("alice", "bob", "eve")]
+    coordinator = site.start_coordinator("--rounds", "100000")
+    when(coordinator.stderr, lambda line: "200/100000" in line)
+    os.kill(coordinator.pid, signal.SIGINT)
+    assert coordinator.wait(timeout=60) == 130
+    for node in nodes:
+        assert node.wait(timeout=20) == 0
+    run = reader.load(site.run_folder())
+    assert run.stop is not None
+    assert run.stop.exit_status == "aborted"
+
+
+def test_a_coordinator_that_vanishes_is_missed(site: Site) -> None:
+    """Nodes do not wait for ever: they leave with a reason and a silent transmitter."""
+    site.lab.write_text(
+        site.lab.read_text().replace("rejoin_timeout_s = 20.0", "rejoin_timeout_s = 0.5\nlost_after_s = 0.5")
+    )
+    site.start("sim")
+    nodes = [site.start("node", name) for name in ("alice", "bob", "eve")]
+    coordinator = site.start_coordinator("--rounds", "100000")
+    when(coordinator.stderr, lambda line: "200/100000" in line)
+    coordinator.kill()
+    for node in nodes:
+        assert node.wait(timeout=30) == 3
+        assert "coordinator silent" in node.communicate()[1]
+
+
+def test_a_wrong_lab_key_is_named_by_the_node(site: Site) -> None:
+    site.lab.write_text(site.lab.read_text().replace("phase_bits = 1", "phase_bit = 1"))
+    ris = site.start("node", "ris")
+    _, err = ris.communicate(timeout=30)
+    assert ris.returncode == 2
+    assert "phase_bit" in err
+    assert len(err.strip().splitlines()) == 1
