@@ -10,10 +10,14 @@ import numpy as np
 from sim_backend.impairments import FrontEnd, RadioOptions, device_clock, options_from, oscillator_ppm
 from sim_backend.link import ANSWER_S, NewWorld, OffAir, link_for
 from sim_backend.messages import MAX_SAMPLES, Now, Receive, Reply, Silence, Transmit, Tune
-from testbed.core.errors import DeviceError
+from sim_backend.ticks import to_ticks
+from testbed.core.errors import DeviceError, LateTransmit
 from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
+
+_HASTE = 50
+"""How often "now" is asked for anew when it was over before the answer could be used."""
 
 
 class SimRadio(Radio):
@@ -84,19 +88,30 @@ class SimRadio(Radio):
             carrier_hz=settings.carrier_hz,
             sample_rate_hz=settings.sample_rate_hz,
             turnaround_s=self._options.turnaround_s,
+            free=not self._options.timed,
         )
         return self._link.ask(request, self.state)[0]
 
     def _do_transmit(self, block: IqBlock, at_s: float | None) -> None:
+        cyclic = not self._options.timed
         try:
-            self._transmit(block, at_s)
+            self._transmit(block, at_s, cyclic)
         except NewWorld as exc:
             self._enter(exc.seed)
-            self._transmit(block, at_s)
+            self._transmit(block, at_s, cyclic)
         self._stale = self._options.stale_buffers
 
-    def _transmit(self, block: IqBlock, at_s: float | None) -> None:
-        start = self._now() if at_s is None else self._clock.world_ticks(at_s)
+    def _transmit(self, block: IqBlock, at_s: float | None, cyclic: bool) -> None:
+        if at_s is not None:
+            return self._transmit_at(self._clock.world_ticks(at_s), block, cyclic)
+        for _ in range(_HASTE):
+            try:
+                return self._transmit_at(self._now(), block, cyclic)
+            except LateTransmit:
+                pass  # somebody's reception has let time pass since
+        raise DeviceError(self.name, "transmit", self.state, f"time passed between question and order {_HASTE} times")
+
+    def _transmit_at(self, start: int, block: IqBlock, cyclic: bool) -> None:
         front = self._front_end()
         shift = front.jitter("tx", start)
         samples = front.send(np.asarray(block.samples[0], np.complex64), start + shift)
@@ -105,7 +120,7 @@ class SimRadio(Radio):
             session=self._link.session,
             start=start,
             shift=shift,
-            cyclic=not self._options.timed,
+            cyclic=cyclic,
             seed=self._world_seed,
         )
         self._link.ask(request, self.state, samples)
@@ -126,8 +141,9 @@ class SimRadio(Radio):
         self._old = block.samples
         return block
 
-    def _receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
-        start = self._now() if at_s is None else self._clock.world_ticks(at_s)
+    def _receive(self, n_samples: int, at_s: float | None, timeout_s: float, back_s: float = 0.0) -> IqBlock:
+        """Receive from `at_s`, or from `back_s` before now."""
+        start = max(0, self._now() - to_ticks(back_s)) if at_s is None else self._clock.world_ticks(at_s)
         front = self._front_end()
         shift = front.jitter("rx", start)
         request = Receive(

@@ -195,6 +195,10 @@ class _Server:
             case m.Reset():
                 self._reset(request, now)
                 return m.Reply(id=request.id, seed=air.seed)
+            case m.Pass():
+                if not self._paced:  # on the wall clock it goes by itself
+                    air.pass_time(request.until)
+                return m.Reply(id=request.id, now=air.frontier, seed=air.seed)
             case m.Declare():
                 session = self._sessions.get(request.session)
                 if session is not None and session.name in air.stations and not session.gone:
@@ -206,7 +210,14 @@ class _Server:
                 self._end(request.session, "it said goodbye")
                 del self._sessions[request.session]
             case m.Tune():
-                air.tune(name, request.place, request.carrier_hz, request.sample_rate_hz, request.turnaround_s)
+                air.tune(
+                    name,
+                    request.place,
+                    request.carrier_hz,
+                    request.sample_rate_hz,
+                    request.turnaround_s,
+                    request.free,
+                )
             case m.Transmit():
                 self._same_world(request.seed)
                 if not payload or len(payload) % 8 or len(payload) > 8 * m.MAX_SAMPLES:

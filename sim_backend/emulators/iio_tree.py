@@ -90,9 +90,7 @@ class Tree:
         """Return the context as iiod prints it, values of this moment included."""
         out = ['<?xml version="1.0" encoding="utf-8"?>', DTD]
         out.append(f'<context name="network" description={quoteattr(self.description)} >')
-        out += [
-            f"<context-attribute name={quoteattr(k)} value={quoteattr(v)} />" for k, v in self.context.items()
-        ]
+        out += [f"<context-attribute name={quoteattr(k)} value={quoteattr(v)} />" for k, v in self.context.items()]
         for device in self.devices:
             out.append(f'<device id="{device.id}" name="{device.name}" >')
             index = 0

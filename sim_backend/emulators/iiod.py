@@ -26,16 +26,19 @@ _LONGEST_WRITE = 1 << 20
 _LONGEST_LINE = 1024
 
 
-class Stream(Protocol):
-    """An open buffer."""
+class Stream:
+    """An open buffer, of one direction or the other."""
 
     def read(self, n_bytes: int, timeout_s: float) -> bytes | None:
         """Return the next block, at most `n_bytes`; None: hang up in the middle of it. Raises OSError."""
+        raise OSError(errno.EINVAL, "not for reading")
 
     def write(self, data: bytes) -> None:
         """Take a block to transmit. Raises OSError."""
+        raise OSError(errno.EINVAL, "not for writing")
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End it; may be the last that is heard of a client."""
 
 
 class Backend(Protocol):
@@ -171,7 +174,7 @@ class IiodServer:
                     self._answer(session, 0)
                 case ["GETTRIG", name]:
                     self._device(name)
-                    raise OSError(errno.ENODEV, "no trigger")
+                    raise OSError(errno.ENOENT, "no trigger")
                 case _:  # ZPRINT and BINARY among them: libiio then does without
                     self._answer(session, -errno.EINVAL)
         except OSError as exc:
@@ -305,4 +308,3 @@ class IiodServer:
 
 class _HangUp(Exception):
     """End this connection without a word."""
-

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -27,9 +27,9 @@ from msgspec import Meta, Struct, field
 
 from sim_backend.emulators.iio_tree import Device, Key
 from sim_backend.emulators.iiod import IiodServer, Stream
-from sim_backend.emulators.pluto_tree import ADC, DAC, LO_RANGES_HZ, PHY, RATE_FILES, pluto_tree, tone_file
+from sim_backend.emulators.pluto_tree import ADC, DAC, LO_RANGES_HZ, PHY, RATE_FILES, XADC, pluto_tree, tone_file
 from sim_backend.impairments import RadioOptions
-from sim_backend.link import OffAir
+from sim_backend.link import ANSWER_S, OffAir
 from sim_backend.messages import MAX_SAMPLES
 from sim_backend.radio import SimRadio
 from testbed.core.errors import DeviceError, DeviceTimeout, InputError
@@ -100,13 +100,16 @@ class _Chain(SimRadio):
             super().capabilities, sample_rate_hz=(520e3, 61.44e6), tx_gain_db=(-89.75, 0.0), rx_gain_db=(-3.0, 71.0)
         )
 
-    def send(self, samples: C64, rate_hz: float, cyclic: bool) -> None:
-        self.cyclic = cyclic
-        self.transmit(IqBlock(samples[None, :], rate_hz, 0.0))
+    def send_once(self, samples: C64, queue_s: float) -> None:
+        """Send after what is still being sent, but let time pass until no more than `queue_s` of that is left."""
+        self._receive(1, None, ANSWER_S, back_s=min(queue_s, 0.5))
+        self._transmit(self._block(samples), None, cyclic=False)
 
-    def behind_s(self) -> float:
-        """Return how far the end of what was sent lies in the future."""
-        return self.ahead_s()
+    def send_cyclic(self, samples: C64) -> None:
+        self._do_transmit(self._block(samples), None)
+
+    def _block(self, samples: C64) -> IqBlock:
+        return IqBlock(samples[None, :], self.settings.sample_rate_hz, 0.0)
 
 
 class EmulatedPluto:
@@ -164,7 +167,7 @@ class EmulatedPluto:
         device, file = key
         if file.endswith(("_available", "_rssi", "_input", "_raw_available", "path_rates", "data_available")):
             raise OSError(errno.EACCES, "read only")
-        if device == XADC_ID or (device == PHY and file.endswith(("_raw", "_scale", "_offset"))):
+        if device == XADC or (device == PHY and file.endswith(("_raw", "_scale", "_offset"))):
             raise OSError(errno.EACCES, "read only")
         if key in RATE_FILES:
             self._set_rate(_whole(value))
@@ -192,6 +195,8 @@ class EmulatedPluto:
                     self.tree.values[PHY, other] = str(round(number))
             if device == DAC or "TX_LO" in file:
                 self._changed("tx")
+        elif file == "filter_fir_config":
+            self.tree.values[key] = _filter_summary(value)
         else:
             self.tree.values[key] = value
 
@@ -202,8 +207,8 @@ class EmulatedPluto:
             return
         for key in RATE_FILES:
             self.tree.values[key] = str(rate)
-        for key in ((DAC, "out_voltage_sampling_frequency_available"), (ADC, "in_voltage_sampling_frequency_available")):
-            self.tree.values[key] = f"{rate} {rate // 8} "
+        for device, io in ((DAC, "out"), (ADC, "in")):
+            self.tree.values[device, f"{io}_voltage_sampling_frequency_available"] = f"{rate} {rate // 8} "
         self._stale.add("rx")
         self._set_tx_gain(_RESET_TX_GAIN_DB)  # the calibration that follows a new rate leaves it there
 
@@ -323,7 +328,8 @@ class EmulatedPluto:
         known = {f.name for f in msgspec.structs.fields(RadioOptions)}
         own = {k: v for k, v in msgspec.structs.asdict(self._options).items() if k in known}
         ppm = generator(self._context.seed, self.name, "crystal").uniform(-10, 10)
-        own |= {"timed": False, "place": self._options.place or self.name}
+        # no turn-around: it sends and receives at once, block after block
+        own |= {"timed": False, "turnaround_s": 0.0, "place": self._options.place or self.name}
         if own["cfo_ppm"] is None:
             own["cfo_ppm"] = float(ppm)
         return _Chain(self.name if side == "rx" else f"{self.name}-tx", self._context, **own)
@@ -366,12 +372,14 @@ class EmulatedPluto:
         return np.clip(out[0] + 1j * out[1], -2, 2).astype(np.complex64)
 
 
-class _RxStream:
+class _RxStream(Stream):
     """Reception through a ring of blocks, each filled when it is queued."""
 
     def __init__(self, pluto: EmulatedPluto, n_samples: int, parts: list[int], n_blocks: int) -> None:
         self._pluto, self._n, self._parts = pluto, n_samples, parts
         self._ring = deque(pluto.capture(n_samples) for _ in range(n_blocks))
+        self._spent = False
+        """The block that was read last has not been queued again."""
 
     def read(self, n_bytes: int, timeout_s: float) -> bytes | None:
         faults = self._pluto.faults
@@ -383,9 +391,10 @@ class _RxStream:
         if faults.disconnect_reads:
             faults.disconnect_reads -= 1
             return None
-        if len(self._ring) == 0:
+        if self._spent:
             self._queue()
         block = self._ring.popleft()
+        self._spent = not faults.early_requeue
         if faults.early_requeue:
             self._queue()
         part = block if len(self._parts) == 2 else block[:, self._parts]
@@ -398,7 +407,7 @@ class _RxStream:
         self._ring.clear()
 
 
-class _TxStream:
+class _TxStream(Stream):
     """Transmission; closing it, or the client's going, ends what is repeated."""
 
     def __init__(self, pluto: EmulatedPluto, parts: list[int], cyclic: bool) -> None:
@@ -416,7 +425,6 @@ class _TxStream:
         self._pluto.stop()
 
 
-XADC_ID = "iio:device1"
 _RX_GAIN: Key = (PHY, "in_voltage0_hardwaregain")
 _TX_POWERDOWN: Key = (PHY, "out_altvoltage1_TX_LO_powerdown")
 
@@ -426,6 +434,16 @@ def _number(value: str) -> float:
         return float(value.split()[0])
     except (ValueError, IndexError) as exc:
         raise OSError(errno.EINVAL, f"{value!r} is no number") from exc
+
+
+def _filter_summary(config: str) -> str:
+    """Return what the driver answers after a filter was loaded: taps and rate change of either side."""
+    lines = config.splitlines()
+    changes = [line.split()[-1] for line in lines if line.startswith(("RX", "TX"))]
+    taps = sum("," in line for line in lines)
+    if len(changes) != 2 or not 16 <= taps <= 128:
+        raise OSError(errno.EINVAL, "no filter")
+    return f"FIR Rx: {taps},{changes[0]} Tx: {taps},{changes[1]}"
 
 
 def _whole(value: str) -> int:

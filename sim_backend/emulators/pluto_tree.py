@@ -47,7 +47,8 @@ def pluto_tree(serial: str, model: str, firmware: str) -> Tree:
 
     def lo(id_: str, name: str, frequency_hz: int) -> Channel:
         attributes = {
-            "external": "0", "fastlock_load": "0", "fastlock_recall": UNREADABLE, "fastlock_save": "0 " + "79," * 15 + "79",
+            "external": "0", "fastlock_load": "0", "fastlock_recall": UNREADABLE,
+            "fastlock_save": "0 " + "79," * 15 + "79",
             "fastlock_store": "0", "frequency": str(frequency_hz), "frequency_available": f"[{low} 1 {high}]",
             "powerdown": "0",
         }  # fmt: skip
@@ -83,7 +84,9 @@ def pluto_tree(serial: str, model: str, firmware: str) -> Tree:
         channel(PHY, "voltage2", "out", tx_common | {"raw": "306", "scale": "1.000000"}, shared=tx_shared),
         channel(PHY, "temp0", "in", {"input": "36842"}),
         channel(PHY, "voltage0", "out", dict(sorted((tx_common | tx_own).items())), shared=tx_shared),
-        channel(PHY, "voltage2", "in", rx_common | {"offset": "57", "raw": "975", "scale": "0.305250"}, shared=rx_shared),
+        channel(
+            PHY, "voltage2", "in", rx_common | {"offset": "57", "raw": "975", "scale": "0.305250"}, shared=rx_shared
+        ),
         Channel("out", False, {"voltage_filter_fir_en": "in_out_voltage_filter_fir_en"}),
     ]  # fmt: skip
     values[PHY, "in_out_voltage_filter_fir_en"] = "0"
@@ -125,9 +128,7 @@ def pluto_tree(serial: str, model: str, firmware: str) -> Tree:
             "frequency": "9279985", "phase": "90000" if "_I_" in name else "0", "raw": "1", "sampling_frequency": rate,
             "scale": "0.000000",
         }  # fmt: skip
-        dac.channels.append(
-            channel(DAC, f"altvoltage{i}", "out", tone, name=name, shared=("sampling_frequency",))
-        )
+        dac.channels.append(channel(DAC, f"altvoltage{i}", "out", tone, name=name, shared=("sampling_frequency",)))
     adc = Device(ADC, "cf-ad9361-lpc")
     for i in range(2):
         scan = {
