@@ -16,7 +16,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
@@ -76,7 +76,6 @@ class Faults(Struct, kw_only=True, forbid_unknown_fields=True):
 class PlutoOptions(RadioOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An emulator's table in the lab file: RadioOptions, and"""
 
-    driver: Literal["pluto"] = "pluto"
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
     serial: str | None = None
@@ -454,8 +453,3 @@ def _within(value: Any, low: float, high: float) -> Any:
     if not low <= value <= high:
         raise OSError(errno.EINVAL, f"{value} is not within {low} to {high}")
     return value
-
-
-def emulate(name: str, context: DriverContext, options: Mapping[str, Any]) -> EmulatedPluto:
-    """Start the emulated device of a lab's `[world.emulators.NAME]` table."""
-    return EmulatedPluto(name, context, **options)

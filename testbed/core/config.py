@@ -196,6 +196,9 @@ class WorldPlace(_Table):
     """virtual: as fast as the processes go; wall: no faster than real time."""
     peer_timeout_s: Positive = 5.0
     """A radio that has not declared what it sends for this long (wall time) while another waits is dropped."""
+    emulators: dict[str, Options] = field(default_factory=dict)
+    """By node: an emulated device on this air, which the node's driver reaches through its vendor's library. Its
+    options are the emulator's (port, serial number, imperfections, faults)."""
 
 
 class NodePlace(_Table):
@@ -384,6 +387,9 @@ def _check_lab(lab: Lab, source: str) -> None:
             raise InputError(
                 f"{source}: table [node.{name}]: a node's name is 1–40 letters, digits, _ or -, and not a daemon's"
             )
+    for name in lab.world.emulators if lab.world is not None else ():
+        if name not in lab.node:
+            raise InputError(f"{source}: table [world.emulators.{name}]: no such node; accepted: {', '.join(lab.node)}")
     remote = [n for n, p in lab.node.items() if not p.local]
     if remote and lab.coordinator.port == 0:
         raise InputError(

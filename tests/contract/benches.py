@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from sim_backend.local import world_in_thread
@@ -64,7 +65,10 @@ def pluto_radios(state_dir: Path) -> Iterator[RadioBench]:
     from sim_backend.emulators.pluto import EmulatedPluto
 
     make = load_driver("radios", "pluto")
-    with world_in_thread(SIM_SCENE, seed=11) as endpoint, ExitStack() as stack:
+    # one sample apart (50 ns) and few echoes: the suite correlates at whole samples, and a capture starts anywhere
+    echoes = Multipath(n_scatterers=20, direct_db=0.0, scatter_loss_db=12.0)
+    scene = msgspec.structs.replace(SIM_SCENE, bob=PlacedNode(position_m=[18.99, 8.0, 1.5]), multipath=echoes)
+    with world_in_thread(scene, seed=11) as endpoint, ExitStack() as stack:
         context = DriverContext(seed=5, world=endpoint, identity=None, state_dir=state_dir)
         radios = []
         for name in ("alice", "bob"):
