@@ -12,6 +12,7 @@ import errno
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -202,8 +203,7 @@ class Pluto(Radio):
             # not Pluto.rx(): it copies every channel on its own and builds doubles
             return time_s, buffer.read()
         finally:
-            # Destroyed each time: one that stays open holds a block from before. And no reference may be left, not
-            # even in a traceback, or the next buffer is refused as busy.
+            # destroyed each time: one that stays open holds a block from before
             if self._rx_buffer is buffer:
                 self._rx_buffer = None
             del buffer
@@ -268,9 +268,9 @@ class Pluto(Radio):
         """Leave device and thread to each other; whenever libiio returns, they end."""
         if self._rx_buffer is not None:
             self._rx_buffer.cancel()
-        held = [self._tx_buffer, self._rx_buffer, self._sdr]
+        held = [self._sdr, self._rx_buffer, self._tx_buffer]  # cleared from its end: buffers before their context
         self._sdr = self._rx_buffer = self._tx_buffer = None
-        self._worker.post(held.clear)  # buffers before the context that they belong to
+        self._worker.post(held.clear)
         del held
         self._worker.stop()
         self._worker = _Worker(self.name)
@@ -302,6 +302,9 @@ class _Worker:
             try:
                 answer.put((True, job()))
             except BaseException as exc:
+                # its traceback would keep buffers alive: the next open is then refused as busy, and the interpreter
+                # crashes where it collects a context before them
+                traceback.clear_frames(exc.__traceback__)
                 answer.put((False, exc))
 
         self._jobs.put(do)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import select
 import socket
 import struct
 import threading
@@ -28,6 +29,9 @@ _LONGEST_LINE = 1024
 
 class Stream:
     """An open buffer, of one direction or the other."""
+
+    dribble_s = 0.0
+    """How long a block takes on the wire: a device that is alive but hardly."""
 
     def read(self, n_bytes: int, timeout_s: float) -> bytes | None:
         """Return the next block, at most `n_bytes`; None: hang up in the middle of it. Raises OSError."""
@@ -57,7 +61,6 @@ class _Session:
     lines: BinaryIO
     open: dict[str, tuple[Stream, int]] = field(default_factory=dict)
     """Device → its buffer and the mask of channels in it."""
-    timeout_s: float = 2.5
 
 
 class IiodServer:
@@ -73,6 +76,8 @@ class IiodServer:
         """Device → the session that has its buffer open."""
         self.n_blocks: dict[str, int] = {}
         """Device → kernel buffers of its next open, as clients set them."""
+        self._timeout_s = 2.5
+        """Of the device, hence of all its connections."""
         self.timeouts_ms: list[int] = []
         """What clients asked for, in order."""
         threading.Thread(target=self._accept, name=f"iiod-{self._port}", daemon=True).start()
@@ -139,7 +144,7 @@ class IiodServer:
                     xml = self._backend.tree.xml().encode()
                     session.wire.sendall(b"%d\n%b\n" % (len(xml), xml))
                 case ["TIMEOUT", ms]:
-                    session.timeout_s = int(ms) / 1000
+                    self._timeout_s = int(ms) / 1000
                     self.timeouts_ms.append(int(ms))
                     self._answer(session, 0)
                 case ["OPEN", name, n, mask, *cyclic] if cyclic in ([], ["CYCLIC"]):
@@ -283,14 +288,22 @@ class IiodServer:
     def _read_buffer(self, session: _Session, device: Device, n_bytes: int) -> None:
         (stream, mask), first = self._stream(session, device), b"%08x\n"
         while n_bytes > 0:
-            block = stream.read(n_bytes, session.timeout_s)
+            block = stream.read(n_bytes, self._timeout_s)
             # the mask goes before the first block of an answer only
             head = b"%d\n" % (n_bytes if block is None else len(block)) + (first % mask if first else b"")
             if block is None:
                 session.wire.sendall(head + bytes(n_bytes // 2))
                 raise _HangUp
             session.wire.sendall(head)
-            session.wire.sendall(block)
+            if stream.dribble_s:
+                step = max(len(block) // 16, 1)
+                for at in range(0, len(block), step):
+                    session.wire.sendall(block[at : at + step])
+                    ready, _, _ = select.select([session.wire], [], [], stream.dribble_s / 16)
+                    if ready and not session.wire.recv(1, socket.MSG_PEEK):
+                        raise _HangUp
+            else:
+                session.wire.sendall(block)
             n_bytes -= len(block)
             first = b""
 

@@ -64,7 +64,11 @@ class Faults(Struct, kw_only=True, forbid_unknown_fields=True):
     silent: bool = False
     """No samples come: reads end with a timeout after the remote's time."""
     hang_s: Annotated[float, Meta(ge=0)] = 0.0
-    """Every read takes this much longer, whatever the timeout."""
+    """Every read is answered this much later, whatever the timeout."""
+    dribble_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Every read's samples come in pieces over this time, so that no single wait is long."""
+    failing_reads: Annotated[int, Meta(ge=0)] = 0
+    """So many reads fail with EIO."""
     busy_opens: Annotated[int, Meta(ge=0)] = 0
     """So many opens fail with EBUSY."""
     disconnect_reads: Annotated[int, Meta(ge=0)] = 0
@@ -93,6 +97,10 @@ class PlutoOptions(RadioOptions, frozen=True, kw_only=True, forbid_unknown_field
 class _Chain(SimRadio):
     """One direction of a Pluto on the air, with the ranges of its own controls."""
 
+    tuned: RadioSettings | None = None
+    sending: C64 | None = None
+    """What it repeats."""
+
     @property
     def capabilities(self) -> RadioCapabilities:
         return replace(
@@ -106,6 +114,9 @@ class _Chain(SimRadio):
 
     def send_cyclic(self, samples: C64) -> None:
         self._do_transmit(self._block(samples), None)
+
+    def detune(self, ppm: float) -> None:
+        self._front_end().oscillator.offset_hz = self.settings.carrier_hz * ppm * 1e-6
 
     def _block(self, samples: C64) -> IqBlock:
         return IqBlock(samples[None, :], self.settings.sample_rate_hz, 0.0)
@@ -135,6 +146,9 @@ class EmulatedPluto:
         """What the open cyclic buffer repeats."""
         self._tx_used = False
         self._agc_db = 71.0
+        self._closed = False
+        drawn_ppm = float(generator(context.seed, name, "crystal").uniform(-10, 10))
+        self._cfo_ppm = drawn_ppm if o.cfo_ppm is None else o.cfo_ppm
         self._faults_rng = generator(context.seed, name, "pluto faults")
         try:
             self.server = IiodServer(self, o.host, o.port)
@@ -145,6 +159,9 @@ class EmulatedPluto:
 
     def close(self) -> None:
         """Hang up on clients and leave the air."""
+        if self._closed:
+            return
+        self._closed = True
         self.server.close()
         for side, worker in self._workers.items():
             worker.submit(self._leave, side)
@@ -226,13 +243,11 @@ class EmulatedPluto:
     def _settings(self, side: str) -> RadioSettings:
         values = self.tree.values
         lo = (PHY, "out_altvoltage0_RX_LO_frequency") if side == "rx" else (PHY, "out_altvoltage1_TX_LO_frequency")
-        rx_gain = values[PHY, "in_voltage0_hardwaregain"] if self._manual_gain else str(self._agc_db)
-        return RadioSettings(
-            carrier_hz=float(values[lo]),
-            sample_rate_hz=self._rate_hz,
-            tx_gain_db=_number(values[PHY, "out_voltage0_hardwaregain"]),
-            rx_gain_db=_number(rx_gain),
+        gain = {"tx_gain_db": -89.75, "rx_gain_db": 0.0}  # a chain does not care for the other's
+        gain[f"{side}_gain_db"] = _number(
+            self.read_attribute(_RX_GAIN if side == "rx" else (PHY, "out_voltage0_hardwaregain"))
         )
+        return RadioSettings(carrier_hz=float(values[lo]), sample_rate_hz=self._rate_hz, **gain)
 
     # ---------------------------------------------------------------- buffers
 
@@ -317,33 +332,47 @@ class EmulatedPluto:
             chain = self._chains[side] = self._make(side)
         try:
             self._tune(side, chain)
+            self._drift(chain)
             return job(chain)
         except OffAir:  # the World dropped this station, or is a new one
             self._stale.add(side)
+            chain.tuned = chain.sending = None
             self._tune(side, chain)
             return job(chain)
+
+    def _drift(self, chain: _Chain) -> None:
+        """Let the crystal be where it is at this time: what starts now is off by that much."""
+        if self._options.drift_ppm and chain.tuned is not None:
+            turn = 2 * math.pi * chain.now_s() / self._options.drift_period_s
+            chain.detune(self._cfo_ppm + self._options.drift_ppm * math.sin(turn))
 
     def _make(self, side: str) -> _Chain:
         known = {f.name for f in msgspec.structs.fields(RadioOptions)}
         own = {k: v for k, v in msgspec.structs.asdict(self._options).items() if k in known}
-        ppm = generator(self._context.seed, self.name, "crystal").uniform(-10, 10)
         # no turn-around: it sends and receives at once, block after block
         own |= {"timed": False, "turnaround_s": 0.0, "place": self._options.place or self.name}
-        if own["cfo_ppm"] is None:
-            own["cfo_ppm"] = float(ppm)
+        own["cfo_ppm"] = self._cfo_ppm  # one crystal for both
         return _Chain(self.name if side == "rx" else f"{self.name}-tx", self._context, **own)
 
     def _tune(self, side: str, chain: _Chain) -> None:
+        """Make the chain do what the attributes say, with as few words to the World as that takes."""
         if side not in self._stale:
             return
         self._stale.discard(side)
+        settings = self._settings(side)
         try:
-            chain.configure(self._settings(side))
+            if settings != chain.tuned:
+                chain.configure(settings)
+                chain.tuned, chain.sending = settings, None  # being retuned ends what was sent
             if side == "tx":
                 self._tx_used = True
                 wave = self._radiated()
+                if chain.sending is not None:
+                    chain.silence()
+                    chain.sending = None
                 if wave is not None:
                     chain.send_cyclic(wave)
+                    chain.sending = wave
         except DeviceError:
             self._stale.add(side)
             raise
@@ -387,6 +416,10 @@ class _RxStream(Stream):
         if faults.silent:
             time.sleep(timeout_s)
             raise OSError(errno.ETIMEDOUT, "no samples")
+        self.dribble_s = faults.dribble_s
+        if faults.failing_reads:
+            faults.failing_reads -= 1
+            raise OSError(errno.EIO, "failed")
         if faults.disconnect_reads:
             faults.disconnect_reads -= 1
             return None
