@@ -91,6 +91,8 @@ class PlutoOptions(RadioOptions, frozen=True, kw_only=True, forbid_unknown_field
     """The crystal swings by this much around its error …"""
     drift_period_s: Annotated[float, Meta(gt=0)] = 60.0
     """… with this period of world time."""
+    canned: bool = False
+    """Every block is the same noise, made once: to measure the wire instead of the air."""
     faults: Faults = field(default_factory=Faults)
 
 
@@ -147,6 +149,7 @@ class EmulatedPluto:
         self._tx_used = False
         self._agc_db = 71.0
         self._closed = False
+        self._can = np.zeros((0, 2), "<i2")
         drawn_ppm = float(generator(context.seed, name, "crystal").uniform(-10, 10))
         self._cfo_ppm = drawn_ppm if o.cfo_ppm is None else o.cfo_ppm
         self._faults_rng = generator(context.seed, name, "pluto faults")
@@ -268,6 +271,10 @@ class EmulatedPluto:
 
     def capture(self, n_samples: int) -> np.ndarray:
         """Return (sample, 2) int16 from the World's present on."""
+        if self._options.canned:
+            if len(self._can) != n_samples:
+                self._can = self._faults_rng.integers(-100, 100, (n_samples, 2)).astype("<i2")
+            return self._can
         return self._on("rx", lambda chain: self._capture(chain, n_samples))
 
     def _capture(self, chain: _Chain, n_samples: int) -> np.ndarray:
