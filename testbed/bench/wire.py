@@ -71,7 +71,7 @@ def _round_s(lab: str) -> tuple[float, int]:
 
 
 def _streaming() -> list[BenchRow]:
-    """Samples per second of the driver against `adi.Pluto.rx()`: from a device that costs nothing, then from the air."""
+    """Samples per second, ours and `adi.Pluto.rx()`: from a device that costs nothing, then from the air."""
     import adi
 
     world = registry.load_driver("worlds", "sim")
@@ -96,6 +96,8 @@ def _streaming() -> list[BenchRow]:
                 peer.rx_destroy_buffer()  # a device has one buffer, and ours takes turns with theirs
 
             ours_s, peer_s, ratio = interleaved(ours, theirs, 9)
+            source = "samples made beforehand" if options else "samples from the simulated air"
+            rates = f"{SAMPLES / ours_s / 1e6:.1f} MS/s, theirs {SAMPLES / peer_s / 1e6:.1f}"
             rows.append(
                 BenchRow(
                     name=name,
@@ -103,8 +105,7 @@ def _streaming() -> list[BenchRow]:
                     peer="adi.Pluto.rx()",
                     peer_s=peer_s,
                     ratio=ratio,
-                    note=f"{SAMPLES / ours_s / 1e6:.1f} MS/s, theirs {SAMPLES / peer_s / 1e6:.1f}; blocks of {SAMPLES}, "
-                    + ("samples made beforehand" if options else "samples from the simulated air"),
+                    note=f"{rates}; blocks of {SAMPLES}, {source}",
                 )
             )
             radio.close()

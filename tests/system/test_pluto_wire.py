@@ -1,4 +1,4 @@
-"""The emulated Plutos as others see them: libiio's own tools, a script that knows nothing of this project, a whole run."""
+"""The emulated Plutos as others see them: libiio's tools, a script that knows nothing of this project, a run."""
 
 from __future__ import annotations
 

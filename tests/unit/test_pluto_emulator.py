@@ -117,10 +117,8 @@ def test_names_and_files_are_those_of_a_real_pluto(device: EmulatedPluto) -> Non
         for d in root.iter("device"):
             out |= {(d.get("name"), a.tag, a.get("name")) for a in d if a.tag != "channel"}
             for c in d.iter("channel"):
-                for a in c.iter("attribute"):
-                    out.add(
-                        (d.get("name"), c.get("id"), c.get("type"), c.get("name"), a.get("name"), a.get("filename"))
-                    )
+                place = (d.get("name"), c.get("id"), c.get("type"), c.get("name"))
+                out |= {(*place, a.get("name"), a.get("filename")) for a in c.iter("attribute")}
         return out
 
     missing = {a for a in attributes(real) - attributes(ours) if a[1] != "debug-attribute"}
@@ -163,6 +161,7 @@ def test_reading_sends_the_mask_once_and_one_channel_alone(client: Client, devic
     assert client.ask(f"OPEN {ADC} 64 00000002") == 0
     assert client.ask(f"READBUF {ADC} 128") == 128
     assert client.line() == b"00000002\n"
+    assert len(client.file.read(128)) == 128
     for mask in ("00000000", "00000004", "3"):
         assert client.ask(f"OPEN {DAC} 64 {mask}") == -errno.EINVAL
 
