@@ -49,18 +49,18 @@ def taps(amplitude: C128, delay_samples: F64) -> tuple[int, C128]:
     span = int(floor.max()) - first + 1
     powers = np.empty((_DEGREE + 1, delay_samples.size))
     powers[0] = 1.0
-    powers[1] = 2 * (delay_samples - floor) - 1
-    for k in range(2, _DEGREE + 1):
-        np.multiply(powers[k - 1], powers[1], out=powers[k])
+    powers[1:] = 2 * (delay_samples - floor) - 1
+    np.multiply.accumulate(powers[1:], axis=0, out=powers[1:])
     # (step, re/im, path): each path in the row of its whole number of samples
     spread = np.where(
         (floor - first == np.arange(span)[:, None])[:, None, :], amplitude.view(np.float64).reshape(-1, 2).T, 0.0
     )
-    rows = spread.reshape(2 * span, -1) @ powers.T @ _FARROW
-    h = np.zeros((2, span - 1 + 2 * HALF))
-    for step in range(span):
-        h[:, step : step + 2 * HALF] += rows[2 * step : 2 * step + 2]
-    return first + 1 - HALF, h[0] + 1j * h[1]
+    # Row `step` begins `step` taps later than the first: written one longer than they are read, rows slip to the right.
+    length = span - 1 + 2 * HALF
+    slipped = np.zeros((span, length + 1, 2))
+    slipped[:, : 2 * HALF] = (spread.reshape(2 * span, -1) @ powers.T @ _FARROW).reshape(span, 2, -1).swapaxes(1, 2)
+    h = slipped.reshape(-1, 2)[: span * length].reshape(span, length, 2).sum(axis=0)
+    return first + 1 - HALF, h.view(np.complex128)[:, 0]
 
 
 # ---------------------------------------------------------------- geometry
@@ -119,7 +119,10 @@ class Channel:
         direct = 10 ** (scene.multipath.direct_db / 20)
         self._coefficient = np.concatenate([[direct], self._scatterers.coefficient])
         self._scatterers_move = bool(self._scatterers.velocity_m_s.any())
-        self._still = not self._scatterers_move and not any(v.any() for _, v in self._places.values())
+        self._still = {
+            name: not self._scatterers_move and not velocity.any() for name, (_, velocity) in self._places.items()
+        }
+        """Whether the distances from a place stay as they are."""
         self._elements: F64 | None = None
         self._links: dict[tuple[str, str, float, float], tuple[C128, F64]] = {}
         self._legs: dict[tuple[str, float], tuple[F64, F64 | None, bool]] = {}
@@ -156,7 +159,7 @@ class Channel:
         changes because τ does. Read-only arrays: they are shared between calls.
         """
         pair = (x, y) if x < y else (y, x)
-        key = (*pair, 0.0 if self._still else time_s, carrier_hz)
+        key = (*pair, 0.0 if self._still[x] and self._still[y] else time_s, carrier_hz)
         found = self._links.get(key)
         if found is None:
             if len(self._links) >= 64:
@@ -165,7 +168,9 @@ class Channel:
         return found
 
     def _trace(self, x: str, y: str, time_s: float, carrier_hz: float) -> tuple[C128, F64]:
-        (x_bodies, x_elements, x_seen), (y_bodies, y_elements, y_seen) = self._leg(x, time_s), self._leg(y, time_s)
+        (x_bodies, x_elements, x_seen), (y_bodies, y_elements, y_seen) = (
+            self._leg(place, 0.0 if self._still[place] else time_s) for place in (x, y)
+        )
         wavelength_m = SPEED_OF_LIGHT_M_S / carrier_hz
         direct = distances(self.position_m(x, time_s)[None, :], self.position_m(y, time_s))
         length = np.concatenate([direct, x_bodies + y_bodies])
@@ -202,4 +207,5 @@ class Channel:
 def distances(points: F64, here: F64) -> F64:
     """Return (point,) distances in metres of (point, 3) to (3,)."""
     step = points - here
-    return np.asarray(np.sqrt(np.einsum("ij,ij->i", step, step)))
+    step *= step
+    return np.asarray(np.sqrt(step.sum(axis=1)))

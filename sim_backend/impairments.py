@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from sim_backend.ticks import DeviceClock, to_seconds, to_ticks
 from testbed.core.errors import InputError
 from testbed.core.radio import RadioSettings
-from testbed.core.seeds import derive, generator
+from testbed.core.seeds import Streams, derive, generator
 from testbed.core.types import C64, F64
 
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -75,61 +75,96 @@ class Oscillator:
     """A free-running local oscillator: offset, random start, Wiener phase noise; a function of world time alone.
 
     Phase noise of linewidth Δν is Brownian motion of variance 2πΔν·t. To look it up anywhere without walking there, it
-    is built coarse to fine: a walk over blocks of 2²⁰ µs, Brownian bridges of 1024 cells in each, bridges of 1024 µs in
-    each of those, straight lines below 1 µs.
+    is built coarse to fine: a walk over blocks of 2²⁴ µs, Brownian bridges of 256 cells in each, of 256 cells in each
+    of those and of 256 µs in each of those, straight lines below 1 µs.
     """
 
     _FINE = to_ticks(1e-6)
-    _STEPS = 1024
+    _STEPS = 256
+    _LEVELS = 3
+    _KEPT = 8
+    """Bridges of one level that are remembered."""
 
     def __init__(self, seed: int, name: str, offset_hz: float, linewidth_hz: float) -> None:
         self.offset_hz = offset_hz
-        self._key = (seed, name, "oscillator")
-        self._sigma = np.sqrt(2 * np.pi * linewidth_hz * 1e-6)
-        self._start = float(generator(*self._key, "start").uniform(0, 2 * np.pi))
-        self._walk_rng = generator(*self._key, "walk")
+        sigma = math.sqrt(2 * math.pi * linewidth_hz * 1e-6)
+        self._sigmas = [sigma * self._STEPS ** (level / 2) for level in range(self._LEVELS + 1)]
+        """Deviation of a step of each level's bridges, finest first; the last one is the walk's."""
+        self._start = float(generator(seed, name, "oscillator", "start").uniform(0, 2 * np.pi))
+        self._walk_rng = generator(seed, name, "oscillator", "walk")
         self._walk = [0.0]
-        self._cells: dict[int, F64] = {}
-        self._fines: dict[int, F64] = {}
+        self._streams = Streams(seed, name, "oscillator")
+        self._bridges: list[dict[int, F64]] = [{} for _ in range(self._LEVELS)]
+        self._ramp = np.arange(self._STEPS + 1) / self._STEPS
+        self._grids: dict[tuple[int, float], F64] = {}
 
     def phase_rad(self, start: int, n_samples: int, sample_rate_hz: float) -> F64:
         """Return (sample,) phases; sample m is at tick start + m / rate."""
-        m = np.arange(n_samples) / sample_rate_hz
-        phase = self._start + 2 * np.pi * ((self.offset_hz * to_seconds(start)) % 1.0 + self.offset_hz * m)
-        return phase + self._noise(start, n_samples, sample_rate_hz) if self._sigma > 0 else phase
-
-    def _noise(self, start: int, n_samples: int, sample_rate_hz: float) -> F64:
+        if (n_samples, sample_rate_hz) not in self._grids:
+            if len(self._grids) >= self._KEPT:
+                self._grids.clear()
+            self._grids[n_samples, sample_rate_hz] = np.arange(n_samples) * np.float64(1e6 / sample_rate_hz)
+        since_us = self._grids[n_samples, sample_rate_hz]
+        at_start = self._start + 2 * math.pi * ((self.offset_hz * to_seconds(start)) % 1.0)
+        slope = 2e-6 * math.pi * self.offset_hz
+        if self._sigmas[0] == 0:
+            return np.asarray(at_start + slope * since_us)
         first = start // self._FINE
-        points = (start - first * self._FINE) / self._FINE + np.arange(n_samples) * (1e6 / sample_rate_hz)
-        n_fine = int(points[-1]) + 2
-        cells = range(first // self._STEPS, (first + n_fine) // self._STEPS + 1)
-        fine = np.concatenate([self._fine(c)[:-1] for c in cells])
-        skip = first - cells.start * self._STEPS
-        return np.interp(points, np.arange(n_fine + 1), fine[skip : skip + n_fine + 1])
+        skip_us = (start - first * self._FINE) / self._FINE
+        points: F64 = since_us + skip_us
+        # jitter may reach back before the world's start: the walk begins one block earlier
+        noise = self._fine(first + self._STEPS**self._LEVELS, int(points[-1]) + 2)
+        # offset and noise are both straight between the knots
+        knots = noise + (at_start + slope * (np.arange(noise.size) - skip_us))
+        whole = points.astype(np.intp)
+        points -= whole
+        points *= np.diff(knots)[whole]
+        points += knots[whole]
+        return points
 
-    def _bridge(self, a: float, b: float, sigma: float, *key: str | int) -> F64:
-        """(step + 1,) Brownian path from a to b with steps of deviation sigma."""
-        steps = generator(*self._key, *key).standard_normal(self._STEPS) * sigma
-        path = np.concatenate([[0.0], np.cumsum(steps)])
-        return np.asarray(a + path + np.linspace(0, 1, self._STEPS + 1) * (b - a - path[-1]))
+    def turn(self, start: int, n_samples: int, sample_rate_hz: float) -> C64:
+        """Return (sample,) exp(j·phase)."""
+        phase = self.phase_rad(start, n_samples, sample_rate_hz)
+        # near zero single precision is plenty, and four times faster
+        phase -= 2 * math.pi * round(float(phase[0]) / (2 * math.pi))
+        short = phase.astype(np.float32)
+        out = np.empty(n_samples, np.complex64)
+        np.cos(short, out=out.real)
+        np.sin(short, out=out.imag)
+        return out
 
-    def _cell(self, block: int) -> F64:
-        while len(self._walk) <= block + 1:
-            self._walk.append(self._walk[-1] + float(self._walk_rng.standard_normal()) * self._sigma * self._STEPS)
-        if block not in self._cells:
-            self._cells = {k: v for k, v in self._cells.items() if k == block - 1}
-            sigma = self._sigma * np.sqrt(self._STEPS)
-            self._cells[block] = self._bridge(self._walk[block], self._walk[block + 1], sigma, "cell", block)
-        return self._cells[block]
+    def _fine(self, first: int, steps: int) -> F64:
+        """Return (steps + 1,) noise at the ends of 1 µs steps from the one numbered `first`."""
+        cell, skip = divmod(first, self._STEPS)
+        path = self._bridge(0, cell)
+        if skip + steps <= self._STEPS:
+            return path[skip : skip + steps + 1]
+        last = (first + steps) // self._STEPS
+        parts = [path[:-1], *(self._bridge(0, c)[:-1] for c in range(cell + 1, last + 1)), self._bridge(0, last)[-1:]]
+        return np.concatenate(parts)[skip : skip + steps + 1]
 
-    def _fine(self, cell: int) -> F64:
-        if cell not in self._fines:
-            if len(self._fines) >= 8:
-                self._fines.clear()
-            coarse = self._cell(cell // self._STEPS)
-            i = cell % self._STEPS
-            self._fines[cell] = self._bridge(float(coarse[i]), float(coarse[i + 1]), self._sigma, "fine", cell)
-        return self._fines[cell]
+    def _bridge(self, level: int, cell: int) -> F64:
+        """Return (step + 1,) Brownian path through a cell of a level."""
+        known = self._bridges[level]
+        path = known.get(cell)
+        if path is not None:
+            return path
+        if level == self._LEVELS - 1:
+            while len(self._walk) <= cell + 1:
+                self._walk.append(self._walk[-1] + float(self._walk_rng.standard_normal()) * self._sigmas[-1])
+            a, b = self._walk[cell], self._walk[cell + 1]
+        else:
+            above, i = divmod(cell, self._STEPS)
+            coarse = self._bridge(level + 1, above)
+            a, b = float(coarse[i]), float(coarse[i + 1])
+        path = np.zeros(self._STEPS + 1)
+        np.cumsum(self._streams.at(cell, level).standard_normal(self._STEPS), out=path[1:])
+        path *= self._sigmas[level]
+        path += a + self._ramp * (b - a - float(path[-1]))
+        if len(known) >= self._KEPT:
+            known.clear()
+        known[cell] = path
+        return path
 
 
 class FrontEnd:
@@ -139,6 +174,7 @@ class FrontEnd:
         """`seed` makes the device (chains, clock), `world_seed` what happens to it in this run (noise, jitter)."""
         self._name, self._options, self._settings = name, options, settings
         self._run = (seed, world_seed, name)
+        self._noise = Streams(*self._run, "noise")
         ppm = oscillator_ppm(name, options, seed)
         self.oscillator = Oscillator(
             seed,
@@ -148,15 +184,15 @@ class FrontEnd:
         )
         self._tx_chain, self._rx_chain = (self._chain(seed, side) for side in ("tx", "rx"))
         turn = generator(seed, name, "dc").uniform(0, 2 * np.pi)
-        self._dc = 10 ** (options.dc_offset_dbfs / 20) * np.exp(1j * turn)
+        self._dc = complex(10 ** (options.dc_offset_dbfs / 20) * np.exp(1j * turn))
 
-    def _chain(self, seed: int, side: str) -> F64:
-        """(tap,) impulse response 1, then three small echoes: a ripple of the given rms over the band."""
+    def _chain(self, seed: int, side: str) -> list[complex]:
+        """Return the three small echoes, one to three samples late, that ripple the band by the given rms."""
         rng = generator(seed, self._name, "chain", side)
         echoes = rng.standard_normal(3) + 1j * rng.standard_normal(3)
         rms = 10 ** (self._options.chain_ripple_db / 20) - 1
         # an echo of amplitude e ripples |H| by e/√2 rms
-        return np.concatenate([[1.0], echoes / np.linalg.norm(echoes) * np.sqrt(2) * rms])
+        return [complex(e) for e in echoes / np.linalg.norm(echoes) * np.sqrt(2) * rms]
 
     def jitter(self, side: str, start: int) -> int:
         """Return actual minus nominal start in ticks."""
@@ -169,37 +205,52 @@ class FrontEnd:
     def send(self, samples: C64, start: int) -> C64:
         """Turn (sample,) full-scale units into (sample,) √mW on air; `start` is the actual tick of the first."""
         amplitude = 10 ** ((self._options.tx_power_dbm + self._settings.tx_gain_db) / 20)
-        phase = self.oscillator.phase_rad(start, len(samples), self._settings.sample_rate_hz)
-        shaped = np.convolve(samples, self._tx_chain)[: len(samples)]
-        return np.asarray(amplitude * shaped * np.exp(1j * phase)).astype(np.complex64)
+        out = _echoed(samples, self._tx_chain)
+        out *= amplitude
+        out *= self.oscillator.turn(start, len(samples), self._settings.sample_rate_hz)
+        return out
 
     def hear(self, field: C64, start: int) -> tuple[C64, bool]:
         """Turn (sample,) √mW at the antenna into what the converter says, and whether samples were lost."""
         options, rate = self._options, self._settings.sample_rate_hz
         n = len(field)
-        rng = generator(*self._run, "noise", start)
+        rng = self._noise.at(start & (1 << 64) - 1)
         noise_mw = 10 ** ((THERMAL_DBM_HZ + options.noise_figure_db) / 10) * rate
-        noise = rng.standard_normal(2 * n, dtype=np.float32).view(np.complex64) * np.float32(np.sqrt(noise_mw / 2))
-        heard = np.convolve(field, self._rx_chain)[:n] + noise
+        noise = rng.standard_normal(2 * n, dtype=np.float32)
+        noise *= math.sqrt(noise_mw / 2)
+        out = _echoed(field, self._rx_chain)
+        out += noise.view(np.complex64)
         gain_db = self._settings.rx_gain_db - options.full_scale_dbm
         # what goes wrong is drawn after the noise, so that turning it on leaves the noise alone
-        steps, loses = rng.uniform(size=2) < (options.gain_step_probability, options.overflow_probability)
+        steps, loses = rng.random() < options.gain_step_probability, rng.random() < options.overflow_probability
         if steps:
-            gain_db += options.gain_step_db * rng.choice([-1.0, 1.0])
-        phase = self.oscillator.phase_rad(start, n, rate)
-        out = 10 ** (gain_db / 20) * heard * np.exp(-1j * phase) + self._dc
+            gain_db += options.gain_step_db * (1.0 if rng.random() < 0.5 else -1.0)
+        out *= 10 ** (gain_db / 20)
+        out *= np.conj(self.oscillator.turn(start, n, rate))
+        out += self._dc
         if loses:
             at = int(rng.integers(0, n))
             lost = min(64, n - at)
-            out = np.concatenate([out[:at], out[at + lost :], np.zeros(lost)])
-        return self._convert(out), bool(loses)
+            out = np.concatenate([out[:at], out[at + lost :], np.zeros(lost, np.complex64)])
+        return self._convert(out), loses
 
-    def _convert(self, analogue: np.ndarray) -> C64:
-        """Round to the converter's steps and clip at its ends, I and Q apart."""
+    def _convert(self, analogue: C64) -> C64:
+        """Round (sample,) in place to the converter's steps and clip at its ends, I and Q apart."""
         half = 1 << (self._options.adc_bits - 1)
-        steps = np.ascontiguousarray(analogue, dtype=np.complex128).view(np.float64)
-        levels = np.clip(np.rint(steps * half), -half, half - 1)
-        return np.ascontiguousarray(levels / half).view(np.complex128).astype(np.complex64)
+        levels = analogue.view(np.float32)
+        levels *= half
+        np.rint(levels, out=levels)
+        np.clip(levels, -half, half - 1, out=levels)
+        levels /= half
+        return analogue
+
+
+def _echoed(samples: C64, echoes: list[complex]) -> C64:
+    """Return a copy of (sample,) with the k-th echo added k + 1 samples late, of the same length."""
+    out = samples.copy()
+    for late, echo in enumerate(echoes, 1):
+        out[late:] += samples[:-late] * echo
+    return out
 
 
 def device_clock(name: str, options: RadioOptions, seed: int) -> DeviceClock:

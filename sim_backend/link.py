@@ -50,6 +50,7 @@ class Link:
         operation = type(request).__struct_config__.tag
         socket = self._socket(operation, state)
         socket.send_multipart([encode(request)] if payload is None else [encode(request), payload])
+        told: dict[int, str] = self._local.told
         deadline = time.monotonic() + timeout_s
         while True:
             left_s = deadline - time.monotonic()
@@ -59,8 +60,12 @@ class Link:
                 )
             frames = socket.recv_multipart()
             reply = decode_reply(frames[0])
+            if reply.id in told:
+                operation = told[reply.id]
+                break
             if reply.id == request.id:  # anything else answers a question that was given up
                 break
+        told.clear()
         if reply.error:
             kinds = {"late": LateTransmit, "timeout": DeviceTimeout, "off_air": OffAir, "new_world": NewWorld}
             error = kinds.get(reply.error, DeviceError)(self._name, operation, state, reply.detail)
@@ -68,6 +73,17 @@ class Link:
                 error.seed = reply.seed
             raise error
         return reply, frames[1] if len(frames) > 1 else b""
+
+    def tell(self, request: Any, state: str, payload: Any) -> None:
+        """Send a request that is answered only where it is refused; this thread's next `ask` then raises that."""
+        operation = type(request).__struct_config__.tag
+        self._socket(operation, state).send_multipart([encode(request), payload])
+        self._local.told[request.id] = operation
+
+    def forget_told(self) -> None:
+        """Do not raise any more what this thread's earlier `tell`s come to."""
+        if getattr(self._local, "socket", None) is not None:
+            self._local.told.clear()
 
     def declare(self, until: int, state: str) -> None:
         """Promise silence until a tick; nobody answers."""
@@ -97,6 +113,7 @@ class Link:
             if self._context.closed:
                 raise DeviceError(self._name, operation, state, "the link to the world is closed")
             socket = self._local.socket = self._context.socket(zmq.DEALER)
+            self._local.told = {}
             socket.setsockopt(zmq.LINGER, 0)
             secure(socket, self._identity, "world")
             socket.connect(self._endpoint)

@@ -1,6 +1,7 @@
 """What devices and the World say to each other: one msgpack header, then at most one frame of raw samples or levels.
 
-Times are ticks (`ticks.py`). Every request but `Declare` is answered by one `Reply` of the same id.
+Times are ticks (`ticks.py`). Every request is answered by one `Reply` of the same id, but for `Declare`, which has no
+answer, and `Transmit`, which may go without one unless it is refused.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Transmit(_Request, tag="transmit", kw_only=True):
     start: Tick
     shift: Tick = 0
     cyclic: bool = False
+    answer: bool = True
+    """False: answer only where it is refused."""
     seed: int
     """Of the world that the samples were made for."""
 
@@ -117,6 +120,8 @@ class Reply(Struct, kw_only=True, frozen=True):
     session: str = ""
     now: int = 0
     """The device's present: the earliest instant at which it could still do something."""
+    runs: bool = False
+    """Tune: time passes by itself (wall pace), so that what was not late when it was sent may be so when it arrives."""
     time: int = 0
     """Apply: first tick that sees the pattern."""
     seed: int = 0

@@ -10,7 +10,7 @@ import numpy as np
 from sim_backend.impairments import FrontEnd, RadioOptions, device_clock, options_from, oscillator_ppm
 from sim_backend.link import ANSWER_S, NewWorld, OffAir, link_for
 from sim_backend.messages import MAX_SAMPLES, Now, Receive, Reply, Silence, Transmit, Tune
-from sim_backend.ticks import to_ticks
+from sim_backend.ticks import duration, to_ticks
 from testbed.core.errors import DeviceError, LateTransmit
 from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
 from testbed.core.types import C64, IqBlock
@@ -32,6 +32,13 @@ class SimRadio(Radio):
         self._world_seed = -1
         self._old: C64 | None = None
         self._stale = 0
+        self._promised = 0
+        """Tick before which the World knows that nothing is sent any more, or later."""
+        self._time_runs = False
+        self._first = True
+        """Nothing was transmitted yet, at these settings in this world."""
+        self._unheard: list[tuple[IqBlock, float | None]] = []
+        """What was sent since the World last answered."""
         self._link = link_for(name, context)
         try:
             self._link.attach("radio", self.state)
@@ -67,16 +74,22 @@ class SimRadio(Radio):
 
     def idle_until(self, time_s: float) -> None:
         """Promise not to transmit before device time `time_s`; others may be waiting for this to hear on."""
-        if self.state == "configured":
-            self._link.declare(self._clock.world_ticks(time_s), self.state)
+        until = self._clock.world_ticks(time_s)
+        if self.state == "configured" and until > self._promised:
+            self._link.declare(until, self.state)
+            self._promised = until
 
     def _do_configure(self, settings: RadioSettings) -> RadioSettings:
+        self._link.forget_told()
         try:
             reply = self._tune(settings)
         except OffAir:  # dropped, or the world was started anew
             self._link.attach("radio", self.state)
             reply = self._tune(settings)
-        self._front, self._world_seed = None, reply.seed
+        self._front, self._world_seed, self._promised = None, reply.seed, reply.now
+        self._time_runs = reply.runs
+        self._first = True
+        self._unheard.clear()
         self._stale = self._options.stale_buffers
         return settings
 
@@ -103,27 +116,37 @@ class SimRadio(Radio):
 
     def _transmit(self, block: IqBlock, at_s: float | None, cyclic: bool) -> None:
         if at_s is not None:
-            return self._transmit_at(self._clock.world_ticks(at_s), block, cyclic)
+            return self._transmit_at(self._clock.world_ticks(at_s), block, cyclic, at_s)
         for _ in range(_HASTE):
             try:
-                return self._transmit_at(self._now(), block, cyclic)
+                return self._transmit_at(self._now(), block, cyclic, at_s)
             except LateTransmit:
                 pass  # somebody's reception has let time pass since
         raise DeviceError(self.name, "transmit", self.state, f"time passed between question and order {_HASTE} times")
 
-    def _transmit_at(self, start: int, block: IqBlock, cyclic: bool) -> None:
+    def _transmit_at(self, start: int, block: IqBlock, cyclic: bool, at_s: float | None) -> None:
         front = self._front_end()
         shift = front.jitter("tx", start)
         samples = front.send(np.asarray(block.samples[0], np.complex64), start + shift)
+        # In virtual time only the first transmission waits for its answer: later ones cannot be late where they start
+        # after what was promised, and what else may be wrong (dropped, a new world) comes with the next answer.
+        answer = at_s is None or self._time_runs or self._first or start < self._promised
         request = Transmit(
             id=self._link.next_id(),
             session=self._link.session,
             start=start,
             shift=shift,
             cyclic=cyclic,
+            answer=answer,
             seed=self._world_seed,
         )
-        self._link.ask(request, self.state, samples)
+        if answer:
+            self._heard_from(self._link.ask(request, self.state, samples)[0])
+            self._first = False
+        else:
+            self._link.tell(request, self.state, samples)
+            self._unheard.append((block, at_s))
+            self._promised = start + duration(len(samples), self.settings.sample_rate_hz)
 
     def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
         if n_samples > MAX_SAMPLES:
@@ -133,7 +156,7 @@ class SimRadio(Radio):
         try:
             block = self._receive(n_samples, at_s, timeout_s)
         except NewWorld as exc:
-            self._enter(exc.seed)
+            self._begin_again(exc.seed)
             block = self._receive(n_samples, at_s, timeout_s)
         if self._stale > 0 and self._old is not None:
             self._stale -= 1
@@ -155,26 +178,50 @@ class SimRadio(Radio):
             timeout_s=timeout_s,
             seed=self._world_seed,
         )
-        _, raw = self._link.ask(request, self.state, timeout_s=timeout_s + ANSWER_S)
+        reply, raw = self._link.ask(request, self.state, timeout_s=timeout_s + ANSWER_S)
+        self._heard_from(reply)
         samples, overflow = front.hear(np.frombuffer(raw, np.complex64), start + shift)
         time_s = self._clock.reading_s(start) if at_s is None else at_s
         return IqBlock(samples[None, :], self.settings.sample_rate_hz, time_s, overflow)
 
     def _do_silence(self) -> None:
+        self._link.forget_told()
         try:
             self._link.ask(Silence(id=self._link.next_id(), session=self._link.session), self.state, timeout_s=2.0)
         except OffAir:
             pass  # nothing of this radio is on the air
 
     def _do_close(self) -> None:
+        self._link.forget_told()
         self._link.close(self.state)
 
     def _now(self) -> int:
-        return self._link.ask(Now(id=self._link.next_id(), session=self._link.session), self.state)[0].now
+        request = Now(id=self._link.next_id(), session=self._link.session)
+        try:
+            reply = self._link.ask(request, self.state)[0]
+        except NewWorld as exc:  # what was sent before was not heard
+            self._begin_again(exc.seed)
+            reply = self._link.ask(request, self.state)[0]
+        self._heard_from(reply)
+        return reply.now
+
+    def _heard_from(self, reply: Reply) -> None:
+        """Learn from an answer: requests are served in order, so what was sent before it is on the air."""
+        self._promised = reply.now
+        self._unheard.clear()
+
+    def _begin_again(self, world_seed: int) -> None:
+        """Enter a new world and send there what the old one did not hear."""
+        unheard = self._unheard[:]
+        self._enter(world_seed)
+        for block, at_s in unheard:
+            self._transmit(block, at_s, cyclic=False)
 
     def _enter(self, world_seed: int) -> None:
         """Begin anew in a world that was reset: this run's noise and phases come from its seed."""
         self._world_seed, self._front, self._old = world_seed, None, None
+        self._promised, self._first = 0, True
+        self._unheard.clear()
 
     def _front_end(self) -> FrontEnd:
         if self._front is None:

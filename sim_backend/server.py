@@ -153,6 +153,8 @@ class _Server:
         self._waiting: list[_Waiting] = []
         self._lagging: dict[str, tuple[float, int]] = {}
         """Whom others wait for: since when, and its horizon then."""
+        self._next_look = 0.0
+        """When to look for them again."""
 
     # ---------------------------------------------------------------- the loop's three calls
 
@@ -178,7 +180,9 @@ class _Server:
     def settle(self, now: float) -> None:
         """Answer every reception that is complete or out of time; drop the silent."""
         self._pass_time(now)
-        self._drop_silent(now)
+        if now >= self._next_look:
+            self._next_look = now + min(_LOOK_UP_S, self._peer_timeout_s / 4)
+            self._drop_silent(now)
         still: list[_Waiting] = []
         for w in sorted(self._waiting, key=lambda w: (w.end, w.name)):
             missing = self._air.undeclared(w.name, w.end)
@@ -199,7 +203,7 @@ class _Server:
     def due_in_s(self, now: float) -> float:
         """Return how long `settle` may be left alone if no message arrives."""
         moments = [w.deadline for w in self._waiting]
-        moments += [since + self._peer_timeout_s for since, _ in self._lagging.values()]
+        moments += [max(since + self._peer_timeout_s, self._next_look) for since, _ in self._lagging.values()]
         if self._paced:
             moments += [self._wall_s(w.end) for w in self._waiting if self._wall_s(w.end) > now]
         return max(0.0, min(moments, default=math.inf) - now)
@@ -242,6 +246,8 @@ class _Server:
                 if not payload or len(payload) % 8 or len(payload) > 8 * m.MAX_SAMPLES:
                     raise Refused("device", f"{len(payload)} bytes are not 1 to {m.MAX_SAMPLES} complex64 samples")
                 air.transmit(name, request.start, np.frombuffer(payload, np.complex64), request.shift, request.cyclic)
+                if not request.answer:
+                    return None
             case m.Receive():
                 self._same_world(request.seed)
                 end = air.check_reception(name, request.start, request.n_samples)
@@ -258,7 +264,7 @@ class _Server:
                 return m.Reply(id=request.id, time=air.latch(name, levels, max(0, request.latency)))
             case m.Readback():
                 air.pattern(name)
-        return m.Reply(id=request.id, now=air.now(name), seed=air.seed)
+        return m.Reply(id=request.id, now=air.now(name), seed=air.seed, runs=self._paced)
 
     def _attach(self, request: m.Attach) -> m.Reply:
         if request.protocol != m.PROTOCOL:

@@ -237,7 +237,7 @@ class Air:
         rate = station.sample_rate_hz
         end = start + duration(n_samples, rate)
         start += shift
-        out = np.zeros(n_samples, np.complex128)
+        out = np.zeros(n_samples, np.complex64)
         present = [s for s in self._sent if s.end > s.start and s.start < end and s.end > start - LONGEST_PATH]
         # arrival order of the declarations must not change the rounding of the sum
         present.sort(key=lambda s: (s.start, s.radio))
@@ -255,11 +255,9 @@ class Air:
                 out[max(deaf[0], 0) : max(deaf[1], 0)] = 0.0
         self.frontier = max(self.frontier, end)
         self._forget()
-        return out.astype(np.complex64)
+        return out
 
-    def _add(
-        self, out: np.ndarray, place: str, start: int, rate: float, sent: Transmission, first: int, stop: int
-    ) -> None:
+    def _add(self, out: C64, place: str, start: int, rate: float, sent: Transmission, first: int, stop: int) -> None:
         """Add one transmission to samples first…stop, in which neither the channel nor the pattern changes."""
         assert self._channel is not None
         first = max(first, _ceil_index(sent.start - start, rate))

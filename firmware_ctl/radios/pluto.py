@@ -95,8 +95,7 @@ class Pluto(Radio):
 
     def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
         time_s, raw = self._call("receive", lambda: self._capture(n_samples), timeout_s)
-        parts = np.frombuffer(raw, "<i2", count=2 * n_samples).astype(np.float32)
-        parts *= _ADC_FULL_SCALE
+        parts = np.multiply(np.frombuffer(raw, "<i2", count=2 * n_samples), _ADC_FULL_SCALE, dtype=np.float32)
         return IqBlock(parts.view(np.complex64)[None, :], self.settings.sample_rate_hz, time_s)
 
     def _do_silence(self) -> None:

@@ -169,7 +169,8 @@ class KeyChain:
         assert answer is not None
         progress.errors = _integer(answer, "errors", 0, count)
         progress.sacrificed, progress.kept = positions, kept
-        progress.source = source_min_entropy(kept)
+        # Of the whole string, not of what is kept: the sacrificed bits are public, and they help to predict the rest.
+        progress.source = source_min_entropy(raw)
         rate = _estimate(progress.errors, count)
         if rate > MAX_ERROR_RATE:
             yield Receive(FAILED)  # Bob goes by the same rule and says so next

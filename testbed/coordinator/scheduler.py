@@ -75,14 +75,16 @@ class Scheduler:
     def _slot_s(self) -> float:
         return self._frame_s + 2 * self.margin_s + self._turnaround_s
 
-    def probe(self, node: str, number: int, start_s: float, end_s: float) -> m.Probe:
+    def probe(self, node: str, number: int, start_s: float, end_s: float, tell_captured: bool) -> m.Probe:
         """Return the round's order for one node, on its own clock."""
         base_s = self.clocks[node].base_s
         slots = [
             m.SlotPlan(slot.tx, list(slot.rx), base_s + start_s + i * self._slot_s)
             for i, slot in enumerate(self._slots)
         ]
-        return m.Probe(round=number, slots=slots, margin_s=self.margin_s, end_s=base_s + end_s)
+        return m.Probe(
+            round=number, slots=slots, margin_s=self.margin_s, end_s=base_s + end_s, tell_captured=tell_captured
+        )
 
     def track(self, node: str, timing_error_s: float) -> None:
         """Learn from a frame that arrived `timing_error_s` later than planned."""

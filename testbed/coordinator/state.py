@@ -3,8 +3,10 @@
     joining → configuring → synchronising → probing ⇄ distilling → finishing → over
 
 A round: the surface acknowledges its pattern, every node gets its slots, all say `Captured` (the air is free, the next
-round starts), then `Probed` with what they measured. A round is used only if Alice and Bob both have an estimate, taken
-inside one acknowledged surface state; otherwise it is rejected with a reason and counted. Every wait has a deadline.
+round starts), then `Probed` with what they measured. In virtual time, where no pattern changes, nothing has to happen
+between two rounds: the next one is ordered while the nodes are busy with one, and nobody says `Captured`.
+A round is used only if Alice and Bob both have an estimate, taken inside one acknowledged surface state; otherwise it
+is rejected with a reason and counted. Every wait has a deadline.
 The coordinator never sees key bits; in experiment mode it sees CSI and raw bits for the record.
 """
 
@@ -235,9 +237,12 @@ class CoordinatorState:
         self._round: _Round | None = None
         """On the air."""
         self._settling: list[_Round] = []
-        """Captured, results still coming, oldest first."""
+        """Captured, or ordered ahead; results still coming, oldest first."""
         self._lessons: list[_Round] = []
         """Closed rounds whose arrival times the clocks have not learned from yet."""
+        self._ahead = self.virtual and experiment.surface.policy != "random"
+        """Order a round while the one before is still on the air: nodes take orders one after the other, and nothing
+        has to happen between two rounds."""
         self._next_round = 0
         self._last_end_s = 0.0
         """End of the last round planned, on the reference timeline; in virtual time the air stands there."""
@@ -402,7 +407,7 @@ class CoordinatorState:
             node.left_out = True
         if node.role == "ris":
             self._surface_wait = self._surface_now = None
-        for r in [*self._settling, *([self._round] if self._round else [])]:
+        for r in self._flying():
             if name in r.expected:
                 r.expected.discard(name)
                 if node.required and name not in r.results:
@@ -437,10 +442,10 @@ class CoordinatorState:
                 return out + self._finish("failed", f"{name}: {body.operation}: {body.detail}", "abort")
             node.left_out, node.alive = True, False
             return out
-        if body.operation == "probe" and self._round is not None and name in self._round.expected:
-            self._round.spoilt = self._round.spoilt or Reject.DEVICE
-            self._round.captured.add(name)
-            self._round.expected.discard(name)
+        asked = next((r for r in self._flying() if name in r.expected and name not in r.results), None)
+        if body.operation == "probe" and asked is not None:
+            asked.spoilt = asked.spoilt or Reject.DEVICE
+            asked.expected.discard(name)
         elif self._block is not None and name in self._block.waiting:
             if node.role == "eve":
                 self._block.waiting.discard(name)
@@ -488,7 +493,8 @@ class CoordinatorState:
                     "failed", f"the surface acknowledged no pattern {MAX_STRIKES} times in a row", "abort"
                 )
             out += self._reject_unprobed(Reject.SURFACE_NOT_APPLIED)
-        for r in [*self._settling, *([self._round] if self._round else [])]:
+        flying = self._flying()
+        for r in flying[:1] if self._ahead else flying:  # ahead, a round's time begins when the one before is over
             if self._now_s > r.deadline_s and r.expected - set(r.results):
                 out += self._round_late(r)
         if self._block is not None and self._now_s > self._block.deadline_s:
@@ -563,6 +569,7 @@ class CoordinatorState:
 
     def _make_scheduler(self) -> None:
         self._timed = all(n.hello.timed for n in self.nodes.values() if n.hello)
+        self._ahead = self._ahead and self._timed
         turnaround_s = max((n.hello.turnaround_s for n in self.nodes.values() if n.hello), default=0.0)
         p = self.experiment.probing
         self._scheduler = Scheduler(
@@ -570,9 +577,16 @@ class CoordinatorState:
             0.0 if self.virtual else WALL_LEAD_S,
         )  # fmt: skip
 
+    def _flying(self) -> list[_Round]:
+        """Return the rounds that were ordered and are not settled, oldest first."""
+        return [*self._settling, *([self._round] if self._round else [])]
+
     def _step_probing(self) -> list[Instruction] | None:
         if self._settling and self._settling[0].expected <= set(self._settling[0].results):
-            return self._settle(self._settling.pop(0))
+            over = self._settling.pop(0)
+            if self._ahead and self._settling:
+                self._settling[0].deadline_s = self._now_s + self.lab.coordinator.operation_timeout_s
+            return self._settle(over)
         if self._round is not None:
             if self._round.steps is not None:
                 orders = self._round.steps.advance(self._round.expected)
@@ -580,7 +594,7 @@ class CoordinatorState:
                     return [Tell(n, body) for n, body in orders if self.nodes[n].alive]
                 if self._round.steps.over:
                     self._round.captured |= self._round.expected
-            if not self._round.expected <= self._round.captured:
+            if not self._ahead and not self._round.expected <= self._round.captured:
                 return None
             self._settling.append(self._round)
             self._round = None
@@ -627,7 +641,8 @@ class CoordinatorState:
             self._round.steps = steps.plan(number, self._slots, names)
             self._round.expected &= self._round.steps.nodes
             return [LetTimePass(start_s)] if self.virtual else []
-        return [Tell(n, self._scheduler.probe(n, number, start_s, end_s)) for n in nodes]
+        captured = not self._ahead
+        return [Tell(n, self._scheduler.probe(n, number, start_s, end_s, captured)) for n in nodes]
 
     def _surface_plan(self) -> list[Instruction]:
         """Ask for the next pattern where one is due; nothing where the surface holds what this round wants."""
@@ -668,7 +683,7 @@ class CoordinatorState:
         assert self._scheduler is not None
         assert ris is not None
         latched_s = self._scheduler.reference_s(ris, body.device_time_s)
-        for r in [*self._settling, *([self._round] if self._round else [])]:
+        for r in self._flying():
             during = r.start_s < latched_s < r.end_s if self._timed else r is self._round
             if r.surface is not None and during:
                 r.spoilt = r.spoilt or Reject.SURFACE_CHANGED
@@ -692,7 +707,7 @@ class CoordinatorState:
         return []
 
     def _probed(self, name: str, node: _Node, body: m.Probed) -> list[Instruction]:
-        rounds = [*self._settling, *([self._round] if self._round else [])]
+        rounds = self._flying()
         r = next((r for r in rounds if r.number == body.round), None)
         if r is None or name not in r.expected or name in r.results:
             repeated = r is not None and name in r.results
@@ -863,7 +878,7 @@ class CoordinatorState:
     ) -> list[Instruction]:
         """Drop what is on the air, tell everybody, and wait for their goodbye."""
         out: list[Instruction] = []
-        for r in [*self._settling, *([self._round] if self._round else [])]:
+        for r in self._flying():
             self.probed += 1
             reason = r.spoilt or Reject.ABORTED
             self.rejected[reason.value] += 1

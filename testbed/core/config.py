@@ -194,8 +194,9 @@ class WorldPlace(_Table):
     local: bool = True
     pace: Literal["virtual", "wall"] = "virtual"
     """virtual: as fast as the processes go; wall: no faster than real time."""
-    peer_timeout_s: Positive = 5.0
-    """A radio that has not declared what it sends for this long (wall time) while another waits is dropped."""
+    peer_timeout_s: Positive = 4.0
+    """A radio that has not declared what it sends for this long (wall time) while another waits is dropped.
+    Less than the 5 s after which a reception gives up."""
     emulators: dict[str, Options] = field(default_factory=dict)
     """By node: an emulated device on this air, which the node's driver reaches through its vendor's library. Its
     options are the emulator's (port, serial number, imperfections, faults)."""

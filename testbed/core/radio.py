@@ -125,7 +125,11 @@ class Radio(ABC):
                 self.state,
                 f"block at {block.sample_rate_hz:g} Hz, radio at {self.settings.sample_rate_hz:g} Hz",
             )
-        peak = float(max(np.abs(samples.real).max(), np.abs(samples.imag).max()))
+        if samples.dtype == np.complex64 and samples.flags.c_contiguous:
+            parts = samples.view(np.float32)
+            peak = float(max(parts.max(), -parts.min()))
+        else:
+            peak = float(max(np.abs(samples.real).max(), np.abs(samples.imag).max()))
         if not peak <= 1.0:  # catches NaN too
             raise DeviceError(self.name, "transmit", self.state, f"peak {peak:g} beyond full scale 1")
         self._check_timed("transmit", at_s)

@@ -26,3 +26,24 @@ def permutation(n: int, seed: int, *names: str | int) -> NDArray[np.int64]:
     generator is guaranteed not to change between them, `Generator.permutation` is not.
     """
     return np.argsort(np.random.PCG64(derive(seed, *names)).random_raw(n), kind="stable")
+
+
+class Streams:
+    """Any number of independent random streams behind one generator.
+
+    For draws that are keyed by time or place: going to another stream costs 2 µs, making a Generator 30 µs or more.
+    The streams are stretches of one counter-based generator (Salmon et al., SC'11), 2¹²⁸ numbers apart.
+    """
+
+    def __init__(self, seed: int, *names: str | int) -> None:
+        self._bits = np.random.Philox(key=derive(seed, *names))
+        self._fresh = self._bits.state
+        self._counter = self._fresh["state"]["counter"]
+        self._generator = np.random.Generator(self._bits)
+
+    def at(self, key: int, group: int = 0) -> np.random.Generator:
+        """Return the generator at the beginning of stream (`group`, `key`), both ≥ 0; it is moved by the next call."""
+        self._counter[2] = key
+        self._counter[3] = group
+        self._bits.state = self._fresh
+        return self._generator

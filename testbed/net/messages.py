@@ -81,7 +81,7 @@ class Applied(_Body, frozen=True):
 
 
 class Captured(_Body, frozen=True):
-    """Both slots are over and the samples are in: the air is free, estimation goes on."""
+    """Both slots are over and the samples are in: the air is free, estimation goes on. Sent where it was asked for."""
 
     round: int
 
@@ -224,6 +224,8 @@ class Probe(_Body, frozen=True):
     margin_s: float
     end_s: float
     """Device time until which this node transmits nothing else."""
+    tell_captured: bool = True
+    """Say `Captured` before estimating."""
 
 
 class Step(_Body, frozen=True):

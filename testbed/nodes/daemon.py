@@ -142,7 +142,7 @@ class NodeDaemon:
                 now_s = time.monotonic()
                 self._take(s.Tick(now_s))
                 if self._link.socket in ready:
-                    while self._exit is None and self._link.socket.poll(0):
+                    while self._exit is None and self._link.waiting():
                         self._from_coordinator()
                 if self._host is not None and self._host.socket in ready:
                     self._hear(self._host, self._host.socket)
@@ -356,6 +356,7 @@ class NodeDaemon:
                     samples = np.broadcast_to(frame.samples, (radio.capabilities.n_antennas, frame.samples.size))
                     block = IqBlock(samples, frame.sample_rate_hz, slot.start_s + body.margin_s)
                     radio.transmit(block, block.time_s)
+            radio.idle_until(body.end_s)  # the others may hear on as soon as nothing more can come from here
             captured.extend((x, radio.receive(n_window, x.start_s)) for x in body.slots if self.role in x.rx)
         except LateTransmit as exc:
             fault = (Reject.LATE_TX.value, exc.detail)
@@ -365,7 +366,8 @@ class NodeDaemon:
             radio.idle_until(body.end_s)  # whatever happened, the others must not wait for this transmitter
         except DeviceError as exc:
             fault = fault or (Reject.DEVICE.value, str(exc))
-        self._link.send(m.Captured(round=body.round))
+        if body.tell_captured:
+            self._link.send(m.Captured(round=body.round))
         links: list[m.LinkResult] = []
         csi: dict[str, CsiFrame] = {}
         for slot, block in captured:

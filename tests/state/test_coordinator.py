@@ -455,3 +455,63 @@ def test_a_receiver_that_keeps_missing_frames_gets_a_wider_window() -> None:
     assert margins[0] == margins[3]
     assert margins[6] > margins[5] > margins[4] > margins[0]
     assert margins[-1] == margins[0]  # heard again
+
+
+# ---------------------------------------------------------------- rounds ordered ahead (virtual time, no new patterns)
+
+STILL: dict[str, Any] = {"surface": {"policy": "none"}}
+
+
+def orders(stage: Stage) -> list[int]:
+    return [body.round for node, body in stage.told if node == "bob" and isinstance(body, m.Probe)]
+
+
+def test_one_round_is_ordered_ahead_and_never_two() -> None:
+    stage = Stage(lambda node, body: [] if isinstance(body, m.Probe) else None, **STILL)
+    stage.join()
+    assert orders(stage) == [0, 1]
+    first = next(body for _, body in stage.told if isinstance(body, m.Probe))
+    assert not first.tell_captured
+    for name in ("alice", "bob"):
+        stage.take(stage.says(name, probed(name, first)))
+    assert orders(stage) == [0, 1]  # Eve still owes hers
+    stage.take(stage.says("eve", probed("eve", first)))
+    assert orders(stage) == [0, 1, 2]
+    assert [r.round for r in stage.rounds] == [0]
+
+
+def test_ahead_a_silence_costs_one_round_at_a_time() -> None:
+    """Bob leaves one order unanswered; the one that waited behind it is not held against him."""
+    stage = Stage(
+        lambda node, body: [] if isinstance(body, m.Probe) and (node, body.round) == ("bob", 1) else None, **STILL
+    )
+    stage.join()
+    while stage.over is None and stage.now_s < 60:
+        stage.wait(0.5)
+    assert [(r.round, r.reason) for r in stage.rounds if not r.kept] == [(1, "timeout")]
+    assert stage.over is not None
+    assert stage.over.status == "finished"
+
+
+def test_ahead_a_bob_who_never_answers_still_gets_every_strike() -> None:
+    stage = Stage(lambda node, body: [] if isinstance(body, m.Probe) and node == "bob" else None, **STILL)
+    stage.join()
+    while stage.over is None and stage.now_s < 60:
+        stage.wait(0.5)
+    patience_s = stage.state.lab.coordinator.operation_timeout_s
+    assert stage.now_s > s.MAX_STRIKES * patience_s
+    assert stage.over is not None
+    assert "bob left 3 rounds" in stage.over.detail
+
+
+def test_ahead_a_failed_probe_spoils_its_own_round_only() -> None:
+    def fails(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Probe) and (node, body.round) == ("alice", 2):
+            return [m.Failed(operation="probe", state="probing", detail="cable")]
+        return None
+
+    stage = Stage(fails, **STILL)
+    stage.join()
+    assert [(r.round, r.reason) for r in stage.rounds if not r.kept] == [(2, "device")]
+    assert stage.over is not None
+    assert stage.over.status == "finished"

@@ -242,6 +242,16 @@ def test_a_silent_radio_does_not_stall_the_air_and_may_come_back() -> None:
         assert np.abs(heard).max() > 0.001
 
 
+def test_what_becomes_of_a_transmission_that_nobody_waited_for_comes_with_the_next_answer() -> None:
+    with room(SCENE, peer_timeout_s=0.2) as world:
+        alice, bob = world.radio("alice"), world.radio("bob")
+        one_probe(alice, bob, 0.01, frame())  # the first one is answered
+        bob.receive(100, device_time(bob, 0.05))  # ends when Alice, who says nothing, is dropped
+        alice.transmit(IqBlock(frame(), 40e6, 0.0), device_time(alice, 0.1))
+        with pytest.raises(DeviceError, match=r"alice: transmit .*dropped from the air"):
+            alice.receive(100, device_time(alice, 0.2))
+
+
 def test_a_radio_that_itself_waits_is_not_silent() -> None:
     """Bob waits long for Alice; Eve, waiting for later than Bob, must not have him dropped."""
     with room(SCENE, peer_timeout_s=0.2) as world:

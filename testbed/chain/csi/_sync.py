@@ -102,29 +102,28 @@ class Synchroniser:
         n = raw.shape[1]
         if n < plan.frame_len:
             raise ProbeRejected(Reject.TRUNCATED, f"{n} samples cannot hold a frame of {plan.frame_len}")
-        y = raw.astype(np.complex128)
-        y -= y.sum(axis=1, keepdims=True) / n
+        # A frame that runs out of the block must be seen to do so, hence zeros for what would follow.
+        y = np.zeros((raw.shape[0], n + plan.frame_len - plan.preamble_len), dtype=np.complex128)
+        np.subtract(raw, raw.sum(axis=1, keepdims=True, dtype=np.complex128) / n, out=y[:, :n])
 
-        coarse = self._detect(y, plan, raw)
+        coarse = self._detect(y, n, plan, raw)
         coarse_cfo = _half_period_cfo(y, plan, coarse)
         start = _fine_start(y, plan, coarse, coarse_cfo)
         end = start + plan.frame_len
         self._check_clipping(raw[:, max(start, 0) : end])
-        if start + plan.n_cp < 0 or end > n:
+        if start + plan.first < 0 or start + plan.n_cp < 0 or end > n:
             raise ProbeRejected(Reject.TRUNCATED, f"frame at samples {start} to {end} of a block of {n}")
 
-        cfo, turn, spectra = _spectra(y, plan, start, coarse_cfo)
-        match = _preamble_match(spectra, plan)
+        cfo, dc, spectra = _spectra(y, plan, start, coarse_cfo)
+        symbols = spectra[:, 1:]
+        total = symbols.sum(axis=1)  # (antenna, bin)
+        match = _preamble_match(spectra[:, 0], total, plan)
         if match < _PREAMBLE_MATCH:
-            self._check_cfo_range(y, plan, coarse, coarse_cfo)
+            self._check_cfo_range(y, n, plan, coarse, coarse_cfo)
             raise ProbeRejected(Reject.NO_PREAMBLE, f"what repeats is not the expected waveform (match {match:.2f})")
 
-        received = np.take(spectra[:, 1:], plan.bins, axis=2)  # (antenna, symbol, subcarrier)
-        mean, noise = _repeating(received)
-        received -= _dc_leak(spectra[:, 1:], mean, noise, turn, plan)
-        mean, noise = _repeating(received)
-        signal = _power(mean) - noise[:, None] / plan.n_symbols
-        snr = (signal / noise[:, None]).sum(axis=0) / len(y)  # (subcarrier,)
+        mean, noise = _repeating(symbols[:, :, plan.used], total[:, plan.used] / plan.n_symbols, dc, plan)
+        snr = (_power(mean) / noise[:, None] - 1 / plan.n_symbols).sum(axis=0) / len(y)  # (subcarrier,)
         mean_snr_db = 10 * math.log10(max(float(snr.sum()) / snr.size, 1e-6))
         if mean_snr_db < self.min_snr_db:
             raise ProbeRejected(Reject.LOW_SNR, f"{mean_snr_db:.1f} dB, accepted from {self.min_snr_db:g} dB")
@@ -145,7 +144,7 @@ class Synchroniser:
                 Reject.TRUNCATED,
                 f"frame starts at sample {start + delay:.1f}, accepted 0 to {n - plan.frame_len}",
             )
-        h *= np.exp(2j * np.pi * delay * (plan.bins / plan.n_fft + cfo))
+        h *= np.exp((2j * np.pi * delay) * (plan.cycles + cfo))
         power = float(_energy(y[:, max(start, 0) : end]).sum()) / (len(y) * (end - max(start, 0)))
         return Sounding(
             h=h,
@@ -156,18 +155,20 @@ class Synchroniser:
             rssi_dbfs=10 * math.log10(power + 1e-30),
         )
 
-    def _detect(self, y: C128, plan: _Plan, raw: NDArray[np.complex64]) -> int:
-        """Return the sample at which preamble and symbols, taken together, repeat best."""
-        n = y.shape[1]
-        # A frame that runs out of the block must be seen to do so, hence candidates up to the last whole preamble.
-        y = np.concatenate([y, np.zeros((y.shape[0], plan.frame_len - plan.preamble_len))], axis=1)
+    def _detect(self, y: C128, n: int, plan: _Plan, raw: NDArray[np.complex64]) -> int:
+        """Return the sample at which preamble and symbols, taken together, repeat best.
+
+        `y` (antenna, sample) holds `n` samples and zeros after them.
+        """
         n_starts = n - plan.preamble_len + 1
-        halves = _sliding(y, plan.half, plan.preamble_len - plan.half, 0, n_starts)
-        symbols = _sliding(y, plan.step, plan.symbols_len - plan.step, plan.preamble_len, n_starts)
-        start = int(np.argmax(np.abs(halves) + np.abs(symbols)))
+        conj = y.conj()
+        halves = np.abs(_sliding(conj, y, plan.half, plan.preamble_len - plan.half, 0, n_starts))
+        symbols = np.abs(_sliding(conj, y, plan.step, plan.symbols_len - plan.step, plan.preamble_len, n_starts))
+        halves += symbols
+        start = int(halves.argmax())
 
         most = float((_power(y[:, start : start + plan.frame_len]) @ plan.detection_share).sum())
-        coefficient = float(abs(halves[start]) + abs(symbols[start])) / max(most, 1e-30)
+        coefficient = float(halves[start]) / max(most, 1e-30)
         symbols_seen = min(plan.symbols_len, n - start - plan.preamble_len)
         n_products = len(y) * (plan.preamble_len - plan.half + max(0, symbols_seen - plan.step))
         threshold = max(self.detection_threshold, min(_SIGMAS / math.sqrt(n_products), 0.9))
@@ -188,16 +189,17 @@ class Synchroniser:
                 Reject.CLIPPED, f"{share:.2%} of the samples at full scale, accepted {self.clip_fraction:.2%}"
             )
 
-    def _check_cfo_range(self, y: C128, plan: _Plan, coarse: int, coarse_cfo: float) -> None:
+    def _check_cfo_range(self, y: C128, n: int, plan: _Plan, coarse: int, coarse_cfo: float) -> None:
         """Raise CFO_RANGE where the frame fits at a carrier offset that looks the same to the preamble's halves."""
         for turns in (-1, 1, -2, 2):
             cfo = coarse_cfo + turns / plan.half
             start = _fine_start(y, plan, coarse, cfo)
-            if start + plan.n_cp < 0 or start + plan.frame_len > y.shape[1]:
+            if start + plan.first < 0 or start + plan.n_cp < 0 or start + plan.frame_len > n:
                 continue
             cfo, _, spectra = _spectra(y, plan, start, cfo)
-            h = spectra[:, 1:].sum(axis=1)[:, plan.bins] / plan.symbol
-            if _preamble_match(spectra, plan) >= _PREAMBLE_MATCH and _delay_share(h, plan) >= plan.min_delay_share:
+            total = spectra[:, 1:].sum(axis=1)
+            share = _delay_share(total[:, plan.used] / plan.symbol, plan)
+            if _preamble_match(spectra[:, 0], total, plan) >= _PREAMBLE_MATCH and share >= plan.min_delay_share:
                 cfo_hz, limit_hz = cfo * plan.frame.sample_rate_hz, plan.frame.sample_rate_hz / (2 * plan.half)
                 raise ProbeRejected(Reject.CFO_RANGE, f"{cfo_hz:.0f} Hz, accepted ±{limit_hz:.0f} Hz")
 
@@ -223,9 +225,10 @@ class _Plan:
 
         samples = frame.samples.astype(np.complex128)
         # Windows begin where the earliest path's cyclic prefix ends: any path up to n_cp later is still inside its own.
-        first = self.preamble_len + self.n_cp + self.step * np.arange(self.n_symbols)
-        self.firsts = np.concatenate([[self.preamble_len - self.n_fft], first])
-        self.windows = self.firsts[:, None] + np.arange(self.n_fft)  # (part, sample) from the frame's start
+        # The preamble's last n_fft samples are one more window, one step before those of the symbols.
+        self.first = self.preamble_len - self.n_fft
+        self.parts = self.first + self.step * np.arange(self.n_symbols + 1)
+        self.samples = np.arange(self.n_fft)
 
         # How often each sample enters the products of the detection, halved: Σ|a||b| ≤ Σ(|a|² + |b|²)/2.
         self.detection_share = np.zeros(self.frame_len)
@@ -242,11 +245,13 @@ class _Plan:
         self.fine_index = np.arange(self.fine_len)
         self.preamble_conj = np.conj(np.fft.fft(samples[: self.preamble_len], self.fine_len))
 
-        preamble, symbol = np.fft.fft(samples[self.windows[:2]], axis=1)
-        self.symbol = symbol[self.bins]
+        preamble, symbol = np.fft.fft(samples[self.parts[:2, None] + self.samples], axis=1)
+        self.used: I64 = self.bins % self.n_fft
+        self.cycles: F64 = self.bins / self.n_fft
+        self.symbol = symbol[self.used]
         self.inverse_power = float(np.mean(1 / _power(self.symbol)))
-        carried = np.abs(preamble[self.bins]) > 0.1 * np.abs(preamble[self.bins]).max()
-        self.even: I64 = self.bins[carried]
+        carried = np.abs(preamble[self.used]) > 0.1 * np.abs(preamble[self.used]).max()
+        self.even: I64 = self.used[carried]
         self.preamble_over_symbol = preamble[self.even] / symbol[self.even]
 
         # A channel fits into the cyclic prefix; what a carrier or another waveform seems to be spreads over all delays.
@@ -255,20 +260,19 @@ class _Plan:
         one_path = np.exp(-2j * np.pi / self.n_fft * self.bins * (self.n_cp // 2))
         one_path_share = float(_power(one_path @ self.to_delays).sum()) / self.bins.size
         self.min_delay_share = (one_path_share + delays.size / self.n_fft) / 2
-        self.neighbours = np.flatnonzero(np.diff(self.bins) == 1)
+        self.neighbours = np.diff(self.bins) == 1
 
 
 def _good_length(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def _sliding(y: C128, lag: int, width: int, offset: int, n: int) -> C128:
+def _sliding(conj: C128, y: C128, lag: int, width: int, offset: int, n: int) -> C128:
     """Return (n,) Σ over antennas and `width` samples of conj(y[i])·y[i + lag], i from offset + 0 … offset + n − 1."""
-    products = np.conj(y[:, offset : y.shape[1] - lag]) * y[:, offset + lag :]
-    total = np.empty(products.shape[1] + 1, dtype=np.complex128)
-    total[0] = 0
-    np.cumsum(products[0] if len(products) == 1 else products.sum(axis=0), out=total[1:])
-    return total[width : width + n] - total[:n]
+    products = conj[:, offset : offset + n + width - 1] * y[:, offset + lag : offset + lag + n + width - 1]
+    total = np.zeros(n + width, dtype=np.complex128)
+    np.add.accumulate(products[0] if len(products) == 1 else products.sum(axis=0), out=total[1:])
+    return total[width:] - total[:n]
 
 
 def _half_period_cfo(y: C128, plan: _Plan, start: int) -> float:
@@ -280,48 +284,69 @@ def _half_period_cfo(y: C128, plan: _Plan, start: int) -> float:
 def _fine_start(y: C128, plan: _Plan, coarse: int, cfo: float) -> int:
     """Return the start for which most of the channel's energy arrives within one cyclic prefix after it."""
     first = coarse - plan.reach
-    stop = first + 2 * plan.reach + plan.preamble_len
-    segment = y[:, max(first, 0) : stop]
-    if segment.shape[1] < stop - first:
+    n = 2 * plan.reach + plan.preamble_len
+    segment = y[:, max(first, 0) : first + n]
+    if segment.shape[1] < n:
         before = max(-first, 0)
-        segment = np.pad(segment, ((0, 0), (before, stop - first - before - segment.shape[1])))
-    segment = segment * np.exp((-2j * np.pi * cfo) * plan.fine_index[: stop - first])
-    spectrum = np.fft.fft(segment, plan.fine_len, axis=1) * plan.preamble_conj
-    correlation = np.fft.ifft(spectrum, axis=1)[:, : 2 * plan.reach + 1]
-    energy = np.cumsum(_power(correlation).sum(axis=0))
+        segment = np.pad(segment, ((0, 0), (before, n - before - segment.shape[1])))
+    segment = segment * _phasors(cfo, plan.fine_index[:n])
+    spectrum = np.fft.fft(segment, plan.fine_len, axis=1)
+    spectrum *= plan.preamble_conj
+    power = _power(np.fft.ifft(spectrum, axis=1)[:, : 2 * plan.reach + 1])
+    energy = (power[0] if len(power) == 1 else power.sum(axis=0)).cumsum()
     inside = energy[plan.n_cp :] - energy[: -plan.n_cp]
     # The maximum is flat for a short channel; its middle moves less with the noise than its top.
-    best = np.flatnonzero(inside >= 0.995 * inside.max())
+    best = (inside >= 0.995 * inside.max()).nonzero()[0]
     return first + 1 + round(float(best[0] + best[-1]) / 2)
 
 
-def _spectra(y: C128, plan: _Plan, start: int, coarse_cfo: float) -> tuple[float, _Turns, C128]:
-    """Return the carrier offset in cycles per sample, its correction, and the corrected (antenna, part, bin).
+def _spectra(y: C128, plan: _Plan, start: int, coarse_cfo: float) -> tuple[float, _Dc, C128]:
+    """Return the carrier offset in cycles per sample, what DC looks like, and the corrected (antenna, part, bin).
 
     Part 0 is the preamble. The offset comes from the repeated symbols, unwrapped by the coarse one.
     """
-    windows = y[:, start + plan.windows]
+    n_antennas, n_parts = len(y), plan.n_symbols + 1
+    first = start + plan.first
+    windows = y[:, first : first + n_parts * plan.step].reshape(n_antennas, n_parts, plan.step)[:, :, : plan.n_fft]
     turn = cmath.phase(np.vdot(windows[:, 1:-1], windows[:, 2:])) / (2 * np.pi)
     cfo = (turn + round(coarse_cfo * plan.step - turn)) / plan.step
-    rate = -2j * np.pi * cfo
-    turns = _Turns(np.exp(rate * plan.firsts), np.exp(rate * plan.fine_index[: plan.n_fft]))
-    return cfo, turns, np.fft.fft(windows * (turns.parts[:, None] * turns.samples), axis=2)
+    turns, within = _phasors(cfo, plan.parts), _phasors(cfo, plan.samples)
+    # one transform for all: its price is mostly that of the call
+    corrected = np.empty((n_antennas * n_parts + 1, plan.n_fft), dtype=np.complex128)
+    corrected[-1] = within
+    body = corrected[:-1].reshape(windows.shape)
+    np.multiply(windows, within, out=body)
+    body *= turns[:, None]
+    spectra = np.fft.fft(corrected, axis=1)
+    dc = _Dc(turns[1:], spectra[-1], windows[:, 1:].sum(axis=(1, 2)))
+    return cfo, dc, spectra[:-1].reshape(windows.shape)
 
 
-def _preamble_match(spectra: C128, plan: _Plan) -> float:
-    """Return the coherence, −1 to 1, of the received preamble with the one predicted from the symbols' channel."""
-    got = np.take(spectra[:, 0], plan.even, axis=1, mode="wrap")
-    expected = np.take(spectra[:, 1:].sum(axis=1), plan.even, axis=1, mode="wrap") * plan.preamble_over_symbol
+def _preamble_match(preamble: C128, total: C128, plan: _Plan) -> float:
+    """Return the coherence, −1 to 1, of the preamble's spectrum with what the symbols predict; both (antenna, bin)."""
+    got = preamble[:, plan.even]
+    expected = total[:, plan.even] * plan.preamble_over_symbol
     energy = float(np.vdot(got, got).real * np.vdot(expected, expected).real)
     return float(np.vdot(expected, got).real) / math.sqrt(energy + 1e-60)
 
 
 @dataclass(frozen=True, slots=True)
-class _Turns:
-    """exp(−2πi·cfo·n) for n = plan.windows, as factors: `parts[:, None] * samples`."""
+class _Dc:
+    """What a constant in the received samples becomes in the corrected spectra: turns[symbol] · spectrum[bin]."""
 
-    parts: C128
-    samples: C128
+    turns: C128
+    spectrum: C128
+    total: C128
+    """(antenna,) sum of the received samples in the symbols' windows."""
+
+
+def _phasors(cfo: float, n: I64) -> C128:
+    """Return exp(−2πi·cfo·n); sine and cosine apart are faster than the complex exponential."""
+    angle = (-2 * np.pi * cfo) * n
+    out = np.empty(angle.size, dtype=np.complex128)
+    np.cos(angle, out=out.real)
+    np.sin(angle, out=out.imag)
+    return out
 
 
 def _power(a: C128) -> F64:
@@ -333,35 +358,38 @@ def _energy(a: C128) -> F64:
     return np.array([np.vdot(x, x).real for x in a])
 
 
-def _repeating(received: C128) -> tuple[C128, F64]:
+def _repeating(received: C128, mean: C128, dc: _Dc, plan: _Plan) -> tuple[C128, F64]:
     """Return the mean over the symbols of (antenna, symbol, subcarrier) and the noise power on a bin of one symbol.
 
-    The noise (antenna,) is what does not repeat; it is never zero, since samples are float32.
+    `mean` (antenna, subcarrier) is the plain one; the noise (antenna,) is what does not repeat.
+
+    What is left of a receiver's DC offset on the used bins is taken off. The block's mean was taken off before, but
+    that takes some signal with it: once a carrier offset shifts it, the frame's mean is not zero. After correction DC
+    sits at −cfo and turns from symbol to symbol, so that it can be told from the signal by the bins without pilots and
+    by what does not repeat. Linear MMSE: where it hides behind the signal (a few carrier offsets at which it repeats
+    too) and the noise is strong, less is taken off.
     """
-    n_symbols, n_bins = received.shape[1:]
-    mean = received.sum(axis=1) / n_symbols
-    common = _energy(mean)
-    noise = (_energy(received) - n_symbols * common) / ((n_symbols - 1) * n_bins)
-    return mean, np.maximum(noise, 1e-12 / n_bins * common + 1e-30)
+    n_symbols, n_fft, used = plan.n_symbols, plan.n_fft, dc.spectrum[plan.used]
+    common = complex(dc.turns.sum()) / n_symbols
+    used_energy, pattern = float(np.vdot(used, used).real), used.conj()
+    energy, mean_energy = _energy(received), _energy(mean)
+    noise = _noise(energy, mean_energy, plan)
+    # Least squares: DC's pattern less the part of it that looks like signal (repeating, on used bins). The spectra's
+    # product with DC's pattern over all bins is, by Parseval, the windows' plain sum.
+    score = n_fft * dc.total - n_symbols * common.conjugate() * (mean @ pattern)
+    share = n_symbols * (n_fft**2 - abs(common) ** 2 * used_energy)
+    offset = score / (share + noise / (_DC_RESIDUE / n_fft**2 * mean_energy + 1e-30))
+    mean = mean - (common * offset)[:, None] * used
+    along = (received @ pattern) @ dc.turns.conj()
+    energy -= 2 * (offset.conj() * along).real - n_symbols * used_energy * _power(offset)
+    return mean, _noise(energy, _energy(mean), plan)
 
 
-def _dc_leak(spectra: C128, mean: C128, noise: F64, turn: _Turns, plan: _Plan) -> C128:
-    """Return what is left of a receiver's DC offset on the used bins, (antenna, symbol, subcarrier).
-
-    The block's mean was taken off before, but that takes some signal with it: once a carrier offset shifts it, the
-    frame's mean is not zero. After correction DC sits at −cfo and turns from symbol to symbol, so that it can be told
-    from the signal by the bins without pilots and by what does not repeat. Linear MMSE: where it hides behind the
-    signal (a few carrier offsets at which it repeats too) and the noise is strong, less is taken off.
-    """
-    shape = np.fft.fft(turn.samples)
-    parts = turn.parts[1:]
-    common, used = parts.sum() / plan.n_symbols, shape[plan.bins]
-    # Least squares: DC's pattern less the part of it that looks like signal (repeating, on used bins).
-    score = (spectra @ np.conj(shape)) @ np.conj(parts) - plan.n_symbols * np.conj(common) * (mean @ np.conj(used))
-    share = plan.n_symbols * (plan.n_fft**2 - abs(common) ** 2 * float(_power(used).sum()))
-    expected = _DC_RESIDUE * _energy(mean) / plan.n_fft**2
-    offset = score / (share + noise / (expected + 1e-30))
-    return offset[:, None, None] * (parts[:, None] * used)
+def _noise(energy: F64, mean_energy: F64, plan: _Plan) -> F64:
+    """Return (antenna,) what of the symbols' energy does not repeat, per bin; never zero, since samples are float32."""
+    n_bins = plan.used.size
+    noise = (energy - plan.n_symbols * mean_energy) / ((plan.n_symbols - 1) * n_bins)
+    return np.asarray(np.maximum(noise, 1e-12 / n_bins * mean_energy + 1e-30))
 
 
 def _delay_share(h: C128, plan: _Plan) -> float:
@@ -375,5 +403,4 @@ def _mean_delay(h: C128, plan: _Plan) -> float:
     Weighted by power: the position of a single path exactly, the centre of gravity of several. Unlike the first or the
     strongest path it does not jump between paths when noise changes, so both ends of a link see the same one.
     """
-    a, b = h[:, plan.neighbours], h[:, plan.neighbours + 1]
-    return -cmath.phase(np.vdot(a, b)) * plan.n_fft / (2 * np.pi)
+    return -cmath.phase(np.vdot(h[:, :-1] * plan.neighbours, h[:, 1:])) * plan.n_fft / (2 * np.pi)
