@@ -33,7 +33,7 @@ class Stream:
     dribble_s = 0.0
     """How long a block takes on the wire: a device that is alive but hardly."""
 
-    def read(self, n_bytes: int, timeout_s: float) -> bytes | None:
+    def read(self, n_bytes: int, timeout_s: float) -> memoryview | None:
         """Return the next block, at most `n_bytes`; None: hang up in the middle of it. Raises OSError."""
         raise OSError(errno.EINVAL, "not for reading")
 

@@ -416,7 +416,7 @@ class _RxStream(Stream):
         self._spent = False
         """The block that was read last has not been queued again."""
 
-    def read(self, n_bytes: int, timeout_s: float) -> bytes | None:
+    def read(self, n_bytes: int, timeout_s: float) -> memoryview | None:
         faults = self._pluto.faults
         if faults.hang_s:
             time.sleep(faults.hang_s)
@@ -437,7 +437,7 @@ class _RxStream(Stream):
         if faults.early_requeue:
             self._queue()
         part = block if len(self._parts) == 2 else block[:, self._parts]
-        return np.ascontiguousarray(part).tobytes()[:n_bytes]
+        return memoryview(np.ascontiguousarray(part)).cast("B")[:n_bytes]
 
     def _queue(self) -> None:
         self._ring.append(self._pluto.capture(self._n))
