@@ -437,7 +437,7 @@ class _RxStream(Stream):
         if faults.early_requeue:
             self._queue()
         part = block if len(self._parts) == 2 else block[:, self._parts]
-        return memoryview(np.ascontiguousarray(part)).cast("B")[:n_bytes]
+        return np.ascontiguousarray(part).data.cast("B")[:n_bytes]
 
     def _queue(self) -> None:
         self._ring.append(self._pluto.capture(self._n))
