@@ -117,6 +117,11 @@ class _Chain(SimRadio):
     def send_cyclic(self, samples: C64) -> None:
         self._do_transmit(self._block(samples), None)
 
+    def leave(self) -> None:
+        """Go off the air, whether or not there still is one."""
+        self.state = "closed"
+        self._link.leave(self.state)
+
     def detune(self, ppm: float) -> None:
         self._front_end().oscillator.offset_hz = self.settings.carrier_hz * ppm * 1e-6
 
@@ -172,7 +177,7 @@ class EmulatedPluto:
 
     def _leave(self, side: str) -> None:
         if side in self._chains:
-            self._chains.pop(side).close()
+            self._chains.pop(side).leave()
 
     # ---------------------------------------------------------------- attributes
 
