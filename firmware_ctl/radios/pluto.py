@@ -1,7 +1,7 @@
 """ADALM-PLUTO (PlutoSDR) through libiio, by pyadi-iio.
 
 A stock Pluto cannot time its samples: what it sends it repeats until silenced, and a reception starts when the host
-gets to it. `docs/troubleshooting.md` names what else is peculiar to it; each guard here has a test in
+gets to it. Whatever else is peculiar to it is guarded against where a comment says so; each guard has a test in
 `tests/system/test_pluto_traps.py` that fails without it.
 """
 

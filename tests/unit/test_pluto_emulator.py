@@ -223,6 +223,22 @@ def test_overflow_is_silent_and_saturation_clips(endpoint: str) -> None:
     device.close()
 
 
+def test_the_crystal_drifts_with_time(endpoint: str) -> None:
+    """10 ppm of 2.4 GHz are 24 kHz, reached after a quarter of the period, and -24 kHz after three quarters."""
+    n, rate = 4096, 30.72e6
+    device = make(endpoint, drift_ppm=10.0, drift_period_s=2 * n / rate, clock_ppm=0.0, clock_offset_s=0.0)
+    client = Client(device)
+    assert client.ask(f"SET {ADC} BUFFERS_COUNT 1") == 0
+    offsets = []
+    for size in (n // 2, n, n):  # at 0, a quarter and three quarters of the period
+        assert client.ask(f"OPEN {ADC} {size} 00000003") == 0
+        offsets.append(device._chains["rx"]._front_end().oscillator.offset_hz)
+        assert client.ask(f"CLOSE {ADC}") == 0
+    assert offsets == pytest.approx([0.0, 24e3, -24e3], abs=10)
+    client.close()
+    device.close()
+
+
 def test_options_are_checked(endpoint: str) -> None:
     with pytest.raises(InputError, match="accepted keys"):
         make(endpoint, colour="red")
