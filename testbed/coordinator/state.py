@@ -341,7 +341,9 @@ class CoordinatorState:
         node.incarnation, node.hello, node.alive, node.left_out = incarnation, body, True, False
         node.ready, node.strikes, node.last_seen_s = False, 0, self._now_s
         out.append(Note("rejoined" if came_back else "joined", {"node": name, "identity": body.identity}))
-        out.append(Tell(name, m.Welcome(run=self.run, lost_after_s=self.lab.coordinator.rejoin_timeout_s + 10.0)))
+        place = self.lab.coordinator
+        patience_s = place.lost_after_s + place.rejoin_timeout_s
+        out.append(Tell(name, m.Welcome(run=self.run, lost_after_s=patience_s)))
         if self.phase != "joining":
             out += self._prepare(name)
             if node.role == "alice":  # her sockets are new: the others must find them

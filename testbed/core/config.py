@@ -391,6 +391,11 @@ def _check_lab(lab: Lab, source: str) -> None:
     for name in lab.world.emulators if lab.world is not None else ():
         if name not in lab.node:
             raise InputError(f"{source}: table [world.emulators.{name}]: no such node; accepted: {', '.join(lab.node)}")
+    if lab.coordinator.lost_after_s < 2 * lab.coordinator.heartbeat_s:
+        raise InputError(
+            f"{source}: table [coordinator]: key 'lost_after_s': {lab.coordinator.lost_after_s:g} s, accepted from twice "
+            f"heartbeat_s = {lab.coordinator.heartbeat_s:g} s: one late heartbeat is not a death"
+        )
     remote = [n for n, p in lab.node.items() if not p.local]
     if remote and lab.coordinator.port == 0:
         raise InputError(

@@ -97,6 +97,7 @@ def test_mistakes_in_an_experiment_are_named(tmp_path: Path, old: str, new: str,
         ('role = "eve"', 'role = "eve"\nlocal = false', ["[coordinator]", "'port'", "eve"]),
         ('role = "eve"', 'role = "eve"\ntx_gain = 3', ["[node.eve]", "'tx_gain'", "did you mean 'tx_gain_db'"]),
         ('name = "sim"', 'name = "s m"', ["'name'"]),
+        ("[world]", "[coordinator]\nlost_after_s = 0.5\n[world]", ["[coordinator]", "'lost_after_s'", "heartbeat_s"]),
         ('pace = "virtual"', 'pace = "fast"', ["[world]", "'pace'"]),
     ],
 )
