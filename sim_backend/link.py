@@ -107,6 +107,12 @@ class Link:
         finally:
             self._context.destroy(linger=0)
 
+    def leave(self, state: str) -> None:
+        """Say goodbye without waiting for an answer: the World itself may be gone."""
+        if self.session:
+            self._socket("detach", state).send(encode(Detach(id=0, session=self.session)))
+        self._context.destroy(linger=100)
+
     def _socket(self, operation: str, state: str) -> Any:
         socket = getattr(self._local, "socket", None)
         if socket is None:

@@ -45,6 +45,8 @@ class Tune(_Request, tag="tune", kw_only=True):
     carrier_hz: Positive
     sample_rate_hz: Positive
     turnaround_s: Annotated[float, Meta(ge=0)]
+    free: bool = False
+    """It starts and stops whenever it likes and cannot promise anything: nobody waits for it."""
 
 
 class Transmit(_Request, tag="transmit", kw_only=True):
@@ -80,6 +82,12 @@ class Silence(_Request, tag="silence", kw_only=True):
     pass
 
 
+class Pass(_Request, tag="pass", kw_only=True):
+    """Let time go by: nothing can be sent before `until` any more."""
+
+    until: Tick
+
+
 class Hang(_Request, tag="hang", kw_only=True):
     rows: Annotated[int, Meta(ge=1, le=4096)]
     columns: Annotated[int, Meta(ge=1, le=4096)]
@@ -102,7 +110,7 @@ class Reset(_Request, tag="reset", kw_only=True):
     seed: Annotated[int, Meta(ge=0)]
 
 
-Request = Attach | Detach | Now | Tune | Transmit | Receive | Declare | Silence | Hang | Apply | Readback | Reset
+Request = Attach | Detach | Now | Tune | Transmit | Receive | Declare | Silence | Pass | Hang | Apply | Readback | Reset
 
 
 class Reply(Struct, kw_only=True, frozen=True):

@@ -10,11 +10,14 @@ import numpy as np
 from sim_backend.impairments import FrontEnd, RadioOptions, device_clock, options_from, oscillator_ppm
 from sim_backend.link import ANSWER_S, NewWorld, OffAir, link_for
 from sim_backend.messages import MAX_SAMPLES, Now, Receive, Reply, Silence, Transmit, Tune
-from sim_backend.ticks import duration
-from testbed.core.errors import DeviceError
+from sim_backend.ticks import duration, to_ticks
+from testbed.core.errors import DeviceError, LateTransmit
 from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
+
+_HASTE = 50
+"""How often "now" is asked for anew when it was over before the answer could be used."""
 
 
 class SimRadio(Radio):
@@ -98,26 +101,36 @@ class SimRadio(Radio):
             carrier_hz=settings.carrier_hz,
             sample_rate_hz=settings.sample_rate_hz,
             turnaround_s=self._options.turnaround_s,
+            free=not self._options.timed,
         )
         return self._link.ask(request, self.state)[0]
 
     def _do_transmit(self, block: IqBlock, at_s: float | None) -> None:
+        cyclic = not self._options.timed
         try:
-            self._transmit(block, at_s)
+            self._transmit(block, at_s, cyclic)
         except NewWorld as exc:
             self._enter(exc.seed)
-            self._transmit(block, at_s)
+            self._transmit(block, at_s, cyclic)
         self._stale = self._options.stale_buffers
 
-    def _transmit(self, block: IqBlock, at_s: float | None) -> None:
-        start = self._now() if at_s is None else self._clock.world_ticks(at_s)
+    def _transmit(self, block: IqBlock, at_s: float | None, cyclic: bool) -> None:
+        if at_s is not None:
+            return self._transmit_at(self._clock.world_ticks(at_s), block, cyclic, at_s)
+        for _ in range(_HASTE):
+            try:
+                return self._transmit_at(self._now(), block, cyclic, at_s)
+            except LateTransmit:
+                pass  # somebody's reception has let time pass since
+        raise DeviceError(self.name, "transmit", self.state, f"time passed between question and order {_HASTE} times")
+
+    def _transmit_at(self, start: int, block: IqBlock, cyclic: bool, at_s: float | None) -> None:
         front = self._front_end()
         shift = front.jitter("tx", start)
         samples = front.send(np.asarray(block.samples[0], np.complex64), start + shift)
-        cyclic = not self._options.timed
         # In virtual time only the first transmission waits for its answer: later ones cannot be late where they start
         # after what was promised, and what else may be wrong (dropped, a new world) comes with the next answer.
-        answer = cyclic or self._time_runs or self._first or start < self._promised
+        answer = at_s is None or self._time_runs or self._first or start < self._promised
         request = Transmit(
             id=self._link.next_id(),
             session=self._link.session,
@@ -151,8 +164,9 @@ class SimRadio(Radio):
         self._old = block.samples
         return block
 
-    def _receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
-        start = self._now() if at_s is None else self._clock.world_ticks(at_s)
+    def _receive(self, n_samples: int, at_s: float | None, timeout_s: float, back_s: float = 0.0) -> IqBlock:
+        """Receive from `at_s`, or from `back_s` before now."""
+        start = max(0, self._now() - to_ticks(back_s)) if at_s is None else self._clock.world_ticks(at_s)
         front = self._front_end()
         shift = front.jitter("rx", start)
         request = Receive(
@@ -201,7 +215,7 @@ class SimRadio(Radio):
         unheard = self._unheard[:]
         self._enter(world_seed)
         for block, at_s in unheard:
-            self._transmit(block, at_s)
+            self._transmit(block, at_s, cyclic=False)
 
     def _enter(self, world_seed: int) -> None:
         """Begin anew in a world that was reset: this run's noise and phases come from its seed."""

@@ -7,7 +7,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,9 @@ from sim_backend.link import Link
 from sim_backend.ticks import to_seconds, to_ticks
 from sim_backend.world import Air, Refused
 from testbed.core.config import RadioPlan, Scene, to_dict
+from testbed.core.errors import InputError
 from testbed.core.identity import Identity, secure, start_authenticator
-from testbed.core.world import World
+from testbed.core.world import DriverContext, World
 
 _LOOK_UP_S = 0.05
 """How often the loop looks whether it was asked to stop."""
@@ -54,6 +55,24 @@ class SimWorld(World):
             link.ask(request, "serving", timeout_s=timeout_s)
         finally:
             link.close("serving")
+
+    @staticmethod
+    def pacer(endpoint: str, identity: Identity | None) -> Callable[[float], None]:
+        link = Link("world", endpoint, identity)
+
+        def let_pass(until_s: float) -> None:
+            link.ask(m.Pass(id=link.next_id(), until=to_ticks(until_s)), "serving")
+
+        return let_pass
+
+    @staticmethod
+    def emulate(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Any:
+        from sim_backend.emulators.pluto import EmulatedPluto
+
+        emulators = {"pluto": EmulatedPluto}
+        if driver not in emulators:
+            raise InputError(f"no emulator for driver {driver!r}; accepted: {', '.join(emulators)}")
+        return emulators[driver](name, context, **options)
 
 
 def serve(
@@ -199,6 +218,10 @@ class _Server:
             case m.Reset():
                 self._reset(request, now)
                 return m.Reply(id=request.id, seed=air.seed)
+            case m.Pass():
+                if not self._paced:  # on the wall clock it goes by itself
+                    air.pass_time(request.until)
+                return m.Reply(id=request.id, now=air.frontier, seed=air.seed)
             case m.Declare():
                 session = self._sessions.get(request.session)
                 if session is not None and session.name in air.stations and not session.gone:
@@ -210,7 +233,14 @@ class _Server:
                 self._end(request.session, "it said goodbye")
                 del self._sessions[request.session]
             case m.Tune():
-                air.tune(name, request.place, request.carrier_hz, request.sample_rate_hz, request.turnaround_s)
+                air.tune(
+                    name,
+                    request.place,
+                    request.carrier_hz,
+                    request.sample_rate_hz,
+                    request.turnaround_s,
+                    request.free,
+                )
             case m.Transmit():
                 self._same_world(request.seed)
                 if not payload or len(payload) % 8 or len(payload) > 8 * m.MAX_SAMPLES:

@@ -79,6 +79,8 @@ class Station:
     sample_rate_hz: float
     turnaround: int
     horizon: int
+    free: bool = False
+    """It cannot time what it sends, so it declares nothing and nobody waits for it."""
 
 
 @dataclass(slots=True)
@@ -147,14 +149,16 @@ class Air:
 
     # ---------------------------------------------------------------- radios
 
-    def tune(self, name: str, place: str, carrier_hz: float, sample_rate_hz: float, turnaround_s: float) -> None:
+    def tune(
+        self, name: str, place: str, carrier_hz: float, sample_rate_hz: float, turnaround_s: float, free: bool = False
+    ) -> None:
         """Put a radio on the air, or retune it; what it sent before and has not been heard yet is cut."""
         self._check_place(name, place)
         old = self.stations.get(name)
         if old is not None:
             self.silence(name)
         horizon = self.frontier if old is None else old.horizon
-        self.stations[name] = Station(place, carrier_hz, sample_rate_hz, to_ticks(turnaround_s), horizon)
+        self.stations[name] = Station(place, carrier_hz, sample_rate_hz, to_ticks(turnaround_s), horizon, free)
 
     def leave(self, name: str) -> None:
         """Take a radio off the air; nobody waits for it any more."""
@@ -220,7 +224,7 @@ class Air:
         return [
             name
             for name, s in self.stations.items()
-            if name != listener and max(s.horizon, self.frontier) < until and s.place in places
+            if name != listener and not s.free and max(s.horizon, self.frontier) < until and s.place in places
         ]
 
     def hear(self, name: str, start: int, n_samples: int, shift: int = 0) -> C64:

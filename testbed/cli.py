@@ -125,6 +125,7 @@ def node(
     lab: LabOption,
     coordinator: Annotated[Optional[str], typer.Option(help="Endpoint of the coordinator; default: the lab's.")] = None,  # noqa: UP045
     world: Annotated[Optional[str], typer.Option(help="Endpoint of the simulated air; default: the lab's.")] = None,  # noqa: UP045
+    uri: Annotated[Optional[str], typer.Option(help="Instead of the lab's options.uri of this node's device.")] = None,  # noqa: UP045
     supervised: SupervisedOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -139,6 +140,8 @@ def node(
     place = config.load_lab(lab)
     if name not in place.node:
         raise InputError(f"{lab}: no table [node.{name}]; accepted: {', '.join(place.node)}")
+    if uri is not None:
+        place.node[name].options["uri"] = uri
     if coordinator is None:
         if place.coordinator.port == 0:
             raise InputError(
@@ -163,12 +166,16 @@ def node(
 def sim(
     lab: LabOption = "sim",
     port: Annotated[Optional[int], typer.Option(min=0, max=65535, help="Instead of the lab's; 0 chooses one.")] = None,  # noqa: UP045
+    experiment: Annotated[
+        str, typer.Option(help="Whose scene the air holds until a run brings its own.")
+    ] = "static_room",
     supervised: SupervisedOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Run the simulated air of a lab, for nodes and coordinators that are started separately.
+    """Run the simulated air of a lab and the devices emulated on it, for nodes and other programs started separately.
 
-    Prints {"endpoint": …} once it is ready. Example: testbed sim --lab sim --port 40000
+    Prints {"endpoint": …, "devices": {node: URI}} once it is ready; the air then holds the scene of --experiment.
+    Example: testbed sim --lab wire, then iio_info -u URI
     """
     logs.configure(verbose)
     from testbed import launch
@@ -184,10 +191,11 @@ def sim(
         watch_parent()
     driver = registry.load_driver("worlds", place.world.driver)
     endpoint = f"tcp://{place.world.host}:{place.world.port if port is None else port}"
-    driver.serve(
-        endpoint, launch.load_identity(place, "world"), place.world.pace, place.world.peer_timeout_s,
-        lambda actual: print(json.dumps({"endpoint": actual}), flush=True),
-    )  # fmt: skip
+    scene = None if supervised else config.load_experiment(experiment)
+    with launch.emulators(place, driver, scene) as ready:
+        driver.serve(
+            endpoint, launch.load_identity(place, "world"), place.world.pace, place.world.peer_timeout_s, ready
+        )
 
 
 # ---------------------------------------------------------------- recorded and measured channels

@@ -10,16 +10,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from testbed.coordinator.server import Coordinator, Outcome, Progress
-from testbed.core import identity
+from testbed.core import identity, seeds
 from testbed.core.config import Experiment, Lab, state_root
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
+from testbed.core.world import DriverContext
 
 _WORLD_START_S = 20.0
 _GRACE_S = 3.0
@@ -69,6 +72,38 @@ def new_run_folder(parent: Path, experiment_name: str) -> Path:
     raise InputError(f"{parent}: no free name for a run folder")
 
 
+@contextlib.contextmanager
+def emulators(lab: Lab, driver: Any, plan: Experiment | None) -> Iterator[Callable[[str], None]]:
+    """Yield what to call with the air's endpoint once it is served: starts the lab's emulated devices, puts a plan's
+    scene into the air, and prints where everything is as one line of JSON. Devices are let go when the block is left.
+    """
+    devices: dict[str, Any] = {}
+    assert lab.world is not None
+    options = lab.world.emulators
+
+    def announce(endpoint: str) -> None:
+        who = load_identity(lab, "world")
+        if plan is not None:
+            driver.reset(endpoint, who, plan.scene, plan.radio, plan.seed, _WORLD_START_S)
+        print(json.dumps({"endpoint": endpoint, "devices": {n: d.uri for n, d in devices.items()}}), flush=True)
+
+    def ready(endpoint: str) -> None:
+        for name in options:
+            context = DriverContext(
+                seed=seeds.derive(0, lab.name, name), world=endpoint, identity=load_identity(lab, "world"),
+                state_dir=node_state_dir(lab, name),
+            )  # fmt: skip
+            devices[name] = driver.emulate(name, lab.node[name].driver, context, options[name])
+        # in a thread of its own: the air is served by this one, as soon as it returns
+        threading.Thread(target=announce, args=(endpoint,), daemon=True).start()
+
+    try:
+        yield ready
+    finally:
+        for device in devices.values():
+            device.close()
+
+
 class Crew:
     """The local processes of one run. They leave when this process does: it holds their standard input."""
 
@@ -78,9 +113,14 @@ class Crew:
         self._logs.mkdir(parents=True, exist_ok=True)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._reported: set[str] = set()
+        self._devices: dict[str, str] = {}
+        """Node → URI of its emulated device."""
 
     def start_world(self) -> str | None:
-        """Start the simulated air where the lab calls it local; returns its endpoint, None in a lab without one."""
+        """Start the simulated air, and the devices emulated on it, where the lab calls it local.
+
+        Returns its endpoint, None in a lab without one.
+        """
         place = self._lab.world
         if place is None:
             return None
@@ -92,7 +132,9 @@ class Crew:
             selector.register(process.stdout, selectors.EVENT_READ)
             line = process.stdout.readline() if selector.select(_WORLD_START_S) else b""
         try:
-            return str(json.loads(line)["endpoint"])
+            ready = json.loads(line)
+            self._devices = dict(ready["devices"])
+            return str(ready["endpoint"])
         except (ValueError, KeyError) as exc:
             raise TestbedError(f"the simulated air did not start: {self._last_words('world')}") from exc
 
@@ -100,6 +142,8 @@ class Crew:
         arguments = ["node", name, "--coordinator", coordinator]
         if world is not None:
             arguments += ["--world", world]
+        if name in self._devices:
+            arguments += ["--uri", self._devices[name]]
         self._start(name, arguments)
 
     def _start(self, name: str, arguments: list[str], stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:

@@ -50,7 +50,8 @@ class Scheduler:
         self._guard_s = guard_s
         self._lead_s = lead_s
         """Least time between planning a round and its first sample (0 in virtual time)."""
-        self._next_s = 0.0
+        self.next_s = 0.0
+        """Start of the next round at the earliest."""
         self.clocks: dict[str, NodeClock] = {}
 
     def synchronise(self, node: str, device_time_s: float, reference_s: float, uncertainty_s: float) -> None:
@@ -66,8 +67,8 @@ class Scheduler:
 
     def plan(self, now_s: float, not_before_s: float) -> tuple[float, float]:
         """Return (start, end) of the next round on the reference timeline and book it."""
-        start_s = max(self._next_s, now_s + self._lead_s, not_before_s)
-        self._next_s = start_s + self._interval_s
+        start_s = max(self.next_s, now_s + self._lead_s, not_before_s)
+        self.next_s = start_s + self._interval_s
         return start_s, start_s + len(self._slots) * self._slot_s
 
     @property

@@ -75,6 +75,8 @@ class Coordinator:
         self._stop_asked: list[s.FinishKind] = []
         self._links_rejected: dict[str, Counter[str]] = {}
         self._over: s.Over | None = None
+        self._let_time_pass: Callable[[float], None] | None = None
+        """From the simulated air, once it holds the scene."""
         self._began_s = 0.0
         self._last_progress: Progress | None = None
 
@@ -152,6 +154,9 @@ class Coordinator:
                         self._hub.send(node, body, to_pulse=True)
                 case s.ResetWorld():
                     self._reset_world(world)
+                case s.LetTimePass(until_s):
+                    if self._let_time_pass is not None:
+                        self._let_time_pass(until_s)
                 case s.Note(kind, detail):
                     self._note(kind, detail, writer, progress)
                 case s.NewPattern(pattern):
@@ -172,6 +177,7 @@ class Coordinator:
         driver = registry.load_driver("worlds", place.driver)
         e = self.experiment
         driver.reset(endpoint, self._identity, e.scene, e.radio, e.seed, self.lab.coordinator.operation_timeout_s)
+        self._let_time_pass = driver.pacer(endpoint, self._identity)
 
     def _note(self, kind: str, detail: dict[str, Any], writer: RunWriter, progress: Callable[[Progress], None]) -> None:
         writer.event(kind, detail)

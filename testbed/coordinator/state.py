@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from testbed.coordinator import steps
 from testbed.coordinator.scheduler import Scheduler
 from testbed.core import seeds
 from testbed.core.config import Experiment, Lab
@@ -85,6 +86,13 @@ class ResetWorld:
 
 
 @dataclass(frozen=True, slots=True)
+class LetTimePass:
+    """Let the simulated air's time pass up to this; radios that cannot time anything do not make it pass."""
+
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something for the record and the log."""
 
@@ -136,7 +144,7 @@ class Over:
 
 
 Event = Received | Tick | Gone | StopAsked
-Instruction = Tell | ResetWorld | Note | NewPattern | RoundOver | BlockOver | Over
+Instruction = Tell | ResetWorld | LetTimePass | Note | NewPattern | RoundOver | BlockOver | Over
 
 
 # ---------------------------------------------------------------- state
@@ -170,6 +178,8 @@ class _Round:
     captured: set[str] = field(default_factory=set)
     results: dict[str, m.Probed] = field(default_factory=dict)
     spoilt: Reject | None = None
+    steps: steps.Steps | None = None
+    """Where the radios cannot time their samples."""
 
 
 @dataclass(slots=True)
@@ -210,6 +220,8 @@ class CoordinatorState:
             or (place.role == "eve" and experiment.scene.eve is not None)
         }
         self._now_s = 0.0
+        self._timed = True
+        """Every radio can start at a given time; otherwise rounds go step by step."""
         self._started = False
         self._deadline_s = 0.0
         self._epoch_s: float | None = None
@@ -301,6 +313,9 @@ class CoordinatorState:
                 return self._applied(body)
             case m.Captured():
                 return self._captured(name, body)
+            case m.Stepped():
+                if self._round is not None and self._round.steps is not None and self._round.number == body.round:
+                    self._round.steps.report(name, body.step)
             case m.Probed():
                 return self._probed(name, node, body)
             case m.Agreed() | m.Attacked() | m.Amplified() | m.Unmasked():
@@ -499,7 +514,13 @@ class CoordinatorState:
 
     def _round_late(self, r: _Round) -> list[Instruction]:
         out: list[Instruction] = []
-        for name in sorted(r.expected - set(r.results)):
+        late = r.expected - set(r.results)
+        if r.steps is not None and not r.steps.over:  # the others could not do their part yet
+            late = set(r.steps.waiting)
+            r.steps.cut()
+            r.spoilt = r.spoilt or Reject.TIMEOUT
+            r.deadline_s = self._now_s + self.lab.coordinator.operation_timeout_s
+        for name in sorted(late):
             node = self.nodes[name]
             node.strikes += 1
             r.expected.discard(name)
@@ -549,6 +570,8 @@ class CoordinatorState:
         return None
 
     def _make_scheduler(self) -> None:
+        self._timed = all(n.hello.timed for n in self.nodes.values() if n.hello)
+        self._ahead = self._ahead and self._timed
         turnaround_s = max((n.hello.turnaround_s for n in self.nodes.values() if n.hello), default=0.0)
         p = self.experiment.probing
         self._scheduler = Scheduler(
@@ -567,6 +590,12 @@ class CoordinatorState:
                 self._settling[0].deadline_s = self._now_s + self.lab.coordinator.operation_timeout_s
             return self._settle(over)
         if self._round is not None:
+            if self._round.steps is not None:
+                orders = self._round.steps.advance(self._round.expected)
+                if orders:
+                    return [Tell(n, body) for n, body in orders if self.nodes[n].alive]
+                if self._round.steps.over:
+                    self._round.captured |= self._round.expected
             if not self._ahead and not self._round.expected <= self._round.captured:
                 return None
             self._settling.append(self._round)
@@ -583,6 +612,10 @@ class CoordinatorState:
         if done or full or len(self._settling) > 1 or self._surface_wait is not None:
             return None
         if not all(n.ready for n in self._taking_part().values() if n.required):
+            return None
+        assert self._scheduler is not None
+        # timed radios wait for a round's time themselves
+        if not (self._timed or self.virtual) and self._scheduler.next_s > self._now_s - (self._epoch_s or 0.0):
             return None
         return self._start_round()
 
@@ -605,6 +638,11 @@ class CoordinatorState:
         if not self.virtual:
             wait_s += end_s - now_s
         self._round = _Round(number, self._surface_now, start_s, end_s, set(nodes), self._now_s + wait_s)
+        if not self._timed:
+            names = {self.nodes[n].role: n for n in nodes}
+            self._round.steps = steps.plan(number, self._slots, names)
+            self._round.expected &= self._round.steps.nodes
+            return [LetTimePass(start_s)] if self.virtual else []
         captured = not self._ahead
         return [Tell(n, self._scheduler.probe(n, number, start_s, end_s, captured)) for n in nodes]
 
@@ -648,7 +686,8 @@ class CoordinatorState:
         assert ris is not None
         latched_s = self._scheduler.reference_s(ris, body.device_time_s)
         for r in self._flying():
-            if r.surface is not None and r.start_s < latched_s < r.end_s:
+            during = r.start_s < latched_s < r.end_s if self._timed else r is self._round
+            if r.surface is not None and during:
                 r.spoilt = r.spoilt or Reject.SURFACE_CHANGED
         if self._surface_wait is None or body.digest != self._surface_wait[0]:
             return [Note("unexpected_pattern", {"digest": body.digest, "round": body.round})]
@@ -707,13 +746,14 @@ class CoordinatorState:
     def _learn(self, r: _Round) -> None:
         assert self._scheduler is not None
         snrs = []
+        clocks = self._scheduler.clocks if self._timed else {}
         for name, result in r.results.items():
             for link in result.links:
                 if link.reason is None:
                     snrs.append(link.snr_db)
-                    if link.tx == "alice" and name in self._scheduler.clocks:  # Alice's clock is the reference
+                    if link.tx == "alice" and name in clocks:  # Alice's clock is the reference
                         self._scheduler.track(name, link.timing_error_s)
-                elif link.tx == "alice" and link.reason == Reject.NO_PREAMBLE and name in self._scheduler.clocks:
+                elif link.tx == "alice" and link.reason == Reject.NO_PREAMBLE and name in clocks:
                     self._scheduler.miss(name)
         if snrs:
             self.snr_db = sum(snrs) / len(snrs)

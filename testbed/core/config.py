@@ -197,6 +197,9 @@ class WorldPlace(_Table):
     peer_timeout_s: Positive = 4.0
     """A radio that has not declared what it sends for this long (wall time) while another waits is dropped.
     Less than the 5 s after which a reception gives up."""
+    emulators: dict[str, Options] = field(default_factory=dict)
+    """By node: an emulated device on this air, which the node's driver reaches through its vendor's library. Its
+    options are the emulator's (port, serial number, imperfections, faults)."""
 
 
 class NodePlace(_Table):
@@ -390,6 +393,9 @@ def _check_lab(lab: Lab, source: str) -> None:
             f"{source}: table [coordinator]: key 'lost_after_s': {lab.coordinator.lost_after_s:g} s, accepted from twice "
             f"heartbeat_s = {lab.coordinator.heartbeat_s:g} s: one late heartbeat is not a death"
         )
+    for name in lab.world.emulators if lab.world is not None else ():
+        if name not in lab.node:
+            raise InputError(f"{source}: table [world.emulators.{name}]: no such node; accepted: {', '.join(lab.node)}")
     remote = [n for n, p in lab.node.items() if not p.local]
     if remote and lab.coordinator.port == 0:
         raise InputError(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from testbed.core.config import RadioPlan, Scene
 from testbed.core.identity import Identity
@@ -45,3 +46,21 @@ class World(ABC):
         endpoint: str, identity: Identity | None, scene: Scene, radio: RadioPlan, seed: int, timeout_s: float
     ) -> None:
         """Put a scene into the running world: time 0, new channels from `seed`; attached devices stay attached."""
+
+    @staticmethod
+    @abstractmethod
+    def pacer(endpoint: str, identity: Identity | None) -> Callable[[float], None]:
+        """Return a function that lets the running world's time pass up to an instant (s after its reset).
+
+        For labs whose radios cannot time their samples and so do not make time pass between rounds. Without effect in
+        wall pace, where it passes by itself.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def emulate(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Any:
+        """Start an emulated device on the world at `context.world`, for a driver that reaches it by its own wire.
+
+        Returns an object with `uri`, where the driver finds it, and `close()`. It needs the world from its first use
+        on, not when it is made. Raises InputError for refused options.
+        """

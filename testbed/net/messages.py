@@ -86,6 +86,13 @@ class Captured(_Body, frozen=True):
     round: int
 
 
+class Stepped(_Body, frozen=True):
+    """A step of an untimed round is done: on the air, samples in, or silent."""
+
+    round: int
+    step: int
+
+
 class LinkResult(Struct, frozen=True, kw_only=True):
     """What one receiver made of one transmission."""
 
@@ -221,6 +228,22 @@ class Probe(_Body, frozen=True):
     """Say `Captured` before estimating."""
 
 
+class Step(_Body, frozen=True):
+    """One step of a round whose radios cannot time their samples; the next is told when this one is reported.
+
+    transmit: repeat the frame until told otherwise; receive: capture `tx`'s transmission, longer than a period;
+    silence: stop transmitting.
+    """
+
+    round: int
+    step: int
+    action: Literal["transmit", "receive", "silence"]
+    tx: str
+    """Role of the slot's transmitter."""
+    last: bool
+    """This node's part of the round ends here: it reports what it measured."""
+
+
 class Distil(_Body, frozen=True):
     """Quantize these rounds, reconcile and verify with the peer."""
 
@@ -267,10 +290,10 @@ class Envelope(Struct, frozen=True):
     header: Header
     body: (
         # from nodes
-        Hello | Heartbeat | Configured | ClockReading | Applied | Captured | Probed | Failed | Stopped
+        Hello | Heartbeat | Configured | ClockReading | Applied | Captured | Stepped | Probed | Failed | Stopped
         | Agreed | Attacked | Amplified | Unmasked
         # to nodes
-        | Welcome | Refused | Pulse | Configure | ReadClock | Apply | Probe | Abandon | Finish
+        | Welcome | Refused | Pulse | Configure | ReadClock | Apply | Probe | Step | Abandon | Finish
         | Distil | Attack | Amplify | Unmask
     )  # fmt: skip
 

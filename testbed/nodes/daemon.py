@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from testbed.nodes import state as s
 
 log = logging.getLogger("testbed.node")
 _POLL_MS = 100
+_PERIODS = 3
+"""How much of a repeated frame is captured."""
 
 
 class _Pulse(threading.Thread):
@@ -68,6 +71,16 @@ class _Pulse(threading.Thread):
         self._over.set()
 
 
+@dataclass(slots=True)
+class _Part:
+    """What this node did so far in a round that goes step by step."""
+
+    round: int
+    captured: list[tuple[str, IqBlock]] = field(default_factory=list)
+    """(role of the transmitter, samples)."""
+    fault: str | None = None
+
+
 class NodeDaemon:
     """One node: `name` in the lab file, one device, one role."""
 
@@ -89,6 +102,9 @@ class NodeDaemon:
         self._frame: SoundingFrame | None = None
         self._estimator: CsiEstimator | None = None
         self._record_iq: Path | None = None
+        self._settings: RadioSettings | None = None
+        self._radio_failed = False
+        self._part = _Part(-1)
         self._experiment_mode = False
         driver = registry.load_driver("boards" if self.role == "ris" else "radios", self.place.driver)
         context = DriverContext(
@@ -273,6 +289,8 @@ class NodeDaemon:
                         return self._apply(body)
                     case m.Probe():
                         return self._probe(body)
+                    case m.Step():
+                        return self._step(body)
         except (DeviceError, InputError) as exc:
             return s.DeviceFault(operation, str(exc))
         return s.DeviceFault(operation, "unknown operation")
@@ -300,6 +318,7 @@ class NodeDaemon:
             rx_gain_db=self.place.rx_gain_db,
         )
         accepted = self._device.configure(settings)
+        self._settings, self._radio_failed, self._part = settings, False, _Part(-1)
         sounder = registry.make_stage("probing", body.probing.waveform, body.probing.waveform_options)
         self._frame = sounder.frame(accepted.sample_rate_hz)
         self._estimator = registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options)
@@ -358,6 +377,58 @@ class NodeDaemon:
             links.append(result)
         reason, detail = fault if fault else (None, "")
         return s.ProbeDone(m.Probed(round=body.round, links=links, fault=reason, detail=detail), csi)
+
+    def _step(self, body: m.Step) -> s.Event:
+        """Do one step of a round without timing; with the last one, tell what was measured.
+
+        A device that fails spoils the round, not its order: the others go on, and before its next round it is
+        configured anew.
+        """
+        radio, frame = self._device, self._frame
+        if not isinstance(radio, Radio) or frame is None or self._settings is None:
+            return s.DeviceFault("step", "no configured radio")
+        if self._part.round != body.round:
+            self._part = _Part(body.round)
+        part = self._part
+        try:
+            if self._radio_failed:
+                radio.configure(self._settings)
+                self._radio_failed = False
+            match body.action:
+                case "transmit":
+                    samples = np.broadcast_to(frame.samples, (radio.capabilities.n_antennas, frame.samples.size))
+                    radio.transmit(IqBlock(samples, frame.sample_rate_hz, 0.0))
+                case "receive":
+                    part.captured.append((body.tx, radio.receive(_PERIODS * frame.samples.size)))
+                case "silence":
+                    radio.silence()
+        except DeviceError as exc:
+            part.fault = part.fault or str(exc)
+            self._radio_failed = True
+        done = m.Stepped(round=body.round, step=body.step)
+        if not body.last:
+            return s.DeviceDone(done)
+        self._link.send(done)  # the air is free: the others need not wait for the estimates
+        csi: dict[str, CsiFrame] = {}
+        links = [self._estimate_repeated(body.round, tx, block, csi) for tx, block in part.captured]
+        reason = Reject.DEVICE.value if part.fault else None
+        return s.ProbeDone(m.Probed(round=body.round, links=links, fault=reason, detail=part.fault or ""), csi)
+
+    def _estimate_repeated(self, number: int, tx: str, block: IqBlock, csi: dict[str, CsiFrame]) -> m.LinkResult:
+        """Estimate from a block of `_PERIODS` periods of a repeated frame, which begins anywhere in it."""
+        if self._record_iq is not None:
+            self._write_iq(number, tx, block)
+        assert self._frame is not None
+        period = self._frame.samples.size
+        # Of two periods the second is cut off at the end, unless hardly: then it is mistaken for a whole one, and half
+        # a period later it cannot be.
+        for skip in (0, period // 2):
+            window = block.samples[:, skip : skip + 2 * period + period // 8]
+            part = replace(block, samples=window, time_s=block.time_s + skip / block.sample_rate_hz)
+            result = self._estimate(m.SlotPlan(tx, [], part.time_s), part, 0.0, csi)
+            if result.reason not in (Reject.TRUNCATED.value, Reject.NO_PREAMBLE.value):
+                break
+        return result
 
     def _estimate(self, slot: m.SlotPlan, block: IqBlock, margin_s: float, csi: dict[str, CsiFrame]) -> m.LinkResult:
         assert self._estimator is not None

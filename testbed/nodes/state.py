@@ -94,7 +94,7 @@ class Publish:
 class Do:
     """A device operation: the body of the request."""
 
-    body: m.Configure | m.ReadClock | m.Apply | m.Probe
+    body: m.Configure | m.ReadClock | m.Apply | m.Probe | m.Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ class NodeState:
             case m.ReadClock() | m.Apply():
                 self.name = "reading_clock" if isinstance(body, m.ReadClock) else "applying"
                 return [Do(body)]
-            case m.Probe():
+            case m.Probe() | m.Step():
                 self.name = "probing"
                 return [Do(body)]
             case m.Distil():

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pytest
+
 from sim_backend.local import world_in_thread
 from testbed.core.config import Multipath, PlacedNode, PlacedSurface, Scene
 from testbed.core.radio import Radio, RadioSettings
@@ -56,6 +59,29 @@ def sim_radios(state_dir: Path, **options: Any) -> Iterator[RadioBench]:
 
 
 @contextmanager
+def pluto_radios(state_dir: Path) -> Iterator[RadioBench]:
+    """Two emulated Plutos in the simulated air, reached through the real libiio."""
+    pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
+    from sim_backend.emulators.pluto import EmulatedPluto
+
+    make = load_driver("radios", "pluto")
+    # one sample apart (50 ns) and few echoes: the suite correlates at whole samples, and a capture starts anywhere
+    echoes = Multipath(n_scatterers=20, direct_db=0.0, scatter_loss_db=12.0)
+    scene = msgspec.structs.replace(SIM_SCENE, bob=PlacedNode(position_m=[18.99, 8.0, 1.5]), multipath=echoes)
+    with world_in_thread(scene, seed=11) as endpoint, ExitStack() as stack:
+        context = DriverContext(seed=5, world=endpoint, identity=None, state_dir=state_dir)
+        radios = []
+        for name in ("alice", "bob"):
+            # the suite correlates over 50 µs: crystals 10 ppm apart would turn the phase twice in that time
+            emulated = EmulatedPluto(name, context, cfo_ppm=0.0)
+            stack.callback(emulated.close)
+            radios.append(stack.enter_context(make(name, context, uri=emulated.uri, serial=emulated.serial)))
+        settings = RadioSettings(carrier_hz=2.4e9, sample_rate_hz=20e6, tx_gain_db=0.0, rx_gain_db=15.0)
+        elsewhere = RadioSettings(carrier_hz=2.5e9, sample_rate_hz=20e6, tx_gain_db=0.0, rx_gain_db=15.0)
+        yield RadioBench(*radios, settings, elsewhere, start_error_s=0.0)
+
+
+@contextmanager
 def sim_board(state_dir: Path) -> Iterator[Board]:
     with (
         world_in_thread(SIM_SCENE, seed=11) as endpoint,
@@ -76,5 +102,6 @@ RADIO_BENCHES: dict[str, dict[str, Callable[[Path], Any]]] = {
         "timed": sim_radios,
         "untimed": lambda path: sim_radios(path, timed=False),
     },
+    "pluto": {"libiio": pluto_radios},
 }
 BOARD_BENCHES: dict[str, Callable[[Path], Any]] = {"sim": sim_board}

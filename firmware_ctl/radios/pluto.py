@@ -1,0 +1,336 @@
+"""ADALM-PLUTO (PlutoSDR) through libiio, by pyadi-iio.
+
+A stock Pluto cannot time its samples: what it sends it repeats until silenced, and a reception starts when the host
+gets to it. `docs/troubleshooting.md` names what else is peculiar to it; each guard here has a test in
+`tests/system/test_pluto_traps.py` that fails without it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from testbed.core.errors import DeviceError, DeviceTimeout
+from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
+from testbed.core.types import IqBlock
+from testbed.core.world import DriverContext
+
+_ADC_FULL_SCALE = np.float32(1 / 2048)
+"""12 bits, sign-extended to 16."""
+_DAC_FULL_SCALE = np.float32(32767)
+_LOWEST_RATE_HZ = 521e3
+"""Below this pyadi-iio has no filter to load."""
+_GRACE_S = 1.0
+"""How much longer than its own timeout a call into libiio may take before it is given up."""
+_CONNECTION_LOST = {errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.ENODEV, errno.EBADF}
+INSTALL = "apt-get install libiio0; pip install pyadi-iio==0.0.21 pylibiio==0.25"
+
+T = TypeVar("T")
+
+
+class Pluto(Radio):
+    """A PlutoSDR. Options:
+
+    uri: where it is, `ip:192.168.2.1` or `usb:1.2.5`; default: found by its serial number.
+    serial: hardware serial number that must be found there: addresses change hands, serial numbers do not.
+    timeout_s: how long one exchange with the device may take.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        context: DriverContext,
+        *,
+        uri: str | None = None,
+        serial: str | None = None,
+        timeout_s: float = 3.0,
+    ) -> None:
+        super().__init__(name)
+        self._adi, self._iio = _libraries(name)
+        self._uri, self._serial, self._timeout_s = uri, serial, timeout_s
+        self._sdr: Any = None
+        self._rx_buffer: Any = None
+        self._tx_buffer: Any = None
+        self._ranges: dict[str, tuple[float, float]] = {}
+        self._identity: dict[str, Any] = {}
+        self._worker = _Worker(name)
+        try:
+            self._call("open", self._open)
+        except BaseException:
+            self._worker.stop()
+            raise
+        # libiio crashes where the interpreter takes contexts away from under live buffers
+        atexit.register(self.close)
+
+    # ---------------------------------------------------------------- Radio
+
+    @property
+    def capabilities(self) -> RadioCapabilities:
+        return RadioCapabilities(timed=False, n_antennas=1, turnaround_s=5e-3, **self._ranges)
+
+    def identity(self) -> dict[str, Any]:
+        return {"driver": "pluto", **self._identity}
+
+    def now_s(self) -> float:
+        """Return the host's clock: the device has none that could be read."""
+        return time.monotonic()
+
+    def _do_configure(self, settings: RadioSettings) -> RadioSettings:
+        return self._call("configure", lambda: self._retune(settings))
+
+    def _do_transmit(self, block: IqBlock, at_s: float | None) -> None:
+        parts = np.ascontiguousarray(block.samples[0], np.complex64).view(np.float32)
+        levels = np.rint(parts * _DAC_FULL_SCALE).astype("<i2")
+        if block.samples.shape[1] % 2:  # the DMA engine moves eight bytes at a time
+            levels = np.tile(levels, 2)
+        self._call("transmit", lambda: self._play(levels))
+
+    def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
+        time_s, raw = self._call("receive", lambda: self._capture(n_samples), timeout_s)
+        parts = np.multiply(np.frombuffer(raw, "<i2", count=2 * n_samples), _ADC_FULL_SCALE, dtype=np.float32)
+        return IqBlock(parts.view(np.complex64)[None, :], self.settings.sample_rate_hz, time_s)
+
+    def _do_silence(self) -> None:
+        if self._sdr is not None:
+            self._call("silence", self._mute)
+
+    def _do_close(self) -> None:
+        atexit.unregister(self.close)
+        try:
+            if self._sdr is not None:
+                self._call("close", self._leave_quiet)
+        finally:
+            self._worker.stop()
+
+    # ---------------------------------------------------------------- in the worker's thread
+
+    def _open(self) -> None:
+        uri = self._uri or self._find()
+        try:
+            sdr = self._adi.Pluto(uri=uri)
+        except Exception as exc:  # pyadi-iio raises bare Exceptions
+            raise self._error(
+                "open", f"no PlutoSDR at {uri} ({exc}): check cable and address; `iio_info -s` lists what is there"
+            ) from exc
+        found = sdr.ctx.attrs.get("hw_serial", "")
+        if self._serial is not None and found != self._serial:
+            raise self._error(
+                "open", f"the device at {uri} has serial number {found!r}, the lab file says {self._serial!r}"
+            )
+        # the device gives up after half of what the client is told
+        sdr.ctx.set_timeout(int(2000 * self._timeout_s))
+        # with the default of four, receptions are up to four buffers old
+        sdr._rxadc.set_kernel_buffers_count(1)
+        phy = sdr._ctrl
+        rx, tx = phy.find_channel("voltage0", False), phy.find_channel("voltage0", True)
+        los = [_range(phy.find_channel(f"altvoltage{i}", True), "frequency_available") for i in (0, 1)]
+        self._ranges = {
+            "sample_rate_hz": (_LOWEST_RATE_HZ, _range(rx, "sampling_frequency_available")[1]),
+            "carrier_hz": (max(los[0][0], los[1][0]), min(los[0][1], los[1][1])),
+            "tx_gain_db": _range(tx, "hardwaregain_available"),
+            "rx_gain_db": _range(rx, "hardwaregain_available"),
+        }
+        self._identity = {
+            "serial": found,
+            "firmware": sdr.ctx.attrs.get("fw_version", ""),
+            "model": sdr.ctx.attrs.get("hw_model", ""),
+            "libiio": ".".join(str(x) for x in self._iio.version[:2]),
+            "uri": uri,
+        }
+        self._sdr = sdr
+
+    def _find(self) -> str:
+        """Return the URI of the device with the serial number."""
+        if self._serial is None:
+            raise self._error("open", "say which device: options = { uri = …, serial = … }")
+        there = self._iio.scan_contexts()
+        for uri, description in there.items():
+            if f"serial={self._serial}" in description:
+                return str(uri)
+        raise self._error(
+            "open", f"no device with serial number {self._serial!r} among the {len(there)} that answer: give its uri"
+        )
+
+    def _retune(self, settings: RadioSettings) -> RadioSettings:
+        if self._sdr is None:  # it was lost, and may be back
+            self._open()
+        sdr = self._sdr
+        self._mute()
+        self._zero_tones()
+        # A rate resets gains and a carrier calibrates, so: rate, then carrier, gains last.
+        sdr.sample_rate = round(settings.sample_rate_hz)
+        sdr.rx_rf_bandwidth = sdr.tx_rf_bandwidth = round(min(max(settings.sample_rate_hz, 200e3), 40e6))
+        sdr.rx_lo = sdr.tx_lo = round(settings.carrier_hz)
+        sdr.gain_control_mode_chan0 = "manual"  # otherwise pyadi-iio ignores the next line without a word
+        sdr.rx_hardwaregain_chan0 = settings.rx_gain_db
+        sdr.tx_hardwaregain_chan0 = settings.tx_gain_db
+        return RadioSettings(
+            carrier_hz=float(sdr.rx_lo),
+            sample_rate_hz=float(sdr.sample_rate),
+            tx_gain_db=float(sdr.tx_hardwaregain_chan0),
+            rx_gain_db=float(sdr.rx_hardwaregain_chan0),
+        )
+
+    def _play(self, levels: np.ndarray) -> None:
+        self._tx_buffer = None  # a cyclic buffer must be gone before the next
+        dac = self._sdr._txdac
+        for i in range(2):
+            dac.find_channel(f"voltage{i}", True).enabled = True
+        buffer = self._iio.Buffer(dac, levels.size // 2, True)
+        buffer.write(bytearray(levels.tobytes()))
+        buffer.push()
+        self._tx_buffer = buffer
+        self._power_tx(True)
+
+    def _capture(self, n_samples: int) -> tuple[float, bytearray]:
+        """Return host time and samples, all of them taken after the call."""
+        adc = self._sdr._rxadc
+        for i in range(2):
+            adc.find_channel(f"voltage{i}").enabled = True
+        time_s = time.monotonic()
+        buffer = self._rx_buffer = self._iio.Buffer(adc, n_samples, False)
+        try:
+            buffer.refill()
+            # not Pluto.rx(): it copies every channel on its own and builds doubles
+            return time_s, buffer.read()
+        finally:
+            # destroyed each time: one that stays open holds a block from before
+            if self._rx_buffer is buffer:
+                self._rx_buffer = None
+            del buffer
+
+    def _mute(self) -> None:
+        """Nothing leaves the antenna any more, the carrier's leak included."""
+        self._power_tx(False)
+        self._tx_buffer = None
+
+    def _zero_tones(self) -> None:
+        """Silence the tone generators, which are heard where no buffer is open."""
+        for channel in self._sdr._txdac.channels:
+            if "scale" in channel.attrs and channel.attrs["scale"].value not in ("0", "0.000000"):
+                channel.attrs["scale"].value = "0"
+
+    def _power_tx(self, on: bool) -> None:
+        self._sdr._ctrl.find_channel("altvoltage1", True).attrs["powerdown"].value = "0" if on else "1"
+
+    def _leave_quiet(self) -> None:
+        try:
+            self._mute()
+            self._zero_tones()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        """Let go of everything, buffers before the context that they belong to."""
+        self._tx_buffer = self._rx_buffer = None
+        self._sdr = None
+
+    # ---------------------------------------------------------------- around it
+
+    def _call(self, operation: str, job: Callable[[], T], timeout_s: float | None = None) -> T:
+        """Run a job in the worker's thread; what libiio says becomes a DeviceError, what hangs a DeviceTimeout."""
+        if self._sdr is None and operation not in ("open", "configure"):
+            raise self._error(operation, "the device was lost: configure() looks for it again")
+        limit_s = (self._timeout_s if timeout_s is None else timeout_s) + _GRACE_S
+        try:
+            return self._worker.run(job, limit_s)
+        except TimeoutError as exc:
+            # libiio can block for good (a pulled cable): leave that thread to it, and start anew with the next
+            self._abandon()
+            detail = f"no answer from libiio within {limit_s:g} s: configure() opens the device anew"
+            raise DeviceTimeout(self.name, operation, self.state, detail) from exc
+        except DeviceError:
+            raise
+        except Exception as exc:  # OSError from libiio, bare Exceptions from pyadi-iio
+            number = exc.errno if isinstance(exc, OSError) else None
+            if number == errno.ETIMEDOUT or number in _CONNECTION_LOST:
+                # an answer that comes late would be taken for that to the next question: begin anew
+                self._abandon()
+            if number == errno.ETIMEDOUT:
+                detail = f"no samples in time ({exc}): configure() opens the device anew"
+                raise DeviceTimeout(self.name, operation, self.state, detail) from exc
+            if number in _CONNECTION_LOST:
+                raise self._error(
+                    operation, f"connection lost ({exc}): check the cable; configure() looks for the device again"
+                ) from exc
+            raise self._error(operation, str(exc)) from exc
+
+    def _abandon(self) -> None:
+        """Leave device and thread to each other; whenever libiio returns, they end."""
+        if self._rx_buffer is not None:
+            self._rx_buffer.cancel()
+        held = [self._sdr, self._rx_buffer, self._tx_buffer]  # cleared from its end: buffers before their context
+        self._sdr = self._rx_buffer = self._tx_buffer = None
+        self._worker.post(held.clear)
+        del held
+        self._worker.stop()
+        self._worker = _Worker(self.name)
+
+    def _error(self, operation: str, detail: str) -> DeviceError:
+        return DeviceError(self.name, operation, self.state, detail)
+
+
+class _Worker:
+    """A thread that does what libiio may never return from, one job after the other."""
+
+    def __init__(self, name: str) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name=f"{name}-libiio", daemon=True).start()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+            del job  # while this waits for the next, nothing of the last may live on
+
+    def post(self, job: Callable[[], Any]) -> None:
+        self._jobs.put(job)
+
+    def run(self, job: Callable[[], T], limit_s: float) -> T:
+        """Return what the job returns, or raise what it raises; TimeoutError where it does neither in time."""
+        answer: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+        def do() -> None:
+            try:
+                answer.put((True, job()))
+            except BaseException as exc:
+                # its traceback would keep buffers alive: the next open is then refused as busy, and the interpreter
+                # crashes where it collects a context before them
+                traceback.clear_frames(exc.__traceback__)
+                answer.put((False, exc))
+
+        self._jobs.put(do)
+        try:
+            good, value = answer.get(timeout=limit_s)
+        except queue.Empty:
+            raise TimeoutError from None
+        if not good:
+            raise value
+        return value
+
+    def stop(self) -> None:
+        """End the thread once it is done with what it was given."""
+        self._jobs.put(None)
+
+
+def _libraries(name: str) -> tuple[Any, Any]:
+    """Import what a Pluto needs; raises DeviceError saying what to install."""
+    try:
+        import adi
+        import iio
+    except (ImportError, OSError, AttributeError) as exc:  # pylibiio raises the last two without the C library
+        raise DeviceError(name, "open", "closed", f"a PlutoSDR needs libiio 0.2x ({exc}): {INSTALL}") from exc
+    return adi, iio
+
+
+def _range(channel: Any, attribute: str) -> tuple[float, float]:
+    """Return the ends of `[lowest step highest]`."""
+    low, _, high = channel.attrs[attribute].value.strip("[] ").split()
+    return float(low), float(high)

@@ -1,0 +1,272 @@
+"""What a Pluto does to those who do not expect it: each guard of the driver has a test here that fails without it.
+
+Through the real libiio, against the emulated device.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from plutos import SETTINGS, emulated
+
+from firmware_ctl.radios.pluto import Pluto
+from sim_backend.emulators.pluto import EmulatedPluto
+from sim_backend.emulators.pluto_tree import PHY, tone_file
+from testbed.core.errors import DeviceError, DeviceTimeout
+from testbed.core.types import IqBlock
+from testbed.core.world import DriverContext
+
+pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
+
+N = 1024
+TX_POWERDOWN = (PHY, "out_altvoltage1_TX_LO_powerdown")
+TX_GAIN = (PHY, "out_voltage0_hardwaregain")
+CONTEXT = DriverContext(seed=1, world=None, identity=None, state_dir=Path())
+
+
+class Pair:
+    """Alice's and Bob's emulated devices and drivers."""
+
+    def __init__(self, devices: tuple[EmulatedPluto, EmulatedPluto], stack: ExitStack) -> None:
+        self.alice_device, self.bob_device = devices
+        self.alice = stack.enter_context(Pluto("alice", CONTEXT, uri=devices[0].uri, timeout_s=1.0))
+        self.bob = stack.enter_context(Pluto("bob", CONTEXT, uri=devices[1].uri, timeout_s=1.0))
+
+    def tuned(self) -> Pair:
+        self.alice.configure(SETTINGS)
+        self.bob.configure(SETTINGS)
+        return self
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with emulated() as devices, ExitStack() as stack:
+        yield Pair(devices, stack)
+
+
+def tone(turns: int) -> IqBlock:
+    samples = 0.9 * np.exp(2j * np.pi * turns * np.arange(N) / N)
+    return IqBlock(samples.astype(np.complex64)[None, :], SETTINGS.sample_rate_hz, 0.0)
+
+
+def heard(block: IqBlock, turns: int) -> float:
+    """Return the share of the energy in the tone's bin."""
+    spectrum = np.abs(np.fft.fft(block.samples[0, :N])) ** 2
+    return float(spectrum[turns % N] / spectrum.sum())
+
+
+# ---------------------------------------------------------------- stale samples
+
+
+def test_one_kernel_buffer_is_asked_for(pair: Pair) -> None:
+    pair.tuned().bob.receive(N)
+    assert pair.bob_device.blocks_captured == 1  # the default fills four before the first is read
+
+
+def test_a_reception_holds_nothing_from_before_it(pair: Pair) -> None:
+    """Even on a device that queues a block as soon as it was read: the buffer is gone by then."""
+    pair.tuned()
+    pair.bob_device.faults.early_requeue = True
+    pair.bob.receive(N)
+    for turns in (100, 200, 300):
+        pair.alice.transmit(tone(turns))
+        assert heard(pair.bob.receive(N), turns) > 0.9
+
+
+# ---------------------------------------------------------------- retuning and gains
+
+
+def test_gains_survive_a_new_rate(pair: Pair) -> None:
+    """A new rate resets the transmit gain, so gains go last."""
+    accepted = pair.alice.configure(replace(SETTINGS, sample_rate_hz=10e6))
+    assert pair.alice_device.tree.values[TX_GAIN] == "-3.000000 dB"
+    assert accepted == replace(SETTINGS, sample_rate_hz=10e6)
+
+
+def test_receive_gain_is_what_was_asked_for(pair: Pair) -> None:
+    """pyadi-iio ignores a receive gain outside manual mode without a word."""
+    assert pair.bob_device.read_attribute((PHY, "in_voltage0_gain_control_mode")) == "slow_attack"
+    assert pair.bob.configure(SETTINGS).rx_gain_db == 15.0
+    assert pair.bob_device.read_attribute((PHY, "in_voltage0_hardwaregain")) == "15.000000 dB"
+
+
+# ---------------------------------------------------------------- transmitting and falling silent
+
+
+def test_a_repeated_transmission_can_be_replaced(pair: Pair) -> None:
+    """A cyclic buffer must be destroyed before the next is made."""
+    pair.tuned()
+    for turns in (50, 150):
+        pair.alice.transmit(tone(turns))
+        assert heard(pair.bob.receive(N), turns) > 0.9
+
+
+@pytest.mark.parametrize("how", ["silence", "close"])
+def test_not_even_the_carrier_is_left(pair: Pair, how: str) -> None:
+    pair.tuned().alice.transmit(tone(50))
+    assert pair.alice_device.tree.values[TX_POWERDOWN] == "0"
+    getattr(pair.alice, how)()
+    assert pair.alice_device.tree.values[TX_POWERDOWN] == "1"
+    assert heard(pair.bob.receive(N), 50) < 0.1
+
+
+def test_closing_leaves_no_tone_for_whoever_powers_up_next(pair: Pair) -> None:
+    """Without a buffer the tone generators are heard: they are zeroed."""
+    pair.tuned().alice.transmit(tone(50))
+    for i in range(4):
+        pair.alice_device.write_attribute(tone_file(i, "scale"), "0.5")
+    pair.alice.close()
+    pair.alice_device.write_attribute(TX_POWERDOWN, "0")
+    assert all(float(pair.alice_device.tree.values[tone_file(i, "scale")]) == 0 for i in range(4))
+    block = pair.bob.receive(4096)
+    assert np.abs(block.samples).max() < 0.01
+
+
+# ---------------------------------------------------------------- libiio's own
+
+
+def test_a_failed_reception_does_not_keep_the_buffer(pair: Pair) -> None:
+    """A reference in a traceback is enough for the next open to be refused as busy."""
+    pair.tuned()
+    pair.bob_device.faults.failing_reads = 1
+    with pytest.raises(DeviceError) as caught:
+        pair.bob.receive(N)
+    assert pair.bob.receive(N).samples.shape == (1, N)
+    assert caught.value.__cause__ is not None  # it still holds its traceback
+
+
+def test_leaving_without_closing_neither_crashes_nor_transmits_on(pair: Pair) -> None:
+    script = f"""
+import numpy as np
+from pathlib import Path
+from firmware_ctl.radios.pluto import Pluto
+from testbed.core.radio import RadioSettings
+from testbed.core.types import IqBlock
+from testbed.core.world import DriverContext
+context = DriverContext(seed=1, world=None, identity=None, state_dir=Path())
+radio = Pluto("alice", context, uri="{pair.alice_device.uri}")
+radio.configure(RadioSettings(carrier_hz=2.4e9, sample_rate_hz=20e6, tx_gain_db=0.0, rx_gain_db=0.0))
+radio.transmit(IqBlock(np.ones((1, 512), np.complex64), 20e6, 0.0))
+radio.receive(512)
+"""
+    pair.alice.close()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert pair.alice_device.tree.values[TX_POWERDOWN] == "1"
+
+
+def test_what_does_not_end_is_given_up(pair: Pair) -> None:
+    """Samples that trickle in never let libiio's own timeout strike."""
+    pair.tuned()
+    pair.bob_device.faults.dribble_s = 5.0
+    began_s = time.monotonic()
+    with pytest.raises(DeviceTimeout, match="receive"):
+        pair.bob.receive(N, timeout_s=0.2)
+    assert time.monotonic() - began_s < 3.0
+    pair.bob_device.faults.dribble_s = 0.0
+    with pytest.raises(DeviceError, match=r"configure\(\)"):
+        pair.bob.receive(N)
+    pair.bob.configure(SETTINGS)
+    pair.alice.transmit(tone(50))
+    assert heard(pair.bob.receive(N), 50) > 0.9
+
+
+def test_a_device_without_samples_is_a_timeout(pair: Pair) -> None:
+    pair.tuned()
+    pair.bob_device.faults.silent = True
+    with pytest.raises(DeviceTimeout):
+        pair.bob.receive(N)
+    pair.bob_device.faults.silent = False
+    pair.bob.configure(SETTINGS)
+    assert pair.bob.receive(N).samples.shape == (1, N)
+
+
+def test_the_device_waits_as_long_as_the_driver(pair: Pair) -> None:
+    """libiio tells the device half of the time that it is given itself."""
+    assert pair.bob_device.server.timeouts_ms[-1] == 1000
+
+
+def test_samples_are_not_taken_by_the_slow_way(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    import adi
+
+    def slow(*_: object) -> None:
+        raise AssertionError("Pluto.rx() converts every channel on its own")
+
+    monkeypatch.setattr(adi.Pluto, "rx", slow)
+    assert pair.tuned().bob.receive(N).samples.shape == (1, N)
+
+
+def test_two_radios_in_one_process_are_two(pair: Pair) -> None:
+    """pyadi-iio's TDD controller keeps its channels in a list of the class; nothing of that kind is used."""
+    import adi
+
+    pair.alice.configure(SETTINGS)
+    pair.bob.configure(replace(SETTINGS, carrier_hz=2.5e9, tx_gain_db=-20.0))
+    assert pair.alice_device.tree.values[TX_GAIN] == "-3.000000 dB"
+    assert pair.bob_device.tree.values[TX_GAIN] == "-20.000000 dB"
+    pair.bob.transmit(tone(50))
+    assert pair.alice_device.tree.values[TX_POWERDOWN] == "1"
+    assert adi.tddn.channel == []
+
+
+# ---------------------------------------------------------------- who is there
+
+
+def test_a_device_is_known_by_its_serial_number(pair: Pair) -> None:
+    uri, serial = pair.alice_device.uri, pair.alice_device.serial
+    with Pluto("carol", CONTEXT, uri=uri, serial=serial) as radio:
+        assert radio.identity()["serial"] == serial
+    with pytest.raises(DeviceError, match=f"{serial}.*'1234'"):
+        Pluto("carol", CONTEXT, uri=uri, serial="1234")
+
+
+def test_nobody_at_the_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        uri = f"ip:127.0.0.1:{closed.getsockname()[1]}"
+    with pytest.raises(DeviceError, match=r"no PlutoSDR at ip:127\.0\.0\.1.*check"):
+        Pluto("carol", CONTEXT, uri=uri)
+
+
+def test_the_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "iio", None)
+    with pytest.raises(DeviceError, match=r"apt-get install libiio0.*pylibiio==0\.25"):
+        Pluto("carol", CONTEXT, uri="ip:127.0.0.1:1")
+
+
+def test_ranges_are_the_devices_own() -> None:
+    with emulated(model="ad9363a") as (device, _), Pluto("carol", CONTEXT, uri=device.uri) as radio:
+        with pytest.raises(DeviceError, match=r"carrier_hz = 5.8e\+09, accepted 3.25e\+08 to 3.8e\+09"):
+            radio.configure(replace(SETTINGS, carrier_hz=5.8e9))
+        with pytest.raises(DeviceError, match="sample_rate_hz"):
+            radio.configure(replace(SETTINGS, sample_rate_hz=400e3))
+        assert radio.configure(replace(SETTINGS, sample_rate_hz=600e3)).sample_rate_hz == 600e3
+
+
+def test_a_pulled_cable_is_told_and_a_device_that_is_back_is_used(pair: Pair) -> None:
+    pair.tuned()
+    pair.bob_device.faults.disconnect_reads = 1
+    with pytest.raises(DeviceError, match="connection lost"):
+        pair.bob.receive(N)
+    pair.bob_device.server.hang_up()
+    with pytest.raises(DeviceError, match=r"configure\(\)"):
+        pair.bob.transmit(tone(1))
+    pair.bob.configure(SETTINGS)
+    pair.alice.transmit(tone(50))
+    assert heard(pair.bob.receive(N), 50) > 0.9
+
+
+def test_a_busy_buffer_is_told(pair: Pair) -> None:
+    pair.tuned()
+    pair.bob_device.faults.busy_opens = 1
+    with pytest.raises(DeviceError, match="busy"):
+        pair.bob.receive(N)
+    assert pair.bob.receive(N).samples.shape == (1, N)

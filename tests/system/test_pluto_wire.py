@@ -1,0 +1,114 @@
+"""The emulated Plutos as others see them: libiio's tools, a script that knows nothing of this project, a run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from testbed import launch
+from testbed.core import config
+
+pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
+
+PLAIN_SCRIPT = """
+import sys
+import adi
+import numpy as np
+
+alice, bob = adi.Pluto(uri=sys.argv[1]), adi.Pluto(uri=sys.argv[2])
+for sdr in (alice, bob):
+    sdr.sample_rate, sdr.rx_lo, sdr.tx_lo = int(4e6), int(2.4e9), int(2.4e9)
+alice.tx_hardwaregain_chan0, alice.tx_cyclic_buffer = 0, True
+alice.tx(2**14 * np.exp(2j * np.pi * 0.05 * np.arange(4000)))
+for _ in range(9):
+    received = bob.rx()
+print(np.argmax(np.abs(np.fft.fft(received))) / len(received), bob.gain_control_mode_chan0)
+bob.rx_destroy_buffer(), alice.tx_destroy_buffer()
+"""
+
+
+@contextmanager
+def sim(lab: str = "wire") -> Iterator[dict[str, Any]]:
+    """Run `testbed sim`; yield what it says when it is ready."""
+    command = [sys.executable, "-m", "testbed", "sim", "--lab", lab]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, process.communicate()[1]
+        yield json.loads(line)
+        process.terminate()
+        _, errors = process.communicate(timeout=10)
+        assert process.returncode == 0, errors
+    finally:
+        process.kill()
+
+
+def tool(*command: str) -> subprocess.CompletedProcess[bytes]:
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed: apt-get install libiio-utils")
+    return subprocess.run(command, capture_output=True, timeout=30)
+
+
+def test_libiios_tools_and_a_plain_script_work() -> None:
+    with sim() as ready:
+        uris = ready["devices"]
+        assert set(uris) == {"alice", "bob", "eve"}
+        info = tool("iio_info", "-u", uris["alice"])
+        assert info.returncode == 0, info.stderr
+        assert b"PlutoSDR" in info.stdout
+        for what in (b"ad9361-phy", b"cf-ad9361-lpc (buffer capable)", b"sampling_frequency value: 30720000", b"TX_LO"):
+            assert what in info.stdout
+        read = tool("iio_readdev", "-u", uris["bob"], "-b", "512", "-s", "4096", "cf-ad9361-lpc")
+        assert (read.returncode, len(read.stdout)) == (0, 4 * 4096), read.stderr
+        script = subprocess.run(
+            [sys.executable, "-c", PLAIN_SCRIPT, uris["alice"], uris["eve"]], capture_output=True, text=True, timeout=30
+        )
+        assert script.returncode == 0, script.stderr
+        frequency, mode = script.stdout.split()
+        assert float(frequency) == pytest.approx(0.05, abs=0.02)  # crystals 20 ppm apart: 48 kHz of 4 MHz
+        assert mode == "slow_attack"
+
+
+def run(tmp_path: Path, lab: str, rounds: int) -> Any:
+    plan = config.load_experiment("mobile_room")
+    accounting = msgspec.structs.replace(plan.accounting, block_rounds=rounds, epsilon_log2=16)
+    plan = msgspec.structs.replace(plan, rounds=rounds, accounting=accounting)
+    return launch.run(plan, config.load_lab(lab), lab, tmp_path / "run")
+
+
+def test_a_run_over_the_wire_ends_in_equal_keys(tmp_path: Path) -> None:
+    outcome = run(tmp_path, "wire", 250)
+    s = outcome.summary
+    assert outcome.status == "finished"
+    assert s["pairs_kept"] > 240
+    assert s["csi_correlation_ab"] > 0.95
+    assert abs(s["csi_correlation_ae"]) < 0.4
+    assert (s["keys_verified"], s["keys_mismatched"]) == (1, 0)
+    assert s["key_bits"] > 0
+    keys = [
+        [p.read_text() for p in sorted((tmp_path / "state" / "wire" / n / "keys").glob("*/*.key"))]
+        for n in ("alice", "bob")
+    ]
+    assert keys[0] == keys[1]
+    assert len(keys[0]) == 1
+
+
+def test_a_cable_pulled_in_the_middle_costs_a_round(tmp_path: Path) -> None:
+    """Bob's connection drops twice in the middle of a capture: told, rejected, and he is back in the next round."""
+    text = config.find(config.Lab, "wire").read_text(encoding="utf-8")
+    lab = tmp_path / "faulty.toml"
+    lab.write_text(text.replace("[world.emulators.bob]", "[world.emulators.bob]\nfaults = { disconnect_reads = 2 }"))
+    outcome = run(tmp_path, str(lab), 20)
+    assert outcome.status == "finished"
+    assert outcome.summary["pairs_rejected"] == {"device": 2}
+    assert outcome.summary["pairs_kept"] == 18
