@@ -10,7 +10,6 @@ second is served, not refused as late.
 
 from __future__ import annotations
 
-import enum
 import math
 import time
 import weakref
@@ -21,6 +20,23 @@ from typing import Any
 
 import numpy as np
 
+from sim_backend.emulators.uhd_types import (
+    DeviceAddr,
+    MetaRange,
+    RXMetadata,
+    RXMetadataErrorCode,
+    SensorValue,
+    StreamArgs,
+    StreamCMD,
+    StreamMode,
+    SubdevSpec,
+    TimeSpec,
+    TuneRequest,
+    TuneResult,
+    TXAsyncMetadata,
+    TXMetadata,
+    TXMetadataEventCode,
+)
 from sim_backend.impairments import RadioOptions, device_clock, options_from
 from sim_backend.link import OffAir
 from sim_backend.radio import SimRadio
@@ -35,189 +51,6 @@ ALL = (1 << 64) - 1
 _PPS_POLL_S = 0.05
 """Virtual time that reading the time of the last PPS edge takes: who waits for an edge must see time pass."""
 _MASTER_HZ = 61.44e6
-
-# ---------------------------------------------------------------- uhd.types
-
-
-class StreamMode(enum.Enum):
-    start_cont = 97
-    stop_cont = 111
-    num_done = 100
-    num_more = 109
-
-
-class RXMetadataErrorCode(enum.Enum):
-    none = 0
-    timeout = 1
-    late = 2
-    broken_chain = 4
-    overflow = 8
-    alignment = 12
-    bad_packet = 15
-
-
-class TXMetadataEventCode(enum.Enum):
-    burst_ack = 1
-    underflow = 2
-    seq_error = 4
-    time_error = 8
-    underflow_in_packet = 16
-    seq_error_in_packet = 32
-    user_payload = 64
-
-
-class TimeSpec:
-    """Seconds, whole and fractional apart."""
-
-    __slots__ = ("_frac", "_full")
-
-    def __init__(self, arg0: float, /) -> None:
-        self._full = math.floor(arg0)
-        self._frac = float(arg0) - self._full
-
-    def get_full_secs(self) -> int:
-        return self._full
-
-    def get_frac_secs(self) -> float:
-        return self._frac
-
-    def get_real_secs(self) -> float:
-        return self._full + self._frac
-
-
-class StreamCMD:
-    __slots__ = ("_mode", "num_samps", "stream_now", "time_spec")
-
-    def __init__(self, arg0: StreamMode, /) -> None:
-        self._mode = arg0
-        self.num_samps, self.stream_now, self.time_spec = 0, True, TimeSpec(0.0)
-
-
-class TXMetadata:
-    __slots__ = ("end_of_burst", "has_time_spec", "start_of_burst", "time_spec")
-
-    def __init__(self) -> None:
-        self.has_time_spec = self.start_of_burst = self.end_of_burst = False
-        self.time_spec = TimeSpec(0.0)
-
-
-class RXMetadata:
-    """Read-only, as in UHD; `recv` fills it through `_fill`."""
-
-    __slots__ = ("_values",)
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self._fill(RXMetadataErrorCode.none)
-
-    def _fill(self, code: RXMetadataErrorCode, time_s: float | None = None, out_of_sequence: bool = False) -> None:
-        self._values = (code, time_s, out_of_sequence)
-
-    @property
-    def error_code(self) -> RXMetadataErrorCode:
-        return self._values[0]
-
-    @property
-    def has_time_spec(self) -> bool:
-        return self._values[1] is not None
-
-    @property
-    def time_spec(self) -> TimeSpec:
-        return TimeSpec(self._values[1] or 0.0)
-
-    @property
-    def out_of_sequence(self) -> bool:
-        return self._values[2]
-
-    def strerror(self) -> str:
-        return f"ERROR_CODE_{self.error_code.name.upper()}"
-
-
-class TXAsyncMetadata:
-    """Read-only, as in UHD; `recv_async_msg` fills it."""
-
-    __slots__ = ("_event",)
-
-    def __init__(self) -> None:
-        self._event: TXMetadataEventCode | None = None
-
-    @property
-    def event_code(self) -> TXMetadataEventCode | None:
-        return self._event
-
-
-class TuneRequest:
-    __slots__ = ("target_freq",)
-
-    def __init__(self, target_freq: float = 0.0) -> None:
-        self.target_freq = target_freq
-
-
-class TuneResult:
-    __slots__ = ("actual_dsp_freq", "actual_rf_freq", "clipped_rf_freq", "target_dsp_freq", "target_rf_freq")
-
-    def __init__(self) -> None:
-        self.actual_rf_freq = self.target_rf_freq = self.clipped_rf_freq = 0.0
-        self.actual_dsp_freq = self.target_dsp_freq = 0.0
-
-
-class MetaRange:
-    def __init__(self, arg0: float, arg1: float, arg2: float, /) -> None:
-        self._start, self._stop, self._step = arg0, arg1, arg2
-
-    def start(self) -> float:
-        return self._start
-
-    def stop(self) -> float:
-        return self._stop
-
-    def step(self) -> float:
-        return self._step
-
-    def clip(self, value: float, clip_step: bool = False) -> float:
-        value = min(max(value, self._start), self._stop)
-        return self._start + round((value - self._start) / self._step) * self._step if clip_step else value
-
-
-class SensorValue:
-    def __init__(self, arg0: str, arg1: bool, arg2: str, arg3: str, /) -> None:
-        self.name, self._truth, self.value = arg0, arg1, arg2 if arg1 else arg3
-
-    def to_bool(self) -> bool:
-        return self._truth
-
-
-class DeviceAddr:
-    """`key=value,key=value`."""
-
-    def __init__(self, arg0: str, /) -> None:
-        pairs = (p.partition("=") for p in arg0.split(",") if p)
-        self._values = {key.strip(): value.strip() for key, _, value in pairs}
-
-    def to_dict(self) -> dict[str, str]:
-        return dict(self._values)
-
-
-# ---------------------------------------------------------------- uhd.usrp
-
-
-class StreamArgs:
-    __slots__ = ("args", "channels", "cpu_format", "otw_format")
-
-    def __init__(self, arg0: str, arg1: str, /) -> None:
-        self.cpu_format, self.otw_format, self.args = arg0, arg1, ""
-        self.channels: list[int] = []
-
-
-class SubdevSpec:
-    def __init__(self, arg0: str, /) -> None:
-        self._text = arg0
-
-    def to_string(self) -> str:
-        return self._text
-
 
 # ---------------------------------------------------------------- the device behind it
 
@@ -270,7 +103,6 @@ class _Core:
     """An opened device: lives as long as anything that UHD would keep it alive for."""
 
     def __init__(self, device: Device, context: DriverContext, master_hz: float | None) -> None:
-        self.sim: SimRadio | None = None
         if device.core is not None:
             raise RuntimeError("LookupError: KeyError: No devices found for ----->\nDevice Address:\n    it is in use")
         self.device, self._context, self.master_hz = device, context, master_hz or 32e6
@@ -284,22 +116,22 @@ class _Core:
         self._passed_s = 0.0
         self._blocked_until_s = -math.inf
         self.command_time_s: float | None = None
+        self.release: weakref.finalize[Any, _Core] | None = None
+        """Leaves the World; done at the latest when nobody refers to this any more."""
         self.attach()
         device._core = weakref.ref(self)
-
-    def __del__(self) -> None:
-        if self.sim is not None:
-            self.sim.close()
 
     def attach(self) -> None:
         """Enter the World; on an external reference the radio's clock is the World's."""
         options = dict(self.device.options)
         if self.reference != "internal":
             options |= {"clock_ppm": 0.0, "cfo_ppm": 0.0}
-        if self.sim is not None:
-            self.sim.close()
+        if self.release is not None:
+            self.release()
         self.tuned = None
         self.sim = SimRadio(self.device.name, self._context, **options)
+        # not __del__: where a traceback made a cycle of this object, the radio's sockets would be half gone by then
+        self.release = weakref.finalize(self, self.sim.close)
         self._clock = device_clock(
             self.device.name, options_from(options, RadioOptions, self.device.name), self._context.seed
         )
@@ -319,7 +151,6 @@ class _Core:
 
     # -- time
     def _sim_now_s(self) -> float:
-        assert self.sim is not None
         return self.sim.now_s() + self._passed_s
 
     def _world_s(self) -> float:
@@ -357,7 +188,6 @@ class _Core:
     # -- air
     def on_air(self) -> SimRadio:
         """Return the radio in the World, retuned if settings changed since it was used."""
-        assert self.sim is not None
         if self.tuned != self.settings:
             s = self.settings
             tx_db = s.tx_gain_db - TX_GAIN.stop() + TX_TOP_DB
@@ -511,7 +341,9 @@ class RXStreamer:
         self._commands.popleft()
         if core.device.rx_faults:
             core.device.rx_faults.popleft()
-        stamp_s, heard = core.device_s(block.time_s + lead_s), block.samples[0]
+        # UHD scales 16 bit integers by 1/32767: the lowest lands beyond full scale
+        heard = block.samples[0] * np.float32(32768 / 32767)
+        stamp_s = core.device_s(block.time_s + lead_s)
         if fault == "" and not block.overflow:
             self._queue.append((heard, stamp_s, codes.none, False))
         elif fault == "abandoned":
@@ -707,7 +539,7 @@ class MultiUSRP:
         """At the bottom of the range what still goes out is some 90 dB down: the World forgets it."""
         self._core.touch("set_tx_gain")
         self._core.change(tx_gain_db=TX_GAIN.clip(gain, True))
-        if self._core.settings.tx_gain_db == TX_GAIN.start() and self._core.sim is not None:
+        if self._core.settings.tx_gain_db == TX_GAIN.start():
             self._core.sim.silence()
 
     def get_rx_gain(self, chan: int = 0) -> float:
@@ -756,7 +588,6 @@ class UhdStandIn:
     def __init__(self, context: DriverContext, *devices: Device) -> None:
         self.context = context
         self.devices = {d.serial: d for d in devices}
-        self._opened: dict[str, Any] = {}
         self.types = SimpleNamespace(
             DeviceAddr=DeviceAddr,
             MetaRange=MetaRange,
@@ -779,6 +610,13 @@ class UhdStandIn:
             SubdevSpec=SubdevSpec,
             TXStreamer=TXStreamer,
         )
+
+    def power_off(self) -> None:
+        """Take every device off the air, whoever still holds it."""
+        for device in self.devices.values():
+            core = device.core
+            if core is not None and core.release is not None:
+                core.release()
 
     def find(self, arg0: str, /) -> list[DeviceAddr]:
         return [

@@ -71,6 +71,7 @@ def usrp_radios(state_dir: Path) -> Iterator[RadioBench]:
     with world_in_thread(SIM_SCENE, seed=11) as endpoint, ExitStack() as stack:
         context = DriverContext(seed=5, world=endpoint, identity=None, state_dir=state_dir)
         shelf = UhdStandIn(context, Device("30AB", "alice"), Device("30CD", "bob"))
+        stack.callback(shelf.power_off)
         radios = []
         with patch.object(usrp, "load_uhd", lambda: shelf):
             for device in shelf.devices.values():
