@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -196,6 +197,19 @@ def test_objects_answer_as_in_uhd() -> None:
     scope: dict[str, Any] = {}
     exec(PROGRAM, scope)
     assert scope["answers"](UHD) == run_in_system_python(PROGRAM + "\nimport uhd\nprint(answers(uhd))")
+
+
+def test_the_real_module_loads_cleanly_here_or_is_refused(tmp_path: Path) -> None:
+    """Built for another NumPy than this environment's, it must not get as far as its first, fatal, use of an array."""
+    where = Path(run_in_system_python("import uhd\nprint(uhd.__file__)")).parent
+    (tmp_path / "uhd").symlink_to(where)
+    code = (
+        f"import sys\nsys.path.append({str(tmp_path)!r})\nfrom firmware_ctl.radios.usrp import load_uhd\n"
+        "try:\n    load_uhd()\n    print('loaded')\nexcept ImportError as exc:\n    print(exc)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "_ARRAY_API" not in done.stdout + done.stderr
+    assert done.stdout.strip() == "loaded" or "built for NumPy 1" in done.stdout or "cannot be imported" in done.stdout
 
 
 class _Renamed:

@@ -297,6 +297,14 @@ def test_silence_mutes_what_is_queued_and_the_next_burst_waits_for_it(
     monkeypatch.undo()
 
 
+def test_retuning_mutes_first_what_is_still_queued(lab: Lab) -> None:
+    alice = lab.tuned(lab.alice)
+    alice.transmit(burst(), alice.now_s() + 1.0)
+    lab.alice.calls.clear()
+    alice.configure(SETTINGS)
+    assert [c for c in lab.alice.calls if c.startswith("set_")][:2] == ["set_tx_gain", "set_rx_rate"]
+
+
 # ---------------------------------------------------------------- receiving
 
 
