@@ -390,8 +390,8 @@ def _check_lab(lab: Lab, source: str) -> None:
             )
     if lab.coordinator.lost_after_s < 2 * lab.coordinator.heartbeat_s:
         raise InputError(
-            f"{source}: table [coordinator]: key 'lost_after_s': {lab.coordinator.lost_after_s:g} s, accepted from twice "
-            f"heartbeat_s = {lab.coordinator.heartbeat_s:g} s: one late heartbeat is not a death"
+            f"{source}: table [coordinator]: key 'lost_after_s': {lab.coordinator.lost_after_s:g} s, accepted from "
+            f"twice heartbeat_s = {lab.coordinator.heartbeat_s:g} s: one late heartbeat is not a death"
         )
     for name in lab.world.emulators if lab.world is not None else ():
         if name not in lab.node:
