@@ -10,10 +10,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
 
+from firmware_ctl.radios import usrp
+from sim_backend.emulators.uhd_standin import Device, UhdStandIn
 from sim_backend.local import world_in_thread
 from testbed.core.config import Multipath, PlacedNode, PlacedSurface, Scene
 from testbed.core.radio import Radio, RadioSettings
@@ -82,6 +85,32 @@ def pluto_radios(state_dir: Path) -> Iterator[RadioBench]:
 
 
 @contextmanager
+def usrp_radios(state_dir: Path) -> Iterator[RadioBench]:
+    """Two USRPs through the stand-in for UHD; what they promise to the simulated air, their bench passes on."""
+
+    class WiredUsrp(usrp.Usrp):
+        device: Device
+
+        def idle_until(self, time_s: float) -> None:
+            self.device.idle_until(time_s)
+
+    with world_in_thread(SIM_SCENE, seed=11) as endpoint, ExitStack() as stack:
+        context = DriverContext(seed=5, world=endpoint, identity=None, state_dir=state_dir)
+        shelf = UhdStandIn(context, Device("30AB", "alice"), Device("30CD", "bob"))
+        stack.callback(shelf.power_off)
+        radios = []
+        with patch.object(usrp, "load_uhd", lambda: shelf):
+            for device in shelf.devices.values():
+                radio = stack.enter_context(WiredUsrp(device.name, context, serial=device.serial))
+                radio.device = device
+                radios.append(radio)
+        settings = RadioSettings(carrier_hz=2.4e9, sample_rate_hz=20e6, tx_gain_db=79.75, rx_gain_db=15.0)
+        elsewhere = RadioSettings(carrier_hz=2.5e9, sample_rate_hz=20e6, tx_gain_db=79.75, rx_gain_db=15.0)
+        # time stamps count ticks of the 60 MHz master clock
+        yield RadioBench(radios[0], radios[1], settings, elsewhere, start_error_s=10e-9)
+
+
+@contextmanager
 def sim_board(state_dir: Path) -> Iterator[Board]:
     with (
         world_in_thread(SIM_SCENE, seed=11) as endpoint,
@@ -103,5 +132,6 @@ RADIO_BENCHES: dict[str, dict[str, Callable[[Path], Any]]] = {
         "untimed": lambda path: sim_radios(path, timed=False),
     },
     "pluto": {"libiio": pluto_radios},
+    "usrp": {"stand-in": usrp_radios},
 }
 BOARD_BENCHES: dict[str, Callable[[Path], Any]] = {"sim": sim_board}

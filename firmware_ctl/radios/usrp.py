@@ -1,0 +1,507 @@
+"""Ettus USRPs through UHD's Python API: timed bursts out, timed captures in, one channel, one antenna port.
+
+Commands are never timed (`set_command_time`): a radio has one command FIFO, and a command that waits for its time
+blocks everything behind it, even reading the clock. Only samples carry times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import time
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from testbed.core.errors import DeviceError, DeviceTimeout, InputError, LateTransmit
+from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
+from testbed.core.types import C64, IqBlock
+from testbed.core.world import DriverContext
+
+_SLICE_S = 0.25
+"""Longest single wait inside UHD, which Ctrl-C cannot interrupt."""
+_AFTER_LOSS_S = 0.1
+"""How long the rest of a capture may take once the device said that samples were lost."""
+_POLL_S = 0.005
+_PPS_S = 1.5
+"""An edge comes every second."""
+_LONGEST_DRAIN_S = 10.0
+"""How long a silenced transmission that is still queued in the device is waited for."""
+
+Source = Literal["internal", "external", "gpsdo"]
+
+
+class UsrpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys of `options` in a USRP's lab table."""
+
+    addr: str = ""
+    """UHD device arguments, e.g. `type=b200` or `addr=192.168.10.2`."""
+    serial: str | None = None
+    """Motherboard serial number; another device than this one is refused."""
+    clock_source: Source = "internal"
+    time_source: Source = "internal"
+    pps: bool = False
+    """Device time becomes 0 at the next PPS edge, on every radio of the cable at the same instant but for whole
+    seconds; otherwise at once."""
+    master_clock_rate_hz: Annotated[float, Meta(gt=0)] | None = None
+    channel: Annotated[int, Meta(ge=0)] = 0
+    """In the order of `subdev`."""
+    subdev: str | None = None
+    """Frontend specification for both directions, e.g. `A:A`."""
+    antenna: str = "TX/RX"
+    """One port for both directions: two antennas have two channels, and nothing is reciprocal between them."""
+    rx_delay_samples: float = 0.0
+    """How much later than its time stamp says a sample entered the host's stream, at the rate in use. Measured
+    (46 to 165 on a B210, gr-plasma #13), it is taken out of every reception."""
+    turnaround_s: Annotated[float, Meta(ge=0)] = 24e-6
+    """Between transmission and reception; the transmit advance of a published TDD prober
+    (4C6C/channel_measurement_for_PLKG)."""
+    lock_timeout_s: Annotated[float, Meta(gt=0)] = 5.0
+    """For the reference and the oscillators to lock."""
+
+
+def load_uhd() -> Any:
+    """Import and return UHD's Python module; raises ImportError saying in one line what to install or change.
+
+    Tests put an emulated module in this function's place.
+    """
+    complaints = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaints):
+            module = importlib.import_module("uhd")
+    except ImportError as exc:
+        raise ImportError(
+            f"Python module 'uhd' cannot be imported ({exc}): apt-get install python3-uhd, and run in a virtual "
+            "environment made with --system-site-packages (PyPI's 'uhd' has no Linux wheels)"
+        ) from exc
+    # A module built for NumPy 1 imports under NumPy 2 with a mere complaint and then crashes at the first recv().
+    if "_ARRAY_API" in complaints.getvalue():
+        raise ImportError(
+            f"Python module 'uhd' ({module.__file__}) was built for NumPy 1 and would crash under NumPy "
+            f"{np.__version__}: install numpy<2 in this environment or a UHD built for NumPy 2"
+        )
+    return module
+
+
+class Usrp(Radio):
+    """A USRP. Options: the fields of `UsrpOptions`.
+
+    Device time is 0 when the device is opened or, with `pps`, at the following edge. UHD cannot recall what is queued
+    in the device, so `silence` turns the transmit gain to its minimum until that has run out.
+    """
+
+    def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
+        super().__init__(name)
+        try:
+            self._options = msgspec.convert(options, UsrpOptions)
+        except msgspec.ValidationError as exc:
+            accepted = ", ".join(f.name for f in msgspec.structs.fields(UsrpOptions))
+            raise InputError(f"node {name!r}: options: {exc}; accepted keys: {accepted}") from exc
+        self._rx: Any = None
+        self._tx: Any = None
+        self._gain_range: tuple[float, float] = (0.0, 0.0)
+        self._queued_until_s = -np.inf
+        """Device time at which everything sent so far has left."""
+        self._muted = False
+        self._reports: list[str] = []
+        """What the device said went wrong with transmissions, and nobody was told yet."""
+        try:
+            self._uhd = load_uhd()
+        except ImportError as exc:
+            raise DeviceError(name, "open", "closed", str(exc)) from exc
+        self._usrp: Any = self._open()
+
+    # ---------------------------------------------------------------- what it is
+
+    @property
+    def capabilities(self) -> RadioCapabilities:
+        return self._capabilities
+
+    def identity(self) -> dict[str, Any]:
+        return {"driver": "usrp", **self._identity}
+
+    def now_s(self) -> float:
+        """Return the device's clock in seconds."""
+        with self._uhd_errors("now_s"):
+            return float(self._device("now_s").get_time_now().get_real_secs())
+
+    # ---------------------------------------------------------------- opening
+
+    def _open(self) -> Any:
+        options = self._options
+        parts = [options.addr]
+        if options.serial is not None:
+            parts.append(f"serial={options.serial}")
+        if options.master_clock_rate_hz is not None:
+            parts.append(f"master_clock_rate={options.master_clock_rate_hz:.0f}")
+        args = ",".join(p for p in parts if p)
+        with self._uhd_errors("open"):
+            try:
+                usrp = self._uhd.usrp.MultiUSRP(args)
+            except RuntimeError as exc:
+                if "No devices found" in str(exc):
+                    raise DeviceError(
+                        self.name, "open", self.state, f"no USRP answers to {args!r}; {self._seen()}"
+                    ) from exc
+                raise
+            info = dict(usrp.get_usrp_rx_info(0))
+            found = info.get("mboard_serial", "")
+            if options.serial is not None and found != options.serial:
+                raise self._failed("open", f"serial {found!r} answers where {options.serial!r} was asked for")
+            self._set_up(usrp)
+            self._identity = {
+                "serial": found,
+                "product": info.get("mboard_id", ""),
+                "firmware": _text(usrp, "/mboards/0/fw_version"),
+                "fpga": _text(usrp, "/mboards/0/fpga_version"),
+                "clock_source": options.clock_source,
+                "time_source": options.time_source,
+                "master_clock_rate_hz": float(usrp.get_master_clock_rate()),
+            }
+            self._capabilities = self._ranges(usrp)
+        return usrp
+
+    def _seen(self) -> str:
+        """Say which USRPs UHD sees, for the line that says that the one asked for is not among them."""
+        seen = [dict(addr.to_dict()) for addr in self._uhd.find("")]
+        listed = ", ".join(f"{d.get('product', d.get('type', 'USRP'))} serial={d.get('serial', '?')}" for d in seen)
+        return f"found: {listed}" if seen else "found none: check power, cable and that nobody else has it open"
+
+    def _set_up(self, usrp: Any) -> None:
+        """Choose front end, reference and time source, wait for the lock, then set the time."""
+        options = self._options
+        if options.subdev is not None:
+            spec = self._uhd.usrp.SubdevSpec(options.subdev)
+            usrp.set_rx_subdev_spec(spec)
+            usrp.set_tx_subdev_spec(spec)
+        n_channels = min(usrp.get_rx_num_channels(), usrp.get_tx_num_channels())
+        if options.channel >= n_channels:
+            raise self._failed("open", f"channel = {options.channel}, accepted 0 to {n_channels - 1}")
+        ports = [a for a in usrp.get_rx_antennas(options.channel) if a in usrp.get_tx_antennas(options.channel)]
+        if options.antenna not in ports:
+            raise self._failed("open", f"antenna {options.antenna!r}, accepted for both directions: {', '.join(ports)}")
+        wanted_hz = options.master_clock_rate_hz
+        if wanted_hz is not None and abs(usrp.get_master_clock_rate() - wanted_hz) > 1.0:
+            raise self._failed(
+                "open", f"master clock runs at {usrp.get_master_clock_rate():.0f} Hz, not {wanted_hz:.0f} Hz"
+            )
+        for what, wanted, offered in (
+            ("clock_source", options.clock_source, usrp.get_clock_sources(0)),
+            ("time_source", options.time_source, usrp.get_time_sources(0)),
+        ):
+            if wanted not in offered:
+                raise self._failed("open", f"{what} {wanted!r}, accepted by this device: {', '.join(offered)}")
+        usrp.set_clock_source(options.clock_source)
+        usrp.set_time_source(options.time_source)
+        if options.clock_source != "internal" and "ref_locked" in usrp.get_mboard_sensor_names(0):
+            self._wait_or_fail(
+                "open",
+                lambda: usrp.get_mboard_sensor("ref_locked").to_bool(),
+                options.lock_timeout_s,
+                f"the {options.clock_source} reference is not locked after {options.lock_timeout_s:g} s: check the "
+                "10 MHz cable, its level, and clock_source in the lab file",
+            )
+        self._set_time(usrp)
+
+    def _set_time(self, usrp: Any) -> None:
+        zero = self._uhd.types.TimeSpec(0.0)
+        if not self._options.pps:
+            usrp.set_time_now(zero)
+            return
+
+        def last_edge_s() -> float:
+            return float(usrp.get_time_last_pps().get_real_secs())
+
+        def await_edge() -> None:
+            before_s = last_edge_s()
+            self._wait_or_fail(
+                "open",
+                lambda: last_edge_s() != before_s,
+                _PPS_S,
+                f"no PPS edge within {_PPS_S:g} s: check the cable and time_source ({self._options.time_source})",
+            )
+
+        await_edge()  # just after one there is a whole second in which to ask for the next
+        usrp.set_time_next_pps(zero)
+        await_edge()
+        if abs(last_edge_s()) > 1e-6:
+            raise self._failed("open", f"the last PPS edge was at {last_edge_s():g} s of device time, not at 0")
+
+    def _ranges(self, usrp: Any) -> RadioCapabilities:
+        channel = self._options.channel
+
+        def both(rx: Any, tx: Any) -> tuple[float, float]:
+            return max(rx.start(), tx.start()), min(rx.stop(), tx.stop())
+
+        def one(found: Any) -> tuple[float, float]:
+            return found.start(), found.stop()
+
+        self._gain_range = one(usrp.get_tx_gain_range(channel))
+        return RadioCapabilities(
+            timed=True,
+            n_antennas=1,
+            sample_rate_hz=both(usrp.get_rx_rates(channel), usrp.get_tx_rates(channel)),
+            carrier_hz=both(usrp.get_rx_freq_range(channel), usrp.get_tx_freq_range(channel)),
+            tx_gain_db=self._gain_range,
+            rx_gain_db=one(usrp.get_rx_gain_range(channel)),
+            turnaround_s=self._options.turnaround_s,
+        )
+
+    # ---------------------------------------------------------------- configuring
+
+    def _do_configure(self, settings: RadioSettings) -> RadioSettings:
+        if self._usrp is None:
+            self._usrp = self._open()
+        if self._tx is not None:
+            self._do_silence()
+            self._let_queue_pass("configure")
+        usrp, channel = self._usrp, self._options.channel
+        self._rx = self._tx = None  # streamers keep the rate they were made for
+        with self._uhd_errors("configure"):
+            # rate first (it may move the master clock, which recalibrates), gains last
+            usrp.set_rx_rate(settings.sample_rate_hz, channel)
+            usrp.set_tx_rate(settings.sample_rate_hz, channel)
+            usrp.set_rx_freq(self._uhd.types.TuneRequest(settings.carrier_hz), channel)
+            usrp.set_tx_freq(self._uhd.types.TuneRequest(settings.carrier_hz), channel)
+            usrp.set_rx_antenna(self._options.antenna, channel)
+            usrp.set_tx_antenna(self._options.antenna, channel)
+            usrp.set_rx_gain(settings.rx_gain_db, channel)
+            usrp.set_tx_gain(settings.tx_gain_db, channel)
+            self._await_oscillators(usrp, channel)
+            accepted = self._read_back(usrp, channel)
+            args = self._uhd.usrp.StreamArgs("fc32", "sc16")
+            args.channels = [channel]
+            self._rx, self._tx = usrp.get_rx_stream(args), usrp.get_tx_stream(args)
+        self._muted, self._queued_until_s = False, -np.inf
+        return accepted
+
+    def _await_oscillators(self, usrp: Any, channel: int) -> None:
+        for side, names, sensor in (
+            ("receive", usrp.get_rx_sensor_names, usrp.get_rx_sensor),
+            ("transmit", usrp.get_tx_sensor_names, usrp.get_tx_sensor),
+        ):
+            if "lo_locked" in names(channel):
+                self._wait_or_fail(
+                    "configure",
+                    lambda sensor=sensor: sensor("lo_locked", channel).to_bool(),  # type: ignore[misc]
+                    self._options.lock_timeout_s,
+                    f"the {side} oscillator is not locked after {self._options.lock_timeout_s:g} s",
+                )
+
+    def _read_back(self, usrp: Any, channel: int) -> RadioSettings:
+        rates = usrp.get_rx_rate(channel), usrp.get_tx_rate(channel)
+        carriers = usrp.get_rx_freq(channel), usrp.get_tx_freq(channel)
+        for what, (rx, tx) in (("sample rate", rates), ("carrier", carriers)):
+            if abs(rx - tx) > 1.0:
+                raise self._failed("configure", f"{what}: the receiver took {rx:.1f} Hz, the transmitter {tx:.1f} Hz")
+        return RadioSettings(
+            carrier_hz=float(carriers[0]),
+            sample_rate_hz=float(rates[0]),
+            tx_gain_db=float(usrp.get_tx_gain(channel)),
+            rx_gain_db=float(usrp.get_rx_gain(channel)),
+        )
+
+    # ---------------------------------------------------------------- transmitting
+
+    def _do_transmit(self, block: IqBlock, at_s: float | None) -> None:
+        self._require_stream("transmit")
+        self._tell_reports("transmit")
+        self._unmute()
+        with self._uhd_errors("transmit"):
+            now_s = self.now_s()
+            if at_s is not None and at_s < now_s:
+                raise LateTransmit(self.name, "transmit", self.state, f"{(now_s - at_s) * 1e6:.1f} µs too late")
+            meta = self._uhd.types.TXMetadata()
+            meta.start_of_burst = meta.end_of_burst = True
+            meta.has_time_spec = at_s is not None
+            if at_s is not None:
+                meta.time_spec = self._uhd.types.TimeSpec(at_s)
+            samples = np.ascontiguousarray(block.samples, np.complex64)
+            start_s, n = now_s if at_s is None else at_s, samples.shape[1]
+            end_s = start_s + n / block.sample_rate_hz
+            self._queued_until_s = max(self._queued_until_s, end_s)
+            # what does not fit into the device's buffer is taken only as the burst goes out
+            sent = self._tx.send(samples, meta, end_s - now_s + 1.0)
+            if sent < n:
+                self._end_burst()
+                raise DeviceTimeout(self.name, "transmit", self.state, f"the device took {sent} of {n} samples")
+        self._tell_reports("transmit")
+
+    def _end_burst(self) -> None:
+        meta = self._uhd.types.TXMetadata()
+        meta.end_of_burst = True
+        self._tx.send(np.zeros((1, 0), np.complex64), meta, _SLICE_S)
+
+    def _tell_reports(self, operation: str) -> None:
+        """Raise what the device reported of transmissions since anyone was told."""
+        codes = self._uhd.types.TXMetadataEventCode
+        named = {
+            codes.time_error: "late",
+            codes.underflow: "underflow: the host was too slow",
+            codes.underflow_in_packet: "underflow inside a packet: the host was too slow",
+            codes.seq_error: "packets were lost on the way to the device",
+            codes.seq_error_in_packet: "packets were lost on the way to the device",
+        }
+        with self._uhd_errors(operation):
+            meta = self._uhd.types.TXAsyncMetadata()
+            while self._tx.recv_async_msg(meta, 0.0):
+                if meta.event_code in named:
+                    self._reports.append(named[meta.event_code])
+        if self._reports:
+            told, self._reports = self._reports, []
+            kind = LateTransmit if "late" in told else DeviceError
+            raise kind(self.name, operation, self.state, "an earlier transmission failed: " + "; ".join(told))
+
+    def _do_silence(self) -> None:
+        if self._tx is None or self._muted or self._queued_until_s == -np.inf:
+            return
+        with self._uhd_errors("silence"):
+            self._usrp.set_tx_gain(self._gain_range[0], self._options.channel)
+            self._muted = True
+            self._end_burst()
+
+    def _unmute(self) -> None:
+        if self._muted:
+            self._let_queue_pass("transmit")
+            with self._uhd_errors("transmit"):
+                self._usrp.set_tx_gain(self.settings.tx_gain_db, self._options.channel)
+            self._muted = False
+
+    def _let_queue_pass(self, operation: str) -> None:
+        """Wait until what was silenced has left the device: with the gain up again it would be heard."""
+        left_s = self._queued_until_s - self.now_s()
+        if left_s > _LONGEST_DRAIN_S:
+            raise self._failed(operation, f"a silenced transmission stays queued for {left_s:.1f} s: close and reopen")
+        self._wait_or_fail(
+            operation,
+            lambda: self.now_s() >= self._queued_until_s,
+            max(left_s, 0.0) + 1.0,
+            "the device clock stands still",
+        )
+
+    # ---------------------------------------------------------------- receiving
+
+    def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
+        self._require_stream("receive")
+        self._tell_reports("receive")
+        rate_hz = self.settings.sample_rate_hz
+        delay_s = self._options.rx_delay_samples / rate_hz
+        types = self._uhd.types
+        command = types.StreamCMD(types.StreamMode.num_done)
+        command.num_samps = n_samples
+        command.stream_now = at_s is None
+        if at_s is not None:
+            command.time_spec = types.TimeSpec(at_s + delay_s)
+        whole = False
+        with self._uhd_errors("receive"):
+            try:
+                self._rx.issue_stream_cmd(command)
+                stamp_s, samples, lost = self._collect(n_samples, None if at_s is None else at_s + delay_s, timeout_s)
+                whole = not lost
+            finally:
+                if not whole and self._rx is not None:
+                    self._flush()
+        self._tell_reports("receive")
+        # UHD scales by 1/32767, so that the lowest code comes out just beyond full scale
+        np.clip(samples.view(np.float32), -1.0, 1.0, out=samples.view(np.float32))
+        return IqBlock(samples, rate_hz, stamp_s - delay_s, lost)
+
+    def _collect(self, n_samples: int, start_s: float | None, timeout_s: float) -> tuple[float, C64, bool]:
+        """Return (time stamp of the first sample, (1, sample), whether any are missing); gaps are zeros.
+
+        Every chunk is put where its time stamp says, so that neither a gap nor what an abandoned capture left behind
+        can shift anything.
+        """
+        codes, rate_hz = self._uhd.types.RXMetadataErrorCode, self.settings.sample_rate_hz
+        out, chunk = np.zeros((1, n_samples), np.complex64), np.empty((1, n_samples), np.complex64)
+        meta = self._uhd.types.RXMetadata()
+        deadline = time.monotonic() + timeout_s
+        placed, lost, stamp_s = 0, False, start_s
+        while placed < n_samples:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                if lost:
+                    break
+                raise DeviceTimeout(
+                    self.name, "receive", self.state, f"{placed} of {n_samples} samples within {timeout_s:g} s"
+                )
+            count = self._rx.recv(chunk, meta, min(left_s, _SLICE_S))
+            code = meta.error_code
+            if count:
+                chunk_s = meta.time_spec.get_real_secs()
+                if start_s is None:
+                    start_s = stamp_s = chunk_s
+                first = round((chunk_s - start_s) * rate_hz)
+                if first == 0:
+                    stamp_s = chunk_s
+                low, high = max(first, 0), min(first + count, n_samples)
+                if high > low:
+                    out[:, low:high] = chunk[:, low - first : high - first]
+                lost = lost or low > placed
+                placed = max(placed, first + count)
+            if code == codes.overflow:
+                lost = True
+                deadline = min(deadline, time.monotonic() + _AFTER_LOSS_S)
+            elif code == codes.late:
+                raise self._failed("receive", f"the reception was asked for too late; device time {self.now_s():.6f} s")
+            elif code not in (codes.none, codes.timeout):
+                raise self._failed("receive", f"UHD reports {meta.strerror()}")
+        if stamp_s is None:  # samples were lost before the first arrived
+            raise self._failed("receive", "overflow: no sample arrived")
+        return stamp_s, out, lost
+
+    def _flush(self) -> None:
+        """Stop the stream and read what is still in it, so that the next reception does not begin with it."""
+        types = self._uhd.types
+        meta, rest = types.RXMetadata(), np.empty((1, self._rx.get_max_num_samps()), np.complex64)
+        self._rx.issue_stream_cmd(types.StreamCMD(types.StreamMode.stop_cont))
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            if self._rx.recv(rest, meta, 0.01) == 0 and meta.error_code == types.RXMetadataErrorCode.timeout:
+                return
+
+    # ---------------------------------------------------------------- closing and failing
+
+    def _do_close(self) -> None:
+        self._rx = self._tx = self._usrp = None  # UHD lets a device go when nobody refers to it any more
+
+    def _device(self, operation: str) -> Any:
+        if self._usrp is None:
+            lost = "the radio is closed" if self.state == "closed" else "the device was lost: configure() reopens it"
+            raise self._failed(operation, lost)
+        return self._usrp
+
+    def _require_stream(self, operation: str) -> None:
+        self._device(operation)
+        if self._rx is None or self._tx is None:
+            raise self._failed(operation, "the last configure() failed: call it again")
+
+    @contextlib.contextmanager
+    def _uhd_errors(self, operation: str) -> Iterator[None]:
+        """Turn UHD's exceptions (RuntimeError, all of them) into DeviceError; the next `configure` opens it anew."""
+        try:
+            yield
+        except RuntimeError as exc:
+            self._rx = self._tx = self._usrp = None
+            text = " ".join(str(exc).split()) or type(exc).__name__
+            raise self._failed(operation, f"UHD: {text}") from exc
+
+    def _failed(self, operation: str, detail: str) -> DeviceError:
+        return DeviceError(self.name, operation, self.state, detail)
+
+    def _wait_or_fail(self, operation: str, done: Callable[[], bool], timeout_s: float, detail: str) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            if time.monotonic() >= deadline:
+                raise self._failed(operation, detail)
+            time.sleep(_POLL_S)
+
+
+def _text(usrp: Any, path: str) -> str:
+    """Return a string property, empty where this kind of device has none."""
+    tree = usrp.get_tree()
+    return str(tree.access_str(path).get()) if tree.exists(path) else ""
