@@ -99,13 +99,15 @@ def serve(
         def send(route: bytes, frames: list[Any]) -> None:
             socket.send_multipart([route, *frames])
 
+        names = {} if identity is None else {key: name for name, key in identity.known.items()}
         server = _Server(send, pace, peer_timeout_s)
         ready(socket.getsockopt_string(zmq.LAST_ENDPOINT))
         while not stop.is_set():
             socket.poll(math.ceil(1e3 * min(_LOOK_UP_S, server.due_in_s(time.monotonic()))))
             # everything that has arrived before anything is computed: one pass often completes several receptions
             for frames in _arrived(socket):
-                server.handle(frames[0], frames[1:], time.monotonic())
+                sender = None if identity is None else names.get(frames[-1].get("User-Id"), "?")
+                server.handle(frames[0].bytes, [f.bytes for f in frames[1:]], time.monotonic(), sender)
             server.settle(time.monotonic())
     finally:
         if authenticator is not None:
@@ -113,11 +115,11 @@ def serve(
         context.destroy(linger=0)
 
 
-def _arrived(socket: Any) -> Iterator[list[bytes]]:
+def _arrived(socket: Any) -> Iterator[list[Any]]:
     """Yield what waits on a socket, without waiting for more."""
     while True:
         try:
-            frames = socket.recv_multipart(zmq.NOBLOCK)
+            frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return
         yield frames
@@ -158,14 +160,25 @@ class _Server:
 
     # ---------------------------------------------------------------- the loop's three calls
 
-    def handle(self, route: bytes, frames: list[bytes], now: float) -> None:
-        """Serve one request; receptions are kept for `settle`."""
+    def handle(self, route: bytes, frames: list[bytes], now: float, sender: str | None = None) -> None:
+        """Serve one request; receptions are kept for `settle`.
+
+        `sender` is the authenticated name behind it, None where links are not authenticated: nobody attaches under
+        another's name, and only the coordinator (or this process, for its emulated devices) makes a new world.
+        """
         self._pass_time(now)
         try:
             request = m.decode_request(frames[0])
         except (msgspec.DecodeError, IndexError) as exc:
             # without an id nobody can match an answer, unless the header at least carries one
             self._answer(route, m.Reply(id=_id_of(frames), error="device", detail=f"message not understood: {exc}"))
+            return
+        wanted = (
+            request.name if isinstance(request, m.Attach) else "coordinator" if isinstance(request, m.Reset) else None
+        )
+        if wanted is not None and sender not in (None, "world", wanted):
+            detail = f"{sender} may not do what is {wanted}'s"
+            self._answer(route, m.Reply(id=request.id, error="device", detail=detail))
             return
         try:
             reply = self._serve(route, request, frames[1] if len(frames) > 1 else b"", now)

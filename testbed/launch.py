@@ -210,10 +210,10 @@ class Crew:
                 process.wait(timeout=max(0.0, deadline_s - time.monotonic()))
 
 
-def _collect_iq(lab: Lab, folder: Path) -> None:
+def _collect_iq(lab: Lab, run_name: str, folder: Path) -> None:
     """Move what local nodes recorded into the run's folder; remote nodes keep theirs."""
     for name, place in lab.node.items():
-        source = node_state_dir(lab, name) / "iq" / folder.name
+        source = node_state_dir(lab, name) / "iq" / run_name
         if place.local and source.is_dir():
             (folder / "iq").mkdir(exist_ok=True)
             for path in source.iterdir():
@@ -244,7 +244,7 @@ def run(
             if lab.node[name].local:
                 crew.start_node(name, endpoint, world)
         on_coordinator(coordinator, crew)
-        return coordinator.run(world, crew.gone, progress, lambda: _collect_iq(lab, folder))
+        return coordinator.run(world, crew.gone, progress, lambda: _collect_iq(lab, coordinator.run_name, folder))
     finally:
         crew.stop()
         coordinator.close()

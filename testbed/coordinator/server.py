@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ class Coordinator:
 
     def __init__(self, lab: Lab, experiment: Experiment, folder: Path, identity: Identity | None) -> None:
         self.lab, self.experiment, self.folder = lab, experiment, folder
-        self.run_name = folder.name
+        # two runs that begin in the same second in different folders must not share a key folder
+        self.run_name = f"{folder.name}-{secrets.token_hex(3)}"
         sounder = registry.make_stage("probing", experiment.probing.waveform, experiment.probing.waveform_options)
         self._frame = sounder.frame(experiment.radio.sample_rate_hz)
         slots = schedule.parse(experiment.probing.schedule)
@@ -75,6 +77,8 @@ class Coordinator:
         self._stop_asked: list[s.FinishKind] = []
         self._links_rejected: dict[str, Counter[str]] = {}
         self._over: s.Over | None = None
+        self._drivers: dict[str, dict[str, Any]] = {}
+        self._accepted: dict[str, dict[str, Any]] = {}
         self._let_time_pass: Callable[[float], None] | None = None
         """From the simulated air, once it holds the scene."""
         self._began_s = 0.0
@@ -110,6 +114,9 @@ class Coordinator:
                 now_s = time.monotonic()
                 if now_s >= next_look_s:
                     next_look_s = now_s + _POLL_MS / 1000
+                    # what waits was sent before now: nobody is judged silent whose heartbeat lies here unread
+                    for received in self._waiting_messages():
+                        self._receive(received, writer, world, progress)
                     self._take(s.Tick(now_s), writer, world, progress)
                     for name, detail in gone():
                         self._take(s.Gone(name, detail), writer, world, progress)
@@ -135,6 +142,16 @@ class Coordinator:
             summary = facts.summary_of(replace(reader.load(self.folder), stop=stop))
             writer.close(stop, summary)
         return Outcome(self._over.status, self._over.detail, self.folder, summary)
+
+    def _waiting_messages(self) -> Iterator[Any]:
+        """Yield what has arrived, up to a number that one look can take."""
+        for _ in range(256):
+            try:
+                received = self._hub.receive()
+            except zmq.Again:
+                return
+            if received is not None and self._over is None:
+                yield received
 
     def _receive(self, received: Any, writer: RunWriter, world: str | None, progress: Any) -> None:
         name, header, body = received
@@ -181,8 +198,13 @@ class Coordinator:
 
     def _note(self, kind: str, detail: dict[str, Any], writer: RunWriter, progress: Callable[[Progress], None]) -> None:
         writer.event(kind, detail)
+        if kind in ("joined", "rejoined"):
+            self._drivers[detail["node"]] = detail["identity"]
+        if kind == "configured":
+            self._accepted[detail["node"]] = detail["accepted"]
         if kind == "ready":
             self._began_s = time.monotonic()
+            writer.set_up(radios=self._accepted, drivers=self._drivers)
         text = f"{kind.replace('_', ' ')}: " + ", ".join(
             f"{k} {v}" for k, v in detail.items() if k not in ("identity", "accepted")
         )
@@ -199,7 +221,14 @@ class Coordinator:
                 if link.reason is not None:
                     self._links_rejected.setdefault(node, Counter())[link.reason] += 1
                     continue
-                csi = None if link.csi is None else np.frombuffer(link.csi, dtype=np.complex64).reshape(link.shape)
+                if self.experiment.mode == "private":
+                    continue  # levels, SNR and arrival times tell about the channel, hence about the key
+                try:
+                    csi = None if link.csi is None else np.frombuffer(link.csi, dtype=np.complex64).reshape(link.shape)
+                except ValueError as exc:
+                    self._links_rejected.setdefault(node, Counter())["malformed"] += 1
+                    log.warning("%s: CSI of round %d does not fit its shape: %s", node, r.round, exc)
+                    continue
                 writer.probe(
                     r.round,
                     node,
@@ -219,7 +248,11 @@ class Coordinator:
         key = {names[role]: r for role, r in (("alice", b.key_alice), ("bob", b.key_bob)) if r is not None}
         writer.block(documents.Block(block=b.block, agree=agree, eve=b.eve, key=key))
         for role, raw in b.raw.items():
-            writer.bits(b.block, names[role], "guess" if role == "eve" else "raw", np.frombuffer(raw, dtype=np.uint8))
+            bits = np.frombuffer(raw, dtype=np.uint8)
+            if bits.size and bits.max() > 1:
+                log.warning("%s: bits of block %d are not 0 and 1: not recorded", names[role], b.block)
+                continue
+            writer.bits(b.block, names[role], "guess" if role == "eve" else "raw", bits)
         if b.digests:
             writer.event("key_digests", {"block": b.block, "by_role": b.digests})
         if b.p_values:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -31,8 +31,12 @@ from testbed.net import messages as m
 
 _STAGE_OF = {"Agreed": "agree", "Attacked": "attack", "Amplified": "amplify", "Unmasked": "unmask"}
 """Which report ends which stage of a block."""
+MAX_REFUSED = 20
+"""Rounds in a row without a usable device or answer, after which going on is no use."""
 MAX_STRIKES = 3
 """Rounds in a row that a node may leave unanswered before it is treated as lost."""
+OWN_PAUSE_S = 1.0
+"""A longer time between two looks at the clock means that the coordinator was asleep, not that the nodes were."""
 LATE_UNCERTAINTY_S = 200e-6
 """How far off the clock of a node may be that joined a run in virtual time."""
 SURFACE_SETTLE_S = 10e-6
@@ -250,6 +254,9 @@ class CoordinatorState:
         """Round the current pattern was drawn for."""
         self._pending: list[int] = []
         """Kept rounds not distilled yet."""
+        self._told: dict[int, RoundOver] = {}
+        """What was said of them, without their links."""
+        self._refused_in_a_row = 0
         self._block: _Block | None = None
         self._next_block = 0
         self._stop: FinishKind | None = None
@@ -263,6 +270,7 @@ class CoordinatorState:
             return []
         match event:
             case Tick(now_s):
+                self._forgive(now_s - self._now_s)
                 self._now_s = now_s
                 if not self._started:
                     self._started = True
@@ -271,7 +279,7 @@ class CoordinatorState:
             case Received(node, incarnation, body):
                 out = self._received(node, incarnation, body)
             case Gone(node, detail):
-                out = self._lose(node, detail)
+                out = self._gone(node, detail)
             case StopAsked(kind):
                 out = self._stop_asked(kind)
         return out + self._advance()
@@ -301,8 +309,11 @@ class CoordinatorState:
             return []
         if isinstance(body, m.Hello):
             return self._hello(name, node, incarnation, body)
-        if incarnation != node.incarnation or not node.alive:
-            return []  # an earlier life of this node, or one already given up
+        if incarnation != node.incarnation:
+            return []  # an earlier life of this node
+        if not node.alive:
+            # given up, but it lives: it was paused, or its network was
+            return self._admit(name, node) if isinstance(body, m.Heartbeat) and self.phase != "finishing" else []
         node.last_seen_s = self._now_s
         match body:
             case m.Heartbeat():
@@ -336,11 +347,18 @@ class CoordinatorState:
         if node.alive:
             out += self._lose(name, "restarted")
         came_back = node.incarnation != ""
+        node.incarnation, node.hello = incarnation, body
+        out += [Note("joined", {"node": name, "identity": body.identity})] if not came_back else []
+        return out + self._admit(name, node, came_back)
+
+    def _admit(self, name: str, node: _Node, came_back: bool = True) -> list[Instruction]:
+        """Take a node in, new or come back; it starts with nothing."""
         for r in self._lessons:  # what its former life measured says nothing about the clock of this one
             r.results.pop(name, None)
-        node.incarnation, node.hello, node.alive, node.left_out = incarnation, body, True, False
-        node.ready, node.strikes, node.last_seen_s = False, 0, self._now_s
-        out.append(Note("rejoined" if came_back else "joined", {"node": name, "identity": body.identity}))
+        node.alive, node.left_out, node.ready, node.strikes = True, False, False, 0
+        node.last_seen_s = self._now_s
+        identity = node.hello.identity if node.hello is not None else {}
+        out: list[Instruction] = [Note("rejoined", {"node": name, "identity": identity})] if came_back else []
         place = self.lab.coordinator
         patience_s = place.lost_after_s + place.rejoin_timeout_s
         out.append(Tell(name, m.Welcome(run=self.run, lost_after_s=patience_s)))
@@ -378,7 +396,8 @@ class CoordinatorState:
         if isinstance(body, m.Configured):
             self._sync_asked_s[name] = self._now_s
             return [Note("configured", {"node": name, "accepted": body.accepted}), Tell(name, m.ReadClock())]
-        assert self._scheduler is not None
+        if self._scheduler is None:
+            return [Note("unexpected", {"node": name, "what": type(body).__name__})]
         asked_s = self._sync_asked_s.get(name, self._now_s)
         if self.virtual:
             # The air stands still while nobody probes. Before the first round it stands at 0 exactly; a node that
@@ -398,6 +417,20 @@ class CoordinatorState:
         if self._epoch_s is None:
             self._epoch_s = self._now_s
         return self._epoch_s
+
+    def _gone(self, name: str, detail: str) -> list[Instruction]:
+        """A local process has ended. One that never greeted will not: say why at once instead of waiting for it."""
+        node = self.nodes.get(name)
+        if self.phase == "finishing":
+            return self._lose(name, detail)
+        if node is None:  # the simulated air
+            return self._finish("failed", f"{name}: {detail}", "abort")
+        if not node.incarnation and node.required:
+            return self._finish("failed", f"{name} did not start: {detail}", "abort")
+        if not node.incarnation and not node.left_out:
+            node.left_out = True
+            return [Note("left_out", {"node": name, "why": detail})]
+        return self._lose(name, detail)
 
     def _lose(self, name: str, detail: str) -> list[Instruction]:
         node = self.nodes.get(name)
@@ -420,10 +453,11 @@ class CoordinatorState:
             else:
                 self._block.waiting.discard(name)
         if node.required and node.role != "ris" and self._pending:
-            # its share of the undistilled rounds died with it
+            # its share of the undistilled rounds died with it: they count as rejected after all
             out.append(Note("rounds_lost", {"node": name, "rounds": len(self._pending)}))
             self.rejected[Reject.NODE_LOST.value] += len(self._pending)
             self.kept -= len(self._pending)
+            out += [replace(self._told[n], kept=False, reason=Reject.NODE_LOST.value) for n in self._pending]
             self._pending.clear()
         return out
 
@@ -456,6 +490,21 @@ class CoordinatorState:
         return out
 
     # -- time
+
+    def _forgive(self, gap_s: float) -> None:
+        """Move every deadline by the time this process itself slept (suspended, stopped): it judges nobody for that."""
+        if not self._started or gap_s < OWN_PAUSE_S:
+            return
+        self._deadline_s += gap_s
+        for node in self.nodes.values():
+            node.last_seen_s += gap_s
+            node.lost_s += gap_s
+        for r in self._flying():
+            r.deadline_s += gap_s
+        if self._block is not None:
+            self._block.deadline_s += gap_s
+        if self._surface_wait is not None:
+            self._surface_wait = (self._surface_wait[0], self._surface_wait[1] + gap_s)
 
     def _check_time(self) -> list[Instruction]:
         out: list[Instruction] = []
@@ -682,8 +731,8 @@ class CoordinatorState:
 
     def _applied(self, body: m.Applied) -> list[Instruction]:
         ris = self._name("ris")
-        assert self._scheduler is not None
-        assert ris is not None
+        if self._scheduler is None or ris is None or ris not in self._scheduler.clocks:
+            return [Note("unexpected_pattern", {"digest": body.digest, "round": body.round})]
         latched_s = self._scheduler.reference_s(ris, body.device_time_s)
         for r in self._flying():
             during = r.start_s < latched_s < r.end_s if self._timed else r is self._round
@@ -735,13 +784,19 @@ class CoordinatorState:
                 reason = Reject.DEVICE.value if link is None else link.reason
         self._lessons.append(r)
         self.probed += 1
+        links = {name: result.links for name, result in r.results.items()}
+        over = RoundOver(r.number, reason is None, reason, r.surface, r.start_s, links)
         if reason is None:
             self.kept += 1
+            self._refused_in_a_row = 0
             self._pending.append(r.number)
-        else:
-            self.rejected[reason] += 1
-        links = {name: result.links for name, result in r.results.items()}
-        return [RoundOver(r.number, reason is None, reason, r.surface, r.start_s, links)]
+            self._told[r.number] = replace(over, links={})
+            return [over]
+        self.rejected[reason] += 1
+        self._refused_in_a_row += reason in (Reject.DEVICE.value, Reject.TIMEOUT.value)
+        if self._refused_in_a_row < MAX_REFUSED:
+            return [over]
+        return [over, *self._finish("failed", f"{MAX_REFUSED} rounds in a row failed: {reason}", "abort")]
 
     def _learn(self, r: _Round) -> None:
         assert self._scheduler is not None
@@ -763,6 +818,7 @@ class CoordinatorState:
     def _start_block(self) -> list[Instruction]:
         rounds = self._pending[: self.experiment.accounting.block_rounds]
         self._pending = self._pending[len(rounds) :]
+        self._told = {n: self._told[n] for n in self._pending}
         timeout_s = self.lab.coordinator.distil_timeout_s
         names = {n for n in (self._name("alice"), self._name("bob")) if n is not None}
         # the nodes give up first, so that their reason arrives before ours

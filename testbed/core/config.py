@@ -216,6 +216,8 @@ class NodePlace(_Table):
     port: Port = 0
     tx_gain_db: float = 0.0
     rx_gain_db: float = 0.0
+    private: bool = False
+    """This node never gives away CSI or raw bits: it refuses to take part in an experiment-mode run."""
 
 
 class Lab(_Table):
@@ -366,6 +368,10 @@ def _check_experiment(e: Experiment, source: str) -> None:
             )
         if place.near == name or (place.near is not None and name != "eve"):
             raise InputError(f"{source}: table [scene.{name}]: key 'near': only eve may be placed near alice or bob")
+    if e.mode == "private" and e.records.iq:
+        raise InputError(
+            f"{source}: table [records]: key 'iq': recorded samples give the keys away; accepted in private mode: false"
+        )
     if e.surface.policy != "none" and e.scene.surface is None:
         raise InputError(
             f"{source}: table [surface]: policy = {e.surface.policy!r} needs a table [scene.surface] "

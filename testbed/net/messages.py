@@ -248,7 +248,8 @@ class Distil(_Body, frozen=True):
     """Quantize these rounds, reconcile and verify with the peer."""
 
     block: int
-    rounds: list[int]
+    rounds: Annotated[list[int], Meta(min_length=1)]
+    """Strictly ascending; none of them in an earlier block."""
     timeout_s: float
 
 

@@ -36,6 +36,8 @@ from testbed.nodes import state as s
 
 log = logging.getLogger("testbed.node")
 _POLL_MS = 100
+_COARSE_S = 0.5e-6
+"""What a node in private mode tells of arrival times: enough to track clocks, far too coarse to tell delays."""
 _PERIODS = 3
 """How much of a repeated frame is captured."""
 
@@ -92,7 +94,7 @@ class NodeDaemon:
         self.lab = lab
         self.role = self.place.role
         self.incarnation = transport.new_incarnation()
-        self.state = s.NodeState(self.role, secrets.randbits(62))
+        self.state = s.NodeState(self.role, secrets.randbits(256))
         self.welcomed = False
         self._lost_after_s = lab.coordinator.join_timeout_s
         self._state_dir = state_dir
@@ -158,8 +160,8 @@ class NodeDaemon:
                 silent_s = now_s - self._pulse.last_answer_s
                 if silent_s > self._lost_after_s:
                     self._exit = s.Exit(3, f"coordinator silent for {silent_s:.1f} s")
-        except TestbedError as exc:
-            log.error("%s: %s", self.name, exc)
+        except Exception as exc:  # whatever it is: the coordinator hears it, the transmitter is silenced
+            log.error("%s: %s", self.name, exc, exc_info=not isinstance(exc, TestbedError))
             self._link.send(m.Failed(operation="run", state=self.state.name, detail=str(exc)))
             self._exit = s.Exit(1, str(exc))
         finally:
@@ -268,7 +270,7 @@ class NodeDaemon:
         folder = self._state_dir / "keys" / self.state.run
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = folder / f"block-{key.block:04d}.key"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # a key is never overwritten
         with os.fdopen(fd, "w") as f:
             json.dump({"bits": int(key.bits.size), "hex": np.packbits(key.bits).tobytes().hex()}, f)
 
@@ -280,6 +282,8 @@ class NodeDaemon:
             return s.DeviceFault(operation, "halted")
         try:
             with self._device_lock:
+                if self._halted.is_set():  # while this waited for the lock
+                    return s.DeviceFault(operation, "halted")
                 match body:
                     case m.Configure():
                         return self._configure(body)
@@ -296,6 +300,10 @@ class NodeDaemon:
         return s.DeviceFault(operation, "unknown operation")
 
     def _configure(self, body: m.Configure) -> s.Event:
+        if body.experiment_mode and self.place.private:
+            return s.DeviceFault(
+                "configure", "this node is private by its lab file: it takes part in private mode only"
+            )
         self._experiment_mode = body.experiment_mode
         if self.role == "bob":
             if self._guest is not None:
@@ -322,7 +330,7 @@ class NodeDaemon:
         sounder = registry.make_stage("probing", body.probing.waveform, body.probing.waveform_options)
         self._frame = sounder.frame(accepted.sample_rate_hz)
         self._estimator = registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options)
-        self._record_iq = self._state_dir / "iq" / self.state.run if body.record_iq else None
+        self._record_iq = self._state_dir / "iq" / self.state.run if body.record_iq and body.experiment_mode else None
         return s.DeviceDone(
             m.Configured(
                 accepted={
@@ -438,17 +446,21 @@ class NodeDaemon:
         except ProbeRejected as exc:
             return m.LinkResult(tx=slot.tx, reason=exc.reason.value, detail=exc.detail)
         csi[slot.tx] = found
+        timing_error_s = found.time_s - (slot.start_s + margin_s)
+        if not self._experiment_mode:
+            # levels, SNR and exact arrival tell about the channel, hence about the key; the scheduler needs coarse time
+            return m.LinkResult(tx=slot.tx, reason=None, timing_error_s=round(timing_error_s / _COARSE_S) * _COARSE_S)
         shape = (found.h.shape[0], found.h.shape[1], found.h.shape[2])
         return m.LinkResult(
             tx=slot.tx,
             reason=None,
-            timing_error_s=found.time_s - (slot.start_s + margin_s),
+            timing_error_s=timing_error_s,
             device_time_s=found.time_s,
             snr_db=float(np.median(found.snr_db)),
             cfo_hz=found.cfo_hz,
             rssi_dbfs=found.rssi_dbfs,
             shape=shape,
-            csi=np.ascontiguousarray(found.h).tobytes() if self._experiment_mode else None,
+            csi=np.ascontiguousarray(found.h).tobytes(),
         )
 
     def _write_iq(self, round_number: int, tx: str, block: IqBlock) -> None:

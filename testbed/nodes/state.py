@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -144,6 +145,8 @@ class NodeState:
         self._plan: m.Configure | None = None
         self._chain: KeyChain | None = None
         self._csi: dict[int, dict[str, CsiFrame]] = {}
+        self._used = -1
+        """Latest round that went into a block: none goes into two."""
         self._conversation: Conversation[Any] | None = None
         self._block = -1
         self._phase: Phase = "agree"
@@ -188,6 +191,9 @@ class NodeState:
                 self.name = "stopped"
                 return [Silence(), Exit(1, reason)]
             case m.Configure():
+                if self._plan is not None and self._plan.experiment_mode != body.experiment_mode:
+                    detail = "the mode of a run cannot change within it"
+                    return [Report(m.Failed(operation="configure", state=self.name, detail=detail))]
                 self._plan = body
                 self._chain = KeyChain(body.chain, body.accounting)
                 self.name = "configuring"
@@ -214,6 +220,8 @@ class NodeState:
     def _forget(self) -> None:
         """A new run: nothing of an earlier one may reach its keys."""
         self._csi.clear()
+        self._plan = None
+        self._used = -1
         self._conversation = None
         self._agreed.clear()
         self._early.clear()
@@ -247,13 +255,17 @@ class NodeState:
             return [Report(m.Failed(operation="distil", state=self.name, detail="not configured as alice or bob"))]
         if self._conversation is not None:
             return [Report(m.Failed(operation="distil", state=self.name, detail=f"block {self._block} is still open"))]
+        if body.rounds[0] <= self._used or any(b <= a for a, b in pairwise(body.rounds)):
+            detail = f"rounds of block {body.block} repeat or are out of order"
+            return [Report(m.Failed(operation="distil", state=self.name, detail=detail))]
         if series is None:
             return [
                 Report(
                     m.Failed(operation="distil", state=self.name, detail=f"no CSI of block {body.block}: restarted?")
                 )
             ]
-        for r in [r for r in self._csi if r <= body.rounds[-1]]:
+        self._used = body.rounds[-1]
+        for r in [r for r in self._csi if r <= self._used]:
             del self._csi[r]  # used once, then gone
         self._block, self._phase, self._said = body.block, "agree", 0
         self._deadline_s = self._now_s + body.timeout_s

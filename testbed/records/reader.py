@@ -72,7 +72,7 @@ def told(journal: JournalReader) -> Told:
     stops, summaries = journal.documents("stop", Stop), journal.documents("summary", dict)
     descriptors = {d.stream: d for d in journal.documents("descriptor", Descriptor)}
     return Told(
-        start=starts[0],
+        start=starts[-1],
         stop=stops[-1] if stops else None,
         descriptors=list(descriptors.values()),
         events=journal.documents("event", Event),

@@ -51,6 +51,11 @@ class RunWriter:
         self._journal.document("start", start)
         self._describe("rounds", rounds.round_fields())
 
+    def set_up(self, radios: dict[str, dict[str, Any]], drivers: dict[str, dict[str, Any]]) -> None:
+        """Complete the start document by what the nodes said: settings their radios accepted, what drives them."""
+        self.start = msgspec.structs.replace(self.start, radios=radios, drivers=drivers)
+        self._journal.document("start", self.start)
+
     def probe(
         self,
         round: int,

@@ -515,3 +515,84 @@ def test_ahead_a_failed_probe_spoils_its_own_round_only() -> None:
     assert [(r.round, r.reason) for r in stage.rounds if not r.kept] == [(2, "device")]
     assert stage.over is not None
     assert stage.over.status == "finished"
+
+
+def test_kept_plus_rejected_is_what_was_recorded_even_after_a_loss() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 2 else None)
+    stage.join()
+    stage.take(s.Gone("bob", "killed"))
+    stage.wait(10.0)
+    last_word = {r.round: r.kept for r in stage.rounds}
+    assert sum(last_word.values()) == stage.state.kept == 0
+    assert len(last_word) == stage.state.kept + sum(stage.state.rejected.values())
+
+
+def test_a_dead_air_ends_the_run_at_once() -> None:
+    stage = Stage(lambda n, b: [] if isinstance(b, m.Probe) and b.round == 2 else None)
+    stage.join()
+    stage.take(s.Gone("world", "killed by SIGKILL"))
+    assert stage.over is not None
+    assert stage.over.status == "failed"
+    assert "world: killed by SIGKILL" in stage.over.detail
+
+
+def test_a_node_that_dies_before_it_greets_ends_the_run_with_its_last_words() -> None:
+    stage = Stage()
+    stage.join("alice")
+    stage.take(s.Gone("bob", "process ended: exit status 2: options: unknown key"))
+    assert stage.over is not None
+    assert "bob did not start" in stage.over.detail
+    assert "unknown key" in stage.over.detail
+
+
+def test_rounds_that_only_fail_are_not_gone_on_with_for_ever() -> None:
+    def broken(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Probe) and node == "bob":
+            return [m.Captured(round=body.round), m.Probed(round=body.round, links=[], fault="device", detail="gone")]
+        return None
+
+    stage = Stage(broken, rounds=1000)
+    stage.join()
+    assert stage.over is not None
+    assert stage.over.status == "failed"
+    assert stage.state.probed < 30
+
+
+def test_a_coordinator_that_slept_judges_nobody() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 2 else None)
+    stage.join()
+    stage.now_s += 100.0
+    stage.take(s.Tick(stage.now_s))
+    assert all(node.alive for node in stage.state.nodes.values())
+    assert stage.over is None
+
+
+def test_a_paused_node_that_wakes_is_taken_in_again() -> None:
+    held: list[m.Probe] = []
+
+    def hold(node: str, body: Any) -> list[Any] | None:
+        if node == "bob" and isinstance(body, m.Probe) and body.round == 2:
+            held.append(body)
+            return []
+        return None
+
+    stage = Stage(hold)
+    stage.join()
+    stage.wait(4.0, beating=("alice", "eve", "ris"))
+    assert not stage.state.nodes["bob"].alive
+    stage.take(stage.says("bob", m.Heartbeat(state="probing")))
+    assert stage.over is not None
+    assert stage.over.status == "finished"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [m.Configured(accepted={}), m.ClockReading(device_time_s=1.0), m.Applied(round=0, digest="x", device_time_s=0.0),
+     m.Captured(round=7), m.Probed(round=7, links=[]), m.Unmasked(block=3, digest=None), m.Stopped(kind="stop")],
+)  # fmt: skip
+def test_answers_nobody_asked_for_are_noted_not_fatal(body: Any) -> None:
+    stage = Stage()
+    stage.join("alice", "ris")
+    for name in ("alice", "ris"):
+        stage.take(stage.says(name, body))
+    assert stage.state.phase == "joining"

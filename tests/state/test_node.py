@@ -235,3 +235,23 @@ def test_the_same_log_gives_the_same_instructions() -> None:
         trio.amplify(None)
     assert [e.message for e in first.transcript] == [e.message for e in second.transcript]
     assert np.array_equal(first.keys["bob"].bits, second.keys["bob"].bits)
+
+
+@pytest.mark.parametrize("rounds", [[3, 2, 1], [1, 1, 2], [*range(1, 300), 0]])
+def test_rounds_out_of_order_are_refused(rounds: list[int]) -> None:
+    trio = Trio()
+    trio.take("alice", s.Told(m.Distil(block=0, rounds=rounds, timeout_s=5.0)))
+    assert trio.last("alice", m.Failed).operation == "distil"
+
+
+def test_no_round_goes_into_two_blocks() -> None:
+    trio = Trio()
+    trio.distil()
+    trio.take("alice", s.Told(m.Distil(block=1, rounds=ROUNDS[-10:], timeout_s=5.0)))
+    assert "repeat" in trio.last("alice", m.Failed).detail
+
+
+def test_the_mode_cannot_change_within_a_run() -> None:
+    trio = Trio(experiment_mode=False)
+    trio.take("alice", s.Told(configure(experiment_mode=True)))
+    assert trio.last("alice", m.Failed).operation == "configure"

@@ -284,3 +284,48 @@ def test_on_the_wall_clock_rounds_are_as_far_apart_as_planned(tmp_path: Path) ->
     t0_s = reader.load(outcome.folder).rounds.t0_s
     assert (np.diff(t0_s) >= 0.0499).all()
     assert s["wall_s"] > 29 * 0.05
+
+
+def test_private_mode_leaves_nothing_to_guess_from(tmp_path: Path) -> None:
+    """Levels, SNR and arrival times tell about the channel as CSI does: none of them may be recorded."""
+    outcome = run(tmp_path, "mobile_room", mode="private", **small("mobile_room", 300, 300))
+    recorded = reader.load(outcome.folder)
+    assert outcome.summary["pairs_kept"] > 290
+    assert outcome.summary["keys_verified"] == 1
+    assert recorded.links == {}
+    assert recorded.bits == {}
+    assert key_files(tmp_path, "alice") == key_files(tmp_path, "bob") != {}
+    assert outcome.summary["csi_correlation_ab"] is None
+    assert outcome.summary["keys_mismatched"] is None
+
+
+def test_a_private_node_refuses_an_experiment_mode_run(tmp_path: Path) -> None:
+    path = tmp_path / "lab.toml"
+    text = config.find(config.Lab, "sim").read_text()
+    path.write_text(text.replace('role = "bob"', 'role = "bob"\nprivate = true'))
+    outcome = run(tmp_path, "mobile_room", lab=str(path), **small("mobile_room", 30, 30))
+    assert outcome.status == "failed"
+    assert "private by its lab file" in outcome.detail
+
+
+def test_killing_the_air_ends_the_run_at_once(tmp_path: Path) -> None:
+    def kill(p: Progress, coordinator: Coordinator, crew: launch.Crew) -> None:
+        if p.round == 40:
+            os.kill(crew.pid("world"), signal.SIGKILL)
+
+    outcome = run(tmp_path, "mobile_room", act=kill, **small("mobile_room", 5000, 5000))
+    assert outcome.status == "failed"
+    assert "world" in outcome.detail
+    assert outcome.summary["rounds"] < 60
+
+
+def test_a_node_that_cannot_start_says_why_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "lab.toml"
+    text = config.find(config.Lab, "sim").read_text()
+    path.write_text(
+        text.replace('role = "bob"\ndriver = "sim"', 'role = "bob"\ndriver = "sim"\noptions = { noise_figur_db = 3 }')
+    )
+    outcome = run(tmp_path, "mobile_room", lab=str(path), **small("mobile_room", 30, 30))
+    assert outcome.status == "failed"
+    assert "bob did not start" in outcome.detail
+    assert "noise_figur_db" in outcome.detail

@@ -112,3 +112,42 @@ def test_a_stranger_hears_nothing(tmp_path: Path) -> None:
         friend.attach("radio", "open")
         assert friend.session
         friend.close("open")
+
+
+def test_nobody_attaches_under_anothers_name_or_resets_the_world(tmp_path):
+    """Eve has a key of the lab; it makes her neither Bob nor the coordinator."""
+    import threading
+
+    import pytest
+
+    from sim_backend.radio import SimRadio
+    from sim_backend.server import SimWorld, serve
+    from testbed.core import identity
+    from testbed.core.config import PlacedNode, RadioPlan, Scene
+    from testbed.core.errors import DeviceError
+    from testbed.core.world import DriverContext
+
+    names = ["coordinator", "world", "bob", "eve"]
+    for name in names:
+        identity.make(tmp_path, name)
+    who = {name: identity.load(tmp_path, name, names) for name in names}
+    stop, endpoints, there = threading.Event(), [], threading.Event()
+
+    def ready(endpoint):
+        endpoints.append(endpoint)
+        there.set()
+
+    thread = threading.Thread(target=serve, args=("tcp://127.0.0.1:0", who["world"], "virtual", 4.0, ready, stop))
+    thread.start()
+    try:
+        assert there.wait(10)
+        scene = Scene(alice=PlacedNode(position_m=[0.0, 0.0, 0.0]), bob=PlacedNode(position_m=[5.0, 0.0, 0.0]))
+        SimWorld.reset(endpoints[0], who["coordinator"], scene, RadioPlan(), 1, 5.0)
+        with pytest.raises(DeviceError, match="eve may not"):
+            SimWorld.reset(endpoints[0], who["eve"], scene, RadioPlan(), 2, 5.0)
+        with pytest.raises(DeviceError, match="eve may not"):
+            SimRadio("bob", DriverContext(seed=1, world=endpoints[0], identity=who["eve"], state_dir=tmp_path))
+        SimRadio("bob", DriverContext(seed=1, world=endpoints[0], identity=who["bob"], state_dir=tmp_path)).close()
+    finally:
+        stop.set()
+        thread.join(10)
