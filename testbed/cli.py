@@ -198,6 +198,37 @@ def sim(
         )
 
 
+@app.command()
+def doctor(
+    lab: LabOption = "sim",
+    carrier_hz: Annotated[Optional[float], typer.Option(min=1e6, help="Measure at this carrier.")] = None,  # noqa: UP045
+    rate_hz: Annotated[Optional[float], typer.Option(min=1e3, help="Measure at this sample rate.")] = None,  # noqa: UP045
+    repeats: Annotated[int, typer.Option(min=4, max=1000, help="Frames a link.")] = 8,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Check every radio, board, clock, port and key file of a lab on this machine, and say what to fix.
+
+    What it measures of the radios is kept for the nodes. Exit status 1 if anything must be fixed.
+    Example: testbed doctor --lab bench.toml
+    """
+    logs.configure(verbose)
+    from testbed import doctor as examining
+
+    changes = {"carrier_hz": carrier_hz, "sample_rate_hz": rate_hz}
+    plan = msgspec.structs.replace(config.RadioPlan(), **{k: v for k, v in changes.items() if v is not None})
+
+    def tell(found: examining.Finding) -> None:
+        advice = "" if found.ok else f" – fix: {found.fix}"
+        print(f"{'ok ' if found.ok else 'fix'} {found.subject}: {found.check}: {found.detail}{advice}", flush=True)
+
+    diagnosis = examining.examine(config.load_lab(lab), lab, plan, repeats, (lambda _: None) if as_json else tell)
+    if as_json:
+        _print_json(diagnosis)
+    if not diagnosis.ok:
+        raise typer.Exit(1)
+
+
 # ---------------------------------------------------------------- recorded and measured channels
 
 

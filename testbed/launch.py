@@ -138,6 +138,10 @@ class Crew:
         except (ValueError, KeyError) as exc:
             raise TestbedError(f"the simulated air did not start: {self._last_words('world')}") from exc
 
+    def device_uri(self, name: str) -> str | None:
+        """Return where a node's emulated device is, None where it has none."""
+        return self._devices.get(name)
+
     def start_node(self, name: str, coordinator: str, world: str | None) -> None:
         arguments = ["node", name, "--coordinator", coordinator]
         if world is not None:

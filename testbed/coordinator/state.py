@@ -39,6 +39,8 @@ OWN_PAUSE_S = 1.0
 """A longer time between two looks at the clock means that the coordinator was asleep, not that the nodes were."""
 LATE_UNCERTAINTY_S = 200e-6
 """How far off the clock of a node may be that joined a run in virtual time."""
+_SPREADS = 6.0
+"""A receiver listens this many standard deviations of the measured arrivals early and late, at least."""
 SURFACE_SETTLE_S = 10e-6
 """Between a pattern's latch time and the first probe under it."""
 WALL_LEAD_S = 0.03
@@ -621,10 +623,14 @@ class CoordinatorState:
     def _make_scheduler(self) -> None:
         self._timed = all(n.hello.timed for n in self.nodes.values() if n.hello)
         self._ahead = self._ahead and self._timed
-        turnaround_s = max((n.hello.turnaround_s for n in self.nodes.values() if n.hello), default=0.0)
+        hellos = [n.hello for n in self.nodes.values() if n.hello]
+        turnaround_s = max((h.turnaround_s for h in hellos), default=0.0)
+        if not self.virtual:  # in virtual time the air waits for the host
+            turnaround_s = max([turnaround_s, *(h.host_turnaround_s for h in hellos)])
         p = self.experiment.probing
         self._scheduler = Scheduler(
-            self._slots, self._frame_s, p.interval_s, p.turnaround_s + turnaround_s, p.guard_s,
+            self._slots, self._frame_s, p.interval_s, p.turnaround_s + turnaround_s,
+            max([p.guard_s, *(_SPREADS * h.timing_spread_s for h in hellos)]),
             0.0 if self.virtual else WALL_LEAD_S,
         )  # fmt: skip
 

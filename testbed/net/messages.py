@@ -17,7 +17,7 @@ from testbed.core.errors import ProtocolError
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
 
-VERSION = 1
+VERSION = 2
 """Raised with every incompatible change; peers of another version are refused with a reason."""
 
 
@@ -52,6 +52,11 @@ class Hello(_Body, frozen=True):
     """Alice's: where Bob talks to her, and where everybody reads what was said."""
     timed: bool = True
     turnaround_s: float = 0.0
+    """As the driver states it."""
+    host_turnaround_s: float = 0.0
+    """As `testbed doctor` measured it on the host's clock; 0 where it did not. Without meaning in virtual time."""
+    timing_spread_s: float = 0.0
+    """Standard deviation of arrivals about their schedule, as the doctor measured it; 0 where it did not."""
     surface_shape: tuple[int, int] | None = None
     phase_bits: int = 0
 

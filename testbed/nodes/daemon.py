@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from testbed.core.types import CsiFrame, IqBlock, Key, SoundingFrame, SurfacePat
 from testbed.core.world import DriverContext
 from testbed.net import messages as m
 from testbed.net import transport
+from testbed.nodes import calibration
 from testbed.nodes import state as s
 
 log = logging.getLogger("testbed.node")
@@ -39,6 +41,7 @@ _POLL_MS = 100
 _COARSE_S = 0.5e-6
 """What a node in private mode tells of arrival times: enough to track clocks, far too coarse to tell delays."""
 _PERIODS = 3
+PERIODS = 3
 """How much of a repeated frame is captured."""
 
 
@@ -205,6 +208,10 @@ class NodeDaemon:
         else:
             caps = self._device.capabilities
             surface = {"timed": caps.timed, "turnaround_s": caps.turnaround_s}
+            measured = calibration.read(self._state_dir, self._device.identity())
+            if measured is not None:
+                surface["host_turnaround_s"] = measured.turnaround_s or 0.0
+                surface["timing_spread_s"] = measured.delay_s.std_s if measured.delay_s is not None else 0.0
         self._link.send(
             m.Hello(
                 role=self.role,
@@ -407,7 +414,7 @@ class NodeDaemon:
                     samples = np.broadcast_to(frame.samples, (radio.capabilities.n_antennas, frame.samples.size))
                     radio.transmit(IqBlock(samples, frame.sample_rate_hz, 0.0))
                 case "receive":
-                    part.captured.append((body.tx, radio.receive(_PERIODS * frame.samples.size)))
+                    part.captured.append((body.tx, radio.receive(PERIODS * frame.samples.size)))
                 case "silence":
                     radio.silence()
         except DeviceError as exc:
@@ -423,16 +430,11 @@ class NodeDaemon:
         return s.ProbeDone(m.Probed(round=body.round, links=links, fault=reason, detail=part.fault or ""), csi)
 
     def _estimate_repeated(self, number: int, tx: str, block: IqBlock, csi: dict[str, CsiFrame]) -> m.LinkResult:
-        """Estimate from a block of `_PERIODS` periods of a repeated frame, which begins anywhere in it."""
+        """Estimate from a block of `PERIODS` periods of a repeated frame, which begins anywhere in it."""
         if self._record_iq is not None:
             self._write_iq(number, tx, block)
         assert self._frame is not None
-        period = self._frame.samples.size
-        # Of two periods the second is cut off at the end, unless hardly: then it is mistaken for a whole one, and half
-        # a period later it cannot be.
-        for skip in (0, period // 2):
-            window = block.samples[:, skip : skip + 2 * period + period // 8]
-            part = replace(block, samples=window, time_s=block.time_s + skip / block.sample_rate_hz)
+        for part in repeated_windows(block, self._frame.samples.size):
             result = self._estimate(m.SlotPlan(tx, [], part.time_s), part, 0.0, csi)
             if result.reason not in (Reject.TRUNCATED.value, Reject.NO_PREAMBLE.value):
                 break
@@ -471,6 +473,17 @@ class NodeDaemon:
         self._record_iq.mkdir(parents=True, exist_ok=True)
         stem = self._record_iq / f"round-{round_number:06d}-{tx}-{self.role}"
         sigmf.write(stem, block, self._device.settings.carrier_hz, [])
+
+
+def repeated_windows(block: IqBlock, period: int) -> Iterator[IqBlock]:
+    """Yield the parts of a block of `PERIODS` periods (samples) in which to look for one frame, in this order.
+
+    Of two periods the second is cut off at the end, unless hardly: then it is mistaken for a whole one, and half a
+    period later it cannot be.
+    """
+    for skip in (0, period // 2):
+        window = block.samples[:, skip : skip + 2 * period + period // 8]
+        yield replace(block, samples=window, time_s=block.time_s + skip / block.sample_rate_hz)
 
 
 def watch_parent() -> None:
