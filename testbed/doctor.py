@@ -374,7 +374,14 @@ def _links(
 ) -> None:  # fmt: skip
     roles = {lab.node[n].role: n for n in radios}
     senders = [roles[r] for r in ("alice", "bob") if r in roles]
-    pairs = [(tx, rx) for tx in senders for rx in radios if tx != rx]
+    timed = {n: r.capabilities.timed for n, r in radios.items()}
+    if len(set(timed.values())) > 1:
+        notes.fix(
+            "radios", "timing", f"{', '.join(n for n in timed if not timed[n])} cannot time samples and so do not hear "
+            f"{', '.join(n for n in timed if timed[n])}, which send a frame once, at its time",
+            "use radios of one kind; simulated ones take options = { timed = false }",
+        )  # fmt: skip
+    pairs = [(tx, rx) for tx in senders for rx in radios if tx != rx and timed[tx] <= timed[rx]]
     if not pairs:
         notes.ok("radios", "links", "fewer than two radios that can be heard on this machine: nothing to measure")
         return

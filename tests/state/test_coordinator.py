@@ -596,3 +596,26 @@ def test_answers_nobody_asked_for_are_noted_not_fatal(body: Any) -> None:
     for name in ("alice", "ris"):
         stage.take(stage.says(name, body))
     assert stage.state.phase == "joining"
+
+
+@pytest.mark.parametrize("pace", ["virtual", "wall", None])
+def test_the_schedule_is_as_wide_as_the_doctor_measured(pace: str | None) -> None:
+    """Slots: the host's turn-around only where time passes while the host works; the guard six spreads everywhere."""
+    stage = Stage(lab={**LAB, "world": {"pace": pace} if pace else None})
+    for name, node in stage.state.nodes.items():
+        measured = {"host_turnaround_s": 4e-3, "timing_spread_s": 2e-6} if name == "bob" else {}
+        shape = {"surface_shape": (2, 2), "phase_bits": 1} if name == "ris" else {}
+        stage.take(
+            stage.says(
+                name,
+                m.Hello(
+                    role=node.role, identity={}, pid=1, discussion_port=1, transcript_port=2, turnaround_s=1e-3,
+                    **measured, **shape,
+                ),
+            )
+        )  # type: ignore[arg-type]  # fmt: skip
+    scheduler = stage.state._scheduler
+    assert scheduler is not None
+    own_s = stage.state.experiment.probing.turnaround_s
+    assert scheduler._turnaround_s == pytest.approx(own_s + (1e-3 if pace == "virtual" else 4e-3))
+    assert scheduler._guard_s == pytest.approx(max(stage.state.experiment.probing.guard_s, 12e-6))

@@ -1,0 +1,355 @@
+"""The doctor on simulated and emulated labs: what it measures is true, what is wrong it names."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from testbed import doctor, launch
+from testbed.core import config, registry, seeds
+from testbed.core.config import RadioPlan
+from testbed.core.errors import DeviceTimeout
+from testbed.core.ris import Board
+from testbed.core.types import AppliedPattern, SurfacePattern
+from testbed.nodes import calibration, measure
+from testbed.nodes.calibration import GainStep
+
+SPEED_M_S = 299_792_458.0
+ALICE_BOB_M = float(np.linalg.norm(np.subtract([4.0, 3.0, 1.5], [9.0, 4.0, 1.2])))  # static_room
+
+
+def lab_file(tmp_path: Path, *changes: tuple[str, str], base: str = "sim") -> str:
+    """Write a bundled lab with changes; return its path."""
+    text = config.find(config.Lab, base).read_text(encoding="utf-8")
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    path = tmp_path / "changed.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def examine(lab: str, repeats: int = 8) -> doctor.Diagnosis:
+    return doctor.examine(config.load_lab(lab), lab, RadioPlan(), repeats)
+
+
+def wrong(diagnosis: doctor.Diagnosis) -> list[tuple[str, str]]:
+    assert diagnosis.ok == all(f.ok for f in diagnosis.findings)
+    for f in diagnosis.findings:
+        assert f.ok == (f.fix == "")
+        assert "\n" not in f.detail + f.fix
+    return [(f.subject, f.check) for f in diagnosis.findings if not f.ok]
+
+
+def the(diagnosis: doctor.Diagnosis, subject: str, check: str) -> doctor.Finding:
+    (found,) = (f for f in diagnosis.findings if (f.subject, f.check) == (subject, check))
+    return found
+
+
+def truth(diagnosis: doctor.Diagnosis, name: str) -> dict[str, float]:
+    """What a simulated radio says of its own crystal."""
+    said = the(diagnosis, name, "device").detail
+    return {k: float(said.split(f"{k} ")[1].split(",")[0]) for k in ("clock_ppm", "cfo_ppm")}
+
+
+def test_simulated_radios_are_measured_as_they_are(tmp_path: Path) -> None:
+    changes = [
+        (
+            f'[node.{name}]\nrole = "{name}"\ndriver = "sim"',
+            f'[node.{name}]\nrole = "{name}"\ndriver = "sim"\n{options}',
+        )
+        for name, options in {
+            "alice": "options = { clock_ppm = 1.5, clock_offset_s = 3e-4, dc_offset_dbfs = -40.0 }",
+            "bob": "options = { clock_ppm = -1.0, clock_offset_s = -2e-4, cfo_ppm = 0.5 }",
+            "eve": "options = { clock_ppm = 0.25 }",
+        }.items()
+    ]
+    lab = lab_file(tmp_path, *changes)
+    diagnosis = examine(lab)
+    assert wrong(diagnosis) == []
+    radios = diagnosis.radios
+    assert set(radios) == {"alice", "bob", "eve"}
+    assert radios["alice"].dc_offset_dbfs == pytest.approx(-40.0, abs=0.5)
+    assert radios["bob"].dc_offset_dbfs == pytest.approx(-60.0, abs=0.5)
+    assert "eve" not in radios["bob"].heard  # she never sends
+    true = {name: truth(diagnosis, name) for name in radios}
+    assert true["bob"] == {"clock_ppm": -1.0, "cfo_ppm": 0.5}
+    for rx, tx in (("alice", "bob"), ("bob", "alice"), ("eve", "alice"), ("eve", "bob")):
+        heard, cfo_hz = radios[rx].heard[tx], radios[rx].cfo_hz[tx]
+        assert (heard.frames, heard.asked) == (8, 8)
+        # one frame tells its offset within some 300 Hz at 30 dB
+        assert cfo_hz == pytest.approx(2.4e9 * 1e-6 * (true[tx]["cfo_ppm"] - true[rx]["cfo_ppm"]), abs=500)
+        assert heard.clock_ppm == pytest.approx(true[rx]["clock_ppm"] - true[tx]["clock_ppm"], abs=0.1)
+        assert heard.delay_s is not None
+        assert heard.delay_s.std_s < 10e-9  # two jitters of 2 ns
+    for rx, tx in (("alice", "bob"), ("bob", "alice")):
+        heard = radios[rx].heard[tx]
+        assert heard.delay_s is not None
+        assert heard.clock_offset_s is not None
+        # echoes add to the straight way, chains up to three samples more
+        assert 0.0 <= heard.delay_s.mean_s - ALICE_BOB_M / SPEED_M_S < 50e-9
+        # reading the clocks in standing time told their offset already; what is left is 2.5 ppm until the first frame
+        assert abs(heard.clock_offset_s) < 2e-6
+    for name, found in radios.items():
+        table = found.gain_table
+        assert table[-1].rssi_dbfs - table[0].rssi_dbfs == pytest.approx(20.0, abs=1.0)
+        assert (found.turnaround_s is None) == (name == "eve")
+        folder = launch.node_state_dir(config.load_lab(lab), name)
+        assert calibration.read(folder, {"serial": found.serial}) == found
+        assert calibration.read(folder, {"serial": "another"}) is None
+        (folder / "calibration.json").write_text("{")
+        assert calibration.read(folder, {"serial": found.serial}) is None
+
+
+def test_the_command_prints_one_line_a_finding(tmp_path: Path) -> None:
+    lab = lab_file(tmp_path, ('driver = "sim"\ntx', 'driver = "simm"\ntx'))
+    command = [sys.executable, "-m", "testbed", "doctor", "--lab", lab, "--repeats", "4"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (said.returncode, said.stderr) == (1, "")
+    lines = said.stdout.splitlines()
+    assert [x[:3] for x in lines].count("fix") == 1
+    (line,) = (x for x in lines if x.startswith("fix"))
+    assert line.startswith("fix alice: driver: no driver 'simm'")
+    assert "pluto" in line
+    assert any(x.startswith("ok  bob → eve: link: SNR") for x in lines)
+    said = subprocess.run([*command[:4], "--lab", "sim", "--json"], capture_output=True, timeout=60)
+    assert said.returncode == 0
+    answer: dict[str, Any] = json.loads(said.stdout)
+    assert answer["ok"] is True
+    assert set(answer["radios"]) == {"alice", "bob", "eve"}
+
+
+def test_an_exposed_key_file_is_named(tmp_path: Path) -> None:
+    lab = lab_file(tmp_path)
+    folder = launch.make_keys(config.load_lab(lab))
+    (folder / "bob.secret").chmod(0o644)
+    diagnosis = examine(lab, repeats=4)
+    assert ("bob", "transport key") in wrong(diagnosis)
+    assert the(diagnosis, "bob", "transport key").fix == f"chmod 600 {folder / 'bob.secret'}"
+    assert ("alice → eve", "link") not in wrong(diagnosis)
+
+
+def test_a_delivered_key_that_others_can_read_is_named(tmp_path: Path) -> None:
+    lab = lab_file(tmp_path)
+    path = launch.node_state_dir(config.load_lab(lab), "bob") / "keys" / "a-run" / "block-0001.key"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    path.chmod(0o640)
+    diagnosis = examine(lab, repeats=4)
+    assert wrong(diagnosis) == [("bob", "delivered key")]
+    path.chmod(0o600)
+    assert wrong(examine(lab, repeats=4)) == []
+
+
+def test_a_port_in_use_and_an_unknown_host_are_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        lab = lab_file(
+            tmp_path, ("[node.alice]", f'[coordinator]\nport = {port}\n[node.alice]\nhost = "no-such.invalid"')
+        )
+        diagnosis = examine(lab, repeats=4)
+    assert wrong(diagnosis) == [("alice", "host"), ("coordinator", "port")]
+    assert "in use" in the(diagnosis, "coordinator", "port").detail
+    assert wrong(examine(lab, repeats=4)) == [("alice", "host")]
+
+
+def test_options_out_of_range_and_unknown_ones_are_named(tmp_path: Path) -> None:
+    lab = lab_file(
+        tmp_path, ("tx_gain_db = -6.0", "tx_gain_db = 60.0"), ("columns = 16", "kolumns = 16"),
+    )  # fmt: skip
+    diagnosis = examine(lab, repeats=4)
+    assert ("alice", "settings") in wrong(diagnosis)
+    assert "accepted -80 to 20" in the(diagnosis, "alice", "settings").detail
+    assert ("ris", "device") in wrong(diagnosis)
+    assert "kolumns" in the(diagnosis, "ris", "device").detail
+    assert the(diagnosis, "bob → eve", "link").ok  # the others are not kept waiting
+
+
+class _Board(Board):
+    """A board with a fault: an element that is stuck, or no answer at all."""
+
+    shape = (4, 6)  # type: ignore[assignment]
+    phase_bits = 1  # type: ignore[assignment]
+
+    def __init__(self, fault: str) -> None:
+        super().__init__("ris")
+        self._fault = fault
+        self._levels = np.zeros(self.shape, np.uint8)
+
+    def now_s(self) -> float:
+        return 0.0
+
+    def _do_apply(self, pattern: SurfacePattern, timeout_s: float) -> AppliedPattern:
+        if self._fault == "dead":
+            raise DeviceTimeout(self.name, "apply", self.state, "no answer within 2 s")
+        self._levels = pattern.levels.copy()
+        if self._fault == "stuck":
+            self._levels[1, 2] = 0
+        return AppliedPattern(pattern.digest, 0.0)
+
+    def _do_readback(self, timeout_s: float) -> SurfacePattern:
+        return SurfacePattern(self._levels, 1)
+
+    def _do_close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("fault", "said"), [("stuck", "1 of 24 elements"), ("dead", "no answer"), ("", "")])
+def test_a_board_that_does_not_do_as_told_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
+) -> None:
+    find = registry.load_driver
+
+    def load(group: str, name: str) -> Any:
+        return (lambda *_, **__: _Board(fault)) if group == "boards" else find(group, name)
+
+    monkeypatch.setattr(registry, "load_driver", load)
+    diagnosis = examine(lab_file(tmp_path), repeats=4)
+    assert wrong(diagnosis) == ([("ris", "board")] if fault else [])
+    assert said in the(diagnosis, "ris", "board").detail
+
+
+def test_a_link_that_is_too_weak_is_named(tmp_path: Path) -> None:
+    diagnosis = examine(lab_file(tmp_path, ("tx_gain_db = -6.0", "tx_gain_db = -60.0")), repeats=4)
+    assert ("alice → eve", "link") in wrong(diagnosis)
+    assert ("bob → alice", "link") not in wrong(diagnosis)
+
+
+def test_without_its_air_a_lab_is_not_measured(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        diagnosis = examine(lab_file(tmp_path, ('pace = "virtual"', f'pace = "virtual"\nport = {port}')), repeats=4)
+    assert wrong(diagnosis) == [("world", "port"), ("world", "simulated air")]
+    assert diagnosis.radios == {}
+
+
+def test_radios_without_timing_are_measured_step_by_step(tmp_path: Path) -> None:
+    changes = [('driver = "sim"\ntx', 'driver = "sim"\noptions = { timed = false }\ntx')] * 3
+    diagnosis = examine(lab_file(tmp_path, *changes), repeats=4)
+    assert wrong(diagnosis) == []
+    heard = diagnosis.radios["bob"].heard["alice"]
+    assert (heard.frames, heard.delay_s, diagnosis.radios["bob"].delay_s) == (4, None, None)
+
+
+def test_radios_with_and_without_timing_are_told_apart(tmp_path: Path) -> None:
+    lab = lab_file(
+        tmp_path, ('role = "alice"\ndriver = "sim"', 'role = "alice"\ndriver = "sim"\noptions = { timed = false }')
+    )
+    diagnosis = examine(lab, repeats=4)
+    assert wrong(diagnosis) == [("radios", "timing")]
+    assert set(diagnosis.radios["bob"].heard) == {"alice"}
+    assert diagnosis.radios["alice"].heard == {}
+
+
+def test_on_the_wall_clock_a_run_uses_what_was_measured(tmp_path: Path) -> None:
+    """The coordinator of a run after the doctor plans with the turn-around that the doctor stored."""
+    lab = lab_file(tmp_path, ('pace = "virtual"', 'pace = "wall"'))
+    place = config.load_lab(lab)
+    diagnosis = examine(lab, repeats=4)
+    assert wrong(diagnosis) == []
+    heard = diagnosis.radios["bob"].heard["alice"]
+    assert heard.delay_s is not None
+    assert 0.0 <= heard.delay_s.mean_s - ALICE_BOB_M / SPEED_M_S < 50e-9  # whatever the readings were off by
+    # written as if the host were slow, so that it cannot be taken for the driver's own figure
+    folder = launch.node_state_dir(place, "bob")
+    stored = calibration.read(folder, {"serial": diagnosis.radios["bob"].serial})
+    assert stored is not None
+    calibration.write(folder, msgspec.structs.replace(stored, turnaround_s=7e-3))
+    plan = msgspec.structs.replace(config.load_experiment("static_room_fixed"), rounds=3)
+    spacing_s: list[float] = []
+
+    def look(coordinator: Any, crew: Any) -> None:
+        state = coordinator.state
+        make = state._make_scheduler
+
+        def made() -> None:
+            make()
+            spacing_s.append(state._scheduler._turnaround_s)
+
+        state._make_scheduler = made
+
+    outcome = launch.run(plan, place, lab, tmp_path / "run", on_coordinator=look)
+    assert outcome.status == "finished"
+    assert spacing_s == [
+        pytest.approx(
+            plan.probing.turnaround_s
+            + max(7e-3, *(r.turnaround_s or 0 for n, r in diagnosis.radios.items() if n != "bob"))
+        )
+    ]
+
+
+def test_emulated_plutos_are_measured_through_libiio() -> None:
+    pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
+    diagnosis = examine("wire", repeats=16)
+    assert wrong(diagnosis) == []
+    lab = config.load_lab("wire")
+    # the emulated crystals are drawn from these seeds
+    ppm = {
+        n: float(seeds.generator(seeds.derive(0, lab.name, n), n, "crystal").uniform(-10, 10)) for n in diagnosis.radios
+    }
+    for rx, tx in (("alice", "bob"), ("bob", "alice"), ("eve", "alice"), ("eve", "bob")):
+        assert diagnosis.radios[rx].cfo_hz[tx] == pytest.approx(2.4e3 * (ppm[tx] - ppm[rx]), abs=500)
+    table = diagnosis.radios["eve"].gain_table
+    assert table[-1].rssi_dbfs - table[0].rssi_dbfs == pytest.approx(30.0, abs=1.0)
+    for name in ("alice", "bob"):
+        assert diagnosis.radios[name].serial.startswith("104473")
+        assert 0.0 < (diagnosis.radios[name].turnaround_s or 0.0) < 5.0
+
+
+def test_a_wrong_serial_number_and_a_pluto_twice_are_named(tmp_path: Path) -> None:
+    pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
+    lab = lab_file(
+        tmp_path,
+        ('role = "alice"', 'role = "alice"\noptions = { serial = "1234" }'),
+        ("[world.emulators.bob]", '[world.emulators.bob]\nserial = "77"'),
+        ("[world.emulators.eve]", '[world.emulators.eve]\nserial = "77"'),
+        base="wire",
+    )
+    diagnosis = examine(lab, repeats=4)
+    assert ("alice", "device") in wrong(diagnosis)
+    assert "the lab file says '1234'" in the(diagnosis, "alice", "device").detail
+    assert ("bob, eve", "serial number") in wrong(diagnosis)
+
+
+def test_delay_offset_and_rate_are_told_apart() -> None:
+    rng = np.random.default_rng(5)
+    t = np.arange(20) * 0.01
+    there = [(x, 40e-9 + 3e-6 + 2e-6 * x + rng.normal(0, 1e-9)) for x in t]
+    back = [(x + 0.005, 40e-9 - 3e-6 - 2e-6 * (x + 0.005) + rng.normal(0, 1e-9)) for x in t]
+    delay, offset_s, ppm = measure.two_way(there, back)
+    assert delay is not None
+    assert delay.mean_s == pytest.approx(40e-9, abs=1e-9)
+    assert delay.std_s == pytest.approx(1e-9, rel=0.4)
+    assert offset_s == pytest.approx(3e-6, abs=2e-9)
+    assert ppm == pytest.approx(2.0, abs=0.02)
+    alone, nothing, ppm = measure.two_way(there, [])
+    assert alone is not None
+    assert (alone.mean_s, nothing) == (pytest.approx(3.04e-6, abs=2e-9), 0.0)
+    assert ppm == pytest.approx(2.0, abs=0.02)
+    assert measure.two_way(there[:1], back[:2]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("rssi_dbfs", "clipped", "fix"),
+    [
+        ([-40.0, -30.0, -20.0], [0.0, 0.0, 0.0], ""),
+        ([-25.0, -25.0, -25.0], [0.0, 0.0, 0.0], "automatic gain control"),
+        ([-12.0, -3.0, -1.0], [0.0, 0.2, 0.5], "lower rx_gain_db"),
+        ([-12.0, -3.0, -1.0], [0.0, 0.0, 0.5], ""),
+        ([-69.0, -68.0, -66.0], [0.0, 0.0, 0.0], ""),  # noise: nothing is learnt about gain
+    ],
+)
+def test_gain_is_judged(rssi_dbfs: list[float], clipped: list[float], fix: str) -> None:
+    table = [
+        GainStep(rx_gain_db=g, rssi_dbfs=r, clipped=c) for g, r, c in zip((0, 10, 20), rssi_dbfs, clipped, strict=True)
+    ]
+    _, advice = doctor.judge_gain(table, 10.0, -70.0)
+    assert (fix in advice) if fix else advice == ""
