@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from testbed.core import config
@@ -78,6 +80,16 @@ def refusal(tmp_path: Path, text: str, lab: bool = False) -> str:
         ),
         ("[accounting]", '[surface]\npolicy = "random"\n\n[accounting]', ["[surface]", "[scene.surface]"]),
         ("interval_s = 0.05", 'schedule = "A>E B>AE"', ["[probing]", "'schedule'", "A>B"]),
+        (
+            "[accounting]",
+            "[scene.multipath]\nroom_m = [20.0, -1.0, 3.0]\n[accounting]",
+            ["[scene.multipath]", "'room_m'", "> 0"],
+        ),
+        (
+            "[accounting]",
+            "[scene.surface]\nposition_m = [0, 0, 2]\nnormal = [0, 0, 0]\n[accounting]",
+            ["[scene.surface]", "'normal'", "length 0"],
+        ),
         ("schema = 1", "schema = = 1", ["not TOML", "line 2"]),
     ],
 )
@@ -106,6 +118,53 @@ def test_mistakes_in_a_lab_are_named(tmp_path: Path, old: str, new: str, words: 
     message = refusal(tmp_path, LAB.replace(old, new, 1), lab=True)
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("interval_s = 0.05", "interval_s = {}", ["[probing]", "'interval_s'"]),
+        ("carrier_hz = 5.8e9", "carrier_hz = {}", ["[radio]", "'carrier_hz'"]),
+        ("[2.0, 3.0, 1.5]", "[2.0, {}, 1.5]", ["[scene.alice]", "'position_m'"]),
+        ("[accounting]", "[scene.multipath]\ndirect_db = {}\n[accounting]", ["[scene.multipath]", "'direct_db'"]),
+        (
+            "interval_s = 0.05",
+            "estimator_options = {{ min_snr_db = {} }}",
+            ["[probing.estimator_options]", "'min_snr_db'"],
+        ),
+    ],
+)
+def test_what_is_not_a_finite_number_is_refused(
+    tmp_path: Path, old: str, new: str, words: list[str], value: str
+) -> None:
+    assert old in GOOD
+    message = refusal(tmp_path, GOOD.replace(old, new.format(value), 1))
+    for word in [*words, value, "finite"]:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('role = "eve"', 'role = "eve"\nrx_gain_db = nan', ["[node.eve]", "'rx_gain_db'"]),
+        ('role = "eve"', 'role = "eve"\noptions = { cfo_ppm = inf }', ["[node.eve.options]", "'cfo_ppm'"]),
+        ("[world]", "[coordinator]\njoin_timeout_s = inf\n[world]", ["[coordinator]", "'join_timeout_s'"]),
+    ],
+)
+def test_what_is_not_a_finite_number_is_refused_in_a_lab(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
+    assert old in LAB
+    message = refusal(tmp_path, LAB.replace(old, new, 1), lab=True)
+    for word in [*words, "finite"]:
+        assert word in message
+
+
+def test_a_blocked_direct_path_survives_the_records() -> None:
+    """What a run writes of its experiment is read again as it was."""
+    raw = tomllib.loads(GOOD + "\n[scene.multipath]\ndirect_db = -200")
+    experiment = config.convert(raw, config.Experiment, "mine")
+    written = msgspec.json.encode(config.to_dict(experiment))
+    assert config.convert(msgspec.json.decode(written), config.Experiment, "again") == experiment
 
 
 def test_a_missing_file_names_the_bundled_ones() -> None:
