@@ -13,7 +13,7 @@ import re
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -325,7 +325,14 @@ def _convert(raw: Any, kind: type[C], source: str, above: list[str]) -> C:
         raise InputError(f"{source}: {_explain(str(exc), kind, above)}") from exc
 
 
-def _struct_at(kind: Any, keys: list[str]) -> Any:
+def _choices(hint: Any) -> list[Any]:
+    """Return the values of a Literal, also of one that may be None; none for any other type."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [value for option in get_args(hint) if get_origin(option) is Literal for value in get_args(option)]
+
+
+def _type_at(kind: Any, keys: list[str]) -> Any:
     """Follow a path of keys through nested tables; None where it leaves them."""
     current: Any = kind
     for key in keys:
@@ -349,7 +356,7 @@ def _explain(message: str, kind: Any, above: list[str]) -> str:
     missing = re.match(r"Object missing required field `(.+)`", text)
     if unknown or missing:
         table = f"table [{'.'.join(keys)}]" if keys else "top level"
-        found = _struct_at(kind, inner)
+        found = _type_at(kind, inner)
         accepted = sorted(f.name for f in msgspec.structs.fields(found)) if found is not None else []
         if missing:
             return f"{table}: missing {missing[1]!r}; accepted keys: {', '.join(accepted)}"
@@ -357,7 +364,9 @@ def _explain(message: str, kind: Any, above: list[str]) -> str:
         near = difflib.get_close_matches(unknown[1], accepted, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{table}: unknown key {unknown[1]!r}{hint}; accepted: {', '.join(accepted)}"
-    return f"{_place(keys)}: {text[0].lower()}{text[1:]}"
+    choices = _choices(_type_at(kind, inner))
+    accepted = f"; accepted: {', '.join(map(repr, choices))}" if choices else ""
+    return f"{_place(keys)}: {text[0].lower()}{text[1:]}{accepted}"
 
 
 def _check_experiment(e: Experiment, source: str) -> None:

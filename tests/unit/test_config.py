@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from testbed.core import config
+from testbed.core import config, registry
 from testbed.core.errors import InputError
 
 GOOD = """
@@ -67,7 +67,16 @@ def refusal(tmp_path: Path, text: str, lab: bool = False) -> str:
         ("carrier_hz = 5.8e9", 'carrier_hz = "5.8 GHz"', ["[radio]", "'carrier_hz'", "float"]),
         ("rounds = 600", "rounds = 0", ["'rounds'", ">= 1"]),
         ("rounds = 600", "round = 600", ["'round'", "did you mean 'rounds'"]),
-        ("schema = 1", "schema = 9", ["'schema'"]),
+        ("schema = 1", "schema = 9", ["'schema'", "accepted: 1"]),
+        ("rounds = 600", 'mode = "privat"', ["'mode'", "accepted: 'experiment', 'private'"]),
+        ("[accounting]", '[surface]\npolicy = "randm"\n[accounting]', ["[surface]", "'policy'", "'none', 'fixed'"]),
+        ("[accounting]", '[scene.eve]\nnear = "bobb"\n[accounting]', ["[scene.eve]", "'near'", "'alice', 'bob'"]),
+        (
+            "interval_s = 0.05",
+            'estimator_options = { min_snr_db = "x" }',
+            ["[probing]", "option types", "min_snr_db = 'x'", "float"],
+        ),
+        ("[accounting]", "[chain]\nquantize_options = { bits = 2.5 }\n[accounting]", ["[chain]", "bits = 2.5", "int"]),
         ("schema = 1", "", ["missing 'schema'"]),
         ("[scene.alice]\nposition_m = [2.0, 3.0, 1.5]", "", ["[scene]", "missing 'alice'"]),
         ("position_m = [2.0, 3.0, 1.5]", "position_m = [2.0, 3.0]", ["[scene.alice]", "'position_m'", "3"]),
@@ -105,12 +114,12 @@ def test_mistakes_in_an_experiment_are_named(tmp_path: Path, old: str, new: str,
     [
         ('role = "bob"', 'role = "alice"', ["no node has role = 'bob'"]),
         ('role = "eve"', 'role = "bob"', ["[node.bob]", "[node.eve]", "one"]),
-        ('role = "eve"', 'role = "mallory"', ["[node.eve]", "'role'"]),
+        ('role = "eve"', 'role = "mallory"', ["[node.eve]", "'role'", "accepted: 'alice', 'bob', 'eve', 'ris'"]),
         ('role = "eve"', 'role = "eve"\nlocal = false', ["[coordinator]", "'port'", "eve"]),
         ('role = "eve"', 'role = "eve"\ntx_gain = 3', ["[node.eve]", "'tx_gain'", "did you mean 'tx_gain_db'"]),
         ('name = "sim"', 'name = "s m"', ["'name'"]),
         ("[world]", "[coordinator]\nlost_after_s = 0.5\n[world]", ["[coordinator]", "'lost_after_s'", "heartbeat_s"]),
-        ('pace = "virtual"', 'pace = "fast"', ["[world]", "'pace'"]),
+        ('pace = "virtual"', 'pace = "fast"', ["[world]", "'pace'", "accepted: 'virtual', 'wall'"]),
     ],
 )
 def test_mistakes_in_a_lab_are_named(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
@@ -176,3 +185,16 @@ def test_json_schema_knows_every_table() -> None:
     text = str(config.json_schema(config.Experiment))
     for word in ("carrier_hz", "offset_wavelengths", "sacrifice_fraction"):
         assert word in text
+
+
+def test_a_type_that_only_the_stage_itself_refuses_is_told_with_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third party's stage may have no annotations."""
+
+    class Stage:
+        def __init__(self, depth=1):  # type: ignore[no-untyped-def]
+            if depth < 0:
+                raise ValueError
+
+    monkeypatch.setattr(registry, "stage_class", lambda stage, name: Stage)
+    with pytest.raises(InputError, match=r"option types.*depth = 'x'"):
+        registry.make_stage("enhance", "deep", {"depth": "x"})
