@@ -1,7 +1,8 @@
 """The two files a user writes: the lab (which hardware, where) and the experiment (what is done with it).
 
 Strict: an unknown key, a missing table or a value of the wrong type or range raises InputError in one line that names
-file, table and key and says what is accepted. No number may be inf or nan: records are JSON, which has neither. `json_schema` exports both schemas for editors.
+file, table and key and says what is accepted. No number may be inf or nan: records are JSON, which
+has neither. `json_schema` exports both schemas for editors.
 """
 
 from __future__ import annotations
@@ -438,6 +439,28 @@ def _check_lab(lab: Lab, source: str) -> None:
         raise InputError(
             f"{source}: table [node.{lab.by_role('alice')}]: key 'port': Alice's discussion port must be given "
             "where a node is remote"
+        )
+
+
+def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None:
+    """Raise InputError where a driver is not installed here; nothing is imported.
+
+    Of the nodes `names`; by default of all that start on this machine, the simulated air included.
+    """
+    if names is None:
+        names = [name for name, place in lab.node.items() if place.local]
+        if lab.world is not None and lab.world.local:
+            _check_driver("worlds", lab.world.driver, f"{source}: table [world]")
+    for name in names:
+        place = lab.node[name]
+        _check_driver("boards" if place.role == "ris" else "radios", place.driver, f"{source}: table [node.{name}]")
+
+
+def _check_driver(group: str, driver: str, where: str) -> None:
+    known = registry.driver_names(group)
+    if driver not in known:
+        raise InputError(
+            f"{where}: key 'driver': no {driver!r} among the installed {group}; accepted: {', '.join(known) or 'none'}"
         )
 
 

@@ -92,6 +92,11 @@ def _check_types(what: str, cls: type[Any], options: dict[str, Any]) -> None:
             raise InputError(f"{what}: option types: {key} = {value!r}: {said[0].lower()}{said[1:]}") from exc
 
 
+def driver_names(group: str) -> list[str]:
+    """Return the names of the installed drivers of a group (radios, boards or worlds), none of them imported."""
+    return sorted({p.name for p in entry_points(group=f"testbed.{group}")})
+
+
 def load_driver(group: str, name: str) -> Any:
     """Load a driver (`group` is radios, boards or worlds) by its entry point's name."""
     points = {p.name: p for p in entry_points(group=f"testbed.{group}")}

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from testbed import cli
 from testbed.core import config, registry
 from testbed.core.errors import InputError
 
@@ -198,3 +199,37 @@ def test_a_type_that_only_the_stage_itself_refuses_is_told_with_its_options(monk
     monkeypatch.setattr(registry, "stage_class", lambda stage, name: Stage)
     with pytest.raises(InputError, match=r"option types.*depth = 'x'"):
         registry.make_stage("enhance", "deep", {"depth": "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("bob", ["[node.bob]", "'driver'", "radios", "sim"]),
+        ("ris", ["[node.ris]", "'driver'", "boards", "sim"]),
+        (None, ["[world]", "'driver'", "worlds", "sim"]),
+    ],
+)
+def test_drivers_that_are_not_installed_are_named_before_anything_starts(name: str | None, words: list[str]) -> None:
+    lab = config.load_lab("sim")
+    config.check_drivers(lab, "mine.toml")
+    (lab.world if name is None else lab.node[name]).driver = "smi"
+    with pytest.raises(InputError) as caught:
+        config.check_drivers(lab, "mine.toml")
+    for word in [*words, "mine.toml", "'smi'"]:
+        assert word in str(caught.value)
+    config.check_drivers(lab, "mine.toml", ["alice"])
+    if name is not None:
+        lab.node[name].local = False
+        config.check_drivers(lab, "mine.toml")
+        with pytest.raises(InputError):
+            config.check_drivers(lab, "mine.toml", [name])
+
+
+def test_the_command_checks_drivers_before_it_makes_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(LAB.replace('driver = "sim"\ntx_gain_db', 'driver = "smi"\ntx_gain_db', 1))
+    monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "state"))
+    for arguments in (["run", "static_room", "--out", str(tmp_path / "runs")], ["node", "alice"]):
+        with pytest.raises(InputError, match=r"table \[node.alice\]: key 'driver'"):
+            cli.app([*arguments, "--lab", str(path)], standalone_mode=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.toml"]
