@@ -71,6 +71,7 @@ def run(
 
     plan, place = _plan(experiment, rounds, seed), config.load_lab(lab)
     _check_world(plan, place, lab)
+    config.check_drivers(place, lab)
     folder = launch.new_run_folder(out, Path(experiment).stem)
     with _ProgressBar() as bar:
         outcome = launch.run(plan, place, lab, folder, bar.update, _stop_on_signals)
@@ -103,7 +104,7 @@ def coordinator(
             raise InputError(f"{lab}: table [world]: key 'port' is 0, so say where the air is: --world tcp://HOST:PORT")
         world = f"tcp://{place.world.host}:{place.world.port}"
     if place.curve:
-        launch.make_keys(place)
+        launch.make_keys(place, ["coordinator", *launch.local_names(place)])
     server = Coordinator(
         place, plan, launch.new_run_folder(out, Path(experiment).stem), launch.load_identity(place, "coordinator")
     )
@@ -140,6 +141,7 @@ def node(
     place = config.load_lab(lab)
     if name not in place.node:
         raise InputError(f"{lab}: no table [node.{name}]; accepted: {', '.join(place.node)}")
+    config.check_drivers(place, lab, [name])
     if uri is not None:
         place.node[name].options["uri"] = uri
     if coordinator is None:
@@ -151,7 +153,7 @@ def node(
     if world is None and place.world is not None and place.world.port:
         world = f"tcp://{place.world.host}:{place.world.port}"
     if place.curve:
-        launch.make_keys(place)
+        launch.make_keys(place, [name])
     daemon = NodeDaemon(
         place, name, coordinator, world, launch.load_identity(place, name), launch.node_state_dir(place, name)
     )
@@ -186,7 +188,7 @@ def sim(
     if place.world is None:
         raise InputError(f"{lab}: no table [world]: this lab has no simulated air")
     if place.curve:
-        launch.make_keys(place)
+        launch.make_keys(place, ["world", *(launch.local_names(place) if place.world.local else [])])
     if supervised:
         watch_parent()
     driver = registry.load_driver("worlds", place.world.driver)
@@ -320,17 +322,27 @@ def bench(
 
 
 @app.command("keygen-certs")
-def keygen_certs(lab: LabOption = "sim") -> None:
-    """Make the transport keys of a lab's daemons where they are missing, and say where they are.
+def keygen_certs(
+    names: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(help="Daemons of this machine; default: those that the lab calls local.", metavar="NAME"),
+    ] = None,
+    lab: LabOption = "sim",
+) -> None:
+    """Make the transport keys of this machine's daemons where they are missing, and say in which folder they are.
 
-    Each machine keeps its own `.secret` files; copy the `.public` ones to the others.
+    Each machine keeps its own `.secret` files; copy the `.public` ones to the same folder on the others.
 
-    Example: testbed keygen-certs --lab bench.toml
+    Example: testbed keygen-certs --lab bench.toml bob
     """
     from testbed import launch
 
     place = config.load_lab(lab)
-    print(launch.make_keys(place))
+    known = launch.daemon_names(place)
+    for name in names or ():
+        if name not in known:
+            raise InputError(f"{lab}: no daemon {name!r}; accepted: {', '.join(known)}")
+    print(launch.make_keys(place, names or launch.local_names(place)))
 
 
 @app.command()

@@ -38,10 +38,20 @@ def daemon_names(lab: Lab) -> list[str]:
     return ["coordinator", *(["world"] if lab.world else []), *lab.node]
 
 
-def make_keys(lab: Lab) -> Path:
-    """Make the transport keys of every daemon of a lab that has none yet; returns their folder."""
+def local_names(lab: Lab) -> list[str]:
+    """Return the daemons that the lab calls local."""
+    local = {"coordinator": lab.coordinator.local, "world": lab.world is not None and lab.world.local}
+    local |= {name: place.local for name, place in lab.node.items()}
+    return [name for name, here in local.items() if here]
+
+
+def make_keys(lab: Lab, names: list[str]) -> Path:
+    """Make the transport keys of these daemons where they have none; returns their folder.
+
+    Each machine makes the pairs of its own daemons and no others.
+    """
     folder = lab_folder(lab) / "transport"
-    for name in daemon_names(lab):
+    for name in names:
         identity.make(folder, name)
     return folder
 
@@ -238,7 +248,7 @@ def run(
     `on_coordinator` is called once everything is started (signal handlers, tests that kill a node).
     """
     if lab.curve:
-        make_keys(lab)
+        make_keys(lab, ["coordinator", *local_names(lab)])
     coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"))
     crew = Crew(lab, lab_name)
     try:

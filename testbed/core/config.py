@@ -1,18 +1,20 @@
 """The two files a user writes: the lab (which hardware, where) and the experiment (what is done with it).
 
 Strict: an unknown key, a missing table or a value of the wrong type or range raises InputError in one line that names
-file, table and key and says what is accepted. `json_schema` exports both schemas for editors.
+file, table and key and says what is accepted. No number may be inf or nan: records are JSON, which
+has neither. `json_schema` exports both schemas for editors.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -23,9 +25,9 @@ from testbed.core.errors import InputError
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Vector = Annotated[list[float], Meta(min_length=3, max_length=3)]
+Box = Annotated[list[Positive], Meta(min_length=3, max_length=3)]
 Role = Literal["alice", "bob", "eve", "ris"]
 Options = dict[str, Any]
 
@@ -84,10 +86,10 @@ class Multipath(_Table):
     """Single-bounce scatterers around the nodes."""
 
     n_scatterers: Annotated[int, Meta(ge=0, le=500)] = 40
-    room_m: Vector = field(default_factory=lambda: [20.0, 16.0, 3.0])
+    room_m: Box = field(default_factory=lambda: [20.0, 16.0, 3.0])
     """Scatterers are drawn uniformly in this box, whose lower corner is the origin."""
     direct_db: float = -10.0
-    """Direct path relative to free space; −inf where it is blocked."""
+    """Direct path relative to free space; -200 where it is blocked (far below any noise, and still a number)."""
     scatter_loss_db: NonNegative = 6.0
     """Mean loss at a bounce."""
     scatterer_speed_m_s: NonNegative = 0.0
@@ -290,11 +292,30 @@ def _load(path: Path, kind: type[T]) -> T:
 
 def convert(raw: dict[str, Any], kind: type[T], source: str) -> T:
     """Check a parsed file against its schema; raises InputError in one line."""
+    _refuse_non_finite(raw, source, [])
     if kind is Lab and isinstance(raw.get("node"), dict):
         # one by one first: the error for a whole dict does not say which of its tables is wrong
         for name, table in raw["node"].items():
             _convert(table, NodePlace, source, [f"node.{name}"])
     return _convert(raw, kind, source, [])
+
+
+def _refuse_non_finite(value: Any, source: str, keys: list[str]) -> None:
+    """Raise InputError for the first inf or nan in a parsed file, drivers' and stages' options included."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_non_finite(inner, source, [*keys, str(key)])
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_non_finite(inner, source, keys)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{source}: {_place(keys)}: {value} given, accepted: finite numbers")
+
+
+def _place(keys: list[str]) -> str:
+    """Say where in a file a key is."""
+    table, key = ".".join(keys[:-1]), keys[-1] if keys else "file"
+    return f"{f'table [{table}]' if table else 'top level'}: key {key!r}"
 
 
 C = TypeVar("C", bound=Struct)
@@ -307,7 +328,14 @@ def _convert(raw: Any, kind: type[C], source: str, above: list[str]) -> C:
         raise InputError(f"{source}: {_explain(str(exc), kind, above)}") from exc
 
 
-def _struct_at(kind: Any, keys: list[str]) -> Any:
+def _choices(hint: Any) -> list[Any]:
+    """Return the values of a Literal, also of one that may be None; none for any other type."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [value for option in get_args(hint) if get_origin(option) is Literal for value in get_args(option)]
+
+
+def _type_at(kind: Any, keys: list[str]) -> Any:
     """Follow a path of keys through nested tables; None where it leaves them."""
     current: Any = kind
     for key in keys:
@@ -324,13 +352,14 @@ def _struct_at(kind: Any, keys: list[str]) -> Any:
 def _explain(message: str, kind: Any, above: list[str]) -> str:
     """Turn msgspec's message into `table [table]: key 'key': what is wrong; accepted: …`."""
     text, _, where = message.partition(" - at `")
-    inner = [k for k in re.split(r"\.|\[|\]", where.rstrip("`").lstrip("$")) if k and k != "..."]
+    # the place in a list is left out: the list has the key
+    inner = [k for k in re.sub(r"\[(\d+|\.\.\.)\]", "", where.rstrip("`").lstrip("$")).split(".") if k]
     keys = above + inner
     unknown = re.match(r"Object contains unknown field `(.+)`", text)
     missing = re.match(r"Object missing required field `(.+)`", text)
     if unknown or missing:
         table = f"table [{'.'.join(keys)}]" if keys else "top level"
-        found = _struct_at(kind, inner)
+        found = _type_at(kind, inner)
         accepted = sorted(f.name for f in msgspec.structs.fields(found)) if found is not None else []
         if missing:
             return f"{table}: missing {missing[1]!r}; accepted keys: {', '.join(accepted)}"
@@ -338,8 +367,9 @@ def _explain(message: str, kind: Any, above: list[str]) -> str:
         near = difflib.get_close_matches(unknown[1], accepted, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{table}: unknown key {unknown[1]!r}{hint}; accepted: {', '.join(accepted)}"
-    table, key = ".".join(keys[:-1]), keys[-1] if keys else "file"
-    return f"{f'table [{table}]' if table else 'top level'}: key {key!r}: {text[0].lower()}{text[1:]}"
+    choices = _choices(_type_at(kind, inner))
+    accepted = f"; accepted: {', '.join(map(repr, choices))}" if choices else ""
+    return f"{_place(keys)}: {text[0].lower()}{text[1:]}{accepted}"
 
 
 def _check_experiment(e: Experiment, source: str) -> None:
@@ -372,6 +402,8 @@ def _check_experiment(e: Experiment, source: str) -> None:
         raise InputError(
             f"{source}: table [records]: key 'iq': recorded samples give the keys away; accepted in private mode: false"
         )
+    if e.scene.surface is not None and not any(e.scene.surface.normal):
+        raise InputError(f"{source}: table [scene.surface]: key 'normal': of length 0, accepted: a direction")
     if e.surface.policy != "none" and e.scene.surface is None:
         raise InputError(
             f"{source}: table [surface]: policy = {e.surface.policy!r} needs a table [scene.surface] "
@@ -413,6 +445,28 @@ def _check_lab(lab: Lab, source: str) -> None:
         raise InputError(
             f"{source}: table [node.{lab.by_role('alice')}]: key 'port': Alice's discussion port must be given "
             "where a node is remote"
+        )
+
+
+def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None:
+    """Raise InputError where a driver is not installed here; nothing is imported.
+
+    Of the nodes `names`; by default of all that start on this machine, the simulated air included.
+    """
+    if names is None:
+        names = [name for name, place in lab.node.items() if place.local]
+        if lab.world is not None and lab.world.local:
+            _check_driver("worlds", lab.world.driver, f"{source}: table [world]")
+    for name in names:
+        place = lab.node[name]
+        _check_driver("boards" if place.role == "ris" else "radios", place.driver, f"{source}: table [node.{name}]")
+
+
+def _check_driver(group: str, driver: str, where: str) -> None:
+    known = registry.driver_names(group)
+    if driver not in known:
+        raise InputError(
+            f"{where}: key 'driver': no {driver!r} among the installed {group}; accepted: {', '.join(known) or 'none'}"
         )
 
 

@@ -33,22 +33,43 @@ def _write_private(path: Path, text: str) -> bool:
 
 
 def make(folder: Path, name: str) -> None:
-    """Make the key pair `name` in `folder` unless it is there: `<name>.secret` (0600) and `<name>.public`."""
+    """Make the key pair `name` in `folder` unless it is there: `<name>.secret` (0600) and `<name>.public`.
+
+    A secret without its public half is given it again. A public key without its secret came from another machine, where
+    `name` runs: raises InputError.
+    """
     import zmq
 
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if (folder / f"{name}.secret").exists() or (folder / f"{name}.public").exists():
+    secret_path, public_path = folder / f"{name}.secret", folder / f"{name}.public"
+    if secret_path.exists():
+        if not public_path.exists():
+            public_path.write_text(_public(secret_path) + "\n")
         return
+    if public_path.exists():
+        raise InputError(
+            f"{public_path}: here without {secret_path.name}, so this pair was made on another machine; "
+            f"to run {name!r} here, remove it and make a pair of its own"
+        )
     public, secret = zmq.curve_keypair()
-    if _write_private(folder / f"{name}.secret", secret.decode() + "\n"):
-        (folder / f"{name}.public").write_text(public.decode() + "\n")
+    if _write_private(secret_path, secret.decode() + "\n"):
+        public_path.write_text(public.decode() + "\n")
+
+
+def _public(secret_path: Path) -> str:
+    import zmq
+
+    return str(zmq.curve_public(_key(secret_path).encode()).decode())
 
 
 def load(folder: Path, name: str, others: list[str]) -> Identity:
-    """Load `name`'s pair and the public keys of `others`; raises InputError naming the missing or exposed file."""
+    """Load `name`'s pair and the public keys of `others`; raises InputError naming the missing or exposed file,
+    or the two files that are no pair."""
     secret_path = folder / f"{name}.secret"
     if not secret_path.exists():
-        raise InputError(f"{secret_path}: no transport key for {name!r}; make it with `testbed keygen-certs --lab …`")
+        raise InputError(
+            f"{secret_path}: no transport key for {name!r}; make it with `testbed keygen-certs --lab … {name}`"
+        )
     if secret_path.stat().st_mode & 0o077:
         raise InputError(
             f"{secret_path}: readable by others (mode {secret_path.stat().st_mode & 0o777:o}); accepted: 600"
@@ -58,9 +79,15 @@ def load(folder: Path, name: str, others: list[str]) -> Identity:
         path = folder / f"{other}.public"
         if not path.exists():
             raise InputError(
-                f"{path}: no public key of {other!r}; copy it from that machine or run `testbed keygen-certs`"
+                f"{path}: no public key of {other!r}; copy it from its machine, "
+                f"or make it there with `testbed keygen-certs --lab … {other}`"
             )
         known[other] = _key(path)
+    if _public(secret_path) != known[name]:
+        raise InputError(
+            f"{folder / f'{name}.public'} does not belong to {secret_path}: it was overwritten by another machine's; "
+            f"remove it and run `testbed keygen-certs --lab … {name}`"
+        )
     return Identity(name=name, public=known[name], secret=_key(secret_path), known=known)
 
 

@@ -11,7 +11,9 @@ import importlib
 import inspect
 import pkgutil
 from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
 
 from testbed.core.errors import InputError
 from testbed.core.stages import CsiEstimator, Enhancer, Quantizer, Reconciler, Sounder
@@ -69,10 +71,30 @@ def make_stage(stage: str, name: str, options: dict[str, Any]) -> Any:
             raise InputError(
                 f"{stage} {name!r} has no option {key!r}; accepted: {', '.join(sorted(accepted)) or 'none'}"
             )
+    _check_types(f"{stage} {name!r}", cls, options)
     try:
         return cls(**options)
-    except (TypeError, ValueError) as exc:
+    except ValueError as exc:
         raise InputError(f"{stage} {name!r}: {exc}") from exc
+    except TypeError as exc:
+        given = ", ".join(f"{key} = {value!r}" for key, value in options.items()) or "none given"
+        raise InputError(f"{stage} {name!r}: option types are not accepted: {given} ({exc})") from exc
+
+
+def _check_types(what: str, cls: type[Any], options: dict[str, Any]) -> None:
+    """Hold options against the annotations of the constructor; raises InputError naming option and type."""
+    hints = get_type_hints(cls.__init__)
+    for key, value in options.items():
+        try:
+            msgspec.convert(value, hints.get(key, Any))
+        except msgspec.ValidationError as exc:
+            said = str(exc)
+            raise InputError(f"{what}: option types: {key} = {value!r}: {said[0].lower()}{said[1:]}") from exc
+
+
+def driver_names(group: str) -> list[str]:
+    """Return the names of the installed drivers of a group (radios, boards or worlds), none of them imported."""
+    return sorted({p.name for p in entry_points(group=f"testbed.{group}")})
 
 
 def load_driver(group: str, name: str) -> Any:

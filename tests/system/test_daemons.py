@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from testbed import launch
 from testbed.core import config
 from testbed.records import reader
 
@@ -45,6 +46,8 @@ class Site:
         self.lab = folder / "lab.toml"
         self.lab.write_text(text)
         self.world_port = world
+        lab = config.load_lab(str(self.lab))
+        launch.make_keys(lab, launch.daemon_names(lab))  # all sites share one state folder
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         child = subprocess.Popen(

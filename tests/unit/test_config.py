@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from testbed.core import config
+from testbed import cli
+from testbed.core import config, registry
 from testbed.core.errors import InputError
 
 GOOD = """
@@ -65,7 +68,16 @@ def refusal(tmp_path: Path, text: str, lab: bool = False) -> str:
         ("carrier_hz = 5.8e9", 'carrier_hz = "5.8 GHz"', ["[radio]", "'carrier_hz'", "float"]),
         ("rounds = 600", "rounds = 0", ["'rounds'", ">= 1"]),
         ("rounds = 600", "round = 600", ["'round'", "did you mean 'rounds'"]),
-        ("schema = 1", "schema = 9", ["'schema'"]),
+        ("schema = 1", "schema = 9", ["'schema'", "accepted: 1"]),
+        ("rounds = 600", 'mode = "privat"', ["'mode'", "accepted: 'experiment', 'private'"]),
+        ("[accounting]", '[surface]\npolicy = "randm"\n[accounting]', ["[surface]", "'policy'", "'none', 'fixed'"]),
+        ("[accounting]", '[scene.eve]\nnear = "bobb"\n[accounting]', ["[scene.eve]", "'near'", "'alice', 'bob'"]),
+        (
+            "interval_s = 0.05",
+            'estimator_options = { min_snr_db = "x" }',
+            ["[probing]", "option types", "min_snr_db = 'x'", "float"],
+        ),
+        ("[accounting]", "[chain]\nquantize_options = { bits = 2.5 }\n[accounting]", ["[chain]", "bits = 2.5", "int"]),
         ("schema = 1", "", ["missing 'schema'"]),
         ("[scene.alice]\nposition_m = [2.0, 3.0, 1.5]", "", ["[scene]", "missing 'alice'"]),
         ("position_m = [2.0, 3.0, 1.5]", "position_m = [2.0, 3.0]", ["[scene.alice]", "'position_m'", "3"]),
@@ -78,6 +90,16 @@ def refusal(tmp_path: Path, text: str, lab: bool = False) -> str:
         ),
         ("[accounting]", '[surface]\npolicy = "random"\n\n[accounting]', ["[surface]", "[scene.surface]"]),
         ("interval_s = 0.05", 'schedule = "A>E B>AE"', ["[probing]", "'schedule'", "A>B"]),
+        (
+            "[accounting]",
+            "[scene.multipath]\nroom_m = [20.0, -1.0, 3.0]\n[accounting]",
+            ["[scene.multipath]", "'room_m'", "> 0"],
+        ),
+        (
+            "[accounting]",
+            "[scene.surface]\nposition_m = [0, 0, 2]\nnormal = [0, 0, 0]\n[accounting]",
+            ["[scene.surface]", "'normal'", "length 0"],
+        ),
         ("schema = 1", "schema = = 1", ["not TOML", "line 2"]),
     ],
 )
@@ -93,12 +115,12 @@ def test_mistakes_in_an_experiment_are_named(tmp_path: Path, old: str, new: str,
     [
         ('role = "bob"', 'role = "alice"', ["no node has role = 'bob'"]),
         ('role = "eve"', 'role = "bob"', ["[node.bob]", "[node.eve]", "one"]),
-        ('role = "eve"', 'role = "mallory"', ["[node.eve]", "'role'"]),
+        ('role = "eve"', 'role = "mallory"', ["[node.eve]", "'role'", "accepted: 'alice', 'bob', 'eve', 'ris'"]),
         ('role = "eve"', 'role = "eve"\nlocal = false', ["[coordinator]", "'port'", "eve"]),
         ('role = "eve"', 'role = "eve"\ntx_gain = 3', ["[node.eve]", "'tx_gain'", "did you mean 'tx_gain_db'"]),
         ('name = "sim"', 'name = "s m"', ["'name'"]),
         ("[world]", "[coordinator]\nlost_after_s = 0.5\n[world]", ["[coordinator]", "'lost_after_s'", "heartbeat_s"]),
-        ('pace = "virtual"', 'pace = "fast"', ["[world]", "'pace'"]),
+        ('pace = "virtual"', 'pace = "fast"', ["[world]", "'pace'", "accepted: 'virtual', 'wall'"]),
     ],
 )
 def test_mistakes_in_a_lab_are_named(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
@@ -106,6 +128,53 @@ def test_mistakes_in_a_lab_are_named(tmp_path: Path, old: str, new: str, words: 
     message = refusal(tmp_path, LAB.replace(old, new, 1), lab=True)
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("interval_s = 0.05", "interval_s = {}", ["[probing]", "'interval_s'"]),
+        ("carrier_hz = 5.8e9", "carrier_hz = {}", ["[radio]", "'carrier_hz'"]),
+        ("[2.0, 3.0, 1.5]", "[2.0, {}, 1.5]", ["[scene.alice]", "'position_m'"]),
+        ("[accounting]", "[scene.multipath]\ndirect_db = {}\n[accounting]", ["[scene.multipath]", "'direct_db'"]),
+        (
+            "interval_s = 0.05",
+            "estimator_options = {{ min_snr_db = {} }}",
+            ["[probing.estimator_options]", "'min_snr_db'"],
+        ),
+    ],
+)
+def test_what_is_not_a_finite_number_is_refused(
+    tmp_path: Path, old: str, new: str, words: list[str], value: str
+) -> None:
+    assert old in GOOD
+    message = refusal(tmp_path, GOOD.replace(old, new.format(value), 1))
+    for word in [*words, value, "finite"]:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('role = "eve"', 'role = "eve"\nrx_gain_db = nan', ["[node.eve]", "'rx_gain_db'"]),
+        ('role = "eve"', 'role = "eve"\noptions = { cfo_ppm = inf }', ["[node.eve.options]", "'cfo_ppm'"]),
+        ("[world]", "[coordinator]\njoin_timeout_s = inf\n[world]", ["[coordinator]", "'join_timeout_s'"]),
+    ],
+)
+def test_what_is_not_a_finite_number_is_refused_in_a_lab(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
+    assert old in LAB
+    message = refusal(tmp_path, LAB.replace(old, new, 1), lab=True)
+    for word in [*words, "finite"]:
+        assert word in message
+
+
+def test_a_blocked_direct_path_survives_the_records() -> None:
+    """What a run writes of its experiment is read again as it was."""
+    raw = tomllib.loads(GOOD + "\n[scene.multipath]\ndirect_db = -200")
+    experiment = config.convert(raw, config.Experiment, "mine")
+    written = msgspec.json.encode(config.to_dict(experiment))
+    assert config.convert(msgspec.json.decode(written), config.Experiment, "again") == experiment
 
 
 def test_a_missing_file_names_the_bundled_ones() -> None:
@@ -117,3 +186,50 @@ def test_json_schema_knows_every_table() -> None:
     text = str(config.json_schema(config.Experiment))
     for word in ("carrier_hz", "offset_wavelengths", "sacrifice_fraction"):
         assert word in text
+
+
+def test_a_type_that_only_the_stage_itself_refuses_is_told_with_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third party's stage may have no annotations."""
+
+    class Stage:
+        def __init__(self, depth=1):  # type: ignore[no-untyped-def]
+            if depth < 0:
+                raise ValueError
+
+    monkeypatch.setattr(registry, "stage_class", lambda stage, name: Stage)
+    with pytest.raises(InputError, match=r"option types.*depth = 'x'"):
+        registry.make_stage("enhance", "deep", {"depth": "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("bob", ["[node.bob]", "'driver'", "radios", "sim"]),
+        ("ris", ["[node.ris]", "'driver'", "boards", "sim"]),
+        (None, ["[world]", "'driver'", "worlds", "sim"]),
+    ],
+)
+def test_drivers_that_are_not_installed_are_named_before_anything_starts(name: str | None, words: list[str]) -> None:
+    lab = config.load_lab("sim")
+    config.check_drivers(lab, "mine.toml")
+    (lab.world if name is None else lab.node[name]).driver = "smi"
+    with pytest.raises(InputError) as caught:
+        config.check_drivers(lab, "mine.toml")
+    for word in [*words, "mine.toml", "'smi'"]:
+        assert word in str(caught.value)
+    config.check_drivers(lab, "mine.toml", ["alice"])
+    if name is not None:
+        lab.node[name].local = False
+        config.check_drivers(lab, "mine.toml")
+        with pytest.raises(InputError):
+            config.check_drivers(lab, "mine.toml", [name])
+
+
+def test_the_command_checks_drivers_before_it_makes_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(LAB.replace('driver = "sim"\ntx_gain_db', 'driver = "smi"\ntx_gain_db', 1))
+    monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "state"))
+    for arguments in (["run", "static_room", "--out", str(tmp_path / "runs")], ["node", "alice"]):
+        with pytest.raises(InputError, match=r"table \[node.alice\]: key 'driver'"):
+            cli.app([*arguments, "--lab", str(path)], standalone_mode=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.toml"]

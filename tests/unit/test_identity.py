@@ -1,0 +1,80 @@
+"""Transport keys on several machines: each makes its own pairs, public halves are exchanged."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from testbed import cli, launch
+from testbed.core import config, identity
+from testbed.core.errors import InputError
+
+LAB = """
+schema = 1
+name = "two"
+[coordinator]
+port = 45000
+[node.alice]
+role = "alice"
+driver = "sim"
+port = 45010
+[node.bob]
+role = "bob"
+driver = "sim"
+local = false
+"""
+
+
+def copy_public(source: Path, target: Path) -> None:
+    for path in source.glob("*.public"):
+        shutil.copy(path, target)
+
+
+def test_two_machines_make_their_own_pairs_and_exchange_public_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "lab.toml"
+    path.write_text(LAB)
+    lab = config.load_lab(str(path))
+    folders = {}
+    for machine, names in (("here", []), ("there", ["bob"])):
+        monkeypatch.setenv("TESTBED_STATE", str(tmp_path / machine))
+        cli.app(["keygen-certs", "--lab", str(path), *names], standalone_mode=False)
+        folders[machine] = Path(capsys.readouterr().out.strip())
+    assert {p.name for p in folders["here"].glob("*.secret")} == {"coordinator.secret", "alice.secret"}
+    assert {p.name for p in folders["there"].glob("*.secret")} == {"bob.secret"}
+    copy_public(folders["here"], folders["there"])
+    copy_public(folders["there"], folders["here"])
+    bob = launch.load_identity(lab, "bob") if launch.make_keys(lab, ["bob"]) else None
+    monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "here"))
+    launch.make_keys(lab, launch.local_names(lab))
+    alice, coordinator = (launch.load_identity(lab, name) for name in ("alice", "coordinator"))
+    assert alice is not None
+    assert bob is not None
+    assert coordinator is not None
+    assert alice.known == {**bob.known, "alice": alice.public} == coordinator.known
+    assert len(set(alice.known.values())) == 3
+    with pytest.raises(InputError, match="accepted: coordinator, alice, bob"):
+        cli.app(["keygen-certs", "--lab", str(path), "carol"], standalone_mode=False)
+
+
+def test_a_public_key_overwritten_by_another_machines_is_told(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        identity.make(folder, "bob")
+    copy_public(here, there)
+    with pytest.raises(InputError, match=r"bob\.public does not belong to .*bob\.secret"):
+        identity.load(there, "bob", [])
+    (there / "bob.public").unlink()
+    identity.make(there, "bob")
+    assert identity.load(there, "bob", []).public != identity.load(here, "bob", []).public
+
+
+def test_no_pair_is_made_for_who_runs_elsewhere(tmp_path: Path) -> None:
+    identity.make(tmp_path / "here", "bob")
+    (tmp_path / "there").mkdir()
+    copy_public(tmp_path / "here", tmp_path / "there")
+    with pytest.raises(InputError, match="another machine"):
+        identity.make(tmp_path / "there", "bob")
