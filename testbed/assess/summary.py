@@ -73,7 +73,7 @@ class RunFacts:
     """Field of the summary → why it is null, where the caller knows better than the default."""
 
 
-NOT_RECONCILIATION = ("quantize", "sacrifice", "verify", "amplify")
+NOT_RECONCILIATION = ("quantize", "sacrifice", "verify", "verified", "amplify")
 """How the kinds of public messages begin whose leaked bits are not parities or syndromes."""
 
 _DEFAULT_REASONS = {

@@ -4,7 +4,8 @@
 dialogues (`core.ledger`): Alice and Bob each run their half, `chain.dialogue` or a node carries the messages.
 
 What leaks. The ledger counts what each message tells about the string that is left in the end. Sacrificed bits are
-published in full and leave the string, so they count 0. The quantizer, parities and the verification tag count.
+published in full and leave the string, so they count 0. The quantizer, parities, the verification tag and the
+positions of corrected bits count.
 
 Who speaks. At any moment one side speaks and the other waits, and only the speaker may find fault, so that a failure is
 told once and never collides with a message of the next discussion.
@@ -19,9 +20,16 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from testbed.assess.entropy import source_min_entropy
-from testbed.chain.amplify.accounting import assumed_min_entropy, combined_min_entropy, eve_min_entropy, key_length
+from testbed.chain.amplify.accounting import (
+    assumed_min_entropy,
+    combined_min_entropy,
+    correction_leak,
+    eve_min_entropy,
+    key_length,
+)
 from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
 from testbed.chain.amplify.verify import TAG_BITS, draw_point, verification_tag
 from testbed.chain.dialogue import FAILED, PEER_FAILED, UNREADABLE, failed_message, metered
@@ -179,7 +187,9 @@ class KeyChain:
         point = draw_point(rng)
         tag = verification_tag(outcome.values, point)
         yield Send(PublicMessage(kind=TAG, body={"point": point, "tag": tag}, leaked_bits=TAG_BITS))
-        yield Receive(VERIFIED)
+        verified = yield Receive(VERIFIED)
+        assert verified is not None
+        _check_corrections(verified, kept)
 
     def _bob(self, csi: CsiSeries, progress: _Progress, rng: np.random.Generator) -> Steps[None]:
         features = self.enhance.transform(csi)
@@ -209,7 +219,10 @@ class KeyChain:
                 "verification_failed", f"{outcome.corrected} bits were corrected, yet the strings differ"
             )
         progress.values, progress.corrected = outcome.values, outcome.corrected
-        yield Send(PublicMessage(kind=VERIFIED, body={}))
+        corrections = _by_level_bit(kept, kept.values != outcome.values)
+        # The counts tell nothing beyond the positions, which Bob's questions have laid open and which are charged here.
+        leaked = correction_leak(corrections)
+        yield Send(PublicMessage(kind=VERIFIED, body={"corrections": corrections}, leaked_bits=leaked))
 
     def _sacrifice_count(self, n: int) -> int:
         """Return how many of n raw bits are published; raises DialogueFailed('too_few_bits')."""
@@ -399,6 +412,12 @@ def _without(bits: Bits, positions: I64) -> Bits:
     return bits.take(mask)
 
 
+def _by_level_bit(bits: Bits, chosen: NDArray[np.bool_]) -> list[int]:
+    """Count the chosen bits by their place in the label, most significant first."""
+    places = int(bits.level_bit.max()) + 1
+    return [int(n) for n in np.bincount(bits.level_bit[chosen], minlength=places)]
+
+
 # ---------------------------------------------------------------- reading the peer
 
 
@@ -433,3 +452,23 @@ def _read_sacrifice(message: PublicMessage, n: int, count_of: Callable[[int], in
         raise DialogueFailed("protocol", f"{message.kind}: {count} of {n} bits is not the agreed share")
     seed = _integer(message, "seed", 0, (1 << 63) - 1)
     return _positions(n, count, seed), _packed(message, "bits", count)
+
+
+def _check_corrections(message: PublicMessage, kept: Bits) -> None:
+    """Raise DialogueFailed('protocol') unless Bob's counts are possible and charged. He is honest: they are not proved.
+
+    The charge must be that of the counts, or both ledgers would hold a number that nothing explains.
+    """
+    most = _by_level_bit(kept, np.ones(kept.values.size, bool))
+    counts = message.body.get("corrections")
+    if (
+        not isinstance(counts, list)
+        or len(counts) != len(most)
+        or any(isinstance(n, bool) or not isinstance(n, int) for n in counts)
+        or any(not 0 <= n <= m for n, m in zip(counts, most, strict=True))
+    ):
+        raise DialogueFailed("protocol", f"{message.kind}: corrections {str(counts)[:40]}, accepted up to {most}")
+    if message.leaked_bits != correction_leak(counts):
+        raise DialogueFailed(
+            "protocol", f"{message.kind} counts {message.leaked_bits} bits, accepted {correction_leak(counts)}"
+        )
