@@ -213,9 +213,9 @@ def _kdr_eve(blocks: Sequence[BlockFacts]) -> float | None:
 
 
 def _min_entropy(blocks: Sequence[BlockFacts]) -> float | None:
-    """Mean over reconciled bits of what amplification counted on."""
+    """Mean over raw bits of what amplification counted on."""
     weighed = [
-        (b.alice_key.min_entropy_per_bit, b.alice.reconciled_bits)
+        (b.alice_key.min_entropy_per_bit, b.alice.raw_bits)
         for b in blocks
         if b.alice is not None and b.alice_key is not None and b.alice.verified
     ]

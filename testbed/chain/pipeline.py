@@ -3,9 +3,9 @@
 `KeyChain.agree` makes one string out of two CSI series, `KeyChain.amplify` makes a key out of that string. Both are
 dialogues (`core.ledger`): Alice and Bob each run their half, `chain.dialogue` or a node carries the messages.
 
-What leaks. The ledger counts what each message tells about the string that is left in the end. Sacrificed bits are
-published in full and leave the string, so they count 0. The quantizer, parities, the verification tag and the
-positions of corrected bits count.
+What leaks. The ledger counts what each message tells about the string that is left in the end: the quantizer's,
+parities, positions of corrected bits, the verification tag. Sacrificed bits are published in full and leave the string,
+so they count 0; what they tell about their neighbours the length rule takes off the entropy (`amplify.accounting`).
 
 Who speaks. At any moment one side speaks and the other waits, and only the speaker may find fault, so that a failure is
 told once and never collides with a message of the next discussion.
@@ -259,7 +259,7 @@ class KeyChain:
         else:
             against_eve = assumed_min_entropy(self.accounting.assumed_eve_error_rate)
         h_min = combined_min_entropy(agreed.report.source_min_entropy or 0.0, against_eve)
-        length = key_length(n, h_min, leaked, self.accounting.epsilon_log2)
+        length = self._length(agreed, h_min)
         rng = generator(seed, "chain", "amplify", block)
         toeplitz = rng.integers(0, 2, seed_length(n, length), dtype=np.uint8)
         body: dict[str, Any] = {
@@ -272,7 +272,7 @@ class KeyChain:
             "seed": np.packbits(toeplitz).tobytes(),
         }
         yield Send(PublicMessage(kind=AMPLIFY, body=body))
-        report = self._key_report(block, n, leaked, h_min, measured, length)
+        report = self._key_report(agreed, h_min, measured, length)
         if not length:
             return None, report
         key = Key(block, toeplitz_hash(agreed.values, toeplitz, length))
@@ -293,9 +293,8 @@ class KeyChain:
         h_min, measured = message.body.get("min_entropy"), message.body.get("eve_measured")
         if not isinstance(h_min, float) or not 0.0 <= h_min <= 1.0 or not isinstance(measured, bool):
             raise DialogueFailed("protocol", f"{AMPLIFY}: min_entropy or eve_measured is unusable")
-        longest = key_length(n, h_min, leaked, self.accounting.epsilon_log2)
-        length = _integer(message, "length", 0, longest)
-        report = self._key_report(block, n, leaked, h_min, measured, length)
+        length = _integer(message, "length", 0, self._length(agreed, h_min))
+        report = self._key_report(agreed, h_min, measured, length)
         if not length:
             return None, report
         toeplitz = _packed(message, "seed", seed_length(n, length))
@@ -304,11 +303,18 @@ class KeyChain:
         yield Receive(DELIVERED)
         return key, report
 
-    def _key_report(self, block: int, n: int, leaked: int, h_min: float, measured: bool, length: int) -> KeyReport:
-        epsilon = self.accounting.epsilon_log2
-        why = f"entropy_exhausted: {n} bits × {h_min:.3f} − {leaked} leaked − {2 * epsilon} for ε = 2^−{epsilon} < 1"
+    def _length(self, agreed: Agreed, h_min: float) -> int:
+        raw, sacrificed = agreed.report.raw_bits, agreed.report.sacrificed_bits
+        return key_length(raw, sacrificed, h_min, agreed.ledger.leaked_bits, self.accounting.epsilon_log2)
+
+    def _key_report(self, agreed: Agreed, h_min: float, measured: bool, length: int) -> KeyReport:
+        epsilon, r = self.accounting.epsilon_log2, agreed.report
+        why = (
+            f"entropy_exhausted: {r.raw_bits} raw bits × {h_min:.3f} − {r.sacrificed_bits} published − "
+            f"{agreed.ledger.leaked_bits} leaked − {2 * epsilon} for ε = 2^−{epsilon} < 1"
+        )
         return KeyReport(
-            block=block,
+            block=r.block,
             key_bits=length,
             min_entropy_per_bit=h_min,
             eve_measured=measured,

@@ -50,7 +50,7 @@ class KeyReport(Struct, frozen=True, kw_only=True):
     block: int
     key_bits: int
     min_entropy_per_bit: float
-    """Per reconciled bit given Eve, as used for the length."""
+    """Per raw bit given Eve's measurements, as used for the length; the sacrificed bits are taken off separately."""
     eve_measured: bool
     failure: str | None
     """Why the key has 0 bits or was not delivered."""

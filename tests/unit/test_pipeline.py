@@ -234,7 +234,8 @@ def test_the_key_is_equal_and_as_long_as_the_accounting_says():
     assert np.array_equal(key_a.bits, key_b.bits)
     assert report_a == report_b
     assert report_a.eve_measured
-    expected = int(alice.values.size * report_a.min_entropy_per_bit - alice.report.leaked_bits - 128)
+    published, leaked = alice.sacrificed.size, alice.report.leaked_bits
+    expected = int(alice.raw.values.size * report_a.min_entropy_per_bit - published - leaked - 128)
     assert report_a.key_bits == key_a.bits.size == expected > 0
     assert "bits" not in repr(key_a)
 
