@@ -240,7 +240,8 @@ class KeyChain:
     ) -> Dialogue[tuple[Key | None, KeyReport]]:
         """Return one side's dialogue from a verified string to a key of the length that the accounting allows.
 
-        Alice decides the length; `eve` is her node's knowledge of Eve and is ignored at Bob. Bob hashes only if his own
+        Alice decides the length; `eve` is her node's knowledge of Eve and is ignored at Bob; a report that is no
+        measurement of this block counts as none (`assumed_eve_error_rate`). Bob hashes only if his own
         ledger and the length rule give no shorter key. Alice's key is delivered when Bob confirmed, Bob's when he
         then heard `delivered`. The last message of any protocol can be lost (two generals): then Alice has a key that
         Bob does not use, and his node reports the failure; two different keys are not possible.
@@ -253,7 +254,7 @@ class KeyChain:
 
     def _amplify_alice(self, agreed: Agreed, eve: EveReport | None, seed: int) -> Steps[tuple[Key | None, KeyReport]]:
         block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
-        measured = eve is not None and eve.sacrificed_bits > 0
+        measured = eve is not None and _usable(eve, agreed)
         if eve is not None and measured:
             against_eve = eve_min_entropy(eve.sacrificed_errors, eve.sacrificed_bits)
         else:
@@ -381,6 +382,11 @@ class KeyChain:
                 )
                 links["both"] = replace(a, values=both)
         return links
+
+
+def _usable(eve: EveReport, agreed: Agreed) -> bool:
+    """Return whether a report is a measurement of this block: it comes from a node that may be wrong or broken."""
+    return eve.block == agreed.report.block and eve.sacrificed_bits <= agreed.sacrificed.size and eve.measured
 
 
 def _eve_report(block: int, trials: int, errors: int, link: str, complete: bool) -> EveReport:

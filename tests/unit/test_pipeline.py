@@ -247,6 +247,24 @@ def test_an_unmeasured_eve_is_assumed():
         assert report.min_entropy_per_bit == pytest.approx(agreed()[0].report.source_min_entropy)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"block": BLOCK + 1},
+        {"sacrificed_errors": -1},
+        {"sacrificed_errors": 501},
+        {"sacrificed_bits": 10**9, "sacrificed_errors": 5 * 10**8},
+        {"sacrificed_bits": -5, "sacrificed_errors": -5},
+        {"transcript_complete": False},
+    ],
+)
+def test_a_report_of_eve_that_cannot_be_is_no_measurement(change):
+    wrong = msgspec.structs.replace(eve_report(250, 500), **change)
+    (_, report), _, _ = amplify(wrong)
+    assert not report.eve_measured
+    assert report == amplify(None)[0][1]
+
+
 def test_an_eve_who_knows_leaves_no_key_and_the_numbers_say_why():
     (key_a, report_a), (key_b, report_b), transcript = amplify(eve_report(5, 500))
     assert key_a is None
