@@ -73,7 +73,7 @@ class RunFacts:
     """Field of the summary → why it is null, where the caller knows better than the default."""
 
 
-NOT_RECONCILIATION = ("quantize", "sacrifice", "verify", "amplify")
+NOT_RECONCILIATION = ("quantize", "sacrifice", "verify", "verified", "amplify")
 """How the kinds of public messages begin whose leaked bits are not parities or syndromes."""
 
 _DEFAULT_REASONS = {
@@ -213,9 +213,9 @@ def _kdr_eve(blocks: Sequence[BlockFacts]) -> float | None:
 
 
 def _min_entropy(blocks: Sequence[BlockFacts]) -> float | None:
-    """Mean over reconciled bits of what amplification counted on."""
+    """Mean over raw bits of what amplification counted on."""
     weighed = [
-        (b.alice_key.min_entropy_per_bit, b.alice.reconciled_bits)
+        (b.alice_key.min_entropy_per_bit, b.alice.raw_bits)
         for b in blocks
         if b.alice is not None and b.alice_key is not None and b.alice.verified
     ]

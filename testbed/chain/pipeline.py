@@ -3,8 +3,9 @@
 `KeyChain.agree` makes one string out of two CSI series, `KeyChain.amplify` makes a key out of that string. Both are
 dialogues (`core.ledger`): Alice and Bob each run their half, `chain.dialogue` or a node carries the messages.
 
-What leaks. The ledger counts what each message tells about the string that is left in the end. Sacrificed bits are
-published in full and leave the string, so they count 0. The quantizer, parities and the verification tag count.
+What leaks. The ledger counts what each message tells about the string that is left in the end: the quantizer's,
+parities, positions of corrected bits, the verification tag. Sacrificed bits are published in full and leave the string,
+so they count 0; what they tell about their neighbours the length rule takes off the entropy (`amplify.accounting`).
 
 Who speaks. At any moment one side speaks and the other waits, and only the speaker may find fault, so that a failure is
 told once and never collides with a message of the next discussion.
@@ -19,9 +20,16 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from testbed.assess.entropy import source_min_entropy
-from testbed.chain.amplify.accounting import assumed_min_entropy, combined_min_entropy, eve_min_entropy, key_length
+from testbed.chain.amplify.accounting import (
+    assumed_min_entropy,
+    combined_min_entropy,
+    correction_leak,
+    eve_min_entropy,
+    key_length,
+)
 from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
 from testbed.chain.amplify.verify import TAG_BITS, draw_point, verification_tag
 from testbed.chain.dialogue import FAILED, PEER_FAILED, UNREADABLE, failed_message, metered
@@ -179,7 +187,9 @@ class KeyChain:
         point = draw_point(rng)
         tag = verification_tag(outcome.values, point)
         yield Send(PublicMessage(kind=TAG, body={"point": point, "tag": tag}, leaked_bits=TAG_BITS))
-        yield Receive(VERIFIED)
+        verified = yield Receive(VERIFIED)
+        assert verified is not None
+        _check_corrections(verified, kept)
 
     def _bob(self, csi: CsiSeries, progress: _Progress, rng: np.random.Generator) -> Steps[None]:
         features = self.enhance.transform(csi)
@@ -209,7 +219,10 @@ class KeyChain:
                 "verification_failed", f"{outcome.corrected} bits were corrected, yet the strings differ"
             )
         progress.values, progress.corrected = outcome.values, outcome.corrected
-        yield Send(PublicMessage(kind=VERIFIED, body={}))
+        corrections = _by_level_bit(kept, kept.values != outcome.values)
+        # The counts tell nothing beyond the positions, which Bob's questions have laid open and which are charged here.
+        leaked = correction_leak(corrections)
+        yield Send(PublicMessage(kind=VERIFIED, body={"corrections": corrections}, leaked_bits=leaked))
 
     def _sacrifice_count(self, n: int) -> int:
         """Return how many of n raw bits are published; raises DialogueFailed('too_few_bits')."""
@@ -227,7 +240,8 @@ class KeyChain:
     ) -> Dialogue[tuple[Key | None, KeyReport]]:
         """Return one side's dialogue from a verified string to a key of the length that the accounting allows.
 
-        Alice decides the length; `eve` is her node's knowledge of Eve and is ignored at Bob. Bob hashes only if his own
+        Alice decides the length; `eve` is her node's knowledge of Eve and is ignored at Bob; a report that is no
+        measurement of this block counts as none (`assumed_eve_error_rate`). Bob hashes only if his own
         ledger and the length rule give no shorter key. Alice's key is delivered when Bob confirmed, Bob's when he
         then heard `delivered`. The last message of any protocol can be lost (two generals): then Alice has a key that
         Bob does not use, and his node reports the failure; two different keys are not possible.
@@ -240,13 +254,13 @@ class KeyChain:
 
     def _amplify_alice(self, agreed: Agreed, eve: EveReport | None, seed: int) -> Steps[tuple[Key | None, KeyReport]]:
         block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
-        measured = eve is not None and eve.sacrificed_bits > 0
+        measured = eve is not None and _usable(eve, agreed)
         if eve is not None and measured:
             against_eve = eve_min_entropy(eve.sacrificed_errors, eve.sacrificed_bits)
         else:
             against_eve = assumed_min_entropy(self.accounting.assumed_eve_error_rate)
         h_min = combined_min_entropy(agreed.report.source_min_entropy or 0.0, against_eve)
-        length = key_length(n, h_min, leaked, self.accounting.epsilon_log2)
+        length = self._length(agreed, h_min)
         rng = generator(seed, "chain", "amplify", block)
         toeplitz = rng.integers(0, 2, seed_length(n, length), dtype=np.uint8)
         body: dict[str, Any] = {
@@ -259,7 +273,7 @@ class KeyChain:
             "seed": np.packbits(toeplitz).tobytes(),
         }
         yield Send(PublicMessage(kind=AMPLIFY, body=body))
-        report = self._key_report(block, n, leaked, h_min, measured, length)
+        report = self._key_report(agreed, h_min, measured, length)
         if not length:
             return None, report
         key = Key(block, toeplitz_hash(agreed.values, toeplitz, length))
@@ -280,9 +294,8 @@ class KeyChain:
         h_min, measured = message.body.get("min_entropy"), message.body.get("eve_measured")
         if not isinstance(h_min, float) or not 0.0 <= h_min <= 1.0 or not isinstance(measured, bool):
             raise DialogueFailed("protocol", f"{AMPLIFY}: min_entropy or eve_measured is unusable")
-        longest = key_length(n, h_min, leaked, self.accounting.epsilon_log2)
-        length = _integer(message, "length", 0, longest)
-        report = self._key_report(block, n, leaked, h_min, measured, length)
+        length = _integer(message, "length", 0, self._length(agreed, h_min))
+        report = self._key_report(agreed, h_min, measured, length)
         if not length:
             return None, report
         toeplitz = _packed(message, "seed", seed_length(n, length))
@@ -291,11 +304,18 @@ class KeyChain:
         yield Receive(DELIVERED)
         return key, report
 
-    def _key_report(self, block: int, n: int, leaked: int, h_min: float, measured: bool, length: int) -> KeyReport:
-        epsilon = self.accounting.epsilon_log2
-        why = f"entropy_exhausted: {n} bits × {h_min:.3f} − {leaked} leaked − {2 * epsilon} for ε = 2^−{epsilon} < 1"
+    def _length(self, agreed: Agreed, h_min: float) -> int:
+        raw, sacrificed = agreed.report.raw_bits, agreed.report.sacrificed_bits
+        return key_length(raw, sacrificed, h_min, agreed.ledger.leaked_bits, self.accounting.epsilon_log2)
+
+    def _key_report(self, agreed: Agreed, h_min: float, measured: bool, length: int) -> KeyReport:
+        epsilon, r = self.accounting.epsilon_log2, agreed.report
+        why = (
+            f"entropy_exhausted: {r.raw_bits} raw bits × {h_min:.3f} − {r.sacrificed_bits} published − "
+            f"{agreed.ledger.leaked_bits} leaked − {2 * epsilon} for ε = 2^−{epsilon} < 1"
+        )
         return KeyReport(
-            block=block,
+            block=r.block,
             key_bits=length,
             min_entropy_per_bit=h_min,
             eve_measured=measured,
@@ -364,6 +384,11 @@ class KeyChain:
         return links
 
 
+def _usable(eve: EveReport, agreed: Agreed) -> bool:
+    """Return whether a report is a measurement of this block: it comes from a node that may be wrong or broken."""
+    return eve.block == agreed.report.block and eve.sacrificed_bits <= agreed.sacrificed.size and eve.measured
+
+
 def _eve_report(block: int, trials: int, errors: int, link: str, complete: bool) -> EveReport:
     return EveReport(
         block=block,
@@ -397,6 +422,12 @@ def _without(bits: Bits, positions: I64) -> Bits:
     mask = np.ones(bits.values.size, bool)
     mask[positions] = False
     return bits.take(mask)
+
+
+def _by_level_bit(bits: Bits, chosen: NDArray[np.bool_]) -> list[int]:
+    """Count the chosen bits by their place in the label, most significant first."""
+    places = int(bits.level_bit.max()) + 1
+    return [int(n) for n in np.bincount(bits.level_bit[chosen], minlength=places)]
 
 
 # ---------------------------------------------------------------- reading the peer
@@ -433,3 +464,23 @@ def _read_sacrifice(message: PublicMessage, n: int, count_of: Callable[[int], in
         raise DialogueFailed("protocol", f"{message.kind}: {count} of {n} bits is not the agreed share")
     seed = _integer(message, "seed", 0, (1 << 63) - 1)
     return _positions(n, count, seed), _packed(message, "bits", count)
+
+
+def _check_corrections(message: PublicMessage, kept: Bits) -> None:
+    """Raise DialogueFailed('protocol') unless Bob's counts are possible and charged. He is honest: they are not proved.
+
+    The charge must be that of the counts, or both ledgers would hold a number that nothing explains.
+    """
+    most = _by_level_bit(kept, np.ones(kept.values.size, bool))
+    counts = message.body.get("corrections")
+    if (
+        not isinstance(counts, list)
+        or len(counts) != len(most)
+        or any(isinstance(n, bool) or not isinstance(n, int) for n in counts)
+        or any(not 0 <= n <= m for n, m in zip(counts, most, strict=True))
+    ):
+        raise DialogueFailed("protocol", f"{message.kind}: corrections {str(counts)[:40]}, accepted up to {most}")
+    if message.leaked_bits != correction_leak(counts):
+        raise DialogueFailed(
+            "protocol", f"{message.kind} counts {message.leaked_bits} bits, accepted {correction_leak(counts)}"
+        )

@@ -43,6 +43,11 @@ class EveReport(Struct, frozen=True, kw_only=True):
     transcript_complete: bool
     """False where she missed public messages; her attack is then weaker than it could be."""
 
+    @property
+    def measured(self) -> bool:
+        """Whether this says how well Eve can do: a possible count from a complete attack."""
+        return self.transcript_complete and 0 <= self.sacrificed_errors <= self.sacrificed_bits > 0
+
 
 class KeyReport(Struct, frozen=True, kw_only=True):
     """One side's view of amplification."""
@@ -50,7 +55,7 @@ class KeyReport(Struct, frozen=True, kw_only=True):
     block: int
     key_bits: int
     min_entropy_per_bit: float
-    """Per reconciled bit given Eve, as used for the length."""
+    """Per raw bit given Eve's measurements, as used for the length; the sacrificed bits are taken off separately."""
     eve_measured: bool
     failure: str | None
     """Why the key has 0 bits or was not delivered."""

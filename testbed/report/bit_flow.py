@@ -23,7 +23,7 @@ STEPS = {
     "sacrificed": ("sacrificed", "published to estimate error rates"),
     "failed": ("blocks without agreement", "reconciliation or verification failed, or the run ended before"),
     "leaked": ("leaked", "revealed by reconciliation and verification; the ledger counts every public bit"),
-    "deficit": ("min-entropy deficit", "what Eve may know or guess: n·(1 − min-entropy per bit)"),
+    "deficit": ("min-entropy deficit", "what Eve may know or guess: raw bits·(1 − min-entropy per bit)"),
     "epsilon": ("security margin", "2·log2(1/ε) bits a block"),
     "other": ("rounding, undelivered", "key lengths are whole bits; a key that one side lacks is not delivered"),
 }
@@ -70,7 +70,7 @@ def flow(blocks: Sequence[Block], epsilon_log2: int) -> list[Step]:
             continue
         entropy = min(k.min_entropy_per_bit for k in block.key.values())
         take("leaked", agreed.leaked_bits)
-        take("deficit", agreed.reconciled_bits - math.floor(agreed.reconciled_bits * entropy))
+        take("deficit", agreed.raw_bits - math.floor(agreed.raw_bits * entropy))
         take("epsilon", 2 * epsilon_log2)
         lost["other"] += left - key_bits(block)
     return [Step(label, lost[step], why) for step, (label, why) in STEPS.items()]

@@ -28,12 +28,13 @@ def test_tags_agree_exactly_where_strings_do(a: list[int], b: list[int], seed: i
     assert (verification_tag(x, point) == verification_tag(y, point)) == (a == b)
 
 
-@given(st.integers(0, 10**6), st.floats(0, 1), st.integers(0, 10**6), st.integers(1, 128))
-def test_key_is_never_longer_than_what_is_secret(n: int, h: float, leak: int, epsilon_log2: int) -> None:
-    length = key_length(n, h, leak, epsilon_log2)
-    assert 0 <= length <= n
-    assert length == 0 or length + leak + 2 * epsilon_log2 <= n * h
-    assert key_length(n, h, leak + 1, epsilon_log2) <= length
+@given(st.integers(0, 10**6), st.floats(0, 1), st.floats(0, 1), st.integers(0, 10**6), st.integers(1, 128))
+def test_key_is_never_longer_than_what_is_secret(n: int, share: float, h: float, leak: int, epsilon_log2: int) -> None:
+    sacrificed = round(share * n)
+    length = key_length(n, sacrificed, h, leak, epsilon_log2)
+    assert 0 <= length <= n - sacrificed
+    assert length == 0 or length + sacrificed + leak + 2 * epsilon_log2 <= n * h
+    assert key_length(n, sacrificed, h, leak + 1, epsilon_log2) <= length
 
 
 @given(st.integers(1, 5000), st.floats(0, 1))

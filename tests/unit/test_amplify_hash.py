@@ -76,13 +76,30 @@ def test_collision_bound_is_below_2_to_minus_53_for_64_kbit() -> None:
 
 
 def test_length_is_the_formula_of_the_leftover_hash_lemma() -> None:
-    assert key_length(1000, 0.9, 300, 64) == 900 - 300 - 128
-    assert key_length(1000, 0.9005, 300, 64) == 472
-    assert key_length(1000, 0.4, 300, 64) == 0
-    assert key_length(0, 1.0, 0) == 0
-    for bad in ((-1, 0.5, 0, 64), (10, 1.1, 0, 64), (10, 0.5, -1, 64), (10, 0.5, 0, 0), (10, float("nan"), 0, 64)):
+    assert key_length(1000, 0, 0.9, 300, 64) == 900 - 300 - 128
+    assert key_length(1000, 0, 0.9005, 300, 64) == 472
+    assert key_length(1000, 0, 0.4, 300, 64) == 0
+    assert key_length(0, 0, 1.0, 0) == 0
+    nan = float("nan")
+    for bad in (
+        (-1, 0, 0.5, 0),
+        (10, 11, 0.5, 0),
+        (10, -1, 0.5, 0),
+        (10, 0, 1.1, 0),
+        (10, 0, 0.5, -1),
+        (10, 0, nan, 0),
+    ):
         with pytest.raises(ValueError, match="accepted"):
             key_length(*bad)
+    with pytest.raises(ValueError, match="accepted"):
+        key_length(10, 0, 0.5, 0, 0)
+
+
+def test_published_bits_take_what_they_tell_about_those_kept() -> None:
+    """Every bit is there twice, one of each pair is published: h = 1/2 a bit, and the kept ones are known."""
+    assert key_length(20_000, 10_000, 0.5, 0, 8) == 0
+    # and of independent bits exactly the kept ones are left
+    assert key_length(20_000, 2_000, 1.0, 0, 8) == 18_000 - 16
 
 
 def test_eve_bound_is_clopper_pearson() -> None:

@@ -74,6 +74,54 @@ def test_both_agree_and_their_reports_match():
     assert (alice.report.corrected_bits, bob.report.source_min_entropy) == (None, None)
 
 
+def three_bits():
+    """Both sides' dialogues with labels of three bits, noisy enough for errors at every place."""
+    a, b, *_ = channels(0.05)
+    k = KeyChain(msgspec.structs.replace(PLAN, quantize_options={"bits": 3}), Accounting())
+    return k.agree("alice", a, BLOCK, SEED), k.agree("bob", b, BLOCK, SEED)
+
+
+def test_where_bob_corrects_tells_about_the_rest_of_the_label():
+    """Bob's questions are public. An error in the most significant of three bits lies in the middle: two bits known."""
+    alice, bob, transcript = run(*three_bits())
+    kept = np.delete(np.arange(alice.raw.values.size), alice.sacrificed)
+    wrong = kept[alice.raw.values[kept] != bob.raw.values[kept]]
+    place = alice.raw.level_bit[wrong]
+    counts = [int(np.count_nonzero(place == j)) for j in range(3)]
+    assert min(counts) > 0
+    # what Eve reads off the errors is in fact what is charged for: neighbours by rank give Gray neighbours
+    label = alice.raw.values.reshape(-1, 3)[wrong // 3]
+    assert np.array_equal(label[place == 0][:, 1:], np.tile([1, 0], (counts[0], 1)))
+    assert np.all(label[place == 1][:, 2] == 1)
+    verified = transcript[-1][1]
+    assert (verified.kind, verified.body) == ("verified", {"corrections": counts})
+    assert verified.leaked_bits == 2 * counts[0] + counts[1]
+    for side in (alice, bob):
+        assert side.report.leaked_by_kind["verified"] == verified.leaked_bits
+
+
+@pytest.mark.parametrize(
+    "corrections", [None, 7, [1, 2], [1, 2, 3, 4], [-1, 0, 0], [10**9, 0, 0], [0, 0, "1"], [True, 0, 0], [0, 0, 0]]
+)
+def test_alice_refuses_corrections_that_cannot_be(corrections):
+    alice, bob = (Conversation(side) for side in three_bits())
+    to_bob, to_alice = alice.advance(), bob.advance()
+    while not alice.done:
+        to_alice += [m for said in to_bob for m in bob.advance(said)]
+        if to_alice[-1].kind == "verified":  # the charge stays as it was: no corrections, no charge
+            to_alice[-1] = msgspec.structs.replace(to_alice[-1], body={"corrections": corrections})
+        to_bob, to_alice = [m for said in to_alice for m in alice.advance(said)], []
+    assert alice.result.report.failure == "protocol"
+
+
+def test_labels_of_one_bit_tell_nothing_by_their_errors():
+    a, b, *_ = channels(0.08)
+    k = KeyChain(msgspec.structs.replace(PLAN, quantize_options={"bits": 1}), Accounting())
+    alice, bob, _ = run(k.agree("alice", a, BLOCK, SEED), k.agree("bob", b, BLOCK, SEED))
+    assert bob.report.corrected_bits > 0
+    assert alice.report.leaked_by_kind["verified"] == 0
+
+
 def test_sacrificed_bits_are_gone():
     alice, *_ = agreed()
     kept = np.delete(alice.raw.values, alice.sacrificed)
@@ -186,7 +234,8 @@ def test_the_key_is_equal_and_as_long_as_the_accounting_says():
     assert np.array_equal(key_a.bits, key_b.bits)
     assert report_a == report_b
     assert report_a.eve_measured
-    expected = int(alice.values.size * report_a.min_entropy_per_bit - alice.report.leaked_bits - 128)
+    published, leaked = alice.sacrificed.size, alice.report.leaked_bits
+    expected = int(alice.raw.values.size * report_a.min_entropy_per_bit - published - leaked - 128)
     assert report_a.key_bits == key_a.bits.size == expected > 0
     assert "bits" not in repr(key_a)
 
@@ -196,6 +245,24 @@ def test_an_unmeasured_eve_is_assumed():
         (_, report), _, _ = amplify(eve, chain(assumed_eve_error_rate=0.5))
         assert not report.eve_measured
         assert report.min_entropy_per_bit == pytest.approx(agreed()[0].report.source_min_entropy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"block": BLOCK + 1},
+        {"sacrificed_errors": -1},
+        {"sacrificed_errors": 501},
+        {"sacrificed_bits": 10**9, "sacrificed_errors": 5 * 10**8},
+        {"sacrificed_bits": -5, "sacrificed_errors": -5},
+        {"transcript_complete": False},
+    ],
+)
+def test_a_report_of_eve_that_cannot_be_is_no_measurement(change):
+    wrong = msgspec.structs.replace(eve_report(250, 500), **change)
+    (_, report), _, _ = amplify(wrong)
+    assert not report.eve_measured
+    assert report == amplify(None)[0][1]
 
 
 def test_an_eve_who_knows_leaves_no_key_and_the_numbers_say_why():

@@ -364,9 +364,9 @@ def test_the_flow_of_bits_adds_up(
 
 
 def test_the_flow_follows_the_key_length_formula() -> None:
-    # ℓ = n·h_min − leak − 2·log2(1/ε) = 3600·0.5 − 900 − 128
-    block = Block(block=0, agree={"alice": agree(0)}, key={"alice": key(0, 772), "bob": key(0, 772)})
-    assert [s.bits for s in bit_flow.flow([block], 64)] == [400, 0, 900, 1800, 128, 0]
+    # ℓ = n·h_min − s − leak − 2·log2(1/ε) = 4000·0.5 − 400 − 900 − 128
+    block = Block(block=0, agree={"alice": agree(0)}, key={"alice": key(0, 572), "bob": key(0, 572)})
+    assert [s.bits for s in bit_flow.flow([block], 64)] == [400, 0, 900, 2000, 128, 0]
 
 
 @given(st.sets(st.integers(0, 5000), min_size=1, max_size=60))

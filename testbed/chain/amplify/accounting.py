@@ -2,13 +2,18 @@
 
 Leftover hash lemma (Impagliazzo, Levin and Luby 1989; Bennett, Brassard, Crépeau and Maurer 1995): hashing a string
 of min-entropy H given everything Eve knows with a public 2-universal function to ℓ ≤ H − 2·log2(1/ε) bits gives a
-key within statistical distance ε/2 of uniform. A public discussion of `leak` bits lowers H by at most `leak`, hence
+key within statistical distance ε/2 of uniform. A public discussion of `leak` bits lowers H by at most `leak`.
 
-    ℓ = ⌊n·h_min − leak − 2·log2(1/ε)⌋.
+The n raw bits have min-entropy n·h_min. s of them are sacrificed: published and left out of the hashed string. They may
+tell about their neighbours, so what is kept is not worth h_min a bit: given the published ones, it has what all had
+less one bit for each that was published. Hence
+
+    ℓ = ⌊n·h_min − s − leak − 2·log2(1/ε)⌋.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import floor, log2
 
 CONFIDENCE = 1.0 - 1e-6
@@ -16,18 +21,37 @@ CONFIDENCE = 1.0 - 1e-6
 not what breaks a key, and the price at 300 bits is about 0.36 bit per bit."""
 
 
-def key_length(n: int, min_entropy_per_bit: float, leaked_bits: int, epsilon_log2: int = 64) -> int:
-    """Return the key's length in bits, 0 to n, for n reconciled bits and ε = 2**−epsilon_log2.
+def key_length(
+    raw_bits: int, sacrificed_bits: int, min_entropy_per_bit: float, leaked_bits: int, epsilon_log2: int = 64
+) -> int:
+    """Return the key's length in bits, 0 to raw_bits − sacrificed_bits, with ε = 2**−epsilon_log2.
 
-    `leaked_bits` is the ledger's total: quantizer, parities, verification tag. Raises ValueError outside n ≥ 0,
-    0 ≤ min_entropy_per_bit ≤ 1, leaked_bits ≥ 0, epsilon_log2 ≥ 1.
+    `min_entropy_per_bit` is that of the raw bits, sacrificed ones included, given what Eve measured.
+
+    `leaked_bits` is the ledger's total: quantizer, parities, corrections, verification tag. Raises ValueError outside
+    0 ≤ sacrificed_bits ≤ raw_bits, 0 ≤ min_entropy_per_bit ≤ 1, leaked_bits ≥ 0, epsilon_log2 ≥ 1.
     """
-    if n < 0 or leaked_bits < 0 or epsilon_log2 < 1 or not 0.0 <= min_entropy_per_bit <= 1.0:
+    fits = 0 <= sacrificed_bits <= raw_bits and leaked_bits >= 0 and epsilon_log2 >= 1
+    if not fits or not 0.0 <= min_entropy_per_bit <= 1.0:
         raise ValueError(
-            f"n = {n}, min_entropy_per_bit = {min_entropy_per_bit}, leaked_bits = {leaked_bits}, epsilon_log2 = "
-            f"{epsilon_log2}; accepted: n ≥ 0, 0 ≤ min-entropy ≤ 1, leak ≥ 0, epsilon_log2 ≥ 1"
+            f"raw_bits = {raw_bits}, sacrificed_bits = {sacrificed_bits}, min_entropy_per_bit = {min_entropy_per_bit}, "
+            f"leaked_bits = {leaked_bits}, epsilon_log2 = {epsilon_log2}; "
+            "accepted: 0 ≤ sacrificed ≤ raw, 0 ≤ min-entropy ≤ 1, leak ≥ 0, epsilon_log2 ≥ 1"
         )
-    return max(0, floor(n * min_entropy_per_bit - leaked_bits - 2 * epsilon_log2))
+    return max(0, floor(raw_bits * min_entropy_per_bit - sacrificed_bits - leaked_bits - 2 * epsilon_log2))
+
+
+def correction_leak(corrections: Sequence[int]) -> int:
+    """Return what the positions of corrected bits tell about other bits of the string.
+
+    `corrections` counts them by place in the Gray label of b bits, most significant first. Bob's questions in an
+    interactive reconciliation narrow every error down in public, so Eve knows the positions. Neighbouring levels differ
+    in one bit, so an error at place j says that the value lies next to a threshold that flips place j: this fixes the
+    b − 1 − j less significant bits of the label and leaves the more significant ones open. Each correction is charged
+    these b − 1 − j bits, also where some of them were sacrificed. Labels of one bit are charged nothing.
+    """
+    b = len(corrections)
+    return sum(n * (b - 1 - j) for j, n in enumerate(corrections))
 
 
 def eve_min_entropy(errors: int, trials: int, confidence: float = CONFIDENCE) -> float:

@@ -5,6 +5,9 @@ first c bits in the order of pass p?". Two neighbouring known cuts enclose a lea
 both answers: the parity of a block's sibling is implied and never asked, every sub-block ever searched is reused, and
 the ledger is the number of different cuts answered. A leaf whose parity differs from Bob's holds an odd number of
 errors and is cut again until a single bit is left.
+
+Bob's questions are public: they lay open where he corrects. What this tells about other bits depends on the labels that
+the bits come from, which are not known here; `chain.amplify.accounting.correction_leak` charges it after verification.
 """
 
 from __future__ import annotations
