@@ -140,7 +140,7 @@ def _keys(lab: Lab, notes: _Notes) -> None:
     names = launch.daemon_names(lab)
     everything_here = lab.coordinator.local and all(p.local for p in lab.node.values())
     if everything_here and (lab.world is None or lab.world.local):
-        launch.make_keys(lab)  # as a run would
+        launch.make_keys(lab, names)  # as a run would
     here = [n for n in names if _is_local(lab, n)]
     bad = False
     for name in here:

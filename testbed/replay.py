@@ -20,6 +20,7 @@ from testbed.assess import agreement, health, randomness
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.chain import dialogue
 from testbed.chain.amplify.accounting import eve_min_entropy
+from testbed.chain.enhance.antennas import canonical_antennas
 from testbed.chain.pipeline import FOLLOW, LEAD, SACRIFICE, Agreed, EveGuess, KeyChain
 from testbed.core.config import Accounting, Experiment
 from testbed.core.errors import DialogueFailed, InputError
@@ -120,7 +121,8 @@ def _replay_cut(recording: Recording, cut: Cut, experiment: Experiment | None, s
         _distil(chain, cut, feeding[i * accounting.block_rounds : (i + 1) * accounting.block_rounds], i, seed)
         for i in range(n_blocks)
     ]
-    alice_db, bob_db = _db(cut.alice), _db(cut.bob)
+    alice_db = agreement.level_db(cut.alice.h)
+    bob_db = agreement.level_db(canonical_antennas(cut.bob, "bob").h)
     both = np.isfinite(alice_db).any(axis=1) & np.isfinite(bob_db).any(axis=1)
     missing = {"missing": int((~both).sum())} if not both.all() else {}
     rounds = both.size + sum(cut.rejected.values())
@@ -251,14 +253,6 @@ def _randomness(keys: Sequence[Key]) -> dict[str, dict[str, float]]:
 # ---------------------------------------------------------------- correlations
 
 
-def _db(series: CsiSeries) -> F64:
-    """Return (probe, dimension) levels in dB, NaN where there is none."""
-    level = np.abs(series.h).reshape(series.h.shape[0], -1).astype(np.float64)
-    with np.errstate(divide="ignore"):
-        out: F64 = 20.0 * np.log10(np.where(level > 0, level, np.nan))
-    return out
-
-
 def _correlation(cut: Cut, a: F64, b: F64) -> float | None:
     return _per_group(cut.groups, a, b) if cut.per_group else agreement.correlation(a, b)
 
@@ -277,7 +271,7 @@ def _links_r(cut: Cut, alice_db: F64, bob_db: F64, eve: EveLinks) -> dict[str, f
     out: dict[str, float | None] = {}
     for heard, series in (("alice", eve.from_alice), ("bob", eve.from_bob)):
         if series is not None:
-            own = _db(series)
+            own = agreement.level_db(series.h)
             if eve.told_over is not None:
                 own[~eve.told_over] = np.nan
             out[heard] = _largest({end: _correlation(cut, db, own) for end, db in (("a", alice_db), ("b", bob_db))})
@@ -292,7 +286,11 @@ def _eve_db(cut: Cut, label: str | None) -> dict[str, F64] | None:
     if label is None:
         return None
     eve = cut.eves[label]
-    return {heard: _db(s) for heard, s in (("alice", eve.from_alice), ("bob", eve.from_bob)) if s is not None}
+    return {
+        heard: agreement.level_db(s.h)
+        for heard, s in (("alice", eve.from_alice), ("bob", eve.from_bob))
+        if s is not None
+    }
 
 
 def _eve_row(

@@ -7,10 +7,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from testbed.core.types import F64, U8
+from testbed.core.types import C64, F64, U8
 
 MIN_PROBES = 8
 """A correlation over fewer common probes is not reported."""
+
+
+def level_db(h: C64) -> F64:
+    """Return (probe, dimension) levels in dB of CSI (probe, rx, tx, subcarrier), NaN where there is none.
+
+    This is what `csi_correlation_*` and the health checks are about: every subcarrier, nothing of the chain in it.
+    """
+    level = np.abs(h).reshape(h.shape[0], -1).astype(np.float64)
+    out: F64 = 20.0 * np.log10(np.where(level > 0, level, np.nan))
+    return out
 
 
 def correlations(a: F64, b: F64) -> F64:

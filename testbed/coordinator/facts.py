@@ -9,14 +9,12 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from testbed.assess import agreement, health, randomness
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.chain.enhance.antennas import canonical_antennas
-from testbed.core import registry
-from testbed.core.config import Experiment
+from testbed.core.config import Experiment, convert
 from testbed.core.stages import Verdict
 from testbed.core.types import F64, CsiSeries
 from testbed.records.recorded import RecordedRun
@@ -24,12 +22,12 @@ from testbed.records.recorded import RecordedRun
 
 def summary_of(run: RecordedRun) -> dict[str, Any]:
     """Return the fields of summary.json for a recorded run, however it ended."""
-    experiment = msgspec.convert(run.start.experiment, Experiment)
+    experiment = convert(run.start.experiment, Experiment, "the run's experiment")
     kept = run.rounds.rounds[run.rounds.kept]
     rejected = Counter(str(reason) for reason in run.rounds.reason[~run.rounds.kept])
-    features = _features(run, experiment, kept)
-    alice, bob = features.get("bob>alice"), features.get("alice>bob")
-    eve = {tx: values for tx in ("alice", "bob") if (values := features.get(f"{tx}>eve")) is not None}
+    levels_db = _levels_db(run, kept)
+    alice, bob = levels_db.get("bob>alice"), levels_db.get("alice>bob")
+    eve = {tx: values for tx in ("alice", "bob") if (values := levels_db.get(f"{tx}>eve")) is not None}
     verdicts: list[Verdict] = []
     correlations: dict[str, float | None] = {}
     unmeasured: dict[str, str] = {}
@@ -70,9 +68,8 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
     return out
 
 
-def _features(run: RecordedRun, experiment: Experiment, kept: np.ndarray) -> dict[str, F64]:
-    """Return 'tx role>rx role' → (kept round, dimension) of the experiment's own features, NaN where there are none."""
-    enhancer = registry.make_stage("enhance", experiment.chain.enhance, experiment.chain.enhance_options)
+def _levels_db(run: RecordedRun, kept: np.ndarray) -> dict[str, F64]:
+    """Return 'tx role>rx role' → (kept round, dimension) levels in dB per subcarrier, NaN where there are none."""
     out: dict[str, F64] = {}
     for link in run.links:
         series = run.series(link)
@@ -83,7 +80,7 @@ def _features(run: RecordedRun, experiment: Experiment, kept: np.ndarray) -> dic
         _, mine, theirs = np.intersect1d(kept, series.rounds, return_indices=True)
         h[mine] = series.h[theirs]
         aligned = canonical_antennas(CsiSeries(h=h, rounds=kept, subcarrier_hz=series.subcarrier_hz), rx)
-        out[f"{tx}>{rx}"] = enhancer.transform(aligned).values
+        out[f"{tx}>{rx}"] = agreement.level_db(aligned.h)
     return out
 
 

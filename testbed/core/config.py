@@ -368,8 +368,8 @@ def _explain(message: str, kind: Any, above: list[str]) -> str:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{table}: unknown key {unknown[1]!r}{hint}; accepted: {', '.join(accepted)}"
     choices = _choices(_type_at(kind, inner))
-    accepted = f"; accepted: {', '.join(map(repr, choices))}" if choices else ""
-    return f"{_place(keys)}: {text[0].lower()}{text[1:]}{accepted}"
+    values = f"; accepted: {', '.join(map(repr, choices))}" if choices else ""
+    return f"{_place(keys)}: {text[0].lower()}{text[1:]}{values}"
 
 
 def _check_experiment(e: Experiment, source: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from testbed.core.errors import InputError
@@ -37,11 +36,6 @@ def parse(text: str) -> tuple[Slot, ...]:
                 f"accepted: exactly once, one slot {_LETTERS[tx]}>{_LETTERS[rx]}"
             )
     return slots
-
-
-def render(slots: Iterable[Slot]) -> str:
-    """Write slots as `parse` reads them."""
-    return " ".join(f"{_LETTERS[s.tx]}>{''.join(_LETTERS[r] for r in s.rx)}" for s in slots)
 
 
 def _slot(token: str) -> Slot:

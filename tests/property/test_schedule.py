@@ -3,7 +3,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.core.errors import InputError
-from testbed.core.schedule import ROLES, Slot, parse, render
+from testbed.core.schedule import ROLES, Slot, parse
+
+LETTERS = {role: letter for letter, role in ROLES.items()}
+
+
+def render(slots):
+    return " ".join(f"{LETTERS[s.tx]}>{''.join(LETTERS[r] for r in s.rx)}" for s in slots)
 
 
 @st.composite

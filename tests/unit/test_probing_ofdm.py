@@ -77,8 +77,8 @@ def test_same_options_same_frame_other_seed_other_frame():
         ({"n_cp": 3}, "4 to n_fft/2 = 64"),
         ({"n_symbols": 1}, "2 to 256"),
         ({"seed": -1}, "≥ 0"),
-        ({"n_symbols": 4.0}, "whole number"),
-        ({"n_cp": True}, "whole number"),
+        ({"n_symbols": 4.0}, "n_symbols"),
+        ({"n_cp": True}, "n_cp"),
     ],
 )
 def test_refused_options_say_what_is_accepted(options, says):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from testbed import replay as module
+from testbed.coordinator import facts
 from testbed.core import config
 from testbed.core.errors import InputError
-from testbed.records import documents
+from testbed.records import documents, reader
 from testbed.records.writer import RunWriter
 from testbed.replay import replay, table
 
@@ -176,7 +177,7 @@ def an_experiment(**chain):
 def test_a_recorded_run(tmp_path):
     """Rejected rounds and missing estimates are counted; chain, block length and seed are the run's own."""
     rng = np.random.default_rng(9)
-    experiment = config.to_dict(an_experiment(enhance_options={"step": 1}, quantize_options={"bits": 2, "guard": 0.1}))
+    experiment = config.to_dict(an_experiment(enhance_options={"step": 2}, quantize_options={"bits": 2, "guard": 0.1}))
     lab = {"node": {n: {"role": n} for n in ("alice", "bob")}}
     writer = RunWriter(tmp_path, documents.start(experiment, lab, subcarrier_hz=[0.0, 1e6]))
     for r in range(3100):
@@ -187,6 +188,9 @@ def test_a_recorded_run(tmp_path):
         writer.round(r, r % 50 != 3, "low_snr" if r % 50 == 3 else None, None, r * 0.1)
     writer.close(documents.stop("ok"), {})
     summary = replay(tmp_path)
+    live = facts.summary_of(reader.load(tmp_path))
+    for name in ("csi_correlation_ab", "csi_correlation_ab_detrended", "csi_correlation_ae"):
+        assert live[name] == summary[name], name
     assert (summary["source"], summary["cut"], summary["rounds"]) == ("run_folder", "run", 3100)
     assert summary["pairs_rejected"] == {"low_snr": 62, "missing": 1}
     assert summary["pairs_kept"] == 3037
