@@ -38,7 +38,7 @@ from testbed.core import registry
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import Dialogue, Ledger, PublicMessage, Receive, Send
-from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.outcomes import COVERAGE, AgreeReport, EveReport, KeyReport
 from testbed.core.seeds import generator, permutation
 from testbed.core.stages import Enhancer, Quantizer, Reconciler
 from testbed.core.types import I64, U8, Bits, CsiSeries, Features, Key
@@ -256,7 +256,7 @@ class KeyChain:
         block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
         measured = eve is not None and _usable(eve, agreed)
         if eve is not None and measured:
-            against_eve = eve_min_entropy(eve.sacrificed_errors, eve.sacrificed_bits)
+            against_eve = eve_min_entropy(eve.sacrificed_errors, eve.covered_bits)
         else:
             against_eve = assumed_min_entropy(self.accounting.assumed_eve_error_rate)
         h_min = combined_min_entropy(agreed.report.source_min_entropy or 0.0, against_eve)
@@ -335,35 +335,41 @@ class KeyChain:
         """Run Eve's attack on a block: the same chain on what she heard, then everything that was said in public.
 
         She tries Alice's transmissions, Bob's, and the mean of both in the feature domain, and keeps what errs least on
-        the sacrificed bits. Her error rate is therefore the least of three: a little in her favour.
+        the sacrificed bits; a link that she hardly heard only where there is no other. Her error rate is therefore the
+        least of three: a little in her favour.
         Works with any part missing (a series None, messages not heard), with a poorer result.
         """
         heard = {m.kind: m for m in transcript}
         links = self._links(from_alice, from_bob)
         empty = np.zeros(0, np.uint8)
         if LEAD not in heard or FOLLOW not in heard:
-            return EveGuess(_eve_report(block, 0, 0, "none", complete), empty, None, None)
+            return EveGuess(_eve_report(block, 0, 0, 0, "none", complete), empty, None, None)
         guesses: dict[str, U8] = {}
+        covered: dict[str, NDArray[np.bool_]] = {}
         for link, features in links.items():
             try:
-                guesses[link] = self.quantize.eavesdrop(features, heard[LEAD], heard[FOLLOW]).values
+                bits, covered[link] = self.quantize.eavesdrop(features, heard[LEAD], heard[FOLLOW])
+                guesses[link] = bits.values
             except UNREADABLE:
                 continue  # her series does not fit this block (other rounds, other antennas)
         if not guesses:
-            return EveGuess(_eve_report(block, 0, 0, "none", complete), empty, None, None)
+            return EveGuess(_eve_report(block, 0, 0, 0, "none", complete), empty, None, None)
         if SACRIFICE not in heard:
             link, raw = next(iter(guesses.items()))
-            return EveGuess(_eve_report(block, 0, 0, link, complete), raw, None, None)
+            return EveGuess(_eve_report(block, 0, 0, 0, link, complete), raw, None, None)
         n = next(iter(guesses.values())).size
         try:
             positions, published = _read_sacrifice(heard[SACRIFICE], n, self._sacrifice_count)
         except DialogueFailed:
             link, raw = next(iter(guesses.items()))
-            return EveGuess(_eve_report(block, 0, 0, link, complete), raw, None, None)
-        errors = {link: int(np.count_nonzero(raw[positions] != published)) for link, raw in guesses.items()}
-        link = min(errors, key=lambda name: errors[name])
-        raw = guesses[link]
-        report = _eve_report(block, positions.size, errors[link], link, complete)
+            return EveGuess(_eve_report(block, 0, 0, 0, link, complete), raw, None, None)
+        scores = {}
+        for link, raw in guesses.items():
+            known = covered[link][positions]
+            errors = int(np.count_nonzero((raw[positions] != published) & known))
+            scores[link] = _eve_report(block, positions.size, int(known.sum()), errors, link, complete)
+        link = min(scores, key=lambda name: _weakness(scores[name]))
+        report, raw = scores[link], guesses[link]
         reconciled = self.reconcile.eavesdrop(np.delete(raw, positions), transcript)
         return EveGuess(report, raw, reconciled, _eve_key(reconciled, heard.get(AMPLIFY)))
 
@@ -389,10 +395,17 @@ def _usable(eve: EveReport, agreed: Agreed) -> bool:
     return eve.block == agreed.report.block and eve.sacrificed_bits <= agreed.sacrificed.size and eve.measured
 
 
-def _eve_report(block: int, trials: int, errors: int, link: str, complete: bool) -> EveReport:
+def _weakness(eve: EveReport) -> tuple[bool, float]:
+    """Order links by how little they serve Eve; where she heard nothing she guesses half of the bits."""
+    deaf = eve.sacrificed_bits - eve.covered_bits
+    return eve.covered_bits < COVERAGE * eve.sacrificed_bits, eve.sacrificed_errors + deaf / 2
+
+
+def _eve_report(block: int, sacrificed: int, covered: int, errors: int, link: str, complete: bool) -> EveReport:
     return EveReport(
         block=block,
-        sacrificed_bits=trials,
+        sacrificed_bits=sacrificed,
+        covered_bits=covered,
         sacrificed_errors=errors,
         best_link=link,
         transcript_complete=complete,

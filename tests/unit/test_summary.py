@@ -63,7 +63,14 @@ def block(**changes):
     good = BlockFacts(
         alice=agree("alice"),
         bob=agree("bob"),
-        eve=EveReport(block=0, sacrificed_bits=100, sacrificed_errors=45, best_link="alice", transcript_complete=True),
+        eve=EveReport(
+            block=0,
+            sacrificed_bits=100,
+            covered_bits=100,
+            sacrificed_errors=45,
+            best_link="alice",
+            transcript_complete=True,
+        ),
         alice_key=key(),
         bob_key=key(),
         alice_digest="aa",
