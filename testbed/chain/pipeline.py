@@ -176,12 +176,13 @@ class KeyChain:
         answer = yield Receive(ERRORS)
         assert answer is not None
         progress.errors = _integer(answer, "errors", 0, count)
-        progress.sacrificed, progress.kept = positions, kept
+        progress.sacrificed = positions
         # Of the whole string, not of what is kept: the sacrificed bits are public, and they help to predict the rest.
         progress.source = source_min_entropy(raw)
         rate = _estimate(progress.errors, count)
         if rate > MAX_ERROR_RATE:
             yield Receive(FAILED)  # Bob goes by the same rule and says so next
+        progress.kept = kept
         outcome = yield from self.reconcile.alice(kept.values, rate, rng)
         progress.values, progress.corrected = outcome.values, None
         point = draw_point(rng)
@@ -203,11 +204,12 @@ class KeyChain:
         positions, theirs = _read_sacrifice(message, raw.values.size, self._sacrifice_count)
         progress.sacrificed = positions
         progress.errors = int(np.count_nonzero(raw.values[positions] != theirs))
-        kept = progress.kept = _without(raw, positions)
+        kept = _without(raw, positions)
         yield Send(PublicMessage(kind=ERRORS, body={"errors": progress.errors}))
         rate = _estimate(progress.errors, positions.size)
         if rate > MAX_ERROR_RATE:
             raise DialogueFailed("error_rate_too_high", f"{progress.errors} of {positions.size} sacrificed bits differ")
+        progress.kept = kept
         outcome = yield from self.reconcile.bob(kept.values, rate, rng)
         message = yield Receive(TAG)
         assert message is not None

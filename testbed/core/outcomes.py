@@ -21,7 +21,7 @@ class AgreeReport(Struct, frozen=True, kw_only=True):
     sacrificed_errors: int
     """Of the sacrificed bits, how many differed between Alice and Bob."""
     reconciled_bits: int
-    """Length of the string that was reconciled (raw − sacrificed)."""
+    """Length of the string that was reconciled (raw − sacrificed); 0 where it did not come to that."""
     corrected_bits: int | None
     """Bits Bob flipped: with `verified`, the exact number of errors. None at Alice and where reconciliation failed."""
     leaked_bits: int

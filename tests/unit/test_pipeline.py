@@ -205,6 +205,8 @@ def test_unrelated_channels_are_too_different():
     alice, bob, _ = run(k.agree("alice", a, BLOCK, SEED), k.agree("bob", b, BLOCK, SEED))
     assert bob.report.failure == "error_rate_too_high"
     assert alice.report.failure == "peer_failed: error_rate_too_high"
+    assert alice.report.reconciled_bits == bob.report.reconciled_bits == 0  # it did not come to that
+    assert alice.report.raw_bits == bob.report.raw_bits > alice.report.sacrificed_bits > 0
     assert alice.report.sacrificed_errors == bob.report.sacrificed_errors
     assert 0.4 < alice.report.sacrificed_errors / alice.report.sacrificed_bits < 0.6
     assert alice.ledger.leaked_bits == bob.ledger.leaked_bits
