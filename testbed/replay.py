@@ -175,8 +175,8 @@ def _distil(chain: KeyChain, cut: Cut, probes: I64, number: int, seed: int) -> _
     # Her error rate is judged on raw bits; what the parities give her is charged as leakage, and tried on the key.
     early = [message for message in heard if message.kind in (LEAD, FOLLOW, SACRIFICE)]
     guesses = {label: chain.eavesdrop(number, *pair, early, True) for label, pair in links.items()}
-    judged = {label: guess.report for label, guess in guesses.items() if guess.report.sacrificed_bits}
-    against = {label: eve_min_entropy(r.sacrificed_errors, r.sacrificed_bits) for label, r in judged.items()}
+    judged = {label: guess.report for label, guess in guesses.items() if guess.report.measured}
+    against = {label: eve_min_entropy(r.sacrificed_errors, r.covered_bits) for label, r in judged.items()}
     strongest = min((label for label in cut.assumed if label in judged), key=lambda label: against[label], default=None)
     eve = judged[strongest] if strongest is not None else None
     raw = None

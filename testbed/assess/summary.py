@@ -92,7 +92,7 @@ _DEFAULT_REASONS = {
     "probing_s": "the source has no probing duration",
     "key_bits_per_round": "no round was run",
     "randomness": "too few key bits for the tests",
-    "eve_keys_recovered": "Eve was not measured",
+    "eve_keys_recovered": "Eve was not measured, or the keys' digests were not told",
 }
 
 
@@ -107,7 +107,8 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
     mismatched = sum(b.alice_digest != b.bob_digest for b in compared)
     good = [b for b in delivered if b not in compared or b.alice_digest == b.bob_digest]
     key_bits = sum(b.alice_key.key_bits for b in good if b.alice_key is not None)
-    eve_measured = any(b.eve is not None for b in facts.blocks)
+    eve_measured = any(_eve_counted(b) for b in facts.blocks)
+    digests_known = all(b.alice_digest is not None for b in delivered)
     summary: dict[str, Any] = {
         "rounds": facts.rounds,
         "pairs_kept": facts.pairs_kept,
@@ -139,7 +140,7 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
         "eve_measured": eve_measured,
         "eve_keys_recovered": (
             sum(b.eve_digest is not None and b.eve_digest == b.alice_digest for b in delivered)
-            if eve_measured
+            if eve_measured and digests_known
             else None
         ),
     }
@@ -163,6 +164,13 @@ def _delivered(report: KeyReport | None) -> bool:
 def _reconciled(block: BlockFacts) -> bool:
     """Whether a block got as far as reconciliation."""
     return any(r is not None and r.reconciled_bits > 0 for r in (block.alice, block.bob))
+
+
+def _eve_counted(block: BlockFacts) -> bool:
+    """Whether Eve's error rate was measured and, where there is a key, its length goes by it."""
+    if block.eve is None or not block.eve.measured:
+        return False
+    return not _delivered(block.alice_key) or (block.alice_key is not None and block.alice_key.eve_measured)
 
 
 def _leaked(report: AgreeReport | None) -> int:
@@ -202,13 +210,18 @@ def _kdr_raw(blocks: Sequence[BlockFacts]) -> float | None:
 
 
 def _kdr_eve(blocks: Sequence[BlockFacts]) -> float | None:
-    """Eve's error rate on Alice's raw bits: over all of them where known, else over the sacrificed ones."""
+    """Eve's error rate on Alice's raw bits: over all of them where known, else over the sacrificed ones.
+
+    Where she did not hear everything, over the sacrificed ones that she heard something about.
+    """
     pairs = []
     for block in blocks:
-        if block.raw is not None and block.raw.eve is not None:
+        if block.eve is None or not block.eve.measured:
+            continue
+        if block.raw is not None and block.raw.eve is not None and block.eve.covered_bits == block.eve.sacrificed_bits:
             pairs.append((int(np.count_nonzero(block.raw.alice != block.raw.eve)), block.raw.alice.size))
-        elif block.eve is not None:
-            pairs.append((block.eve.sacrificed_errors, block.eve.sacrificed_bits))
+        else:
+            pairs.append((block.eve.sacrificed_errors, block.eve.covered_bits))
     return _share(pairs)
 
 
@@ -266,6 +279,14 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
         entries.append(
             {"check": "keys on both sides", "ok": False, "detail": f"{one_sided} keys were delivered on one side only"}
         )
+    attacked = [b for b in facts.blocks if b.eve is not None]
+    assumed = sum(not _eve_counted(b) for b in attacked)
+    if assumed:
+        detail = (
+            f"{assumed} of {len(attacked)} blocks: Eve heard too little, missed messages, or her report "
+            "was unusable; her error rate is assumed, not known"
+        )
+        entries.append({"check": "Eve's attack is a measurement", "ok": False, "detail": detail})
     mismatched = sum(
         b.alice_digest != b.bob_digest for b in delivered if b.alice_digest is not None and b.bob_digest is not None
     )

@@ -38,7 +38,7 @@ from testbed.core import registry
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import Dialogue, Ledger, PublicMessage, Receive, Send
-from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.outcomes import COVERAGE, AgreeReport, EveReport, KeyReport
 from testbed.core.seeds import generator, permutation
 from testbed.core.stages import Enhancer, Quantizer, Reconciler
 from testbed.core.types import I64, U8, Bits, CsiSeries, Features, Key
@@ -149,7 +149,7 @@ class KeyChain:
             except DialogueFailed as exc:
                 failure = f"{PEER_FAILED}: {exc.detail}" if exc.reason == PEER_FAILED else exc.reason
                 if exc.reason != PEER_FAILED:
-                    yield Send(failed_message(exc))  # in neither side's ledger: it says nothing about the string
+                    yield Send(failed_message(exc))  # in neither side's ledger: the string is thrown away
             return progress.agreed(ledger, failure)
 
         return side()
@@ -176,12 +176,15 @@ class KeyChain:
         answer = yield Receive(ERRORS)
         assert answer is not None
         progress.errors = _integer(answer, "errors", 0, count)
-        progress.sacrificed, progress.kept = positions, kept
+        if answer.leaked_bits != _count_leak(count):
+            raise DialogueFailed("protocol", f"{ERRORS} counts {answer.leaked_bits} bits, accepted {_count_leak(count)}")
+        progress.sacrificed = positions
         # Of the whole string, not of what is kept: the sacrificed bits are public, and they help to predict the rest.
         progress.source = source_min_entropy(raw)
         rate = _estimate(progress.errors, count)
         if rate > MAX_ERROR_RATE:
             yield Receive(FAILED)  # Bob goes by the same rule and says so next
+        progress.kept = kept
         outcome = yield from self.reconcile.alice(kept.values, rate, rng)
         progress.values, progress.corrected = outcome.values, None
         point = draw_point(rng)
@@ -203,11 +206,15 @@ class KeyChain:
         positions, theirs = _read_sacrifice(message, raw.values.size, self._sacrifice_count)
         progress.sacrificed = positions
         progress.errors = int(np.count_nonzero(raw.values[positions] != theirs))
-        kept = progress.kept = _without(raw, positions)
-        yield Send(PublicMessage(kind=ERRORS, body={"errors": progress.errors}))
+        kept = _without(raw, positions)
+        # Which sacrificed bits differ stays with Bob, and what differs is left out of the string. Yet a differing bit says
+        # that the rest of its label lies next to a threshold, so the number is charged for all that it can say.
+        leaked = _count_leak(positions.size)
+        yield Send(PublicMessage(kind=ERRORS, body={"errors": progress.errors}, leaked_bits=leaked))
         rate = _estimate(progress.errors, positions.size)
         if rate > MAX_ERROR_RATE:
             raise DialogueFailed("error_rate_too_high", f"{progress.errors} of {positions.size} sacrificed bits differ")
+        progress.kept = kept
         outcome = yield from self.reconcile.bob(kept.values, rate, rng)
         message = yield Receive(TAG)
         assert message is not None
@@ -256,7 +263,7 @@ class KeyChain:
         block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
         measured = eve is not None and _usable(eve, agreed)
         if eve is not None and measured:
-            against_eve = eve_min_entropy(eve.sacrificed_errors, eve.sacrificed_bits)
+            against_eve = eve_min_entropy(eve.sacrificed_errors, eve.covered_bits)
         else:
             against_eve = assumed_min_entropy(self.accounting.assumed_eve_error_rate)
         h_min = combined_min_entropy(agreed.report.source_min_entropy or 0.0, against_eve)
@@ -335,35 +342,41 @@ class KeyChain:
         """Run Eve's attack on a block: the same chain on what she heard, then everything that was said in public.
 
         She tries Alice's transmissions, Bob's, and the mean of both in the feature domain, and keeps what errs least on
-        the sacrificed bits. Her error rate is therefore the least of three: a little in her favour.
+        the sacrificed bits; a link that she hardly heard only where there is no other. Her error rate is therefore the
+        least of three: a little in her favour.
         Works with any part missing (a series None, messages not heard), with a poorer result.
         """
         heard = {m.kind: m for m in transcript}
         links = self._links(from_alice, from_bob)
         empty = np.zeros(0, np.uint8)
         if LEAD not in heard or FOLLOW not in heard:
-            return EveGuess(_eve_report(block, 0, 0, "none", complete), empty, None, None)
+            return EveGuess(_eve_report(block, 0, 0, 0, "none", complete), empty, None, None)
         guesses: dict[str, U8] = {}
+        covered: dict[str, NDArray[np.bool_]] = {}
         for link, features in links.items():
             try:
-                guesses[link] = self.quantize.eavesdrop(features, heard[LEAD], heard[FOLLOW]).values
+                bits, covered[link] = self.quantize.eavesdrop(features, heard[LEAD], heard[FOLLOW])
+                guesses[link] = bits.values
             except UNREADABLE:
                 continue  # her series does not fit this block (other rounds, other antennas)
         if not guesses:
-            return EveGuess(_eve_report(block, 0, 0, "none", complete), empty, None, None)
+            return EveGuess(_eve_report(block, 0, 0, 0, "none", complete), empty, None, None)
         if SACRIFICE not in heard:
             link, raw = next(iter(guesses.items()))
-            return EveGuess(_eve_report(block, 0, 0, link, complete), raw, None, None)
+            return EveGuess(_eve_report(block, 0, 0, 0, link, complete), raw, None, None)
         n = next(iter(guesses.values())).size
         try:
             positions, published = _read_sacrifice(heard[SACRIFICE], n, self._sacrifice_count)
         except DialogueFailed:
             link, raw = next(iter(guesses.items()))
-            return EveGuess(_eve_report(block, 0, 0, link, complete), raw, None, None)
-        errors = {link: int(np.count_nonzero(raw[positions] != published)) for link, raw in guesses.items()}
-        link = min(errors, key=lambda name: errors[name])
-        raw = guesses[link]
-        report = _eve_report(block, positions.size, errors[link], link, complete)
+            return EveGuess(_eve_report(block, 0, 0, 0, link, complete), raw, None, None)
+        scores = {}
+        for link, raw in guesses.items():
+            known = covered[link][positions]
+            errors = int(np.count_nonzero((raw[positions] != published) & known))
+            scores[link] = _eve_report(block, positions.size, int(known.sum()), errors, link, complete)
+        link = min(scores, key=lambda name: _weakness(scores[name]))
+        report, raw = scores[link], guesses[link]
         reconciled = self.reconcile.eavesdrop(np.delete(raw, positions), transcript)
         return EveGuess(report, raw, reconciled, _eve_key(reconciled, heard.get(AMPLIFY)))
 
@@ -389,10 +402,17 @@ def _usable(eve: EveReport, agreed: Agreed) -> bool:
     return eve.block == agreed.report.block and eve.sacrificed_bits <= agreed.sacrificed.size and eve.measured
 
 
-def _eve_report(block: int, trials: int, errors: int, link: str, complete: bool) -> EveReport:
+def _weakness(eve: EveReport) -> tuple[bool, float]:
+    """Order links by how little they serve Eve; where she heard nothing she guesses half of the bits."""
+    deaf = eve.sacrificed_bits - eve.covered_bits
+    return eve.covered_bits < COVERAGE * eve.sacrificed_bits, eve.sacrificed_errors + deaf / 2
+
+
+def _eve_report(block: int, sacrificed: int, covered: int, errors: int, link: str, complete: bool) -> EveReport:
     return EveReport(
         block=block,
-        sacrificed_bits=trials,
+        sacrificed_bits=sacrificed,
+        covered_bits=covered,
         sacrificed_errors=errors,
         best_link=link,
         transcript_complete=complete,
@@ -412,6 +432,11 @@ def _eve_key(reconciled: U8, message: PublicMessage | None) -> U8 | None:
 def _estimate(errors: int, trials: int) -> float:
     """Return the error rate to reconcile with: Laplace's rule, never 0, and rather above for few trials."""
     return (errors + 1) / (trials + 2)
+
+
+def _count_leak(most: int) -> int:
+    """Return what a number in 0 … most can tell: ⌈log2(most + 1)⌉ bits."""
+    return most.bit_length()
 
 
 def _positions(n: int, count: int, seed: int) -> I64:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+COVERAGE = 0.8
+"""Least share of the sacrificed bits that Eve must have heard something about to count as measured: who hears nothing
+errs on every other bit, which must not pass for security."""
+
 
 class AgreeReport(Struct, frozen=True, kw_only=True):
     """One side's view of a block from quantization to verification."""
@@ -17,7 +21,7 @@ class AgreeReport(Struct, frozen=True, kw_only=True):
     sacrificed_errors: int
     """Of the sacrificed bits, how many differed between Alice and Bob."""
     reconciled_bits: int
-    """Length of the string that was reconciled (raw − sacrificed)."""
+    """Length of the string that was reconciled (raw − sacrificed); 0 where it did not come to that."""
     corrected_bits: int | None
     """Bits Bob flipped: with `verified`, the exact number of errors. None at Alice and where reconciliation failed."""
     leaked_bits: int
@@ -36,8 +40,10 @@ class EveReport(Struct, frozen=True, kw_only=True):
 
     block: int
     sacrificed_bits: int
+    covered_bits: int
+    """Of the sacrificed bits, for how many she had heard something to guess from."""
     sacrificed_errors: int
-    """Of the sacrificed bits, how many her best guess got wrong."""
+    """Of the covered bits, how many her best guess got wrong."""
     best_link: str
     """Which transmission served her best: from alice, from bob, or both."""
     transcript_complete: bool
@@ -45,8 +51,9 @@ class EveReport(Struct, frozen=True, kw_only=True):
 
     @property
     def measured(self) -> bool:
-        """Whether this says how well Eve can do: a possible count from a complete attack."""
-        return self.transcript_complete and 0 <= self.sacrificed_errors <= self.sacrificed_bits > 0
+        """Whether this says how well Eve can do: a possible count from a complete attack that was not deaf."""
+        possible = 0 <= self.sacrificed_errors <= self.covered_bits <= self.sacrificed_bits
+        return self.transcript_complete and possible and self.covered_bits >= max(1, COVERAGE * self.sacrificed_bits)
 
 
 class KeyReport(Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from testbed.core.ledger import Dialogue, PublicMessage
 from testbed.core.types import U8, Bits, CsiFrame, CsiSeries, Features, IqBlock, SoundingFrame
@@ -57,8 +58,14 @@ class Quantizer(ABC):
         """Restrict Alice's draft to what Bob kept: order and origin (probe, dimension, level_bit) as Bob's bits."""
 
     @abstractmethod
-    def eavesdrop(self, features: Features, lead: PublicMessage, follow: PublicMessage) -> Bits:
-        """Eve's best guess of the kept bits from her own features and both public messages; NaN features guess 0."""
+    def eavesdrop(
+        self, features: Features, lead: PublicMessage, follow: PublicMessage
+    ) -> tuple[Bits, NDArray[np.bool_]]:
+        """Eve's best guess of the kept bits from her own features and both public messages.
+
+        Also returns (bit,) `covered`: where she had a feature to guess from. Elsewhere (NaN) the guess is 0 and no
+        measure of what an Eve who hears could know.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ def _disagreement(v: View) -> str:
         raw.append(ratio(agreed.sacrificed_errors, agreed.sacrificed_bits))
         # equal by universal hash; where it failed, nobody knows by how much they differ
         after.append(0.0 if verified else _reconciled_difference(v, b))
-        eve.append(None if b.eve is None else ratio(b.eve.sacrificed_errors, b.eve.sacrificed_bits))
+        eve.append(None if b.eve is None else ratio(b.eve.sacrificed_errors, b.eve.covered_bits))
     stages = {
         "Alice – Bob, raw": (pictures.INK, raw),
         "Alice – Bob, reconciled": (pictures.OK, after),
@@ -93,7 +93,7 @@ def _disagreement(v: View) -> str:
                 f"{agreed.sacrificed_errors:,} of {agreed.sacrificed_bits:,}",
                 f"{corrected:,} of {agreed.reconciled_bits:,}" if corrected is not None else "n/a",
                 "verified" if all(a.verified for a in b.agree.values()) else failure(b),
-                "not measured" if heard is None else f"{heard.sacrificed_errors:,} of {heard.sacrificed_bits:,}",
+                "not measured" if heard is None else f"{heard.sacrificed_errors:,} of {heard.covered_bits:,}",
                 "" if heard is None else heard.best_link + ("" if heard.transcript_complete else " (missed messages)"),
             )
         )

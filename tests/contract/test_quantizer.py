@@ -81,19 +81,28 @@ def test_eve_guesses_exactly_the_kept_bits_and_no_better_than_chance_from_anothe
     a, b, e = channel(5, 0.05, probes=400)
     q = registry.make_stage("quantize", name, {})
     alice, _, lead, follow = exchange(q, a, b)
-    guess = q.eavesdrop(e, lead, follow)
+    guess, covered = q.eavesdrop(e, lead, follow)
+    assert covered.all()
+    assert covered.shape == guess.values.shape
     assert_same_origin(guess, alice)
     assert abs(np.mean(guess.values != alice.values) - 0.5) < 5 * 0.5 / np.sqrt(alice.values.size)
     # an Eve who sees what Alice sees knows nearly everything: the attack is a real one
-    assert np.mean(q.eavesdrop(a, lead, follow).values != alice.values) < 0.02
+    assert np.mean(q.eavesdrop(a, lead, follow)[0].values != alice.values) < 0.02
 
 
-def test_eve_without_measurements_guesses_zero(name: str) -> None:
+def test_eve_without_measurements_guesses_zero_and_says_so(name: str) -> None:
     a, b, e = channel(6, 0.05)
     q = registry.make_stage("quantize", name, {})
     _, _, lead, follow = exchange(q, a, b)
+    e.values[:40] = np.nan
+    guess, covered = q.eavesdrop(e, lead, follow)
+    np.testing.assert_array_equal(covered, guess.probe >= 40)
+    assert guess.values[covered].any()
+    assert not guess.values[~covered].any()
     e.values[:] = np.nan
-    assert not q.eavesdrop(e, lead, follow).values.any()
+    guess, covered = q.eavesdrop(e, lead, follow)
+    assert not guess.values.any()
+    assert not covered.any()
 
 
 def test_messages_say_what_they_leak(name: str) -> None:

@@ -28,7 +28,7 @@ def test_any_two_series_end_in_bits_of_the_same_origin(
     draft, lead = q.lead(a, np.random.default_rng(0))
     bob, follow = q.follow(b, lead)
     alice = q.finish(draft, follow)
-    eve = q.eavesdrop(b, lead, follow)
+    eve, _ = q.eavesdrop(b, lead, follow)
     for other in (bob, eve):
         np.testing.assert_array_equal(alice.probe, other.probe)
         np.testing.assert_array_equal(alice.dimension, other.dimension)

@@ -122,6 +122,7 @@ class Stage:
                 report = EveReport(
                     block=body.block,
                     sacrificed_bits=9,
+                    covered_bits=9,
                     sacrificed_errors=4,
                     best_link="alice",
                     transcript_complete=True,

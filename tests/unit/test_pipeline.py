@@ -51,7 +51,12 @@ def agreed(noise: float = 0.08, eve_correlation: float = 0.0):
 
 def eve_report(errors: int, trials: int) -> EveReport:
     return EveReport(
-        block=BLOCK, sacrificed_bits=trials, sacrificed_errors=errors, best_link="alice", transcript_complete=True
+        block=BLOCK,
+        sacrificed_bits=trials,
+        covered_bits=trials,
+        sacrificed_errors=errors,
+        best_link="alice",
+        transcript_complete=True,
     )
 
 
@@ -112,6 +117,14 @@ def test_alice_refuses_corrections_that_cannot_be(corrections):
             to_alice[-1] = msgspec.structs.replace(to_alice[-1], body={"corrections": corrections})
         to_bob, to_alice = [m for said in to_alice for m in alice.advance(said)], []
     assert alice.result.report.failure == "protocol"
+
+
+def test_the_number_of_sacrificed_errors_is_charged_for_what_it_can_say():
+    alice, bob, *_ = agreed()
+    most = alice.report.sacrificed_bits
+    for side in (alice, bob):
+        assert 2 ** (side.report.leaked_by_kind["sacrifice_errors"] - 1) < most + 1
+        assert 2 ** side.report.leaked_by_kind["sacrifice_errors"] >= most + 1
 
 
 def test_labels_of_one_bit_tell_nothing_by_their_errors():
@@ -200,6 +213,8 @@ def test_unrelated_channels_are_too_different():
     alice, bob, _ = run(k.agree("alice", a, BLOCK, SEED), k.agree("bob", b, BLOCK, SEED))
     assert bob.report.failure == "error_rate_too_high"
     assert alice.report.failure == "peer_failed: error_rate_too_high"
+    assert alice.report.reconciled_bits == bob.report.reconciled_bits == 0  # it did not come to that
+    assert alice.report.raw_bits == bob.report.raw_bits > alice.report.sacrificed_bits > 0
     assert alice.report.sacrificed_errors == bob.report.sacrificed_errors
     assert 0.4 < alice.report.sacrificed_errors / alice.report.sacrificed_bits < 0.6
     assert alice.ledger.leaked_bits == bob.ledger.leaked_bits
@@ -229,7 +244,7 @@ def amplify(eve, k=None, alice=None, bob=None):
 
 
 def test_the_key_is_equal_and_as_long_as_the_accounting_says():
-    (key_a, report_a), (key_b, report_b), _ = amplify(eve_report(250, 500))
+    (key_a, report_a), (key_b, report_b), _ = amplify(eve_report(240, 480))
     alice = agreed()[0]
     assert np.array_equal(key_a.bits, key_b.bits)
     assert report_a == report_b
@@ -252,21 +267,25 @@ def test_an_unmeasured_eve_is_assumed():
     [
         {"block": BLOCK + 1},
         {"sacrificed_errors": -1},
-        {"sacrificed_errors": 501},
+        {"sacrificed_errors": 481},
         {"sacrificed_bits": 10**9, "sacrificed_errors": 5 * 10**8},
         {"sacrificed_bits": -5, "sacrificed_errors": -5},
         {"transcript_complete": False},
+        {"covered_bits": 383},
+        {"covered_bits": 481},
+        {"covered_bits": 240},
+        {"covered_bits": -1, "sacrificed_errors": -1},
     ],
 )
 def test_a_report_of_eve_that_cannot_be_is_no_measurement(change):
-    wrong = msgspec.structs.replace(eve_report(250, 500), **change)
+    wrong = msgspec.structs.replace(eve_report(240, 480), **change)
     (_, report), _, _ = amplify(wrong)
     assert not report.eve_measured
     assert report == amplify(None)[0][1]
 
 
 def test_an_eve_who_knows_leaves_no_key_and_the_numbers_say_why():
-    (key_a, report_a), (key_b, report_b), transcript = amplify(eve_report(5, 500))
+    (key_a, report_a), (key_b, report_b), transcript = amplify(eve_report(5, 480))
     assert key_a is None
     assert key_b is None
     assert report_a == report_b
@@ -285,7 +304,7 @@ def test_ledgers_that_differ_deliver_nothing():
 
 def test_alice_cannot_ask_for_more_than_the_rule_allows():
     k = chain()
-    alice = Conversation(k.amplify("alice", agreed()[0], eve_report(250, 500), SEED))
+    alice = Conversation(k.amplify("alice", agreed()[0], eve_report(240, 480), SEED))
     bob = Conversation(k.amplify("bob", agreed()[1], None, SEED))
     bob.advance()
     (m,) = alice.advance()
@@ -296,7 +315,7 @@ def test_alice_cannot_ask_for_more_than_the_rule_allows():
 
 def test_no_key_at_bob_before_delivery():
     k = chain()
-    alice = Conversation(k.amplify("alice", agreed()[0], eve_report(250, 500), SEED))
+    alice = Conversation(k.amplify("alice", agreed()[0], eve_report(240, 480), SEED))
     bob = Conversation(k.amplify("bob", agreed()[1], None, SEED))
     bob.advance()
     (confirmed,) = bob.advance(alice.advance()[0])
@@ -319,6 +338,35 @@ def test_eve_far_away_guesses():
     assert guess.key is None
 
 
+@pytest.mark.parametrize(("lost", "measured"), [(0.1, True), (0.3, False), (1.0, False)])
+def test_a_deaf_eve_is_no_measurement(lost, measured):
+    """What she did not hear she guesses as 0 and errs on half of: this must not pass for security."""
+    _, _, transcript, from_alice, _ = agreed(0.08, 0.95)
+    h = from_alice.h.copy()
+    h[: int(lost * PROBES)] = np.nan
+    k = chain()
+    eve = k.eavesdrop(BLOCK, replace(from_alice, h=h), None, transcript, True).report
+    assert eve.measured == measured
+    alice = agreed(0.08, 0.95)[0]
+    assert eve.covered_bits == np.count_nonzero(alice.raw.probe[alice.sacrificed] >= int(lost * PROBES))
+    # over what she heard she is as good as ever
+    assert eve.sacrificed_errors <= 0.3 * eve.covered_bits
+    sides = {"alice": alice, "bob": agreed(0.08, 0.95)[1]}
+    (_, report), _, _ = amplify(eve, k, **sides)
+    assert report.eve_measured == measured
+    if not measured:
+        assert report == amplify(None, k, **sides)[0][1]
+
+
+def test_a_link_that_eve_hardly_heard_does_not_hide_the_other():
+    _, _, transcript, from_alice, from_bob = agreed(0.08, 0.95)
+    h = from_bob.h.copy()
+    h[10:] = np.nan
+    report = chain().eavesdrop(BLOCK, from_alice, replace(from_bob, h=h), transcript, True).report
+    assert report.measured
+    assert report.best_link in ("alice", "both")
+
+
 def test_eve_close_by_errs_less_and_both_links_serve_her_best():
     _, _, transcript, from_alice, from_bob = agreed(0.08, 0.95)
     k = chain()
@@ -333,7 +381,7 @@ def test_an_eve_who_hears_all_that_alice_hears_has_the_key():
     """The attack is complete: with Alice's own CSI and the public transcript it ends in Alice's key."""
     a, *_ = channels(0.08)
     k = chain()
-    (key, _), _, more = amplify(eve_report(250, 500))
+    (key, _), _, more = amplify(eve_report(240, 480))
     guess = k.eavesdrop(BLOCK, None, a, [*agreed()[2], *(m for _, m in more)], True)
     assert guess.report.best_link == "bob"
     # her quantizer has no guard bands of its own but sees which entries were kept
@@ -343,7 +391,7 @@ def test_an_eve_who_hears_all_that_alice_hears_has_the_key():
 
 def test_eves_key_guess_is_the_hash_of_her_string():
     _, _, transcript, from_alice, from_bob = agreed(0.08, 0.95)
-    _, _, more = amplify(eve_report(250, 500), alice=agreed(0.08, 0.95)[0], bob=agreed(0.08, 0.95)[1])
+    _, _, more = amplify(eve_report(240, 480), alice=agreed(0.08, 0.95)[0], bob=agreed(0.08, 0.95)[1])
     announced = more[0][1].body
     guess = chain().eavesdrop(BLOCK, from_alice, from_bob, [*transcript, *(m for _, m in more)], True)
     n, length = guess.reconciled.size, announced["length"]

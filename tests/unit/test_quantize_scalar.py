@@ -110,7 +110,8 @@ def test_eve_with_fewer_dimensions_guesses_zero_for_the_rest() -> None:
     q, x = Scalar(), gaussians(100, 3)
     _, lead = q.lead(features(x), np.random.default_rng(0))
     _, follow = q.follow(features(x), lead)
-    guess = q.eavesdrop(features(x[:, :1]), lead, follow)
+    guess, covered = q.eavesdrop(features(x[:, :1]), lead, follow)
+    np.testing.assert_array_equal(covered, guess.dimension == 0)
     assert guess.values[guess.dimension == 0].any()
     assert not guess.values[guess.dimension > 0].any()
 

@@ -120,7 +120,12 @@ def build(
         w.round(r, not lost, "no_preamble" if lost else None, digest, r * 0.05)
     for k in range(n_blocks):
         eve_report = EveReport(
-            block=k, sacrificed_bits=400, sacrificed_errors=188, best_link=alice, transcript_complete=k != 1
+            block=k,
+            sacrificed_bits=400,
+            covered_bits=400,
+            sacrificed_errors=188,
+            best_link=alice,
+            transcript_complete=k != 1,
         )
         w.block(
             Block(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
@@ -63,7 +64,14 @@ def block(**changes):
     good = BlockFacts(
         alice=agree("alice"),
         bob=agree("bob"),
-        eve=EveReport(block=0, sacrificed_bits=100, sacrificed_errors=45, best_link="alice", transcript_complete=True),
+        eve=EveReport(
+            block=0,
+            sacrificed_bits=100,
+            covered_bits=100,
+            sacrificed_errors=45,
+            best_link="alice",
+            transcript_complete=True,
+        ),
         alice_key=key(),
         bob_key=key(),
         alice_digest="aa",
@@ -155,6 +163,47 @@ def test_a_key_on_one_side_only_is_no_key():
 
 def test_a_key_that_eve_has_is_counted():
     assert summarise(facts(block(eve_digest="aa")))["eve_keys_recovered"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sacrificed_bits": 0, "covered_bits": 0, "sacrificed_errors": 0},
+        {"covered_bits": 0, "sacrificed_errors": 0},
+        {"covered_bits": 79},
+        {"transcript_complete": False},
+    ],
+)
+def test_an_eve_who_heard_too_little_was_not_measured(change):
+    deaf = structs.replace(block().eve, **change)
+    assumed = structs.replace(key(), eve_measured=False)
+    zeros = np.zeros(1000, np.uint8)
+    raw = RawBits(zeros, zeros, 1 - zeros)
+    s = summarise(facts(block(eve=deaf, alice_key=assumed, bob_key=assumed, raw=raw)))
+    assert s["eve_measured"] is False
+    assert {"kdr_eve", "eve_keys_recovered"} <= nulls(s)
+    assert "Eve's attack is a measurement" in failed_checks(s)
+
+
+def test_eve_counts_as_measured_only_where_the_key_went_by_her():
+    assumed = structs.replace(key(), eve_measured=False)
+    s = summarise(facts(block(alice_key=assumed, bob_key=assumed)))
+    assert s["eve_measured"] is False
+    assert "Eve's attack is a measurement" in failed_checks(s)
+
+
+def test_of_an_eve_who_heard_a_part_that_part_counts():
+    alice = np.zeros(1000, np.uint8)
+    guess = np.where(np.arange(1000) < 500, 1, 0).astype(np.uint8)
+    part = structs.replace(block().eve, covered_bits=90, sacrificed_errors=9)
+    assert summarise(facts(block(eve=part, raw=RawBits(alice, alice, guess))))["kdr_eve"] == pytest.approx(0.1)
+
+
+def test_keys_that_eve_may_have_are_not_counted_without_digests():
+    s = summarise(facts(block(), block(alice_digest=None, bob_digest=None, eve_digest=None)))
+    assert s["eve_measured"] is True
+    assert s["eve_keys_recovered"] is None
+    assert any("eve_keys_recovered" in check for check in failed_checks(s))
 
 
 def test_a_failed_block_is_explained():

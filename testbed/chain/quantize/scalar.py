@@ -91,8 +91,11 @@ class Scalar(Quantizer):
         kept = _unpack(follow, draft.values.size // self._bits)
         return draft.take(np.repeat(kept, self._bits))
 
-    def eavesdrop(self, features: Features, lead: PublicMessage, follow: PublicMessage) -> Bits:
-        """Return Eve's guess: her own ranks cut halfway between levels. Entries or dimensions she lacks guess 0."""
+    def eavesdrop(self, features: Features, lead: PublicMessage, follow: PublicMessage) -> tuple[Bits, Mask]:
+        """Return Eve's guess, her own ranks cut halfway between levels, and (bit,) where she has a rank.
+
+        Entries or dimensions that she lacks, or that do not vary for her, guess 0.
+        """
         kept = self._offered(lead)
         kept[kept] = _unpack(follow, int(kept.sum()))
         own = features.values[:, : kept.shape[1]]
@@ -101,7 +104,7 @@ class Scalar(Quantizer):
         u = np.full(kept.shape, np.nan)
         u[:, : own.shape[1]] = self._ranks(own)
         level = np.clip(np.floor((np.nan_to_num(u) + self._gap) / self._pitch), 0, self._n_levels - 1)
-        return self._to_bits(level.astype(np.int64), kept)
+        return self._to_bits(level.astype(np.int64), kept), np.repeat(np.isfinite(u[kept]), self._bits)
 
     def _ranks(self, values: F64) -> F64:
         """Return each value's place u in (0, 1) among the valid values of its dimension; NaN where there is none."""
