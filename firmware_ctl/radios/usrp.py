@@ -378,7 +378,7 @@ class Usrp(Radio):
             raise self._failed(operation, f"a silenced transmission stays queued for {left_s:.1f} s: close and reopen")
         self._wait_or_fail(
             operation,
-            lambda: self.now_s() >= self._queued_until_s,
+            lambda: self.now_s() >= self._queued_until_s - 1e-9,  # times are sums of rounded ones
             max(left_s, 0.0) + 1.0,
             "the device clock stands still",
         )
