@@ -149,7 +149,7 @@ class KeyChain:
             except DialogueFailed as exc:
                 failure = f"{PEER_FAILED}: {exc.detail}" if exc.reason == PEER_FAILED else exc.reason
                 if exc.reason != PEER_FAILED:
-                    yield Send(failed_message(exc))  # in neither side's ledger: it says nothing about the string
+                    yield Send(failed_message(exc))  # in neither side's ledger: the string is thrown away
             return progress.agreed(ledger, failure)
 
         return side()
@@ -176,6 +176,8 @@ class KeyChain:
         answer = yield Receive(ERRORS)
         assert answer is not None
         progress.errors = _integer(answer, "errors", 0, count)
+        if answer.leaked_bits != _count_leak(count):
+            raise DialogueFailed("protocol", f"{ERRORS} counts {answer.leaked_bits} bits, accepted {_count_leak(count)}")
         progress.sacrificed = positions
         # Of the whole string, not of what is kept: the sacrificed bits are public, and they help to predict the rest.
         progress.source = source_min_entropy(raw)
@@ -205,7 +207,10 @@ class KeyChain:
         progress.sacrificed = positions
         progress.errors = int(np.count_nonzero(raw.values[positions] != theirs))
         kept = _without(raw, positions)
-        yield Send(PublicMessage(kind=ERRORS, body={"errors": progress.errors}))
+        # Which sacrificed bits differ stays with Bob, and what differs is left out of the string. Yet a differing bit says
+        # that the rest of its label lies next to a threshold, so the number is charged for all that it can say.
+        leaked = _count_leak(positions.size)
+        yield Send(PublicMessage(kind=ERRORS, body={"errors": progress.errors}, leaked_bits=leaked))
         rate = _estimate(progress.errors, positions.size)
         if rate > MAX_ERROR_RATE:
             raise DialogueFailed("error_rate_too_high", f"{progress.errors} of {positions.size} sacrificed bits differ")
@@ -427,6 +432,11 @@ def _eve_key(reconciled: U8, message: PublicMessage | None) -> U8 | None:
 def _estimate(errors: int, trials: int) -> float:
     """Return the error rate to reconcile with: Laplace's rule, never 0, and rather above for few trials."""
     return (errors + 1) / (trials + 2)
+
+
+def _count_leak(most: int) -> int:
+    """Return what a number in 0 … most can tell: ⌈log2(most + 1)⌉ bits."""
+    return most.bit_length()
 
 
 def _positions(n: int, count: int, seed: int) -> I64:

@@ -119,6 +119,14 @@ def test_alice_refuses_corrections_that_cannot_be(corrections):
     assert alice.result.report.failure == "protocol"
 
 
+def test_the_number_of_sacrificed_errors_is_charged_for_what_it_can_say():
+    alice, bob, *_ = agreed()
+    most = alice.report.sacrificed_bits
+    for side in (alice, bob):
+        assert 2 ** (side.report.leaked_by_kind["sacrifice_errors"] - 1) < most + 1
+        assert 2 ** side.report.leaked_by_kind["sacrifice_errors"] >= most + 1
+
+
 def test_labels_of_one_bit_tell_nothing_by_their_errors():
     a, b, *_ = channels(0.08)
     k = KeyChain(msgspec.structs.replace(PLAN, quantize_options={"bits": 1}), Accounting())

@@ -22,8 +22,8 @@ def openris(tmp_path_factory):
     rng = np.random.default_rng(4)
     arrays = {"freq_hz": np.linspace(3e9, 4e9, 201)}
     for name in ("tx_90_VV", "tx_105_VV"):
-        own_db = rng.normal(scale=5.0, size=(62, 11, 2, 1))
-        fading_db = np.repeat((own_db[:-1] + own_db[1:]) / np.sqrt(2), 101, axis=2)[:, :, :201]
+        own_db = rng.normal(scale=5.0, size=(62, 11, 10, 1))
+        fading_db = np.repeat((own_db[:-1] + own_db[1:]) / np.sqrt(2), 21, axis=2)[:, :, :201]
         noise_db = rng.normal(scale=1.0, size=(61, 11, 201, 2))
         arrays[name] = (10 ** ((fading_db + noise_db) / 20)).astype(np.complex64)
         arrays[f"{name}_rx_deg"] = np.arange(0, 183, 3)
