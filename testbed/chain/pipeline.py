@@ -177,7 +177,9 @@ class KeyChain:
         assert answer is not None
         progress.errors = _integer(answer, "errors", 0, count)
         if answer.leaked_bits != _count_leak(count):
-            raise DialogueFailed("protocol", f"{ERRORS} counts {answer.leaked_bits} bits, accepted {_count_leak(count)}")
+            raise DialogueFailed(
+                "protocol", f"{ERRORS} counts {answer.leaked_bits} bits, accepted {_count_leak(count)}"
+            )
         progress.sacrificed = positions
         # Of the whole string, not of what is kept: the sacrificed bits are public, and they help to predict the rest.
         progress.source = source_min_entropy(raw)
@@ -207,8 +209,8 @@ class KeyChain:
         progress.sacrificed = positions
         progress.errors = int(np.count_nonzero(raw.values[positions] != theirs))
         kept = _without(raw, positions)
-        # Which sacrificed bits differ stays with Bob, and what differs is left out of the string. Yet a differing bit says
-        # that the rest of its label lies next to a threshold, so the number is charged for all that it can say.
+        # Which sacrificed bits differ stays with Bob, and what differs is left out of the string. Yet a differing bit
+        # says that the rest of its label lies next to a threshold, so the number is charged for all that it can say.
         leaked = _count_leak(positions.size)
         yield Send(PublicMessage(kind=ERRORS, body={"errors": progress.errors}, leaked_bits=leaked))
         rate = _estimate(progress.errors, positions.size)
