@@ -210,8 +210,7 @@ class KeyChain:
         progress.errors = int(np.count_nonzero(raw.values[positions] != theirs))
         kept = _without(raw, positions)
         # Which sacrificed bits differ stays with Bob, and what differs is left out of the string. Yet a differing bit
-        # says
-        # that the rest of its label lies next to a threshold, so the number is charged for all that it can say.
+        # says that the rest of its label lies next to a threshold, so the number is charged for all that it can say.
         leaked = _count_leak(positions.size)
         yield Send(PublicMessage(kind=ERRORS, body={"errors": progress.errors}, leaked_bits=leaked))
         rate = _estimate(progress.errors, positions.size)

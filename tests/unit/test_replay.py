@@ -18,16 +18,16 @@ NOT_REPEATABLE = ("wall_s", "rounds_per_s")
 
 @pytest.fixture(scope="module")
 def openris(tmp_path_factory):
-    """Two cuts, 61 positions: each place and configuration its own channel, half of it shared with the next place."""
+    """Two cuts, 241 positions: each place and configuration its own channel in ten bands, half shared with the next."""
     folder = tmp_path_factory.mktemp("openris")
     rng = np.random.default_rng(4)
     arrays = {"freq_hz": np.linspace(3e9, 4e9, 201)}
     for name in ("tx_90_VV", "tx_105_VV"):
-        own_db = rng.normal(scale=5.0, size=(62, 11, 2, 1))
-        fading_db = np.repeat((own_db[:-1] + own_db[1:]) / np.sqrt(2), 101, axis=2)[:, :, :201]
-        noise_db = rng.normal(scale=1.0, size=(61, 11, 201, 2))
+        own_db = rng.normal(scale=5.0, size=(242, 11, 10, 1))
+        fading_db = np.repeat((own_db[:-1] + own_db[1:]) / np.sqrt(2), 21, axis=2)[:, :, :201]
+        noise_db = rng.normal(scale=1.0, size=(241, 11, 201, 2))
         arrays[name] = (10 ** ((fading_db + noise_db) / 20)).astype(np.complex64)
-        arrays[f"{name}_rx_deg"] = np.arange(0, 183, 3)
+        arrays[f"{name}_rx_deg"] = np.arange(0, 723, 3)
     np.savez(folder / "openris_ff.npz", **arrays)
     return folder
 
