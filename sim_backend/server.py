@@ -94,7 +94,10 @@ def serve(
         # a peer that died must not hold back what is meant for others, nor come back under its old route
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         secure(socket, identity)
-        socket.bind(endpoint)
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as exc:
+            raise InputError(f"the simulated air cannot listen on {endpoint}: {exc}; choose a free port") from exc
 
         def send(route: bytes, frames: list[Any]) -> None:
             socket.send_multipart([route, *frames])

@@ -57,7 +57,7 @@ def run(
     experiment: Annotated[str, typer.Argument(help="Experiment file, or the name of a bundled one.")],
     lab: LabOption = "sim",
     rounds: Annotated[Optional[int], typer.Option(min=1, help="Instead of the file's.")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(min=0, help="Instead of the file's.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Instead of the file's.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -442,6 +442,7 @@ def _stop_on_signals(server: Coordinator, crew: Crew | None) -> None:
 
     signal.signal(signal.SIGINT, ask)
     signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGHUP, ask)  # a dropped terminal
 
 
 class _ProgressBar:
@@ -559,6 +560,10 @@ def main() -> None:
         status = 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except OSError as exc:  # a folder that cannot be written, a full disk
+        where = f"{exc.filename}: " if exc.filename else ""
+        _say(f"testbed: {where}{exc.strerror or exc}")
         status = 1
     logging.shutdown()
     sys.exit(status if isinstance(status, int) else 0)

@@ -125,6 +125,14 @@ def _course(run: RecordedRun, experiment: Experiment) -> list[Verdict]:
     out.append(
         Verdict("nodes_alive", not lost, f"Lost or left out: {'; '.join(lost)}." if lost else "No node was lost.")
     )
+    gaps_s = np.diff(run.rounds.t0_s[np.argsort(run.rounds.rounds)])
+    if gaps_s.size:
+        wanted_s, got_s = experiment.probing.interval_s, float(np.median(gaps_s))
+        kept_up = got_s <= 1.2 * wanted_s
+        detail = f"{got_s:.3g} s from round to round (median), {wanted_s:g} s asked for" + (
+            "." if kept_up else ": too slow."
+        )
+        out.append(Verdict("interval_kept", kept_up, detail))
     total = run.rounds.rounds.size
     if total:
         share = 1.0 - float(run.rounds.kept.mean())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import zmq
 from testbed.coordinator import facts
 from testbed.coordinator import state as s
 from testbed.core import registry, schedule
+from testbed.core.clock import Clock, WallClock
 from testbed.core.config import Experiment, Lab, to_dict
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
@@ -55,7 +55,10 @@ class Outcome:
 class Coordinator:
     """Runs one experiment. Construct (binds the port), start the nodes, then `run`."""
 
-    def __init__(self, lab: Lab, experiment: Experiment, folder: Path, identity: Identity | None) -> None:
+    def __init__(
+        self, lab: Lab, experiment: Experiment, folder: Path, identity: Identity | None, clock: Clock | None = None
+    ) -> None:
+        self._clock = clock if clock is not None else WallClock()
         self.lab, self.experiment, self.folder = lab, experiment, folder
         # two runs that begin in the same second in different folders must not share a key folder
         self.run_name = f"{folder.name}-{secrets.token_hex(3)}"
@@ -111,7 +114,7 @@ class Coordinator:
         with RunWriter(self.folder, start, summarise=facts.summary_of) as writer:
             next_look_s = 0.0
             while self._over is None:
-                now_s = time.monotonic()
+                now_s = self._clock.now_s()
                 if now_s >= next_look_s:
                     next_look_s = now_s + _POLL_MS / 1000
                     # what waits was sent before now: nobody is judged silent whose heartbeat lies here unread
@@ -159,7 +162,7 @@ class Coordinator:
             self._hub.send(name, m.Pulse(), to_pulse=True)
         if not self.state.virtual:
             # on the wall clock, plans are made from the time at which something happened
-            self._take(s.Tick(time.monotonic()), writer, world, progress)
+            self._take(s.Tick(self._clock.now_s()), writer, world, progress)
         self._take(s.Received(name, header.incarnation, body), writer, world, progress)
 
     def _take(self, event: s.Event, writer: RunWriter, world: str | None, progress: Callable[[Progress], None]) -> None:
@@ -203,13 +206,12 @@ class Coordinator:
         if kind == "configured":
             self._accepted[detail["node"]] = detail["accepted"]
         if kind == "ready":
-            self._began_s = time.monotonic()
+            self._began_s = self._clock.now_s()
             writer.set_up(radios=self._accepted, drivers=self._drivers)
         text = f"{kind.replace('_', ' ')}: " + ", ".join(
             f"{k} {v}" for k, v in detail.items() if k not in ("identity", "accepted")
         )
         if kind in ("lost", "left_out", "failed", "refused", "rejoined", "rounds_lost", "no_answer"):
-            log.warning(text)
             self._tell_progress(progress, text)
         else:
             log.info(text)
@@ -263,6 +265,6 @@ class Coordinator:
 
     def _tell_progress(self, progress: Callable[[Progress], None], message: str | None = None) -> None:
         st = self.state
-        elapsed_s = time.monotonic() - self._began_s if self._began_s else 0.0
+        elapsed_s = self._clock.now_s() - self._began_s if self._began_s else 0.0
         rate = st.probed / elapsed_s if elapsed_s > 0 else 0.0
         progress(Progress(st.phase, st.probed, self.experiment.rounds, st.kept, rate, st.snr_db, st.key_bits, message))

@@ -134,8 +134,9 @@ class Accounting(_Table):
     """Share of raw bits published to estimate Bob's and Eve's error rates; they are gone."""
     epsilon_log2: Annotated[int, Meta(ge=8, le=128)] = 64
     """Security parameter: the key is 2^−this close to uniform for Eve."""
-    assumed_eve_error_rate: Annotated[float, Meta(ge=0, le=0.5)] = 0.25
-    """Used where no Eve was measured: the error rate of her best guess of a raw bit."""
+    assumed_eve_error_rate: Annotated[float, Meta(ge=0, le=0.5)] = 0.15
+    """Used where no Eve was measured: the error rate of her best guess of a raw bit. The default is a little below what
+    an Eve at a twentieth of a wavelength reaches in the simulated hall."""
 
 
 class Records(_Table):
@@ -155,7 +156,7 @@ class Experiment(_Table):
     """experiment: CSI and raw bits are recorded by the coordinator, so keys are for science, not for use;
     private: nodes report metrics only."""
     rounds: Count = 600
-    seed: Annotated[int, Meta(ge=0)] = 1
+    seed: Annotated[int, Meta(ge=0, le=2**62)] = 1
     radio: RadioPlan = field(default_factory=RadioPlan)
     probing: ProbingPlan = field(default_factory=ProbingPlan)
     surface: SurfacePlan = field(default_factory=SurfacePlan)

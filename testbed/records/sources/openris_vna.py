@@ -42,9 +42,8 @@ AIM_DEG = 15 * np.arange(1, N_CONFIGURATIONS + 1, dtype=np.int64)
 """Where each configuration aims."""
 BEAM_DEG = 15
 """Half of the main lobe, neighbours included: closer to the aim than this, Bob is in the beam."""
-KEY_STEP_DEG = 9
-"""r = 0.67 between positions 3 degrees apart, 0.29 at 9 degrees. Nearer ones add bits that their neighbours predict
-better than the entropy estimate sees: at 3 degrees a Gaussian predictor gets 0.75 of them, the estimate says 0.70."""
+KEY_STEP_DEG = 6
+"""r = 0.67 between positions 3 degrees apart, 0.29 at 9 degrees: nearer ones add bits that their neighbours predict."""
 EVE_STEPS_DEG = (3, 6, 9, 15, 30)
 ASSUMED = ("15deg", "30deg", "codebook")
 ASSUMPTION = (
@@ -123,8 +122,8 @@ def _cut(name: str, offset_hz: F64, everything: dict[str, tuple[C64, I64]]) -> C
         bob=series(induced[..., 1]),
         groups=np.repeat(np.arange(len(rx_deg), dtype=np.int64), N_CONFIGURATIONS),
         per_group=True,
-        chain=ChainPlan(enhance_options={"step": 20}, quantize_options={"bits": 3, "guard": 0.1}),
-        accounting=Accounting(block_rounds=key_probes.size, sacrifice_fraction=0.25),
+        chain=ChainPlan(enhance_options={"step": 20}, quantize_options={"bits": 4, "guard": 0.1}),
+        accounting=Accounting(block_rounds=key_probes.size, sacrifice_fraction=0.15),
         eves=eves,
         assumed=tuple(label for label in eves if label in ASSUMED),
         assumption=ASSUMPTION,
