@@ -22,14 +22,25 @@ class Identity:
 
 
 def _write_private(path: Path, text: str) -> bool:
-    """Create `path` with mode 0600; False if somebody else was first."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return False
+    """Create `path` with mode 0600, whole at once; False if somebody else was first."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(fd, "w") as f:
         f.write(text)
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    finally:
+        part.unlink()
     return True
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file that others may be reading: they see all of it or none."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text)
+    part.replace(path)
 
 
 def make(folder: Path, name: str) -> None:
@@ -44,7 +55,7 @@ def make(folder: Path, name: str) -> None:
     secret_path, public_path = folder / f"{name}.secret", folder / f"{name}.public"
     if secret_path.exists():
         if not public_path.exists():
-            public_path.write_text(_public(secret_path) + "\n")
+            _write_whole(public_path, _public(secret_path) + "\n")
         return
     if public_path.exists():
         raise InputError(
@@ -53,7 +64,7 @@ def make(folder: Path, name: str) -> None:
         )
     public, secret = zmq.curve_keypair()
     if _write_private(secret_path, secret.decode() + "\n"):
-        public_path.write_text(public.decode() + "\n")
+        _write_whole(public_path, public.decode() + "\n")
 
 
 def _public(secret_path: Path) -> str:

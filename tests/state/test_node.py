@@ -232,7 +232,7 @@ def test_the_same_log_gives_the_same_instructions() -> None:
     first, second = Trio(), Trio()
     for trio in (first, second):
         trio.distil()
-        trio.amplify(None)
+        trio.amplify(trio.attack())
     assert [e.message for e in first.transcript] == [e.message for e in second.transcript]
     assert np.array_equal(first.keys["bob"].bits, second.keys["bob"].bits)
 

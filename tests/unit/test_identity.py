@@ -78,3 +78,19 @@ def test_no_pair_is_made_for_who_runs_elsewhere(tmp_path: Path) -> None:
     copy_public(tmp_path / "here", tmp_path / "there")
     with pytest.raises(InputError, match="another machine"):
         identity.make(tmp_path / "there", "bob")
+
+
+def test_processes_that_make_the_same_pair_at_once_agree_on_one(tmp_path):
+    """The first start of a lab: every daemon makes what is missing."""
+    import subprocess
+    import sys
+
+    code = (
+        "from pathlib import Path; from testbed.core import identity as i; "
+        f"f = Path({str(tmp_path)!r}); i.make(f, 'world'); i.load(f, 'world', [])"
+    )
+    makers = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    for maker in makers:
+        _, err = maker.communicate(timeout=30)
+        assert maker.returncode == 0, err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["world.public", "world.secret"]

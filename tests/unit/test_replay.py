@@ -94,7 +94,7 @@ def test_an_eve_in_bobs_place_leaves_no_key(openris, monkeypatch):
     )
     monkeypatch.setattr(module.sources, "load", lambda path: changed)
     summary = replay(openris)
-    assert summary["kdr_eve"] < 0.05
+    assert summary["kdr_eve"] < 0.1  # four bits a value: noise alone flips a few
     assert summary["key_bits"] == 0
     assert "every block gives a key" in failed(summary)
     assert "eve_distinct" in failed(summary)
@@ -112,7 +112,7 @@ def test_correlations_of_eve_are_told_over_her_own_displacement(openris, monkeyp
     summary = replay(openris)
     assert summary["eves"][0]["csi_correlation_ae"] is None
     assert summary["csi_correlation_ae"] is None
-    assert summary["kdr_eve"] < 0.05
+    assert summary["kdr_eve"] < 0.1  # four bits a value: noise alone flips a few
 
 
 def test_keys_that_differ_are_found(openris, monkeypatch):
