@@ -86,12 +86,16 @@ class Scheduler:
             round=number, slots=slots, margin_s=self.margin_s, end_s=base_s + end_s, tell_captured=tell_captured
         )
 
-    def track(self, node: str, timing_error_s: float) -> None:
-        """Learn from a frame that arrived `timing_error_s` later than planned."""
+    def track(self, node: str, base_s: float) -> None:
+        """Learn that a frame's arrival speaks for this base: the one it was planned with plus its timing error.
+
+        Said as a base, not as an error: rounds are planned ahead of what is learned, and an error that was corrected
+        already would be corrected again by every round still under way.
+        """
         clock = self.clocks[node]
         # While the clock is still uncertain the first arrival settles it whole.
         gain = 1.0 if clock.uncertainty_s > 0 else _TRACKING_GAIN
-        clock.base_s += gain * timing_error_s
+        clock.base_s += gain * (base_s - clock.base_s)
         clock.uncertainty_s, clock.missed = 0.0, 0
 
     def miss(self, node: str) -> None:

@@ -184,6 +184,8 @@ class _Round:
     captured: set[str] = field(default_factory=set)
     results: dict[str, m.Probed] = field(default_factory=dict)
     spoilt: Reject | None = None
+    bases_s: dict[str, float] = field(default_factory=dict)
+    """What each clock was taken for when the round was planned."""
     steps: steps.Steps | None = None
     """Where the radios cannot time their samples."""
 
@@ -698,6 +700,7 @@ class CoordinatorState:
             self._round.steps = steps.plan(number, self._slots, names)
             self._round.expected &= self._round.steps.nodes
             return [LetTimePass(start_s)] if self.virtual else []
+        self._round.bases_s = {n: self._scheduler.clocks[n].base_s for n in nodes}
         captured = not self._ahead
         return [Tell(n, self._scheduler.probe(n, number, start_s, end_s, captured)) for n in nodes]
 
@@ -813,7 +816,7 @@ class CoordinatorState:
                 if link.reason is None:
                     snrs.append(link.snr_db)
                     if link.tx == "alice" and name in clocks:  # Alice's clock is the reference
-                        self._scheduler.track(name, link.timing_error_s)
+                        self._scheduler.track(name, r.bases_s[name] + link.timing_error_s)
                 elif link.tx == "alice" and link.reason == Reject.NO_PREAMBLE and name in clocks:
                     self._scheduler.miss(name)
         if snrs:

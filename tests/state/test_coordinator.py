@@ -620,3 +620,36 @@ def test_the_schedule_is_as_wide_as_the_doctor_measured(pace: str | None) -> Non
     own_s = stage.state.experiment.probing.turnaround_s
     assert scheduler._turnaround_s == pytest.approx(own_s + (1e-3 if pace == "virtual" else 4e-3))
     assert scheduler._guard_s == pytest.approx(max(stage.state.experiment.probing.guard_s, 12e-6))
+
+
+def test_a_clock_is_learned_once_although_rounds_are_planned_ahead() -> None:
+    """An error seen by several rounds under way must not be corrected several times."""
+    true_base_s = 100.0 + 3e-6
+
+    def late(node: str, body: Any) -> list[Any] | None:
+        if not (isinstance(body, m.Probe) and node == "bob"):
+            return None
+        # what arrives depends on how wrong the plan's base was
+        planned_base_s = body.slots[0].start_s - starts[body.round]
+        links = [m.LinkResult(tx="alice", reason=None, timing_error_s=true_base_s - planned_base_s, snr_db=20.0)]
+        return [m.Captured(round=body.round), m.Probed(round=body.round, links=links)]
+
+    starts: dict[int, float] = {}
+    stage = Stage(lambda n, b: None, surface={"policy": "none"}, rounds=12)
+    plan = stage.state.handle
+
+    def spy(event: s.Event) -> list[s.Instruction]:
+        out = plan(event)
+        for x in out:
+            if isinstance(x, s.Tell) and x.node == "alice" and isinstance(x.body, m.Probe):
+                starts[x.body.round] = x.body.slots[0].start_s - 100.0
+        return out
+
+    stage.state.handle = spy  # type: ignore[method-assign]
+    stage.script = late
+    stage.join("alice", "bob", "eve")
+    bases = [b.slots[0].start_s - starts[b.round] for n, b in stage.told if isinstance(b, m.Probe) and n == "bob"]
+    errors = [abs(base - true_base_s) for base in bases]
+    assert errors[0] > 2e-6
+    assert errors[-1] < 0.1e-6
+    assert all(later <= earlier + 1e-12 for earlier, later in zip(errors, errors[1:], strict=False))

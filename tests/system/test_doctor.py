@@ -129,7 +129,7 @@ def test_the_command_prints_one_line_a_finding(tmp_path: Path) -> None:
 
 def test_an_exposed_key_file_is_named(tmp_path: Path) -> None:
     lab = lab_file(tmp_path)
-    folder = launch.make_keys(config.load_lab(lab))
+    folder = launch.make_keys(config.load_lab(lab), launch.daemon_names(config.load_lab(lab)))
     (folder / "bob.secret").chmod(0o644)
     diagnosis = examine(lab, repeats=4)
     assert ("bob", "transport key") in wrong(diagnosis)

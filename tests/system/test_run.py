@@ -61,7 +61,7 @@ def test_a_walk_through_the_room_gives_one_key_at_both_ends(tmp_path: Path) -> N
     assert s["key_bits"] > 200
     assert 0.45 < s["kdr_eve"] < 0.55
     assert s["eve_keys_recovered"] == 0
-    assert s["csi_correlation_ab"] > 0.95
+    assert s["csi_correlation_ab"] > 0.9
     assert abs(s["csi_correlation_ae"]) < 0.3
     alice, bob = key_files(tmp_path, "alice"), key_files(tmp_path, "bob")
     assert alice == bob
@@ -128,7 +128,8 @@ def test_killing_an_end_mid_run_ends_in_a_clear_report_not_a_hang(tmp_path: Path
     s = outcome.summary
     assert s["key_bits"] == 0
     assert 40 <= s["rounds"] < 5000
-    assert s["pairs_rejected"].get("node_lost", 0) + s["pairs_kept"] == s["rounds"]
+    assert s["pairs_rejected"]["node_lost"] >= 40
+    assert sum(s["pairs_rejected"].values()) + s["pairs_kept"] == s["rounds"]
     assert any("SIGKILL" in h["detail"] for h in s["health"])
 
 
@@ -291,9 +292,9 @@ def test_on_the_wall_clock_rounds_are_as_far_apart_as_planned(tmp_path: Path) ->
 
 def test_private_mode_leaves_nothing_to_guess_from(tmp_path: Path) -> None:
     """Levels, SNR and arrival times tell about the channel as CSI does: none of them may be recorded."""
-    outcome = run(tmp_path, "mobile_room", mode="private", **small("mobile_room", 300, 300))
+    outcome = run(tmp_path, "mobile_room", mode="private", **small("mobile_room", 500, 500))
     recorded = reader.load(outcome.folder)
-    assert outcome.summary["pairs_kept"] > 290
+    assert outcome.summary["pairs_kept"] > 480
     assert outcome.summary["keys_verified"] == 1
     assert recorded.links == {}
     assert recorded.bits == {}

@@ -19,5 +19,5 @@ def test_a_run_without_timing_measures_the_same_channel_at_both_ends(tmp_path: P
     plan = msgspec.structs.replace(plan, rounds=60)
     s = launch.run(plan, config.load_lab(str(lab)), str(lab), tmp_path / "run").summary
     assert s["pairs_kept"] > 55
-    assert s["csi_correlation_ab"] > 0.95
+    assert s["csi_correlation_ab"] > 0.9
     assert s["probing_s"] > 2.9  # Bob walked for three seconds of the world's

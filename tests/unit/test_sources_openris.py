@@ -101,7 +101,7 @@ def test_key_probes_leave_out_what_others_can_tell(tmp_path):
     cut = sources.load(tmp_path).cuts["tx_105_VV"]
     position, configuration = np.divmod(cut.key_probes, 11)
     assert len(set(cut.key_probes.tolist())) == cut.key_probes.size > 0
-    assert set((position * 3 % 9).tolist()) == {0}
+    assert set((position * 3 % openris_vna.KEY_STEP_DEG).tolist()) == {0}
     assert 10 not in configuration
     assert (np.abs(position * 3 - 15 * (configuration + 1)) > 15).all()
     assert (np.diff(configuration) >= 0).all()  # neighbours in place are neighbours in the series
