@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -652,4 +653,4 @@ def test_a_clock_is_learned_once_although_rounds_are_planned_ahead() -> None:
     errors = [abs(base - true_base_s) for base in bases]
     assert errors[0] > 2e-6
     assert errors[-1] < 0.1e-6
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(errors, errors[1:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(errors))
