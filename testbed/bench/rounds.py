@@ -26,32 +26,8 @@ SETTLED = 100
 
 def run() -> list[BenchRow]:
     """Run `mobile_room` on the `sim` lab with three nodes, CURVE and records on."""
-    from testbed import launch
-    from testbed.coordinator.server import Progress
-
-    plan = config.load_experiment("mobile_room")
-    # one block after the last round: distilling is not probing
-    accounting = msgspec.structs.replace(plan.accounting, block_rounds=10 * ROUNDS)
-    plan = msgspec.structs.replace(plan, rounds=ROUNDS, accounting=accounting)
-    marks: dict[int, float] = {}
-
-    def progress(p: Progress) -> None:
-        if p.round in (SETTLED, ROUNDS):
-            marks.setdefault(p.round, time.perf_counter())
-
-    with tempfile.TemporaryDirectory() as folder:
-        state = os.environ.get("TESTBED_STATE")
-        os.environ["TESTBED_STATE"] = str(Path(folder) / "state")
-        try:
-            outcome = launch.run(plan, config.load_lab("sim"), "sim", Path(folder) / "run", progress)
-        finally:
-            if state is None:
-                del os.environ["TESTBED_STATE"]
-            else:
-                os.environ["TESTBED_STATE"] = state
-    ours_s = (marks[ROUNDS] - marks[SETTLED]) / (ROUNDS - SETTLED)
-    peer_s = _signal_only(plan)
-    kept = outcome.summary["pairs_kept"]
+    ours_s, kept = round_s("sim", ROUNDS, SETTLED)
+    peer_s = _signal_only(config.load_experiment("mobile_room"))
     note = f"{1 / ours_s:.0f} rounds/s, {kept} of {ROUNDS} kept, 3 radios, CURVE and journal on, {os.cpu_count()} cores"
     return [
         BenchRow(
@@ -63,6 +39,34 @@ def run() -> list[BenchRow]:
             note=note,
         )
     ]
+
+
+def round_s(lab: str, rounds: int, settled: int) -> tuple[float, int]:
+    """Return (seconds a round of `mobile_room` takes on a bundled lab after the first `settled`, rounds kept)."""
+    from testbed import launch
+    from testbed.coordinator.server import Progress
+
+    plan = config.load_experiment("mobile_room")
+    # one block after the last round: distilling is not probing
+    accounting = msgspec.structs.replace(plan.accounting, block_rounds=10 * rounds)
+    plan = msgspec.structs.replace(plan, rounds=rounds, accounting=accounting)
+    marks: dict[int, float] = {}
+
+    def progress(p: Progress) -> None:
+        if p.round in (settled, rounds):
+            marks.setdefault(p.round, time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        state = os.environ.get("TESTBED_STATE")
+        os.environ["TESTBED_STATE"] = str(Path(folder) / "state")
+        try:
+            outcome = launch.run(plan, config.load_lab(lab), lab, Path(folder) / "run", progress)
+        finally:
+            if state is None:
+                del os.environ["TESTBED_STATE"]
+            else:
+                os.environ["TESTBED_STATE"] = state
+    return (marks[rounds] - marks[settled]) / (rounds - settled), int(outcome.summary["pairs_kept"])
 
 
 def _signal_only(plan: config.Experiment, n: int = 100) -> float:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from testbed.bench import BenchRow, interleaved
+from testbed.bench.rounds import round_s
 from testbed.core import config, registry
 from testbed.core.radio import RadioSettings
 from testbed.core.world import DriverContext
@@ -35,39 +33,12 @@ def run() -> list[BenchRow]:
 
 def _rounds() -> BenchRow:
     """Rounds through three drivers, three libiio contexts and the air; the peer is the same run on simulated radios."""
-    wire_s, kept = _round_s("wire")
-    sim_s, _ = _round_s("sim")
+    wire_s, kept = round_s("wire", ROUNDS, SETTLED)
+    sim_s, _ = round_s("sim", ROUNDS, SETTLED)
     note = f"{1 / wire_s:.0f} rounds/s, {kept} of {ROUNDS} kept, 64 subcarriers, virtual clock, {os.cpu_count()} cores"
     return BenchRow(
         name="wire rounds", ours_s=wire_s, peer="lab sim", peer_s=sim_s, ratio=sim_s / wire_s, note=note
     )  # fmt: skip
-
-
-def _round_s(lab: str) -> tuple[float, int]:
-    from testbed import launch
-    from testbed.coordinator.server import Progress
-
-    plan = config.load_experiment("mobile_room")
-    # one block after the last round: distilling is not probing
-    accounting = msgspec.structs.replace(plan.accounting, block_rounds=10 * ROUNDS)
-    plan = msgspec.structs.replace(plan, rounds=ROUNDS, accounting=accounting)
-    marks: dict[int, float] = {}
-
-    def progress(p: Progress) -> None:
-        if p.round in (SETTLED, ROUNDS):
-            marks.setdefault(p.round, time.perf_counter())
-
-    with tempfile.TemporaryDirectory() as folder:
-        state = os.environ.get("TESTBED_STATE")
-        os.environ["TESTBED_STATE"] = str(Path(folder) / "state")
-        try:
-            outcome = launch.run(plan, config.load_lab(lab), lab, Path(folder) / "run", progress)
-        finally:
-            if state is None:
-                del os.environ["TESTBED_STATE"]
-            else:
-                os.environ["TESTBED_STATE"] = state
-    return (marks[ROUNDS] - marks[SETTLED]) / (ROUNDS - SETTLED), int(outcome.summary["pairs_kept"])
 
 
 def _streaming() -> list[BenchRow]:
