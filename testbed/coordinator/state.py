@@ -17,15 +17,14 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
-
 from testbed.coordinator import steps
 from testbed.coordinator.scheduler import Scheduler
-from testbed.core import seeds
+from testbed.core import registry, seeds
 from testbed.core.config import Experiment, Lab
-from testbed.core.errors import Reject
+from testbed.core.errors import InputError, Reject
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
 from testbed.core.schedule import Slot
+from testbed.core.stages import SurfacePolicy
 from testbed.core.types import SurfacePattern
 from testbed.net import messages as m
 
@@ -235,7 +234,9 @@ class CoordinatorState:
         self._epoch_s: float | None = None
         self._scheduler: Scheduler | None = None
         self._sync_asked_s: dict[str, float] = {}
-        self._surface_rng = seeds.generator(experiment.seed, "surface")
+        self._policy: SurfacePolicy | None = None
+        if wants_surface:
+            self._policy = registry.make_stage("policy", experiment.surface.policy, experiment.surface.options)
         self._pattern: SurfacePattern | None = None
         self._surface_wait: tuple[str, float] | None = None
         """(digest asked for, deadline) while the surface has not acknowledged."""
@@ -248,14 +249,14 @@ class CoordinatorState:
         """Captured, or ordered ahead; results still coming, oldest first."""
         self._lessons: list[_Round] = []
         """Closed rounds whose arrival times the clocks have not learned from yet."""
-        self._ahead = self.virtual and experiment.surface.policy != "random"
+        self._ahead = self.virtual and not (self._policy is not None and self._policy.changes)
         """Order a round while the one before is still on the air: nodes take orders one after the other, and nothing
         has to happen between two rounds."""
         self._next_round = 0
         self._last_end_s = 0.0
         """End of the last round planned, on the reference timeline; in virtual time the air stands there."""
         self._surface_round = -1
-        """Round the current pattern was drawn for."""
+        """Round the policy was last asked about."""
         self._pending: list[int] = []
         """Kept rounds not distilled yet."""
         self._told: dict[int, RoundOver] = {}
@@ -668,6 +669,8 @@ class CoordinatorState:
                 return self._finish("finished" if self._stop is None else "stopped", f"{self.probed} rounds", kind)
         if done or full or len(self._settling) > 1 or self._surface_wait is not None:
             return None
+        if self._settling and self._policy is not None and self._policy.watches:
+            return None
         if not all(n.ready for n in self._taking_part().values() if n.required):
             return None
         assert self._scheduler is not None
@@ -706,27 +709,26 @@ class CoordinatorState:
 
     def _surface_plan(self) -> list[Instruction]:
         """Ask for the next pattern where one is due; nothing where the surface holds what this round wants."""
-        policy = self.experiment.surface.policy
-        if policy == "none":
-            return []
-        fresh = self._pattern is None or (
-            policy == "random"
-            and self._next_round % self.experiment.surface.change_every == 0
-            and self._surface_round != self._next_round
-        )
-        if not fresh and self._surface_now is not None:
+        policy = self._policy
+        if policy is None:
             return []
         ris = self._name("ris")
         assert ris is not None
         hello = self.nodes[ris].hello
         if hello is None or hello.surface_shape is None:
             return self._finish("failed", f"{ris}: this node said nothing of its surface", "abort")
-        if fresh:  # otherwise the surface lost it: ask for the same again
-            self._pattern = SurfacePattern(
-                self._surface_rng.integers(0, 1 << hello.phase_bits, size=hello.surface_shape, dtype=np.uint8),
-                hello.phase_bits,
-            )
+        if self._surface_round != self._next_round:
+            try:
+                if self._surface_round < 0:
+                    policy.begin(hello.surface_shape, hello.phase_bits, seeds.derive(self.experiment.seed, "surface"))
+                wanted = policy.pattern_for(self._next_round)
+            except InputError as exc:
+                return self._finish("failed", f"surface policy {self.experiment.surface.policy!r}: {exc}", "abort")
             self._surface_round = self._next_round
+            if self._pattern is None or wanted.digest != self._pattern.digest:
+                self._pattern, self._surface_now = wanted, None
+        if self._surface_now is not None:  # otherwise it is new, or the surface lost it
+            return []
         assert self._pattern is not None
         self._surface_now = None
         self._surface_wait = (self._pattern.digest, self._now_s + self.lab.coordinator.operation_timeout_s)

@@ -109,9 +109,9 @@ class Scene(_Table):
 class SurfacePlan(_Table):
     """What the surface does while the channel is probed."""
 
-    policy: Literal["none", "fixed", "random"] = "none"
-    change_every: Count = 1
-    """Rounds between two random patterns."""
+    policy: str = "none"
+    """none: it is left alone; otherwise the name of a policy (`testbed list`)."""
+    options: Options = field(default_factory=dict)
 
 
 class ChainPlan(_Table):
@@ -405,6 +405,11 @@ def _check_experiment(e: Experiment, source: str) -> None:
         )
     if e.scene.surface is not None and not any(e.scene.surface.normal):
         raise InputError(f"{source}: table [scene.surface]: key 'normal': of length 0, accepted: a direction")
+    if e.surface.policy != "none":
+        try:
+            registry.make_stage("policy", e.surface.policy, e.surface.options)
+        except InputError as exc:
+            raise InputError(f"{source}: table [surface]: key 'policy': {exc} (or 'none')") from exc
     if e.surface.policy != "none" and e.scene.surface is None:
         raise InputError(
             f"{source}: table [surface]: policy = {e.surface.policy!r} needs a table [scene.surface] "

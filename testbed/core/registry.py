@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_type_hints
 import msgspec
 
 from testbed.core.errors import InputError
-from testbed.core.stages import CsiEstimator, Enhancer, Quantizer, Reconciler, Sounder
+from testbed.core.stages import CsiEstimator, Enhancer, Quantizer, Reconciler, Sounder, SurfacePolicy
 
 STAGES: dict[str, tuple[str, type[Any]]] = {
     "probing": ("testbed.chain.probing", Sounder),
@@ -24,6 +24,7 @@ STAGES: dict[str, tuple[str, type[Any]]] = {
     "enhance": ("testbed.chain.enhance", Enhancer),
     "quantize": ("testbed.chain.quantize", Quantizer),
     "reconcile": ("testbed.chain.reconcile", Reconciler),
+    "policy": ("testbed.surface.policies", SurfacePolicy),
 }
 
 S = TypeVar("S")

@@ -1,12 +1,15 @@
 """The Board contract: a controller that sets the phases of a reconfigurable surface.
 
-Drivers override `_do_apply` and `_do_readback`. `apply` returns only once the board said that its outputs hold the
-pattern; a wrong shape or level raises and changes nothing.
+Drivers override the `_do_…` methods; the public ones check once, for all of them. `apply` returns only once the board
+said that its outputs hold the pattern; a wrong shape or level raises and changes nothing. After an operation that
+raised, what the outputs hold is unknown until the next `apply` or `readback` that returns.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,6 +17,19 @@ import numpy as np
 
 from testbed.core.errors import DeviceError
 from testbed.core.types import AppliedPattern, SurfacePattern
+
+
+@dataclass(frozen=True, slots=True)
+class BoardCapabilities:
+    """What a board can do beyond `apply` and `readback`."""
+
+    timed: bool = False
+    """`AppliedPattern.time_s` and `now_s` are of the board's own clock; otherwise of the host's, read when the
+    acknowledgement had come in, so that the latch was at that time or a little before."""
+    can_queue: bool = False
+    """`queue` and `trigger`: one pattern waits behind the outputs and latches on command."""
+    codebook_size: int = 0
+    """Patterns that `upload` takes and `apply_index` chooses from; 0: the board stores none."""
 
 
 class Board(ABC):
@@ -40,6 +56,10 @@ class Board(ABC):
         """Return the board's clock in seconds (the clock of `AppliedPattern.time_s`)."""
 
     @property
+    def capabilities(self) -> BoardCapabilities:
+        return BoardCapabilities()
+
+    @property
     def n_elements(self) -> int:
         return self.shape[0] * self.shape[1]
 
@@ -49,19 +69,39 @@ class Board(ABC):
 
     def apply(self, pattern: SurfacePattern, timeout_s: float = 2.0) -> AppliedPattern:
         """Set every element. Raises DeviceError on a wrong shape, level or resolution, DeviceTimeout on silence."""
-        self._require_open("apply")
-        levels = np.asarray(pattern.levels)
-        if levels.shape != self.shape:
-            raise DeviceError(self.name, "apply", self.state, f"pattern of shape {levels.shape}, accepted {self.shape}")
-        if pattern.phase_bits != self.phase_bits:
-            raise DeviceError(
-                self.name, "apply", self.state, f"{pattern.phase_bits}-bit pattern, accepted {self.phase_bits}-bit"
-            )
-        if levels.min() < 0 or levels.max() >= 1 << self.phase_bits:
-            raise DeviceError(
-                self.name, "apply", self.state, f"level {levels.max()}, accepted 0 to {(1 << self.phase_bits) - 1}"
-            )
+        self._check("apply", pattern)
         return self._do_apply(pattern, timeout_s)
+
+    def queue(self, pattern: SurfacePattern, timeout_s: float = 2.0) -> None:
+        """Have a pattern wait behind the outputs; a second one replaces the first. Raises as `apply` does."""
+        self._check("queue", pattern)
+        if not self.capabilities.can_queue:
+            raise DeviceError(self.name, "queue", self.state, "this board holds no pattern in waiting")
+        self._do_queue(pattern, timeout_s)
+
+    def trigger(self, timeout_s: float = 2.0) -> AppliedPattern:
+        """Latch the pattern in waiting; raises DeviceError where there is none."""
+        self._require_open("trigger")
+        if not self.capabilities.can_queue:
+            raise DeviceError(self.name, "trigger", self.state, "this board holds no pattern in waiting")
+        return self._do_trigger(timeout_s)
+
+    def upload(self, codebook: Sequence[SurfacePattern], timeout_s: float = 30.0) -> None:
+        """Store patterns in the board; all of them, or (where this raises) the old codebook stays."""
+        if not 0 < len(codebook) <= self.capabilities.codebook_size:
+            size = self.capabilities.codebook_size
+            accepted = f"accepted 1 to {size}" if size else "this board stores no codebook"
+            raise DeviceError(self.name, "upload", self.state, f"{len(codebook)} patterns, {accepted}")
+        for pattern in codebook:
+            self._check("upload", pattern)
+        self._do_upload(codebook, timeout_s)
+
+    def apply_index(self, index: int, timeout_s: float = 2.0) -> AppliedPattern:
+        """Set every element from the stored codebook; raises as `apply` does."""
+        self._require_open("apply_index")
+        if not self.capabilities.codebook_size:
+            raise DeviceError(self.name, "apply_index", self.state, "this board stores no codebook")
+        return self._do_apply_index(index, timeout_s)
 
     def readback(self, timeout_s: float = 2.0) -> SurfacePattern:
         """Return what the outputs hold now."""
@@ -79,6 +119,31 @@ class Board(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+    def _do_queue(self, pattern: SurfacePattern, timeout_s: float) -> None:
+        raise NotImplementedError
+
+    def _do_trigger(self, timeout_s: float) -> AppliedPattern:
+        raise NotImplementedError
+
+    def _do_upload(self, codebook: Sequence[SurfacePattern], timeout_s: float) -> None:
+        raise NotImplementedError
+
+    def _do_apply_index(self, index: int, timeout_s: float) -> AppliedPattern:
+        raise NotImplementedError
+
+    def _check(self, operation: str, pattern: SurfacePattern) -> None:
+        self._require_open(operation)
+        levels, highest = np.asarray(pattern.levels), (1 << self.phase_bits) - 1
+        wrong = None
+        if levels.shape != self.shape:
+            wrong = f"pattern of shape {levels.shape}, accepted {self.shape}"
+        elif pattern.phase_bits != self.phase_bits:
+            wrong = f"{pattern.phase_bits}-bit pattern, accepted {self.phase_bits}-bit"
+        elif levels.min() < 0 or levels.max() > highest:
+            wrong = f"levels {levels.min()} to {levels.max()}, accepted 0 to {highest}"
+        if wrong is not None:
+            raise DeviceError(self.name, operation, self.state, wrong)
 
     def _require_open(self, operation: str) -> None:
         if self.state == "closed":

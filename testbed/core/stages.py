@@ -7,14 +7,14 @@ with defaults are the accepted options. Randomness enters as an explicit numpy G
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.ledger import Dialogue, PublicMessage
-from testbed.core.types import U8, Bits, CsiFrame, CsiSeries, Features, IqBlock, SoundingFrame
+from testbed.core.types import C64, U8, Bits, CsiFrame, CsiSeries, Features, IqBlock, SoundingFrame, SurfacePattern
 
 
 class Sounder(ABC):
@@ -94,6 +94,34 @@ class Reconciler(ABC):
     def eavesdrop(self, guess: U8, transcript: Sequence[PublicMessage]) -> U8:
         """Improve Eve's guess by the whole public transcript of this block. Default: she learns nothing from it."""
         return guess
+
+
+class SurfacePolicy(ABC):
+    """Decides what the surface does, round by round (`surface/policies`). Pure: no device, no clock.
+
+    Built from its options by name; `begin` is called once, then `pattern_for` once a round, in ascending order.
+    """
+
+    changes: bool = True
+    """Whether the pattern may change during a run; where it does not, rounds are ordered ahead."""
+    watches: bool = False
+    """Whether `pattern_for` needs `observe` of every earlier round first."""
+    done: bool = False
+    """The policy has nothing more to try: a run that exists for its sake may end."""
+
+    @abstractmethod
+    def begin(self, shape: tuple[int, int], phase_bits: int, seed: int) -> None:
+        """Get to know the board; raises InputError where the policy cannot serve one of this (rows, columns)."""
+
+    @abstractmethod
+    def pattern_for(self, round: int) -> SurfacePattern:
+        """Return what the surface holds while this round is probed."""
+
+    def observe(self, round: int, links: Mapping[str, C64]) -> None:
+        """Hear what became of a round: CSI (rx antenna, tx antenna, subcarrier) by link "tx>rx", kept ones only.
+
+        Empty where the round was lost: it told nothing of its pattern.
+        """
 
 
 @dataclass(frozen=True, slots=True)

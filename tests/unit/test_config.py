@@ -70,7 +70,11 @@ def refusal(tmp_path: Path, text: str, lab: bool = False) -> str:
         ("rounds = 600", "round = 600", ["'round'", "did you mean 'rounds'"]),
         ("schema = 1", "schema = 9", ["'schema'", "accepted: 1"]),
         ("rounds = 600", 'mode = "privat"', ["'mode'", "accepted: 'experiment', 'private'"]),
-        ("[accounting]", '[surface]\npolicy = "randm"\n[accounting]', ["[surface]", "'policy'", "'none', 'fixed'"]),
+        (
+            "[accounting]",
+            '[surface]\npolicy = "randm"\n[accounting]',
+            ["[surface]", "'policy'", "'randm'", "fixed,", "'none'"],
+        ),
         ("[accounting]", '[scene.eve]\nnear = "bobb"\n[accounting]', ["[scene.eve]", "'near'", "'alice', 'bob'"]),
         (
             "interval_s = 0.05",

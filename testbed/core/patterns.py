@@ -1,0 +1,223 @@
+"""Surface patterns by name: what experiment files, the command line and saved results call them.
+
+uniform            every element at level 0; uniform(2): at level 2
+random(7)          every element drawn uniformly, from seed 7
+stripes(4)         columns alternate between level 0 and half a turn every 4; stripes(4, rows): rows do
+beam(30, 10)       towards azimuth 30°, elevation 10° for a wave from broadside; beam(30, 10, -20, 0): for one from
+                   azimuth −20°, elevation 0° (elements half a wavelength apart; angles as seen facing the surface)
+hadamard(3)        row 3 of the Hadamard matrix over the elements, −1 being half a turn
+0x9F…              hexadecimal, `phase_bits` bits an element, element 1 (top left) first, most significant, by rows
+some/file.json     a saved pattern (`save`)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from testbed.core import seeds
+from testbed.core.errors import InputError
+from testbed.core.types import U8, SurfacePattern
+
+Shape = tuple[int, int]
+ACCEPTED = "uniform(LEVEL), random(SEED), stripes(WIDTH), beam(AZIMUTH, ELEVATION), hadamard(ROW), 0xHEX, a .json file"
+
+
+def check(spec: str) -> None:
+    """Raise InputError where `spec` is no pattern at all, whatever the board."""
+    if spec.startswith(("0x", "0X")):
+        if not re.fullmatch(r"0[xX][0-9a-fA-F]+", spec):
+            raise InputError(f"pattern {spec!r}: not hexadecimal")
+    elif not spec.endswith(".json"):
+        _parse(spec)
+
+
+def make(spec: str, shape: Shape, phase_bits: int) -> SurfacePattern:
+    """Return the pattern that `spec` names on a board of (rows, columns) elements of `phase_bits` bits.
+
+    Raises InputError, one line, for a name that is unknown or does not fit the board.
+    """
+    if spec.startswith(("0x", "0X")):
+        check(spec)
+        return from_hex(spec, shape, phase_bits)
+    if spec.endswith(".json"):
+        pattern, _ = load(Path(spec))
+        if pattern.levels.shape != shape or pattern.phase_bits != phase_bits:
+            raise InputError(
+                f"{spec}: a pattern of {_size(pattern.levels.shape, pattern.phase_bits)}, "
+                f"accepted by this board: {_size(shape, phase_bits)}"
+            )
+        return pattern
+    name, arguments = _parse(spec)
+    try:
+        levels = _MAKERS[name](shape, phase_bits, *arguments)
+    except ValueError as exc:
+        raise InputError(f"pattern {spec!r}: {exc}") from exc
+    return SurfacePattern(np.asarray(levels, dtype=np.uint8), phase_bits)
+
+
+def quantize(phases_rad: Any, phase_bits: int) -> U8:
+    """Return the levels (…) nearest to phases (…) in radians."""
+    n_levels = 1 << phase_bits
+    return np.asarray(np.rint(np.asarray(phases_rad) * (n_levels / (2 * np.pi))) % n_levels, dtype=np.uint8)
+
+
+def steering(
+    shape: Shape,
+    phase_bits: int,
+    azimuth_deg: float,
+    elevation_deg: float,
+    from_azimuth_deg: float = 0.0,
+    from_elevation_deg: float = 0.0,
+    spacing_wavelengths: float = 0.5,
+) -> U8:
+    """Return (row, column) levels that turn a plane wave from one direction into one towards another.
+
+    Azimuth grows to the right and elevation upwards for somebody facing the surface; both 0 is broadside.
+    """  # fmt: skip
+    right, up = _direction(azimuth_deg, elevation_deg)
+    from_right, from_up = _direction(from_azimuth_deg, from_elevation_deg)
+    rows, columns = shape
+    y = ((rows - 1) / 2 - np.arange(rows))[:, None] * spacing_wavelengths
+    x = (np.arange(columns) - (columns - 1) / 2)[None, :] * spacing_wavelengths
+    # a path by way of (x, y) is shorter by its projection on both directions: the element takes that away again
+    return quantize(-2 * np.pi * (x * (right + from_right) + y * (up + from_up)), phase_bits)
+
+
+def _direction(azimuth_deg: float, elevation_deg: float) -> tuple[float, float]:
+    if not (-90 <= azimuth_deg <= 90 and -90 <= elevation_deg <= 90):
+        raise ValueError(f"direction ({azimuth_deg:g}°, {elevation_deg:g}°), accepted from −90° to 90°")
+    azimuth, elevation = np.deg2rad(azimuth_deg), np.deg2rad(elevation_deg)
+    return float(np.sin(azimuth) * np.cos(elevation)), float(np.sin(elevation))
+
+
+# ---------------------------------------------------------------- text
+
+
+def to_hex(pattern: SurfacePattern) -> str:
+    """Return `0x…`: element 1 (top left) in the most significant bits, by rows, padded with zeros at the end."""
+    bits = (pattern.levels.reshape(-1, 1) >> np.arange(pattern.phase_bits - 1, -1, -1)) & 1
+    digits = -(-bits.size // 4)
+    return "0x" + np.packbits(bits.astype(np.uint8).ravel()).tobytes().hex()[:digits]
+
+
+def from_hex(text: str, shape: Shape, phase_bits: int) -> SurfacePattern:
+    """Read what `to_hex` writes; raises InputError for any other number of digits."""
+    digits, wanted = text[2:], -(-shape[0] * shape[1] * phase_bits // 4)
+    if len(digits) != wanted:
+        raise InputError(f"pattern of {len(digits)} hexadecimal digits, accepted {wanted} ({_size(shape, phase_bits)})")
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits + "0" * (len(digits) % 2)), np.uint8))
+    n_bits = shape[0] * shape[1] * phase_bits
+    if bits[n_bits:].any():
+        raise InputError(f"pattern {text!r}: bits beyond the last element are set, accepted: zeros")
+    levels = bits[:n_bits].reshape(*shape, phase_bits) @ (1 << np.arange(phase_bits - 1, -1, -1))
+    return SurfacePattern(levels.astype(np.uint8), phase_bits)
+
+
+def save(path: Path, pattern: SurfacePattern, provenance: dict[str, Any]) -> None:
+    """Write a pattern and where it came from as JSON."""
+    rows, columns = pattern.levels.shape
+    document = {"rows": rows, "columns": columns, "phase_bits": pattern.phase_bits, "levels": to_hex(pattern),
+                "digest": pattern.digest, "provenance": provenance}  # fmt: skip
+    try:
+        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be written: {exc.strerror}") from exc
+
+
+def load(path: Path) -> tuple[SurfacePattern, dict[str, Any]]:
+    """Return a saved pattern and its provenance; raises InputError."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        shape = int(document["rows"]), int(document["columns"])
+        check(document["levels"])
+        pattern = from_hex(document["levels"], shape, int(document["phase_bits"]))
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise InputError(f"{path}: no saved pattern: {exc}") from exc
+    if document.get("digest") != pattern.digest:
+        raise InputError(f"{path}: damaged: its digest is not that of its levels")
+    return pattern, dict(document.get("provenance", {}))
+
+
+def _size(shape: tuple[int, ...], phase_bits: int) -> str:
+    return f"{'×'.join(map(str, shape))} elements of {phase_bits} bit"
+
+
+# ---------------------------------------------------------------- by name
+
+
+def _parse(spec: str) -> tuple[str, list[Any]]:
+    match = re.fullmatch(r"\s*([a-z]+)\s*(?:\(([^()]*)\))?\s*", spec)
+    if match is None or match[1] not in _MAKERS:
+        raise InputError(f"no pattern is called {spec!r}; accepted: {ACCEPTED}")
+    words = [w.strip() for w in match[2].split(",")] if match[2] else []
+    kinds = _ARGUMENTS[match[1]]
+    least = sum(not optional for _, optional in kinds)
+    if not least <= len(words) <= len(kinds):
+        raise InputError(f"pattern {spec!r}: {len(words)} arguments, accepted {least} to {len(kinds)}")
+    arguments = []
+    for word, (kind, _) in zip(words, kinds, strict=False):
+        try:
+            value = kind(word)
+            if isinstance(value, float) and not np.isfinite(value):
+                raise ValueError
+        except ValueError as exc:
+            raise InputError(f"pattern {spec!r}: {word!r} given, accepted: {_KIND_NAMES[kind]}") from exc
+        arguments.append(value)
+    return match[1], arguments
+
+
+def _uniform(shape: Shape, phase_bits: int, level: int = 0) -> Any:
+    if not 0 <= level < 1 << phase_bits:
+        raise ValueError(f"level {level}, accepted 0 to {(1 << phase_bits) - 1}")
+    return np.full(shape, level)
+
+
+def _random(shape: Shape, phase_bits: int, seed: int) -> Any:
+    return seeds.generator(seed, "pattern").integers(0, 1 << phase_bits, size=shape, dtype=np.uint8)
+
+
+def _stripes(shape: Shape, phase_bits: int, width: int, along: str = "columns") -> Any:
+    if width < 1:
+        raise ValueError(f"width {width}, accepted from 1")
+    rows, columns = np.indices(shape)
+    return (rows if along == "rows" else columns) // width % 2 * (1 << phase_bits >> 1)
+
+
+def _hadamard(shape: Shape, phase_bits: int, row: int) -> Any:
+    n = shape[0] * shape[1]
+    order = 1 << (n - 1).bit_length()
+    if not 0 <= row < order:
+        raise ValueError(f"row {row}, accepted 0 to {order - 1}")
+    # Sylvester's matrix: the sign at (i, j) is the parity of the bits that i and j share
+    parity = np.array([(row & j).bit_count() & 1 for j in range(n)])
+    return parity.reshape(shape) * (1 << phase_bits >> 1)
+
+
+def _axis(word: str) -> str:
+    if word not in ("rows", "columns"):
+        raise ValueError
+    return word
+
+
+_MAKERS: dict[str, Callable[..., Any]] = {
+    "uniform": _uniform, "random": _random, "stripes": _stripes, "beam": steering, "hadamard": _hadamard,
+}  # fmt: skip
+_KIND_NAMES: dict[Callable[[str], Any], str] = {
+    int: "a whole number", float: "a number of degrees", _axis: "rows, columns",
+}  # fmt: skip
+# (type, optional) of each argument
+_ARGUMENTS: dict[str, list[tuple[Callable[[str], Any], bool]]] = {
+    "uniform": [(int, True)],
+    "random": [(int, False)],
+    "stripes": [(int, False), (_axis, True)],
+    "beam": [(float, False), (float, False), (float, True), (float, True)],
+    "hadamard": [(int, False)],
+}

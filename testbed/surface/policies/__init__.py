@@ -1,0 +1,1 @@
+"""What the surface does, round by round: one file a policy, picked by `[surface] policy = …`."""

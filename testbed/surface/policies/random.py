@@ -1,0 +1,30 @@
+"""A new random pattern every so many rounds: the published way to make a static room yield keys."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.core import seeds
+from testbed.core.stages import SurfacePolicy
+from testbed.core.types import SurfacePattern
+
+
+class Random(SurfacePolicy):
+    """Draws every element uniformly, anew every `every` rounds."""
+
+    def __init__(self, every: int = 1) -> None:
+        if every < 1:
+            raise ValueError(f"every = {every}, accepted from 1")
+        self._every = every
+
+    def begin(self, shape: tuple[int, int], phase_bits: int, seed: int) -> None:
+        self._shape, self._phase_bits = shape, phase_bits
+        self._rng = seeds.generator(seed, "random")
+        self._drawn_for = -1
+
+    def pattern_for(self, round: int) -> SurfacePattern:
+        if self._drawn_for < 0 or round // self._every != self._drawn_for // self._every:
+            levels = self._rng.integers(0, 1 << self._phase_bits, size=self._shape, dtype=np.uint8)
+            self._pattern = SurfacePattern(levels, self._phase_bits)
+            self._drawn_for = round
+        return self._pattern
