@@ -7,6 +7,7 @@ link and its reverse are the same numbers.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from sim_backend.surface import cascade_amplitude, element_positions
 from testbed.core.config import Multipath, PlacedNode, Scene
 from testbed.core.seeds import generator
-from testbed.core.types import F64, SPEED_OF_LIGHT_M_S
+from testbed.core.types import F64, SPEED_OF_LIGHT_M_S, SurfacePattern
 
 C128 = NDArray[np.complex128]
 
@@ -209,3 +210,22 @@ def distances(points: F64, here: F64) -> F64:
     step = points - here
     step *= step
     return np.asarray(np.sqrt(step.sum(axis=1)))
+
+
+def responses(
+    channel: Channel, carrier_hz: float, time_s: F64, subcarrier_hz: F64, pattern: SurfacePattern | None
+) -> dict[str, C128]:
+    """Return `World.responses` of a channel: (time, subcarrier) by "tx>rx" for each pair of places."""
+    channel.hang_surface(None if pattern is None else (pattern.levels.shape[0], pattern.levels.shape[1]))
+    phasor = None if pattern is None else np.exp(1j * pattern.phases_rad.ravel())
+    out = {}
+    for x, y in itertools.combinations(channel.places, 2):
+        rows = np.empty((time_s.size, subcarrier_hz.size), np.complex128)
+        for i, t in enumerate(time_s):
+            amplitude, delay_s = channel.paths(x, y, float(t), carrier_hz)
+            if phasor is not None and amplitude.size > channel.n_air:
+                amplitude = amplitude.copy()
+                amplitude[channel.n_air :] *= phasor
+            rows[i] = np.exp(-2j * np.pi * subcarrier_hz[:, None] * delay_s) @ amplitude
+        out[f"{x}>{y}"] = rows
+    return out

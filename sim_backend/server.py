@@ -14,14 +14,17 @@ from typing import Any
 import msgspec
 import numpy as np
 import zmq
+from numpy.typing import NDArray
 
 from sim_backend import messages as m
+from sim_backend.channel import Channel, responses
 from sim_backend.link import Link
 from sim_backend.ticks import to_seconds, to_ticks
 from sim_backend.world import Air, Refused
 from testbed.core.config import RadioPlan, Scene, to_dict
 from testbed.core.errors import InputError
 from testbed.core.identity import Identity, secure, start_authenticator
+from testbed.core.types import F64, SurfacePattern
 from testbed.core.world import DriverContext, World
 
 _LOOK_UP_S = 0.05
@@ -64,6 +67,12 @@ class SimWorld(World):
             link.ask(m.Pass(id=link.next_id(), until=to_ticks(until_s)), "serving")
 
         return let_pass
+
+    @staticmethod
+    def responses(
+        scene: Scene, carrier_hz: float, seed: int, time_s: F64, subcarrier_hz: F64, pattern: SurfacePattern | None
+    ) -> dict[str, NDArray[np.complex128]]:
+        return responses(Channel(scene, carrier_hz, seed), carrier_hz, time_s, subcarrier_hz, pattern)
 
     @staticmethod
     def emulate(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Any:

@@ -321,6 +321,39 @@ def bench(
         print(f"{row.name}: {row.ours_s:.6g} s{peer}\n    {row.note}")
 
 
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="One of: see `testbed list`.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Under a minute: fewer points, the same claims.")] = False,
+    out: Annotated[Optional[Path], typer.Option(help="Default: studies/NAME.", metavar="DIR")] = None,  # noqa: UP045
+    scheduler: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A Dask scheduler that does the work.", metavar="ADDRESS"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Reproduce a paper's figures: results.json and a PNG a figure, with each claim and whether it holds.
+
+    Example: testbed study pkgnet --quick
+    """
+    logs.configure(False)
+    from testbed import studies
+
+    folder = out or Path("studies") / name
+    results = studies.run(name, folder, quick, scheduler)
+    if as_json:
+        _print_json(results)
+    else:
+        for row in results["claims"]:
+            paper = "" if row["paper"] is None else f" (paper: {row['paper']})"
+            print(f"{'holds       ' if row['holds'] else 'DOES NOT HOLD'} {row['claim']}{paper}: {row['measured']}")
+        print(f"{results['seconds']:.0f} s; figures and results.json: {folder}")
+    broken = [row["claim"] for row in results["claims"] if row["must_hold"] and not row["holds"]]
+    if broken:
+        _say(f"testbed: study {name}: our own code breaks what it promises: {'; '.join(broken)}")
+        raise typer.Exit(1)
+
+
 @app.command("keygen-certs")
 def keygen_certs(
     names: Annotated[
@@ -396,12 +429,14 @@ def list_bundled() -> None:
 
     Example: testbed list
     """
+    from testbed import studies
     from testbed.core import registry
 
     for title, kind in (("experiments", config.Experiment), ("labs", config.Lab)):
         print(f"{title}: {', '.join(config.bundled(kind))}")
     for stage in registry.STAGES:
         print(f"{stage}: {', '.join(registry.stage_names(stage))}")
+    print(f"studies: {', '.join(studies.names())}")
 
 
 # ---------------------------------------------------------------- shared

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from testbed.core.config import RadioPlan, Scene
 from testbed.core.identity import Identity
+from testbed.core.types import F64, SurfacePattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,17 @@ class World(ABC):
 
         For labs whose radios cannot time their samples and so do not make time pass between rounds. Without effect in
         wall pace, where it passes by itself.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def responses(
+        scene: Scene, carrier_hz: float, seed: int, time_s: F64, subcarrier_hz: F64, pattern: SurfacePattern | None
+    ) -> dict[str, NDArray[np.complex128]]:
+        """Return the noiseless frequency responses (time, subcarrier) of a scene's links, by "tx>rx" in lower case.
+
+        What perfect radios would measure at instants (time,) in s and offsets from the carrier (subcarrier,) in Hz,
+        with the surface holding `pattern` throughout, or gone where that is None. Reciprocal links are given once.
         """
 
     @staticmethod

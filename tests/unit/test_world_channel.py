@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import j0
 
-from sim_backend.channel import Channel, Scatterers, taps
+from sim_backend.channel import Channel, Scatterers, responses, taps
 from sim_backend.surface import element_positions
 from sim_backend.world import Air
 from testbed.core.config import Multipath, PlacedNode, PlacedSurface, Scene
-from testbed.core.types import SPEED_OF_LIGHT_M_S
+from testbed.core.types import SPEED_OF_LIGHT_M_S, SurfacePattern
 
 CARRIER_HZ = 2.4e9
 LAMBDA_M = SPEED_OF_LIGHT_M_S / CARRIER_HZ
@@ -277,3 +277,28 @@ def test_a_change_is_seen_at_its_sample(offset: int, latency: int) -> None:
     np.testing.assert_allclose(y[:first], y[0], rtol=1e-5)
     np.testing.assert_allclose(y[first:], -y[0], rtol=1e-5)
     assert abs(y[0]) > 0
+
+
+def test_responses_are_what_ideal_probing_measures() -> None:
+    """Against the taps that signals are convolved with, at the same instant and pattern."""
+    scene = Scene(
+        alice=PlacedNode(position_m=[4.0, 8.0, 1.5]),
+        bob=PlacedNode(position_m=[9.0, 8.0, 1.5], velocity_m_s=[1.0, 0.0, 0.0]),
+        surface=PlacedSurface(position_m=[6.0, 4.0, 1.5], normal=[0.0, 1.0, 0.0], gain_db=30.0),
+    )
+    pattern = SurfacePattern(np.arange(16, dtype=np.uint8).reshape(4, 4) % 4, 2)
+    time_s, subcarrier_hz = np.array([0.0, 0.7]), np.linspace(-8e6, 8e6, 9)
+    got = responses(Channel(scene, 2.4e9, 3), 2.4e9, time_s, subcarrier_hz, pattern)
+    assert list(got) == ["alice>bob"]
+    channel = Channel(scene, 2.4e9, 3)
+    channel.hang_surface((4, 4))
+    for i, t in enumerate(time_s):
+        amplitude, delay_s = channel.paths("alice", "bob", float(t), 2.4e9)
+        amplitude = amplitude.copy()
+        amplitude[channel.n_air :] *= np.exp(1j * pattern.phases_rad.ravel())
+        first, h = taps(amplitude, delay_s * 40e6)
+        lag = (first + np.arange(h.size)) / 40e6
+        wanted = np.exp(-2j * np.pi * subcarrier_hz[:, None] * lag) @ h
+        np.testing.assert_allclose(got["alice>bob"][i], wanted, rtol=0, atol=2e-3 * np.abs(wanted).max())
+    bare = responses(Channel(scene, 2.4e9, 3), 2.4e9, time_s, subcarrier_hz, None)["alice>bob"]
+    assert np.abs(bare - got["alice>bob"]).max() > 0.05 * np.abs(bare).max()

@@ -1,0 +1,68 @@
+"""The frame of the studies: what they collect, how they spread work, what is written."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from testbed import studies
+from testbed.core.errors import InputError
+from testbed.studies._study import Study
+
+
+def _square(x: int) -> int:
+    return x * x
+
+
+def _body(study: Study) -> None:
+    study.parameters["n"] = np.int64(3)
+    study.figure(
+        "fig1", "Squares", [0, 1, 2], "x", "x²", {"exact": np.array([0.0, 1.0, 4.0])}, {"exact": [0.1, np.nan, 0.1]}
+    )
+    study.table("t", [{"a": np.float64(1.5), "b": "x"}])
+    study.claim("squares grow", None, np.bool_(True), holds=True)
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> str:
+    module: Any = ModuleType("testbed.studies.toy")
+    module.PAPER, module.run = "A", _body
+    monkeypatch.setitem(sys.modules, "testbed.studies.toy", module)
+    monkeypatch.setattr(studies, "names", lambda: ["toy"])
+    return "toy"
+
+
+def test_results_and_figures_are_written_as_plain_json(tmp_path: Path, toy: str) -> None:
+    results = studies.run(toy, tmp_path / "out", quick=True)
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert written == results
+    assert written["study"] == "toy"
+    assert written["quick"] is True
+    assert written["figures"]["fig1"]["curves"] == {"exact": [0.0, 1.0, 4.0]}
+    assert written["figures"]["fig1"]["errors"]["exact"][1] is None
+    assert written["claims"][0] == {
+        "claim": "squares grow", "paper": None, "measured": True, "holds": True, "must_hold": False
+    }  # fmt: skip
+    assert (tmp_path / "out" / "fig1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_work_is_spread_and_comes_back_in_order() -> None:
+    with Study("toy", "A", quick=True) as study:
+        assert study.map(_square, range(20)) == [x * x for x in range(20)]
+
+
+def test_an_unknown_study_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no study is called 'nonesuch'; accepted:"):
+        studies.run("nonesuch", tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, toy: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        studies.run(toy, tmp_path / "file" / "out")
