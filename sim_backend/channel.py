@@ -1,20 +1,21 @@
 """Paths between two places of a scene, and the taps that stand for them in sampled signals.
 
-Single-bounce multipath: a path is transmitter → scatterer → receiver with the scatterer's own complex coefficient.
-All links share the scatterers, so Eve's correlation with Bob follows from where they stand and nothing else, and a
-link and its reverse are the same numbers.
+A path is transmitter → scatterer → receiver with the scatterer's own complex coefficient; in scenes of TR 38.901 it has
+a second body on Alice's side, so that the angles at both ends are right. All links share the scatterers, so Eve's
+correlation with Bob follows from where they stand and nothing else, and a link and its reverse are the same numbers.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim_backend import uma
+from sim_backend.scatterers import Scatterers
 from sim_backend.surface import cascade_amplitude, element_positions
-from testbed.core.config import Multipath, PlacedNode, Scene
+from testbed.core.config import PlacedNode, Scene
 from testbed.core.seeds import generator
 from testbed.core.types import F64, SPEED_OF_LIGHT_M_S, SurfacePattern
 
@@ -67,31 +68,6 @@ def taps(amplitude: C128, delay_samples: F64) -> tuple[int, C128]:
 # ---------------------------------------------------------------- geometry
 
 
-@dataclass(frozen=True, slots=True)
-class Scatterers:
-    """Small bodies that throw some of what hits them in every direction."""
-
-    position_m: F64
-    """(scatterer, 3) at time 0."""
-    velocity_m_s: F64
-    """(scatterer, 3); they turn round at the walls of the room."""
-    coefficient: C128
-    """(scatterer,) complex reflection."""
-
-    @classmethod
-    def draw(cls, plan: Multipath, seed: int) -> Scatterers:
-        """Draw them uniformly in the room, coefficients circular Gaussian, directions horizontal (people walk)."""
-        rng = generator(seed, "scatterers")
-        n = plan.n_scatterers
-        position = rng.uniform(0, 1, (n, 3)) * np.asarray(plan.room_m)
-        coefficient = (
-            (rng.standard_normal(n) + 1j * rng.standard_normal(n)) * np.sqrt(0.5) * 10 ** (-plan.scatter_loss_db / 20)
-        )
-        heading, speed = rng.uniform(0, 2 * np.pi, n), rng.uniform(0, plan.scatterer_speed_m_s, n)
-        velocity = np.stack([speed * np.cos(heading), speed * np.sin(heading), np.zeros(n)], axis=1)
-        return cls(position, velocity, coefficient)
-
-
 NEAR_FIELD = 2 * np.pi
 """Distances count as at least λ/2π: closer, free space would hand over more than was sent (coupling stops at −6 dB)."""
 
@@ -104,7 +80,10 @@ class Channel:
         self._scene = scene
         self._wavelength_m = SPEED_OF_LIGHT_M_S / carrier_hz
         self._room_m = np.asarray(scene.multipath.room_m)
-        self._scatterers = Scatterers.draw(scene.multipath, seed) if scatterers is None else scatterers
+        if scatterers is None:
+            in_uma = scene.uma is not None
+            scatterers = uma.draw(scene, carrier_hz, seed) if in_uma else Scatterers.draw(scene.multipath, seed)
+        self._scatterers = scatterers
         self._places: dict[str, tuple[F64, F64]] = {}
         for name in ("alice", "bob", "eve"):
             placed: PlacedNode | None = getattr(scene, name)
@@ -117,8 +96,14 @@ class Channel:
                 heading = generator(seed, "near", name).uniform(0, 2 * np.pi)
                 step = placed.offset_wavelengths * self._wavelength_m
                 self._places[name] = (anchor + step * np.array([np.cos(heading), np.sin(heading), 0.0]), velocity)
+        far = self._scatterers.far_m
+        self._far_side = set() if far is None else {name for name in self._places if self._nearer_to_alice(name)}
+        """Places that see the far bodies."""
+        self._gap_m = 0.0 if far is None else np.sqrt(((far - self._scatterers.position_m) ** 2).sum(axis=1))
         direct = 10 ** (scene.multipath.direct_db / 20)
+        across = direct if self._scatterers.direct is None else self._scatterers.direct
         self._coefficient = np.concatenate([[direct], self._scatterers.coefficient])
+        self._coefficient_across = np.concatenate([[across], self._scatterers.coefficient])
         self._scatterers_move = bool(self._scatterers.velocity_m_s.any())
         self._still = {
             name: not self._scatterers_move and not velocity.any() for name, (_, velocity) in self._places.items()
@@ -137,6 +122,11 @@ class Channel:
         """Return where a place is, (3,)."""
         start, velocity = self._places[place]
         return start + velocity * time_s
+
+    def _nearer_to_alice(self, name: str) -> bool:
+        here = self._places[name][0]
+        to_alice, to_bob = (np.linalg.norm(here - self._places[end][0]) for end in ("alice", "bob"))
+        return bool(to_alice < to_bob)
 
     def hang_surface(self, shape: tuple[int, int] | None) -> None:
         """Give the scene's surface, if it has one, the board's shape (rows, columns); None takes it down."""
@@ -174,8 +164,11 @@ class Channel:
         )
         wavelength_m = SPEED_OF_LIGHT_M_S / carrier_hz
         direct = distances(self.position_m(x, time_s)[None, :], self.position_m(y, time_s))
-        length = np.concatenate([direct, x_bodies + y_bodies])
-        amplitude = self._coefficient * (wavelength_m / (4 * np.pi) / np.maximum(length, wavelength_m / NEAR_FIELD))
+        across = (x in self._far_side) != (y in self._far_side)
+        length = np.concatenate([direct, x_bodies + y_bodies + (self._gap_m if across else 0.0)])
+        amplitude = (self._coefficient_across if across else self._coefficient) * (
+            wavelength_m / (4 * np.pi) / np.maximum(length, wavelength_m / NEAR_FIELD)
+        )
         if x_elements is not None and y_elements is not None and x_seen and y_seen and self._scene.surface is not None:
             strength = cascade_amplitude(x_elements, y_elements, self._scene.surface.gain_db, wavelength_m)
             length = np.concatenate([length, x_elements + y_elements])
@@ -191,7 +184,8 @@ class Channel:
         if len(self._legs) >= 64:
             self._legs.clear()
         here = self.position_m(place, time_s)
-        bodies = self._scatterers.position_m
+        far = self._scatterers.far_m
+        bodies = far if far is not None and place in self._far_side else self._scatterers.position_m
         if self._scatterers_move:
             # a triangle wave: straight on, turning round at the walls
             moved = (bodies + self._scatterers.velocity_m_s * time_s) % np.maximum(2 * self._room_m, 1e-9)

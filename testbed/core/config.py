@@ -96,6 +96,21 @@ class Multipath(_Table):
     """Each scatterer moves in a random direction at up to this speed (people walking)."""
 
 
+class Uma(_Table):
+    """Scatterers drawn from 3GPP TR 38.901 UMa (V19.2), in place of [scene.multipath]'s; needs the extra `uma`.
+
+    Alice is the base station (25 m high in the standard), Bob the terminal (1.5 m). Delays, powers and the angles at
+    both ends are the standard's, drawn once for Bob's first position; then the bodies stand still and geometry does
+    the rest, so that neighbouring snapshots, and an Eve near either end, belong to the same scatterers.
+    """
+
+    line_of_sight: bool = False
+    pathloss: bool = False
+    """Whether the path gain between Alice and Bob is the standard's path loss and shadowing; otherwise gain_db."""
+    gain_db: float = -60.0
+    """Mean path gain between Alice and Bob at time 0; with pathloss = true added to it (antennas)."""
+
+
 class Scene(_Table):
     """Geometry. A simulated lab builds it; on a real lab it documents the bench and starts the designers."""
 
@@ -104,6 +119,8 @@ class Scene(_Table):
     eve: PlacedNode | None = None
     surface: PlacedSurface | None = None
     multipath: Multipath = field(default_factory=Multipath)
+    uma: Uma | None = None
+    """Instead of multipath."""
 
 
 class SurfacePlan(_Table):
@@ -399,6 +416,8 @@ def _check_experiment(e: Experiment, source: str) -> None:
             )
         if place.near == name or (place.near is not None and name != "eve"):
             raise InputError(f"{source}: table [scene.{name}]: key 'near': only eve may be placed near alice or bob")
+    if e.scene.uma is not None and None in (e.scene.alice.position_m, e.scene.bob.position_m):
+        raise InputError(f"{source}: table [scene.uma]: alice and bob need a position_m each")
     if e.mode == "private" and e.records.iq:
         raise InputError(
             f"{source}: table [records]: key 'iq': recorded samples give the keys away; accepted in private mode: false"

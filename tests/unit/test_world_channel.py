@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import j0
 
-from sim_backend.channel import Channel, Scatterers, responses, taps
+from sim_backend.channel import Channel, responses, taps
+from sim_backend.scatterers import Scatterers
 from sim_backend.surface import element_positions
 from sim_backend.world import Air
 from testbed.core.config import Multipath, PlacedNode, PlacedSurface, Scene
