@@ -1,0 +1,19 @@
+"""What every designer returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from testbed.core.types import C64, F64
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """Phases and precoders for one model, or for a batch of them (leading axes)."""
+
+    phases_rad: F64
+    """(…, element)."""
+    precoders: C64
+    """(…, antenna, stream) complex; what each axis means is the model's."""
+    history: list[float] = field(default_factory=list)
+    """The objective after each iteration, for methods that iterate (mean over the batch)."""

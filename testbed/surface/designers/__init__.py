@@ -1,0 +1,1 @@
+"""Which phases, which precoders: one file a method, each `design(model, …) → Design`."""

@@ -1,0 +1,1 @@
+"""What is known of the channels: geometry → statistics → rates in closed form, differentiable and batched."""
