@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
-import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from testbed.core.errors import DeviceError, DeviceTimeout, InputError, LateTransmit
+from testbed.core.config import driver_options
+from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
 from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
@@ -94,13 +94,11 @@ class Usrp(Radio):
     in the device, so `silence` turns the transmit gain to its minimum until that has run out.
     """
 
+    options_type = UsrpOptions
+
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)
-        try:
-            self._options = msgspec.convert(options, UsrpOptions)
-        except msgspec.ValidationError as exc:
-            accepted = ", ".join(f.name for f in msgspec.structs.fields(UsrpOptions))
-            raise InputError(f"node {name!r}: options: {exc}; accepted keys: {accepted}") from exc
+        self._options = driver_options(options, UsrpOptions, name)
         self._rx: Any = None
         self._tx: Any = None
         self._gain_range: tuple[float, float] = (0.0, 0.0)

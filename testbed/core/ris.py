@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from msgspec import Struct
 
 from testbed.core.errors import DeviceError
 from testbed.core.types import AppliedPattern, SurfacePattern
@@ -18,6 +19,10 @@ from testbed.core.types import AppliedPattern, SurfacePattern
 
 class Board(ABC):
     """A surface controller with `shape` = (rows, columns) elements of `phase_bits` bits each."""
+
+    options_type: ClassVar[type[Struct] | None] = None
+    """The keys of the node's `options` in the lab file, so that they can be checked before anything starts; None: the
+    driver alone knows."""
 
     def __init__(self, name: str) -> None:
         self.name = name
