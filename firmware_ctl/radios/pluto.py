@@ -265,7 +265,6 @@ class Pluto(Radio):
             # destroyed each time: one that stays open holds a block from before
             if self._rx_buffer is buffer:
                 self._rx_buffer = None
-            del buffer
 
     def _mute(self) -> None:
         """Nothing leaves the antenna any more, the carrier's leak included."""

@@ -158,6 +158,14 @@ def test_closing_leaves_no_tone_for_whoever_powers_up_next(pair: Pair) -> None:
     assert np.abs(block.samples).max() < 0.01
 
 
+def test_tones_that_others_left_are_zeroed_before_anything_is_sent(pair: Pair) -> None:
+    """Between two buffers they are on the air."""
+    for i in range(4):
+        pair.alice_device.write_attribute(tone_file(i, "scale"), "0.5")
+    pair.tuned()
+    assert all(float(pair.alice_device.tree.values[tone_file(i, "scale")]) == 0 for i in range(4))
+
+
 # ---------------------------------------------------------------- libiio's own
 
 
