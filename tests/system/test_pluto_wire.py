@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -164,3 +165,24 @@ def test_a_pluto_that_vanishes_in_the_middle_of_a_run_and_returns_is_used_again(
     keys = delivered(tmp_path)
     assert keys[0] == keys[1]
     assert len(keys[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('role = "alice"', 'role = "alice"\noptions = { serial = "1" }', "serial number .* the lab file says '1'"),
+        ("tx_gain_db = -6.0", "tx_gain_db = 60.0", r"tx_gain_db = 60, accepted -89.75 to 0: change it .*node\.alice"),
+        ("[world.emulators.alice]\n", "", r"say which device in \[node\.alice\.options\]: uri = …, or serial = …"),
+    ],
+)
+def test_a_run_that_never_started_says_why_in_one_line_and_nothing_else(
+    tmp_path: Path, old: str, new: str, reason: str
+) -> None:
+    text = config.find(config.Lab, "wire").read_text(encoding="utf-8")
+    assert old in text
+    lab = tmp_path / "lab.toml"
+    lab.write_text(text.replace(old, new, 1))
+    command = [sys.executable, "-m", "testbed", "run", "mobile_room", "--lab", str(lab), "--out", str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (said.returncode, said.stdout) == (1, ""), said.stderr
+    assert re.search(rf"^run failed: .*{reason}", said.stderr.splitlines()[-1])
