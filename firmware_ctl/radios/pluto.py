@@ -127,7 +127,8 @@ class Pluto(Radio):
         self._call("transmit", lambda: self._play(levels))
 
     def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
-        time_s, parts = self._call("receive", lambda: self._capture(n_samples), timeout_s)
+        parts = np.empty(2 * n_samples, np.float32)  # here: memory that other threads give back goes to the system
+        time_s = self._call("receive", lambda: self._capture(parts), timeout_s)
         return IqBlock(parts.view(np.complex64)[None, :], self.settings.sample_rate_hz, time_s)
 
     def _do_silence(self) -> None:
@@ -250,17 +251,18 @@ class Pluto(Radio):
         self._tx_buffer, self._may_radiate = buffer, True
         device.tx_powerdown.value = "0"
 
-    def _capture(self, n_samples: int) -> tuple[float, np.ndarray]:
-        """Return host time and samples (I, Q, I, Q, …; full scale 1), all of them taken after the call."""
+    def _capture(self, parts: np.ndarray) -> float:
+        """Fill `parts` (I, Q, I, Q, …; full scale 1) with samples from after the call; return the host's time of it."""
         adc = self._here().adc
         time_s = time.monotonic()
-        buffer = self._rx_buffer = self._iio.Buffer(adc, n_samples, False)
+        buffer = self._rx_buffer = self._iio.Buffer(adc, parts.size // 2, False)
         try:
             buffer.refill()
             # Not Pluto.rx(): it copies every channel on its own and builds doubles. Nor Buffer.read(): it copies all.
             start, end = (f(buffer._buffer) for f in (self._iio._buffer_start, self._iio._buffer_end))
-            raw = np.frombuffer((ctypes.c_char * (end - start)).from_address(start), "<i2", count=2 * n_samples)
-            return time_s, np.multiply(raw, _ADC_FULL_SCALE, dtype=np.float32)
+            raw = np.frombuffer((ctypes.c_char * (end - start)).from_address(start), "<i2", count=parts.size)
+            np.multiply(raw, _ADC_FULL_SCALE, out=parts)
+            return time_s
         finally:
             # destroyed each time: one that stays open holds a block from before
             if self._rx_buffer is buffer:
