@@ -75,14 +75,14 @@ def load_uhd() -> Any:
             module = importlib.import_module("uhd")
     except ImportError as exc:
         raise ImportError(
-            f"Python module 'uhd' cannot be imported ({exc}): apt-get install python3-uhd, and run in a virtual "
-            "environment made with --system-site-packages (PyPI's 'uhd' has no Linux wheels)"
+            f"Python module 'uhd' cannot be imported ({exc}): apt-get install python3-uhd, and run in an environment "
+            "made by /usr/bin/python3 -m venv --system-site-packages, with 'numpy<2' (docs/troubleshooting.md)"
         ) from exc
     # A module built for NumPy 1 imports under NumPy 2 with a mere complaint and then crashes at the first recv().
     if "_ARRAY_API" in complaints.getvalue():
         raise ImportError(
             f"Python module 'uhd' ({module.__file__}) was built for NumPy 1 and would crash under NumPy "
-            f"{np.__version__}: install numpy<2 in this environment or a UHD built for NumPy 2"
+            f"{np.__version__}: pip install 'numpy<2' in this environment (docs/troubleshooting.md)"
         )
     return module
 
