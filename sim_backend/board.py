@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
 from sim_backend.link import OffAir, link_for
 from sim_backend.messages import Apply, Hang, Now, Readback, Reply
 from sim_backend.ticks import DeviceClock, to_ticks
-from testbed.core.errors import DeviceError, InputError
+from testbed.core.config import driver_options
+from testbed.core.errors import DeviceError
 from testbed.core.ris import Board
 from testbed.core.seeds import generator
 from testbed.core.types import AppliedPattern, SurfacePattern
@@ -35,13 +35,11 @@ class BoardOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class SimBoard(Board):
     """The board behind the scene's surface; where the scene has none, it latches patterns that nobody hears."""
 
+    options_type = BoardOptions
+
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)
-        try:
-            self._options = msgspec.convert(options, BoardOptions)
-        except msgspec.ValidationError as exc:
-            accepted = ", ".join(f.name for f in msgspec.structs.fields(BoardOptions))
-            raise InputError(f"node {name!r}: options: {exc}; accepted keys: {accepted}") from exc
+        self._options = driver_options(options, BoardOptions, name)
         rng = generator(context.seed, name, "clock")
         ppm, offset_s = float(rng.uniform(-20, 20)), float(rng.uniform(-1e-3, 1e-3))
         self._clock = DeviceClock(

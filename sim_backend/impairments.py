@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
 from sim_backend.ticks import DeviceClock, to_seconds, to_ticks
-from testbed.core.errors import InputError
 from testbed.core.radio import RadioSettings
 from testbed.core.seeds import Streams, derive, generator
 from testbed.core.types import C64, F64
@@ -60,15 +58,6 @@ class RadioOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     stale_buffers: Annotated[int, Meta(ge=0)] = 0
     """Fault, off by default: after a retune or a transmission so many receptions return samples from before it, under
     new times. A driver that does this breaks the Radio contract."""
-
-
-def options_from(values: dict[str, object], kind: type[RadioOptions], device: str) -> RadioOptions:
-    """Check a lab table's options; raises InputError naming the key and what is accepted."""
-    try:
-        return msgspec.convert(values, kind)
-    except msgspec.ValidationError as exc:
-        accepted = ", ".join(f.name for f in msgspec.structs.fields(kind))
-        raise InputError(f"node {device!r}: options: {exc}; accepted keys: {accepted}") from exc
 
 
 class Oscillator:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from sim_backend.impairments import FrontEnd, RadioOptions, device_clock, options_from, oscillator_ppm
+from sim_backend.impairments import FrontEnd, RadioOptions, device_clock, oscillator_ppm
 from sim_backend.link import ANSWER_S, NewWorld, OffAir, link_for
 from sim_backend.messages import MAX_SAMPLES, Now, Receive, Reply, Silence, Transmit, Tune
 from sim_backend.ticks import duration, to_ticks
+from testbed.core.config import driver_options
 from testbed.core.errors import DeviceError, LateTransmit
 from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
 from testbed.core.types import C64, IqBlock
@@ -23,9 +24,11 @@ _HASTE = 50
 class SimRadio(Radio):
     """A radio in the simulated air. Options: the fields of `impairments.RadioOptions`."""
 
+    options_type = RadioOptions
+
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)
-        self._options = options_from(options, RadioOptions, name)
+        self._options = driver_options(options, RadioOptions, name)
         self._seed = context.seed
         self._clock = device_clock(name, self._options, context.seed)
         self._front: FrontEnd | None = None

@@ -531,8 +531,9 @@ def _conclude(outcome: Any, as_json: bool) -> None:
     path = html.make(outcome.folder)
     if as_json:
         _print_json(outcome.summary)
-    else:
+    elif outcome.status != "failed" or outcome.summary["rounds"]:  # of a run that never started there is only a reason
         _show(outcome, path)
+    sys.stdout.flush()  # the reason is the last line, whatever the streams are
     if outcome.status == "failed":
         _say(f"run failed: {outcome.detail}; report: {path}")
         raise typer.Exit(1)

@@ -8,21 +8,27 @@ gets to it. Whatever else is peculiar to it is guarded against where a comment s
 from __future__ import annotations
 
 import atexit
+import ctypes
 import errno
+import logging
 import queue
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
+from msgspec import Meta, Struct
 
+from testbed.core.config import driver_options
 from testbed.core.errors import DeviceError, DeviceTimeout
 from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
 from testbed.core.types import IqBlock
 from testbed.core.world import DriverContext
 
+log = logging.getLogger("testbed.node")
 _ADC_FULL_SCALE = np.float32(1 / 2048)
 """12 bits, sign-extended to 16."""
 _DAC_FULL_SCALE = np.float32(32767)
@@ -30,35 +36,55 @@ _LOWEST_RATE_HZ = 521e3
 """Below this pyadi-iio has no filter to load."""
 _GRACE_S = 1.0
 """How much longer than its own timeout a call into libiio may take before it is given up."""
-_CONNECTION_LOST = {errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.ENODEV, errno.EBADF}
+_CONNECTION_LOST = {
+    errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ENOTCONN, errno.ENODEV, errno.EBADF,
+    errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN, errno.ESHUTDOWN,
+}  # fmt: skip
 INSTALL = "apt-get install libiio0; pip install pyadi-iio==0.0.21 pylibiio==0.25"
 
 T = TypeVar("T")
 
 
-class Pluto(Radio):
-    """A PlutoSDR. Options:
+class PlutoOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys of `options` in a Pluto's lab table."""
 
-    uri: where it is, `ip:192.168.2.1` or `usb:1.2.5`; default: found by its serial number.
-    serial: hardware serial number that must be found there: addresses change hands, serial numbers do not.
-    timeout_s: how long one exchange with the device may take.
+    uri: str | None = None
+    """Where it is, `ip:192.168.2.1` or `usb:1.2.5`; default: found by its serial number."""
+    serial: str | None = None
+    """Hardware serial number that must be found there: addresses change hands, serial numbers do not."""
+    timeout_s: Annotated[float, Meta(gt=0)] = 3.0
+    """How long one exchange with the device may take."""
+
+
+@dataclass(slots=True)
+class _Device:
+    """One connection, and what was looked up in it."""
+
+    sdr: Any
+    adc: Any
+    dac: Any
+    tx_powerdown: Any
+
+
+class Pluto(Radio):
+    """A PlutoSDR. Options: the fields of `PlutoOptions`.
+
+    When the connection is lost while the transmitter may be on, it is silenced over a fresh one, at once if the device
+    can still be reached; `configure` opens the device anew.
     """
 
-    def __init__(
-        self,
-        name: str,
-        context: DriverContext,
-        *,
-        uri: str | None = None,
-        serial: str | None = None,
-        timeout_s: float = 3.0,
-    ) -> None:
+    options_type = PlutoOptions
+
+    def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)
+        checked = driver_options(options, PlutoOptions, name)
         self._adi, self._iio = _libraries(name)
-        self._uri, self._serial, self._timeout_s = uri, serial, timeout_s
-        self._sdr: Any = None
+        self._uri, self._serial, self._timeout_s = checked.uri, checked.serial, checked.timeout_s
+        self._device: _Device | None = None
         self._rx_buffer: Any = None
         self._tx_buffer: Any = None
+        self._may_radiate = False
+        """Its transmitter is on, or was left in a state that nobody knows."""
         self._ranges: dict[str, tuple[float, float]] = {}
         self._identity: dict[str, Any] = {}
         self._worker = _Worker(name)
@@ -68,7 +94,7 @@ class Pluto(Radio):
             self._worker.stop()
             raise
         # libiio crashes where the interpreter takes contexts away from under live buffers
-        atexit.register(self.close)
+        atexit.register(self._close_at_exit)
 
     # ---------------------------------------------------------------- Radio
 
@@ -84,7 +110,14 @@ class Pluto(Radio):
         return time.monotonic()
 
     def _do_configure(self, settings: RadioSettings) -> RadioSettings:
-        return self._call("configure", lambda: self._retune(settings))
+        known = self._device is not None
+        try:
+            return self._call("configure", lambda: self._retune(settings))
+        except DeviceError:
+            if not known or self._device is not None:
+                raise
+            # a connection that was idle may have dropped unnoticed, and the device may be back already
+            return self._call("configure", lambda: self._retune(settings))
 
     def _do_transmit(self, block: IqBlock, at_s: float | None) -> None:
         parts = np.ascontiguousarray(block.samples[0], np.complex64).view(np.float32)
@@ -94,50 +127,71 @@ class Pluto(Radio):
         self._call("transmit", lambda: self._play(levels))
 
     def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
-        time_s, raw = self._call("receive", lambda: self._capture(n_samples), timeout_s)
-        parts = np.multiply(np.frombuffer(raw, "<i2", count=2 * n_samples), _ADC_FULL_SCALE, dtype=np.float32)
+        parts = np.empty(2 * n_samples, np.float32)  # here: memory that other threads give back goes to the system
+        time_s = self._call("receive", lambda: self._capture(parts), timeout_s)
         return IqBlock(parts.view(np.complex64)[None, :], self.settings.sample_rate_hz, time_s)
 
     def _do_silence(self) -> None:
-        if self._sdr is not None:
-            self._call("silence", self._mute)
+        if self._device is not None:
+            try:
+                self._call("silence", self._mute)
+            except DeviceError:
+                if self._device is not None or self._may_radiate:
+                    raise
+        elif self._may_radiate:
+            self._call("silence", self._mute_anew)
 
     def _do_close(self) -> None:
-        atexit.unregister(self.close)
+        atexit.unregister(self._close_at_exit)
         try:
-            if self._sdr is not None:
+            if self._device is not None:
                 self._call("close", self._leave_quiet)
         finally:
             self._worker.stop()
 
+    def _close_at_exit(self) -> None:
+        try:
+            self.close()
+        except DeviceError as exc:
+            log.error("%s", exc)
+
     # ---------------------------------------------------------------- in the worker's thread
 
-    def _open(self) -> None:
+    def _open(self) -> _Device:
         uri = self._uri or self._find()
         try:
             sdr = self._adi.Pluto(uri=uri)
-        except Exception as exc:  # pyadi-iio raises bare Exceptions
+        except Exception as exc:  # pyadi-iio raises bare Exceptions, and hides libiio's
+            why = exc.__context__.strerror if isinstance(exc.__context__, OSError) else exc
             raise self._error(
-                "open", f"no PlutoSDR at {uri} ({exc}): check cable and address; `iio_info -s` lists what is there"
+                "open", f"no PlutoSDR at {uri} ({why}): check cable and address; `iio_info -s` lists what is there"
             ) from exc
         found = sdr.ctx.attrs.get("hw_serial", "")
         if self._serial is not None and found != self._serial:
             raise self._error(
-                "open", f"the device at {uri} has serial number {found!r}, the lab file says {self._serial!r}"
-            )
+                "open", f"the device at {uri} has serial number {found!r}, the lab file says {self._serial!r}: "
+                f"correct uri or serial in [node.{self.name}.options]",
+            )  # fmt: skip
         # the device gives up after half of what the client is told
         sdr.ctx.set_timeout(int(2000 * self._timeout_s))
         # with the default of four, receptions are up to four buffers old
         sdr._rxadc.set_kernel_buffers_count(1)
         phy = sdr._ctrl
         rx, tx = phy.find_channel("voltage0", False), phy.find_channel("voltage0", True)
-        los = [_range(phy.find_channel(f"altvoltage{i}", True), "frequency_available") for i in (0, 1)]
-        self._ranges = {
+        los = [phy.find_channel(f"altvoltage{i}", True) for i in (0, 1)]
+        lo_hz = [_range(lo, "frequency_available") for lo in los]
+        ranges = {
             "sample_rate_hz": (_LOWEST_RATE_HZ, _range(rx, "sampling_frequency_available")[1]),
-            "carrier_hz": (max(los[0][0], los[1][0]), min(los[0][1], los[1][1])),
+            "carrier_hz": (max(lo_hz[0][0], lo_hz[1][0]), min(lo_hz[0][1], lo_hz[1][1])),
             "tx_gain_db": _range(tx, "hardwaregain_available"),
             "rx_gain_db": _range(rx, "hardwaregain_available"),
         }
+        for direction in (sdr._rxadc, sdr._txdac):
+            for i in range(2):
+                direction.find_channel(f"voltage{i}", direction is sdr._txdac).enabled = True
+        device = _Device(sdr, sdr._rxadc, sdr._txdac, los[1].attrs["powerdown"])
+        self._worker.require_heard("open")
+        self._ranges = ranges
         self._identity = {
             "serial": found,
             "firmware": sdr.ctx.attrs.get("fw_version", ""),
@@ -145,24 +199,32 @@ class Pluto(Radio):
             "libiio": ".".join(str(x) for x in self._iio.version[:2]),
             "uri": uri,
         }
-        self._sdr = sdr
+        self._device, self._may_radiate = device, True
+        return device
 
     def _find(self) -> str:
         """Return the URI of the device with the serial number."""
+        table = f"[node.{self.name}.options]"
         if self._serial is None:
-            raise self._error("open", "say which device: options = { uri = …, serial = … }")
-        there = self._iio.scan_contexts()
+            raise self._error("open", f"say which device in {table}: uri = …, or serial = …")
+        try:
+            there = self._iio.scan_contexts()
+        except OSError as exc:  # without Avahi libiio hands the error of another library on as one of its own
+            raise self._error(
+                "open", f"libiio cannot look for serial number {self._serial!r} (no avahi-daemon here?): "
+                f"give its uri in {table}, e.g. uri = \"ip:192.168.2.1\"",
+            ) from exc  # fmt: skip
         for uri, description in there.items():
             if f"serial={self._serial}" in description:
                 return str(uri)
         raise self._error(
-            "open", f"no device with serial number {self._serial!r} among the {len(there)} that answer: give its uri"
-        )
+            "open", f"no device with serial number {self._serial!r} among the {len(there)} that answer: check cable "
+            f"and number, or give its uri in {table}",
+        )  # fmt: skip
 
     def _retune(self, settings: RadioSettings) -> RadioSettings:
-        if self._sdr is None:  # it was lost, and may be back
-            self._open()
-        sdr = self._sdr
+        device = self._device or self._open()  # where it was lost, it may be back
+        sdr = device.sdr
         self._mute()
         self._zero_tones()
         # A rate resets gains and a carrier calibrates, so: rate, then carrier, gains last.
@@ -180,46 +242,49 @@ class Pluto(Radio):
         )
 
     def _play(self, levels: np.ndarray) -> None:
+        device = self._here()
         self._tx_buffer = None  # a cyclic buffer must be gone before the next
-        dac = self._sdr._txdac
-        for i in range(2):
-            dac.find_channel(f"voltage{i}", True).enabled = True
-        buffer = self._iio.Buffer(dac, levels.size // 2, True)
+        buffer = self._iio.Buffer(device.dac, levels.size // 2, True)
         buffer.write(bytearray(levels.tobytes()))
         buffer.push()
-        self._tx_buffer = buffer
-        self._power_tx(True)
+        self._worker.require_heard("transmit")  # nobody would ever silence it
+        self._tx_buffer, self._may_radiate = buffer, True
+        device.tx_powerdown.value = "0"
 
-    def _capture(self, n_samples: int) -> tuple[float, bytearray]:
-        """Return host time and samples, all of them taken after the call."""
-        adc = self._sdr._rxadc
-        for i in range(2):
-            adc.find_channel(f"voltage{i}").enabled = True
+    def _capture(self, parts: np.ndarray) -> float:
+        """Fill `parts` (I, Q, I, Q, …; full scale 1) with samples from after the call; return the host's time of it."""
+        adc = self._here().adc
         time_s = time.monotonic()
-        buffer = self._rx_buffer = self._iio.Buffer(adc, n_samples, False)
+        buffer = self._rx_buffer = self._iio.Buffer(adc, parts.size // 2, False)
         try:
             buffer.refill()
-            # not Pluto.rx(): it copies every channel on its own and builds doubles
-            return time_s, buffer.read()
+            # Not Pluto.rx(): it copies every channel on its own and builds doubles. Nor Buffer.read(): it copies all.
+            start, end = (f(buffer._buffer) for f in (self._iio._buffer_start, self._iio._buffer_end))
+            raw = np.frombuffer((ctypes.c_char * (end - start)).from_address(start), "<i2", count=parts.size)
+            np.multiply(raw, _ADC_FULL_SCALE, out=parts)
+            return time_s
         finally:
             # destroyed each time: one that stays open holds a block from before
             if self._rx_buffer is buffer:
                 self._rx_buffer = None
-            del buffer
 
     def _mute(self) -> None:
         """Nothing leaves the antenna any more, the carrier's leak included."""
-        self._power_tx(False)
+        self._here().tx_powerdown.value = "1"
+        self._worker.require_heard("silence")
         self._tx_buffer = None
+        self._may_radiate = False
+
+    def _mute_anew(self) -> None:
+        """Silence the transmitter over a connection made for that; the device stays lost until it is configured."""
+        self._open()
+        self._leave_quiet()
 
     def _zero_tones(self) -> None:
         """Silence the tone generators, which are heard where no buffer is open."""
-        for channel in self._sdr._txdac.channels:
+        for channel in self._here().dac.channels:
             if "scale" in channel.attrs and channel.attrs["scale"].value not in ("0", "0.000000"):
                 channel.attrs["scale"].value = "0"
-
-    def _power_tx(self, on: bool) -> None:
-        self._sdr._ctrl.find_channel("altvoltage1", True).attrs["powerdown"].value = "0" if on else "1"
 
     def _leave_quiet(self) -> None:
         try:
@@ -230,47 +295,62 @@ class Pluto(Radio):
 
     def _release(self) -> None:
         """Let go of everything, buffers before the context that they belong to."""
+        self._worker.require_heard("close")
         self._tx_buffer = self._rx_buffer = None
-        self._sdr = None
+        self._device = None
+
+    def _here(self) -> _Device:
+        assert self._device is not None  # _call and the jobs above see to it
+        return self._device
 
     # ---------------------------------------------------------------- around it
 
     def _call(self, operation: str, job: Callable[[], T], timeout_s: float | None = None) -> T:
         """Run a job in the worker's thread; what libiio says becomes a DeviceError, what hangs a DeviceTimeout."""
-        if self._sdr is None and operation not in ("open", "configure"):
+        if self._device is None and operation in ("transmit", "receive"):
             raise self._error(operation, "the device was lost: configure() looks for it again")
         limit_s = (self._timeout_s if timeout_s is None else timeout_s) + _GRACE_S
         try:
             return self._worker.run(job, limit_s)
-        except TimeoutError as exc:
+        except _GivenUp as exc:
             # libiio can block for good (a pulled cable): leave that thread to it, and start anew with the next
-            self._abandon()
-            detail = f"no answer from libiio within {limit_s:g} s: configure() opens the device anew"
+            told = self._lose(operation)
+            detail = f"no answer from libiio within {limit_s:g} s: check cable and address; {told}"
             raise DeviceTimeout(self.name, operation, self.state, detail) from exc
         except DeviceError:
             raise
         except Exception as exc:  # OSError from libiio, bare Exceptions from pyadi-iio
             number = exc.errno if isinstance(exc, OSError) else None
-            if number == errno.ETIMEDOUT or number in _CONNECTION_LOST:
-                # an answer that comes late would be taken for that to the next question: begin anew
-                self._abandon()
             if number == errno.ETIMEDOUT:
-                detail = f"no samples in time ({exc}): configure() opens the device anew"
+                # an answer that comes late would be taken for that to the next question: begin anew
+                detail = f"no samples in time ({exc}): {self._lose(operation)}"
                 raise DeviceTimeout(self.name, operation, self.state, detail) from exc
             if number in _CONNECTION_LOST:
-                raise self._error(
-                    operation, f"connection lost ({exc}): check the cable; configure() looks for the device again"
-                ) from exc
+                told = self._lose(operation)
+                raise self._error(operation, f"connection lost ({exc}): check the cable; {told}") from exc
             raise self._error(operation, str(exc)) from exc
+
+    def _lose(self, operation: str) -> str:
+        """Give a connection up, silence a transmitter that it leaves on; say how that went and what comes next."""
+        self._abandon()
+        again = "configure() opens the device anew"
+        if not self._may_radiate or operation not in ("transmit", "receive", "silence"):
+            return again
+        try:
+            self._worker.run(self._mute_anew, self._timeout_s + _GRACE_S)
+        except Exception as exc:  # whatever it is, the first failure is the one to tell
+            log.info("%s: silencing it over a new connection: %s", self.name, exc)
+            self._abandon()
+            return f"{again}; its transmitter may still be on"
+        return f"{again}; its transmitter was silenced"
 
     def _abandon(self) -> None:
         """Leave device and thread to each other; whenever libiio returns, they end."""
         if self._rx_buffer is not None:
             self._rx_buffer.cancel()
-        held = [self._sdr, self._rx_buffer, self._tx_buffer]  # cleared from its end: buffers before their context
-        self._sdr = self._rx_buffer = self._tx_buffer = None
+        held = [self._device, self._rx_buffer, self._tx_buffer]  # cleared from its end: buffers before their context
+        self._device = self._rx_buffer = self._tx_buffer = None
         self._worker.post(held.clear)
-        del held
         self._worker.stop()
         self._worker = _Worker(self.name)
 
@@ -278,23 +358,32 @@ class Pluto(Radio):
         return DeviceError(self.name, operation, self.state, detail)
 
 
+class _GivenUp(Exception):
+    """A job took too long. Not TimeoutError, which is what Python makes of libiio's own ETIMEDOUT."""
+
+
 class _Worker:
     """A thread that does what libiio may never return from, one job after the other."""
 
     def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name=f"{name}-libiio", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name=f"{name}-libiio", daemon=True)
+        self._thread.start()
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
-            del job  # while this waits for the next, nothing of the last may live on
+
+    def require_heard(self, operation: str) -> None:
+        """Raise, in a job that came back after it had been given up: what it did is nobody's any more."""
+        if threading.current_thread() is not self._thread:
+            raise _GivenUp(operation)
 
     def post(self, job: Callable[[], Any]) -> None:
         self._jobs.put(job)
 
     def run(self, job: Callable[[], T], limit_s: float) -> T:
-        """Return what the job returns, or raise what it raises; TimeoutError where it does neither in time."""
+        """Return what the job returns, or raise what it raises; _GivenUp where it does neither in time."""
         answer: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
 
         def do() -> None:
@@ -310,7 +399,7 @@ class _Worker:
         try:
             good, value = answer.get(timeout=limit_s)
         except queue.Empty:
-            raise TimeoutError from None
+            raise _GivenUp from None
         if not good:
             raise value
         return value

@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
-import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from testbed.core.errors import DeviceError, DeviceTimeout, InputError, LateTransmit
+from testbed.core.config import driver_options
+from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
 from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
@@ -75,14 +75,14 @@ def load_uhd() -> Any:
             module = importlib.import_module("uhd")
     except ImportError as exc:
         raise ImportError(
-            f"Python module 'uhd' cannot be imported ({exc}): apt-get install python3-uhd, and run in a virtual "
-            "environment made with --system-site-packages (PyPI's 'uhd' has no Linux wheels)"
+            f"Python module 'uhd' cannot be imported ({exc}): apt-get install python3-uhd, and run in an environment "
+            "made by /usr/bin/python3 -m venv --system-site-packages, with 'numpy<2' (docs/troubleshooting.md)"
         ) from exc
     # A module built for NumPy 1 imports under NumPy 2 with a mere complaint and then crashes at the first recv().
     if "_ARRAY_API" in complaints.getvalue():
         raise ImportError(
             f"Python module 'uhd' ({module.__file__}) was built for NumPy 1 and would crash under NumPy "
-            f"{np.__version__}: install numpy<2 in this environment or a UHD built for NumPy 2"
+            f"{np.__version__}: pip install 'numpy<2' in this environment (docs/troubleshooting.md)"
         )
     return module
 
@@ -94,13 +94,11 @@ class Usrp(Radio):
     in the device, so `silence` turns the transmit gain to its minimum until that has run out.
     """
 
+    options_type = UsrpOptions
+
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)
-        try:
-            self._options = msgspec.convert(options, UsrpOptions)
-        except msgspec.ValidationError as exc:
-            accepted = ", ".join(f.name for f in msgspec.structs.fields(UsrpOptions))
-            raise InputError(f"node {name!r}: options: {exc}; accepted keys: {accepted}") from exc
+        self._options = driver_options(options, UsrpOptions, name)
         self._rx: Any = None
         self._tx: Any = None
         self._gain_range: tuple[float, float] = (0.0, 0.0)

@@ -37,10 +37,11 @@ from sim_backend.emulators.uhd_types import (
     TXMetadata,
     TXMetadataEventCode,
 )
-from sim_backend.impairments import RadioOptions, device_clock, options_from
+from sim_backend.impairments import RadioOptions, device_clock
 from sim_backend.link import OffAir
 from sim_backend.radio import SimRadio
 from sim_backend.ticks import TICKS_PER_S, to_seconds
+from testbed.core.config import driver_options
 from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
 from testbed.core.radio import RadioSettings
 from testbed.core.types import C64, IqBlock
@@ -133,7 +134,7 @@ class _Core:
         # not __del__: where a traceback made a cycle of this object, the radio's sockets would be half gone by then
         self.release = weakref.finalize(self, self.sim.close)
         self._clock = device_clock(
-            self.device.name, options_from(options, RadioOptions, self.device.name), self._context.seed
+            self.device.name, driver_options(options, RadioOptions, self.device.name), self._context.seed
         )
 
     # -- commands

@@ -474,7 +474,7 @@ def _check_lab(lab: Lab, source: str) -> None:
 
 
 def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None:
-    """Raise InputError where a driver is not installed here; nothing is imported.
+    """Raise InputError where a driver is not installed here, or does not know an option that its table gives it.
 
     Of the nodes `names`; by default of all that start on this machine, the simulated air included.
     """
@@ -484,7 +484,17 @@ def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None
             _check_driver("worlds", lab.world.driver, f"{source}: table [world]")
     for name in names:
         place = lab.node[name]
-        _check_driver("boards" if place.role == "ris" else "radios", place.driver, f"{source}: table [node.{name}]")
+        group = "boards" if place.role == "ris" else "radios"
+        _check_driver(group, place.driver, f"{source}: table [node.{name}]")
+        try:
+            kind = getattr(registry.load_driver(group, place.driver), "options_type", None)
+        except ImportError as exc:
+            raise InputError(f"{source}: table [node.{name}]: key 'driver': {place.driver!r}: {exc}") from exc
+        if kind is not None:
+            try:
+                driver_options(place.options, kind, name)
+            except InputError as exc:
+                raise InputError(f"{source}: {exc}") from exc
 
 
 def _check_driver(group: str, driver: str, where: str) -> None:
@@ -493,6 +503,18 @@ def _check_driver(group: str, driver: str, where: str) -> None:
         raise InputError(
             f"{where}: key 'driver': no {driver!r} among the installed {group}; accepted: {', '.join(known) or 'none'}"
         )
+
+
+def driver_options(values: Options, kind: type[C], node: str) -> C:
+    """Return the options of a node's lab table as the driver's own `kind`.
+
+    Raises InputError naming the table, the key and what is accepted.
+    """
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as exc:
+        accepted = ", ".join(f.name for f in msgspec.structs.fields(kind))
+        raise InputError(f"table [node.{node}.options]: {exc}; accepted keys: {accepted}") from exc
 
 
 def json_schema(kind: type[Experiment] | type[Lab]) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from msgspec import Struct
 
 from testbed.core.errors import DeviceError, LateTransmit
 from testbed.core.types import IqBlock
@@ -49,6 +50,10 @@ class Radio(ABC):
     After `configure` no sample from before the retune is ever returned. A transmission in the past raises
     `LateTransmit`. `close` silences the transmitter, may be called twice, and is what leaving a `with` block does.
     """
+
+    options_type: ClassVar[type[Struct] | None] = None
+    """The keys of the node's `options` in the lab file, so that they can be checked before anything starts; None: the
+    driver alone knows."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -96,9 +101,11 @@ class Radio(ABC):
             low, high = getattr(caps, key)
             value = getattr(settings, key)
             if not low <= value <= high:
+                table = f"[node.{self.name}] of the lab" if key.endswith("gain_db") else "[radio] of the experiment"
                 raise DeviceError(
-                    self.name, "configure", self.state, f"{key} = {value:g}, accepted {low:g} to {high:g}"
-                )
+                    self.name, "configure", self.state,
+                    f"{key} = {value:g}, accepted {low:g} to {high:g}: change it in table {table}",
+                )  # fmt: skip
         self._settings = self._do_configure(settings)
         self.state = "configured"
         return self._settings

@@ -11,9 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from msgspec import Struct
 
 from testbed.core.errors import DeviceError
 from testbed.core.types import AppliedPattern, SurfacePattern
@@ -34,6 +35,10 @@ class BoardCapabilities:
 
 class Board(ABC):
     """A surface controller with `shape` = (rows, columns) elements of `phase_bits` bits each."""
+
+    options_type: ClassVar[type[Struct] | None] = None
+    """The keys of the node's `options` in the lab file, so that they can be checked before anything starts; None: the
+    driver alone knows."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -250,7 +250,7 @@ def test_radios_with_and_without_timing_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_on_the_wall_clock_a_run_uses_what_was_measured(tmp_path: Path) -> None:
-    """The coordinator of a run after the doctor plans with the turn-around that the doctor stored."""
+    """The coordinator of a run after the doctor plans with the turn-around and the spread that the doctor stored."""
     lab = lab_file(tmp_path, ('pace = "virtual"', 'pace = "wall"'))
     place = config.load_lab(lab)
     diagnosis = examine(lab, repeats=4)
@@ -262,9 +262,12 @@ def test_on_the_wall_clock_a_run_uses_what_was_measured(tmp_path: Path) -> None:
     folder = launch.node_state_dir(place, "bob")
     stored = calibration.read(folder, {"serial": diagnosis.radios["bob"].serial})
     assert stored is not None
-    calibration.write(folder, msgspec.structs.replace(stored, turnaround_s=7e-3))
+    assert stored.delay_s is not None
+    scattered = msgspec.structs.replace(stored.delay_s, std_s=20e-6)
+    calibration.write(folder, msgspec.structs.replace(stored, turnaround_s=7e-3, delay_s=scattered))
     plan = msgspec.structs.replace(config.load_experiment("static_room_fixed"), rounds=3)
     spacing_s: list[float] = []
+    guard_s: list[float] = []
 
     def look(coordinator: Any, crew: Any) -> None:
         state = coordinator.state
@@ -273,11 +276,14 @@ def test_on_the_wall_clock_a_run_uses_what_was_measured(tmp_path: Path) -> None:
         def made() -> None:
             make()
             spacing_s.append(state._scheduler._turnaround_s)
+            guard_s.append(state._scheduler._guard_s)
 
         state._make_scheduler = made
 
     outcome = launch.run(plan, place, lab, tmp_path / "run", on_coordinator=look)
     assert outcome.status == "finished"
+    assert plan.probing.guard_s < 1e-4
+    assert guard_s == [pytest.approx(6 * 20e-6)]
     assert spacing_s == [
         pytest.approx(
             plan.probing.turnaround_s

@@ -5,14 +5,18 @@ Through the real libiio, against the emulated device.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +96,29 @@ def test_gains_survive_a_new_rate(pair: Pair) -> None:
     assert accepted == replace(SETTINGS, sample_rate_hz=10e6)
 
 
+def test_rate_then_carrier_then_gains_and_all_of_it_in_silence(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rate calibrates and resets gains, a carrier calibrates: with a burst, if the transmitter is on."""
+    pair.tuned().alice.transmit(tone(50))
+    device, write = pair.alice_device, pair.alice_device.write_attribute
+    order: list[str] = []
+    radiating: list[str] = []
+
+    def noted(key: tuple[str, str], value: str) -> None:
+        kinds = {"sampling_frequency": "rate", "LO_frequency": "carrier", "hardwaregain": "gain"}
+        kind = next((k for suffix, k in kinds.items() if key[1].endswith(suffix)), None)
+        if kind is not None:
+            order.append(kind)
+            if device.tree.values[TX_POWERDOWN] != "1" or device._playing is not None:
+                radiating.append(key[1])
+        write(key, value)
+
+    monkeypatch.setattr(device, "write_attribute", noted)
+    pair.alice.configure(replace(SETTINGS, sample_rate_hz=10e6, carrier_hz=2.45e9))
+    assert radiating == []
+    assert set(order) == {"rate", "carrier", "gain"}
+    assert order == sorted(order, key=["rate", "carrier", "gain"].index)
+
+
 def test_receive_gain_is_what_was_asked_for(pair: Pair) -> None:
     """pyadi-iio ignores a receive gain outside manual mode without a word."""
     assert pair.bob_device.read_attribute((PHY, "in_voltage0_gain_control_mode")) == "slow_attack"
@@ -131,6 +158,14 @@ def test_closing_leaves_no_tone_for_whoever_powers_up_next(pair: Pair) -> None:
     assert np.abs(block.samples).max() < 0.01
 
 
+def test_tones_that_others_left_are_zeroed_before_anything_is_sent(pair: Pair) -> None:
+    """Between two buffers they are on the air."""
+    for i in range(4):
+        pair.alice_device.write_attribute(tone_file(i, "scale"), "0.5")
+    pair.tuned()
+    assert all(float(pair.alice_device.tree.values[tone_file(i, "scale")]) == 0 for i in range(4))
+
+
 # ---------------------------------------------------------------- libiio's own
 
 
@@ -145,7 +180,10 @@ def test_a_failed_reception_does_not_keep_the_buffer(pair: Pair) -> None:
 
 
 def test_leaving_without_closing_neither_crashes_nor_transmits_on(pair: Pair) -> None:
+    """With live buffers libiio may crash there: the last thing that happens is that they are gone."""
     script = f"""
+import atexit
+atexit.register(lambda: print(radio._tx_buffer, radio._rx_buffer, radio._device))  # after the driver's own
 import numpy as np
 from pathlib import Path
 from firmware_ctl.radios.pluto import Pluto
@@ -160,7 +198,7 @@ radio.receive(512)
 """
     pair.alice.close()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout.split()) == (0, ["None"] * 3), done.stderr
     assert pair.alice_device.tree.values[TX_POWERDOWN] == "1"
 
 
@@ -180,10 +218,33 @@ def test_what_does_not_end_is_given_up(pair: Pair) -> None:
     assert heard(pair.bob.receive(N), 50) > 0.9
 
 
+def test_what_was_given_up_does_nothing_when_it_returns(pair: Pair) -> None:
+    """A transmission that hangs and then succeeds would turn a transmitter on that nobody silences."""
+    pair.alice.close()
+    device, play = pair.alice_device, pair.alice_device.play
+    go_on = threading.Event()
+
+    def stuck(*arguments: Any) -> None:
+        go_on.wait(10.0)
+        play(*arguments)
+
+    with Pluto("carol", CONTEXT, uri=device.uri, timeout_s=1.2) as radio:  # libiio itself waits 2.4 s
+        radio.configure(SETTINGS)
+        (worker,) = (t for t in threading.enumerate() if t.name == "carol-libiio")
+        device.play = stuck  # type: ignore[method-assign]
+        with pytest.raises(DeviceTimeout, match="transmit"):
+            radio.transmit(tone(50))
+        go_on.set()
+        worker.join(5.0)
+        assert not worker.is_alive()
+        assert device.tree.values[TX_POWERDOWN] == "1"
+        assert radio._tx_buffer is None
+
+
 def test_a_device_without_samples_is_a_timeout(pair: Pair) -> None:
     pair.tuned()
     pair.bob_device.faults.silent = True
-    with pytest.raises(DeviceTimeout):
+    with pytest.raises(DeviceTimeout, match="no samples in time"):
         pair.bob.receive(N)
     pair.bob_device.faults.silent = False
     pair.bob.configure(SETTINGS)
@@ -232,8 +293,38 @@ def test_a_device_is_known_by_its_serial_number(pair: Pair) -> None:
 def test_nobody_at_the_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         uri = f"ip:127.0.0.1:{closed.getsockname()[1]}"
-    with pytest.raises(DeviceError, match=r"no PlutoSDR at ip:127\.0\.0\.1.*check"):
+    with pytest.raises(DeviceError, match=r"no PlutoSDR at ip:127\.0\.0\.1.*Connection refused.*check cable"):
         Pluto("carol", CONTEXT, uri=uri)
+
+
+def test_a_serial_number_alone_finds_the_device_among_those_that_answer(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import iio
+
+    there = {
+        d.uri: f"127.0.0.1 (Analog Devices PlutoSDR), serial={d.serial}" for d in (pair.alice_device, pair.bob_device)
+    }
+    monkeypatch.setattr(iio, "scan_contexts", lambda: there)
+    with Pluto("carol", CONTEXT, serial=pair.bob_device.serial) as radio:
+        assert radio.identity()["uri"] == pair.bob_device.uri
+    with pytest.raises(DeviceError, match=r"'1234' among the 2 that answer.*give its uri in \[node\.carol\.options\]"):
+        Pluto("carol", CONTEXT, serial="1234")
+
+
+def test_without_avahi_the_uri_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libiio then raises what the number of Avahi's error means to the operating system: Text file busy."""
+    import iio
+
+    def scan() -> None:
+        raise OSError(errno.ETXTBSY, "Text file busy")
+
+    monkeypatch.setattr(iio, "scan_contexts", scan)
+    with pytest.raises(DeviceError, match=r"'1234'.*avahi.*give its uri in \[node\.carol\.options\]") as caught:
+        Pluto("carol", CONTEXT, serial="1234")
+    assert "busy" not in str(caught.value)
+    with pytest.raises(DeviceError, match=r"\[node\.carol\.options\]: uri = …, or serial"):
+        Pluto("carol", CONTEXT)
 
 
 def test_the_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +342,9 @@ def test_ranges_are_the_devices_own() -> None:
         assert radio.configure(replace(SETTINGS, sample_rate_hz=600e3)).sample_rate_hz == 600e3
 
 
+# ---------------------------------------------------------------- unplugged
+
+
 def test_a_pulled_cable_is_told_and_a_device_that_is_back_is_used(pair: Pair) -> None:
     pair.tuned()
     pair.bob_device.faults.disconnect_reads = 1
@@ -262,6 +356,78 @@ def test_a_pulled_cable_is_told_and_a_device_that_is_back_is_used(pair: Pair) ->
     pair.bob.configure(SETTINGS)
     pair.alice.transmit(tone(50))
     assert heard(pair.bob.receive(N), 50) > 0.9
+
+
+def test_a_transmitter_is_silenced_in_spite_of_a_dropped_connection(pair: Pair) -> None:
+    pair.tuned().alice.transmit(tone(50))
+    pair.alice_device.server.hang_up()
+    pair.alice.silence()
+    assert pair.alice_device.tree.values[TX_POWERDOWN] == "1"
+    assert heard(pair.bob.receive(N), 50) < 0.1
+    pair.alice.silence()  # nothing is left to do
+
+
+def test_a_connection_lost_in_the_middle_of_a_capture_silences_the_transmitter(pair: Pair) -> None:
+    pair.tuned().alice.transmit(tone(50))
+    pair.alice_device.faults.disconnect_reads = 1
+    with pytest.raises(DeviceError, match=r"receive .* connection lost .* its transmitter was silenced"):
+        pair.alice.receive(N)
+    assert pair.alice_device.tree.values[TX_POWERDOWN] == "1"
+
+
+def test_an_idle_connection_that_dropped_costs_no_configure(pair: Pair) -> None:
+    pair.tuned()
+    pair.alice_device.server.hang_up()
+    assert pair.alice.configure(SETTINGS) == SETTINGS
+    pair.alice.transmit(tone(50))
+    assert heard(pair.bob.receive(N), 50) > 0.9
+
+
+def test_a_device_that_was_away_is_silenced_then_used_again(pair: Pair) -> None:
+    """Unplugged while it sends, back after its boot, which turns the transmitter's carrier on."""
+    pair.tuned().alice.transmit(tone(50))
+    was = pair.alice_device
+    was.close()
+    with pytest.raises(DeviceError, match="its transmitter may still be on"):
+        pair.alice.receive(N)
+    with pytest.raises(DeviceError, match="Connection refused"):
+        pair.alice.silence()
+    with pytest.raises(DeviceError, match="Connection refused"):
+        pair.alice.configure(SETTINGS)
+    back = EmulatedPluto("alice", was._context, cfo_ppm=0.0, port=int(was.uri.split(":")[2]))
+    try:
+        assert back.tree.values[TX_POWERDOWN] == "0"
+        pair.alice.silence()
+        assert back.tree.values[TX_POWERDOWN] == "1"
+        pair.alice.configure(SETTINGS)
+        pair.alice.transmit(tone(50))
+        assert heard(pair.bob.receive(N), 50) > 0.9
+        pair.alice.close()
+        assert back.tree.values[TX_POWERDOWN] == "1"
+    finally:
+        back.close()
+
+
+@pytest.mark.parametrize("code", ["ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH", "ECONNRESET", "EPIPE", "ENODEV"])
+def test_whatever_libiio_calls_a_lost_device_it_is_opened_anew(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    import iio
+
+    pair.tuned()
+    number = getattr(errno, code)
+
+    def broken(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(iio.Buffer, "refill", broken)
+        with pytest.raises(DeviceError, match=r"connection lost.*configure\(\)"):
+            pair.bob.receive(N)
+    with pytest.raises(DeviceError, match="was lost"):
+        pair.bob.receive(N)
+    pair.bob.configure(SETTINGS)
+    assert pair.bob.receive(N).samples.shape == (1, N)
 
 
 def test_a_busy_buffer_is_told(pair: Pair) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from sim_backend.emulators.pluto import EmulatedPluto
+from sim_backend.emulators.pluto_tree import PHY
 from testbed import launch
+from testbed.coordinator.server import Progress
 from testbed.core import config
+from testbed.core.world import DriverContext
 
 pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
 
@@ -79,26 +85,31 @@ def test_libiios_tools_and_a_plain_script_work() -> None:
         assert mode == "slow_attack"
 
 
-def run(tmp_path: Path, lab: str, rounds: int) -> Any:
+def run(tmp_path: Path, lab: str, rounds: int, progress: Callable[[Progress], None] = lambda _: None) -> Any:
     plan = config.load_experiment("mobile_room")
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=rounds, epsilon_log2=16)
     plan = msgspec.structs.replace(plan, rounds=rounds, accounting=accounting)
-    return launch.run(plan, config.load_lab(lab), lab, tmp_path / "run")
+    return launch.run(plan, config.load_lab(lab), lab, tmp_path / "run", progress)
+
+
+def delivered(tmp_path: Path) -> list[list[str]]:
+    """Return the keys in Alice's and in Bob's own folder."""
+    return [
+        [p.read_text() for p in sorted((tmp_path / "state" / "wire" / n / "keys").glob("*/*.key"))]
+        for n in ("alice", "bob")
+    ]
 
 
 def test_a_run_over_the_wire_ends_in_equal_keys(tmp_path: Path) -> None:
-    outcome = run(tmp_path, "wire", 250)
+    outcome = run(tmp_path, "wire", 500)
     s = outcome.summary
     assert outcome.status == "finished"
-    assert s["pairs_kept"] > 240
+    assert s["pairs_kept"] > 490
     assert s["csi_correlation_ab"] > 0.95
     assert abs(s["csi_correlation_ae"]) < 0.4
     assert (s["keys_verified"], s["keys_mismatched"]) == (1, 0)
     assert s["key_bits"] > 0
-    keys = [
-        [p.read_text() for p in sorted((tmp_path / "state" / "wire" / n / "keys").glob("*/*.key"))]
-        for n in ("alice", "bob")
-    ]
+    keys = delivered(tmp_path)
     assert keys[0] == keys[1]
     assert len(keys[0]) == 1
 
@@ -112,3 +123,66 @@ def test_a_cable_pulled_in_the_middle_costs_a_round(tmp_path: Path) -> None:
     assert outcome.status == "finished"
     assert outcome.summary["pairs_rejected"] == {"device": 2}
     assert outcome.summary["pairs_kept"] == 18
+
+
+def test_a_pluto_that_vanishes_in_the_middle_of_a_run_and_returns_is_used_again(tmp_path: Path) -> None:
+    """Bob's device is this process's, as if it were on the desk; `testbed sim` emulates the other two."""
+    with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
+        air, iiod = a.getsockname()[1], b.getsockname()[1]
+    text = config.find(config.Lab, "wire").read_text(encoding="utf-8")
+    text = text.replace('pace = "virtual"', f'pace = "virtual"\nport = {air}').replace("[world.emulators.bob]", "")
+    text = text.replace('role = "bob"', f'role = "bob"\noptions = {{ uri = "ip:127.0.0.1:{iiod}" }}')
+    path = tmp_path / "mixed.toml"
+    path.write_text(text)
+    lab = config.load_lab(str(path))
+    launch.make_keys(lab, launch.daemon_names(lab))
+    context = DriverContext(
+        seed=3, world=f"tcp://127.0.0.1:{air}", identity=launch.load_identity(lab, "world"), state_dir=tmp_path
+    )
+    devices = [EmulatedPluto("bob", context, port=iiod)]
+    captured: list[int] = []
+
+    def pull_and_plug(p: Progress) -> None:
+        if len(captured) == 0 and p.round >= 100:
+            captured.append(devices[0].blocks_captured)
+            devices[0].close()
+        elif len(captured) == 1 and p.round >= 104:
+            captured.append(p.kept)
+            devices.append(EmulatedPluto("bob", context, port=iiod))
+
+    try:
+        outcome = run(tmp_path, str(path), 500, pull_and_plug)
+    finally:
+        devices[-1].close()
+    s = outcome.summary
+    assert (outcome.status, len(devices)) == ("finished", 2)
+    assert captured[0] > 50
+    assert 3 <= s["pairs_rejected"]["device"] <= 20
+    assert s["pairs_kept"] > 470
+    assert devices[1].tree.values[PHY, "out_altvoltage1_TX_LO_powerdown"] == "1"
+    assert devices[1].blocks_captured > 200
+    assert (s["keys_verified"], s["keys_mismatched"]) == (1, 0)
+    keys = delivered(tmp_path)
+    assert keys[0] == keys[1]
+    assert len(keys[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('role = "alice"', 'role = "alice"\noptions = { serial = "1" }', "serial number .* the lab file says '1'"),
+        ("tx_gain_db = -6.0", "tx_gain_db = 60.0", r"tx_gain_db = 60, accepted -89.75 to 0: change it .*node\.alice"),
+        ("[world.emulators.alice]\n", "", r"say which device in \[node\.alice\.options\]: uri = …, or serial = …"),
+    ],
+)
+def test_a_run_that_never_started_says_why_in_one_line_and_nothing_else(
+    tmp_path: Path, old: str, new: str, reason: str
+) -> None:
+    text = config.find(config.Lab, "wire").read_text(encoding="utf-8")
+    assert old in text
+    lab = tmp_path / "lab.toml"
+    lab.write_text(text.replace(old, new, 1))
+    command = [sys.executable, "-m", "testbed", "run", "mobile_room", "--lab", str(lab), "--out", str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (said.returncode, said.stdout) == (1, ""), said.stderr
+    assert re.search(rf"^run failed: .*{reason}", said.stderr.splitlines()[-1])

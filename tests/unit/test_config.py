@@ -237,3 +237,28 @@ def test_the_command_checks_drivers_before_it_makes_a_folder(tmp_path: Path, mon
         with pytest.raises(InputError, match=r"table \[node.alice\]: key 'driver'"):
             cli.app([*arguments, "--lab", str(path)], standalone_mode=False)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.toml"]
+
+
+@pytest.mark.parametrize(
+    ("driver", "options", "words"),
+    [
+        ("sim", "noise_figur_db = 3", ["noise_figur_db", "noise_figure_db"]),
+        ("pluto", 'sreial = "1234"', ["sreial", "uri, serial, timeout_s"]),
+        ("pluto", 'timeout_s = "long"', ["timeout_s", "float"]),
+        ("usrp", 'adr = "type=b200"', ["adr", "addr, serial"]),
+    ],
+)
+def test_the_command_checks_options_before_it_makes_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str, options: str, words: list[str]
+) -> None:
+    path = tmp_path / "mine.toml"
+    table = f'driver = "{driver}"\noptions = {{ {options} }}\ntx_gain_db'
+    path.write_text(LAB.replace('driver = "sim"\ntx_gain_db', table, 1))
+    monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "state"))
+    for arguments in (["run", "static_room", "--out", str(tmp_path / "runs")], ["node", "alice"]):
+        with pytest.raises(InputError) as caught:
+            cli.app([*arguments, "--lab", str(path)], standalone_mode=False)
+        for word in ["mine.toml: table [node.alice.options]", "accepted keys", *words]:
+            assert word in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.toml"]

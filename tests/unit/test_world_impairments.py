@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim_backend.impairments import FrontEnd, Oscillator, RadioOptions, device_clock, options_from
+from sim_backend.impairments import FrontEnd, Oscillator, RadioOptions, device_clock
+from testbed.core.config import driver_options
 from testbed.core.errors import InputError
 from testbed.core.radio import RadioSettings
 
@@ -186,5 +187,5 @@ def test_clocks_are_drawn_unless_given() -> None:
     [({"noise_figur_db": 6}, "noise_figur_db"), ({"adc_bits": 0}, "adc_bits"), ({"timed": "no"}, "timed")],
 )
 def test_wrong_options_name_the_key_and_what_is_accepted(options: dict[str, object], names: str) -> None:
-    with pytest.raises(InputError, match=rf"'bob'.*{names}.*accepted keys: .*noise_figure_db"):
-        options_from(options, RadioOptions, "bob")
+    with pytest.raises(InputError, match=rf"node\.bob\..*{names}.*accepted keys: .*noise_figure_db"):
+        driver_options(options, RadioOptions, "bob")
