@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,13 +30,14 @@ def chi2_p(seen: NDArray[np.int64] | F64, expected: F64) -> F64:
     return igamc((expected.size - 1) / 2.0, chi2 / 2.0)
 
 
-def windows(bits: U8, length: int) -> NDArray[np.unsignedinteger]:
+def windows(bits: U8, length: int) -> NDArray[Any]:
     """Return (…, bit − length + 1) the overlapping windows of `length` bits as numbers, first bit on top.
 
     The smallest unsigned type that holds them. `length` is 1 to 32.
     """
-    dtype = np.uint8 if length <= 8 else np.uint16 if length <= 16 else np.uint32
-    out, have = bits.astype(dtype), 1
+    dtype = np.dtype(np.uint8 if length <= 8 else np.uint16 if length <= 16 else np.uint32).type
+    out: NDArray[Any] = bits.astype(dtype)
+    have = 1
     while have < length:  # by doubling: windows of 1, 2, 4, … bits
         step = min(have, length - have)
         out = (out[..., :-step] << dtype(step)) | (out[..., step:] & dtype((1 << step) - 1))

@@ -55,10 +55,17 @@ def longest_run(bits: U8) -> F64:
     _, block, lowest, expected = [row for row in _LONGEST_RUN if row[0] <= bits.shape[1]][-1]
     n_blocks = bits.shape[1] // block
     left = bits[:, : n_blocks * block].reshape(bits.shape[0], n_blocks, block)
+    if block == 8:
+        left = np.packbits(left, axis=2)
     longest = np.zeros(left.shape[:2], dtype=np.int64)
     for _ in range(lowest + len(expected) - 1):  # longer ones are all of the last class
-        longest += left.any(axis=2)
-        left = left[:, :, 1:] & left[:, :, :-1]  # a run of k ones leaves k − 1
+        # a run of k ones leaves k − 1
+        if block == 8:
+            longest += left[:, :, 0] != 0
+            left = left & (left << np.uint8(1))
+        else:
+            longest += left.any(axis=2)
+            left = left[:, :, 1:] & left[:, :, :-1]
     classes = np.maximum(longest - lowest, 0)
     seen = np.stack([np.count_nonzero(classes == c, axis=1) for c in range(len(expected))], axis=-1)
     return chi2_p(seen, n_blocks * np.array(expected))
