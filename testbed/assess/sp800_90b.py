@@ -116,7 +116,7 @@ def markov(bits: U8) -> float | None:
         first[1] + 63 * other + step[1, 0],
         first[1] + 127 * step[1, 1],
     ]
-    return float(min(*costs, 128.0)) / 128.0
+    return abs(float(min(*costs, 128.0))) / 128.0  # no −0
 
 
 def compression(bits: U8, block: int = _COMPRESSION_BLOCK, n_first: int = _COMPRESSION_FIRST) -> float | None:
