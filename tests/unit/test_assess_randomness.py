@@ -102,7 +102,7 @@ def test_both_criteria_decide() -> None:
     assert rows["frequency"]["ok"] is True
     assert rows["rank"] == {
         "test": "rank", "statistic": "rank", "pass_ratio": None, "p_value": None, "sequences": 0, "ok": None,
-        "reason": "256 bits a sequence, needs 38912",
+        "reason": "needs 38912 bits a sequence",
     }  # fmt: skip
     assert {row["test"] for row in rows.values()} == set(sp800_22.LEAST_BITS)
     few_bad = ideal(6, 400, 256)

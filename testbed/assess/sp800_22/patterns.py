@@ -13,7 +13,7 @@ from testbed.core.types import F64, I64, U8
 TEMPLATE_BITS = 9
 NON_OVERLAPPING_BLOCKS = 8
 _OVERLAPPING_BLOCK = 1032
-# 2.8.4: probabilities of 0, 1, … 4, 5 or more occurrences of nine ones in 1032 bits, as Hamano and Kaneko corrected them
+# 2.8.4: probabilities of 0, 1, … 4, 5 or more times nine ones in 1032 bits, as Hamano and Kaneko corrected them
 _OVERLAPPING = np.array((0.364091, 0.185659, 0.139381, 0.100571, 0.0704323, 0.139865))
 # 2.9.4 and its table: least bits, block length, expected value, variance
 UNIVERSAL = (
