@@ -20,8 +20,8 @@ PAIRS = 5
 def run() -> list[BenchRow]:
     """Return rows for 1000 × 2048 bits, a million bits, and the min-entropy of a million bits.
 
-    The first two need the package of the peer (extra "oracle"); without it there is only the last. On 2048 bits both run
-    the eight tests that the standard allows there, on a million the peer runs 14: its non-overlapping templates fail.
+    The first two need the package of the peer (extra "oracle"); without it there is only the last. On 2048 bits both
+    run the eight tests that the standard allows there; on a million the peer runs 14: its non-overlapping one fails.
     """
     rng = generator(1, "bench", "randomness")
     short = rng.integers(0, 2, (SEQUENCES, BITS), dtype=np.uint8)

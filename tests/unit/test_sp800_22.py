@@ -63,6 +63,12 @@ def test_short_examples() -> None:
     assert only(frequency.longest_run(bits(RUNS_128))) == pytest.approx(0.180609, abs=1e-6)  # 2.4.8
 
 
+def test_runs_do_not_apply_where_ones_are_too_many() -> None:
+    """2.3.4 (2): |π − ½| ≥ 2/√n gives 0, however right the number of runs is."""
+    biased = (np.random.default_rng(4).random((1, 10_000)) < 0.75).astype(np.uint8)
+    assert only(frequency.runs(biased)) == 0.0
+
+
 def test_non_overlapping_example() -> None:
     """2.7.4: B = 001 in two blocks of ten."""
     assert patterns.aperiodic_templates(3) == ("001", "011", "100", "110")

@@ -229,6 +229,15 @@ def test_transcriptions_give_the_same(s: np.ndarray) -> None:
         assert fast == pytest.approx(slow_entropy(slow), abs=2e-5)
 
 
+@pytest.mark.parametrize("s", STRINGS, ids=lambda s: f"{s.size} bits")
+def test_full_dictionaries_predict_the_same(s: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit by bit, with limits that are reached early, down to the last one that matters."""
+    monkeypatch.setattr(b, "_predicted", lambda correct: correct.astype(int).tolist())
+    for entries in (1, 2, 3, 5, 8, 13, 21):
+        assert b.multi_mmc(s, 5, entries) == slow_mmc(s, 5, entries)
+        assert b.lz78y(s, 5, entries) == slow_lz78y(s, 5, entries)
+
+
 def test_leaders_are_the_same_over_chunks() -> None:
     hits = np.random.default_rng(11).random((5, 400)) < 0.4
     table = [[1 if hit else 0 for hit in column] for column in hits.T]

@@ -51,10 +51,8 @@ def enough_cycles(n_bits: int) -> int:
 
 
 def _walk(bits: U8) -> tuple[I64, I64]:
-    """Return (step,) the walk's position, 0 added at its end, and (step,) the cycle from zero to zero it belongs to."""
+    """Return (step,) the walk's position, and (step,) which cycle it belongs to; the last may not return to zero."""
     walk = np.cumsum(bits.astype(np.int64) * 2 - 1)
-    if walk[-1] != 0:
-        walk = np.append(walk, 0)
     zeros = walk == 0
     return walk, np.cumsum(zeros) - zeros
 
