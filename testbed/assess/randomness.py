@@ -76,7 +76,7 @@ def assess(bits: U8, alpha: float = ALPHA) -> dict[str, Any]:
     for test, least in sp800_22.LEAST_BITS.items():
         if n < least:
             rows.append(_unmeasured(test, test, f"needs {least} bits a sequence"))
-        for statistic in (s for s in found if sp800_22.test_of(s) == test):
+        for statistic in (s for s in found if sp800_22.family(s) == test):
             if statistic not in combined:
                 rows.append(_unmeasured(test, statistic, "too few cycles between zeros of the sum in every sequence"))
                 continue
