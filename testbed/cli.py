@@ -301,6 +301,39 @@ def report(
 
 
 @app.command()
+def randomness(
+    file: Annotated[Path, typer.Argument(help="Bits: a file, or the folder of a node's keys.", metavar="FILE")],
+    bits_per_sequence: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=100, help="Length of a sequence; default: the whole file, in pieces of a million."),
+    ] = None,
+    kind: Annotated[str, typer.Option("--format", help="auto, raw, text (0 and 1), hex or keys.")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Test bits for randomness by NIST SP 800-22: all 15 tests, or the reason why the bits are too few for one.
+
+    Example: testbed randomness key.bin --bits-per-sequence 100000
+    """
+    from testbed.assess import randomness as testing
+
+    bits, kind = testing.load(file, kind, bits_per_sequence)
+    assessed = {"source": str(file), "format": kind, **testing.assess(bits)}
+    if as_json:
+        _print_json(assessed)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    heading, *lines = testing.table(assessed)
+    shown = Table(*heading, title=f"{file}: {bits.shape[0]} × {bits.shape[1]} bits ({kind})", title_justify="left")
+    for column in shown.columns[:-1]:
+        column.no_wrap = True
+    for line in lines:
+        shown.add_row(*line)
+    Console().print(shown)
+
+
+@app.command()
 def bench(
     name: Annotated[Optional[str], typer.Argument(help="One benchmark; all without it.")] = None,  # noqa: UP045
     as_json: JsonOption = False,

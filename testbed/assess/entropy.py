@@ -16,19 +16,25 @@ which makes z = 4.5 in effect. The level is not raised to the 1 − 10⁻⁶ tha
 the larger error is what the predictors miss, and no z covers that. For Gaussian features correlated in time and between
 dimensions the estimate from 4000 bits lies above the optimal predictor's entropy in one string of seven, by up to 0.03.
 
+From `sp800_90b.LEAST_BITS` on, the standard's own ten estimators are asked too, and the least of all counts: they can
+only lower the estimate. On fewer bits their bounds would rule it, not the string: see `general_estimate`.
+
 Where the probability p differs from bit to bit, the mean is what counts, and −log2 of the mean is at most the mean of
 −log2 p: a stretch that can be predicted is charged in full.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log2, sqrt
 
 import numpy as np
 
+from testbed.assess import sp800_90b
 from testbed.assess.bit_grid import BitGrid
 from testbed.assess.entropy_contexts import context_hits
 from testbed.assess.entropy_linear import linear_hits
+from testbed.core.stages import Verdict
 from testbed.core.types import Bits
 
 _Z = 2.5758293035489008  # as SP 800-90B 6.3.1
@@ -43,7 +49,21 @@ def source_min_entropy(bits: Bits) -> float:
     """
     if bits.values.size < 2:
         return 0.0
-    return max(0.0, -log2(max(guess_probabilities(bits).values())))
+    predicted = max(0.0, -log2(max(guess_probabilities(bits).values())))
+    general = sp800_90b.min_entropy_90b(bits.values)
+    return predicted if general is None else min(predicted, general)
+
+
+def general_estimate(raw_bits: Sequence[int]) -> Verdict:
+    """Say on how many blocks of so many raw bits the estimators of SP 800-90B had a say, and why not on the others."""
+    least = sp800_90b.LEAST_BITS
+    long = sum(n >= least for n in raw_bits)
+    detail = f"The estimators of SP 800-90B had a say in {long} of {len(raw_bits)} blocks"
+    if long < len(raw_bits):
+        short = [n for n in raw_bits if n < least]
+        lengths = f"{min(short)}" if min(short) == max(short) else f"{min(short)} to {max(short)}"
+        detail += f"; others have {lengths} raw bits, and below {least} those bounds would rule, not the string"
+    return Verdict("min_entropy_90b", True, detail + ".")
 
 
 def guess_probabilities(bits: Bits) -> dict[str, float]:

@@ -1,207 +1,185 @@
-"""Tests of NIST SP 800-22 rev. 1a that mean something on short keys, vectorised over sequences.
+"""Verdicts on key bits by SP 800-22: both of the standard's criteria over many sequences, and where the bits come from.
 
-Every function takes (sequence, bit) of 0 and 1 and returns p-values (sequence,), two of them where the standard
-defines two. P-values tell something about the bits they come from (the frequency test: how many are ones), so a node
-that keeps its key private keeps them too.
+The tests themselves are in `sp800_22`. A test that the sequences are too short for is named with the reason, not run.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from math import floor, log2, sqrt
+from math import sqrt
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.assess import sp800_22
+from testbed.core.errors import InputError
 from testbed.core.types import F64, U8
 
 ALPHA = 0.01
-
-# SP 800-22 2.4.4: block length, lowest and highest class of the longest run, probabilities of the classes.
-_LONGEST_RUN = (
-    (128, 8, 1, (0.2148, 0.3672, 0.2305, 0.1875)),
-    (6272, 128, 4, (0.1174, 0.2430, 0.2493, 0.1752, 0.1027, 0.1124)),
-    (750_000, 10_000, 10, (0.0882, 0.2092, 0.2483, 0.1933, 0.1208, 0.0675, 0.0727)),
-)
-
-
-def frequency(bits: U8) -> F64:
-    """Frequency (monobit) test, 2.1."""
-    from scipy.special import erfc
-
-    excess = np.abs(_signed(bits).sum(axis=1))
-    out: F64 = erfc(excess / sqrt(2.0 * bits.shape[1]))
-    return out
-
-
-def block_frequency(bits: U8, block: int) -> F64:
-    """Frequency test within blocks of `block` bits, 2.2; an incomplete last block is left out."""
-    n_blocks = bits.shape[1] // block
-    share = bits[:, : n_blocks * block].reshape(bits.shape[0], n_blocks, block).mean(axis=2)
-    chi2 = 4.0 * block * ((share - 0.5) ** 2).sum(axis=1)
-    return _igamc(n_blocks / 2.0, chi2 / 2.0)
-
-
-def runs(bits: U8) -> F64:
-    """Runs test, 2.3; 0 where the frequency is too far off for the test to apply."""
-    from scipy.special import erfc
-
-    n = bits.shape[1]
-    share = bits.mean(axis=1)
-    n_runs = 1 + np.count_nonzero(bits[:, 1:] != bits[:, :-1], axis=1)
-    spread = 2.0 * share * (1.0 - share)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = erfc(np.abs(n_runs - n * spread) / (sqrt(2.0 * n) * spread))
-    out: F64 = np.where(np.abs(share - 0.5) >= 2.0 / sqrt(n), 0.0, p)
-    return out
-
-
-def longest_run(bits: U8) -> F64:
-    """Longest run of ones in a block, 2.4; at least 128 bits."""
-    _, block, lowest, expected = [row for row in _LONGEST_RUN if row[0] <= bits.shape[1]][-1]
-    n_blocks = bits.shape[1] // block
-    blocks = bits[:, : n_blocks * block].reshape(bits.shape[0], n_blocks, block)
-    run = np.zeros(blocks.shape[:2], dtype=np.int64)
-    longest = run.copy()
-    for i in range(block):
-        run = (run + 1) * blocks[:, :, i]
-        np.maximum(longest, run, out=longest)
-    classes = np.clip(longest - lowest, 0, len(expected) - 1)
-    chi2 = np.zeros(bits.shape[0])
-    for c, probability in enumerate(expected):
-        seen = np.count_nonzero(classes == c, axis=1)
-        chi2 += (seen - n_blocks * probability) ** 2 / (n_blocks * probability)
-    return _igamc((len(expected) - 1) / 2.0, chi2 / 2.0)
-
-
-def cumulative_sums(bits: U8, reverse: bool = False) -> F64:
-    """Cumulative sums test, 2.13, forward or from the end."""
-    from scipy.special import ndtr
-
-    n = bits.shape[1]
-    steps = _signed(bits[:, ::-1] if reverse else bits)
-    z = np.abs(np.cumsum(steps, axis=1)).max(axis=1)
-    out = np.empty(bits.shape[0])
-    for i, excursion in enumerate(z):
-        # the standard's limits, rounded towards zero as in its reference code
-        first = np.arange(int((-n / excursion + 1) / 4), int((n / excursion - 1) / 4) + 1)
-        second = np.arange(int((-n / excursion - 3) / 4), int((n / excursion - 1) / 4) + 1)
-        scale = excursion / sqrt(n)
-        out[i] = (
-            1.0
-            - (ndtr((4 * first + 1) * scale) - ndtr((4 * first - 1) * scale)).sum()
-            + (ndtr((4 * second + 3) * scale) - ndtr((4 * second + 1) * scale)).sum()
-        )
-    p: F64 = np.clip(out, 0.0, 1.0)
-    return p
-
-
-def approximate_entropy(bits: U8, m: int) -> F64:
-    """Approximate entropy test with patterns of m and m + 1 bits, 2.12."""
-
-    def phi(length: int) -> F64:
-        share = _pattern_counts(bits, length) / bits.shape[1]
-        logs = np.log(share, out=np.zeros_like(share), where=share > 0)
-        total: F64 = (share * logs).sum(axis=1)
-        return total
-
-    chi2 = 2.0 * bits.shape[1] * (np.log(2.0) - (phi(m) - phi(m + 1)))
-    return _igamc(2.0 ** (m - 1), np.maximum(chi2, 0.0) / 2.0)
-
-
-def serial(bits: U8, m: int) -> tuple[F64, F64]:
-    """Serial test with patterns of m bits (≥ 3), 2.11: both p-values."""
-
-    def psi2(length: int) -> F64:
-        total: F64 = (_pattern_counts(bits, length) ** 2).sum(axis=1) * 2.0**length / bits.shape[1] - bits.shape[1]
-        return total
-
-    top, middle, low = psi2(m), psi2(m - 1), psi2(m - 2)
-    first, second = top - middle, top - 2.0 * middle + low
-    p1 = _igamc(2.0 ** (m - 2), np.maximum(first, 0.0) / 2.0)
-    p2 = _igamc(2.0 ** (m - 3), np.maximum(second, 0.0) / 2.0)
-    return p1, p2
-
-
-def spectral(bits: U8) -> F64:
-    """Discrete Fourier transform test, 2.6, with the threshold of rev. 1a (√(n·ln 20), variance n·0.95·0.05/4)."""
-    from scipy.fft import rfft
-    from scipy.special import erfc
-
-    n = bits.shape[1]
-    peaks = np.abs(rfft(_signed(bits).astype(np.float64), axis=1))[:, : n // 2]
-    below = np.count_nonzero(peaks < sqrt(n * np.log(20.0)), axis=1)
-    d = (below - 0.95 * n / 2.0) / sqrt(n * 0.95 * 0.05 / 4.0)
-    out: F64 = erfc(np.abs(d) / sqrt(2.0))
-    return out
+UNIFORM_FROM = 55
+"""Sequences from which on 4.2.2 asks for uniform p-values."""
+UNIFORM_ALPHA = 1e-4
+FORMATS = ("auto", "raw", "text", "hex", "keys")
+DEFAULT_BITS = 1_000_000
+"""Bits a sequence where nobody says otherwise; a shorter file is one sequence."""
 
 
 def p_values(bits: U8) -> dict[str, F64]:
     """Return the p-values (sequence,) of every test that the standard allows at this length; none below 100 bits.
 
-    Sequences of one length only: (sequence, bit).
+    Sequences of one length only: (sequence, bit) uint8. Statistics that no sequence has are left out.
     """
-    n = bits.shape[1]
-    if n < 100:
-        return {}
-    out = {
-        "frequency": frequency(bits),
-        # 2.2.7: blocks ≥ 20 bits, > n/100 bits
-        "block_frequency": block_frequency(bits, max(20, n // 50)),
-        "runs": runs(bits),
-        "cumulative_sums_forward": cumulative_sums(bits),
-        "cumulative_sums_reverse": cumulative_sums(bits, reverse=True),
-    }
-    m_serial = min(5, floor(log2(n)) - 3)  # 2.11.7: m < ⌊log2 n⌋ − 2
-    out["serial_1"], out["serial_2"] = serial(bits, m_serial)
-    if n >= 128:
-        out["longest_run"] = longest_run(bits)
-    m_entropy = min(5, floor(log2(n)) - 6)  # 2.12.7: m < ⌊log2 n⌋ − 5
-    if m_entropy >= 2:
-        out["approximate_entropy"] = approximate_entropy(bits, m_entropy)
-    if n >= 1000:  # 2.6.7; at 256 bits the statistic takes so few values that good keys fail too often
-        out["spectral"] = spectral(bits)
-    return out
+    return {name: p for name, p in sp800_22.run(bits).items() if not np.isnan(p).all()}
 
 
 def combine(by_test: Mapping[str, NDArray[np.float64]], alpha: float = ALPHA) -> dict[str, dict[str, float]]:
     """Return {test: {pass_ratio, p_value}} over all sequences, as summary.json wants it.
 
     pass_ratio: share of p ≥ alpha. p_value: uniformity of the p-values (4.2.2) from 55 sequences on, as the standard
-    asks; of fewer, Fisher's combination, which for one sequence is its own p-value.
+    asks; of fewer, Fisher's combination, which for one sequence is its own p-value. NaN counts as no p-value.
     """
+    from scipy.special import gammaincc
+
     out = {}
-    for test, p in by_test.items():
+    for test, values in by_test.items():
+        p = values[~np.isnan(values)]
         if p.size == 0:
             continue
-        if p.size >= 55:
+        if p.size >= UNIFORM_FROM:
             seen = np.histogram(p, bins=10, range=(0.0, 1.0))[0]
             chi2 = ((seen - p.size / 10.0) ** 2).sum() / (p.size / 10.0)
-            value = _igamc(4.5, np.array([chi2 / 2.0]))
+            value = gammaincc(4.5, chi2 / 2.0)
         else:
-            value = _igamc(p.size, np.array([-np.log(np.maximum(p, 1e-300)).sum()]))
-        out[test] = {"pass_ratio": float(np.mean(p >= alpha)), "p_value": float(value[0])}
+            value = gammaincc(p.size, -np.log(np.maximum(p, 1e-300)).sum())
+        out[test] = {"pass_ratio": float(np.mean(p >= alpha)), "p_value": float(value)}
     return out
 
 
-def _igamc(a: float, x: F64) -> F64:
-    """Regularised upper incomplete gamma function, "igamc" in the standard."""
-    from scipy.special import gammaincc
-
-    return np.asarray(gammaincc(a, x), dtype=np.float64)
+def least_pass_ratio(n_sequences: int, alpha: float = ALPHA) -> float:
+    """Return the share of sequences that must pass, 4.2.1: three standard deviations below 1 − alpha."""
+    return 1.0 - alpha - 3.0 * sqrt(alpha * (1.0 - alpha) / n_sequences)
 
 
-def _signed(bits: U8) -> NDArray[np.int64]:
-    return 2 * bits.astype(np.int64) - 1
+def assess(bits: U8, alpha: float = ALPHA) -> dict[str, Any]:
+    """Return what `testbed randomness --json` prints of sequences (sequence, bit), without their source.
+
+    A row a statistic: p_value as in `combine`; `ok` by the standard's two criteria (one sequence: p ≥ alpha).
+    A row with nulls and a reason for each test that was not run. No rows of bits are in it.
+    """
+    n_sequences, n = bits.shape
+    rows: list[dict[str, Any]] = []
+    found = sp800_22.run(bits)
+    combined = combine(found, alpha)
+    for test, least in sp800_22.LEAST_BITS.items():
+        if n < least:
+            rows.append(_unmeasured(test, test, f"needs {least} bits a sequence"))
+        for statistic in (s for s in found if sp800_22.family(s) == test):
+            if statistic not in combined:
+                rows.append(_unmeasured(test, statistic, "too few cycles between zeros of the sum in every sequence"))
+                continue
+            counted = int(np.count_nonzero(~np.isnan(found[statistic])))
+            ratio, p = combined[statistic]["pass_ratio"], combined[statistic]["p_value"]
+            least_p = UNIFORM_ALPHA if counted >= UNIFORM_FROM else alpha
+            passes = counted == 1 or ratio >= least_pass_ratio(counted, alpha)
+            row = {"pass_ratio": ratio, "p_value": p, "sequences": counted, "ok": bool(passes and p >= least_p)}
+            rows.append({"test": test, "statistic": statistic, **row, "reason": None})
+    return {"sequences": n_sequences, "bits_per_sequence": n, "alpha": alpha, "tests": rows}
 
 
-def _pattern_counts(bits: U8, length: int) -> F64:
-    """Return (sequence, pattern) counts of the overlapping patterns of `length` bits, wrapping around."""
-    n_sequences = bits.shape[0]
-    if length == 0:
-        return np.full((n_sequences, 1), float(bits.shape[1]))
-    code = np.zeros(bits.shape, dtype=np.int64)
-    for i in range(length):
-        code = 2 * code + np.roll(bits, -i, axis=1)
-    code += np.arange(n_sequences)[:, None] << length
-    return np.bincount(code.ravel(), minlength=n_sequences << length).reshape(n_sequences, -1).astype(np.float64)
+def _unmeasured(test: str, statistic: str, reason: str) -> dict[str, Any]:
+    nothing = {"pass_ratio": None, "p_value": None, "sequences": 0, "ok": None}
+    return {"test": test, "statistic": statistic, **nothing, "reason": reason}
+
+
+def table(assessed: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the lines of the printed table, its heading first: one a test, its worst statistic where it has many.
+
+    Of many statistics some fail by chance: as many may as 4.2.1 allows of sequences, none with p < 0.0001.
+    """
+    lines: list[tuple[str, ...]] = [("test", "passed", "pass ratio", "p-value", "", "")]
+    for test in sp800_22.LEAST_BITS:
+        rows = [row for row in assessed["tests"] if row["test"] == test]
+        run = [row for row in rows if row["reason"] is None]
+        if not run:
+            lines.append((test, "–", "–", "–", "", rows[0]["reason"]))
+            continue
+        worst = min(run, key=lambda row: (row["ok"], row["p_value"]))
+        passed = sum(row["ok"] for row in run)
+        ok = passed / len(run) >= least_pass_ratio(len(run), assessed["alpha"])
+        ok = ok and (len(run) == 1 or worst["p_value"] >= UNIFORM_ALPHA)
+        note = f"worst: {worst['statistic'].removeprefix(test + '_')}" if len(run) > 1 else ""
+        figures = (f"{worst['pass_ratio']:.4f}", f"{worst['p_value']:.6f}", "ok" if ok else "look", note)
+        lines.append((test, f"{passed}/{len(run)}", *figures))
+    return lines
+
+
+# ---------------------------------------------------------------- files
+
+
+def load(path: Path, kind: str = "auto", bits_per_sequence: int | None = None) -> tuple[U8, str]:
+    """Read sequences (sequence, bit) from a file or a folder of keys; return them and the format that was read.
+
+    `kind` is one of FORMATS. "text" and "hex" ignore white space; "auto" takes a folder for keys, a file of nothing but
+    0, 1 and white space for text, one of nothing but hexadecimal digits for hex, all else for raw bytes, first bit on
+    top. Keys are a node's `*.key` files, in the folder or below, put end to end; or one of them. What is left over
+    after the last whole sequence is not used. Raises InputError for a bad path, format or content, never quoting it.
+    """
+    if kind not in FORMATS:
+        raise InputError(f"--format {kind}: no such format; accepted: {', '.join(FORMATS)}")
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if path.is_dir() and kind not in ("auto", "keys"):
+        raise InputError(f"{path}: a folder, but --format {kind} reads a file")
+    if path.is_dir() or kind == "keys" or (kind == "auto" and path.suffix == ".key"):
+        bits, kind = _keys(path), "keys"
+    else:
+        bits, kind = _parse(path, kind)
+    wanted = min(bits.size, DEFAULT_BITS) if bits_per_sequence is None else bits_per_sequence
+    least = min(sp800_22.LEAST_BITS.values())
+    if wanted < least or bits.size < wanted:
+        asked = "" if bits_per_sequence is None else f", asked for {bits_per_sequence} a sequence"
+        raise InputError(f"{path}: {bits.size} bits ({kind}){asked}; accepted: {least} or more bits a sequence")
+    n_sequences = bits.size // wanted
+    return bits[: n_sequences * wanted].reshape(n_sequences, wanted), kind
+
+
+def _parse(path: Path, kind: str) -> tuple[U8, str]:
+    content = path.read_bytes()
+    dense = b"".join(content.split())
+    if kind == "auto":
+        if dense and not dense.strip(b"01"):
+            kind = "text"
+        else:
+            kind = "hex" if dense and not dense.strip(b"0123456789abcdefABCDEF") else "raw"
+    if kind == "raw":
+        return np.unpackbits(np.frombuffer(content, np.uint8)), kind
+    if kind == "text":
+        if dense.strip(b"01"):
+            raise InputError(f"{path}: other characters than 0, 1 and white space (--format text)")
+        return np.frombuffer(dense, np.uint8) - np.uint8(ord("0")), kind
+    try:
+        return np.unpackbits(np.frombuffer(bytes.fromhex(dense.decode("ascii")), np.uint8)), kind
+    except ValueError:
+        raise InputError(f"{path}: not an even number of hexadecimal digits (--format hex)") from None
+
+
+def _keys(folder: Path) -> U8:
+    parts = []
+    paths = sorted(folder.rglob("*.key")) if folder.is_dir() else [folder]
+    owners = {path.parents[2] for path in paths if len(path.parents) > 2}
+    if len(owners) > 1:  # Alice's and Bob's are the same bits twice
+        names = ", ".join(sorted(owner.name for owner in owners))
+        raise InputError(f"{folder}: keys of several nodes ({names}); accepted: the folder of one")
+    for path in paths:
+        try:
+            stored = json.loads(path.read_text())
+            bits = np.unpackbits(np.frombuffer(bytes.fromhex(stored["hex"]), np.uint8))[: stored["bits"]]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path}: not a key file as nodes write it") from None
+        parts.append(bits)
+    if not parts:
+        raise InputError(f"{folder}: no *.key files in it or below")
+    return np.concatenate(parts)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from testbed.assess.entropy import general_estimate
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
 from testbed.core.stages import Verdict
 from testbed.core.types import U8
@@ -144,8 +145,11 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
             else None
         ),
     }
+    strings = [n for b in facts.blocks if (n := max(_raw_bits(b.alice), _raw_bits(b.bob)))]
     summary["health"] = (
-        [_entry(v) for v in facts.health] + _key_entries(facts, delivered) + _null_entries(summary, facts)
+        [_entry(v) for v in (*facts.health, *([general_estimate(strings)] if strings else []))]
+        + _key_entries(facts, delivered)
+        + _null_entries(summary, facts)
     )
     return summary
 

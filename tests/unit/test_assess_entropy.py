@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from testbed.assess.entropy import guess_probabilities, source_min_entropy
+from testbed.assess import sp800_90b
+from testbed.assess.entropy import general_estimate, guess_probabilities, source_min_entropy
 from testbed.core.types import Bits
 
 
@@ -83,3 +84,37 @@ def test_survives_missing_bits_and_tiny_strings() -> None:
     assert source_min_entropy(bits(ideal(13, 1, 64, 1))) < 0.9
     with pytest.raises(ValueError, match="accepted"):
         guess_probabilities(nothing)
+
+
+def test_the_standards_estimators_can_only_lower_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = bits(ideal(14, 2000, 2, 1))
+    before = source_min_entropy(some)
+    seen = []
+
+    def told(h: float | None) -> None:
+        def estimate(values: np.ndarray) -> float | None:
+            seen.append(values)
+            return h
+
+        monkeypatch.setattr(sp800_90b, "min_entropy_90b", estimate)
+
+    told(None)
+    assert source_min_entropy(some) == before
+    told(0.999)
+    assert source_min_entropy(some) == before
+    told(0.2)
+    assert source_min_entropy(some) == 0.2
+    assert all(values is some.values for values in seen)
+
+
+def test_long_strings_get_the_standards_estimate_and_health_says_which_do_not() -> None:
+    values = ideal(15, 25_000, 4, 1)
+    long = source_min_entropy(bits(values))
+    general = sp800_90b.min_entropy_90b(bits(values).values)
+    assert general is not None
+    assert long == min(general, -np.log2(max(guess_probabilities(bits(values)).values())))
+    assert general_estimate([100_000, 120_000]).detail == ("The estimators of SP 800-90B had a say in 2 of 2 blocks.")
+    mixed = general_estimate([4000, 100_000, 5000])
+    assert mixed.ok
+    assert "1 of 3 blocks" in mixed.detail
+    assert "4000 to 5000 raw bits" in mixed.detail

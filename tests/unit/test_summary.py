@@ -271,3 +271,12 @@ def test_no_null_without_an_explanation(probing_s, wall_s, r, rounds, eve, corre
     assert all(name in explained for name in nulls(s))
     assert all(e["detail"] for e in s["health"])
     assert s["keys_mismatched"] in (None, 0, 1)
+
+
+def test_health_says_where_the_standards_entropy_estimators_had_no_say():
+    told = [e for e in summarise(facts(block(), block()))["health"] if e["check"] == "min_entropy_90b"]
+    assert len(told) == 1
+    assert told[0]["ok"]
+    assert "0 of 2 blocks" in told[0]["detail"]
+    nothing = summarise(facts(block(alice=None, bob=None)))
+    assert "min_entropy_90b" not in {e["check"] for e in nothing["health"]}
