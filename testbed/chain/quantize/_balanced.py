@@ -44,21 +44,17 @@ def dual_bound(costs: F64, prices: F64) -> float:
 
 
 def prices_of(costs: F64, label: I64) -> F64:
-    """Return (region,) prices at which every sample is in its cheapest region, from an assignment optimal for its sizes.
+    """Return (region,) prices that prove a (sample,) balanced assignment optimal, if it is.
 
     Prices are determined within limits only; these are halfway between the limits, so they depend on the assignment and
-    not on how it was found.
+    not on how it was found. `dual_bound` of them is the assignment's cost exactly where that is the least.
     """
-    k = costs.shape[0]
-    arcs = np.full((k, k), np.inf)
+    k, n = costs.shape
+    arcs = np.full((k + 1, k + 1), np.inf)
     for j in range(k):
         _moves(costs, label, j, arcs)
-    np.fill_diagonal(arcs, 0.0)
-    for via in range(k):  # Floyd and Warshall: what the cheapest chain of moves costs
-        np.minimum(arcs, arcs[:, via, None] + arcs[None, via, :], out=arcs)
-    finite = np.where(np.isfinite(arcs), arcs, 0.0)
-    prices: F64 = (finite.mean(axis=1) - finite.mean(axis=0)) / 2.0
-    return prices - prices.mean()
+    _passing_on(arcs, np.bincount(label, minlength=k), n)
+    return _halfway(arcs)
 
 
 def _cheapest(costs: F64, prices: F64) -> tuple[F64, I64]:
@@ -140,9 +136,7 @@ def _augment(costs: F64, label: I64, prices: F64) -> tuple[I64, F64]:
     for j in range(k):
         _moves(costs, label, j, arcs)
     while (sizes > target).any():
-        if larger:
-            arcs[:k, k] = np.where(target == n // k, 0.0, np.inf)
-            arcs[k, :k] = np.where(target > n // k, 0.0, np.inf)
+        _passing_on(arcs, target, n)
         reduced = np.maximum(arcs + pi[None, :] - pi[:, None], 0.0)
         distance, parent = _shortest(reduced, np.flatnonzero(sizes > target))
         short = np.flatnonzero(sizes < target)
@@ -176,7 +170,29 @@ def _augment(costs: F64, label: I64, prices: F64) -> tuple[I64, F64]:
         for j in path:
             if j < k:
                 _moves(costs, label, j, arcs)
-    return label, pi[:k] - pi[:k].mean()
+    _passing_on(arcs, sizes, n)
+    return label, _halfway(arcs)
+
+
+def _passing_on(arcs: F64, sizes: I64, n: int) -> None:
+    """Put in the arcs of the last node: a smaller region may become a larger one if another gives that up."""
+    k = sizes.size
+    if n % k:
+        arcs[:k, k] = np.where(sizes <= n // k, 0.0, np.inf)
+        arcs[k, :k] = np.where(sizes > n // k, 0.0, np.inf)
+
+
+def _halfway(arcs: F64) -> F64:
+    """Return (region,) prices p with p_j ≤ arc_jl + p_l, halfway between the least and the largest such on average."""
+    k = arcs.shape[0] - 1
+    chains = arcs.copy()
+    np.fill_diagonal(chains, 0.0)
+    for via in range(k + 1):  # Floyd and Warshall: what the cheapest chain of moves costs
+        np.minimum(chains, chains[:, via, None] + chains[None, via, :], out=chains)
+    if not np.isfinite(chains[:k, :k]).all():  # an empty region has no sample to give
+        chains = np.where(np.isfinite(chains), chains, chains[np.isfinite(chains)].max())
+    prices: F64 = (chains[:k, :k].mean(axis=1) - chains[:k, :k].mean(axis=0)) / 2.0
+    return prices - prices.mean()
 
 
 def _moves(costs: F64, label: I64, j: int, arcs: F64) -> None:
