@@ -1,7 +1,7 @@
 """Exact balanced assignment: n samples to k regions of ⌊n/k⌋ or ⌈n/k⌉ each, at the least total cost.
 
-This is the integer program of paper B (eq. 6), a transportation problem: its linear relaxation is integral, and its dual
-has one price p a region. With r = n mod k,
+This is the integer program of paper B (eq. 6), a transportation problem: its linear relaxation is integral, and its
+dual has one price p a region. With r = n mod k,
 
     max_p  Σ_i min_j (c_ij + p_j) − ⌊n/k⌋·Σ_j p_j − (sum of the r highest prices).
 
@@ -17,6 +17,8 @@ n samples but only k prices: a general solver walks n·k arcs, here all the work
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from testbed.core.types import F64, I64
@@ -27,8 +29,8 @@ _NEWTON_STEPS = 30
 def assign_balanced(costs: F64, prices: F64 | None = None) -> tuple[I64, F64]:
     """Return (sample,) regions and (region,) prices of a cheapest balanced assignment.
 
-    costs: (region, sample), finite. prices: where to start, e.g. those of a similar problem; they change the time taken,
-    and the result only where several are equally cheap.
+    costs: (region, sample), finite. prices: where to start, e.g. those of a similar problem; they change the time
+    taken, and the result only where several are equally cheap.
     """
     p = _approach(costs, np.zeros(costs.shape[0]) if prices is None else prices)
     _, label = _cheapest(costs, p)
@@ -146,7 +148,7 @@ def _augment(costs: F64, label: I64, prices: F64) -> tuple[I64, F64]:
         while parent[path[-1]] >= 0:
             path.append(int(parent[path[-1]]))
         path.reverse()
-        steps = list(zip(path[:-1], path[1:], strict=True))
+        steps = list(pairwise(path))
         movers = {}
         amount = min(int(sizes[path[0]] - target[path[0]]), int(target[end] - sizes[end]))
         for j, to in steps:

@@ -17,8 +17,8 @@ What the public messages reveal, and what Alice's counts as leaked.
   shows. As in `scalar` it removes n·log2 k − log2(n! / Π c_l!) bits. Plain k-means promises nothing about its counts;
   its bias is in the string and is seen by the entropy estimate.
 - Guard bands. The same share of every region is dropped, the samples nearest to another region, so for independent
-  probes the indices say nothing about the labels of what is kept, and at Alice what is kept stays balanced. Bob drops by
-  the same rule on his samples; what that does to the rest is in the string, as in `scalar`.
+  probes the indices say nothing about the labels of what is kept, and at Alice what is kept stays balanced. Bob drops
+  by the same rule on his samples; what that does to the rest is in the string, as in `scalar`.
 - Which dimensions vary at all is a property of the receiver, not of the kept labels; charged nothing.
 - Corrected errors are charged later by their place in the label; `_labels` orders the places for that.
 """
@@ -119,9 +119,10 @@ class VectorQuantizer(Quantizer):
         if n:
             own = points[valid]
             grid = self._on_grid(self.cluster(own, rng))
-            table = label_regions(grid * self._step, rng)
-            region[valid], prices = self.assign(squared_distances(own, grid * self._step))
-            kept[valid] = self._inside(own, grid * self._step, region[valid], prices)
+            centroids = np.asarray(grid * self._step, np.float64)
+            table = label_regions(centroids, rng)
+            region[valid], prices = self.assign(squared_distances(own, centroids))
+            kept[valid] = self._inside(own, centroids, region[valid], prices)
             counted = balance_bits(int(kept.sum()), self._k) if self.balanced else 0.0
             leaked = ceil(_multisets_log2(self._digits * self._d, self._k) + counted)
         body = {
@@ -333,7 +334,7 @@ def _standard(values: F64) -> tuple[F64, Mask]:
     centred = np.where(valid, clean - mean, 0.0)
     deviation = np.sqrt((centred**2).sum(axis=0) / count)
     # rounding leaves a constant column a deviation of some 1e-16 of its level
-    varies = deviation > 1e-9 * np.maximum(np.abs(mean), 1e-300)
+    varies: Mask = np.asarray(deviation > 1e-9 * np.maximum(np.abs(mean), 1e-300), np.bool_)
     return np.where(valid, centred / np.where(varies, deviation, 1.0), np.nan), varies
 
 
