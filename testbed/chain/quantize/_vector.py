@@ -334,7 +334,7 @@ def _standard(values: F64) -> tuple[F64, Mask]:
     centred = np.where(valid, clean - mean, 0.0)
     deviation = np.sqrt((centred**2).sum(axis=0) / count)
     # rounding leaves a constant column a deviation of some 1e-16 of its level
-    varies: Mask = np.asarray(deviation > 1e-9 * np.maximum(np.abs(mean), 1e-300), np.bool_)
+    varies: Mask = np.atleast_1d(deviation > 1e-9 * np.maximum(np.abs(mean), 1e-300))
     return np.where(valid, centred / np.where(varies, deviation, 1.0), np.nan), varies
 
 
