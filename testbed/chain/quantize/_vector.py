@@ -341,7 +341,8 @@ def _standard(values: F64) -> tuple[F64, Mask]:
 def _points(values: F64, groups: I64) -> tuple[F64, Mask]:
     """Return (probe, group, place) samples and (probe, group) which of them are complete."""
     points = values[:, groups]
-    return points, np.isfinite(points).all(axis=2)
+    complete: Mask = np.all(np.isfinite(points), axis=2)
+    return points, complete
 
 
 def _multisets_log2(bits: int, k: int) -> float:
