@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from testbed.chain.quantize._gray import gray_table
-from testbed.chain.quantize.scalar import Scalar, balance_bits
+from testbed.chain.quantize._messages import balance_bits
+from testbed.chain.quantize.scalar import Scalar
 from testbed.core.errors import ProtocolError
 from testbed.core.ledger import PublicMessage
 from testbed.core.types import Bits, Features

@@ -23,19 +23,16 @@ What the public messages reveal. Alice and Bob publish which (probe, dimension) 
 
 from __future__ import annotations
 
-from math import ceil, lgamma, log, log2
-from typing import Any
+from math import ceil
 
 import numpy as np
-from numpy.typing import NDArray
 
 from testbed.chain.quantize._gray import gray_table
+from testbed.chain.quantize._messages import Mask, balance_bits, read_count, read_mask
 from testbed.core.errors import ProtocolError
 from testbed.core.ledger import PublicMessage
 from testbed.core.stages import Quantizer
 from testbed.core.types import F64, I64, Bits, Features
-
-Mask = NDArray[np.bool_]
 
 
 class Scalar(Quantizer):
@@ -88,7 +85,7 @@ class Scalar(Quantizer):
 
     def finish(self, draft: Bits, follow: PublicMessage) -> Bits:
         """Restrict Alice's draft to what Bob kept; raises ProtocolError where his message does not fit it."""
-        kept = _unpack(follow, draft.values.size // self._bits)
+        kept = read_mask(follow, "kept", draft.values.size // self._bits)
         return draft.take(np.repeat(kept, self._bits))
 
     def eavesdrop(self, features: Features, lead: PublicMessage, follow: PublicMessage) -> tuple[Bits, Mask]:
@@ -97,7 +94,7 @@ class Scalar(Quantizer):
         Entries or dimensions that she lacks, or that do not vary for her, guess 0.
         """
         kept = self._offered(lead)
-        kept[kept] = _unpack(follow, int(kept.sum()))
+        kept[kept] = read_mask(follow, "kept", int(kept.sum()))
         own = features.values[:, : kept.shape[1]]
         if own.shape[0] != kept.shape[0]:
             raise ValueError(f"Eve's features have {own.shape[0]} probes, the public messages {kept.shape[0]}")
@@ -139,28 +136,7 @@ class Scalar(Quantizer):
         )
 
     def _offered(self, lead: PublicMessage) -> Mask:
-        bits, probes, dimensions = (_count(lead, key) for key in ("bits", "probes", "dimensions"))
+        bits, probes, dimensions = (read_count(lead, key) for key in ("bits", "probes", "dimensions"))
         if bits != self._bits:
             raise ProtocolError(f"scalar quantizer: Alice uses {bits} bits a feature, this side {self._bits}")
-        return _unpack(lead, probes * dimensions).reshape(probes, dimensions)
-
-
-def balance_bits(n: int, n_levels: int) -> float:
-    """Return what it tells about n labels, in bits, that all levels occur equally often (within one)."""
-    each, extra = divmod(n, n_levels)
-    arrangements = lgamma(n + 1) - extra * lgamma(each + 2) - (n_levels - extra) * lgamma(each + 1)
-    return max(0.0, n * log2(n_levels) - arrangements / log(2.0))
-
-
-def _count(message: PublicMessage, key: str) -> int:
-    value: Any = message.body.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 31:
-        raise ProtocolError(f"scalar quantizer: {message.kind} has {key} = {value!r}, accepted: a count")
-    return value
-
-
-def _unpack(message: PublicMessage, n: int) -> Mask:
-    packed: Any = message.body.get("kept")
-    if not isinstance(packed, bytes) or len(packed) != (n + 7) // 8:
-        raise ProtocolError(f"scalar quantizer: {message.kind} must carry {(n + 7) // 8} bytes of kept entries for {n}")
-    return np.unpackbits(np.frombuffer(packed, np.uint8), count=n).astype(np.bool_)
+        return read_mask(lead, "kept", probes * dimensions).reshape(probes, dimensions)
