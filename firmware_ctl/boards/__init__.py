@@ -1,0 +1,1 @@
+"""Drivers of surface controllers, one file a board."""

@@ -1,0 +1,306 @@
+"""Our own controller (`firmware_ctl/firmware`) over a serial line.
+
+A pattern counts as applied only when the board reported the CRC-32 of what its outputs hold, under the sequence number
+of this very request. The board executes a sequence number once, so an unanswered request is simply sent again; a board
+that started anew says so to everything, and is greeted and asked again.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+import zlib
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from firmware_ctl.boards import _frames
+from firmware_ctl.boards._frames import DONE, QUEUED, Command, Refusal, Reply
+from firmware_ctl.boards._serial import PortLost, SerialLink
+from testbed.core import patterns
+from testbed.core.config import driver_options
+from testbed.core.errors import DeviceError, DeviceTimeout, InputError
+from testbed.core.ris import Board, BoardCapabilities
+from testbed.core.types import AppliedPattern, SurfacePattern
+from testbed.core.world import DriverContext
+
+_PATIENCE_S = 0.1
+"""For an answer, beyond the time it spends on the wire: adapters hold bytes back for up to 16 ms, hosts are busy."""
+_LONGEST_REPLY = 2**16
+
+
+class Ris595Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys of `options` in the board's lab table."""
+
+    uri: str | None = None
+    """Its serial port, e.g. /dev/ttyUSB0."""
+    baud: Annotated[int, Meta(ge=1200, le=4_000_000)] = 500_000
+    rows: Annotated[int, Meta(ge=1)] | None = None
+    """Where given, rows, columns and phase_bits must be what the board says of itself."""
+    columns: Annotated[int, Meta(ge=1)] | None = None
+    phase_bits: Annotated[int, Meta(ge=1, le=3)] | None = None
+    open_timeout_s: Annotated[float, Meta(gt=0)] = 2.0
+    """How long the board may take to answer when it is opened (some start anew when their port is opened)."""
+
+
+class _Rebooted(Exception):
+    """The board knows nothing of our session."""
+
+
+class Ris595(Board):
+    """A surface of latched shift registers. Options: the fields of `Ris595Options`."""
+
+    options_type = Ris595Options
+
+    def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
+        super().__init__(name)
+        o = driver_options(options, Ris595Options, name)
+        if o.uri is None:
+            raise InputError(f"table [node.{name}.options]: key 'uri': not given, accepted: a serial port")
+        self._baud = o.baud
+        self._seq = 0
+        self._known = 0
+        """The board's clock when it was last read, in µs, not wrapped; `_known_at_s` on the host's."""
+        self._known_at_s = time.monotonic()
+        self._link = SerialLink(name, o.uri, o.baud)
+        try:
+            self._hello(time.monotonic() + o.open_timeout_s)
+        except DeviceTimeout as exc:
+            self._link.close()
+            raise DeviceError(
+                name, "open", "closed",
+                f"no ris595 board answers at {o.uri} with {o.baud} baud: check port, baud and what is plugged in",
+            ) from exc  # fmt: skip
+        except BaseException:
+            self._link.close()
+            raise
+        found = (*self._shape, self._phase_bits)
+        wanted = (o.rows, o.columns, o.phase_bits)
+        if any(w not in (None, f) for w, f in zip(wanted, found, strict=True)):
+            self._link.close()
+            raise InputError(
+                f"table [node.{name}.options]: rows, columns, phase_bits = {wanted}, but the board at {o.uri} has {found}"
+            )
+
+    # ---------------------------------------------------------------- Board
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._shape
+
+    @property
+    def phase_bits(self) -> int:
+        return self._phase_bits
+
+    @property
+    def capabilities(self) -> BoardCapabilities:
+        return BoardCapabilities(timed=True, can_queue=True, codebook_size=self._capacity)
+
+    def identity(self) -> dict[str, Any]:
+        return {"driver": "ris595", "serial": f"{self._serial:08x}", "firmware": self._version}
+
+    def now_s(self) -> float:
+        self._require_open("now")
+        reply = self._run("now", Command.TIME, b"", 2.0)
+        return self._time_s(struct.unpack("<I", reply.payload)[0])
+
+    def set_watchdog(self, silence_s: float, timeout_s: float = 2.0) -> None:
+        """Have the board set every element to level 0 when it hears nothing for `silence_s`; 0 switches that off."""
+        self._require_open("watchdog")
+        self._run("watchdog", Command.WATCHDOG, struct.pack("<I", round(1e3 * silence_s)), timeout_s)
+
+    def reset(self, timeout_s: float = 2.0) -> None:
+        """Start the board anew: every element at level 0, no codebook, nothing in waiting."""
+        self._require_open("reset")
+        deadline_s = time.monotonic() + timeout_s
+        self._run("reset", Command.RESET, b"", timeout_s)
+        self._hello(deadline_s)
+
+    def _do_apply(self, pattern: SurfacePattern, timeout_s: float) -> AppliedPattern:
+        data = _packed(pattern)
+        reply = self._run("apply", Command.APPLY, data, timeout_s, crc=zlib.crc32(data))
+        return AppliedPattern(pattern.digest, self._latched_s(reply))
+
+    def _do_readback(self, timeout_s: float) -> SurfacePattern:
+        payload = self._run("readback", Command.READBACK, b"", timeout_s).payload
+        data, crc = payload[:-4], int.from_bytes(payload[-4:], "little")
+        if zlib.crc32(data) != crc or len(data) != self._pattern_bytes:
+            raise DeviceError(self.name, "readback", self.state, f"{len(data)} bytes that do not fit their CRC-32")
+        digits = -(-self.n_elements * self._phase_bits // 4)
+        return patterns.from_hex("0x" + data.hex()[:digits], self._shape, self._phase_bits)
+
+    def _do_queue(self, pattern: SurfacePattern, timeout_s: float) -> None:
+        data = _packed(pattern)
+        reply = self._run("queue", Command.QUEUE, data, timeout_s)
+        if int.from_bytes(reply.payload, "little") != zlib.crc32(data):
+            raise DeviceError(self.name, "queue", self.state, "the board queued something else than was sent")
+        self._queued = pattern
+
+    def _do_trigger(self, timeout_s: float) -> AppliedPattern:
+        if self._queued is None:
+            raise DeviceError(self.name, "trigger", self.state, "no pattern waits; accepted after queue()")
+        pattern, self._queued = self._queued, None
+        crc = zlib.crc32(_packed(pattern))
+        reply = self._run("trigger", Command.TRIGGER, b"", timeout_s, crc=crc, anew=False)
+        return AppliedPattern(pattern.digest, self._latched_s(reply))
+
+    def _do_upload(self, codebook: Sequence[SurfacePattern], timeout_s: float) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        data = b"".join(map(_packed, codebook))
+        crc = zlib.crc32(data)
+
+        def step(command: Command, payload: bytes = b"") -> Reply:
+            return self._run("upload", command, payload, deadline_s - time.monotonic(), anew=False)
+
+        step(Command.BOOK_BEGIN, struct.pack("<HI", len(codebook), crc))
+        for at in range(0, len(data), self._chunk):
+            step(Command.BOOK_CHUNK, struct.pack("<I", at) + data[at : at + self._chunk])
+        count, stored = struct.unpack("<HI", step(Command.BOOK_END).payload)
+        if (count, stored) != (len(codebook), crc):
+            raise DeviceError(self.name, "upload", self.state, f"the board stored {count} patterns of another content")
+        self._book = list(codebook)
+
+    def _do_apply_index(self, index: int, timeout_s: float) -> AppliedPattern:
+        if not 0 <= index < len(self._book):
+            accepted = f"0 to {len(self._book) - 1}" if self._book else "after upload()"
+            raise DeviceError(self.name, "apply_index", self.state, f"index {index}, accepted: {accepted}")
+        pattern = self._book[index]
+        crc = zlib.crc32(_packed(pattern))
+        reply = self._run("apply_index", Command.INDEX, struct.pack("<H", index), timeout_s, crc=crc, anew=False)
+        return AppliedPattern(pattern.digest, self._latched_s(reply))
+
+    def _do_close(self) -> None:
+        self._link.close()
+
+    # ---------------------------------------------------------------- conversation
+
+    def _run(
+        self, operation: str, command: Command, payload: bytes, timeout_s: float, crc: int | None = None,
+        anew: bool = True,
+    ) -> Reply:  # fmt: skip
+        """Have a command executed and return its last reply.
+
+        `crc`: of what the outputs have to hold then; the command is given again while they hold something else.
+        `anew`: a board that started anew may be given the command again; otherwise what it stands on is gone.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                reply = self._ask(operation, command, payload, deadline_s)
+            except PortLost:
+                self._link.reopen(max(0.0, deadline_s - time.monotonic()))
+                self._greet_again(operation, deadline_s, anew=True)  # the board may have gone on all the while
+                continue
+            except _Rebooted:
+                self._greet_again(operation, deadline_s, anew)
+                continue
+            if crc is None or int.from_bytes(reply.payload[4:8], "little") == crc:
+                return reply
+            if time.monotonic() >= deadline_s or not anew:
+                raise DeviceError(
+                    self.name, operation, self.state, "the board's outputs hold something else than what was sent"
+                )
+
+    def _greet_again(self, operation: str, deadline_s: float, anew: bool) -> None:
+        before = self._geometry()
+        self._hello(deadline_s)
+        if self._geometry() != before:
+            raise DeviceError(self.name, operation, self.state, f"another board answers: {self._geometry()}, was {before}")
+        if not anew:
+            raise DeviceError(self.name, operation, self.state, "the board started anew: queue, codebook and upload are lost")
+
+    def _ask(self, operation: str, command: Command, payload: bytes, deadline_s: float) -> Reply:
+        """Send one request until it is answered under its sequence number; raises what the board refuses."""
+        self._seq = self._seq % 0xFFFF + 1
+        frame = _frames.request(self._seq, command, payload)
+        first = True
+        while time.monotonic() < deadline_s or first:
+            first = False
+            self._link.write(frame, max(deadline_s - time.monotonic(), 0.01))
+            wire_s = 10 * (len(frame) + self._reply_bytes(command)) / self._baud
+            until_s = min(deadline_s, time.monotonic() + wire_s + _PATIENCE_S)
+            while (answer := self._next_reply(until_s)) is not None:
+                if answer.kind == _frames.BOOTED and command is not Command.HELLO:
+                    raise _Rebooted
+                if answer.kind == _frames.ERROR:
+                    refusal = answer.payload[1] if len(answer.payload) == 2 else 0
+                    if answer.seq == 0:  # it could not read the frame: send it again
+                        break
+                    if answer.seq != self._seq:
+                        continue
+                    if refusal == Refusal.NO_SESSION:
+                        raise _Rebooted
+                    raise DeviceError(self.name, operation, self.state, f"the board refuses: {_name(refusal)}")
+                if answer.seq == self._seq and answer.kind == _final(command):
+                    return answer
+                # everything else is late, or the first of two replies
+        raise DeviceTimeout(self.name, operation, self.state, "the board does not answer")
+
+    def _next_reply(self, until_s: float) -> Reply | None:
+        """Return the next undamaged reply, None when time is up."""
+        while (left_s := until_s - time.monotonic()) > 0:
+            frame = self._link.read_until(b"\0", left_s, _LONGEST_REPLY)
+            if not frame.endswith(b"\0"):
+                return None
+            found = _frames.reply(frame[:-1])
+            if found is not None:
+                return found
+        return None
+
+    def _hello(self, deadline_s: float) -> None:
+        """Begin a session: what was sent before it has no effect any more."""
+        session = os.urandom(4)
+        while True:
+            self._link.drain()
+            self._link.write(b"\0", max(deadline_s - time.monotonic(), 0.01))  # ends whatever was half sent
+            try:
+                payload = self._ask("hello", Command.HELLO, session, deadline_s).payload
+            except PortLost:
+                self._link.reopen(max(0.0, deadline_s - time.monotonic()))
+                continue
+            if payload[:4] == session and len(payload) == 31:
+                break
+        major, minor, patch, self._phase_bits, rows, columns, self._capacity = struct.unpack_from("<4B3H", payload, 4)
+        self._chunk, self._serial, clock_us = struct.unpack_from("<HII", payload, 20)
+        self._version, self._shape = f"{major}.{minor}.{patch}", (rows, columns)
+        self._pattern_bytes = (rows * columns * self._phase_bits + 7) // 8
+        self._queued: SurfacePattern | None = None
+        self._book: list[SurfacePattern] = []
+        """What the board's codebook holds, as far as this session knows."""
+        self._known, self._known_at_s = clock_us, time.monotonic()
+
+    def _geometry(self) -> tuple[int, int, int, int]:
+        return (self._serial, *self._shape, self._phase_bits)
+
+    def _reply_bytes(self, command: Command) -> int:
+        size = {Command.READBACK: self._pattern_bytes} if command is not Command.HELLO else {}
+        return 48 + 2 * size.get(command, 0)
+
+    # ---------------------------------------------------------------- clock
+
+    def _latched_s(self, reply: Reply) -> float:
+        return self._time_s(struct.unpack_from("<I", reply.payload)[0])
+
+    def _time_s(self, clock_us: int) -> float:
+        """Return seconds of the board's clock, which wraps every 72 minutes: the reading nearest to what is expected."""
+        now_s = time.monotonic()
+        expected = self._known + round(1e6 * (now_s - self._known_at_s))
+        turns = round((expected - clock_us) / 2**32)
+        self._known, self._known_at_s = clock_us + turns * 2**32, now_s
+        return self._known * 1e-6
+
+
+def _packed(pattern: SurfacePattern) -> bytes:
+    """Return the pattern as the board takes it: `patterns.to_hex`, in whole bytes."""
+    digits = patterns.to_hex(pattern)[2:]
+    return bytes.fromhex(digits + "0" * (len(digits) % 2))
+
+
+def _final(command: Command) -> int:
+    return (QUEUED if command is Command.QUEUE else DONE) | command
+
+
+def _name(refusal: int) -> str:
+    return Refusal(refusal).name.lower() if refusal in Refusal._value2member_map_ else f"error {refusal}"

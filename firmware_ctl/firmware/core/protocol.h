@@ -1,0 +1,61 @@
+/* The numbers of the protocol; README.md says what they mean. */
+#ifndef RIS_PROTOCOL_H
+#define RIS_PROTOCOL_H
+
+#include <stdint.h>
+
+#define RIS_PROTOCOL 1
+#define RIS_VERSION_MAJOR 1
+#define RIS_VERSION_MINOR 0
+#define RIS_VERSION_PATCH 0
+
+enum ris_command {
+    RIS_HELLO = 0x01,
+    RIS_APPLY = 0x02,
+    RIS_QUEUE = 0x03,
+    RIS_TRIGGER = 0x04,
+    RIS_INDEX = 0x05,
+    RIS_BOOK_BEGIN = 0x06,
+    RIS_BOOK_CHUNK = 0x07,
+    RIS_BOOK_END = 0x08,
+    RIS_BOOK_ABORT = 0x09,
+    RIS_READBACK = 0x0A,
+    RIS_TIME = 0x0B,
+    RIS_WATCHDOG = 0x0C,
+    RIS_RESET = 0x0D,
+};
+
+/* Kinds of reply: the command, and one of these in its upper bits; or one of the last two. */
+#define RIS_DONE 0x80u
+#define RIS_QUEUED 0xC0u
+#define RIS_BOOTED 0xFEu
+#define RIS_ERROR 0xFFu
+
+enum ris_flag {
+    RIS_FLAG_WAITING = 0x01,   /* a queued pattern waits */
+    RIS_FLAG_UPLOADING = 0x02, /* a codebook is being uploaded */
+    RIS_FLAG_CLEARED = 0x04,   /* the watchdog cleared the outputs since HELLO */
+};
+
+enum ris_error {
+    RIS_OK = 0,
+    RIS_BAD_FRAME = 1,    /* no COBS, or shorter than any frame */
+    RIS_BAD_CRC = 2,
+    RIS_TOO_LONG = 3,
+    RIS_BAD_PROTOCOL = 4, /* another version's frame */
+    RIS_UNKNOWN = 5,
+    RIS_BAD_LENGTH = 6,   /* of the payload */
+    RIS_NO_SESSION = 7,   /* HELLO first: the board has booted since, or never heard one */
+    RIS_STALE = 8,        /* the sequence number was passed already, or used for another request */
+    RIS_BAD_PATTERN = 9,  /* bits beyond the last element are set */
+    RIS_NOTHING_WAITS = 10,
+    RIS_BAD_INDEX = 11,
+    RIS_BAD_COUNT = 12,
+    RIS_NO_UPLOAD = 13,   /* never begun, aborted, refused or timed out */
+    RIS_BAD_OFFSET = 14,
+    RIS_BAD_CONTENT = 15, /* CRC-32 of the codebook */
+    RIS_BAD_CHAIN = 16,   /* what came back from the shift registers is not what was sent: nothing was latched */
+    RIS_BAD_VALUE = 17,
+};
+
+#endif

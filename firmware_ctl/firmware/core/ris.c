@@ -1,0 +1,408 @@
+#include "ris.h"
+
+#include <string.h>
+
+#include "crc.h"
+#include "plan.h"
+
+#define WATCHDOG_MAX_MS 1000000u
+#define HEAD 4u /* version, sequence number, command or kind */
+
+static uint16_t get16(const uint8_t *p)
+{
+    return (uint16_t)(p[0] | (uint16_t)p[1] << 8);
+}
+
+static uint32_t get32(const uint8_t *p)
+{
+    return get16(p) | (uint32_t)get16(p + 2) << 16;
+}
+
+static void put16(uint8_t *p, uint16_t value)
+{
+    p[0] = (uint8_t)value;
+    p[1] = (uint8_t)(value >> 8);
+}
+
+static void put32(uint8_t *p, uint32_t value)
+{
+    put16(p, (uint16_t)value);
+    put16(p + 2, (uint16_t)(value >> 16));
+}
+
+/* ------------------------------------------------------------------------------------------------ replies */
+
+static uint8_t *payload(struct ris *ris)
+{
+    return ris->reply + HEAD + 1;
+}
+
+/* Send the `size` bytes of payload() under a kind. */
+static void answer(struct ris *ris, uint8_t kind, size_t size)
+{
+    uint8_t *frame = ris->reply;
+    frame[0] = RIS_PROTOCOL;
+    put16(frame + 1, ris->seq);
+    frame[3] = kind;
+    frame[4] = (uint8_t)((ris->waits ? RIS_FLAG_WAITING : 0) | (ris->book.uploading ? RIS_FLAG_UPLOADING : 0) |
+                         (ris->cleared ? RIS_FLAG_CLEARED : 0));
+    put16(frame + HEAD + 1 + size, crc16(CRC16_START, frame, HEAD + 1 + size));
+    ris->hal.send(ris->hal.self, ris->tx, cobs_encode(frame, RIS_REPLY_OVERHEAD + size, ris->tx));
+}
+
+/* Send the last reply to the present request, and keep it: the request may be repeated. */
+static void finish(struct ris *ris, uint8_t kind, size_t size)
+{
+    ris->last_kind = kind;
+    ris->last_size = (uint8_t)size;
+    memcpy(ris->last_payload, payload(ris), size);
+    answer(ris, kind, size);
+}
+
+static void done(struct ris *ris, size_t size)
+{
+    finish(ris, (uint8_t)(RIS_DONE | ris->command), size);
+}
+
+static void refuse(struct ris *ris, enum ris_error error)
+{
+    payload(ris)[0] = ris->command;
+    payload(ris)[1] = (uint8_t)error;
+    finish(ris, RIS_ERROR, 2);
+}
+
+static void settle(struct ris *ris, enum ris_error error, size_t size)
+{
+    if (error != RIS_OK)
+        refuse(ris, error);
+    else
+        done(ris, size);
+}
+
+/* A frame that cannot be read has no sequence number, and must not touch what is kept of the last one that could. */
+static void complain(struct ris *ris, enum ris_error error)
+{
+    ris->seq = 0;
+    payload(ris)[0] = 0;
+    payload(ris)[1] = (uint8_t)error;
+    answer(ris, RIS_ERROR, 2);
+}
+
+/* ------------------------------------------------------------------------------------------------ surface */
+
+/* Shift a pattern twice, so that the second time pushes out what the first one left; latch only what came back. */
+static bool latch(struct ris *ris, const uint8_t *pattern, uint32_t *time_us)
+{
+    const struct hal *hal = &ris->hal;
+    plan_stream(pattern, ris->pattern_bytes, ris->stream);
+    hal->exchange(hal->self, ris->stream, ris->returned, ris->pattern_bytes);
+    hal->exchange(hal->self, ris->stream, ris->returned, ris->pattern_bytes);
+    ris->chain_bad = memcmp(ris->stream, ris->returned, ris->pattern_bytes) != 0;
+    if (!ris->chain_bad)
+        *time_us = hal->latch(hal->self);
+    return !ris->chain_bad;
+}
+
+/* Write what the outputs hold to `pattern`. */
+static void read_outputs(struct ris *ris, uint8_t *pattern)
+{
+    ris->hal.outputs(ris->hal.self, ris->returned, ris->pattern_bytes);
+    plan_stream(ris->returned, ris->pattern_bytes, pattern);
+}
+
+/* Apply and tell when, and what the outputs hold now: not what was asked for. */
+static void apply(struct ris *ris, const uint8_t *pattern)
+{
+    uint32_t time_us = 0;
+    if (!latch(ris, pattern, &time_us)) {
+        refuse(ris, RIS_BAD_CHAIN);
+        return;
+    }
+    read_outputs(ris, ris->stream);
+    put32(payload(ris), time_us);
+    put32(payload(ris) + 4, crc32(0, ris->stream, ris->pattern_bytes));
+    done(ris, 8);
+}
+
+static void clear_outputs(struct ris *ris)
+{
+    uint32_t time_us;
+    memset(ris->returned, 0, ris->pattern_bytes);
+    memcpy(ris->stream, ris->returned, ris->pattern_bytes);
+    /* whether or not the chain answers: clearing is what is left to do when something is wrong */
+    ris->hal.exchange(ris->hal.self, ris->stream, ris->returned, ris->pattern_bytes);
+    time_us = ris->hal.latch(ris->hal.self);
+    (void)time_us;
+    ris->chain_bad = false;
+}
+
+/* ------------------------------------------------------------------------------------------------ commands */
+
+static void hello(struct ris *ris, const uint8_t *request)
+{
+    uint8_t *p = payload(ris);
+    uint32_t session = get32(request);
+    if (!ris->in_session || session != ris->session) {
+        ris->in_session = true;
+        ris->session = session;
+        ris->cleared = false;
+        ris->waits = false;
+        codebook_abort(&ris->book);
+    }
+    put32(p, session);
+    p[4] = RIS_VERSION_MAJOR;
+    p[5] = RIS_VERSION_MINOR;
+    p[6] = RIS_VERSION_PATCH;
+    p[7] = ris->config.phase_bits;
+    put16(p + 8, ris->config.rows);
+    put16(p + 10, ris->config.columns);
+    put16(p + 12, ris->book.capacity);
+    put16(p + 14, ris->book.count);
+    put32(p + 16, ris->book.crc);
+    put16(p + 20, RIS_CHUNK_MAX);
+    put32(p + 22, ris->config.serial);
+    put32(p + 26, ris->hal.clock_us(ris->hal.self));
+    p[30] = ris->config.reset_cause;
+    answer(ris, RIS_DONE | RIS_HELLO, 31);
+}
+
+static void readback(struct ris *ris)
+{
+    uint8_t *p = payload(ris);
+    if (ris->chain_bad) { /* the chain holds something else than the outputs */
+        refuse(ris, RIS_BAD_CHAIN);
+        return;
+    }
+    read_outputs(ris, p);
+    put32(p + ris->pattern_bytes, crc32(0, p, ris->pattern_bytes));
+    answer(ris, RIS_DONE | RIS_READBACK, (size_t)ris->pattern_bytes + 4u);
+}
+
+/* Payload that a command has; codebook chunks have more. */
+static size_t expected_size(const struct ris *ris, uint8_t command)
+{
+    switch (command) {
+    case RIS_HELLO:
+    case RIS_WATCHDOG:
+    case RIS_BOOK_CHUNK:
+        return 4;
+    case RIS_APPLY:
+    case RIS_QUEUE:
+        return ris->pattern_bytes;
+    case RIS_INDEX:
+        return 2;
+    case RIS_BOOK_BEGIN:
+        return 6;
+    default:
+        return 0;
+    }
+}
+
+static void serve(struct ris *ris, const uint8_t *data, size_t size, uint32_t now_us)
+{
+    const uint8_t *stored;
+    uint8_t *p = payload(ris);
+    size_t expected = expected_size(ris, ris->command);
+    bool chunk = ris->command == RIS_BOOK_CHUNK;
+    if (ris->command < RIS_HELLO || ris->command > RIS_RESET) {
+        refuse(ris, RIS_UNKNOWN);
+        return;
+    }
+    if (chunk ? size <= expected || size > expected + RIS_CHUNK_MAX : size != expected) {
+        refuse(ris, RIS_BAD_LENGTH);
+        return;
+    }
+    switch ((enum ris_command)ris->command) {
+    case RIS_HELLO:
+        hello(ris, data);
+        break;
+    case RIS_APPLY:
+        if (!plan_padded(data, size, ris->n_bits)) {
+            refuse(ris, RIS_BAD_PATTERN);
+            break;
+        }
+        put32(p, crc32(0, data, size));
+        answer(ris, RIS_QUEUED | RIS_APPLY, 4);
+        apply(ris, data);
+        break;
+    case RIS_QUEUE:
+        if (!plan_padded(data, size, ris->n_bits)) {
+            refuse(ris, RIS_BAD_PATTERN);
+            break;
+        }
+        memcpy(ris->waiting, data, size);
+        ris->waits = true;
+        put32(p, crc32(0, data, size));
+        finish(ris, RIS_QUEUED | RIS_QUEUE, 4);
+        break;
+    case RIS_TRIGGER:
+        if (!ris->waits) {
+            refuse(ris, RIS_NOTHING_WAITS);
+            break;
+        }
+        ris->waits = false;
+        apply(ris, ris->waiting);
+        break;
+    case RIS_INDEX:
+        stored = codebook_pattern(&ris->book, get16(data));
+        if (stored != NULL)
+            apply(ris, stored);
+        else
+            refuse(ris, RIS_BAD_INDEX);
+        break;
+    case RIS_BOOK_BEGIN:
+        settle(ris, codebook_begin(&ris->book, get16(data), get32(data + 2), now_us), 0);
+        break;
+    case RIS_BOOK_CHUNK: {
+        enum ris_error error =
+            codebook_chunk(&ris->book, get32(data), data + 4, (uint16_t)(size - 4u), now_us);
+        put32(p, ris->book.received);
+        settle(ris, error, 4);
+        break;
+    }
+    case RIS_BOOK_END: {
+        enum ris_error error = codebook_end(&ris->book);
+        put16(p, ris->book.count);
+        put32(p + 2, ris->book.crc);
+        settle(ris, error, 6);
+        break;
+    }
+    case RIS_BOOK_ABORT:
+        codebook_abort(&ris->book);
+        done(ris, 0);
+        break;
+    case RIS_READBACK:
+        readback(ris);
+        break;
+    case RIS_TIME:
+        put32(p, ris->hal.clock_us(ris->hal.self));
+        answer(ris, RIS_DONE | RIS_TIME, 4);
+        break;
+    case RIS_WATCHDOG:
+        if (get32(data) > WATCHDOG_MAX_MS) {
+            refuse(ris, RIS_BAD_VALUE);
+            break;
+        }
+        ris->watchdog_us = get32(data) * 1000u;
+        done(ris, 0);
+        break;
+    case RIS_RESET:
+        /* all of it is gone before the host hears so: what it sends next meets a fresh board */
+        clear_outputs(ris);
+        ris->in_session = false;
+        ris->waits = false;
+        codebook_abort(&ris->book);
+        ris->book.count = 0;
+        answer(ris, RIS_DONE | RIS_RESET, 0);
+        ris->hal.reset(ris->hal.self);
+        break;
+    }
+}
+
+/* Commands that change nothing are simply served again; of the others the reply is kept. */
+static bool harmless(uint8_t command)
+{
+    return command == RIS_READBACK || command == RIS_TIME;
+}
+
+static void take_frame(struct ris *ris, uint8_t *frame, size_t n, uint32_t now_us)
+{
+    n = cobs_decode(frame, n);
+    if (n == COBS_BROKEN || n < RIS_REQUEST_OVERHEAD) {
+        complain(ris, RIS_BAD_FRAME);
+        return;
+    }
+    uint16_t crc = get16(frame + n - 2);
+    if (crc16(CRC16_START, frame, n - 2) != crc) {
+        complain(ris, RIS_BAD_CRC);
+        return;
+    }
+    uint16_t seq = get16(frame + 1);
+    if (frame[0] != RIS_PROTOCOL) {
+        complain(ris, RIS_BAD_PROTOCOL);
+        return;
+    }
+    ris->heard_us = now_us;
+    ris->watching = true;
+    ris->seq = seq;
+    ris->command = frame[3];
+    if (ris->command != RIS_HELLO && !ris->in_session) {
+        payload(ris)[0] = ris->command;
+        payload(ris)[1] = RIS_NO_SESSION;
+        answer(ris, RIS_ERROR, 2);
+        return;
+    }
+    if (ris->command != RIS_HELLO) {
+        uint16_t ahead = (uint16_t)(seq - ris->last_seq);
+        bool again = ahead == 0 && crc == ris->last_crc;
+        if (again && !harmless(ris->command)) {
+            memcpy(payload(ris), ris->last_payload, ris->last_size);
+            answer(ris, ris->last_kind, ris->last_size);
+            return;
+        }
+        if (!again && (ahead == 0 || ahead >= 0x8000u)) {
+            payload(ris)[0] = ris->command;
+            payload(ris)[1] = RIS_STALE;
+            answer(ris, RIS_ERROR, 2);
+            return;
+        }
+    }
+    bool same_session = ris->in_session && ris->command == RIS_HELLO && n >= HEAD + 4u &&
+                        get32(frame + HEAD) == ris->session;
+    if (!same_session) { /* a HELLO that was late, or is repeated, must not turn the count back */
+        ris->last_seq = seq;
+        ris->last_crc = crc;
+    }
+    serve(ris, frame + HEAD, n - RIS_REQUEST_OVERHEAD, now_us);
+}
+
+/* ------------------------------------------------------------------------------------------------ outside */
+
+bool ris_init(struct ris *ris, const struct ris_config *config, const struct hal *hal, uint8_t *banks,
+              uint32_t bank_bytes, uint32_t now_us)
+{
+    uint32_t size = plan_bytes(config->rows, config->columns, config->phase_bits);
+    if (config->phase_bits < 1 || config->phase_bits > 3 || size == 0 || size > RIS_PATTERN_MAX)
+        return false;
+    memset(ris, 0, sizeof *ris);
+    ris->config = *config;
+    ris->hal = *hal;
+    ris->pattern_bytes = (uint16_t)size;
+    ris->n_bits = (uint32_t)config->rows * config->columns * config->phase_bits;
+    ris->heard_us = now_us;
+    codebook_init(&ris->book, banks, bank_bytes, ris->pattern_bytes, ris->n_bits);
+    clear_outputs(ris);
+    payload(ris)[0] = config->reset_cause;
+    answer(ris, RIS_BOOTED, 1);
+    return true;
+}
+
+void ris_feed(struct ris *ris, uint8_t byte, uint32_t now_us)
+{
+    if (byte != 0) {
+        if (ris->received < sizeof ris->rx)
+            ris->rx[ris->received++] = byte;
+        else
+            ris->overrun = true;
+        return;
+    }
+    /* The line is ready for the next frame before this one is answered. */
+    size_t n = ris->received;
+    bool overrun = ris->overrun;
+    ris->received = 0;
+    ris->overrun = false;
+    if (overrun)
+        complain(ris, RIS_TOO_LONG);
+    else if (n != 0) /* nothing between two zeros: somebody wanted a clean start */
+        take_frame(ris, ris->rx, n, now_us);
+}
+
+void ris_poll(struct ris *ris, uint32_t now_us)
+{
+    codebook_poll(&ris->book, now_us);
+    if (ris->watchdog_us != 0 && ris->watching && now_us - ris->heard_us > ris->watchdog_us) {
+        ris->watching = false;
+        ris->cleared = true;
+        clear_outputs(ris);
+    }
+}

@@ -1,0 +1,75 @@
+"""The ris595 firmware as a process of this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+
+from testbed.core.errors import InputError
+
+_GRACE_S = 2.0
+"""A child that saw the end of its line leaves within this time, or is killed."""
+
+
+def build(cache: Path) -> Path:
+    """Return the firmware built for this machine, in a folder of `cache` named after its sources."""
+    sources = Path(str(files("firmware_ctl") / "firmware"))
+    names = sorted(p for p in sources.rglob("*.[ch]") if "tests" not in p.parts)
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in names)).hexdigest()[:16]
+    binary = cache / f"ris595-{digest}"
+    if binary.exists():
+        return binary
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise InputError("the emulated ris595 board is its firmware built here: no C compiler (apt-get install gcc)")
+    cache.mkdir(parents=True, exist_ok=True)
+    fresh = cache / f"{binary.name}.{os.getpid()}"
+    parts = [p for p in names if p.suffix == ".c" and p.name != "avr.c"]
+    done = subprocess.run(
+        [compiler, "-std=c11", "-O2", "-o", fresh, *parts], capture_output=True, text=True, timeout=120, check=False
+    )
+    if done.returncode:
+        raise InputError(f"the ris595 firmware does not build: {(done.stderr.splitlines() or ['no reason given'])[0]}")
+    fresh.rename(binary)  # whoever comes second finds it whole
+    return binary
+
+
+class Firmware:
+    """The firmware as a child process, with its UART and its bench (`hal/host.c`) as sockets."""
+
+    def __init__(self, binary: Path, arguments: list[str]) -> None:
+        self.uart, far_uart = socket.socketpair()
+        self.bench, far_bench = socket.socketpair()
+        command = [binary, "--uart", str(far_uart.fileno()), "--bench", str(far_bench.fileno()), *arguments]
+        with far_uart, far_bench:  # the child alone holds the far ends: both see it when the other goes
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=(far_uart.fileno(), far_bench.fileno())
+            )
+
+    def close(self) -> None:
+        """End it: closed sockets are its sign to leave."""
+        for end in (self.uart, self.bench):
+            # wakes whoever reads it here
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it has left already
+            end.close()
+        try:
+            self.process.wait(timeout=_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(timeout=_GRACE_S)
+
+
+def received(end: socket.socket, at_most: int = 65536) -> bytes:
+    """Return what came in, nothing at its end."""
+    try:
+        return end.recv(at_most)
+    except OSError:
+        return b""
