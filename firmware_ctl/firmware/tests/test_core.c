@@ -38,6 +38,7 @@ static struct {
     unsigned latches, resets;
     uint32_t now_us, clock_us;
     uint8_t broken; /* what the wire from the end of the chain flips */
+    bool stuck;     /* the outputs do not follow the latch */
     struct reply replies[REPLIES];
     size_t n_replies;
     uint8_t rx_left; /* bytes that the core still held when it replied */
@@ -76,7 +77,8 @@ static uint32_t paper_latch(void *self)
 {
     (void)self;
     board.latches++;
-    memcpy(board.output, board.chain, N);
+    if (!board.stuck)
+        memcpy(board.output, board.chain, N);
     return board.clock_us;
 }
 
@@ -195,11 +197,12 @@ static void test_cobs(void)
         for (size_t i = 0; i < n; i++)
             data[i] = (uint8_t)(i % 255u + 1u);
         size_t m = cobs_encode(data, n, coded);
+        CHECK(m == n + 2 + (n == 0 ? 0 : (n - 1) / 254)); /* no run more than needed */
         CHECK(m <= COBS_MAX(n));
         CHECK(cobs_decode(coded, m - 1) == n);
         CHECK(memcmp(coded, data, n) == 0);
     }
-    uint8_t broken[] = {5, 1, 2};
+    uint8_t broken[] = {4, 1, 2}; /* one byte short */
     CHECK(cobs_decode(broken, sizeof broken) == COBS_BROKEN);
     CHECK(cobs_decode(broken, 0) == COBS_BROKEN);
 }
@@ -353,7 +356,7 @@ static bool book_holds(uint16_t seq, const uint8_t *pattern)
 
 static void test_codebook(void)
 {
-    uint8_t old[2 * N], new[3 * N];
+    uint8_t old[2 * N], new[3 * N], full[RIS_CHUNK_MAX + 1];
     const uint8_t beyond[2] = {2, 0};
     uint16_t seq = 2;
     power_up();
@@ -392,7 +395,10 @@ static void test_codebook(void)
     board.now_us += CODEBOOK_TIMEOUT_US;
     ris_poll(&board.ris, board.now_us);
     chunk(seq++, 0, new, 2 * N);
-    board.now_us += CODEBOOK_TIMEOUT_US + 1;
+    board.now_us += CODEBOOK_TIMEOUT_US; /* the time is that since the last chunk, not since the beginning */
+    ris_poll(&board.ris, board.now_us);
+    CHECK(board.ris.book.uploading);
+    board.now_us += 1;
     ris_poll(&board.ris, board.now_us);
     CHECK(refused(chunk(seq++, 2 * N, new + 2 * N, N), RIS_NO_UPLOAD) && book_holds(seq++, old + N));
 
@@ -403,6 +409,10 @@ static void test_codebook(void)
     seq = begin(seq, 1, 0);
     CHECK(refused(chunk(seq++, 0, new, N + 1), RIS_BAD_OFFSET));
     CHECK(refused(chunk(seq++, 0, new, 0), RIS_BAD_LENGTH));
+    seq = begin(seq, 4, 0); /* one byte more than a frame may carry */
+    memset(full, 0, sizeof full);
+    CHECK(refused(chunk(seq++, 0, full, sizeof full), RIS_BAD_LENGTH));
+    CHECK(chunk(seq++, 0, full, sizeof full - 1)->kind != RIS_ERROR);
 
     seq = begin(seq, 3, crc32(0, new, 3 * N));
     chunk(seq++, 0, new, 3 * N);
@@ -425,6 +435,19 @@ static void test_a_broken_chain_latches_nothing(void)
     board.broken = 0;
     CHECK(request(5, RIS_APPLY, second, N)->kind != RIS_ERROR && outputs_hold(second));
     CHECK(request(6, RIS_READBACK, NULL, 0)->kind != RIS_ERROR);
+}
+
+static void test_the_reply_tells_what_the_outputs_hold(void)
+{
+    uint8_t first[N], second[N];
+    power_up();
+    greet(1);
+    fill(first, 1);
+    fill(second, 2);
+    request(2, RIS_APPLY, first, N);
+    board.stuck = true;
+    CHECK(word(request(3, RIS_APPLY, second, N)->payload + 4) == crc32(0, first, N));
+    CHECK(memcmp(request(4, RIS_READBACK, NULL, 0)->payload, first, N) == 0);
 }
 
 static void test_watchdog(void)
@@ -577,6 +600,7 @@ int main(void)
     test_queue_and_trigger();
     test_codebook();
     test_a_broken_chain_latches_nothing();
+    test_the_reply_tells_what_the_outputs_hold();
     test_watchdog();
     test_reset();
     test_frames_that_cannot_be_read();
