@@ -80,7 +80,11 @@ def reply(frame: bytes) -> Reply | None:
         body = cobs.decode(frame)
     except cobs.DecodeError:
         return None
-    if len(body) < 7 or body[0] != PROTOCOL or binascii.crc_hqx(body[:-2], 0xFFFF) != int.from_bytes(body[-2:], "little"):
+    if (
+        len(body) < 7
+        or body[0] != PROTOCOL
+        or binascii.crc_hqx(body[:-2], 0xFFFF) != int.from_bytes(body[-2:], "little")
+    ):
         return None
     _, seq, kind, flags = struct.unpack_from("<BHBB", body)
     return Reply(seq, kind, flags, body[5:-2])

@@ -207,9 +207,13 @@ class Ris595(Board):
         before = self._geometry()
         self._hello(deadline_s)
         if self._geometry() != before:
-            raise DeviceError(self.name, operation, self.state, f"another board answers: {self._geometry()}, was {before}")
+            raise DeviceError(
+                self.name, operation, self.state, f"another board answers: {self._geometry()}, was {before}"
+            )
         if not anew:
-            raise DeviceError(self.name, operation, self.state, "the board started anew: queue, codebook and upload are lost")
+            raise DeviceError(
+                self.name, operation, self.state, "the board started anew: queue, codebook and upload are lost"
+            )
 
     def _ask(self, operation: str, command: Command, payload: bytes, deadline_s: float) -> Reply:
         """Send one request until it is answered under its sequence number; raises what the board refuses."""

@@ -15,10 +15,9 @@ from msgspec import Meta, Struct
 
 from sim_backend.emulators._ris595_firmware import Firmware, build, received
 from sim_backend.emulators.pty_line import LineFaults, PtyLine
-from sim_backend.link import Link, OffAir, link_for
-from sim_backend.messages import Apply, Hang, Now
+from sim_backend.emulators.surface_port import SurfacePort
 from sim_backend.ticks import TICKS_PER_S
-from testbed.core.errors import DeviceError, InputError
+from testbed.core.errors import InputError
 from testbed.core.types import U8
 from testbed.core.world import DriverContext
 
@@ -54,8 +53,7 @@ class EmulatedRis595:
         self.name, self._options = name, o
         self._n_bytes = (o.rows * o.columns * o.phase_bits + 7) // 8
         self._outputs = np.zeros((o.rows, o.columns), np.uint8)
-        self._context = context
-        self._link: Link | None = None
+        self._surface = SurfacePort(name, context, (o.rows, o.columns), o.phase_bits)
         arguments = ["--rows", o.rows, "--columns", o.columns, "--phase-bits", o.phase_bits, "--serial", o.serial,
                      "--codebook", o.codebook, "--fault", o.fault]  # fmt: skip
         self._firmware = Firmware(build(context.state_dir.parent / "firmware"), [str(a) for a in arguments])
@@ -83,8 +81,7 @@ class EmulatedRis595:
         self._firmware.close()
         for thread in self._threads:
             thread.join(timeout=_GRACE_S)
-        if self._link is not None:
-            self._link.leave("closed")
+        self._surface.close()
 
     # ---------------------------------------------------------------- threads
 
@@ -104,7 +101,7 @@ class EmulatedRis595:
                     chain += more
                 ticks = self._latch(chain)
             else:
-                ticks = self._now()
+                ticks = self._surface.now()
             try:
                 bench.sendall((ticks * 1_000_000 // TICKS_PER_S % 2**32).to_bytes(4, "little"))
             except OSError:
@@ -117,29 +114,4 @@ class EmulatedRis595:
         bits = np.unpackbits(np.frombuffer(chain, np.uint8))[::-1][: o.rows * o.columns * o.phase_bits]
         weights = 1 << np.arange(o.phase_bits - 1, -1, -1)
         self._outputs = (bits.reshape(o.rows, o.columns, o.phase_bits) @ weights).astype(np.uint8)
-        return self._ask(lambda link: Apply(id=link.next_id(), session=link.session, latency=0), self._outputs)
-
-    def _now(self) -> int:
-        return self._ask(lambda link: Now(id=link.next_id(), session=link.session))
-
-    def _ask(self, request: Any, payload: Any = None) -> int:
-        """Ask the air, and introduce the board to it first where it is not known there; 0 where there is none yet."""
-        for _ in range(2):
-            try:
-                if self._link is None:
-                    self._link = self._attached()
-                reply, _ = self._link.ask(request(self._link), "open", payload)
-                return int(reply.now if payload is None else reply.time)
-            except OffAir:
-                self._link = None
-            except DeviceError:
-                break
-        return 0
-
-    def _attached(self) -> Link:
-        link = link_for(self.name, self._context)
-        o = self._options
-        link.attach("board", "open")
-        hang = Hang(id=link.next_id(), session=link.session, rows=o.rows, columns=o.columns, phase_bits=o.phase_bits)
-        link.ask(hang, "open")
-        return link
+        return self._surface.latch(self._outputs)

@@ -1,0 +1,57 @@
+"""Where an emulated board's outputs meet the simulated air's surface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sim_backend.link import Link, OffAir, link_for
+from sim_backend.messages import Apply, Hang, Now
+from testbed.core.errors import DeviceError
+from testbed.core.types import U8
+from testbed.core.world import DriverContext
+
+
+class SurfacePort:
+    """The board's place in the air. Before the air is served, and after its end, nothing is reflected and time is 0."""
+
+    def __init__(self, name: str, context: DriverContext, shape: tuple[int, int], phase_bits: int) -> None:
+        self._name, self._context, self._shape, self._phase_bits = name, context, shape, phase_bits
+        self._link: Link | None = None
+
+    def latch(self, levels: U8) -> int:
+        """Reflect by (row, column) levels from now on; return the tick of the first sample that sees them."""
+        return self._ask(lambda link: Apply(id=link.next_id(), session=link.session, latency=0), levels.tobytes())
+
+    def now(self) -> int:
+        """Return the air's time in ticks."""
+        return self._ask(lambda link: Now(id=link.next_id(), session=link.session))
+
+    def close(self) -> None:
+        if self._link is not None:
+            self._link.leave("closed")
+
+    def _ask(self, request: Callable[[Link], Any], payload: bytes | None = None) -> int:
+        for _ in range(2):
+            try:
+                if self._link is None:
+                    self._link = self._attached()
+                reply, _ = self._link.ask(request(self._link), "open", payload)
+                return reply.now if payload is None else reply.time
+            except OffAir:  # the air was started anew
+                self._link = None
+            except DeviceError:
+                break
+        return 0
+
+    def _attached(self) -> Link:
+        link = link_for(self._name, self._context)
+        (rows, columns), bits = self._shape, self._phase_bits
+        try:
+            link.attach("board", "open")
+            hang = Hang(id=link.next_id(), session=link.session, rows=rows, columns=columns, phase_bits=bits)
+            link.ask(hang, "open")
+        except BaseException:
+            link.leave("open")
+            raise
+        return link
