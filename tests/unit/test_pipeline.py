@@ -225,8 +225,8 @@ def test_a_reconciler_that_leaves_an_error_is_caught_by_the_tag(monkeypatch):
     k = chain()
     honest = k.reconcile.bob
 
-    def careless(values, rate, rng):
-        outcome = yield from honest(values, rate, rng)
+    def careless(evidence, rng):
+        outcome = yield from honest(evidence, rng)
         wrong = outcome.values.copy()
         wrong[17] ^= 1
         return replace(outcome, values=wrong)
