@@ -30,8 +30,8 @@ _OPEN_S = 3.0
 class OpenSourceRisOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The keys of `options` in its lab table."""
 
-    uri: str
-    """The port, such as /dev/ttyUSB0."""
+    uri: str | None = None
+    """The port, such as /dev/ttyUSB0; to be given unless the lab emulates the board."""
     baud: Annotated[int, Meta(gt=0)] = 115200
     verify: bool = True
     """Read every pattern back; without, an `#OK` that is late or doubled may be taken for the next one's."""
@@ -53,6 +53,9 @@ class OpenSourceRis(Board):
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)
         self._options = driver_options(options, OpenSourceRisOptions, name)
+        if self._options.uri is None:
+            table = f"[node.{name}.options]"
+            raise DeviceError(name, "open", "closed", f'say which port in {table}: uri = "/dev/ttyUSB0"')
         self._link = SerialLink(name, self._options.uri, self._options.baud)
         self._suspect = True
         """Replies of the past may still come."""

@@ -49,6 +49,7 @@ class EmulatedOpenSourceRis:
         self.outputs: U8 = np.zeros((16, 16), np.uint8)
         self.faults_met: dict[str, int] = {}
         self.commands: list[bytes] = []
+        self.fault_probability = o.fault_probability
         self._armed: list[str] = []
         self._rng = generator(context.seed, name, "board faults")
         self._buffer = b""
@@ -85,7 +86,7 @@ class EmulatedOpenSourceRis:
         self.commands.append(command)
         del self.commands[:-1000]
         fault = self._armed.pop(0) if self._armed else ""
-        if not fault and self._rng.random() < self._options.fault_probability:
+        if not fault and self._rng.random() < self.fault_probability:
             fault = str(self._rng.choice(FAULTS))
         if fault:
             self.faults_met[fault] = self.faults_met.get(fault, 0) + 1
@@ -125,7 +126,7 @@ class EmulatedOpenSourceRis:
         if command == b"?Pattern":
             return b"#0X" + np.packbits(self.outputs).tobytes().hex().upper().encode() + b"\n"
         if command == b"?Vext":
-            # the firmware prints whole volts and hundredths apart, and rounds the latter alone
+            # whole volts and hundredths are printed apart: 9.999 V reads 09.90
             whole, hundredths = int(self._options.vext_v), int(self._options.vext_v % 1 * 1000) // 10
             if self._options.vext_v % 1 >= 0.995:
                 hundredths = 90

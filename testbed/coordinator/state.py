@@ -624,7 +624,7 @@ class CoordinatorState:
         return None
 
     def _make_scheduler(self) -> None:
-        self._timed = all(n.hello.timed for n in self.nodes.values() if n.hello)
+        self._timed = all(n.hello.timed for n in self.nodes.values() if n.hello and n.role != "ris")
         self._ahead = self._ahead and self._timed
         hellos = [n.hello for n in self.nodes.values() if n.hello]
         turnaround_s = max((h.turnaround_s for h in hellos), default=0.0)
@@ -744,7 +744,11 @@ class CoordinatorState:
         ris = self._name("ris")
         if self._scheduler is None or ris is None or ris not in self._scheduler.clocks:
             return [Note("unexpected_pattern", {"digest": body.digest, "round": body.round})]
-        latched_s = self._scheduler.reference_s(ris, body.device_time_s)
+        hello = self.nodes[ris].hello
+        if hello is not None and hello.timed:
+            latched_s = self._scheduler.reference_s(ris, body.device_time_s)
+        else:  # its clock is the host's, which says nothing of the air's: patterns are asked for between rounds
+            latched_s = self._last_end_s
         for r in self._flying():
             during = r.start_s < latched_s < r.end_s if self._timed else r is self._round
             if r.surface is not None and during:

@@ -21,10 +21,9 @@ def campaign(folder: Path, n: int, probability: float) -> None:
     rng = np.random.default_rng(4)
     refused = wrong = 0
     slowest_s, timeout_s = 0.0, 2.0
-    with closing(EmulatedOpenSourceRis("ris", context, fault_probability=probability)) as twin:
-        twin._options = type(twin._options)()  # healthy while the driver opens
+    with closing(EmulatedOpenSourceRis("ris", context)) as twin:
         with OpenSourceRis("ris", context, uri=twin.uri) as board:
-            twin._options = type(twin._options)(fault_probability=probability)
+            twin.fault_probability = probability
             for _ in range(n):
                 wanted = SurfacePattern(rng.integers(0, 2, (16, 16), dtype=np.uint8), 1)
                 begin_s = time.monotonic()
@@ -34,7 +33,7 @@ def campaign(folder: Path, n: int, probability: float) -> None:
                 except DeviceError:
                     refused += 1
                 slowest_s = max(slowest_s, time.monotonic() - begin_s)
-            twin._options = type(twin._options)()
+            twin.fault_probability = 0.0
             board.apply(wanted)
             np.testing.assert_array_equal(twin.outputs, wanted.levels)
         print(f"{n} commands, {twin.faults_met}, refused {refused}, wrong {wrong}, slowest {slowest_s:.2f} s")
