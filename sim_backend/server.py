@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import secrets
 import signal
@@ -27,6 +28,8 @@ from testbed.core.identity import Identity, secure, start_authenticator
 from testbed.core.types import F64, SurfacePattern
 from testbed.core.world import DriverContext, World
 
+_EMULATORS = {"pluto": "pluto:EmulatedPluto", "opensourceris": "opensourceris:EmulatedOpenSourceRis"}
+"""Driver → module of `emulators` and class of its twin."""
 _LOOK_UP_S = 0.05
 """How often the loop looks whether it was asked to stop."""
 
@@ -76,12 +79,10 @@ class SimWorld(World):
 
     @staticmethod
     def emulate(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Any:
-        from sim_backend.emulators.pluto import EmulatedPluto
-
-        emulators = {"pluto": EmulatedPluto}
-        if driver not in emulators:
-            raise InputError(f"no emulator for driver {driver!r}; accepted: {', '.join(emulators)}")
-        return emulators[driver](name, context, **options)
+        if driver not in _EMULATORS:
+            raise InputError(f"no emulator for driver {driver!r}; accepted: {', '.join(_EMULATORS)}")
+        module, _, kind = _EMULATORS[driver].partition(":")
+        return getattr(importlib.import_module(f"sim_backend.emulators.{module}"), kind)(name, context, **options)
 
 
 def serve(

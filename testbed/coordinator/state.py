@@ -624,8 +624,9 @@ class CoordinatorState:
         return None
 
     def _make_scheduler(self) -> None:
-        self._timed = all(n.hello.timed for n in self.nodes.values() if n.hello)
-        self._ahead = self._ahead and self._timed
+        self._timed = all(n.hello.timed for n in self.nodes.values() if n.hello and n.role != "ris")
+        # a board that cannot say when it latched must not be asked to while a round may still be captured
+        self._ahead = self._ahead and all(n.hello.timed for n in self.nodes.values() if n.hello)
         hellos = [n.hello for n in self.nodes.values() if n.hello]
         turnaround_s = max((h.turnaround_s for h in hellos), default=0.0)
         if not self.virtual:  # in virtual time the air waits for the host
@@ -744,9 +745,14 @@ class CoordinatorState:
         ris = self._name("ris")
         if self._scheduler is None or ris is None or ris not in self._scheduler.clocks:
             return [Note("unexpected_pattern", {"digest": body.digest, "round": body.round})]
-        latched_s = self._scheduler.reference_s(ris, body.device_time_s)
+        hello = self.nodes[ris].hello
+        timed = hello is not None and hello.timed
+        if timed:
+            latched_s = self._scheduler.reference_s(ris, body.device_time_s)
+        else:  # its clock is the host's, which says nothing of the air's: patterns are asked for between rounds
+            latched_s = self._last_end_s
         for r in self._flying():
-            during = r.start_s < latched_s < r.end_s if self._timed else r is self._round
+            during = r.start_s < latched_s < r.end_s if self._timed and timed else r is self._round
             if r.surface is not None and during:
                 r.spoilt = r.spoilt or Reject.SURFACE_CHANGED
         if self._surface_wait is None or body.digest != self._surface_wait[0]:

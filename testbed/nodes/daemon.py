@@ -204,7 +204,11 @@ class NodeDaemon:
     def _greet(self) -> None:
         surface: dict[str, Any] = {}
         if isinstance(self._device, Board):
-            surface = {"surface_shape": self._device.shape, "phase_bits": self._device.phase_bits}
+            surface = {
+                "surface_shape": self._device.shape,
+                "phase_bits": self._device.phase_bits,
+                "timed": self._device.capabilities.timed,
+            }
         else:
             caps = self._device.capabilities
             surface = {"timed": caps.timed, "turnaround_s": caps.turnaround_s}

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from firmware_ctl.radios import usrp
+from sim_backend.emulators.opensourceris import EmulatedOpenSourceRis
 from sim_backend.emulators.uhd_standin import Device, UhdStandIn
 from sim_backend.local import world_in_thread
 from testbed.core.config import Multipath, PlacedNode, PlacedSurface, Scene
@@ -125,6 +126,16 @@ def sim_board(state_dir: Path) -> Iterator[Board]:
         yield board
 
 
+@contextmanager
+def opensourceris_board(state_dir: Path) -> Iterator[Board]:
+    """Through pyserial on the pty of its twin, whose pattern is on the air."""
+    with world_in_thread(SIM_SCENE, seed=11) as endpoint, ExitStack() as stack:
+        context = DriverContext(seed=5, world=endpoint, identity=None, state_dir=state_dir)
+        twin = EmulatedOpenSourceRis("ris", context)
+        stack.callback(twin.close)
+        yield stack.enter_context(load_driver("boards", "opensourceris")("ris", context, uri=twin.uri))
+
+
 # driver → variant → bench
 RADIO_BENCHES: dict[str, dict[str, Callable[[Path], Any]]] = {
     "sim": {
@@ -135,4 +146,4 @@ RADIO_BENCHES: dict[str, dict[str, Callable[[Path], Any]]] = {
     "pluto": {"libiio": pluto_radios},
     "usrp": {"stand-in": usrp_radios},
 }
-BOARD_BENCHES: dict[str, Callable[[Path], Any]] = {"sim": sim_board}
+BOARD_BENCHES: dict[str, Callable[[Path], Any]] = {"sim": sim_board, "opensourceris": opensourceris_board}

@@ -600,6 +600,21 @@ def test_answers_nobody_asked_for_are_noted_not_fatal(body: Any) -> None:
     assert stage.state.phase == "joining"
 
 
+def test_the_clock_of_an_untimed_board_says_nothing_of_the_air() -> None:
+    def host_time(node: str, body: Any) -> list[Any] | None:
+        answers = stage.usual(node, body)
+        return [msgspec.structs.replace(a, device_time_s=9e5) if isinstance(a, m.Applied) else a for a in answers]
+
+    stage = Stage(host_time)
+    for name, node in stage.state.nodes.items():
+        shape = {"surface_shape": (2, 2), "phase_bits": 1, "timed": False} if name == "ris" else {}
+        hello = m.Hello(role=node.role, identity={}, pid=1, discussion_port=1, transcript_port=2, **shape)  # type: ignore[arg-type]
+        stage.take(stage.says(name, hello))
+    assert stage.rounds
+    assert all(r.reason is None for r in stage.rounds)
+    assert max(r.start_s for r in stage.rounds) < 1e3
+
+
 @pytest.mark.parametrize("pace", ["virtual", "wall", None])
 def test_the_schedule_is_as_wide_as_the_doctor_measured(pace: str | None) -> None:
     """Slots: the host's turn-around only where time passes while the host works; the guard six spreads everywhere."""

@@ -21,3 +21,10 @@ def test_a_run_without_timing_measures_the_same_channel_at_both_ends(tmp_path: P
     assert s["pairs_kept"] > 55
     assert s["csi_correlation_ab"] > 0.9
     assert s["probing_s"] > 2.9  # Bob walked for three seconds of the world's
+
+
+def test_a_board_on_a_serial_line_steers_the_simulated_surface(tmp_path: Path) -> None:
+    plan = msgspec.structs.replace(config.load_experiment("static_room"), rounds=30)
+    s = launch.run(plan, config.load_lab("wire_ris"), "wire_ris", tmp_path / "run").summary
+    assert s["pairs_kept"] > 27
+    assert s["csi_correlation_ab"] > 0.9  # nothing but the surface changes: without it, there is only noise

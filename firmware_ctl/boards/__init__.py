@@ -1,0 +1,1 @@
+"""Drivers of surface controller boards, one file a board."""
