@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,12 @@ from testbed.core.world import DriverContext
 
 _HASTE = 50
 """How often "now" is asked for anew when it was over before the answer could be used."""
+
+
+_LEAD_S = 0.5e-3
+"""On the wall clock, how far ahead of now a transmission is ordered that was too late without …"""
+_LONGEST_LEAD_S = 64e-3
+"""… and at most, after several that were too late still."""
 
 
 class SimRadio(Radio):
@@ -119,12 +126,18 @@ class SimRadio(Radio):
 
     def _transmit(self, block: IqBlock, at_s: float | None, cyclic: bool) -> None:
         if at_s is not None:
-            return self._transmit_at(self._clock.world_ticks(at_s), block, cyclic, at_s)
+            self._transmit_at(self._clock.world_ticks(at_s), block, cyclic, at_s)
+            return
+        lead_s = 0.0
         for _ in range(_HASTE):
             try:
-                return self._transmit_at(self._now(), block, cyclic, at_s)
+                self._transmit_at(self._now() + to_ticks(lead_s), block, cyclic, at_s)
+                time.sleep(lead_s)  # on the air when this returns
+                return
             except LateTransmit:
-                pass  # somebody's reception has let time pass since
+                # Somebody's reception has let time pass since. Where it passes by itself it always has: aim ahead.
+                if self._time_runs:
+                    lead_s = min(max(2 * lead_s, _LEAD_S), _LONGEST_LEAD_S)
         raise DeviceError(self.name, "transmit", self.state, f"time passed between question and order {_HASTE} times")
 
     def _transmit_at(self, start: int, block: IqBlock, cyclic: bool, at_s: float | None) -> None:

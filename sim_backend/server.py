@@ -281,7 +281,7 @@ class _Server:
                 self._waiting.append(_Waiting(route, request, name, end, now + request.timeout_s))
                 return None
             case m.Silence():
-                air.silence(name)
+                air.silence(name, request.repeated_only)
             case m.Hang():
                 air.hang(name, (request.rows, request.columns), request.phase_bits)
             case m.Apply():

@@ -1,0 +1,80 @@
+"""Emulated Plutos through the real libiio, without this project's driver: what a program of anybody's may do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from plutos import emulated
+
+pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
+
+RATE_HZ = 4_000_000
+N = 4096
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Any, Any]]:
+    """Alice and Bob on one carrier, receivers at a fixed gain."""
+    import adi
+
+    with emulated() as devices:
+        radios = []
+        for device in devices:
+            sdr = adi.Pluto(uri=device.uri)
+            sdr.sample_rate, sdr.rx_lo, sdr.tx_lo = RATE_HZ, int(2.4e9), int(2.4e9)
+            sdr.gain_control_mode_chan0, sdr.rx_hardwaregain_chan0, sdr.tx_hardwaregain_chan0 = "manual", 40, 0
+            sdr.rx_buffer_size = N
+            sdr._rxadc.set_kernel_buffers_count(1)
+            radios.append(sdr)
+        yield radios[0], radios[1]
+        for sdr in radios:
+            sdr.rx_destroy_buffer()
+            sdr.tx_destroy_buffer()
+
+
+def tone(turns: int) -> np.ndarray:
+    return 2**14 * np.exp(2j * np.pi * turns * np.arange(N) / N)
+
+
+def strongest(samples: np.ndarray) -> int:
+    return int(np.argmax(np.abs(np.fft.fft(samples))))
+
+
+def power_db(samples: np.ndarray) -> float:
+    return 10 * float(np.log10(np.mean(np.abs(samples) ** 2)))
+
+
+def test_blocks_that_are_sent_once_are_heard_once(pair: tuple[Any, Any]) -> None:
+    alice, bob = pair
+    alice.tx_cyclic_buffer = False
+    for turns in (100, 900):
+        alice.tx(tone(turns))
+        loud, quiet = bob.rx(), bob.rx()
+        bob.rx_destroy_buffer()  # what it holds is from before the next block
+        assert strongest(loud) == turns
+        assert power_db(quiet) < power_db(loud) - 30  # the carrier's leak is left
+    alice.tx(tone(200))
+    alice.tx(tone(300))  # queued behind it
+    assert [strongest(bob.rx()) for _ in range(2)] == [200, 300]
+
+
+def test_tones_are_heard_only_while_no_buffer_is_open(pair: tuple[Any, Any]) -> None:
+    import iio
+
+    alice, bob = pair
+    for i in range(2):
+        alice._txdac.find_channel(f"voltage{i}", True).enabled = True
+    alice.dds_single_tone(500_000, 0.5)
+    at = round(500_000 / RATE_HZ * N)
+    assert strongest(bob.rx()) == at
+    buffer = iio.Buffer(alice._txdac, N, False)  # alice.tx() would turn the tones off
+    buffer.write(bytearray(tone(900).view(float).astype("<i2").tobytes()))
+    buffer.push()
+    loud, quiet = bob.rx(), bob.rx()
+    assert strongest(loud) == 900
+    assert power_db(quiet) < power_db(loud) - 30
+    del buffer
+    assert strongest(bob.rx()) == at
