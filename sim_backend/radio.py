@@ -37,6 +37,7 @@ class SimRadio(Radio):
         super().__init__(name)
         self._options = driver_options(options, RadioOptions, name)
         self._seed = context.seed
+        self._timed = self._options.timed
         self._clock = device_clock(name, self._options, context.seed)
         self._front: FrontEnd | None = None
         self._world_seed = -1
@@ -59,7 +60,7 @@ class SimRadio(Radio):
     @property
     def capabilities(self) -> RadioCapabilities:
         return RadioCapabilities(
-            timed=self._options.timed,
+            timed=self._timed,
             n_antennas=1,
             sample_rate_hz=(0.2e6, 61.44e6),
             carrier_hz=(70e6, 6e9),
@@ -67,6 +68,11 @@ class SimRadio(Radio):
             rx_gain_db=(0.0, 70.0),
             turnaround_s=self._options.turnaround_s,
         )
+
+    def use_timing(self, timed: bool) -> None:
+        if timed and not self._options.timed:
+            super().use_timing(timed)
+        self._timed = timed
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -111,12 +117,12 @@ class SimRadio(Radio):
             carrier_hz=settings.carrier_hz,
             sample_rate_hz=settings.sample_rate_hz,
             turnaround_s=self._options.turnaround_s,
-            free=not self._options.timed,
+            free=not self._timed,
         )
         return self._link.ask(request, self.state)[0]
 
     def _do_transmit(self, block: IqBlock, at_s: float | None) -> None:
-        cyclic = not self._options.timed
+        cyclic = not self._timed
         try:
             self._transmit(block, at_s, cyclic)
         except NewWorld as exc:

@@ -81,6 +81,20 @@ class Radio(ABC):
     def idle_until(self, time_s: float) -> None:
         """Promise not to transmit before device time `time_s`. Simulated air waits for this; real air does not care."""
 
+    def use_timing(self, timed: bool) -> None:
+        """Choose, before `configure`, whether samples are timed; `capabilities` then say what was chosen.
+
+        A radio that can time its samples must be able to go without beside one that cannot: it then repeats what it
+        sends until `silence()`. Raises DeviceError where it does not; nothing has changed then.
+        """
+        if timed != self.capabilities.timed:
+            detail = (
+                "this radio cannot time its samples"
+                if timed
+                else "this radio cannot repeat what it sends, as it must beside radios that cannot time their samples"
+            )
+            raise DeviceError(self.name, "use_timing", self.state, detail)
+
     def identity(self) -> dict[str, Any]:
         """Return driver, serial number and firmware version for the run's provenance."""
         return {"driver": type(self).__name__}

@@ -332,6 +332,7 @@ class NodeDaemon:
             tx_gain_db=self.place.tx_gain_db,
             rx_gain_db=self.place.rx_gain_db,
         )
+        self._device.use_timing(body.timed)
         accepted = self._device.configure(settings)
         self._settings, self._radio_failed, self._part = settings, False, _Part(-1)
         sounder = registry.make_stage("probing", body.probing.waveform, body.probing.waveform_options)

@@ -242,6 +242,16 @@ def test_the_command_line_speaks_json_and_exit_codes(tmp_path: Path) -> None:
     assert summary["keys_mismatched"] == 0
 
 
+def test_a_run_that_keeps_nothing_is_a_failed_run(tmp_path: Path) -> None:
+    text = config.find(config.Lab, "sim").read_text(encoding="utf-8")
+    lab = tmp_path / "deaf.toml"
+    lab.write_text(text.replace("tx_gain_db = -6.0", "tx_gain_db = -80.0"))
+    done = cli("run", "mobile_room", "--lab", str(lab), "--rounds", "5", "--json", "--out", str(tmp_path / "runs"))
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["pairs_kept"] == 0
+    assert "run failed: no round of 5 was kept: 5 no_preamble" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
