@@ -160,6 +160,8 @@ class EmulatedPluto:
         """What the open cyclic buffer repeats."""
         self._tx_used = False
         self._agc_db = 71.0
+        self._profiles: dict[tuple[str, int], str] = {}
+        """(local oscillator, number) → frequency that was stored there."""
         self._closed = False
         self._can = np.zeros((0, 2), "<i2")
         drawn_ppm = float(generator(context.seed, name, "crystal").uniform(-10, 10))
@@ -198,8 +200,18 @@ class EmulatedPluto:
         device, file = key
         if file.endswith(("_available", "_rssi", "_input", "_raw_available", "path_rates", "data_available")):
             raise OSError(errno.EACCES, "read only")
-        if device == XADC or (device == PHY and file.endswith(("_raw", "_scale", "_offset"))):
+        if device in (PHY, XADC) and file.endswith(("_raw", "_scale", "_offset")):
             raise OSError(errno.EACCES, "read only")
+        if self.tree.refusals.get(key) in (errno.ENODEV, errno.EAGAIN):
+            raise OSError(self.tree.refusals[key], "not there")
+        # all channels of a kind share the list of what they accept
+        accepted = self.tree.values.get((device, file.replace("voltage0_", "voltage_") + "_available"), "[").split()
+        if (
+            not accepted[0].startswith("[")
+            and key not in RATE_FILES
+            and value.split()[:1] not in ([a] for a in accepted)
+        ):
+            raise OSError(errno.EINVAL, value)
         if key in RATE_FILES:
             self._set_rate(_whole(value))
         elif file.endswith("_LO_frequency"):
@@ -214,21 +226,36 @@ class EmulatedPluto:
         elif key == (PHY, "out_voltage0_hardwaregain"):
             self._set_tx_gain(_within(_number(value), -89.75, 0.0))
         elif file == "in_voltage0_gain_control_mode":
-            if value not in ("manual", "fast_attack", "slow_attack", "hybrid"):
-                raise OSError(errno.EINVAL, value)
             self.tree.values[key] = value
             self._changed("rx")
-        elif file.endswith(("_rf_bandwidth", "_powerdown", "_fir_en")) or device == DAC:
+        elif file.endswith(("_rf_bandwidth", "_powerdown", "_fir_en")) or (device == DAC and "/" not in file):
             number = _number(value)
-            self.tree.values[key] = f"{number:.6f}" if file.endswith("_scale") else str(round(number))
+            fraction = file.endswith(("_scale", "_calibscale", "_calibphase"))
+            self.tree.values[key] = f"{number:.6f}" if fraction else str(round(number))
             if file.endswith("_fir_en"):
                 for other in ("in_voltage_filter_fir_en", "out_voltage_filter_fir_en", "in_out_voltage_filter_fir_en"):
                     self.tree.values[PHY, other] = str(round(number))
             if device == DAC or "TX_LO" in file:
                 self._changed("tx")
+        elif "_LO_fastlock_" in file:
+            self._fastlock(key, value)
         elif file == "filter_fir_config":
             self.tree.values[key] = _filter_summary(value)
         else:
+            self.tree.values[key] = value
+
+    def _fastlock(self, key: Key, value: str) -> None:
+        """Keep a frequency under a number, or go back to it."""
+        lo, action = key[1].split("_fastlock_")
+        profile, frequency = _whole(value), (PHY, f"{lo}_frequency")
+        if action == "store":
+            self._profiles[lo, _within(profile, 0, 7)] = self.tree.values[frequency]
+        elif action == "recall":
+            if (lo, profile) not in self._profiles:
+                raise OSError(errno.EINVAL, "nothing is stored there")
+            self.tree.values[key] = str(profile)
+            self.write_attribute(frequency, self._profiles[lo, profile])
+        else:  # the synthesiser's registers, which are not emulated
             self.tree.values[key] = value
 
     def _set_rate(self, rate: int) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from plutos import emulated
+
+from sim_backend.emulators.pluto_tree import PHY, REFUSALS
 
 pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
 
@@ -78,3 +81,58 @@ def test_tones_are_heard_only_while_no_buffer_is_open(pair: tuple[Any, Any]) -> 
     assert power_db(quiet) < power_db(loud) - 30
     del buffer
     assert strongest(bob.rx()) == at
+
+
+def test_every_attribute_is_read_and_written_as_on_the_device() -> None:
+    """What was read is written back; what the kernel's drivers do not let anybody write says so, and nothing else."""
+    import iio
+
+    def everything() -> Iterator[tuple[tuple[str, str], Any]]:
+        for device in context.devices:
+            for folder, attributes in (
+                ("", device.attrs),
+                ("debug/", device.debug_attrs),
+                ("buffer/", device.buffer_attrs),
+            ):
+                yield from (((device.id, folder + name), a) for name, a in attributes.items())
+            for channel in device.channels:
+                yield from (((device.id, a.filename), a) for a in channel.attrs.values())
+
+    with emulated() as (device, _):
+        context = iio.Context(device.uri)
+        refused, read_only, seen = {}, {}, 0
+        for key, attribute in everything():
+            seen += 1
+            try:
+                value = attribute.value
+            except OSError as exc:
+                refused[key] = exc.errno
+                continue
+            assert value
+            try:
+                attribute.value = value
+            except OSError as exc:
+                read_only[key] = exc.errno
+            else:
+                assert attribute.value == value
+        assert refused == REFUSALS
+        assert seen == 340
+        measured = ("_available", "_rates", "_rssi", "_input", "_raw", "_scale", "_offset")
+        assert not {
+            key for key, number in read_only.items() if number == errno.EACCES and not key[1].endswith(measured)
+        }
+        assert {key: number for key, number in read_only.items() if number != errno.EACCES} == {
+            (PHY, "filter_fir_config"): errno.EINVAL,  # a summary is read, a filter is written
+            (PHY, "in_voltage0_hardwaregain"): errno.EOPNOTSUPP,  # automatic
+        }
+        phy = context.find_device("ad9361-phy")
+        phy.attrs["multichip_sync"].value = "1"
+        lo = phy.find_channel("RX_LO", True)
+        with pytest.raises(OSError, match="Invalid argument"):
+            lo.attrs["fastlock_recall"].value = "3"
+        lo.attrs["fastlock_store"].value = "3"
+        lo.attrs["frequency"].value = "2500000000"
+        lo.attrs["fastlock_recall"].value = "3"
+        assert (lo.attrs["fastlock_recall"].value, lo.attrs["frequency"].value) == ("3", "2400000000")
+        with pytest.raises(OSError, match="Invalid argument"):
+            phy.attrs["ensm_mode"].value = "asleep"
