@@ -143,8 +143,9 @@ class EmulatedPluto:
         try:
             self._options = msgspec.convert(options, PlutoOptions)
         except msgspec.ValidationError as exc:
-            accepted = ", ".join(f.name for f in msgspec.structs.fields(PlutoOptions))
-            raise InputError(f"emulator {name!r}: {exc}; accepted keys: {accepted}") from exc
+            kind, keys = (Faults, "keys of faults") if "$.faults" in str(exc) else (PlutoOptions, "keys")
+            accepted = ", ".join(f.name for f in msgspec.structs.fields(kind))
+            raise InputError(f"table [world.emulators.{name}]: {exc}; accepted {keys}: {accepted}") from exc
         o = self._options
         self.name, self.faults = name, o.faults
         self.serial = o.serial or f"104473{context.seed & 0xFFFFFFFF:08x}{name.encode().hex():0<20.20}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from plutos import emulated
 
+from sim_backend.emulators.pluto import EmulatedPluto
 from sim_backend.emulators.pluto_tree import PHY, REFUSALS
 
 pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
@@ -19,23 +21,28 @@ N = 4096
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[Any, Any]]:
+def devices() -> Iterator[tuple[EmulatedPluto, EmulatedPluto]]:
+    with emulated() as both:
+        yield both
+
+
+@pytest.fixture
+def pair(devices: tuple[EmulatedPluto, EmulatedPluto]) -> Iterator[tuple[Any, Any]]:
     """Alice and Bob on one carrier, receivers at a fixed gain."""
     import adi
 
-    with emulated() as devices:
-        radios = []
-        for device in devices:
-            sdr = adi.Pluto(uri=device.uri)
-            sdr.sample_rate, sdr.rx_lo, sdr.tx_lo = RATE_HZ, int(2.4e9), int(2.4e9)
-            sdr.gain_control_mode_chan0, sdr.rx_hardwaregain_chan0, sdr.tx_hardwaregain_chan0 = "manual", 40, 0
-            sdr.rx_buffer_size = N
-            sdr._rxadc.set_kernel_buffers_count(1)
-            radios.append(sdr)
-        yield radios[0], radios[1]
-        for sdr in radios:
-            sdr.rx_destroy_buffer()
-            sdr.tx_destroy_buffer()
+    radios = []
+    for device in devices:
+        sdr = adi.Pluto(uri=device.uri)
+        sdr.sample_rate, sdr.rx_lo, sdr.tx_lo = RATE_HZ, int(2.4e9), int(2.4e9)
+        sdr.gain_control_mode_chan0, sdr.rx_hardwaregain_chan0, sdr.tx_hardwaregain_chan0 = "manual", 40, 0
+        sdr.rx_buffer_size = N
+        sdr._rxadc.set_kernel_buffers_count(1)
+        radios.append(sdr)
+    yield radios[0], radios[1]
+    for sdr in radios:
+        sdr.rx_destroy_buffer()
+        sdr.tx_destroy_buffer()
 
 
 def tone(turns: int) -> np.ndarray:
@@ -81,6 +88,29 @@ def test_tones_are_heard_only_while_no_buffer_is_open(pair: tuple[Any, Any]) -> 
     assert power_db(quiet) < power_db(loud) - 30
     del buffer
     assert strongest(bob.rx()) == at
+
+
+def test_samples_that_are_lost_are_not_told(
+    pair: tuple[Any, Any], devices: tuple[EmulatedPluto, EmulatedPluto]
+) -> None:
+    alice, bob = pair
+    alice.tx_cyclic_buffer = True
+    alice.tx(tone(300))
+    for lost in (False, True):
+        devices[1].faults.overflow_probability = float(lost)
+        turns = np.angle(bob.rx() * np.conj(tone(300)))
+        jump = np.abs(
+            np.exp(1j * turns[N // 2 - 100 : N // 2]).mean() - np.exp(1j * turns[N // 2 : N // 2 + 100]).mean()
+        )
+        assert (jump > 0.5) == lost  # 64 samples of 300 / 4096 turns each: 0.69 of a turn
+
+
+def test_a_device_that_hangs_answers_late(pair: tuple[Any, Any], devices: tuple[EmulatedPluto, EmulatedPluto]) -> None:
+    _, bob = pair
+    devices[1].faults.hang_s = 0.3
+    began_s = time.monotonic()
+    bob.rx()
+    assert time.monotonic() - began_s >= 0.3
 
 
 def test_every_attribute_is_read_and_written_as_on_the_device() -> None:

@@ -278,6 +278,18 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], words: list[st
         assert word.lower() in done.stderr.lower()
 
 
+def test_a_wrong_key_of_an_emulated_device_is_bad_input(tmp_path: Path) -> None:
+    text = config.find(config.Lab, "wire").read_text(encoding="utf-8")
+    lab = tmp_path / "typo.toml"
+    lab.write_text(text.replace("[world.emulators.bob]", "[world.emulators.bob]\nfaults = { gremlins = 1 }"))
+    for arguments in (["run", "mobile_room", "--out", str(tmp_path / "runs")], ["sim"]):
+        done = cli(*arguments, "--lab", str(lab))
+        assert (done.returncode, done.stdout) == (2, "")
+        line = done.stderr.splitlines()[0]
+        assert done.stderr.count("\n") == 1
+        assert all(w in line for w in ("[world.emulators.bob]", "gremlins", "accepted keys of faults: early_requeue"))
+
+
 def test_iq_is_recorded_into_the_runs_folder(tmp_path: Path) -> None:
     records = config.Records(iq=True)
     outcome = run(tmp_path, "mobile_room", records=records, **small("mobile_room", 5, 5))
