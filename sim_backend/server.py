@@ -25,8 +25,9 @@ from testbed.core.config import RadioPlan, Scene, to_dict
 from testbed.core.errors import InputError
 from testbed.core.identity import Identity, secure, start_authenticator
 from testbed.core.types import F64, SurfacePattern
-from testbed.core.world import DriverContext, World
+from testbed.core.world import DriverContext, Equipment, World
 
+_EMULATED = ("pluto", "usrp")
 _LOOK_UP_S = 0.05
 """How often the loop looks whether it was asked to stop."""
 
@@ -76,12 +77,26 @@ class SimWorld(World):
 
     @staticmethod
     def emulate(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Any:
-        from sim_backend.emulators.pluto import EmulatedPluto
+        if driver == "pluto":
+            from sim_backend.emulators.pluto import EmulatedPluto
 
-        emulators = {"pluto": EmulatedPluto}
-        if driver not in emulators:
-            raise InputError(f"no emulator for driver {driver!r}; accepted: {', '.join(emulators)}")
-        return emulators[driver](name, context, **options)
+            return EmulatedPluto(name, context, **options)
+        if driver == "usrp":
+            from sim_backend.emulators.uhd_standin import check_options
+
+            check_options(name, options)
+            return None
+        raise InputError(
+            f"table [world.emulators.{name}]: no emulator for driver {driver!r}; accepted: {', '.join(_EMULATED)}"
+        )
+
+    @staticmethod
+    def equip(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment | None:
+        if driver != "usrp":
+            return None
+        from sim_backend.emulators.uhd_standin import put_in_place
+
+        return put_in_place(name, context, options)
 
 
 def serve(

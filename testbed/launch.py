@@ -105,7 +105,9 @@ def emulators(lab: Lab, driver: Any, plan: Experiment | None) -> Iterator[Callab
                 seed=seeds.derive(0, lab.name, name), world=endpoint, identity=load_identity(lab, "world"),
                 state_dir=node_state_dir(lab, name),
             )  # fmt: skip
-            devices[name] = driver.emulate(name, lab.node[name].driver, context, options[name])
+            device = driver.emulate(name, lab.node[name].driver, context, options[name])
+            if device is not None:
+                devices[name] = device
         # in a thread of its own: the air is served by this one, as soon as it returns
         threading.Thread(target=announce, args=(endpoint,), daemon=True).start()
 
