@@ -31,10 +31,10 @@ def bundled(name: str) -> str:
 
 
 def test_a_run_on_emulated_usrps_ends_in_equal_keys(tmp_path: Path) -> None:
-    outcome = run(tmp_path, bundled("usrp_standin"), 300)
+    outcome = run(tmp_path, bundled("usrp_standin"), 400)
     s = outcome.summary
     assert outcome.status == "finished"
-    assert s["pairs_kept"] > 290
+    assert s["pairs_kept"] > 390
     assert s["csi_correlation_ab"] > 0.9
     assert (s["keys_verified"], s["keys_mismatched"]) == (1, 0)
     assert s["key_bits"] > 0
