@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from sim_backend.local import world_in_thread
 from sim_backend.server import SimWorld
 from testbed import launch
 from testbed.core import config
+from testbed.core.devices import open_device
 from testbed.core.errors import InputError
+from testbed.core.radio import Radio, RadioSettings
 from testbed.core.world import DriverContext
 
 CONTEXT = DriverContext(seed=1, world="tcp://127.0.0.1:9", identity=None, state_dir=Path())
@@ -50,6 +55,30 @@ def test_faults_of_an_emulated_usrp_come_from_the_lab_file(tmp_path: Path) -> No
     assert outcome.status == "finished"
     assert sum(outcome.summary["pairs_rejected"].values()) == 2
     assert outcome.summary["pairs_kept"] == 6
+
+
+def test_what_the_driver_promises_reaches_the_air(tmp_path: Path) -> None:
+    """UHD has no word for it; without it Bob waits for Alice until he gives up."""
+    lab = config.load_lab("usrp_standin")
+    settings = RadioSettings(carrier_hz=2.4e9, sample_rate_hz=20e6, tx_gain_db=70.0, rx_gain_db=0.0)
+    scene = config.load_experiment("mobile_room").scene
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        world_in_thread(scene, peer_timeout_s=9.0) as endpoint,
+        ExitStack() as s,
+    ):
+        patch.setitem(sys.modules, "uhd", None)  # so that what takes its place is taken away again
+        s.callback(lambda: sys.modules["uhd"].power_off())
+        radios = []
+        for i, name in enumerate(("alice", "bob")):
+            context = DriverContext(seed=i, world=endpoint, identity=None, state_dir=tmp_path)
+            radio = open_device(lab, name, context)
+            assert isinstance(radio, Radio)
+            radios.append(s.enter_context(radio))
+            radio.configure(settings)
+        alice, bob = radios
+        alice.idle_until(alice.now_s() + 0.1)
+        bob.receive(100, bob.now_s() + 0.01, timeout_s=0.5)
 
 
 def test_beside_a_pluto_a_usrp_refuses_before_the_first_round(tmp_path: Path) -> None:
