@@ -26,10 +26,10 @@ from testbed.core.config import RadioPlan, Scene, to_dict
 from testbed.core.errors import InputError
 from testbed.core.identity import Identity, secure, start_authenticator
 from testbed.core.types import F64, SurfacePattern
-from testbed.core.world import DriverContext, World
+from testbed.core.world import DriverContext, Equipment, World
 
 _EMULATORS = {"pluto": "pluto:EmulatedPluto", "opensourceris": "opensourceris:EmulatedOpenSourceRis"}
-"""Driver → module of `emulators` and class of its twin."""
+"""Driver → module of `emulators` and class of its twin; a USRP has a stand-in for its library (`equip`) instead."""
 _LOOK_UP_S = 0.05
 """How often the loop looks whether it was asked to stop."""
 
@@ -79,10 +79,24 @@ class SimWorld(World):
 
     @staticmethod
     def emulate(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Any:
+        if driver == "usrp":
+            from sim_backend.emulators.uhd_standin import check_options
+
+            check_options(name, options)
+            return None
         if driver not in _EMULATORS:
-            raise InputError(f"no emulator for driver {driver!r}; accepted: {', '.join(_EMULATORS)}")
+            accepted = ", ".join((*_EMULATORS, "usrp"))
+            raise InputError(f"table [world.emulators.{name}]: no emulator for driver {driver!r}; accepted: {accepted}")
         module, _, kind = _EMULATORS[driver].partition(":")
         return getattr(importlib.import_module(f"sim_backend.emulators.{module}"), kind)(name, context, **options)
+
+    @staticmethod
+    def equip(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment | None:
+        if driver != "usrp":
+            return None
+        from sim_backend.emulators.uhd_standin import put_in_place
+
+        return put_in_place(name, context, options)
 
 
 def serve(
@@ -282,7 +296,7 @@ class _Server:
                 self._waiting.append(_Waiting(route, request, name, end, now + request.timeout_s))
                 return None
             case m.Silence():
-                air.silence(name)
+                air.silence(name, request.repeated_only)
             case m.Hang():
                 air.hang(name, (request.rows, request.columns), request.phase_bits)
             case m.Apply():

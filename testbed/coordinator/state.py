@@ -228,7 +228,7 @@ class CoordinatorState:
         }
         self._now_s = 0.0
         self._timed = True
-        """Every radio can start at a given time; otherwise rounds go step by step."""
+        """Every radio can start at a given time; otherwise rounds go step by step, and none does."""
         self._started = False
         self._deadline_s = 0.0
         self._epoch_s: float | None = None
@@ -392,7 +392,7 @@ class CoordinatorState:
             transcript = f"tcp://{host}:{alice.hello.transcript_port}"
         body = m.Configure(
             radio=e.radio, probing=e.probing, chain=e.chain, accounting=e.accounting,
-            experiment_mode=e.mode == "experiment", record_iq=e.records.iq, seed=e.seed,
+            experiment_mode=e.mode == "experiment", record_iq=e.records.iq, seed=e.seed, timed=self._timed,
             discussion=discussion, transcript=transcript,
         )  # fmt: skip
         return [Tell(name, body)]
@@ -667,6 +667,8 @@ class CoordinatorState:
                 return self._start_block()
             if done:
                 kind = self._stop or "stop"
+                if self._stop is None and self.kept == 0:
+                    return self._finish("failed", self._nothing_kept(), kind)
                 return self._finish("finished" if self._stop is None else "stopped", f"{self.probed} rounds", kind)
         if done or full or len(self._settling) > 1 or self._surface_wait is not None:
             return None
@@ -679,6 +681,10 @@ class CoordinatorState:
         if not (self._timed or self.virtual) and self._scheduler.next_s > self._now_s - (self._epoch_s or 0.0):
             return None
         return self._start_round()
+
+    def _nothing_kept(self) -> str:
+        why = ", ".join(f"{n} {reason}" for reason, n in self.rejected.most_common())
+        return f"no round of {self.probed} was kept: {why}"
 
     def _start_round(self) -> list[Instruction]:
         surface = self._surface_plan()

@@ -63,6 +63,15 @@ def sim_radios(state_dir: Path, **options: Any) -> Iterator[RadioBench]:
 
 
 @contextmanager
+def sim_radios_in_company(state_dir: Path) -> Iterator[RadioBench]:
+    """Radios that could time their samples, beside one that cannot."""
+    with sim_radios(state_dir, cfo_ppm=0.0) as bench:
+        for radio in (bench.radio, bench.other):
+            radio.use_timing(False)
+        yield bench
+
+
+@contextmanager
 def pluto_radios(state_dir: Path) -> Iterator[RadioBench]:
     """Two emulated Plutos in the simulated air, reached through the real libiio."""
     pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
@@ -142,6 +151,7 @@ RADIO_BENCHES: dict[str, dict[str, Callable[[Path], Any]]] = {
         "timed": sim_radios,
         # the suite correlates over 50 µs: crystals a few ppm apart would turn the phase by half in that time
         "untimed": lambda path: sim_radios(path, timed=False, cfo_ppm=0.0),
+        "timing left out": sim_radios_in_company,
     },
     "pluto": {"libiio": pluto_radios},
     "usrp": {"stand-in": usrp_radios},

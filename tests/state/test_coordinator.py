@@ -247,6 +247,18 @@ def test_a_rejected_estimate_rejects_the_pair_with_its_reason() -> None:
     assert stage.state.rejected == {"clipped": 1}
 
 
+def test_a_run_of_which_nothing_is_kept_has_failed_and_says_why() -> None:
+    def script(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Probe) and node == "bob":
+            reason = "low_snr" if body.round else "no_preamble"
+            return [m.Captured(round=body.round), probed(node, body, reason)]
+        return None
+
+    stage = Stage(script)
+    stage.join()
+    assert stage.over == s.Over("failed", "no round of 6 was kept: 5 low_snr, 1 no_preamble")
+
+
 def test_a_dead_bob_ends_the_run_unless_he_comes_back() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
     stage.join()
