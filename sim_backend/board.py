@@ -12,7 +12,7 @@ from sim_backend.messages import Apply, Hang, Now, Readback, Reply
 from sim_backend.ticks import DeviceClock, to_ticks
 from testbed.core.config import driver_options
 from testbed.core.errors import DeviceError
-from testbed.core.ris import Board
+from testbed.core.ris import Board, BoardCapabilities
 from testbed.core.seeds import generator
 from testbed.core.types import AppliedPattern, SurfacePattern
 from testbed.core.world import DriverContext
@@ -61,6 +61,10 @@ class SimBoard(Board):
     @property
     def phase_bits(self) -> int:
         return self._options.phase_bits
+
+    @property
+    def capabilities(self) -> BoardCapabilities:
+        return BoardCapabilities(timed=True)
 
     def identity(self) -> dict[str, Any]:
         return {"driver": "sim", "serial": f"sim-{self.name}-{self._seed}", "firmware": "none"}

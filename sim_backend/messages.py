@@ -79,7 +79,8 @@ class Declare(_Request, tag="declare", kw_only=True):
 
 
 class Silence(_Request, tag="silence", kw_only=True):
-    pass
+    repeated_only: bool = False
+    """What is sent once goes on."""
 
 
 class Pass(_Request, tag="pass", kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,12 @@ _HASTE = 50
 """How often "now" is asked for anew when it was over before the answer could be used."""
 
 
+_LEAD_S = 0.5e-3
+"""On the wall clock, how far ahead of now a transmission is ordered that was too late without …"""
+_LONGEST_LEAD_S = 64e-3
+"""… and at most, after several that were too late still."""
+
+
 class SimRadio(Radio):
     """A radio in the simulated air. Options: the fields of `impairments.RadioOptions`."""
 
@@ -30,6 +37,7 @@ class SimRadio(Radio):
         super().__init__(name)
         self._options = driver_options(options, RadioOptions, name)
         self._seed = context.seed
+        self._timed = self._options.timed
         self._clock = device_clock(name, self._options, context.seed)
         self._front: FrontEnd | None = None
         self._world_seed = -1
@@ -52,7 +60,7 @@ class SimRadio(Radio):
     @property
     def capabilities(self) -> RadioCapabilities:
         return RadioCapabilities(
-            timed=self._options.timed,
+            timed=self._timed,
             n_antennas=1,
             sample_rate_hz=(0.2e6, 61.44e6),
             carrier_hz=(70e6, 6e9),
@@ -60,6 +68,11 @@ class SimRadio(Radio):
             rx_gain_db=(0.0, 70.0),
             turnaround_s=self._options.turnaround_s,
         )
+
+    def use_timing(self, timed: bool) -> None:
+        if timed and not self._options.timed:
+            super().use_timing(timed)
+        self._timed = timed
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -104,12 +117,12 @@ class SimRadio(Radio):
             carrier_hz=settings.carrier_hz,
             sample_rate_hz=settings.sample_rate_hz,
             turnaround_s=self._options.turnaround_s,
-            free=not self._options.timed,
+            free=not self._timed,
         )
         return self._link.ask(request, self.state)[0]
 
     def _do_transmit(self, block: IqBlock, at_s: float | None) -> None:
-        cyclic = not self._options.timed
+        cyclic = not self._timed
         try:
             self._transmit(block, at_s, cyclic)
         except NewWorld as exc:
@@ -119,12 +132,18 @@ class SimRadio(Radio):
 
     def _transmit(self, block: IqBlock, at_s: float | None, cyclic: bool) -> None:
         if at_s is not None:
-            return self._transmit_at(self._clock.world_ticks(at_s), block, cyclic, at_s)
+            self._transmit_at(self._clock.world_ticks(at_s), block, cyclic, at_s)
+            return
+        lead_s = 0.0
         for _ in range(_HASTE):
             try:
-                return self._transmit_at(self._now(), block, cyclic, at_s)
+                self._transmit_at(self._now() + to_ticks(lead_s), block, cyclic, at_s)
+                time.sleep(lead_s)  # on the air when this returns
+                return
             except LateTransmit:
-                pass  # somebody's reception has let time pass since
+                # Somebody's reception has let time pass since. Where it passes by itself it always has: aim ahead.
+                if self._time_runs:
+                    lead_s = min(max(2 * lead_s, _LEAD_S), _LONGEST_LEAD_S)
         raise DeviceError(self.name, "transmit", self.state, f"time passed between question and order {_HASTE} times")
 
     def _transmit_at(self, start: int, block: IqBlock, cyclic: bool, at_s: float | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import secrets
 import signal
@@ -25,8 +26,14 @@ from testbed.core.config import RadioPlan, Scene, to_dict
 from testbed.core.errors import InputError
 from testbed.core.identity import Identity, secure, start_authenticator
 from testbed.core.types import F64, SurfacePattern
-from testbed.core.world import DriverContext, World
+from testbed.core.world import DriverContext, Equipment, World
 
+_EMULATORS = {
+    "pluto": "pluto:EmulatedPluto",
+    "opensourceris": "opensourceris:EmulatedOpenSourceRis",
+    "ris595": "ris595:EmulatedRis595",
+}
+"""Driver → module of `emulators` and class of its twin; a USRP has a stand-in for its library (`equip`) instead."""
 _LOOK_UP_S = 0.05
 """How often the loop looks whether it was asked to stop."""
 
@@ -76,12 +83,24 @@ class SimWorld(World):
 
     @staticmethod
     def emulate(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Any:
-        from sim_backend.emulators.pluto import EmulatedPluto
+        if driver == "usrp":
+            from sim_backend.emulators.uhd_standin import check_options
 
-        emulators = {"pluto": EmulatedPluto}
-        if driver not in emulators:
-            raise InputError(f"no emulator for driver {driver!r}; accepted: {', '.join(emulators)}")
-        return emulators[driver](name, context, **options)
+            check_options(name, options)
+            return None
+        if driver not in _EMULATORS:
+            accepted = ", ".join((*_EMULATORS, "usrp"))
+            raise InputError(f"table [world.emulators.{name}]: no emulator for driver {driver!r}; accepted: {accepted}")
+        module, _, kind = _EMULATORS[driver].partition(":")
+        return getattr(importlib.import_module(f"sim_backend.emulators.{module}"), kind)(name, context, **options)
+
+    @staticmethod
+    def equip(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment | None:
+        if driver != "usrp":
+            return None
+        from sim_backend.emulators.uhd_standin import put_in_place
+
+        return put_in_place(name, context, options)
 
 
 def serve(
@@ -281,7 +300,7 @@ class _Server:
                 self._waiting.append(_Waiting(route, request, name, end, now + request.timeout_s))
                 return None
             case m.Silence():
-                air.silence(name)
+                air.silence(name, request.repeated_only)
             case m.Hang():
                 air.hang(name, (request.rows, request.columns), request.phase_bits)
             case m.Apply():

@@ -193,12 +193,12 @@ class Air:
         )
         station.horizon = max(station.horizon, end)
 
-    def silence(self, name: str) -> None:
-        """Cut everything of a radio that nobody can have heard yet."""
+    def silence(self, name: str, repeated_only: bool = False) -> None:
+        """Cut everything of a radio that nobody can have heard yet, or only what it repeats."""
         cut = self.frontier
         station = self.stations.get(name)
         for sent in self._sent:
-            if sent.radio == name and sent.end > cut:
+            if sent.radio == name and sent.end > cut and (sent.cyclic or not repeated_only):
                 if sent.cyclic and sent.end == FOREVER and station is not None:
                     station.horizon = max(cut, sent.start)
                 sent.end = max(cut, sent.start)

@@ -25,6 +25,8 @@ from testbed.core.identity import Identity
 from testbed.core.world import DriverContext
 
 _WORLD_START_S = 20.0
+_BAD_INPUT = 2
+"""A daemon's exit status."""
 _GRACE_S = 3.0
 """A process that was told to finish gets this long before it is terminated, and again before it is killed."""
 
@@ -103,7 +105,9 @@ def emulators(lab: Lab, driver: Any, plan: Experiment | None) -> Iterator[Callab
                 seed=seeds.derive(0, lab.name, name), world=endpoint, identity=load_identity(lab, "world"),
                 state_dir=node_state_dir(lab, name),
             )  # fmt: skip
-            devices[name] = driver.emulate(name, lab.node[name].driver, context, options[name])
+            device = driver.emulate(name, lab.node[name].driver, context, options[name])
+            if device is not None:
+                devices[name] = device
         # in a thread of its own: the air is served by this one, as soon as it returns
         threading.Thread(target=announce, args=(endpoint,), daemon=True).start()
 
@@ -146,7 +150,12 @@ class Crew:
             self._devices = dict(ready["devices"])
             return str(ready["endpoint"])
         except (ValueError, KeyError) as exc:
-            raise TestbedError(f"the simulated air did not start: {self._last_words('world')}") from exc
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=_GRACE_S)
+            words = self._last_words("world")
+            if process.poll() == _BAD_INPUT:  # of a device that is emulated on it
+                raise InputError(words.removeprefix("testbed: ")) from exc
+            raise TestbedError(f"the simulated air did not start: {words}") from exc
 
     def device_uri(self, name: str) -> str | None:
         """Return where a node's emulated device is, None where it has none."""

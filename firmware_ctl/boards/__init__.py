@@ -1,1 +1,1 @@
-"""Drivers of surface controllers, one file a board."""
+"""Drivers of surface controller boards, one file a board."""

@@ -7,6 +7,7 @@ that started anew says so to everything, and is greeted and asked again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import time
@@ -29,6 +30,8 @@ from testbed.core.world import DriverContext
 _PATIENCE_S = 0.1
 """For an answer, beyond the time it spends on the wire: adapters hold bytes back for up to 16 ms, hosts are busy."""
 _LONGEST_REPLY = 2**16
+_LATE_S = 0.05
+"""A board whose outputs do not hold what it acknowledged gets this long before it is told again."""
 
 
 class Ris595Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,11 +63,15 @@ class Ris595(Board):
         if o.uri is None:
             raise InputError(f"table [node.{name}.options]: key 'uri': not given, accepted: a serial port")
         self._baud = o.baud
-        self._seq = 0
+        self._seq = int.from_bytes(os.urandom(2), "little")  # not where an earlier process left off
         self._known = 0
         """The board's clock when it was last read, in µs, not wrapped; `_known_at_s` on the host's."""
         self._known_at_s = time.monotonic()
+        self._book: list[SurfacePattern] = []
+        """What the board's codebook holds, as far as we know."""
+        self._queued: SurfacePattern | None = None
         self._link = SerialLink(name, o.uri, o.baud)
+        self._link.open()
         try:
             self._hello(time.monotonic() + o.open_timeout_s)
         except DeviceTimeout as exc:
@@ -81,7 +88,7 @@ class Ris595(Board):
         if any(w not in (None, f) for w, f in zip(wanted, found, strict=True)):
             self._link.close()
             raise InputError(
-                f"table [node.{name}.options]: rows, columns, phase_bits = {wanted}, but the board at {o.uri} has {found}"
+                f"table [node.{name}.options]: rows, columns, phase_bits = {wanted}; the board at {o.uri} has {found}"
             )
 
     # ---------------------------------------------------------------- Board
@@ -198,10 +205,21 @@ class Ris595(Board):
                 continue
             if crc is None or int.from_bytes(reply.payload[4:8], "little") == crc:
                 return reply
+            late = self._wait_for(crc, min(deadline_s, time.monotonic() + _LATE_S))
+            if late is not None:
+                return late
             if time.monotonic() >= deadline_s or not anew:
                 raise DeviceError(
                     self.name, operation, self.state, "the board's outputs hold something else than what was sent"
                 )
+
+    def _wait_for(self, crc: int, until_s: float) -> Reply | None:
+        """Look whether the outputs come to hold a pattern after all; the time is then that of the look."""
+        while time.monotonic() < until_s:
+            with contextlib.suppress(DeviceTimeout):
+                if self._ask("apply", Command.READBACK, b"", until_s).payload[-4:] == crc.to_bytes(4, "little"):
+                    return self._ask("apply", Command.TIME, b"", until_s)
+        return None
 
     def _greet_again(self, operation: str, deadline_s: float, anew: bool) -> None:
         before = self._geometry()
@@ -245,8 +263,9 @@ class Ris595(Board):
     def _next_reply(self, until_s: float) -> Reply | None:
         """Return the next undamaged reply, None when time is up."""
         while (left_s := until_s - time.monotonic()) > 0:
-            frame = self._link.read_until(b"\0", left_s, _LONGEST_REPLY)
-            if not frame.endswith(b"\0"):
+            try:
+                frame = self._link.read_until(b"\0", left_s, _LONGEST_REPLY)
+            except DeviceTimeout:
                 return None
             found = _frames.reply(frame[:-1])
             if found is not None:
@@ -270,9 +289,10 @@ class Ris595(Board):
         self._chunk, self._serial, clock_us = struct.unpack_from("<HII", payload, 20)
         self._version, self._shape = f"{major}.{minor}.{patch}", (rows, columns)
         self._pattern_bytes = (rows * columns * self._phase_bits + 7) // 8
-        self._queued: SurfacePattern | None = None
-        self._book: list[SurfacePattern] = []
-        """What the board's codebook holds, as far as this session knows."""
+        self._queued = None
+        stored = struct.unpack_from("<HI", payload, 14)
+        if stored != (len(self._book), zlib.crc32(b"".join(map(_packed, self._book)))):
+            self._book = []
         self._known, self._known_at_s = clock_us, time.monotonic()
 
     def _geometry(self) -> tuple[int, int, int, int]:
@@ -288,7 +308,7 @@ class Ris595(Board):
         return self._time_s(struct.unpack_from("<I", reply.payload)[0])
 
     def _time_s(self, clock_us: int) -> float:
-        """Return seconds of the board's clock, which wraps every 72 minutes: the reading nearest to what is expected."""
+        """Return seconds of the board's clock, which wraps every 72 minutes: nearest to what is expected."""
         now_s = time.monotonic()
         expected = self._known + round(1e6 * (now_s - self._known_at_s))
         turns = round((expected - clock_us) / 2**32)

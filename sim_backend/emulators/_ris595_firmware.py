@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 from importlib.resources import files
 from pathlib import Path
 
@@ -28,11 +29,13 @@ def build(cache: Path) -> Path:
     if compiler is None:
         raise InputError("the emulated ris595 board is its firmware built here: no C compiler (apt-get install gcc)")
     cache.mkdir(parents=True, exist_ok=True)
-    fresh = cache / f"{binary.name}.{os.getpid()}"
+    fresh = cache / f"{binary.name}.{os.getpid()}.{threading.get_ident()}"
     parts = [p for p in names if p.suffix == ".c" and p.name != "avr.c"]
-    done = subprocess.run(
-        [compiler, "-std=c11", "-O2", "-o", fresh, *parts], capture_output=True, text=True, timeout=120, check=False
-    )
+    command = [compiler, "-std=c11", "-O2", "-o", str(fresh), *map(str, parts)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    except subprocess.TimeoutExpired as exc:
+        raise InputError(f"the ris595 firmware does not build: {compiler} took longer than 120 s") from exc
     if done.returncode:
         raise InputError(f"the ris595 firmware does not build: {(done.stderr.splitlines() or ['no reason given'])[0]}")
     fresh.rename(binary)  # whoever comes second finds it whole
@@ -45,26 +48,30 @@ class Firmware:
     def __init__(self, binary: Path, arguments: list[str]) -> None:
         self.uart, far_uart = socket.socketpair()
         self.bench, far_bench = socket.socketpair()
-        command = [binary, "--uart", str(far_uart.fileno()), "--bench", str(far_bench.fileno()), *arguments]
+        command = [str(binary), "--uart", str(far_uart.fileno()), "--bench", str(far_bench.fileno()), *arguments]
         with far_uart, far_bench:  # the child alone holds the far ends: both see it when the other goes
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=(far_uart.fileno(), far_bench.fileno())
             )
 
-    def close(self) -> None:
-        """End it: closed sockets are its sign to leave."""
+    def hang_up(self) -> None:
+        """Let it go: it leaves, and whoever reads its sockets here wakes up."""
         for end in (self.uart, self.bench):
-            # wakes whoever reads it here
             try:
                 end.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # it has left already
-            end.close()
+
+    def close(self) -> None:
+        """End it, and wait for that."""
+        self.hang_up()
         try:
             self.process.wait(timeout=_GRACE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(timeout=_GRACE_S)
+        for end in (self.uart, self.bench):
+            end.close()
 
 
 def received(end: socket.socket, at_most: int = 65536) -> bytes:

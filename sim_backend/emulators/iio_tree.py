@@ -63,8 +63,17 @@ class Device:
 class Tree:
     """Devices, their attributes and values of one IIO context."""
 
-    def __init__(self, description: str, context: dict[str, str], devices: list[Device], values: dict[Key, str]):
+    def __init__(
+        self,
+        description: str,
+        context: dict[str, str],
+        devices: list[Device],
+        values: dict[Key, str],
+        refusals: dict[Key, int] | None = None,
+    ) -> None:
         self.description, self.context, self.devices, self.values = description, context, devices, values
+        self.refusals = refusals or {}
+        """With what errno attributes refuse to be read while they are UNREADABLE."""
 
     def device(self, id_or_name: str) -> Device | None:
         return next((d for d in self.devices if id_or_name in (d.id, d.name)), None)

@@ -235,7 +235,7 @@ class IiodServer:
     def _value(self, key: Key) -> bytes:
         value = self._backend.read_attribute(key)
         if value == UNREADABLE:
-            raise OSError(errno.EINVAL, "cannot be read")
+            raise OSError(self._backend.tree.refusals.get(key, errno.EINVAL), "cannot be read")
         return value.encode() + b"\0"
 
     def _write(self, name: str, where: list[str], payload: bytes) -> None:

@@ -30,7 +30,7 @@ from sim_backend.emulators.iiod import IiodServer, Stream
 from sim_backend.emulators.pluto_tree import ADC, DAC, LO_RANGES_HZ, PHY, RATE_FILES, XADC, pluto_tree, tone_file
 from sim_backend.impairments import RadioOptions
 from sim_backend.link import ANSWER_S, OffAir
-from sim_backend.messages import MAX_SAMPLES
+from sim_backend.messages import MAX_SAMPLES, Silence
 from sim_backend.radio import SimRadio
 from testbed.core.errors import DeviceError, DeviceTimeout, InputError
 from testbed.core.radio import RadioCapabilities, RadioSettings
@@ -48,6 +48,7 @@ _LEAK = 10 ** (-50 / 20)
 _AGC_TARGET_DBFS = -15.0
 _TX_QUEUE = 4
 """Blocks that may wait to be sent before a writer has to."""
+_STANDSTILL = np.zeros(256, np.complex64)
 _RESET_TX_GAIN_DB = -10.0
 _TONE_SAMPLES = 4096
 
@@ -109,10 +110,16 @@ class _Chain(SimRadio):
             super().capabilities, sample_rate_hz=(520e3, 61.44e6), tx_gain_db=(-89.75, 0.0), rx_gain_db=(-3.0, 71.0)
         )
 
-    def send_once(self, samples: C64, queue_s: float) -> None:
-        """Send after what is still being sent, but let time pass until no more than `queue_s` of that is left."""
+    def send_once(self, samples: C64, then: C64, queue_s: float) -> None:
+        """Send after what is still being sent once, but let time pass until no more than `queue_s` of that is left.
+
+        What is repeated makes way; `then` is repeated from the end on.
+        """
+        # while something is repeated there is no time at which anything else could begin
+        self._link.ask(Silence(id=self._link.next_id(), session=self._link.session, repeated_only=True), self.state)
         self._receive(1, None, ANSWER_S, back_s=min(queue_s, 0.5))
         self._transmit(self._block(samples), None, cyclic=False)
+        self._transmit(self._block(then), None, cyclic=True)
 
     def send_cyclic(self, samples: C64) -> None:
         self._do_transmit(self._block(samples), None)
@@ -136,8 +143,9 @@ class EmulatedPluto:
         try:
             self._options = msgspec.convert(options, PlutoOptions)
         except msgspec.ValidationError as exc:
-            accepted = ", ".join(f.name for f in msgspec.structs.fields(PlutoOptions))
-            raise InputError(f"emulator {name!r}: {exc}; accepted keys: {accepted}") from exc
+            kind, keys = (Faults, "keys of faults") if "$.faults" in str(exc) else (PlutoOptions, "keys")
+            accepted = ", ".join(f.name for f in msgspec.structs.fields(kind))
+            raise InputError(f"table [world.emulators.{name}]: {exc}; accepted {keys}: {accepted}") from exc
         o = self._options
         self.name, self.faults = name, o.faults
         self.serial = o.serial or f"104473{context.seed & 0xFFFFFFFF:08x}{name.encode().hex():0<20.20}"
@@ -153,6 +161,8 @@ class EmulatedPluto:
         """What the open cyclic buffer repeats."""
         self._tx_used = False
         self._agc_db = 71.0
+        self._profiles: dict[tuple[str, int], str] = {}
+        """(local oscillator, number) → frequency that was stored there."""
         self._closed = False
         self._can = np.zeros((0, 2), "<i2")
         drawn_ppm = float(generator(context.seed, name, "crystal").uniform(-10, 10))
@@ -191,8 +201,18 @@ class EmulatedPluto:
         device, file = key
         if file.endswith(("_available", "_rssi", "_input", "_raw_available", "path_rates", "data_available")):
             raise OSError(errno.EACCES, "read only")
-        if device == XADC or (device == PHY and file.endswith(("_raw", "_scale", "_offset"))):
+        if device in (PHY, XADC) and file.endswith(("_raw", "_scale", "_offset")):
             raise OSError(errno.EACCES, "read only")
+        if self.tree.refusals.get(key) in (errno.ENODEV, errno.EAGAIN):
+            raise OSError(self.tree.refusals[key], "not there")
+        # all channels of a kind share the list of what they accept
+        accepted = self.tree.values.get((device, file.replace("voltage0_", "voltage_") + "_available"), "[").split()
+        if (
+            not accepted[0].startswith("[")
+            and key not in RATE_FILES
+            and value.split()[:1] not in ([a] for a in accepted)
+        ):
+            raise OSError(errno.EINVAL, value)
         if key in RATE_FILES:
             self._set_rate(_whole(value))
         elif file.endswith("_LO_frequency"):
@@ -207,21 +227,36 @@ class EmulatedPluto:
         elif key == (PHY, "out_voltage0_hardwaregain"):
             self._set_tx_gain(_within(_number(value), -89.75, 0.0))
         elif file == "in_voltage0_gain_control_mode":
-            if value not in ("manual", "fast_attack", "slow_attack", "hybrid"):
-                raise OSError(errno.EINVAL, value)
             self.tree.values[key] = value
             self._changed("rx")
-        elif file.endswith(("_rf_bandwidth", "_powerdown", "_fir_en")) or device == DAC:
+        elif file.endswith(("_rf_bandwidth", "_powerdown", "_fir_en")) or (device == DAC and "/" not in file):
             number = _number(value)
-            self.tree.values[key] = f"{number:.6f}" if file.endswith("_scale") else str(round(number))
+            fraction = file.endswith(("_scale", "_calibscale", "_calibphase"))
+            self.tree.values[key] = f"{number:.6f}" if fraction else str(round(number))
             if file.endswith("_fir_en"):
                 for other in ("in_voltage_filter_fir_en", "out_voltage_filter_fir_en", "in_out_voltage_filter_fir_en"):
                     self.tree.values[PHY, other] = str(round(number))
             if device == DAC or "TX_LO" in file:
                 self._changed("tx")
+        elif "_LO_fastlock_" in file:
+            self._fastlock(key, value)
         elif file == "filter_fir_config":
             self.tree.values[key] = _filter_summary(value)
         else:
+            self.tree.values[key] = value
+
+    def _fastlock(self, key: Key, value: str) -> None:
+        """Keep a frequency under a number, or go back to it."""
+        lo, action = key[1].split("_fastlock_")
+        profile, frequency = _whole(value), (PHY, f"{lo}_frequency")
+        if action == "store":
+            self._profiles[lo, _within(profile, 0, 7)] = self.tree.values[frequency]
+        elif action == "recall":
+            if (lo, profile) not in self._profiles:
+                raise OSError(errno.EINVAL, "nothing is stored there")
+            self.tree.values[key] = str(profile)
+            self.write_attribute(frequency, self._profiles[lo, profile])
+        else:  # the synthesiser's registers, which are not emulated
             self.tree.values[key] = value
 
     def _set_rate(self, rate: int) -> None:
@@ -305,7 +340,9 @@ class EmulatedPluto:
             self._playing = samples
             self._on("tx", lambda _: None, refresh=True)
         else:
-            self._on("tx", lambda chain: self._queue(chain, samples))
+            # the converter is the buffer's as long as that is open: between blocks it stands at zero, without tones
+            opened, self._playing = self._playing is None, _STANDSTILL
+            self._on("tx", lambda chain: self._queue(chain, samples), refresh=opened)
 
     def stop(self) -> None:
         """The buffer is gone: the tones are heard again, and the carrier's leak."""
@@ -313,14 +350,16 @@ class EmulatedPluto:
         self._changed("tx")
 
     def _queue(self, chain: _Chain, samples: C64) -> None:
-        if self.tree.values[_TX_POWERDOWN] != "0":
+        standing = self._radiated()
+        if standing is None:
             return
-        chain.send_once(samples, queue_s=_TX_QUEUE * len(samples) / self._rate_hz)
+        chain.send_once(_leaking(samples), standing, queue_s=_TX_QUEUE * len(samples) / self._rate_hz)
+        chain.sending = standing
 
     def _changed(self, side: str) -> None:
         """A control was moved: the transmitter follows at once, the receiver before its next block."""
         self._stale.add(side)
-        if side == "tx" and (self._tx_used or self._playing is not None):
+        if side == "tx" and (self._tx_used or self._playing is not None or self._tones().any()):
             try:
                 self._on("tx", lambda _: None)
             except OSError as exc:
@@ -331,7 +370,11 @@ class EmulatedPluto:
         if refresh:
             self._stale.add(side)
         try:
-            return self._workers[side].submit(self._do, side, job).result()
+            work = self._workers[side].submit(self._do, side, job)
+        except RuntimeError as exc:  # a client's last words while this is being closed
+            raise OSError(errno.ENODEV, "switched off") from exc
+        try:
+            return work.result()
         except DeviceTimeout as exc:
             raise OSError(errno.ETIMEDOUT, str(exc)) from exc
         except DeviceError as exc:
@@ -394,8 +437,7 @@ class EmulatedPluto:
         values = self.tree.values
         if values[_TX_POWERDOWN] != "0":
             return None
-        wave = self._playing if self._playing is not None else self._tones()
-        return np.clip((wave + _LEAK).view(np.float32), -1.0, 1.0).view(np.complex64)
+        return _leaking(self._playing if self._playing is not None else self._tones())
 
     def _tones(self) -> C64:
         n, rate = _TONE_SAMPLES, self._rate_hz
@@ -408,7 +450,7 @@ class EmulatedPluto:
                 turns = round(frequency * n / rate) / n  # whole periods in the block that is repeated
                 out[i // 2] += scale * np.cos(2 * np.pi * turns * np.arange(n) + np.deg2rad(phase / 1000))
         if not out.any():
-            return np.zeros(256, np.complex64)
+            return _STANDSTILL
         return np.clip(out[0] + 1j * out[1], -2, 2).astype(np.complex64)
 
 
@@ -471,6 +513,11 @@ class _TxStream(Stream):
 
 _RX_GAIN: Key = (PHY, "in_voltage0_hardwaregain")
 _TX_POWERDOWN: Key = (PHY, "out_altvoltage1_TX_LO_powerdown")
+
+
+def _leaking(wave: C64) -> C64:
+    """Return what leaves the transmitter when the converter plays this."""
+    return np.clip((wave + _LEAK).view(np.float32), -1.0, 1.0).view(np.complex64)
 
 
 def _number(value: str) -> float:

@@ -1,12 +1,14 @@
 """What a PlutoSDR offers over IIO: the AD936x transceiver, the converters' two DMA engines, the FPGA's own ADC.
 
-Names, file names and value formats are those of the Linux drivers (ad9361, cf_axi_adc, cf_axi_dds, xadc); the driver
-debug switches that only matter on a workbench with the chip's registers at hand are left out.
+Names, file names and value formats are those of the Linux drivers (ad9361, cf_axi_adc, cf_axi_dds, xadc).
 """
 
 from __future__ import annotations
 
+import errno
+
 from sim_backend.emulators.iio_tree import UNREADABLE, Channel, Device, Key, Tree
+from sim_backend.emulators.pluto_debug import AD936X
 
 PHY, XADC, DAC, ADC = "iio:device0", "iio:device1", "iio:device2", "iio:device3"
 RATE_FILES: list[Key] = [
@@ -17,6 +19,21 @@ RATE_FILES: list[Key] = [
     (ADC, "in_voltage_sampling_frequency"),
 ]
 """One clock drives them all."""
+REFUSALS: dict[Key, int] = {
+    # no profile was recalled yet
+    (PHY, "out_altvoltage0_RX_LO_fastlock_recall"): errno.EINVAL,
+    (PHY, "out_altvoltage1_TX_LO_fastlock_recall"): errno.EINVAL,
+    # the chip's own crystal oscillator is not fitted
+    (PHY, "dcxo_tune_coarse"): errno.ENODEV,
+    (PHY, "dcxo_tune_fine"): errno.ENODEV,
+    # write only
+    (PHY, "multichip_sync"): errno.EACCES,
+    # the second receiver is off
+    (PHY, "debug/gaininfo_rx2"): errno.EAGAIN,
+    # no PPS input in the FPGA
+    (ADC, "in_voltage_samples_pps"): errno.ENODEV,
+}
+"""What a real PlutoSDR refuses to be asked for, and how; everything else can be read."""
 LO_RANGES_HZ = {"ad9363a": (325_000_000, 3_800_000_000), "ad9364": (70_000_000, 6_000_000_000)}
 TONES = ("TX1_I_F1", "TX1_I_F2", "TX1_Q_F1", "TX1_Q_F2")
 _PORTS_RX = "A_BALANCED B_BALANCED C_BALANCED A_N A_P B_N B_P C_N C_P TX_MONITOR1 TX_MONITOR2 TX_MONITOR1_2"
@@ -95,24 +112,24 @@ def pluto_tree(serial: str, model: str, firmware: str) -> Tree:
         "dcxo_tune_coarse": UNREADABLE, "dcxo_tune_coarse_available": "[0 0 0]",
         "dcxo_tune_fine": UNREADABLE, "dcxo_tune_fine_available": "[0 0 0]",
         "ensm_mode": "fdd", "ensm_mode_available": "sleep wait alert fdd pinctrl pinctrl_fdd_indep",
-        "filter_fir_config": "FIR Rx: 0,0 Tx: 0,0", "gain_table_config": UNREADABLE, "multichip_sync": UNREADABLE,
-        "rssi_gain_step_error": "lna_error: 0 0 0 0",
+        "filter_fir_config": "FIR Rx: 0,0 Tx: 0,0", "gain_table_config": _gain_table(), "multichip_sync": UNREADABLE,
+        "rssi_gain_step_error": f"lna_error: {_zeros(4)}\nmixer_error: {_zeros(16)}\n"
+        f"gain_step_calib_reg_val: {_zeros(5)}",
         "rx_path_rates": "BBPLL:983040002 ADC:245760000 R2:122880000 R1:61440000 RF:30720000 RXSAMP:30720000",
         "trx_rate_governor": "nominal", "trx_rate_governor_available": "nominal highest_osr",
         "tx_path_rates": "BBPLL:983040002 DAC:122880000 T2:122880000 T1:61440000 TF:30720000 TXSAMP:30720000",
         "xo_correction": "40000000", "xo_correction_available": "[39992000 1 40008000]",
     })  # fmt: skip
-    _plain(phy.debug, PHY, "debug/", values, {
-        "digital_tune": "0", "calibration_switch_control": "0", "bist_timing_analysis": "0", "gpo_set": "0",
-        "bist_tone": "0", "bist_prbs": "0", "loopback": "0", "initialize": "0",
-        "adi,2rx-2tx-mode-enable": "0", "adi,frequency-division-duplex-mode-enable": "1", "direct_reg_access": "0x0",
-    })  # fmt: skip
+    _plain(phy.debug, PHY, "debug/", values, AD936X | {"gaininfo_rx2": UNREADABLE})
 
     xadc = Device(XADC, "xadc")
     for i, (name, raw) in enumerate(
-        [("vccint", 1387), ("vccaux", 2455), ("vccbram", 2450), ("vccpint", 1387), ("vccpaux", 2453), ("vccoddr", 1856)]
-    ):
-        supply = {"raw": str(raw), "scale": "0.732421875"}
+        [
+            ("vccint", 1387), ("vccaux", 2455), ("vccbram", 1383), ("vccpint", 1387), ("vccpaux", 2453),
+            ("vccoddr", 1856), ("vrefp", 1721), ("vrefn", 14), (None, 3296),
+        ]
+    ):  # fmt: skip
+        supply = {"raw": str(raw), "scale": "0.732421875" if name else "0.244140625"}
         xadc.channels.append(channel(XADC, f"voltage{i}", "in", supply, name=name))
     heat = {"offset": "-2219", "raw": "2700", "scale": "123.040771484"}
     xadc.channels.append(channel(XADC, "temp0", "in", heat))
@@ -140,13 +157,27 @@ def pluto_tree(serial: str, model: str, firmware: str) -> Tree:
         ring = {"data_available": "0", "length_align_bytes": "8", "watermark": "2048"}
         _plain(device.buffer, device.id, "buffer/", values, ring)
         _plain(device.debug, device.id, "debug/", values, {"direct_reg_access": "0x0"})
+    _plain(adc.debug, ADC, "debug/", values, {"pseudorandom_err_check": "CH0 : PN9 : OK : OK CH1 : PN9 : OK : OK"})
 
     context = {
         "hw_model": "Analog Devices PlutoSDR Rev.C (Z7010-AD9363A)", "hw_model_variant": "0", "hw_serial": serial,
         "fw_version": firmware, "ad9361-phy,xo_correction": "40000000", "ad9361-phy,model": model,
         "local,kernel": "4.19.0-emulated",
     }  # fmt: skip
-    return Tree("Linux (none) 4.19.0-emulated armv7l", context, [phy, xadc, dac, adc], values)
+    return Tree("Linux (none) 4.19.0-emulated armv7l", context, [phy, xadc, dac, adc], values, REFUSALS)
+
+
+def _zeros(n: int) -> str:
+    return " ".join("0" * n)
+
+
+def _gain_table() -> str:
+    """Return a table of receive gains in the driver's form; the registers' values mean nothing here.
+
+    Every other decibel only: the real one does not fit into the 1024 bytes that pylibiio has for an attribute.
+    """
+    rows = (f"{gain_db}, 0x00, 0x{i:02X}, 0x00" for i, gain_db in enumerate(range(-3, 72, 2)))
+    return "\n".join(["<gaintable AD9361 type=FULL dest=3 start=0 end=6000000000>", *rows, "</gaintable>"])
 
 
 def _plain(names: list[str], device: str, folder: str, values: dict[Key, str], attributes: dict[str, str]) -> None:

@@ -14,15 +14,18 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from sim_backend.emulators._ris595_firmware import Firmware, build, received
-from sim_backend.emulators.pty_line import LineFaults, PtyLine
+from sim_backend.emulators.pty_line import PtyLine
 from sim_backend.emulators.surface_port import SurfacePort
 from sim_backend.ticks import TICKS_PER_S
-from testbed.core.errors import InputError
+from testbed.core.errors import DeviceError, InputError
+from testbed.core.seeds import generator
 from testbed.core.types import U8
 from testbed.core.world import DriverContext
 
 _GRACE_S = 2.0
 """For the threads, once their sockets are closed."""
+FAULTS = ("silence", "swallow", "reboot", "late", "duplicate", "garbage", "vanish")
+"""Of a command's frame and what is answered to it; those of the board itself are the option `fault`."""
 
 
 class Ris595EmulatorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,85 +36,137 @@ class Ris595EmulatorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fi
     phase_bits: Annotated[int, Meta(ge=1, le=3)] = 1
     codebook: Annotated[int, Meta(ge=1, le=4096)] = 256
     """Patterns that it stores."""
-    baud: Annotated[int, Meta(ge=1200)] = 500_000
+    baud: Annotated[int, Meta(gt=0)] = 500_000
+    latency_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Of the USB adapter; 16 ms by default on many."""
     serial: Annotated[int, Meta(ge=0, lt=2**32)] = 0x595
     fault: Literal["none", "bit-order", "ack-early", "stuck-upload"] = "none"
     """Of the board: outputs wired in the wrong order, acknowledged 20 ms before applied, deaf in its first upload."""
-    line: LineFaults = LineFaults()
-    """Of the line."""
+    fault_probability: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Chance that a command meets one of `FAULTS`, drawn from the context's seed."""
 
 
 class EmulatedRis595:
-    """A board on a pty; `uri` is its path. `options`: the fields of Ris595EmulatorOptions."""
+    """The board at `uri`; `outputs` (row, column) is what its surface does. `options`: Ris595EmulatorOptions."""
 
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         try:
-            o = msgspec.convert(options, Ris595EmulatorOptions)
+            self._options = o = msgspec.convert(options, Ris595EmulatorOptions)
         except msgspec.ValidationError as exc:
             accepted = ", ".join(f.name for f in msgspec.structs.fields(Ris595EmulatorOptions))
             raise InputError(f"emulator {name!r}: {exc}; accepted keys: {accepted}") from exc
-        self.name, self._options = name, o
+        self.outputs: U8 = np.zeros((o.rows, o.columns), np.uint8)
+        self.faults_met: dict[str, int] = {}
+        self.fault_probability = o.fault_probability
+        self._armed: list[str] = []
+        self._rng = generator(context.seed, name, "board faults")
         self._n_bytes = (o.rows * o.columns * o.phase_bits + 7) // 8
-        self._outputs = np.zeros((o.rows, o.columns), np.uint8)
         self._surface = SurfacePort(name, context, (o.rows, o.columns), o.phase_bits)
-        arguments = ["--rows", o.rows, "--columns", o.columns, "--phase-bits", o.phase_bits, "--serial", o.serial,
-                     "--codebook", o.codebook, "--fault", o.fault]  # fmt: skip
-        self._firmware = Firmware(build(context.state_dir.parent / "firmware"), [str(a) for a in arguments])
-        self.line = PtyLine(name, self, o.baud, context.state_dir, o.line, context.seed)
+        arguments = {"rows": o.rows, "columns": o.columns, "phase-bits": o.phase_bits, "serial": o.serial,
+                     "codebook": o.codebook, "fault": o.fault}  # fmt: skip
+        self._arguments = [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
+        self._binary = build(context.state_dir.parent / "firmware")
+        self.line = PtyLine(context.state_dir / f"{name}.tty", o.baud, o.latency_s)
         self.uri = self.line.uri
-        self._threads = [threading.Thread(target=t, daemon=True) for t in (self._uart_to_line, self._bench)]
-        for thread in self._threads:
-            thread.start()
+        self._power_up()
+        self.line.start(self)
 
-    @property
-    def outputs(self) -> U8:
-        """Return (row, column) levels that the outputs hold now."""
-        return self._outputs.copy()
+    def close(self) -> None:
+        """Unplug it; may be called twice."""
+        self.line.close()
+        self._power_down()
+        self._surface.close()
 
-    def feed(self, data: bytes) -> None:
-        """Take bytes from the host, after their time on the wire."""
+    def arm(self, fault: str) -> None:
+        """Have the next command meet one of `FAULTS`."""
+        self._armed.append(fault)
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes from the host; the answer comes when the firmware gives it."""
+        if data.rstrip(b"\0"):  # a command, not only the zero that ends one
+            data = self._meet(data)
         try:
             self._firmware.uart.sendall(data)
         except OSError:
-            pass  # the board is being closed
+            pass  # the board is off
+        return b""
 
-    def close(self) -> None:
-        """Unplug it."""
-        self.line.close()
+    def _meet(self, data: bytes) -> bytes:
+        """Draw a fault for a command, and return what of the command arrives."""
+        self.line.silence(False)
+        fault = self._armed.pop(0) if self._armed else ""
+        if not fault and self._rng.random() < self.fault_probability:
+            fault = str(self._rng.choice(FAULTS))
+        if fault:
+            self.faults_met[fault] = self.faults_met.get(fault, 0) + 1
+        match fault:
+            case "silence":
+                self.line.silence()
+            case "swallow":
+                at = int(self._rng.integers(len(data)))
+                return data[:at] + data[at + 1 :]
+            case "reboot":
+                self._power_down()
+                self._power_up()
+                return b""
+            case "garbage":
+                self.line.garbage(self._rng.bytes(5))
+            case "duplicate":
+                self.line.duplicate_answer()
+            case "late":
+                self.line.delay_answers(float(self._rng.uniform(0.05, 0.8)))
+            case "vanish":
+                self.line.vanish(0.05)
+                return b""
+        return data
+
+    # ---------------------------------------------------------------- the child and its threads
+
+    def _power_up(self) -> None:
+        self._firmware = Firmware(self._binary, self._arguments)
+        self._threads = [
+            threading.Thread(target=work, args=(self._firmware,), daemon=True)
+            for work in (self._uart_to_line, self._serve_bench)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _power_down(self) -> None:
         self._firmware.close()
         for thread in self._threads:
             thread.join(timeout=_GRACE_S)
-        self._surface.close()
 
-    # ---------------------------------------------------------------- threads
+    def _uart_to_line(self, firmware: Firmware) -> None:
+        while data := received(firmware.uart):
+            self.line.send(data)
 
-    def _uart_to_line(self) -> None:
-        while data := received(self._firmware.uart):
-            self.line.answer(data)
-
-    def _bench(self) -> None:
-        bench = self._firmware.bench
+    def _serve_bench(self, firmware: Firmware) -> None:
+        bench = firmware.bench
         while what := received(bench, 1):
-            if what == b"L":
-                chain = b""
-                while len(chain) < self._n_bytes:
-                    more = received(bench, self._n_bytes - len(chain))
-                    if not more:
-                        return
-                    chain += more
-                ticks = self._latch(chain)
-            else:
-                ticks = self._surface.now()
             try:
-                bench.sendall((ticks * 1_000_000 // TICKS_PER_S % 2**32).to_bytes(4, "little"))
+                ticks = self._latch(bench) if what == b"L" else self._surface.now()
+            except DeviceError:
+                break  # the air did not confirm: neither does the board
+            # rounded up: every sample after this time sees the new pattern
+            clock_us = -(-ticks * 1_000_000 // TICKS_PER_S) % 2**32
+            try:
+                bench.sendall(clock_us.to_bytes(4, "little"))
             except OSError:
                 return
+        firmware.hang_up()
 
-    def _latch(self, chain: bytes) -> int:
+    def _latch(self, bench: Any) -> int:
         """Give what the outputs took over to the surface of the air; return its tick."""
-        o = self._options
+        o, chain = self._options, b""
+        while len(chain) < self._n_bytes:
+            more = received(bench, self._n_bytes - len(chain))
+            if not more:
+                raise DeviceError("ris595", "latch", "open", "the board went off")
+            chain += more
         # the last bit of the chain is output 0: the first bit of the pattern
         bits = np.unpackbits(np.frombuffer(chain, np.uint8))[::-1][: o.rows * o.columns * o.phase_bits]
         weights = 1 << np.arange(o.phase_bits - 1, -1, -1)
-        self._outputs = (bits.reshape(o.rows, o.columns, o.phase_bits) @ weights).astype(np.uint8)
-        return self._surface.latch(self._outputs)
+        levels = (bits.reshape(o.rows, o.columns, o.phase_bits) @ weights).astype(np.uint8)
+        ticks = self._surface.latch(levels)
+        self.outputs = levels
+        return ticks

@@ -7,13 +7,15 @@ from typing import Any
 
 from sim_backend.link import Link, OffAir, link_for
 from sim_backend.messages import Apply, Hang, Now
-from testbed.core.errors import DeviceError
 from testbed.core.types import U8
 from testbed.core.world import DriverContext
 
 
 class SurfacePort:
-    """The board's place in the air. Before the air is served, and after its end, nothing is reflected and time is 0."""
+    """The board's place in the air. Without an air nothing is reflected and time stands at 0.
+
+    What the air does not confirm raises DeviceError: a board must not report what did not happen.
+    """
 
     def __init__(self, name: str, context: DriverContext, shape: tuple[int, int], phase_bits: int) -> None:
         self._name, self._context, self._shape, self._phase_bits = name, context, shape, phase_bits
@@ -28,21 +30,20 @@ class SurfacePort:
         return self._ask(lambda link: Now(id=link.next_id(), session=link.session))
 
     def close(self) -> None:
+        """Leave the air."""
         if self._link is not None:
             self._link.leave("closed")
 
     def _ask(self, request: Callable[[Link], Any], payload: bytes | None = None) -> int:
-        for _ in range(2):
-            try:
-                if self._link is None:
-                    self._link = self._attached()
-                reply, _ = self._link.ask(request(self._link), "open", payload)
-                return reply.now if payload is None else reply.time
-            except OffAir:  # the air was started anew
-                self._link = None
-            except DeviceError:
-                break
-        return 0
+        if self._context.world is None:
+            return 0
+        link = self._link = self._link or self._attached()
+        try:
+            reply, _ = link.ask(request(link), "open", payload)
+        except OffAir:  # the air was started anew
+            link = self._link = self._attached()
+            reply, _ = link.ask(request(link), "open", payload)
+        return reply.now if payload is None else reply.time
 
     def _attached(self) -> Link:
         link = link_for(self._name, self._context)

@@ -11,13 +11,16 @@ second is served, not refused as late.
 from __future__ import annotations
 
 import math
+import sys
 import time
 import weakref
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from sim_backend.emulators.uhd_types import (
@@ -42,16 +45,20 @@ from sim_backend.link import OffAir
 from sim_backend.radio import SimRadio
 from sim_backend.ticks import TICKS_PER_S, to_seconds
 from testbed.core.config import driver_options
-from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
+from testbed.core.errors import DeviceError, DeviceTimeout, InputError, LateTransmit
 from testbed.core.radio import RadioSettings
 from testbed.core.types import C64, IqBlock
-from testbed.core.world import DriverContext
+from testbed.core.world import DriverContext, Equipment
 
 ALL = (1 << 64) - 1
 """UHD's "every motherboard" and "every channel"."""
 _PPS_POLL_S = 0.05
 """Virtual time that reading the time of the last PPS edge takes: who waits for an edge must see time pass."""
 _MASTER_HZ = 61.44e6
+TxFault = Literal["", "late", "underflow", "seq_error", "timeout"]
+RxFault = Literal[
+    "", "timeout", "late", "broken_chain", "overflow", "alignment", "bad_packet", "dropped", "abandoned"
+]  # fmt: skip
 
 # ---------------------------------------------------------------- the device behind it
 
@@ -86,6 +93,8 @@ class Device:
     never arrive), abandoned (nothing arrives in time, all of it later)."""
     calls: list[str] = field(default_factory=list)
     """Commands, in the order in which they came."""
+    context: DriverContext | None = None
+    """Of its node; default: the shelf's."""
     _core: weakref.ref[_Core] | None = None
 
     @property
@@ -401,7 +410,7 @@ class MultiUSRP:
             listed = "".join(f"    {k}: {v}\n" for k, v in wanted.items())
             raise RuntimeError(f"LookupError: KeyError: No devices found for ----->\nDevice Address:\n{listed}")
         rate = wanted.get("master_clock_rate")
-        self._core = _Core(device, self._shelf.context, float(rate) if rate else None)
+        self._core = _Core(device, device.context or self._shelf.context, float(rate) if rate else None)
 
     # -- what it is
     def get_usrp_rx_info(self, chan: int = 0) -> dict[str, str]:
@@ -623,3 +632,51 @@ class UhdStandIn:
         return [
             DeviceAddr(f"type=b200,product=B210,serial={d.serial}") for d in self.devices.values() if not d.unplugged
         ]
+
+
+# ---------------------------------------------------------------- for a lab
+
+
+class StandInOptions(RadioOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A USRP's table [world.emulators.NAME]: RadioOptions, and the fields of `Device` of the same names."""
+
+    serial: str | None = None
+    """Default: made from the name."""
+    rx_delay_samples: float = 0.0
+    ref_locked: bool = True
+    lo_locked: bool = True
+    pps: bool = True
+    tx_faults: tuple[TxFault, ...] = ()
+    rx_faults: tuple[RxFault, ...] = ()
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> StandInOptions:
+    """Return a table's options; raises InputError naming the table, the key and what is accepted."""
+    try:
+        return msgspec.convert(options, StandInOptions)
+    except msgspec.ValidationError as exc:
+        accepted = ", ".join(f.name for f in msgspec.structs.fields(StandInOptions))
+        raise InputError(f"table [world.emulators.{name}]: {exc}; accepted keys: {accepted}") from exc
+
+
+def put_in_place(name: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment:
+    """Make a device and let `import uhd` find it in this process, instead of whatever UHD is installed."""
+    o = check_options(name, options)
+    known = {f.name for f in msgspec.structs.fields(RadioOptions)}
+    device = Device(
+        serial=o.serial or f"{context.seed & 0xFFFFFFFF:08X}",
+        name=name,
+        options={k: v for k, v in options.items() if k in known},
+        rx_delay_samples=o.rx_delay_samples,
+        ref_locked=o.ref_locked,
+        lo_locked=o.lo_locked,
+        pps=o.pps,
+        tx_faults=deque(o.tx_faults),
+        rx_faults=deque(o.rx_faults),
+        context=context,
+    )
+    shelf: Any = sys.modules.get("uhd")
+    if not isinstance(shelf, UhdStandIn):
+        shelf = sys.modules["uhd"] = UhdStandIn(context)  # type: ignore[assignment]
+    shelf.devices[device.serial] = device
+    return Equipment({"serial": device.serial}, device.idle_until)

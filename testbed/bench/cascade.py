@@ -12,6 +12,7 @@ from testbed.chain.dialogue import run as discuss
 from testbed.chain.reconcile.cascade import Cascade
 from testbed.core.errors import DialogueFailed
 from testbed.core.seeds import generator
+from testbed.core.stages import Evidence
 from testbed.core.types import F64
 
 BITS, BLOCKS = 10_240, 12
@@ -61,7 +62,9 @@ def _measure(variant: str, rate: float) -> _Measured:
         bob[rng.choice(BITS, round(BITS * rate), replace=False)] ^= 1
         start_s = time.perf_counter()
         try:
-            _, outcome, transcript = discuss(stage.alice(alice, rate, rng), stage.bob(bob, rate, rng))
+            _, outcome, transcript = discuss(
+                stage.alice(Evidence.of(alice, rate), rng), stage.bob(Evidence.of(bob, rate), rng)
+            )
         except DialogueFailed:
             failures += 1
             continue

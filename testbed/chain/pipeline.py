@@ -40,7 +40,7 @@ from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import Dialogue, Ledger, PublicMessage, Receive, Send
 from testbed.core.outcomes import COVERAGE, AgreeReport, EveReport, KeyReport
 from testbed.core.seeds import generator, permutation
-from testbed.core.stages import Enhancer, Quantizer, Reconciler
+from testbed.core.stages import Enhancer, Evidence, Quantizer, Reconciler
 from testbed.core.types import I64, U8, Bits, CsiSeries, Features, Key
 
 Side = Literal["alice", "bob"]
@@ -155,7 +155,8 @@ class KeyChain:
         return side()
 
     def _alice(self, csi: CsiSeries, progress: _Progress, rng: np.random.Generator) -> Steps[None]:
-        draft, lead = self.quantize.lead(self.enhance.transform(csi), rng)
+        features = self.enhance.transform(csi)
+        draft, lead = self.quantize.lead(features, rng)
         yield Send(msgspec.structs.replace(lead, kind=LEAD))
         follow = yield Receive(FOLLOW)
         assert follow is not None
@@ -187,14 +188,14 @@ class KeyChain:
         if rate > MAX_ERROR_RATE:
             yield Receive(FAILED)  # Bob goes by the same rule and says so next
         progress.kept = kept
-        outcome = yield from self.reconcile.alice(kept.values, rate, rng)
+        outcome = yield from self.reconcile.alice(Evidence(kept, rate, features, raw.take(positions)), rng)
         progress.values, progress.corrected = outcome.values, None
         point = draw_point(rng)
         tag = verification_tag(outcome.values, point)
         yield Send(PublicMessage(kind=TAG, body={"point": point, "tag": tag}, leaked_bits=TAG_BITS))
         verified = yield Receive(VERIFIED)
         assert verified is not None
-        _check_corrections(verified, kept)
+        _check_corrections(verified, kept, self.reconcile.shows_corrections)
 
     def _bob(self, csi: CsiSeries, progress: _Progress, rng: np.random.Generator) -> Steps[None]:
         features = self.enhance.transform(csi)
@@ -207,6 +208,7 @@ class KeyChain:
         assert message is not None
         positions, theirs = _read_sacrifice(message, raw.values.size, self._sacrifice_count)
         progress.sacrificed = positions
+        public = replace(raw.take(positions), values=theirs)
         progress.errors = int(np.count_nonzero(raw.values[positions] != theirs))
         kept = _without(raw, positions)
         # Which sacrificed bits differ stays with Bob, and what differs is left out of the string. Yet a differing bit
@@ -217,7 +219,7 @@ class KeyChain:
         if rate > MAX_ERROR_RATE:
             raise DialogueFailed("error_rate_too_high", f"{progress.errors} of {positions.size} sacrificed bits differ")
         progress.kept = kept
-        outcome = yield from self.reconcile.bob(kept.values, rate, rng)
+        outcome = yield from self.reconcile.bob(Evidence(kept, rate, features, public), rng)
         message = yield Receive(TAG)
         assert message is not None
         point, tag = _integer(message, "point", 0, (1 << 64) - 1), _integer(message, "tag", 0, (1 << 64) - 1)
@@ -228,8 +230,10 @@ class KeyChain:
                 "verification_failed", f"{outcome.corrected} bits were corrected, yet the strings differ"
             )
         progress.values, progress.corrected = outcome.values, outcome.corrected
-        corrections = _by_level_bit(kept, kept.values != outcome.values)
-        # The counts tell nothing beyond the positions, which Bob's questions have laid open and which are charged here.
+        shown = self.reconcile.shows_corrections
+        corrections = _by_level_bit(kept, kept.values != outcome.values) if shown else []
+        # Where the discussion hides the positions, so does this message: no counts, no charge. Elsewhere the
+        # counts tell nothing beyond the positions, which Bob's questions have laid open and which are charged here.
         leaked = correction_leak(corrections)
         yield Send(PublicMessage(kind=VERIFIED, body={"corrections": corrections}, leaked_bits=leaked))
 
@@ -493,12 +497,12 @@ def _read_sacrifice(message: PublicMessage, n: int, count_of: Callable[[int], in
     return _positions(n, count, seed), _packed(message, "bits", count)
 
 
-def _check_corrections(message: PublicMessage, kept: Bits) -> None:
+def _check_corrections(message: PublicMessage, kept: Bits, shown: bool) -> None:
     """Raise DialogueFailed('protocol') unless Bob's counts are possible and charged. He is honest: they are not proved.
 
     The charge must be that of the counts, or both ledgers would hold a number that nothing explains.
     """
-    most = _by_level_bit(kept, np.ones(kept.values.size, bool))
+    most = _by_level_bit(kept, np.ones(kept.values.size, bool)) if shown else []
     counts = message.body.get("corrections")
     if (
         not isinstance(counts, list)

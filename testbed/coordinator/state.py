@@ -228,7 +228,7 @@ class CoordinatorState:
         }
         self._now_s = 0.0
         self._timed = True
-        """Every radio can start at a given time; otherwise rounds go step by step."""
+        """Every radio can start at a given time; otherwise rounds go step by step, and none does."""
         self._started = False
         self._deadline_s = 0.0
         self._epoch_s: float | None = None
@@ -392,7 +392,7 @@ class CoordinatorState:
             transcript = f"tcp://{host}:{alice.hello.transcript_port}"
         body = m.Configure(
             radio=e.radio, probing=e.probing, chain=e.chain, accounting=e.accounting,
-            experiment_mode=e.mode == "experiment", record_iq=e.records.iq, seed=e.seed,
+            experiment_mode=e.mode == "experiment", record_iq=e.records.iq, seed=e.seed, timed=self._timed,
             discussion=discussion, transcript=transcript,
         )  # fmt: skip
         return [Tell(name, body)]
@@ -624,8 +624,9 @@ class CoordinatorState:
         return None
 
     def _make_scheduler(self) -> None:
-        self._timed = all(n.hello.timed for n in self.nodes.values() if n.hello)
-        self._ahead = self._ahead and self._timed
+        self._timed = all(n.hello.timed for n in self.nodes.values() if n.hello and n.role != "ris")
+        # a board that cannot say when it latched must not be asked to while a round may still be captured
+        self._ahead = self._ahead and all(n.hello.timed for n in self.nodes.values() if n.hello)
         hellos = [n.hello for n in self.nodes.values() if n.hello]
         turnaround_s = max((h.turnaround_s for h in hellos), default=0.0)
         if not self.virtual:  # in virtual time the air waits for the host
@@ -666,6 +667,8 @@ class CoordinatorState:
                 return self._start_block()
             if done:
                 kind = self._stop or "stop"
+                if self._stop is None and self.kept == 0:
+                    return self._finish("failed", self._nothing_kept(), kind)
                 return self._finish("finished" if self._stop is None else "stopped", f"{self.probed} rounds", kind)
         if done or full or len(self._settling) > 1 or self._surface_wait is not None:
             return None
@@ -678,6 +681,10 @@ class CoordinatorState:
         if not (self._timed or self.virtual) and self._scheduler.next_s > self._now_s - (self._epoch_s or 0.0):
             return None
         return self._start_round()
+
+    def _nothing_kept(self) -> str:
+        why = ", ".join(f"{n} {reason}" for reason, n in self.rejected.most_common())
+        return f"no round of {self.probed} was kept: {why}"
 
     def _start_round(self) -> list[Instruction]:
         surface = self._surface_plan()
@@ -744,9 +751,14 @@ class CoordinatorState:
         ris = self._name("ris")
         if self._scheduler is None or ris is None or ris not in self._scheduler.clocks:
             return [Note("unexpected_pattern", {"digest": body.digest, "round": body.round})]
-        latched_s = self._scheduler.reference_s(ris, body.device_time_s)
+        hello = self.nodes[ris].hello
+        timed = hello is not None and hello.timed
+        if timed:
+            latched_s = self._scheduler.reference_s(ris, body.device_time_s)
+        else:  # its clock is the host's, which says nothing of the air's: patterns are asked for between rounds
+            latched_s = self._last_end_s
         for r in self._flying():
-            during = r.start_s < latched_s < r.end_s if self._timed else r is self._round
+            during = r.start_s < latched_s < r.end_s if self._timed and timed else r is self._round
             if r.surface is not None and during:
                 r.spoilt = r.spoilt or Reject.SURFACE_CHANGED
         if self._surface_wait is None or body.digest != self._surface_wait[0]:

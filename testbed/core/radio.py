@@ -7,6 +7,7 @@ suite (`tests/contract/test_radio.py`) runs over every radio that is found.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -58,6 +59,8 @@ class Radio(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
         self.state = "open"
+        self.tell_air: Callable[[float], None] = lambda time_s: None
+        """Hears what a driver that knows nothing of simulated air promises, where its device is emulated there."""
         self._settings: RadioSettings | None = None
 
     # -- what drivers provide
@@ -80,6 +83,21 @@ class Radio(ABC):
 
     def idle_until(self, time_s: float) -> None:
         """Promise not to transmit before device time `time_s`. Simulated air waits for this; real air does not care."""
+        self.tell_air(time_s)
+
+    def use_timing(self, timed: bool) -> None:
+        """Choose, before `configure`, whether samples are timed; `capabilities` then say what was chosen.
+
+        A radio that can time its samples must be able to go without beside one that cannot: it then repeats what it
+        sends until `silence()`. Raises DeviceError where it does not; nothing has changed then.
+        """
+        if timed != self.capabilities.timed:
+            detail = (
+                "this radio cannot time its samples"
+                if timed
+                else "this radio cannot repeat what it sends, as it must beside radios that cannot time their samples"
+            )
+            raise DeviceError(self.name, "use_timing", self.state, detail)
 
     def identity(self) -> dict[str, Any]:
         """Return driver, serial number and firmware version for the run's provenance."""

@@ -79,6 +79,26 @@ class ReconciledBits:
     n_messages: int
 
 
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one side brings to the reconciliation of a block."""
+
+    bits: Bits
+    """Its own, in an order both sides share; sacrificed ones are gone."""
+    error_rate: float
+    """Share of bits that differ, as both sides estimate it from the sacrifice."""
+    features: Features | None = None
+    """This side's features behind the bits, for soft decisions; None where there are only bits."""
+    published: Bits | None = None
+    """Alice's sacrificed bits: public, and known to both sides."""
+
+    @classmethod
+    def of(cls, values: U8, error_rate: float) -> Evidence:
+        """Wrap a bare (bit,) string: each bit its own probe."""
+        none = np.zeros(values.size, np.int64)
+        return cls(Bits(values, np.arange(values.size), none, none), error_rate)
+
+
 class Reconciler(ABC):
     """Makes Bob's bits equal to Alice's over the public discussion (`chain/reconcile`).
 
@@ -86,10 +106,13 @@ class Reconciler(ABC):
     verification after it lets through; every parity or syndrome bit sent is counted in `leaked_bits`.
     """
 
+    shows_corrections: bool = True
+    """Whether the discussion lays open which bits Bob corrected; what that tells is then charged."""
+
     @abstractmethod
-    def alice(self, values: U8, error_rate: float, rng: np.random.Generator) -> Dialogue[ReconciledBits]: ...
+    def alice(self, evidence: Evidence, rng: np.random.Generator) -> Dialogue[ReconciledBits]: ...
     @abstractmethod
-    def bob(self, values: U8, error_rate: float, rng: np.random.Generator) -> Dialogue[ReconciledBits]: ...
+    def bob(self, evidence: Evidence, rng: np.random.Generator) -> Dialogue[ReconciledBits]: ...
 
     def eavesdrop(self, guess: U8, transcript: Sequence[PublicMessage]) -> U8:
         """Improve Eve's guess by the whole public transcript of this block. Default: she learns nothing from it."""

@@ -30,6 +30,16 @@ class DriverContext:
     """A folder of this node's own (calibration, caches)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """An emulated device in this process."""
+
+    options: dict[str, Any]
+    """For the driver, in addition to the lab's: which device it is."""
+    idle_until: Callable[[float], None]
+    """Tells the air what the driver promises (`Radio.idle_until`): the vendor's library has no word for it."""
+
+
 class World(ABC):
     """A simulated air: serves radios and boards in its own process."""
 
@@ -76,6 +86,15 @@ class World(ABC):
     def emulate(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Any:
         """Start an emulated device on the world at `context.world`, for a driver that reaches it by its own wire.
 
-        Returns an object with `uri`, where the driver finds it, and `close()`. It needs the world from its first use
-        on, not when it is made. Raises InputError for refused options.
+        Returns an object with `uri`, where the driver finds it, and `close()`; None for a driver whose device is made
+        by `equip`. It needs the world from its first use on, not when it is made. Raises InputError for refused
+        options.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def equip(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment | None:
+        """Emulate a device in the driver's own process, behind the vendor's library, before the driver is made.
+
+        None for a driver that reaches its emulated device by wire (`emulate`). Raises InputError for refused options.
         """

@@ -198,6 +198,8 @@ class Configure(_Body, frozen=True):
     experiment_mode: bool
     record_iq: bool
     seed: int
+    timed: bool = True
+    """False: somebody's radio cannot time its samples, so nobody's does."""
     discussion: str = ""
     """Endpoint of Alice's discussion socket (Bob's message)."""
     transcript: str = ""

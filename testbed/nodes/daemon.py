@@ -24,6 +24,7 @@ import zmq
 from testbed import __version__
 from testbed.core import registry, seeds
 from testbed.core.config import Lab, NodePlace
+from testbed.core.devices import open_device
 from testbed.core.errors import DeviceError, InputError, LateTransmit, ProbeRejected, Reject, TestbedError
 from testbed.core.identity import Identity
 from testbed.core.radio import Radio, RadioSettings
@@ -111,14 +112,10 @@ class NodeDaemon:
         self._radio_failed = False
         self._part = _Part(-1)
         self._experiment_mode = False
-        driver = registry.load_driver("boards" if self.role == "ris" else "radios", self.place.driver)
         context = DriverContext(
             seed=seeds.derive(0, lab.name, name), world=world, identity=identity, state_dir=state_dir
         )
-        try:
-            self._device: Radio | Board = driver(name, context, **self.place.options)
-        except TypeError as exc:
-            raise InputError(f"lab {lab.name}: table [node.{name}.options]: {exc}") from exc
+        self._device = open_device(lab, name, context)
         self._wire = transport.Wire(identity)
         self._link = transport.Link(self._wire, coordinator, name, self.incarnation)
         self._pulse = _Pulse(self, self._wire, coordinator, lab.coordinator.heartbeat_s)
@@ -204,7 +201,11 @@ class NodeDaemon:
     def _greet(self) -> None:
         surface: dict[str, Any] = {}
         if isinstance(self._device, Board):
-            surface = {"surface_shape": self._device.shape, "phase_bits": self._device.phase_bits}
+            surface = {
+                "surface_shape": self._device.shape,
+                "phase_bits": self._device.phase_bits,
+                "timed": self._device.capabilities.timed,
+            }
         else:
             caps = self._device.capabilities
             surface = {"timed": caps.timed, "turnaround_s": caps.turnaround_s}
@@ -332,6 +333,7 @@ class NodeDaemon:
             tx_gain_db=self.place.tx_gain_db,
             rx_gain_db=self.place.rx_gain_db,
         )
+        self._device.use_timing(body.timed)
         accepted = self._device.configure(settings)
         self._settings, self._radio_failed, self._part = settings, False, _Part(-1)
         sounder = registry.make_stage("probing", body.probing.waveform, body.probing.waveform_options)

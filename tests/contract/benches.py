@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -59,6 +60,15 @@ def sim_radios(state_dir: Path, **options: Any) -> Iterator[RadioBench]:
         settings = RadioSettings(carrier_hz=2.4e9, sample_rate_hz=20e6, tx_gain_db=0.0, rx_gain_db=15.0)
         elsewhere = RadioSettings(carrier_hz=2.5e9, sample_rate_hz=20e6, tx_gain_db=0.0, rx_gain_db=15.0)
         yield RadioBench(radio, other, settings, elsewhere, start_error_s=10e-9)
+
+
+@contextmanager
+def sim_radios_in_company(state_dir: Path) -> Iterator[RadioBench]:
+    """Radios that could time their samples, beside one that cannot."""
+    with sim_radios(state_dir, cfo_ppm=0.0) as bench:
+        for radio in (bench.radio, bench.other):
+            radio.use_timing(False)
+        yield bench
 
 
 @contextmanager
@@ -125,14 +135,29 @@ def sim_board(state_dir: Path) -> Iterator[Board]:
         yield board
 
 
+@contextmanager
+def serial_board(driver: str, state_dir: Path, **options: Any) -> Iterator[Board]:
+    """Through pyserial on the pty of its twin, whose pattern is on the air."""
+    with world_in_thread(SIM_SCENE, seed=11) as endpoint, ExitStack() as stack:
+        context = DriverContext(seed=5, world=endpoint, identity=None, state_dir=state_dir)
+        twin = load_driver("worlds", "sim").emulate("ris", driver, context, options)
+        stack.callback(twin.close)
+        yield stack.enter_context(load_driver("boards", driver)("ris", context, uri=twin.uri))
+
+
 # driver → variant → bench
 RADIO_BENCHES: dict[str, dict[str, Callable[[Path], Any]]] = {
     "sim": {
         "timed": sim_radios,
         # the suite correlates over 50 µs: crystals a few ppm apart would turn the phase by half in that time
         "untimed": lambda path: sim_radios(path, timed=False, cfo_ppm=0.0),
+        "timing left out": sim_radios_in_company,
     },
     "pluto": {"libiio": pluto_radios},
     "usrp": {"stand-in": usrp_radios},
 }
-BOARD_BENCHES: dict[str, Callable[[Path], Any]] = {"sim": sim_board}
+BOARD_BENCHES: dict[str, Callable[[Path], Any]] = {
+    "sim": sim_board,
+    "opensourceris": partial(serial_board, "opensourceris"),
+    "ris595": partial(serial_board, "ris595", rows=5, columns=7, phase_bits=3),
+}

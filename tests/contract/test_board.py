@@ -68,3 +68,31 @@ def test_close_may_be_repeated_and_ends_operations(board: Board) -> None:
         board.apply(pattern(board))
     with pytest.raises(DeviceError, match="closed"):
         board.readback()
+
+
+def test_what_is_queued_latches_on_the_trigger(board: Board) -> None:
+    before, wanted = pattern(board, 1), pattern(board, 2)
+    board.apply(before)
+    if not board.capabilities.can_queue:
+        with pytest.raises(DeviceError, match="waiting"):
+            board.queue(wanted)
+        return
+    board.queue(wanted)
+    assert board.readback().digest == before.digest
+    assert board.trigger().digest == wanted.digest
+    assert board.readback().digest == wanted.digest
+
+
+def test_a_codebook_is_chosen_from_by_index(board: Board) -> None:
+    size = board.capabilities.codebook_size
+    codebook = [pattern(board, seed) for seed in range(min(size, 3) or 1)]
+    if not size:
+        with pytest.raises(DeviceError, match="no codebook"):
+            board.upload(codebook)
+        return
+    board.upload(codebook)
+    for index, wanted in enumerate(codebook):
+        assert board.apply_index(index).digest == wanted.digest
+        assert board.readback().digest == wanted.digest
+    with pytest.raises(DeviceError):
+        board.apply_index(size)

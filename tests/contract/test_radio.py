@@ -226,6 +226,19 @@ def test_untimed_radio_repeats_until_silence(radio_bench: RadioBench) -> None:
         assert signal.next() > 0.7
 
 
+def test_timing_is_left_out_or_that_is_refused(radio_bench: RadioBench) -> None:
+    radio = radio_bench.radio
+    timed = radio.capabilities.timed
+    chosen = not timed
+    try:
+        radio.use_timing(chosen)
+    except DeviceError:
+        chosen = timed
+    assert radio.capabilities.timed is chosen
+    radio.use_timing(timed)
+    assert radio.capabilities.timed is timed
+
+
 # ---------------------------------------------------------------- retune, silence, close
 
 

@@ -7,7 +7,7 @@ from testbed.chain.dialogue import run
 from testbed.core import registry
 from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import PublicMessage
-from testbed.core.stages import Reconciler
+from testbed.core.stages import Evidence, Reconciler
 
 pytestmark = pytest.mark.parametrize("name", registry.stage_names("reconcile"))
 
@@ -27,7 +27,8 @@ def strings(n: int, errors: int, seed: int):
 def discuss(name: str, a, b, rate: float, seed: int = 0):
     stage = make(name)
     return run(
-        stage.alice(a, rate, np.random.default_rng([seed, 0])), stage.bob(b, rate, np.random.default_rng([seed, 1]))
+        stage.alice(Evidence.of(a, rate), np.random.default_rng([seed, 0])),
+        stage.bob(Evidence.of(b, rate), np.random.default_rng([seed, 1])),
     )
 
 

@@ -8,6 +8,7 @@ from testbed.chain.dialogue import Conversation, run
 from testbed.chain.reconcile.cascade import ANSWER, ASK, VARIANTS, Cascade
 from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import PublicMessage
+from testbed.core.stages import Evidence
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
@@ -25,7 +26,10 @@ def test_ends_with_bits_and_an_honest_ledger(n, rate, estimate, seed, variant):
     a = rng.integers(0, 2, n, dtype=np.uint8)
     b = a ^ (rng.random(n) < rate).astype(np.uint8)
     stage = Cascade(variant)
-    alice, bob = Conversation(stage.alice(a, estimate, rng)), Conversation(stage.bob(b, estimate, rng))
+    alice, bob = (
+        Conversation(stage.alice(Evidence.of(a, estimate), rng)),
+        Conversation(stage.bob(Evidence.of(b, estimate), rng)),
+    )
     alice.advance()
     to_alice, steps = bob.advance(), 0
     while to_alice:
@@ -54,7 +58,7 @@ def test_default_variant_makes_strings_equal(n, errors, seed):
     b = a ^ (rng.random(n) < errors).astype(np.uint8)
     actual = np.mean(a != b)
     stage = Cascade()
-    alice, bob = stage.alice(a, min(actual, 0.25), rng), stage.bob(b, min(actual, 0.25), rng)
+    alice, bob = stage.alice(Evidence.of(a, min(actual, 0.25)), rng), stage.bob(Evidence.of(b, min(actual, 0.25)), rng)
     try:
         outcome, reason = run(alice, bob)[1], None
     except DialogueFailed as exc:
@@ -84,7 +88,9 @@ messages = st.builds(
 @given(heard=st.lists(messages, max_size=6), role=st.sampled_from(["alice", "bob"]))
 def test_garbage_never_raises(heard, role):
     stage, bits, rng = Cascade(), np.zeros(64, np.uint8), np.random.default_rng(0)
-    side = Conversation(stage.alice(bits, 0.05, rng) if role == "alice" else stage.bob(bits, 0.05, rng))
+    side = Conversation(
+        stage.alice(Evidence.of(bits, 0.05), rng) if role == "alice" else stage.bob(Evidence.of(bits, 0.05), rng)
+    )
     side.advance()
     for message in heard:
         side.advance(message)

@@ -247,6 +247,18 @@ def test_a_rejected_estimate_rejects_the_pair_with_its_reason() -> None:
     assert stage.state.rejected == {"clipped": 1}
 
 
+def test_a_run_of_which_nothing_is_kept_has_failed_and_says_why() -> None:
+    def script(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Probe) and node == "bob":
+            reason = "low_snr" if body.round else "no_preamble"
+            return [m.Captured(round=body.round), probed(node, body, reason)]
+        return None
+
+    stage = Stage(script)
+    stage.join()
+    assert stage.over == s.Over("failed", "no round of 6 was kept: 5 low_snr, 1 no_preamble")
+
+
 def test_a_dead_bob_ends_the_run_unless_he_comes_back() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
     stage.join()
@@ -598,6 +610,21 @@ def test_answers_nobody_asked_for_are_noted_not_fatal(body: Any) -> None:
     for name in ("alice", "ris"):
         stage.take(stage.says(name, body))
     assert stage.state.phase == "joining"
+
+
+def test_the_clock_of_an_untimed_board_says_nothing_of_the_air() -> None:
+    def host_time(node: str, body: Any) -> list[Any] | None:
+        answers = stage.usual(node, body)
+        return [msgspec.structs.replace(a, device_time_s=9e5) if isinstance(a, m.Applied) else a for a in answers]
+
+    stage = Stage(host_time)
+    for name, node in stage.state.nodes.items():
+        shape = {"surface_shape": (2, 2), "phase_bits": 1, "timed": False} if name == "ris" else {}
+        hello = m.Hello(role=node.role, identity={}, pid=1, discussion_port=1, transcript_port=2, **shape)  # type: ignore[arg-type]
+        stage.take(stage.says(name, hello))
+    assert stage.rounds
+    assert all(r.reason is None for r in stage.rounds)
+    assert max(r.start_s for r in stage.rounds) < 1e3
 
 
 @pytest.mark.parametrize("pace", ["virtual", "wall", None])

@@ -13,14 +13,19 @@ from testbed.net import messages as m
 
 
 class Untimed(Stage):
-    """Nodes whose radios cannot time anything; they answer every step at once."""
+    """Nodes of which those in `untimed` have radios that cannot time anything; they answer every step at once."""
 
-    def __init__(self, script: Any = lambda node, body: None, **changes: Any) -> None:
-        self.passed: list[float] = []
+    def __init__(
+        self,
+        script: Any = lambda node, body: None,
+        untimed: tuple[str, ...] = ("alice", "bob", "eve"),
+        **changes: Any,
+    ) -> None:
+        self.untimed = untimed
         super().__init__(script, **changes)
 
     def says(self, name: str, body: Any) -> s.Received:
-        if isinstance(body, m.Hello) and name != "ris":
+        if isinstance(body, m.Hello) and name in self.untimed:
             body = m.Hello(
                 role=body.role, identity={}, pid=1, discussion_port=1, transcript_port=2, timed=False, turnaround_s=5e-3
             )
@@ -57,6 +62,15 @@ def test_a_round_goes_slot_by_slot() -> None:
     assert stage.over.status == "finished"
     assert [r.kept for r in stage.rounds] == [True] * 6
     assert not [b for _, b in stage.told if isinstance(b, m.Probe)]
+
+
+def test_beside_one_radio_without_timing_nobody_uses_it() -> None:
+    for untimed in ((), ("bob",)):
+        stage = Untimed(untimed=untimed)
+        stage.join()
+        told = {n: b.timed for n, b in stage.told if isinstance(b, m.Configure)}
+        assert {n: told[n] for n in ("alice", "bob", "eve")} == dict.fromkeys(("alice", "bob", "eve"), not untimed)
+        assert bool(stage.orders()) == bool(untimed)
 
 
 def test_nobody_is_told_the_next_step_before_the_last_is_reported() -> None:

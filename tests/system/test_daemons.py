@@ -77,11 +77,13 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def when(stream: Any, happens: Callable[[str], bool]) -> None:
     """Read lines until one says that it happened; keep the pipe drained afterwards."""
+    said: list[str] = []
     for line in stream:
+        said.append(line)
         if happens(line):
             threading.Thread(target=stream.read, daemon=True).start()
             return
-    pytest.fail("it never happened")
+    pytest.fail(f"it never happened; said: {''.join(said[-5:])!r}")
 
 
 def test_daemons_started_by_hand_in_any_order_find_one_another(site: Site) -> None:

@@ -114,6 +114,15 @@ def test_a_run_over_the_wire_ends_in_equal_keys(tmp_path: Path) -> None:
     assert len(keys[0]) == 1
 
 
+def test_rounds_on_the_wall_clock_are_heard(tmp_path: Path) -> None:
+    text = config.find(config.Lab, "wire").read_text(encoding="utf-8")
+    lab = tmp_path / "wall.toml"
+    lab.write_text(text.replace('pace = "virtual"', 'pace = "wall"'))
+    outcome = run(tmp_path, str(lab), 4)
+    assert outcome.summary["pairs_rejected"] == {}
+    assert outcome.summary["pairs_kept"] == 4
+
+
 def test_a_cable_pulled_in_the_middle_costs_a_round(tmp_path: Path) -> None:
     """Bob's connection drops twice in the middle of a capture: told, rejected, and he is back in the next round."""
     text = config.find(config.Lab, "wire").read_text(encoding="utf-8")

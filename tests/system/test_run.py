@@ -242,6 +242,16 @@ def test_the_command_line_speaks_json_and_exit_codes(tmp_path: Path) -> None:
     assert summary["keys_mismatched"] == 0
 
 
+def test_a_run_that_keeps_nothing_is_a_failed_run(tmp_path: Path) -> None:
+    text = config.find(config.Lab, "sim").read_text(encoding="utf-8")
+    lab = tmp_path / "deaf.toml"
+    lab.write_text(text.replace("tx_gain_db = -6.0", "tx_gain_db = -80.0"))
+    done = cli("run", "mobile_room", "--lab", str(lab), "--rounds", "5", "--json", "--out", str(tmp_path / "runs"))
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["pairs_kept"] == 0
+    assert "run failed: no round of 5 was kept: 5 no_preamble" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -266,6 +276,18 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], words: list[st
     assert "Traceback" not in done.stderr
     for word in words:
         assert word.lower() in done.stderr.lower()
+
+
+def test_a_wrong_key_of_an_emulated_device_is_bad_input(tmp_path: Path) -> None:
+    text = config.find(config.Lab, "wire").read_text(encoding="utf-8")
+    lab = tmp_path / "typo.toml"
+    lab.write_text(text.replace("[world.emulators.bob]", "[world.emulators.bob]\nfaults = { gremlins = 1 }"))
+    for arguments in (["run", "mobile_room", "--out", str(tmp_path / "runs")], ["sim"]):
+        done = cli(*arguments, "--lab", str(lab))
+        assert (done.returncode, done.stdout) == (2, "")
+        line = done.stderr.splitlines()[0]
+        assert done.stderr.count("\n") == 1
+        assert all(w in line for w in ("[world.emulators.bob]", "gremlins", "accepted keys of faults: early_requeue"))
 
 
 def test_iq_is_recorded_into_the_runs_folder(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from testbed import launch
 from testbed.core import config
@@ -21,3 +22,11 @@ def test_a_run_without_timing_measures_the_same_channel_at_both_ends(tmp_path: P
     assert s["pairs_kept"] > 55
     assert s["csi_correlation_ab"] > 0.9
     assert s["probing_s"] > 2.9  # Bob walked for three seconds of the world's
+
+
+@pytest.mark.parametrize("lab", ["wire_ris", "wire_ris595"])
+def test_a_board_on_a_serial_line_steers_the_simulated_surface(tmp_path: Path, lab: str) -> None:
+    plan = msgspec.structs.replace(config.load_experiment("static_room"), rounds=30)
+    s = launch.run(plan, config.load_lab(lab), lab, tmp_path / "run").summary
+    assert s["pairs_kept"] > 27
+    assert s["csi_correlation_ab"] > 0.9  # nothing but the surface changes: without it, there is only noise

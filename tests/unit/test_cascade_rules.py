@@ -8,6 +8,7 @@ from testbed.chain.reconcile.cascade import ANSWER, ASK, VARIANTS, Cascade
 from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import PublicMessage
 from testbed.core.seeds import permutation
+from testbed.core.stages import Evidence
 
 
 def h2(e: float) -> float:
@@ -25,7 +26,7 @@ def strings(n: int, rate: float, seed: int):
 def discuss(a, b, estimate: float, variant: str = "weighted", seed: int = 0):
     stage = Cascade(variant)
     rng = np.random.default_rng(seed)
-    _, bob, transcript = run(stage.alice(a, estimate, rng), stage.bob(b, estimate, rng))
+    _, bob, transcript = run(stage.alice(Evidence.of(a, estimate), rng), stage.bob(Evidence.of(b, estimate), rng))
     return bob, [m for _, m in transcript]
 
 
@@ -122,7 +123,7 @@ def test_alice_that_contradicts_herself_is_found_out():
     a, b = strings(512, 0.1, 1)
     other = a.copy()
     other[:40] ^= 1  # an even number, so that the parity of the whole string fits both
-    bob = Conversation(Cascade().bob(b, 0.1, np.random.default_rng(0)))
+    bob = Conversation(Cascade().bob(Evidence.of(b, 0.1), np.random.default_rng(0)))
     (ask,) = bob.advance()
     seed = ask.body["seed"]
     while not bob.done:
@@ -152,7 +153,7 @@ def test_alice_that_contradicts_herself_is_found_out():
     ],
 )
 def test_garbage_questions_end_alice(body):
-    alice = Conversation(Cascade().alice(np.zeros(300, np.uint8), 0.01, np.random.default_rng(0)))
+    alice = Conversation(Cascade().alice(Evidence.of(np.zeros(300, np.uint8), 0.01), np.random.default_rng(0)))
     alice.advance()
     (told,) = alice.advance(PublicMessage(kind=ASK, body=body))
     assert told.kind == "failed"
@@ -162,7 +163,7 @@ def test_garbage_questions_end_alice(body):
 
 def test_alice_answers_no_more_than_n_parities():
     n = 300
-    alice = Conversation(Cascade().alice(np.zeros(n, np.uint8), 0.01, np.random.default_rng(0)))
+    alice = Conversation(Cascade().alice(Evidence.of(np.zeros(n, np.uint8), 0.01), np.random.default_rng(0)))
     alice.advance()
     cuts = np.arange(1, n + 1, dtype="<u4").tobytes()
     (first,) = alice.advance(PublicMessage(kind=ASK, body={"seed": 1, "passes": bytes(n), "cuts": cuts}))
@@ -174,7 +175,7 @@ def test_alice_answers_no_more_than_n_parities():
 
 @pytest.mark.parametrize("body", [{}, {"bits": b""}, {"bits": b"\0" * 999}, {"bits": 7}])
 def test_garbage_answers_end_bob(body):
-    bob = Conversation(Cascade().bob(np.zeros(300, np.uint8), 0.01, np.random.default_rng(0)))
+    bob = Conversation(Cascade().bob(Evidence.of(np.zeros(300, np.uint8), 0.01), np.random.default_rng(0)))
     bob.advance()
     bob.advance(PublicMessage(kind=ANSWER, body=body, leaked_bits=1))
     assert bob.failure is not None
@@ -182,7 +183,7 @@ def test_garbage_answers_end_bob(body):
 
 
 def test_answers_that_count_less_than_they_tell_end_bob():
-    bob = Conversation(Cascade().bob(np.zeros(300, np.uint8), 0.01, np.random.default_rng(0)))
+    bob = Conversation(Cascade().bob(Evidence.of(np.zeros(300, np.uint8), 0.01), np.random.default_rng(0)))
     (ask,) = bob.advance()
     size = (len(ask.body["passes"]) + 7) // 8
     bob.advance(PublicMessage(kind=ANSWER, body={"bits": bytes(size)}, leaked_bits=0))

@@ -225,8 +225,8 @@ def test_a_reconciler_that_leaves_an_error_is_caught_by_the_tag(monkeypatch):
     k = chain()
     honest = k.reconcile.bob
 
-    def careless(values, rate, rng):
-        outcome = yield from honest(values, rate, rng)
+    def careless(evidence, rng):
+        outcome = yield from honest(evidence, rng)
         wrong = outcome.values.copy()
         wrong[17] ^= 1
         return replace(outcome, values=wrong)
@@ -414,3 +414,16 @@ def test_eve_who_heard_no_probe_is_no_measurement():
     assert (nothing.report.sacrificed_bits, nothing.report.best_link) == (0, "none")
     other = CsiSeries(from_alice.h[:50], from_alice.rounds[:50], from_alice.subcarrier_hz)
     assert chain().eavesdrop(BLOCK, other, None, transcript, True).report.best_link == "none"
+
+
+def test_a_discussion_that_hides_the_corrections_is_not_charged_for_them():
+    a, b, *_ = channels(0.05)
+    plan = msgspec.structs.replace(PLAN, quantize_options={"bits": 3}, reconcile="ldpc")
+    k = KeyChain(plan, Accounting())
+    alice, bob, transcript = run(k.agree("alice", a, BLOCK, SEED), k.agree("bob", b, BLOCK, SEED))
+    assert alice.report.verified
+    assert np.array_equal(alice.values, bob.values)
+    assert bob.report.corrected_bits > 0
+    verified = transcript[-1][1]
+    assert (verified.kind, verified.body, verified.leaked_bits) == ("verified", {"corrections": []}, 0)
+    assert alice.report.leaked_by_kind["ldpc_syndrome"] > 0

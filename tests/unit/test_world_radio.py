@@ -339,6 +339,19 @@ def test_wrong_board_options_and_a_second_board() -> None:
             world.board("ris", row=3)
 
 
+def test_on_the_wall_clock_a_radio_without_timing_is_on_the_air_when_it_says_so() -> None:
+    """Every order is late for the instant at which it was given."""
+    n = 2000
+    tone = np.exp(2j * np.pi * 0.1 * np.arange(n)).astype(np.complex64)
+    with room(OPEN, pace="wall") as world:
+        alice, bob = (world.radio(name, timed=False, cfo_ppm=0.0) for name in ("alice", "bob"))
+        for _ in range(3):
+            alice.transmit(IqBlock(0.9 * tone[None, :], SETTINGS.sample_rate_hz, 0.0))
+            heard = bob.receive(n).samples[0]
+            assert abs(np.vdot(tone, heard)) > 0.9 * np.linalg.norm(tone) * np.linalg.norm(heard)
+            alice.silence()
+
+
 def test_wall_pace_never_runs_ahead_of_the_wall() -> None:
     with room(OPEN, pace="wall") as world:
         began = time.monotonic()

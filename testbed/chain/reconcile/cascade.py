@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import Dialogue, PublicMessage, Receive, Send
 from testbed.core.seeds import permutation
-from testbed.core.stages import ReconciledBits, Reconciler
+from testbed.core.stages import Evidence, ReconciledBits, Reconciler
 from testbed.core.types import F64, I64, U8
 
 ASK, ANSWER = "cascade_ask", "cascade_answer"
@@ -71,8 +71,9 @@ class Cascade(Reconciler):
             raise ValueError(f"option 'variant' = {variant!r}, accepted: {', '.join(VARIANTS)}")
         self.variant = VARIANTS[variant]
 
-    def alice(self, values: U8, error_rate: float, rng: np.random.Generator) -> Dialogue[ReconciledBits]:
+    def alice(self, evidence: Evidence, rng: np.random.Generator) -> Dialogue[ReconciledBits]:
         """Answer Bob's questions until he is done. Answers at most n bits: more could not help anybody but Eve."""
+        values, error_rate = evidence.bits.values, evidence.error_rate
         _refuse_hopeless(error_rate)
         n = values.size
         seed: int | None = None
@@ -102,11 +103,12 @@ class Cascade(Reconciler):
             messages += 1
             yield Send(PublicMessage(kind=ANSWER, body=body, leaked_bits=len(answered) - before))
 
-    def bob(self, values: U8, error_rate: float, rng: np.random.Generator) -> Dialogue[ReconciledBits]:
+    def bob(self, evidence: Evidence, rng: np.random.Generator) -> Dialogue[ReconciledBits]:
         """Drive: open the passes of the variant, search every odd leaf in lockstep, until all parities agree.
 
         Ends always: each question holds a cut that was never asked, and n cuts are the limit.
         """
+        values, error_rate = evidence.bits.values, evidence.error_rate
         _refuse_hopeless(error_rate)
         n = values.size
         search = _Search(values, int(rng.integers(1 << 63)), error_rate, self.variant)

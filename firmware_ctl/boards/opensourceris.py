@@ -1,0 +1,187 @@
+"""OpenSourceRIS (TH Köln, github mheinri): 16×16 elements of one bit, ASCII lines at 115200 8N1.
+
+Lines end in LF alone: CR kills a command without a word, as does anything else the board does not like. Replies carry
+no number, so commands go in lockstep and `#OK` alone proves little: a pattern counts as applied once the board has read
+it back. After any failure nothing is trusted before the line was quiet and a question was answered.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from firmware_ctl.boards._serial import PortLost, SerialLink, quote
+from testbed.core import patterns
+from testbed.core.config import driver_options
+from testbed.core.errors import DeviceError, DeviceTimeout
+from testbed.core.ris import Board
+from testbed.core.types import AppliedPattern, SurfacePattern
+from testbed.core.world import DriverContext
+
+_SHAPE = (16, 16)
+_READY = b"#READY!"
+_OPEN_S = 3.0
+"""Opening the port may reset the board, which then takes this long to say that it is ready."""
+
+
+class OpenSourceRisOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys of `options` in its lab table."""
+
+    uri: str | None = None
+    """The port, such as /dev/ttyUSB0; to be given unless the lab emulates the board."""
+    baud: Annotated[int, Meta(gt=0)] = 115200
+    verify: bool = True
+    """Read every pattern back; without, an `#OK` that is late or doubled may be taken for the next one's."""
+    answer_s: Annotated[float, Meta(gt=0)] = 0.2
+    """How long one reply may take."""
+    quiet_s: Annotated[float, Meta(gt=0)] = 0.1
+    """After a failure the line must be silent for this long."""
+
+
+class _Confused(Exception):
+    """The board said something else than it was asked for, or nothing."""
+
+
+class OpenSourceRis(Board):
+    """The board at `uri`."""
+
+    options_type = OpenSourceRisOptions
+
+    def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
+        super().__init__(name)
+        self._options = driver_options(options, OpenSourceRisOptions, name)
+        if self._options.uri is None:
+            table = f"[node.{name}.options]"
+            raise DeviceError(name, "open", "closed", f'say which port in {table}: uri = "/dev/ttyUSB0"')
+        self._link = SerialLink(name, self._options.uri, self._options.baud)
+        self._suspect = True
+        """Replies of the past may still come."""
+        self._link.open()
+        try:
+            self._identity = self._recognise()
+        except BaseException:
+            self._link.close()
+            raise
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return _SHAPE
+
+    @property
+    def phase_bits(self) -> int:
+        return 1
+
+    def identity(self) -> dict[str, Any]:
+        return {"driver": "opensourceris", **self._identity}
+
+    def now_s(self) -> float:
+        return time.monotonic()
+
+    def reset(self, timeout_s: float = 5.0) -> None:
+        """Start the board anew; returns once it said that it is ready."""
+        self._require_open("reset")
+        deadline_s = time.monotonic() + timeout_s
+        self._suspect = True
+        self._link.drain()
+        self._link.write(b"!Reset\n", timeout_s)
+        while _READY not in self._link.read_until(b"\n", max(0.0, deadline_s - time.monotonic())):
+            pass
+
+    def set_bluetooth_key(self, key: str, timeout_s: float = 2.0) -> None:
+        """Set the six decimal digits that Bluetooth clients need."""
+        self._require_open("set_bluetooth_key")
+        if not re.fullmatch("[0-9]{6}", key):
+            raise DeviceError(self.name, "set_bluetooth_key", self.state, "accepted: six decimal digits")
+        self._try("set_bluetooth_key", timeout_s, lambda end: self._ask(f"!BT-Key={key}", b"#OK", end))
+
+    def _do_apply(self, pattern: SurfacePattern, timeout_s: float) -> AppliedPattern:
+        wanted = patterns.to_hex(pattern)
+
+        def once(end_s: float) -> AppliedPattern:
+            self._ask("!" + wanted, b"#OK", end_s)
+            if self._options.verify:
+                held = self._ask("?Pattern", rb"#0X([0-9A-F]{64})", end_s)[1].decode()
+                if held.lower() != wanted[2:]:
+                    raise _Confused(f"the board holds 0x{held.lower()} instead")
+                if self._suspect:  # an answer too many would stand where this one must
+                    self._ask("?SerialNo", rb"#SerNo:\s+\d+", end_s)
+            return AppliedPattern(pattern.digest, self.now_s())
+
+        return self._try("apply", timeout_s, once)
+
+    def _do_readback(self, timeout_s: float) -> SurfacePattern:
+        def once(end_s: float) -> SurfacePattern:
+            held = self._ask("?Pattern", rb"#0X([0-9A-F]{64})", end_s)[1].decode()
+            if self._suspect:
+                self._ask("?SerialNo", rb"#SerNo:\s+\d+", end_s)
+            return patterns.from_hex("0x" + held, _SHAPE, 1)
+
+        return self._try("readback", timeout_s, once)
+
+    def _do_close(self) -> None:
+        self._link.close()
+
+    def _recognise(self) -> dict[str, Any]:
+        def once(end_s: float) -> dict[str, Any]:
+            serial = self._ask("?SerialNo", rb"#SerNo:\s+(\d+)", end_s)[1].decode()
+            vext = float(self._ask("?Vext", rb"#(\d+\.\d+) V", end_s)[1])
+            return {"serial": serial, "vext_v": vext, "uri": self._options.uri}
+
+        try:
+            return self._try("open", _OPEN_S, once)
+        except DeviceTimeout as exc:
+            detail = f"no OpenSourceRIS board at {self._options.uri}, {self._options.baud} baud ({exc.detail}): "
+            raise DeviceError(self.name, "open", self.state, detail + "check port, baud (115200) and power") from exc
+
+    def _try(self, operation: str, timeout_s: float, once: Any) -> Any:
+        """Return what `once(deadline)` does, begun anew after every failure until the time is over."""
+        end_s = time.monotonic() + timeout_s
+        last = "not tried"
+        while True:
+            try:
+                if not self._link.is_open:
+                    self._suspect = True
+                    self._link.reopen(max(0.0, end_s - time.monotonic()))
+                if self._suspect:
+                    self._resynchronise(end_s)
+                elif self._link.drain():  # nobody asked for that
+                    raise _Confused("it talks unasked")
+                got = once(end_s)
+                self._suspect = False
+                return got
+            except _Confused as exc:
+                last = str(exc)
+            except PortLost as exc:
+                last = exc.detail
+            except DeviceError as exc:
+                last = exc.detail
+            self._suspect = True
+            if time.monotonic() >= end_s:
+                raise DeviceTimeout(self.name, operation, self.state, f"not done within {timeout_s:g} s: {last}")
+
+    def _resynchronise(self, end_s: float) -> None:
+        """End whatever line the board is in, and wait until nothing comes any more."""
+        self._link.write(b"\n", max(0.0, end_s - time.monotonic()))
+        quiet_s = min(self._options.quiet_s, max(0.0, end_s - time.monotonic()))
+        while self._link.read(1024, quiet_s):
+            if time.monotonic() >= end_s:
+                raise _Confused("it never stops talking")
+        self._ask("?SerialNo", rb"#SerNo:\s+\d+", end_s)
+
+    def _ask(self, command: str, reply: bytes, end_s: float) -> re.Match[bytes]:
+        """Send one command and return the match of its reply; raises _Confused for any other."""
+        left_s = end_s - time.monotonic()
+        if left_s <= 0:
+            raise _Confused("out of time")
+        self._link.write(command.encode() + b"\n", left_s)
+        try:
+            line = self._link.read_until(b"\n", min(self._options.answer_s, end_s - time.monotonic()))
+        except DeviceTimeout as exc:
+            raise _Confused(exc.detail) from exc
+        found = re.fullmatch(reply, line.strip())
+        if found is None:
+            raise _Confused(f"{quote(line)} answers {command.split('=')[0][:12]}")
+        return found

@@ -1,0 +1,261 @@
+"""A serial line in software: a pty between a real driver and a simulated device, as slow as the wire would be.
+
+A pty paces nothing, so both directions are paced here, ten bits a byte. What the host sends reaches the device once it
+would have been received; what the device answers is sent byte after byte, and held back by the adapter's latency timer
+where the line has one. On a bad day (the methods marked as faults) it is silent, late, noisy or gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import itertools
+import os
+import select
+import termios
+import threading
+import time
+import tty
+from collections import deque
+from pathlib import Path
+from typing import Protocol
+
+from testbed.core.errors import InputError
+
+_BITS_A_BYTE = 10
+_LONGEST_QUEUE = 1 << 16
+"""Bytes that may wait on the wire in either direction; what is beyond is lost, as with a full buffer."""
+_AT_ONCE = 1024
+_IDLE_LOOK_S = 1.0
+
+
+class Device(Protocol):
+    """What hangs on the line."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes as they come in, in order; return what is answered now. Called in the line's thread.
+
+        What is answered later goes through `PtyLine.send`.
+        """
+
+
+class PtyLine:
+    """The line of one device; `uri` is the path that a driver opens, the same one after every `vanish`."""
+
+    def __init__(self, uri: Path, baud: int, latency_s: float = 0.0) -> None:
+        self.uri, self.baud = str(uri), baud
+        self.latency_s = latency_s
+        """An adapter hands on what it received this much later."""
+        self.device: Device | None = None
+        self._byte_s = _BITS_A_BYTE / baud
+        self._lock = threading.RLock()
+        self._later: list[tuple[float, int, bytes]] = []
+        """Heap of what the device says: not before when, order, bytes."""
+        self._order = itertools.count()
+        self._to_device: deque[tuple[float, bytes]] = deque()
+        """(all of it was received at, bytes)."""
+        self._device_busy_s = self._host_busy_s = 0.0
+        """Until when each direction of the wire is taken."""
+        self._to_host: deque[tuple[float, bytes]] = deque()
+        self._swallow = 0
+        self._silent = False
+        self._delay_s = 0.0
+        self._delays_left = 0
+        self._copies = 0
+        self._master = self._slave = -1
+        self._back_s: float | None = None
+        self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_r, False)
+        os.set_blocking(self._wake_w, False)
+        self._closed = False
+        try:
+            Path(uri).parent.mkdir(parents=True, exist_ok=True)
+            self._appear()
+        except OSError as exc:
+            for fd in (self._wake_r, self._wake_w):
+                os.close(fd)
+            raise InputError(f"emulated serial line {uri}: cannot be made: {exc.strerror}") from exc
+        self._thread = threading.Thread(target=self._run, name=f"line {uri.name}", daemon=True)
+
+    def start(self, device: Device) -> None:
+        """Let the device be heard."""
+        self.device = device
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread and take the port away; may be called twice."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._nudge()
+            self._thread.join()
+        with self._lock:
+            self._disappear()
+            for fd in (self._wake_r, self._wake_w):
+                os.close(fd)
+
+    # ---------------------------------------------------------------- for the device
+
+    def send(self, data: bytes, delay_s: float = 0.0) -> None:
+        """Have the device say something in `delay_s`; from any thread."""
+        with self._lock:
+            if self._silent or not data:
+                return
+            if self._delays_left:
+                self._delays_left -= 1
+                delay_s += self._delay_s
+            now_s = time.monotonic()
+            for _ in range(1 + self._copies):
+                self._put(now_s + delay_s, data)
+            self._copies = 0
+        self._nudge()
+
+    # ---------------------------------------------------------------- faults
+
+    def silence(self, silent: bool = True) -> None:
+        """Let nothing that the device says through, until told otherwise."""
+        with self._lock:
+            self._silent = silent
+
+    def garbage(self, data: bytes, delay_s: float = 0.0) -> None:
+        """Have these bytes appear on the way to the host."""
+        with self._lock:
+            self._put(time.monotonic() + delay_s, data)
+        self._nudge()
+
+    def delay_answers(self, delay_s: float, n: int = 1) -> None:
+        """Have the next `n` answers come this much later."""
+        with self._lock:
+            self._delay_s, self._delays_left = delay_s, n
+
+    def duplicate_answer(self, n: int = 1) -> None:
+        """Have the next answer come 1 + n times."""
+        with self._lock:
+            self._copies = n
+
+    def swallow(self, n_bytes: int) -> None:
+        """Lose the next so many bytes on their way to the device."""
+        with self._lock:
+            self._swallow = n_bytes
+
+    def vanish(self, back_after_s: float | None) -> None:
+        """Unplug the port, what is on the wire included; plug it in again after a time, or with `appear`."""
+        with self._lock:
+            self._disappear()
+            self._back_s = None if back_after_s is None else time.monotonic() + back_after_s
+        self._nudge()
+
+    def appear(self) -> None:
+        """Plug the port in again."""
+        with self._lock:
+            self._back_s = None
+            if self._master < 0 and not self._closed:
+                self._appear()
+        self._nudge()
+
+    # ---------------------------------------------------------------- the wire
+
+    def _put(self, when_s: float, data: bytes) -> None:
+        if len(self._later) < _LONGEST_QUEUE:
+            heapq.heappush(self._later, (when_s, next(self._order), data))
+
+    def _appear(self) -> None:
+        master, slave = os.openpty()
+        tty.setraw(slave)
+        os.set_blocking(master, False)
+        # the slave stays open here: without it the master reads as hung up whenever no driver has it open
+        self._master, self._slave = master, slave
+        link = Path(self.uri)
+        fresh = link.with_name(f".{link.name}.{os.getpid()}")
+        with contextlib.suppress(FileNotFoundError):
+            fresh.unlink()
+        fresh.symlink_to(os.ttyname(slave))
+        fresh.replace(link)
+
+    def _disappear(self) -> None:
+        if self._master >= 0:
+            with contextlib.suppress(OSError):
+                Path(self.uri).unlink()
+            os.close(self._master)
+            os.close(self._slave)
+            self._master = self._slave = -1
+        self._later.clear()
+        self._to_device.clear()
+        self._to_host.clear()
+        self._device_busy_s = self._host_busy_s = 0.0
+
+    def _nudge(self) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._wake_w, b".")
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if self._closed:
+                    return
+                wait_s = self._turn(time.monotonic())
+                fds = [self._wake_r] + ([self._master] if self._master >= 0 else [])
+            # poll() counts whole milliseconds, 11 bytes of 115200 baud: select() counts microseconds
+            with contextlib.suppress(OSError, ValueError):  # a descriptor that was closed meanwhile: look again
+                select.select(fds, [], [], wait_s)
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_r, 4096)
+
+    def _turn(self, now_s: float) -> float:
+        """Move everything that is due; return how long nothing more will be."""
+        if self._back_s is not None and now_s >= self._back_s:
+            self._back_s = None
+            self._appear()
+        if self._master >= 0:
+            self._hear_host(now_s)
+        while self._to_device and self._to_device[0][0] <= now_s:
+            when_s, data = self._to_device.popleft()
+            assert self.device is not None
+            self.send(self.device.feed(data))
+        while self._later and self._later[0][0] <= now_s:
+            when_s, _, data = heapq.heappop(self._later)
+            self._pace_out(when_s, data)
+        if self._master >= 0:
+            self._tell_host(now_s)
+        due = [self._back_s] if self._back_s is not None else []
+        due += [queue[0][0] for queue in (self._to_device, self._to_host) if queue]
+        due += [self._later[0][0]] if self._later else []
+        return min([_IDLE_LOOK_S, *(max(0.0, when_s - time.monotonic()) for when_s in due)])
+
+    def _hear_host(self, now_s: float) -> None:
+        try:
+            data = os.read(self._master, _AT_ONCE)
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            if exc.errno != errno.EIO:
+                raise
+            return
+        if termios.tcgetattr(self._slave)[5] != getattr(termios, f"B{self.baud}", None):
+            data = bytes(b | 0x80 for b in data)  # another baud rate: framing errors
+        lost = min(self._swallow, len(data))
+        self._swallow -= lost
+        begin_s = max(now_s, self._device_busy_s) + lost * self._byte_s
+        self._device_busy_s = begin_s + (len(data) - lost) * self._byte_s
+        if len(data) > lost and sum(len(d) for _, d in self._to_device) < _LONGEST_QUEUE:
+            self._to_device.append((self._device_busy_s, data[lost:]))
+
+    def _pace_out(self, when_s: float, data: bytes) -> None:
+        begin_s = max(when_s, self._host_busy_s)
+        self._host_busy_s = begin_s + len(data) * self._byte_s
+        # in one piece: a driver that needs the first byte before the last one gains nothing
+        self._to_host.append((self._host_busy_s + self.latency_s, data))
+
+    def _tell_host(self, now_s: float) -> None:
+        while self._to_host and self._to_host[0][0] <= now_s:
+            _, data = self._to_host.popleft()
+            try:
+                os.write(self._master, data)
+            except BlockingIOError:
+                return  # nobody reads, its buffer is full: lost
+            except OSError as exc:
+                if exc.errno != errno.EIO:
+                    raise

@@ -1,0 +1,95 @@
+"""Boards on bad days: no pattern is believed applied that the outputs do not hold, nothing hangs, all recover."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from testbed.core.errors import DeviceError
+from testbed.core.registry import load_driver
+from testbed.core.types import SurfacePattern
+from testbed.core.world import DriverContext
+
+BOARDS: dict[str, dict[str, Any]] = {"opensourceris": {}, "ris595": {"phase_bits": 2}}
+"""Driver → options of its twin."""
+
+
+def campaign(driver: str, folder: Path, n: int, probability: float) -> None:
+    context = DriverContext(seed=3, world=None, identity=None, state_dir=folder)
+    rng = np.random.default_rng(4)
+    refused = wrong = 0
+    slowest_s, timeout_s = 0.0, 2.0
+    with closing(load_driver("worlds", "sim").emulate("ris", driver, context, BOARDS[driver])) as twin:
+        with load_driver("boards", driver)("ris", context, uri=twin.uri) as board:
+            twin.fault_probability = probability
+            for _ in range(n):
+                levels = rng.integers(0, 1 << board.phase_bits, board.shape, dtype=np.uint8)
+                wanted = SurfacePattern(levels, board.phase_bits)
+                begin_s = time.monotonic()
+                try:
+                    board.apply(wanted, timeout_s)
+                    wrong += not np.array_equal(twin.outputs, wanted.levels)
+                except DeviceError:
+                    refused += 1
+                slowest_s = max(slowest_s, time.monotonic() - begin_s)
+            twin.fault_probability = 0.0
+            board.apply(wanted)
+            np.testing.assert_array_equal(twin.outputs, wanted.levels)
+        print(f"{driver}: {n} commands, {twin.faults_met}, refused {refused}, wrong {wrong}, slowest {slowest_s:.2f} s")
+        assert twin.faults_met
+    assert wrong == 0
+    assert slowest_s < timeout_s + 0.5
+    assert refused < n / 10
+
+
+@pytest.mark.parametrize("driver", BOARDS)
+def test_a_short_campaign(tmp_path: Path, driver: str) -> None:
+    campaign(driver, tmp_path, 40, 0.1)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("driver", BOARDS)
+def test_a_long_campaign(tmp_path: Path, driver: str) -> None:
+    campaign(driver, tmp_path, 3000, 0.05)
+
+
+@pytest.mark.parametrize("fault", ["bit-order", "ack-early"])
+def test_outputs_that_hold_something_else_are_never_reported_as_applied(tmp_path: Path, fault: str) -> None:
+    """The ris595 board itself is wrong, for good or for 20 ms: what apply says is so when it says it."""
+    context = DriverContext(seed=3, world=None, identity=None, state_dir=tmp_path)
+    rng = np.random.default_rng(4)
+    with (
+        closing(load_driver("worlds", "sim").emulate("ris", "ris595", context, {"fault": fault})) as twin,
+        load_driver("boards", "ris595")("ris", context, uri=twin.uri) as board,
+    ):
+        for _ in range(5):
+            wanted = SurfacePattern(rng.integers(0, 2, (16, 16), dtype=np.uint8), 1)
+            if fault == "bit-order":
+                with pytest.raises(DeviceError, match="hold something else"):
+                    board.apply(wanted, 0.1)
+            else:
+                board.apply(wanted)
+                np.testing.assert_array_equal(twin.outputs, wanted.levels)
+
+
+def test_an_upload_that_breaks_off_keeps_the_old_codebook(tmp_path: Path) -> None:
+    context = DriverContext(seed=3, world=None, identity=None, state_dir=tmp_path)
+    old, new = ([SurfacePattern(np.full((16, 16), i % 2, np.uint8), 1) for i in range(*r)] for r in ((0, 2), (1, 201)))
+    with (
+        closing(load_driver("worlds", "sim").emulate("ris", "ris595", context, {})) as twin,
+        load_driver("boards", "ris595")("ris", context, uri=twin.uri) as board,
+    ):
+        board.upload(old)
+        with pytest.raises(DeviceError, match=r"ris: upload"):
+            board.upload(new, timeout_s=0.05)  # 6400 bytes need 0.13 s
+        board.apply_index(1)
+        np.testing.assert_array_equal(twin.outputs, old[1].levels)
+        board.upload(new)
+        board.apply_index(1)
+        np.testing.assert_array_equal(twin.outputs, new[1].levels)
