@@ -426,9 +426,14 @@ def _check_experiment(e: Experiment, source: str) -> None:
         raise InputError(f"{source}: table [scene.surface]: key 'normal': of length 0, accepted: a direction")
     if e.surface.policy != "none":
         try:
-            registry.make_stage("policy", e.surface.policy, e.surface.options)
+            policy = registry.make_stage("policy", e.surface.policy, e.surface.options)
         except InputError as exc:
             raise InputError(f"{source}: table [surface]: key 'policy': {exc} (or 'none')") from exc
+        if policy.watches and e.mode == "private":
+            raise InputError(
+                f"{source}: table [surface]: policy = {e.surface.policy!r} watches the channel, which nodes keep to "
+                "themselves in private mode; accepted: mode = 'experiment', or a policy that does not watch"
+            )
     if e.surface.policy != "none" and e.scene.surface is None:
         raise InputError(
             f"{source}: table [surface]: policy = {e.surface.policy!r} needs a table [scene.surface] "
