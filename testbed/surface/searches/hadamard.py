@@ -22,7 +22,8 @@ class Hadamard(SurfaceSearch):
     """Estimates `groups` interleaved groups of elements one after the other, `sweeps` times over all.
 
     An element changes where it gains more than the standard error of its estimate. Tries 2·2^⌈log₂(elements/groups)⌉
-    patterns a group and sweep, twice that with two bits or more. Needs two groups: one changes, others are the reference.
+    patterns a group and sweep, twice that with two bits or more. Two groups at least: one changes, the others are the
+    reference.
     """
 
     def __init__(self, groups: int = 4, sweeps: int = 2) -> None:
