@@ -381,6 +381,10 @@ def replay(
 def report(
     folder: Annotated[Path, typer.Argument(help="A run's folder, also of a run that was killed.", metavar="RUN")],
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    baseline: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Hold it against this run, with ratios.", metavar="RUN"),
+    ] = None,
 ) -> None:
     """(Re)make the HTML report of a run; a killed run's journal is first turned into its lasting files.
 
@@ -391,7 +395,7 @@ def report(
     from testbed.report import html
 
     writer.recover(folder, facts.summary_of)
-    path = html.make(folder)
+    path = html.make(folder, baseline)
     print(path)
     if open_it:
         import webbrowser
