@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sim_backend import uma
 from sim_backend.scatterers import Scatterers
 from sim_backend.surface import cascade_amplitude, element_positions
-from testbed.core.config import PlacedNode, Scene
+from testbed.core.config import Attacker, PlacedNode, Scene
 from testbed.core.seeds import generator
 from testbed.core.types import F64, SPEED_OF_LIGHT_M_S, SurfacePattern
 
@@ -112,6 +112,17 @@ class Channel:
         self._elements: F64 | None = None
         self._links: dict[tuple[str, str, float, float], tuple[C128, F64]] = {}
         self._legs: dict[tuple[str, float], tuple[F64, F64 | None, bool]] = {}
+        attacker = scene.attacker
+        self._attacker_elements = (
+            None if attacker is None
+            else element_positions(attacker, (attacker.rows, attacker.columns), self._wavelength_m)
+        )  # fmt: skip
+        self._attacked: dict[tuple[str, str, float, float], tuple[C128, F64]] = {}
+
+    @property
+    def attacker(self) -> Attacker | None:
+        """Return the scene's adversary's surface."""
+        return self._scene.attacker
 
     @property
     def places(self) -> list[str]:
@@ -176,6 +187,31 @@ class Channel:
         delay = length / SPEED_OF_LIGHT_M_S
         return amplitude * np.exp(-2j * np.pi * carrier_hz * delay), delay
 
+    def attacked_paths(self, x: str, y: str, time_s: float, carrier_hz: float) -> tuple[C128, F64]:
+        """Return (amplitude, delay_s) by way of the elements of the adversary's surface, before their own phases.
+
+        Empty where there is none or either end is behind it; amplitudes as in `paths`. Read-only.
+        """
+        attacker, elements = self._scene.attacker, self._attacker_elements
+        if attacker is None or elements is None:
+            return np.empty(0, complex), np.empty(0)
+        pair = (x, y) if x < y else (y, x)
+        key = (*pair, 0.0 if self._still[x] and self._still[y] else time_s, carrier_hz)
+        found = self._attacked.get(key)
+        if found is None:
+            if len(self._attacked) >= 64:
+                self._attacked.clear()
+            ends = [self.position_m(place, key[2]) for place in pair]
+            if all(float(np.dot(end - np.asarray(attacker.position_m), attacker.normal)) > 0 for end in ends):
+                d1_m, d2_m = (distances(elements, end) for end in ends)
+                delay = (d1_m + d2_m) / SPEED_OF_LIGHT_M_S
+                strength = cascade_amplitude(d1_m, d2_m, attacker.gain_db, SPEED_OF_LIGHT_M_S / carrier_hz)
+                found = strength * np.exp(-2j * np.pi * carrier_hz * delay), delay
+            else:
+                found = np.empty(0, complex), np.empty(0)
+            self._attacked[key] = found
+        return found
+
     def _leg(self, place: str, time_s: float) -> tuple[F64, F64 | None, bool]:
         """Distances of a place to the scatterers and to the surface's elements, and whether it is in front of those."""
         found = self._legs.get((place, time_s))
@@ -209,7 +245,10 @@ def distances(points: F64, here: F64) -> F64:
 def responses(
     channel: Channel, carrier_hz: float, time_s: F64, subcarrier_hz: F64, pattern: SurfacePattern | None
 ) -> dict[str, C128]:
-    """Return `World.responses` of a channel: (time, subcarrier) by "tx>rx" for each pair of places."""
+    """Return `World.responses` of a channel: (time, subcarrier) by "tx>rx" for each pair of places.
+
+    An adversary's surface is left out: what it does depends on who sends when.
+    """
     channel.hang_surface(None if pattern is None else (pattern.levels.shape[0], pattern.levels.shape[1]))
     phasor = None if pattern is None else np.exp(1j * pattern.phases_rad.ravel())
     out = {}

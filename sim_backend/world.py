@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from sim_backend.channel import Channel, taps
 from sim_backend.ticks import TICKS_PER_S, duration, to_seconds, to_ticks
-from testbed.core.config import Scene
+from testbed.core.config import Attacker, Scene
+from testbed.core.seeds import generator
 from testbed.core.types import C64, U8
 
 SEGMENT = TICKS_PER_S // 10_000
@@ -111,6 +112,44 @@ class _Surface:
             del self.since[0], self.levels[0], self.phasors[0]
 
 
+@dataclass(slots=True)
+class _Attacker:
+    """An adversary's surface: its pattern is a function of the seed and of when the last transmission ended."""
+
+    plan: Attacker
+    seed: int
+    forgotten: int = 0
+    """End of the latest transmission that is not kept any more."""
+    _known: dict[int, NDArray[np.complex128]] = field(default_factory=dict)
+
+    def phasor_at(self, time: int, sent: list[Transmission]) -> NDArray[np.complex128]:
+        """Return (element,) reflections at a tick, all that was sent up to it being declared."""
+        return self._drawn(max((t for t in self.changes(sent) if t <= time), default=self.forgotten))
+
+    def changes(self, sent: list[Transmission]) -> list[int]:
+        """Return the ticks at which it takes new patterns because of these."""
+        if self.plan.flips == "never":
+            return []
+        return [_ended(s) + to_ticks(self.plan.reaction_s) for s in sent if s.start < s.end < FOREVER]
+
+    def forget(self, gone: list[Transmission]) -> None:
+        self.forgotten = max([self.forgotten, *self.changes(gone)])
+
+    def _drawn(self, since: int) -> NDArray[np.complex128]:
+        found = self._known.get(since)
+        if found is None:
+            if len(self._known) >= 16:
+                self._known.clear()
+            n_levels = 1 << self.plan.phase_bits
+            levels = generator(self.seed, "attacker", since).integers(0, n_levels, self.plan.rows * self.plan.columns)
+            found = self._known[since] = np.exp(2j * np.pi / n_levels * levels)
+        return found
+
+
+def _ended(sent: Transmission) -> int:
+    return sent.end + sent.shift
+
+
 class Air:
     """One scene, one clock, the radios on it, the board behind its surface."""
 
@@ -121,6 +160,7 @@ class Air:
         self._channel: Channel | None = None
         self._sent: list[Transmission] = []
         self._surface: _Surface | None = None
+        self._attacker: _Attacker | None = None
 
     # ---------------------------------------------------------------- scene and clock
 
@@ -130,6 +170,8 @@ class Air:
         `channel` replaces the one drawn from the seed.
         """
         self._channel = channel if channel is not None else Channel(scene, carrier_hz, seed)
+        plan = self._channel.attacker
+        self._attacker = None if plan is None else _Attacker(plan, seed)
         self.seed, self.frontier = seed, 0
         self._sent.clear()
         for station in self.stations.values():
@@ -269,6 +311,11 @@ class Air:
         if amplitude.size > self._channel.n_air and self._surface is not None:
             amplitude = amplitude.copy()
             amplitude[self._channel.n_air :] *= self._surface.phasor_at(time)
+        if self._attacker is not None:
+            reflected, later_s = self._channel.attacked_paths(sent.place, place, middle_s, sent.carrier_hz)
+            if reflected.size:
+                amplitude = np.concatenate([amplitude, reflected * self._attacker.phasor_at(time, self._sent)])
+                delay_s = np.concatenate([delay_s, later_s])
         offset = (sent.start + sent.shift - start) * rate / TICKS_PER_S
         lag, h = taps(amplitude, delay_s * rate + offset)
         # out[m] = Σ_i h[i] x[m − lag − i], where any of these x is sent
@@ -282,11 +329,13 @@ class Air:
         out[first:stop] += np.convolve(x, h.astype(np.complex64), "valid")
 
     def _edges(self, start: int, n_samples: int, rate: float) -> list[int]:
-        """Return sample indices between which neither channel nor pattern changes, 0 and n included."""
+        """Return sample indices between which neither channel nor any pattern changes, 0 and n included."""
         end = start + duration(n_samples, rate)
         times = list(range((start // SEGMENT + 1) * SEGMENT, end, SEGMENT))
         if self._surface is not None:
             times += [t for t in self._surface.since if start < t < end]
+        if self._attacker is not None:
+            times += [t for t in self._attacker.changes(self._sent) if start < t < end]
         return sorted({0, n_samples, *(min(_ceil_index(t - start, rate), n_samples) for t in times)})
 
     def _same_band(self, name: str, station: Station, sent: Transmission) -> bool:
@@ -305,6 +354,8 @@ class Air:
     def _forget(self) -> None:
         oldest = self.frontier - RETENTION - TICKS_PER_S // 1000
         if self._sent and min(s.end for s in self._sent) < oldest:
+            if self._attacker is not None:
+                self._attacker.forget([s for s in self._sent if s.end < oldest])
             self._sent = [s for s in self._sent if s.end >= oldest]
         if self._surface is not None:
             self._surface.forget(oldest)

@@ -231,6 +231,108 @@ def doctor(
         raise typer.Exit(1)
 
 
+# ---------------------------------------------------------------- the surface
+
+ris = typer.Typer(no_args_is_help=True, help="Look at, set, or search for a pattern of the lab's surface.")
+app.add_typer(ris, name="ris")
+
+PatternArgument = Annotated[str, typer.Argument(help="A pattern's name, 0xHEX, or a saved .json.", metavar="PATTERN")]
+
+
+@ris.command("show")
+def ris_show(
+    pattern: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Show this one instead of what the board holds.", metavar="PATTERN"),
+    ] = None,
+    lab: LabOption = "sim",
+    as_json: JsonOption = False,
+) -> None:
+    """Show the lab's surface and the pattern that it holds, or what PATTERN would be on it.
+
+    Example: testbed ris show "beam(30, 0)" --lab sim
+    """
+    logs.configure(False)
+    from testbed import tuning
+
+    shown = tuning.show(config.load_lab(lab), lab, pattern)
+    if as_json:
+        _print_json({k: v for k, v in shown.items() if k != "picture"})
+        return
+    identity = ", ".join(f"{k} {v}" for k, v in shown["identity"].items())
+    print(f"{shown['node']}: {shown['size']}" + (f"; {identity}" if identity else ""))
+    if shown["capabilities"]:
+        print(", ".join(f"{k} {v}" for k, v in shown["capabilities"].items()))
+    print(f"pattern {shown['digest']}\n{shown['picture']}")
+
+
+@ris.command("apply")
+def ris_apply(pattern: PatternArgument, lab: LabOption = "sim", as_json: JsonOption = False) -> None:
+    """Set a pattern on the lab's surface, read it back, and say how long it took.
+
+    A simulated air of this machine ends with the command, and the pattern with it.
+    Example: testbed ris apply best.json --lab bench.toml
+    """
+    logs.configure(False)
+    from testbed import tuning
+
+    applied = tuning.apply(config.load_lab(lab), lab, pattern)
+    if as_json:
+        _print_json(applied)
+    else:
+        print(f"{applied['node']} holds {applied['digest']}, applied and read back in {applied['apply_ms']:.1f} ms")
+
+
+@ris.command("optimise")
+def ris_optimise(
+    lab: LabOption = "sim",
+    experiment: Annotated[
+        str, typer.Option(help="Whose radios, probing and scene are used.", metavar="EXPERIMENT")
+    ] = "static_room",
+    method: Annotated[str, typer.Option(help="greedy, hadamard, random_search")] = "hadamard",
+    objective: Annotated[str, typer.Option(help="power, correlation, key_rate, leakage")] = "power",
+    probes: Annotated[int, typer.Option(min=1, help="Rounds each pattern is tried for.")] = 1,
+    budget: Annotated[int, typer.Option(min=20, help="Rounds at most.", metavar="ROUNDS")] = 6000,
+    start: Annotated[str, typer.Option(help="Pattern to begin with.", metavar="PATTERN")] = "random(1)",
+    seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Instead of the file's.")] = None,  # noqa: UP045
+    save: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where the pattern is saved; default: best.json in the run's folder.", metavar="FILE.json"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Search for the best pattern on live probes; Ctrl-C keeps the best so far.
+
+    Use the result in an experiment: [surface] policy = "fixed", options = { pattern = "FILE.json" }
+    Example: testbed ris optimise --lab sim --method greedy --save best.json
+    """
+    logs.configure(verbose)
+    from testbed import tuning
+
+    place = config.load_lab(lab)
+    plan = tuning.plan(_plan(experiment, budget, seed), experiment, place, method, objective, probes, start)
+    _check_world(plan, place, lab)
+    config.check_drivers(place, lab)
+    if save is not None and (save.suffix != ".json" or not save.parent.is_dir()):
+        raise InputError(f"--save {save}: accepted: a .json file in a folder that exists")
+    found = tuning.optimise(plan, place, lab, experiment, save, out, _say, _stop_on_signals)
+    if as_json:
+        _print_json(found)
+    elif found["digest"] is None:
+        _say("no pattern was judged")
+    else:
+        gained = "" if found["gain"] is None else f", {found['gain']:+.3f} on the start"
+        sure = "" if found["confirmed"] else " (not measured afresh: the search was cut short)"
+        print(f"{found['after']:.3f} {found['unit']}{gained} after {found['rounds']} rounds{sure}: {found['saved']}")
+    if found["status"] == "failed":
+        _say(f"search failed: {found['detail']}")
+        raise typer.Exit(1)
+    if found["status"] == "stopped":
+        raise typer.Exit(130)
+
+
 # ---------------------------------------------------------------- recorded and measured channels
 
 
@@ -279,6 +381,10 @@ def replay(
 def report(
     folder: Annotated[Path, typer.Argument(help="A run's folder, also of a run that was killed.", metavar="RUN")],
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    baseline: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Hold it against this run, with ratios.", metavar="RUN"),
+    ] = None,
 ) -> None:
     """(Re)make the HTML report of a run; a killed run's journal is first turned into its lasting files.
 
@@ -289,7 +395,7 @@ def report(
     from testbed.report import html
 
     writer.recover(folder, facts.summary_of)
-    path = html.make(folder)
+    path = html.make(folder, baseline)
     print(path)
     if open_it:
         import webbrowser

@@ -22,19 +22,17 @@ import numpy as np
 from msgspec import Struct
 
 from testbed import launch
-from testbed.core import config, identity, registry, seeds
+from testbed.core import config, identity, registry
 from testbed.core.config import Lab, RadioPlan
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.radio import Radio, RadioSettings
 from testbed.core.ris import Board
 from testbed.core.types import SurfacePattern
-from testbed.core.world import DriverContext
 from testbed.nodes import calibration, measure
 from testbed.nodes.calibration import Calibration, GainStep, Heard
 
 _SCENE = "static_room"
 """The bundled experiment whose scene the air of a simulated lab holds while it is checked."""
-_WORLD_S = 20.0
 _GAIN_ERROR_DB = 1.5
 _WELL_ABOVE_NOISE_DB = 10.0
 _OFFSET_DBFS = -25.0
@@ -108,7 +106,8 @@ def examine(
         air: str | None = None
         if lab.world is not None:
             try:
-                air = _air(lab, crew, radio)
+                scene = config.load_experiment(_SCENE).scene
+                air = launch.start_air(lab, crew, scene, radio, 1)
                 notes.ok("world", "simulated air", air)
             except TestbedError as exc:
                 notes.fix("world", "simulated air", str(exc), "see that log; the devices on it cannot be checked")
@@ -116,7 +115,7 @@ def examine(
         devices: dict[str, Any] = {}
         for name, driver in drivers.items():
             with notes.guard(name, "device", f"check the device and [node.{name}.options]"):
-                devices[name] = stack.enter_context(_open(lab, name, driver, crew, air))
+                devices[name] = stack.enter_context(launch.open_device(lab, name, driver, crew, air))
                 what = ", ".join(f"{k} {v}" for k, v in devices[name].identity().items() if v not in ("", None))
                 notes.ok(name, "device", what)
         _serials(lab, devices, notes)
@@ -234,33 +233,6 @@ def _drivers(lab: Lab, notes: _Notes) -> dict[str, Any]:
         except ImportError as exc:
             notes.fix(name, "driver", f"{place.driver!r} cannot be imported: {exc}", "install what it needs")
     return found
-
-
-def _air(lab: Lab, crew: launch.Crew, radio: RadioPlan) -> str:
-    """Start the simulated air where it is this machine's and put a scene into it; returns its endpoint."""
-    assert lab.world is not None
-    endpoint = crew.start_world()
-    assert endpoint is not None
-    if lab.world.local:  # one that is elsewhere may be in use, and keeps the scene it has
-        who = launch.load_identity(lab, "coordinator" if lab.coordinator.local else "world")
-        scene = config.load_experiment(_SCENE).scene
-        registry.load_driver("worlds", lab.world.driver).reset(endpoint, who, scene, radio, 1, _WORLD_S)
-    return endpoint
-
-
-def _open(lab: Lab, name: str, driver: Any, crew: launch.Crew, air: str | None) -> Any:
-    context = DriverContext(
-        seed=seeds.derive(0, lab.name, name), world=air, identity=launch.load_identity(lab, name),
-        state_dir=launch.node_state_dir(lab, name),
-    )  # fmt: skip
-    options = dict(lab.node[name].options)
-    uri = crew.device_uri(name)
-    if uri is not None:
-        options["uri"] = uri
-    try:
-        return driver(name, context, **options)
-    except TypeError as exc:
-        raise InputError(f"table [node.{name}.options]: {exc}") from exc
 
 
 def _serials(lab: Lab, devices: dict[str, Any], notes: _Notes) -> None:

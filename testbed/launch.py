@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from testbed.coordinator.server import Coordinator, Outcome, Progress
-from testbed.core import identity, seeds
-from testbed.core.config import Experiment, Lab, state_root
+from testbed.core import identity, registry, seeds
+from testbed.core.config import Experiment, Lab, RadioPlan, Scene, state_root
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
 from testbed.core.world import DriverContext
@@ -231,6 +231,33 @@ class Crew:
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=max(0.0, deadline_s - time.monotonic()))
+
+
+def start_air(lab: Lab, crew: Crew, scene: Scene, radio: RadioPlan, seed: int) -> str:
+    """Start the simulated air where it is this machine's and put a scene into it; returns its endpoint."""
+    endpoint = crew.start_world()
+    assert lab.world is not None
+    assert endpoint is not None
+    if lab.world.local:  # one that is elsewhere may be in use, and keeps the scene it has
+        who = load_identity(lab, "coordinator" if lab.coordinator.local else "world")
+        registry.load_driver("worlds", lab.world.driver).reset(endpoint, who, scene, radio, seed, _WORLD_START_S)
+    return endpoint
+
+
+def open_device(lab: Lab, name: str, driver: Any, crew: Crew, air: str | None) -> Any:
+    """Open a node's device in this process, as its daemon would; raises InputError for refused options."""
+    context = DriverContext(
+        seed=seeds.derive(0, lab.name, name), world=air, identity=load_identity(lab, name),
+        state_dir=node_state_dir(lab, name),
+    )  # fmt: skip
+    options = dict(lab.node[name].options)
+    uri = crew.device_uri(name)
+    if uri is not None:
+        options["uri"] = uri
+    try:
+        return driver(name, context, **options)
+    except TypeError as exc:
+        raise InputError(f"table [node.{name}.options]: {exc}") from exc
 
 
 def _collect_iq(lab: Lab, run_name: str, folder: Path) -> None:

@@ -15,10 +15,17 @@ from testbed.core.stages import Verdict
 from testbed.core.types import F64
 
 MAX_SHIFT = 32
+_CLEAR_SNR_DB = 10.0
+"""Below, differences between the two directions may be noise."""
 
 
-def check(alice_db: F64, bob_db: F64, eve_db: Mapping[str, F64] | None) -> list[Verdict]:
-    """Return all verdicts. `eve_db` maps what Eve listened to ("alice", "bob") to her values; None or empty: no Eve."""
+def check(
+    alice_db: F64, bob_db: F64, eve_db: Mapping[str, F64] | None, snr_db: tuple[F64, F64] | None = None
+) -> list[Verdict]:
+    """Return all verdicts. `eve_db` maps what Eve listened to ("alice", "bob") to her values; None or empty: no Eve.
+
+    `snr_db`: (probe,) at Alice and at Bob, where it was measured.
+    """
     eve = {name: values for name, values in (eve_db or {}).items() if np.isfinite(values).any()}
     ends = {"Alice": alice_db, "Bob": bob_db, **{f"Eve (hearing {name})": values for name, values in eve.items()}}
     return [
@@ -27,6 +34,7 @@ def check(alice_db: F64, bob_db: F64, eve_db: Mapping[str, F64] | None) -> list[
         reciprocal_variation(alice_db, bob_db),
         slow_drift(alice_db, bob_db),
         gain_steps(alice_db, bob_db),
+        *([reciprocity(alice_db, bob_db, *snr_db)] if snr_db is not None else []),
         eve_measured(eve),
         *([eve_distinct(alice_db, bob_db, eve)] if eve else []),
     ]
@@ -158,6 +166,43 @@ def gain_steps(alice_db: F64, bob_db: F64) -> Verdict:
         f"at {_stepping_end(alice_db[rows], bob_db[rows], at, window)}: fix the gain (no AGC) or discard that stretch."
     )
     return Verdict(name, False, detail, values)
+
+
+def reciprocity(alice_db: F64, bob_db: F64, alice_snr_db: F64, bob_snr_db: F64) -> Verdict:
+    """Do the two directions differ by more than noise explains, although both ends hear well?
+
+    Noise of a known SNR γ moves a level by 8.7/√(2γ) dB (std). Constant differences (uncalibrated hardware) are taken
+    off; what is left beyond noise has changed between the slots of a round. This cannot tell an adversary's surface
+    from other causes of that: automatic gain control, wrong pairing, hardware that drifts from round to round, a
+    channel faster than the gap between the slots.
+    """
+    name = "reciprocity"
+    apart = _centred(alice_db) - _centred(bob_db)
+    apart = apart[np.isfinite(apart)]
+    heard = [s[np.isfinite(s)] for s in (alice_snr_db, bob_snr_db)]
+    snrs_db = [float(np.median(s)) if s.size else np.nan for s in heard]
+    if apart.size < MIN_PROBES or not np.isfinite(snrs_db).all():
+        return Verdict(name, True, "Too few common probes to compare the two directions.")
+    # medians: single subcarriers in a deep fade are all noise
+    own_db = float(1.4826 * np.median(np.abs(apart)) / np.sqrt(2))
+    noise_db = float(10 / np.log(10) * np.sqrt(np.mean([10 ** (-s / 10) for s in snrs_db]) * 2))
+    values = {"own_std_db": own_db, "noise_std_db": noise_db, "snr_alice_db": snrs_db[0], "snr_bob_db": snrs_db[1]}
+    figures = (
+        f"the two directions differ by {own_db:.2f} dB (std, each end's share); noise at SNRs of {snrs_db[0]:.0f} and "
+        f"{snrs_db[1]:.0f} dB explains {noise_db:.2f} dB"
+    )
+    if min(snrs_db) < _CLEAR_SNR_DB:
+        return Verdict(name, True, f"{figures[0].upper()}{figures[1:]}: too noisy to tell more.", values)
+    if own_db > max(3.0 * noise_db, 1.0):
+        return Verdict(
+            name,
+            False,
+            f"Not reciprocal beyond noise: {figures}. Something changed the channel between the two slots of a round: "
+            "an adversary's surface that flips does this, and so do automatic gain control, wrong pairing or a channel "
+            "faster than the gap between the slots.",
+            values,
+        )
+    return Verdict(name, True, f"{figures[0].upper()}{figures[1:]}.", values)
 
 
 def eve_measured(eve_db: Mapping[str, F64]) -> Verdict:

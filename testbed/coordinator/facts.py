@@ -32,7 +32,7 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
     correlations: dict[str, float | None] = {}
     unmeasured: dict[str, str] = {}
     if alice is not None and bob is not None:
-        verdicts += health.check(alice, bob, eve)
+        verdicts += health.check(alice, bob, eve, _snr_db(run, kept))
         correlations["csi_correlation_ab"] = agreement.correlation(alice, bob)
         correlations["csi_correlation_ab_detrended"] = agreement.detrended(alice, bob)
         found = [r for v in eve.values() for end in (alice, bob) if (r := agreement.correlation(end, v)) is not None]
@@ -82,6 +82,21 @@ def _levels_db(run: RecordedRun, kept: np.ndarray) -> dict[str, F64]:
         aligned = canonical_antennas(CsiSeries(h=h, rounds=kept, subcarrier_hz=series.subcarrier_hz), rx)
         out[f"{tx}>{rx}"] = agreement.level_db(aligned.h)
     return out
+
+
+def _snr_db(run: RecordedRun, kept: np.ndarray) -> tuple[F64, F64] | None:
+    """Return (kept round,) SNRs in dB at Alice and at Bob, NaN where there is none."""
+    alice, bob = run.node("alice"), run.node("bob")
+    records = [run.links.get(link) for link in (f"{bob}>{alice}", f"{alice}>{bob}")]
+    out = []
+    for record in records:
+        if record is None:
+            return None
+        values = np.full(kept.size, np.nan)
+        _, mine, theirs = np.intersect1d(kept, record.rounds, return_indices=True)
+        values[mine] = record.snr_db[theirs]
+        out.append(values)
+    return out[0], out[1]
 
 
 def _blocks(run: RecordedRun) -> list[BlockFacts]:

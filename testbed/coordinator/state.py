@@ -17,6 +17,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from testbed.coordinator import steps
 from testbed.coordinator.scheduler import Scheduler
 from testbed.core import registry, seeds
@@ -25,7 +27,7 @@ from testbed.core.errors import InputError, Reject
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
 from testbed.core.schedule import Slot
 from testbed.core.stages import SurfacePolicy
-from testbed.core.types import SurfacePattern
+from testbed.core.types import C64, SurfacePattern
 from testbed.net import messages as m
 
 _STAGE_OF = {"Agreed": "agree", "Attacked": "attack", "Amplified": "amplify", "Unmasked": "unmask"}
@@ -234,9 +236,9 @@ class CoordinatorState:
         self._epoch_s: float | None = None
         self._scheduler: Scheduler | None = None
         self._sync_asked_s: dict[str, float] = {}
-        self._policy: SurfacePolicy | None = None
+        self.policy: SurfacePolicy | None = None
         if wants_surface:
-            self._policy = registry.make_stage("policy", experiment.surface.policy, experiment.surface.options)
+            self.policy = registry.make_stage("policy", experiment.surface.policy, experiment.surface.options)
         self._pattern: SurfacePattern | None = None
         self._surface_wait: tuple[str, float] | None = None
         """(digest asked for, deadline) while the surface has not acknowledged."""
@@ -249,7 +251,7 @@ class CoordinatorState:
         """Captured, or ordered ahead; results still coming, oldest first."""
         self._lessons: list[_Round] = []
         """Closed rounds whose arrival times the clocks have not learned from yet."""
-        self._ahead = self.virtual and not (self._policy is not None and self._policy.changes)
+        self._ahead = self.virtual and not (self.policy is not None and self.policy.changes)
         """Order a round while the one before is still on the air: nodes take orders one after the other, and nothing
         has to happen between two rounds."""
         self._next_round = 0
@@ -660,10 +662,12 @@ class CoordinatorState:
             self._settling.append(self._round)
             self._round = None
             return []
+        errand = self.policy is not None and self.policy.errand
         done = self._next_round >= self.experiment.rounds or self._stop is not None
-        full = len(self._pending) >= self.experiment.accounting.block_rounds
+        done = done or (errand and self.policy is not None and self.policy.done)
+        full = len(self._pending) >= self.experiment.accounting.block_rounds and not errand
         if (done or full) and not self._settling:
-            if self._pending and self._stop != "abort":
+            if self._pending and self._stop != "abort" and not errand:
                 return self._start_block()
             if done:
                 kind = self._stop or "stop"
@@ -672,7 +676,7 @@ class CoordinatorState:
                 return self._finish("finished" if self._stop is None else "stopped", f"{self.probed} rounds", kind)
         if done or full or len(self._settling) > 1 or self._surface_wait is not None:
             return None
-        if self._settling and self._policy is not None and self._policy.watches:
+        if self._settling and self.policy is not None and self.policy.watches:
             return None
         if not all(n.ready for n in self._taking_part().values() if n.required):
             return None
@@ -716,7 +720,7 @@ class CoordinatorState:
 
     def _surface_plan(self) -> list[Instruction]:
         """Ask for the next pattern where one is due; nothing where the surface holds what this round wants."""
-        policy = self._policy
+        policy = self.policy
         if policy is None:
             return []
         ris = self._name("ris")
@@ -772,6 +776,8 @@ class CoordinatorState:
         number, self._next_round = self._next_round, self._next_round + 1
         self.probed += 1
         self.rejected[reason.value] += 1
+        if self.policy is not None:
+            self.policy.observe(number, {})
         return [RoundOver(number, False, reason.value, None, self._last_end_s, {})]
 
     def _captured(self, name: str, body: m.Captured) -> list[Instruction]:
@@ -809,6 +815,8 @@ class CoordinatorState:
         self.probed += 1
         links = {name: result.links for name, result in r.results.items()}
         over = RoundOver(r.number, reason is None, reason, r.surface, r.start_s, links)
+        if self.policy is not None and self.policy.watches:
+            self.policy.observe(r.number, self._heard(r) if reason is None else {})
         if reason is None:
             self.kept += 1
             self._refused_in_a_row = 0
@@ -820,6 +828,16 @@ class CoordinatorState:
         if self._refused_in_a_row < MAX_REFUSED:
             return [over]
         return [over, *self._finish("failed", f"{MAX_REFUSED} rounds in a row failed: {reason}", "abort")]
+
+    def _heard(self, r: _Round) -> dict[str, C64]:
+        """Return a round's CSI (rx antenna, tx antenna, subcarrier) by roles "tx>rx", in an order of its own."""
+        found = {}
+        for name, result in r.results.items():
+            for link in result.links:
+                if link.csi is not None and len(link.csi) == 8 * math.prod(link.shape) > 0:
+                    csi = np.frombuffer(link.csi, dtype=np.complex64).reshape(link.shape)
+                    found[f"{link.tx}>{self.nodes[name].role}"] = csi
+        return dict(sorted(found.items()))
 
     def _learn(self, r: _Round) -> None:
         assert self._scheduler is not None
@@ -968,7 +986,7 @@ class CoordinatorState:
         self._settling, self._round = [], None
         if self._block is not None:
             out += self._block_failed(detail)
-        if self._pending and status != "finished":
+        if self._pending:
             out.append(Note("rounds_unused", {"rounds": len(self._pending)}))
         self._outcome = Over(status, detail)
         self.phase = "finishing"

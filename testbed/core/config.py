@@ -82,6 +82,20 @@ class PlacedSurface(_Table):
     """Extra gain of the cascaded path over ideal isotropic elements (antennas aimed at the surface, amplification)."""
 
 
+class Attacker(PlacedSurface):
+    """An adversary's surface. It hears every transmission end and then takes a fresh random pattern, so that the two
+    slots of a round see different channels (arXiv 2108.05497); nothing of it is told to anybody in the run.
+    """
+
+    rows: Annotated[int, Meta(ge=1, le=256)] = 32
+    columns: Annotated[int, Meta(ge=1, le=256)] = 32
+    phase_bits: Annotated[int, Meta(ge=1, le=8)] = 1
+    flips: Literal["after_transmission", "never"] = "after_transmission"
+    """never: it holds one random pattern, i.e. it is there and does nothing."""
+    reaction_s: NonNegative = 20e-6
+    """From the end of a transmission to the new pattern."""
+
+
 class Multipath(_Table):
     """Single-bounce scatterers around the nodes."""
 
@@ -118,6 +132,8 @@ class Scene(_Table):
     bob: PlacedNode
     eve: PlacedNode | None = None
     surface: PlacedSurface | None = None
+    attacker: Attacker | None = None
+    """A simulated lab puts it up; no radio, board or coordinator knows of it."""
     multipath: Multipath = field(default_factory=Multipath)
     uma: Uma | None = None
     """Instead of multipath."""
@@ -284,7 +300,7 @@ def load_experiment(name: str) -> Experiment:
     """Read and check an experiment file, stage names and options included."""
     path = find(Experiment, name)
     experiment = _load(path, Experiment)
-    _check_experiment(experiment, str(path))
+    check_experiment(experiment, str(path))
     return experiment
 
 
@@ -390,7 +406,9 @@ def _explain(message: str, kind: Any, above: list[str]) -> str:
     return f"{_place(keys)}: {text[0].lower()}{text[1:]}{values}"
 
 
-def _check_experiment(e: Experiment, source: str) -> None:
+def check_experiment(e: Experiment, source: str) -> None:
+    """Check what the schema cannot say, stage names and options included; raises InputError."""
+
     def stage(table: str, key: str, name: str, options: Options) -> None:
         try:
             registry.make_stage(key, name, options)
@@ -422,13 +440,20 @@ def _check_experiment(e: Experiment, source: str) -> None:
         raise InputError(
             f"{source}: table [records]: key 'iq': recorded samples give the keys away; accepted in private mode: false"
         )
-    if e.scene.surface is not None and not any(e.scene.surface.normal):
-        raise InputError(f"{source}: table [scene.surface]: key 'normal': of length 0, accepted: a direction")
+    for name in ("surface", "attacker"):
+        panel: PlacedSurface | None = getattr(e.scene, name)
+        if panel is not None and not any(panel.normal):
+            raise InputError(f"{source}: table [scene.{name}]: key 'normal': of length 0, accepted: a direction")
     if e.surface.policy != "none":
         try:
-            registry.make_stage("policy", e.surface.policy, e.surface.options)
+            policy = registry.make_stage("policy", e.surface.policy, e.surface.options)
         except InputError as exc:
             raise InputError(f"{source}: table [surface]: key 'policy': {exc} (or 'none')") from exc
+        if policy.watches and e.mode == "private":
+            raise InputError(
+                f"{source}: table [surface]: policy = {e.surface.policy!r} watches the channel, which nodes keep to "
+                "themselves in private mode; accepted: mode = 'experiment', or a policy that does not watch"
+            )
     if e.surface.policy != "none" and e.scene.surface is None:
         raise InputError(
             f"{source}: table [surface]: policy = {e.surface.policy!r} needs a table [scene.surface] "

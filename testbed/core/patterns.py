@@ -29,11 +29,13 @@ ACCEPTED = "uniform(LEVEL), random(SEED), stripes(WIDTH), beam(AZIMUTH, ELEVATIO
 
 
 def check(spec: str) -> None:
-    """Raise InputError where `spec` is no pattern at all, whatever the board."""
+    """Raise InputError where `spec` is no pattern at all, whatever the board; a saved one has to be there."""
     if spec.startswith(("0x", "0X")):
         if not re.fullmatch(r"0[xX][0-9a-fA-F]+", spec):
             raise InputError(f"pattern {spec!r}: not hexadecimal")
-    elif not spec.endswith(".json"):
+    elif spec.endswith(".json"):
+        load(Path(spec))
+    else:
         _parse(spec)
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_type_hints
 import msgspec
 
 from testbed.core.errors import InputError
-from testbed.core.stages import CsiEstimator, Enhancer, Quantizer, Reconciler, Sounder, SurfacePolicy
+from testbed.core.stages import CsiEstimator, Enhancer, Quantizer, Reconciler, Sounder, SurfacePolicy, SurfaceSearch
 
 STAGES: dict[str, tuple[str, type[Any]]] = {
     "probing": ("testbed.chain.probing", Sounder),
@@ -25,6 +25,7 @@ STAGES: dict[str, tuple[str, type[Any]]] = {
     "quantize": ("testbed.chain.quantize", Quantizer),
     "reconcile": ("testbed.chain.reconcile", Reconciler),
     "policy": ("testbed.surface.policies", SurfacePolicy),
+    "search": ("testbed.surface.searches", SurfaceSearch),
 }
 
 S = TypeVar("S")

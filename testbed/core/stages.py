@@ -129,8 +129,10 @@ class SurfacePolicy(ABC):
     """Whether the pattern may change during a run; where it does not, rounds are ordered ahead."""
     watches: bool = False
     """Whether `pattern_for` needs `observe` of every earlier round first."""
+    errand: bool = False
+    """The run exists for this policy's sake: it ends once the policy is `done`, and nothing is distilled."""
     done: bool = False
-    """The policy has nothing more to try: a run that exists for its sake may end."""
+    """The policy has nothing more to try."""
 
     @abstractmethod
     def begin(self, shape: tuple[int, int], phase_bits: int, seed: int) -> None:
@@ -145,6 +147,28 @@ class SurfacePolicy(ABC):
 
         Empty where the round was lost: it told nothing of its pattern.
         """
+
+
+class SurfaceSearch(ABC):
+    """Looks for the best pattern by trying patterns (`surface/searches`): `ask`, probe, `tell`. Pure.
+
+    Worth is on a scale where more is better and independent parts add: power, not decibels.
+    """
+
+    done: bool = False
+    """Nothing more to try."""
+
+    @abstractmethod
+    def begin(self, start: SurfacePattern, rng: np.random.Generator) -> None:
+        """Search from this pattern on; raises InputError where its board cannot be served."""
+
+    @abstractmethod
+    def ask(self) -> SurfacePattern:
+        """Return what to try next; once `done`, the pattern that was found. The same until `tell`."""
+
+    @abstractmethod
+    def tell(self, worth: float, error: float) -> None:
+        """Hear what `ask`'s pattern was worth, and the standard error of that (0 where it is not known)."""
 
 
 @dataclass(frozen=True, slots=True)

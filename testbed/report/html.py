@@ -16,9 +16,12 @@ from testbed.report.style import CSS
 from testbed.report.view import View, no_summary
 
 
-def make(folder: Path) -> Path:
-    """Write `report.html` into a run's folder and return its path; raises InputError where the folder holds no run."""
-    page = _render(View(reader.load(folder)))
+def make(folder: Path, baseline: Path | None = None) -> Path:
+    """Write `report.html` into a run's folder and return its path; raises InputError where a folder holds no run.
+
+    `baseline`: the folder of another run to hold this one against, e.g. the same room with the surface held fixed.
+    """
+    page = _render(View(reader.load(folder), None if baseline is None else reader.load(baseline)))
     path = folder / files.REPORT
     with files.whole(path) as part:
         part.write_text(page, encoding="utf-8")
@@ -28,6 +31,7 @@ def make(folder: Path) -> Path:
 def _render(v: View) -> str:
     sections: list[tuple[str, str, str, Callable[[View], str]]] = [
         ("health", "Health", "Health", sections_run.health),
+        *([("baseline", "Baseline", "Against the baseline run", sections_run.baseline)] if v.baseline else []),
         ("channel", "Channel", "The channel, as each node saw it", sections_channel.channel),
         ("reciprocity", "Reciprocity", "Does Bob measure what Alice measures? Does Eve?", sections_channel.reciprocity),
         ("bits", "Bits", "Bits", sections_key.bits),

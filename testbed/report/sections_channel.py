@@ -101,6 +101,25 @@ def _points(v: View, first: str, second: str) -> tuple[F64, F64] | None:
 
 
 def surface(v: View) -> str:
+    return _adversary(v) + _patterns(v)
+
+
+def _adversary(v: View) -> str:
+    """Say that the scene held an adversary's surface, '' where it did not."""
+    attacker = v.run.start.experiment.get("scene", {}).get("attacker")
+    if not attacker or v.run.start.lab.get("world") is None:
+        return ""
+    does = (
+        "holds one pattern" if attacker["flips"] == "never" else "takes a fresh random pattern after each transmission"
+    )
+    return (
+        f'<p class="alarm">The simulated scene holds an adversary’s surface of {attacker["rows"]} × '
+        f"{attacker['columns']} elements, which {does}. Nobody in the run is told of it; see the health check "
+        "<code>reciprocity</code>.</p>"
+    )
+
+
+def _patterns(v: View) -> str:
     patterns = v.run.patterns
     if not patterns:
         policy = v.run.start.experiment.get("surface", {}).get("policy")

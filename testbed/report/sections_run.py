@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from testbed.assess import compare
 from testbed.records import files
-from testbed.report.pieces import MAX_ROWS, Cell, Code, folded, inline, missing, percent, table
+from testbed.report.pieces import MAX_ROWS, Cell, Code, figure, folded, inline, missing, percent, table
 from testbed.report.view import View, no_summary
 
 
@@ -27,6 +28,28 @@ def health(v: View) -> str:
         for c in checks
     ]
     return table(("check", "", "detail"), rows)
+
+
+def baseline(v: View) -> str:
+    if v.baseline is None:
+        return missing("No baseline run was given.")
+    if v.run.summary is None or v.baseline.summary is None:
+        return missing("One of the two runs has no summary.")
+    rows = []
+    for row in compare.compare(v.run.summary, v.baseline.summary):
+        many = row.ratio is None and bool(row.ours) and row.baseline == 0
+        times = "none without" if many else "n/a" if row.ratio is None else f"{row.ratio:.3g} ×"
+        name = f"{row.name}, {row.unit}" if row.unit else row.name
+        rows.append((name, *(Cell(t, "n") for t in (figure(row.ours), figure(row.baseline), times))))
+    changed = compare.differences(v.run.start.experiment, v.baseline.start.experiment)
+    named = ", ".join(f"<code>{escape(key)}</code>" for key in changed) or "nothing"
+    title = escape(str(v.baseline.start.experiment.get("title") or "a run"))
+    note = (
+        f'<p class="note">The baseline is run {escape(v.baseline.start.uid)} (“{title}”). The experiments differ in '
+        f"{named}. Agreed information is the raw rate times 1 − h(disagreement): quantized noise counts for nothing."
+        "</p>"
+    )
+    return table(("", Cell("this run", "n"), Cell("baseline", "n"), Cell("ratio", "n")), rows) + note
 
 
 def rejections(v: View) -> str:

@@ -15,8 +15,10 @@ from testbed.report.pieces import missing
 class View:
     """One run, as the sections see it."""
 
-    def __init__(self, run: RecordedRun) -> None:
+    def __init__(self, run: RecordedRun, baseline: RecordedRun | None = None) -> None:
         self.run = run
+        self.baseline = baseline
+        """Another run that this one is held against."""
         self.summary: dict[str, Any] = run.summary or {}
         self.draw = Pictures()
         self.links = _link_pictures(run)

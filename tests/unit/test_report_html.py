@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from testbed.core.errors import InputError
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
 from testbed.core.types import SurfacePattern
-from testbed.records import documents, writer
+from testbed.records import documents, reader, writer
 from testbed.records.documents import Block
 from testbed.records.writer import RunWriter
 from testbed.report import bit_flow, pictures
 from testbed.report import html as report
+from testbed.report.view import View
 
 N_SUBCARRIERS = 64
 
@@ -385,3 +386,28 @@ def test_picture_columns_show_rounds_where_they_are(found: set[int]) -> None:
     # every shown round lies in its column, and a column with a round shows its first
     assert np.all(np.floor((rounds[column[there]] - first) / span + 1e-9) == there)
     assert set(np.floor((rounds - first) / span + 1e-9).astype(int)) == set(there.tolist())
+
+
+def test_a_baseline_is_held_against_the_run_with_ratios(tmp_path: Path) -> None:
+    for name, bits, surface in (("ours", 772, True), ("fixed", 0, False)):
+        w = build(tmp_path / name, surface=surface, key_bits=bits)
+        rate_bps = 90.0 if surface else 30.0
+        w.close(documents.stop("ok", None), {"key_bits": bits, "raw_rate_bps": rate_bps, "kdr_raw": 0.1})
+    page = report.make(tmp_path / "ours", tmp_path / "fixed").read_text()
+    section = page.split('id="baseline"')[1].split("</section>")[0]
+    assert "none without" in section
+    assert "3 ×" in section
+    assert "<code>surface.policy</code>" in section
+    assert 'id="baseline"' not in report.make(tmp_path / "ours").read_text()
+    with pytest.raises(InputError, match="no such folder"):
+        report.make(tmp_path / "ours", tmp_path / "gone")
+
+
+def test_an_adversarys_surface_is_told(tmp_path: Path) -> None:
+    w = build(tmp_path)
+    w.close(documents.stop("ok", None), {})
+    run = reader.load(tmp_path)
+    run.start.experiment["scene"] = {"attacker": {"rows": 32, "columns": 16, "flips": "after_transmission"}}
+    assert "adversary" not in report._render(View(run))  # a real lab: the scene only says what is meant
+    run.start.lab["world"] = {}
+    assert "adversary’s surface of 32 × 16 elements" in report._render(View(run))

@@ -1,0 +1,104 @@
+"""Searches for the best pattern on live probes, then holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from testbed.core import patterns, registry, seeds
+from testbed.core.stages import SurfacePolicy, SurfaceSearch
+from testbed.core.types import C64, SurfacePattern
+from testbed.surface import objectives
+
+
+class ClosedLoop(SurfacePolicy):
+    """Probes what a search asks for and tells it what that was worth.
+
+    Options
+      search, search_options: which search (`surface/searches`).
+      objective: power, correlation, key_rate or leakage (`surface/objectives`).
+      probes: rounds each pattern is tried for; their mean counts.
+      start: where the search begins (`core.patterns`).
+      confirm: rounds for which the start and the result are measured; a result worse than the start is dropped.
+      budget: the search is cut short so that all is over by this round; 0: no limit.
+      errand: the run is made for this search: it ends with it, and no key is distilled.
+    """
+
+    watches = True
+
+    def __init__(
+        self, search: str = "greedy", search_options: dict[str, Any] | None = None, objective: str = "power",
+        probes: int = 1, start: str = "random(1)", confirm: int = 8, budget: int = 0, errand: bool = False,
+    ) -> None:  # fmt: skip
+        if probes < 1 or confirm < 2:
+            raise ValueError(f"probes = {probes}, confirm = {confirm}, accepted probes from 1, confirm from 2")
+        if budget < 0 or 0 < budget < 2 * confirm + probes:
+            raise ValueError(f"budget = {budget}, accepted 0 (none) or from {2 * confirm + probes}")
+        patterns.check(start)
+        self.objective = objectives.by_name(objective)
+        self._search: SurfaceSearch = registry.make_stage("search", search, search_options or {})
+        self._probes, self._start, self._confirm, self._budget = probes, start, confirm, budget
+        self.errand = errand
+        self.phase: Literal["start", "search", "confirm", "held"] = "start"
+        self.before: float | None = None
+        """What the start was worth, in the objective's own terms."""
+        self.after: float | None = None
+        """What the result was worth, measured afresh."""
+        self.best: tuple[SurfacePattern, float] | None = None
+        """The pattern that was worth most so far, and how much it seemed to be."""
+        self.tried = 0
+        """Patterns judged so far."""
+        self.unjudged = 0
+        """Rounds that lacked what the objective needs."""
+
+    def begin(self, shape: tuple[int, int], phase_bits: int, seed: int) -> None:
+        self._tried = self._began = patterns.make(self._start, shape, phase_bits)
+        self._search.begin(self._tried, seeds.generator(seed, "search"))
+        self._heard: list[Mapping[str, C64]] = []
+        self._one_round = 0.0
+        """Standard deviation of one round's worth."""
+
+    def pattern_for(self, round: int) -> SurfacePattern:
+        if self._budget and self.phase == "search" and round >= self._budget - self._confirm:
+            self._heard.clear()
+            self._go("confirm", self.best[0] if self.best else self._began)
+        return self._tried
+
+    def observe(self, round: int, links: Mapping[str, C64]) -> None:
+        if self.phase == "held":
+            return
+        if not all(link in links for link in self.objective.needs):
+            self.unjudged += 1
+            return
+        self._heard.append(links)
+        if len(self._heard) < (self._probes if self.phase == "search" else self._confirm):
+            return
+        judged = self.objective.judge(self._heard)
+        self._heard = []
+        assert judged is not None
+        self._judged(*judged)
+
+    def _judged(self, worth: float, spread: float) -> None:
+        match self.phase:
+            case "start":
+                self.before, self._one_round = worth, spread
+                self.best = self._tried, worth
+                self._go("search", self._search.ask())
+            case "search":
+                self.tried += 1
+                if self.best is None or worth > self.best[1]:
+                    self.best = self._tried, worth
+                self._search.tell(worth, self._one_round / np.sqrt(self._probes))
+                # what a search found is what it says at its end: not always the luckiest of all that it tried
+                self._go("confirm" if self._search.done else "search", self._search.ask())
+            case "confirm":
+                if self.before is not None and worth <= self.before:
+                    self._tried, worth = self._began, self.before
+                self.after, self.best = worth, (self._tried, worth)
+                self._go("held", self._tried)
+
+    def _go(self, phase: Literal["search", "confirm", "held"], pattern: SurfacePattern) -> None:
+        self.phase, self._tried = phase, pattern
+        self.done = phase == "held"

@@ -1,0 +1,61 @@
+"""Element after element: try its other levels, keep what is better (coordinate ascent)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from testbed.core.stages import SurfaceSearch
+from testbed.core.types import SurfacePattern
+
+_REFRESH = 16
+"""Groups between two looks at what is held: what was kept for being lucky is not compared with for ever."""
+
+
+class Greedy(SurfaceSearch):
+    """Turns `group` elements together through their other levels, in random order, up to `sweeps` times over all.
+
+    A change is kept where it is better by more than the standard error of the comparison. Ends early after a sweep
+    that changed nothing. Tries (2^bits − 1)·elements/group patterns a sweep, and 1/16 more to look again.
+    """
+
+    def __init__(self, group: int = 1, sweeps: int = 3) -> None:
+        if group < 1 or sweeps < 1:
+            raise ValueError(f"group = {group}, sweeps = {sweeps}, accepted from 1")
+        self._group, self._sweeps = group, sweeps
+
+    def begin(self, start: SurfacePattern, rng: np.random.Generator) -> None:
+        self._held = self._tried = start
+        self._worth = self._error = 0.0
+        self._course = self._search(rng)
+        next(self._course)
+
+    def ask(self) -> SurfacePattern:
+        return self._held if self.done else self._tried
+
+    def tell(self, worth: float, error: float) -> None:
+        self._worth, self._error = worth, error
+        self.done = next(self._course, None) is None
+
+    def _search(self, rng: np.random.Generator) -> Iterator[bool]:
+        """Leave a pattern in `_tried` at every step; what it was worth is there when the next step is asked for."""
+        n_levels, n = 1 << self._held.phase_bits, self._held.levels.size
+        for _ in range(self._sweeps):
+            changed = False
+            order = rng.permutation(n)
+            for i, first in enumerate(range(0, n, self._group)):
+                if i % _REFRESH == 0:
+                    self._tried = self._held
+                    yield True
+                    worth = self._worth
+                base, chosen = self._held.levels.ravel(), order[first : first + self._group]
+                for step in range(1, n_levels):
+                    levels = base.copy()
+                    levels[chosen] = (levels[chosen] + step) % n_levels
+                    self._tried = SurfacePattern(levels.reshape(self._held.levels.shape), self._held.phase_bits)
+                    yield True
+                    if self._worth > worth + np.sqrt(2) * self._error:
+                        self._held, worth, changed = self._tried, self._worth, True
+            if not changed:
+                return

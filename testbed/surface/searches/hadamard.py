@@ -1,0 +1,92 @@
+"""Every element's share from Hadamard-coded patterns: each probe tells about all elements of a group at once.
+
+While the rest of the surface holds still and carries the reference r, the elements of one group take half-turns by the
+rows of a Hadamard matrix. Power is |r + Σ sₙgₙ|² (s = ±1); the difference to the same row with all signs turned
+(a fold-over design) is 4 Re(r* Σ sₙgₙ) exactly, and its correlation with the matrix' columns gives Re(r*gₙ) of each
+element. With two bits or more a second set, a quarter turn further, gives the imaginary part. Then every element takes
+the level that adds most to r. Only worths are used: phases of different frames, which free-running oscillators make
+meaningless, never enter. Against one element at a time, an element's share is measured √(elements of a group) better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from testbed.core.stages import SurfaceSearch
+from testbed.core.types import F64, SurfacePattern
+
+
+class Hadamard(SurfaceSearch):
+    """Estimates `groups` interleaved groups of elements one after the other, `sweeps` times over all.
+
+    An element changes where it gains more than the standard error of its estimate. Tries 2·2^⌈log₂(elements/groups)⌉
+    patterns a group and sweep, twice that with two bits or more. Two groups at least: one changes, the others are the
+    reference.
+    """
+
+    def __init__(self, groups: int = 4, sweeps: int = 2) -> None:
+        if groups < 2 or sweeps < 1:
+            raise ValueError(f"groups = {groups}, sweeps = {sweeps}, accepted groups from 2, sweeps from 1")
+        self._groups, self._sweeps = groups, sweeps
+
+    def begin(self, start: SurfacePattern, rng: np.random.Generator) -> None:
+        self._held = self._tried = start
+        self._worth = self._error = 0.0
+        self._course = self._search(rng)
+        self.done = next(self._course, None) is None
+
+    def ask(self) -> SurfacePattern:
+        return self._held if self.done else self._tried
+
+    def tell(self, worth: float, error: float) -> None:
+        self._worth, self._error = worth, error
+        self.done = next(self._course, None) is None
+
+    def _search(self, rng: np.random.Generator) -> Iterator[bool]:
+        """Leave a pattern in `_tried` at every step; what it was worth is there when the next step is asked for."""
+        shape, bits = self._held.levels.shape, self._held.phase_bits
+        n_levels, n = 1 << bits, self._held.levels.size
+        turns = np.exp(2j * np.pi * np.arange(n_levels) / n_levels)
+        for _ in range(self._sweeps):
+            changed = False
+            order = rng.permutation(n)
+            for first in range(min(self._groups, n)):
+                chosen = order[first :: self._groups]
+                signs = _signs(chosen.size)
+                share, errors = np.zeros(chosen.size, complex), []
+                for quarter in range(1 if bits == 1 else 2):
+                    part = np.zeros(chosen.size)
+                    for row in signs:
+                        pair = []
+                        for sign in (row, -row):
+                            levels = self._held.levels.ravel().copy()
+                            # s = 1: as it is, −1: half a turn on; both a quarter turn on in the second set
+                            step = quarter * n_levels // 4 + np.where(sign > 0, 0, n_levels // 2)
+                            levels[chosen] = (levels[chosen] + step) % n_levels
+                            self._tried = SurfacePattern(levels.reshape(shape), bits)
+                            yield True
+                            pair.append(self._worth)
+                            errors.append(self._error)
+                        part += row * (pair[0] - pair[1]) / (4 * len(signs))
+                    # a quarter turn on, the real part of the share is minus the imaginary part of what it is now
+                    share += part if quarter == 0 else -1j * part
+                gain = (share[:, None] * turns).real
+                best = gain.argmax(axis=1)
+                error = float(np.mean(errors)) / np.sqrt(8 * len(signs))
+                better = gain.max(axis=1) - gain[:, 0] > error
+                levels = self._held.levels.ravel().copy()
+                levels[chosen[better]] = (levels[chosen[better]] + best[better]) % n_levels
+                self._held = SurfacePattern(levels.reshape(shape).astype(np.uint8), bits)
+                changed = changed or bool(better.any())
+            if not changed:
+                return
+
+
+def _signs(n: int) -> F64:
+    """Return (row, n): the first n columns of Sylvester's matrix of the next power of two."""
+    signs = np.ones((1, 1))
+    while len(signs) < n:
+        signs = np.block([[signs, signs], [signs, -signs]])
+    return signs[:, :n]

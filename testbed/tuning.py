@@ -1,0 +1,198 @@
+"""The surface on the bench: look at its board, set it, search for a good pattern on live probes (`testbed ris`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from testbed import launch
+from testbed.coordinator.server import Coordinator, Progress
+from testbed.core import config, patterns, registry
+from testbed.core.config import Experiment, Lab, SurfacePlan
+from testbed.core.errors import InputError, TestbedError
+from testbed.core.ris import Board
+from testbed.core.types import SurfacePattern
+from testbed.report import html
+from testbed.surface.objectives import Objective
+from testbed.surface.policies.closed_loop import ClosedLoop
+
+_SCENE = "static_room"
+"""The bundled experiment whose scene a simulated air holds while its board is looked at."""
+_GLYPHS = {1: "·█", 2: "·░▓█"}
+
+
+# ---------------------------------------------------------------- one board
+
+
+def picture(pattern: SurfacePattern) -> str:
+    """Return rows of text, two characters an element, element 1 top left: darker is later; from 3 bits on, levels."""
+    glyphs = _GLYPHS.get(pattern.phase_bits)
+    if glyphs is None:
+        return "\n".join(" ".join(f"{level:x}" for level in row) for row in pattern.levels)
+    return "\n".join("".join(2 * glyphs[level] for level in row) for row in pattern.levels)
+
+
+def show(lab: Lab, lab_name: str, spec: str | None) -> dict[str, Any]:
+    """Return a lab's board and the pattern on it; with `spec`, that pattern, if possible without opening the board."""
+    node = _surface_node(lab, lab_name)
+    options = lab.node[node].options
+    identity: dict[str, Any] = {}
+    capabilities: dict[str, Any] = {}
+    if spec is not None and all(type(options.get(k)) is int for k in ("rows", "columns", "phase_bits")):
+        pattern = patterns.make(spec, (options["rows"], options["columns"]), options["phase_bits"])
+    else:
+        with _open_board(lab, lab_name) as board:
+            identity = board.identity()
+            capabilities = {k: getattr(board.capabilities, k) for k in type(board.capabilities).__slots__}
+            pattern = board.readback() if spec is None else patterns.make(spec, board.shape, board.phase_bits)
+    rows, columns = pattern.levels.shape
+    return {
+        "node": node,
+        "identity": identity,
+        "capabilities": capabilities,
+        "rows": rows,
+        "columns": columns,
+        "phase_bits": pattern.phase_bits,
+        "size": f"{rows} × {columns} elements of {pattern.phase_bits} bit",
+        "levels": patterns.to_hex(pattern),
+        "digest": pattern.digest,
+        "picture": picture(pattern),
+    }
+
+
+def apply(lab: Lab, lab_name: str, spec: str) -> dict[str, Any]:
+    """Set a pattern and read it back; raises TestbedError where the board then holds another."""
+    patterns.check(spec)
+    node = _surface_node(lab, lab_name)
+    with _open_board(lab, lab_name) as board:
+        pattern = patterns.make(spec, board.shape, board.phase_bits)
+        began_s = time.monotonic()
+        applied = board.apply(pattern)
+        took_s = time.monotonic() - began_s
+        held = board.readback()
+        if held.digest != pattern.digest:
+            wrong = int(np.count_nonzero(held.levels != pattern.levels))
+            raise TestbedError(f"{node}: {wrong} of {board.n_elements} elements read back differently than set")
+        return {
+            "node": node, "digest": applied.digest, "levels": patterns.to_hex(held), "board_time_s": applied.time_s,
+            "apply_ms": 1e3 * took_s,
+        }  # fmt: skip
+
+
+def _surface_node(lab: Lab, lab_name: str) -> str:
+    name = lab.by_role("ris")
+    if name is None:
+        raise InputError(f"{lab_name}: no node has role = 'ris': this lab has no surface")
+    return name
+
+
+@contextmanager
+def _open_board(lab: Lab, lab_name: str) -> Iterator[Board]:
+    """Open the lab's board in this process, on its simulated air where it has one."""
+    name = _surface_node(lab, lab_name)
+    if not lab.node[name].local:
+        raise InputError(f"{lab_name}: table [node.{name}]: the board is on {lab.node[name].host}: run this there")
+    config.check_drivers(lab, lab_name, [name])
+    if lab.curve:
+        launch.make_keys(lab, ["coordinator", *launch.local_names(lab)])
+    with ExitStack() as stack:
+        crew = launch.Crew(lab, lab_name)
+        stack.callback(crew.stop)
+        air = None
+        if lab.world is not None:
+            scene = config.load_experiment(_SCENE)
+            air = launch.start_air(lab, crew, scene.scene, scene.radio, scene.seed)
+        driver = registry.load_driver("boards", lab.node[name].driver)
+        yield stack.enter_context(launch.open_device(lab, name, driver, crew, air))
+
+
+# ---------------------------------------------------------------- the search
+
+
+def plan(
+    experiment: Experiment, name: str, lab: Lab, method: str, objective: str, probes: int, start: str
+) -> Experiment:
+    """Return the experiment whose surface searches: its rounds are the budget, it ends with the search, keyless."""
+    options = {
+        "search": method, "objective": objective, "probes": probes, "start": start, "budget": experiment.rounds,
+        "errand": True,
+    }  # fmt: skip
+    out = msgspec.structs.replace(experiment, surface=SurfacePlan(policy="closed_loop", options=options))
+    config.check_experiment(out, name)
+    needs = registry.make_stage("policy", "closed_loop", options).objective.needs
+    if any("eve" in link for link in needs) and (out.scene.eve is None or lab.by_role("eve") is None):
+        raise InputError(f"objective {objective!r} needs an Eve: a table [scene.eve] and a node with role = 'eve'")
+    return out
+
+
+def optimise(
+    experiment: Experiment,
+    lab: Lab,
+    lab_name: str,
+    experiment_name: str,
+    save: Path | None,
+    out: Path,
+    say: Callable[[str], None] = lambda _: None,
+    on_coordinator: Callable[[Coordinator, launch.Crew], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Run a search planned by `plan`; returns what came of it, the pattern saved. `say` hears of progress."""
+    folder = launch.new_run_folder(out, "ris-optimise")
+    held: list[ClosedLoop] = []
+    told_at = [-np.inf, -1.0]
+
+    def begun(coordinator: Coordinator, crew: launch.Crew) -> None:
+        policy = coordinator.state.policy
+        assert isinstance(policy, ClosedLoop)
+        held.append(policy)
+        on_coordinator(coordinator, crew)
+
+    def progress(p: Progress) -> None:
+        if p.message is not None:
+            say(p.message)
+        now_s = time.monotonic()
+        if held and held[0].best is not None and (now_s >= told_at[0] + 2.0 or p.phase != "probing"):
+            if p.round != told_at[1]:
+                say(_progress(held[0], p))
+            told_at[:] = now_s, p.round
+
+    outcome = launch.run(experiment, lab, lab_name, folder, progress, begun)
+    html.make(folder)
+    policy = held[0]
+    objective = policy.objective
+    found: dict[str, Any] = {
+        "status": outcome.status, "detail": outcome.detail, "folder": str(folder), "lab": lab.name,
+        "experiment": experiment_name, "seed": experiment.seed, "method": experiment.surface.options["search"],
+        "objective": experiment.surface.options["objective"], "unit": objective.unit,
+        "probes": experiment.surface.options["probes"], "rounds": outcome.summary["rounds"],
+        "patterns_tried": policy.tried, "confirmed": policy.after is not None,
+        "before": None if policy.before is None else objective.shown(policy.before),
+        "after": None, "gain": None, "digest": None, "levels": None, "saved": None,
+    }  # fmt: skip
+    if policy.best is not None:
+        pattern, worth = policy.best
+        found["after"] = objective.shown(worth)
+        found["gain"] = None if found["before"] is None else found["after"] - found["before"]
+        found |= {"digest": pattern.digest, "levels": patterns.to_hex(pattern)}
+        path = save or folder / "best.json"
+        told = {k: v for k, v in found.items() if k not in ("digest", "levels", "saved")}
+        patterns.save(path, pattern, told)
+        found["saved"] = str(path)
+    elif outcome.status == "finished":
+        found |= {"status": "failed", "detail": f"no round had what the objective needs: {', '.join(objective.needs)}"}
+    return found
+
+
+def _progress(policy: ClosedLoop, p: Progress) -> str:
+    objective: Objective = policy.objective
+    assert policy.best is not None
+    began = "" if policy.before is None else f", start {objective.text(policy.before)}"
+    return (
+        f"{p.round}/{p.rounds} rounds  {policy.phase}: best {objective.text(policy.best[1])}{began}, "
+        f"{policy.tried} patterns tried, {p.rounds_per_s:.0f} rounds/s"
+    )

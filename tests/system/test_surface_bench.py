@@ -1,0 +1,214 @@
+"""The surface on the simulated bench: looked at, set, optimised; and an adversary's surface in the room."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from optimum import Optimum
+
+from testbed import launch, tuning
+from testbed.coordinator.server import Coordinator
+from testbed.core import config, patterns
+from testbed.core.errors import InputError
+from testbed.records import reader
+from testbed.report import html
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "testbed", *arguments], capture_output=True, text=True, timeout=60)
+
+
+def lab_file(folder: Path, side: int = 8, phase_bits: int = 1) -> str:
+    text = config.bundled(config.Lab)["sim"].read_text()
+    before = "options = { rows = 16, columns = 16, phase_bits = 1 }"
+    assert before in text
+    path = folder / "lab.toml"
+    path.write_text(text.replace(before, f"options = {{ rows = {side}, columns = {side}, phase_bits = {phase_bits} }}"))
+    return str(path)
+
+
+def search(folder: Path, lab: str, method: str, act: Any = lambda *_: None, **given: Any) -> dict[str, Any]:
+    plan = msgspec.structs.replace(
+        config.load_experiment("static_room"), rounds=given.get("budget", 2000), seed=given.get("seed", 1)
+    )
+    place = config.load_lab(lab)
+    objective, probes = given.get("objective", "power"), given.get("probes", 1)
+    plan = tuning.plan(plan, "static_room", place, method, objective, probes, given.get("start", "random(1)"))
+    return tuning.optimise(plan, place, lab, "static_room", None, folder / "runs", on_coordinator=act)
+
+
+def test_show_and_apply_speak_of_the_board(tmp_path: Path) -> None:
+    lab = lab_file(tmp_path, phase_bits=2)
+    held = json.loads(command("ris", "show", "--lab", lab, "--json").stdout)
+    assert (held["rows"], held["columns"], held["phase_bits"]) == (8, 8, 2)
+    assert held["identity"]["driver"] == "sim"
+    assert held["digest"] == patterns.make("uniform", (8, 8), 2).digest
+    applied = json.loads(command("ris", "apply", "beam(20, 10)", "--lab", lab, "--json").stdout)
+    assert applied["digest"] == patterns.make("beam(20, 10)", (8, 8), 2).digest
+    assert applied["apply_ms"] > 0
+
+
+def test_a_pattern_is_drawn_without_a_board(tmp_path: Path) -> None:
+    lab = lab_file(tmp_path)
+    text = command("ris", "show", "stripes(4)", "--lab", lab).stdout.splitlines()
+    assert text[-1] == 8 * "·" + 8 * "█"
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("show", "wobble"), "no pattern is called 'wobble'"),
+        (("show", "0x12"), "accepted 64"),
+        (("apply", "nowhere.json"), "cannot be read"),
+        (("optimise", "--method", "oracle"), "accepted: greedy, hadamard, random_search"),
+        (("optimise", "--objective", "luck"), "accepted: power"),
+        (("optimise", "--save", "best.txt"), "accepted: a .json file"),
+        (("optimise", "--experiment", "mobile_room"), "needs a table [scene.surface]"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str) -> None:
+    done = command("ris", *arguments, "--lab", "sim")
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_objective_that_needs_an_eve_is_refused_without_one() -> None:
+    plan = config.load_experiment("static_room")
+    plan = msgspec.structs.replace(plan, scene=msgspec.structs.replace(plan.scene, eve=None))
+    with pytest.raises(InputError, match="needs an Eve"):
+        tuning.plan(plan, "static_room", config.load_lab("sim"), "greedy", "leakage", 1, "uniform")
+
+
+@pytest.mark.parametrize(("method", "phase_bits"), [("greedy", 1), ("hadamard", 1), ("hadamard", 2)])
+def test_optimise_gains_within_a_decibel_of_the_quantized_optimum(tmp_path: Path, method: str, phase_bits: int) -> None:
+    lab = lab_file(tmp_path, phase_bits=phase_bits)
+    found = search(tmp_path, lab, method)
+    assert found["status"] == "finished"
+    assert found["confirmed"]
+    model = Optimum(config.load_experiment("static_room"), (8, 8), phase_bits)
+    pattern, provenance = patterns.load(Path(found["saved"]))
+    start = patterns.make("random(1)", (8, 8), phase_bits)
+    gap_db = 10 * np.log10(model.best() / model.power(pattern))
+    assert gap_db < 1.0
+    # what the radios said of the gain is what the model says
+    gain_db = 10 * np.log10(model.power(pattern) / model.power(start))
+    assert found["gain"] == pytest.approx(gain_db, abs=0.5)
+    assert provenance["method"] == method
+    assert provenance["before"] == found["before"]
+    run = reader.load(Path(found["folder"]))
+    assert run.blocks == []
+    # every probe pair is bound to the acknowledged pattern
+    assert set(run.rounds.surface[run.rounds.kept]) <= set(run.patterns)
+    assert pattern.digest in run.patterns
+
+
+def test_a_search_that_is_stopped_keeps_the_best_so_far(tmp_path: Path) -> None:
+    asked: list[Coordinator] = []
+
+    def act(coordinator: Coordinator, crew: launch.Crew) -> None:
+        asked.append(coordinator)
+        policy = coordinator.state.policy
+        assert policy is not None
+        told = policy.observe
+
+        def observe(round: int, links: Any) -> None:
+            told(round, links)
+            if round == 60:
+                coordinator.ask_stop("stop")
+
+        policy.observe = observe  # type: ignore[method-assign]
+
+    found = search(tmp_path, lab_file(tmp_path), "greedy", act)
+    assert found["status"] == "stopped"
+    assert not found["confirmed"]
+    assert found["gain"] > 0
+    assert patterns.load(Path(found["saved"]))[0].digest == found["digest"]
+
+
+def test_ctrl_c_ends_the_command_with_130_and_a_saved_pattern(tmp_path: Path) -> None:
+    saved = tmp_path / "best.json"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "testbed", "ris", "optimise", "--lab", lab_file(tmp_path, side=16), "--save", str(saved),
+         "--out", str(tmp_path / "runs")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "search: best" in line:
+            break
+    os.kill(process.pid, signal.SIGINT)
+    _, words = process.communicate(timeout=40)
+    assert process.returncode == 130, words
+    assert patterns.load(saved)[1]["status"] == "stopped"
+
+
+def test_a_saved_pattern_serves_an_experiment(tmp_path: Path) -> None:
+    lab = lab_file(tmp_path)
+    found = search(tmp_path, lab, "random_search", budget=40)
+    assert found["rounds"] <= 40
+    plan = config.load_experiment("static_room")
+    options = {"pattern": found["saved"]}
+    plan = msgspec.structs.replace(plan, rounds=5, surface=config.SurfacePlan(policy="fixed", options=options))
+    outcome = launch.run(plan, config.load_lab(lab), lab, tmp_path / "run")
+    assert set(reader.load(outcome.folder).rounds.surface) == {found["digest"]}
+
+
+def attack(folder: Path, flips: str) -> tuple[dict[str, Any], Path]:
+    plan = config.load_experiment("flip_attack")
+    assert plan.scene.attacker is not None
+    attacker = msgspec.structs.replace(plan.scene.attacker, flips=flips)
+    scene = msgspec.structs.replace(plan.scene, attacker=attacker)
+    accounting = msgspec.structs.replace(plan.accounting, block_rounds=120)
+    plan = msgspec.structs.replace(plan, rounds=120, scene=scene, accounting=accounting)
+    outcome = launch.run(plan, config.load_lab("sim"), "sim", folder / flips)
+    return outcome.summary, outcome.folder
+
+
+def test_a_flip_attack_is_refused_and_named_and_an_idle_adversary_is_not(tmp_path: Path) -> None:
+    s, folder = attack(tmp_path, "after_transmission")
+    assert s["pairs_kept"] == 120
+    assert s["csi_correlation_ab"] < 0.2
+    assert s["key_bits"] == s["keys_verified"] == 0
+    named = next(h for h in s["health"] if h["check"] == "reciprocity")
+    assert not named["ok"]
+    assert "adversary" in named["detail"]
+    run = reader.load(folder)
+    assert len(set(run.rounds.surface)) == 120  # each pair under its own acknowledged pattern
+    for link in run.links.values():
+        assert np.array_equal(link.surface, run.rounds.surface[link.rounds])
+    page = html.make(folder).read_text()
+    assert "adversary’s surface" in page
+    assert "Not reciprocal beyond noise" in page
+    s, _ = attack(tmp_path, "never")
+    assert s["csi_correlation_ab"] > 0.9
+    assert next(h for h in s["health"] if h["check"] == "reciprocity")["ok"]
+
+
+def test_random_patterns_give_the_static_room_a_key_that_it_has_not_without(tmp_path: Path) -> None:
+    plan = config.load_experiment("static_room")
+    accounting = msgspec.structs.replace(plan.accounting, block_rounds=400, epsilon_log2=32)
+    plan = msgspec.structs.replace(plan, rounds=400, accounting=accounting)
+    fixed = msgspec.structs.replace(plan, surface=config.SurfacePlan(policy="fixed"))
+    ours, baseline = (
+        launch.run(p, config.load_lab("sim"), "sim", tmp_path / name)
+        for p, name in ((plan, "random"), (fixed, "fixed"))
+    )
+    assert ours.summary["keys_verified"] > 0
+    assert ours.summary["keys_mismatched"] == 0
+    assert baseline.summary["keys_verified"] == baseline.summary["key_bits"] == 0
+    assert next(h for h in ours.summary["health"] if h["check"] == "reciprocity")["ok"]
+    page = html.make(ours.folder, baseline.folder).read_text()
+    section = page.split('id="baseline"')[1].split("</section>")[0]
+    assert "none without" in section
+    assert "surface.policy" in section
