@@ -86,6 +86,22 @@ def test_greedy_ends_where_no_other_level_of_any_element_is_better() -> None:
             assert paper.power(other, 2) <= paper.power(held, 2) + 1e-12
 
 
+@pytest.mark.parametrize("bits", [1, 2, 3])
+def test_hadamard_finds_each_elements_best_level_exactly_however_weak_the_reference(bits: int) -> None:
+    paper = Paper(4, static=0.0, n_subcarriers=1)
+    found = registry.make_stage("search", "hadamard", {"groups": 2})
+    found.begin(start := patterns.make("random(1)", SHAPE, bits), seeds.generator(1, "test"))
+    chosen = seeds.generator(1, "test").permutation(36)[::2]
+    for _ in range(2 * 32 * (1 if bits == 1 else 2)):
+        found.tell(paper.power(found.ask().levels, bits), 0.0)
+    turns = np.exp(2j * np.pi * np.arange(1 << bits) / (1 << bits))
+    others = np.setdiff1d(np.arange(36), chosen)
+    reference = np.sum(paper.elements[0, others] * turns[start.levels.ravel()[others]])
+    pull = (np.conj(reference) * paper.elements[0, chosen])[:, None] * turns
+    # the next group begins with the row of all ones: what is held
+    assert np.array_equal(found.ask().levels.ravel()[chosen], pull.real.argmax(axis=1))
+
+
 def test_searches_try_as_many_patterns_as_they_say() -> None:
     paper = Paper(1)
     assert search("random_search", paper, 1, trials=50)[1] == 51
