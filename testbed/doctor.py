@@ -113,9 +113,9 @@ def examine(
                 notes.fix("world", "simulated air", str(exc), "see that log; the devices on it cannot be checked")
                 drivers = {}
         devices: dict[str, Any] = {}
-        for name, driver in drivers.items():
+        for name in drivers:
             with notes.guard(name, "device", f"check the device and [node.{name}.options]"):
-                devices[name] = stack.enter_context(launch.open_device(lab, name, driver, crew, air))
+                devices[name] = stack.enter_context(launch.open_device(lab, name, crew, air))
                 what = ", ".join(f"{k} {v}" for k, v in devices[name].identity().items() if v not in ("", None))
                 notes.ok(name, "device", what)
         _serials(lab, devices, notes)

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from testbed.coordinator.server import Coordinator, Outcome, Progress
-from testbed.core import identity, registry, seeds
+from testbed.core import devices, identity, registry, seeds
 from testbed.core.config import Experiment, Lab, RadioPlan, Scene, state_root
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
+from testbed.core.radio import Radio
+from testbed.core.ris import Board
 from testbed.core.world import DriverContext
 
 _WORLD_START_S = 20.0
@@ -244,20 +246,16 @@ def start_air(lab: Lab, crew: Crew, scene: Scene, radio: RadioPlan, seed: int) -
     return endpoint
 
 
-def open_device(lab: Lab, name: str, driver: Any, crew: Crew, air: str | None) -> Any:
+def open_device(lab: Lab, name: str, crew: Crew, air: str | None) -> Radio | Board:
     """Open a node's device in this process, as its daemon would; raises InputError for refused options."""
     context = DriverContext(
         seed=seeds.derive(0, lab.name, name), world=air, identity=load_identity(lab, name),
         state_dir=node_state_dir(lab, name),
     )  # fmt: skip
-    options = dict(lab.node[name].options)
     uri = crew.device_uri(name)
     if uri is not None:
-        options["uri"] = uri
-    try:
-        return driver(name, context, **options)
-    except TypeError as exc:
-        raise InputError(f"table [node.{name}.options]: {exc}") from exc
+        lab.node[name].options["uri"] = uri
+    return devices.open_device(lab, name, context)
 
 
 def _collect_iq(lab: Lab, run_name: str, folder: Path) -> None:

@@ -108,8 +108,9 @@ def _open_board(lab: Lab, lab_name: str) -> Iterator[Board]:
         if lab.world is not None:
             scene = config.load_experiment(_SCENE)
             air = launch.start_air(lab, crew, scene.scene, scene.radio, scene.seed)
-        driver = registry.load_driver("boards", lab.node[name].driver)
-        yield stack.enter_context(launch.open_device(lab, name, driver, crew, air))
+        board = stack.enter_context(launch.open_device(lab, name, crew, air))
+        assert isinstance(board, Board)
+        yield board
 
 
 # ---------------------------------------------------------------- the search
