@@ -20,11 +20,12 @@ def answering(lost: tuple[int, ...] = (), broken: tuple[int, ...] = ()) -> Any:
     def script(node: str, body: Any) -> list[Any] | None:
         if not isinstance(body, m.Probe):
             return None
-        h = np.full((1, 1, 4), body.round + 1, np.complex64)
+        csi = np.full((1, 1, 4), body.round + 1, np.complex64).tobytes()
+        spoilt = body.round in lost and node == "bob"
         links = [
             m.LinkResult(
                 tx=slot.tx,
-                reason="low_snr" if body.round in lost and node == "bob" else None,
+                reason="low_snr" if spoilt else None,
                 snr_db=20.0,
                 shape=(1, 1, 4),
                 csi=None
