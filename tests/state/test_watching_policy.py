@@ -28,9 +28,7 @@ def answering(lost: tuple[int, ...] = (), broken: tuple[int, ...] = ()) -> Any:
                 reason="low_snr" if spoilt else None,
                 snr_db=20.0,
                 shape=(1, 1, 4),
-                csi=None
-                if body.round in lost and node == "bob"
-                else h.tobytes()[: 7 if body.round in broken else None],
+                csi=None if spoilt else csi[:7] if body.round in broken else csi,
             )
             for slot in body.slots
             if node in slot.rx
