@@ -102,5 +102,5 @@ def test_a_wrong_key_is_named_with_what_is_accepted(options: dict[str, Any]) -> 
 
 
 def test_a_driver_that_is_not_emulated_is_told_with_those_that_are() -> None:
-    with pytest.raises(InputError, match=r"world.emulators.alice.*'sim'; accepted: pluto, opensourceris, usrp"):
+    with pytest.raises(InputError, match=r"world.emulators.alice.*'sim'; accepted: pluto, opensourceris, ris595, usrp"):
         SimWorld.emulate("alice", "sim", CONTEXT, {})
