@@ -196,6 +196,11 @@ class Ris595(Board):
         while True:
             try:
                 reply = self._ask(operation, command, payload, deadline_s)
+                if crc is None or int.from_bytes(reply.payload[4:8], "little") == crc:
+                    return reply
+                late = self._wait_for(crc, min(deadline_s, time.monotonic() + _LATE_S))
+                if late is not None:
+                    return late
             except PortLost:
                 self._link.reopen(max(0.0, deadline_s - time.monotonic()))
                 self._greet_again(operation, deadline_s, anew=True)  # the board may have gone on all the while
@@ -203,11 +208,6 @@ class Ris595(Board):
             except _Rebooted:
                 self._greet_again(operation, deadline_s, anew)
                 continue
-            if crc is None or int.from_bytes(reply.payload[4:8], "little") == crc:
-                return reply
-            late = self._wait_for(crc, min(deadline_s, time.monotonic() + _LATE_S))
-            if late is not None:
-                return late
             if time.monotonic() >= deadline_s or not anew:
                 raise DeviceError(
                     self.name, operation, self.state, "the board's outputs hold something else than what was sent"

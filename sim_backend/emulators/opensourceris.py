@@ -11,9 +11,8 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from sim_backend import messages as m
 from sim_backend.emulators.pty_line import PtyLine
-from sim_backend.link import Link, OffAir
+from sim_backend.emulators.surface_port import SurfacePort
 from testbed.core.errors import DeviceError, InputError
 from testbed.core.seeds import generator
 from testbed.core.types import U8
@@ -54,7 +53,7 @@ class EmulatedOpenSourceRis:
         self._rng = generator(context.seed, name, "board faults")
         self._buffer = b""
         self._timers: list[threading.Timer] = []
-        self._air = None if context.world is None else Link(name, context.world, context.identity)
+        self._surface = SurfacePort(name, context, (16, 16), 1)
         self.line = PtyLine(context.state_dir / "tty", o.baud, o.latency_s)
         self.uri = self.line.uri
         self.line.start(self)
@@ -65,9 +64,7 @@ class EmulatedOpenSourceRis:
         for timer in self._timers:
             timer.cancel()
             timer.join()
-        if self._air is not None:
-            self._air.leave("closed")
-            self._air = None
+        self._surface.close()
 
     def arm(self, fault: str) -> None:
         """Have the next command meet one of `FAULTS`."""
@@ -90,7 +87,11 @@ class EmulatedOpenSourceRis:
             fault = str(self._rng.choice(FAULTS))
         if fault:
             self.faults_met[fault] = self.faults_met.get(fault, 0) + 1
-        return self._obey(command, fault)
+        try:
+            return self._obey(command, fault)
+        except DeviceError as exc:  # the air did not confirm: neither does the board
+            log.error("emulated board without its air: %s", exc)
+            return b""
 
     def _obey(self, command: bytes, fault: str) -> bytes:
         match fault:
@@ -142,20 +143,6 @@ class EmulatedOpenSourceRis:
         return _BANNER
 
     def _latch(self, levels: U8) -> None:
+        """Have the outputs hold these levels, on the air too; raises DeviceError where the air does not confirm it."""
+        self._surface.latch(levels)
         self.outputs = levels
-        if self._air is None:
-            return
-        try:
-            try:
-                self._tell_air(levels)
-            except OffAir:
-                self._air.attach("board", "open")
-                hang = m.Hang(id=self._air.next_id(), session=self._air.session, rows=16, columns=16, phase_bits=1)
-                self._air.ask(hang, "open")
-                self._tell_air(levels)
-        except DeviceError as exc:
-            log.error("emulated board without its air: %s", exc)
-
-    def _tell_air(self, levels: U8) -> None:
-        assert self._air is not None
-        self._air.ask(m.Apply(id=self._air.next_id(), session=self._air.session, latency=0), "open", levels)

@@ -24,6 +24,8 @@ from testbed.core.world import DriverContext
 
 _GRACE_S = 2.0
 """For the threads, once their sockets are closed."""
+_LATENCY_S = 1e-3
+"""In the air's time, which stands still while frames are exchanged: about what shifting a pattern out takes."""
 FAULTS = ("silence", "swallow", "reboot", "late", "duplicate", "garbage", "vanish")
 """Of a command's frame and what is answered to it; those of the board itself are the option `fault`."""
 
@@ -61,7 +63,7 @@ class EmulatedRis595:
         self._armed: list[str] = []
         self._rng = generator(context.seed, name, "board faults")
         self._n_bytes = (o.rows * o.columns * o.phase_bits + 7) // 8
-        self._surface = SurfacePort(name, context, (o.rows, o.columns), o.phase_bits)
+        self._surface = SurfacePort(name, context, (o.rows, o.columns), o.phase_bits, _LATENCY_S)
         arguments = {"rows": o.rows, "columns": o.columns, "phase-bits": o.phase_bits, "serial": o.serial,
                      "codebook": o.codebook, "fault": o.fault}  # fmt: skip
         self._arguments = [word for key, value in arguments.items() for word in (f"--{key}", str(value))]

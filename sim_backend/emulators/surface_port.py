@@ -7,6 +7,7 @@ from typing import Any
 
 from sim_backend.link import Link, OffAir, link_for
 from sim_backend.messages import Apply, Hang, Now
+from sim_backend.ticks import to_ticks
 from testbed.core.types import U8
 from testbed.core.world import DriverContext
 
@@ -17,13 +18,19 @@ class SurfacePort:
     What the air does not confirm raises DeviceError: a board must not report what did not happen.
     """
 
-    def __init__(self, name: str, context: DriverContext, shape: tuple[int, int], phase_bits: int) -> None:
+    def __init__(
+        self, name: str, context: DriverContext, shape: tuple[int, int], phase_bits: int, latency_s: float = 0.0
+    ) -> None:
+        """`latency_s`: from the command to the outputs' latch, in the air's time."""
+        self._latency = to_ticks(latency_s)
         self._name, self._context, self._shape, self._phase_bits = name, context, shape, phase_bits
         self._link: Link | None = None
 
     def latch(self, levels: U8) -> int:
         """Reflect by (row, column) levels from now on; return the tick of the first sample that sees them."""
-        return self._ask(lambda link: Apply(id=link.next_id(), session=link.session, latency=0), levels.tobytes())
+        return self._ask(
+            lambda link: Apply(id=link.next_id(), session=link.session, latency=self._latency), levels.tobytes()
+        )
 
     def now(self) -> int:
         """Return the air's time in ticks."""

@@ -240,8 +240,8 @@ class CoordinatorState:
         if wants_surface:
             self.policy = registry.make_stage("policy", experiment.surface.policy, experiment.surface.options)
         self._pattern: SurfacePattern | None = None
-        self._surface_wait: tuple[str, float] | None = None
-        """(digest asked for, deadline) while the surface has not acknowledged."""
+        self._surface_wait: tuple[int, float] | None = None
+        """(round of the order, deadline) while the surface has not acknowledged."""
         self._surface_now: str | None = None
         self._surface_latched_s = 0.0
         self._surface_failures = 0
@@ -742,7 +742,7 @@ class CoordinatorState:
             return []
         assert self._pattern is not None
         self._surface_now = None
-        self._surface_wait = (self._pattern.digest, self._now_s + self.lab.coordinator.operation_timeout_s)
+        self._surface_wait = (self._next_round, self._now_s + self.lab.coordinator.operation_timeout_s)
         body = m.Apply(
             round=self._next_round,
             levels=self._pattern.levels.tobytes(),
@@ -761,11 +761,14 @@ class CoordinatorState:
             latched_s = self._scheduler.reference_s(ris, body.device_time_s)
         else:  # its clock is the host's, which says nothing of the air's: patterns are asked for between rounds
             latched_s = self._last_end_s
+        # an answer to an order that was given up says what the outputs hold, and that it is not what was counted on
+        expected = self._surface_wait is not None and body.round == self._surface_wait[0]
         for r in self._flying():
             during = r.start_s < latched_s < r.end_s if self._timed and timed else r is self._round
-            if r.surface is not None and during:
+            if r.surface is not None and (during or (not expected and latched_s < r.end_s)):
                 r.spoilt = r.spoilt or Reject.SURFACE_CHANGED
-        if self._surface_wait is None or body.digest != self._surface_wait[0]:
+        if not expected:
+            self._surface_now = None
             return [Note("unexpected_pattern", {"digest": body.digest, "round": body.round})]
         self._surface_wait, self._surface_failures = None, 0
         self._surface_now, self._surface_latched_s = body.digest, latched_s

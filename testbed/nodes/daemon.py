@@ -162,8 +162,8 @@ class NodeDaemon:
                     self._exit = s.Exit(3, f"coordinator silent for {silent_s:.1f} s")
         except Exception as exc:  # whatever it is: the coordinator hears it, the transmitter is silenced
             log.error("%s: %s", self.name, exc, exc_info=not isinstance(exc, TestbedError))
-            self._link.send(m.Failed(operation="run", state=self.state.name, detail=str(exc)))
-            self._exit = s.Exit(1, str(exc))
+            self._link.send(m.Failed(operation="run", state=self.state.name, detail=str(exc) or repr(exc)))
+            self._exit = s.Exit(1, str(exc) or repr(exc))
         finally:
             self._close()
         if self._exit.code:

@@ -356,6 +356,27 @@ def test_a_surface_that_never_acknowledges_ends_the_run() -> None:
     assert {r.reason for r in stage.rounds} == {"surface_not_applied"}
 
 
+def test_an_answer_to_an_order_that_was_given_up_counts_for_no_other() -> None:
+    """Two orders ran out of time; the first one's late answer names the pattern that the third one wants, too."""
+    orders: list[m.Apply] = []
+
+    def mute(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Apply):
+            orders.append(body)
+            return []
+        return None
+
+    stage = Stage(mute, surface={"policy": "fixed"})
+    stage.join()
+    stage.wait(stage.state.lab.coordinator.operation_timeout_s + 0.1)
+    assert len(orders) == 2
+    digest = stage.state._pattern.digest  # type: ignore[union-attr]
+    stage.take(stage.says("ris", m.Applied(round=orders[0].round, digest=digest, device_time_s=0.0)))
+    assert stage.state._surface_now is None
+    stage.take(stage.says("ris", m.Applied(round=orders[1].round, digest=digest, device_time_s=0.0)))
+    assert stage.state._surface_now == digest
+
+
 def test_a_pattern_that_latched_within_a_round_spoils_it() -> None:
     held: list[m.Probe] = []
 
@@ -371,7 +392,8 @@ def test_a_pattern_that_latched_within_a_round_spoils_it() -> None:
     stage.take(stage.says("ris", m.Applied(round=0, digest="late", device_time_s=middle_s)))
     for answer in stage.usual("bob", held[0]):
         stage.take(stage.says("bob", answer))
-    assert stage.state.rejected == {"surface_changed": 1}
+    # the round that saw it change, and the one that was ordered ahead under the pattern that is gone
+    assert stage.state.rejected == {"surface_changed": 2}
     assert stage.over is not None
 
 
