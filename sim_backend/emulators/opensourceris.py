@@ -7,13 +7,13 @@ import re
 import threading
 from typing import Annotated, Any
 
-import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
+from sim_backend.emulators._options import emulator_options
 from sim_backend.emulators.pty_line import PtyLine
 from sim_backend.emulators.surface_port import SurfacePort
-from testbed.core.errors import DeviceError, InputError
+from testbed.core.errors import DeviceError
 from testbed.core.seeds import generator
 from testbed.core.types import U8
 from testbed.core.world import DriverContext
@@ -40,11 +40,7 @@ class EmulatedOpenSourceRis:
     """The board at `uri`; `outputs` (16, 16) is what its surface does."""
 
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
-        try:
-            self._options = o = msgspec.convert(options, OpenSourceRisOptions)
-        except msgspec.ValidationError as exc:
-            accepted = ", ".join(f.name for f in msgspec.structs.fields(OpenSourceRisOptions))
-            raise InputError(f"emulator {name!r}: {exc}; accepted keys: {accepted}") from exc
+        self._options = o = emulator_options(name, options, OpenSourceRisOptions)
         self.outputs: U8 = np.zeros((16, 16), np.uint8)
         self.faults_met: dict[str, int] = {}
         self.commands: list[bytes] = []

@@ -9,15 +9,15 @@ from __future__ import annotations
 import threading
 from typing import Annotated, Any, Literal
 
-import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
+from sim_backend.emulators._options import emulator_options
 from sim_backend.emulators._ris595_firmware import Firmware, build, received
 from sim_backend.emulators.pty_line import PtyLine
 from sim_backend.emulators.surface_port import SurfacePort
 from sim_backend.ticks import TICKS_PER_S
-from testbed.core.errors import DeviceError, InputError
+from testbed.core.errors import DeviceError
 from testbed.core.seeds import generator
 from testbed.core.types import U8
 from testbed.core.world import DriverContext
@@ -52,11 +52,7 @@ class EmulatedRis595:
     """The board at `uri`; `outputs` (row, column) is what its surface does. `options`: Ris595EmulatorOptions."""
 
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
-        try:
-            self._options = o = msgspec.convert(options, Ris595EmulatorOptions)
-        except msgspec.ValidationError as exc:
-            accepted = ", ".join(f.name for f in msgspec.structs.fields(Ris595EmulatorOptions))
-            raise InputError(f"emulator {name!r}: {exc}; accepted keys: {accepted}") from exc
+        self._options = o = emulator_options(name, options, Ris595EmulatorOptions)
         self.outputs: U8 = np.zeros((o.rows, o.columns), np.uint8)
         self.faults_met: dict[str, int] = {}
         self.fault_probability = o.fault_probability

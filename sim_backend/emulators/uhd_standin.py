@@ -23,6 +23,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from sim_backend.emulators._options import emulator_options
 from sim_backend.emulators.uhd_types import (
     DeviceAddr,
     MetaRange,
@@ -45,7 +46,7 @@ from sim_backend.link import OffAir
 from sim_backend.radio import SimRadio
 from sim_backend.ticks import TICKS_PER_S, to_seconds
 from testbed.core.config import driver_options
-from testbed.core.errors import DeviceError, DeviceTimeout, InputError, LateTransmit
+from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
 from testbed.core.radio import RadioSettings
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext, Equipment
@@ -652,11 +653,7 @@ class StandInOptions(RadioOptions, frozen=True, kw_only=True, forbid_unknown_fie
 
 def check_options(name: str, options: Mapping[str, Any]) -> StandInOptions:
     """Return a table's options; raises InputError naming the table, the key and what is accepted."""
-    try:
-        return msgspec.convert(options, StandInOptions)
-    except msgspec.ValidationError as exc:
-        accepted = ", ".join(f.name for f in msgspec.structs.fields(StandInOptions))
-        raise InputError(f"table [world.emulators.{name}]: {exc}; accepted keys: {accepted}") from exc
+    return emulator_options(name, options, StandInOptions)
 
 
 def put_in_place(name: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment:
