@@ -49,7 +49,6 @@ Steps = Generator[Send | Receive, PublicMessage | None, T]
 
 MIN_BITS = 256
 """Fewer kept bits cannot pay for the tag and 2·log2(1/ε)."""
-MAX_ERROR_RATE = 0.25
 LEAD, FOLLOW = "quantize_lead", "quantize_follow"
 SACRIFICE, ERRORS = "sacrifice", "sacrifice_errors"
 TAG, VERIFIED = "verify_tag", "verified"
@@ -161,9 +160,9 @@ class KeyChain:
         follow = yield Receive(FOLLOW)
         assert follow is not None
         raw = progress.raw = _read(follow, lambda: self.quantize.finish(draft, follow))
-        count = self._sacrifice_count(raw.values.size)
         seed = int(rng.integers(1 << 63))
-        positions = _positions(raw.values.size, count, seed)
+        positions = self._sacrificed(raw, seed)
+        count = positions.size
         kept = _without(raw, positions)
         body: dict[str, Any] = {
             "block": progress.block,
@@ -185,7 +184,7 @@ class KeyChain:
         # Of the whole string, not of what is kept: the sacrificed bits are public, and they help to predict the rest.
         progress.source = source_min_entropy(raw)
         rate = _estimate(progress.errors, count)
-        if rate > MAX_ERROR_RATE:
+        if rate > self.reconcile.most_errors:
             yield Receive(FAILED)  # Bob goes by the same rule and says so next
         progress.kept = kept
         outcome = yield from self.reconcile.alice(Evidence(kept, rate, features, raw.take(positions)), rng)
@@ -206,7 +205,7 @@ class KeyChain:
         yield Send(msgspec.structs.replace(follow, kind=FOLLOW))
         message = yield Receive(SACRIFICE)
         assert message is not None
-        positions, theirs = _read_sacrifice(message, raw.values.size, self._sacrifice_count)
+        positions, theirs = self._read_sacrifice(message, raw)
         progress.sacrificed = positions
         public = replace(raw.take(positions), values=theirs)
         progress.errors = int(np.count_nonzero(raw.values[positions] != theirs))
@@ -216,7 +215,7 @@ class KeyChain:
         leaked = _count_leak(positions.size)
         yield Send(PublicMessage(kind=ERRORS, body={"errors": progress.errors}, leaked_bits=leaked))
         rate = _estimate(progress.errors, positions.size)
-        if rate > MAX_ERROR_RATE:
+        if rate > self.reconcile.most_errors:
             raise DialogueFailed("error_rate_too_high", f"{progress.errors} of {positions.size} sacrificed bits differ")
         progress.kept = kept
         outcome = yield from self.reconcile.bob(Evidence(kept, rate, features, public), rng)
@@ -237,14 +236,38 @@ class KeyChain:
         leaked = correction_leak(corrections)
         yield Send(PublicMessage(kind=VERIFIED, body={"corrections": corrections}, leaked_bits=leaked))
 
-    def _sacrifice_count(self, n: int) -> int:
-        """Return how many of n raw bits are published; raises DialogueFailed('too_few_bits')."""
-        count = math.ceil(self.accounting.sacrifice_fraction * n)
-        if n - count < MIN_BITS:
+    def _sacrificed(self, raw: Bits, seed: int) -> I64:
+        """Return the ascending positions that are published; raises DialogueFailed('too_few_bits').
+
+        Bits anywhere, or all the bits of symbols anywhere, as the quantizer asks.
+        """
+        n, share = raw.values.size, self.accounting.sacrifice_fraction
+        group = np.arange(n)
+        if self.quantize.whole_symbols and n:
+            group = np.cumsum((np.diff(raw.probe, prepend=-1) != 0) | (np.diff(raw.dimension, prepend=-1) != 0)) - 1
+        n_groups = int(group[-1]) + 1 if n else 0
+        chosen = np.zeros(n_groups, np.bool_)
+        chosen[permutation(n_groups, seed, "sacrifice")[: math.ceil(share * n_groups)]] = True
+        positions = np.flatnonzero(chosen[group])
+        if n - positions.size < MIN_BITS:
             raise DialogueFailed(
-                "too_few_bits", f"{n} raw bits leave {n - count} after the sacrifice, accepted {MIN_BITS}"
+                "too_few_bits", f"{n} raw bits leave {n - positions.size} after the sacrifice, accepted {MIN_BITS}"
             )
-        return count
+        return positions
+
+    def _read_sacrifice(self, message: PublicMessage, raw: Bits) -> tuple[I64, U8]:
+        """Return (positions, Alice's bits there); the share is agreed, so that Alice cannot publish another one."""
+        n = raw.values.size
+        if _integer(message, "raw", 0, 1 << 32) != n:
+            raise DialogueFailed(
+                "protocol", f"{message.kind}: Alice kept {message.body['raw']} raw bits, this side {n}"
+            )
+        positions = self._sacrificed(raw, _integer(message, "seed", 0, (1 << 63) - 1))
+        if _integer(message, "count", 0, n) != positions.size:
+            raise DialogueFailed(
+                "protocol", f"{message.kind}: {message.body['count']} of {n} bits is not the agreed share"
+            )
+        return positions, _packed(message, "bits", positions.size)
 
     # ------------------------------------------------------------ amplification
 
@@ -357,32 +380,27 @@ class KeyChain:
         empty = np.zeros(0, np.uint8)
         if LEAD not in heard or FOLLOW not in heard:
             return EveGuess(_eve_report(block, 0, 0, 0, "none", complete), empty, None, None)
-        guesses: dict[str, U8] = {}
+        guesses: dict[str, Bits] = {}
         covered: dict[str, NDArray[np.bool_]] = {}
         for link, features in links.items():
             try:
-                bits, covered[link] = self.quantize.eavesdrop(features, heard[LEAD], heard[FOLLOW])
-                guesses[link] = bits.values
+                guesses[link], covered[link] = self.quantize.eavesdrop(features, heard[LEAD], heard[FOLLOW])
             except UNREADABLE:
                 continue  # her series does not fit this block (other rounds, other antennas)
         if not guesses:
             return EveGuess(_eve_report(block, 0, 0, 0, "none", complete), empty, None, None)
-        if SACRIFICE not in heard:
-            link, raw = next(iter(guesses.items()))
-            return EveGuess(_eve_report(block, 0, 0, 0, link, complete), raw, None, None)
-        n = next(iter(guesses.values())).size
+        link, first = next(iter(guesses.items()))
         try:
-            positions, published = _read_sacrifice(heard[SACRIFICE], n, self._sacrifice_count)
-        except DialogueFailed:
-            link, raw = next(iter(guesses.items()))
-            return EveGuess(_eve_report(block, 0, 0, 0, link, complete), raw, None, None)
+            positions, published = self._read_sacrifice(heard[SACRIFICE], first)
+        except (DialogueFailed, KeyError):
+            return EveGuess(_eve_report(block, 0, 0, 0, link, complete), first.values, None, None)
         scores = {}
-        for link, raw in guesses.items():
+        for link, guess in guesses.items():
             known = covered[link][positions]
-            errors = int(np.count_nonzero((raw[positions] != published) & known))
+            errors = int(np.count_nonzero((guess.values[positions] != published) & known))
             scores[link] = _eve_report(block, positions.size, int(known.sum()), errors, link, complete)
         link = min(scores, key=lambda name: _weakness(scores[name]))
-        report, raw = scores[link], guesses[link]
+        report, raw = scores[link], guesses[link].values
         reconciled = self.reconcile.eavesdrop(np.delete(raw, positions), transcript)
         return EveGuess(report, raw, reconciled, _eve_key(reconciled, heard.get(AMPLIFY)))
 
@@ -445,10 +463,6 @@ def _count_leak(most: int) -> int:
     return most.bit_length()
 
 
-def _positions(n: int, count: int, seed: int) -> I64:
-    return np.sort(permutation(n, seed, "sacrifice")[:count])
-
-
 def _without(bits: Bits, positions: I64) -> Bits:
     mask = np.ones(bits.values.size, bool)
     mask[positions] = False
@@ -484,17 +498,6 @@ def _packed(message: PublicMessage, key: str, count: int) -> U8:
     if not isinstance(value, bytes) or len(value) != (count + 7) // 8:
         raise DialogueFailed("protocol", f"{message.kind}: {key} is not {count} packed bits")
     return np.unpackbits(np.frombuffer(value, np.uint8), count=count)
-
-
-def _read_sacrifice(message: PublicMessage, n: int, count_of: Callable[[int], int]) -> tuple[I64, U8]:
-    """Return (positions, Alice's bits there); the count follows from n, so that Alice cannot publish another share."""
-    if _integer(message, "raw", 0, 1 << 32) != n:
-        raise DialogueFailed("protocol", f"{message.kind}: Alice kept {message.body['raw']} raw bits, this side {n}")
-    count = _integer(message, "count", 0, n)
-    if count != count_of(n):
-        raise DialogueFailed("protocol", f"{message.kind}: {count} of {n} bits is not the agreed share")
-    seed = _integer(message, "seed", 0, (1 << 63) - 1)
-    return _positions(n, count, seed), _packed(message, "bits", count)
 
 
 def _check_corrections(message: PublicMessage, kept: Bits, shown: bool) -> None:
