@@ -115,8 +115,7 @@ def level_entropies(rho: float, m: int) -> tuple[float, ...]:
     They add up to H(label | score). Decoded in this order the first bits are nearly random and the last nearly certain,
     more so than in the opposite order or with a Gray code: less is left in between, where codes lose.
     """
-    y = np.asarray(ndtri((np.arange(_GRID) + 0.5) / _GRID))
-    p = cell_probabilities(y, rho, m, np.tile(np.arange(1 << m), (_GRID, 1)))
+    p = _conditional(rho, m)
     out, before = [], 0.0
     for place in range(m):
         joint = p.reshape(_GRID, 1 << (m - place - 1), 1 << (place + 1)).sum(axis=1)
@@ -144,17 +143,20 @@ def noises() -> F64:
     return _NOISES.copy()
 
 
+@lru_cache(maxsize=4096)
 def renyi_entropy(rho: float, m: int, order: float) -> float:
     """Return H_order(label | score) in bits, the order above 1: log2 Σ_y P(y) Σ_q P(q|y)^order / (1 − order).
 
     For independent samples this adds up, and −log2(ε)/(order − 1) below the sum lies a bound of the ε-smooth
     min-entropy (Tomamichel, Colbeck and Renner 2009, classical case).
     """
-    if m == 0:
-        return 0.0
-    if rho == 0.0:
+    if m == 0 or rho == 0.0:
         return float(m)
+    return float(min(float(m), np.log2(float((_conditional(rho, m) ** order).sum() / _GRID)) / (1.0 - order)))
+
+
+@lru_cache(maxsize=64)
+def _conditional(rho: float, m: int) -> F64:
+    """Return P(cell | score) (score, cell) over equally likely scores."""
     y = np.asarray(ndtri((np.arange(_GRID) + 0.5) / _GRID))
-    p = cell_probabilities(y, rho, m, np.tile(np.arange(1 << m), (_GRID, 1)))
-    mean = float((p**order).sum() / _GRID)
-    return float(min(float(m), np.log2(mean) / (1.0 - order)))
+    return cell_probabilities(y, rho, m, np.tile(np.arange(1 << m), (_GRID, 1)))

@@ -22,7 +22,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.assess.entropy import source_min_entropy
+from testbed.assess import gaussian_eve
+from testbed.assess.entropy import predicted_min_entropy, source_min_entropy
 from testbed.chain.amplify.accounting import (
     assumed_min_entropy,
     combined_min_entropy,
@@ -36,7 +37,7 @@ from testbed.chain.dialogue import FAILED, PEER_FAILED, UNREADABLE, failed_messa
 from testbed.chain.enhance.antennas import canonical_antennas
 from testbed.core import registry
 from testbed.core.config import Accounting, ChainPlan
-from testbed.core.errors import DialogueFailed
+from testbed.core.errors import DialogueFailed, InputError
 from testbed.core.ledger import Dialogue, Ledger, PublicMessage, Receive, Send
 from testbed.core.outcomes import COVERAGE, AgreeReport, EveReport, KeyReport
 from testbed.core.seeds import generator, permutation
@@ -126,6 +127,15 @@ class KeyChain:
         self.enhance: Enhancer = registry.make_stage("enhance", plan.enhance, plan.enhance_options)
         self.quantize: Quantizer = registry.make_stage("quantize", plan.quantize, plan.quantize_options)
         self.reconcile: Reconciler = registry.make_stage("reconcile", plan.reconcile, plan.reconcile_options)
+        if self._modelled and not self.quantize.whole_symbols:
+            raise InputError(
+                f"accounting.entropy = 'modelled' with quantize = {plan.quantize!r}; "
+                "accepted: 'estimated', or a quantizer with equally likely cells ('equiprobable')"
+            )
+
+    @property
+    def _modelled(self) -> bool:
+        return self.accounting.entropy == "modelled"
 
     # ------------------------------------------------------------ agreement
 
@@ -182,7 +192,7 @@ class KeyChain:
             )
         progress.sacrificed = positions
         # Of the whole string, not of what is kept: the sacrificed bits are public, and they help to predict the rest.
-        progress.source = source_min_entropy(raw)
+        progress.source = (predicted_min_entropy if self._modelled else source_min_entropy)(raw)
         rate = _estimate(progress.errors, count)
         if rate > self.reconcile.most_errors:
             yield Receive(FAILED)  # Bob goes by the same rule and says so next
@@ -291,7 +301,11 @@ class KeyChain:
     def _amplify_alice(self, agreed: Agreed, eve: EveReport | None, seed: int) -> Steps[tuple[Key | None, KeyReport]]:
         block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
         measured = eve is not None and _usable(eve, agreed)
-        if eve is not None and measured:
+        if self._modelled:
+            assert agreed.raw is not None
+            measured = measured and eve is not None and gaussian_eve.usable(eve.dependence, agreed.raw)
+            against_eve = self._modelled_entropy(agreed.raw, eve if measured else None)
+        elif eve is not None and measured:
             against_eve = eve_min_entropy(eve.sacrificed_errors, eve.covered_bits)
         else:
             against_eve = assumed_min_entropy(self.accounting.assumed_eve_error_rate)
@@ -316,6 +330,17 @@ class KeyChain:
         yield Receive(CONFIRMED)
         yield Send(PublicMessage(kind=DELIVERED, body={"block": block}))
         return key, report
+
+    def _modelled_entropy(self, raw: Bits, eve: EveReport | None) -> float:
+        """Return the min-entropy per raw bit given Eve by the Gaussian model; None: she is as good as assumed."""
+        counts = dict(enumerate(np.bincount(raw.dimension[raw.level_bit == 0]).tolist()))
+        if eve is None:
+            correlation = gaussian_eve.assumed_correlation(self.accounting.assumed_eve_error_rate)
+            correlations = dict.fromkeys(counts, correlation)
+        else:
+            correlations = gaussian_eve.eve_correlations(eve.dependence, counts)
+        total = gaussian_eve.smooth_min_entropy(raw, correlations, self.accounting.epsilon_log2)
+        return min(1.0, total / raw.values.size)
 
     def _amplify_bob(self, agreed: Agreed) -> Steps[tuple[Key | None, KeyReport]]:
         block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
@@ -355,6 +380,7 @@ class KeyChain:
             key_bits=length,
             min_entropy_per_bit=h_min,
             eve_measured=measured,
+            entropy=self.accounting.entropy,
             failure=None if length else why,
         )
 
@@ -401,6 +427,10 @@ class KeyChain:
             scores[link] = _eve_report(block, positions.size, int(known.sum()), errors, link, complete)
         link = min(scores, key=lambda name: _weakness(scores[name]))
         report, raw = scores[link], guesses[link].values
+        if self.quantize.whole_symbols:
+            public = replace(guesses[link].take(positions), values=published)
+            own = [links[name].values for name in ("alice", "bob") if name in links]
+            report = msgspec.structs.replace(report, dependence=gaussian_eve.dependence(public, own))
         reconciled = self.reconcile.eavesdrop(np.delete(raw, positions), transcript)
         return EveGuess(report, raw, reconciled, _eve_key(reconciled, heard.get(AMPLIFY)))
 
