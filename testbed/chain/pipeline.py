@@ -171,7 +171,7 @@ class KeyChain:
         assert follow is not None
         raw = progress.raw = _read(follow, lambda: self.quantize.finish(draft, follow))
         seed = int(rng.integers(1 << 63))
-        positions = self._sacrificed(raw, seed)
+        positions = self._sacrificed(raw, lead, seed)
         count = positions.size
         kept = _without(raw, positions)
         body: dict[str, Any] = {
@@ -215,7 +215,7 @@ class KeyChain:
         yield Send(msgspec.structs.replace(follow, kind=FOLLOW))
         message = yield Receive(SACRIFICE)
         assert message is not None
-        positions, theirs = self._read_sacrifice(message, raw)
+        positions, theirs = self._read_sacrifice(message, raw, lead)
         progress.sacrificed = positions
         public = replace(raw.take(positions), values=theirs)
         progress.errors = int(np.count_nonzero(raw.values[positions] != theirs))
@@ -246,18 +246,20 @@ class KeyChain:
         leaked = correction_leak(corrections)
         yield Send(PublicMessage(kind=VERIFIED, body={"corrections": corrections}, leaked_bits=leaked))
 
-    def _sacrificed(self, raw: Bits, seed: int) -> I64:
+    def _sacrificed(self, raw: Bits, lead: PublicMessage, seed: int) -> I64:
         """Return the ascending positions that are published; raises DialogueFailed('too_few_bits').
 
-        Bits anywhere, or all the bits of symbols anywhere, as the quantizer asks.
+        Bits anywhere, or all the bits of symbols anywhere, as the quantizer asks; first those that it has told already.
         """
         n, share = raw.values.size, self.accounting.sacrifice_fraction
         group = np.arange(n)
         if self.quantize.whole_symbols and n:
             group = np.cumsum((np.diff(raw.probe, prepend=-1) != 0) | (np.diff(raw.dimension, prepend=-1) != 0)) - 1
-        n_groups = int(group[-1]) + 1 if n else 0
-        chosen = np.zeros(n_groups, np.bool_)
-        chosen[permutation(n_groups, seed, "sacrifice")[: math.ceil(share * n_groups)]] = True
+        chosen = np.zeros(int(group[-1]) + 1 if n else 0, np.bool_)
+        chosen[group[_read(lead, lambda: self.quantize.published(raw, lead))]] = True
+        order = permutation(chosen.size, seed, "sacrifice")
+        order = order[~chosen[order]]
+        chosen[order[: max(0, math.ceil(share * chosen.size) - int(chosen.sum()))]] = True
         positions = np.flatnonzero(chosen[group])
         if n - positions.size < MIN_BITS:
             raise DialogueFailed(
@@ -265,14 +267,14 @@ class KeyChain:
             )
         return positions
 
-    def _read_sacrifice(self, message: PublicMessage, raw: Bits) -> tuple[I64, U8]:
+    def _read_sacrifice(self, message: PublicMessage, raw: Bits, lead: PublicMessage) -> tuple[I64, U8]:
         """Return (positions, Alice's bits there); the share is agreed, so that Alice cannot publish another one."""
         n = raw.values.size
         if _integer(message, "raw", 0, 1 << 32) != n:
             raise DialogueFailed(
                 "protocol", f"{message.kind}: Alice kept {message.body['raw']} raw bits, this side {n}"
             )
-        positions = self._sacrificed(raw, _integer(message, "seed", 0, (1 << 63) - 1))
+        positions = self._sacrificed(raw, lead, _integer(message, "seed", 0, (1 << 63) - 1))
         if _integer(message, "count", 0, n) != positions.size:
             raise DialogueFailed(
                 "protocol", f"{message.kind}: {message.body['count']} of {n} bits is not the agreed share"
@@ -417,7 +419,7 @@ class KeyChain:
             return EveGuess(_eve_report(block, 0, 0, 0, "none", complete), empty, None, None)
         link, first = next(iter(guesses.items()))
         try:
-            positions, published = self._read_sacrifice(heard[SACRIFICE], first)
+            positions, published = self._read_sacrifice(heard[SACRIFICE], first, heard[LEAD])
         except (DialogueFailed, KeyError):
             return EveGuess(_eve_report(block, 0, 0, 0, link, complete), first.values, None, None)
         scores = {}

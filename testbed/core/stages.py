@@ -71,6 +71,10 @@ class Quantizer(ABC):
         measure of what an Eve who hears could know.
         """
 
+    def published(self, raw: Bits, lead: PublicMessage) -> NDArray[np.bool_]:
+        """Return (bit,) which raw bits Alice's message has told already: they are sacrificed first. Default: none."""
+        return np.zeros(raw.values.size, np.bool_)
+
 
 @dataclass(frozen=True, slots=True)
 class ReconciledBits:

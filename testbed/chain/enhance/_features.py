@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from testbed.core.types import F64, CsiSeries, Features
 
@@ -65,6 +66,30 @@ def magnitudes(csi: CsiSeries) -> F64:
     """Return |h| as float64, (probe, rx antenna, tx antenna, subcarrier)."""
     out: F64 = np.abs(csi.h).astype(np.float64)
     return out
+
+
+def aligned(csi: CsiSeries) -> NDArray[np.complex128]:
+    """Return the CSI, (probe, rx antenna, tx antenna, subcarrier), without each frame's mean delay and common phase.
+
+    Of every antenna pair by itself: the slope of the phase over frequency is taken off, then everything is turned so
+    that the strongest tap of the delay profile is real and positive. Where two taps are nearly equal the two ends may
+    choose differently: no rule is free of such frames, since a phase reference cannot depend on the channel
+    continuously everywhere (Borsuk–Ulam).
+    """
+    h = csi.h.astype(np.complex128)
+    f = csi.subcarrier_hz
+    if f.size < 2:
+        return np.abs(h).astype(np.complex128)
+    pitch = float(np.diff(f).min())
+    near = np.isclose(np.diff(f), pitch)  # the gap at DC is wider
+    with np.errstate(invalid="ignore"):
+        slope = np.angle((h[..., 1:] * np.conj(h[..., :-1]))[..., near].sum(axis=-1))  # rad a subcarrier
+        h *= np.exp(-1j * slope[..., None] * (f / pitch))
+        taps = h @ np.exp(2j * np.pi * np.outer(f / pitch, np.arange(f.size) / f.size))
+        power = np.nan_to_num(np.abs(taps), nan=0.0)
+        strongest = np.take_along_axis(taps, power.argmax(axis=-1)[..., None], axis=-1)
+        h *= np.exp(-1j * np.angle(strongest))
+    return h
 
 
 def group_subcarriers(magnitude: F64, step: int) -> F64:

@@ -44,7 +44,7 @@ _SKIP = 0.01
 """Expected wrong bits of a place up to which nothing is sent for it."""
 _LEAST_PUBLISHED = 8
 """Fewer sacrificed symbols tell too little of the channel: the string is then taken as bare bits."""
-_PRIOR = 20.0
+_PRIOR = 2.0
 """Weight of all dimensions' sacrificed symbols beside a dimension's own, in symbols."""
 
 
