@@ -4,8 +4,8 @@ For d = 1 this is the Gray code along the line. For d > 1 it is a quadratic assi
 sample of region u is taken for v, minimise Σ w_uv · (bits in which the labels of u and v differ). Up to 8 regions are
 solved exactly, more by the best pairwise exchange from several starts.
 
-Places of the label are then ordered by what an error there tells about the rest of the label, most first: the
-accounting of corrected errors (`amplify.accounting.correction_leak`) charges the places in that order.
+Places of the label are then ordered by what an error there tells about the rest of the label, most first, as in a Gray
+code along a line.
 """
 
 from __future__ import annotations
