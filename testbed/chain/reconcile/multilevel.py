@@ -8,8 +8,8 @@ only, at rates that follow each place's conditional entropy (cf. Jouguet, Elkous
 
 What Bob knows of the channel comes from the sacrificed symbols, which are public: a noise level for each dimension, by
 maximum likelihood. He publishes the plan (which dimensions' bits form a frame, how many parities), Alice the syndromes
-of all places in one message; for frames that fail he asks for more, a few per cent at a time (`_code`). Where a
-bit came out wrong unnoticed the verification tag differs and the block is dropped.
+of all places in one message; for frames that fail he asks for more, a few per cent at a time (`_code`), in the end
+for the bits themselves. Where a bit came out wrong unnoticed the verification tag differs and the block is dropped.
 
 Without features (bare strings) every bit is a place of its own and the channel a binary symmetric one.
 """
@@ -109,20 +109,15 @@ class Multilevel(Reconciler):
                 if not open_frames:
                     break
                 again = [frames[k] for k in open_frames]
-                counts = [f.next_splits(self._step) for f in again]
-                if any(
-                    f.asked >= self._rounds or stop == start for f, (start, stop) in zip(again, counts, strict=True)
-                ):
-                    detail = (
-                        f"{len(again)} of {len(frames)} frames, place {place}, after {again[0].asked} more messages"
-                    )
+                if any(f.asked >= self._rounds for f in again):
+                    detail = f"{len(again)} of {len(frames)} frames, place {place}, after {self._rounds} more messages"
                     raise DialogueFailed("not_decoded", detail)
                 yield Send(_reply(open_frames, len(frames)))
                 message = yield Receive(SYNDROME)
                 assert message is not None
                 messages += 2
-                for f, bits in zip(again, _split(message, [stop - start for start, stop in counts]), strict=True):
-                    f.halves, f.asked = np.concatenate([f.halves, bits]), f.asked + 1
+                for f, bits in zip(again, _split(message, [f.next_count(self._step) for f in again]), strict=True):
+                    f.learn(bits, self._step)
         channel.settle(labels.most)
         yield Send(_reply([], len(frames)))
         return ReconciledBits(channel.out, int(np.count_nonzero(channel.out != evidence.bits.values)), messages + 1)
@@ -195,11 +190,26 @@ class _Frame:
         size = ceil(max(step * self.checks, 0.4 * sqrt(n)))
         return min(limit, self.asked * size), min(limit, (self.asked + 1) * size)
 
+    def next_count(self, step: float) -> int:
+        """Return how many bits the next message has; where no split is left, the frame's own."""
+        start, stop = self.next_splits(step)
+        return stop - start or self.positions.size
+
     def more(self, bits: U8, step: float) -> U8:
         """Return the next message's parities and count it."""
         start, stop = self.next_splits(step)
+        out = code(bits.size, self.checks).syndrome(bits, stop)[1][start:] if stop > start else bits
+        self.learn(out, step)
+        return out
+
+    def learn(self, told: U8, step: float) -> None:
+        """Take the next message."""
+        start, stop = self.next_splits(step)
+        if stop > start:
+            self.halves = np.concatenate([self.halves, told])
+        else:
+            self.told, self.checks = told, self.positions.size
         self.asked += 1
-        return code(bits.size, self.checks).syndrome(bits, stop)[1][start:] if stop > start else bits[:0]
 
 
 class _Channel:
@@ -312,7 +322,8 @@ def first_checks(n: int, entropy: float, margin: float) -> int:
     e = _error_rate(entropy)
     spread = sqrt(e * (1 - e) * n) * log2((1 - e) / e)
     m = max(_LEAST_CHECKS, ceil(n * (entropy + 0.018 * min(1.0, sqrt(entropy / 0.1))) + margin * spread))
-    return n if m >= 0.97 * n or n < 4 * _LEAST_CHECKS else m
+    # a short frame that does not decode in the end is told twice
+    return n if m + 2 * spread >= 0.97 * n or n < 4 * _LEAST_CHECKS else m
 
 
 def _positions(labels: _Labels, place: int, dimensions: list[int], seed: int) -> list[I64]:
