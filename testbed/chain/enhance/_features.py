@@ -39,6 +39,8 @@ class Reduction:
     detrend: str
     """none; difference: minus the previous probe; highpass: minus the mean of the `window` probes before."""
     window: int
+    align: bool = True
+    """Whether each frame's delay and common phase are taken off; false only where radios share clock and phase."""
 
     def __post_init__(self) -> None:
         whole("step", self.step, 1)
@@ -47,6 +49,10 @@ class Reduction:
             raise ValueError(f"scale = {self.scale!r}, accepted: {', '.join(SCALES)}")
         if self.detrend not in DETRENDS:
             raise ValueError(f"detrend = {self.detrend!r}, accepted: {', '.join(DETRENDS)}")
+
+    def phases(self, csi: CsiSeries) -> C128:
+        """Return the CSI (probe, rx antenna, tx antenna, subcarrier) as `complex` takes it."""
+        return aligned(csi) if self.align else csi.h.astype(np.complex128)
 
     def apply(self, h: F64 | C128, csi: CsiSeries) -> Features:
         """Return features of h (probe, rx antenna, tx antenna, subcarrier), complex or, for levels, |h|.

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed import __version__
-from testbed.chain.enhance._features import C128, Reduction, aligned, whole
+from testbed.chain.enhance._features import C128, Reduction, whole
 from testbed.core.errors import InputError
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import F64, I64, CsiSeries, Features
@@ -90,7 +90,7 @@ class Trained(TrainableEnhancer):
             raise ValueError(f"validation = {validation!r}, accepted: above 0, to 0.5")
         whole("gap", gap, 0)
         self._reduction, self._validation, self._gap = reduction, validation, gap
-        self._parameters = parameters
+        self._parameters = {"align": reduction.align, **parameters}
         self._model: Model | None = None
         self._scores: dict[str, float] = {}
         if model:
@@ -123,8 +123,8 @@ class Trained(TrainableEnhancer):
         """
         model = self._checked(csi, role)
         if self.maps_csi and role != "alice":
-            return self._reduction.apply(aligned(csi), csi)
-        vectors = stacked(aligned(self._calibrated(model.private, csi) if role == "alice" else csi))
+            return self._reduction.apply(self._reduction.phases(csi), csi)
+        vectors = stacked(self._reduction.phases(self._calibrated(model.private, csi) if role == "alice" else csi))
         present = np.isfinite(vectors).all(axis=1)
         out = self._apply(model, role, vectors[present]) if present.any() else np.zeros((0, 1))
         found = np.full((vectors.shape[0], out.shape[1]), np.nan)
@@ -189,8 +189,8 @@ class Trained(TrainableEnhancer):
                     f"probes ({constant.size} such columns): there is nothing to learn from it"
                 )
         calibration = self._calibrate(alice, bob)
-        before, b = stacked(aligned(alice)), stacked(aligned(bob))
-        a = stacked(aligned(self._calibrated(calibration, alice)))
+        before, b = stacked(self._reduction.phases(alice)), stacked(self._reduction.phases(bob))
+        a = stacked(self._reduction.phases(self._calibrated(calibration, alice)))
         split = Split.of(len(a), self._validation, self._gap)
         learned = self._learn(a, b, split, rng)
         learned.private.update(calibration)

@@ -31,6 +31,7 @@ class Autoencoder(Trained):
         codes: int = 16,
         hidden: int = 128,
         agreement: float = 0.1,
+        align: bool = True,
         model: str = "",
         validation: float = 0.2,
         gap: int = 8,
@@ -47,7 +48,7 @@ class Autoencoder(Trained):
         self._recipe = Recipe(epochs, patience, batch, rate, device)
         self._codes, self._hidden, self._agreement = codes, hidden, agreement
         parameters = {"codes": codes, "hidden": hidden, "agreement": agreement, **self._recipe.card}
-        super().__init__(Reduction(1, "complex", "none", 1), model, validation, gap, parameters)
+        super().__init__(Reduction(1, "complex", "none", 1, align), model, validation, gap, parameters)
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
         if alice.shape != bob.shape:

@@ -32,6 +32,7 @@ class Calibrated(Trained):
         hidden: int = 64,
         step: int = 8,
         scale: str = "complex",
+        align: bool = True,
         model: str = "",
         validation: float = 0.2,
         gap: int = 8,
@@ -45,7 +46,7 @@ class Calibrated(Trained):
         self._recipe = Recipe(epochs, patience, batch, rate, device)
         self._hidden = hidden
         parameters = {"hidden": hidden, **self._recipe.card}
-        super().__init__(Reduction(step, scale, "none", 1), model, validation, gap, parameters)
+        super().__init__(Reduction(step, scale, "none", 1, align), model, validation, gap, parameters)
 
     def _calibrate(self, alice: CsiSeries, bob: CsiSeries) -> Arrays:
         if alice.h.shape != bob.h.shape:  # other antennas, as an Eve may have: nothing to hold against one another

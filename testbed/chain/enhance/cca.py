@@ -15,16 +15,18 @@ RIDGES = np.logspace(-5, 0, 11)
 class Cca(Trained):
     """Gives Re and Im of the `pairs` strongest canonical variates; Alice publishes Bob's transform.
 
-    On Gaussian channels no other linear features of as many dimensions share more information. model, validation, gap:
-    as `linear_mmse`'s.
+    On Gaussian channels no other linear features of as many dimensions share more information. align, model, validation,
+    gap: as `linear_mmse`'s.
     """
 
     maps_csi = False
 
-    def __init__(self, pairs: int = 8, model: str = "", validation: float = 0.2, gap: int = 8) -> None:
+    def __init__(
+        self, pairs: int = 8, align: bool = True, model: str = "", validation: float = 0.2, gap: int = 8
+    ) -> None:
         whole("pairs", pairs, 1)
         self._pairs = pairs
-        super().__init__(Reduction(1, "complex", "none", 1), model, validation, gap, {"pairs": pairs})
+        super().__init__(Reduction(1, "complex", "none", 1, align), model, validation, gap, {"pairs": pairs})
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
         a, b = as_complex(alice), as_complex(bob)

@@ -21,15 +21,16 @@ class CrcNet(Trained):
     Convolutions have kernel 2 and stride 2, no padding, and `filters` channels. The paper does not say how many; with 1,
     a seed in three or so starts with a filter whose ReLU is 0 everywhere and learns nothing. Inputs and targets are
     scaled to [0, 1] by the ranges of the training rounds; loss MSE, Adam. Other numbers of
-    subcarriers or antennas change the first and last layer only. step, scale: as `identity`'s. model: a saved model
+    subcarriers or antennas change the first and last layer only. step, scale, align: as `identity`'s. model: a saved model
     instead of a training. validation, gap: as `linear_mmse`'s. epochs … device: see `_trainer.Recipe`.
     """
 
     def __init__(
         self,
-        filters: int = 8,
+        filters: int = 4,
         step: int = 8,
         scale: str = "complex",
+        align: bool = True,
         model: str = "",
         validation: float = 0.2,
         gap: int = 8,
@@ -43,7 +44,7 @@ class CrcNet(Trained):
         self._recipe = Recipe(epochs, patience, batch, rate, device)
         self._filters = filters
         parameters = {"filters": filters, **self._recipe.card}
-        super().__init__(Reduction(step, scale, "none", 1), model, validation, gap, parameters)
+        super().__init__(Reduction(step, scale, "none", 1, align), model, validation, gap, parameters)
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
         x, y = Scale.of(alice[split.train]), Scale.of(bob[split.train])

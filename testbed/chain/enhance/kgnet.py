@@ -28,6 +28,7 @@ class KgNet(Trained):
         hidden: tuple[int, ...] = (512, 1024, 1024, 512),
         step: int = 8,
         scale: str = "complex",
+        align: bool = True,
         model: str = "",
         validation: float = 0.2,
         gap: int = 8,
@@ -42,7 +43,7 @@ class KgNet(Trained):
         self._recipe = Recipe(epochs, patience, batch, rate, device)
         self._hidden = tuple(hidden)
         parameters = {"hidden": list(hidden), **self._recipe.card}
-        super().__init__(Reduction(step, scale, "none", 1), model, validation, gap, parameters)
+        super().__init__(Reduction(step, scale, "none", 1, align), model, validation, gap, parameters)
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
         x, y = Scale.of(alice[split.train]), Scale.of(bob[split.train])

@@ -12,15 +12,17 @@ from testbed.core.types import F64
 class Pca(Trained):
     """Gives the `components` strongest principal components of Re and Im of the CSI.
 
-    The basis is of Alice's training rounds; she publishes it. model, validation, gap: as `linear_mmse`'s.
+    The basis is of Alice's training rounds; she publishes it. align, model, validation, gap: as `linear_mmse`'s.
     """
 
     maps_csi = False
 
-    def __init__(self, components: int = 16, model: str = "", validation: float = 0.2, gap: int = 8) -> None:
+    def __init__(
+        self, components: int = 16, align: bool = True, model: str = "", validation: float = 0.2, gap: int = 8
+    ) -> None:
         whole("components", components, 1)
         self._components = components
-        super().__init__(Reduction(1, "complex", "none", 1), model, validation, gap, {"components": components})
+        super().__init__(Reduction(1, "complex", "none", 1, align), model, validation, gap, {"components": components})
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
         if alice.shape != bob.shape:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from testbed.chain.enhance._features import Reduction, aligned, magnitudes, whole
+from testbed.chain.enhance._features import Reduction, magnitudes, whole
 from testbed.core.stages import Enhancer
 from testbed.core.types import F64, CsiSeries, Features
 
@@ -18,7 +18,7 @@ class Wavelet(Enhancer):
 
     Soft threshold σ·√(2 ln n), with σ from the median of each frame's finest details (Donoho and Johnstone, 1994).
     family: of wavelets. levels: of the decomposition, as many as fit. strength: factor on the threshold.
-    detrend_window: as `identity`'s window.
+    detrend_window: as `identity`'s window. align: as `identity`'s.
     """
 
     def __init__(
@@ -30,6 +30,7 @@ class Wavelet(Enhancer):
         scale: str = "db",
         detrend: str = "none",
         detrend_window: int = 32,
+        align: bool = True,
     ) -> None:
         if family not in FAMILIES:
             raise ValueError(f"family = {family!r}, accepted: {', '.join(FAMILIES)}")
@@ -37,12 +38,12 @@ class Wavelet(Enhancer):
         if not strength >= 0.0:
             raise ValueError(f"strength = {strength!r}, accepted: from 0")
         self._family, self._levels, self._strength = family, levels, strength
-        self._reduction = Reduction(step, scale, detrend, detrend_window)
+        self._reduction = Reduction(step, scale, detrend, detrend_window, align)
 
     def transform(self, csi: CsiSeries, role: str) -> Features:
         """Return (probe, dimension) features in the order of `Identity.transform`; NaN rows stay NaN."""
         if self._reduction.scale == "complex":
-            h = aligned(csi)
+            h = self._reduction.phases(csi)
             return self._reduction.apply(self.denoise(h.real) + 1j * self.denoise(h.imag), csi)
         measured = magnitudes(csi)
         smooth = np.maximum(self.denoise(measured), measured.min(axis=-1, keepdims=True))
