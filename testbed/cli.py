@@ -194,7 +194,7 @@ def sim(
     driver = registry.load_driver("worlds", place.world.driver)
     endpoint = f"tcp://{place.world.host}:{place.world.port if port is None else port}"
     scene = None if supervised else config.load_experiment(experiment)
-    with launch.emulators(place, driver, scene) as ready:
+    with launch.emulators(place, lab, driver, scene) as ready:
         driver.serve(
             endpoint, launch.load_identity(place, "world"), place.world.pace, place.world.peer_timeout_s, ready
         )
@@ -321,7 +321,8 @@ def ris_optimise(
     if as_json:
         _print_json(found)
     elif found["digest"] is None:
-        _say("no pattern was judged")
+        if found["status"] != "failed":
+            _say("no pattern was judged")
     else:
         gained = "" if found["gain"] is None else f", {found['gain']:+.3f} on the start"
         sure = "" if found["confirmed"] else " (not measured afresh: the search was cut short)"

@@ -121,6 +121,7 @@ class EmulatedOpenSourceRis:
                 self._latch(levels)
             return b"#OK\n"
         if command == b"?Pattern":
+            self.outputs = self._surface.held(self.outputs)
             return b"#0X" + np.packbits(self.outputs).tobytes().hex().upper().encode() + b"\n"
         if command == b"?Vext":
             # whole volts and hundredths are printed apart: 9.999 V reads 09.90

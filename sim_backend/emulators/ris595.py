@@ -6,6 +6,7 @@ what the outputs latched, and gets back the time of the simulated air at that sa
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ from testbed.core.seeds import generator
 from testbed.core.types import U8
 from testbed.core.world import DriverContext
 
+log = logging.getLogger(__name__)
 _GRACE_S = 2.0
 """For the threads, once their sockets are closed."""
 _LATENCY_S = 1e-3
@@ -66,6 +68,7 @@ class EmulatedRis595:
         self._binary = build(context.state_dir.parent / "firmware")
         self.line = PtyLine(context.state_dir / f"{name}.tty", o.baud, o.latency_s)
         self.uri = self.line.uri
+        self._off = False
         self._power_up()
         self.line.start(self)
 
@@ -83,6 +86,9 @@ class EmulatedRis595:
         """Take bytes from the host; the answer comes when the firmware gives it."""
         if data.rstrip(b"\0"):  # a command, not only the zero that ends one
             data = self._meet(data)
+        if self._off:  # the air failed it: it starts anew, as often as it is needed
+            self._power_down()
+            self._power_up()
         try:
             self._firmware.uart.sendall(data)
         except OSError:
@@ -121,6 +127,7 @@ class EmulatedRis595:
     # ---------------------------------------------------------------- the child and its threads
 
     def _power_up(self) -> None:
+        self._off = False
         self._firmware = Firmware(self._binary, self._arguments)
         self._threads = [
             threading.Thread(target=work, args=(self._firmware,), daemon=True)
@@ -142,13 +149,19 @@ class EmulatedRis595:
         bench = firmware.bench
         while what := received(bench, 1):
             try:
-                ticks = self._latch(bench) if what == b"L" else self._surface.now()
-            except DeviceError:
-                break  # the air did not confirm: neither does the board
-            # rounded up: every sample after this time sees the new pattern
-            clock_us = -(-ticks * 1_000_000 // TICKS_PER_S) % 2**32
+                if what == b"O":
+                    self.outputs = self._surface.held(self.outputs)
+                    answer = self._chain(self.outputs)
+                else:
+                    ticks = self._latch(bench) if what == b"L" else self._surface.now()
+                    # rounded up: every sample after this time sees the new pattern
+                    answer = (-(-ticks * 1_000_000 // TICKS_PER_S) % 2**32).to_bytes(4, "little")
+            except DeviceError as exc:  # the air did not confirm: neither does the board
+                log.error("emulated board without its air: %s", exc)
+                self._off = firmware is self._firmware
+                break
             try:
-                bench.sendall(clock_us.to_bytes(4, "little"))
+                bench.sendall(answer)
             except OSError:
                 return
         firmware.hang_up()
@@ -168,3 +181,10 @@ class EmulatedRis595:
         ticks = self._surface.latch(levels)
         self.outputs = levels
         return ticks
+
+    def _chain(self, levels: U8) -> bytes:
+        """Return the chain that makes the outputs hold these (row, column) levels: what `_latch` reads."""
+        bits = (levels.reshape(-1, 1) >> np.arange(self._options.phase_bits - 1, -1, -1)) & 1
+        padded = np.zeros(8 * self._n_bytes, np.uint8)
+        padded[: bits.size] = bits.ravel()
+        return np.packbits(padded[::-1]).tobytes()

@@ -8,13 +8,14 @@ raised, what the outputs hold is unknown until the next `apply` or `readback` th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import fields
 
 from testbed.core.errors import DeviceError
 from testbed.core.types import AppliedPattern, SurfacePattern
@@ -39,6 +40,16 @@ class Board(ABC):
     options_type: ClassVar[type[Struct] | None] = None
     """The keys of the node's `options` in the lab file, so that they can be checked before anything starts; None: the
     driver alone knows."""
+
+    @classmethod
+    def size_given(cls, options: Mapping[str, Any]) -> tuple[int, int, int] | None:
+        """Return (rows, columns, phase bits) where the node's options alone say so; None: only the board knows."""
+        kind = cls.options_type
+        defaults = {} if kind is None else {f.name: f.default for f in fields(kind)}
+        rows, columns, bits = ((defaults | dict(options)).get(key) for key in ("rows", "columns", "phase_bits"))
+        if isinstance(rows, int) and isinstance(columns, int) and isinstance(bits, int):
+            return rows, columns, bits
+        return None
 
     def __init__(self, name: str) -> None:
         self.name = name
