@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from firmware_ctl.boards._serial import PortLost, SerialLink, quote
+from firmware_ctl.boards._serial import SerialLink, quote
 from testbed.core import patterns
 from testbed.core.config import driver_options
 from testbed.core.errors import DeviceError, DeviceTimeout, InputError

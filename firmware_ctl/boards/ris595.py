@@ -70,6 +70,10 @@ class Ris595(Board):
         self._book: list[SurfacePattern] = []
         """What the board's codebook holds, as far as we know."""
         self._queued: SurfacePattern | None = None
+        self._board: tuple[int, int, int, int] | None = None
+        """Serial number, rows, columns, phase bits of the board that was opened."""
+        self._strange = False
+        """Another board answered last: nothing is said to it before it is the right one again."""
         self._link = SerialLink(name, o.uri, o.baud)
         self._link.open()
         try:
@@ -195,6 +199,8 @@ class Ris595(Board):
         deadline_s = time.monotonic() + timeout_s
         while True:
             try:
+                if self._strange:
+                    self._greet_again(operation, deadline_s, anew=True)
                 reply = self._ask(operation, command, payload, deadline_s)
                 if crc is None or int.from_bytes(reply.payload[4:8], "little") == crc:
                     return reply
@@ -222,12 +228,7 @@ class Ris595(Board):
         return None
 
     def _greet_again(self, operation: str, deadline_s: float, anew: bool) -> None:
-        before = self._geometry()
-        self._hello(deadline_s)
-        if self._geometry() != before:
-            raise DeviceError(
-                self.name, operation, self.state, f"another board answers: {self._geometry()}, was {before}"
-            )
+        self._hello(deadline_s, operation)
         if not anew:
             raise DeviceError(
                 self.name, operation, self.state, "the board started anew: queue, codebook and upload are lost"
@@ -272,8 +273,8 @@ class Ris595(Board):
                 return found
         return None
 
-    def _hello(self, deadline_s: float) -> None:
-        """Begin a session: what was sent before it has no effect any more."""
+    def _hello(self, deadline_s: float, operation: str = "hello") -> None:
+        """Begin a session: what was sent before it has no effect any more. Raises where it is another board."""
         session = os.urandom(4)
         while True:
             self._link.drain()
@@ -285,18 +286,23 @@ class Ris595(Board):
                 continue
             if payload[:4] == session and len(payload) == 31:
                 break
-        major, minor, patch, self._phase_bits, rows, columns, self._capacity = struct.unpack_from("<4B3H", payload, 4)
-        self._chunk, self._serial, clock_us = struct.unpack_from("<HII", payload, 20)
-        self._version, self._shape = f"{major}.{minor}.{patch}", (rows, columns)
+        major, minor, patch, bits, rows, columns, self._capacity = struct.unpack_from("<4B3H", payload, 4)
+        self._chunk, serial, clock_us = struct.unpack_from("<HII", payload, 20)
+        was, found = self._board, (serial, rows, columns, bits)
+        self._strange = was is not None and was != found
+        if was is not None and was != found:
+            raise DeviceError(
+                self.name, operation, self.state, f"another board answers at {self._link.port}: {_told(*found)}, was "
+                f"{_told(*was)}: plug that one in again, or start anew",
+            )  # fmt: skip
+        self._board, self._serial, self._shape, self._phase_bits = found, serial, (rows, columns), bits
+        self._version = f"{major}.{minor}.{patch}"
         self._pattern_bytes = (rows * columns * self._phase_bits + 7) // 8
         self._queued = None
         stored = struct.unpack_from("<HI", payload, 14)
         if stored != (len(self._book), zlib.crc32(b"".join(map(_packed, self._book)))):
             self._book = []
         self._known, self._known_at_s = clock_us, time.monotonic()
-
-    def _geometry(self) -> tuple[int, int, int, int]:
-        return (self._serial, *self._shape, self._phase_bits)
 
     def _reply_bytes(self, command: Command) -> int:
         size = {Command.READBACK: self._pattern_bytes} if command is not Command.HELLO else {}
@@ -320,6 +326,10 @@ def _packed(pattern: SurfacePattern) -> bytes:
     """Return the pattern as the board takes it: `patterns.to_hex`, in whole bytes."""
     digits = patterns.to_hex(pattern)[2:]
     return bytes.fromhex(digits + "0" * (len(digits) % 2))
+
+
+def _told(serial: int, rows: int, columns: int, phase_bits: int) -> str:
+    return f"serial number {serial:08x}, {rows}×{columns} elements of {phase_bits} bit"
 
 
 def _final(command: Command) -> int:
