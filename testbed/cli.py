@@ -289,7 +289,7 @@ def ris_optimise(
     experiment: Annotated[
         str, typer.Option(help="Whose radios, probing and scene are used.", metavar="EXPERIMENT")
     ] = "static_room",
-    method: Annotated[str, typer.Option(help="greedy, hadamard, random_search")] = "hadamard",
+    method: Annotated[str, typer.Option(help="hadamard, greedy, conditional_mean, random_search")] = "hadamard",
     objective: Annotated[str, typer.Option(help="power, correlation, key_rate, leakage")] = "power",
     probes: Annotated[int, typer.Option(min=1, help="Rounds each pattern is tried for.")] = 1,
     budget: Annotated[int, typer.Option(min=20, help="Rounds at most.", metavar="ROUNDS")] = 6000,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -53,9 +54,13 @@ class Ris595EmulatorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class EmulatedRis595:
     """The board at `uri`; `outputs` (row, column) is what its surface does. `options`: Ris595EmulatorOptions."""
 
+    ends = b"\0"
+
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         self._options = o = emulator_options(name, options, Ris595EmulatorOptions)
         self.outputs: U8 = np.zeros((o.rows, o.columns), np.uint8)
+        self.latched: deque[bytes] = deque(maxlen=100_000)
+        """Levels of every pattern that the outputs took over, oldest first."""
         self.faults_met: dict[str, int] = {}
         self.fault_probability = o.fault_probability
         self._armed: list[str] = []
@@ -129,20 +134,17 @@ class EmulatedRis595:
     def _power_up(self) -> None:
         self._off = False
         self._firmware = Firmware(self._binary, self._arguments)
-        self._threads = [
-            threading.Thread(target=work, args=(self._firmware,), daemon=True)
-            for work in (self._uart_to_line, self._serve_bench)
-        ]
-        for thread in self._threads:
-            thread.start()
+        threading.Thread(target=self._uart_to_line, args=(self._firmware,), daemon=True).start()
+        self._bench_thread = threading.Thread(target=self._serve_bench, args=(self._firmware,), daemon=True)
+        self._bench_thread.start()
 
     def _power_down(self) -> None:
+        """Called by the line, too: the thread that speaks to the line may wait for it and is not waited for."""
         self._firmware.close()
-        for thread in self._threads:
-            thread.join(timeout=_GRACE_S)
+        self._bench_thread.join(timeout=_GRACE_S)
 
     def _uart_to_line(self, firmware: Firmware) -> None:
-        while data := received(firmware.uart):
+        while (data := received(firmware.uart)) and firmware is self._firmware:
             self.line.send(data)
 
     def _serve_bench(self, firmware: Firmware) -> None:
@@ -180,6 +182,7 @@ class EmulatedRis595:
         levels = (bits.reshape(o.rows, o.columns, o.phase_bits) @ weights).astype(np.uint8)
         ticks = self._surface.latch(levels)
         self.outputs = levels
+        self.latched.append(levels.tobytes())
         return ticks
 
     def _chain(self, levels: U8) -> bytes:

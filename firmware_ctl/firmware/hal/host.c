@@ -23,6 +23,7 @@
 #include "../core/ris.h"
 
 #define BANK_BYTES (1u << 20)
+#define INPUT_BYTES 4096u
 #define LATE_US 20000u    /* ack-early: the outputs follow this much later */
 #define STUCK_US 3000000u /* stuck-upload: deaf for this long, once */
 
@@ -195,7 +196,7 @@ static bool deaf(uint32_t now_us)
 
 int main(int argc, char **argv)
 {
-    struct ris_config config = {.rows = 16, .columns = 16, .phase_bits = 1};
+    struct ris_config config = {.rows = 16, .columns = 16, .phase_bits = 1, .input_bytes = INPUT_BYTES};
     struct hal hal = {NULL, hal_send, hal_exchange, hal_latch, hal_outputs, hal_clock_us, hal_reset};
     uint32_t codebook = 256;
     board.uart_in = STDIN_FILENO;
