@@ -17,20 +17,22 @@ from testbed.core.types import SurfacePattern
 
 
 class ConditionalMean(SurfaceSearch):
-    """Draws `samples` random patterns in each of `rounds` rounds, and after each lets the elements choose.
+    """Draws `samples` random patterns in each of `rounds` rounds (0: as many as there are elements, but at least 32),
+    and after each lets the elements choose.
 
     In the first round all elements are drawn, from the second on a random half of them, the others being held. An
     element that was drawn changes where its best level's average beats that of its present one by more than the
     standard error of their difference. Tries rounds·samples patterns.
     """
 
-    def __init__(self, samples: int = 250, rounds: int = 8) -> None:
-        if samples < 8 or rounds < 1:
-            raise ValueError(f"samples = {samples}, rounds = {rounds}, accepted samples from 8, rounds from 1")
+    def __init__(self, samples: int = 0, rounds: int = 8) -> None:
+        if 0 < samples < 8 or samples < 0 or rounds < 1:
+            raise ValueError(f"samples = {samples}, rounds = {rounds}, accepted samples 0 or from 8, rounds from 1")
         self._samples, self._rounds = samples, rounds
 
     def begin(self, start: SurfacePattern, rng: np.random.Generator) -> None:
         self._held, self._rng = start, rng
+        self._samples = self._samples or max(32, start.levels.size)
         self._round = 0
         self._begin_round()
 
