@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
 _NO_RATIO = ("raw disagreement Alice–Bob", "CSI correlation Alice–Bob")
 
 
