@@ -468,9 +468,13 @@ def check_experiment(e: Experiment, source: str) -> None:
             raise InputError(f"{source}: table [scene.{name}]: key 'normal': of length 0, accepted: a direction")
     if e.surface.policy != "none":
         try:
-            policy = registry.make_stage("policy", e.surface.policy, e.surface.options)
+            registry.stage_class("policy", e.surface.policy)
         except InputError as exc:
             raise InputError(f"{source}: table [surface]: key 'policy': {exc} (or 'none')") from exc
+        try:
+            policy = registry.make_stage("policy", e.surface.policy, e.surface.options)
+        except InputError as exc:
+            raise InputError(f"{source}: table [surface]: key 'options': {exc}") from exc
         if policy.watches and e.mode == "private":
             raise InputError(
                 f"{source}: table [surface]: policy = {e.surface.policy!r} watches the channel, which nodes keep to "
