@@ -24,7 +24,8 @@ BISECTIONS = 60
 def identity(model: MultiCell | GeneralMultiCell) -> C128:
     """Return precoders (…, cell, stream, antenna) of full power, stream m on antenna m alone."""
     shape = (*model.batch, model.n_cells, model.n_chains, model.n_antennas)
-    return np.broadcast_to(np.sqrt(model.power_w / model.n_chains) * np.eye(*shape[-2:], dtype=complex), shape).copy()
+    one = np.sqrt(model.power_w / model.n_chains) * np.eye(*shape[-2:])
+    return np.broadcast_to(one.astype(complex), shape).copy()
 
 
 def random(model: MultiCell | GeneralMultiCell, rng: np.random.Generator) -> C128:

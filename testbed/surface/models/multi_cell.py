@@ -2,7 +2,7 @@
 
 h_ij = h^d_ij + Σ_l G_il diag(v_l) f_lj from base station i (M antennas) to terminal j (one). The direct links are
 Rayleigh; both links of a surface are Rician of factor β, κ = β/(β+1): a line of sight with a flat response over the
-array (steering vectors) and independent scatter. Then v enters the covariance through s_ijl = Σ_n b_iln v_ln f_jln only:
+array (steering vectors) and independent scatter. v enters the covariance through s_ijl = Σ_n b_iln v_ln f_jln only:
 
     C_ij = ζ_d I + Σ_l ζ_Gζ_f [κ²|s|² aa^H + κ(1−κ)N aa^H + (1−κ)N I]                        (per unit of noise power)
 
@@ -69,7 +69,7 @@ class MultiCell:
     los_known: bool = False
 
     def __post_init__(self) -> None:
-        _check_common(self.weights, self.power_w, self.n_chains, self.n_antennas)
+        check_common(self.weights, self.power_w, self.n_chains, self.n_antennas)
         k, n_surfaces = self.direct.shape[-1], self.through.shape[-1]
         n = self.surface_bs.shape[-1]
         wanted = {
@@ -283,9 +283,8 @@ class MultiCell:
         """C without the product of the lines of sight."""
         kappa, n = self.rician / (self.rician + 1), self.surface_bs.shape[-1]
         x = (
-            self.bs.swapaxes(-1, -2)[..., :, None, :, :]
-            * np.sqrt(self.through * (kappa * (1 - kappa) * n))[..., None, :]
-        )
+        size = np.sqrt(self.through * (kappa * (1 - kappa) * n))
+        x = self.bs.swapaxes(-1, -2)[..., :, None, :, :] * size[..., None, :]
         flat = self.direct + (1 - kappa) * n * self.through.sum(axis=-1)
         return np.asarray(x @ adjoint(x) + flat[..., None, None] * np.eye(self.n_antennas))
 
@@ -335,7 +334,8 @@ def check_precoders(precoders: Any, shape: tuple[int, int, int], power_w: float)
         raise InputError(f"a precoder of {most:.6g} W, accepted: up to P_A = {power_w:.6g} W")
 
 
-def _check_common(weights: Any, power_w: float, n_chains: int, n_antennas: int) -> None:
+def check_common(weights: Any, power_w: float, n_chains: int, n_antennas: int) -> None:
+    """Raise InputError for powers, chains or weights that cannot be."""
     if not (np.isfinite(power_w) and power_w > 0):
         raise InputError(f"power P_A = {power_w:g} W, accepted: finite and above 0")
     if not 1 <= n_chains <= n_antennas:

@@ -14,7 +14,7 @@ import numpy as np
 
 from testbed.core.errors import InputError
 from testbed.core.types import F64
-from testbed.surface.models.multi_cell import MultiCell, _check_common, check_precoders
+from testbed.surface.models.multi_cell import MultiCell, check_common, check_precoders
 from testbed.surface.models.multi_cell_rates import C128, LN2, Slopes, adjoint, bounds_bits, rates_bits, slopes
 
 
@@ -34,7 +34,7 @@ class GeneralMultiCell:
 
     def __post_init__(self) -> None:
         m = self.n_antennas
-        _check_common(self.weights, self.power_w, self.n_chains, m)
+        check_common(self.weights, self.power_w, self.n_chains, m)
         k = len(self.direct)
         for name, matrices in (("direct", self.direct), ("through", self.through)):
             size = matrices.shape[-1]
@@ -69,7 +69,7 @@ class GeneralMultiCell:
                     e = np.arange(n)
                     own[e, :, e, :] += gain * (1 - kappa) * (kappa * aa + np.eye(m))
         size = n_surfaces * n * m
-        direct = model.direct[..., None, None] * np.eye(m, dtype=complex)
+        direct = np.asarray(model.direct[..., None, None] * np.eye(m), complex)
         return cls(direct, through.reshape(k, k, size, size), model.n_chains, model.power_w, model.weights)
 
     @property
@@ -143,9 +143,8 @@ class GeneralMultiCell:
         """Return Σ_p R^r[(n, a), (p, b)] v_p* as (i, j, n, a, b)."""
         k, n, m = self.n_cells, self.n_phases, self.n_antennas
         v = self._unit(phases_rad).conj()
-        return np.asarray(
-            np.einsum("ijxpb,p->ijxb", self.through.reshape(k, k, n * m, n, m), v, optimize=True)
-        ).reshape(k, k, n, m, m)
+        columns = self.through.reshape(k, k, n * m, n, m)
+        return np.asarray(np.einsum("ijxpb,p->ijxb", columns, v, optimize=True), complex).reshape(k, k, n, m, m)
 
     def _unit(self, phases_rad: F64) -> C128:
         if np.shape(phases_rad) != (self.n_phases,):

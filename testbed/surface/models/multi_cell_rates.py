@@ -60,7 +60,7 @@ class Slopes:
 
 def slopes(precoders: C128, covariances: C128, weights: Any) -> Slopes:
     """Return the bound's gradients with respect to everything that enters it, in bits (numpy)."""
-    z, own, t, y, e = _downlink(precoders, covariances)
+    _, own, t, y, e = _downlink(precoders, covariances)
     k = list(range(own.shape[-3]))
     w = np.asarray(weights)[..., :, None, None] / LN2
     bits = (np.asarray(weights) * (np.linalg.slogdet(y)[1] - np.linalg.slogdet(e)[1])).sum(axis=-1) / LN2
@@ -84,7 +84,7 @@ def canonical(precoders: C128, covariances: C128) -> tuple[C128, C128, Any]:
     z, own, _, y, _ = _downlink(precoders, covariances)
     white_y, white_z = (np.linalg.inv(np.linalg.cholesky(x)) for x in (y, z))
     u, rho, v_h = np.linalg.svd(white_y @ precoders @ own @ adjoint(white_z), full_matrices=False)
-    return adjoint(u) @ white_y, v_h @ white_z, rho
+    return np.asarray(adjoint(u) @ white_y, complex), np.asarray(v_h @ white_z, complex), rho
 
 
 def fixed_point_terms(precoders: C128, covariances: C128, weights: Any) -> tuple[C128, C128, Any]:
