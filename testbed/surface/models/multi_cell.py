@@ -282,7 +282,6 @@ class MultiCell:
     def _base(self) -> C128:
         """C without the product of the lines of sight."""
         kappa, n = self.rician / (self.rician + 1), self.surface_bs.shape[-1]
-        x = (
         size = np.sqrt(self.through * (kappa * (1 - kappa) * n))
         x = self.bs.swapaxes(-1, -2)[..., :, None, :, :] * size[..., None, :]
         flat = self.direct + (1 - kappa) * n * self.through.sum(axis=-1)
