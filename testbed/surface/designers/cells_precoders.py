@@ -24,7 +24,7 @@ BISECTIONS = 60
 def identity(model: MultiCell | GeneralMultiCell) -> C128:
     """Return precoders (…, cell, stream, antenna) of full power, stream m on antenna m alone."""
     shape = (*model.batch, model.n_cells, model.n_chains, model.n_antennas)
-    one = np.sqrt(model.power_w / model.n_chains) * np.eye(*shape[-2:])
+    one = np.sqrt(model.power_w / model.n_chains) * np.eye(model.n_chains, model.n_antennas)
     return np.broadcast_to(one.astype(complex), shape).copy()
 
 

@@ -137,7 +137,7 @@ class GeneralMultiCell:
             g = g + r_kk @ adjoint(wide) @ v_e @ e_inv @ r_yz @ z_inv
             # the commutation matrices bring (element, stream) to (stream, element); then block m, column m
             out += weight * (np.einsum("nmm->n", q.reshape(n, m_e, m_e)) + np.einsum("nmm->n", g.reshape(n, m, m)))
-        return out / LN2
+        return np.asarray(out / LN2, complex)
 
     def _folded(self, phases_rad: F64) -> C128:
         """Return Σ_p R^r[(n, a), (p, b)] v_p* as (i, j, n, a, b)."""
@@ -149,7 +149,7 @@ class GeneralMultiCell:
     def _unit(self, phases_rad: F64) -> C128:
         if np.shape(phases_rad) != (self.n_phases,):
             raise InputError(f"phases of the shape {np.shape(phases_rad)}, accepted: ({self.n_phases},)")
-        return np.asarray(np.exp(1j * np.asarray(phases_rad)))
+        return np.asarray(np.exp(1j * np.asarray(phases_rad)), complex)
 
     def check_precoders(self, precoders: Any) -> None:
         """Raise InputError where precoders do not fit or exceed the power."""
