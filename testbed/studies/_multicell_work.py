@@ -45,6 +45,7 @@ class Scene:
     power_dbm: float = 30.0
     array: str = "random"
     spacing_wavelengths: float = 0.25
+    coherent: bool = False
     draws: int = 4
     starts: int = 4
 
@@ -61,7 +62,7 @@ class Scene:
                 scenes.append(MultiCell.two_cells(self.x_ut_m, self.x_surface_m, rng=rng, **options))
             else:
                 scenes.append(MultiCell.four_cells(self.surfaces_xy_m, rng=rng, **options))
-        return MultiCell.stack(scenes)
+        return replace(MultiCell.stack(scenes), coherent=self.coherent)
 
     def rng(self, purpose: str) -> np.random.Generator:
         return seeds.generator(1, "multicell", purpose, repr(self))
@@ -240,7 +241,7 @@ def sequences(task: Probing) -> dict[str, Any]:
     """Return p-values of each test that 2048 bits allow and of the rank test (38 matrices of it), from one draw.
 
     The base stations' bits of each cell, canonical directions with ρ ≥ 0.5, (sequence, 2048) by cell. "raw": the same
-    of the entries of z_k as they are.
+    of a quarter of the probes' entries of z_k as they are. "generator": of as many pseudo-random bits as "p".
     """
     whole = task.scene.model()
     found = solve(PROPOSED, task.scene, whole)
@@ -250,6 +251,8 @@ def sequences(task: Probing) -> dict[str, Any]:
     out: dict[str, Any] = {"directions": [int(max(1, (r >= 0.5).sum())) for r in rho]}
     streams = [_bits(z[k] @ b[k, : out["directions"][k]].T) for k in range(model.n_cells)]
     out["p"] = _p_values(streams)
+    rng = seeds.generator(1, "multicell", "generator", task.part)
+    out["generator"] = _p_values([rng.integers(0, 2, s.size).astype(np.uint8) for s in streams])
     out["raw"] = _p_values([_bits(z[k, : task.n_probes // 4] @ p[k].T) for k in range(model.n_cells)])
     return out
 

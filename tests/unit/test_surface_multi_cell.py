@@ -98,13 +98,13 @@ def test_the_bound_is_above_the_rate_and_tight_with_all_chains(seed: int) -> Non
     np.testing.assert_allclose(full.rates(precoders, phases_rad), full.bounds(precoders, phases_rad), atol=1e-6)
     # canonical directions carry all of it, each of the two ends alone
     c = full.covariances(phases_rad)
-    a, b, rho = canonical(precoders, c)
+    _, b, rho = canonical(precoders, c)
     np.testing.assert_allclose(-np.log2(1 - rho**2).sum(axis=-1), full.bounds(precoders, phases_rad), atol=1e-9)
     z = c.sum(axis=1) + np.eye(4)
     np.testing.assert_allclose(b @ z @ b.conj().swapaxes(-1, -2), np.broadcast_to(np.eye(4), z.shape), atol=1e-9)
 
 
-@pytest.mark.parametrize("changes", [{}, {"los_known": True}])
+@pytest.mark.parametrize("changes", [{}, {"los_known": True}, {"coherent": True}])
 def test_closed_forms_are_what_probing_gives(changes: dict[str, Any]) -> None:
     """With the Rician links drawn one by one: second moments are all that the closed form looks at."""
     model = _three_cells(3, n_elements=12, **changes)
@@ -205,6 +205,19 @@ def test_levels_climb_above_rounding_to_a_point_that_no_single_element_improves(
             assert (model.weighted_bound(climbed.precoders, other) <= value * (1 + 1e-5)).all()
 
 
+def test_levels_come_close_to_trying_every_pattern() -> None:
+    model = MultiCell.stack([MultiCell.two_cells(n_elements=9, rng=np.random.default_rng(s)) for s in range(4)])
+    best = cells_joint.design(model, np.random.default_rng(1), 2)
+    precoders = np.asarray(best.precoders, complex)
+    found = cells_levels.design(model, precoders, best.phases_rad, 1)
+    value = model.weighted_bound(found.precoders, found.phases_rad)
+    patterns = np.pi * ((np.arange(2**8)[:, None] >> np.arange(9)) & 1)  # the last element at 0: a turn of all is free
+    every = cells_precoders.design(model, np.broadcast_to(patterns[:, None], (256, 4, 9)), precoders)
+    most = model.weighted_bound(every.precoders, every.phases_rad).max(axis=0)
+    assert (value <= most * (1 + 1e-3)).all()
+    assert (value / most).mean() > 0.97
+
+
 def test_known_lines_of_sight_leave_nothing_for_the_phases_to_do() -> None:
     model = replace(MultiCell.two_cells(), los_known=True)
     precoders, _ = _point(model, 1)
@@ -219,7 +232,7 @@ def test_what_cannot_be_is_refused_in_one_line() -> None:
     general = GeneralMultiCell.of(model)
     bad = general.direct.copy()
     bad[0, 1] = np.diag([1.0, 1.0, 1.0, -0.5])
-    with pytest.raises(InputError, match="direct of base station 0 and terminal 1 is no covariance.*eigenvalue -0.5"):
+    with pytest.raises(InputError, match=r"direct of base station 0 and terminal 1 is no covariance.*eigenvalue -0.5"):
         replace(general, direct=bad)
     bad[0, 1] = np.eye(4) + np.triu(np.ones((4, 4)), 1)
     with pytest.raises(InputError, match="not Hermitian"):
@@ -228,7 +241,7 @@ def test_what_cannot_be_is_refused_in_one_line() -> None:
     with pytest.raises(InputError, match="not all entries are finite"):
         replace(general, direct=bad)
     for power in (0.0, -1.0, np.nan, np.inf):
-        with pytest.raises(InputError, match="power P_A = .* accepted: finite and above 0"):
+        with pytest.raises(InputError, match=r"power P_A = .* accepted: finite and above 0"):
             replace(model, power_w=power)
     with pytest.raises(InputError, match="power P_A"):
         MultiCell.two_cells(power_dbm=float("nan"))

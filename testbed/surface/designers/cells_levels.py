@@ -30,24 +30,38 @@ def projected(model: MultiCell, precoders: C128, phases_rad: F64, bits: int) -> 
     return cells_precoders.design(model, project(phases_rad, bits), precoders)
 
 
-def design(model: MultiCell, precoders: C128, phases_rad: F64, bits: int, rounds: int = 20, sweeps: int = 20) -> Design:
-    """Return levels and precoders, climbing from the projection of `phases_rad` in turn until neither gains.
+def design(
+    model: MultiCell,
+    precoders: C128,
+    phases_rad: F64,
+    bits: int,
+    n_turns: int = 8,
+    rounds: int = 20,
+    sweeps: int = 20,
+) -> Design:
+    """Return levels and precoders, climbing from roundings of `phases_rad` in turn until neither gains.
 
-    Never below `projected`. History: after each round, the projection first.
+    All phases turned by one angle are as good as before, but round differently: `n_turns` such angles are starts, 0
+    among them, and the best end counts; never below `projected`. History: the mean over starts, after each round.
     """
-    start = projected(model, precoders, phases_rad, bits)
-    p, phases = start.precoders, np.array(start.phases_rad)
+    turns = np.arange(n_turns) * (2 * np.pi / (1 << bits) / n_turns)
+    turned = np.asarray(phases_rad)[None] + turns.reshape(-1, *[1] * np.ndim(phases_rad))
+    start = projected(model, precoders, turned, bits)
+    p, phases = np.asarray(start.precoders, complex), np.array(start.phases_rad)
     value = model.weighted_bound(p, phases)
     history = [float(np.mean(value))]
     for _ in range(rounds):
         phases = _sweep(model, p, phases, bits, sweeps)
-        p = cells_precoders.design(model, phases, p).precoders
+        p = np.asarray(cells_precoders.design(model, phases, p).precoders, complex)
         now = model.weighted_bound(p, phases)
         history.append(float(np.mean(now)))
-        if np.all(now - value <= 1e-6 * now):
-            break
+        small = np.all(now - value <= 1e-6 * now)
         value = now
-    return Design(phases, p, history)
+        if small:
+            break
+    best = np.argmax(value, axis=0)[None]
+    phases = np.take_along_axis(phases, best[..., None], axis=0)[0]
+    return Design(phases, np.take_along_axis(p, best[..., None, None, None], axis=0)[0], history)
 
 
 def _sweep(model: MultiCell, p: C128, phases: F64, bits: int, sweeps: int) -> F64:

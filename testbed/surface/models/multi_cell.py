@@ -236,8 +236,6 @@ class MultiCell:
         a surface's to a terminal) is shared here, too.
         """
         self.check_precoders(precoders)
-        if self.coherent:
-            raise InputError("probing draws independent phases of the lines of sight; accepted: coherent = False")
         if self.batch:
             raise InputError(f"probing takes one scene, not a batch {self.batch}")
         parts = [
@@ -255,7 +253,8 @@ class MultiCell:
         h = np.sqrt(self.direct)[..., None] * cn(n_probes, k, k, m)
         for surface in range(self.through.shape[-1]):
             v = np.exp(1j * phases_rad.reshape(-1, n)[surface])
-            phase_bs, phase_ut = (np.exp(2j * np.pi * rng.random((n_probes, k))) for _ in range(2))
+            if surface == 0 or not self.coherent:
+                phase_bs, phase_ut = (np.exp(2j * np.pi * rng.random((n_probes, k))) for _ in range(2))
             scatter = np.sqrt(1 - kappa) * cn(n_probes, k, n)
             f = np.sqrt(kappa) * phase_ut[..., None] * self.surface_ut[surface] + scatter
             by_sight = (v * f) @ self.surface_bs[surface].T  # (probe, j, i)
