@@ -48,8 +48,8 @@ def _growth() -> BenchRow:
     ]
     linear_s = times[256] * SIZES[-1] / 256
     note = (
-        f"{1e6 * times[4096]:.0f} µs at N = 4096; exponent {fits[0]:.2f} fitted for N = {SIZES[0]} to {SIZES[-1]}, where"
-        f" a fixed cost counts, {fits[1]:.2f} for {LARGE[0]} to {LARGE[-1]}"
+        f"{1e6 * times[4096]:.0f} µs at N = 4096; exponent {fits[0]:.2f} fitted for N = {SIZES[0]} to {SIZES[-1]},"
+        f" where a fixed cost counts, {fits[1]:.2f} for {LARGE[0]} to {LARGE[-1]}"
     )
     return BenchRow(name="multicell growth", ours_s=times[4096], peer="N = 256 scaled linearly", peer_s=linear_s,
                     ratio=linear_s / times[4096], note=note)  # fmt: skip

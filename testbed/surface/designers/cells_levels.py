@@ -52,7 +52,7 @@ def design(
     history = [float(np.mean(value))]
     for _ in range(rounds):
         phases = _sweep(model, p, phases, bits, sweeps)
-        p = np.asarray(cells_precoders.design(model, phases, p).precoders, complex)
+        p = np.asarray(cells_precoders.design(model, phases, p, 100, 1e-6).precoders, complex)
         now = model.weighted_bound(p, phases)
         history.append(float(np.mean(now)))
         small = np.all(now - value <= 1e-6 * now)
