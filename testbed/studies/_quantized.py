@@ -13,7 +13,7 @@ from testbed.core import registry
 from testbed.core.ledger import PublicMessage
 from testbed.core.seeds import generator
 from testbed.core.stages import Quantizer
-from testbed.core.types import F64, I64, U8, Features
+from testbed.core.types import I64, U8, Features
 
 C128 = NDArray[np.complex128]
 
@@ -51,11 +51,10 @@ VECTOR = (KMEANS, HUNGARIAN, GREEDY, ILP)
 CASES = (SCALAR, SCALAR_PARTS, *VECTOR)
 
 
-def features(h: C128, step: int, complex_csi: bool) -> Features:
-    """Return features of every `step`-th subcarrier of (probe, subcarrier): Re and Im side by side, or magnitudes."""
-    used = h[:, step // 2 :: step]
-    values = np.stack([used.real, used.imag], axis=2).reshape(len(used), -1) if complex_csi else np.abs(used)
-    return Features(np.ascontiguousarray(values), np.arange(len(used)))
+def features(h: C128, complex_csi: bool) -> Features:
+    """Return features of (probe, subcarrier): Re and Im of a coefficient side by side, or its magnitude."""
+    values = np.stack([h.real, h.imag], axis=2).reshape(len(h), -1) if complex_csi else np.abs(h)
+    return Features(values, np.arange(len(h)))
 
 
 @dataclass(frozen=True)
@@ -79,17 +78,17 @@ class Block:
         return float((self.alice != self.bob).any(axis=1).mean())
 
 
-def quantized(case: Case, alice: C128, bob: C128, step: int, seed: int) -> Block:
+def quantized(case: Case, alice: C128, bob: C128, seed: int) -> Block:
     """Quantize both sides' CSI (probe, subcarrier) as one block, through the public messages as nodes do."""
     q = case.make()
-    draft, lead = q.lead(features(alice, step, case.complex_csi), generator(seed, "studies", case.stage))
-    bits, follow = q.follow(features(bob, step, case.complex_csi), lead)
+    draft, lead = q.lead(features(alice, case.complex_csi), generator(seed, "studies"))
+    bits, follow = q.follow(features(bob, case.complex_csi), lead)
     return Block(labels(q.finish(draft, follow).values), labels(bits.values), lead, follow)
 
 
-def guessed(case: Case, block: Block, eve: C128, step: int) -> U8:
+def guessed(case: Case, block: Block, eve: C128) -> U8:
     """Return Eve's labels (coefficient, bit): her CSI by the same rule with what was published."""
-    found, _ = case.make().eavesdrop(features(eve, step, case.complex_csi), block.lead, block.follow)
+    found, _ = case.make().eavesdrop(features(eve, case.complex_csi), block.lead, block.follow)
     return labels(found.values)
 
 
