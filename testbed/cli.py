@@ -428,11 +428,19 @@ def randomness(
     if as_json:
         _print_json(assessed)
         return
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     heading, *lines = testing.table(assessed)
-    shown = Table(*heading, title=f"{file}: {bits.shape[0]} × {bits.shape[1]} bits ({kind})", title_justify="left")
+    title = f"{file}: {bits.shape[0]} × {bits.shape[1]} bits ({kind})"
+    style: dict[str, Any] = {
+        "title_justify": "left",
+        "box": box.SIMPLE_HEAD,
+        "show_edge": False,
+        "padding": (0, 1, 0, 0),
+    }
+    shown = Table(*heading, title=title, **style)
     for column in shown.columns[:-1]:
         column.no_wrap = True
     for line in lines:
