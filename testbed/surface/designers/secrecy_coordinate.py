@@ -1,0 +1,145 @@
+"""Paper D by exact coordinate ascent: one phase after another to its best value, then the precoder; channels in batches.
+
+With the precoder and all other phases held, 1 + SNR of Bob and of Eve are A + 2Re(cp) and B + 2Re(dp) in p = exp(jφ), and
+
+    max over |p| = 1 of (A + 2Re(cp)) / (B + 2Re(dp)) = λ,  the larger root of  (λB − A)² = 4|c − λd|²,  p ∝ conj(c − λd).
+
+Every update is the exact best, so the rate never falls. A board of few levels gets the same climb over its levels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.core.errors import InputError
+from testbed.core.types import F64
+from testbed.surface.design import Design
+from testbed.surface.levels import levels_rad, project
+from testbed.surface.models.secrecy import C128, Secrecy, best_beam
+
+MAX_ROUNDS = 2000
+"""A round is a sweep over the phases and the precoder. Reached only by channels that creep."""
+
+
+def design(
+    model: Secrecy,
+    start_rad: F64 | None = None,
+    rounds: int = MAX_ROUNDS,
+    tolerance_bits: float = 1e-6,
+    phase_bits: int | None = None,
+    hold_precoder: bool = False,
+) -> Design:
+    """Climb from `start_rad` (…, element) until a round brings a channel less than `tolerance_bits`.
+
+    Without a start: the phases that add up at Bob under the precoder that is best without a surface, first climbed with
+    that precoder held, so that the answer is never below MEV + RIS phases. `hold_precoder`: stop there. `phase_bits`:
+    over a board's levels, from the nearest ones to the start. History: mean rate at the start and after each round.
+    """
+    if rounds < 1 or not tolerance_bits >= 0:
+        raise InputError(f"{rounds} rounds to {tolerance_bits:g} bits; accepted: 1 or more, and 0 or more")
+    grid = None if phase_bits is None else np.exp(1j * levels_rad(phase_bits))[:, None]
+    flat = model.flat()
+    beam = best_beam(*flat.heard(None))
+    if start_rad is None:
+        a_u, _, k_u, _ = flat.cascades()
+        start = np.angle((a_u * beam).sum(-1))[:, None] - np.angle(np.einsum("bnm,bm->bn", k_u, beam))
+    else:
+        start = model.checked_phases(start_rad).reshape(-1, model.n_elements)
+    phi = np.exp(1j * (start if phase_bits is None else project(start, phase_bits)))
+    history: list[float] = []
+    if start_rad is None or hold_precoder:
+        phi, beam = _climb(flat, phi, beam, True, grid, rounds, tolerance_bits, history)
+    if not hold_precoder:
+        phi, beam = _climb(flat, phi, None, False, grid, rounds, tolerance_bits, history)
+    f = np.sqrt(flat.power_w)[:, None] * beam
+    phases = np.angle(phi).reshape(*model.batch, -1) % (2 * np.pi)
+    return Design(phases, f.reshape(*model.batch, -1, 1), history)
+
+
+def _climb(
+    model: Secrecy,
+    phi: C128,
+    beam: C128 | None,
+    hold: bool,
+    grid: C128 | None,
+    rounds: int,
+    tolerance: float,
+    history: list[float],
+) -> tuple[C128, C128]:
+    """Return phasors (channel, element) and beams (channel, antenna); channels leave when they stand still."""
+    work = _Work(model, phi, beam)
+    phi, beams, bits = phi.copy(), work.beam.T.copy(), work.bits()
+    live = np.arange(len(bits))
+    history.append(float(bits.mean()))
+    for _ in range(rounds):
+        work.sweep(grid)
+        if not hold:
+            work.update_beam()
+        now = work.bits()
+        moving = now > bits[live] + tolerance
+        bits[live] = now
+        phi[live], beams[live] = work.phi.T, work.beam.T
+        history.append(float(bits.mean()))
+        if not moving.any():
+            break
+        if moving.mean() < 0.7:
+            live = live[moving]
+            work = _Work(model.take(live), phi[live], beams[live])
+    return phi, beams
+
+
+class _Work:
+    """Channels being climbed; the last axis is the channel, so that one update is one vector operation over all."""
+
+    def __init__(self, model: Secrecy, phi: C128, beam: C128 | None) -> None:
+        a_u, a_e, k_u, k_e = model.cascades()
+        self._a = np.ascontiguousarray(np.stack([a_u, a_e]).transpose(0, 2, 1))
+        self._k = np.ascontiguousarray(np.stack([k_u, k_e]).transpose(0, 2, 3, 1))
+        self.phi = np.ascontiguousarray(phi.T)
+        if beam is None:
+            self.update_beam()
+        else:
+            self._set_beam(np.ascontiguousarray(beam.T))
+
+    def bits(self) -> F64:
+        u, e = 1 + self._sum.real**2 + self._sum.imag**2
+        return np.asarray(np.log2(u / e))
+
+    def update_beam(self) -> None:
+        u, e = self._a + np.einsum("nb,knmb->kmb", self.phi, self._k)
+        self._set_beam(np.ascontiguousarray(best_beam(u.T, e.T).T))
+
+    def _set_beam(self, beam: C128) -> None:
+        self.beam = beam
+        # what each element adds at Bob and at Eve (receiver, element, channel), and all of it together
+        self._each = np.einsum("knmb,mb->knb", self._k, beam)
+        self._sum = np.einsum("kmb,mb->kb", self._a, beam) + np.einsum("knb,nb->kb", self._each, self.phi)
+
+    def sweep(self, grid: C128 | None) -> None:
+        """Give every phase in turn its best value: of all, or of `grid` (level, 1)."""
+        for n in range(len(self.phi)):
+            each = self._each[:, n]
+            others = self._sum - each * self.phi[n]
+            slope = each * others.conj()
+            base = 1 + others.real**2 + others.imag**2 + each.real**2 + each.imag**2
+            self.phi[n] = p = _best(base, slope, self.phi[n]) if grid is None else _best_of(base, slope, grid)
+            self._sum = others + each * p
+
+
+def _best(base: F64, slope: C128, now: C128) -> C128:
+    """Return p (channel,), the exact best; `now` where all are alike."""
+    (a, b), (c, d) = base, slope
+    cross = c * d.conj()
+    apart = a * d - b * c
+    root = np.sqrt(np.maximum(apart.real**2 + apart.imag**2 - 4 * cross.imag**2, 0.0))
+    gain = (a * b - 4 * cross.real + 2 * root) / (b * b - 4 * (d.real**2 + d.imag**2))
+    to = (c - gain * d).conj()
+    size = np.abs(to)
+    return np.where(size > 0, to / np.where(size > 0, size, 1.0), now)
+
+
+def _best_of(base: F64, slope: C128, grid: C128) -> C128:
+    """Return the best level (channel,)."""
+    (a, b), (c, d) = base, slope
+    ratio = (a + 2 * (c * grid).real) / (b + 2 * (d * grid).real)
+    return np.asarray(grid[ratio.argmax(axis=0), 0])
