@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from testbed.core.types import C64, F64
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.core.types import F64
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,8 +16,8 @@ class Design:
     """Phases and precoders for one model, or for a batch of them (leading axes)."""
 
     phases_rad: F64
-    """(…, element)."""
-    precoders: C64
+    """(…, element); (…, 0) from methods that use no surface."""
+    precoders: NDArray[np.complexfloating[Any, Any]]
     """(…, antenna, stream) complex; what each axis means is the model's."""
     history: list[float] = field(default_factory=list)
     """The objective after each iteration, for methods that iterate (mean over the batch)."""

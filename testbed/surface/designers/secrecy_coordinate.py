@@ -1,13 +1,15 @@
-"""Paper D by exact coordinate ascent: one phase after another to its best value, then the precoder; channels in batches.
+"""Paper D by exact coordinate ascent: phase after phase to its best value, then the precoder; channels in batches.
 
-With the precoder and all other phases held, 1 + SNR of Bob and of Eve are A + 2Re(cp) and B + 2Re(dp) in p = exp(jφ), and
+With the precoder and all other phases held, 1 + SNR of Bob and of Eve are A + 2Re(cp) and B + 2Re(dp), p = exp(jφ), and
 
-    max over |p| = 1 of (A + 2Re(cp)) / (B + 2Re(dp)) = λ,  the larger root of  (λB − A)² = 4|c − λd|²,  p ∝ conj(c − λd).
+    max over |p| = 1 of (A + 2Re(cp)) / (B + 2Re(dp)) = λ, the larger root of (λB − A)² = 4|c − λd|²; p ∝ conj(c − λd).
 
 Every update is the exact best, so the rate never falls. A board of few levels gets the same climb over its levels.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,55 +30,101 @@ def design(
     tolerance_bits: float = 1e-6,
     phase_bits: int | None = None,
     hold_precoder: bool = False,
+    more_starts: int = 0,
+    rng: np.random.Generator | None = None,
 ) -> Design:
     """Climb from `start_rad` (…, element) until a round brings a channel less than `tolerance_bits`.
 
     Without a start: the phases that add up at Bob under the precoder that is best without a surface, first climbed with
-    that precoder held, so that the answer is never below MEV + RIS phases. `hold_precoder`: stop there. `phase_bits`:
-    over a board's levels, from the nearest ones to the start. History: mean rate at the start and after each round.
+    that precoder held, so that the answer is never below MEV + RIS phases; `hold_precoder`: stop there. `phase_bits`:
+    over a board's levels, from those nearest to the start or to the answer without levels. `more_starts`: climb again
+    from so many random phases, drawn from `rng`, and keep each channel's best. History: the mean rate at the start and
+    after each round, and once more after more starts.
     """
-    if rounds < 1 or not tolerance_bits >= 0:
-        raise InputError(f"{rounds} rounds to {tolerance_bits:g} bits; accepted: 1 or more, and 0 or more")
+    if rounds < 1 or not tolerance_bits >= 0 or more_starts < 0:
+        raise InputError(
+            f"{rounds} rounds to {tolerance_bits:g} bits, {more_starts} more starts; accepted: 1 or more, 0 or more, "
+            "0 or more"
+        )
+    if more_starts and rng is None:
+        raise InputError(f"{more_starts} more starts without a generator to draw them from")
+    if start_rad is not None:
+        start_rad = model.checked_phases(start_rad).reshape(-1, model.n_elements)
     grid = None if phase_bits is None else np.exp(1j * levels_rad(phase_bits))[:, None]
     flat = model.flat()
-    beam = best_beam(*flat.heard(None))
-    if start_rad is None:
-        a_u, _, k_u, _ = flat.cascades()
-        start = np.angle((a_u * beam).sum(-1))[:, None] - np.angle(np.einsum("bnm,bm->bn", k_u, beam))
-    else:
-        start = model.checked_phases(start_rad).reshape(-1, model.n_elements)
-    phi = np.exp(1j * (start if phase_bits is None else project(start, phase_bits)))
     history: list[float] = []
-    if start_rad is None or hold_precoder:
-        phi, beam = _climb(flat, phi, beam, True, grid, rounds, tolerance_bits, history)
-    if not hold_precoder:
-        phi, beam = _climb(flat, phi, None, False, grid, rounds, tolerance_bits, history)
+    goal = _Goal(grid, rounds, tolerance_bits, hold_precoder)
+    phi, beam = _from(flat, start_rad, goal, history)
+    for _ in range(more_starts):
+        assert rng is not None
+        other_phi, other_beam = _from(flat, rng.uniform(0, 2 * np.pi, phi.shape), goal, [])
+        better = _Work(flat, other_phi, other_beam).bits() > _Work(flat, phi, beam).bits()
+        phi[better], beam[better] = other_phi[better], other_beam[better]
+    if more_starts:
+        history.append(float(_Work(flat, phi, beam).bits().mean()))
     f = np.sqrt(flat.power_w)[:, None] * beam
     phases = np.angle(phi).reshape(*model.batch, -1) % (2 * np.pi)
     return Design(phases, f.reshape(*model.batch, -1, 1), history)
 
 
-def _climb(
-    model: Secrecy,
-    phi: C128,
-    beam: C128 | None,
-    hold: bool,
-    grid: C128 | None,
-    rounds: int,
-    tolerance: float,
-    history: list[float],
-) -> tuple[C128, C128]:
+def quantized(
+    model: Secrecy, phases_rad: F64, phase_bits: int, solve: bool = True, tolerance_bits: float = 1e-6
+) -> Design:
+    """Return any designer's phases (…, element) on a board's levels: the nearest, and climbed from there (`solve`)."""
+    if solve:
+        return design(model, phases_rad, tolerance_bits=tolerance_bits, phase_bits=phase_bits)
+    nearest = project(model.checked_phases(phases_rad), phase_bits)
+    return Design(nearest, model.best_precoder(nearest))
+
+
+@dataclass(frozen=True)
+class _Goal:
+    grid: C128 | None
+    """(level, 1) phasors of a board, or None: any phase."""
+    rounds: int
+    tolerance_bits: float
+    hold: bool
+    """Keep the precoder that is best without a surface."""
+
+
+def _from(model: Secrecy, start_rad: F64 | None, goal: _Goal, history: list[float]) -> tuple[C128, C128]:
+    """Return phasors (channel, element) and beams (channel, antenna), climbed from a start (channel, element)."""
+    direct = best_beam(*model.heard(None))
+    if start_rad is None:
+        a_u, _, k_u, _ = model.cascades()
+        aligned = np.angle((a_u * direct).sum(-1))[:, None] - np.angle(np.einsum("bnm,bm->bn", k_u, direct))
+        phi, beam = _climb(model, np.exp(1j * aligned), direct, replace(goal, grid=None, hold=True), history)
+        if not goal.hold:
+            phi, beam = _climb(model, phi, None, replace(goal, grid=None), history)
+        if goal.grid is None:
+            return phi, beam
+        history.clear()
+        start_rad = np.angle(phi)
+    phi = np.exp(1j * start_rad)
+    if goal.grid is not None:
+        # the nearest level of each phase
+        phi = goal.grid[np.abs(phi - goal.grid[..., None]).argmin(axis=0), 0]
+    return _climb(model, phi, direct if goal.hold else None, goal, history)
+
+
+def _climb(model: Secrecy, phi: C128, beam: C128 | None, goal: _Goal, history: list[float]) -> tuple[C128, C128]:
     """Return phasors (channel, element) and beams (channel, antenna); channels leave when they stand still."""
     work = _Work(model, phi, beam)
     phi, beams, bits = phi.copy(), work.beam.T.copy(), work.bits()
     live = np.arange(len(bits))
     history.append(float(bits.mean()))
-    for _ in range(rounds):
-        work.sweep(grid)
-        if not hold:
+    course = [work.phi.copy()]
+    for _ in range(goal.rounds):
+        work.sweep(goal.grid)
+        if not goal.hold:
             work.update_beam()
+        if goal.grid is None and not goal.hold:
+            course.append(work.phi.copy())
+            if len(course) == 3:
+                work.leap(*course)
+                course = [work.phi.copy()]
         now = work.bits()
-        moving = now > bits[live] + tolerance
+        moving = now > bits[live] + goal.tolerance_bits
         bits[live] = now
         phi[live], beams[live] = work.phi.T, work.beam.T
         history.append(float(bits.mean()))
@@ -85,6 +133,7 @@ def _climb(
         if moving.mean() < 0.7:
             live = live[moving]
             work = _Work(model.take(live), phi[live], beams[live])
+            course = [work.phi.copy()]
     return phi, beams
 
 
@@ -114,6 +163,24 @@ class _Work:
         # what each element adds at Bob and at Eve (receiver, element, channel), and all of it together
         self._each = np.einsum("knmb,mb->knb", self._k, beam)
         self._sum = np.einsum("kmb,mb->kb", self._a, beam) + np.einsum("knb,nb->kb", self._each, self.phi)
+
+    def leap(self, before: C128, between: C128, now: C128) -> None:
+        """Go further the way that the last two rounds went, on those channels where that is better.
+
+        Rounds creep along a ridge where precoder and phases depend on each other; squared extrapolation (Varadhan &
+        Roland 2008) on the angles takes many such steps at once.
+        """
+        first, second = np.angle(between * before.conj()), np.angle(now * between.conj())
+        bend = second - first
+        length = np.maximum(np.linalg.norm(first, axis=0) / np.maximum(np.linalg.norm(bend, axis=0), 1e-300), 1.0)
+        further = before * np.exp(1j * (2 * length * first + length**2 * bend))
+        held = self.phi, self.beam, self._each, self._sum
+        bits = self.bits()
+        self.phi = further
+        self.update_beam()
+        worse = self.bits() <= bits
+        for ours, theirs in zip((self.phi, self.beam, self._each, self._sum), held, strict=True):
+            ours[..., worse] = theirs[..., worse]
 
     def sweep(self, grid: C128 | None) -> None:
         """Give every phase in turn its best value: of all, or of `grid` (level, 1)."""

@@ -8,5 +8,5 @@ from testbed.surface.models.secrecy import Secrecy
 
 
 def design(model: Secrecy, phase_bits: int | None = None) -> Design:
-    """Return phases by coordinate ascent, in place of the paper's SDP: the same problem, solved exactly by coordinate."""
+    """Return the phases by coordinate ascent, where the paper solves its SDP for the same problem."""
     return secrecy_coordinate.design(model, phase_bits=phase_bits, hold_precoder=True)

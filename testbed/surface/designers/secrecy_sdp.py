@@ -1,4 +1,4 @@
-"""Paper D's published route: semidefinite relaxation and Gaussian randomisation for the phases, eigenvector, alternating.
+"""Paper D's published route: phases by semidefinite relaxation and Gaussian randomisation, eigenvector, alternating.
 
 Charnes–Cooper (eqs 27–31) with v = (φ, 1) and Z = µ v v^H, the rank given up:
 
@@ -121,7 +121,8 @@ class _Program:
             self._problem.solve(solver=SOLVER, warm_start=False)
         except cp.error.SolverError as exc:
             raise TestbedError(f"{SOLVER} failed on the relaxation: {str(exc).splitlines()[0]}") from exc
-        if self._z.value is None or not float(self._mu.value) > 0:
+        z, mu = self._z.value, self._mu.value
+        if z is None or mu is None or not float(mu) > 0:
             raise TestbedError(f"{SOLVER} found no answer to the relaxation: {self._problem.status}")
-        v = self._z.value / float(self._mu.value)
+        v = z / float(mu)
         return np.asarray((v + v.conj().T) / 2)

@@ -46,7 +46,9 @@ class Secrecy:
         for name in ("h_au", "h_ae", "g", "h_iu", "h_ie"):
             values = np.asarray(getattr(self, name), dtype=np.complex128)
             if not np.isfinite(values).all():
-                raise InputError(f"{name} holds {_count_bad(values)} values that are not finite; accepted: numbers only")
+                raise InputError(
+                    f"{name} holds {_count_bad(values)} values that are not finite; accepted: numbers only"
+                )
             object.__setattr__(self, name, values)
             shapes[name] = values.shape
         if self.g.ndim < 2 or self.h_au.ndim < 1 or 0 in self.g.shape[-2:]:
@@ -54,7 +56,9 @@ class Secrecy:
         batch, (n, m) = self.g.shape[:-2], self.g.shape[-2:]
         for name, last in (("h_au", m), ("h_ae", m), ("h_iu", n), ("h_ie", n)):
             if shapes[name] != (*batch, last):
-                raise InputError(f"{name} of shape {shapes[name]} beside g of {self.g.shape}, accepted: {(*batch, last)}")
+                raise InputError(
+                    f"{name} of shape {shapes[name]} beside g of {self.g.shape}, accepted: {(*batch, last)}"
+                )
         power = np.asarray(self.power_w, dtype=float)
         if power.shape not in ((), batch):
             raise InputError(f"power_w of shape {power.shape}, accepted: one number or {batch}")
@@ -79,7 +83,7 @@ class Secrecy:
         eve_m: Any = EVE_M,
         surface_m: Any = SURFACE_M,
     ) -> Secrecy:
-        """Draw `n_channels` channels of the paper's scene (exponents 3, to the surface 2.2), power_dbm one or (channel,).
+        """Draw channels of the paper's scene (exponents 3, to the surface 2.2); power_dbm one or (channel,).
 
         Our reading, where the paper is silent: every link has the Rician factor; the AP's antennas lie λ/2 apart along
         y and the surface's elements on a square grid of λ/2 in x and z, which gives the lines of sight (plane waves);
@@ -100,11 +104,12 @@ class Secrecy:
         ap, bob, eve, surface = (np.asarray(p, dtype=float) for p in (ap_m, bob_m, eve_m, surface_m))
 
         def cn(*shape: int) -> C128:
-            return (rng.standard_normal((n_channels, *shape)) + 1j * rng.standard_normal((n_channels, *shape))) / 2**0.5
+            parts = rng.standard_normal((2, n_channels, *shape))
+            return np.asarray((parts[0] + 1j * parts[1]) / 2**0.5)
 
         def link(a: F64, b: F64, exponent: float, sight: C128, scattered: C128) -> C128:
             mixed = (rician**0.5 * sight + scattered) / (1 + rician) ** 0.5
-            return np.asarray(np.sqrt(path_gain(a, b, exponent)) * mixed)
+            return np.asarray(np.sqrt(path_gain(a, b, exponent)) * mixed, dtype=np.complex128)
 
         w_u = cn(n_antennas)
         w_e = correlation * w_u + (1 - correlation**2) ** 0.5 * cn(n_antennas)
@@ -149,9 +154,12 @@ class Secrecy:
         return scale * self.h_au, scale * self.h_ae, self.h_iu[..., None] * g, self.h_ie[..., None] * g
 
     def heard(self, phases_rad: F64 | None) -> tuple[C128, C128]:
-        """Return Bob's and Eve's combined channels (…, antenna), in noise amplitudes at full power; None: no surface."""
+        """Return Bob's and Eve's combined channels (…, antenna), in noise amplitudes at full power.
+
+        phases_rad (…, element); None or (…, 0): no surface.
+        """
         a_u, a_e, k_u, k_e = self.cascades()
-        if phases_rad is None:
+        if _no_surface(phases_rad):
             return a_u, a_e
         phi = np.exp(1j * self.checked_phases(phases_rad))
         return a_u + np.einsum("...n,...nm->...m", phi, k_u), a_e + np.einsum("...n,...nm->...m", phi, k_e)
@@ -188,12 +196,7 @@ class Secrecy:
 
         phases_rad (…, element) torch tensor; differentiable, in its precision and on its device. Never below 0.
         """
-        import torch
-
-        u, e = self._heard(phases_rad, phases_rad)
-        alpha, beta = u.abs().square().sum(-1), e.abs().square().sum(-1)
-        apart = u - ((e.conj() * u).sum(-1) / beta.clamp_min(1e-30))[..., None] * e  # |u|²|e|² − |e^H u|² without cancellation
-        return torch.log2(_largest(alpha, beta, beta * apart.abs().square().sum(-1)))
+        return pencil_bits(*self._heard(phases_rad, phases_rad))
 
     def rate(self, precoders: NDArray[Any], phases_rad: F64 | None) -> F64:
         """Return `rate_bits` of numpy arrays, in double precision; raises InputError on a precoder above P_t."""
@@ -206,14 +209,15 @@ class Secrecy:
         if not (spent <= self.power_w * (1 + 1e-6)).all():
             worst = float(np.max(np.nan_to_num(spent / self.power_w, nan=np.inf)))
             raise InputError(f"a precoder of {worst:.4g} times P_t, accepted: ‖f‖² ≤ P_t")
-        phases = None if phases_rad is None else torch.as_tensor(self.checked_phases(phases_rad))
+        phases = None if _no_surface(phases_rad) else torch.as_tensor(self.checked_phases(phases_rad))
         return np.asarray(self.rate_bits(torch.as_tensor(f), phases).numpy())
 
     def probe(self, precoders: NDArray[Any], phases_rad: F64, n: int, rng: np.random.Generator) -> tuple[C128, ...]:
         """Send n Gaussian symbols over one channel (no batch); return (symbol, 1) each: sent, at Bob, at Eve."""
 
         def cn() -> C128:
-            return (rng.standard_normal((n, 1)) + 1j * rng.standard_normal((n, 1))) / 2**0.5
+            parts = rng.standard_normal((2, n, 1))
+            return np.asarray((parts[0] + 1j * parts[1]) / 2**0.5)
 
         f = np.asarray(precoders)[:, 0] / np.sqrt(self.power_w)
         u, e = self.heard(phases_rad)
@@ -231,6 +235,7 @@ class Secrecy:
         return a_u + torch.einsum("...n,...nm->...m", phi, k_u), a_e + torch.einsum("...n,...nm->...m", phi, k_e)
 
     def checked_phases(self, phases_rad: Any) -> F64:
+        """Return phases (…, element) as they are; raises InputError on another shape and on what is not finite."""
         phases = np.asarray(phases_rad, dtype=float)
         if phases.shape != (*self.batch, self.n_elements):
             raise InputError(f"phases of shape {phases.shape}, accepted: {(*self.batch, self.n_elements)}")
@@ -245,6 +250,10 @@ def dbm_to_w(power_dbm: Any) -> F64:
     if not np.isfinite(dbm).all() or (np.abs(dbm) > MAX_POWER_DBM).any():
         raise InputError(f"power P_t = {power_dbm} dBm, accepted: −{MAX_POWER_DBM:g} to {MAX_POWER_DBM:g}")
     return np.asarray(1e-3 * 10 ** (dbm / 10))
+
+
+def _no_surface(phases_rad: Any) -> bool:
+    return phases_rad is None or np.shape(phases_rad)[-1:] == (0,)
 
 
 def best_beam(u: C128, e: C128) -> C128:
@@ -262,6 +271,31 @@ def best_beam(u: C128, e: C128) -> C128:
     return np.asarray(f * (usable / np.where(usable, length, 1.0))[..., None])
 
 
+def best_beam_torch(u: Any, e: Any) -> Any:
+    """`best_beam` of torch tensors, differentiable; of unit length except where nothing can be kept from Eve."""
+    u, e = u.conj(), e.conj()
+    alpha, beta, delta, inner = _pencil(u, e)
+    gain = _largest(alpha, beta, delta)
+    f = u - (gain * inner / (gain * (1 + beta) - 1).clamp_min(1e-20))[..., None] * e
+    return f / f.abs().square().sum(-1, keepdim=True).clamp_min(1e-20).sqrt()
+
+
+def pencil_bits(u: Any, e: Any) -> Any:
+    """Return the best rate in bits (…) for rows (…, antenna), torch tensors in noise amplitudes at full power."""
+    import torch
+
+    alpha, beta, delta, _ = _pencil(u.conj(), e.conj())
+    return torch.log2(_largest(alpha, beta, delta))
+
+
+def _pencil(u: Any, e: Any) -> tuple[Any, Any, Any, Any]:
+    """Return |u|², |e|², δ of `_largest` without cancellation, and e^H u."""
+    alpha, beta = u.abs().square().sum(-1), e.abs().square().sum(-1)
+    inner = (e.conj() * u).sum(-1)
+    apart = u - (inner / beta.clamp_min(1e-30))[..., None] * e
+    return alpha, beta, beta * apart.abs().square().sum(-1), inner
+
+
 def _largest(alpha: Any, beta: Any, delta: Any) -> Any:
     """Return the largest λ of det(I + u u^H − λ(I + e e^H)) = 0, α = |u|², β = |e|², δ = αβ − |e^H u|² ≥ 0.
 
@@ -277,7 +311,7 @@ def _square(values: NDArray[Any]) -> F64:
 
 def _wave(places: F64, towards: F64) -> C128:
     """Return the plane wave's phases at places (…, 3) in wavelengths, from or to a far point in direction `towards`."""
-    return np.exp(2j * np.pi * places @ (towards / np.linalg.norm(towards)))
+    return np.asarray(np.exp(2j * np.pi * places @ (towards / np.linalg.norm(towards))), dtype=np.complex128)
 
 
 def _tensor(values: NDArray[Any], like: Any, kind: type = float) -> Any:
