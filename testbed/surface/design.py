@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.types import F64
@@ -16,8 +15,8 @@ class Design:
     """Phases and precoders for one model, or for a batch of them (leading axes)."""
 
     phases_rad: F64
-    """(…, element); (…, 0) from methods that use no surface."""
-    precoders: NDArray[np.complexfloating[Any, Any]]
+    """(…, element)."""
+    precoders: NDArray[Any]
     """(…, antenna, stream) complex; what each axis means is the model's."""
     history: list[float] = field(default_factory=list)
     """The objective after each iteration, for methods that iterate (mean over the batch)."""

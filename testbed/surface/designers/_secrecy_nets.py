@@ -14,7 +14,7 @@ from testbed.core import seeds
 from testbed.core.errors import InputError
 from testbed.core.types import F64
 from testbed.surface.design import Design
-from testbed.surface.designers import secrecy_coordinate
+from testbed.surface.designers import secrecy_coordinate, secrecy_levels
 from testbed.surface.models.secrecy import Secrecy
 
 
@@ -103,7 +103,7 @@ def answer(net: Net, model: Secrecy, phase_bits: int | None, sweeps: int) -> Des
         refined = secrecy_coordinate.design(model, phases, rounds=sweeps, phase_bits=phase_bits)
         return Design(refined.phases_rad, refined.precoders, net.history)
     if phase_bits is not None:
-        return secrecy_coordinate.quantized(model, phases, phase_bits, solve=False)
+        return secrecy_levels.projected(model, phases, phase_bits)
     return Design(phases, model.best_precoder(phases), net.history)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from testbed.core.errors import InputError
 from testbed.core.types import F64
 from testbed.surface.design import Design
-from testbed.surface.levels import levels_rad, project
+from testbed.surface.levels import levels_rad
 from testbed.surface.models.secrecy import C128, Secrecy, best_beam
 
 MAX_ROUNDS = 2000
@@ -67,14 +67,12 @@ def design(
     return Design(phases, f.reshape(*model.batch, -1, 1), history)
 
 
-def quantized(
-    model: Secrecy, phases_rad: F64, phase_bits: int, solve: bool = True, tolerance_bits: float = 1e-6
-) -> Design:
-    """Return any designer's phases (…, element) on a board's levels: the nearest, and climbed from there (`solve`)."""
-    if solve:
-        return design(model, phases_rad, tolerance_bits=tolerance_bits, phase_bits=phase_bits)
-    nearest = project(model.checked_phases(phases_rad), phase_bits)
-    return Design(nearest, model.best_precoder(nearest))
+def aligned(model: Secrecy) -> F64:
+    """Return the phases (…, element) that add up at Bob under the precoder that is best without a surface."""
+    a_u, a_e, k_u, _ = model.cascades()
+    f = best_beam(a_u, a_e)
+    paths = np.angle(np.einsum("...nm,...m->...n", k_u, f))
+    return np.asarray((np.angle((a_u * f).sum(-1))[..., None] - paths) % (2 * np.pi))
 
 
 @dataclass(frozen=True)
@@ -89,11 +87,9 @@ class _Goal:
 
 def _from(model: Secrecy, start_rad: F64 | None, goal: _Goal, history: list[float]) -> tuple[C128, C128]:
     """Return phasors (channel, element) and beams (channel, antenna), climbed from a start (channel, element)."""
-    direct = best_beam(*model.heard(None))
+    direct = best_beam(*model.cascades()[:2])
     if start_rad is None:
-        a_u, _, k_u, _ = model.cascades()
-        aligned = np.angle((a_u * direct).sum(-1))[:, None] - np.angle(np.einsum("bnm,bm->bn", k_u, direct))
-        phi, beam = _climb(model, np.exp(1j * aligned), direct, replace(goal, grid=None, hold=True), history)
+        phi, beam = _climb(model, np.exp(1j * aligned(model)), direct, replace(goal, grid=None, hold=True), history)
         if not goal.hold:
             phi, beam = _climb(model, phi, None, replace(goal, grid=None), history)
         if goal.grid is None:

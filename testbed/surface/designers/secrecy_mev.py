@@ -9,5 +9,6 @@ from testbed.surface.models.secrecy import Secrecy
 
 
 def design(model: Secrecy) -> Design:
-    """Return the best precoder of the direct channels; phases (…, 0), there being no surface."""
-    return Design(np.zeros((*model.batch, 0)), model.best_precoder(None))
+    """Return the best precoder for `model.without_surface()`; the phases (zeros) mean nothing."""
+    phases_rad = np.zeros((*model.batch, model.n_elements))
+    return Design(phases_rad, model.without_surface().best_precoder(phases_rad))

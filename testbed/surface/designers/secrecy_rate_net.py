@@ -110,7 +110,8 @@ class RateNet(Net):
             all_u, all_e = ((a * beam).sum(-1) for a in (a_u, a_e))
             if phi is None:
                 # every path in phase with the direct one at Bob
-                phi = torch.sgn(all_u[:, None] * each_u.conj())
+                towards = (all_u[:, None] * each_u.conj()).angle()
+                phi = torch.polar(torch.ones_like(towards), towards)
             by_u, by_e = phi * each_u, phi * each_e
             all_u, all_e = all_u + by_u.sum(-1), all_e + by_e.sum(-1)
             seen = []

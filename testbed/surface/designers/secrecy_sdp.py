@@ -16,6 +16,7 @@ import numpy as np
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.types import F64
 from testbed.surface.design import Design
+from testbed.surface.designers import secrecy_mev
 from testbed.surface.levels import project
 from testbed.surface.models.secrecy import C128, Secrecy
 
@@ -44,7 +45,7 @@ def design(
     courses = []
     for i in range(len(phases)):
         one = flat.take(i)
-        held, f = None, one.best_precoder(None)
+        held, f = None, secrecy_mev.design(one).precoders
         course: list[float] = []
         for _ in range(rounds):
             found = _phases(program, one, f[:, 0], rng, draws, phase_bits, held)

@@ -98,28 +98,32 @@ class Secrecy:
             raise InputError(f"correlation r = {correlation:g} of Bob's and Eve's channels, accepted: 0 to 1")
         if not (np.isfinite(rician) and rician >= 0):
             raise InputError(f"Rician factor {rician:g}, accepted: finite and 0 or more")
+        ap, bob, eve, surface = map(_point, ("ap_m", "bob_m", "eve_m", "surface_m"), (ap_m, bob_m, eve_m, surface_m))
+        beta_u, beta_e, beta_g, beta_iu, beta_ie = (
+            path_gain(a, b, exponent) for a, b, exponent in
+            ((ap, bob, 3.0), (ap, eve, 3.0), (ap, surface, 2.2), (surface, bob, 3.0), (surface, eve, 3.0))
+        )  # fmt: skip
         row, column = np.divmod(np.arange(n_elements), side)
         antennas = np.arange(n_antennas)[:, None] * np.array([0.0, 0.5, 0.0])
         elements = np.stack([column * 0.5, 0.0 * row, row * 0.5], axis=1)
-        ap, bob, eve, surface = (np.asarray(p, dtype=float) for p in (ap_m, bob_m, eve_m, surface_m))
 
         def cn(*shape: int) -> C128:
             parts = rng.standard_normal((2, n_channels, *shape))
             return np.asarray((parts[0] + 1j * parts[1]) / 2**0.5)
 
-        def link(a: F64, b: F64, exponent: float, sight: C128, scattered: C128) -> C128:
+        def link(beta: F64, sight: C128, scattered: C128) -> C128:
             mixed = (rician**0.5 * sight + scattered) / (1 + rician) ** 0.5
-            return np.asarray(np.sqrt(path_gain(a, b, exponent)) * mixed, dtype=np.complex128)
+            return np.asarray(np.sqrt(beta) * mixed, dtype=np.complex128)
 
         w_u = cn(n_antennas)
         w_e = correlation * w_u + (1 - correlation**2) ** 0.5 * cn(n_antennas)
         incoming = _wave(elements, ap - surface)[:, None] * _wave(antennas, surface - ap)
         return cls(
-            h_au=link(ap, bob, 3.0, _wave(antennas, bob - ap), w_u),
-            h_ae=link(ap, eve, 3.0, _wave(antennas, eve - ap), w_e),
-            g=link(ap, surface, 2.2, incoming, cn(n_elements, n_antennas)),
-            h_iu=link(surface, bob, 3.0, _wave(elements, bob - surface), cn(n_elements)),
-            h_ie=link(surface, eve, 3.0, _wave(elements, eve - surface), cn(n_elements)),
+            h_au=link(beta_u, _wave(antennas, bob - ap), w_u),
+            h_ae=link(beta_e, _wave(antennas, eve - ap), w_e),
+            g=link(beta_g, incoming, cn(n_elements, n_antennas)),
+            h_iu=link(beta_iu, _wave(elements, bob - surface), cn(n_elements)),
+            h_ie=link(beta_ie, _wave(elements, eve - surface), cn(n_elements)),
             power_w=dbm_to_w(power_dbm),
         )
 
@@ -140,6 +144,10 @@ class Secrecy:
         fields = {name: getattr(self, name)[index] for name in ("h_au", "h_ae", "g", "h_iu", "h_ie", "power_w")}
         return replace(self, **fields)
 
+    def without_surface(self) -> Secrecy:
+        """Return the same channels with the surface's links at zero (No RIS)."""
+        return replace(self, h_iu=np.zeros_like(self.h_iu), h_ie=np.zeros_like(self.h_ie))
+
     def at_power(self, power_dbm: Any) -> Secrecy:
         """Return the same channels with another P_t, one or (…)."""
         return replace(self, power_w=dbm_to_w(power_dbm))
@@ -153,19 +161,14 @@ class Secrecy:
         g = scale[..., None] * self.g
         return scale * self.h_au, scale * self.h_ae, self.h_iu[..., None] * g, self.h_ie[..., None] * g
 
-    def heard(self, phases_rad: F64 | None) -> tuple[C128, C128]:
-        """Return Bob's and Eve's combined channels (…, antenna), in noise amplitudes at full power.
-
-        phases_rad (…, element); None or (…, 0): no surface.
-        """
+    def heard(self, phases_rad: F64) -> tuple[C128, C128]:
+        """Return Bob's and Eve's combined channels (…, antenna), in noise amplitudes at full power."""
         a_u, a_e, k_u, k_e = self.cascades()
-        if _no_surface(phases_rad):
-            return a_u, a_e
         phi = np.exp(1j * self.checked_phases(phases_rad))
         return a_u + np.einsum("...n,...nm->...m", phi, k_u), a_e + np.einsum("...n,...nm->...m", phi, k_e)
 
-    def best_precoder(self, phases_rad: F64 | None) -> C128:
-        """Return the best precoder (…, antenna, 1) for these phases, at full power (paper D eq. 14); None: no surface.
+    def best_precoder(self, phases_rad: F64) -> C128:
+        """Return the best precoder (…, antenna, 1) for these phases, at full power (paper D eq. 14).
 
         Zeros where nothing can be kept from Eve (Bob's channel a weaker copy of hers).
         """
@@ -181,13 +184,13 @@ class Secrecy:
     def rate_bits(self, precoder: Any, phases_rad: Any) -> Any:
         """Return the secrecy rate in bits (…), paper D eq. 7a, of torch tensors; below 0 where Eve hears more than Bob.
 
-        precoder (…, antenna, 1) complex, in √W; phases_rad (…, element) real, or None without a surface. Differentiable
-        in both, in the precision that they have, on their device.
+        precoder (…, antenna, 1) complex, in √W; phases_rad (…, element) real. Differentiable in both, in the precision
+        that they have, on their device.
         """
-        f = precoder[..., 0] / _tensor(np.sqrt(self.power_w), precoder)[..., None]
-        u, e = self._heard(phases_rad, f)
         import torch
 
+        f = precoder[..., 0] / _tensor(np.sqrt(self.power_w), phases_rad)[..., None]
+        u, e = self._heard(phases_rad)
         nats = torch.log1p((u * f).sum(-1).abs().square()) - torch.log1p((e * f).sum(-1).abs().square())
         return nats / np.log(2)
 
@@ -196,9 +199,9 @@ class Secrecy:
 
         phases_rad (…, element) torch tensor; differentiable, in its precision and on its device. Never below 0.
         """
-        return pencil_bits(*self._heard(phases_rad, phases_rad))
+        return pencil_bits(*self._heard(phases_rad))
 
-    def rate(self, precoders: NDArray[Any], phases_rad: F64 | None) -> F64:
+    def rate(self, precoders: NDArray[Any], phases_rad: F64) -> F64:
         """Return `rate_bits` of numpy arrays, in double precision; raises InputError on a precoder above P_t."""
         import torch
 
@@ -209,7 +212,7 @@ class Secrecy:
         if not (spent <= self.power_w * (1 + 1e-6)).all():
             worst = float(np.max(np.nan_to_num(spent / self.power_w, nan=np.inf)))
             raise InputError(f"a precoder of {worst:.4g} times P_t, accepted: ‖f‖² ≤ P_t")
-        phases = None if _no_surface(phases_rad) else torch.as_tensor(self.checked_phases(phases_rad))
+        phases = torch.as_tensor(self.checked_phases(phases_rad))
         return np.asarray(self.rate_bits(torch.as_tensor(f), phases).numpy())
 
     def probe(self, precoders: NDArray[Any], phases_rad: F64, n: int, rng: np.random.Generator) -> tuple[C128, ...]:
@@ -224,13 +227,11 @@ class Secrecy:
         sent = cn()
         return sent, (u @ f) * sent + cn(), (e @ f) * sent + cn()
 
-    def _heard(self, phases_rad: Any, like: Any) -> tuple[Any, Any]:
-        """`heard` as tensors of the precision and device of `like`."""
+    def _heard(self, phases_rad: Any) -> tuple[Any, Any]:
+        """`heard` of a torch tensor."""
         import torch
 
-        a_u, a_e, k_u, k_e = (_tensor(x, like, complex) for x in self.cascades())
-        if phases_rad is None:
-            return a_u, a_e
+        a_u, a_e, k_u, k_e = (_tensor(x, phases_rad) for x in self.cascades())
         phi = torch.polar(torch.ones_like(phases_rad), phases_rad)
         return a_u + torch.einsum("...n,...nm->...m", phi, k_u), a_e + torch.einsum("...n,...nm->...m", phi, k_e)
 
@@ -250,10 +251,6 @@ def dbm_to_w(power_dbm: Any) -> F64:
     if not np.isfinite(dbm).all() or (np.abs(dbm) > MAX_POWER_DBM).any():
         raise InputError(f"power P_t = {power_dbm} dBm, accepted: −{MAX_POWER_DBM:g} to {MAX_POWER_DBM:g}")
     return np.asarray(1e-3 * 10 ** (dbm / 10))
-
-
-def _no_surface(phases_rad: Any) -> bool:
-    return phases_rad is None or np.shape(phases_rad)[-1:] == (0,)
 
 
 def best_beam(u: C128, e: C128) -> C128:
@@ -305,6 +302,13 @@ def _largest(alpha: Any, beta: Any, delta: Any) -> Any:
     return (2 + alpha + beta + delta + discriminant**0.5) / (2 * (1 + beta))
 
 
+def _point(name: str, place_m: Any) -> F64:
+    point = np.asarray(place_m, dtype=float)
+    if point.shape != (3,) or not np.isfinite(point).all():
+        raise InputError(f"{name} = {place_m}, accepted: three finite coordinates in metres")
+    return point
+
+
 def _square(values: NDArray[Any]) -> F64:
     return np.asarray((values.real**2 + values.imag**2).sum(axis=-1))
 
@@ -314,13 +318,14 @@ def _wave(places: F64, towards: F64) -> C128:
     return np.asarray(np.exp(2j * np.pi * places @ (towards / np.linalg.norm(towards))), dtype=np.complex128)
 
 
-def _tensor(values: NDArray[Any], like: Any, kind: type = float) -> Any:
-    """Return a tensor with the device of a tensor and its precision, real or complex."""
+def _tensor(values: NDArray[Any], like: Any) -> Any:
+    """Return a tensor, real or complex as the values are, with the precision and device of a real tensor."""
     import torch
 
-    double = like.dtype in (torch.float64, torch.complex128)
-    wide = (torch.complex128, torch.complex64) if kind is complex else (torch.float64, torch.float32)
-    return torch.as_tensor(np.asarray(values), dtype=wide[0 if double else 1], device=like.device)
+    values = np.asarray(values)
+    double = like.dtype == torch.float64
+    kinds = (torch.complex64, torch.complex128) if np.iscomplexobj(values) else (torch.float32, torch.float64)
+    return torch.as_tensor(values, dtype=kinds[double], device=like.device)
 
 
 def _count_bad(values: NDArray[Any]) -> int:
