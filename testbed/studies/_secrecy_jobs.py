@@ -190,8 +190,9 @@ def net(size: Size, kind: str, seed: int, labels: F64) -> dict[str, Any]:
     phases = trained.phases(at)
     out["infer_s"] = _least_s(lambda: design(trained, at)) / size.n_channels
     out["refined"] = {n: float(rate(at, design(trained, at, sweeps=n)).mean()) for n in CUT_OFFS}
-    # cut off in the same process, so that the two can be held against each other
-    out["cut off"] = _cut_off(at)
+    if kind == UNFOLDED:
+        # in the same process, so that the two times can be held against each other
+        out["cut off"] = _cut_off(at)
     out["levels"] = {}
     for bits in BITS:
         out["levels"] |= _both(kind, bits, at, phases)

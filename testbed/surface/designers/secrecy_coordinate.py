@@ -107,7 +107,7 @@ def _climb(model: Secrecy, phi: C128, beam: C128 | None, goal: _Goal, history: l
     """Return phasors (channel, element) and beams (channel, antenna); channels leave when they stand still."""
     work = _Work(model, phi, beam)
     phi, beams, bits = phi.copy(), work.beam.T.copy(), work.bits()
-    live = np.arange(len(bits))
+    live, moving = np.arange(len(bits)), np.ones(len(bits), dtype=bool)
     history.append(float(bits.mean()))
     course = [work.phi.copy()]
     for _ in range(goal.rounds):
@@ -119,17 +119,17 @@ def _climb(model: Secrecy, phi: C128, beam: C128 | None, goal: _Goal, history: l
             if len(course) == 3:
                 work.leap(*course)
                 course = [work.phi.copy()]
-        now = work.bits()
-        moving = now > bits[live] + goal.tolerance_bits
-        bits[live] = now
-        phi[live], beams[live] = work.phi.T, work.beam.T
+        now, at = work.bits(), live[moving]
+        gained = now > bits[live] + goal.tolerance_bits
+        bits[at], phi[at], beams[at] = now[moving], work.phi.T[moving], work.beam.T[moving]
         history.append(float(bits.mean()))
+        # what stands still keeps its answer, so that no channel's depends on which others are in the batch
+        moving &= gained
         if not moving.any():
             break
         if moving.mean() < 0.7:
-            live = live[moving]
-            work = _Work(model.take(live), phi[live], beams[live])
-            course = [work.phi.copy()]
+            live, course = live[moving], [c[:, moving] for c in course]
+            work, moving = _Work(model.take(live), phi[live], beams[live]), moving[moving]
     return phi, beams
 
 

@@ -32,7 +32,7 @@ class RateNet(Net):
 
     NAME = "rate-trained secrecy net"
 
-    def __init__(self, scene: Scene, seed: int = 0, kind: str = "unfolded", steps: int = 4, hidden: int = 64) -> None:
+    def __init__(self, scene: Scene, seed: int = 0, kind: str = "unfolded", steps: int = 6, hidden: int = 32) -> None:
         if kind not in KINDS:
             raise InputError(f"net kind {kind!r}, accepted: {', '.join(KINDS)}")
         if steps < 1 or hidden < 1:
