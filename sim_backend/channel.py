@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from sim_backend import uma
 from sim_backend.scatterers import Scatterers
-from sim_backend.surface import cascade_amplitude, element_positions
+from sim_backend.surface import cascade_amplitude
 from testbed.core.config import Attacker, PlacedNode, Scene
+from testbed.core.geometry import element_positions
 from testbed.core.seeds import generator
 from testbed.core.types import F64, SPEED_OF_LIGHT_M_S, SurfacePattern
 

@@ -731,6 +731,7 @@ class CoordinatorState:
         if self._surface_round != self._next_round:
             try:
                 if self._surface_round < 0:
+                    policy.survey(self.experiment.scene, self.experiment.radio.carrier_hz)
                     policy.begin(hello.surface_shape, hello.phase_bits, seeds.derive(self.experiment.seed, "surface"))
                 wanted = policy.pattern_for(self._next_round)
             except InputError as exc:

@@ -459,6 +459,11 @@ def check_experiment(e: Experiment, source: str) -> None:
             f"{source}: table [surface]: policy = {e.surface.policy!r} needs a table [scene.surface] "
             "(position_m, normal); accepted without it: policy = 'none'"
         )
+    if e.surface.policy != "none":
+        try:
+            policy.survey(e.scene, e.radio.carrier_hz)
+        except InputError as exc:
+            raise InputError(f"{source}: {exc}") from exc
 
 
 def _check_lab(lab: Lab, source: str) -> None:

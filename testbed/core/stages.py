@@ -9,12 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.ledger import Dialogue, PublicMessage
 from testbed.core.types import C64, U8, Bits, CsiFrame, CsiSeries, Features, IqBlock, SoundingFrame, SurfacePattern
+
+if TYPE_CHECKING:
+    from testbed.core.config import Scene
 
 
 class Sounder(ABC):
@@ -122,7 +126,8 @@ class Reconciler(ABC):
 class SurfacePolicy(ABC):
     """Decides what the surface does, round by round (`surface/policies`). Pure: no device, no clock.
 
-    Built from its options by name; `begin` is called once, then `pattern_for` once a round, in ascending order.
+    Built from its options by name; `survey` and `begin` are called once, then `pattern_for` once a round, in ascending
+    order.
     """
 
     changes: bool = True
@@ -133,6 +138,9 @@ class SurfacePolicy(ABC):
     """The run exists for this policy's sake: it ends once the policy is `done`, and nothing is distilled."""
     done: bool = False
     """The policy has nothing more to try."""
+
+    def survey(self, scene: Scene, carrier_hz: float) -> None:
+        """Get to know the scene, for policies with a model of it; raises InputError where it does not serve them."""
 
     @abstractmethod
     def begin(self, shape: tuple[int, int], phase_bits: int, seed: int) -> None:
