@@ -157,6 +157,39 @@ class SurfacePolicy(ABC):
         """
 
 
+def first_antenna(n: int) -> C64:
+    """Return the beam (antenna,) of a radio that uses its first antenna only."""
+    return np.eye(1, n, dtype=np.complex64)[0]
+
+
+class BeamPolicy(ABC):
+    """Chooses the beam of one end from what this end itself measured (`agents/policies`). Pure: no device, no clock.
+
+    In sounding rounds every antenna is told apart; they are never used for a key. In all others the end sends w·s and
+    takes wᵀy with the same w, so that the link is the scalar w_bᵀ H w_a both ways. Each of Alice and Bob has a policy
+    object of its own; what it hears and what it decides does not leave the node.
+    """
+
+    @abstractmethod
+    def begin(self, n_own: int, n_peer: int, peer: str, seed: int) -> None:
+        """Get to know the link: antennas here and at `peer` (role); raises InputError where it cannot serve one.
+
+        `seed` is this node's own and secret in private mode.
+        """
+
+    @abstractmethod
+    def hear(self, round: int, links: Mapping[str, C64]) -> None:
+        """Take a sounding round: (own antenna, transmitter's antenna, subcarrier) by the transmitter's role.
+
+        Each with an unknown common phase, and in units of this receiver's full scale. Links that were not heard are
+        missing, the peer's too.
+        """
+
+    @abstractmethod
+    def beam(self, round: int) -> C64:
+        """Return (own antenna,) complex, of norm 1: the beam of a round that is not for sounding."""
+
+
 class SurfaceSearch(ABC):
     """Looks for the best pattern by trying patterns (`surface/searches`): `ask`, probe, `tell`. Pure.
 
