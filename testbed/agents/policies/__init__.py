@@ -1,1 +1,1 @@
-"""Beam policies of nodes with several antennas, one file each: `[beams] policy = NAME`. No torch before one needs it."""
+"""Beam policies of nodes with several antennas, one file each: `[beams] policy = NAME`. Torch only where needed."""
