@@ -15,7 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.ledger import Dialogue, PublicMessage
-from testbed.core.types import C64, U8, Bits, CsiFrame, CsiSeries, Features, IqBlock, SoundingFrame, SurfacePattern
+from testbed.core.types import (
+    C64,
+    U8,
+    AntennaFrame,
+    Bits,
+    CsiFrame,
+    CsiSeries,
+    Features,
+    IqBlock,
+    SoundingFrame,
+    SurfacePattern,
+)
 
 if TYPE_CHECKING:
     from testbed.core.config import Scene
@@ -34,6 +45,10 @@ class CsiEstimator(ABC):
     @abstractmethod
     def estimate(self, block: IqBlock, frame: SoundingFrame) -> CsiFrame:
         """Find the frame in the block and estimate the channel; raises ProbeRejected with the reason."""
+
+    @abstractmethod
+    def estimate_antennas(self, block: IqBlock, frame: AntennaFrame) -> CsiFrame:
+        """As `estimate`, for each antenna of the transmitter: all of them with one common phase and arrival time."""
 
 
 class Enhancer(ABC):
