@@ -41,15 +41,16 @@ def taps_of_pairs(amplitude: C128, delay_samples: F64) -> tuple[int, C128]:
     powers[:, 0] = 1.0
     powers[:, 1:] = (2 * (delay - floor) - 1)[:, None]
     np.multiply.accumulate(powers[:, 1:], axis=1, out=powers[:, 1:])
-    # the moments of all paths that arrive within one sample: (pair, step, power)
-    here = (floor - first)[:, None] == np.arange(span)[:, None]
-    moments = np.where(here, amplitude[:, None], 0.0) @ powers.swapaxes(1, 2)
-    parts = moments @ FARROW
-    h = np.zeros((len(delay), span - 1 + 2 * HALF), np.complex128)
+    # (pair, re/im, path): real numbers throughout, as half of a product with complex ones would be zeros
+    parts = np.ascontiguousarray(amplitude).view(np.float64).reshape(*amplitude.shape, 2).swapaxes(1, 2)
+    h = np.zeros((len(delay), 2, span - 1 + 2 * HALF))
+    step_of = floor - first
     for step in range(span):
-        if here[:, step].any():
-            h[:, step : step + 2 * HALF] += parts[:, step]
-    return first + 1 - HALF, h.reshape(*lead, -1)
+        here = step_of == step
+        if here.any():  # the moments of all paths that arrive within one sample, then their taps
+            moments = np.where(here[:, None], parts, 0.0) @ powers.swapaxes(1, 2)
+            h[:, :, step : step + 2 * HALF] += moments @ FARROW
+    return first + 1 - HALF, (h[:, 0] + 1j * h[:, 1]).reshape(*lead, -1)
 
 
 def convolve(x: C64, h: C128) -> C64:
