@@ -151,17 +151,16 @@ class Channel:
         changes because τ does. Read-only arrays: they are shared between calls. Where either end has several antennas,
         both are (antenna of x, antenna of y, path).
         """
-        if x > y:
-            amplitude, delay_s = self.paths(y, x, time_s, carrier_hz, at_y, at_x)
-            alone = at_x is None and at_y is None
-            return (amplitude, delay_s) if alone else (amplitude.swapaxes(0, 1), delay_s.swapaxes(0, 1))
+        turned = x > y
+        if turned:
+            x, y, at_x, at_y = y, x, at_y, at_x
         key = (x, y, 0.0 if self._still[x] and self._still[y] else time_s, carrier_hz, at_x, at_y)
         found = self._links.get(key)
         if found is None:
             if len(self._links) >= 64:
                 self._links.clear()
             found = self._links[key] = self._trace(*key)
-        return found
+        return _transposed(*found) if turned and found[0].ndim > 1 else found
 
     def _trace(
         self, x: str, y: str, time_s: float, carrier_hz: float, at_x: Array | None, at_y: Array | None
@@ -198,10 +197,9 @@ class Channel:
 
         Empty where there is none or either end is behind it; amplitudes and axes as in `paths`. Read-only.
         """
-        if x > y:
-            amplitude, delay_s = self.attacked_paths(y, x, time_s, carrier_hz, at_y, at_x)
-            bare = amplitude.ndim == 1
-            return (amplitude, delay_s) if bare else (amplitude.swapaxes(0, 1), delay_s.swapaxes(0, 1))
+        turned = x > y
+        if turned:
+            x, y, at_x, at_y = y, x, at_y, at_x
         attacker, elements = self._scene.attacker, self._attacker_elements
         if attacker is None or elements is None:
             return np.empty(0, complex), np.empty(0)
@@ -224,7 +222,7 @@ class Channel:
             else:
                 found = np.empty(0, complex), np.empty(0)
             self._attacked[key] = found
-        return found
+        return _transposed(*found) if turned and found[0].ndim > 1 else found
 
     def _leg(self, place: str, time_s: float, array: Array | None) -> tuple[F64, F64 | None, bool]:
         """Distances of a place to the scatterers and to the surface's elements, and whether it is in front of those.
@@ -250,6 +248,11 @@ class Channel:
             leg = leg[0], distances(self._elements, antennas), in_front
         self._legs[(place, time_s, array)] = leg
         return leg
+
+
+def _transposed(amplitude: C128, delay_s: F64) -> tuple[C128, F64]:
+    """Return a link of arrays as its reverse."""
+    return amplitude.swapaxes(0, 1), delay_s.swapaxes(0, 1)
 
 
 def distances(points: F64, here: F64) -> F64:

@@ -54,7 +54,7 @@ def test_slots_leave_time_for_a_sounding() -> None:
                 name,
                 m.Hello(role=node.role, identity={}, pid=1, discussion_port=1, n_antennas=4 if name != "eve" else 1),
             )
-        )  # type: ignore[arg-type]  # noqa: E501
+        )  # type: ignore[arg-type]
     starts = [s.start_s for _, b in longer.told if isinstance(b, m.Probe) and b.round == 1 for s in b.slots][:2]
     assert abs(gap(starts) - one - 3 * 30e-6) < 1e-9
 

@@ -10,8 +10,10 @@ import pytest
 
 from sim_backend.arrays import Array, convolve
 from sim_backend.channel import Channel
+from sim_backend.impairments import FrontEnd, RadioOptions
 from sim_backend.world import Air
 from testbed.core.config import Attacker, Multipath, PlacedNode, PlacedSurface, Scene
+from testbed.core.radio import RadioSettings
 from testbed.core.types import SPEED_OF_LIGHT_M_S
 
 CARRIER_HZ, RATE_HZ, US = 2.4e9, 40e6, 10**6
@@ -109,3 +111,20 @@ def test_the_convolution_is_numpys() -> None:
     h = rng.standard_normal((3, 2, 26)) + 1j * rng.standard_normal((3, 2, 26))
     wanted = [sum(np.convolve(x[t], h[t, r], "valid") for t in range(3)) for r in range(2)]
     np.testing.assert_allclose(convolve(x, h), wanted, rtol=0, atol=1e-4)
+
+
+def test_the_first_antennas_parts_and_noise_are_those_of_a_radio_that_has_no_other() -> None:
+    settings = RadioSettings(CARRIER_HZ, RATE_HZ, 0.0, 20.0)
+    options = {"gain_step_db": 6.0, "gain_step_probability": 0.5, "overflow_probability": 0.5}
+    one, four = (FrontEnd("alice", RadioOptions(n_antennas=n, **options), 1, 2, settings) for n in (1, 4))  # type: ignore[arg-type]
+    x = noise(4)
+    np.testing.assert_array_equal(four.send(x, 5 * US)[0], one.send(x[0], 5 * US))
+    for k in range(6):  # what goes wrong with one converter goes wrong with all: they share clock and gain
+        (got, lost), (wanted, also) = four.hear(x * 1e-4, k * US), one.hear(x[0] * 1e-4, k * US)
+        np.testing.assert_array_equal(got[0], wanted)
+        assert lost == also
+    sent = four.send(np.tile(x[:1], (4, 1)), 0)
+    assert len({row.tobytes() for row in sent}) == 4  # chains differ …
+    np.testing.assert_allclose(sent[1], sent[0], atol=0.3 * np.abs(sent[0]).max())  # … by a ripple
+    quiet, _ = four.hear(np.zeros((4, 4000), np.complex64), 0)
+    assert np.abs(np.corrcoef(quiet)[0, 1:]).max() < 0.1
