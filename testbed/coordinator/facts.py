@@ -9,13 +9,15 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from testbed.assess import agreement, health, randomness
+from testbed.assess import agreement, health, randomness, training
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.chain.enhance.antennas import canonical_antennas
 from testbed.core.config import Experiment, convert
 from testbed.core.errors import Reject
+from testbed.core.outcomes import TrainReport
 from testbed.core.stages import Verdict
 from testbed.core.types import F64, CsiSeries
 from testbed.records.recorded import RecordedRun
@@ -44,6 +46,9 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
         unmeasured |= {k: why for k in ("csi_correlation_ab", "csi_correlation_ae", "csi_correlation_ab_detrended")}
         unmeasured |= {k: why for k in ("keys_mismatched", "randomness", "eve_keys_recovered")}
     verdicts += _course(run, experiment)
+    attempts = _attempts(run)
+    if experiment.training.rounds:
+        verdicts.append(training.verdict(attempts))
     p_values: dict[str, list[float]] = {}
     for event in run.events:
         if event.kind == "randomness":
@@ -64,6 +69,9 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
             **correlations,
         )
     )
+    if experiment.training.rounds:
+        guard = next((e.data["rounds"] for e in reversed(run.events) if e.kind == "guard_rounds"), 0)
+        out["training"] = training.summarise(attempts, guard)
     out["links_rejected"] = _links_rejected(run)
     out["status"] = run.stop.exit_status if run.stop is not None else "killed"
     return out
@@ -118,6 +126,18 @@ def _blocks(run: RecordedRun) -> list[BlockFacts]:
                 alice_digest=known.get("alice"), bob_digest=known.get("bob"), eve_digest=known.get("eve"),
             )
         )  # fmt: skip
+    return out
+
+
+def _attempts(run: RecordedRun) -> list[training.Attempt]:
+    """Return the run's training blocks in order."""
+    out = []
+    for event in run.events:
+        if event.kind == "training":
+            sides = {role: msgspec.convert(r, TrainReport) for role, r in event.data["reports"].items()}
+            out.append(
+                training.Attempt(event.data["rounds"], event.data["failure"], sides.get("alice"), sides.get("bob"))
+            )
     return out
 
 

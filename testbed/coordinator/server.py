@@ -142,6 +142,7 @@ class Coordinator:
                     self._receive(received, writer, world, progress)
             for node, counts in self._links_rejected.items():
                 log.info("%s could not use: %s", node, dict(counts))
+            writer.event("guard_rounds", {"rounds": self.state.guarded})
             writer.event("links_rejected", {n: dict(c) for n, c in self._links_rejected.items()})
             writer.event("messages_refused", dict(self._hub.refused))
             status: documents.ExitStatus = {"finished": "ok", "stopped": "aborted", "failed": "failed"}[
@@ -253,6 +254,12 @@ class Coordinator:
         writer.round(r.round, r.kept, r.reason, r.surface, r.start_s)
 
     def _record_block(self, b: s.BlockOver, writer: RunWriter) -> None:
+        if b.training:
+            reports = {role: to_dict(r) for role, r in b.trained.items()}
+            training = {"block": b.block, "rounds": len(b.rounds), "reports": reports, "failure": b.failure}
+            writer.event("training", training)
+            log.info("training on %d rounds: %s", len(b.rounds), b.failure or "done")
+            return
         names = {role: self.lab.by_role(role) or role for role in ("alice", "bob", "eve")}
         agree = {names[role]: r for role, r in (("alice", b.alice), ("bob", b.bob)) if r is not None}
         key = {names[role]: r for role, r in (("alice", b.key_alice), ("bob", b.key_bob)) if r is not None}

@@ -24,14 +24,15 @@ from testbed.coordinator.scheduler import Scheduler
 from testbed.core import registry, seeds
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import InputError, Reject
-from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
 from testbed.core.schedule import Slot
 from testbed.core.stages import SurfacePolicy
 from testbed.core.types import C64, SurfacePattern
 from testbed.net import messages as m
 
-_STAGE_OF = {"Agreed": "agree", "Attacked": "attack", "Amplified": "amplify", "Unmasked": "unmask"}
+_STAGE_OF = {"Agreed": "agree", "Trained": "agree", "Attacked": "attack", "Amplified": "amplify", "Unmasked": "unmask"}
 """Which report ends which stage of a block."""
+LOST_MODEL = ("not_trained", "wrong_model")
 MAX_REFUSED = 20
 """Rounds in a row without a usable device or answer, after which going on is no use."""
 MAX_STRIKES = 3
@@ -140,6 +141,10 @@ class BlockOver:
     """Key digests by role (experiment mode)."""
     p_values: dict[str, float]
     """Randomness tests on Alice's key (experiment mode)."""
+    training: bool = False
+    """The enhancer learnt from these rounds; the rest but `failure` is empty."""
+    trained: dict[str, TrainReport] = field(default_factory=dict)
+    """By role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +210,10 @@ class _Block:
     amplified: dict[str, m.Amplified] = field(default_factory=dict)
     unmasked: m.Unmasked | None = None
     failure: str | None = None
+    training: bool = False
+    trained: dict[str, TrainReport] = field(default_factory=dict)
+    heard: int = 0
+    """Public messages of a training."""
 
 
 class CoordinatorState:
@@ -274,6 +283,11 @@ class CoordinatorState:
         self._refused_in_a_row = 0
         self._block: _Block | None = None
         self._next_block = 0
+        self._to_train = experiment.training.rounds > 0
+        """The next block is one that the enhancer learns from."""
+        self._guard = 0
+        """Kept rounds still to be thrown away after a training."""
+        self.guarded = 0
         self._stop: FinishKind | None = None
         self._outcome: Over | None = None
 
@@ -344,7 +358,7 @@ class CoordinatorState:
                     self._round.steps.report(name, body.step)
             case m.Probed():
                 return self._probed(name, node, body)
-            case m.Agreed() | m.Attacked() | m.Amplified() | m.Unmasked():
+            case m.Agreed() | m.Trained() | m.Attacked() | m.Amplified() | m.Unmasked():
                 return self._distilled(name, node, body)
             case m.Failed():
                 return self._failed(name, node, body)
@@ -695,9 +709,9 @@ class CoordinatorState:
         errand = self.policy is not None and self.policy.errand
         done = self._next_round >= self.experiment.rounds or self._stop is not None
         done = done or (errand and self.policy is not None and self.policy.done)
-        full = len(self._pending) >= self.experiment.accounting.block_rounds and not errand
+        full = len(self._pending) >= self._block_rounds and not errand
         if (done or full) and not self._settling:
-            if self._pending and self._stop != "abort" and not errand:
+            if self._pending and self._stop != "abort" and not errand and (full or not self._to_train):
                 return self._start_block()
             if done:
                 kind = self._stop or "stop"
@@ -715,6 +729,11 @@ class CoordinatorState:
         if not (self._timed or self.virtual) and self._scheduler.next_s > self._now_s - (self._epoch_s or 0.0):
             return None
         return self._start_round()
+
+    @property
+    def _block_rounds(self) -> int:
+        e = self.experiment
+        return e.training.rounds if self._to_train else e.accounting.block_rounds
 
     def _nothing_kept(self) -> str:
         why = ", ".join(f"{n} {reason}" for reason, n in self.rejected.most_common())
@@ -861,6 +880,9 @@ class CoordinatorState:
         if reason is None:
             self.kept += 1
             self._refused_in_a_row = 0
+            if self._guard:  # too near to what the training published
+                self._guard, self.guarded = self._guard - 1, self.guarded + 1
+                return [over]
             self._pending.append(r.number)
             self._told[r.number] = replace(over, links={})
             return [over]
@@ -898,16 +920,23 @@ class CoordinatorState:
     # -- distilling
 
     def _start_block(self) -> list[Instruction]:
-        rounds = self._pending[: self.experiment.accounting.block_rounds]
+        rounds = self._pending[: self._block_rounds]
         self._pending = self._pending[len(rounds) :]
         self._told = {n: self._told[n] for n in self._pending}
         timeout_s = self.lab.coordinator.distil_timeout_s
         names = {n for n in (self._name("alice"), self._name("bob")) if n is not None}
         # the nodes give up first, so that their reason arrives before ours
-        self._block = _Block(self._next_block, rounds, self._now_s + timeout_s + 5.0, waiting=names)
+        training = self._to_train
+        self._block = _Block(self._next_block, rounds, self._now_s + timeout_s + 5.0, waiting=names, training=training)
         self._next_block += 1
         self.phase = "distilling"
-        return [Tell(n, m.Distil(block=self._block.number, rounds=rounds, timeout_s=timeout_s)) for n in sorted(names)]
+        body = m.Distil(
+            block=self._block.number,
+            rounds=rounds,
+            timeout_s=timeout_s,
+            purpose="training" if training else "key",
+        )
+        return [Tell(n, body) for n in sorted(names)]
 
     def _distilled(self, name: str, node: _Node, body: Any) -> list[Instruction]:
         block = self._block
@@ -917,6 +946,9 @@ class CoordinatorState:
             return [Note("late_answer", {"node": name, "block": number, "what": wanted})]
         block.waiting.discard(name)
         match body:
+            case m.Trained():
+                block.trained[node.role] = body.report
+                block.heard = max(block.heard, body.public_messages)
             case m.Agreed():
                 block.agreed[node.role] = body
             case m.Attacked():
@@ -933,6 +965,8 @@ class CoordinatorState:
             return None
         eve = self._eve()
         place = self.lab.coordinator
+        if block.training:
+            return self._step_training(block, eve)
         if block.stage == "agree":
             reports = [a.report for a in block.agreed.values()]
             if len(reports) < 2 or not all(r.verified for r in reports):
@@ -964,6 +998,32 @@ class CoordinatorState:
                 block.deadline_s = self._now_s + place.operation_timeout_s + 10.0
                 heard = block.amplified["alice"].public_messages if "alice" in block.amplified else 0
                 return [Tell(eve, m.Unmask(block=block.number, public_messages=heard))]
+        return self._close_block()
+
+    def _step_training(self, block: _Block, eve: str | None) -> list[Instruction]:
+        """Go on when both ends, or Eve, have learnt; she may take as long as they."""
+        if block.stage == "agree":
+            reports = block.trained.values()
+            if len(reports) < 2 or any(r.failure for r in reports) or len({r.model for r in reports}) != 1:
+                reasons = sorted({r.failure for r in reports if r.failure and not r.failure.startswith("peer_failed")})
+                block.failure = block.failure or "; ".join(reasons) or "no training"
+            else:
+                self._to_train = False
+                self._guard = self.experiment.training.guard_rounds
+                dropped = self._pending[: self._guard]  # kept while the block filled up
+                self._pending = self._pending[len(dropped) :]
+                self._guard, self.guarded = self._guard - len(dropped), self.guarded + len(dropped)
+            block.stage = "attack"
+            if eve is None or block.failure is not None:
+                return []
+            block.waiting = {eve}
+            block.deadline_s = self._now_s + self.lab.coordinator.distil_timeout_s
+            return [
+                Tell(
+                    eve,
+                    m.Attack(block=block.number, rounds=block.rounds, public_messages=block.heard, purpose="training"),
+                )
+            ]
         return self._close_block()
 
     def _block_failed(self, reason: str) -> list[Instruction]:
@@ -999,7 +1059,11 @@ class CoordinatorState:
             raw=raw,
             digests=digests,
             p_values=block.amplified["alice"].p_values if "alice" in block.amplified else {},
+            training=block.training,
+            trained=block.trained,
         )
+        if block.failure is not None and any(w in block.failure for w in LOST_MODEL):
+            self._to_train = self.experiment.training.rounds > 0  # a node came back without it
         if over.key_alice is not None and over.key_bob is not None and block.failure is None:
             self.key_bits += min(over.key_alice.key_bits, over.key_bob.key_bits)
         return [over]

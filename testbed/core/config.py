@@ -28,6 +28,7 @@ Count = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Vector = Annotated[list[float], Meta(min_length=3, max_length=3)]
 Box = Annotated[list[Positive], Meta(min_length=3, max_length=3)]
+MIN_TRAINING_ROUNDS = 20
 Role = Literal["alice", "bob", "eve", "ris"]
 Options = dict[str, Any]
 
@@ -168,6 +169,15 @@ class ChainPlan(_Table):
     reconcile_options: Options = field(default_factory=dict)
 
 
+class Training(_Table):
+    """The rounds from which a trainable enhancer learns. Bob's CSI of them is published: they never enter a key."""
+
+    rounds: Annotated[int, Meta(ge=0)] = 0
+    """Kept rounds at the beginning of the run; tried again with the next ones where the training fails."""
+    guard_rounds: Annotated[int, Meta(ge=0)] = 0
+    """Kept rounds after them that are thrown away: as many as the channel needs to forget what was published."""
+
+
 class Accounting(_Table):
     """How bits become key bits, and how many."""
 
@@ -205,6 +215,7 @@ class Experiment(_Table):
     surface: SurfacePlan = field(default_factory=SurfacePlan)
     beams: BeamPlan = field(default_factory=BeamPlan)
     chain: ChainPlan = field(default_factory=ChainPlan)
+    training: Training = field(default_factory=Training)
     accounting: Accounting = field(default_factory=Accounting)
     records: Records = field(default_factory=Records)
 
@@ -420,9 +431,9 @@ def _explain(message: str, kind: Any, above: list[str]) -> str:
 def check_experiment(e: Experiment, source: str) -> None:
     """Check what the schema cannot say, stage names and options included; raises InputError."""
 
-    def stage(table: str, key: str, name: str, options: Options) -> None:
+    def stage(table: str, key: str, name: str, options: Options) -> Any:
         try:
-            registry.make_stage(key, name, options)
+            return registry.make_stage(key, name, options)
         except InputError as exc:
             raise InputError(f"{source}: table [{table}]: {exc}") from exc
 
@@ -432,7 +443,18 @@ def check_experiment(e: Experiment, source: str) -> None:
         raise InputError(f"{source}: table [probing]: key 'schedule': {exc}") from exc
     stage("probing", "probing", e.probing.waveform, e.probing.waveform_options)
     stage("probing", "csi", e.probing.estimator, e.probing.estimator_options)
-    stage("chain", "enhance", e.chain.enhance, e.chain.enhance_options)
+    enhancer = stage("chain", "enhance", e.chain.enhance, e.chain.enhance_options)
+    untrained = enhancer.trainable and enhancer.model_id is None
+    if untrained and e.training.rounds < MIN_TRAINING_ROUNDS:
+        raise InputError(
+            f"{source}: table [training]: key 'rounds': {e.training.rounds}; enhance = {e.chain.enhance!r} has to "
+            f'learn first: accepted from {MIN_TRAINING_ROUNDS}, or a saved model in enhance_options (model = "FILE")'
+        )
+    if e.training.rounds and not untrained:
+        raise InputError(
+            f"{source}: table [training]: key 'rounds': {e.training.rounds}; enhance = {e.chain.enhance!r} has nothing "
+            "to learn here: accepted 0"
+        )
     stage("chain", "quantize", e.chain.quantize, e.chain.quantize_options)
     stage("chain", "reconcile", e.chain.reconcile, e.chain.reconcile_options)
     if e.beams.policy != "none":

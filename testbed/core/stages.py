@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +54,55 @@ class CsiEstimator(ABC):
 class Enhancer(ABC):
     """CSI → features that agree better between the two ends (`chain/enhance`)."""
 
+    trainable: ClassVar[bool] = False
+    """Whether it needs a model first; then it is a `TrainableEnhancer`."""
+
     @abstractmethod
-    def transform(self, csi: CsiSeries) -> Features: ...
+    def transform(self, csi: CsiSeries, role: str) -> Features:
+        """Return the features of one end: `role` is alice, bob or eve, antenna axes in canonical order.
+
+        Raises InputError where the model, if it has one, was made for other CSI.
+        """
+
+
+class TrainableEnhancer(Enhancer):
+    """An enhancer with a model that one end learns from both ends' CSI of rounds that never enter a key."""
+
+    trainable = True
+
+    @property
+    @abstractmethod
+    def model_id(self) -> str | None:
+        """Return what names the model, the same at both ends; None where there is none yet."""
+
+    @property
+    @abstractmethod
+    def scores(self) -> dict[str, float]:
+        """Return nmse_before and nmse_after on the validation stretch of `fit`; empty where this end did not learn."""
+
+    @abstractmethod
+    def fresh(self) -> Self:
+        """Return one with the same options and no model."""
+
+    @abstractmethod
+    def fit(self, alice: CsiSeries, bob: CsiSeries, rng: np.random.Generator) -> None:
+        """Learn from both ends' CSI of the same rounds; raises ValueError where it cannot be learnt from."""
+
+    @abstractmethod
+    def publication(self) -> dict[str, Any]:
+        """Return what the other end needs of the model, msgpack-able: everybody hears it."""
+
+    @abstractmethod
+    def adopt(self, publication: Mapping[str, Any]) -> None:
+        """Take the other end's model; raises ValueError, or what reading garbage raises."""
+
+    @abstractmethod
+    def dump(self) -> bytes:
+        """Return the model as this end has it, to be kept in a file."""
+
+    @abstractmethod
+    def load(self, data: bytes) -> None:
+        """Take what `dump` gave; raises ValueError for anything else. No code in it is run."""
 
 
 class Quantizer(ABC):

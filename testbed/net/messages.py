@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from testbed.core.config import Accounting, BeamPlan, ChainPlan, ProbingPlan, RadioPlan
 from testbed.core.errors import ProtocolError
 from testbed.core.ledger import PublicMessage
-from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
 
 VERSION = 3
 """Raised with every incompatible change; peers of another version are refused with a reason."""
@@ -133,6 +133,12 @@ class Agreed(_Body, frozen=True):
     """One byte a bit, experiment mode only."""
     public_messages: int = 0
     """Alice's count of the block's transcript so far, so that Eve knows whether she heard all."""
+
+
+class Trained(_Body, frozen=True):
+    report: TrainReport
+    public_messages: int = 0
+    """As in `Agreed`."""
 
 
 class Attacked(_Body, frozen=True):
@@ -264,6 +270,8 @@ class Distil(_Body, frozen=True):
     rounds: Annotated[list[int], Meta(min_length=1)]
     """Strictly ascending; none of them in an earlier block."""
     timeout_s: float
+    purpose: Literal["key", "training"] = "key"
+    """training: the enhancer learns from these rounds, and no bit of them enters a key."""
 
 
 class Attack(_Body, frozen=True):
@@ -272,6 +280,7 @@ class Attack(_Body, frozen=True):
     block: int
     rounds: list[int]
     public_messages: int
+    purpose: Literal["key", "training"] = "key"
 
 
 class Amplify(_Body, frozen=True):
@@ -305,7 +314,7 @@ class Envelope(Struct, frozen=True):
     body: (
         # from nodes
         Hello | Heartbeat | Configured | ClockReading | Applied | Captured | Stepped | Probed | Failed | Stopped
-        | Agreed | Attacked | Amplified | Unmasked
+        | Agreed | Trained | Attacked | Amplified | Unmasked
         # to nodes
         | Welcome | Refused | Pulse | Configure | ReadClock | Apply | Probe | Step | Abandon | Finish
         | Distil | Attack | Amplify | Unmask

@@ -240,6 +240,8 @@ class NodeDaemon:
             self._lost_after_s = body.lost_after_s
             self._pulse.last_answer_s = time.monotonic()
         self._take(s.Told(body))
+        if isinstance(body, m.Welcome) and (kept := self._model_path()).is_file():
+            self._take(s.Recalled(kept.read_bytes()))
 
     def _hear(self, ear: Any, socket: Any) -> None:
         while socket.poll(0):
@@ -261,6 +263,8 @@ class NodeDaemon:
                     todo.extend(self.state.handle(self._do(body)))
                 case s.KeepKey(key):
                     self._keep(key)
+                case s.KeepModel(model):
+                    self._keep_model(model)
                 case s.Silence():
                     with self._device_lock:
                         if isinstance(self._device, Radio):
@@ -284,6 +288,17 @@ class NodeDaemon:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # a key is never overwritten
         with os.fdopen(fd, "w") as f:
             json.dump({"bits": int(key.bits.size), "hex": np.packbits(key.bits).tobytes().hex()}, f)
+
+    def _model_path(self) -> Path:
+        return self._state_dir / "models" / f"{self.state.run}.npz"
+
+    def _keep_model(self, model: bytes) -> None:
+        """Write the enhancer's model into this node's own folder, whole or not at all."""
+        path = self._model_path()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = path.with_suffix(".part")
+        part.write_bytes(model)
+        part.replace(path)
 
     # -- device operations
 
