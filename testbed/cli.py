@@ -294,6 +294,9 @@ def ris_optimise(
     probes: Annotated[int, typer.Option(min=1, help="Rounds each pattern is tried for.")] = 1,
     budget: Annotated[int, typer.Option(min=20, help="Rounds at most.", metavar="ROUNDS")] = 6000,
     start: Annotated[str, typer.Option(help="Pattern to begin with.", metavar="PATTERN")] = "random(1)",
+    model: Annotated[
+        str, typer.Option(help="What the scene's geometry tells is: start of the search, answer, none.")
+    ] = "none",
     seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Instead of the file's.")] = None,  # noqa: UP045
     save: Annotated[
         Optional[Path],  # noqa: UP045
@@ -312,7 +315,7 @@ def ris_optimise(
     from testbed import tuning
 
     place = config.load_lab(lab)
-    plan = tuning.plan(_plan(experiment, budget, seed), experiment, place, method, objective, probes, start)
+    plan = tuning.plan(_plan(experiment, budget, seed), experiment, place, method, objective, probes, start, model)
     _check_world(plan, place, lab)
     config.check_drivers(place, lab)
     if save is not None and (save.suffix != ".json" or not save.parent.is_dir()):

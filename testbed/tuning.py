@@ -126,12 +126,18 @@ def _open_board(lab: Lab, lab_name: str) -> Iterator[Board]:
 
 
 def plan(
-    experiment: Experiment, name: str, lab: Lab, method: str, objective: str, probes: int, start: str
-) -> Experiment:
-    """Return the experiment whose surface searches: its rounds are the budget, it ends with the search, keyless."""
+    experiment: Experiment, name: str, lab: Lab, method: str, objective: str, probes: int, start: str,
+    model: str = "none",
+) -> Experiment:  # fmt: skip
+    """Return the experiment whose surface searches: its rounds are the budget, it ends with the search, keyless.
+
+    `model`: whether what the scene's geometry tells is where the search starts, or the answer (`ClosedLoop`).
+    """
+    if model not in ("none", "start", "answer"):
+        raise InputError(f"--model {model!r}: accepted: start, answer, none")
     options = {
         "search": method, "objective": objective, "probes": probes, "start": start, "budget": experiment.rounds,
-        "errand": True,
+        "errand": True, "model": model,
     }  # fmt: skip
     out = msgspec.structs.replace(experiment, surface=SurfacePlan(policy="closed_loop", options=options))
     config.check_experiment(out, name)
@@ -181,6 +187,7 @@ def optimise(
     found: dict[str, Any] = {
         "status": outcome.status, "detail": outcome.detail, "folder": str(folder), "lab": lab.name,
         "experiment": experiment_name, "seed": experiment.seed, "method": experiment.surface.options["search"],
+        "model": experiment.surface.options["model"],
         "objective": experiment.surface.options["objective"], "unit": objective.unit,
         "probes": experiment.surface.options["probes"], "rounds": outcome.summary["rounds"],
         "patterns_tried": policy.tried, "confirmed": policy.after is not None,

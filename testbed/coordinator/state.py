@@ -194,6 +194,8 @@ class _Round:
     spoilt: Reject | None = None
     bases_s: dict[str, float] = field(default_factory=dict)
     """What each clock was taken for when the round was planned."""
+    sounding: bool = False
+    """All antennas are sounded: what comes of it stays in the nodes."""
     steps: steps.Steps | None = None
     """Where the radios cannot time their samples."""
 
@@ -217,9 +219,15 @@ class _Block:
 
 
 class CoordinatorState:
-    """Drives one run of `experiment` on `lab`. `rounds` and `seed` override the experiment's."""
+    """Drives one run of `experiment` on `lab`.
 
-    def __init__(self, lab: Lab, experiment: Experiment, run: str, slots: tuple[Slot, ...], frame_s: float) -> None:
+    `antenna_s`: how much longer a sounding is with every antenna beyond the first.
+    """
+
+    def __init__(
+        self, lab: Lab, experiment: Experiment, run: str, slots: tuple[Slot, ...], frame_s: float,
+        antenna_s: float = 0.0,
+    ) -> None:  # fmt: skip
         self.lab, self.experiment, self.run = lab, experiment, run
         self.phase = "joining"
         self.rejected: Counter[str] = Counter()
@@ -227,7 +235,7 @@ class CoordinatorState:
         self.probed = 0
         self.key_bits = 0
         self.snr_db = math.nan
-        self._slots, self._frame_s = slots, frame_s
+        self._slots, self._frame_s, self._antenna_s = slots, frame_s, antenna_s
         self.virtual = lab.world is not None and lab.world.pace == "virtual"
         wants_surface = experiment.surface.policy != "none"
         self.nodes = {
@@ -418,10 +426,26 @@ class CoordinatorState:
             transcript = f"tcp://{host}:{alice.hello.transcript_port}"
         body = m.Configure(
             radio=e.radio, probing=e.probing, chain=e.chain, accounting=e.accounting,
+            beams=e.beams, antennas=self._antennas(),
             experiment_mode=e.mode == "experiment", record_iq=e.records.iq, seed=e.seed, timed=self._timed,
             discussion=discussion, transcript=transcript,
         )  # fmt: skip
         return [Tell(name, body)]
+
+    def _antennas(self) -> dict[str, int]:
+        """Return how many antennas each role's radio has."""
+        return {n.role: n.hello.n_antennas for n in self._taking_part().values() if n.hello and n.role != "ris"}
+
+    def _misfit(self) -> str | None:
+        """Return why the radios that joined do not serve this experiment; None where they do."""
+        if self._antennas().get("eve", 1) > 1:
+            return f"eve: {self._antennas()['eve']} antennas, accepted 1: what more she hears would go uncounted"
+        if self.experiment.beams.policy != "none" and not self._timed:
+            return (
+                f"table [beams]: policy = {self.experiment.beams.policy!r} needs radios that can time their samples; "
+                "accepted with these: policy = 'none'"
+            )
+        return None
 
     def _prepared(self, name: str, node: _Node, body: m.Configured | m.ClockReading) -> list[Instruction]:
         if isinstance(body, m.Configured):
@@ -639,6 +663,9 @@ class CoordinatorState:
                     self.phase = "configuring"
                     self._deadline_s = self._now_s + self.lab.coordinator.operation_timeout_s
                     self._make_scheduler()
+                    misfit = self._misfit()
+                    if misfit is not None:
+                        return self._finish("failed", misfit, "abort")
                     out: list[Instruction] = [ResetWorld()] if self.lab.world is not None else []
                     return out + [x for name in self._taking_part() for x in self._prepare(name)]
             case "configuring":
@@ -664,8 +691,11 @@ class CoordinatorState:
         if not self.virtual:  # in virtual time the air waits for the host
             turnaround_s = max([turnaround_s, *(h.host_turnaround_s for h in hellos)])
         p = self.experiment.probing
+        frame_s = self._frame_s
+        if self.experiment.beams.policy != "none":
+            frame_s += self._antenna_s * (max(self._antennas().values()) - 1)
         self._scheduler = Scheduler(
-            self._slots, self._frame_s, p.interval_s, p.turnaround_s + turnaround_s,
+            self._slots, frame_s, p.interval_s, p.turnaround_s + turnaround_s,
             max([p.guard_s, *(_SPREADS * h.timing_spread_s for h in hellos)]),
             0.0 if self.virtual else WALL_LEAD_S,
         )  # fmt: skip
@@ -749,7 +779,11 @@ class CoordinatorState:
         wait_s = self.lab.coordinator.operation_timeout_s
         if not self.virtual:
             wait_s += end_s - now_s
-        self._round = _Round(number, self._surface_now, start_s, end_s, set(nodes), self._now_s + wait_s)
+        beams = self.experiment.beams
+        sounding = beams.policy != "none" and number % beams.sound_every == 0
+        self._round = _Round(
+            number, self._surface_now, start_s, end_s, set(nodes), self._now_s + wait_s, sounding=sounding
+        )
         if not self._timed:
             names = {self.nodes[n].role: n for n in nodes}
             self._round.steps = steps.plan(number, self._slots, names)
@@ -757,7 +791,7 @@ class CoordinatorState:
             return [LetTimePass(start_s)] if self.virtual else []
         self._round.bases_s = {n: self._scheduler.clocks[n].base_s for n in nodes}
         captured = not self._ahead
-        return [Tell(n, self._scheduler.probe(n, number, start_s, end_s, captured)) for n in nodes]
+        return [Tell(n, self._scheduler.probe(n, number, start_s, end_s, captured, sounding)) for n in nodes]
 
     def _surface_plan(self) -> list[Instruction] | None:
         """Ask for the next pattern where one is due; [] where the surface holds what this round wants.
@@ -775,6 +809,7 @@ class CoordinatorState:
         if self._surface_round != self._next_round:
             try:
                 if self._surface_round < 0:
+                    policy.survey(self.experiment.scene, self.experiment.radio.carrier_hz)
                     policy.begin(hello.surface_shape, hello.phase_bits, seeds.derive(self.experiment.seed, "surface"))
                 wanted = policy.pattern_for(self._next_round)
             except InputError as exc:
@@ -898,6 +933,9 @@ class CoordinatorState:
         self._lessons.append(r)
         self.probed += 1
         links = {name: result.links for name, result in r.results.items()}
+        if r.sounding:
+            reason = reason or Reject.SOUNDING.value
+            links = {name: [x for x in found if x.reason is not None] for name, found in links.items()}
         over = RoundOver(r.number, reason is None, reason, r.surface, r.start_s, links)
         if self.policy is not None and self.policy.watches:
             self.policy.observe(r.number, self._heard(r) if reason is None else {})

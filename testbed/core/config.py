@@ -148,6 +148,16 @@ class SurfacePlan(_Table):
     options: Options = field(default_factory=dict)
 
 
+class BeamPlan(_Table):
+    """Which beams Alice and Bob use where their radios have several antennas (simulated ones: `n_antennas`)."""
+
+    policy: str = "none"
+    """none: first antennas only; otherwise the name of a policy (`testbed list`): each end finds its own beam."""
+    options: Options = field(default_factory=dict)
+    sound_every: Annotated[int, Meta(ge=2)] = 10
+    """Every so many rounds, from the first one on, all antennas are sounded instead; no key is made of these rounds."""
+
+
 class ChainPlan(_Table):
     """Which stages distil the key, by name."""
 
@@ -203,6 +213,7 @@ class Experiment(_Table):
     radio: RadioPlan = field(default_factory=RadioPlan)
     probing: ProbingPlan = field(default_factory=ProbingPlan)
     surface: SurfacePlan = field(default_factory=SurfacePlan)
+    beams: BeamPlan = field(default_factory=BeamPlan)
     chain: ChainPlan = field(default_factory=ChainPlan)
     training: Training = field(default_factory=Training)
     accounting: Accounting = field(default_factory=Accounting)
@@ -446,6 +457,8 @@ def check_experiment(e: Experiment, source: str) -> None:
         )
     stage("chain", "quantize", e.chain.quantize, e.chain.quantize_options)
     stage("chain", "reconcile", e.chain.reconcile, e.chain.reconcile_options)
+    if e.beams.policy != "none":
+        stage("beams", "beams", e.beams.policy, e.beams.options)
     for name in ("alice", "bob", "eve"):
         place: PlacedNode | None = getattr(e.scene, name)
         if place is None:
@@ -485,6 +498,11 @@ def check_experiment(e: Experiment, source: str) -> None:
             f"{source}: table [surface]: policy = {e.surface.policy!r} needs a table [scene.surface] "
             "(position_m, normal); accepted without it: policy = 'none'"
         )
+    if e.surface.policy != "none":
+        try:
+            policy.survey(e.scene, e.radio.carrier_hz)
+        except InputError as exc:
+            raise InputError(f"{source}: {exc}") from exc
 
 
 def _check_lab(lab: Lab, source: str) -> None:

@@ -67,6 +67,8 @@ class Reject(StrEnum):
     NODE_LOST = "node_lost"
     DUPLICATE = "duplicate"
     ABORTED = "aborted"
+    SOUNDING = "sounding"
+    """Nothing was wrong: the round served the beams, and what serves the beams is never part of a key."""
 
 
 class ProbeRejected(Exception):

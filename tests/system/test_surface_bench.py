@@ -21,6 +21,7 @@ from testbed.core import config, patterns
 from testbed.core.errors import InputError
 from testbed.records import reader
 from testbed.report import html
+from testbed.surface.models.line_of_sight import LineOfSight
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -42,7 +43,8 @@ def search(folder: Path, lab: str, method: str, act: Any = lambda *_: None, **gi
     )
     place = config.load_lab(lab)
     objective, probes = given.get("objective", "power"), given.get("probes", 1)
-    plan = tuning.plan(plan, "static_room", place, method, objective, probes, given.get("start", "random(1)"))
+    plan = tuning.plan(plan, "static_room", place, method, objective, probes, given.get("start", "random(1)"),
+                       given.get("model", "none"))  # fmt: skip
     return tuning.optimise(plan, place, lab, "static_room", None, folder / "runs", on_coordinator=act)
 
 
@@ -75,6 +77,7 @@ def test_a_pattern_is_drawn_without_a_board(tmp_path: Path) -> None:
         (("apply", "random(-1)"), "a whole number from 0"),
         (("optimise", "--start", "0x12"), "accepted 64"),
         (("optimise", "--objective", "luck"), "accepted: power"),
+        (("optimise", "--model", "oracle"), "accepted: start, answer, none"),
         (("optimise", "--save", "best.txt"), "accepted: a .json file"),
         (("optimise", "--experiment", "mobile_room"), "needs a table [scene.surface]"),
     ],
@@ -149,6 +152,39 @@ def test_optimise_gains_within_a_decibel_of_the_quantized_optimum(tmp_path: Path
     # every probe pair is bound to the acknowledged pattern
     assert set(run.rounds.surface[run.rounds.kept]) <= set(run.patterns)
     assert pattern.digest in run.patterns
+
+
+def test_what_the_geometry_tells_is_measured_to_be_good_within_a_few_rounds(tmp_path: Path) -> None:
+    lab = lab_file(tmp_path)
+    found = search(tmp_path, lab, "hadamard", model="answer")
+    assert found["confirmed"]
+    assert found["model"] == "answer"
+    assert found["rounds"] <= 8 + 8 + 8
+    model = Optimum(config.load_experiment("static_room"), (8, 8), 1)
+    pattern = patterns.load(Path(found["saved"]))[0]
+    assert 10 * np.log10(model.best() / model.power(pattern)) < 1.0
+    refined = search(tmp_path / "further", lab, "hadamard", model="start", budget=60)
+    assert refined["after"] >= found["after"] - 0.2
+
+
+def test_the_radios_measure_the_power_and_correlation_that_the_geometry_predicts(tmp_path: Path) -> None:
+    """A room without bodies, random patterns: predicted from the lab's geometry alone, probed by imperfect radios."""
+    plan = config.load_experiment("static_room")
+    bare = msgspec.structs.replace(plan.scene, multipath=config.Multipath(n_scatterers=0, direct_db=0.0))
+    plan = msgspec.structs.replace(plan, rounds=80, scene=bare)
+    lab = lab_file(tmp_path)
+    run = reader.load(launch.run(plan, config.load_lab(lab), lab, tmp_path / "run").folder)
+    probed, predicted = {}, {}
+    for rx in ("bob", "eve"):
+        link = run.links[f"alice>{rx}"]
+        assert link.csi is not None
+        model = LineOfSight.of(bare, plan.radio.carrier_hz, (8, 8), "alice", rx)
+        probed[rx] = 10 * np.log10(np.mean(np.abs(link.csi) ** 2, axis=(1, 2, 3)))
+        predicted[rx] = np.array([20 * np.log10(abs(model.response(run.patterns[str(d)]))) for d in link.surface])
+        offset_db = probed[rx] - predicted[rx]  # gains of the radios
+        assert np.std(offset_db) < 0.3, rx
+        assert np.std(predicted[rx]) > 2.5 * np.std(offset_db), rx
+    assert abs(np.corrcoef(*probed.values())[0, 1] - np.corrcoef(*predicted.values())[0, 1]) < 0.05
 
 
 def test_a_search_that_is_stopped_keeps_the_best_so_far(tmp_path: Path) -> None:
