@@ -79,6 +79,14 @@ def bayes(env: Environment, belief: kalman.Belief | None = None) -> Beams:
     return Frontier(env.h, known.mean).best(lambda at: expected_reward(at, known, env.stack))
 
 
+def bayes_alone(env: Environment) -> Beams:
+    """As `bayes`, for a Bob who cannot know Alice's choice and so stays with his SVD beam: what two nodes can deploy."""
+    belief = kalman.predict(env)
+    frontier = Frontier(env.h, belief.mean, bob_follows=False)
+    alice, _ = frontier.best(lambda at: expected_reward(at, belief, env.stack))
+    return alice, svd(env)[1]
+
+
 def expected_reward(at: Points, belief: kalman.Belief, stack: Stack, n_samples: int = 64) -> torch.Tensor:
     """Return (run, copy, point) the mean reward over Eve's posterior channels, by quasi-random points.
 
@@ -149,9 +157,12 @@ class Points(NamedTuple):
 class Frontier:
     """The beams from the SVD's to the null towards m for channels h (run, copy, b, a) and m (run, copy, a)."""
 
-    def __init__(self, h: torch.Tensor, mean: torch.Tensor) -> None:
+    def __init__(self, h: torch.Tensor, mean: torch.Tensor, bob_follows: bool = True) -> None:
+        """`bob_follows`: Bob answers any beam with the matched one; else he keeps to the strongest mode's."""
         self._h = h
         self.basis, d, m = turned(h, mean)
+        if not bob_follows:
+            d = torch.cat([d[..., :1], torch.zeros_like(d[..., 1:])], -1)
         self._d, self._m = d, m
         self._delta = d[..., :1] - d[..., 1:]
         low, high = torch.zeros_like(d[..., 0]), self._delta[..., 0] * (1 - 1e-5)

@@ -37,14 +37,18 @@ class Source(Protocol):
 
 
 class Ar1:
-    """The model's own channels, one generator for all copies."""
+    """The model's own channels, one generator for all copies.
 
-    def __init__(self, stack: Stack, n_envs: int, generator: torch.Generator) -> None:
+    `alike`: every run gets the same innovations, for comparisons of runs on the same draws.
+    """
+
+    def __init__(self, stack: Stack, n_envs: int, generator: torch.Generator, alike: bool = False) -> None:
         n, shape = stack.n_antennas, (stack.n_runs, n_envs)
         self._generator = generator
         self._x = torch.zeros(*shape, n * n + 2 * n, 2, device=stack.device)
-        self._noise = torch.zeros_like(self._x)
-        self._error = torch.zeros(*shape, n, 2, device=stack.device)
+        drawn = (1 if alike else stack.n_runs, n_envs)
+        self._noise = torch.zeros(*drawn, n * n + 2 * n, 2, device=stack.device)
+        self._error = torch.zeros(*drawn, n, 2, device=stack.device)
         whole = torch.view_as_complex(self._x)
         self.h = whole[..., : n * n].view(*shape, n, n)
         self.g, self._apart = whole[..., n * n : n * n + n], whole[..., n * n + n :]
@@ -58,7 +62,7 @@ class Ar1:
 
     def start(self) -> None:
         """Draw all channels from their stationary law."""
-        self._x.normal_(generator=self._generator).mul_(0.5**0.5)
+        self._x.copy_(self._noise.normal_(generator=self._generator).mul_(0.5**0.5))
         self._sound_fred()
 
     def advance(self) -> None:
@@ -68,8 +72,9 @@ class Ar1:
         self._sound_fred()
 
     def _sound_fred(self) -> None:
-        self._error.normal_(generator=self._generator).mul_(self._error_scale)
-        self.fred = self._kappa * self.g + self._rest * self._apart + torch.view_as_complex(self._error)
+        self._error.normal_(generator=self._generator)
+        error = torch.view_as_complex(self._error * self._error_scale)
+        self.fred = self._kappa * self.g + self._rest * self._apart + error
 
     def state_dict(self) -> dict[str, Any]:
         return {"x": self._x.clone(), "fred": self.fred.clone(), "generator": self._generator.get_state()}
@@ -93,13 +98,15 @@ class Environment:
         seed: int,
         device: str = "cpu",
         source: Source | None = None,
+        alike: bool = False,
     ) -> None:
+        """`source`: of the channels, the model's own where not given, with `alike` as `Ar1` takes it."""
         if n_envs < 1:
             raise InputError(f"agents: {n_envs} copies of the environment; accepted: 1 or more")
         settings = [settings] if isinstance(settings, Setting) else settings
         self.stack, self.n_envs, self.seed = Stack.of(settings, device), n_envs, seed
         self.generator = torch.Generator(device).manual_seed(seeds.derive(seed, "agents", "environment"))
-        self.source: Source = source or Ar1(self.stack, n_envs, self.generator)
+        self.source: Source = source or Ar1(self.stack, n_envs, self.generator, alike)
         self._past = torch.zeros(
             self.stack.history, self.stack.n_runs, n_envs, self.stack.n_antennas, dtype=torch.complex64, device=device
         )

@@ -17,12 +17,14 @@ from testbed.core.types import F64
 HELD_OUT_SEED = 9_001
 """Of all evaluations; learners train on others."""
 
-BOUNDS: dict[str, Policy] = {"random": beams.random, "svd": beams.svd, "oracle": beams.oracle, "bayes": beams.bayes}
+YARDSTICKS: dict[str, Policy] = {
+    "random": beams.random, "svd": beams.svd, "trade": beams.trade, "bayes": beams.bayes, "oracle": beams.oracle,
+}  # fmt: skip
 
 
 def held_out(settings: Setting | Sequence[Setting], n_draws: int, device: str = "cpu") -> Environment:
-    """Return independent draws of channels, (run, copy), the same in every call."""
-    return Environment(settings, n_draws, HELD_OUT_SEED, device)
+    """Return independent draws of channels, (run, copy), the same in every call and in every run."""
+    return Environment(settings, n_draws, HELD_OUT_SEED, device, alike=True)
 
 
 @dataclass(frozen=True)

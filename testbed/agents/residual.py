@@ -28,14 +28,16 @@ from testbed.core.errors import InputError, TestbedError
 @dataclass(frozen=True)
 class Config:
     hidden: int = 64
-    n_settings: int = 256
+    n_settings: int = 128
     """Random settings that are trained for."""
-    n_envs: int = 16
+    n_envs: int = 8
     rate: float = 3e-3
-    decay_steps: int = 600
+    decay_steps: int = 1500
     """Updates after which the rate has fallen to a tenth."""
     power_db: tuple[float, float] = (-10.0, 20.0)
     """Range of P in the settings trained for; µ and κ_E are uniform over 0 to 1."""
+    least_fred: float = 0.8
+    """κ_F is trained for from here to 1, most of it near 1."""
 
 
 class Residual:
@@ -44,7 +46,7 @@ class Residual:
     name = "residual"
 
     def __init__(self, setting: Setting, seed: int, config: Config | None = None, device: str = "cpu") -> None:
-        """`setting`: antennas, noise and statistics; its µ, κ_E and power are not looked at."""
+        """`setting`: antennas, noise and statistics; its µ, κ_E, κ_F and power are not looked at."""
         self.setting, self.seed, self.config, self.device = setting, seed, config or Config(), device
         n, c = setting.n_antennas, self.config
         sizes = (2 * n + 6, c.hidden, c.hidden, n)
@@ -58,11 +60,20 @@ class Residual:
         rng = seeds.generator(self.seed, "residual", "settings")
         low, high = self.config.power_db
         return [
-            Setting(**{**asdict(self.setting), "mu": mu, "kappa_eve": kappa, "power": 10 ** (db / 10)})
-            for mu, kappa, db in zip(
+            Setting(
+                **{
+                    **asdict(self.setting),
+                    "mu": mu,
+                    "kappa_eve": kappa,
+                    "power": 10 ** (db / 10),
+                    "kappa_fred": 1 - (1 - self.config.least_fred) * u**2,
+                }
+            )
+            for mu, kappa, db, u in zip(
                 rng.uniform(0, 1, self.config.n_settings).tolist(),
                 rng.uniform(0, 1, self.config.n_settings).tolist(),
                 rng.uniform(low, high, self.config.n_settings).tolist(),
+                rng.uniform(0, 1, self.config.n_settings).tolist(),
                 strict=True,
             )
         ]
