@@ -158,8 +158,8 @@ def _entropy_entries(strings: Sequence[int], blocks: Sequence[BlockFacts]) -> li
     """Say where the min-entropy comes from."""
     if any(b.alice_key is not None and b.alice_key.entropy == "modelled" for b in blocks):
         detail = (
-            "Key lengths go by a model: features jointly Gaussian at Alice and Eve, probes independent but for what our "
-            "predictors find. The estimators of SP 800-90B had no say."
+            "Key lengths go by a model: features jointly Gaussian at Alice and Eve, probes independent but for what "
+            "our predictors find. The estimators of SP 800-90B had no say."
         )
         return [Verdict("min_entropy_model", True, detail)]
     return [general_estimate(strings)] if strings else []
