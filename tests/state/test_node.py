@@ -262,12 +262,12 @@ LINEAR = config.ChainPlan(enhance="linear_mmse", enhance_options={"step": 4}, qu
 
 def test_a_training_keeps_a_model_and_its_rounds_never_enter_a_key() -> None:
     trio = Trio(chain=LINEAR)
-    kept = {}
-    keep = trio.nodes["alice"].handle
+    kept: list[bytes] = []
+    real = trio.nodes["alice"].handle
 
     def handle(event: s.Event) -> list[s.Instruction]:
-        out = keep(event)
-        kept.update({"alice": x.model for x in out if isinstance(x, s.KeepModel)})
+        out = real(event)
+        kept.extend(x.model for x in out if isinstance(x, s.KeepModel))
         return out
 
     trio.nodes["alice"].handle = handle  # type: ignore[method-assign]
@@ -291,11 +291,8 @@ def test_a_training_keeps_a_model_and_its_rounds_never_enter_a_key() -> None:
     # told to configure again, and after a restart, the model is there again
     trio.nodes["alice"].handle(s.Told(configure(chain=LINEAR)))
     again = s.NodeState("alice", 9)
-    for event in (
-        s.Told(m.Welcome(run="r", lost_after_s=1.0)),
-        s.Recalled(kept["alice"]),
-        s.Told(configure(chain=LINEAR)),
-    ):
+    welcome = s.Told(m.Welcome(run="r", lost_after_s=1.0))
+    for event in (welcome, s.Recalled(kept[0]), s.Told(configure(chain=LINEAR))):
         again.handle(event)
     for node in (trio.nodes["alice"], again):
         assert node._chain is not None

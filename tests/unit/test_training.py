@@ -217,5 +217,5 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Any, content: 
 def test_pickles_in_a_model_file_are_not_run(tmp_path: Any) -> None:
     path = tmp_path / "model.npz"
     np.savez(path, card=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(InputError, match="no .npz file of plain numbers"):
+    with pytest.raises(InputError, match=r"no \.npz file of plain numbers"):
         chain(msgspec.structs.replace(PLAN, enhance_options={"model": str(path)}))

@@ -348,7 +348,7 @@ def packed(arrays: Arrays) -> bytes:
 
 def unpacked(data: Any) -> Arrays:
     """Return the arrays of an .npz file in memory; raises ValueError for anything else, pickles included."""
-    if not isinstance(data, bytes) or data[:4] != b"PK\x03\x04":
+    if not isinstance(data, bytes) or data[:4] not in (b"PK\x03\x04", b"PK\x05\x06"):  # the second: of no arrays
         raise ValueError("no .npz file")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
