@@ -16,6 +16,7 @@ from testbed.assess import agreement, health, randomness, training
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.chain.enhance.antennas import canonical_antennas
 from testbed.core.config import Experiment, convert
+from testbed.core.errors import Reject
 from testbed.core.outcomes import TrainReport
 from testbed.core.stages import Verdict
 from testbed.core.types import F64, CsiSeries
@@ -168,12 +169,15 @@ def _course(run: RecordedRun, experiment: Experiment) -> list[Verdict]:
             "." if kept_up else ": too slow."
         )
         out.append(Verdict("interval_kept", kept_up, detail))
-    total = run.rounds.rounds.size
+    meant = run.rounds.reason != Reject.SOUNDING.value  # for a key: those that sounded the antennas were not
+    total = int(meant.sum())
     if total:
-        share = 1.0 - float(run.rounds.kept.mean())
-        counts = Counter(str(r) for r in run.rounds.reason[~run.rounds.kept])
+        share = 1.0 - float(run.rounds.kept[meant].mean())
+        counts = Counter(str(r) for r in run.rounds.reason[~run.rounds.kept & meant])
         named = ", ".join(f"{n} {reason}" for reason, n in counts.most_common())
         detail = f"{share:.1%} of {total} rounds were rejected" + (f": {named}." if named else ".")
+        if total < meant.size:
+            detail += f" {meant.size - total} more sounded the antennas."
         out.append(Verdict("rounds_kept", share <= 0.1, detail))
     if experiment.mode == "experiment":
         out.append(

@@ -20,6 +20,7 @@ from testbed.core.clock import Clock, WallClock
 from testbed.core.config import Experiment, Lab, to_dict
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
+from testbed.core.types import AntennaFrame, SoundingFrame
 from testbed.net import messages as m
 from testbed.net import transport
 from testbed.records import documents, reader
@@ -27,6 +28,11 @@ from testbed.records.writer import RunWriter
 
 log = logging.getLogger("testbed.coordinator")
 _POLL_MS = 20
+
+
+def _antenna_s(frame: SoundingFrame) -> float:
+    """Return how much longer a sounding is with every further antenna."""
+    return AntennaFrame.of(frame, 2).duration_s - frame.duration_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,9 @@ class Coordinator:
         sounder = registry.make_stage("probing", experiment.probing.waveform, experiment.probing.waveform_options)
         self._frame = sounder.frame(experiment.radio.sample_rate_hz)
         slots = schedule.parse(experiment.probing.schedule)
-        self.state = s.CoordinatorState(lab, experiment, self.run_name, slots, self._frame.duration_s)
+        self.state = s.CoordinatorState(
+            lab, experiment, self.run_name, slots, self._frame.duration_s, _antenna_s(self._frame)
+        )
         self._wire = transport.Wire(identity)
         self._identity = identity
         try:

@@ -16,7 +16,16 @@ from typing import Any, TypeVar, get_type_hints
 import msgspec
 
 from testbed.core.errors import InputError
-from testbed.core.stages import CsiEstimator, Enhancer, Quantizer, Reconciler, Sounder, SurfacePolicy, SurfaceSearch
+from testbed.core.stages import (
+    BeamPolicy,
+    CsiEstimator,
+    Enhancer,
+    Quantizer,
+    Reconciler,
+    Sounder,
+    SurfacePolicy,
+    SurfaceSearch,
+)  # fmt: skip
 
 STAGES: dict[str, tuple[str, type[Any]]] = {
     "probing": ("testbed.chain.probing", Sounder),
@@ -26,6 +35,7 @@ STAGES: dict[str, tuple[str, type[Any]]] = {
     "reconcile": ("testbed.chain.reconcile", Reconciler),
     "policy": ("testbed.surface.policies", SurfacePolicy),
     "search": ("testbed.surface.searches", SurfaceSearch),
+    "beams": ("testbed.agents.policies", BeamPolicy),
 }
 
 S = TypeVar("S")
