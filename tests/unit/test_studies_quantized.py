@@ -50,7 +50,7 @@ def test_bits_of_a_coefficient_are_neighbours() -> None:
     changed[far, 1] *= -1.0
     wrong = (_quantized.guessed(KMEANS, block, changed) != block.alice).any(axis=1)
     assert wrong[far * 3 + 1]
-    assert wrong.sum() < 5  # its neighbours at most, whose levels it shifts
+    assert wrong.sum() <= 9  # of 180: its subcarrier's level and gain shift a little
 
 
 def test_estimates_of_information_are_right_and_without_bias() -> None:
