@@ -3,6 +3,8 @@
 `KeyChain.agree` makes one string out of two CSI series, `KeyChain.amplify` makes a key out of that string. Both are
 dialogues (`core.ledger`): Alice and Bob each run their half, `chain.dialogue` or a node carries the messages.
 
+A trainable enhancer learns before that, in a discussion of its own (`chain.training`).
+
 What leaks. The ledger counts what each message tells about the string that is left in the end: the quantizer's,
 parities, positions of corrected bits, the verification tag. Sacrificed bits are published in full and leave the string,
 so they count 0; what they tell about their neighbours the length rule takes off the entropy (`amplify.accounting`).
@@ -34,11 +36,12 @@ from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
 from testbed.chain.amplify.verify import TAG_BITS, draw_point, verification_tag
 from testbed.chain.dialogue import FAILED, PEER_FAILED, UNREADABLE, failed_message, metered
 from testbed.chain.enhance.antennas import canonical_antennas
+from testbed.chain.training import EveModels, read_model_id, trained_features, training
 from testbed.core import registry
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import Dialogue, Ledger, PublicMessage, Receive, Send
-from testbed.core.outcomes import COVERAGE, AgreeReport, EveReport, KeyReport
+from testbed.core.outcomes import COVERAGE, AgreeReport, EveReport, KeyReport, TrainReport
 from testbed.core.seeds import generator, permutation
 from testbed.core.stages import Enhancer, Evidence, Quantizer, Reconciler
 from testbed.core.types import I64, U8, Bits, CsiSeries, Features, Key
@@ -120,13 +123,39 @@ class _Progress:
 
 
 class KeyChain:
-    """The stages of one experiment. Stateless between blocks: a seed and a block number fix every random choice."""
+    """The stages of one experiment. Stateless between blocks, but for the enhancer's model where it has one: a seed and
+    a block number fix every random choice.
+    """
 
     def __init__(self, plan: ChainPlan, accounting: Accounting) -> None:
         self.accounting = accounting
+        self._eves: dict[str, EveModels] = {}
+        """Who trained a model of her own; a node is one Eve, a replay may have several."""
         self.enhance: Enhancer = registry.make_stage("enhance", plan.enhance, plan.enhance_options)
         self.quantize: Quantizer = registry.make_stage("quantize", plan.quantize, plan.quantize_options)
         self.reconcile: Reconciler = registry.make_stage("reconcile", plan.reconcile, plan.reconcile_options)
+
+    # ------------------------------------------------------------ training
+
+    def train(self, role: Side, csi: CsiSeries, block: int, seed: int) -> Dialogue[TrainReport]:
+        """Return one side's dialogue in which the enhancer learns from a block that enters no key.
+
+        Never raises DialogueFailed: a failure is told to the peer and returned as `report.failure`
+        (untrainable, protocol, or peer_failed: <the peer's reason>). The model of before, if any, then stays.
+        """
+        return training(self.enhance, role, canonical_antennas(csi, role), block, generator(seed, "train", role, block))
+
+    def overhear_training(
+        self,
+        from_alice: CsiSeries | None,
+        from_bob: CsiSeries | None,
+        transcript: Sequence[PublicMessage],
+        seed: int,
+        who: str = "eve",
+    ) -> None:
+        """Let Eve take the public part of the model, and learn her own from Bob's published CSI and what she heard."""
+        models = self._eves[who] = EveModels()
+        models.learn(self.enhance, from_alice, from_bob, transcript, generator(seed, "train", who))
 
     # ------------------------------------------------------------ agreement
 
@@ -135,7 +164,8 @@ class KeyChain:
 
         `csi` is what this side received; both series hold the same rounds. Never raises DialogueFailed: a failure is
         told to the peer and returned as `report.failure` (too_few_bits, error_rate_too_high, verification_failed,
-        protocol, or peer_failed: <the peer's reason>) with whatever had been measured until then.
+        not_trained, wrong_model, protocol, or peer_failed: <the peer's reason>) with whatever had been measured until
+        then.
         """
         ledger = Ledger()
         progress = _Progress(block, csi.h.shape[0])
@@ -155,9 +185,9 @@ class KeyChain:
         return side()
 
     def _alice(self, csi: CsiSeries, progress: _Progress, rng: np.random.Generator) -> Steps[None]:
-        features = self.enhance.transform(csi)
+        features, model = trained_features(self.enhance, csi, "alice")
         draft, lead = self.quantize.lead(features, rng)
-        yield Send(msgspec.structs.replace(lead, kind=LEAD))
+        yield Send(msgspec.structs.replace(lead, kind=LEAD, body={**lead.body, **model}))
         follow = yield Receive(FOLLOW)
         assert follow is not None
         raw = progress.raw = _read(follow, lambda: self.quantize.finish(draft, follow))
@@ -198,9 +228,10 @@ class KeyChain:
         _check_corrections(verified, kept, self.reconcile.shows_corrections)
 
     def _bob(self, csi: CsiSeries, progress: _Progress, rng: np.random.Generator) -> Steps[None]:
-        features = self.enhance.transform(csi)
         lead = yield Receive(LEAD)
         assert lead is not None
+        read_model_id(self.enhance, lead)
+        features, _ = trained_features(self.enhance, csi, "bob")
         raw, follow = _read(lead, lambda: self.quantize.follow(features, lead))
         progress.raw = raw
         yield Send(msgspec.structs.replace(follow, kind=FOLLOW))
@@ -344,16 +375,18 @@ class KeyChain:
         from_bob: CsiSeries | None,
         transcript: Sequence[PublicMessage],
         complete: bool,
+        who: str = "eve",
     ) -> EveGuess:
         """Run Eve's attack on a block: the same chain on what she heard, then everything that was said in public.
 
-        She tries Alice's transmissions, Bob's, and the mean of both in the feature domain, and keeps what errs least on
-        the sacrificed bits; a link that she hardly heard only where there is no other. Her error rate is therefore the
-        least of three: a little in her favour.
+        She tries Alice's transmissions, Bob's, and the mean of both in the feature domain, each also through a model of
+        her own where the enhancer was trained, and keeps what errs least on the sacrificed bits; a link that she hardly
+        heard only where there is no other. Her error rate is therefore the least of three or six: a little in her
+        favour.
         Works with any part missing (a series None, messages not heard), with a poorer result.
         """
         heard = {m.kind: m for m in transcript}
-        links = self._links(from_alice, from_bob)
+        links = self._links(from_alice, from_bob, self._eves.get(who, EveModels()))
         empty = np.zeros(0, np.uint8)
         if LEAD not in heard or FOLLOW not in heard:
             return EveGuess(_eve_report(block, 0, 0, 0, "none", complete), empty, None, None)
@@ -386,21 +419,26 @@ class KeyChain:
         reconciled = self.reconcile.eavesdrop(np.delete(raw, positions), transcript)
         return EveGuess(report, raw, reconciled, _eve_key(reconciled, heard.get(AMPLIFY)))
 
-    def _links(self, from_alice: CsiSeries | None, from_bob: CsiSeries | None) -> dict[str, Features]:
-        links = {
-            name: self.enhance.transform(csi)
-            for name, csi in (("alice", from_alice), ("bob", from_bob))
-            if csi is not None
-        }
-        if len(links) == 2:
-            a, b = links["alice"], links["bob"]
-            if a.values.shape == b.values.shape and np.array_equal(a.rounds, b.rounds):
-                # where one of both is missing, the other stands alone
-                both = np.where(
-                    np.isnan(a.values), b.values, np.where(np.isnan(b.values), a.values, (a.values + b.values) / 2)
-                )
-                links["both"] = replace(a, values=both)
+    def _links(self, from_alice: CsiSeries | None, from_bob: CsiSeries | None, eve: EveModels) -> dict[str, Features]:
+        heard = {name: csi for name, csi in (("alice", from_alice), ("bob", from_bob)) if csi is not None}
+        links: dict[str, Features] = {}
+        for how, features in eve.features(self.enhance, heard).items():
+            links |= {f"{name}{how}": f for name, f in features.items()}
+            links |= _both(features, f"both{how}")
         return links
+
+
+def _both(links: dict[str, Features], name: str) -> dict[str, Features]:
+    """Return the mean of two links' features, where both are of the same rounds and dimensions."""
+    if len(links) == 2:
+        a, b = links["alice"], links["bob"]
+        if a.values.shape == b.values.shape and np.array_equal(a.rounds, b.rounds):
+            # where one of both is missing, the other stands alone
+            both = np.where(
+                np.isnan(a.values), b.values, np.where(np.isnan(b.values), a.values, (a.values + b.values) / 2)
+            )
+            return {name: replace(a, values=both)}
+    return {}
 
 
 def _usable(eve: EveReport, agreed: Agreed) -> bool:

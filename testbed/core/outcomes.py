@@ -35,6 +35,23 @@ class AgreeReport(Struct, frozen=True, kw_only=True):
     """Reason, where not verified."""
 
 
+class TrainReport(Struct, frozen=True, kw_only=True):
+    """One side's view of a training block: no bit of it enters a key."""
+
+    block: int
+    probes: int
+    """Rows of the CSI series that went in."""
+    model: str | None
+    """Name of the model, the same at both ends; None where there is none."""
+    nmse_before: float | None = None
+    """Mean square of what differs between both ends' CSI over the mean square of Bob's, on the validation stretch."""
+    nmse_after: float | None = None
+    """The same after the model. Both at Alice only."""
+    public_bytes: int
+    messages: int
+    failure: str | None
+
+
 class EveReport(Struct, frozen=True, kw_only=True):
     """How well Eve's best attack did on the bits that were published anyway."""
 

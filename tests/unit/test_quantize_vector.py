@@ -89,6 +89,35 @@ def test_centroids_and_balance_are_charged_in_full() -> None:
     assert len(set(lead.body)) == 9  # nothing else is published
 
 
+@pytest.mark.parametrize("kind", [KMeans, IlpBvq])
+@pytest.mark.parametrize("k", [3, 5, 12, 24])
+def test_labels_that_are_not_used_are_charged(kind: type[VectorQuantizer], k: int) -> None:
+    q = kind(dimension=2, regions=k, guard=0.0, precision=3)
+    draft, lead = q.lead(features(gaussians(101, 4)), rng())
+    bits = ceil(log2(k))
+    assert draft.values.size == 202 * bits
+    cells = 1 << 2 * (ceil(bits / 2) + 3)
+    expected = log2(comb(cells + k - 1, k)) + 202 * (bits - log2(k))
+    assert lead.leaked_bits == ceil(expected + (balance_bits(202, k) if kind is IlpBvq else 0.0))
+    bob, follow = q.follow(features(gaussians(101, 4)), lead)
+    np.testing.assert_array_equal(q.finish(draft, follow).values, bob.values)
+
+
+def test_labels_of_twelve_regions_are_nearly_as_good_as_of_sixteen() -> None:
+    for k in (6, 12):
+        centroids = IlpBvq(regions=k).cluster(gaussians(2000, 2), rng())
+        w = confusion(centroids, rng())
+        table = label_regions(centroids, rng())
+        assert len({tuple(row) for row in table}) == k
+        shuffled = np.mean([expected_errors(rng().permutation(table), w) for _ in range(20)])
+        assert 1.0 <= expected_errors(table, w) < min(1.35, 0.9 * shuffled)
+
+
+def test_a_sample_of_64_complex_subcarriers() -> None:
+    x = gaussians(300, 128)
+    assert kdr(IlpBvq(dimension=128, regions=4), x, x + 0.01 * gaussians(300, 128, 2)) < 0.05
+
+
 def test_published_regions_are_sorted_so_that_their_order_tells_nothing() -> None:
     for kind in ALL:
         _, lead = kind().lead(features(gaussians(200, 4)), rng())
@@ -188,11 +217,11 @@ def test_messages_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"regions": 12},
         {"regions": 1},
         {"regions": 512},
         {"dimension": 0},
         {"dimension": True},
+        {"dimension": 257},
         {"guard": 0.6},
         {"guard": float("nan")},
         {"grouping": "random"},
