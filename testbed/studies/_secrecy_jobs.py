@@ -30,9 +30,9 @@ SEED = 1
 PDF_DBM = 20.0
 BITS = (1, 2, 3)
 ALTERNATING, MEV_RIS, NO_RIS, RANDOM = "alternating", "MEV + RIS", "No RIS", "random phases"
-SUPERVISED, DENSE, UNFOLDED = "supervised net", "same net, rate-trained", "unfolded net, rate-trained"
+SUPERVISED, DENSE, UNFOLDED = "supervised net", "dense net, rate-trained", "unfolded net, rate-trained"
 LABEL_TOLERANCE = 1e-5
-CUT_OFFS = (1, 3, 10, 30)
+CUT_OFFS = (1, 2, 3, 5, 10, 30)
 """Rounds after which coordinate ascent is stopped, from a net's phases and from aligned ones."""
 SCENE = Scene()
 
@@ -220,10 +220,13 @@ def loss(size: Size, which: Loss, seed: int, labels: F64) -> dict[str, Any]:
 def _cut_off(model: Secrecy) -> dict[int, tuple[float, float]]:
     """Return mean bits and seconds a channel of coordinate ascent that ends after some rounds, from aligned phases."""
     out = {}
-    for rounds in CUT_OFFS:
+    for rounds in (0, *CUT_OFFS):
 
         def answer(rounds: int = rounds) -> Design:
-            return secrecy_coordinate.design(model, secrecy_coordinate.aligned(model), rounds=rounds)
+            phases = secrecy_coordinate.aligned(model)
+            if rounds == 0:
+                return Design(phases, model.best_precoder(phases))
+            return secrecy_coordinate.design(model, phases, rounds=rounds)
 
         out[rounds] = (float(rate(model, answer()).mean()), _least_s(answer) / len(model.h_au))
     return out
