@@ -5,8 +5,8 @@ sample of region u is taken for v, minimise Σ w_uv · (bits in which the labels
 solved exactly, more by the best pairwise exchange from several starts. k regions get ⌈log2 k⌉ bits each; where k is no
 power of two, some labels are not used.
 
-Places of the label are then ordered by what an error there tells about the rest of the label, most first: the
-accounting of corrected errors (`amplify.accounting.correction_leak`) charges the places in that order.
+Places of the label are then ordered by what an error there tells about the rest of the label, most first, as in a Gray
+code along a line.
 """
 
 from __future__ import annotations
