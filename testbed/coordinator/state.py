@@ -47,6 +47,8 @@ SURFACE_SETTLE_S = 10e-6
 """Between a pattern's latch time and the first probe under it."""
 LOADING_S = 60.0
 """How much longer nodes may take to get ready that load a trained policy and the library it needs."""
+SURFACE_CHECK_ROUNDS = 50
+"""A pattern that is held is read back after so many rounds, and before they are used: boards start anew unasked."""
 WALL_LEAD_S = 0.03
 """On the wall clock an order must reach the nodes before its first sample is due."""
 
@@ -264,6 +266,12 @@ class CoordinatorState:
         self._surface_now: str | None = None
         self._surface_latched_s = 0.0
         self._surface_failures = 0
+        self._surface_told: str | None = None
+        """What the surface last acknowledged."""
+        self._unconfirmed: list[int] = []
+        """Rounds ordered since it did, or since it was read back."""
+        self._surface_check: tuple[int, float] | None = None
+        """(round of the order, deadline) while it is being read back."""
         self._round: _Round | None = None
         """On the air."""
         self._settling: list[_Round] = []
@@ -353,6 +361,8 @@ class CoordinatorState:
                 return self._prepared(name, node, body)
             case m.Applied():
                 return self._applied(body)
+            case m.SurfaceHeld():
+                return self._surface_held(body)
             case m.Captured():
                 return self._captured(name, body)
             case m.Stepped():
@@ -488,7 +498,7 @@ class CoordinatorState:
         if not node.required:
             node.left_out = True
         if node.role == "ris":
-            self._surface_wait = self._surface_now = None
+            self._surface_wait = self._surface_now = self._surface_check = None
         for r in self._flying():
             if name in r.expected:
                 r.expected.discard(name)
@@ -520,6 +530,8 @@ class CoordinatorState:
                     "failed", f"{name}: apply failed {MAX_STRIKES} times in a row: {body.detail}", "abort"
                 )
             return out + self._reject_unprobed(Reject.SURFACE_NOT_APPLIED)
+        if body.operation == "readsurface":
+            return out + (self._unconfirm(body.detail) if self._surface_check is not None else [])
         if body.operation in ("configure", "readclock", "run"):
             if node.required:
                 return out + self._finish("failed", f"{name}: {body.operation}: {body.detail}", "abort")
@@ -552,6 +564,8 @@ class CoordinatorState:
             self._block.deadline_s += gap_s
         if self._surface_wait is not None:
             self._surface_wait = (self._surface_wait[0], self._surface_wait[1] + gap_s)
+        if self._surface_check is not None:
+            self._surface_check = (self._surface_check[0], self._surface_check[1] + gap_s)
 
     def _check_time(self) -> list[Instruction]:
         out: list[Instruction] = []
@@ -591,6 +605,8 @@ class CoordinatorState:
                     "failed", f"the surface acknowledged no pattern {MAX_STRIKES} times in a row", "abort"
                 )
             out += self._reject_unprobed(Reject.SURFACE_NOT_APPLIED)
+        if self._surface_check is not None and self._now_s > self._surface_check[1]:
+            out += self._unconfirm("the board did not answer")
         flying = self._flying()
         for r in flying[:1] if self._ahead else flying:  # ahead, a round's time begins when the one before is over
             if self._now_s > r.deadline_s and r.expected - set(r.results):
@@ -714,7 +730,11 @@ class CoordinatorState:
         done = self._next_round >= self.experiment.rounds or self._stop is not None
         done = done or (errand and self.policy is not None and self.policy.done)
         full = len(self._pending) >= self._block_rounds and not errand
+        if self._surface_check is not None:
+            return None
         if (done or full) and not self._settling:
+            if len(self._unconfirmed) > 1 and self._stop != "abort":
+                return self._check_surface()
             if self._pending and self._stop != "abort" and not errand and (full or not self._to_train):
                 return self._start_block()
             if done:
@@ -743,9 +763,9 @@ class CoordinatorState:
         why = ", ".join(f"{n} {reason}" for reason, n in self.rejected.most_common())
         return f"no round of {self.probed} was kept: {why}"
 
-    def _start_round(self) -> list[Instruction]:
+    def _start_round(self) -> list[Instruction] | None:
         surface = self._surface_plan()
-        if surface:
+        if surface is None or surface:
             return surface
         assert self._scheduler is not None
         # A round is planned from what was learned up to the round before the previous one, whether or not the previous
@@ -757,6 +777,8 @@ class CoordinatorState:
         start_s, end_s = self._scheduler.plan(now_s, max(not_before_s, self._last_end_s))
         self._last_end_s = end_s
         number, self._next_round = self._next_round, self._next_round + 1
+        if self.policy is not None:
+            self._unconfirmed.append(number)
         nodes = [n for n, node in self._taking_part().items() if node.ready and node.role != "ris"]
         wait_s = self.lab.coordinator.operation_timeout_s
         if not self.virtual:
@@ -775,8 +797,11 @@ class CoordinatorState:
         captured = not self._ahead
         return [Tell(n, self._scheduler.probe(n, number, start_s, end_s, captured, sounding)) for n in nodes]
 
-    def _surface_plan(self) -> list[Instruction]:
-        """Ask for the next pattern where one is due; nothing where the surface holds what this round wants."""
+    def _surface_plan(self) -> list[Instruction] | None:
+        """Ask for the next pattern where one is due; [] where the surface holds what this round wants.
+
+        None while rounds under the present pattern are on the air that is to be read back first.
+        """
         policy = self.policy
         if policy is None:
             return []
@@ -796,10 +821,14 @@ class CoordinatorState:
             self._surface_round = self._next_round
             if self._pattern is None or wanted.digest != self._pattern.digest:
                 self._pattern, self._surface_now = wanted, None
-        if self._surface_now is not None:  # otherwise it is new, or the surface lost it
+        held = self._surface_now is not None  # otherwise it is new, or the surface lost it
+        # a pattern that serves one round was acknowledged just before: only those that are held are read back
+        if len(self._unconfirmed) >= (SURFACE_CHECK_ROUNDS if held else 2):
+            return None if self._flying() else self._check_surface()
+        if held:
             return []
         assert self._pattern is not None
-        self._surface_now = None
+        self._unconfirmed.clear()
         self._surface_wait = (self._next_round, self._now_s + self.lab.coordinator.operation_timeout_s)
         body = m.Apply(
             round=self._next_round,
@@ -808,6 +837,38 @@ class CoordinatorState:
             phase_bits=hello.phase_bits,
         )
         return [NewPattern(self._pattern), Tell(ris, body)]
+
+    def _check_surface(self) -> list[Instruction]:
+        """Have the pattern read back that the rounds since the last look count on; none of them is on the air."""
+        ris = self._name("ris")
+        if ris is None or not self.nodes[ris].alive:
+            return self._unconfirm("the board's node is lost")
+        self._surface_check = (self._next_round, self._now_s + self.lab.coordinator.operation_timeout_s)
+        return [Tell(ris, m.ReadSurface(round=self._next_round))]
+
+    def _surface_held(self, body: m.SurfaceHeld) -> list[Instruction]:
+        if self._surface_check is None or body.round != self._surface_check[0]:
+            return [Note("unexpected_pattern", {"digest": body.digest, "round": body.round})]
+        if body.digest != self._surface_told:
+            return self._unconfirm("it holds another pattern than it acknowledged: the board has started anew")
+        self._surface_check = None
+        self._unconfirmed.clear()
+        return []
+
+    def _unconfirm(self, why: str) -> list[Instruction]:
+        """Take back the rounds since the surface was last known to hold its pattern; it is told again."""
+        suspects, self._unconfirmed = self._unconfirmed, []
+        self._surface_check = self._surface_now = None
+        out: list[Instruction] = [Note("surface_lost", {"rounds": [suspects[0], suspects[-1]], "detail": why})]
+        for n in [n for n in self._pending if n in suspects]:
+            self._pending.remove(n)
+            self.kept -= 1
+            self.rejected[Reject.SURFACE_CHANGED.value] += 1
+            out.append(replace(self._told[n], kept=False, reason=Reject.SURFACE_CHANGED.value))
+        if self.policy is not None and self.policy.errand:  # what the search was told cannot be taken back
+            which = f"rounds {suspects[0]} to {suspects[-1]}"
+            return out + self._finish("failed", f"{which} were measured under an unknown pattern: {why}", "abort")
+        return out
 
     def _applied(self, body: m.Applied) -> list[Instruction]:
         ris = self._name("ris")
@@ -830,6 +891,7 @@ class CoordinatorState:
             return [Note("unexpected_pattern", {"digest": body.digest, "round": body.round})]
         self._surface_wait, self._surface_failures = None, 0
         self._surface_now, self._surface_latched_s = body.digest, latched_s
+        self._surface_told = body.digest
         return []
 
     def _reject_unprobed(self, reason: Reject) -> list[Instruction]:

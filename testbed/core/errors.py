@@ -19,10 +19,14 @@ class InputError(TestbedError):
 
 
 class DeviceError(TestbedError):
-    """A radio or board failed. The message reads `<device>: <operation> in state <state>: <what happened>`."""
+    """A radio or board failed. The message reads `<device>: <operation> in state <state>: <what happened>`.
+
+    Without the state where it goes without saying: an open device fails at work, a closed one at opening.
+    """
 
     def __init__(self, device: str, operation: str, state: str, detail: str) -> None:
-        super().__init__(f"{device}: {operation} in state {state}: {detail}")
+        usual = state == "open" or (operation, state) == ("open", "closed")
+        super().__init__(f"{device}: {operation}{'' if usual else f' in state {state}'}: {detail}")
         self.device, self.operation, self.state, self.detail = device, operation, state, detail
 
 

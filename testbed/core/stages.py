@@ -111,6 +111,10 @@ class Quantizer(ABC):
     Deterministic for a given rng. Probes that either side lacks (NaN rows) are dropped through the published indices.
     """
 
+    whole_symbols: bool = False
+    """Whether labels are sacrificed whole: they are the binary numbers of equally likely cells, most significant bit
+    first (`assess.gaussian_labels`), and soft decoding learns the channel from whole ones."""
+
     @abstractmethod
     def lead(self, features: Features, rng: np.random.Generator) -> tuple[Bits, PublicMessage]:
         """Quantize Alice's features; publish what Bob needs (kept indices, centroids …)."""
@@ -132,6 +136,10 @@ class Quantizer(ABC):
         Also returns (bit,) `covered`: where she had a feature to guess from. Elsewhere (NaN) the guess is 0 and no
         measure of what an Eve who hears could know.
         """
+
+    def published(self, raw: Bits, lead: PublicMessage) -> NDArray[np.bool_]:
+        """Return (bit,) which raw bits Alice's message has told already: they are sacrificed first. Default: none."""
+        return np.zeros(raw.values.size, np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +182,8 @@ class Reconciler(ABC):
 
     shows_corrections: bool = True
     """Whether the discussion lays open which bits Bob corrected; what that tells is then charged."""
+    most_errors: float = 0.25
+    """Share of differing bits above which a block is given up before reconciliation."""
 
     @abstractmethod
     def alice(self, evidence: Evidence, rng: np.random.Generator) -> Dialogue[ReconciledBits]: ...

@@ -86,6 +86,13 @@ class Applied(_Body, frozen=True):
     device_time_s: float
 
 
+class SurfaceHeld(_Body, frozen=True):
+    """What the surface holds, read back."""
+
+    round: int
+    digest: str
+
+
 class Captured(_Body, frozen=True):
     """Both slots are over and the samples are in: the air is free, estimation goes on. Sent where it was asked for."""
 
@@ -228,6 +235,12 @@ class Apply(_Body, frozen=True):
     phase_bits: int
 
 
+class ReadSurface(_Body, frozen=True):
+    """Read the surface's pattern back: the rounds before this one count on it."""
+
+    round: int
+
+
 class SlotPlan(Struct, frozen=True):
     tx: str
     rx: list[str]
@@ -313,10 +326,10 @@ class Envelope(Struct, frozen=True):
     header: Header
     body: (
         # from nodes
-        Hello | Heartbeat | Configured | ClockReading | Applied | Captured | Stepped | Probed | Failed | Stopped
-        | Agreed | Trained | Attacked | Amplified | Unmasked
+        Hello | Heartbeat | Configured | ClockReading | Applied | SurfaceHeld | Captured | Stepped | Probed | Failed
+        | Stopped | Agreed | Trained | Attacked | Amplified | Unmasked
         # to nodes
-        | Welcome | Refused | Pulse | Configure | ReadClock | Apply | Probe | Step | Abandon | Finish
+        | Welcome | Refused | Pulse | Configure | ReadClock | Apply | ReadSurface | Probe | Step | Abandon | Finish
         | Distil | Attack | Amplify | Unmask
     )  # fmt: skip
 

@@ -317,6 +317,8 @@ class NodeDaemon:
                         return s.DeviceDone(m.ClockReading(device_time_s=self._device.now_s()))
                     case m.Apply():
                         return self._apply(body)
+                    case m.ReadSurface():
+                        return self._read_surface(body)
                     case m.Probe():
                         return self._probe(body)
                     case m.Step():
@@ -376,6 +378,11 @@ class NodeDaemon:
             return s.DeviceFault("apply", f"{levels.size} levels for a surface of shape {body.shape}")
         applied = self._device.apply(SurfacePattern(levels.reshape(body.shape), body.phase_bits))
         return s.DeviceDone(m.Applied(round=body.round, digest=applied.digest, device_time_s=applied.time_s))
+
+    def _read_surface(self, body: m.ReadSurface) -> s.Event:
+        if not isinstance(self._device, Board):
+            return s.DeviceFault("readsurface", f"{self.name} drives no surface")
+        return s.DeviceDone(m.SurfaceHeld(round=body.round, digest=self._device.readback().digest))
 
     def _probe(self, body: m.Probe) -> s.Event:
         """Do this node's part in each slot, tell that the air is free, then estimate."""

@@ -103,7 +103,7 @@ class Publish:
 class Do:
     """A device operation: the body of the request."""
 
-    body: m.Configure | m.ReadClock | m.Apply | m.Probe | m.Step
+    body: m.Configure | m.ReadClock | m.Apply | m.ReadSurface | m.Probe | m.Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +222,8 @@ class NodeState:
                     return [Report(m.Failed(operation="configure", state=self.name, detail=lost))]
                 self.name = "configuring"
                 return [Do(body)]
-            case m.ReadClock() | m.Apply():
-                self.name = "reading_clock" if isinstance(body, m.ReadClock) else "applying"
+            case m.ReadClock() | m.Apply() | m.ReadSurface():
+                self.name = "applying" if isinstance(body, m.Apply) else "reading"
                 return [Do(body)]
             case m.Probe() | m.Step():
                 self.name = "probing"

@@ -72,7 +72,10 @@ def test_a_pattern_is_drawn_without_a_board(tmp_path: Path) -> None:
         (("show", "wobble"), "no pattern is called 'wobble'"),
         (("show", "0x12"), "accepted 64"),
         (("apply", "nowhere.json"), "cannot be read"),
-        (("optimise", "--method", "oracle"), "accepted: greedy, hadamard, random_search"),
+        (("optimise", "--method", "oracle"), "accepted: conditional_mean, greedy, hadamard"),
+        (("show", "stripes(999)"), "accepted 1 to 16 (columns)"),
+        (("apply", "random(-1)"), "a whole number from 0"),
+        (("optimise", "--start", "0x12"), "accepted 64"),
         (("optimise", "--objective", "luck"), "accepted: power"),
         (("optimise", "--model", "oracle"), "accepted: start, answer, none"),
         (("optimise", "--save", "best.txt"), "accepted: a .json file"),
@@ -84,6 +87,41 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str) -> None:
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("lab", "status"), [("sim", 2), ("wire_ris", 2), ("wire_ris595", 1)])
+def test_a_pattern_of_another_shape_is_one_line(tmp_path: Path, lab: str, status: int) -> None:
+    """Before anything starts, where the lab file or the driver knows the size; else when the board has told it."""
+    patterns.save(tmp_path / "small.json", patterns.make("random(1)", (4, 4), 1), {})
+    done = command(
+        "ris", "optimise", "--start", str(tmp_path / "small.json"), "--lab", lab, "--out", str(tmp_path / "runs")
+    )
+    assert done.returncode == status
+    assert "4×4 elements of 1 bit, accepted by this board: 16×16" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "runs").exists() == (status == 1)
+
+
+def test_a_refused_option_of_an_emulated_board_names_file_table_and_key(tmp_path: Path) -> None:
+    text = config.bundled(config.Lab)["wire_ris"].read_text()
+    (tmp_path / "odd.toml").write_text(text.replace("[world.emulators.ris]", "[world.emulators.ris]\nspeed = 3\n#"))
+    done = command("ris", "show", "--lab", str(tmp_path / "odd.toml"))
+    assert done.returncode == 2
+    assert f"{tmp_path / 'odd.toml'}: table [world.emulators.ris]: " in done.stderr
+    assert "speed" in done.stderr
+    assert "accepted keys: baud" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("objective", ["correlation", "key_rate", "leakage"])
+def test_every_objective_is_measured_on_live_probes(tmp_path: Path, objective: str) -> None:
+    found = search(tmp_path, lab_file(tmp_path, side=4), "hadamard", objective=objective, budget=120)
+    assert found["status"] == "finished", found["detail"]
+    assert found["confirmed"]
+    assert found["patterns_tried"] > 30
+    assert found["gain"] >= 0  # a result worse than the start is dropped
+    assert found["after"] > {"correlation": 0.9, "key_rate": 1.0, "leakage": -1.0}[objective]
+    assert patterns.load(Path(found["saved"]))[1]["objective"] == objective
 
 
 def test_an_objective_that_needs_an_eve_is_refused_without_one() -> None:

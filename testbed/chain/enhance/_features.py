@@ -24,6 +24,8 @@ DETRENDS = ("none", "difference", "highpass")
 # complex64 magnitudes carry about 1e-6 dB of rounding. Rounding it away makes equal measurements (1 dB RSSI steps)
 # equal again, so that ties are ties for the quantizer at both ends.
 _DB_DECIMALS = 5
+_FINER = 2
+"""Delays looked at per sample of the bandwidth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Reduction:
     detrend: str
     """none; difference: minus the previous probe; highpass: minus the mean of the `window` probes before."""
     window: int
+    align: bool = True
+    """Whether each frame's delay and common phase are taken off; false only where radios share clock and phase."""
 
     def __post_init__(self) -> None:
         whole("step", self.step, 1)
@@ -45,6 +49,10 @@ class Reduction:
             raise ValueError(f"scale = {self.scale!r}, accepted: {', '.join(SCALES)}")
         if self.detrend not in DETRENDS:
             raise ValueError(f"detrend = {self.detrend!r}, accepted: {', '.join(DETRENDS)}")
+
+    def phases(self, csi: CsiSeries) -> C128:
+        """Return the CSI (probe, rx antenna, tx antenna, subcarrier) as `complex` takes it."""
+        return aligned(csi) if self.align else csi.h.astype(np.complex128)
 
     def apply(self, h: F64 | C128, csi: CsiSeries) -> Features:
         """Return features of h (probe, rx antenna, tx antenna, subcarrier), complex or, for levels, |h|.
@@ -83,10 +91,10 @@ def magnitudes(csi: CsiSeries) -> F64:
 def aligned(csi: CsiSeries) -> C128:
     """Return the CSI, (probe, rx antenna, tx antenna, subcarrier), without each frame's mean delay and common phase.
 
-    Of every antenna pair by itself: the slope of the phase over frequency is taken off, then everything is turned so
-    that the strongest tap of the delay profile is real and positive. Where two taps are nearly equal the two ends may
-    choose differently: no rule is free of such frames, since a phase reference cannot depend on the channel
-    continuously everywhere (Borsuk–Ulam).
+    Of every antenna pair by itself: the mean slope of the phase over frequency is taken off, then everything is turned
+    such that Σ_τ g(τ)·|g(τ)| over the delay profile g is real and positive: strong taps count most, and where two are
+    nearly equal none is chosen. No rule is free of frames for which the two ends differ, since a phase reference cannot
+    depend on the channel continuously everywhere (Borsuk–Ulam); here they are those where the strong taps cancel.
     """
     h = csi.h.astype(np.complex128)
     f = csi.subcarrier_hz
@@ -97,10 +105,10 @@ def aligned(csi: CsiSeries) -> C128:
     with np.errstate(invalid="ignore"):
         slope = np.angle((h[..., 1:] * np.conj(h[..., :-1]))[..., near].sum(axis=-1))  # rad a subcarrier
         h *= np.exp(-1j * slope[..., None] * (f / pitch))
-        taps = h @ np.exp(2j * np.pi * np.outer(f / pitch, np.arange(f.size) / f.size))
-        power = np.nan_to_num(np.abs(taps), nan=0.0)
-        strongest = np.take_along_axis(taps, power.argmax(axis=-1)[..., None], axis=-1)
-        h *= np.exp(-1j * np.angle(strongest))
+        delays = np.arange(_FINER * f.size) / (_FINER * f.size)
+        taps = h @ np.exp(2j * np.pi * np.outer(f / pitch, delays))
+        reference = (taps * np.abs(taps)).sum(axis=-1, keepdims=True)
+        h *= np.exp(-1j * np.angle(reference))
     return h
 
 

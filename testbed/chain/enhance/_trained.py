@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed import __version__
-from testbed.chain.enhance._features import C128, Reduction, aligned, whole
+from testbed.chain.enhance._features import C128, Reduction, whole
 from testbed.core.errors import InputError
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import F64, I64, CsiSeries, Features
@@ -90,7 +90,7 @@ class Trained(TrainableEnhancer):
             raise ValueError(f"validation = {validation!r}, accepted: above 0, to 0.5")
         whole("gap", gap, 0)
         self._reduction, self._validation, self._gap = reduction, validation, gap
-        self._parameters = parameters
+        self._parameters = {"align": reduction.align, **parameters}
         self._model: Model | None = None
         self._scores: dict[str, float] = {}
         if model:
@@ -106,6 +106,14 @@ class Trained(TrainableEnhancer):
     def _apply(self, model: Model, role: str, vectors: F64) -> F64:
         """Return Bob's vectors as Alice predicts them (`maps_csi`: called for her only), or features of this role."""
 
+    def _calibrate(self, alice: CsiSeries, bob: CsiSeries) -> Arrays:
+        """Return what `_calibrated` needs, learnt before the alignment; private to Alice. Default: nothing."""
+        return {}
+
+    def _calibrated(self, calibration: Arrays, csi: CsiSeries) -> CsiSeries:
+        """Return Alice's CSI as it goes into the alignment."""
+        return csi
+
     # ------------------------------------------------------------ the stage
 
     def transform(self, csi: CsiSeries, role: str) -> Features:
@@ -115,8 +123,8 @@ class Trained(TrainableEnhancer):
         """
         model = self._checked(csi, role)
         if self.maps_csi and role != "alice":
-            return self._reduction.apply(aligned(csi), csi)
-        vectors = stacked(aligned(csi))
+            return self._reduction.apply(self._reduction.phases(csi), csi)
+        vectors = stacked(self._reduction.phases(self._calibrated(model.private, csi) if role == "alice" else csi))
         present = np.isfinite(vectors).all(axis=1)
         out = self._apply(model, role, vectors[present]) if present.any() else np.zeros((0, 1))
         found = np.full((vectors.shape[0], out.shape[1]), np.nan)
@@ -166,22 +174,26 @@ class Trained(TrainableEnhancer):
                 f"{alice.h.shape[-1]} subcarriers at Alice, {bob.h.shape[-1]} at Bob; accepted: the same, "
                 f"from {MIN_SUBCARRIERS}"
             )
-        a, b = stacked(aligned(alice)), stacked(aligned(bob))
-        both = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
+        whole_csi = [np.isfinite(c.h).all(axis=(1, 2, 3)) for c in (alice, bob)]
+        both = whole_csi[0] & whole_csi[1]
         if both.sum() < MIN_PROBES:
             raise ValueError(f"{both.sum()} of {both.size} probes have CSI at both ends, accepted from {MIN_PROBES}")
-        a, b = a[both], b[both]
-        for end, vectors in (("Alice", a), ("Bob", b)):
+        alice, bob = (CsiSeries(c.h[both], c.rounds[both], c.subcarrier_hz) for c in (alice, bob))
+        for end, vectors in (("Alice", stacked(alice.h)), ("Bob", stacked(bob.h))):
             constant = np.flatnonzero(np.ptp(vectors, axis=0) == 0)
             if constant.size:
                 half = vectors.shape[1] // 2
                 part, element = ("Re", constant[0]) if constant[0] < half else ("Im", constant[0] - half)
                 raise ValueError(
-                    f"{end}'s CSI: {part} of subcarrier {element % alice.h.shape[-1]} never changes over {len(a)} "
+                    f"{end}'s CSI: {part} of subcarrier {element % alice.h.shape[-1]} never changes over {both.sum()} "
                     f"probes ({constant.size} such columns): there is nothing to learn from it"
                 )
+        calibration = self._calibrate(alice, bob)
+        before, b = stacked(self._reduction.phases(alice)), stacked(self._reduction.phases(bob))
+        a = stacked(self._reduction.phases(self._calibrated(calibration, alice)))
         split = Split.of(len(a), self._validation, self._gap)
         learned = self._learn(a, b, split, rng)
+        learned.private.update(calibration)
         card = {
             "schema": 1,
             "enhance": self._name,
@@ -199,16 +211,16 @@ class Trained(TrainableEnhancer):
             "versions": {"testbed": __version__, "numpy": np.__version__, **_torch_version()},
         }  # fmt: skip
         self._model = Model(card, learned.private, learned.public)
-        self._scores = self._score(a[split.validate], b[split.validate])
+        self._scores = self._score(*(x[split.validate] for x in (before, a, b)))
 
-    def _score(self, alice: F64, bob: F64) -> dict[str, float]:
+    def _score(self, before: F64, alice: F64, bob: F64) -> dict[str, float]:
         """Return what is left between the ends before and after, over Bob's power, in what each compares."""
         assert self._model is not None
         after = self._apply(self._model, "alice", alice)
         target = bob if self.maps_csi else self._apply(self._model, "bob", bob)
         scores = {"nmse_after": float(((after - target) ** 2).mean() / (target**2).mean())}
-        if alice.shape == bob.shape:
-            scores["nmse_before"] = float(((alice - bob) ** 2).mean() / (bob**2).mean())
+        if before.shape == bob.shape:
+            scores["nmse_before"] = float(((before - bob) ** 2).mean() / (bob**2).mean())
         return scores
 
     @property
@@ -299,10 +311,10 @@ class Trained(TrainableEnhancer):
 # ---------------------------------------------------------------- vectors
 
 
-def stacked(h: C128) -> F64:
+def stacked(h: NDArray[np.complexfloating[Any, Any]]) -> F64:
     """Return (probe, element): Re of all antenna pairs and subcarriers, then Im (paper B, section 3)."""
     flat = h.reshape(h.shape[0], -1)
-    return np.concatenate([flat.real, flat.imag], axis=1)
+    return np.concatenate([flat.real, flat.imag], axis=1, dtype=np.float64)
 
 
 def unstacked(vectors: F64, shape: list[int]) -> C128:

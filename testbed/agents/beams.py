@@ -1,0 +1,218 @@
+"""Yardsticks of the learners: random and SVD beams, the trade of gain against a null, Bayes, the per-step oracle.
+
+Each takes an environment and returns unit-norm beams (run, copy, antenna) of Alice and Bob for its present channels.
+`oracle` and `ascent` look at Eve's true channel, `svd` at none, `trade` and `bayes` at what Fred tells of it.
+
+**The frontier.** Bob's best answer to w_a is matched, so K_L ∝ ‖Hw_a‖². Reward rises with it and falls with |gᵀw_a|, and
+so does its mean over a posterior of g with independent, equal errors, |mᵀw_a| in place of |gᵀw_a|: turning the space
+around m changes nothing. The two quadratic forms have a convex joint range (Toeplitz–Hausdorff), so all that can be best
+are the principal vectors of HᴴH − λ m*mᵀ, λ ≥ 0. With HᴴH = V diag(d) Vᴴ and Vᵀm turned real, they are
+
+    w = V c,   c_1 ∝ m_1,   c_i ∝ −m_i x/(δ_i − x),   δ_i = d_1 − d_i,   0 ≤ x ≤ x_null < δ_2:
+
+SVD beams at x = 0, a perfect null towards m at x_null. One number is left to be found, whatever the antennas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from testbed.agents import kalman
+from testbed.agents.environment import Environment
+from testbed.agents.rates import rates
+from testbed.agents.setting import Stack
+
+Beams = tuple[torch.Tensor, torch.Tensor]
+Policy = Callable[[Environment], Beams]
+
+
+def random(env: Environment) -> Beams:
+    """Return beams of uniform direction."""
+    shape = (env.stack.n_runs, env.n_envs, env.stack.n_antennas, 2, 2)
+    drawn = torch.randn(shape, generator=env.generator, device=env.stack.device)
+    both = torch.view_as_complex(drawn / (drawn**2).sum((2, 4), keepdim=True).sqrt())
+    return both[..., 0], both[..., 1]
+
+
+def svd(env: Environment) -> Beams:
+    """Return the principal singular vectors: optimal where Eve sleeps or is uncorrelated."""
+    alice = torch.linalg.eigh(_gram(env.h))[1][..., -1]
+    return alice, matched(env.h, alice)
+
+
+def matched(h: torch.Tensor, alice: torch.Tensor) -> torch.Tensor:
+    """Return Bob's best beam for Alice's: (Hw_a)* at unit norm."""
+    heard = (h * alice.unsqueeze(-2)).sum(-1).conj()
+    return heard / torch.linalg.vector_norm(heard, dim=-1, keepdim=True).clamp_min(1e-12)
+
+
+def trade(env: Environment) -> Beams:
+    """Return the best trade of gain against a null, with Eve's predicted channel and mode taken for the true ones."""
+    mean = kalman.predict(env).mean
+    awake = (_power(mean).sum(-1) > env.stack.threshold * env.stack.n_antennas).float()
+    return _best_if_certain(env, mean, awake)
+
+
+def oracle(env: Environment) -> Beams:
+    """Return the optimum given Eve's true channel and mode: the best of the frontier."""
+    return _best_if_certain(env, env.g, env.awake)
+
+
+def _best_if_certain(env: Environment, g: torch.Tensor, awake: torch.Tensor) -> Beams:
+    def worth(at: Points) -> torch.Tensor:
+        return rates(at.gain, at.heard**2, awake[..., None], env.stack).reward
+
+    return Frontier(env.h, g).best(worth)
+
+
+def bayes(env: Environment, belief: kalman.Belief | None = None) -> Beams:
+    """Return the beams of the highest expected reward given Fred's history: no partial observer can do better.
+
+    `belief`: of Eve's channel; the Kalman filter's where not given. SVD beams are among those compared.
+    """
+    known = belief or kalman.predict(env)
+    return Frontier(env.h, known.mean).best(lambda at: expected_reward(at, known, env.stack))
+
+
+def bayes_alone(env: Environment) -> Beams:
+    """As `bayes`, for a Bob who cannot know Alice's choice and so stays with his SVD beam: what two nodes can deploy."""
+    belief = kalman.predict(env)
+    frontier = Frontier(env.h, belief.mean, bob_follows=False)
+    alice, _ = frontier.best(lambda at: expected_reward(at, belief, env.stack))
+    return alice, svd(env)[1]
+
+
+def expected_reward(at: Points, belief: kalman.Belief, stack: Stack, n_samples: int = 64) -> torch.Tensor:
+    """Return (run, copy, point) the mean reward over Eve's posterior channels, by quasi-random points.
+
+    Of g it takes the part along the beam, one across it towards m, and the power of the rest (a Gamma variate).
+    """
+    spread = belief.variance[..., None].sqrt()
+    aside = (_power(belief.mean).sum(-1)[..., None] - at.heard**2).clamp_min(0).sqrt()
+    gate = (stack.threshold * stack.n_antennas)[..., None]
+    total = torch.zeros_like(at.gain)
+    for along_re, along_im, across_re, across_im, rest in _draws(n_samples, stack.n_antennas):
+        eve = (at.heard + spread * along_re) ** 2 + (spread * along_im) ** 2
+        norm = eve + (aside + spread * across_re) ** 2 + spread**2 * (across_im**2 + rest)
+        total += rates(at.gain, eve, (norm > gate).float(), stack).reward
+    return total / n_samples
+
+
+@cache
+def _draws(n: int, n_antennas: int) -> list[list[float]]:
+    """Return n points: real and imaginary part of a CN(0, 1), of another, and a Gamma(antennas − 2) variate."""
+    from scipy.stats import gamma, norm, qmc
+
+    u = np.clip(qmc.Sobol(5, seed=1).random(n), 1e-6, 1 - 1e-6)
+    rest = gamma.ppf(u[:, 4:], n_antennas - 2) if n_antennas > 2 else np.zeros((n, 1))
+    points: list[list[float]] = np.hstack([norm.ppf(u[:, :4]) * 0.5**0.5, rest]).tolist()
+    return points
+
+
+def ascent(env: Environment, n_steps: int = 150, rate: float = 0.05) -> Beams:
+    """Return where gradient ascent on the true reward, Eve's channel and mode known, ends from the SVD start.
+
+    The yardstick of the model description. Not concave: where little is at stake it ends below `oracle`. Where it ends
+    below its start, the start stands.
+    """
+    start = torch.cat([torch.view_as_real(w).flatten(-2) for w in svd(env)], -1)
+    x = start.clone().requires_grad_()
+    optimiser = torch.optim.Adam([x], lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps)
+    for _ in range(n_steps):
+        optimiser.zero_grad()
+        with torch.enable_grad():
+            (-env.rates(*_split(x)).reward.sum()).backward()
+        optimiser.step()
+        schedule.step()
+    found, before = _split(x.detach()), _split(start)
+    better = (env.rates(*found).reward > env.rates(*before).reward)[..., None]
+    return torch.where(better, found[0], before[0]), torch.where(better, found[1], before[1])
+
+
+def _split(x: torch.Tensor) -> Beams:
+    alice, bob = (torch.view_as_complex(half.unflatten(-1, (-1, 2)).contiguous()) for half in x.chunk(2, -1))
+    return (
+        alice / torch.linalg.vector_norm(alice, dim=-1, keepdim=True),
+        bob / torch.linalg.vector_norm(bob, dim=-1, keepdim=True),
+    )
+
+
+class Points(NamedTuple):
+    """Some points of the frontier."""
+
+    coefficients: torch.Tensor
+    """(run, copy, point, mode) real c at unit norm."""
+    gain: torch.Tensor
+    """(run, copy, point) ‖Hw‖² = |h|² with Bob matched."""
+    heard: torch.Tensor
+    """(run, copy, point) |mᵀw|."""
+
+
+class Frontier:
+    """The beams from the SVD's to the null towards m for channels h (run, copy, b, a) and m (run, copy, a)."""
+
+    def __init__(self, h: torch.Tensor, mean: torch.Tensor, bob_follows: bool = True) -> None:
+        """`bob_follows`: Bob answers any beam with the matched one; else he keeps to the strongest mode's."""
+        self._h = h
+        self.basis, d, m = turned(h, mean)
+        if not bob_follows:
+            d = torch.cat([d[..., :1], torch.zeros_like(d[..., 1:])], -1)
+        self._d, self._m = d, m
+        self._delta = d[..., :1] - d[..., 1:]
+        low, high = torch.zeros_like(d[..., 0]), self._delta[..., 0] * (1 - 1e-5)
+        for _ in range(30):
+            x = (low + high) / 2
+            over = (m[..., 1:] ** 2 * (x[..., None] / (self._delta - x[..., None]))).sum(-1) > m[..., 0] ** 2
+            low, high = torch.where(over, low, x), torch.where(over, x, high)
+        self.null = low
+        """(run, copy) x of the null."""
+
+    def at(self, x: torch.Tensor) -> Points:
+        """Return the points of x (run, copy, point), each between 0 and `null`."""
+        d, m = self._d[..., None, :], self._m[..., None, :]
+        others = -m[..., 1:] * (x[..., None] / (self._delta[..., None, :] - x[..., None]))
+        c = torch.cat([m[..., :1].expand(*others.shape[:-1], 1).clamp_min(1e-9), others], -1)
+        c = c / torch.linalg.vector_norm(c, dim=-1, keepdim=True)
+        return Points(c, (d * c**2).sum(-1), (m * c).sum(-1).abs())
+
+    def best(self, worth: Callable[[Points], torch.Tensor], n_points: int = 24, n_finer: int = 9) -> Beams:
+        """Return the beams that `worth` says are best: a grid over the frontier, then a finer one around its best."""
+        grid = torch.linspace(0, 1, n_points, device=self.null.device)
+        index = worth(self.at(self.null[..., None] * grid)).argmax(-1)
+        step = 1 / (n_points - 1)
+        finer = grid[index][..., None] + step * torch.linspace(-1, 1, n_finer, device=grid.device)
+        points = self.at(self.null[..., None] * finer.clamp(0, 1))
+        index = worth(points).argmax(-1)
+        n_modes = points.coefficients.shape[-1]
+        chosen = index[..., None, None].expand(*index.shape, 1, n_modes)
+        return self.beams(points.coefficients.gather(-2, chosen)[..., 0, :])
+
+    def beams(self, coefficients: torch.Tensor) -> Beams:
+        """Return the beams of real coefficients (run, copy, mode)."""
+        alice = (self.basis * coefficients.unsqueeze(-2)).sum(-1)
+        alice = alice / torch.linalg.vector_norm(alice, dim=-1, keepdim=True)
+        return alice, matched(self._h, alice)
+
+
+def turned(h: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return V (…, antenna, mode), the strongest mode first, with Vᵀm real and positive; its gains d; and Vᵀm."""
+    d, v = torch.linalg.eigh(_gram(h))
+    d, v = d.flip(-1).clamp_min(0), v.flip(-1)
+    m = (v * mean.unsqueeze(-1)).sum(-2)
+    size = m.abs()
+    phase = torch.where(size > 0, m.conj() / size.clamp_min(1e-20), torch.ones_like(m))
+    return v * phase.unsqueeze(-2), d, size
+
+
+def _gram(h: torch.Tensor) -> torch.Tensor:
+    return h.mH @ h
+
+
+def _power(x: torch.Tensor) -> torch.Tensor:
+    return x.real**2 + x.imag**2

@@ -1,0 +1,213 @@
+"""What all learners share: who is trained on what, the views of the state, replay, curves, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from testbed.agents.beams import Beams
+from testbed.agents.environment import Environment
+from testbed.agents.frames import FRAMES, VIEWS, Seen, action_size, look, state_size
+from testbed.agents.predictor import Predictor
+from testbed.agents.setting import Setting, Stack
+from testbed.core import seeds
+from testbed.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Task:
+    """Runs trained side by side: one setting and one seed each."""
+
+    settings: tuple[Setting, ...]
+    seeds: tuple[int, ...]
+    view: str = "full"
+    """What the agents see of Eve: `full` her channel and mode, `lstm` or `kalman` what is predicted from Fred's history,
+    `none` nothing. The legitimate channel is always seen."""
+    frame: str = "antenna"
+    """Of states and actions: `antenna`, as in the paper, or `turned` (`frames`)."""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if len(self.settings) != len(self.seeds) or not self.seeds:
+            raise InputError(
+                f"agents: {len(self.settings)} settings for {len(self.seeds)} seeds; accepted: one each, one or more"
+            )
+        for what, value, accepted in (("view", self.view, VIEWS), ("frame", self.frame, FRAMES)):
+            if value not in accepted:
+                raise InputError(f"agents: no {what} {value!r}; accepted: {', '.join(accepted)}")
+
+
+class Replay:
+    """The last transitions of every run, drawn from uniformly."""
+
+    def __init__(self, n_runs: int, capacity: int, widths: Sequence[int], device: str) -> None:
+        self._columns = [torch.zeros(n_runs, capacity, w, device=device) for w in widths]
+        self._capacity, self._next, self.size = capacity, 0, 0
+
+    def add(self, *rows: torch.Tensor) -> None:
+        """Append rows (run, copy, width)."""
+        n = rows[0].shape[1]
+        first = min(n, self._capacity - self._next)
+        for column, row in zip(self._columns, rows, strict=True):
+            column[:, self._next : self._next + first] = row[:, :first]
+            column[:, : n - first] = row[:, first:]
+        self._next = (self._next + n) % self._capacity
+        self.size = min(self.size + n, self._capacity)
+
+    def sample(self, n: int, generator: torch.Generator) -> list[torch.Tensor]:
+        """Return n rows of every column, (run, n, width), the same places in all runs."""
+        index = torch.randint(self.size, (n,), generator=generator, device=self._columns[0].device)
+        return [column[:, index] for column in self._columns]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"columns": [c[:, : self.size].clone() for c in self._columns], "next": self._next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for mine, saved in zip(self._columns, state["columns"], strict=True):
+            if saved.shape[0] != mine.shape[0] or saved.shape[1] > mine.shape[1] or saved.shape[2] != mine.shape[2]:
+                raise InputError(
+                    f"agents: the checkpoint's replay is {tuple(saved.shape)}, this one {tuple(mine.shape)}"
+                )
+            mine[:, : saved.shape[1]] = saved
+            self.size = int(saved.shape[1])
+        self._next = state["next"]
+
+
+class Learner(ABC):
+    """A learner of all its task's runs. Subclasses name what they keep in `_modules` and `_optimisers`."""
+
+    name: ClassVar[str]
+    config: Any
+    """A frozen dataclass of hyper-parameters, `n_envs` among them."""
+
+    def __init__(self, task: Task, config: Any, predictor: Predictor | None = None) -> None:
+        if task.view == "lstm" and predictor is None:
+            raise InputError(
+                f"agents: {self.name} with the view 'lstm' needs a predictor; accepted: one that is trained"
+            )
+        self.task, self.config, self.predictor = task, config, predictor
+        self.stack = Stack.of(task.settings, task.device)
+        name = "/".join(map(str, task.seeds))
+        self.env = Environment(task.settings, config.n_envs, seeds.derive(0, self.name, name), task.device)
+        self.generator = torch.Generator(task.device).manual_seed(seeds.derive(1, self.name, name))
+        self.n_state = state_size(self.stack.n_antennas, task.view, task.frame)
+        self.n_action = action_size(self.stack.n_antennas, task.frame)
+        self.n_steps = 0
+        """Steps taken in every copy."""
+        self.curve: list[tuple[int, list[float]]] = []
+        """(transitions of a run so far, mean reward of every run since the last entry)."""
+        self._earned, self._counted = torch.zeros(self.stack.n_runs, device=task.device), 0
+
+    def train(self, n_steps: int, writer: Any = None, log_every: int = 200) -> None:
+        """Take steps, learn from them. `writer`: a `torch.utils.tensorboard.SummaryWriter` to log to.
+
+        Raises TestbedError where a reward or a loss stops being finite.
+        """
+        for _ in range(n_steps):
+            reward = self._step()
+            self.n_steps += 1
+            self._earned += reward.mean(-1)
+            self._counted += 1
+            if self.n_steps % log_every == 0:
+                means = (self._earned / self._counted).tolist()
+                self.curve.append((self.n_steps * self.config.n_envs, means))
+                self._earned.zero_()
+                self._counted = 0
+                if writer is not None:
+                    for i, mean in enumerate(means):
+                        writer.add_scalar(f"{self.name}/reward/run{i}", mean, self.curve[-1][0])
+
+    def _begin(self) -> None:
+        """Look at the environment, which is at another moment now."""
+
+    @abstractmethod
+    def _step(self) -> torch.Tensor:
+        """Take one step in every copy and learn; returns the rewards (run, copy)."""
+
+    @abstractmethod
+    def act(self, state: torch.Tensor) -> torch.Tensor:
+        """Return the deterministic joint action (run, batch, `n_action`) in states (run, batch, `n_state`)."""
+
+    def look(self, env: Environment) -> Seen:
+        """Return what this learner's agents see of an environment."""
+        with torch.no_grad():
+            return look(env, self.task.view, self.task.frame, self.predictor)
+
+    def policy(self, env: Environment) -> Beams:
+        """Return the beams of the present policy, without exploration."""
+        seen = self.look(env)
+        with torch.no_grad():
+            return seen.beams(self.act(seen.state))
+
+    @abstractmethod
+    def _parts(self) -> dict[str, Any]:
+        """Return everything with a `state_dict`, by name."""
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint from which training goes on exactly, and what it is for beside it (`path` with .json)."""
+        state = {
+            "parts": {k: v.state_dict() for k, v in self._parts().items()},
+            "env": self.env.state_dict(),
+            "generator": self.generator.get_state(),
+            "n_steps": self.n_steps, "curve": self.curve, "earned": self._earned, "counted": self._counted,
+            "predictor": None if self.predictor is None else self.predictor.state_dict(),
+        }  # fmt: skip
+        torch.save(state, path)
+        card = {"algorithm": self.name, "task": asdict(self.task), "config": asdict(self.config)}
+        if self.predictor is not None:
+            card["predictor"] = asdict(self.predictor.config)
+        path.with_suffix(".json").write_text(json.dumps(card, indent=1), encoding="utf-8")
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint; raises InputError where it is none, or of another algorithm or shape."""
+        state, card = read(path)
+        if card["algorithm"] != self.name:
+            raise InputError(f"{path}: a checkpoint of {card['algorithm']!r}; accepted: {self.name!r}")
+        try:
+            for name, part in self._parts().items():
+                part.load_state_dict(state["parts"][name])
+            self.env.load_state_dict(state["env"])
+            self.generator.set_state(state["generator"].cpu())
+            if self.predictor is not None:
+                self.predictor.load_state_dict(state["predictor"])
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as exc:
+            raise InputError(
+                f"{path}: does not fit: {_one_line(exc)}; accepted: runs, antennas, view and sizes of this learner "
+                f"({self.stack.n_runs} runs, {self.stack.n_antennas} antennas, {self.task.view} view, {self.task.frame} frame, {self.config})"
+            ) from exc
+        self.n_steps, self._counted = state["n_steps"], state["counted"]
+        self.curve = [(int(n), list(means)) for n, means in state["curve"]]
+        self._earned.copy_(state["earned"])
+        self._begin()
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a checkpoint's tensors and its card; raises InputError. No code in the file is run."""
+    try:
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        card["algorithm"], card["task"]["view"], state["parts"]  # noqa: B018 - is it one of ours?
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as exc:
+        raise InputError(f"{path}: no checkpoint of a learner: {_one_line(exc)}") from exc
+    return state, card
+
+
+def task_of(card: dict[str, Any], device: str = "cpu") -> Task:
+    """Return the task of a checkpoint's card."""
+    known = {f.name for f in fields(Setting)}
+    try:
+        settings = tuple(Setting(**{k: v for k, v in s.items() if k in known}) for s in card["task"]["settings"])
+        return Task(settings, tuple(card["task"]["seeds"]), card["task"]["view"], card["task"]["frame"], device)
+    except (KeyError, TypeError) as exc:
+        raise InputError(f"agents: the checkpoint's card is damaged: {_one_line(exc)}") from exc
+
+
+def _one_line(exc: BaseException) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]

@@ -1,0 +1,123 @@
+"""LSTM adversary prediction (paper E, Section IV-C): Eve's channel and mode from the history of Fred's.
+
+Trained by replay of sequences from environments of its own, before the agents that use it: they then see one fixed
+predictor instead of a moving one. Training needs Eve's true channel, as the paper's does: a simulated one, or a
+stand-in's that sits where she is feared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from testbed.agents.environment import Environment
+from testbed.agents.networks import Lstms
+from testbed.agents.setting import Setting, Stack
+from testbed.core import seeds
+
+
+@dataclass(frozen=True)
+class Config:
+    hidden: int = 64
+    batch: int = 128
+    """Sequences an update."""
+    n_envs: int = 16
+    steps_per_update: int = 2
+    capacity: int = 512
+    """Steps of every copy that are kept for replay."""
+    rate: float = 3e-3
+    decay_steps: int = 3000
+    """Updates after which the rate has fallen to a tenth."""
+
+
+class Sequences:
+    """The last steps of an environment, from which windows of consecutive ones are drawn."""
+
+    def __init__(self, env: Environment, capacity: int) -> None:
+        self._env, self._capacity = env, capacity
+        shape = (capacity, env.stack.n_runs, env.n_envs)
+        n, device = env.stack.n_antennas, env.stack.device
+        self._fred = torch.zeros(*shape, n, dtype=torch.complex64, device=device)
+        self._g = torch.zeros_like(self._fred)
+        self._awake = torch.zeros(shape, device=device)
+        self._written = 0
+
+    def record(self) -> None:
+        """Append the environment's present step, and move it on."""
+        at = self._written % self._capacity
+        self._fred[at], self._g[at], self._awake[at] = self._env.source.fred, self._env.g, self._env.awake
+        self._written += 1
+        self._env.advance()
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return Fred's channel (time, run, n, antenna) over windows, and Eve's channel and mode at their ends."""
+        length, device = self._env.stack.history, self._fred.device
+        size = min(self._written, self._capacity)
+        oldest = self._written - size
+        end = torch.randint(oldest + length - 1, self._written, (n,), generator=generator, device=device)
+        copy = torch.randint(self._env.n_envs, (n,), generator=generator, device=device)
+        window = (end - torch.arange(length - 1, -1, -1, device=device)[:, None]) % self._capacity
+        last = window[-1]
+        fred = self._fred[window, :, copy].transpose(1, 2)
+        return fred, self._g[last, :, copy].transpose(0, 1), self._awake[last, :, copy].transpose(0, 1)
+
+
+class Predictor:
+    """One LSTM a run."""
+
+    def __init__(
+        self, settings: Sequence[Setting], run_seeds: Sequence[int], config: Config | None = None, device: str = "cpu"
+    ) -> None:
+        self.config = config = config or Config()
+        self.stack = Stack.of(settings, device)
+        n = self.stack.n_antennas
+        self.nets = Lstms([seeds.derive(s, "predictor") for s in run_seeds], 2 * n, config.hidden, 2 * n + 1).to(device)
+        name = "/".join(map(str, run_seeds))
+        self._env = Environment(settings, config.n_envs, seeds.derive(2, "predictor", name), device)
+        self._generator = torch.Generator(device).manual_seed(seeds.derive(3, "predictor", name))
+        self._sequences = Sequences(self._env, config.capacity)
+        self._optimiser = torch.optim.Adam(self.nets.parameters(), lr=config.rate)
+        self._schedule = torch.optim.lr_scheduler.ExponentialLR(self._optimiser, 0.1 ** (1 / config.decay_steps))
+        self.losses: list[float] = []
+        """Mean loss over runs, every hundredth update."""
+
+    def train(self, n_updates: int) -> Predictor:
+        """Train on fresh sequences; returns itself."""
+        while self._sequences._written < self.stack.history + self.config.batch // self.config.n_envs:
+            self._sequences.record()
+        for k in range(n_updates):
+            for _ in range(self.config.steps_per_update):
+                self._sequences.record()
+            fred, g, awake = self._sequences.sample(self.config.batch, self._generator)
+            mean, logit = self._forward(fred)
+            error = (torch.view_as_real(mean - g) ** 2).sum((-1, -2)).mean(-1)
+            mode = torch.nn.functional.binary_cross_entropy_with_logits(logit, awake, reduction="none").mean(-1)
+            loss = (error + mode).sum()
+            self._optimiser.zero_grad()
+            loss.backward()
+            self._optimiser.step()
+            self._schedule.step()
+            if k % 100 == 0:
+                self.losses.append(float(loss.detach()) / self.stack.n_runs)
+        return self
+
+    def predict(self, env: Environment) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return Eve's channel (run, copy, antenna) and the probability (run, copy) that she listens."""
+        with torch.no_grad():
+            mean, logit = self._forward(env.fred)
+            return mean, torch.sigmoid(logit)
+
+    def _forward(self, fred: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        out = self.nets(torch.view_as_real(fred).flatten(-2))
+        # the present estimate of Fred's channel is nearly the answer: the net adds what is to be corrected
+        mean = fred[-1] + torch.view_as_complex(out[..., :-1].unflatten(-1, (-1, 2)).contiguous())
+        return mean, out[..., -1]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"nets": self.nets.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.nets.load_state_dict(state["nets"])

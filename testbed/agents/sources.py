@@ -1,0 +1,176 @@
+"""Channels that were recorded or come from a simulated air, as the environment's source.
+
+What the closed-form rates need of them is estimated from the series itself:
+- ρ: the magnitude of the legitimate channel's autocorrelation at one step, all antenna pairs together;
+- κ_E: for each pair, how well Eve's channel from the same transmit antenna coheres with it; the largest is taken, which
+  is the cautious side, and chance coherence of short series (1/√steps) makes it more cautious still;
+- κ_F and Fred's error: not separable from data; Fred's coherence with Eve is taken for κ_F and the error for 0. Where
+  there is no Fred, one of the setting's κ_F is drawn beside Eve.
+Series are scaled to coefficients of mean power 1, each node's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from testbed.agents.setting import Setting
+from testbed.core import seeds
+from testbed.core.config import Scene
+from testbed.core.errors import InputError
+from testbed.core.registry import load_driver
+
+
+@dataclass(frozen=True)
+class Series:
+    """Channels over time."""
+
+    h: NDArray[Any]
+    """(time, Bob's antenna, Alice's antenna) complex."""
+    g: NDArray[Any]
+    """(time, Alice's antenna), to Eve."""
+    fred: NDArray[Any] | None = None
+    """(time, Alice's antenna), to Fred."""
+
+    def __post_init__(self) -> None:
+        h, g = np.shape(self.h), np.shape(self.g)
+        if len(h) != 3 or h[1] != h[2]:
+            raise InputError(f"agents: h is {h}; accepted: (time, antenna, antenna), as many at Bob as at Alice")
+        for name, shape in (("g", g), ("fred", np.shape(self.fred) if self.fred is not None else g)):
+            if shape != (h[0], h[2]):
+                raise InputError(f"agents: {name} is {shape}; accepted: (time, Alice's antenna) = {(h[0], h[2])}")
+        for name, x in (("h", self.h), ("g", self.g), ("fred", self.fred)):
+            if x is not None and not (np.isfinite(x).all() and np.abs(x).max() > 0):
+                raise InputError(
+                    f"agents: {name} has values that are missing, not finite, or all zero: drop those rounds"
+                )
+
+    def setting(self, base: Setting) -> Setting:
+        """Return `base` with antennas, ρ and correlations as estimated from the series."""
+        h, g = _unit_power(self.h), _unit_power(self.g)
+        if len(h) < 2 * base.history:
+            raise InputError(f"agents: {len(h)} steps of channels; accepted: at least {2 * base.history}")
+        rho = abs(np.vdot(h[:-1], h[1:])) / (np.linalg.norm(h[:-1]) * np.linalg.norm(h[1:]))
+        kappa = max(_coherence(h[:, b, a], g[:, a]) for b in range(h.shape[1]) for a in range(h.shape[2]))
+        found = replace(base, n_antennas=h.shape[1], rho=float(min(rho, 1)), kappa_eve=float(min(kappa, 1)))
+        if self.fred is None:
+            return found
+        f = _unit_power(self.fred)
+        beside = float(np.mean([_coherence(f[:, a], g[:, a]) for a in range(g.shape[1])]))
+        return replace(found, kappa_fred=min(beside, 1.0), fred_noise=0.0)
+
+
+class Played:
+    """An environment's source that plays a series, every copy from a moment of its own and round at the end."""
+
+    def __init__(self, series: Series, setting: Setting, n_envs: int, seed: int, device: str = "cpu") -> None:
+        self._rng = seeds.generator(seed, "agents", "played")
+        self._n_envs, self._device = n_envs, device
+
+        def tensor(x: NDArray[Any]) -> torch.Tensor:
+            return torch.as_tensor(_unit_power(x).astype(np.complex64), device=device)
+
+        self._h, self._g = tensor(series.h), tensor(series.g)
+        fred = series.fred if series.fred is not None else self._invented(series.g, setting)
+        self._fred = tensor(fred)
+        self._at = np.zeros(n_envs, np.int64)
+        self.start()
+
+    def _invented(self, g: NDArray[Any], setting: Setting) -> NDArray[Any]:
+        draws = self._rng.standard_normal((2, 2, *g.shape)) * 0.5**0.5
+        apart, error = draws[:, 0] + 1j * draws[:, 1]
+        # what sets Fred apart moves as the channels do
+        for t in range(1, len(apart)):
+            apart[t] = setting.rho * apart[t - 1] + (1 - setting.rho**2) ** 0.5 * apart[t]
+        kappa = setting.kappa_fred
+        out: NDArray[Any] = kappa * _unit_power(g) + (1 - kappa**2) ** 0.5 * apart + setting.fred_noise**0.5 * error
+        return out
+
+    def start(self) -> None:
+        """Let every copy begin at a random moment."""
+        self._at = self._rng.integers(0, len(self._h), self._n_envs)
+        self._look()
+
+    def advance(self) -> None:
+        """Move on by one recorded step."""
+        self._at = (self._at + 1) % len(self._h)
+        self._look()
+
+    def _look(self) -> None:
+        at = torch.as_tensor(self._at, device=self._device)
+        self.h, self.g, self.fred = self._h[at][None], self._g[at][None], self._fred[at][None]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": torch.as_tensor(self._at)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._at = state["at"].numpy().copy()
+        self._look()
+
+
+def from_world(
+    scene: Scene,
+    carrier_hz: float,
+    seed: int,
+    time_s: NDArray[np.float64],
+    n_antennas: int = 4,
+    fred_offset_m: float = 1e-3,
+    world: str = "sim",
+) -> Series:
+    """Return the channels of a scene at instants (time,) in s, Alice and Bob with lines of antennas along x.
+
+    Antennas stand half a wavelength apart; each pair of them is a scene of single antennas at those places in the same
+    surroundings, which is what `World.responses` gives for one seed. Fred stands `fred_offset_m` beside Eve. Raises
+    InputError for a scene without Eve.
+    """
+    import msgspec
+
+    if scene.eve is None:
+        raise InputError("agents: the scene has no [scene.eve]; accepted: a scene with Eve")
+    if scene.uma is not None or None in (scene.alice.position_m, scene.bob.position_m, scene.eve.position_m):
+        raise InputError(
+            "agents: antennas are placed by position; accepted: [scene.*] with position_m, without [scene.uma]"
+        )
+    responses = load_driver("worlds", world).responses
+    half_m = 299_792_458.0 / carrier_hz / 2
+
+    def moved(node: Any, by_m: float) -> Any:
+        x, y, z = node.position_m
+        return msgspec.structs.replace(node, position_m=(x + by_m, y, z))
+
+    def links(alice: int, bob: int, eve_m: float = 0.0) -> dict[str, Any]:
+        placed = msgspec.structs.replace(
+            scene, alice=moved(scene.alice, alice * half_m), bob=moved(scene.bob, bob * half_m),
+            eve=moved(scene.eve, eve_m),
+        )  # fmt: skip
+        found: dict[str, Any] = responses(placed, carrier_hz, seed, time_s, np.zeros(1), None)
+        return found
+
+    n = range(n_antennas)
+    every = {(b, a): links(a, b) for a in n for b in n}
+    h = np.stack([np.stack([_link(every[b, a], "alice", "bob") for a in n], -1) for b in n], -2)
+    g = np.stack([_link(every[0, a], "alice", "eve") for a in n], -1)
+    fred = np.stack([_link(links(a, 0, fred_offset_m), "alice", "eve") for a in n], -1)
+    return Series(h, g, fred)
+
+
+def _link(found: dict[str, Any], one: str, other: str) -> NDArray[Any]:
+    for name in (f"{one}>{other}", f"{other}>{one}"):
+        if name in found:
+            out: NDArray[Any] = found[name][:, 0]
+            return out
+    raise InputError(f"agents: the world gives no link between {one} and {other}; it gives {', '.join(sorted(found))}")
+
+
+def _unit_power(x: NDArray[Any]) -> NDArray[Any]:
+    x = np.asarray(x)
+    out: NDArray[Any] = x / np.sqrt(np.mean(np.abs(x) ** 2))
+    return out
+
+
+def _coherence(x: NDArray[Any], y: NDArray[Any]) -> float:
+    return float(abs(np.vdot(x, y)) / max(float(np.linalg.norm(x) * np.linalg.norm(y)), 1e-30))
