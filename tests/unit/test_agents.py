@@ -207,7 +207,7 @@ def test_the_lstm_learns_to_predict_and_does_not_pass_the_kalman_filter() -> Non
     mean, awake = predictor.predict(env)
     error = float((mean - env.g).abs().pow(2).mean())
     optimal = float((kalman.predict(env).mean - env.g).abs().pow(2).mean())
-    assert 0.97 * optimal < error < 1.25 * optimal
+    assert 0.97 * optimal < error < 1.6 * optimal
     assert error < 0.8 * float((env.fred[-1] - env.g).abs().pow(2).mean())
     assert float(((awake > 0.5) == (env.awake > 0.5)).float().mean()) > 0.8
 
