@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim_backend import uma
+from sim_backend.arrays import Array
+from sim_backend.farrow import DEGREE, FARROW, HALF
 from sim_backend.scatterers import Scatterers
-from sim_backend.surface import cascade_amplitude, element_positions
+from sim_backend.surface import cascade_amplitude
 from testbed.core.config import Attacker, PlacedNode, Scene
+from testbed.core.geometry import element_positions
 from testbed.core.seeds import generator
 from testbed.core.types import F64, SPEED_OF_LIGHT_M_S, SurfacePattern
 
@@ -23,33 +26,13 @@ C128 = NDArray[np.complex128]
 
 # ---------------------------------------------------------------- fractional delays
 
-HALF = 12
-"""Half the length of the interpolation kernel in samples."""
-_KAISER_BETA = 6.8
-_DEGREE = 8
-
-
-def _farrow() -> F64:
-    """(power, tap): a Kaiser-windowed sinc, delayed by f in [0, 1], as a polynomial in 2f − 1.
-
-    Flat to −60 dB for |frequency| ≤ 0.4 of the rate. Polynomials (C. W. Farrow, 1988) because hundreds of paths then
-    share one small matrix: what each adds is its moments, not a row of taps.
-    """
-    u = np.cos(np.pi * (np.arange(4 * _DEGREE) + 0.5) / (4 * _DEGREE))
-    x = np.arange(1 - HALF, HALF + 1)[None, :] - (u[:, None] + 1) / 2
-    window = np.i0(_KAISER_BETA * np.sqrt(np.clip(1 - (x / HALF) ** 2, 0, None))) / np.i0(_KAISER_BETA)
-    return np.asarray(np.linalg.lstsq(np.vander(u, _DEGREE + 1, increasing=True), np.sinc(x) * window, rcond=None)[0])
-
-
-_FARROW = _farrow()
-
 
 def taps(amplitude: C128, delay_samples: F64) -> tuple[int, C128]:
     """Return (first, h): path n adds amplitude[n] at delay_samples[n]; h[i] is the tap at lag first + i samples."""
     floor = np.floor(delay_samples)
     first = int(floor.min())
     span = int(floor.max()) - first + 1
-    powers = np.empty((_DEGREE + 1, delay_samples.size))
+    powers = np.empty((DEGREE + 1, delay_samples.size))
     powers[0] = 1.0
     powers[1:] = 2 * (delay_samples - floor) - 1
     np.multiply.accumulate(powers[1:], axis=0, out=powers[1:])
@@ -60,7 +43,7 @@ def taps(amplitude: C128, delay_samples: F64) -> tuple[int, C128]:
     # Row `step` begins `step` taps later than the first: written one longer than they are read, rows slip to the right.
     length = span - 1 + 2 * HALF
     slipped = np.zeros((span, length + 1, 2))
-    slipped[:, : 2 * HALF] = (spread.reshape(2 * span, -1) @ powers.T @ _FARROW).reshape(span, 2, -1).swapaxes(1, 2)
+    slipped[:, : 2 * HALF] = (spread.reshape(2 * span, -1) @ powers.T @ FARROW).reshape(span, 2, -1).swapaxes(1, 2)
     h = slipped.reshape(-1, 2)[: span * length].reshape(span, length, 2).sum(axis=0)
     return first + 1 - HALF, h.view(np.complex128)[:, 0]
 
@@ -110,14 +93,14 @@ class Channel:
         }
         """Whether the distances from a place stay as they are."""
         self._elements: F64 | None = None
-        self._links: dict[tuple[str, str, float, float], tuple[C128, F64]] = {}
-        self._legs: dict[tuple[str, float], tuple[F64, F64 | None, bool]] = {}
+        self._links: dict[tuple[str, str, float, float, Array | None, Array | None], tuple[C128, F64]] = {}
+        self._legs: dict[tuple[str, float, Array | None], tuple[F64, F64 | None, bool]] = {}
         attacker = scene.attacker
         self._attacker_elements = (
             None if attacker is None
             else element_positions(attacker, (attacker.rows, attacker.columns), self._wavelength_m)
         )  # fmt: skip
-        self._attacked: dict[tuple[str, str, float, float], tuple[C128, F64]] = {}
+        self._attacked: dict[tuple[str, str, float, float, Array | None, Array | None], tuple[C128, F64]] = {}
 
     @property
     def attacker(self) -> Attacker | None:
@@ -133,6 +116,11 @@ class Channel:
         """Return where a place is, (3,)."""
         start, velocity = self._places[place]
         return start + velocity * time_s
+
+    def _antennas_m(self, place: str, time_s: float, array: Array | None) -> F64:
+        """Return where the antennas are: (3,), or (antenna, 3) of an array."""
+        here = self.position_m(place, time_s)
+        return here if array is None else here + array.offsets_m(self._wavelength_m)
 
     def _nearer_to_alice(self, name: str) -> bool:
         here = self._places[name][0]
@@ -153,73 +141,100 @@ class Channel:
         """How many paths go through the air only; those of the surface's elements come after them."""
         return int(self._coefficient.size)
 
-    def paths(self, x: str, y: str, time_s: float, carrier_hz: float) -> tuple[C128, F64]:
+    def paths(
+        self, x: str, y: str, time_s: float, carrier_hz: float, at_x: Array | None = None, at_y: Array | None = None
+    ) -> tuple[C128, F64]:
         """Return (amplitude, delay_s) of the paths between two places at a moment.
 
         First direct, then the scatterers, then (from `n_air` on) the surface's elements before their own phases; no
         elements where either end is behind it. Amplitude λ/4πd · coefficient · exp(−j2πf_cτ): Doppler is the phase that
-        changes because τ does. Read-only arrays: they are shared between calls.
+        changes because τ does. Read-only arrays: they are shared between calls. Where either end has several antennas,
+        both are (antenna of x, antenna of y, path).
         """
-        pair = (x, y) if x < y else (y, x)
-        key = (*pair, 0.0 if self._still[x] and self._still[y] else time_s, carrier_hz)
+        turned = x > y
+        if turned:
+            x, y, at_x, at_y = y, x, at_y, at_x
+        key = (x, y, 0.0 if self._still[x] and self._still[y] else time_s, carrier_hz, at_x, at_y)
         found = self._links.get(key)
         if found is None:
             if len(self._links) >= 64:
                 self._links.clear()
-            found = self._links[key] = self._trace(*pair, key[2], carrier_hz)
-        return found
+            found = self._links[key] = self._trace(*key)
+        return _transposed(*found) if turned and found[0].ndim > 1 else found
 
-    def _trace(self, x: str, y: str, time_s: float, carrier_hz: float) -> tuple[C128, F64]:
+    def _trace(
+        self, x: str, y: str, time_s: float, carrier_hz: float, at_x: Array | None, at_y: Array | None
+    ) -> tuple[C128, F64]:
         (x_bodies, x_elements, x_seen), (y_bodies, y_elements, y_seen) = (
-            self._leg(place, 0.0 if self._still[place] else time_s) for place in (x, y)
+            self._leg(place, 0.0 if self._still[place] else time_s, array) for place, array in ((x, at_x), (y, at_y))
         )
         wavelength_m = SPEED_OF_LIGHT_M_S / carrier_hz
-        direct = distances(self.position_m(x, time_s)[None, :], self.position_m(y, time_s))
+        x_m, y_m = self._antennas_m(x, time_s, at_x), self._antennas_m(y, time_s, at_y)
+        if at_x is None and at_y is None:
+            direct = distances(x_m[None, :], y_m)
+        else:  # everything with axes (antenna of x, antenna of y, path)
+            x_m, y_m = np.atleast_2d(x_m), np.atleast_2d(y_m)
+            direct = np.stack([distances(x_m, here) for here in y_m], axis=1)[:, :, None]
+            x_bodies, y_bodies = np.atleast_2d(x_bodies)[:, None], np.atleast_2d(y_bodies)[None]
+            if x_elements is not None and y_elements is not None:
+                x_elements, y_elements = np.atleast_2d(x_elements)[:, None], np.atleast_2d(y_elements)[None]
         across = (x in self._far_side) != (y in self._far_side)
-        length = np.concatenate([direct, x_bodies + y_bodies + (self._gap_m if across else 0.0)])
+        length = np.concatenate([direct, x_bodies + y_bodies + (self._gap_m if across else 0.0)], axis=-1)
         amplitude = (self._coefficient_across if across else self._coefficient) * (
             wavelength_m / (4 * np.pi) / np.maximum(length, wavelength_m / NEAR_FIELD)
         )
         if x_elements is not None and y_elements is not None and x_seen and y_seen and self._scene.surface is not None:
             strength = cascade_amplitude(x_elements, y_elements, self._scene.surface.gain_db, wavelength_m)
-            length = np.concatenate([length, x_elements + y_elements])
-            amplitude = np.concatenate([amplitude, strength])
+            length = np.concatenate([length, x_elements + y_elements], axis=-1)
+            amplitude = np.concatenate([amplitude, strength], axis=-1)
         delay = length / SPEED_OF_LIGHT_M_S
         return amplitude * np.exp(-2j * np.pi * carrier_hz * delay), delay
 
-    def attacked_paths(self, x: str, y: str, time_s: float, carrier_hz: float) -> tuple[C128, F64]:
+    def attacked_paths(
+        self, x: str, y: str, time_s: float, carrier_hz: float, at_x: Array | None = None, at_y: Array | None = None
+    ) -> tuple[C128, F64]:
         """Return (amplitude, delay_s) by way of the elements of the adversary's surface, before their own phases.
 
-        Empty where there is none or either end is behind it; amplitudes as in `paths`. Read-only.
+        Empty where there is none or either end is behind it; amplitudes and axes as in `paths`. Read-only.
         """
+        turned = x > y
+        if turned:
+            x, y, at_x, at_y = y, x, at_y, at_x
         attacker, elements = self._scene.attacker, self._attacker_elements
         if attacker is None or elements is None:
             return np.empty(0, complex), np.empty(0)
-        pair = (x, y) if x < y else (y, x)
-        key = (*pair, 0.0 if self._still[x] and self._still[y] else time_s, carrier_hz)
+        key = (x, y, 0.0 if self._still[x] and self._still[y] else time_s, carrier_hz, at_x, at_y)
         found = self._attacked.get(key)
         if found is None:
             if len(self._attacked) >= 64:
                 self._attacked.clear()
-            ends = [self.position_m(place, key[2]) for place in pair]
+            ends = [self.position_m(place, key[2]) for place in (x, y)]
             if all(float(np.dot(end - np.asarray(attacker.position_m), attacker.normal)) > 0 for end in ends):
-                d1_m, d2_m = (distances(elements, end) for end in ends)
+                d1_m, d2_m = (
+                    distances(elements, self._antennas_m(place, key[2], array))
+                    for place, array in ((x, at_x), (y, at_y))
+                )
+                if at_x is not None or at_y is not None:
+                    d1_m, d2_m = np.atleast_2d(d1_m)[:, None], np.atleast_2d(d2_m)[None]
                 delay = (d1_m + d2_m) / SPEED_OF_LIGHT_M_S
                 strength = cascade_amplitude(d1_m, d2_m, attacker.gain_db, SPEED_OF_LIGHT_M_S / carrier_hz)
                 found = strength * np.exp(-2j * np.pi * carrier_hz * delay), delay
             else:
                 found = np.empty(0, complex), np.empty(0)
             self._attacked[key] = found
-        return found
+        return _transposed(*found) if turned and found[0].ndim > 1 else found
 
-    def _leg(self, place: str, time_s: float) -> tuple[F64, F64 | None, bool]:
-        """Distances of a place to the scatterers and to the surface's elements, and whether it is in front of those."""
-        found = self._legs.get((place, time_s))
+    def _leg(self, place: str, time_s: float, array: Array | None) -> tuple[F64, F64 | None, bool]:
+        """Distances of a place to the scatterers and to the surface's elements, and whether it is in front of those.
+
+        (body,) and (element,), of an array (antenna, body) and (antenna, element).
+        """
+        found = self._legs.get((place, time_s, array))
         if found is not None:
             return found
         if len(self._legs) >= 64:
             self._legs.clear()
-        here = self.position_m(place, time_s)
+        here, antennas = self.position_m(place, time_s), self._antennas_m(place, time_s, array)
         far = self._scatterers.far_m
         bodies = far if far is not None and place in self._far_side else self._scatterers.position_m
         if self._scatterers_move:
@@ -227,19 +242,24 @@ class Channel:
             moved = (bodies + self._scatterers.velocity_m_s * time_s) % np.maximum(2 * self._room_m, 1e-9)
             bodies = np.where(moved > self._room_m, 2 * self._room_m - moved, moved)
         surface = self._scene.surface
-        leg: tuple[F64, F64 | None, bool] = distances(bodies, here), None, False
+        leg: tuple[F64, F64 | None, bool] = distances(bodies, antennas), None, False
         if self._elements is not None and surface is not None:
             in_front = float(np.dot(here - np.asarray(surface.position_m), surface.normal)) > 0
-            leg = leg[0], distances(self._elements, here), in_front
-        self._legs[(place, time_s)] = leg
+            leg = leg[0], distances(self._elements, antennas), in_front
+        self._legs[(place, time_s, array)] = leg
         return leg
 
 
+def _transposed(amplitude: C128, delay_s: F64) -> tuple[C128, F64]:
+    """Return a link of arrays as its reverse."""
+    return amplitude.swapaxes(0, 1), delay_s.swapaxes(0, 1)
+
+
 def distances(points: F64, here: F64) -> F64:
-    """Return (point,) distances in metres of (point, 3) to (3,)."""
-    step = points - here
+    """Return (point,) distances in metres of (point, 3) to (3,); of (antenna, 3), (antenna, point)."""
+    step = points - here[..., None, :]
     step *= step
-    return np.asarray(np.sqrt(step.sum(axis=1)))
+    return np.asarray(np.sqrt(step.sum(axis=-1)))
 
 
 def responses(

@@ -24,8 +24,8 @@ THERMAL_DBM_HZ = -173.98
 """kT at 290 K."""
 
 
-class RadioOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a simulated radio is like; every field is a key of `options` in its lab table."""
+class OneAntenna(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a simulated radio is like, or one that an emulated device is made of."""
 
     place: str | None = None
     """Where in the scene it stands: alice, bob or eve. Default: the node's name."""
@@ -58,6 +58,16 @@ class RadioOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     stale_buffers: Annotated[int, Meta(ge=0)] = 0
     """Fault, off by default: after a retune or a transmission so many receptions return samples from before it, under
     new times. A driver that does this breaks the Radio contract."""
+
+
+class RadioOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A simulated radio's; every field is a key of `options` in its lab table."""
+
+    n_antennas: Annotated[int, Meta(ge=1, le=64)] = 1
+    """In a line, each with chains of its own on one oscillator; the first one is where the scene has the node."""
+    antenna_spacing_wavelengths: Annotated[float, Meta(gt=0)] = 0.5
+    antenna_axis: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    """Direction of that line."""
 
 
 class Oscillator:
@@ -163,7 +173,9 @@ class FrontEnd:
         """`seed` makes the device (chains, clock), `world_seed` what happens to it in this run (noise, jitter)."""
         self._name, self._options, self._settings = name, options, settings
         self._run = (seed, world_seed, name)
-        self._noise = Streams(*self._run, "noise")
+        rows = range(options.n_antennas)
+        # the first antenna's parts and noise are those of a radio that has no other
+        self._noises = [Streams(*self._run, "noise", *([i] if i else [])) for i in rows]
         ppm = oscillator_ppm(name, options, seed)
         self.oscillator = Oscillator(
             seed,
@@ -171,13 +183,13 @@ class FrontEnd:
             settings.carrier_hz * ppm * 1e-6,
             options.phase_noise_linewidth_hz,
         )
-        self._tx_chain, self._rx_chain = (self._chain(seed, side) for side in ("tx", "rx"))
-        turn = generator(seed, name, "dc").uniform(0, 2 * np.pi)
-        self._dc = complex(10 ** (options.dc_offset_dbfs / 20) * np.exp(1j * turn))
+        self._tx_chains, self._rx_chains = ([self._chain(seed, side, i) for i in rows] for side in ("tx", "rx"))
+        turns = [generator(seed, name, "dc", *([i] if i else [])).uniform(0, 2 * np.pi) for i in rows]
+        self._dc = [complex(10 ** (options.dc_offset_dbfs / 20) * np.exp(1j * turn)) for turn in turns]
 
-    def _chain(self, seed: int, side: str) -> list[complex]:
+    def _chain(self, seed: int, side: str, antenna: int) -> list[complex]:
         """Return the three small echoes, one to three samples late, that ripple the band by the given rms."""
-        rng = generator(seed, self._name, "chain", side)
+        rng = generator(seed, self._name, "chain", side, *([antenna] if antenna else []))
         echoes = rng.standard_normal(3) + 1j * rng.standard_normal(3)
         rms = 10 ** (self._options.chain_ripple_db / 20) - 1
         # an echo of amplitude e ripples |H| by e/√2 rms
@@ -192,23 +204,31 @@ class FrontEnd:
         return to_ticks(self._options.timing_jitter_s * max(-4.0, min(4.0, normal)))
 
     def send(self, samples: C64, start: int) -> C64:
-        """Turn (sample,) full-scale units into (sample,) √mW on air; `start` is the actual tick of the first."""
+        """Turn full-scale units into √mW on air, from the actual tick `start` on; (antenna, sample), or (sample,)."""
         amplitude = 10 ** ((self._options.tx_power_dbm + self._settings.tx_gain_db) / 20)
-        out = _echoed(samples, self._tx_chain)
+        rows = np.atleast_2d(samples)
+        out = np.stack([_echoed(row, chain) for row, chain in zip(rows, self._tx_chains, strict=True)])
         out *= amplitude
-        out *= self.oscillator.turn(start, len(samples), self._settings.sample_rate_hz)
-        return out
+        out *= self.oscillator.turn(start, samples.shape[-1], self._settings.sample_rate_hz)
+        return out if samples.ndim == 2 else out[0]
 
     def hear(self, field: C64, start: int) -> tuple[C64, bool]:
-        """Turn (sample,) √mW at the antenna into what the converter says, and whether samples were lost."""
+        """Turn √mW at the antennas into what the converters say, and whether samples were lost.
+
+        (antenna, sample), or (sample,) of a single one.
+        """
         options, rate = self._options, self._settings.sample_rate_hz
-        n = len(field)
-        rng = self._noise.at(start & (1 << 64) - 1)
+        n = field.shape[-1]
         noise_mw = 10 ** ((THERMAL_DBM_HZ + options.noise_figure_db) / 10) * rate
-        noise = rng.standard_normal(2 * n, dtype=np.float32)
-        noise *= math.sqrt(noise_mw / 2)
-        out = _echoed(field, self._rx_chain)
-        out += noise.view(np.complex64)
+        rows = np.atleast_2d(field)
+        out = np.empty_like(rows)
+        rngs = [noise.at(start & (1 << 64) - 1) for noise in self._noises]
+        for row, heard, chain, own in zip(out, rows, self._rx_chains, rngs, strict=True):
+            noise = own.standard_normal(2 * n, dtype=np.float32)
+            noise *= math.sqrt(noise_mw / 2)
+            row[:] = _echoed(heard, chain)
+            row += noise.view(np.complex64)
+        rng = rngs[0]
         gain_db = self._settings.rx_gain_db - options.full_scale_dbm
         # what goes wrong is drawn after the noise, so that turning it on leaves the noise alone
         steps, loses = rng.random() < options.gain_step_probability, rng.random() < options.overflow_probability
@@ -216,15 +236,17 @@ class FrontEnd:
             gain_db += options.gain_step_db * (1.0 if rng.random() < 0.5 else -1.0)
         out *= 10 ** (gain_db / 20)
         out *= np.conj(self.oscillator.turn(start, n, rate))
-        out += self._dc
+        out += np.array(self._dc, np.complex64)[:, None]
         if loses:
             at = int(rng.integers(0, n))
             lost = min(64, n - at)
-            out = np.concatenate([out[:at], out[at + lost :], np.zeros(lost, np.complex64)])
-        return self._convert(out), loses
+            gap = np.zeros((len(out), lost), np.complex64)
+            out = np.concatenate([out[:, :at], out[:, at + lost :], gap], axis=1)
+        said = self._convert(out)
+        return said if field.ndim == 2 else said[0], loses
 
     def _convert(self, analogue: C64) -> C64:
-        """Round (sample,) in place to the converter's steps and clip at its ends, I and Q apart."""
+        """Round (antenna, sample) in place to the converter's steps and clip at its ends, I and Q apart."""
         half = 1 << (self._options.adc_bits - 1)
         levels = analogue.view(np.float32)
         levels *= half

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_SAMPLES = 1 << 22
 
 Name = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,40}$")]
@@ -47,10 +47,13 @@ class Tune(_Request, tag="tune", kw_only=True):
     turnaround_s: Annotated[float, Meta(ge=0)]
     free: bool = False
     """It starts and stops whenever it likes and cannot promise anything: nobody waits for it."""
+    n_antennas: Annotated[int, Meta(ge=1, le=64)] = 1
+    spacing_wavelengths: Positive = 0.5
+    axis: tuple[float, float, float] = (1.0, 0.0, 0.0)
 
 
 class Transmit(_Request, tag="transmit", kw_only=True):
-    """Payload: complex64 (sample,) in √mW."""
+    """Payload: complex64 (antenna, sample) in √mW."""
 
     start: Tick
     shift: Tick = 0
@@ -62,7 +65,7 @@ class Transmit(_Request, tag="transmit", kw_only=True):
 
 
 class Receive(_Request, tag="receive", kw_only=True):
-    """Answered by complex64 (sample,) in √mW."""
+    """Answered by complex64 (antenna, sample) in √mW."""
 
     start: Tick
     shift: Tick = 0

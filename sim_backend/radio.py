@@ -13,7 +13,7 @@ from sim_backend.link import ANSWER_S, NewWorld, OffAir, link_for
 from sim_backend.messages import MAX_SAMPLES, Now, Receive, Reply, Silence, Transmit, Tune
 from sim_backend.ticks import duration, to_ticks
 from testbed.core.config import driver_options
-from testbed.core.errors import DeviceError, LateTransmit
+from testbed.core.errors import DeviceError, InputError, LateTransmit
 from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
@@ -36,6 +36,8 @@ class SimRadio(Radio):
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)
         self._options = driver_options(options, RadioOptions, name)
+        if not any(self._options.antenna_axis):
+            raise InputError(f"table [node.{name}.options]: key 'antenna_axis': of length 0, accepted: a direction")
         self._seed = context.seed
         self._timed = self._options.timed
         self._clock = device_clock(name, self._options, context.seed)
@@ -61,7 +63,7 @@ class SimRadio(Radio):
     def capabilities(self) -> RadioCapabilities:
         return RadioCapabilities(
             timed=self._timed,
-            n_antennas=1,
+            n_antennas=self._options.n_antennas,
             sample_rate_hz=(0.2e6, 61.44e6),
             carrier_hz=(70e6, 6e9),
             tx_gain_db=(-80.0, 20.0),
@@ -118,6 +120,9 @@ class SimRadio(Radio):
             sample_rate_hz=settings.sample_rate_hz,
             turnaround_s=self._options.turnaround_s,
             free=not self._timed,
+            n_antennas=self._options.n_antennas,
+            spacing_wavelengths=self._options.antenna_spacing_wavelengths,
+            axis=self._options.antenna_axis,
         )
         return self._link.ask(request, self.state)[0]
 
@@ -149,7 +154,7 @@ class SimRadio(Radio):
     def _transmit_at(self, start: int, block: IqBlock, cyclic: bool, at_s: float | None) -> None:
         front = self._front_end()
         shift = front.jitter("tx", start)
-        samples = front.send(np.asarray(block.samples[0], np.complex64), start + shift)
+        samples = front.send(np.asarray(block.samples, np.complex64), start + shift)
         # In virtual time only the first transmission waits for its answer: later ones cannot be late where they start
         # after what was promised, and what else may be wrong (dropped, a new world) comes with the next answer.
         answer = at_s is None or self._time_runs or self._first or start < self._promised
@@ -168,7 +173,7 @@ class SimRadio(Radio):
         else:
             self._link.tell(request, self.state, samples)
             self._unheard.append((block, at_s))
-            self._promised = start + duration(len(samples), self.settings.sample_rate_hz)
+            self._promised = start + duration(samples.shape[-1], self.settings.sample_rate_hz)
 
     def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
         if n_samples > MAX_SAMPLES:
@@ -182,7 +187,7 @@ class SimRadio(Radio):
             block = self._receive(n_samples, at_s, timeout_s)
         if self._stale > 0 and self._old is not None:
             self._stale -= 1
-            return replace(block, samples=np.resize(self._old, (1, n_samples)))
+            return replace(block, samples=np.stack([np.resize(row, n_samples) for row in self._old]))
         self._old = block.samples
         return block
 
@@ -202,9 +207,10 @@ class SimRadio(Radio):
         )
         reply, raw = self._link.ask(request, self.state, timeout_s=timeout_s + ANSWER_S)
         self._heard_from(reply)
-        samples, overflow = front.hear(np.frombuffer(raw, np.complex64), start + shift)
+        field = np.frombuffer(raw, np.complex64).reshape(self._options.n_antennas, -1)
+        samples, overflow = front.hear(field, start + shift)
         time_s = self._clock.reading_s(start) if at_s is None else at_s
-        return IqBlock(samples[None, :], self.settings.sample_rate_hz, time_s, overflow)
+        return IqBlock(samples, self.settings.sample_rate_hz, time_s, overflow)
 
     def _do_silence(self) -> None:
         self._link.forget_told()

@@ -18,6 +18,7 @@ import zmq
 from numpy.typing import NDArray
 
 from sim_backend import messages as m
+from sim_backend.arrays import Array
 from sim_backend.channel import Channel, responses
 from sim_backend.link import Link
 from sim_backend.ticks import to_seconds, to_ticks
@@ -284,12 +285,20 @@ class _Server:
                     request.sample_rate_hz,
                     request.turnaround_s,
                     request.free,
+                    None
+                    if request.n_antennas == 1
+                    else Array(request.n_antennas, request.spacing_wavelengths, request.axis),
                 )
             case m.Transmit():
                 self._same_world(request.seed)
-                if not payload or len(payload) % 8 or len(payload) > 8 * m.MAX_SAMPLES:
+                array = air.stations[name].array if name in air.stations else None
+                n_antennas = 1 if array is None else array.n
+                if not payload or len(payload) % (8 * n_antennas) or len(payload) > 8 * m.MAX_SAMPLES * n_antennas:
                     raise Refused("device", f"{len(payload)} bytes are not 1 to {m.MAX_SAMPLES} complex64 samples")
-                air.transmit(name, request.start, np.frombuffer(payload, np.complex64), request.shift, request.cyclic)
+                samples = np.frombuffer(payload, np.complex64)
+                if array is not None:
+                    samples = samples.reshape(array.n, -1)
+                air.transmit(name, request.start, samples, request.shift, request.cyclic)
                 if not request.answer:
                     return None
             case m.Receive():

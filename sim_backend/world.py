@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from sim_backend.arrays import Array, convolve, taps_of_pairs
 from sim_backend.channel import Channel, taps
 from sim_backend.ticks import TICKS_PER_S, duration, to_seconds, to_ticks
 from testbed.core.config import Attacker, Scene
@@ -53,10 +54,11 @@ class Transmission:
     end: int
     """First tick at which nothing of it is sent any more; FOREVER while cyclic."""
     samples: C64
-    """(sample,) in √mW."""
+    """(sample,) in √mW, of an array (antenna, sample)."""
     sample_rate_hz: float
     carrier_hz: float
     cyclic: bool
+    array: Array | None = None
 
     @property
     def length(self) -> int:
@@ -64,11 +66,13 @@ class Transmission:
         if self.end == FOREVER:
             return FOREVER
         whole = _ceil_index(self.end - self.start, self.sample_rate_hz)
-        return whole if self.cyclic else min(whole, len(self.samples))
+        return whole if self.cyclic else min(whole, self.samples.shape[-1])
 
     def take(self, first: int, stop: int) -> C64:
         """Return samples first…stop of what leaves the radio."""
-        return self.samples[np.arange(first, stop) % len(self.samples)] if self.cyclic else self.samples[first:stop]
+        if self.cyclic:
+            return self.samples[..., np.arange(first, stop) % self.samples.shape[-1]]
+        return self.samples[..., first:stop]
 
 
 @dataclass(slots=True)
@@ -82,6 +86,8 @@ class Station:
     horizon: int
     free: bool = False
     """It cannot time what it sends, so it declares nothing and nobody waits for it."""
+    array: Array | None = None
+    """None: a single antenna."""
 
 
 @dataclass(slots=True)
@@ -192,15 +198,16 @@ class Air:
     # ---------------------------------------------------------------- radios
 
     def tune(
-        self, name: str, place: str, carrier_hz: float, sample_rate_hz: float, turnaround_s: float, free: bool = False
-    ) -> None:
+        self, name: str, place: str, carrier_hz: float, sample_rate_hz: float, turnaround_s: float, free: bool = False,
+        array: Array | None = None,
+    ) -> None:  # fmt: skip
         """Put a radio on the air, or retune it; what it sent before and has not been heard yet is cut."""
         self._check_place(name, place)
         old = self.stations.get(name)
         if old is not None:
             self.silence(name)
         horizon = self.frontier if old is None else old.horizon
-        self.stations[name] = Station(place, carrier_hz, sample_rate_hz, to_ticks(turnaround_s), horizon, free)
+        self.stations[name] = Station(place, carrier_hz, sample_rate_hz, to_ticks(turnaround_s), horizon, free, array)
 
     def leave(self, name: str) -> None:
         """Take a radio off the air; nobody waits for it any more."""
@@ -221,16 +228,28 @@ class Air:
         station.horizon = max(station.horizon, until)
 
     def transmit(self, name: str, start: int, samples: C64, shift: int = 0, cyclic: bool = False) -> None:
-        """Send (sample,) in √mW from `start`; Refused as late where the radio promised silence or time has passed."""
+        """Send (sample,), of an array (antenna, sample), in √mW from `start`.
+
+        Refused as late where the radio promised silence or time has passed.
+        """
         station = self._station(name)
         self._check_place(name, station.place)
         earliest = max(station.horizon, self.frontier)  # FOREVER while it repeats something
         if start < earliest:
             raise Refused("late", f"{(earliest - start) / 1e6:.6f} µs too late")
-        end = FOREVER if cyclic else start + duration(len(samples), station.sample_rate_hz)
+        end = FOREVER if cyclic else start + duration(samples.shape[-1], station.sample_rate_hz)
         self._sent.append(
             Transmission(
-                name, station.place, start, shift, end, samples, station.sample_rate_hz, station.carrier_hz, cyclic
+                name,
+                station.place,
+                start,
+                shift,
+                end,
+                samples,
+                station.sample_rate_hz,
+                station.carrier_hz,
+                cyclic,
+                station.array,
             )
         )
         station.horizon = max(station.horizon, end)
@@ -270,7 +289,9 @@ class Air:
         ]
 
     def hear(self, name: str, start: int, n_samples: int, shift: int = 0) -> C64:
-        """Return (sample,) in √mW at the radio's antenna; the caller made sure that nobody is undeclared.
+        """Return (sample,) in √mW at the radio's antenna, of an array (antenna, sample).
+
+        The caller made sure that nobody is undeclared.
 
         The sum over transmitters of what they sent, convolved with their channel, at exact delays; zero elsewhere and
         while this radio itself sends or turns round. Sample m is at start + shift + m / rate.
@@ -279,7 +300,7 @@ class Air:
         rate = station.sample_rate_hz
         end = start + duration(n_samples, rate)
         start += shift
-        out = np.zeros(n_samples, np.complex64)
+        out = np.zeros(n_samples if station.array is None else (station.array.n, n_samples), np.complex64)
         present = [s for s in self._sent if s.end > s.start and s.start < end and s.end > start - LONGEST_PATH]
         # arrival order of the declarations must not change the rounding of the sum
         present.sort(key=lambda s: (s.start, s.radio))
@@ -287,19 +308,19 @@ class Air:
         for sent in present:
             if sent.radio != name and self._same_band(name, station, sent):
                 for first, stop in itertools.pairwise(edges):
-                    self._add(out, station.place, start, rate, sent, first, stop)
+                    self._add(out, station, start, rate, sent, first, stop)
         for sent in present:
             if sent.radio == name:
                 deaf = [
                     _ceil_index(t - start, rate)
                     for t in (sent.start - station.turnaround, sent.end + station.turnaround)
                 ]
-                out[max(deaf[0], 0) : max(deaf[1], 0)] = 0.0
+                out[..., max(deaf[0], 0) : max(deaf[1], 0)] = 0.0
         self.frontier = max(self.frontier, end)
         self._forget()
         return out
 
-    def _add(self, out: C64, place: str, start: int, rate: float, sent: Transmission, first: int, stop: int) -> None:
+    def _add(self, out: C64, to: Station, start: int, rate: float, sent: Transmission, first: int, stop: int) -> None:
         """Add one transmission to samples first…stop, in which neither the channel nor the pattern changes."""
         assert self._channel is not None
         first = max(first, _ceil_index(sent.start - start, rate))
@@ -307,26 +328,34 @@ class Air:
             return
         time = start + duration(first, rate)
         middle_s = to_seconds(time // SEGMENT * SEGMENT + SEGMENT // 2)
-        amplitude, delay_s = self._channel.paths(sent.place, place, middle_s, sent.carrier_hz)
-        if amplitude.size > self._channel.n_air and self._surface is not None:
+        link = (sent.place, to.place, middle_s, sent.carrier_hz, sent.array, to.array)
+        amplitude, delay_s = self._channel.paths(*link)
+        if amplitude.shape[-1] > self._channel.n_air and self._surface is not None:
             amplitude = amplitude.copy()
-            amplitude[self._channel.n_air :] *= self._surface.phasor_at(time)
+            amplitude[..., self._channel.n_air :] *= self._surface.phasor_at(time)
         if self._attacker is not None:
-            reflected, later_s = self._channel.attacked_paths(sent.place, place, middle_s, sent.carrier_hz)
+            reflected, later_s = self._channel.attacked_paths(*link)
             if reflected.size:
-                amplitude = np.concatenate([amplitude, reflected * self._attacker.phasor_at(time, self._sent)])
-                delay_s = np.concatenate([delay_s, later_s])
+                reflected = reflected * self._attacker.phasor_at(time, self._sent)
+                amplitude = np.concatenate([amplitude, reflected], axis=-1)
+                delay_s = np.concatenate([delay_s, later_s], axis=-1)
         offset = (sent.start + sent.shift - start) * rate / TICKS_PER_S
-        lag, h = taps(amplitude, delay_s * rate + offset)
+        alone = sent.array is None and to.array is None
+        lag, h = (taps if alone else taps_of_pairs)(amplitude, delay_s * rate + offset)
+        n_taps = h.shape[-1]
         # out[m] = Σ_i h[i] x[m − lag − i], where any of these x is sent
-        first, stop = max(first, lag), min(stop, lag + len(h) - 1 + sent.length)
+        first, stop = max(first, lag), min(stop, lag + n_taps - 1 + sent.length)
         if first >= stop:
             return
-        low, high = first - lag - len(h) + 1, stop - lag
-        x = np.zeros(high - low, np.complex64)
+        low, high = first - lag - n_taps + 1, stop - lag
+        x = np.zeros((*sent.samples.shape[:-1], high - low), np.complex64)
         begin, limit = max(low, 0), min(high, sent.length)
-        x[begin - low : limit - low] = sent.take(begin, limit)
-        out[first:stop] += np.convolve(x, h.astype(np.complex64), "valid")
+        x[..., begin - low : limit - low] = sent.take(begin, limit)
+        if alone:
+            out[first:stop] += np.convolve(x, h.astype(np.complex64), "valid")
+        else:
+            heard = convolve(np.atleast_2d(x), h)
+            out[..., first:stop] += heard if out.ndim == 2 else heard[0]
 
     def _edges(self, start: int, n_samples: int, rate: float) -> list[int]:
         """Return sample indices between which neither channel nor any pattern changes, 0 and n included."""

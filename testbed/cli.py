@@ -194,7 +194,7 @@ def sim(
     driver = registry.load_driver("worlds", place.world.driver)
     endpoint = f"tcp://{place.world.host}:{place.world.port if port is None else port}"
     scene = None if supervised else config.load_experiment(experiment)
-    with launch.emulators(place, driver, scene) as ready:
+    with launch.emulators(place, lab, driver, scene) as ready:
         driver.serve(
             endpoint, launch.load_identity(place, "world"), place.world.pace, place.world.peer_timeout_s, ready
         )
@@ -289,11 +289,14 @@ def ris_optimise(
     experiment: Annotated[
         str, typer.Option(help="Whose radios, probing and scene are used.", metavar="EXPERIMENT")
     ] = "static_room",
-    method: Annotated[str, typer.Option(help="greedy, hadamard, random_search")] = "hadamard",
+    method: Annotated[str, typer.Option(help="hadamard, greedy, conditional_mean, random_search")] = "hadamard",
     objective: Annotated[str, typer.Option(help="power, correlation, key_rate, leakage")] = "power",
     probes: Annotated[int, typer.Option(min=1, help="Rounds each pattern is tried for.")] = 1,
     budget: Annotated[int, typer.Option(min=20, help="Rounds at most.", metavar="ROUNDS")] = 6000,
     start: Annotated[str, typer.Option(help="Pattern to begin with.", metavar="PATTERN")] = "random(1)",
+    model: Annotated[
+        str, typer.Option(help="What the scene's geometry tells is: start of the search, answer, none.")
+    ] = "none",
     seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Instead of the file's.")] = None,  # noqa: UP045
     save: Annotated[
         Optional[Path],  # noqa: UP045
@@ -312,7 +315,7 @@ def ris_optimise(
     from testbed import tuning
 
     place = config.load_lab(lab)
-    plan = tuning.plan(_plan(experiment, budget, seed), experiment, place, method, objective, probes, start)
+    plan = tuning.plan(_plan(experiment, budget, seed), experiment, place, method, objective, probes, start, model)
     _check_world(plan, place, lab)
     config.check_drivers(place, lab)
     if save is not None and (save.suffix != ".json" or not save.parent.is_dir()):
@@ -321,7 +324,8 @@ def ris_optimise(
     if as_json:
         _print_json(found)
     elif found["digest"] is None:
-        _say("no pattern was judged")
+        if found["status"] != "failed":
+            _say("no pattern was judged")
     else:
         gained = "" if found["gain"] is None else f", {found['gain']:+.3f} on the start"
         sure = "" if found["confirmed"] else " (not measured afresh: the search was cut short)"
@@ -427,11 +431,19 @@ def randomness(
     if as_json:
         _print_json(assessed)
         return
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     heading, *lines = testing.table(assessed)
-    shown = Table(*heading, title=f"{file}: {bits.shape[0]} × {bits.shape[1]} bits ({kind})", title_justify="left")
+    title = f"{file}: {bits.shape[0]} × {bits.shape[1]} bits ({kind})"
+    style: dict[str, Any] = {
+        "title_justify": "left",
+        "box": box.SIMPLE_HEAD,
+        "show_edge": False,
+        "padding": (0, 1, 0, 0),
+    }
+    shown = Table(*heading, title=title, **style)
     for column in shown.columns[:-1]:
         column.no_wrap = True
     for line in lines:

@@ -87,7 +87,7 @@ def new_run_folder(parent: Path, experiment_name: str) -> Path:
 
 
 @contextlib.contextmanager
-def emulators(lab: Lab, driver: Any, plan: Experiment | None) -> Iterator[Callable[[str], None]]:
+def emulators(lab: Lab, source: str, driver: Any, plan: Experiment | None) -> Iterator[Callable[[str], None]]:
     """Yield what to call with the air's endpoint once it is served: starts the lab's emulated devices, puts a plan's
     scene into the air, and prints where everything is as one line of JSON. Devices are let go when the block is left.
     """
@@ -107,7 +107,10 @@ def emulators(lab: Lab, driver: Any, plan: Experiment | None) -> Iterator[Callab
                 seed=seeds.derive(0, lab.name, name), world=endpoint, identity=load_identity(lab, "world"),
                 state_dir=node_state_dir(lab, name),
             )  # fmt: skip
-            device = driver.emulate(name, lab.node[name].driver, context, options[name])
+            try:
+                device = driver.emulate(name, lab.node[name].driver, context, options[name])
+            except InputError as exc:
+                raise InputError(f"{source}: {exc}") from exc
             if device is not None:
                 devices[name] = device
         # in a thread of its own: the air is served by this one, as soon as it returns

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from testbed.assess import agreement, health, randomness
+from testbed.assess import agreement, health, randomness, training
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.chain import dialogue
 from testbed.chain.amplify.accounting import eve_min_entropy
 from testbed.chain.enhance.antennas import canonical_antennas
 from testbed.chain.pipeline import FOLLOW, LEAD, SACRIFICE, Agreed, EveGuess, KeyChain
-from testbed.core.config import Accounting, Experiment
+from testbed.core.config import Accounting, Experiment, Training
 from testbed.core.errors import DialogueFailed, InputError
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import EveReport, KeyReport
@@ -116,9 +116,17 @@ def _replay_cut(recording: Recording, cut: Cut, experiment: Experiment | None, s
         seed = cut.seed if experiment is None else experiment.seed
     chain = KeyChain(plan, accounting)
     feeding = np.arange(cut.alice.h.shape[0]) if cut.key_probes is None else cut.key_probes
+    lessons = Training() if experiment is None else experiment.training
+    attempts, feeding = _train(chain, cut, feeding, lessons, seed)
     n_blocks = max(1, feeding.size // accounting.block_rounds)
     blocks = [
-        _distil(chain, cut, feeding[i * accounting.block_rounds : (i + 1) * accounting.block_rounds], i, seed)
+        _distil(
+            chain,
+            cut,
+            feeding[i * accounting.block_rounds : (i + 1) * accounting.block_rounds],
+            i + len(attempts),
+            seed,
+        )
         for i in range(n_blocks)
     ]
     alice_db = agreement.level_db(cut.alice.h)
@@ -133,6 +141,8 @@ def _replay_cut(recording: Recording, cut: Cut, experiment: Experiment | None, s
     nearest = max(guarding, key=lambda label: abs(guarding[label]), default=None)
     correlation_ab = _correlation(cut, alice_db, bob_db)
     verdicts = health.check(alice_db, bob_db, _eve_db(cut, nearest))
+    if lessons.rounds:
+        verdicts.append(training.verdict(attempts))
     facts = RunFacts(
         rounds=rounds,
         pairs_kept=int(both.sum()),
@@ -157,7 +167,31 @@ def _replay_cut(recording: Recording, cut: Cut, experiment: Experiment | None, s
         "eves": [_eve_row(label, cut, correlations_ae[label], blocks) for label in cut.eves],
         "key_probes": int(feeding.size),
         "key_note": cut.key_note,
+        **({"training": training.summarise(attempts, lessons.guard_rounds)} if lessons.rounds else {}),
     }
+
+
+def _train(chain: KeyChain, cut: Cut, feeding: I64, lessons: Training, seed: int) -> tuple[list[training.Attempt], I64]:
+    """Train the enhancer on the first probes; return how that went and the probes that may feed keys.
+
+    A replay tries once: the same probes would fail again. Every Eve learns for herself.
+    """
+    if not lessons.rounds:
+        return [], feeding
+    if feeding.size <= lessons.rounds + lessons.guard_rounds:
+        raise InputError(
+            f"cut {cut.name!r}: {feeding.size} probes, the training and its guard take "
+            f"{lessons.rounds + lessons.guard_rounds}; accepted: fewer of these ([training] rounds, guard_rounds)"
+        )
+    probes = feeding[: lessons.rounds]
+    a, b, said = dialogue.run(
+        chain.train("alice", _take(cut.alice, probes), 0, seed), chain.train("bob", _take(cut.bob, probes), 0, seed)
+    )
+    failure = a.failure or b.failure
+    for label, eve in cut.eves.items():
+        heard = _maybe(eve.from_alice, probes), _maybe(eve.from_bob, probes)
+        chain.overhear_training(*heard, [m for _, m in said], seed, label)
+    return [training.Attempt(probes.size, failure, a, b)], feeding[lessons.rounds + lessons.guard_rounds :]
 
 
 def _assumed(accounting: Accounting) -> str:
@@ -174,7 +208,7 @@ def _distil(chain: KeyChain, cut: Cut, probes: I64, number: int, seed: int) -> _
     links = {label: (_maybe(eve.from_alice, probes), _maybe(eve.from_bob, probes)) for label, eve in cut.eves.items()}
     # Her error rate is judged on raw bits; what the parities give her is charged as leakage, and tried on the key.
     early = [message for message in heard if message.kind in (LEAD, FOLLOW, SACRIFICE)]
-    guesses = {label: chain.eavesdrop(number, *pair, early, True) for label, pair in links.items()}
+    guesses = {label: chain.eavesdrop(number, *pair, early, True, label) for label, pair in links.items()}
     judged = {label: guess.report for label, guess in guesses.items() if guess.report.measured}
     against = {label: eve_min_entropy(r.sacrificed_errors, r.covered_bits) for label, r in judged.items()}
     strongest = min((label for label in cut.assumed if label in judged), key=lambda label: against[label], default=None)
@@ -189,7 +223,7 @@ def _distil(chain: KeyChain, cut: Cut, probes: I64, number: int, seed: int) -> _
     final = _amplify(chain, alice, bob, eve, seed)
     eve_key = None
     if strongest is not None and final.alice is not None:
-        eve_key = chain.eavesdrop(number, *links[strongest], [*heard, *final.said], True).key
+        eve_key = chain.eavesdrop(number, *links[strongest], [*heard, *final.said], True, strongest).key
     facts = BlockFacts(
         alice=alice.report,
         bob=bob.report,

@@ -41,11 +41,10 @@ def picture(pattern: SurfacePattern) -> str:
 def show(lab: Lab, lab_name: str, spec: str | None) -> dict[str, Any]:
     """Return a lab's board and the pattern on it; with `spec`, that pattern, if possible without opening the board."""
     node = _surface_node(lab, lab_name)
-    options = lab.node[node].options
     identity: dict[str, Any] = {}
     capabilities: dict[str, Any] = {}
-    if spec is not None and all(type(options.get(k)) is int for k in ("rows", "columns", "phase_bits")):
-        pattern = patterns.make(spec, (options["rows"], options["columns"]), options["phase_bits"])
+    if spec is not None and (size := _size_given(lab, node)) is not None:
+        pattern = patterns.make(spec, size[:2], size[2])
     else:
         with _open_board(lab, lab_name) as board:
             identity = board.identity()
@@ -85,6 +84,16 @@ def apply(lab: Lab, lab_name: str, spec: str) -> dict[str, Any]:
         }  # fmt: skip
 
 
+def _size_given(lab: Lab, node: str) -> tuple[int, int, int] | None:
+    """Return (rows, columns, phase bits) where the lab file says so; None: only the board knows."""
+    emulated = {} if lab.world is None else lab.world.emulators.get(node, {})
+    try:
+        kind: type[Board] = registry.load_driver("boards", lab.node[node].driver)
+    except ImportError:  # what is missing is said when the board is opened
+        return None
+    return kind.size_given({**emulated, **lab.node[node].options})
+
+
 def _surface_node(lab: Lab, lab_name: str) -> str:
     name = lab.by_role("ris")
     if name is None:
@@ -117,15 +126,24 @@ def _open_board(lab: Lab, lab_name: str) -> Iterator[Board]:
 
 
 def plan(
-    experiment: Experiment, name: str, lab: Lab, method: str, objective: str, probes: int, start: str
-) -> Experiment:
-    """Return the experiment whose surface searches: its rounds are the budget, it ends with the search, keyless."""
+    experiment: Experiment, name: str, lab: Lab, method: str, objective: str, probes: int, start: str,
+    model: str = "none",
+) -> Experiment:  # fmt: skip
+    """Return the experiment whose surface searches: its rounds are the budget, it ends with the search, keyless.
+
+    `model`: whether what the scene's geometry tells is where the search starts, or the answer (`ClosedLoop`).
+    """
+    if model not in ("none", "start", "answer"):
+        raise InputError(f"--model {model!r}: accepted: start, answer, none")
     options = {
         "search": method, "objective": objective, "probes": probes, "start": start, "budget": experiment.rounds,
-        "errand": True,
+        "errand": True, "model": model,
     }  # fmt: skip
     out = msgspec.structs.replace(experiment, surface=SurfacePlan(policy="closed_loop", options=options))
     config.check_experiment(out, name)
+    node = lab.by_role("ris")
+    if node is not None and (size := _size_given(lab, node)) is not None:
+        patterns.make(start, size[:2], size[2])
     needs = registry.make_stage("policy", "closed_loop", options).objective.needs
     if any("eve" in link for link in needs) and (out.scene.eve is None or lab.by_role("eve") is None):
         raise InputError(f"objective {objective!r} needs an Eve: a table [scene.eve] and a node with role = 'eve'")
@@ -169,6 +187,7 @@ def optimise(
     found: dict[str, Any] = {
         "status": outcome.status, "detail": outcome.detail, "folder": str(folder), "lab": lab.name,
         "experiment": experiment_name, "seed": experiment.seed, "method": experiment.surface.options["search"],
+        "model": experiment.surface.options["model"],
         "objective": experiment.surface.options["objective"], "unit": objective.unit,
         "probes": experiment.surface.options["probes"], "rounds": outcome.summary["rounds"],
         "patterns_tried": policy.tried, "confirmed": policy.after is not None,

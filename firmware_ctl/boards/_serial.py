@@ -18,6 +18,8 @@ from testbed.core.errors import DeviceError, DeviceTimeout
 _LOOK_AGAIN_S = 0.02
 """How often `reopen` looks whether the port is back."""
 _AT_ONCE = 4096
+_DRAIN_S = 0.1
+"""A full buffer is read in less; what takes longer is talking."""
 
 
 class PortLost(DeviceError):
@@ -112,12 +114,16 @@ class SerialLink:
         self._pending = got[n_max:]
         return got[:n_max]
 
-    def drain(self) -> bytes:
-        """Throw away what is waiting, and return it; PortLost where the port is gone."""
+    def drain(self, timeout_s: float = _DRAIN_S) -> bytes:
+        """Throw away what is waiting, and return the last of it; PortLost where the port is gone.
+
+        Returns after `timeout_s` also where more keeps coming.
+        """
+        deadline_s = time.monotonic() + timeout_s
         got, self._pending = self._pending, b""
-        while more := self._read_some(_AT_ONCE, 0.0):
+        while (more := self._read_some(_AT_ONCE, 0.0)) and time.monotonic() < deadline_s:
             got = (got + more)[-_AT_ONCE:]
-        return got
+        return got or more
 
     def close(self) -> None:
         """Let the port go; may be called twice."""

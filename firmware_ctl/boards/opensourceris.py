@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from firmware_ctl.boards._serial import PortLost, SerialLink, quote
+from firmware_ctl.boards._serial import SerialLink, quote
 from testbed.core import patterns
 from testbed.core.config import driver_options
-from testbed.core.errors import DeviceError, DeviceTimeout
+from testbed.core.errors import DeviceError, DeviceTimeout, InputError
 from testbed.core.ris import Board
 from testbed.core.types import AppliedPattern, SurfacePattern
 from testbed.core.world import DriverContext
 
 _SHAPE = (16, 16)
 _READY = b"#READY!"
+_SERIAL = rb"#SerNo:\s+(\d+)"
 _OPEN_S = 3.0
 """Opening the port may reset the board, which then takes this long to say that it is ready."""
 
@@ -45,20 +47,28 @@ class _Confused(Exception):
     """The board said something else than it was asked for, or nothing."""
 
 
+class _AnotherBoard(DeviceError):
+    """Behind the port is a board with another serial number."""
+
+
 class OpenSourceRis(Board):
     """The board at `uri`."""
 
     options_type = OpenSourceRisOptions
 
+    @classmethod
+    def size_given(cls, options: Mapping[str, Any]) -> tuple[int, int, int]:
+        return (*_SHAPE, 1)
+
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)
         self._options = driver_options(options, OpenSourceRisOptions, name)
         if self._options.uri is None:
-            table = f"[node.{name}.options]"
-            raise DeviceError(name, "open", "closed", f'say which port in {table}: uri = "/dev/ttyUSB0"')
+            raise InputError(f"table [node.{name}.options]: key 'uri': not given, accepted: a serial port")
         self._link = SerialLink(name, self._options.uri, self._options.baud)
         self._suspect = True
         """Replies of the past may still come."""
+        self._serial_number = b""
         self._link.open()
         try:
             self._identity = self._recognise()
@@ -107,7 +117,7 @@ class OpenSourceRis(Board):
                 if held.lower() != wanted[2:]:
                     raise _Confused(f"the board holds 0x{held.lower()} instead")
                 if self._suspect:  # an answer too many would stand where this one must
-                    self._ask("?SerialNo", rb"#SerNo:\s+\d+", end_s)
+                    self._same_board("apply", end_s)
             return AppliedPattern(pattern.digest, self.now_s())
 
         return self._try("apply", timeout_s, once)
@@ -116,7 +126,7 @@ class OpenSourceRis(Board):
         def once(end_s: float) -> SurfacePattern:
             held = self._ask("?Pattern", rb"#0X([0-9A-F]{64})", end_s)[1].decode()
             if self._suspect:
-                self._ask("?SerialNo", rb"#SerNo:\s+\d+", end_s)
+                self._same_board("readback", end_s)
             return patterns.from_hex("0x" + held, _SHAPE, 1)
 
         return self._try("readback", timeout_s, once)
@@ -126,9 +136,9 @@ class OpenSourceRis(Board):
 
     def _recognise(self) -> dict[str, Any]:
         def once(end_s: float) -> dict[str, Any]:
-            serial = self._ask("?SerialNo", rb"#SerNo:\s+(\d+)", end_s)[1].decode()
+            self._serial_number = self._ask("?SerialNo", _SERIAL, end_s)[1]
             vext = float(self._ask("?Vext", rb"#(\d+\.\d+) V", end_s)[1])
-            return {"serial": serial, "vext_v": vext, "uri": self._options.uri}
+            return {"serial": self._serial_number.decode(), "vext_v": vext, "uri": self._options.uri}
 
         try:
             return self._try("open", _OPEN_S, once)
@@ -146,7 +156,7 @@ class OpenSourceRis(Board):
                     self._suspect = True
                     self._link.reopen(max(0.0, end_s - time.monotonic()))
                 if self._suspect:
-                    self._resynchronise(end_s)
+                    self._resynchronise(operation, end_s)
                 elif self._link.drain():  # nobody asked for that
                     raise _Confused("it talks unasked")
                 got = once(end_s)
@@ -154,22 +164,35 @@ class OpenSourceRis(Board):
                 return got
             except _Confused as exc:
                 last = str(exc)
-            except PortLost as exc:
-                last = exc.detail
+            except _AnotherBoard:
+                self._suspect = True
+                raise
             except DeviceError as exc:
                 last = exc.detail
             self._suspect = True
             if time.monotonic() >= end_s:
                 raise DeviceTimeout(self.name, operation, self.state, f"not done within {timeout_s:g} s: {last}")
 
-    def _resynchronise(self, end_s: float) -> None:
+    def _resynchronise(self, operation: str, end_s: float) -> None:
         """End whatever line the board is in, and wait until nothing comes any more."""
         self._link.write(b"\n", max(0.0, end_s - time.monotonic()))
         quiet_s = min(self._options.quiet_s, max(0.0, end_s - time.monotonic()))
         while self._link.read(1024, quiet_s):
             if time.monotonic() >= end_s:
                 raise _Confused("it never stops talking")
-        self._ask("?SerialNo", rb"#SerNo:\s+\d+", end_s)
+        self._same_board(operation, end_s)
+
+    def _same_board(self, operation: str, end_s: float) -> None:
+        """Raise _AnotherBoard where the serial number is no longer that of the board that was opened."""
+        found = self._ask("?SerialNo", _SERIAL, end_s)[1]
+        if not self._serial_number or found == self._serial_number:
+            return
+        if self._ask("?SerialNo", _SERIAL, end_s)[1] == found:  # once could be a digit that was lost on the way
+            raise _AnotherBoard(
+                self.name, operation, self.state, f"another board answers at {self._options.uri}: serial number "
+                f"{found.decode()}, was {self._serial_number.decode()}: plug that one in again, or start anew",
+            )  # fmt: skip
+        raise _Confused("it gives different serial numbers")
 
     def _ask(self, command: str, reply: bytes, end_s: float) -> re.Match[bytes]:
         """Send one command and return the match of its reply; raises _Confused for any other."""

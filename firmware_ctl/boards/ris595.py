@@ -12,7 +12,9 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection, Generator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -48,6 +50,18 @@ class Ris595Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How long the board may take to answer when it is opened (some start anew when their port is opened)."""
 
 
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    """A request that was sent and not answered yet."""
+
+    seq: int
+    command: Command
+    crc: int
+    """Of what the outputs have to hold then."""
+    digest: str
+    frame: bytes
+
+
 class _Rebooted(Exception):
     """The board knows nothing of our session."""
 
@@ -70,6 +84,10 @@ class Ris595(Board):
         self._book: list[SurfacePattern] = []
         """What the board's codebook holds, as far as we know."""
         self._queued: SurfacePattern | None = None
+        self._board: tuple[int, int, int, int] | None = None
+        """Serial number, rows, columns, phase bits of the board that was opened."""
+        self._strange = False
+        """Another board answered last: nothing is said to it before it is the right one again."""
         self._link = SerialLink(name, o.uri, o.baud)
         self._link.open()
         try:
@@ -169,11 +187,88 @@ class Ris595(Board):
             raise DeviceError(self.name, "upload", self.state, f"the board stored {count} patterns of another content")
         self._book = list(codebook)
 
-    def _do_apply_index(self, index: int, timeout_s: float) -> AppliedPattern:
+    def _do_apply_many(
+        self, steps: Sequence[SurfacePattern | int], timeout_s: float
+    ) -> Generator[AppliedPattern, None, None]:
+        """Several requests on the way at a time, so that neither the wire nor the adapter's latency is waited for."""
+        self._run("apply_many", Command.TIME, b"", timeout_s)  # a board that was away is greeted first
+        for step in steps:
+            if isinstance(step, int):
+                self._stored("apply_many", step)
+        coming = map(self._step, steps)
+        waiting = next(coming, None)
+        in_flight: deque[_InFlight] = deque()
+        deadline_s = again_s = 0.0
+        while waiting is not None or in_flight:
+            self._require_open("apply_many")
+            fresh = []
+            n_bytes = sum(len(x.frame) for x in in_flight)
+            while waiting is not None and (not in_flight or n_bytes + len(waiting.frame) <= self._input_bytes):
+                in_flight.append(waiting)
+                fresh.append(waiting.frame)
+                n_bytes += len(waiting.frame)
+                waiting = next(coming, None)
+            now_s = time.monotonic()
+            if fresh:
+                self._link.write(b"".join(fresh), timeout_s)
+                again_s = now_s + 10 * n_bytes / self._baud + _PATIENCE_S
+            deadline_s = deadline_s or now_s + timeout_s
+            answer = self._next_reply(min(again_s, deadline_s))
+            if answer is None:
+                if time.monotonic() >= deadline_s:
+                    raise DeviceTimeout(self.name, "apply_many", self.state, "the board does not answer")
+                # as far as it got them it repeats its reply, or refuses what it is past: it does nothing twice
+                self._link.write(b"".join(x.frame for x in in_flight), timeout_s)
+                again_s = time.monotonic() + 10 * n_bytes / self._baud + _PATIENCE_S
+                continue
+            first = in_flight[0]
+            if self._answers(answer, first, in_flight):
+                in_flight.popleft()
+                deadline_s = 0.0
+                yield AppliedPattern(first.digest, self._latched_s(answer))
+
+    def _step(self, step: SurfacePattern | int) -> _InFlight:
+        """Return what is to be sent for a pattern or the index of a stored one."""
+        self._seq = self._seq % 0xFFFF + 1
+        if isinstance(step, SurfacePattern):
+            command, pattern, payload = Command.APPLY, step, _packed(step)
+        else:
+            command, pattern = Command.INDEX, self._stored("apply_many", step)
+            payload = struct.pack("<H", step)
+        crc = zlib.crc32(_packed(pattern))
+        return _InFlight(self._seq, command, crc, pattern.digest, _frames.request(self._seq, command, payload))
+
+    def _answers(self, answer: Reply, first: _InFlight, in_flight: Collection[_InFlight]) -> bool:
+        """Return whether this is the last reply to the first request in flight; raises where none can come."""
+        wrong = None
+        if answer.kind == _frames.BOOTED:
+            wrong = "the board started anew"
+        elif answer.kind == _frames.ERROR:
+            refusal = answer.payload[1] if len(answer.payload) == 2 else 0
+            if answer.seq == 0:
+                wrong = "a request was damaged on its way"
+            elif any(x.seq == answer.seq for x in in_flight):
+                wrong = f"the board refuses: {_name(refusal)}"
+        elif answer.kind != _final(first.command):
+            return False
+        elif answer.seq == first.seq:
+            if int.from_bytes(answer.payload[4:8], "little") == first.crc:
+                return True
+            wrong = "the board's outputs hold something else than what was sent"
+        elif any(x.seq == answer.seq for x in in_flight):
+            wrong = "an acknowledgement was lost"
+        if wrong is not None:
+            raise DeviceError(self.name, "apply_many", self.state, wrong)
+        return False  # late, or repeated
+
+    def _stored(self, operation: str, index: int) -> SurfacePattern:
         if not 0 <= index < len(self._book):
             accepted = f"0 to {len(self._book) - 1}" if self._book else "after upload()"
-            raise DeviceError(self.name, "apply_index", self.state, f"index {index}, accepted: {accepted}")
-        pattern = self._book[index]
+            raise DeviceError(self.name, operation, self.state, f"index {index}, accepted: {accepted}")
+        return self._book[index]
+
+    def _do_apply_index(self, index: int, timeout_s: float) -> AppliedPattern:
+        pattern = self._stored("apply_index", index)
         crc = zlib.crc32(_packed(pattern))
         reply = self._run("apply_index", Command.INDEX, struct.pack("<H", index), timeout_s, crc=crc, anew=False)
         return AppliedPattern(pattern.digest, self._latched_s(reply))
@@ -195,6 +290,8 @@ class Ris595(Board):
         deadline_s = time.monotonic() + timeout_s
         while True:
             try:
+                if self._strange:
+                    self._greet_again(operation, deadline_s, anew=True)
                 reply = self._ask(operation, command, payload, deadline_s)
                 if crc is None or int.from_bytes(reply.payload[4:8], "little") == crc:
                     return reply
@@ -222,12 +319,7 @@ class Ris595(Board):
         return None
 
     def _greet_again(self, operation: str, deadline_s: float, anew: bool) -> None:
-        before = self._geometry()
-        self._hello(deadline_s)
-        if self._geometry() != before:
-            raise DeviceError(
-                self.name, operation, self.state, f"another board answers: {self._geometry()}, was {before}"
-            )
+        self._hello(deadline_s, operation)
         if not anew:
             raise DeviceError(
                 self.name, operation, self.state, "the board started anew: queue, codebook and upload are lost"
@@ -272,8 +364,8 @@ class Ris595(Board):
                 return found
         return None
 
-    def _hello(self, deadline_s: float) -> None:
-        """Begin a session: what was sent before it has no effect any more."""
+    def _hello(self, deadline_s: float, operation: str = "hello") -> None:
+        """Begin a session: what was sent before it has no effect any more. Raises where it is another board."""
         session = os.urandom(4)
         while True:
             self._link.drain()
@@ -283,20 +375,25 @@ class Ris595(Board):
             except PortLost:
                 self._link.reopen(max(0.0, deadline_s - time.monotonic()))
                 continue
-            if payload[:4] == session and len(payload) == 31:
+            if payload[:4] == session and len(payload) == 33:
                 break
-        major, minor, patch, self._phase_bits, rows, columns, self._capacity = struct.unpack_from("<4B3H", payload, 4)
-        self._chunk, self._serial, clock_us = struct.unpack_from("<HII", payload, 20)
-        self._version, self._shape = f"{major}.{minor}.{patch}", (rows, columns)
+        major, minor, patch, bits, rows, columns, self._capacity = struct.unpack_from("<4B3H", payload, 4)
+        self._chunk, serial, clock_us, _, self._input_bytes = struct.unpack_from("<HIIBH", payload, 20)
+        was, found = self._board, (serial, rows, columns, bits)
+        self._strange = was is not None and was != found
+        if was is not None and was != found:
+            raise DeviceError(
+                self.name, operation, self.state, f"another board answers at {self._link.port}: {_told(*found)}, was "
+                f"{_told(*was)}: plug that one in again, or start anew",
+            )  # fmt: skip
+        self._board, self._serial, self._shape, self._phase_bits = found, serial, (rows, columns), bits
+        self._version = f"{major}.{minor}.{patch}"
         self._pattern_bytes = (rows * columns * self._phase_bits + 7) // 8
         self._queued = None
         stored = struct.unpack_from("<HI", payload, 14)
         if stored != (len(self._book), zlib.crc32(b"".join(map(_packed, self._book)))):
             self._book = []
         self._known, self._known_at_s = clock_us, time.monotonic()
-
-    def _geometry(self) -> tuple[int, int, int, int]:
-        return (self._serial, *self._shape, self._phase_bits)
 
     def _reply_bytes(self, command: Command) -> int:
         size = {Command.READBACK: self._pattern_bytes} if command is not Command.HELLO else {}
@@ -320,6 +417,10 @@ def _packed(pattern: SurfacePattern) -> bytes:
     """Return the pattern as the board takes it: `patterns.to_hex`, in whole bytes."""
     digits = patterns.to_hex(pattern)[2:]
     return bytes.fromhex(digits + "0" * (len(digits) % 2))
+
+
+def _told(serial: int, rows: int, columns: int, phase_bits: int) -> str:
+    return f"serial number {serial:08x}, {rows}×{columns} elements of {phase_bits} bit"
 
 
 def _final(command: Command) -> int:

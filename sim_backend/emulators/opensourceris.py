@@ -39,6 +39,8 @@ class OpenSourceRisOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class EmulatedOpenSourceRis:
     """The board at `uri`; `outputs` (16, 16) is what its surface does."""
 
+    ends = b""  # commands that come together are not told apart
+
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         self._options = o = emulator_options(name, options, OpenSourceRisOptions)
         self.outputs: U8 = np.zeros((16, 16), np.uint8)
@@ -121,6 +123,7 @@ class EmulatedOpenSourceRis:
                 self._latch(levels)
             return b"#OK\n"
         if command == b"?Pattern":
+            self.outputs = self._surface.held(self.outputs)
             return b"#0X" + np.packbits(self.outputs).tobytes().hex().upper().encode() + b"\n"
         if command == b"?Vext":
             # whole volts and hundredths are printed apart: 9.999 V reads 09.90

@@ -28,7 +28,7 @@ from msgspec import Meta, Struct, field
 from sim_backend.emulators.iio_tree import Device, Key
 from sim_backend.emulators.iiod import IiodServer, Stream
 from sim_backend.emulators.pluto_tree import ADC, DAC, LO_RANGES_HZ, PHY, RATE_FILES, XADC, pluto_tree, tone_file
-from sim_backend.impairments import RadioOptions
+from sim_backend.impairments import OneAntenna
 from sim_backend.link import ANSWER_S, OffAir
 from sim_backend.messages import MAX_SAMPLES, Silence
 from sim_backend.radio import SimRadio
@@ -78,8 +78,8 @@ class Faults(Struct, kw_only=True, forbid_unknown_fields=True):
     """The receiver clips at this share of the converter's full scale."""
 
 
-class PlutoOptions(RadioOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An emulator's table in the lab file: RadioOptions, and"""
+class PlutoOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An emulator's table in the lab file: OneAntenna, and"""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
@@ -402,7 +402,7 @@ class EmulatedPluto:
             chain.detune(self._cfo_ppm + self._options.drift_ppm * math.sin(turn))
 
     def _make(self, side: str) -> _Chain:
-        known = {f.name for f in msgspec.structs.fields(RadioOptions)}
+        known = {f.name for f in msgspec.structs.fields(OneAntenna)}
         own = {k: v for k, v in msgspec.structs.asdict(self._options).items() if k in known}
         # no turn-around: it sends and receives at once, block after block
         own |= {"timed": False, "turnaround_s": 0.0, "place": self._options.place or self.name}

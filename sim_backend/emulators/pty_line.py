@@ -33,6 +33,9 @@ _IDLE_LOOK_S = 1.0
 class Device(Protocol):
     """What hangs on the line."""
 
+    ends: bytes
+    """What ends a command and an answer: each arrives when its own last byte does. Empty: as it was written."""
+
     def feed(self, data: bytes) -> bytes:
         """Take bytes as they come in, in order; return what is answered now. Called in the line's thread.
 
@@ -241,13 +244,22 @@ class PtyLine:
         begin_s = max(now_s, self._device_busy_s) + lost * self._byte_s
         self._device_busy_s = begin_s + (len(data) - lost) * self._byte_s
         if len(data) > lost and sum(len(d) for _, d in self._to_device) < _LONGEST_QUEUE:
-            self._to_device.append((self._device_busy_s, data[lost:]))
+            for piece in self._pieces(data[lost:]):
+                begin_s += len(piece) * self._byte_s
+                self._to_device.append((begin_s, piece))
 
     def _pace_out(self, when_s: float, data: bytes) -> None:
-        begin_s = max(when_s, self._host_busy_s)
-        self._host_busy_s = begin_s + len(data) * self._byte_s
-        # in one piece: a driver that needs the first byte before the last one gains nothing
-        self._to_host.append((self._host_busy_s + self.latency_s, data))
+        self._host_busy_s = max(when_s, self._host_busy_s)
+        for piece in self._pieces(data):
+            self._host_busy_s += len(piece) * self._byte_s
+            self._to_host.append((self._host_busy_s + self.latency_s, piece))
+
+    def _pieces(self, data: bytes) -> list[bytes]:
+        ends = self.device.ends if self.device is not None else b""
+        if not ends or data.count(ends) < 2:
+            return [data]
+        *whole, rest = data.split(ends)
+        return [piece + ends for piece in whole] + ([rest] if rest else [])
 
     def _tell_host(self, now_s: float) -> None:
         while self._to_host and self._to_host[0][0] <= now_s:

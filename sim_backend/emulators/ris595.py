@@ -6,7 +6,9 @@ what the outputs latched, and gets back the time of the simulated air at that sa
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections import deque
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -22,6 +24,7 @@ from testbed.core.seeds import generator
 from testbed.core.types import U8
 from testbed.core.world import DriverContext
 
+log = logging.getLogger(__name__)
 _GRACE_S = 2.0
 """For the threads, once their sockets are closed."""
 _LATENCY_S = 1e-3
@@ -51,9 +54,13 @@ class Ris595EmulatorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class EmulatedRis595:
     """The board at `uri`; `outputs` (row, column) is what its surface does. `options`: Ris595EmulatorOptions."""
 
+    ends = b"\0"
+
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         self._options = o = emulator_options(name, options, Ris595EmulatorOptions)
         self.outputs: U8 = np.zeros((o.rows, o.columns), np.uint8)
+        self.latched: deque[bytes] = deque(maxlen=100_000)
+        """Levels of every pattern that the outputs took over, oldest first."""
         self.faults_met: dict[str, int] = {}
         self.fault_probability = o.fault_probability
         self._armed: list[str] = []
@@ -66,6 +73,7 @@ class EmulatedRis595:
         self._binary = build(context.state_dir.parent / "firmware")
         self.line = PtyLine(context.state_dir / f"{name}.tty", o.baud, o.latency_s)
         self.uri = self.line.uri
+        self._off = False
         self._power_up()
         self.line.start(self)
 
@@ -83,6 +91,9 @@ class EmulatedRis595:
         """Take bytes from the host; the answer comes when the firmware gives it."""
         if data.rstrip(b"\0"):  # a command, not only the zero that ends one
             data = self._meet(data)
+        if self._off:  # the air failed it: it starts anew, as often as it is needed
+            self._power_down()
+            self._power_up()
         try:
             self._firmware.uart.sendall(data)
         except OSError:
@@ -121,34 +132,38 @@ class EmulatedRis595:
     # ---------------------------------------------------------------- the child and its threads
 
     def _power_up(self) -> None:
+        self._off = False
         self._firmware = Firmware(self._binary, self._arguments)
-        self._threads = [
-            threading.Thread(target=work, args=(self._firmware,), daemon=True)
-            for work in (self._uart_to_line, self._serve_bench)
-        ]
-        for thread in self._threads:
-            thread.start()
+        threading.Thread(target=self._uart_to_line, args=(self._firmware,), daemon=True).start()
+        self._bench_thread = threading.Thread(target=self._serve_bench, args=(self._firmware,), daemon=True)
+        self._bench_thread.start()
 
     def _power_down(self) -> None:
+        """Called by the line, too: the thread that speaks to the line may wait for it and is not waited for."""
         self._firmware.close()
-        for thread in self._threads:
-            thread.join(timeout=_GRACE_S)
+        self._bench_thread.join(timeout=_GRACE_S)
 
     def _uart_to_line(self, firmware: Firmware) -> None:
-        while data := received(firmware.uart):
+        while (data := received(firmware.uart)) and firmware is self._firmware:
             self.line.send(data)
 
     def _serve_bench(self, firmware: Firmware) -> None:
         bench = firmware.bench
         while what := received(bench, 1):
             try:
-                ticks = self._latch(bench) if what == b"L" else self._surface.now()
-            except DeviceError:
-                break  # the air did not confirm: neither does the board
-            # rounded up: every sample after this time sees the new pattern
-            clock_us = -(-ticks * 1_000_000 // TICKS_PER_S) % 2**32
+                if what == b"O":
+                    self.outputs = self._surface.held(self.outputs)
+                    answer = self._chain(self.outputs)
+                else:
+                    ticks = self._latch(bench) if what == b"L" else self._surface.now()
+                    # rounded up: every sample after this time sees the new pattern
+                    answer = (-(-ticks * 1_000_000 // TICKS_PER_S) % 2**32).to_bytes(4, "little")
+            except DeviceError as exc:  # the air did not confirm: neither does the board
+                log.error("emulated board without its air: %s", exc)
+                self._off = firmware is self._firmware
+                break
             try:
-                bench.sendall(clock_us.to_bytes(4, "little"))
+                bench.sendall(answer)
             except OSError:
                 return
         firmware.hang_up()
@@ -167,4 +182,12 @@ class EmulatedRis595:
         levels = (bits.reshape(o.rows, o.columns, o.phase_bits) @ weights).astype(np.uint8)
         ticks = self._surface.latch(levels)
         self.outputs = levels
+        self.latched.append(levels.tobytes())
         return ticks
+
+    def _chain(self, levels: U8) -> bytes:
+        """Return the chain that makes the outputs hold these (row, column) levels: what `_latch` reads."""
+        bits = (levels.reshape(-1, 1) >> np.arange(self._options.phase_bits - 1, -1, -1)) & 1
+        padded = np.zeros(8 * self._n_bytes, np.uint8)
+        padded[: bits.size] = bits.ravel()
+        return np.packbits(padded[::-1]).tobytes()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from sim_backend.link import Link, OffAir, link_for
-from sim_backend.messages import Apply, Hang, Now
+from sim_backend.messages import Apply, Hang, Now, Readback, Reply
 from sim_backend.ticks import to_ticks
 from testbed.core.types import U8
 from testbed.core.world import DriverContext
@@ -28,29 +30,38 @@ class SurfacePort:
 
     def latch(self, levels: U8) -> int:
         """Reflect by (row, column) levels from now on; return the tick of the first sample that sees them."""
-        return self._ask(
+        reply, _ = self._ask(
             lambda link: Apply(id=link.next_id(), session=link.session, latency=self._latency), levels.tobytes()
         )
+        return reply.time
+
+    def held(self, levels: U8) -> U8:
+        """Return what the air's surface does, which ought to be `levels`: a new scene in the air is a power-up of all
+        that is in it, and an order that the air confirmed too late was carried out all the same.
+        """
+        if self._context.world is None:
+            return levels
+        _, raw = self._ask(lambda link: Readback(id=link.next_id(), session=link.session))
+        return np.frombuffer(raw, np.uint8).reshape(self._shape)
 
     def now(self) -> int:
         """Return the air's time in ticks."""
-        return self._ask(lambda link: Now(id=link.next_id(), session=link.session))
+        return self._ask(lambda link: Now(id=link.next_id(), session=link.session))[0].now
 
     def close(self) -> None:
         """Leave the air."""
         if self._link is not None:
             self._link.leave("closed")
 
-    def _ask(self, request: Callable[[Link], Any], payload: bytes | None = None) -> int:
+    def _ask(self, request: Callable[[Link], Any], payload: bytes | None = None) -> tuple[Reply, bytes]:
         if self._context.world is None:
-            return 0
+            return Reply(id=0), b""
         link = self._link = self._link or self._attached()
         try:
-            reply, _ = link.ask(request(link), "open", payload)
+            return link.ask(request(link), "open", payload)
         except OffAir:  # the air was started anew
             link = self._link = self._attached()
-            reply, _ = link.ask(request(link), "open", payload)
-        return reply.now if payload is None else reply.time
+            return link.ask(request(link), "open", payload)
 
     def _attached(self) -> Link:
         link = link_for(self._name, self._context)

@@ -41,7 +41,7 @@ from sim_backend.emulators.uhd_types import (
     TXMetadata,
     TXMetadataEventCode,
 )
-from sim_backend.impairments import RadioOptions, device_clock
+from sim_backend.impairments import OneAntenna, RadioOptions, device_clock
 from sim_backend.link import OffAir
 from sim_backend.radio import SimRadio
 from sim_backend.ticks import TICKS_PER_S, to_seconds
@@ -638,8 +638,8 @@ class UhdStandIn:
 # ---------------------------------------------------------------- for a lab
 
 
-class StandInOptions(RadioOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A USRP's table [world.emulators.NAME]: RadioOptions, and the fields of `Device` of the same names."""
+class StandInOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A USRP's table [world.emulators.NAME]: OneAntenna, and the fields of `Device` of the same names."""
 
     serial: str | None = None
     """Default: made from the name."""
@@ -659,7 +659,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> StandInOptions:
 def put_in_place(name: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment:
     """Make a device and let `import uhd` find it in this process, instead of whatever UHD is installed."""
     o = check_options(name, options)
-    known = {f.name for f in msgspec.structs.fields(RadioOptions)}
+    known = {f.name for f in msgspec.structs.fields(OneAntenna)}
     device = Device(
         serial=o.serial or f"{context.seed & 0xFFFFFFFF:08X}",
         name=name,

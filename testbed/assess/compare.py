@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+_NO_RATIO = ("raw disagreement Alice–Bob", "CSI correlation Alice–Bob")
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -16,11 +18,20 @@ class Row:
     unit: str
     ours: float | None
     baseline: float | None
+    baseline_at_most: float | None = None
+    """Where the baseline cannot be told from 0: what it can be at most."""
+
+    @property
+    def ratio_at_least(self) -> float | None:
+        """ours / the most that a baseline can be which cannot be told from 0; None for any other."""
+        return None if not self.ours or not self.baseline_at_most else self.ours / self.baseline_at_most
 
     @property
     def ratio(self) -> float | None:
-        """ours / baseline; None where either is missing or there is nothing to divide by."""
-        return None if self.ours is None or not self.baseline else self.ours / self.baseline
+        """ours / baseline; None where either is missing, there is nothing to divide by, or a ratio says nothing."""
+        if self.name in _NO_RATIO or self.ours is None or not self.baseline:
+            return None
+        return self.ours / self.baseline
 
 
 def compare(summary: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[Row]:
@@ -34,20 +45,38 @@ def compare(summary: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[Row
         ("rate of agreed information", "bit/s", agreed_rate_bps),
         ("CSI correlation Alice–Bob", "", lambda s: s.get("csi_correlation_ab")),
     ]
-    return [Row(name, unit, value(summary), value(baseline)) for name, unit, value in fields]
+    most = {"rate of agreed information": agreed_at_most_bps(baseline)}
+    return [Row(name, unit, value(summary), value(baseline), most.get(name)) for name, unit, value in fields]
 
 
 def agreed_rate_bps(summary: Mapping[str, Any]) -> float | None:
     """Return the raw rate times 1 − h(disagreement): what ideal reconciliation of independent bits would leave.
 
-    Unlike the raw rate it is not fooled by quantized noise, half of whose bits differ. None where either is unmeasured.
+    Unlike the raw rate it is not fooled by quantized noise, half of whose bits differ: 0 where the disagreement cannot
+    be told from one half (3 standard deviations). None where either is unmeasured.
     """
     rate, p = summary.get("raw_rate_bps"), summary.get("kdr_raw")
     if rate is None or p is None:
         return None
-    if p in (0.0, 1.0):
-        return float(rate)
-    return float(rate * (1.0 + p * math.log2(p) + (1.0 - p) * math.log2(1.0 - p)))
+    return 0.0 if abs(p - 0.5) < _spread(summary) else float(rate * (1.0 - _entropy(p)))
+
+
+def agreed_at_most_bps(summary: Mapping[str, Any]) -> float | None:
+    """Return what `agreed_rate_bps` can be at most where it is 0: with the disagreement 3 standard deviations off."""
+    rate, p = summary.get("raw_rate_bps"), summary.get("kdr_raw")
+    if not rate or p is None or abs(p - 0.5) >= (spread := _spread(summary)):
+        return None
+    return float(rate * (1.0 - _entropy(0.5 - min(0.5, abs(p - 0.5) + spread))))
+
+
+def _spread(summary: Mapping[str, Any]) -> float:
+    """Return 3 standard deviations of a disagreement of one half over the raw bits; 0 where these are not given."""
+    n = summary.get("raw_bits")
+    return 1.5 / math.sqrt(n) if n else 0.0
+
+
+def _entropy(p: float) -> float:
+    return 0.0 if p in (0.0, 1.0) else -p * math.log2(p) - (1.0 - p) * math.log2(1.0 - p)
 
 
 def differences(ours: Any, baseline: Any, above: str = "") -> list[str]:

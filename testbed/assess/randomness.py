@@ -104,7 +104,8 @@ def table(assessed: Mapping[str, Any]) -> list[tuple[str, ...]]:
         rows = [row for row in assessed["tests"] if row["test"] == test]
         run = [row for row in rows if row["reason"] is None]
         if not run:
-            lines.append((test, "–", "–", "–", "", rows[0]["reason"]))
+            # the heading says that lengths are of sequences
+            lines.append((test, "–", "–", "–", "", rows[0]["reason"].removesuffix(" a sequence")))
             continue
         worst = min(run, key=lambda row: (row["ok"], row["p_value"]))
         passed = sum(row["ok"] for row in run)
@@ -124,7 +125,8 @@ def load(path: Path, kind: str = "auto", bits_per_sequence: int | None = None) -
 
     `kind` is one of FORMATS. "text" and "hex" ignore white space; "auto" takes a folder for keys, a file of nothing but
     0, 1 and white space for text, one of nothing but hexadecimal digits for hex, all else for raw bytes, first bit on
-    top. Keys are a node's `*.key` files, in the folder or below, put end to end; or one of them. What is left over
+    top, but refuses other printable text: mistyped bits would pass for bytes. Keys are a node's `*.key` files, in the
+    folder or below, put end to end; or one of them. What is left over
     after the last whole sequence is not used. Raises InputError for a bad path, format or content, never quoting it.
     """
     if kind not in FORMATS:
@@ -141,7 +143,8 @@ def load(path: Path, kind: str = "auto", bits_per_sequence: int | None = None) -
     least = min(sp800_22.LEAST_BITS.values())
     if wanted < least or bits.size < wanted:
         asked = "" if bits_per_sequence is None else f", asked for {bits_per_sequence} a sequence"
-        raise InputError(f"{path}: {bits.size} bits ({kind}){asked}; accepted: {least} or more bits a sequence")
+        most = f"to {bits.size}" if bits.size >= least else "or more"
+        raise InputError(f"{path}: {bits.size} bits ({kind}){asked}; accepted: {least} {most} bits a sequence")
     n_sequences = bits.size // wanted
     return bits[: n_sequences * wanted].reshape(n_sequences, wanted), kind
 
@@ -152,8 +155,15 @@ def _parse(path: Path, kind: str) -> tuple[U8, str]:
     if kind == "auto":
         if dense and not dense.strip(b"01"):
             kind = "text"
+        elif dense and not dense.strip(b"0123456789abcdefABCDEF"):
+            kind = "hex"
+        elif dense and not dense.strip(bytes(range(0x21, 0x7F))):
+            raise InputError(
+                f"{path}: printable text, but not of 0 and 1 (text) or hexadecimal digits (hex) alone; "
+                "accepted: one of these, or --format raw to test the text's bytes"
+            )
         else:
-            kind = "hex" if dense and not dense.strip(b"0123456789abcdefABCDEF") else "raw"
+            kind = "raw"
     if kind == "raw":
         return np.unpackbits(np.frombuffer(content, np.uint8)), kind
     if kind == "text":

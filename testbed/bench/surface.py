@@ -1,8 +1,10 @@
 """What the surface brings in a static room: random patterns against one fixed pattern, everything else alike.
 
 Seconds are of channel time (the radios' clock), per bit of agreed information: the raw rate times 1 − h(disagreement),
-because a room that does not change gives raw bits, too, of noise. The published marks are 15 times the rate of the same
-room without the surface, and 97.39 raw bit/s at 8.3 % disagreement; they were measured with other radios and rooms.
+because a room that does not change gives raw bits, too, of noise. Where the fixed pattern's disagreement cannot be told
+from one half, the ratio is to the most that it can be within 3 standard deviations: at least so much. The published
+marks are 15 times the rate of the same room without the surface, and 97.39 raw bit/s at 8.3 % disagreement; they were
+measured with other radios and rooms.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from testbed.assess.compare import agreed_rate_bps
+from testbed.assess.compare import agreed_at_most_bps, agreed_rate_bps
 from testbed.bench import BenchRow
 from testbed.core import config
 
@@ -25,9 +27,10 @@ def run() -> list[BenchRow]:
     plan = config.load_experiment("static_room")
     fixed = msgspec.structs.replace(plan, surface=config.SurfacePlan(policy="fixed"))
     ours, peer = _summary(plan, ROUNDS), _summary(fixed, ROUNDS)
-    ours_bps, peer_bps = agreed_rate_bps(ours) or 0.0, agreed_rate_bps(peer) or 0.0
+    ours_bps, at_most = agreed_rate_bps(ours) or 0.0, agreed_at_most_bps(peer)
+    peer_bps = agreed_rate_bps(peer) or 0.0 if at_most is None else at_most
     note = (
-        f"random patterns: {_told(ours)}; fixed pattern: {_told(peer)}; "
+        f"{'' if at_most is None else 'at least: '}random patterns: {_told(ours)}; fixed pattern: {_told(peer)}; "
         "published: 15 times, 97.39 raw bit/s at 8.3 % disagreement"
     )
     return [

@@ -3,6 +3,8 @@
 `KeyChain.agree` makes one string out of two CSI series, `KeyChain.amplify` makes a key out of that string. Both are
 dialogues (`core.ledger`): Alice and Bob each run their half, `chain.dialogue` or a node carries the messages.
 
+A trainable enhancer learns before that, in a discussion of its own (`chain.training`).
+
 What leaks. The ledger counts what each message tells about the string that is left in the end: the quantizer's,
 parities, positions of corrected bits, the verification tag. Sacrificed bits are published in full and leave the string,
 so they count 0; what they tell about their neighbours the length rule takes off the entropy (`amplify.accounting`).
@@ -22,7 +24,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.assess.entropy import source_min_entropy
+from testbed.assess import gaussian_eve
+from testbed.assess.entropy import predicted_min_entropy, source_min_entropy
+from testbed.assess.gaussian_labels import Symbols
 from testbed.chain.amplify.accounting import (
     assumed_min_entropy,
     combined_min_entropy,
@@ -34,11 +38,12 @@ from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
 from testbed.chain.amplify.verify import TAG_BITS, draw_point, verification_tag
 from testbed.chain.dialogue import FAILED, PEER_FAILED, UNREADABLE, failed_message, metered
 from testbed.chain.enhance.antennas import canonical_antennas
+from testbed.chain.training import EveModels, read_model_id, trained_features, training
 from testbed.core import registry
 from testbed.core.config import Accounting, ChainPlan
-from testbed.core.errors import DialogueFailed
+from testbed.core.errors import DialogueFailed, InputError
 from testbed.core.ledger import Dialogue, Ledger, PublicMessage, Receive, Send
-from testbed.core.outcomes import COVERAGE, AgreeReport, EveReport, KeyReport
+from testbed.core.outcomes import COVERAGE, AgreeReport, EveReport, KeyReport, TrainReport
 from testbed.core.seeds import generator, permutation
 from testbed.core.stages import Enhancer, Evidence, Quantizer, Reconciler
 from testbed.core.types import I64, U8, Bits, CsiSeries, Features, Key
@@ -49,7 +54,6 @@ Steps = Generator[Send | Receive, PublicMessage | None, T]
 
 MIN_BITS = 256
 """Fewer kept bits cannot pay for the tag and 2·log2(1/ε)."""
-MAX_ERROR_RATE = 0.25
 LEAD, FOLLOW = "quantize_lead", "quantize_follow"
 SACRIFICE, ERRORS = "sacrifice", "sacrifice_errors"
 TAG, VERIFIED = "verify_tag", "verified"
@@ -120,13 +124,48 @@ class _Progress:
 
 
 class KeyChain:
-    """The stages of one experiment. Stateless between blocks: a seed and a block number fix every random choice."""
+    """The stages of one experiment. Stateless between blocks, but for the enhancer's model where it has one: a seed and
+    a block number fix every random choice.
+    """
 
     def __init__(self, plan: ChainPlan, accounting: Accounting) -> None:
         self.accounting = accounting
+        self._eves: dict[str, EveModels] = {}
+        """Who trained a model of her own; a node is one Eve, a replay may have several."""
         self.enhance: Enhancer = registry.make_stage("enhance", plan.enhance, plan.enhance_options)
         self.quantize: Quantizer = registry.make_stage("quantize", plan.quantize, plan.quantize_options)
         self.reconcile: Reconciler = registry.make_stage("reconcile", plan.reconcile, plan.reconcile_options)
+        if self._modelled and not self.quantize.whole_symbols:
+            raise InputError(
+                f"accounting.entropy = 'modelled' with quantize = {plan.quantize!r}; "
+                "accepted: 'estimated', or a quantizer with equally likely cells ('equiprobable')"
+            )
+
+    @property
+    def _modelled(self) -> bool:
+        return self.accounting.entropy == "modelled"
+
+    # ------------------------------------------------------------ training
+
+    def train(self, role: Side, csi: CsiSeries, block: int, seed: int) -> Dialogue[TrainReport]:
+        """Return one side's dialogue in which the enhancer learns from a block that enters no key.
+
+        Never raises DialogueFailed: a failure is told to the peer and returned as `report.failure`
+        (untrainable, protocol, or peer_failed: <the peer's reason>). The model of before, if any, then stays.
+        """
+        return training(self.enhance, role, canonical_antennas(csi, role), block, generator(seed, "train", role, block))
+
+    def overhear_training(
+        self,
+        from_alice: CsiSeries | None,
+        from_bob: CsiSeries | None,
+        transcript: Sequence[PublicMessage],
+        seed: int,
+        who: str = "eve",
+    ) -> None:
+        """Let Eve take the public part of the model, and learn her own from Bob's published CSI and what she heard."""
+        models = self._eves[who] = EveModels()
+        models.learn(self.enhance, from_alice, from_bob, transcript, generator(seed, "train", who))
 
     # ------------------------------------------------------------ agreement
 
@@ -135,7 +174,8 @@ class KeyChain:
 
         `csi` is what this side received; both series hold the same rounds. Never raises DialogueFailed: a failure is
         told to the peer and returned as `report.failure` (too_few_bits, error_rate_too_high, verification_failed,
-        protocol, or peer_failed: <the peer's reason>) with whatever had been measured until then.
+        not_trained, wrong_model, protocol, or peer_failed: <the peer's reason>) with whatever had been measured until
+        then.
         """
         ledger = Ledger()
         progress = _Progress(block, csi.h.shape[0])
@@ -155,15 +195,15 @@ class KeyChain:
         return side()
 
     def _alice(self, csi: CsiSeries, progress: _Progress, rng: np.random.Generator) -> Steps[None]:
-        features = self.enhance.transform(csi)
+        features, model = trained_features(self.enhance, csi, "alice")
         draft, lead = self.quantize.lead(features, rng)
-        yield Send(msgspec.structs.replace(lead, kind=LEAD))
+        yield Send(msgspec.structs.replace(lead, kind=LEAD, body={**lead.body, **model}))
         follow = yield Receive(FOLLOW)
         assert follow is not None
         raw = progress.raw = _read(follow, lambda: self.quantize.finish(draft, follow))
-        count = self._sacrifice_count(raw.values.size)
         seed = int(rng.integers(1 << 63))
-        positions = _positions(raw.values.size, count, seed)
+        positions = self._sacrificed(raw, lead, seed)
+        count = positions.size
         kept = _without(raw, positions)
         body: dict[str, Any] = {
             "block": progress.block,
@@ -183,9 +223,9 @@ class KeyChain:
             )
         progress.sacrificed = positions
         # Of the whole string, not of what is kept: the sacrificed bits are public, and they help to predict the rest.
-        progress.source = source_min_entropy(raw)
+        progress.source = (predicted_min_entropy if self._modelled else source_min_entropy)(raw)
         rate = _estimate(progress.errors, count)
-        if rate > MAX_ERROR_RATE:
+        if rate > self.reconcile.most_errors:
             yield Receive(FAILED)  # Bob goes by the same rule and says so next
         progress.kept = kept
         outcome = yield from self.reconcile.alice(Evidence(kept, rate, features, raw.take(positions)), rng)
@@ -198,15 +238,16 @@ class KeyChain:
         _check_corrections(verified, kept, self.reconcile.shows_corrections)
 
     def _bob(self, csi: CsiSeries, progress: _Progress, rng: np.random.Generator) -> Steps[None]:
-        features = self.enhance.transform(csi)
         lead = yield Receive(LEAD)
         assert lead is not None
+        read_model_id(self.enhance, lead)
+        features, _ = trained_features(self.enhance, csi, "bob")
         raw, follow = _read(lead, lambda: self.quantize.follow(features, lead))
         progress.raw = raw
         yield Send(msgspec.structs.replace(follow, kind=FOLLOW))
         message = yield Receive(SACRIFICE)
         assert message is not None
-        positions, theirs = _read_sacrifice(message, raw.values.size, self._sacrifice_count)
+        positions, theirs = self._read_sacrifice(message, raw, lead)
         progress.sacrificed = positions
         public = replace(raw.take(positions), values=theirs)
         progress.errors = int(np.count_nonzero(raw.values[positions] != theirs))
@@ -216,7 +257,7 @@ class KeyChain:
         leaked = _count_leak(positions.size)
         yield Send(PublicMessage(kind=ERRORS, body={"errors": progress.errors}, leaked_bits=leaked))
         rate = _estimate(progress.errors, positions.size)
-        if rate > MAX_ERROR_RATE:
+        if rate > self.reconcile.most_errors:
             raise DialogueFailed("error_rate_too_high", f"{progress.errors} of {positions.size} sacrificed bits differ")
         progress.kept = kept
         outcome = yield from self.reconcile.bob(Evidence(kept, rate, features, public), rng)
@@ -230,21 +271,53 @@ class KeyChain:
                 "verification_failed", f"{outcome.corrected} bits were corrected, yet the strings differ"
             )
         progress.values, progress.corrected = outcome.values, outcome.corrected
-        shown = self.reconcile.shows_corrections
-        corrections = _by_level_bit(kept, kept.values != outcome.values) if shown else []
-        # Where the discussion hides the positions, so does this message: no counts, no charge. Elsewhere the
-        # counts tell nothing beyond the positions, which Bob's questions have laid open and which are charged here.
-        leaked = correction_leak(corrections)
-        yield Send(PublicMessage(kind=VERIFIED, body={"corrections": corrections}, leaked_bits=leaked))
+        body: dict[str, Any] = {"corrections": []}
+        leaked = 0
+        # An interactive discussion lays open where Bob corrected. A syndrome does not: it is a function of Alice's
+        # string alone, its bits are counted, and of Bob's replies each flag. So nothing is told of positions here.
+        if self.reconcile.shows_corrections:
+            theirs_all = raw.values.copy()
+            theirs_all[positions] = theirs
+            theirs_all[np.delete(np.arange(raw.values.size), positions)] = outcome.values
+            wrong = np.delete(np.arange(raw.values.size), positions)[kept.values != outcome.values]
+            body["corrections"] = _by_level_bit(raw.take(wrong), kept)
+            leaked = _corrections_leak(replace(raw, values=theirs_all), wrong)
+        yield Send(PublicMessage(kind=VERIFIED, body=body, leaked_bits=leaked))
 
-    def _sacrifice_count(self, n: int) -> int:
-        """Return how many of n raw bits are published; raises DialogueFailed('too_few_bits')."""
-        count = math.ceil(self.accounting.sacrifice_fraction * n)
-        if n - count < MIN_BITS:
+    def _sacrificed(self, raw: Bits, lead: PublicMessage, seed: int) -> I64:
+        """Return the ascending positions that are published; raises DialogueFailed('too_few_bits').
+
+        Bits anywhere, or all the bits of symbols anywhere, as the quantizer asks; first those that it has told already.
+        """
+        n, share = raw.values.size, self.accounting.sacrifice_fraction
+        group = np.arange(n)
+        if self.quantize.whole_symbols and n:
+            group = np.cumsum((np.diff(raw.probe, prepend=-1) != 0) | (np.diff(raw.dimension, prepend=-1) != 0)) - 1
+        chosen = np.zeros(int(group[-1]) + 1 if n else 0, np.bool_)
+        chosen[group[_read(lead, lambda: self.quantize.published(raw, lead))]] = True
+        order = permutation(chosen.size, seed, "sacrifice")
+        order = order[~chosen[order]]
+        chosen[order[: max(0, math.ceil(share * chosen.size) - int(chosen.sum()))]] = True
+        positions = np.flatnonzero(chosen[group])
+        if n - positions.size < MIN_BITS:
             raise DialogueFailed(
-                "too_few_bits", f"{n} raw bits leave {n - count} after the sacrifice, accepted {MIN_BITS}"
+                "too_few_bits", f"{n} raw bits leave {n - positions.size} after the sacrifice, accepted {MIN_BITS}"
             )
-        return count
+        return positions
+
+    def _read_sacrifice(self, message: PublicMessage, raw: Bits, lead: PublicMessage) -> tuple[I64, U8]:
+        """Return (positions, Alice's bits there); the share is agreed, so that Alice cannot publish another one."""
+        n = raw.values.size
+        if _integer(message, "raw", 0, 1 << 32) != n:
+            raise DialogueFailed(
+                "protocol", f"{message.kind}: Alice kept {message.body['raw']} raw bits, this side {n}"
+            )
+        positions = self._sacrificed(raw, lead, _integer(message, "seed", 0, (1 << 63) - 1))
+        if _integer(message, "count", 0, n) != positions.size:
+            raise DialogueFailed(
+                "protocol", f"{message.kind}: {message.body['count']} of {n} bits is not the agreed share"
+            )
+        return positions, _packed(message, "bits", positions.size)
 
     # ------------------------------------------------------------ amplification
 
@@ -268,7 +341,11 @@ class KeyChain:
     def _amplify_alice(self, agreed: Agreed, eve: EveReport | None, seed: int) -> Steps[tuple[Key | None, KeyReport]]:
         block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
         measured = eve is not None and _usable(eve, agreed)
-        if eve is not None and measured:
+        if self._modelled:
+            assert agreed.raw is not None
+            measured = measured and eve is not None and gaussian_eve.usable(eve.dependence, agreed.raw)
+            against_eve = self._modelled_entropy(agreed.raw, eve if measured else None)
+        elif eve is not None and measured:
             against_eve = eve_min_entropy(eve.sacrificed_errors, eve.covered_bits)
         else:
             against_eve = assumed_min_entropy(self.accounting.assumed_eve_error_rate)
@@ -293,6 +370,17 @@ class KeyChain:
         yield Receive(CONFIRMED)
         yield Send(PublicMessage(kind=DELIVERED, body={"block": block}))
         return key, report
+
+    def _modelled_entropy(self, raw: Bits, eve: EveReport | None) -> float:
+        """Return the min-entropy per raw bit given Eve by the Gaussian model; None: she is as good as assumed."""
+        counts = dict(enumerate(np.bincount(raw.dimension[raw.level_bit == 0]).tolist()))
+        if eve is None:
+            correlation = gaussian_eve.assumed_correlation(self.accounting.assumed_eve_error_rate)
+            correlations = dict.fromkeys(counts, correlation)
+        else:
+            correlations = gaussian_eve.eve_correlations(eve.dependence, counts)
+        total = gaussian_eve.smooth_min_entropy(raw, correlations, self.accounting.epsilon_log2)
+        return min(1.0, total / raw.values.size)
 
     def _amplify_bob(self, agreed: Agreed) -> Steps[tuple[Key | None, KeyReport]]:
         block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
@@ -332,6 +420,7 @@ class KeyChain:
             key_bits=length,
             min_entropy_per_bit=h_min,
             eve_measured=measured,
+            entropy=self.accounting.entropy,
             failure=None if length else why,
         )
 
@@ -344,63 +433,69 @@ class KeyChain:
         from_bob: CsiSeries | None,
         transcript: Sequence[PublicMessage],
         complete: bool,
+        who: str = "eve",
     ) -> EveGuess:
         """Run Eve's attack on a block: the same chain on what she heard, then everything that was said in public.
 
-        She tries Alice's transmissions, Bob's, and the mean of both in the feature domain, and keeps what errs least on
-        the sacrificed bits; a link that she hardly heard only where there is no other. Her error rate is therefore the
-        least of three: a little in her favour.
+        She tries Alice's transmissions, Bob's, and the mean of both in the feature domain, each also through a model of
+        her own where the enhancer was trained, and keeps what errs least on the sacrificed bits; a link that she hardly
+        heard only where there is no other. Her error rate is therefore the least of three or six: a little in her
+        favour.
         Works with any part missing (a series None, messages not heard), with a poorer result.
         """
         heard = {m.kind: m for m in transcript}
-        links = self._links(from_alice, from_bob)
+        links = self._links(from_alice, from_bob, self._eves.get(who, EveModels()))
         empty = np.zeros(0, np.uint8)
         if LEAD not in heard or FOLLOW not in heard:
             return EveGuess(_eve_report(block, 0, 0, 0, "none", complete), empty, None, None)
-        guesses: dict[str, U8] = {}
+        guesses: dict[str, Bits] = {}
         covered: dict[str, NDArray[np.bool_]] = {}
         for link, features in links.items():
             try:
-                bits, covered[link] = self.quantize.eavesdrop(features, heard[LEAD], heard[FOLLOW])
-                guesses[link] = bits.values
+                guesses[link], covered[link] = self.quantize.eavesdrop(features, heard[LEAD], heard[FOLLOW])
             except UNREADABLE:
                 continue  # her series does not fit this block (other rounds, other antennas)
         if not guesses:
             return EveGuess(_eve_report(block, 0, 0, 0, "none", complete), empty, None, None)
-        if SACRIFICE not in heard:
-            link, raw = next(iter(guesses.items()))
-            return EveGuess(_eve_report(block, 0, 0, 0, link, complete), raw, None, None)
-        n = next(iter(guesses.values())).size
+        link, first = next(iter(guesses.items()))
         try:
-            positions, published = _read_sacrifice(heard[SACRIFICE], n, self._sacrifice_count)
-        except DialogueFailed:
-            link, raw = next(iter(guesses.items()))
-            return EveGuess(_eve_report(block, 0, 0, 0, link, complete), raw, None, None)
+            positions, published = self._read_sacrifice(heard[SACRIFICE], first, heard[LEAD])
+        except (DialogueFailed, KeyError):
+            return EveGuess(_eve_report(block, 0, 0, 0, link, complete), first.values, None, None)
         scores = {}
-        for link, raw in guesses.items():
+        for link, guess in guesses.items():
             known = covered[link][positions]
-            errors = int(np.count_nonzero((raw[positions] != published) & known))
+            errors = int(np.count_nonzero((guess.values[positions] != published) & known))
             scores[link] = _eve_report(block, positions.size, int(known.sum()), errors, link, complete)
         link = min(scores, key=lambda name: _weakness(scores[name]))
-        report, raw = scores[link], guesses[link]
+        report, raw = scores[link], guesses[link].values
+        if self.quantize.whole_symbols:
+            public = replace(guesses[link].take(positions), values=published)
+            own = [links[name].values for name in ("alice", "bob") if name in links]
+            report = msgspec.structs.replace(report, dependence=gaussian_eve.dependence(public, own))
         reconciled = self.reconcile.eavesdrop(np.delete(raw, positions), transcript)
         return EveGuess(report, raw, reconciled, _eve_key(reconciled, heard.get(AMPLIFY)))
 
-    def _links(self, from_alice: CsiSeries | None, from_bob: CsiSeries | None) -> dict[str, Features]:
-        links = {
-            name: self.enhance.transform(csi)
-            for name, csi in (("alice", from_alice), ("bob", from_bob))
-            if csi is not None
-        }
-        if len(links) == 2:
-            a, b = links["alice"], links["bob"]
-            if a.values.shape == b.values.shape and np.array_equal(a.rounds, b.rounds):
-                # where one of both is missing, the other stands alone
-                both = np.where(
-                    np.isnan(a.values), b.values, np.where(np.isnan(b.values), a.values, (a.values + b.values) / 2)
-                )
-                links["both"] = replace(a, values=both)
+    def _links(self, from_alice: CsiSeries | None, from_bob: CsiSeries | None, eve: EveModels) -> dict[str, Features]:
+        heard = {name: csi for name, csi in (("alice", from_alice), ("bob", from_bob)) if csi is not None}
+        links: dict[str, Features] = {}
+        for how, features in eve.features(self.enhance, heard).items():
+            links |= {f"{name}{how}": f for name, f in features.items()}
+            links |= _both(features, f"both{how}")
         return links
+
+
+def _both(links: dict[str, Features], name: str) -> dict[str, Features]:
+    """Return the mean of two links' features, where both are of the same rounds and dimensions."""
+    if len(links) == 2:
+        a, b = links["alice"], links["bob"]
+        if a.values.shape == b.values.shape and np.array_equal(a.rounds, b.rounds):
+            # where one of both is missing, the other stands alone
+            both = np.where(
+                np.isnan(a.values), b.values, np.where(np.isnan(b.values), a.values, (a.values + b.values) / 2)
+            )
+            return {name: replace(a, values=both)}
+    return {}
 
 
 def _usable(eve: EveReport, agreed: Agreed) -> bool:
@@ -445,20 +540,29 @@ def _count_leak(most: int) -> int:
     return most.bit_length()
 
 
-def _positions(n: int, count: int, seed: int) -> I64:
-    return np.sort(permutation(n, seed, "sacrifice")[:count])
-
-
 def _without(bits: Bits, positions: I64) -> Bits:
     mask = np.ones(bits.values.size, bool)
     mask[positions] = False
     return bits.take(mask)
 
 
-def _by_level_bit(bits: Bits, chosen: NDArray[np.bool_]) -> list[int]:
-    """Count the chosen bits by their place in the label, most significant first."""
-    places = int(bits.level_bit.max()) + 1
-    return [int(n) for n in np.bincount(bits.level_bit[chosen], minlength=places)]
+def _by_level_bit(bits: Bits, of: Bits) -> list[int]:
+    """Count bits by their place in the label, most significant first; as many places as `of` has."""
+    return [int(n) for n in np.bincount(bits.level_bit, minlength=int(of.level_bit.max()) + 1)]
+
+
+def _corrections_leak(alice: Bits, wrong: I64) -> int:
+    """Return the charge for the positions of corrected bits of Alice's whole string, and for saying it."""
+    symbols = Symbols.of(alice)
+    which = np.searchsorted(symbols.first, wrong, "right") - 1
+    bits, place = symbols.bits[which], alice.level_bit[wrong]
+    most = int((bits - 1).sum())
+    if not symbols.whole:
+        return most
+    below = bits - 1 - place
+    value = symbols.value[which]
+    rest = ((value >> (below + 1)) << below) | (value & ((1 << below) - 1))
+    return min(most, correction_leak(place, rest, bits) + _count_leak(most))
 
 
 # ---------------------------------------------------------------- reading the peer
@@ -486,23 +590,12 @@ def _packed(message: PublicMessage, key: str, count: int) -> U8:
     return np.unpackbits(np.frombuffer(value, np.uint8), count=count)
 
 
-def _read_sacrifice(message: PublicMessage, n: int, count_of: Callable[[int], int]) -> tuple[I64, U8]:
-    """Return (positions, Alice's bits there); the count follows from n, so that Alice cannot publish another share."""
-    if _integer(message, "raw", 0, 1 << 32) != n:
-        raise DialogueFailed("protocol", f"{message.kind}: Alice kept {message.body['raw']} raw bits, this side {n}")
-    count = _integer(message, "count", 0, n)
-    if count != count_of(n):
-        raise DialogueFailed("protocol", f"{message.kind}: {count} of {n} bits is not the agreed share")
-    seed = _integer(message, "seed", 0, (1 << 63) - 1)
-    return _positions(n, count, seed), _packed(message, "bits", count)
-
-
 def _check_corrections(message: PublicMessage, kept: Bits, shown: bool) -> None:
     """Raise DialogueFailed('protocol') unless Bob's counts are possible and charged. He is honest: they are not proved.
 
-    The charge must be that of the counts, or both ledgers would hold a number that nothing explains.
+    The charge follows from labels that only Bob compares; it is checked to be possible.
     """
-    most = _by_level_bit(kept, np.ones(kept.values.size, bool)) if shown else []
+    most = _by_level_bit(kept, kept) if shown else []
     counts = message.body.get("corrections")
     if (
         not isinstance(counts, list)
@@ -511,7 +604,6 @@ def _check_corrections(message: PublicMessage, kept: Bits, shown: bool) -> None:
         or any(not 0 <= n <= m for n, m in zip(counts, most, strict=True))
     ):
         raise DialogueFailed("protocol", f"{message.kind}: corrections {str(counts)[:40]}, accepted up to {most}")
-    if message.leaked_bits != correction_leak(counts):
-        raise DialogueFailed(
-            "protocol", f"{message.kind} counts {message.leaked_bits} bits, accepted {correction_leak(counts)}"
-        )
+    limit = sum(counts) * (len(most) - 1) if shown else 0
+    if not 0 <= message.leaked_bits <= limit:
+        raise DialogueFailed("protocol", f"{message.kind} counts {message.leaked_bits} bits, accepted 0 to {limit}")

@@ -9,12 +9,15 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from testbed.assess import agreement, health, randomness
+from testbed.assess import agreement, health, randomness, training
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.chain.enhance.antennas import canonical_antennas
 from testbed.core.config import Experiment, convert
+from testbed.core.errors import Reject
+from testbed.core.outcomes import TrainReport
 from testbed.core.stages import Verdict
 from testbed.core.types import F64, CsiSeries
 from testbed.records.recorded import RecordedRun
@@ -43,6 +46,9 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
         unmeasured |= {k: why for k in ("csi_correlation_ab", "csi_correlation_ae", "csi_correlation_ab_detrended")}
         unmeasured |= {k: why for k in ("keys_mismatched", "randomness", "eve_keys_recovered")}
     verdicts += _course(run, experiment)
+    attempts = _attempts(run)
+    if experiment.training.rounds:
+        verdicts.append(training.verdict(attempts))
     p_values: dict[str, list[float]] = {}
     for event in run.events:
         if event.kind == "randomness":
@@ -63,6 +69,9 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
             **correlations,
         )
     )
+    if experiment.training.rounds:
+        guard = next((e.data["rounds"] for e in reversed(run.events) if e.kind == "guard_rounds"), 0)
+        out["training"] = training.summarise(attempts, guard)
     out["links_rejected"] = _links_rejected(run)
     out["status"] = run.stop.exit_status if run.stop is not None else "killed"
     return out
@@ -120,6 +129,18 @@ def _blocks(run: RecordedRun) -> list[BlockFacts]:
     return out
 
 
+def _attempts(run: RecordedRun) -> list[training.Attempt]:
+    """Return the run's training blocks in order."""
+    out = []
+    for event in run.events:
+        if event.kind == "training":
+            sides = {role: msgspec.convert(r, TrainReport) for role, r in event.data["reports"].items()}
+            out.append(
+                training.Attempt(event.data["rounds"], event.data["failure"], sides.get("alice"), sides.get("bob"))
+            )
+    return out
+
+
 def _course(run: RecordedRun, experiment: Experiment) -> list[Verdict]:
     """How the run itself went."""
     out = []
@@ -148,12 +169,15 @@ def _course(run: RecordedRun, experiment: Experiment) -> list[Verdict]:
             "." if kept_up else ": too slow."
         )
         out.append(Verdict("interval_kept", kept_up, detail))
-    total = run.rounds.rounds.size
+    meant = run.rounds.reason != Reject.SOUNDING.value  # for a key: those that sounded the antennas were not
+    total = int(meant.sum())
     if total:
-        share = 1.0 - float(run.rounds.kept.mean())
-        counts = Counter(str(r) for r in run.rounds.reason[~run.rounds.kept])
+        share = 1.0 - float(run.rounds.kept[meant].mean())
+        counts = Counter(str(r) for r in run.rounds.reason[~run.rounds.kept & meant])
         named = ", ".join(f"{n} {reason}" for reason, n in counts.most_common())
         detail = f"{share:.1%} of {total} rounds were rejected" + (f": {named}." if named else ".")
+        if total < meant.size:
+            detail += f" {meant.size - total} more sounded the antennas."
         out.append(Verdict("rounds_kept", share <= 0.1, detail))
     if experiment.mode == "experiment":
         out.append(

@@ -75,7 +75,9 @@ class Scheduler:
     def _slot_s(self) -> float:
         return self._frame_s + 2 * self.margin_s + self._turnaround_s
 
-    def probe(self, node: str, number: int, start_s: float, end_s: float, tell_captured: bool) -> m.Probe:
+    def probe(
+        self, node: str, number: int, start_s: float, end_s: float, tell_captured: bool, sounding: bool = False
+    ) -> m.Probe:
         """Return the round's order for one node, on its own clock."""
         base_s = self.clocks[node].base_s
         slots = [
@@ -83,8 +85,9 @@ class Scheduler:
             for i, slot in enumerate(self._slots)
         ]
         return m.Probe(
-            round=number, slots=slots, margin_s=self.margin_s, end_s=base_s + end_s, tell_captured=tell_captured
-        )
+            round=number, slots=slots, margin_s=self.margin_s, end_s=base_s + end_s, tell_captured=tell_captured,
+            sounding=sounding,
+        )  # fmt: skip
 
     def track(self, node: str, base_s: float) -> None:
         """Learn that a frame's arrival speaks for this base: the one it was planned with plus its timing error.

@@ -20,6 +20,7 @@ from testbed.core.clock import Clock, WallClock
 from testbed.core.config import Experiment, Lab, to_dict
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
+from testbed.core.types import AntennaFrame, SoundingFrame
 from testbed.net import messages as m
 from testbed.net import transport
 from testbed.records import documents, reader
@@ -27,6 +28,11 @@ from testbed.records.writer import RunWriter
 
 log = logging.getLogger("testbed.coordinator")
 _POLL_MS = 20
+
+
+def _antenna_s(frame: SoundingFrame) -> float:
+    """Return how much longer a sounding is with every further antenna."""
+    return AntennaFrame.of(frame, 2).duration_s - frame.duration_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,9 @@ class Coordinator:
         sounder = registry.make_stage("probing", experiment.probing.waveform, experiment.probing.waveform_options)
         self._frame = sounder.frame(experiment.radio.sample_rate_hz)
         slots = schedule.parse(experiment.probing.schedule)
-        self.state = s.CoordinatorState(lab, experiment, self.run_name, slots, self._frame.duration_s)
+        self.state = s.CoordinatorState(
+            lab, experiment, self.run_name, slots, self._frame.duration_s, _antenna_s(self._frame)
+        )
         self._wire = transport.Wire(identity)
         self._identity = identity
         try:
@@ -134,6 +142,7 @@ class Coordinator:
                     self._receive(received, writer, world, progress)
             for node, counts in self._links_rejected.items():
                 log.info("%s could not use: %s", node, dict(counts))
+            writer.event("guard_rounds", {"rounds": self.state.guarded})
             writer.event("links_rejected", {n: dict(c) for n, c in self._links_rejected.items()})
             writer.event("messages_refused", dict(self._hub.refused))
             status: documents.ExitStatus = {"finished": "ok", "stopped": "aborted", "failed": "failed"}[
@@ -245,6 +254,12 @@ class Coordinator:
         writer.round(r.round, r.kept, r.reason, r.surface, r.start_s)
 
     def _record_block(self, b: s.BlockOver, writer: RunWriter) -> None:
+        if b.training:
+            reports = {role: to_dict(r) for role, r in b.trained.items()}
+            training = {"block": b.block, "rounds": len(b.rounds), "reports": reports, "failure": b.failure}
+            writer.event("training", training)
+            log.info("training on %d rounds: %s", len(b.rounds), b.failure or "done")
+            return
         names = {role: self.lab.by_role(role) or role for role in ("alice", "bob", "eve")}
         agree = {names[role]: r for role, r in (("alice", b.alice), ("bob", b.bob)) if r is not None}
         key = {names[role]: r for role, r in (("alice", b.key_alice), ("bob", b.key_bob)) if r is not None}

@@ -24,14 +24,15 @@ from testbed.coordinator.scheduler import Scheduler
 from testbed.core import registry, seeds
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import InputError, Reject
-from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
 from testbed.core.schedule import Slot
 from testbed.core.stages import SurfacePolicy
 from testbed.core.types import C64, SurfacePattern
 from testbed.net import messages as m
 
-_STAGE_OF = {"Agreed": "agree", "Attacked": "attack", "Amplified": "amplify", "Unmasked": "unmask"}
+_STAGE_OF = {"Agreed": "agree", "Trained": "agree", "Attacked": "attack", "Amplified": "amplify", "Unmasked": "unmask"}
 """Which report ends which stage of a block."""
+LOST_MODEL = ("not_trained", "wrong_model")
 MAX_REFUSED = 20
 """Rounds in a row without a usable device or answer, after which going on is no use."""
 MAX_STRIKES = 3
@@ -44,6 +45,8 @@ _SPREADS = 6.0
 """A receiver listens this many standard deviations of the measured arrivals early and late, at least."""
 SURFACE_SETTLE_S = 10e-6
 """Between a pattern's latch time and the first probe under it."""
+SURFACE_CHECK_ROUNDS = 50
+"""A pattern that is held is read back after so many rounds, and before they are used: boards start anew unasked."""
 WALL_LEAD_S = 0.03
 """On the wall clock an order must reach the nodes before its first sample is due."""
 
@@ -140,6 +143,10 @@ class BlockOver:
     """Key digests by role (experiment mode)."""
     p_values: dict[str, float]
     """Randomness tests on Alice's key (experiment mode)."""
+    training: bool = False
+    """The enhancer learnt from these rounds; the rest but `failure` is empty."""
+    trained: dict[str, TrainReport] = field(default_factory=dict)
+    """By role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +194,8 @@ class _Round:
     spoilt: Reject | None = None
     bases_s: dict[str, float] = field(default_factory=dict)
     """What each clock was taken for when the round was planned."""
+    sounding: bool = False
+    """All antennas are sounded: what comes of it stays in the nodes."""
     steps: steps.Steps | None = None
     """Where the radios cannot time their samples."""
 
@@ -203,12 +212,22 @@ class _Block:
     amplified: dict[str, m.Amplified] = field(default_factory=dict)
     unmasked: m.Unmasked | None = None
     failure: str | None = None
+    training: bool = False
+    trained: dict[str, TrainReport] = field(default_factory=dict)
+    heard: int = 0
+    """Public messages of a training."""
 
 
 class CoordinatorState:
-    """Drives one run of `experiment` on `lab`. `rounds` and `seed` override the experiment's."""
+    """Drives one run of `experiment` on `lab`.
 
-    def __init__(self, lab: Lab, experiment: Experiment, run: str, slots: tuple[Slot, ...], frame_s: float) -> None:
+    `antenna_s`: how much longer a sounding is with every antenna beyond the first.
+    """
+
+    def __init__(
+        self, lab: Lab, experiment: Experiment, run: str, slots: tuple[Slot, ...], frame_s: float,
+        antenna_s: float = 0.0,
+    ) -> None:  # fmt: skip
         self.lab, self.experiment, self.run = lab, experiment, run
         self.phase = "joining"
         self.rejected: Counter[str] = Counter()
@@ -216,7 +235,7 @@ class CoordinatorState:
         self.probed = 0
         self.key_bits = 0
         self.snr_db = math.nan
-        self._slots, self._frame_s = slots, frame_s
+        self._slots, self._frame_s, self._antenna_s = slots, frame_s, antenna_s
         self.virtual = lab.world is not None and lab.world.pace == "virtual"
         wants_surface = experiment.surface.policy != "none"
         self.nodes = {
@@ -245,6 +264,12 @@ class CoordinatorState:
         self._surface_now: str | None = None
         self._surface_latched_s = 0.0
         self._surface_failures = 0
+        self._surface_told: str | None = None
+        """What the surface last acknowledged."""
+        self._unconfirmed: list[int] = []
+        """Rounds ordered since it did, or since it was read back."""
+        self._surface_check: tuple[int, float] | None = None
+        """(round of the order, deadline) while it is being read back."""
         self._round: _Round | None = None
         """On the air."""
         self._settling: list[_Round] = []
@@ -266,6 +291,11 @@ class CoordinatorState:
         self._refused_in_a_row = 0
         self._block: _Block | None = None
         self._next_block = 0
+        self._to_train = experiment.training.rounds > 0
+        """The next block is one that the enhancer learns from."""
+        self._guard = 0
+        """Kept rounds still to be thrown away after a training."""
+        self.guarded = 0
         self._stop: FinishKind | None = None
         self._outcome: Over | None = None
 
@@ -329,6 +359,8 @@ class CoordinatorState:
                 return self._prepared(name, node, body)
             case m.Applied():
                 return self._applied(body)
+            case m.SurfaceHeld():
+                return self._surface_held(body)
             case m.Captured():
                 return self._captured(name, body)
             case m.Stepped():
@@ -336,7 +368,7 @@ class CoordinatorState:
                     self._round.steps.report(name, body.step)
             case m.Probed():
                 return self._probed(name, node, body)
-            case m.Agreed() | m.Attacked() | m.Amplified() | m.Unmasked():
+            case m.Agreed() | m.Trained() | m.Attacked() | m.Amplified() | m.Unmasked():
                 return self._distilled(name, node, body)
             case m.Failed():
                 return self._failed(name, node, body)
@@ -394,10 +426,26 @@ class CoordinatorState:
             transcript = f"tcp://{host}:{alice.hello.transcript_port}"
         body = m.Configure(
             radio=e.radio, probing=e.probing, chain=e.chain, accounting=e.accounting,
+            beams=e.beams, antennas=self._antennas(),
             experiment_mode=e.mode == "experiment", record_iq=e.records.iq, seed=e.seed, timed=self._timed,
             discussion=discussion, transcript=transcript,
         )  # fmt: skip
         return [Tell(name, body)]
+
+    def _antennas(self) -> dict[str, int]:
+        """Return how many antennas each role's radio has."""
+        return {n.role: n.hello.n_antennas for n in self._taking_part().values() if n.hello and n.role != "ris"}
+
+    def _misfit(self) -> str | None:
+        """Return why the radios that joined do not serve this experiment; None where they do."""
+        if self._antennas().get("eve", 1) > 1:
+            return f"eve: {self._antennas()['eve']} antennas, accepted 1: what more she hears would go uncounted"
+        if self.experiment.beams.policy != "none" and not self._timed:
+            return (
+                f"table [beams]: policy = {self.experiment.beams.policy!r} needs radios that can time their samples; "
+                "accepted with these: policy = 'none'"
+            )
+        return None
 
     def _prepared(self, name: str, node: _Node, body: m.Configured | m.ClockReading) -> list[Instruction]:
         if isinstance(body, m.Configured):
@@ -448,7 +496,7 @@ class CoordinatorState:
         if not node.required:
             node.left_out = True
         if node.role == "ris":
-            self._surface_wait = self._surface_now = None
+            self._surface_wait = self._surface_now = self._surface_check = None
         for r in self._flying():
             if name in r.expected:
                 r.expected.discard(name)
@@ -480,6 +528,8 @@ class CoordinatorState:
                     "failed", f"{name}: apply failed {MAX_STRIKES} times in a row: {body.detail}", "abort"
                 )
             return out + self._reject_unprobed(Reject.SURFACE_NOT_APPLIED)
+        if body.operation == "readsurface":
+            return out + (self._unconfirm(body.detail) if self._surface_check is not None else [])
         if body.operation in ("configure", "readclock", "run"):
             if node.required:
                 return out + self._finish("failed", f"{name}: {body.operation}: {body.detail}", "abort")
@@ -512,6 +562,8 @@ class CoordinatorState:
             self._block.deadline_s += gap_s
         if self._surface_wait is not None:
             self._surface_wait = (self._surface_wait[0], self._surface_wait[1] + gap_s)
+        if self._surface_check is not None:
+            self._surface_check = (self._surface_check[0], self._surface_check[1] + gap_s)
 
     def _check_time(self) -> list[Instruction]:
         out: list[Instruction] = []
@@ -551,6 +603,8 @@ class CoordinatorState:
                     "failed", f"the surface acknowledged no pattern {MAX_STRIKES} times in a row", "abort"
                 )
             out += self._reject_unprobed(Reject.SURFACE_NOT_APPLIED)
+        if self._surface_check is not None and self._now_s > self._surface_check[1]:
+            out += self._unconfirm("the board did not answer")
         flying = self._flying()
         for r in flying[:1] if self._ahead else flying:  # ahead, a round's time begins when the one before is over
             if self._now_s > r.deadline_s and r.expected - set(r.results):
@@ -609,6 +663,9 @@ class CoordinatorState:
                     self.phase = "configuring"
                     self._deadline_s = self._now_s + self.lab.coordinator.operation_timeout_s
                     self._make_scheduler()
+                    misfit = self._misfit()
+                    if misfit is not None:
+                        return self._finish("failed", misfit, "abort")
                     out: list[Instruction] = [ResetWorld()] if self.lab.world is not None else []
                     return out + [x for name in self._taking_part() for x in self._prepare(name)]
             case "configuring":
@@ -634,8 +691,11 @@ class CoordinatorState:
         if not self.virtual:  # in virtual time the air waits for the host
             turnaround_s = max([turnaround_s, *(h.host_turnaround_s for h in hellos)])
         p = self.experiment.probing
+        frame_s = self._frame_s
+        if self.experiment.beams.policy != "none":
+            frame_s += self._antenna_s * (max(self._antennas().values()) - 1)
         self._scheduler = Scheduler(
-            self._slots, self._frame_s, p.interval_s, p.turnaround_s + turnaround_s,
+            self._slots, frame_s, p.interval_s, p.turnaround_s + turnaround_s,
             max([p.guard_s, *(_SPREADS * h.timing_spread_s for h in hellos)]),
             0.0 if self.virtual else WALL_LEAD_S,
         )  # fmt: skip
@@ -665,9 +725,13 @@ class CoordinatorState:
         errand = self.policy is not None and self.policy.errand
         done = self._next_round >= self.experiment.rounds or self._stop is not None
         done = done or (errand and self.policy is not None and self.policy.done)
-        full = len(self._pending) >= self.experiment.accounting.block_rounds and not errand
+        full = len(self._pending) >= self._block_rounds and not errand
+        if self._surface_check is not None:
+            return None
         if (done or full) and not self._settling:
-            if self._pending and self._stop != "abort" and not errand:
+            if len(self._unconfirmed) > 1 and self._stop != "abort":
+                return self._check_surface()
+            if self._pending and self._stop != "abort" and not errand and (full or not self._to_train):
                 return self._start_block()
             if done:
                 kind = self._stop or "stop"
@@ -686,13 +750,18 @@ class CoordinatorState:
             return None
         return self._start_round()
 
+    @property
+    def _block_rounds(self) -> int:
+        e = self.experiment
+        return e.training.rounds if self._to_train else e.accounting.block_rounds
+
     def _nothing_kept(self) -> str:
         why = ", ".join(f"{n} {reason}" for reason, n in self.rejected.most_common())
         return f"no round of {self.probed} was kept: {why}"
 
-    def _start_round(self) -> list[Instruction]:
+    def _start_round(self) -> list[Instruction] | None:
         surface = self._surface_plan()
-        if surface:
+        if surface is None or surface:
             return surface
         assert self._scheduler is not None
         # A round is planned from what was learned up to the round before the previous one, whether or not the previous
@@ -704,11 +773,17 @@ class CoordinatorState:
         start_s, end_s = self._scheduler.plan(now_s, max(not_before_s, self._last_end_s))
         self._last_end_s = end_s
         number, self._next_round = self._next_round, self._next_round + 1
+        if self.policy is not None:
+            self._unconfirmed.append(number)
         nodes = [n for n, node in self._taking_part().items() if node.ready and node.role != "ris"]
         wait_s = self.lab.coordinator.operation_timeout_s
         if not self.virtual:
             wait_s += end_s - now_s
-        self._round = _Round(number, self._surface_now, start_s, end_s, set(nodes), self._now_s + wait_s)
+        beams = self.experiment.beams
+        sounding = beams.policy != "none" and number % beams.sound_every == 0
+        self._round = _Round(
+            number, self._surface_now, start_s, end_s, set(nodes), self._now_s + wait_s, sounding=sounding
+        )
         if not self._timed:
             names = {self.nodes[n].role: n for n in nodes}
             self._round.steps = steps.plan(number, self._slots, names)
@@ -716,10 +791,13 @@ class CoordinatorState:
             return [LetTimePass(start_s)] if self.virtual else []
         self._round.bases_s = {n: self._scheduler.clocks[n].base_s for n in nodes}
         captured = not self._ahead
-        return [Tell(n, self._scheduler.probe(n, number, start_s, end_s, captured)) for n in nodes]
+        return [Tell(n, self._scheduler.probe(n, number, start_s, end_s, captured, sounding)) for n in nodes]
 
-    def _surface_plan(self) -> list[Instruction]:
-        """Ask for the next pattern where one is due; nothing where the surface holds what this round wants."""
+    def _surface_plan(self) -> list[Instruction] | None:
+        """Ask for the next pattern where one is due; [] where the surface holds what this round wants.
+
+        None while rounds under the present pattern are on the air that is to be read back first.
+        """
         policy = self.policy
         if policy is None:
             return []
@@ -731,6 +809,7 @@ class CoordinatorState:
         if self._surface_round != self._next_round:
             try:
                 if self._surface_round < 0:
+                    policy.survey(self.experiment.scene, self.experiment.radio.carrier_hz)
                     policy.begin(hello.surface_shape, hello.phase_bits, seeds.derive(self.experiment.seed, "surface"))
                 wanted = policy.pattern_for(self._next_round)
             except InputError as exc:
@@ -738,10 +817,14 @@ class CoordinatorState:
             self._surface_round = self._next_round
             if self._pattern is None or wanted.digest != self._pattern.digest:
                 self._pattern, self._surface_now = wanted, None
-        if self._surface_now is not None:  # otherwise it is new, or the surface lost it
+        held = self._surface_now is not None  # otherwise it is new, or the surface lost it
+        # a pattern that serves one round was acknowledged just before: only those that are held are read back
+        if len(self._unconfirmed) >= (SURFACE_CHECK_ROUNDS if held else 2):
+            return None if self._flying() else self._check_surface()
+        if held:
             return []
         assert self._pattern is not None
-        self._surface_now = None
+        self._unconfirmed.clear()
         self._surface_wait = (self._next_round, self._now_s + self.lab.coordinator.operation_timeout_s)
         body = m.Apply(
             round=self._next_round,
@@ -750,6 +833,38 @@ class CoordinatorState:
             phase_bits=hello.phase_bits,
         )
         return [NewPattern(self._pattern), Tell(ris, body)]
+
+    def _check_surface(self) -> list[Instruction]:
+        """Have the pattern read back that the rounds since the last look count on; none of them is on the air."""
+        ris = self._name("ris")
+        if ris is None or not self.nodes[ris].alive:
+            return self._unconfirm("the board's node is lost")
+        self._surface_check = (self._next_round, self._now_s + self.lab.coordinator.operation_timeout_s)
+        return [Tell(ris, m.ReadSurface(round=self._next_round))]
+
+    def _surface_held(self, body: m.SurfaceHeld) -> list[Instruction]:
+        if self._surface_check is None or body.round != self._surface_check[0]:
+            return [Note("unexpected_pattern", {"digest": body.digest, "round": body.round})]
+        if body.digest != self._surface_told:
+            return self._unconfirm("it holds another pattern than it acknowledged: the board has started anew")
+        self._surface_check = None
+        self._unconfirmed.clear()
+        return []
+
+    def _unconfirm(self, why: str) -> list[Instruction]:
+        """Take back the rounds since the surface was last known to hold its pattern; it is told again."""
+        suspects, self._unconfirmed = self._unconfirmed, []
+        self._surface_check = self._surface_now = None
+        out: list[Instruction] = [Note("surface_lost", {"rounds": [suspects[0], suspects[-1]], "detail": why})]
+        for n in [n for n in self._pending if n in suspects]:
+            self._pending.remove(n)
+            self.kept -= 1
+            self.rejected[Reject.SURFACE_CHANGED.value] += 1
+            out.append(replace(self._told[n], kept=False, reason=Reject.SURFACE_CHANGED.value))
+        if self.policy is not None and self.policy.errand:  # what the search was told cannot be taken back
+            which = f"rounds {suspects[0]} to {suspects[-1]}"
+            return out + self._finish("failed", f"{which} were measured under an unknown pattern: {why}", "abort")
+        return out
 
     def _applied(self, body: m.Applied) -> list[Instruction]:
         ris = self._name("ris")
@@ -772,6 +887,7 @@ class CoordinatorState:
             return [Note("unexpected_pattern", {"digest": body.digest, "round": body.round})]
         self._surface_wait, self._surface_failures = None, 0
         self._surface_now, self._surface_latched_s = body.digest, latched_s
+        self._surface_told = body.digest
         return []
 
     def _reject_unprobed(self, reason: Reject) -> list[Instruction]:
@@ -817,12 +933,18 @@ class CoordinatorState:
         self._lessons.append(r)
         self.probed += 1
         links = {name: result.links for name, result in r.results.items()}
+        if r.sounding:
+            reason = reason or Reject.SOUNDING.value
+            links = {name: [x for x in found if x.reason is not None] for name, found in links.items()}
         over = RoundOver(r.number, reason is None, reason, r.surface, r.start_s, links)
         if self.policy is not None and self.policy.watches:
             self.policy.observe(r.number, self._heard(r) if reason is None else {})
         if reason is None:
             self.kept += 1
             self._refused_in_a_row = 0
+            if self._guard:  # too near to what the training published
+                self._guard, self.guarded = self._guard - 1, self.guarded + 1
+                return [over]
             self._pending.append(r.number)
             self._told[r.number] = replace(over, links={})
             return [over]
@@ -860,16 +982,23 @@ class CoordinatorState:
     # -- distilling
 
     def _start_block(self) -> list[Instruction]:
-        rounds = self._pending[: self.experiment.accounting.block_rounds]
+        rounds = self._pending[: self._block_rounds]
         self._pending = self._pending[len(rounds) :]
         self._told = {n: self._told[n] for n in self._pending}
         timeout_s = self.lab.coordinator.distil_timeout_s
         names = {n for n in (self._name("alice"), self._name("bob")) if n is not None}
         # the nodes give up first, so that their reason arrives before ours
-        self._block = _Block(self._next_block, rounds, self._now_s + timeout_s + 5.0, waiting=names)
+        training = self._to_train
+        self._block = _Block(self._next_block, rounds, self._now_s + timeout_s + 5.0, waiting=names, training=training)
         self._next_block += 1
         self.phase = "distilling"
-        return [Tell(n, m.Distil(block=self._block.number, rounds=rounds, timeout_s=timeout_s)) for n in sorted(names)]
+        body = m.Distil(
+            block=self._block.number,
+            rounds=rounds,
+            timeout_s=timeout_s,
+            purpose="training" if training else "key",
+        )
+        return [Tell(n, body) for n in sorted(names)]
 
     def _distilled(self, name: str, node: _Node, body: Any) -> list[Instruction]:
         block = self._block
@@ -879,6 +1008,9 @@ class CoordinatorState:
             return [Note("late_answer", {"node": name, "block": number, "what": wanted})]
         block.waiting.discard(name)
         match body:
+            case m.Trained():
+                block.trained[node.role] = body.report
+                block.heard = max(block.heard, body.public_messages)
             case m.Agreed():
                 block.agreed[node.role] = body
             case m.Attacked():
@@ -895,6 +1027,8 @@ class CoordinatorState:
             return None
         eve = self._eve()
         place = self.lab.coordinator
+        if block.training:
+            return self._step_training(block, eve)
         if block.stage == "agree":
             reports = [a.report for a in block.agreed.values()]
             if len(reports) < 2 or not all(r.verified for r in reports):
@@ -926,6 +1060,32 @@ class CoordinatorState:
                 block.deadline_s = self._now_s + place.operation_timeout_s + 10.0
                 heard = block.amplified["alice"].public_messages if "alice" in block.amplified else 0
                 return [Tell(eve, m.Unmask(block=block.number, public_messages=heard))]
+        return self._close_block()
+
+    def _step_training(self, block: _Block, eve: str | None) -> list[Instruction]:
+        """Go on when both ends, or Eve, have learnt; she may take as long as they."""
+        if block.stage == "agree":
+            reports = block.trained.values()
+            if len(reports) < 2 or any(r.failure for r in reports) or len({r.model for r in reports}) != 1:
+                reasons = sorted({r.failure for r in reports if r.failure and not r.failure.startswith("peer_failed")})
+                block.failure = block.failure or "; ".join(reasons) or "no training"
+            else:
+                self._to_train = False
+                self._guard = self.experiment.training.guard_rounds
+                dropped = self._pending[: self._guard]  # kept while the block filled up
+                self._pending = self._pending[len(dropped) :]
+                self._guard, self.guarded = self._guard - len(dropped), self.guarded + len(dropped)
+            block.stage = "attack"
+            if eve is None or block.failure is not None:
+                return []
+            block.waiting = {eve}
+            block.deadline_s = self._now_s + self.lab.coordinator.distil_timeout_s
+            return [
+                Tell(
+                    eve,
+                    m.Attack(block=block.number, rounds=block.rounds, public_messages=block.heard, purpose="training"),
+                )
+            ]
         return self._close_block()
 
     def _block_failed(self, reason: str) -> list[Instruction]:
@@ -961,7 +1121,11 @@ class CoordinatorState:
             raw=raw,
             digests=digests,
             p_values=block.amplified["alice"].p_values if "alice" in block.amplified else {},
+            training=block.training,
+            trained=block.trained,
         )
+        if block.failure is not None and any(w in block.failure for w in LOST_MODEL):
+            self._to_train = self.experiment.training.rounds > 0  # a node came back without it
         if over.key_alice is not None and over.key_bob is not None and block.failure is None:
             self.key_bits += min(over.key_alice.key_bits, over.key_bob.key_bits)
         return [over]

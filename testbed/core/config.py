@@ -28,6 +28,7 @@ Count = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Vector = Annotated[list[float], Meta(min_length=3, max_length=3)]
 Box = Annotated[list[Positive], Meta(min_length=3, max_length=3)]
+MIN_TRAINING_ROUNDS = 20
 Role = Literal["alice", "bob", "eve", "ris"]
 Options = dict[str, Any]
 
@@ -147,6 +148,16 @@ class SurfacePlan(_Table):
     options: Options = field(default_factory=dict)
 
 
+class BeamPlan(_Table):
+    """Which beams Alice and Bob use where their radios have several antennas (simulated ones: `n_antennas`)."""
+
+    policy: str = "none"
+    """none: first antennas only; otherwise the name of a policy (`testbed list`): each end finds its own beam."""
+    options: Options = field(default_factory=dict)
+    sound_every: Annotated[int, Meta(ge=2)] = 10
+    """Every so many rounds, from the first one on, all antennas are sounded instead; no key is made of these rounds."""
+
+
 class ChainPlan(_Table):
     """Which stages distil the key, by name."""
 
@@ -156,6 +167,15 @@ class ChainPlan(_Table):
     quantize_options: Options = field(default_factory=dict)
     reconcile: str = "cascade"
     reconcile_options: Options = field(default_factory=dict)
+
+
+class Training(_Table):
+    """The rounds from which a trainable enhancer learns. Bob's CSI of them is published: they never enter a key."""
+
+    rounds: Annotated[int, Meta(ge=0)] = 0
+    """Kept rounds at the beginning of the run; tried again with the next ones where the training fails."""
+    guard_rounds: Annotated[int, Meta(ge=0)] = 0
+    """Kept rounds after them that are thrown away: as many as the channel needs to forget what was published."""
 
 
 class Accounting(_Table):
@@ -170,6 +190,11 @@ class Accounting(_Table):
     assumed_eve_error_rate: Annotated[float, Meta(ge=0, le=0.5)] = 0.15
     """Used where no Eve was measured: the error rate of her best guess of a raw bit. The default is a little below what
     an Eve at a twentieth of a wavelength reaches in the simulated hall."""
+    entropy: Literal["estimated", "modelled"] = "estimated"
+    """estimated: from the strings alone; on long ones SP 800-90B's bounds take up to a fifth of ideal bits.
+    modelled: for quantizers with equally likely cells only. Assumes that features are jointly Gaussian at Alice and Eve
+    and that probes are independent but for what our predictors find; her correlation is measured on whole published
+    symbols, or follows from `assumed_eve_error_rate`. The report says which was used."""
 
 
 class Records(_Table):
@@ -193,7 +218,9 @@ class Experiment(_Table):
     radio: RadioPlan = field(default_factory=RadioPlan)
     probing: ProbingPlan = field(default_factory=ProbingPlan)
     surface: SurfacePlan = field(default_factory=SurfacePlan)
+    beams: BeamPlan = field(default_factory=BeamPlan)
     chain: ChainPlan = field(default_factory=ChainPlan)
+    training: Training = field(default_factory=Training)
     accounting: Accounting = field(default_factory=Accounting)
     records: Records = field(default_factory=Records)
 
@@ -409,9 +436,9 @@ def _explain(message: str, kind: Any, above: list[str]) -> str:
 def check_experiment(e: Experiment, source: str) -> None:
     """Check what the schema cannot say, stage names and options included; raises InputError."""
 
-    def stage(table: str, key: str, name: str, options: Options) -> None:
+    def stage(table: str, key: str, name: str, options: Options) -> Any:
         try:
-            registry.make_stage(key, name, options)
+            return registry.make_stage(key, name, options)
         except InputError as exc:
             raise InputError(f"{source}: table [{table}]: {exc}") from exc
 
@@ -421,9 +448,22 @@ def check_experiment(e: Experiment, source: str) -> None:
         raise InputError(f"{source}: table [probing]: key 'schedule': {exc}") from exc
     stage("probing", "probing", e.probing.waveform, e.probing.waveform_options)
     stage("probing", "csi", e.probing.estimator, e.probing.estimator_options)
-    stage("chain", "enhance", e.chain.enhance, e.chain.enhance_options)
+    enhancer = stage("chain", "enhance", e.chain.enhance, e.chain.enhance_options)
+    untrained = enhancer.trainable and enhancer.model_id is None
+    if untrained and e.training.rounds < MIN_TRAINING_ROUNDS:
+        raise InputError(
+            f"{source}: table [training]: key 'rounds': {e.training.rounds}; enhance = {e.chain.enhance!r} has to "
+            f'learn first: accepted from {MIN_TRAINING_ROUNDS}, or a saved model in enhance_options (model = "FILE")'
+        )
+    if e.training.rounds and not untrained:
+        raise InputError(
+            f"{source}: table [training]: key 'rounds': {e.training.rounds}; enhance = {e.chain.enhance!r} has nothing "
+            "to learn here: accepted 0"
+        )
     stage("chain", "quantize", e.chain.quantize, e.chain.quantize_options)
     stage("chain", "reconcile", e.chain.reconcile, e.chain.reconcile_options)
+    if e.beams.policy != "none":
+        stage("beams", "beams", e.beams.policy, e.beams.options)
     for name in ("alice", "bob", "eve"):
         place: PlacedNode | None = getattr(e.scene, name)
         if place is None:
@@ -446,9 +486,13 @@ def check_experiment(e: Experiment, source: str) -> None:
             raise InputError(f"{source}: table [scene.{name}]: key 'normal': of length 0, accepted: a direction")
     if e.surface.policy != "none":
         try:
-            policy = registry.make_stage("policy", e.surface.policy, e.surface.options)
+            registry.stage_class("policy", e.surface.policy)
         except InputError as exc:
             raise InputError(f"{source}: table [surface]: key 'policy': {exc} (or 'none')") from exc
+        try:
+            policy = registry.make_stage("policy", e.surface.policy, e.surface.options)
+        except InputError as exc:
+            raise InputError(f"{source}: table [surface]: key 'options': {exc}") from exc
         if policy.watches and e.mode == "private":
             raise InputError(
                 f"{source}: table [surface]: policy = {e.surface.policy!r} watches the channel, which nodes keep to "
@@ -459,6 +503,11 @@ def check_experiment(e: Experiment, source: str) -> None:
             f"{source}: table [surface]: policy = {e.surface.policy!r} needs a table [scene.surface] "
             "(position_m, normal); accepted without it: policy = 'none'"
         )
+    if e.surface.policy != "none":
+        try:
+            policy.survey(e.scene, e.radio.carrier_hz)
+        except InputError as exc:
+            raise InputError(f"{source}: {exc}") from exc
 
 
 def _check_lab(lab: Lab, source: str) -> None:

@@ -19,10 +19,14 @@ class InputError(TestbedError):
 
 
 class DeviceError(TestbedError):
-    """A radio or board failed. The message reads `<device>: <operation> in state <state>: <what happened>`."""
+    """A radio or board failed. The message reads `<device>: <operation> in state <state>: <what happened>`.
+
+    Without the state where it goes without saying: an open device fails at work, a closed one at opening.
+    """
 
     def __init__(self, device: str, operation: str, state: str, detail: str) -> None:
-        super().__init__(f"{device}: {operation} in state {state}: {detail}")
+        usual = state == "open" or (operation, state) == ("open", "closed")
+        super().__init__(f"{device}: {operation}{'' if usual else f' in state {state}'}: {detail}")
         self.device, self.operation, self.state, self.detail = device, operation, state, detail
 
 
@@ -63,6 +67,8 @@ class Reject(StrEnum):
     NODE_LOST = "node_lost"
     DUPLICATE = "duplicate"
     ABORTED = "aborted"
+    SOUNDING = "sounding"
+    """Nothing was wrong: the round served the beams, and what serves the beams is never part of a key."""
 
 
 class ProbeRejected(Exception):

@@ -35,6 +35,34 @@ class AgreeReport(Struct, frozen=True, kw_only=True):
     """Reason, where not verified."""
 
 
+class TrainReport(Struct, frozen=True, kw_only=True):
+    """One side's view of a training block: no bit of it enters a key."""
+
+    block: int
+    probes: int
+    """Rows of the CSI series that went in."""
+    model: str | None
+    """Name of the model, the same at both ends; None where there is none."""
+    nmse_before: float | None = None
+    """Mean square of what differs between both ends' CSI over the mean square of Bob's, on the validation stretch."""
+    nmse_after: float | None = None
+    """The same after the model. Both at Alice only."""
+    public_bytes: int
+    messages: int
+    failure: str | None
+
+
+class Dependence(Struct, frozen=True, kw_only=True):
+    """How far Eve's features of one dimension explain Alice's published symbols."""
+
+    dimension: int
+    samples: int
+    links: int
+    """How many transmissions she used together."""
+    r2: float
+    """Share of Alice's variance that they explain."""
+
+
 class EveReport(Struct, frozen=True, kw_only=True):
     """How well Eve's best attack did on the bits that were published anyway."""
 
@@ -48,6 +76,8 @@ class EveReport(Struct, frozen=True, kw_only=True):
     """Which transmission served her best: from alice, from bob, or both."""
     transcript_complete: bool
     """False where she missed public messages; her attack is then weaker than it could be."""
+    dependence: tuple[Dependence, ...] = ()
+    """By dimension, where whole symbols were sacrificed: for the modelled accounting."""
 
     @property
     def measured(self) -> bool:
@@ -64,5 +94,7 @@ class KeyReport(Struct, frozen=True, kw_only=True):
     min_entropy_per_bit: float
     """Per raw bit given Eve's measurements, as used for the length; the sacrificed bits are taken off separately."""
     eve_measured: bool
-    failure: str | None
+    entropy: str = "estimated"
+    """Where the min-entropy comes from: estimated from strings, or modelled (`core.config.Accounting`)."""
+    failure: str | None = None
     """Why the key has 0 bits or was not delivered."""

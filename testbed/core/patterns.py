@@ -168,8 +168,6 @@ def _parse(spec: str) -> tuple[str, list[Any]]:
     for word, (kind, _) in zip(words, kinds, strict=False):
         try:
             value = kind(word)
-            if isinstance(value, float) and not np.isfinite(value):
-                raise ValueError
         except ValueError as exc:
             raise InputError(f"pattern {spec!r}: {word!r} given, accepted: {_KIND_NAMES[kind]}") from exc
         arguments.append(value)
@@ -187,8 +185,9 @@ def _random(shape: Shape, phase_bits: int, seed: int) -> Any:
 
 
 def _stripes(shape: Shape, phase_bits: int, width: int, along: str = "columns") -> Any:
-    if width < 1:
-        raise ValueError(f"width {width}, accepted from 1")
+    n = shape[0] if along == "rows" else shape[1]
+    if not 1 <= width <= n:
+        raise ValueError(f"width {width}, accepted 1 to {n} ({along})")
     rows, columns = np.indices(shape)
     return (rows if along == "rows" else columns) // width % 2 * (1 << phase_bits >> 1)
 
@@ -203,6 +202,18 @@ def _hadamard(shape: Shape, phase_bits: int, row: int) -> Any:
     return parity.reshape(shape) * (1 << phase_bits >> 1)
 
 
+def _natural(word: str) -> int:
+    if not re.fullmatch(r"[0-9]+", word):
+        raise ValueError
+    return int(word)
+
+
+def _degrees(word: str) -> float:
+    if not abs(float(word)) <= 90:  # not a number is not, either
+        raise ValueError
+    return float(word)
+
+
 def _axis(word: str) -> str:
     if word not in ("rows", "columns"):
         raise ValueError
@@ -213,13 +224,13 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     "uniform": _uniform, "random": _random, "stripes": _stripes, "beam": steering, "hadamard": _hadamard,
 }  # fmt: skip
 _KIND_NAMES: dict[Callable[[str], Any], str] = {
-    int: "a whole number", float: "a number of degrees", _axis: "rows, columns",
+    _natural: "a whole number from 0", _degrees: "a number of degrees from −90 to 90", _axis: "rows, columns",
 }  # fmt: skip
 # (type, optional) of each argument
 _ARGUMENTS: dict[str, list[tuple[Callable[[str], Any], bool]]] = {
-    "uniform": [(int, True)],
-    "random": [(int, False)],
-    "stripes": [(int, False), (_axis, True)],
-    "beam": [(float, False), (float, False), (float, True), (float, True)],
-    "hadamard": [(int, False)],
+    "uniform": [(_natural, True)],
+    "random": [(_natural, False)],
+    "stripes": [(_natural, False), (_axis, True)],
+    "beam": [(_degrees, False), (_degrees, False), (_degrees, True), (_degrees, True)],
+    "hadamard": [(_natural, False)],
 }

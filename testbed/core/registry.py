@@ -16,7 +16,16 @@ from typing import Any, TypeVar, get_type_hints
 import msgspec
 
 from testbed.core.errors import InputError
-from testbed.core.stages import CsiEstimator, Enhancer, Quantizer, Reconciler, Sounder, SurfacePolicy, SurfaceSearch
+from testbed.core.stages import (
+    BeamPolicy,
+    CsiEstimator,
+    Enhancer,
+    Quantizer,
+    Reconciler,
+    Sounder,
+    SurfacePolicy,
+    SurfaceSearch,
+)  # fmt: skip
 
 STAGES: dict[str, tuple[str, type[Any]]] = {
     "probing": ("testbed.chain.probing", Sounder),
@@ -26,6 +35,7 @@ STAGES: dict[str, tuple[str, type[Any]]] = {
     "reconcile": ("testbed.chain.reconcile", Reconciler),
     "policy": ("testbed.surface.policies", SurfacePolicy),
     "search": ("testbed.surface.searches", SurfaceSearch),
+    "beams": ("testbed.agents.policies", BeamPolicy),
 }
 
 S = TypeVar("S")
@@ -64,10 +74,15 @@ def stage_class(stage: str, name: str) -> type[Any]:
     raise InputError(f"no {stage} stage is called {name!r}; accepted: {', '.join(stage_names(stage))}")
 
 
+def options_of(stage: str, name: str) -> set[str]:
+    """Return the names of the options that a stage takes."""
+    return {p.name for p in inspect.signature(stage_class(stage, name)).parameters.values()}
+
+
 def make_stage(stage: str, name: str, options: dict[str, Any]) -> Any:
     """Build a stage from its name and options; refused ones raise InputError naming what is accepted."""
     cls = stage_class(stage, name)
-    accepted = {p.name for p in inspect.signature(cls).parameters.values()}
+    accepted = options_of(stage, name)
     for key in options:
         if key not in accepted:
             raise InputError(

@@ -8,13 +8,14 @@ raised, what the outputs hold is unknown until the next `apply` or `readback` th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import fields
 
 from testbed.core.errors import DeviceError
 from testbed.core.types import AppliedPattern, SurfacePattern
@@ -39,6 +40,16 @@ class Board(ABC):
     options_type: ClassVar[type[Struct] | None] = None
     """The keys of the node's `options` in the lab file, so that they can be checked before anything starts; None: the
     driver alone knows."""
+
+    @classmethod
+    def size_given(cls, options: Mapping[str, Any]) -> tuple[int, int, int] | None:
+        """Return (rows, columns, phase bits) where the node's options alone say so; None: only the board knows."""
+        kind = cls.options_type
+        defaults = {} if kind is None else {f.name: f.default for f in fields(kind)}
+        rows, columns, bits = ((defaults | dict(options)).get(key) for key in ("rows", "columns", "phase_bits"))
+        if isinstance(rows, int) and isinstance(columns, int) and isinstance(bits, int):
+            return rows, columns, bits
+        return None
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -108,6 +119,23 @@ class Board(ABC):
             raise DeviceError(self.name, "apply_index", self.state, "this board stores no codebook")
         return self._do_apply_index(index, timeout_s)
 
+    def apply_many(
+        self, steps: Sequence[SurfacePattern | int], timeout_s: float = 2.0
+    ) -> Generator[AppliedPattern, None, None]:
+        """Set patterns, or stored ones by their index, one straight after the other; yields what was acknowledged.
+
+        In order, none left out; `timeout_s` is for each. The board may be further ahead than what was yielded, by
+        patterns of `steps` only. Where it raises (as `apply` does) the last yield is the last that is known: begin
+        again with those that were not yielded. Nothing is sent before the first is asked for; any other operation
+        on the board in between may end it.
+        """
+        for step in steps:
+            if isinstance(step, SurfacePattern):
+                self._check("apply_many", step)
+            elif not self.capabilities.codebook_size:
+                raise DeviceError(self.name, "apply_many", self.state, "this board stores no codebook")
+        return self._do_apply_many(steps, timeout_s)
+
     def readback(self, timeout_s: float = 2.0) -> SurfacePattern:
         """Return what the outputs hold now."""
         self._require_open("readback")
@@ -124,6 +152,12 @@ class Board(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+    def _do_apply_many(
+        self, steps: Sequence[SurfacePattern | int], timeout_s: float
+    ) -> Generator[AppliedPattern, None, None]:
+        for step in steps:
+            yield self.apply(step, timeout_s) if isinstance(step, SurfacePattern) else self.apply_index(step, timeout_s)
 
     def _do_queue(self, pattern: SurfacePattern, timeout_s: float) -> None:
         raise NotImplementedError

@@ -9,12 +9,27 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.ledger import Dialogue, PublicMessage
-from testbed.core.types import C64, U8, Bits, CsiFrame, CsiSeries, Features, IqBlock, SoundingFrame, SurfacePattern
+from testbed.core.types import (
+    C64,
+    U8,
+    AntennaFrame,
+    Bits,
+    CsiFrame,
+    CsiSeries,
+    Features,
+    IqBlock,
+    SoundingFrame,
+    SurfacePattern,
+)
+
+if TYPE_CHECKING:
+    from testbed.core.config import Scene
 
 
 class Sounder(ABC):
@@ -31,12 +46,63 @@ class CsiEstimator(ABC):
     def estimate(self, block: IqBlock, frame: SoundingFrame) -> CsiFrame:
         """Find the frame in the block and estimate the channel; raises ProbeRejected with the reason."""
 
+    @abstractmethod
+    def estimate_antennas(self, block: IqBlock, frame: AntennaFrame) -> CsiFrame:
+        """As `estimate`, for each antenna of the transmitter: all of them with one common phase and arrival time."""
+
 
 class Enhancer(ABC):
     """CSI → features that agree better between the two ends (`chain/enhance`)."""
 
+    trainable: ClassVar[bool] = False
+    """Whether it needs a model first; then it is a `TrainableEnhancer`."""
+
     @abstractmethod
-    def transform(self, csi: CsiSeries) -> Features: ...
+    def transform(self, csi: CsiSeries, role: str) -> Features:
+        """Return the features of one end: `role` is alice, bob or eve, antenna axes in canonical order.
+
+        Raises InputError where the model, if it has one, was made for other CSI.
+        """
+
+
+class TrainableEnhancer(Enhancer):
+    """An enhancer with a model that one end learns from both ends' CSI of rounds that never enter a key."""
+
+    trainable = True
+
+    @property
+    @abstractmethod
+    def model_id(self) -> str | None:
+        """Return what names the model, the same at both ends; None where there is none yet."""
+
+    @property
+    @abstractmethod
+    def scores(self) -> dict[str, float]:
+        """Return nmse_before and nmse_after on the validation stretch of `fit`; empty where this end did not learn."""
+
+    @abstractmethod
+    def fresh(self) -> Self:
+        """Return one with the same options and no model."""
+
+    @abstractmethod
+    def fit(self, alice: CsiSeries, bob: CsiSeries, rng: np.random.Generator) -> None:
+        """Learn from both ends' CSI of the same rounds; raises ValueError where it cannot be learnt from."""
+
+    @abstractmethod
+    def publication(self) -> dict[str, Any]:
+        """Return what the other end needs of the model, msgpack-able: everybody hears it."""
+
+    @abstractmethod
+    def adopt(self, publication: Mapping[str, Any]) -> None:
+        """Take the other end's model; raises ValueError, or what reading garbage raises."""
+
+    @abstractmethod
+    def dump(self) -> bytes:
+        """Return the model as this end has it, to be kept in a file."""
+
+    @abstractmethod
+    def load(self, data: bytes) -> None:
+        """Take what `dump` gave; raises ValueError for anything else. No code in it is run."""
 
 
 class Quantizer(ABC):
@@ -44,6 +110,10 @@ class Quantizer(ABC):
 
     Deterministic for a given rng. Probes that either side lacks (NaN rows) are dropped through the published indices.
     """
+
+    whole_symbols: bool = False
+    """Whether labels are sacrificed whole: they are the binary numbers of equally likely cells, most significant bit
+    first (`assess.gaussian_labels`), and soft decoding learns the channel from whole ones."""
 
     @abstractmethod
     def lead(self, features: Features, rng: np.random.Generator) -> tuple[Bits, PublicMessage]:
@@ -66,6 +136,10 @@ class Quantizer(ABC):
         Also returns (bit,) `covered`: where she had a feature to guess from. Elsewhere (NaN) the guess is 0 and no
         measure of what an Eve who hears could know.
         """
+
+    def published(self, raw: Bits, lead: PublicMessage) -> NDArray[np.bool_]:
+        """Return (bit,) which raw bits Alice's message has told already: they are sacrificed first. Default: none."""
+        return np.zeros(raw.values.size, np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +182,8 @@ class Reconciler(ABC):
 
     shows_corrections: bool = True
     """Whether the discussion lays open which bits Bob corrected; what that tells is then charged."""
+    most_errors: float = 0.25
+    """Share of differing bits above which a block is given up before reconciliation."""
 
     @abstractmethod
     def alice(self, evidence: Evidence, rng: np.random.Generator) -> Dialogue[ReconciledBits]: ...
@@ -122,7 +198,8 @@ class Reconciler(ABC):
 class SurfacePolicy(ABC):
     """Decides what the surface does, round by round (`surface/policies`). Pure: no device, no clock.
 
-    Built from its options by name; `begin` is called once, then `pattern_for` once a round, in ascending order.
+    Built from its options by name; `survey` and `begin` are called once, then `pattern_for` once a round, in ascending
+    order.
     """
 
     changes: bool = True
@@ -133,6 +210,9 @@ class SurfacePolicy(ABC):
     """The run exists for this policy's sake: it ends once the policy is `done`, and nothing is distilled."""
     done: bool = False
     """The policy has nothing more to try."""
+
+    def survey(self, scene: Scene, carrier_hz: float) -> None:
+        """Get to know the scene, for policies with a model of it; raises InputError where it does not serve them."""
 
     @abstractmethod
     def begin(self, shape: tuple[int, int], phase_bits: int, seed: int) -> None:
@@ -147,6 +227,39 @@ class SurfacePolicy(ABC):
 
         Empty where the round was lost: it told nothing of its pattern.
         """
+
+
+def first_antenna(n: int) -> C64:
+    """Return the beam (antenna,) of a radio that uses its first antenna only."""
+    return np.eye(1, n, dtype=np.complex64)[0]
+
+
+class BeamPolicy(ABC):
+    """Chooses the beam of one end from what this end itself measured (`agents/policies`). Pure: no device, no clock.
+
+    In sounding rounds every antenna is told apart; they are never used for a key. In all others the end sends w·s and
+    takes wᵀy with the same w, so that the link is the scalar w_bᵀ H w_a both ways. Each of Alice and Bob has a policy
+    object of its own; what it hears and what it decides does not leave the node.
+    """
+
+    @abstractmethod
+    def begin(self, n_own: int, n_peer: int, peer: str, seed: int) -> None:
+        """Get to know the link: antennas here and at `peer` (role); raises InputError where it cannot serve one.
+
+        `seed` is this node's own and secret in private mode.
+        """
+
+    @abstractmethod
+    def hear(self, round: int, links: Mapping[str, C64]) -> None:
+        """Take a sounding round: (own antenna, transmitter's antenna, subcarrier) by the transmitter's role.
+
+        Each with an unknown common phase, and in units of this receiver's full scale. Links that were not heard are
+        missing, the peer's too.
+        """
+
+    @abstractmethod
+    def beam(self, round: int) -> C64:
+        """Return (own antenna,) complex, of norm 1: the beam of a round that is not for sounding."""
 
 
 class SurfaceSearch(ABC):

@@ -67,6 +67,49 @@ class SoundingFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class AntennaFrame:
+    """A sounding that tells the transmitter's antennas apart: they take turns.
+
+    The first antenna sends a `SoundingFrame`, each further one its symbols again, after a silence of a frame's length:
+    whoever looks for the first frame finds nothing stronger that also repeats. At equal total power that is as good as
+    orthogonal covers sent by all at once, and it is heard wherever the first antenna is, whereas the sum of several has
+    directions in which there is nothing to hear.
+    """
+
+    frame: SoundingFrame
+    samples: C64
+    """(tx antenna, sample)."""
+
+    @classmethod
+    def of(cls, frame: SoundingFrame, n_antennas: int) -> AntennaFrame:
+        """Return the sounding of `n_antennas` antennas with a frame."""
+        symbols, stride = frame.samples[frame.preamble_len :], cls._stride(frame)
+        samples = np.zeros((n_antennas, frame.samples.size + (n_antennas - 1) * stride), np.complex64)
+        samples[0, : frame.samples.size] = frame.samples
+        for i in range(1, n_antennas):
+            first = frame.preamble_len + i * stride
+            samples[i, first : first + symbols.size] = symbols
+        return cls(frame, samples)
+
+    @staticmethod
+    def _stride(frame: SoundingFrame) -> int:
+        return 2 * frame.samples.size - frame.preamble_len
+
+    @property
+    def stride(self) -> int:
+        """Samples from one antenna's symbols to the next one's."""
+        return self._stride(self.frame)
+
+    @property
+    def n_antennas(self) -> int:
+        return len(self.samples)
+
+    @property
+    def duration_s(self) -> float:
+        return self.samples.shape[1] / self.frame.sample_rate_hz
+
+
+@dataclass(frozen=True, slots=True)
 class CsiFrame:
     """One channel estimate of one probe at one receiver."""
 

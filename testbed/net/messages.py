@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from testbed.core.config import Accounting, ChainPlan, ProbingPlan, RadioPlan
+from testbed.core.config import Accounting, BeamPlan, ChainPlan, ProbingPlan, RadioPlan
 from testbed.core.errors import ProtocolError
 from testbed.core.ledger import PublicMessage
-from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
 
-VERSION = 2
+VERSION = 3
 """Raised with every incompatible change; peers of another version are refused with a reason."""
 
 
@@ -59,6 +59,7 @@ class Hello(_Body, frozen=True):
     """Standard deviation of arrivals about their schedule, as the doctor measured it; 0 where it did not."""
     surface_shape: tuple[int, int] | None = None
     phase_bits: int = 0
+    n_antennas: int = 1
 
 
 class Heartbeat(_Body, frozen=True):
@@ -83,6 +84,13 @@ class Applied(_Body, frozen=True):
     round: int
     digest: str
     device_time_s: float
+
+
+class SurfaceHeld(_Body, frozen=True):
+    """What the surface holds, read back."""
+
+    round: int
+    digest: str
 
 
 class Captured(_Body, frozen=True):
@@ -132,6 +140,12 @@ class Agreed(_Body, frozen=True):
     """One byte a bit, experiment mode only."""
     public_messages: int = 0
     """Alice's count of the block's transcript so far, so that Eve knows whether she heard all."""
+
+
+class Trained(_Body, frozen=True):
+    report: TrainReport
+    public_messages: int = 0
+    """As in `Agreed`."""
 
 
 class Attacked(_Body, frozen=True):
@@ -200,6 +214,9 @@ class Configure(_Body, frozen=True):
     seed: int
     timed: bool = True
     """False: somebody's radio cannot time its samples, so nobody's does."""
+    beams: BeamPlan = msgspec.field(default_factory=BeamPlan)
+    antennas: dict[str, int] = {}
+    """How many antennas each role has; one where it is not named."""
     discussion: str = ""
     """Endpoint of Alice's discussion socket (Bob's message)."""
     transcript: str = ""
@@ -218,6 +235,12 @@ class Apply(_Body, frozen=True):
     phase_bits: int
 
 
+class ReadSurface(_Body, frozen=True):
+    """Read the surface's pattern back: the rounds before this one count on it."""
+
+    round: int
+
+
 class SlotPlan(Struct, frozen=True):
     tx: str
     rx: list[str]
@@ -233,6 +256,8 @@ class Probe(_Body, frozen=True):
     """Device time until which this node transmits nothing else."""
     tell_captured: bool = True
     """Say `Captured` before estimating."""
+    sounding: bool = False
+    """All antennas are sounded, for the beams and nothing else."""
 
 
 class Step(_Body, frozen=True):
@@ -258,6 +283,8 @@ class Distil(_Body, frozen=True):
     rounds: Annotated[list[int], Meta(min_length=1)]
     """Strictly ascending; none of them in an earlier block."""
     timeout_s: float
+    purpose: Literal["key", "training"] = "key"
+    """training: the enhancer learns from these rounds, and no bit of them enters a key."""
 
 
 class Attack(_Body, frozen=True):
@@ -266,6 +293,7 @@ class Attack(_Body, frozen=True):
     block: int
     rounds: list[int]
     public_messages: int
+    purpose: Literal["key", "training"] = "key"
 
 
 class Amplify(_Body, frozen=True):
@@ -298,10 +326,10 @@ class Envelope(Struct, frozen=True):
     header: Header
     body: (
         # from nodes
-        Hello | Heartbeat | Configured | ClockReading | Applied | Captured | Stepped | Probed | Failed | Stopped
-        | Agreed | Attacked | Amplified | Unmasked
+        Hello | Heartbeat | Configured | ClockReading | Applied | SurfaceHeld | Captured | Stepped | Probed | Failed
+        | Stopped | Agreed | Trained | Attacked | Amplified | Unmasked
         # to nodes
-        | Welcome | Refused | Pulse | Configure | ReadClock | Apply | Probe | Step | Abandon | Finish
+        | Welcome | Refused | Pulse | Configure | ReadClock | Apply | ReadSurface | Probe | Step | Abandon | Finish
         | Distil | Attack | Amplify | Unmask
     )  # fmt: skip
 

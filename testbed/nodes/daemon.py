@@ -36,6 +36,7 @@ from testbed.net import messages as m
 from testbed.net import transport
 from testbed.nodes import calibration
 from testbed.nodes import state as s
+from testbed.nodes.antennas import Antennas
 
 log = logging.getLogger("testbed.node")
 _POLL_MS = 100
@@ -98,7 +99,8 @@ class NodeDaemon:
         self.lab = lab
         self.role = self.place.role
         self.incarnation = transport.new_incarnation()
-        self.state = s.NodeState(self.role, secrets.randbits(256))
+        self._secret_seed = secrets.randbits(256)
+        self.state = s.NodeState(self.role, self._secret_seed)
         self.welcomed = False
         self._lost_after_s = lab.coordinator.join_timeout_s
         self._state_dir = state_dir
@@ -107,6 +109,7 @@ class NodeDaemon:
         self._exit: s.Exit | None = None
         self._frame: SoundingFrame | None = None
         self._estimator: CsiEstimator | None = None
+        self._antennas: Antennas | None = None
         self._record_iq: Path | None = None
         self._settings: RadioSettings | None = None
         self._radio_failed = False
@@ -208,7 +211,7 @@ class NodeDaemon:
             }
         else:
             caps = self._device.capabilities
-            surface = {"timed": caps.timed, "turnaround_s": caps.turnaround_s}
+            surface = {"timed": caps.timed, "turnaround_s": caps.turnaround_s, "n_antennas": caps.n_antennas}
             measured = calibration.read(self._state_dir, self._device.identity())
             if measured is not None:
                 surface["host_turnaround_s"] = measured.turnaround_s or 0.0
@@ -237,6 +240,8 @@ class NodeDaemon:
             self._lost_after_s = body.lost_after_s
             self._pulse.last_answer_s = time.monotonic()
         self._take(s.Told(body))
+        if isinstance(body, m.Welcome) and (kept := self._model_path()).is_file():
+            self._take(s.Recalled(kept.read_bytes()))
 
     def _hear(self, ear: Any, socket: Any) -> None:
         while socket.poll(0):
@@ -258,6 +263,8 @@ class NodeDaemon:
                     todo.extend(self.state.handle(self._do(body)))
                 case s.KeepKey(key):
                     self._keep(key)
+                case s.KeepModel(model):
+                    self._keep_model(model)
                 case s.Silence():
                     with self._device_lock:
                         if isinstance(self._device, Radio):
@@ -282,6 +289,17 @@ class NodeDaemon:
         with os.fdopen(fd, "w") as f:
             json.dump({"bits": int(key.bits.size), "hex": np.packbits(key.bits).tobytes().hex()}, f)
 
+    def _model_path(self) -> Path:
+        return self._state_dir / "models" / f"{self.state.run}.npz"
+
+    def _keep_model(self, model: bytes) -> None:
+        """Write the enhancer's model into this node's own folder, whole or not at all."""
+        path = self._model_path()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = path.with_suffix(".part")
+        part.write_bytes(model)
+        part.replace(path)
+
     # -- device operations
 
     def _do(self, body: Any) -> s.Event:
@@ -299,6 +317,8 @@ class NodeDaemon:
                         return s.DeviceDone(m.ClockReading(device_time_s=self._device.now_s()))
                     case m.Apply():
                         return self._apply(body)
+                    case m.ReadSurface():
+                        return self._read_surface(body)
                     case m.Probe():
                         return self._probe(body)
                     case m.Step():
@@ -339,6 +359,8 @@ class NodeDaemon:
         sounder = registry.make_stage("probing", body.probing.waveform, body.probing.waveform_options)
         self._frame = sounder.frame(accepted.sample_rate_hz)
         self._estimator = registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options)
+        seed = body.seed if body.experiment_mode else self._secret_seed
+        self._antennas = Antennas(self.role, body.antennas, body.beams, self._frame, seed)
         self._record_iq = self._state_dir / "iq" / self.state.run if body.record_iq and body.experiment_mode else None
         return s.DeviceDone(
             m.Configured(
@@ -357,24 +379,34 @@ class NodeDaemon:
         applied = self._device.apply(SurfacePattern(levels.reshape(body.shape), body.phase_bits))
         return s.DeviceDone(m.Applied(round=body.round, digest=applied.digest, device_time_s=applied.time_s))
 
+    def _read_surface(self, body: m.ReadSurface) -> s.Event:
+        if not isinstance(self._device, Board):
+            return s.DeviceFault("readsurface", f"{self.name} drives no surface")
+        return s.DeviceDone(m.SurfaceHeld(round=body.round, digest=self._device.readback().digest))
+
     def _probe(self, body: m.Probe) -> s.Event:
         """Do this node's part in each slot, tell that the air is free, then estimate."""
-        radio, frame = self._device, self._frame
-        if not isinstance(radio, Radio) or frame is None or self._estimator is None:
+        radio, frame, antennas = self._device, self._frame, self._antennas
+        if not isinstance(radio, Radio) or frame is None or self._estimator is None or antennas is None:
             return s.DeviceFault("probe", "no configured radio")
         captured: list[tuple[m.SlotPlan, IqBlock]] = []
         fault: tuple[str, str] | None = None
-        n_window = frame.samples.size + 2 * int(np.ceil(body.margin_s * frame.sample_rate_hz))
+        n_margin = int(np.ceil(body.margin_s * frame.sample_rate_hz))
+        sounding = body.sounding
         try:
             # Transmissions first: they are only queued for their time, whereas a reception returns when it is over, and
             # the host's way from there to a transmission takes longer than a slot.
             for slot in body.slots:
                 if slot.tx == self.role:
-                    samples = np.broadcast_to(frame.samples, (radio.capabilities.n_antennas, frame.samples.size))
+                    samples = antennas.outgoing(body.round, sounding)
                     block = IqBlock(samples, frame.sample_rate_hz, slot.start_s + body.margin_s)
                     radio.transmit(block, block.time_s)
             radio.idle_until(body.end_s)  # the others may hear on as soon as nothing more can come from here
-            captured.extend((x, radio.receive(n_window, x.start_s)) for x in body.slots if self.role in x.rx)
+            captured.extend(
+                (x, radio.receive(antennas.n_samples(x.tx, sounding) + 2 * n_margin, x.start_s))
+                for x in body.slots
+                if antennas.listens(x.rx, sounding)
+            )
         except LateTransmit as exc:
             fault = (Reject.LATE_TX.value, exc.detail)
         except DeviceError as exc:
@@ -390,8 +422,11 @@ class NodeDaemon:
         for slot, block in captured:
             if self._record_iq is not None:
                 self._write_iq(body.round, slot.tx, block)
-            result = self._estimate(slot, block, body.margin_s, csi)
+            result = self._estimate(body.round, slot, block, body.margin_s, csi, sounding)
             links.append(result)
+        if sounding:  # for the beams, and for nobody else
+            antennas.hear(body.round, csi)
+            csi = {}
         reason, detail = fault if fault else (None, "")
         return s.ProbeDone(m.Probed(round=body.round, links=links, fault=reason, detail=detail), csi)
 
@@ -401,8 +436,8 @@ class NodeDaemon:
         A device that fails spoils the round, not its order: the others go on, and before its next round it is
         configured anew.
         """
-        radio, frame = self._device, self._frame
-        if not isinstance(radio, Radio) or frame is None or self._settings is None:
+        radio, frame, antennas = self._device, self._frame, self._antennas
+        if not isinstance(radio, Radio) or frame is None or self._settings is None or antennas is None:
             return s.DeviceFault("step", "no configured radio")
         if self._part.round != body.round:
             self._part = _Part(body.round)
@@ -413,7 +448,7 @@ class NodeDaemon:
                 self._radio_failed = False
             match body.action:
                 case "transmit":
-                    samples = np.broadcast_to(frame.samples, (radio.capabilities.n_antennas, frame.samples.size))
+                    samples = antennas.outgoing(body.round, sounding=False)
                     radio.transmit(IqBlock(samples, frame.sample_rate_hz, 0.0))
                 case "receive":
                     part.captured.append((body.tx, radio.receive(PERIODS * frame.samples.size)))
@@ -437,16 +472,19 @@ class NodeDaemon:
             self._write_iq(number, tx, block)
         assert self._frame is not None
         for part in repeated_windows(block, self._frame.samples.size):
-            result = self._estimate(m.SlotPlan(tx, [], part.time_s), part, 0.0, csi)
+            result = self._estimate(number, m.SlotPlan(tx, [], part.time_s), part, 0.0, csi)
             if result.reason not in (Reject.TRUNCATED.value, Reject.NO_PREAMBLE.value):
                 break
         return result
 
-    def _estimate(self, slot: m.SlotPlan, block: IqBlock, margin_s: float, csi: dict[str, CsiFrame]) -> m.LinkResult:
+    def _estimate(
+        self, number: int, slot: m.SlotPlan, block: IqBlock, margin_s: float, csi: dict[str, CsiFrame],
+        sounding: bool = False,
+    ) -> m.LinkResult:  # fmt: skip
         assert self._estimator is not None
-        assert self._frame is not None
+        assert self._antennas is not None
         try:
-            found = self._estimator.estimate(block, self._frame)
+            found = self._antennas.estimate(self._estimator, number, slot.tx, block, sounding)
         except ProbeRejected as exc:
             return m.LinkResult(tx=slot.tx, reason=exc.reason.value, detail=exc.detail)
         csi[slot.tx] = found
@@ -454,7 +492,7 @@ class NodeDaemon:
         if not self._experiment_mode:
             # levels, SNR and exact arrival tell about the channel, hence about the key; the scheduler needs coarse time
             return m.LinkResult(tx=slot.tx, reason=None, timing_error_s=round(timing_error_s / _COARSE_S) * _COARSE_S)
-        shape = (found.h.shape[0], found.h.shape[1], found.h.shape[2])
+        shape = (found.h.shape[0], found.h.shape[1], found.h.shape[2]) if not sounding else (0, 0, 0)
         return m.LinkResult(
             tx=slot.tx,
             reason=None,
@@ -464,7 +502,7 @@ class NodeDaemon:
             cfo_hz=found.cfo_hz,
             rssi_dbfs=found.rssi_dbfs,
             shape=shape,
-            csi=np.ascontiguousarray(found.h).tobytes(),
+            csi=np.ascontiguousarray(found.h).tobytes() if not sounding else None,
         )
 
     def _write_iq(self, round_number: int, tx: str, block: IqBlock) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from testbed.core import registry
 from testbed.core.errors import DeviceError, LateTransmit, ProbeRejected
 from testbed.core.radio import Radio, RadioSettings
+from testbed.core.stages import first_antenna
 from testbed.core.types import CsiFrame, IqBlock
 from testbed.nodes.calibration import Delay, GainStep, Heard
 from testbed.nodes.daemon import PERIODS, repeated_windows
@@ -140,8 +141,7 @@ class Bench:
         return radio.receive(n_samples, self._base_s[name] + at_s)
 
     def _block(self, radio: Radio, time_s: float) -> IqBlock:
-        n = self.frame.samples.size
-        samples = np.broadcast_to(self.frame.samples, (radio.capabilities.n_antennas, n))
+        samples = np.outer(first_antenna(radio.capabilities.n_antennas), self.frame.samples)
         return IqBlock(samples, self.frame.sample_rate_hz, time_s)
 
     def sound(self, tx: str, rx: str) -> Sounding:

@@ -18,7 +18,8 @@ from testbed.assess import randomness
 from testbed.chain.dialogue import Conversation
 from testbed.chain.pipeline import Agreed, KeyChain
 from testbed.core.ledger import PublicMessage
-from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
+from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import CsiFrame, CsiSeries, Key
 from testbed.net import messages as m
 
@@ -43,6 +44,13 @@ class Heard:
     """Something was said in the public discussion."""
 
     envelope: m.PublicEnvelope
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """The model that this node kept of the run it was just welcomed to: it was trained before a restart."""
+
+    model: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +103,19 @@ class Publish:
 class Do:
     """A device operation: the body of the request."""
 
-    body: m.Configure | m.ReadClock | m.Apply | m.Probe | m.Step
+    body: m.Configure | m.ReadClock | m.Apply | m.ReadSurface | m.Probe | m.Step
 
 
 @dataclass(frozen=True, slots=True)
 class KeepKey:
     key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class KeepModel:
+    """Keep what the training gave, for a restart within this run."""
+
+    model: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +129,8 @@ class Exit:
     reason: str
 
 
-Event = Told | Heard | ProbeDone | DeviceDone | DeviceFault | Tick
-Instruction = Report | Publish | Do | KeepKey | Silence | Exit
+Event = Told | Heard | Recalled | ProbeDone | DeviceDone | DeviceFault | Tick
+Instruction = Report | Publish | Do | KeepKey | KeepModel | Silence | Exit
 
 
 @dataclass(slots=True)
@@ -144,6 +159,10 @@ class NodeState:
         self._now_s = 0.0
         self._plan: m.Configure | None = None
         self._chain: KeyChain | None = None
+        self._model: bytes | None = None
+        """What the training of this run gave."""
+        self._training = False
+        """The conversation is one."""
         self._csi: dict[int, dict[str, CsiFrame]] = {}
         self._used = -1
         """Latest round that went into a block: none goes into two."""
@@ -165,6 +184,9 @@ class NodeState:
                 return self._told(body)
             case Heard(envelope):
                 return self._heard(envelope)
+            case Recalled(model):
+                self._model = model
+                return []
             case ProbeDone(report, csi):
                 if csi:
                     self._csi[report.round] = csi
@@ -196,10 +218,12 @@ class NodeState:
                     return [Report(m.Failed(operation="configure", state=self.name, detail=detail))]
                 self._plan = body
                 self._chain = KeyChain(body.chain, body.accounting)
+                if (lost := self._restore()) is not None:
+                    return [Report(m.Failed(operation="configure", state=self.name, detail=lost))]
                 self.name = "configuring"
                 return [Do(body)]
-            case m.ReadClock() | m.Apply():
-                self.name = "reading_clock" if isinstance(body, m.ReadClock) else "applying"
+            case m.ReadClock() | m.Apply() | m.ReadSurface():
+                self.name = "applying" if isinstance(body, m.Apply) else "reading"
                 return [Do(body)]
             case m.Probe() | m.Step():
                 self.name = "probing"
@@ -217,10 +241,21 @@ class NodeState:
                 return [Silence(), Report(m.Stopped(kind=kind)), Exit(0, kind)]
         return [Report(m.Failed(operation=type(body).__name__, state=self.name, detail="not a request to a node"))]
 
+    def _restore(self) -> str | None:
+        """Put the model of this run back into the chain, or say why it cannot be."""
+        enhancer = self._chain.enhance if self._chain is not None else None
+        if self._model is None or not isinstance(enhancer, TrainableEnhancer):
+            return None
+        try:
+            enhancer.load(self._model)
+        except ValueError as exc:
+            return f"the model kept of this run: {exc}"
+        return None
+
     def _forget(self) -> None:
         """A new run: nothing of an earlier one may reach its keys."""
         self._csi.clear()
-        self._plan = None
+        self._plan = self._model = None
         self._used = -1
         self._conversation = None
         self._agreed.clear()
@@ -271,7 +306,9 @@ class NodeState:
         self._deadline_s = self._now_s + body.timeout_s
         self.name = "agreeing"
         role: Literal["alice", "bob"] = "alice" if self.role == "alice" else "bob"
-        self._conversation = Conversation(self._chain.agree(role, series, body.block, self._seed))
+        self._training = body.purpose == "training"
+        start = self._chain.train if self._training else self._chain.agree
+        self._conversation = Conversation(start(role, series, body.block, self._seed))
         return self._converse(None, start=True)
 
     def _start_amplifying(self, body: m.Amplify) -> list[Instruction]:
@@ -322,6 +359,8 @@ class NodeState:
         self._conversation = None
         phase, self.name = self._phase, "ready"
         assert self._plan is not None
+        if phase == "agree" and self._training:
+            return self._trained(conversation)
         if phase == "agree":
             agreed: Agreed | None = conversation.result
             if agreed is None:
@@ -342,6 +381,21 @@ class NodeState:
                 p_values = {test: float(p[0]) for test, p in randomness.p_values(key.bits[None, :]).items()}
         amplified = m.Amplified(report=report, digest=digest, public_messages=self._said, p_values=p_values)
         return [KeepKey(key), Report(amplified)]
+
+    def _trained(self, conversation: Conversation[Any]) -> list[Instruction]:
+        report: TrainReport | None = conversation.result
+        if report is None:
+            ledger = conversation.ledger
+            report = TrainReport(
+                block=self._block, probes=0, model=None, public_bytes=ledger.sent_bytes, messages=ledger.messages,
+                failure=_reason(conversation),
+            )  # fmt: skip
+        said = Report(m.Trained(report=report, public_messages=self._said))
+        enhancer = self._chain.enhance if self._chain is not None else None
+        if report.failure is not None or not isinstance(enhancer, TrainableEnhancer):
+            return [said]
+        self._model = enhancer.dump()
+        return [KeepModel(self._model), said]
 
     def _no_agreement(self, reason: str) -> Report:
         report = AgreeReport(
@@ -413,6 +467,8 @@ class NodeState:
         assert self._chain is not None
         assert self._plan is not None
         transcript = [record.messages[i].message for i in sorted(record.messages)]
+        if isinstance(request, m.Attack) and request.purpose == "training":
+            return self._overhear_training(block, record, transcript, complete)
         guess = self._chain.eavesdrop(
             block,
             self._series(record.rounds, "alice"),
@@ -430,6 +486,23 @@ class NodeState:
         if guess.key is not None and self._plan.experiment_mode:
             digest = self._digest(Key(block=block, bits=guess.key))
         return [Report(m.Unmasked(block=block, digest=digest))]
+
+    def _overhear_training(
+        self, block: int, record: _Overheard, transcript: list[PublicMessage], complete: bool
+    ) -> list[Instruction]:
+        assert self._chain is not None
+        assert self._plan is not None
+        self._chain.overhear_training(
+            self._series(record.rounds, "alice"), self._series(record.rounds, "bob"), transcript, self._plan.seed
+        )
+        del self._overheard[block]
+        for r in [r for r in self._csi if record.rounds and r <= record.rounds[-1]]:
+            del self._csi[r]
+        nothing = EveReport(
+            block=block, sacrificed_bits=0, covered_bits=0, sacrificed_errors=0, best_link="none",
+            transcript_complete=complete,
+        )  # fmt: skip
+        return [Report(m.Attacked(report=nothing))]
 
     # -- time
 
@@ -459,9 +532,11 @@ __all__ = [
     "Heard",
     "Instruction",
     "KeepKey",
+    "KeepModel",
     "NodeState",
     "ProbeDone",
     "Publish",
+    "Recalled",
     "Report",
     "Silence",
     "Tick",

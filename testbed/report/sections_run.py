@@ -39,6 +39,8 @@ def baseline(v: View) -> str:
     for row in compare.compare(v.run.summary, v.baseline.summary):
         many = row.ratio is None and bool(row.ours) and row.baseline == 0
         times = "none without" if many else "n/a" if row.ratio is None else f"{row.ratio:.3g} ×"
+        if row.ratio_at_least is not None:
+            times = f"≥ {row.ratio_at_least:.3g} ×"
         name = f"{row.name}, {row.unit}" if row.unit else row.name
         rows.append((name, *(Cell(t, "n") for t in (figure(row.ours), figure(row.baseline), times))))
     changed = compare.differences(v.run.start.experiment, v.baseline.start.experiment)
@@ -46,8 +48,8 @@ def baseline(v: View) -> str:
     title = escape(str(v.baseline.start.experiment.get("title") or "a run"))
     note = (
         f'<p class="note">The baseline is run {escape(v.baseline.start.uid)} (“{title}”). The experiments differ in '
-        f"{named}. Agreed information is the raw rate times 1 − h(disagreement): quantized noise counts for nothing."
-        "</p>"
+        f"{named}. Agreed information is the raw rate times 1 − h(disagreement): quantized noise counts for nothing, "
+        "and a ratio to it is to the most that it can be within 3 standard deviations.</p>"
     )
     return table(("", Cell("this run", "n"), Cell("baseline", "n"), Cell("ratio", "n")), rows) + note
 

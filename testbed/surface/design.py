@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from testbed.core.types import C64, F64
+from numpy.typing import NDArray
+
+from testbed.core.types import F64
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +16,7 @@ class Design:
 
     phases_rad: F64
     """(…, element)."""
-    precoders: C64
+    precoders: NDArray[Any]
     """(…, antenna, stream) complex; what each axis means is the model's."""
     history: list[float] = field(default_factory=list)
     """The objective after each iteration, for methods that iterate (mean over the batch)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -96,3 +98,37 @@ def test_a_codebook_is_chosen_from_by_index(board: Board) -> None:
         assert board.readback().digest == wanted.digest
     with pytest.raises(DeviceError):
         board.apply_index(size)
+
+
+def test_many_patterns_are_acknowledged_in_order(board: Board) -> None:
+    wanted = [pattern(board, seed) for seed in range(20)]
+    applied = list(board.apply_many(wanted))
+    assert [a.digest for a in applied] == [p.digest for p in wanted]
+    assert all(a.time_s <= b.time_s for a, b in pairwise(applied))
+    assert board.readback().digest == wanted[-1].digest
+    if not board.capabilities.codebook_size:
+        with pytest.raises(DeviceError, match="no codebook"):
+            board.apply_many([0])
+        return
+    board.upload(wanted[:3])
+    steps = [0, 2, wanted[5], 1, 1, wanted[6], 0] * 5
+    expected = [wanted[x].digest if isinstance(x, int) else x.digest for x in steps]
+    assert [a.digest for a in board.apply_many(steps)] == expected
+    assert board.readback().digest == wanted[0].digest
+
+
+def test_of_many_a_wrong_one_is_refused_before_any_is_set(board: Board) -> None:
+    before = pattern(board, 1)
+    board.apply(before)
+    with pytest.raises(DeviceError, match="accepted"):
+        board.apply_many([pattern(board, 2), SurfacePattern(before.levels, board.phase_bits + 1)])
+    assert board.readback().digest == before.digest
+
+
+def test_many_may_be_given_up_halfway(board: Board) -> None:
+    steps = board.apply_many([pattern(board, seed) for seed in range(20)])
+    next(steps)
+    next(steps)
+    steps.close()
+    board.apply(last := pattern(board, 99))
+    assert board.readback().digest == last.digest

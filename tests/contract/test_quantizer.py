@@ -52,11 +52,13 @@ def test_identical_features_give_identical_bits(name: str) -> None:
 
 def test_both_sides_keep_the_same_origins_in_probe_dimension_place_order(name: str) -> None:
     a, b, _ = channel(2, 0.2)
-    alice, bob, _, _ = exchange(registry.make_stage("quantize", name, {}), a, b)
+    q = registry.make_stage("quantize", name, {})
+    alice, bob, _, _ = exchange(q, a, b)
     assert_same_origin(alice, bob)
     order = np.lexsort((alice.level_bit, alice.dimension, alice.probe))
     np.testing.assert_array_equal(order, np.arange(alice.values.size))
-    assert 0.0 < np.mean(alice.values != bob.values) < 0.25
+    # for soft decoding the last places are worth having though they are nearly random
+    assert 0.0 < np.mean(alice.values != bob.values) < (0.35 if q.whole_symbols else 0.25)
 
 
 def test_same_features_and_rng_give_the_same_bits_and_messages(name: str) -> None:

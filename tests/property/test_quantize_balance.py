@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.chain.quantize._balanced import assign_balanced, dual_bound, prices_of
-from testbed.chain.quantize._labels import label_regions
+from testbed.chain.quantize._labels import label_bits, label_regions
 from testbed.chain.quantize._vector import VectorQuantizer, squared_distances
 from testbed.chain.quantize.balanced_kmeans import BalancedKMeans, match_places
 from testbed.chain.quantize.bkq_bm import BkqBm, fill
@@ -71,14 +71,14 @@ def test_greedy_filling_is_the_loop_it_stands_for(costs: np.ndarray) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 1 << 30), st.booleans())
-def test_labels_are_a_bijection_and_gray_on_a_line(bits: int, d: int, seed: int, coarse: bool) -> None:
-    c = np.random.default_rng(seed).normal(size=(1 << bits, d))
+@given(st.integers(2, 64), st.integers(1, 4), st.integers(0, 1 << 30), st.booleans())
+def test_labels_are_distinct_and_gray_on_a_line(k: int, d: int, seed: int, coarse: bool) -> None:
+    c = np.random.default_rng(seed).normal(size=(k, d))
     if coarse:
         c = np.round(c)  # centroids in one place
     table = label_regions(c, np.random.default_rng(seed))
-    assert table.shape == (1 << bits, bits)
-    assert len({tuple(row) for row in table}) == 1 << bits
+    assert table.shape == (k, label_bits(k))
+    assert len({tuple(row) for row in table}) == k
     np.testing.assert_array_equal(table, label_regions(c, np.random.default_rng(seed)))
     if d == 1:
         line = table[np.argsort(c[:, 0], kind="stable")].astype(int)
@@ -92,7 +92,7 @@ VALUES = st.sampled_from([*np.arange(-70.0, -60.0), float("nan"), -66.3, -61.01]
 @given(
     st.sampled_from(ALL),
     st.integers(1, 3),
-    st.sampled_from([2, 4, 8]),
+    st.integers(2, 9),
     st.floats(0, 0.5),
     st.sampled_from(["adjacent", "spread"]),
     st.sampled_from(["same", "nearest"]),
@@ -126,5 +126,27 @@ def test_any_two_series_end_in_bits_of_the_same_origin(
     assert np.isfinite(a[alice.probe, alice.dimension]).all()
     assert not np.isin(alice.dimension, [1, 2]).any() or d > 1
     if kind is not KMeans:
-        labels = draft.values.reshape(-1, k.bit_length() - 1) @ (1 << np.arange(k.bit_length() - 1))
-        assert np.ptp(np.bincount(labels, minlength=k)) <= 1
+        labels = draft.values.reshape(-1, label_bits(k)) @ (1 << np.arange(label_bits(k)))
+        counts = np.bincount(labels, minlength=1 << label_bits(k))
+        assert np.ptp(np.sort(counts)[-k:]) <= 1
+        assert counts.sum() == np.sort(counts)[-k:].sum()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([BalancedKMeans, BkqBm, IlpBvq]),
+    st.integers(1, 7),
+    st.integers(2, 40),
+    st.integers(0, 200),
+    st.integers(0, 1 << 30),
+)
+def test_regions_are_exactly_balanced_for_any_dimension_regions_and_samples(
+    kind: type[VectorQuantizer], d: int, k: int, more: int, seed: int
+) -> None:
+    n = k + more
+    x = np.random.default_rng(seed).normal(size=(n, d))
+    q = kind(dimension=d, regions=k, guard=0.0)
+    centroids = q.cluster(x, np.random.default_rng(seed), 3)
+    sizes = np.bincount(q.assign(squared_distances(x, centroids))[0], minlength=k)
+    assert sizes.sum() == n
+    assert set(sizes) <= {n // k, -(-n // k)}

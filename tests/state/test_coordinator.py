@@ -58,6 +58,8 @@ class Stage:
         self.blocks: list[s.BlockOver] = []
         self.notes: list[s.Note] = []
         self.over: s.Over | None = None
+        self.held = ""
+        """Digest of the surface's pattern."""
         self.lives = dict.fromkeys(self.state.nodes, 1)
         self.take(s.Tick(0.0))
 
@@ -113,8 +115,10 @@ class Stage:
                 from testbed.core.types import SurfacePattern
 
                 levels = np.frombuffer(body.levels, dtype=np.uint8).reshape(body.shape)
-                digest = SurfacePattern(levels, body.phase_bits).digest
+                digest = self.held = SurfacePattern(levels, body.phase_bits).digest
                 return [m.Applied(round=body.round, digest=digest, device_time_s=100.0)]
+            case m.ReadSurface():
+                return [m.SurfaceHeld(round=body.round, digest=self.held)]
             case m.Probe():
                 return [m.Captured(round=body.round), probed(node, body)]
             case m.Distil():
@@ -373,6 +377,7 @@ def test_an_answer_to_an_order_that_was_given_up_counts_for_no_other() -> None:
     digest = stage.state._pattern.digest  # type: ignore[union-attr]
     stage.take(stage.says("ris", m.Applied(round=orders[0].round, digest=digest, device_time_s=0.0)))
     assert stage.state._surface_now is None
+    stage.held = digest
     stage.take(stage.says("ris", m.Applied(round=orders[1].round, digest=digest, device_time_s=0.0)))
     assert stage.state._surface_now == digest
 

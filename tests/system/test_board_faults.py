@@ -47,6 +47,52 @@ def campaign(driver: str, folder: Path, n: int, probability: float) -> None:
     assert refused < n / 10
 
 
+def campaign_of_many(folder: Path, n: int, probability: float) -> None:
+    """Patterns sent ahead of their acknowledgements: between two that are reported in a row, nothing else latched."""
+    context = DriverContext(seed=3, world=None, identity=None, state_dir=folder / "ris")
+    rng = np.random.default_rng(5)
+    wanted = [SurfacePattern(rng.integers(0, 2, (16, 16), dtype=np.uint8), 1) for _ in range(n)]
+    rows: list[list[SurfacePattern]] = []
+    slowest_s, timeout_s, done = 0.0, 2.0, 0
+    with closing(load_driver("worlds", "sim").emulate("ris", "ris595", context, {})) as twin:
+        with load_driver("boards", "ris595")("ris", context, uri=twin.uri) as board:
+            twin.fault_probability = probability
+            while done < n:
+                rows.append([])
+                begin_s = time.monotonic()
+                try:
+                    for applied in board.apply_many(wanted[done:], timeout_s):
+                        assert applied.digest == wanted[done].digest
+                        rows[-1].append(wanted[done])
+                        done += 1
+                        slowest_s = max(slowest_s, time.monotonic() - begin_s)
+                        begin_s = time.monotonic()
+                except DeviceError:
+                    slowest_s = max(slowest_s, time.monotonic() - begin_s)
+                assert len(rows) < n  # it gets on
+            twin.fault_probability = 0.0
+            board.apply(wanted[0])
+        log = list(twin.latched)
+        print(f"many: {n} patterns, {twin.faults_met}, begun again {len(rows) - 1}, slowest {slowest_s:.2f} s")
+        assert twin.faults_met
+    begin = 0
+    for row in (row for row in rows if row):
+        run = [pattern.levels.tobytes() for pattern in row]
+        begin = next(i for i in range(begin, len(log)) if log[i : i + len(run)] == run) + len(run)
+    assert slowest_s < 2 * timeout_s + 0.5
+
+
+@pytest.mark.timeout(60)
+def test_a_short_campaign_of_many(tmp_path: Path) -> None:
+    campaign_of_many(tmp_path, 150, 0.1)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_long_campaign_of_many(tmp_path: Path) -> None:
+    campaign_of_many(tmp_path, 5000, 0.02)
+
+
 @pytest.mark.parametrize("driver", BOARDS)
 def test_a_short_campaign(tmp_path: Path, driver: str) -> None:
     campaign(driver, tmp_path, 40, 0.1)

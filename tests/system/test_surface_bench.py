@@ -21,6 +21,7 @@ from testbed.core import config, patterns
 from testbed.core.errors import InputError
 from testbed.records import reader
 from testbed.report import html
+from testbed.surface.models.line_of_sight import LineOfSight
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -42,7 +43,8 @@ def search(folder: Path, lab: str, method: str, act: Any = lambda *_: None, **gi
     )
     place = config.load_lab(lab)
     objective, probes = given.get("objective", "power"), given.get("probes", 1)
-    plan = tuning.plan(plan, "static_room", place, method, objective, probes, given.get("start", "random(1)"))
+    plan = tuning.plan(plan, "static_room", place, method, objective, probes, given.get("start", "random(1)"),
+                       given.get("model", "none"))  # fmt: skip
     return tuning.optimise(plan, place, lab, "static_room", None, folder / "runs", on_coordinator=act)
 
 
@@ -70,8 +72,12 @@ def test_a_pattern_is_drawn_without_a_board(tmp_path: Path) -> None:
         (("show", "wobble"), "no pattern is called 'wobble'"),
         (("show", "0x12"), "accepted 64"),
         (("apply", "nowhere.json"), "cannot be read"),
-        (("optimise", "--method", "oracle"), "accepted: greedy, hadamard, random_search"),
+        (("optimise", "--method", "oracle"), "accepted: conditional_mean, greedy, hadamard"),
+        (("show", "stripes(999)"), "accepted 1 to 16 (columns)"),
+        (("apply", "random(-1)"), "a whole number from 0"),
+        (("optimise", "--start", "0x12"), "accepted 64"),
         (("optimise", "--objective", "luck"), "accepted: power"),
+        (("optimise", "--model", "oracle"), "accepted: start, answer, none"),
         (("optimise", "--save", "best.txt"), "accepted: a .json file"),
         (("optimise", "--experiment", "mobile_room"), "needs a table [scene.surface]"),
     ],
@@ -81,6 +87,41 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str) -> None:
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("lab", "status"), [("sim", 2), ("wire_ris", 2), ("wire_ris595", 1)])
+def test_a_pattern_of_another_shape_is_one_line(tmp_path: Path, lab: str, status: int) -> None:
+    """Before anything starts, where the lab file or the driver knows the size; else when the board has told it."""
+    patterns.save(tmp_path / "small.json", patterns.make("random(1)", (4, 4), 1), {})
+    done = command(
+        "ris", "optimise", "--start", str(tmp_path / "small.json"), "--lab", lab, "--out", str(tmp_path / "runs")
+    )
+    assert done.returncode == status
+    assert "4×4 elements of 1 bit, accepted by this board: 16×16" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "runs").exists() == (status == 1)
+
+
+def test_a_refused_option_of_an_emulated_board_names_file_table_and_key(tmp_path: Path) -> None:
+    text = config.bundled(config.Lab)["wire_ris"].read_text()
+    (tmp_path / "odd.toml").write_text(text.replace("[world.emulators.ris]", "[world.emulators.ris]\nspeed = 3\n#"))
+    done = command("ris", "show", "--lab", str(tmp_path / "odd.toml"))
+    assert done.returncode == 2
+    assert f"{tmp_path / 'odd.toml'}: table [world.emulators.ris]: " in done.stderr
+    assert "speed" in done.stderr
+    assert "accepted keys: baud" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("objective", ["correlation", "key_rate", "leakage"])
+def test_every_objective_is_measured_on_live_probes(tmp_path: Path, objective: str) -> None:
+    found = search(tmp_path, lab_file(tmp_path, side=4), "hadamard", objective=objective, budget=120)
+    assert found["status"] == "finished", found["detail"]
+    assert found["confirmed"]
+    assert found["patterns_tried"] > 30
+    assert found["gain"] >= 0  # a result worse than the start is dropped
+    assert found["after"] > {"correlation": 0.9, "key_rate": 1.0, "leakage": -1.0}[objective]
+    assert patterns.load(Path(found["saved"]))[1]["objective"] == objective
 
 
 def test_an_objective_that_needs_an_eve_is_refused_without_one() -> None:
@@ -111,6 +152,39 @@ def test_optimise_gains_within_a_decibel_of_the_quantized_optimum(tmp_path: Path
     # every probe pair is bound to the acknowledged pattern
     assert set(run.rounds.surface[run.rounds.kept]) <= set(run.patterns)
     assert pattern.digest in run.patterns
+
+
+def test_what_the_geometry_tells_is_measured_to_be_good_within_a_few_rounds(tmp_path: Path) -> None:
+    lab = lab_file(tmp_path)
+    found = search(tmp_path, lab, "hadamard", model="answer")
+    assert found["confirmed"]
+    assert found["model"] == "answer"
+    assert found["rounds"] <= 8 + 8 + 8
+    model = Optimum(config.load_experiment("static_room"), (8, 8), 1)
+    pattern = patterns.load(Path(found["saved"]))[0]
+    assert 10 * np.log10(model.best() / model.power(pattern)) < 1.0
+    refined = search(tmp_path / "further", lab, "hadamard", model="start", budget=60)
+    assert refined["after"] >= found["after"] - 0.2
+
+
+def test_the_radios_measure_the_power_and_correlation_that_the_geometry_predicts(tmp_path: Path) -> None:
+    """A room without bodies, random patterns: predicted from the lab's geometry alone, probed by imperfect radios."""
+    plan = config.load_experiment("static_room")
+    bare = msgspec.structs.replace(plan.scene, multipath=config.Multipath(n_scatterers=0, direct_db=0.0))
+    plan = msgspec.structs.replace(plan, rounds=80, scene=bare)
+    lab = lab_file(tmp_path)
+    run = reader.load(launch.run(plan, config.load_lab(lab), lab, tmp_path / "run").folder)
+    probed, predicted = {}, {}
+    for rx in ("bob", "eve"):
+        link = run.links[f"alice>{rx}"]
+        assert link.csi is not None
+        model = LineOfSight.of(bare, plan.radio.carrier_hz, (8, 8), "alice", rx)
+        probed[rx] = 10 * np.log10(np.mean(np.abs(link.csi) ** 2, axis=(1, 2, 3)))
+        predicted[rx] = np.array([20 * np.log10(abs(model.response(run.patterns[str(d)]))) for d in link.surface])
+        offset_db = probed[rx] - predicted[rx]  # gains of the radios
+        assert np.std(offset_db) < 0.3, rx
+        assert np.std(predicted[rx]) > 2.5 * np.std(offset_db), rx
+    assert abs(np.corrcoef(*probed.values())[0, 1] - np.corrcoef(*predicted.values())[0, 1]) < 0.05
 
 
 def test_a_search_that_is_stopped_keeps_the_best_so_far(tmp_path: Path) -> None:

@@ -163,7 +163,8 @@ def test_formats_give_the_same_bits(tmp_path: Path) -> None:
     [
         ("none", None, {}, "no such file"),
         ("short", b"\x01\x80", {}, "16 bits"),
-        ("few", b"\x01\x80" * 10, {"bits_per_sequence": 500}, "500 a sequence"),
+        ("few", b"\x01\x80" * 10, {"bits_per_sequence": 500}, "500 a sequence; accepted: 100 to 160"),
+        ("typo", b"0101" * 99 + b"x", {}, "accepted: one of these, or --format raw"),
         ("letters", b"hello" * 99, {"kind": "text"}, "other characters"),
         ("odd", b"abc" * 99, {"kind": "hex"}, "even number"),
         ("bad.key", b"{}", {}, "not a key file"),

@@ -80,3 +80,19 @@ def test_runs_are_compared_figure_by_figure() -> None:
     ours = {"title": "a", "surface": {"policy": "random", "options": {}}, "rounds": 5}
     theirs = {"title": "b", "surface": {"policy": "fixed", "options": {}}, "rounds": 5, "seed": 1}
     assert compare.differences(ours, theirs) == ["seed", "surface.policy"]
+
+
+def test_a_disagreement_of_one_half_is_worth_nothing_and_bounds_the_ratio() -> None:
+    noise = {"raw_rate_bps": 80.0, "kdr_raw": 0.48, "raw_bits": 4000}
+    assert compare.agreed_rate_bps(noise) == 0.0
+    most = compare.agreed_at_most_bps(noise)
+    low = 0.48 - 1.5 / np.sqrt(4000)
+    assert most == pytest.approx(80.0 * (1 + low * np.log2(low) + (1 - low) * np.log2(1 - low)))
+    row = {r.name: r for r in compare.compare({"raw_rate_bps": 90.0, "kdr_raw": 0.0, "raw_bits": 4000}, noise)}[
+        "rate of agreed information"
+    ]
+    assert row.ratio is None
+    assert row.ratio_at_least == pytest.approx(90.0 / most)
+    sure = {**noise, "raw_bits": 40_000}
+    assert compare.agreed_rate_bps(sure) > 0
+    assert compare.agreed_at_most_bps(sure) is None

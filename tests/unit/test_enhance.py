@@ -15,21 +15,23 @@ def csi(h: np.ndarray) -> CsiSeries:
 def test_identity_in_db_is_the_level_of_the_mean_magnitude() -> None:
     h = np.zeros((1, 1, 1, 4))
     h[0, 0, 0] = [1.0, 3.0, 10.0, 10.0]
-    np.testing.assert_allclose(Identity(step=2).transform(csi(h)).values, [[20 * np.log10(2.0), 20.0]], atol=1e-5)
-    np.testing.assert_allclose(Identity(step=2, scale="magnitude").transform(csi(h)).values, [[2.0, 10.0]])
+    np.testing.assert_allclose(
+        Identity(step=2).transform(csi(h), "alice").values, [[20 * np.log10(2.0), 20.0]], atol=1e-5
+    )
+    np.testing.assert_allclose(Identity(step=2, scale="magnitude").transform(csi(h), "alice").values, [[2.0, 10.0]])
 
 
 def test_integer_rssi_comes_back_as_integers() -> None:
     rssi_db = -np.arange(60, 97)
     h = 10.0 ** (rssi_db / 20.0)
-    values = Identity().transform(csi(h[:, None, None, None])).values
+    values = Identity().transform(csi(h[:, None, None, None]), "alice").values
     np.testing.assert_array_equal(values[:, 0], rssi_db)
 
 
 def test_a_dead_subcarrier_group_is_missing_not_minus_infinity() -> None:
     h = np.ones((2, 1, 1, 16))
     h[1, 0, 0, :8] = 0.0
-    values = Identity(step=8).transform(csi(h)).values
+    values = Identity(step=8).transform(csi(h), "alice").values
     assert np.isnan(values[1, 0])
     assert np.isfinite(values[0]).all()
     assert np.isfinite(values[1, 1])
@@ -46,9 +48,9 @@ def test_both_ends_agree_with_several_antennas_only_in_canonical_order() -> None
     channel = rng.normal(size=(5, 2, 2, 16)) + 1j * rng.normal(size=(5, 2, 2, 16))
     alice, bob = csi(channel), csi(channel.swapaxes(1, 2))
     stage = Identity()
-    ours = stage.transform(canonical_antennas(alice, "alice")).values
-    np.testing.assert_array_equal(ours, stage.transform(canonical_antennas(bob, "bob")).values)
-    assert not np.array_equal(ours, stage.transform(bob).values)
+    ours = stage.transform(canonical_antennas(alice, "alice"), "alice").values
+    np.testing.assert_array_equal(ours, stage.transform(canonical_antennas(bob, "bob"), "alice").values)
+    assert not np.array_equal(ours, stage.transform(bob, "alice").values)
 
 
 def test_difference() -> None:
@@ -70,7 +72,9 @@ def test_detrending_is_causal(detrend: str) -> None:
     stage = Identity(detrend=detrend, window=8)
     late = h.copy()
     late[40:] *= 5.0
-    np.testing.assert_array_equal(stage.transform(csi(h)).values[:40], stage.transform(csi(late)).values[:40])
+    np.testing.assert_array_equal(
+        stage.transform(csi(h), "alice").values[:40], stage.transform(csi(late), "alice").values[:40]
+    )
 
 
 def test_highpass_takes_out_a_slow_drift() -> None:
@@ -88,7 +92,7 @@ def test_savgol_keeps_polynomials_and_reduces_noise() -> None:
     smooth = smoothing_matrix(64, 11, 3)
     np.testing.assert_allclose(smooth @ (2 + k - k**3), 2 + k - k**3, atol=1e-9)
     assert (smooth @ rng.normal(size=(64, 200))).std() < 0.6
-    values = Savgol(step=1, scale="magnitude").transform(csi((2 + k - k**3)[None, None, None, :])).values
+    values = Savgol(step=1, scale="magnitude").transform(csi((2 + k - k**3)[None, None, None, :]), "alice").values
     np.testing.assert_allclose(values[0], 2 + k - k**3, atol=1e-5)  # up to the band's edges
 
 
@@ -104,7 +108,7 @@ def test_savgol_brings_two_noisy_ends_closer() -> None:
     a, b = noisy(), noisy()
 
     def agreement(stage: Identity | Savgol) -> float:
-        x, y = stage.transform(a).values, stage.transform(b).values
+        x, y = stage.transform(a, "alice").values, stage.transform(b, "alice").values
         return float(np.mean([np.corrcoef(x[:, d], y[:, d])[0, 1] for d in range(x.shape[1])]))
 
     assert agreement(Savgol(step=1)) > agreement(Identity(step=1)) + 0.02

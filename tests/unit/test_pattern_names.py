@@ -32,7 +32,7 @@ def test_hexadecimal_is_read_back_as_it_was(shape: tuple[int, int], bits: int, s
     shapes,
     st.integers(1, 3),
     st.sampled_from(
-        ["uniform", "uniform(1)", "random(3)", "stripes(2)", "stripes(1, rows)", "beam(20, -10)", "beam(0,0,30,5)",
+        ["uniform", "uniform(1)", "random(3)", "stripes(1)", "stripes(1, rows)", "beam(20, -10)", "beam(0,0,30,5)",
          "hadamard(0)"]
     ),
 )  # fmt: skip
@@ -74,9 +74,15 @@ def test_what_the_names_are() -> None:
         ("random", "0 arguments, accepted 1"),
         ("random(x)", "a whole number"),
         ("uniform(2)", "accepted 0 to 1"),
-        ("stripes(0)", "accepted from 1"),
+        ("random(-1)", "a whole number from 0"),
+        ("random(1_0)", "a whole number from 0"),
+        ("uniform(-1)", "a whole number from 0"),
+        ("stripes(0)", "accepted 1 to 4"),
+        ("stripes(999)", "accepted 1 to 4 \\(columns\\)"),
+        ("stripes(5, rows)", "accepted 1 to 4 \\(rows\\)"),
         ("stripes(1, diagonals)", "rows, columns"),
-        ("beam(91, 0)", "−90° to 90°"),
+        ("beam(91, 0)", "−90 to 90"),
+        ("beam(1e999, 0)", "−90 to 90"),
         ("beam(nan, 0)", "a number of degrees"),
         ("hadamard(16)", "accepted 0 to 15"),
         ("0x12g4", "not hexadecimal"),

@@ -100,7 +100,9 @@ def test_where_bob_corrects_tells_about_the_rest_of_the_label():
     assert np.all(label[place == 1][:, 2] == 1)
     verified = transcript[-1][1]
     assert (verified.kind, verified.body) == ("verified", {"corrections": counts})
-    assert verified.leaked_bits == 2 * counts[0] + counts[1]
+    # the last place's errors lie at four thresholds, not all as often: they tell a little of the first two bits too
+    counts_told = (sum(counts) * 2).bit_length()
+    assert 2 * counts[0] + counts[1] < verified.leaked_bits - counts_told < 2 * counts[0] + 1.2 * counts[1] + 20
     for side in (alice, bob):
         assert side.report.leaked_by_kind["verified"] == verified.leaked_bits
 
@@ -113,7 +115,7 @@ def test_alice_refuses_corrections_that_cannot_be(corrections):
     to_bob, to_alice = alice.advance(), bob.advance()
     while not alice.done:
         to_alice += [m for said in to_bob for m in bob.advance(said)]
-        if to_alice[-1].kind == "verified":  # the charge stays as it was: no corrections, no charge
+        if to_alice[-1].kind == "verified":  # the charge stays as it was: too much for no corrections
             to_alice[-1] = msgspec.structs.replace(to_alice[-1], body={"corrections": corrections})
         to_bob, to_alice = [m for said in to_alice for m in alice.advance(said)], []
     assert alice.result.report.failure == "protocol"

@@ -38,7 +38,7 @@ def test_a_sweep_dwells_and_starts_over() -> None:
         ("sweep", {"codebook": ["wobble"]}, "wobble"),
         ("sweep", {}, "codebook"),
         ("fixed", {"pattern": "gone.json"}, "cannot be read"),
-        ("closed_loop", {"search": "oracle"}, "accepted: greedy, hadamard, random_search"),
+        ("closed_loop", {"search": "oracle"}, "accepted: conditional_mean, greedy, hadamard, random_search"),
         ("closed_loop", {"objective": "luck"}, "accepted: power, correlation, key_rate, leakage"),
         ("closed_loop", {"budget": 5}, "accepted 0"),
         ("closed_loop", {"search_options": {"grop": 2}}, "grop"),

@@ -105,6 +105,7 @@ def test_hadamard_finds_each_elements_best_level_exactly_however_weak_the_refere
 def test_searches_try_as_many_patterns_as_they_say() -> None:
     paper = Paper(1)
     assert search("random_search", paper, 1, trials=50)[1] == 51
+    assert search("conditional_mean", paper, 2, samples=20, rounds=3)[1] == 60
     assert search("hadamard", paper, 1, groups=4, sweeps=1)[1] == 2 * 16 * 4
     assert search("hadamard", paper, 2, groups=4, sweeps=1)[1] == 4 * 16 * 4
     assert search("greedy", paper, 1, sweeps=1)[1] == 36 + 3
@@ -118,6 +119,33 @@ def test_random_search_keeps_the_best_it_saw() -> None:
     drawn = [rng.integers(0, 2, SHAPE, dtype=np.uint8) for _ in range(40)]
     drawn.append(patterns.make("random(1)", SHAPE, 1).levels)
     assert paper.power(found.ask().levels, 1) == max(paper.power(x, 1) for x in drawn)
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+@pytest.mark.parametrize("static", [0.0, 5.0])
+def test_conditional_means_do_far_better_than_the_luckiest_of_as_many_patterns(bits: int, static: float) -> None:
+    gaps_db, gains_db = [], []
+    for seed in range(3):
+        paper = Paper(seed, static=static)
+        worth, luck = (
+            paper.power(search(name, paper, bits, noise=0.5, **options)[0].ask().levels, bits)
+            for name, options in (
+                ("conditional_mean", {"samples": 120, "rounds": 8}),
+                ("random_search", {"trials": 960}),
+            )
+        )
+        gaps_db.append(10 * np.log10(paper.best(bits, 6) / worth))
+        gains_db.append(10 * np.log10(worth / luck))
+    assert np.mean(gaps_db) < 1.5
+    assert np.mean(gains_db) > 1.5
+
+
+def test_conditional_means_turn_every_element_to_the_static_part() -> None:
+    paper = Paper(1, static=40.0, n_subcarriers=1)
+    found, _ = search("conditional_mean", paper, 1, samples=2000, rounds=1)
+    toward = np.conj(paper.static[0]) * paper.elements[0] * np.where(found.ask().levels.ravel(), -1, 1)
+    weak = np.abs(toward.real) < 0.2 * np.abs(toward).mean()
+    assert np.all((toward.real > 0) | weak)
 
 
 @pytest.mark.parametrize("name", ["greedy", "hadamard"])
@@ -141,7 +169,7 @@ def test_many_elements_at_once_bear_more_noise_than_one_at_a_time() -> None:
     assert np.mean(gains["hadamard"]) > np.mean(gains["greedy"])
 
 
-@pytest.mark.parametrize("name", ["greedy", "hadamard", "random_search"])
+@pytest.mark.parametrize("name", ["greedy", "hadamard", "random_search", "conditional_mean"])
 def test_one_seed_one_search(name: str) -> None:
     digests = [search(name, Paper(5), 2, noise=0.1, seed=seed)[0].ask().digest for seed in (1, 1, 2)]
     assert digests[0] == digests[1]
@@ -154,6 +182,8 @@ def test_one_seed_one_search(name: str) -> None:
         ("greedy", {"sweeps": 0}),
         ("hadamard", {"groups": 1}),
         ("random_search", {"trials": 0}),
+        ("conditional_mean", {"samples": 7}),
+        ("conditional_mean", {"rounds": 0}),
     ],
 )
 def test_impossible_options_are_refused(name: str, options: dict[str, int]) -> None:

@@ -10,9 +10,9 @@ from scipy.special import j0
 
 from sim_backend.channel import Channel, responses, taps
 from sim_backend.scatterers import Scatterers
-from sim_backend.surface import element_positions
 from sim_backend.world import Air
 from testbed.core.config import Multipath, PlacedNode, PlacedSurface, Scene
+from testbed.core.geometry import element_positions
 from testbed.core.types import SPEED_OF_LIGHT_M_S, SurfacePattern
 
 CARRIER_HZ = 2.4e9

@@ -6,7 +6,7 @@
 
 #define RIS_PROTOCOL 1
 #define RIS_VERSION_MAJOR 1
-#define RIS_VERSION_MINOR 0
+#define RIS_VERSION_MINOR 1
 #define RIS_VERSION_PATCH 0
 
 enum ris_command {

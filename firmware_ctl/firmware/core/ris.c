@@ -163,7 +163,8 @@ static void hello(struct ris *ris, const uint8_t *request)
     put32(p + 22, ris->config.serial);
     put32(p + 26, ris->hal.clock_us(ris->hal.self));
     p[30] = ris->config.reset_cause;
-    answer(ris, RIS_DONE | RIS_HELLO, 31);
+    put16(p + 31, ris->config.input_bytes);
+    answer(ris, RIS_DONE | RIS_HELLO, 33);
 }
 
 static void readback(struct ris *ris)

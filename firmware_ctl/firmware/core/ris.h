@@ -30,6 +30,7 @@ struct ris_config {
     uint8_t phase_bits; /* 1 to 3 */
     uint8_t reset_cause;
     uint32_t serial;
+    uint16_t input_bytes; /* that the hardware takes in while a request is served */
 };
 
 struct ris {

@@ -166,6 +166,7 @@ int main(void)
     const struct hal hal = {NULL, hal_send, hal_exchange, hal_latch, hal_outputs, hal_clock_us, hal_reset};
     struct ris_config config = {.rows = RIS_ROWS, .columns = RIS_COLUMNS, .phase_bits = RIS_PHASE_BITS};
     config.reset_cause = reset_cause;
+    config.input_bytes = RX_RING - 1u;
     config.serial = eeprom_read_dword((const uint32_t *)0);
 
     DDRB |= (uint8_t)(_BV(PIN_LATCH) | _BV(PIN_MOSI) | _BV(PIN_SCK));

@@ -5,8 +5,8 @@
  *
  * The UART is one descriptor for both directions, default: standard input and output. Behind the outputs is the bench,
  * a socket: `L` and the bytes in the chain say that the outputs took them over, `T` asks for the time; either is
- * answered by the board's clock, 32 bit of µs, least significant byte first. Without a bench the clock is the
- * machine's. The process ends when either of them is closed.
+ * answered by the board's clock, 32 bit of µs, least significant byte first. `O` asks what the outputs hold, in the
+ * order of the chain. Without a bench the clock is the machine's. The process ends when either of them is closed.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -23,6 +23,7 @@
 #include "../core/ris.h"
 
 #define BANK_BYTES (1u << 20)
+#define INPUT_BYTES 4096u
 #define LATE_US 20000u    /* ack-early: the outputs follow this much later */
 #define STUCK_US 3000000u /* stuck-upload: deaf for this long, once */
 
@@ -35,6 +36,7 @@ struct board {
     size_t n;                        /* registers */
     uint8_t chain[RIS_PATTERN_MAX];  /* chain[0] is the farthest: it falls out first */
     uint8_t output[RIS_PATTERN_MAX]; /* the same, behind the latches */
+    bool fresh;                      /* the bench took `output` over while it served the present bytes */
     bool late, stuck;
     uint32_t since_us;
     bool reset;
@@ -68,21 +70,27 @@ static void give(int fd, const uint8_t *data, size_t n)
     }
 }
 
-static uint32_t ask_bench(const uint8_t *message, size_t n)
+/* Wait for n bytes from the bench. */
+static void hear_bench(uint8_t *answer, size_t n)
 {
-    uint8_t answer[4];
     size_t got = 0;
-    if (board.bench < 0)
-        return machine_us();
-    give(board.bench, message, n);
-    while (got < sizeof answer) {
-        ssize_t more = read(board.bench, answer + got, sizeof answer - got);
+    while (got < n) {
+        ssize_t more = read(board.bench, answer + got, n - got);
         if (more < 0 && errno == EINTR)
             continue;
         if (more <= 0)
             exit(0);
         got += (size_t)more;
     }
+}
+
+static uint32_t ask_bench(const uint8_t *message, size_t n)
+{
+    uint8_t answer[4];
+    if (board.bench < 0)
+        return machine_us();
+    give(board.bench, message, n);
+    hear_bench(answer, sizeof answer);
     return answer[0] | (uint32_t)answer[1] << 8 | (uint32_t)answer[2] << 16 | (uint32_t)answer[3] << 24;
 }
 
@@ -114,6 +122,7 @@ static uint32_t take_over(void)
     }
     message[0] = 'L';
     memcpy(message + 1, board.output, board.n);
+    board.fresh = true;
     return ask_bench(message, 1 + board.n);
 }
 
@@ -136,6 +145,10 @@ static uint32_t hal_latch(void *self)
 static void hal_outputs(void *self, uint8_t *in, size_t n)
 {
     (void)self;
+    if (board.bench >= 0 && !board.fresh) {
+        give(board.bench, (const uint8_t *)"O", 1);
+        hear_bench(board.output, board.n);
+    }
     memcpy(in, board.output, n);
 }
 
@@ -183,7 +196,7 @@ static bool deaf(uint32_t now_us)
 
 int main(int argc, char **argv)
 {
-    struct ris_config config = {.rows = 16, .columns = 16, .phase_bits = 1};
+    struct ris_config config = {.rows = 16, .columns = 16, .phase_bits = 1, .input_bytes = INPUT_BYTES};
     struct hal hal = {NULL, hal_send, hal_exchange, hal_latch, hal_outputs, hal_clock_us, hal_reset};
     uint32_t codebook = 256;
     board.uart_in = STDIN_FILENO;
@@ -243,6 +256,7 @@ int main(int argc, char **argv)
                 if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN))
                     return 0;
             }
+            board.fresh = false;
             /* one byte at a time, because of what may happen to the board in between */
             for (ssize_t i = 0; i < n && !board.reset; i++)
                 ris_feed(&board.ris, bytes[i], machine_us());

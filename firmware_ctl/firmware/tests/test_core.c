@@ -104,7 +104,8 @@ static const struct hal PAPER = {NULL, paper_send, paper_exchange, paper_latch, 
 
 static void power_up(void)
 {
-    const struct ris_config config = {.rows = 16, .columns = 16, .phase_bits = 1, .serial = 7, .reset_cause = 1};
+    const struct ris_config config = {.rows = 16, .columns = 16, .phase_bits = 1, .serial = 7, .reset_cause = 1,
+                                       .input_bytes = 0x1234};
     memset(&board, 0, sizeof board);
     memset(board.output, 0xAA, N);
     CHECK(ris_init(&board.ris, &config, &PAPER, board.banks, BANK, 0));
@@ -246,7 +247,8 @@ static void test_boot(void)
     CHECK(refused(request(5, RIS_TIME, NULL, 0), RIS_NO_SESSION));
     CHECK(refused(request(5, RIS_APPLY, pattern, N), RIS_NO_SESSION));
     CHECK(board.latches == 1);
-    const struct ris_config wrong[] = {{16, 16, 4, 0, 0}, {16, 16, 0, 0, 0}, {0, 16, 1, 0, 0}, {17, 16, 1, 0, 0}};
+    const struct ris_config wrong[] = {
+        {16, 16, 4, 0, 0, 0}, {16, 16, 0, 0, 0, 0}, {0, 16, 1, 0, 0, 0}, {17, 16, 1, 0, 0, 0}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         CHECK(!ris_init(&board.ris, &wrong[i], &PAPER, board.banks, BANK, 0));
 }
@@ -257,7 +259,8 @@ static void test_hello(void)
     power_up();
     board.clock_us = 0x01020304;
     const struct reply *r = request(9, RIS_HELLO, session, 4);
-    CHECK(r->seq == 9 && r->kind == (RIS_DONE | RIS_HELLO) && r->size == 31);
+    CHECK(r->seq == 9 && r->kind == (RIS_DONE | RIS_HELLO) && r->size == 33);
+    CHECK(r->payload[31] == 0x34 && r->payload[32] == 0x12);
     CHECK(word(r->payload) == 0xDEADBEEF && r->payload[7] == 1);
     CHECK(r->payload[8] == 16 && r->payload[10] == 16 && r->payload[12] == 4 && r->payload[14] == 0);
     CHECK(r->payload[20] == RIS_CHUNK_MAX && r->payload[22] == 7 && word(r->payload + 26) == 0x01020304);

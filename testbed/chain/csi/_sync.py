@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import cmath
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.errors import ProbeRejected, Reject
-from testbed.core.types import F64, I64, CsiFrame, IqBlock, SoundingFrame
+from testbed.core.types import F64, I64, AntennaFrame, CsiFrame, IqBlock, SoundingFrame
 
 C128 = NDArray[np.complex128]
 
@@ -44,11 +44,15 @@ class Sounding:
     cfo_hz: float
     time_s: float
     rssi_dbfs: float
+    start: int
+    """Sample of the block at which the earliest path's frame begins."""
+    delay: float
+    """Of the power-weighted mean path after `start`, in samples."""
 
     def csi(self, h: C128, subcarrier_hz: F64) -> CsiFrame:
-        """Return the frame's CSI with channel `h` (rx antenna, subcarrier)."""
+        """Return the frame's CSI with channel `h` (rx antenna, subcarrier) or (rx antenna, tx antenna, subcarrier)."""
         return CsiFrame(
-            h=h[:, None, :].astype(np.complex64),
+            h=(h[:, None, :] if h.ndim == 2 else h).astype(np.complex64),
             subcarrier_hz=subcarrier_hz,
             snr_db=self.snr_db,
             cfo_hz=self.cfo_hz,
@@ -153,7 +157,49 @@ class Synchroniser:
             cfo_hz=cfo_hz,
             time_s=block.time_s + (start + delay) / frame.sample_rate_hz,
             rssi_dbfs=10 * math.log10(power + 1e-30),
+            start=start,
+            delay=delay,
         )
+
+    def sound_antennas(self, block: IqBlock, frame: AntennaFrame) -> Sounding:
+        """Find the frame by the first antenna's section, then estimate every antenna by its own.
+
+        `h` is (rx antenna, tx antenna, subcarrier). Raises what `sound` raises, TRUNCATED for a later section too.
+        """
+        n_antennas, n_symbols, plan = frame.n_antennas, frame.frame.n_symbols, self.plan(frame.frame)
+        raw = np.ascontiguousarray(block.samples, dtype=np.complex64)
+        later = (n_antennas - 1) * frame.stride
+        if raw.shape[1] < plan.frame_len + later:
+            raise ProbeRejected(
+                Reject.TRUNCATED, f"{raw.shape[1]} samples cannot hold {n_antennas} antennas' {plan.frame_len + later}"
+            )
+        # the first section is where the others still fit behind it
+        found = self.sound(replace(block, samples=raw[:, : raw.shape[1] - later]), frame.frame)
+        self._check_clipping(raw[:, max(found.start, 0) :])
+        firsts = plan.parts[1:] + frame.stride * np.arange(n_antennas)[:, None]  # (antenna, symbol), after the start
+        index = found.start + firsts[:, :, None] + plan.samples
+        y = raw - raw.mean(axis=1, keepdims=True, dtype=np.complex128)
+        windows = y[:, index]
+        # one oscillator serves all antennas: whatever repeats within their sections tells its offset
+        turn = cmath.phase(np.vdot(windows[:, :, :-1], windows[:, :, 1:])) / (2 * np.pi)
+        cfo = found.cfo_hz / frame.frame.sample_rate_hz
+        cfo = (turn + round(cfo * plan.step - turn)) / plan.step
+        turns = _phasors(cfo, firsts.ravel()).reshape(n_antennas, n_symbols)
+        within = _phasors(cfo, plan.samples)
+        spectra = np.fft.fft(windows * within * turns[:, :, None], axis=-1)[..., plan.used]
+        h = np.empty((len(raw), n_antennas, plan.used.size), dtype=np.complex128)
+        noises, snr = [], np.zeros(plan.used.size)
+        for m in range(n_antennas):
+            dc = _Dc(turns[m], np.fft.fft(within), windows[:, m].sum(axis=(1, 2)))
+            mean, noise = _repeating(spectra[:, m], spectra[:, m].mean(axis=1), dc, plan)
+            h[:, m] = mean / plan.symbol
+            noises.append(noise)
+            snr += (_power(mean) / noise[:, None] - 1 / n_symbols).mean(axis=0) / n_antennas
+        h *= np.exp((2j * np.pi * found.delay) * (plan.cycles + cfo))
+        return replace(
+            found, h=h, h_noise=np.mean(noises, axis=0) / n_symbols * plan.inverse_power,
+            snr_db=10 * np.log10(np.maximum(snr, 1e-3)), cfo_hz=cfo * frame.frame.sample_rate_hz,
+        )  # fmt: skip
 
     def _detect(self, y: C128, n: int, plan: _Plan, raw: NDArray[np.complex64]) -> int:
         """Return the sample at which preamble and symbols, taken together, repeat best.

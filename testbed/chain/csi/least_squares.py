@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from testbed.chain.csi._sync import Synchroniser
 from testbed.core.stages import CsiEstimator
-from testbed.core.types import CsiFrame, IqBlock, SoundingFrame
+from testbed.core.types import AntennaFrame, CsiFrame, IqBlock, SoundingFrame
 
 
 class LeastSquares(CsiEstimator):
@@ -39,3 +39,8 @@ class LeastSquares(CsiEstimator):
         """
         found = self._sync.sound(block, frame)
         return found.csi(found.h, self._sync.plan(frame).subcarrier_hz)
+
+    def estimate_antennas(self, block: IqBlock, frame: AntennaFrame) -> CsiFrame:
+        """As `estimate`: `h` (rx antenna, tx antenna, subcarrier), each with the variance of a single antenna's."""
+        found = self._sync.sound_antennas(block, frame)
+        return found.csi(found.h, self._sync.plan(frame.frame).subcarrier_hz)

@@ -6,7 +6,7 @@ import numpy as np
 
 from testbed.chain.csi._sync import C128, Synchroniser
 from testbed.core.stages import CsiEstimator
-from testbed.core.types import F64, CsiFrame, IqBlock, SoundingFrame
+from testbed.core.types import F64, AntennaFrame, CsiFrame, IqBlock, SoundingFrame
 
 
 class Mmse(CsiEstimator):
@@ -42,13 +42,22 @@ class Mmse(CsiEstimator):
         Same fields and rejections as `least_squares`; `snr_db` is that of the input, before smoothing.
         """
         found = self._sync.sound(block, frame)
-        if self._frame is not frame:
-            self._prepare(frame)
+        self._prepare(frame)
         h = np.stack([self._smooth(h, noise) for h, noise in zip(found.h, found.h_noise, strict=True)])
         return found.csi(h, self._sync.plan(frame).subcarrier_hz)
 
+    def estimate_antennas(self, block: IqBlock, frame: AntennaFrame) -> CsiFrame:
+        """As `estimate`: `h` (rx antenna, tx antenna, subcarrier), each pair smoothed on its own."""
+        found = self._sync.sound_antennas(block, frame)
+        self._prepare(frame.frame)
+        rows = zip(found.h, found.h_noise, strict=True)
+        h = np.stack([np.stack([self._smooth(pair, noise) for pair in row]) for row, noise in rows])
+        return found.csi(h, self._sync.plan(frame.frame).subcarrier_hz)
+
     def _prepare(self, frame: SoundingFrame) -> None:
-        """Decompose R. The estimates' delays are relative to their mean, so the profile starts at −rms_delay_s."""
+        """Decompose R, once a frame. Delays are relative to their mean, so the profile starts at −rms_delay_s."""
+        if self._frame is frame:
+            return
         apart = 2j * np.pi * self.rms_delay_s * (frame.subcarrier_hz[:, None] - frame.subcarrier_hz[None, :])
         powers, modes = np.linalg.eigh(np.exp(apart) / (1 + apart))
         self._powers, self._modes, self._frame = np.maximum(powers, 0.0), modes, frame

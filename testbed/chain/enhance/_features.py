@@ -1,19 +1,31 @@
-"""What the enhancers share: magnitudes → scale → nearly independent dimensions → detrended rows."""
+"""What the enhancers share: CSI → scale → nearly independent dimensions → detrended rows.
+
+What the quantizers get is real numbers of one of three scales. Levels (`db`, `magnitude`) are the same at both ends
+whatever the oscillators do. `complex` keeps the phases over frequency, twice as many dimensions, and needs `aligned`: a
+frame's common phase depends on two free-running oscillators and its delay on when each receiver found it, so neither is
+reciprocal, and each end takes off what it can see of them in its own frame.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from testbed.core.types import F64, CsiSeries, Features
 
-SCALES = ("db", "magnitude")
+C128 = NDArray[np.complex128]
+
+SCALES = ("db", "magnitude", "complex")
 DETRENDS = ("none", "difference", "highpass")
 
 # complex64 magnitudes carry about 1e-6 dB of rounding. Rounding it away makes equal measurements (1 dB RSSI steps)
 # equal again, so that ties are ties for the quantizer at both ends.
 _DB_DECIMALS = 5
+_FINER = 2
+"""Delays looked at per sample of the bandwidth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +35,12 @@ class Reduction:
     step: int
     """Subcarriers averaged into one dimension; about a coherence bandwidth makes dimensions nearly independent."""
     scale: str
-    """db: 20·log10 |h|; magnitude: |h|."""
+    """db: 20·log10 |h|; magnitude: |h|; complex: Re h and Im h of aligned CSI."""
     detrend: str
     """none; difference: minus the previous probe; highpass: minus the mean of the `window` probes before."""
     window: int
+    align: bool = True
+    """Whether each frame's delay and common phase are taken off; false only where radios share clock and phase."""
 
     def __post_init__(self) -> None:
         whole("step", self.step, 1)
@@ -36,14 +50,21 @@ class Reduction:
         if self.detrend not in DETRENDS:
             raise ValueError(f"detrend = {self.detrend!r}, accepted: {', '.join(DETRENDS)}")
 
-    def apply(self, magnitude: F64, csi: CsiSeries) -> Features:
-        """Return features of magnitudes (probe, rx antenna, tx antenna, subcarrier).
+    def phases(self, csi: CsiSeries) -> C128:
+        """Return the CSI (probe, rx antenna, tx antenna, subcarrier) as `complex` takes it."""
+        return aligned(csi) if self.align else csi.h.astype(np.complex128)
 
-        Dimension = ((rx · n_tx) + tx) · n_groups + group, groups of subcarriers in ascending order. NaN in, NaN out;
-        a magnitude ≤ 0 has no dB value and becomes NaN too.
+    def apply(self, h: F64 | C128, csi: CsiSeries) -> Features:
+        """Return features of h (probe, rx antenna, tx antenna, subcarrier), complex or, for levels, |h|.
+
+        Dimension = ((rx · n_tx) + tx) · n_groups + group, groups of subcarriers in ascending order; with `complex`
+        (((rx · n_tx) + tx) · 2 + part) · n_groups + group, part 0 being Re. NaN in, NaN out; a magnitude ≤ 0 has no dB
+        value and becomes NaN too.
         """
-        grouped = group_subcarriers(magnitude, self.step)
-        values = grouped.reshape(grouped.shape[0], -1)
+        grouped = group_subcarriers(h if self.scale == "complex" else np.abs(h), self.step)
+        if self.scale == "complex":
+            grouped = np.stack([grouped.real, grouped.imag], axis=3)
+        values: F64 = grouped.reshape(grouped.shape[0], -1)
         if self.scale == "db":
             with np.errstate(divide="ignore", invalid="ignore"):
                 values = np.round(20.0 * np.log10(values), _DB_DECIMALS)
@@ -67,7 +88,31 @@ def magnitudes(csi: CsiSeries) -> F64:
     return out
 
 
-def group_subcarriers(magnitude: F64, step: int) -> F64:
+def aligned(csi: CsiSeries) -> C128:
+    """Return the CSI, (probe, rx antenna, tx antenna, subcarrier), without each frame's mean delay and common phase.
+
+    Of every antenna pair by itself: the mean slope of the phase over frequency is taken off, then everything is turned
+    such that Σ_τ g(τ)·|g(τ)| over the delay profile g is real and positive: strong taps count most, and where two are
+    nearly equal none is chosen. No rule is free of frames for which the two ends differ, since a phase reference cannot
+    depend on the channel continuously everywhere (Borsuk–Ulam); here they are those where the strong taps cancel.
+    """
+    h = csi.h.astype(np.complex128)
+    f = csi.subcarrier_hz
+    if f.size < 2:
+        return np.abs(h).astype(np.complex128)
+    pitch = float(np.diff(f).min())
+    near = np.isclose(np.diff(f), pitch)  # the gap at DC is wider
+    with np.errstate(invalid="ignore"):
+        slope = np.angle((h[..., 1:] * np.conj(h[..., :-1]))[..., near].sum(axis=-1))  # rad a subcarrier
+        h *= np.exp(-1j * slope[..., None] * (f / pitch))
+        delays = np.arange(_FINER * f.size) / (_FINER * f.size)
+        taps = h @ np.exp(2j * np.pi * np.outer(f / pitch, delays))
+        reference = (taps * np.abs(taps)).sum(axis=-1, keepdims=True)
+        h *= np.exp(-1j * np.angle(reference))
+    return h
+
+
+def group_subcarriers(magnitude: Any, step: int) -> Any:
     """Average every `step` neighbouring subcarriers (last axis).
 
     An incomplete last group is left out; a band narrower than one step is one group.
@@ -75,8 +120,7 @@ def group_subcarriers(magnitude: F64, step: int) -> F64:
     n = magnitude.shape[-1]
     step = min(step, n)
     used = magnitude[..., : n - n % step]
-    out: F64 = used.reshape(*magnitude.shape[:-1], n // step, step).mean(axis=-1)
-    return out
+    return used.reshape(*magnitude.shape[:-1], n // step, step).mean(axis=-1)
 
 
 def difference(values: F64) -> F64:

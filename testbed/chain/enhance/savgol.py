@@ -25,10 +25,12 @@ def smoothing_matrix(n: int, window: int, order: int) -> F64:
 
 
 class Savgol(Enhancer):
-    """Smooths |h| along subcarriers by local polynomials, then does as `identity` with the same options.
+    """Smooths along subcarriers by local polynomials, then does as `identity` with the same options.
+
+    |h| is smoothed, or with scale 'complex' Re h and Im h of each frame without its delay and common phase.
 
     window: subcarriers in a fit, odd. order: degree of the polynomial, below `window`.
-    detrend_window: as `identity`'s window.
+    detrend_window: as `identity`'s window. align: as `identity`'s.
     """
 
     def __init__(
@@ -39,18 +41,21 @@ class Savgol(Enhancer):
         scale: str = "db",
         detrend: str = "none",
         detrend_window: int = 32,
+        align: bool = True,
     ) -> None:
         whole("window", window, 1)
         whole("order", order, 0)
         if window % 2 == 0 or order >= window:
             raise ValueError(f"window = {window}, order = {order}; accepted: an odd window longer than the order")
         self._window, self._order = window, order
-        self._reduction = Reduction(step, scale, detrend, detrend_window)
+        self._reduction = Reduction(step, scale, detrend, detrend_window, align)
 
-    def transform(self, csi: CsiSeries) -> Features:
+    def transform(self, csi: CsiSeries, role: str) -> Features:
         """Return (probe, dimension) features in the order of `Identity.transform`; NaN rows stay NaN."""
         # A matrix product keeps a NaN inside its own row; scipy's filter fits the edges of all rows together.
         smooth = smoothing_matrix(csi.h.shape[-1], self._window, self._order)
+        if self._reduction.scale == "complex":
+            return self._reduction.apply(self._reduction.phases(csi) @ smooth.T, csi)
         measured = magnitudes(csi)
         # In a deep fade the polynomial may fall to zero or below; no level is lower than the lowest measured.
         smoothed = np.maximum(measured @ smooth.T, measured.min(axis=-1, keepdims=True))

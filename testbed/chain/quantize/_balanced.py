@@ -24,6 +24,8 @@ import numpy as np
 from testbed.core.types import F64, I64
 
 _NEWTON_STEPS = 30
+_FEW = 256
+"""Samples up to which one step over all regions is faster than one a region."""
 
 
 def assign_balanced(costs: F64, prices: F64 | None = None) -> tuple[I64, F64]:
@@ -32,7 +34,7 @@ def assign_balanced(costs: F64, prices: F64 | None = None) -> tuple[I64, F64]:
     costs: (region, sample), finite. prices: where to start, e.g. those of a similar problem; they change the time
     taken, and the result only where several are equally cheap.
     """
-    p = _approach(costs, np.zeros(costs.shape[0]) if prices is None else prices)
+    p = _approach(costs, prices)
     _, label = _cheapest(costs, p)
     return _augment(costs, label, p)
 
@@ -94,10 +96,26 @@ def _targets(prices: F64, n: int) -> I64:
     return sizes
 
 
-def _approach(costs: F64, prices: F64) -> F64:
-    """Return prices at which only a few samples are in the wrong region: damped Newton steps on the dual."""
+def _approach(costs: F64, prices: F64 | None) -> F64:
+    """Return prices at which only a few samples are in the wrong region: damped Newton steps on the dual.
+
+    Where that fails from `prices`, which may be those of another problem altogether, it begins anew from none.
+    """
     k, n = costs.shape
-    good, best, step, share = prices, np.inf, np.zeros(k), 1.0
+    none = np.zeros(k)
+    if prices is None:
+        return _newton(costs, none)[0]
+    found, wrong = _newton(costs, prices)
+    if wrong <= max(k, n // 50):
+        return found
+    other, fewer = _newton(costs, none)
+    return other if fewer < wrong else found
+
+
+def _newton(costs: F64, prices: F64) -> tuple[F64, int]:
+    """Return prices, and how many samples are in the wrong region at them."""
+    k, n = costs.shape
+    good, best, step, share = prices, n + 1, np.zeros(k), 1.0
     for _ in range(_NEWTON_STEPS):
         p = good + share * step
         gap, label, other = _two_cheapest(costs, p)
@@ -124,7 +142,7 @@ def _approach(costs: F64, prices: F64) -> F64:
         step = np.linalg.solve(laplacian + ridge * np.eye(k), excess)
         # beyond the layer the densities say nothing
         step *= min(1.0, 4.0 * layer / max(float(np.abs(step).max()), 1e-300))
-    return good - good.mean()
+    return good - good.mean(), best
 
 
 def _augment(costs: F64, label: I64, prices: F64) -> tuple[I64, F64]:
@@ -202,11 +220,14 @@ def _moves(costs: F64, label: I64, j: int, arcs: F64) -> None:
     k = costs.shape[0]
     own = np.flatnonzero(label == j)
     arcs[j, :k] = np.inf
-    if own.size:
+    if own.size > _FEW:  # row by row: no (region, sample) copy
         here = costs[j, own]
         for to in range(k):
-            if to != j:
-                arcs[j, to] = (costs[to, own] - here).min()
+            arcs[j, to] = (costs[to, own] - here).min()
+    elif own.size:
+        table = costs[:, own]
+        arcs[j, :k] = (table - table[j]).min(axis=1)
+    arcs[j, j] = np.inf
 
 
 def _shortest(lengths: F64, sources: I64) -> tuple[F64, I64]:

@@ -2,10 +2,11 @@
 
 For d = 1 this is the Gray code along the line. For d > 1 it is a quadratic assignment problem: with w_uv = how often a
 sample of region u is taken for v, minimise Σ w_uv · (bits in which the labels of u and v differ). Up to 8 regions are
-solved exactly, more by the best pairwise exchange from several starts.
+solved exactly, more by the best pairwise exchange from several starts. k regions get ⌈log2 k⌉ bits each; where k is no
+power of two, some labels are not used.
 
-Places of the label are then ordered by what an error there tells about the rest of the label, most first: the
-accounting of corrected errors (`amplify.accounting.correction_leak`) charges the places in that order.
+Places of the label are then ordered by what an error there tells about the rest of the label, most first, as in a Gray
+code along a line.
 """
 
 from __future__ import annotations
@@ -26,17 +27,24 @@ stay among neighbours, which is where errors happen."""
 
 
 def label_regions(centroids: F64, rng: np.random.Generator) -> U8:
-    """Return (region, level_bit) distinct labels of 2**bits regions from their (region, dimension) centroids alone."""
+    """Return (region, level_bit) distinct labels of regions from their (region, dimension) centroids alone."""
     k, d = centroids.shape
-    bits = k.bit_length() - 1
+    bits = label_bits(k)
     if d == 1:
         table = np.empty((k, bits), np.uint8)
-        table[np.argsort(centroids[:, 0], kind="stable")] = gray_table(bits)
+        table[np.argsort(centroids[:, 0], kind="stable")] = gray_table(bits)[:k]
         return table
     w = confusion(centroids, rng)
-    code = _exact(w) if k <= _EXACT else _exchange(w, _bisection(centroids), rng)
+    whole = np.zeros((1 << bits, 1 << bits))  # labels that are not used belong to regions that nothing is taken for
+    whole[:k, :k] = w
+    code = (_exact(whole) if whole.shape[0] <= _EXACT else _exchange(whole, _bisection(centroids, bits), rng))[:k]
     table = ((code[:, None] >> np.arange(bits - 1, -1, -1)) & 1).astype(np.uint8)
     return table[:, np.argsort(-error_information(table, w), kind="stable")]
+
+
+def label_bits(k: int) -> int:
+    """Return how many bits name each of k regions."""
+    return (k - 1).bit_length()
 
 
 def confusion(centroids: F64, rng: np.random.Generator) -> F64:
@@ -69,13 +77,13 @@ def error_information(table: U8, w: F64) -> F64:
 
     An error says that the sample lies beside a border of regions that differ at that place. `w` weighs the borders.
     """
-    k, bits = table.shape
+    bits = table.shape[1]
     weight = 1 << np.arange(bits - 1)
     told = np.zeros(bits)
     for place in range(bits):
         across = w * (table[:, place, None] != table[None, :, place])
         rest = np.delete(table, place, axis=1).astype(np.int64) @ weight
-        p = np.bincount(rest, weights=across.sum(axis=1), minlength=k // 2)
+        p = np.bincount(rest, weights=across.sum(axis=1), minlength=1 << (bits - 1))
         if p.any():
             p = p[p > 0] / p.sum()
             told[place] = bits - 1 + float((p * np.log2(p)).sum())
@@ -123,19 +131,22 @@ def _descend(w: F64, code: I64) -> tuple[I64, float]:
         code[u], code[v] = code[v], code[u]
 
 
-def _bisection(centroids: F64) -> I64:
-    """Return (region,) codes from halving the regions along the axis of largest spread, mirrored as in a Gray code."""
+def _bisection(centroids: F64, bits: int) -> I64:
+    """Return (code,) codes from halving the regions along the axis of largest spread, mirrored as in a Gray code.
+
+    Those that no region takes follow after the regions'.
+    """
     code = np.zeros(centroids.shape[0], np.int64)
 
-    def halve(own: I64, flip: bool) -> None:
+    def halve(own: I64, span: int, flip: bool) -> None:
         if own.size == 1:
             return
         axis = np.argmax(np.ptp(centroids[own], axis=0))
         order = own[np.argsort(centroids[own, axis], kind="stable")]
-        low, high = np.split(order[::-1] if flip else order, 2)
-        code[high] += own.size // 2
-        halve(low, False)
-        halve(high, True)
+        low, high = np.array_split(order[::-1] if flip else order, 2)
+        code[high] += span // 2
+        halve(low, span // 2, False)
+        halve(high, span // 2, True)
 
-    halve(np.arange(centroids.shape[0]), False)
-    return code
+    halve(np.arange(code.size), 1 << bits, False)
+    return np.concatenate([code, np.setdiff1d(np.arange(1 << bits), code)])

@@ -16,6 +16,8 @@ What the public messages reveal, and what Alice's counts as leaked.
 - Balance. The labels of all samples are known to occur equally often (within one), which no statistic of the string
   shows. As in `scalar` it removes n·log2 k − log2(n! / Π c_l!) bits. Plain k-means promises nothing about its counts;
   its bias is in the string and is seen by the entropy estimate.
+- Labels that are not used, where k is no power of two: ⌈log2 k⌉ − log2 k bits a label can never be had. The string
+  shows that in part; it is charged here in full, because an estimate may not see every label that is missing.
 - Guard bands. The same share of every region is dropped, the samples nearest to another region, so for independent
   probes the indices say nothing about the labels of what is kept, and at Alice what is kept stays balanced. Bob drops
   by the same rule on his samples; what that does to the rest is in the string, as in `scalar`.
@@ -26,11 +28,11 @@ What the public messages reveal, and what Alice's counts as leaked.
 from __future__ import annotations
 
 from abc import abstractmethod
-from math import ceil, lgamma, log
+from math import ceil, lgamma, log, log2
 
 import numpy as np
 
-from testbed.chain.quantize._labels import label_regions
+from testbed.chain.quantize._labels import label_bits, label_regions
 from testbed.chain.quantize._messages import Mask, balance_bits, read_bytes, read_count, read_mask
 from testbed.core.errors import DialogueFailed, ProtocolError
 from testbed.core.ledger import PublicMessage
@@ -38,7 +40,7 @@ from testbed.core.stages import Quantizer
 from testbed.core.types import F64, I64, U8, Bits, Features
 
 GROUPINGS = ("adjacent", "spread")
-MAX_REGIONS, MAX_DIMENSION = 256, 16
+MAX_REGIONS, MAX_DIMENSION = 256, 256
 _RANGE = 4.0
 """Centroids lie within ± this many standard deviations; farther ones are published at the edge."""
 _MAX_ROUNDS = 100
@@ -61,7 +63,7 @@ class VectorQuantizer(Quantizer):
     ) -> None:
         """Take the options that all vector quantizers share; raises ValueError.
 
-        dimension: features a sample, 1 to 16. regions: 2 to 256, a power of two, since each is named by whole bits.
+        dimension: features a sample, 1 to 256. regions: 2 to 256, each named by whole bits; powers of two waste none.
         guard: share of each region's samples dropped, those nearest to another region, 0 to 0.5.
         grouping: which features form a sample: 'adjacent' dimensions, or 'spread' ones, as far apart as there are
         groups. Dimensions left over are not used. precision: bits a centroid's coordinate has beyond the
@@ -71,8 +73,6 @@ class VectorQuantizer(Quantizer):
         _whole("dimension", dimension, 1, MAX_DIMENSION)
         _whole("regions", regions, 2, MAX_REGIONS)
         _whole("precision", precision, 0, 8)
-        if regions & (regions - 1):
-            raise ValueError(f"regions = {regions}, accepted: powers of two from 2 to {MAX_REGIONS}")
         if not 0.0 <= guard <= 0.5:
             raise ValueError(f"guard = {guard!r}, accepted: 0 to 0.5")
         if grouping not in GROUPINGS:
@@ -81,7 +81,7 @@ class VectorQuantizer(Quantizer):
             raise ValueError(f"bob = {bob!r}, accepted: same, nearest")
         self._d, self._k, self._guard = dimension, regions, guard
         self._spread, self._nearest_bob = grouping == "spread", bob == "nearest"
-        self._bits = regions.bit_length() - 1
+        self._bits = label_bits(regions)
         self._digits = ceil(self._bits / dimension) + precision
         self._step = 2.0 * _RANGE / (1 << self._digits)
 
@@ -124,7 +124,8 @@ class VectorQuantizer(Quantizer):
             region[valid], prices = self.assign(squared_distances(own, centroids))
             kept[valid] = self._inside(own, centroids, region[valid], prices)
             counted = balance_bits(int(kept.sum()), self._k) if self.balanced else 0.0
-            leaked = ceil(_multisets_log2(self._digits * self._d, self._k) + counted)
+            unused = int(kept.sum()) * (self._bits - log2(self._k))
+            leaked = ceil(_multisets_log2(self._digits * self._d, self._k) + counted + unused)
         body = {
             "dimension": self._d,
             "regions": self._k,

@@ -158,13 +158,20 @@ def _edges(n: int, m: int) -> tuple[I64, I64]:
         )
         if not bad.size:
             break
-        moved = np.unique(np.concatenate([bad, below(var.size, bad.size + 8)]))
+        moved = _distinct(np.concatenate([bad, below(var.size, bad.size + 8)]))
         check[moved] = check[shuffled(moved)]
-    key = np.unique(np.concatenate([path_check * n + path_var, check * n + var]))
+    key = _distinct(np.concatenate([path_check * n + path_var, check * n + var]))
     # a check that lost all its sockets to duplicates would have no parity
-    empty = np.setdiff1d(np.arange(m), key // n)
-    key = np.unique(np.concatenate([key, empty * n + n - 1]))
+    empty = np.flatnonzero(np.bincount(key // n, minlength=m) == 0)
+    if empty.size:
+        key = _distinct(np.concatenate([key, empty * n + n - 1]))
     return key % n, key // n
+
+
+def _distinct(x: I64) -> I64:
+    """Return the distinct values in ascending order; by sorting, which for these is faster than `np.unique`."""
+    x = np.sort(x)
+    return x[np.concatenate([[True], x[1:] != x[:-1]])]
 
 
 def _conflicts(var: I64, check: I64, n: int, m: int, degree: I64) -> NDArray[np.bool_]:

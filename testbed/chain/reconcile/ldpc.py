@@ -1,8 +1,9 @@
 """LDPC: Alice sends the syndrome of her string, Bob decodes his own to it (Slepian and Wolf 1973).
 
 Blind rate adaptation (Martínez-Mateo, Elkouss and Martin 2012): Alice starts with few parities, and where Bob fails
-she splits checks (`_code`), 4, 8, 16 … per cent of the first message. Bob says only which frames failed, one bit each,
-so where he corrected stays with him.
+she splits checks (`_code`), 4, 8, 16 … per cent of the first message. Bob says only which frames failed: one bit
+for each failure and one for each success, a prefix code. Where he corrected stays with him: the syndrome is a function
+of Alice's string.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Ldpc(Reconciler):
             reply = yield Receive(REPLY)
             assert reply is not None
             messages += 1
-            asked = _read_reply(reply, open_frames)
+            asked = _read_reply(reply, open_frames, len(frames))
             if not asked:
                 return ReconciledBits(values, 0, messages)
             step = messages // 2 - 1
@@ -103,7 +104,8 @@ class Ldpc(Reconciler):
             if any(start == stop for start, stop in ranges.values()):
                 raise DialogueFailed("not_decoded", "no parities are left to be told")
             messages += 1
-            yield Send(PublicMessage(kind=REPLY, body={"failed": failed}, leaked_bits=len(failed)))
+            leaked = _flags(len(failed), len(first))
+            yield Send(PublicMessage(kind=REPLY, body={"failed": failed}, leaked_bits=leaked))
             if not failed:
                 return ReconciledBits(out, int(np.count_nonzero(out != values)), messages)
             message = yield Receive(SYNDROME)
@@ -226,10 +228,15 @@ def _read_bits(message: PublicMessage, count: int) -> U8:
     return np.unpackbits(np.frombuffer(bits, np.uint8), count=count)
 
 
-def _read_reply(message: PublicMessage, open_frames: list[int]) -> list[int]:
+def _flags(failed: int, frames: int) -> int:
+    """Return what a reply tells at most: a bit for each failure, in the last one a bit for each success."""
+    return failed or frames
+
+
+def _read_reply(message: PublicMessage, open_frames: list[int], frames: int) -> list[int]:
     failed = message.body.get("failed")
     if not isinstance(failed, list) or any(type(k) is not int or k not in open_frames for k in failed):
         raise DialogueFailed("protocol", f"{REPLY}: failed {str(failed)[:40]}, accepted: frames not yet decoded")
-    if failed != sorted(set(failed)) or message.leaked_bits != len(failed):
+    if failed != sorted(set(failed)) or message.leaked_bits != _flags(len(failed), frames):
         raise DialogueFailed("protocol", f"{REPLY}: counts {message.leaked_bits} bits for {len(failed)} frames")
     return failed

@@ -8,9 +8,15 @@ from typing import Any, Literal
 import numpy as np
 
 from testbed.core import patterns, registry, seeds
+from testbed.core.config import Scene
+from testbed.core.errors import InputError
 from testbed.core.stages import SurfacePolicy, SurfaceSearch
 from testbed.core.types import C64, SurfacePattern
 from testbed.surface import objectives
+from testbed.surface.designers import focus
+from testbed.surface.models.line_of_sight import LineOfSight
+
+Phase = Literal["start", "model", "model_confirm", "search", "confirm", "held"]
 
 
 class ClosedLoop(SurfacePolicy):
@@ -21,6 +27,8 @@ class ClosedLoop(SurfacePolicy):
       objective: power, correlation, key_rate or leakage (`surface/objectives`).
       probes: rounds each pattern is tried for; their mean counts.
       start: where the search begins (`core.patterns`).
+      model: start: after `start`, the patterns that focus from Alice on Bob by the scene's geometry are tried
+        (`surface/designers/focus`), and the search begins with the best of them; answer: that one is the result.
       confirm: rounds for which the start and the result are measured; a result worse than the start is dropped.
       budget: the search is cut short so that all is over by this round; 0: no limit.
       errand: the run is made for this search: it ends with it, and no key is distilled.
@@ -31,6 +39,7 @@ class ClosedLoop(SurfacePolicy):
     def __init__(
         self, search: str = "greedy", search_options: dict[str, Any] | None = None, objective: str = "power",
         probes: int = 1, start: str = "random(1)", confirm: int = 8, budget: int = 0, errand: bool = False,
+        model: Literal["none", "start", "answer"] = "none",
     ) -> None:  # fmt: skip
         if probes < 1 or confirm < 2:
             raise ValueError(f"probes = {probes}, confirm = {confirm}, accepted probes from 1, confirm from 2")
@@ -40,28 +49,44 @@ class ClosedLoop(SurfacePolicy):
         self.objective = objectives.by_name(objective)
         self._search: SurfaceSearch = registry.make_stage("search", search, search_options or {})
         self._probes, self._start, self._confirm, self._budget = probes, start, confirm, budget
-        self.errand = errand
-        self.phase: Literal["start", "search", "confirm", "held"] = "start"
+        self.errand, self._model = errand, model
+        self._scene: tuple[Scene, float] | None = None
+        self._designed: list[SurfacePattern] = []
+        """What the model has to offer and was not tried yet."""
+        self.phase: Phase = "start"
         self.before: float | None = None
         """What the start was worth, in the objective's own terms."""
         self.after: float | None = None
         """What the result was worth, measured afresh."""
         self.best: tuple[SurfacePattern, float] | None = None
         """The pattern that was worth most so far, and how much it seemed to be."""
+        self._floor: tuple[SurfacePattern, float] | None = None
+        """Where the search began, the start or the best of the model's, and what that was worth, measured afresh."""
         self.tried = 0
         """Patterns judged so far."""
         self.unjudged = 0
         """Rounds that lacked what the objective needs."""
 
+    def survey(self, scene: Scene, carrier_hz: float) -> None:
+        if self._model != "none":
+            LineOfSight.of(scene, carrier_hz, (1, 1))  # whatever the board will be: can there be a model?
+            self._scene = scene, carrier_hz
+
     def begin(self, shape: tuple[int, int], phase_bits: int, seed: int) -> None:
         self._tried = self._began = patterns.make(self._start, shape, phase_bits)
+        self._seed = seed
         self._search.begin(self._tried, seeds.generator(seed, "search"))
+        if self._model != "none":
+            if self._scene is None:
+                raise InputError(f"model = {self._model!r} needs the scene's geometry, which nobody gave")
+            self._designed = focus.candidates(LineOfSight.of(*self._scene, shape), phase_bits)
         self._heard: list[Mapping[str, C64]] = []
         self._one_round = 0.0
         """Standard deviation of one round's worth."""
 
     def pattern_for(self, round: int) -> SurfacePattern:
-        if self._budget and self.phase == "search" and round >= self._budget - self._confirm:
+        trying = self.phase in ("model", "model_confirm", "search")
+        if self._budget and trying and round >= self._budget - self._confirm:
             self._heard.clear()
             self._go("confirm", self.best[0] if self.best else self._began)
         return self._tried
@@ -73,7 +98,7 @@ class ClosedLoop(SurfacePolicy):
             self.unjudged += 1
             return
         self._heard.append(links)
-        if len(self._heard) < (self._probes if self.phase == "search" else self._confirm):
+        if len(self._heard) < (self._probes if self.phase in ("model", "search") else self._confirm):
             return
         judged = self.objective.judge(self._heard)
         self._heard = []
@@ -84,21 +109,44 @@ class ClosedLoop(SurfacePolicy):
         match self.phase:
             case "start":
                 self.before, self._one_round = worth, spread
-                self.best = self._tried, worth
+                self.best = self._floor = self._tried, worth
+                if self._designed:
+                    self._go("model", self._designed.pop())
+                else:
+                    self._go("search", self._search.ask())
+            case "model":
+                self._note(worth)
+                if self._designed:
+                    self._go("model", self._designed.pop())
+                else:
+                    self._go("confirm" if self._model == "answer" else "model_confirm", self._best_pattern)
+            case "model_confirm":
+                # what a search makes of it has to beat what it was worth when measured afresh, not when it was lucky
+                self._floor, self._one_round = (self._tried, worth), spread
+                self.best = self._floor
+                self._search.begin(self._tried, seeds.generator(self._seed, "search"))
                 self._go("search", self._search.ask())
             case "search":
-                self.tried += 1
-                if self.best is None or worth > self.best[1]:
-                    self.best = self._tried, worth
+                self._note(worth)
                 self._search.tell(worth, self._one_round / np.sqrt(self._probes))
                 # what a search found is what it says at its end: not always the luckiest of all that it tried
                 self._go("confirm" if self._search.done else "search", self._search.ask())
             case "confirm":
-                if self.before is not None and worth <= self.before:
-                    self._tried, worth = self._began, self.before
+                if self._floor is not None and worth <= self._floor[1]:
+                    self._tried, worth = self._floor
                 self.after, self.best = worth, (self._tried, worth)
                 self._go("held", self._tried)
 
-    def _go(self, phase: Literal["search", "confirm", "held"], pattern: SurfacePattern) -> None:
+    def _note(self, worth: float) -> None:
+        self.tried += 1
+        if self.best is None or worth > self.best[1]:
+            self.best = self._tried, worth
+
+    @property
+    def _best_pattern(self) -> SurfacePattern:
+        assert self.best is not None
+        return self.best[0]
+
+    def _go(self, phase: Phase, pattern: SurfacePattern) -> None:
         self.phase, self._tried = phase, pattern
         self.done = phase == "held"

@@ -1,0 +1,51 @@
+"""What the training of an enhancer cost and gave, for summary.json."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.core.outcomes import TrainReport
+from testbed.core.stages import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One training block."""
+
+    rounds: int
+    failure: str | None
+    alice: TrainReport | None
+    bob: TrainReport | None
+
+
+def summarise(attempts: Sequence[Attempt], guard_rounds: int) -> dict[str, Any]:
+    """Return the field `training` of summary.json: rounds that gave no key bit, and the model they gave."""
+    done = next((a for a in reversed(attempts) if a.failure is None), None)
+    alice = done.alice if done is not None else None
+    return {
+        "blocks": len(attempts),
+        "rounds": sum(a.rounds for a in attempts),
+        "guard_rounds": guard_rounds,
+        "failures": dict(Counter(a.failure for a in attempts if a.failure is not None)),
+        "public_bytes": sum(r.public_bytes for a in attempts if (r := a.alice or a.bob) is not None),
+        "model": None if alice is None else alice.model,
+        "nmse_before": None if alice is None else alice.nmse_before,
+        "nmse_after": None if alice is None else alice.nmse_after,
+    }
+
+
+def verdict(attempts: Sequence[Attempt]) -> Verdict:
+    """Say whether the enhancer has a model, and whether it helps on the validation stretch."""
+    failures = [a.failure for a in attempts if a.failure is not None]
+    if not attempts or attempts[-1].failure is not None:
+        detail = "; ".join(failures) if failures else "too few rounds were kept"
+        return Verdict("enhancer_trained", False, f"The enhancer was not trained: {detail}.")
+    alice = attempts[-1].alice
+    before, after = (None, None) if alice is None else (alice.nmse_before, alice.nmse_after)
+    if before is None or after is None:
+        return Verdict("enhancer_trained", True, "The enhancer was trained.")
+    detail = f"Difference of the ends over power on the validation stretch: {before:.3g} before, {after:.3g} after."
+    return Verdict("enhancer_trained", after <= before, detail)

@@ -1,0 +1,372 @@
+"""What the enhancers with a model share: vectors of CSI, splits, the model with its card, files, messages.
+
+A subclass learns from pairs of real vectors (probe, element): Re of all antenna pairs and subcarriers, then Im, of CSI
+without each frame's delay and common phase (`_features.aligned`). It gives either Bob's CSI as Alice predicts it
+(`maps_csi`), which both ends then turn into the same features as `identity` does; or features of its own, at both ends.
+
+A stretch of time is split, not shuffled: the last part validates, a gap before it belongs to neither, because
+neighbouring probes are nearly the same. The rounds that enter keys come after all of them (`[training] guard_rounds`).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import zipfile
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed import __version__
+from testbed.chain.enhance._features import C128, Reduction, whole
+from testbed.core.errors import InputError
+from testbed.core.stages import TrainableEnhancer
+from testbed.core.types import F64, I64, CsiSeries, Features
+
+MIN_SUBCARRIERS = 4
+MIN_PROBES = 16
+"""Fewer whole pairs of probes are no training set."""
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Row numbers of a training series."""
+
+    train: I64
+    validate: I64
+
+    @classmethod
+    def of(cls, n: int, validation: float, gap: int) -> Split:
+        """Return the first rows to train, the last `validation` share to validate, `gap` rows between for neither."""
+        first = n - max(2, round(validation * n))
+        return cls(np.arange(max(first - gap, 2)), np.arange(first, n))
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a subclass learnt."""
+
+    private: Arrays = field(default_factory=dict)
+    """Only Alice needs it."""
+    public: Arrays = field(default_factory=dict)
+    """Both ends need it; it is published."""
+    history: dict[str, Any] = field(default_factory=dict)
+    """How it was learnt, plain values for the card."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model with its card: what it is, what it was learnt from, with which versions."""
+
+    card: dict[str, Any]
+    private: Arrays
+    public: Arrays
+
+    @property
+    def id(self) -> str:
+        """Sixteen hex digits, the same at both ends: of the card, which names Alice's weights, and the public part."""
+        return digest({"card": np.frombuffer(_text(self.card).encode(), np.uint8), **self.public})[:16]
+
+
+class Trained(TrainableEnhancer):
+    """Base of the enhancers with a model. Options as in the subclasses."""
+
+    maps_csi: ClassVar[bool] = True
+    """Whether it predicts Bob's CSI at Alice; otherwise both ends compute features."""
+
+    def __init__(
+        self, reduction: Reduction, model: str, validation: float, gap: int, parameters: dict[str, Any]
+    ) -> None:
+        """`model`: a file that `save` wrote, instead of a training. `parameters`: the subclass's own, for the card."""
+        if not 0.0 < validation <= 0.5:
+            raise ValueError(f"validation = {validation!r}, accepted: above 0, to 0.5")
+        whole("gap", gap, 0)
+        self._reduction, self._validation, self._gap = reduction, validation, gap
+        self._parameters = {"align": reduction.align, **parameters}
+        self._model: Model | None = None
+        self._scores: dict[str, float] = {}
+        if model:
+            self.read(Path(model))
+
+    # ------------------------------------------------------------ what a subclass says
+
+    @abstractmethod
+    def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
+        """Learn from vectors (probe, element) of both ends; raises ValueError."""
+
+    @abstractmethod
+    def _apply(self, model: Model, role: str, vectors: F64) -> F64:
+        """Return Bob's vectors as Alice predicts them (`maps_csi`: called for her only), or features of this role."""
+
+    def _calibrate(self, alice: CsiSeries, bob: CsiSeries) -> Arrays:
+        """Return what `_calibrated` needs, learnt before the alignment; private to Alice. Default: nothing."""
+        return {}
+
+    def _calibrated(self, calibration: Arrays, csi: CsiSeries) -> CsiSeries:
+        """Return Alice's CSI as it goes into the alignment."""
+        return csi
+
+    # ------------------------------------------------------------ the stage
+
+    def transform(self, csi: CsiSeries, role: str) -> Features:
+        """Return (probe, dimension) features, in the order of `_features.Reduction.apply` where `maps_csi`.
+
+        NaN rows stay NaN. Raises InputError without a model, or where it was made for other subcarriers or antennas.
+        """
+        model = self._checked(csi, role)
+        if self.maps_csi and role != "alice":
+            return self._reduction.apply(self._reduction.phases(csi), csi)
+        vectors = stacked(self._reduction.phases(self._calibrated(model.private, csi) if role == "alice" else csi))
+        present = np.isfinite(vectors).all(axis=1)
+        out = self._apply(model, role, vectors[present]) if present.any() else np.zeros((0, 1))
+        found = np.full((vectors.shape[0], out.shape[1]), np.nan)
+        found[present] = out
+        if not self.maps_csi:
+            return Features(values=found, rounds=csi.rounds)
+        if not present.any():
+            return self._reduction.apply(np.full(csi.h.shape, np.nan + 0j), csi)
+        return self._reduction.apply(unstacked(found, model.card["bob_shape"]), csi)
+
+    def _checked(self, csi: CsiSeries, role: str) -> Model:
+        model = self._model
+        if model is None:
+            raise InputError(
+                f"enhance {self._name!r} has no model yet: it has to be trained, or given as option 'model'"
+            )
+        shape = model.card["alice_shape" if role == "alice" else "bob_shape"]
+        if role == "eve" and self.maps_csi:
+            return model  # Bob's side of it looks at no model
+        if list(csi.h.shape[1:]) != shape:
+            raise InputError(
+                f"enhance {self._name!r}: the model was trained for (antenna, antenna, subcarrier) = {tuple(shape)}, "
+                f"this CSI is {csi.h.shape[1:]}"
+            )
+        if not np.allclose(csi.subcarrier_hz, model.card["subcarrier_hz"], rtol=1e-6, atol=1.0):
+            raise InputError(
+                f"enhance {self._name!r}: the model was trained for another waveform: subcarriers "
+                f"{model.card['subcarrier_hz'][0]:g} to {model.card['subcarrier_hz'][-1]:g} Hz, "
+                f"these are {csi.subcarrier_hz[0]:g} to {csi.subcarrier_hz[-1]:g} Hz"
+            )
+        return model
+
+    @property
+    def _name(self) -> str:
+        return type(self).__module__.rpartition(".")[2]
+
+    # ------------------------------------------------------------ training
+
+    def fit(self, alice: CsiSeries, bob: CsiSeries, rng: np.random.Generator) -> None:
+        """Learn from the probes that both ends have; raises ValueError for CSI that cannot be learnt from."""
+        if alice.h.shape[0] != bob.h.shape[0] or not np.array_equal(alice.rounds, bob.rounds):
+            raise ValueError(
+                f"Alice's and Bob's CSI are of other rounds: {alice.h.shape[0]} and {bob.h.shape[0]} of them"
+            )
+        if alice.h.shape[-1] < MIN_SUBCARRIERS or alice.h.shape[-1] != bob.h.shape[-1]:
+            raise ValueError(
+                f"{alice.h.shape[-1]} subcarriers at Alice, {bob.h.shape[-1]} at Bob; accepted: the same, "
+                f"from {MIN_SUBCARRIERS}"
+            )
+        whole_csi = [np.isfinite(c.h).all(axis=(1, 2, 3)) for c in (alice, bob)]
+        both = whole_csi[0] & whole_csi[1]
+        if both.sum() < MIN_PROBES:
+            raise ValueError(f"{both.sum()} of {both.size} probes have CSI at both ends, accepted from {MIN_PROBES}")
+        alice, bob = (CsiSeries(c.h[both], c.rounds[both], c.subcarrier_hz) for c in (alice, bob))
+        for end, vectors in (("Alice", stacked(alice.h)), ("Bob", stacked(bob.h))):
+            constant = np.flatnonzero(np.ptp(vectors, axis=0) == 0)
+            if constant.size:
+                half = vectors.shape[1] // 2
+                part, element = ("Re", constant[0]) if constant[0] < half else ("Im", constant[0] - half)
+                raise ValueError(
+                    f"{end}'s CSI: {part} of subcarrier {element % alice.h.shape[-1]} never changes over {both.sum()} "
+                    f"probes ({constant.size} such columns): there is nothing to learn from it"
+                )
+        calibration = self._calibrate(alice, bob)
+        before, b = stacked(self._reduction.phases(alice)), stacked(self._reduction.phases(bob))
+        a = stacked(self._reduction.phases(self._calibrated(calibration, alice)))
+        split = Split.of(len(a), self._validation, self._gap)
+        learned = self._learn(a, b, split, rng)
+        learned.private.update(calibration)
+        card = {
+            "schema": 1,
+            "enhance": self._name,
+            "parameters": self._parameters,
+            "alice_shape": list(alice.h.shape[1:]),
+            "bob_shape": list(bob.h.shape[1:]),
+            "subcarrier_hz": [float(f) for f in alice.subcarrier_hz],
+            "data": {
+                "alice_sha256": digest({"h": alice.h}), "bob_sha256": digest({"h": bob.h}),
+                "rounds": [int(alice.rounds[0]), int(alice.rounds[-1])], "pairs": len(a),
+                "train": int(split.train.size), "validate": int(split.validate.size),
+            },
+            "private_sha256": digest(learned.private),
+            "history": learned.history,
+            "versions": {"testbed": __version__, "numpy": np.__version__, **_torch_version()},
+        }  # fmt: skip
+        self._model = Model(card, learned.private, learned.public)
+        self._scores = self._score(*(x[split.validate] for x in (before, a, b)))
+
+    def _score(self, before: F64, alice: F64, bob: F64) -> dict[str, float]:
+        """Return what is left between the ends before and after, over Bob's power, in what each compares."""
+        assert self._model is not None
+        after = self._apply(self._model, "alice", alice)
+        target = bob if self.maps_csi else self._apply(self._model, "bob", bob)
+        scores = {"nmse_after": float(((after - target) ** 2).mean() / (target**2).mean())}
+        if before.shape == bob.shape:
+            scores["nmse_before"] = float(((before - bob) ** 2).mean() / (bob**2).mean())
+        return scores
+
+    @property
+    def model_id(self) -> str | None:
+        return None if self._model is None else self._model.id
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Return the model's card; raises InputError without a model."""
+        if self._model is None:
+            raise InputError(f"enhance {self._name!r} has no model")
+        return self._model.card
+
+    @property
+    def scores(self) -> dict[str, float]:
+        return dict(self._scores)
+
+    def fresh(self) -> Self:
+        new = copy.copy(self)
+        new._model, new._scores = None, {}
+        return new
+
+    # ------------------------------------------------------------ messages and files
+
+    def publication(self) -> dict[str, Any]:
+        """Return card and public part, arrays as bytes of an .npz file."""
+        if self._model is None:
+            raise ValueError("there is no model to publish")
+        return {"card": _text(self._model.card), "public": packed(self._model.public)}
+
+    def adopt(self, publication: Mapping[str, Any]) -> None:
+        """Take Alice's model: its card and what Bob needs. Raises ValueError for anything else."""
+        card = self._read_card(publication["card"])
+        self._model, self._scores = Model(card, {}, unpacked(publication["public"])), {}
+
+    def dump(self) -> bytes:
+        if self._model is None:
+            raise ValueError("there is no model to keep")
+        m = self._model
+        arrays = {f"private.{k}": v for k, v in m.private.items()} | {f"public.{k}": v for k, v in m.public.items()}
+        return packed({"card": np.frombuffer(_text(m.card).encode(), np.uint8), **arrays})
+
+    def load(self, data: bytes) -> None:
+        arrays = unpacked(data)
+        if "card" not in arrays:
+            raise ValueError("no model card in it")
+        card = self._read_card(arrays.pop("card").astype(np.uint8).tobytes().decode("utf-8"))
+        parts: dict[str, Arrays] = {"private": {}, "public": {}}
+        for name, values in arrays.items():
+            part, _, key = name.partition(".")
+            if part not in parts:
+                raise ValueError(f"unknown array {name!r}")
+            parts[part][key] = values
+        if parts["private"] and digest(parts["private"]) != card["private_sha256"]:
+            raise ValueError("the weights are not those of the card (SHA-256 differs)")
+        self._model = Model(card, **parts)
+
+    def _read_card(self, text: Any) -> dict[str, Any]:
+        card = json.loads(text)
+        if not isinstance(card, dict) or card.get("schema") != 1:
+            raise ValueError("no model card of schema 1")
+        if card.get("enhance") != self._name:
+            raise ValueError(f"a model of enhance {str(card.get('enhance'))[:40]!r}, this is {self._name!r}")
+        if card.get("parameters") != self._parameters:
+            raise ValueError(f"a model with parameters {card.get('parameters')}, here they are {self._parameters}")
+        for key in ("alice_shape", "bob_shape"):
+            if not isinstance(card.get(key), list) or len(card[key]) != 3:
+                raise ValueError(f"the card's {key} is missing or wrong")
+        if len(card.get("subcarrier_hz", [])) != card["bob_shape"][-1] or "private_sha256" not in card:
+            raise ValueError("the card is incomplete")
+        return card
+
+    def save(self, path: Path) -> None:
+        """Write the model (`path`, an .npz file) and, to be read by people, its card beside it (.json)."""
+        path.write_bytes(self.dump())
+        path.with_suffix(".json").write_text(json.dumps(self.card, indent=1) + "\n", encoding="utf-8")
+
+    def read(self, path: Path) -> None:
+        """Take a model that `save` or a node wrote; raises InputError for anything else. No code in it is run."""
+        try:
+            self.load(path.read_bytes())
+        except OSError as exc:
+            raise InputError(f"enhance {self._name!r}: model {str(path)!r}: {exc.strerror}") from exc
+        except ValueError as exc:
+            raise InputError(f"enhance {self._name!r}: model {str(path)!r}: {exc}") from exc
+
+
+# ---------------------------------------------------------------- vectors
+
+
+def stacked(h: NDArray[np.complexfloating[Any, Any]]) -> F64:
+    """Return (probe, element): Re of all antenna pairs and subcarriers, then Im (paper B, section 3)."""
+    flat = h.reshape(h.shape[0], -1)
+    return np.concatenate([flat.real, flat.imag], axis=1, dtype=np.float64)
+
+
+def unstacked(vectors: F64, shape: list[int]) -> C128:
+    """Return (probe, antenna, antenna, subcarrier), the inverse of `stacked`."""
+    half = vectors.shape[1] // 2
+    return (vectors[:, :half] + 1j * vectors[:, half:]).reshape(-1, *shape)
+
+
+def as_complex(vectors: F64) -> C128:
+    half = vectors.shape[1] // 2
+    return np.asarray(vectors[:, :half] + 1j * vectors[:, half:])
+
+
+# ---------------------------------------------------------------- bytes
+
+
+def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of named arrays, in hex."""
+    state = hashlib.sha256()
+    for name, values in sorted(arrays.items()):
+        state.update(f"{name}:{values.dtype.str}:{values.shape}:".encode())
+        state.update(np.ascontiguousarray(values).tobytes())
+    return state.hexdigest()
+
+
+def packed(arrays: Arrays) -> bytes:
+    out = io.BytesIO()
+    np.savez(out, allow_pickle=False, **arrays)
+    return out.getvalue()
+
+
+def unpacked(data: Any) -> Arrays:
+    """Return the arrays of an .npz file in memory; raises ValueError for anything else, pickles included."""
+    if not isinstance(data, bytes):
+        raise ValueError("no .npz file")
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, EOFError, KeyError, zipfile.BadZipFile) as exc:
+        raise ValueError(f"no .npz file: {exc}") from exc
+    for name, values in arrays.items():
+        if values.dtype.kind not in "fcui" or not np.isfinite(values).all():
+            raise ValueError(f"array {name!r} is not of finite numbers")
+    return arrays
+
+
+def _text(card: Mapping[str, Any]) -> str:
+    return json.dumps(card, sort_keys=True)
+
+
+def _torch_version() -> dict[str, str]:
+    import sys
+
+    torch = sys.modules.get("torch")  # only where the training used it
+    return {} if torch is None else {"torch": str(torch.__version__)}

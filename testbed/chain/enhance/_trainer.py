@@ -1,0 +1,166 @@
+"""The one trainer of all networks: scaling by the training set, Adam, early stopping, seeds.
+
+Data is (probe, element) float64 on one stretch of time, split by `_trained.Split`; the weights come back as plain
+arrays. torch is imported where it is used: a node that trains nothing starts without it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.chain.enhance._features import whole
+from testbed.chain.enhance._trained import Arrays, Split
+from testbed.core.types import F64
+
+Build = Callable[[], Any]
+"""Returns a fresh torch module."""
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a network is trained; refused values raise ValueError."""
+
+    epochs: int
+    """At most; training ends where the validation has not improved for `patience` epochs."""
+    patience: int
+    batch: int
+    rate: float
+    """Adam's learning rate; it falls to a hundredth along a half cosine."""
+    device: str
+    """cpu, cuda, or auto: cuda where there is one."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "batch"):
+            whole(name, getattr(self, name), 1)
+        if not 0.0 < self.rate <= 1.0:
+            raise ValueError(f"rate = {self.rate!r}, accepted: above 0, to 1")
+        if self.device not in DEVICES:
+            raise ValueError(f"device = {self.device!r}, accepted: {', '.join(DEVICES)}")
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Return what decides the result, for a model's parameters: not the device, which each end has its own."""
+        return {k: v for k, v in asdict(self).items() if k != "device"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Brings each element to [0, 1] over the training set, beyond it elsewhere (paper B, section 3)."""
+
+    low: F64
+    span: F64
+
+    @classmethod
+    def of(cls, values: F64) -> Scale:
+        low = values.min(axis=0)
+        return cls(low, np.maximum(np.ptp(values, axis=0), 1e-30))
+
+    @classmethod
+    def read(cls, arrays: Arrays, name: str) -> Scale:
+        return cls(arrays[f"{name}.low"], arrays[f"{name}.span"])
+
+    def arrays(self, name: str) -> Arrays:
+        return {f"{name}.low": self.low, f"{name}.span": self.span}
+
+    def apply(self, values: F64) -> F64:
+        return np.asarray((values - self.low) / self.span)
+
+    def undo(self, values: F64) -> F64:
+        return np.asarray(values * self.span + self.low)
+
+
+def pick_device(wanted: str) -> str:
+    import torch
+
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise ValueError("device = 'cuda': there is none here, accepted: auto, cpu")
+    return "cuda" if wanted != "cpu" and available else "cpu"
+
+
+def train(
+    build: Build,
+    loss: Callable[..., Any],
+    data: tuple[F64, ...],
+    split: Split,
+    recipe: Recipe,
+    rng: np.random.Generator,
+) -> tuple[Arrays, dict[str, Any]]:
+    """Return the weights of least validation loss and how they were found.
+
+    `loss(network, *rows)` is a scalar of float32 tensors, the rows of `data` of a batch. Fresh weights and the order of
+    batches come from `rng`.
+    """
+    import torch
+
+    device = pick_device(recipe.device)
+    seed = int(rng.integers(1 << 62))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build().to(device)
+    seen, judged = (
+        [torch.as_tensor(x[rows], dtype=torch.float32, device=device) for x in data]
+        for rows in (split.train, split.validate)
+    )
+    optimiser = torch.optim.Adam(network.parameters(), lr=recipe.rate, fused=True)
+    n_batches = -(-len(split.train) // recipe.batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimiser, recipe.epochs * n_batches, eta_min=recipe.rate / 100
+    )
+
+    def judge() -> float:
+        network.eval()
+        with torch.no_grad():
+            return float(loss(network, *judged))
+
+    first = best = judge()
+    best_epoch, epoch, weights = 0, 0, copy.deepcopy(network.state_dict())
+    for epoch in range(1, recipe.epochs + 1):
+        network.train()
+        for rows in np.array_split(rng.permutation(len(split.train)), n_batches):
+            index = torch.as_tensor(rows, device=device)
+            value = loss(network, *(x[index] for x in seen))
+            optimiser.zero_grad()
+            value.backward()
+            optimiser.step()
+            schedule.step()
+        now = judge()
+        if now < best:
+            best, best_epoch, weights = now, epoch, copy.deepcopy(network.state_dict())
+        if epoch - best_epoch >= recipe.patience:
+            break
+    history = {
+        "seed": seed, "device": device, "epochs": epoch, "best_epoch": best_epoch,
+        "validation_first": first, "validation_best": best,
+        "weights": sum(int(w.numel()) for w in weights.values()),
+    }  # fmt: skip
+    return {f"net.{k}": v.cpu().numpy() for k, v in weights.items()}, history
+
+
+def run(build: Build, weights: Mapping[str, NDArray[Any]], *inputs: F64, call: str = "forward") -> F64:
+    """Return the output (probe, element) of a trained network, or of one of its methods, for inputs."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        network = build()
+    state = {k.removeprefix("net."): torch.as_tensor(v.copy()) for k, v in weights.items() if k.startswith("net.")}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as exc:
+        raise ValueError(f"weights of another network: {str(exc).splitlines()[0]}") from exc
+    network.eval()
+    with torch.no_grad():
+        out = getattr(network, call)(*(torch.as_tensor(x, dtype=torch.float32) for x in inputs))
+    return np.asarray(out.numpy(), dtype=np.float64)
+
+
+def squared(network: Any, x: Any, y: Any) -> Any:
+    """Mean squared error."""
+    return ((network(x) - y) ** 2).mean()

@@ -1,0 +1,89 @@
+"""AE (Han et al., 2022; paper B's peer): features from the code of an autoencoder that both ends share.
+
+Our reading of "reciprocal features from a trained autoencoder": one encoder for both ends, whose code of either end's
+CSI must let one decoder rebuild both ends' CSI, and must be the same at both ends.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from testbed.chain.enhance._features import Reduction, whole
+from testbed.chain.enhance._trained import Learned, Model, Split, Trained
+from testbed.chain.enhance._trainer import Recipe, Scale, run, train
+from testbed.core.types import F64
+
+
+class Autoencoder(Trained):
+    """Gives `codes` features: the code, of mean 0 and variance 1 over a batch, of an encoder that Alice publishes.
+
+    Loss: mean squared error of the four reconstructions (either end's code, either end's CSI) plus `agreement` times
+    that of the two codes. hidden: width of the layer before and after the code. Other options as `crcnet`'s.
+    """
+
+    maps_csi = False
+
+    def __init__(
+        self,
+        codes: int = 16,
+        hidden: int = 128,
+        agreement: float = 0.1,
+        align: bool = True,
+        model: str = "",
+        validation: float = 0.2,
+        gap: int = 8,
+        epochs: int = 200,
+        patience: int = 20,
+        batch: int = 64,
+        rate: float = 1e-3,
+        device: str = "cpu",
+    ) -> None:
+        whole("codes", codes, 1)
+        whole("hidden", hidden, 1)
+        if agreement < 0:
+            raise ValueError(f"agreement = {agreement!r}, accepted: from 0")
+        self._recipe = Recipe(epochs, patience, batch, rate, device)
+        self._codes, self._hidden, self._agreement = codes, hidden, agreement
+        parameters = {"codes": codes, "hidden": hidden, "agreement": agreement, **self._recipe.card}
+        super().__init__(Reduction(1, "complex", "none", 1, align), model, validation, gap, parameters)
+
+    def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
+        if alice.shape != bob.shape:
+            raise ValueError(f"{alice.shape[1]} elements at Alice, {bob.shape[1]} at Bob; accepted: the same")
+        scale = Scale.of(np.concatenate([alice[split.train], bob[split.train]]))
+        build = partial(network, alice.shape[1], self._hidden, self._codes)
+        data = scale.apply(alice), scale.apply(bob)
+        weights, history = train(build, self._loss, data, split, self._recipe, rng)
+        encoder = {k: v for k, v in weights.items() if k.startswith("net.encoder.")}
+        return Learned(public={**encoder, **scale.arrays("csi")}, history=history)
+
+    def _loss(self, net: Any, x: Any, y: Any) -> Any:
+        a, b = net.encoder(x), net.encoder(y)
+        rebuilt = [((net.decoder(code) - end) ** 2).mean() for code in (a, b) for end in (x, y)]
+        return sum(rebuilt) + self._agreement * ((a - b) ** 2).mean()
+
+    def _apply(self, model: Model, role: str, vectors: F64) -> F64:
+        scale = Scale.read(model.public, "csi")
+        weights = {k.replace("net.encoder.", "net."): v for k, v in model.public.items()}
+        build = partial(encoder, scale.low.size, self._hidden, self._codes)
+        return run(build, weights, scale.apply(vectors))
+
+
+def encoder(elements: int, hidden: int, codes: int) -> Any:
+    from torch import nn
+
+    # the last layer keeps codes of every channel on one scale, so that agreement cannot be had by shrinking them
+    return nn.Sequential(
+        nn.Linear(elements, hidden), nn.ReLU(), nn.Linear(hidden, codes), nn.BatchNorm1d(codes, affine=False)
+    )
+
+
+def network(elements: int, hidden: int, codes: int) -> Any:
+    """Return the fresh pair of encoder and decoder."""
+    from torch import nn
+
+    decoder = nn.Sequential(nn.Linear(codes, hidden), nn.ReLU(), nn.Linear(hidden, elements))
+    return nn.ModuleDict({"encoder": encoder(elements, hidden, codes), "decoder": decoder})

@@ -1,0 +1,98 @@
+"""Calibration, Wiener filter, and a small network for what they leave: what we put against CRCNet.
+
+What two ends' hardware does to a reciprocal channel is a fixed complex factor a subcarrier, as the calibration of TDD
+base stations has it (Shepard et al., Argos, 2012). Found from products of neighbouring subcarriers, in which a frame's
+phase and delay drop out, it is undone before the alignment, so that both ends align alike. The Wiener filter then takes
+what noise the correlation over frequency shows, and a network, zero at the start, learns the rest: where there is
+nothing more to learn it stays zero, so it cannot do worse on the validation stretch.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from testbed.chain.enhance._features import C128, Reduction, whole
+from testbed.chain.enhance._trained import Arrays, Learned, Model, Split, Trained, as_complex, stacked
+from testbed.chain.enhance._trainer import Recipe, run, squared, train
+from testbed.chain.enhance._wiener import predict, wiener
+from testbed.core.types import F64, CsiSeries
+
+
+class Calibrated(Trained):
+    """Predicts Bob's CSI by a factor a subcarrier, `linear_mmse`'s filter, and a residual network of one hidden layer.
+
+    hidden: its width, 0 for none. Other options as `crcnet`'s.
+    """
+
+    def __init__(
+        self,
+        hidden: int = 64,
+        step: int = 8,
+        scale: str = "complex",
+        align: bool = True,
+        model: str = "",
+        validation: float = 0.2,
+        gap: int = 8,
+        epochs: int = 100,
+        patience: int = 10,
+        batch: int = 64,
+        rate: float = 1e-3,
+        device: str = "cpu",
+    ) -> None:
+        whole("hidden", hidden, 0)
+        self._recipe = Recipe(epochs, patience, batch, rate, device)
+        self._hidden = hidden
+        parameters = {"hidden": hidden, **self._recipe.card}
+        super().__init__(Reduction(step, scale, "none", 1, align), model, validation, gap, parameters)
+
+    def _calibrate(self, alice: CsiSeries, bob: CsiSeries) -> Arrays:
+        if alice.h.shape != bob.h.shape:  # other antennas, as an Eve may have: nothing to hold against one another
+            return {"factor": np.ones(alice.h.shape[1:], np.complex128)}
+        return {"factor": reciprocity_factor(alice.h.astype(np.complex128), bob.h.astype(np.complex128))}
+
+    def _calibrated(self, calibration: Arrays, csi: CsiSeries) -> CsiSeries:
+        return CsiSeries(csi.h * calibration["factor"], csi.rounds, csi.subcarrier_hz)
+
+    def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
+        weights, history = wiener(as_complex(alice), as_complex(bob), split)
+        if not self._hidden:
+            return Learned(private=weights, history=history)
+        guess = stacked(predict(weights, as_complex(alice)))
+        level = float(np.sqrt((bob[split.train] ** 2).mean()))
+        build = partial(network, guess.shape[1], self._hidden)
+        found, how = train(build, squared, (guess / level, (bob - guess) / level), split, self._recipe, rng)
+        private: Arrays = {**weights, **found, "level": np.array(level)}
+        return Learned(private=private, history={**history, **how})
+
+    def _apply(self, model: Model, role: str, vectors: F64) -> F64:
+        guess = stacked(predict(model.private, as_complex(vectors)))
+        if not self._hidden:
+            return guess
+        level = float(model.private["level"])
+        build = partial(network, guess.shape[1], self._hidden)
+        return np.asarray(guess + level * run(build, model.private, guess / level))
+
+
+def reciprocity_factor(alice: C128, bob: C128) -> C128:
+    """Return g (antenna, antenna, subcarrier) with h_B ≈ g·h_A up to each frame's phase and delay.
+
+    Phases: of Σ_t D_B·D_A*, D = h[k + 1]·h[k]*, summed up over k. Moduli: from the mean powers.
+    """
+    d_a, d_b = (h[..., 1:] * h[..., :-1].conj() for h in (alice, bob))
+    step = np.angle((d_b * d_a.conj()).sum(axis=0))
+    phase = np.concatenate([np.zeros((*step.shape[:-1], 1)), np.cumsum(step, axis=-1)], axis=-1)
+    power_a, power_b = ((np.abs(h) ** 2).mean(axis=0) for h in (alice, bob))
+    return np.asarray(np.sqrt(power_b / power_a) * np.exp(1j * phase))
+
+
+def network(elements: int, hidden: int) -> Any:
+    """Return the fresh network, whose output is 0."""
+    from torch import nn
+
+    last = nn.Linear(hidden, elements)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(elements, hidden), nn.Tanh(), last)

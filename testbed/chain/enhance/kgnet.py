@@ -1,0 +1,67 @@
+"""KGNet (Zhang et al., 2022; paper B's peer): a fully connected network that maps one end's features to the other's.
+
+Made for FDD, where uplink and downlink are different bands; here it maps Alice's noisy CSI to Bob's.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from testbed.chain.enhance._features import Reduction, whole
+from testbed.chain.enhance._trained import Learned, Model, Split, Trained
+from testbed.chain.enhance._trainer import Recipe, Scale, run, squared, train
+from testbed.core.types import F64
+
+
+class KgNet(Trained):
+    """Predicts Bob's CSI by four hidden layers (512, 1024, 1024, 512; ReLU) and a sigmoid output, on [0, 1] scales.
+
+    Other options as `crcnet`'s; `hidden` are the widths of the hidden layers.
+    """
+
+    def __init__(
+        self,
+        hidden: tuple[int, ...] = (512, 1024, 1024, 512),
+        step: int = 8,
+        scale: str = "complex",
+        align: bool = True,
+        model: str = "",
+        validation: float = 0.2,
+        gap: int = 8,
+        epochs: int = 100,
+        patience: int = 15,
+        batch: int = 128,
+        rate: float = 1e-3,
+        device: str = "cpu",
+    ) -> None:
+        for width in hidden:
+            whole("hidden", width, 1)
+        self._recipe = Recipe(epochs, patience, batch, rate, device)
+        self._hidden = tuple(hidden)
+        parameters = {"hidden": list(hidden), **self._recipe.card}
+        super().__init__(Reduction(step, scale, "none", 1, align), model, validation, gap, parameters)
+
+    def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
+        x, y = Scale.of(alice[split.train]), Scale.of(bob[split.train])
+        build = partial(network, (alice.shape[1], *self._hidden, bob.shape[1]))
+        weights, history = train(build, squared, (x.apply(alice), y.apply(bob)), split, self._recipe, rng)
+        return Learned(private={**weights, **x.arrays("alice"), **y.arrays("bob")}, history=history)
+
+    def _apply(self, model: Model, role: str, vectors: F64) -> F64:
+        x, y = Scale.read(model.private, "alice"), Scale.read(model.private, "bob")
+        build = partial(network, (x.low.size, *self._hidden, y.low.size))
+        return y.undo(run(build, model.private, x.apply(vectors)))
+
+
+def network(widths: tuple[int, ...]) -> Any:
+    """Return the fresh network."""
+    from torch import nn
+
+    layers: list[Any] = []
+    for before, after in pairwise(widths[:-1]):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]), nn.Sigmoid())

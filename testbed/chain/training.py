@@ -1,0 +1,205 @@
+"""The training of an enhancer as a public discussion, and what Eve makes of it.
+
+Bob publishes his CSI of the training rounds, Alice learns how hers becomes his, publishes what Bob needs of the
+model, and takes it into use when he confirmed. Everybody hears all of it: the rounds enter no key, and Eve learns a
+model of her own, from what she heard to what Bob published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from testbed.chain.dialogue import FAILED, PEER_FAILED, UNREADABLE, failed_message, metered
+from testbed.core.errors import DialogueFailed, InputError
+from testbed.core.ledger import Dialogue, Ledger, PublicMessage, Receive, Send
+from testbed.core.outcomes import TrainReport
+from testbed.core.stages import Enhancer, TrainableEnhancer
+from testbed.core.types import CsiSeries, Features
+
+T = TypeVar("T")
+Steps = Generator[Send | Receive, PublicMessage | None, T]
+
+CSI, MODEL, TRAINED = "training_csi", "training_model", "training_done"
+MAX_MODEL_BYTES = 1 << 24
+"""More than any enhancer publishes, and little enough for a node's memory."""
+
+
+def training(
+    enhancer: Enhancer, role: str, csi: CsiSeries, block: int, rng: np.random.Generator
+) -> Dialogue[TrainReport]:
+    """Return one side's dialogue; CSI in canonical antenna order. See `KeyChain.train`."""
+    ledger = Ledger()
+    scores: dict[str, float] = {}
+
+    def side() -> Steps[TrainReport]:
+        failure, model = None, None
+        try:
+            if not isinstance(enhancer, TrainableEnhancer):
+                raise DialogueFailed("untrainable", "this enhancer has nothing to learn")
+            steps = _alice(enhancer, csi, block, rng, scores) if role == "alice" else _bob(enhancer, csi, block)
+            yield from metered(steps, ledger)
+            model = enhancer.model_id
+        except DialogueFailed as exc:
+            failure = f"{PEER_FAILED}: {exc.detail}" if exc.reason == PEER_FAILED else exc.reason
+            if exc.detail and exc.reason != PEER_FAILED:
+                failure += f" ({exc.detail})"
+            if exc.reason != PEER_FAILED:
+                yield Send(failed_message(exc))
+        return TrainReport(
+            block=block, probes=csi.h.shape[0], model=model, public_bytes=ledger.sent_bytes, messages=ledger.messages,
+            failure=failure, **scores,
+        )  # fmt: skip
+
+    return side()
+
+
+def _alice(
+    enhancer: TrainableEnhancer, csi: CsiSeries, block: int, rng: np.random.Generator, scores: dict[str, float]
+) -> Steps[None]:
+    message = yield Receive(CSI)
+    assert message is not None
+    bob = read_series(message, csi, block)
+    learner = enhancer.fresh()  # the model of before stays until Bob has the new one too
+    try:
+        learner.fit(csi, bob, rng)
+    except (ValueError, InputError) as exc:
+        raise DialogueFailed("untrainable", str(exc)) from exc
+    yield Send(PublicMessage(kind=MODEL, body={"block": block, "model": learner.publication()}))
+    yield Receive(TRAINED)
+    enhancer.load(learner.dump())
+    scores.update(learner.scores)
+
+
+def _bob(enhancer: TrainableEnhancer, csi: CsiSeries, block: int) -> Steps[None]:
+    # published in full; nothing of these rounds is ever part of a string, so there is nothing left to leak
+    yield Send(PublicMessage(kind=CSI, body=series_body(csi, block)))
+    message = yield Receive(MODEL)
+    assert message is not None
+    learner = enhancer.fresh()
+    try:
+        if message.body.get("block") != block:
+            raise ValueError(f"it speaks of block {str(message.body.get('block'))[:20]}, not of {block}")
+        learner.adopt(message.body["model"])
+        learner.transform(csi, "bob")  # a model that cannot be used here must not be confirmed
+    except (*UNREADABLE, InputError) as exc:
+        raise DialogueFailed("protocol", f"{MODEL}: {type(exc).__name__}: {exc}") from exc
+    enhancer.load(learner.dump())
+    yield Send(PublicMessage(kind=TRAINED, body={"block": block, "model": learner.model_id}))
+
+
+# ---------------------------------------------------------------- published CSI
+
+
+def series_body(csi: CsiSeries, block: int) -> dict[str, Any]:
+    """Return what is published of a series; complex64 in C order."""
+    data = np.ascontiguousarray(csi.h, np.complex64).tobytes()
+    return {"block": block, "shape": list(csi.h.shape), "csi": data, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def read_series(message: PublicMessage, own: CsiSeries, block: int | None) -> CsiSeries:
+    """Return Bob's published series, of the rounds of `own`; raises DialogueFailed('protocol')."""
+    body = message.body
+    shape, data = body.get("shape"), body.get("csi")
+    if block is not None and body.get("block") != block:
+        raise DialogueFailed("protocol", f"{message.kind} speaks of another block than {block}")
+    if not isinstance(shape, list) or shape[:1] != [own.h.shape[0]] or shape[-1:] != [own.h.shape[-1]]:
+        raise DialogueFailed(
+            "protocol", f"{message.kind}: CSI of shape {str(shape)[:60]}, this side has {list(own.h.shape)}"
+        )
+    whole = len(shape) == 4 and all(isinstance(n, int) and 0 < n < 1 << 31 for n in shape)
+    if not whole or not isinstance(data, bytes) or len(data) != 8 * math.prod(shape):
+        raise DialogueFailed("protocol", f"{message.kind}: not the CSI of shape {str(shape)[:60]}")
+    if hashlib.sha256(data).hexdigest() != body.get("sha256"):
+        raise DialogueFailed("protocol", f"{message.kind}: the CSI is not what was sent (SHA-256 differs)")
+    h = np.frombuffer(data, np.complex64).reshape(shape)
+    if np.isinf(h.real).any() or np.isinf(h.imag).any():
+        raise DialogueFailed("protocol", f"{message.kind}: infinite CSI")
+    return CsiSeries(h, own.rounds, own.subcarrier_hz)
+
+
+# ---------------------------------------------------------------- its use in a key block
+
+
+def trained_features(enhancer: Enhancer, csi: CsiSeries, role: str) -> tuple[Features, dict[str, Any]]:
+    """Return a side's features, and what its message says of the model; raises DialogueFailed.
+
+    not_trained: there is no model here, e.g. after a restart; wrong_model: it was made for other CSI.
+    """
+    about = {}
+    if isinstance(enhancer, TrainableEnhancer):
+        if enhancer.model_id is None:
+            raise DialogueFailed("not_trained", f"{role} has no model: it was not trained, or it was lost")
+        about = {"model": enhancer.model_id}
+    try:
+        return enhancer.transform(csi, role), about
+    except InputError as exc:
+        raise DialogueFailed("wrong_model", str(exc)) from exc
+
+
+def read_model_id(enhancer: Enhancer, lead: PublicMessage) -> None:
+    """Raise DialogueFailed unless Alice goes by the model that this side has."""
+    if isinstance(enhancer, TrainableEnhancer) and enhancer.model_id is not None:
+        theirs = lead.body.get("model")
+        if theirs != enhancer.model_id:
+            raise DialogueFailed("wrong_model", f"Alice has model {str(theirs)[:20]}, Bob {enhancer.model_id}")
+
+
+# ---------------------------------------------------------------- Eve
+
+
+@dataclass(slots=True)
+class EveModels:
+    """What Eve has of a trained enhancer: Bob's side, which is public, and a model of her own for each link."""
+
+    _public: TrainableEnhancer | None = None
+    _own: dict[str, TrainableEnhancer] = field(default_factory=dict)
+
+    def learn(
+        self,
+        enhancer: Enhancer,
+        from_alice: CsiSeries | None,
+        from_bob: CsiSeries | None,
+        transcript: Sequence[PublicMessage],
+        rng: np.random.Generator,
+    ) -> None:
+        """Take and learn what the overheard training gives; nothing where she missed the messages or the rounds."""
+        heard = {m.kind: m for m in transcript}
+        if not isinstance(enhancer, TrainableEnhancer) or FAILED in heard or not {CSI, MODEL} <= heard.keys():
+            return
+        public = enhancer.fresh()
+        try:
+            public.adopt(heard[MODEL].body["model"])
+        except (*UNREADABLE, InputError):
+            return
+        self._public = public
+        for link, own in (("alice", from_alice), ("bob", from_bob)):
+            if own is None:
+                continue
+            learner = enhancer.fresh()
+            try:
+                learner.fit(own, read_series(heard[CSI], own, None), rng)
+            except (*UNREADABLE, DialogueFailed, InputError):
+                continue  # her CSI does not fit, or too little of it
+            self._own[link] = learner
+
+    def features(self, enhancer: Enhancer, heard: Mapping[str, CsiSeries]) -> dict[str, dict[str, Features]]:
+        """Return her features by way ('' as Bob makes his, ', trained' through her own models) and link."""
+        out: dict[str, dict[str, Features]] = {"": {}}
+        for link, csi in heard.items():
+            try:
+                out[""][link] = (self._public or enhancer).transform(csi, "eve")
+            except (InputError, ValueError):
+                continue  # no model, or one for other antennas: she does without
+        own = {}
+        for link, csi in heard.items():
+            if link in self._own:
+                own[link] = self._own[link].transform(csi, "alice")
+        if own:
+            out[", trained"] = own
+        return out

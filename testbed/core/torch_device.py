@@ -1,0 +1,30 @@
+"""Where torch computes: one choice for everything that learns."""
+
+from __future__ import annotations
+
+import os
+
+from testbed.core.errors import InputError
+
+CHOICES = ("auto", "cpu", "cuda")
+VARIABLE = "TESTBED_TORCH_DEVICE"
+"""Environment variable with one of the choices, for machines whose GPU is somebody else's."""
+
+
+def pick(choice: str | None = None) -> str:
+    """Return "cuda" or "cpu"; "auto" takes a GPU if there is one. Without a choice: the variable's, or else auto.
+
+    Raises InputError for another word, or where "cuda" is asked for and there is none.
+    """
+    choice = choice or os.environ.get(VARIABLE) or "auto"
+    if choice not in CHOICES:
+        raise InputError(f"torch device {choice!r}, accepted: {', '.join(CHOICES)}")
+    if choice == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if choice == "cuda":
+        raise InputError("torch device 'cuda': this torch sees no GPU; accepted here: auto, cpu")
+    return "cpu"

@@ -1,0 +1,83 @@
+"""What one node does with its antennas: which samples each of them sends, and what is made of what they hear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from testbed.core import registry, seeds
+from testbed.core.config import BeamPlan
+from testbed.core.errors import InputError, ProbeRejected, Reject
+from testbed.core.stages import BeamPolicy, CsiEstimator, first_antenna
+from testbed.core.types import C64, AntennaFrame, CsiFrame, IqBlock, SoundingFrame
+
+_CLIP_LEVEL, _CLIPPED_SHARE = 0.999, 0.001
+_PEERS = {"alice": "bob", "bob": "alice"}
+
+
+class Antennas:
+    """The beam of Alice's or Bob's radio, by the experiment's policy; of any other, and without one, antenna 1.
+
+    Raises InputError where the policy cannot serve the link.
+    """
+
+    def __init__(self, role: str, antennas: Mapping[str, int], plan: BeamPlan, frame: SoundingFrame, seed: int) -> None:
+        self._role, self._n = role, antennas.get(role, 1)
+        self._frame = frame
+        self._frames = {r: AntennaFrame.of(frame, n) for r, n in antennas.items()}
+        self._policy: BeamPolicy | None = None
+        if plan.policy != "none" and role in _PEERS:
+            peer = _PEERS[role]
+            self._policy = registry.make_stage("beams", plan.policy, plan.options)
+            self._policy.begin(self._n, antennas.get(peer, 1), peer, seeds.derive(seed, "beams", role))
+
+    def outgoing(self, round: int, sounding: bool) -> C64:
+        """Return what the antennas send in a round, (antenna, sample)."""
+        if sounding:
+            return self._sounded(self._role).samples
+        if self._n == 1:
+            return self._frame.samples[None, :]
+        return np.outer(self._beam(round), self._frame.samples)
+
+    def n_samples(self, tx: str, sounding: bool) -> int:
+        """Return how long a transmission of this role is."""
+        return self._sounded(tx).samples.shape[1] if sounding else self._frame.samples.size
+
+    def listens(self, rx: Iterable[str], sounding: bool) -> bool:
+        """Whether this node captures a slot with these receivers; only whoever has a beam to find hears soundings."""
+        return self._role in rx and (not sounding or self._policy is not None)
+
+    def estimate(self, estimator: CsiEstimator, round: int, tx: str, block: IqBlock, sounding: bool) -> CsiFrame:
+        """Return the CSI of a slot: of all antennas in a sounding, otherwise 1×1 by the beam; raises ProbeRejected."""
+        if sounding:
+            return estimator.estimate_antennas(block, self._sounded(tx))
+        if self._n > 1:
+            block = self._combined(round, block)
+        return estimator.estimate(block, self._frame)
+
+    def hear(self, round: int, csi: Mapping[str, CsiFrame]) -> None:
+        """Hand a sounding to the policy."""
+        if self._policy is not None:
+            self._policy.hear(round, {tx: frame.h for tx, frame in csi.items()})
+
+    def _combined(self, round: int, block: IqBlock) -> IqBlock:
+        """Return the block as one antenna, wᵀy. A converter that clipped does not show any more in the sum."""
+        parts = np.maximum(np.abs(block.samples.real), np.abs(block.samples.imag))
+        share = float(np.mean(parts >= _CLIP_LEVEL, axis=1).max())
+        if share > _CLIPPED_SHARE:
+            raise ProbeRejected(Reject.CLIPPED, f"{share:.2%} of an antenna's samples at full scale")
+        return replace(block, samples=(self._beam(round) @ block.samples)[None, :])
+
+    def _beam(self, round: int) -> C64:
+        if self._policy is None:
+            return first_antenna(self._n)
+        beam = np.asarray(self._policy.beam(round), np.complex64)
+        norm = float(np.linalg.norm(beam))
+        if beam.shape != (self._n,) or not 0 < norm < np.inf:
+            raise InputError(f"a beam of shape {beam.shape} and norm {norm:g}, accepted: ({self._n},), above 0")
+        return beam / np.float32(norm)
+
+    def _sounded(self, role: str) -> AntennaFrame:
+        return self._frames.setdefault(role, AntennaFrame.of(self._frame, 1))

@@ -1,0 +1,215 @@
+"""Paper B's channel for studies: a walk through TR 38.901 UMa, and what imperfect radios measure of it.
+
+Alice stands at 25 m, Bob walks in a straight line at 0.5 m/s, both probe at a fixed interval; the bodies that reflect
+stand still (`Scene.uma`), so neighbouring snapshots and an Eve near either end belong to the same scatterers. The air
+is found by name (`core.registry`), and what it answered can be kept in a folder: with the snapshots there, a machine
+without the channel library runs the same study.
+
+The paper's parameter table is lost. Ours: 2.4 GHz, 64 subcarriers over 20 MHz, no line of sight, a probe every 0.1 s
+(0.4 wavelengths of Bob's way). A seed is a drop: other clusters, angles and phases.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.core import registry
+from testbed.core.config import PlacedNode, Scene, Uma
+from testbed.core.errors import InputError
+from testbed.core.seeds import generator
+from testbed.core.types import F64, SPEED_OF_LIGHT_M_S
+
+C128 = NDArray[np.complex128]
+
+CACHE_VARIABLE = "TESTBED_UMA_SNAPSHOTS"
+"""Environment variable: the folder where studies keep snapshots, where they are given no other."""
+_ALICE_M, _BOB_M = (0.0, 0.0, 25.0), (100.0, 0.0, 1.5)
+_FORMAT = 1
+"""Part of a snapshot's name: raised when what is computed changes."""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One drop, Bob's way through it, and where Eve is. Plain data: it goes to worker processes."""
+
+    seed: int = 1
+    n_probes: int = 1000
+    interval_s: float = 0.1
+    speed_m_s: float = 0.5
+    carrier_hz: float = 2.4e9
+    bandwidth_hz: float = 20e6
+    n_subcarriers: int = 64
+    line_of_sight: bool = False
+    eve_near: str = ""
+    """'alice' or 'bob'; '': there is none."""
+    eve_wavelengths: float = 0.0
+    """Eve's distance from that end, in a direction drawn by the seed; near Bob she walks with him."""
+
+    @property
+    def wavelength_m(self) -> float:
+        return SPEED_OF_LIGHT_M_S / self.carrier_hz
+
+    @property
+    def subcarrier_hz(self) -> F64:
+        """(subcarrier,) offsets from the carrier, evenly spaced and symmetric."""
+        n = self.n_subcarriers
+        return np.asarray((np.arange(n) - (n - 1) / 2) * (self.bandwidth_hz / n))
+
+    @property
+    def time_s(self) -> F64:
+        """(probe,) symmetric about 0, when Bob is where the drop was drawn for."""
+        return np.asarray((np.arange(self.n_probes) - (self.n_probes - 1) / 2) * self.interval_s)
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Noiseless channels along a walk, (probe, subcarrier); mean power of Alice–Bob over the walk is 1."""
+
+    ab: C128
+    """Alice–Bob, the same in both directions."""
+    ae: C128 | None = None
+    """Alice–Eve, on the same scale; None without Eve."""
+    be: C128 | None = None
+    """Bob–Eve."""
+
+    def eve(self, walk: Walk) -> C128:
+        """Return what Eve hears that resembles Alice–Bob: near Bob the probes of Alice, near Alice those of Bob."""
+        found = self.ae if walk.eve_near == "bob" else self.be
+        if found is None:
+            raise ValueError(f"eve_near = {walk.eve_near!r}, accepted here: alice, bob")
+        return found
+
+
+@dataclass(frozen=True)
+class Impairments:
+    """What is left between two radios' estimates of one channel after each has synchronised itself."""
+
+    snr_db: float = 20.0
+    """Mean power of Alice–Bob over that of the estimate's error, by subcarrier."""
+    timing_s: float = 5e-9
+    """Standard deviation of a receiver's own constant timing error: a phase slope along the band."""
+    timing_jitter_s: float = 1e-9
+    """… and of what changes from probe to probe."""
+    phase_rad: float = 0.1
+    """Standard deviation of a receiver's own constant common phase error."""
+    phase_jitter_rad: float = 0.05
+    free_running: bool = False
+    """Unlocked oscillators: the common phase is uniform at every probe, as with real radios that share no reference."""
+    ripple_db: float = 0.5
+    """Rms ripple of each device's transmit and receive chain over the band: what is not reciprocal in hardware."""
+
+    def at(self, snr_db: float) -> Impairments:
+        return replace(self, snr_db=snr_db)
+
+
+def snapshots(walk: Walk, cache: Path | str | None = None) -> Snapshots:
+    """Return the noiseless channels of a walk; from `cache` (or $TESTBED_UMA_SNAPSHOTS) where they are kept there.
+
+    Raises InputError where they are not and the simulated air or its channel library is missing.
+    """
+    folder = cache or os.environ.get(CACHE_VARIABLE)
+    if folder is None:
+        return _computed(walk)
+    path = Path(folder) / file_name(walk)
+    if path.is_file():
+        return _read(path, walk)
+    found = _computed(walk)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # several processes may want the same walk: each writes its own file, the last one stays
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        np.savez(file, **{k: v.astype(np.complex64) for k, v in asdict(found).items() if v is not None})
+    os.replace(file.name, path)
+    return _read(path, walk)  # as every later call: kept in single precision
+
+
+def file_name(walk: Walk) -> str:
+    """Return the name of a walk's snapshots: its parameters decide."""
+    text = repr((_FORMAT, _ALICE_M, _BOB_M, sorted(asdict(walk).items())))
+    return f"uma-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
+
+
+def measure(h: C128, walk: Walk, transmitter: str, receiver: str, plan: Impairments, *purpose: str | int) -> C128:
+    """Return `receiver`'s least-squares estimates (probe, subcarrier) of noiseless `h` when `transmitter` sounds it.
+
+    Devices are 'alice', 'bob' and 'eve': their chains and constant errors follow from the walk's seed and their name,
+    noise and jitter also from `purpose` (e.g. the number of a repetition).
+    """
+    seed, f_hz = walk.seed, walk.subcarrier_hz
+    fixed = generator(seed, "uma", receiver, "synchronisation")
+    timing_s, phase_rad = plan.timing_s * fixed.standard_normal(), plan.phase_rad * fixed.standard_normal()
+    rng = generator(seed, "uma", transmitter, receiver, "probes", *purpose)
+    n = len(h)
+    late_s = timing_s + plan.timing_jitter_s * rng.standard_normal(n)
+    turn = phase_rad + plan.phase_jitter_rad * rng.standard_normal(n)
+    anywhere = rng.uniform(0, 2 * np.pi, n)
+    if plan.free_running:
+        turn = anywhere
+    noise = rng.standard_normal((*h.shape, 2)) @ np.array([1.0, 1.0j]) * np.sqrt(0.5 * 10 ** (-plan.snr_db / 10))
+    chains = _chain(walk, transmitter, "tx", plan) * _chain(walk, receiver, "rx", plan)
+    return np.asarray(h * chains * np.exp(1j * (turn[:, None] - 2 * np.pi * late_s[:, None] * f_hz)) + noise)
+
+
+def pair(found: Snapshots, walk: Walk, plan: Impairments, *purpose: str | int) -> tuple[C128, C128]:
+    """Return Alice's and Bob's estimates (probe, subcarrier) of the channel between them."""
+    return (
+        measure(found.ab, walk, "bob", "alice", plan, *purpose),
+        measure(found.ab, walk, "alice", "bob", plan, *purpose),
+    )
+
+
+def overheard(found: Snapshots, walk: Walk, plan: Impairments, *purpose: str | int) -> C128:
+    """Return Eve's estimates (probe, subcarrier) of the channel that resembles Alice–Bob (`Snapshots.eve`)."""
+    sender = "alice" if walk.eve_near == "bob" else "bob"
+    return measure(found.eve(walk), walk, sender, "eve", plan, *purpose)
+
+
+def _chain(walk: Walk, device: str, side: str, plan: Impairments) -> C128:
+    """Return (subcarrier,) a chain's response: three small echoes that ripple the band by the given rms."""
+    rng = generator(walk.seed, "uma", device, side, "chain")
+    echoes = rng.standard_normal(3) + 1j * rng.standard_normal(3)
+    rms = 10 ** (plan.ripple_db / 20) - 1
+    # an echo of amplitude e ripples |H| by e/√2 rms
+    echoes *= np.sqrt(2) * rms / np.linalg.norm(echoes)
+    lags_s = np.arange(1, 4) / walk.bandwidth_hz
+    return np.asarray(1 + np.exp(-2j * np.pi * walk.subcarrier_hz[:, None] * lags_s) @ echoes)
+
+
+def _computed(walk: Walk) -> Snapshots:
+    if walk.eve_near not in ("", "alice", "bob"):
+        raise InputError(f"eve_near = {walk.eve_near!r}, accepted: alice, bob, or '' for none")
+    scene = Scene(
+        alice=PlacedNode(position_m=list(_ALICE_M)),
+        bob=PlacedNode(position_m=list(_BOB_M), velocity_m_s=[0.0, walk.speed_m_s, 0.0]),
+        eve=PlacedNode(near=walk.eve_near, offset_wavelengths=walk.eve_wavelengths) if walk.eve_near else None,  # type: ignore[arg-type]
+        uma=Uma(line_of_sight=walk.line_of_sight),
+    )
+    world: Any = registry.load_driver("worlds", "sim")
+    try:
+        found = world.responses(scene, walk.carrier_hz, walk.seed, walk.time_s, walk.subcarrier_hz, None)
+    except InputError as exc:
+        raise InputError(
+            f"{exc}; without it: set {CACHE_VARIABLE} to a folder with another machine's {file_name(walk)}"
+        ) from exc
+    scale = 1 / np.sqrt((np.abs(found["alice>bob"]) ** 2).mean())
+    links = {name: scale * h for name, h in found.items()}
+    return Snapshots(links["alice>bob"], links.get("alice>eve"), links.get("bob>eve"))
+
+
+def _read(path: Path, walk: Walk) -> Snapshots:
+    shape = (walk.n_probes, walk.n_subcarriers)
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            found = Snapshots(**{name: kept[name].astype(np.complex128) for name in kept.files})
+    except (OSError, ValueError, TypeError) as exc:
+        raise InputError(f"{path}: not the snapshots of a walk ({exc}); delete it, it is made anew") from exc
+    if any(h is not None and h.shape != shape for h in (found.ab, found.ae, found.be)):
+        raise InputError(f"{path}: accepted: snapshots (probe, subcarrier) = {shape}; delete it, it is made anew")
+    return found

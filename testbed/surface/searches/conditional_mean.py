@@ -1,0 +1,78 @@
+"""Conditional sample mean: every element takes the level under which random patterns were worth most on average.
+
+Ren et al., "Configuring intelligent reflecting surface with performance guarantees: blind beamforming" (IEEE Trans.
+Wireless Commun. 2023): of T random patterns, average the worth over those with element n at level k, and pick the k of
+the highest average. With power P = |h₀ + Σ hₙ e^{jθₙ}|² that average is a constant + 2 Re(h₀* hₙ e^{jθₖ}), since all
+other elements average out: each element is turned to the static part h₀. Where that is weak, there is nothing to turn
+to. So it is done several times, from the second on with half of the elements drawn anew and the others held at what was
+found: held elements add to the static part, and the drawn ones turn to the sum. Only worths are used, in any order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.core.stages import SurfaceSearch
+from testbed.core.types import SurfacePattern
+
+
+class ConditionalMean(SurfaceSearch):
+    """Draws `samples` random patterns in each of `rounds` rounds (0: as many as there are elements, but at least 32),
+    and after each lets the elements choose.
+
+    In the first round all elements are drawn, from the second on a random half of them, the others being held. An
+    element that was drawn changes where its best level's average beats that of its present one by more than the
+    standard error of their difference. Tries rounds·samples patterns.
+    """
+
+    def __init__(self, samples: int = 0, rounds: int = 8) -> None:
+        if 0 < samples < 8 or samples < 0 or rounds < 1:
+            raise ValueError(f"samples = {samples}, rounds = {rounds}, accepted samples 0 or from 8, rounds from 1")
+        self._samples, self._rounds = samples, rounds
+
+    def begin(self, start: SurfacePattern, rng: np.random.Generator) -> None:
+        self._held, self._rng = start, rng
+        self._samples = self._samples or max(32, start.levels.size)
+        self._round = 0
+        self._begin_round()
+
+    def ask(self) -> SurfacePattern:
+        return self._held if self.done else self._tried
+
+    def tell(self, worth: float, error: float) -> None:
+        self._worths.append(worth)
+        self._levels.append(self._tried.levels.ravel()[self._drawn])
+        if len(self._worths) == self._samples:
+            self._choose()
+            self._round += 1
+            self.done = self._round == self._rounds
+            self._begin_round()
+        else:
+            self._draw()
+
+    def _begin_round(self) -> None:
+        n = self._held.levels.size
+        self._drawn = np.arange(n) if self._round == 0 else np.sort(self._rng.permutation(n)[: -(-n // 2)])
+        self._worths: list[float] = []
+        self._levels: list[np.ndarray] = []
+        self._draw()
+
+    def _draw(self) -> None:
+        levels = self._held.levels.copy()
+        n_levels = 1 << self._held.phase_bits
+        levels.ravel()[self._drawn] = self._rng.integers(0, n_levels, self._drawn.size, dtype=np.uint8)
+        self._tried = SurfacePattern(levels, self._held.phase_bits)
+
+    def _choose(self) -> None:
+        worths, levels = np.array(self._worths), np.array(self._levels)
+        at = levels[:, :, None] == np.arange(1 << self._held.phase_bits)  # (sample, element, level)
+        counts = at.sum(axis=0)
+        means = np.where(counts > 0, np.einsum("s,sel->el", worths, at) / np.maximum(counts, 1), -np.inf)
+        present = self._held.levels.ravel()[self._drawn]
+        each = np.arange(present.size)
+        best = means.argmax(axis=1)
+        error = worths.std() * np.sqrt(1 / np.maximum(counts[each, best], 1) + 1 / np.maximum(counts[each, present], 1))
+        better = (means[each, best] - means[each, present] > error) | (self._round == 0)
+        chosen = self._held.levels.copy()
+        chosen.ravel()[self._drawn] = np.where(better, best, present)
+        self._held = SurfacePattern(chosen, self._held.phase_bits)

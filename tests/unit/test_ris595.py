@@ -1,0 +1,145 @@
+"""Our own board through its driver: each fault of its twin, and what each operation makes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from firmware_ctl.boards.ris595 import Ris595
+from sim_backend.emulators.ris595 import FAULTS, EmulatedRis595
+from testbed.core import patterns
+from testbed.core.errors import DeviceError
+from testbed.core.types import SurfacePattern
+from testbed.core.world import DriverContext
+
+
+@pytest.fixture
+def context(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> DriverContext:
+    cache = tmp_path_factory.getbasetemp() / "firmware-of-ris595"  # built once
+    cache.mkdir(exist_ok=True)
+    (tmp_path / "firmware").symlink_to(cache)
+    return DriverContext(seed=3, world=None, identity=None, state_dir=tmp_path / "ris")
+
+
+@pytest.fixture
+def twin(context: DriverContext) -> Iterator[EmulatedRis595]:
+    with closing(EmulatedRis595("ris", context)) as made:
+        yield made
+
+
+@pytest.fixture
+def board(twin: EmulatedRis595, context: DriverContext) -> Iterator[Ris595]:
+    with Ris595("ris", context, uri=twin.uri) as made:
+        yield made
+
+
+def pattern(seed: int) -> SurfacePattern:
+    return patterns.make(f"random({seed})", (16, 16), 1)
+
+
+def holds(twin: EmulatedRis595, wanted: SurfacePattern) -> bool:
+    return np.array_equal(twin.outputs, wanted.levels)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_apply_and_readback_survive_each_fault(twin: EmulatedRis595, board: Ris595, fault: str) -> None:
+    for seed in range(3):
+        twin.arm(fault)
+        assert board.apply(pattern(seed)).digest == pattern(seed).digest
+        assert holds(twin, pattern(seed))
+        twin.arm(fault)
+        held = board.readback()
+        assert holds(twin, held)
+        assert held.digest == pattern(seed).digest or fault == "reboot"
+    assert twin.faults_met == {fault: 6}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_stands_on_earlier_commands_is_done_or_refused(twin: EmulatedRis595, board: Ris595, fault: str) -> None:
+    book, ahead = [pattern(seed) for seed in range(4)], [pattern(seed) for seed in range(40, 90)]
+
+    def by_index() -> SurfacePattern:
+        board.apply_index(2)
+        return book[2]
+
+    def queued() -> SurfacePattern:
+        board.queue(pattern(7))
+        board.trigger()
+        return pattern(7)
+
+    def many() -> SurfacePattern:
+        steps = board.apply_many([*([1, 3] * 100), *ahead, pattern(9)])
+        next(steps)
+        twin.arm(fault)  # more are on the way already, and more to come
+        assert len(list(steps)) == 250
+        return pattern(9)
+
+    def uploaded() -> SurfacePattern:
+        board.upload(book[::-1])
+        board.apply_index(0)
+        return book[3]
+
+    for work in (by_index, queued, many, uploaded):
+        board.upload(book)
+        twin.arm(fault)
+        begin_s = time.monotonic()
+        done = attempt(work)
+        assert time.monotonic() - begin_s < 3.0
+        assert done is None or holds(twin, done)
+        assert done is None or work is not by_index or fault != "reboot"  # the codebook was lost with it
+        board.apply(pattern(20))  # whatever it was, it goes on
+        assert holds(twin, pattern(20))
+    assert set(twin.faults_met) == {fault}
+
+
+def attempt(work: Callable[[], SurfacePattern]) -> SurfacePattern | None:
+    """Return what the outputs have to hold, nothing where the driver refused."""
+    try:
+        return work()
+    except DeviceError:
+        return None
+
+
+def test_an_upload_to_a_board_that_is_stuck_ends_in_time_and_works_afterwards(context: DriverContext) -> None:
+    book = [pattern(seed) for seed in range(8)]
+    with (
+        closing(EmulatedRis595("ris", context, fault="stuck-upload")) as twin,
+        Ris595("ris", context, uri=twin.uri) as board,
+    ):
+        begin_s = time.monotonic()
+        with pytest.raises(DeviceError, match="ris: upload: the board does not answer"):
+            board.upload(book, timeout_s=0.3)
+        assert time.monotonic() - begin_s < 0.8
+        with pytest.raises(DeviceError, match="accepted: after upload"):
+            board.apply_index(0)
+        board.apply(pattern(30), timeout_s=6.0)  # it is deaf for 3 s
+        assert holds(twin, pattern(30))
+        board.upload(book)
+        board.apply_index(5)
+        assert holds(twin, book[5])
+
+
+def test_many_from_a_board_that_started_anew_is_refused_once_and_then_goes_on(
+    twin: EmulatedRis595, board: Ris595
+) -> None:
+    steps = board.apply_many([pattern(seed) for seed in range(200)])
+    next(steps)
+    twin.arm("reboot")
+    with pytest.raises(DeviceError, match="ris: apply_many: "):
+        list(steps)
+    assert [a.digest for a in board.apply_many([pattern(1), pattern(2)])] == [pattern(1).digest, pattern(2).digest]
+    assert holds(twin, pattern(2))
+
+
+def test_the_watchdog_clears_the_outputs_of_a_silent_line(twin: EmulatedRis595, board: Ris595) -> None:
+    board.apply(pattern(1))
+    board.set_watchdog(0.05)
+    deadline_s = time.monotonic() + 5.0
+    while twin.outputs.any() and time.monotonic() < deadline_s:
+        time.sleep(0.005)  # nothing may be said to it
+    assert not board.readback().levels.any()
