@@ -41,7 +41,7 @@ def random(env: Environment) -> Beams:
 
 def svd(env: Environment) -> Beams:
     """Return the principal singular vectors: optimal where Eve sleeps or is uncorrelated."""
-    alice = torch.linalg.eigh(_gram(env.h))[1][..., -1]
+    alice = _eigh(env.h)[1][..., -1]
     return alice, matched(env.h, alice)
 
 
@@ -211,7 +211,7 @@ class Frontier:
 
 def turned(h: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return V (…, antenna, mode), the strongest mode first, with Vᵀm real and positive; its gains d; and Vᵀm."""
-    d, v = torch.linalg.eigh(_gram(h))
+    d, v = _eigh(h)
     d, v = d.flip(-1).clamp_min(0), v.flip(-1)
     m = (v * mean.unsqueeze(-1)).sum(-2)
     size = m.abs()
@@ -219,8 +219,15 @@ def turned(h: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return v * phase.unsqueeze(-2), d, size
 
 
-def _gram(h: torch.Tensor) -> torch.Tensor:
-    return h.mH @ h
+def _eigh(h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return eigenvalues, ascending, and vectors of HᴴH."""
+    gram = h.mH @ h
+    if not h.is_cuda:
+        return torch.linalg.eigh(gram)
+    # cuSOLVER's batched routine refuses batches over about 32 000, and in single precision has been seen to err
+    parts = [torch.linalg.eigh(part) for part in gram.to(torch.complex128).flatten(0, -3).split(16_384)]
+    d, v = (torch.cat(x) for x in zip(*parts, strict=True))
+    return d.float().reshape(gram.shape[:-1]), v.to(gram.dtype).reshape(gram.shape)
 
 
 def _power(x: torch.Tensor) -> torch.Tensor:
