@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from testbed.agents import masac, ppo, td3
+from testbed.agents import kalman, masac, ppo, td3
+from testbed.agents.beams import Frontier, expected_reward
 from testbed.agents.environment import Environment
 from testbed.agents.learner import Learner, Task, read, task_of
 from testbed.agents.predictor import Config as PredictorConfig
 from testbed.agents.predictor import Predictor
+from testbed.agents.setting import Setting, Stack
 from testbed.core.errors import InputError
 
 _KINDS: dict[str, tuple[type[Learner], type[Any]]] = {
@@ -115,6 +117,19 @@ class _Moment(Environment):
     @property
     def fred(self) -> torch.Tensor:
         return self._fred
+
+
+def bayes_alone(h: NDArray[Any], fred: NDArray[Any], numbers: dict[str, float]) -> NDArray[np.complex64]:
+    """Return Alice's beam (antenna,) of `beams.bayes_alone` for h (Bob's, Alice's antenna) and Fred's (antenna,).
+
+    One estimate of Fred's channel, of variance 1 as h. `numbers`: as `Setting` takes them.
+    """
+    n = h.shape[1]
+    stack = Stack.of([Setting(n_antennas=n, history=1, **numbers)])
+    belief = kalman.filtered(torch.as_tensor(fred.astype(np.complex64))[None, None, None], stack)
+    frontier = Frontier(torch.as_tensor(h.astype(np.complex64))[None, None], belief.mean, bob_follows=False)
+    alice, _ = frontier.best(lambda at: expected_reward(at, belief, stack))
+    return np.asarray(alice[0, 0].numpy(), dtype=np.complex64)
 
 
 def load_policy(path: Path, run: int = 0) -> LearnedBeams:

@@ -43,8 +43,8 @@ def run(study: Study) -> None:
     freds = [{"kappa_fred": k} for k in (FREDS[2::3] if quick else FREDS)]
     trainings = _trainings(quick, device, n_seeds, n_draws, mus, antennas, powers)
     climbs = [
-        Climb(s, 60 if quick else 600, 3 if quick else 12, ({}, *grid, *freds), n_draws, device,
-              {"n_settings": 32, "decay_steps": 100} if quick else {})
+        Climb(s, 120 if quick else 600, 4 if quick else 12, ({}, *grid, *freds), n_draws, device,
+              {"n_settings": 32, "decay_steps": 150} if quick else {})
         for s in range(n_seeds)
     ]  # fmt: skip
     table_draws = 1000 if quick else 4000
@@ -97,7 +97,7 @@ def _trainings(
     steps, n_points = {"antenna": 12_000, "turned": 3_000}, 12
     if quick:
         shape = {f: {"hidden": 64, "batch": 128, "n_envs": 16, "rate": 2e-3} for f in shape}
-        steps, n_points = {"antenna": 60, "turned": 200}, 4
+        steps, n_points = {"antenna": 60, "turned": 160}, 4
 
     def stack(label: str, algorithm: str, settings: list[dict[str, Any]], view: str, frame: str) -> Training:
         config = dict(shape[frame])

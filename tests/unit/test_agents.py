@@ -24,6 +24,7 @@ from testbed.agents.rates import rates
 from testbed.agents.setting import Setting, Stack, device
 from testbed.assess.mutual_information import gaussian_bits_with_error
 from testbed.core.errors import InputError, TestbedError
+from testbed.core.types import CsiSeries
 
 # N_t, κ_E, µ → random, SVD, gradient ascent in bits, 400 draws; computed independently of this code
 YARDSTICKS = [
@@ -314,6 +315,30 @@ def test_a_policy_with_an_lstm_acts_on_freds_history(tmp_path: Path) -> None:
         masac.Masac(Task((s,), (1,), "lstm"), KINDS["sac"][1])
 
 
+def test_the_bayes_policy_of_a_node_nulls_eve_and_needs_fred() -> None:
+    from testbed.core import registry
+
+    env = evaluation.held_out(Setting(history=1), 40)
+    alice, bob = (registry.make_stage("beams", "bayes", {}) for _ in range(2))
+    alice.begin(4, 4, "bob", 1)
+    bob.begin(4, 4, "alice", 1)
+    rng = np.random.default_rng(1)
+    chosen: list[Any] = [[], []]
+    for k in range(40):
+        h, f = (x * np.exp(2j * np.pi * rng.random()) for x in (env.h[0, k].numpy(), env.fred[-1, 0, k].numpy()))
+        alice.hear(k, {"bob": 0.01 * h.T[..., None], "eve": 0.2 * f[:, None, None]})
+        bob.hear(k, {"alice": 0.03 * h[..., None]})
+        chosen[0].append(alice.beam(k))
+        chosen[1].append(bob.beam(k))
+    found = env.rates(*(torch.as_tensor(np.stack(x))[None] for x in chosen))
+    svd, together = (env.rates(*policy(env)).reward.mean() for policy in (beams.svd, beams.bayes_alone))
+    assert float(found.reward.mean()) > float(svd) + 0.6 * float(together - svd) > float(svd)
+    alice.hear(40, {"bob": h.T[..., None]})
+    np.testing.assert_allclose(np.linalg.norm(alice.beam(40)), 1, atol=1e-5)
+    with pytest.raises(InputError, match=r"kappa_eve = 1\.5 is out of range"):
+        registry.make_stage("beams", "bayes", {"kappa_eve": 1.5})
+
+
 def test_checkpoints_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
     make, config = KINDS["sac"]
     path = tmp_path / "a.pt"
@@ -422,6 +447,22 @@ def test_recorded_channels_play_with_statistics_of_their_own() -> None:
     assert not torch.equal(before, env.h)
     alike = np.abs(env.h.numpy()[0, :, None] - (series.h / np.sqrt((np.abs(series.h) ** 2).mean()))[None]).max((-1, -2))
     assert (alike.min(1) < 1e-5).all()  # every copy is at a recorded moment
+
+
+def test_soundings_of_a_run_become_channels_whatever_their_phases() -> None:
+    series = _series(60)
+    rng = np.random.default_rng(1)
+
+    def csi(x: np.ndarray, lacking: list[int]) -> CsiSeries:
+        x = x * np.exp(2j * np.pi * rng.random(len(x))).reshape(-1, *[1] * (x.ndim - 1))
+        x[lacking] = np.nan
+        return CsiSeries(x[..., None].astype(np.complex64), np.arange(len(x)), np.zeros(1))
+
+    found = sources.from_csi(csi(series.h, [3]), csi(series.g[:, None], [5, 6]))
+    assert found.h.shape == (57, 2, 2)
+    assert found.setting(Setting()).rho == pytest.approx(series.setting(Setting()).rho, abs=0.1)
+    with pytest.raises(InputError, match="no round has CSI of every link"):
+        sources.from_csi(csi(series.h, list(range(60))), csi(series.g[:, None], []))
 
 
 def test_channels_come_from_the_simulated_world() -> None:
