@@ -1,9 +1,9 @@
 """Paper E, figures 2–5: multi-agent SAC, TD3 and PPO over training, views of Eve, weights, antennas and power.
 
 Beside the paper's learners, which see channels antenna by antenna, stand the same learners in the turned frame
-(`agents.frames`), the closed forms, and what a partial observer can reach at all (Bayes). Full size is made for one GPU
-and 16 cores (six to seven minutes): all runs of an algorithm and frame are one stack on `device()`. Without a GPU the same
-work takes hours.
+(`agents.frames`), the closed forms, and what a partial observer can reach at all (Bayes). Full size is made for one
+GPU and 16 cores (six to seven minutes): all runs of an algorithm and frame are one stack on `device()`. Without a GPU
+the same work takes hours.
 """
 
 from __future__ import annotations
