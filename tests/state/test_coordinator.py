@@ -11,7 +11,7 @@ import pytest
 
 from testbed.coordinator import state as s
 from testbed.core import config, schedule
-from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
 from testbed.net import messages as m
 
 LAB: dict[str, Any] = {
@@ -708,3 +708,61 @@ def test_a_clock_is_learned_once_although_rounds_are_planned_ahead() -> None:
     assert errors[0] > 2e-6
     assert errors[-1] < 0.1e-6
     assert all(later <= earlier + 1e-12 for earlier, later in pairwise(errors))
+
+
+def lesson(block: int, failure: str | None = None) -> m.Trained:
+    report = TrainReport(
+        block=block, probes=3, model=None if failure else "m", public_bytes=9, messages=3, failure=failure
+    )
+    return m.Trained(report=report, public_messages=3)
+
+
+def teaching(failures: tuple[int, ...] = (), untrained: tuple[int, ...] = ()) -> Script:
+    def script(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Distil) and body.purpose == "training":
+            return [lesson(body.block, "protocol (torn)" if body.block in failures else None)]
+        if isinstance(body, m.Distil) and body.block in untrained:
+            return [m.Agreed(report=agreement(body.block, False, "not_trained"))]
+        return None
+
+    return script
+
+
+TRAINING: dict[str, Any] = {"rounds": 16, "training": {"rounds": 4, "guard_rounds": 2}, "surface": {"policy": "none"}}
+
+
+def test_training_rounds_come_first_and_enter_no_key() -> None:
+    stage = Stage(teaching(), **TRAINING)
+    stage.join("alice", "bob", "eve")
+    assert [(b.training, b.rounds) for b in stage.blocks] == [
+        (True, [0, 1, 2, 3]), (False, [6, 7, 8]), (False, [9, 10, 11]), (False, [12, 13, 14]), (False, [15]),
+    ]  # fmt: skip
+    assert stage.state.guarded == 2
+    assert stage.blocks[0].trained.keys() == {"alice", "bob"}
+    attacks = [b.purpose for n, b in stage.told if isinstance(b, m.Attack)]
+    assert attacks == ["training", "key", "key", "key", "key"]
+    assert stage.state.key_bits == 4 * 7
+
+
+def test_a_failed_training_is_tried_again_with_other_rounds() -> None:
+    stage = Stage(teaching(failures=(0,)), **TRAINING)
+    stage.join("alice", "bob", "eve")
+    assert [(b.training, b.failure, b.rounds) for b in stage.blocks[:3]] == [
+        (True, "protocol (torn)", [0, 1, 2, 3]), (True, None, [4, 5, 6, 7]), (False, None, [10, 11, 12]),
+    ]  # fmt: skip
+
+
+def test_a_node_that_lost_its_model_is_taught_again() -> None:
+    stage = Stage(teaching(untrained=(1,)), **TRAINING)
+    stage.join("alice", "bob", "eve")
+    assert [(b.training, b.failure) for b in stage.blocks[:4]] == [
+        (True, None), (False, "not_trained"), (True, None), (False, None),
+    ]  # fmt: skip
+
+
+def test_a_run_too_short_for_its_training_makes_no_block() -> None:
+    stage = Stage(teaching(), **{**TRAINING, "rounds": 3})
+    stage.join("alice", "bob", "eve")
+    assert stage.blocks == []
+    assert stage.over == s.Over("finished", "3 rounds")
+    assert ("rounds_unused", {"rounds": 3}) in [(n.kind, n.detail) for n in stage.notes]

@@ -255,3 +255,58 @@ def test_the_mode_cannot_change_within_a_run() -> None:
     trio = Trio(experiment_mode=False)
     trio.take("alice", s.Told(configure(experiment_mode=True)))
     assert trio.last("alice", m.Failed).operation == "configure"
+
+
+LINEAR = config.ChainPlan(enhance="linear_mmse", enhance_options={"step": 4}, quantize_options={"bits": 1})
+
+
+def test_a_training_keeps_a_model_and_its_rounds_never_enter_a_key() -> None:
+    trio = Trio(chain=LINEAR)
+    kept: list[bytes] = []
+    real = trio.nodes["alice"].handle
+
+    def handle(event: s.Event) -> list[s.Instruction]:
+        out = real(event)
+        kept.extend(x.model for x in out if isinstance(x, s.KeepModel))
+        return out
+
+    trio.nodes["alice"].handle = handle  # type: ignore[method-assign]
+    order = m.Distil(block=0, rounds=ROUNDS[:100], timeout_s=5.0, purpose="training")
+    trio.take("alice", s.Told(order))
+    trio.take("bob", s.Told(order))
+    reports = [trio.last(role, m.Trained) for role in ("alice", "bob")]
+    assert all(r.report.failure is None for r in reports)
+    assert reports[0].report.model == reports[1].report.model
+    heard = reports[0].public_messages
+    assert heard == 3  # Bob's CSI, the model, Bob's word that he has it: all on the public record
+    attack = m.Attack(block=0, rounds=ROUNDS[:100], public_messages=heard, purpose="training")
+    trio.take("eve", s.Told(attack))
+    assert trio.last("eve", m.Attacked).report.transcript_complete
+    trio.take("alice", s.Told(m.Distil(block=1, rounds=ROUNDS[50:200], timeout_s=5.0)))
+    assert "repeat" in trio.last("alice", m.Failed).detail
+    order = m.Distil(block=2, rounds=ROUNDS[110:], timeout_s=5.0)
+    trio.take("alice", s.Told(order))
+    trio.take("bob", s.Told(order))
+    assert trio.last("alice", m.Agreed).report.verified
+    # told to configure again, and after a restart, the model is there again
+    trio.nodes["alice"].handle(s.Told(configure(chain=LINEAR)))
+    again = s.NodeState("alice", 9)
+    welcome = s.Told(m.Welcome(run="r", lost_after_s=1.0))
+    for event in (welcome, s.Recalled(kept[0]), s.Told(configure(chain=LINEAR))):
+        again.handle(event)
+    for node in (trio.nodes["alice"], again):
+        assert node._chain is not None
+        assert node._chain.enhance.model_id == reports[0].report.model  # type: ignore[attr-defined]
+    again.handle(s.Told(m.Welcome(run="another", lost_after_s=1.0)))
+    again.handle(s.Told(configure(chain=LINEAR)))
+    assert again._chain is not None
+    assert again._chain.enhance.model_id is None  # type: ignore[attr-defined]
+
+
+def test_a_kept_model_that_is_broken_stops_the_node_with_the_reason() -> None:
+    node = s.NodeState("bob", 1)
+    node.handle(s.Told(m.Welcome(run="r", lost_after_s=1.0)))
+    node.handle(s.Recalled(b"torn"))
+    (out,) = node.handle(s.Told(configure(chain=LINEAR)))
+    assert isinstance(out, s.Report)
+    assert "model kept of this run" in out.body.detail

@@ -348,13 +348,13 @@ def packed(arrays: Arrays) -> bytes:
 
 def unpacked(data: Any) -> Arrays:
     """Return the arrays of an .npz file in memory; raises ValueError for anything else, pickles included."""
-    if not isinstance(data, bytes):
+    if not isinstance(data, bytes) or data[:4] not in (b"PK\x03\x04", b"PK\x05\x06"):  # the second: of no arrays
         raise ValueError("no .npz file")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile) as exc:
-        raise ValueError(f"no .npz file: {exc}") from exc
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as exc:
+        raise ValueError(f"no .npz file of plain numbers: {str(exc).splitlines()[0]}") from exc
     for name, values in arrays.items():
         if values.dtype.kind not in "fcui" or not np.isfinite(values).all():
             raise ValueError(f"array {name!r} is not of finite numbers")

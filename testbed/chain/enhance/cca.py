@@ -15,8 +15,8 @@ RIDGES = np.logspace(-5, 0, 11)
 class Cca(Trained):
     """Gives Re and Im of the `pairs` strongest canonical variates; Alice publishes Bob's transform.
 
-    On Gaussian channels no other linear features of as many dimensions share more information. align, model, validation,
-    gap: as `linear_mmse`'s.
+    On Gaussian channels no other linear features of as many dimensions share more information. align, model,
+    validation, gap: as `linear_mmse`'s.
     """
 
     maps_csi = False

@@ -18,11 +18,11 @@ WIDTH = 256
 class CrcNet(Trained):
     """Predicts Bob's CSI by a network of 128 reals → FC 256 → Conv1d → FC 256 → Conv1d → FC 128, ReLU between.
 
-    Convolutions have kernel 2 and stride 2, no padding, and `filters` channels. The paper does not say how many; with 1,
-    a seed in three or so starts with a filter whose ReLU is 0 everywhere and learns nothing. Inputs and targets are
-    scaled to [0, 1] by the ranges of the training rounds; loss MSE, Adam. Other numbers of
-    subcarriers or antennas change the first and last layer only. step, scale, align: as `identity`'s. model: a saved model
-    instead of a training. validation, gap: as `linear_mmse`'s. epochs … device: see `_trainer.Recipe`.
+    Convolutions have kernel 2 and stride 2, no padding, and `filters` channels. The paper does not say how many; with
+    one, many a seed starts with a filter whose ReLU is 0 everywhere and learns nothing. Inputs and targets are scaled
+    to [0, 1] by the ranges of the training rounds; loss MSE, Adam. Other numbers of subcarriers or antennas change the
+    first and last layer only. step, scale, align: as `identity`'s. model: a saved model instead of a training.
+    validation, gap: as `linear_mmse`'s. epochs … device: see `_trainer.Recipe`.
     """
 
     def __init__(

@@ -13,8 +13,9 @@ from testbed.core.types import F64
 class LinearMmse(Trained):
     """Predicts Bob's CSI by ĥ_B = m_B + W (h_A − m_A), W = C_BA (C_AA + λI)⁻¹ from the training's covariances.
 
-    The ridge λ stands for what a short training does not tell. step, scale, align: as `identity`'s. model: a saved model
-    instead of a training. validation: last share of the training rounds, which judges; gap: rounds left out before it.
+    The ridge λ stands for what a short training does not tell. step, scale, align: as `identity`'s. model: a saved
+    model instead of a training. validation: last share of the training rounds, which judges; gap: rounds left out
+    before it.
     """
 
     def __init__(
