@@ -248,7 +248,11 @@ class Ris595(Board):
             if answer.seq == 0:
                 wrong = "a request was damaged on its way"
             elif any(x.seq == answer.seq for x in in_flight):
-                wrong = f"the board refuses: {_name(refusal)}"
+                told: dict[int, str] = {
+                    Refusal.NO_SESSION: "the board started anew",
+                    Refusal.STALE: "an acknowledgement was lost",
+                }
+                wrong = told.get(refusal, f"the board refuses: {_name(refusal)}")
         elif answer.kind != _final(first.command):
             return False
         elif answer.seq == first.seq:

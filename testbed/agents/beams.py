@@ -3,10 +3,10 @@
 Each takes an environment and returns unit-norm beams (run, copy, antenna) of Alice and Bob for its present channels.
 `oracle` and `ascent` look at Eve's true channel, `svd` at none, `trade` and `bayes` at what Fred tells of it.
 
-**The frontier.** Bob's best answer to w_a is matched, so K_L ∝ ‖Hw_a‖². Reward rises with it and falls with |gᵀw_a|, and
-so does its mean over a posterior of g with independent, equal errors, |mᵀw_a| in place of |gᵀw_a|: turning the space
-around m changes nothing. The two quadratic forms have a convex joint range (Toeplitz–Hausdorff), so all that can be best
-are the principal vectors of HᴴH − λ m*mᵀ, λ ≥ 0. With HᴴH = V diag(d) Vᴴ and Vᵀm turned real, they are
+**The frontier.** Bob's best answer to w_a is matched, so K_L ∝ ‖Hw_a‖². Reward rises with it and falls with |gᵀw_a|,
+and so does its mean over a posterior of g with independent, equal errors, |mᵀw_a| in place of |gᵀw_a|: turning the
+space around m changes nothing. The two quadratic forms have a convex joint range (Toeplitz–Hausdorff), so all that can
+be best are the principal vectors of HᴴH − λ m*mᵀ, λ ≥ 0. With HᴴH = V diag(d) Vᴴ and Vᵀm turned real, they are
 
     w = V c,   c_1 ∝ m_1,   c_i ∝ −m_i x/(δ_i − x),   δ_i = d_1 − d_i,   0 ≤ x ≤ x_null < δ_2:
 
@@ -41,7 +41,7 @@ def random(env: Environment) -> Beams:
 
 def svd(env: Environment) -> Beams:
     """Return the principal singular vectors: optimal where Eve sleeps or is uncorrelated."""
-    alice = torch.linalg.eigh(_gram(env.h))[1][..., -1]
+    alice = _eigh(env.h)[1][..., -1]
     return alice, matched(env.h, alice)
 
 
@@ -80,7 +80,7 @@ def bayes(env: Environment, belief: kalman.Belief | None = None) -> Beams:
 
 
 def bayes_alone(env: Environment) -> Beams:
-    """As `bayes`, for a Bob who cannot know Alice's choice and so stays with his SVD beam: what two nodes can deploy."""
+    """As `bayes`, for a Bob who cannot know Alice's choice and keeps to his SVD beam: what two nodes can deploy."""
     belief = kalman.predict(env)
     frontier = Frontier(env.h, belief.mean, bob_follows=False)
     alice, _ = frontier.best(lambda at: expected_reward(at, belief, env.stack))
@@ -163,7 +163,8 @@ class Frontier:
         self.basis, d, m = turned(h, mean)
         if not bob_follows:
             d = torch.cat([d[..., :1], torch.zeros_like(d[..., 1:])], -1)
-        self._d, self._m = d, m
+        self.modes, self.towards = d, m
+        """(run, copy, mode) d, and |Vᵀm|, the strongest mode first."""
         self._delta = d[..., :1] - d[..., 1:]
         low, high = torch.zeros_like(d[..., 0]), self._delta[..., 0] * (1 - 1e-5)
         for _ in range(30):
@@ -175,34 +176,42 @@ class Frontier:
 
     def at(self, x: torch.Tensor) -> Points:
         """Return the points of x (run, copy, point), each between 0 and `null`."""
-        d, m = self._d[..., None, :], self._m[..., None, :]
+        d, m = self.modes[..., None, :], self.towards[..., None, :]
         others = -m[..., 1:] * (x[..., None] / (self._delta[..., None, :] - x[..., None]))
         c = torch.cat([m[..., :1].expand(*others.shape[:-1], 1).clamp_min(1e-9), others], -1)
         c = c / torch.linalg.vector_norm(c, dim=-1, keepdim=True)
         return Points(c, (d * c**2).sum(-1), (m * c).sum(-1).abs())
 
-    def best(self, worth: Callable[[Points], torch.Tensor], n_points: int = 24, n_finer: int = 9) -> Beams:
-        """Return the beams that `worth` says are best: a grid over the frontier, then a finer one around its best."""
-        grid = torch.linspace(0, 1, n_points, device=self.null.device)
-        index = worth(self.at(self.null[..., None] * grid)).argmax(-1)
-        step = 1 / (n_points - 1)
-        finer = grid[index][..., None] + step * torch.linspace(-1, 1, n_finer, device=grid.device)
-        points = self.at(self.null[..., None] * finer.clamp(0, 1))
-        index = worth(points).argmax(-1)
-        n_modes = points.coefficients.shape[-1]
-        chosen = index[..., None, None].expand(*index.shape, 1, n_modes)
+    def along(self, t: torch.Tensor) -> Points:
+        """Return the points at t (run, copy, point), 0 (SVD) to 1 (null), denser where a little matters most."""
+        return self.at(self.null[..., None] * (1 - (1 - t) ** 2))
+
+    def best(self, worth: Callable[[Points], torch.Tensor], n_points: int = 24, n_finer: int = 7) -> Beams:
+        """Return the beams that `worth` says are best: a grid over the frontier, then finer ones around its best."""
+        t = torch.linspace(0, 1, n_points, device=self.null.device).expand(*self.null.shape, n_points)
+        step, offsets = 1 / (n_points - 1), torch.linspace(-1, 1, n_finer, device=t.device)
+        for _ in range(3):
+            points = self.along(t)
+            index = worth(points).argmax(-1, keepdim=True)
+            t = (t.gather(-1, index) + step * offsets).clamp(0, 1)
+            step *= 2 / (n_finer - 1)
+        chosen = index[..., None].expand(*index.shape, points.coefficients.shape[-1])
         return self.beams(points.coefficients.gather(-2, chosen)[..., 0, :])
 
     def beams(self, coefficients: torch.Tensor) -> Beams:
         """Return the beams of real coefficients (run, copy, mode)."""
-        alice = (self.basis * coefficients.unsqueeze(-2)).sum(-1)
-        alice = alice / torch.linalg.vector_norm(alice, dim=-1, keepdim=True)
+        alice = self.alice(coefficients)
         return alice, matched(self._h, alice)
+
+    def alice(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """Return Alice's beams alone."""
+        alice = (self.basis * coefficients.unsqueeze(-2)).sum(-1)
+        return alice / torch.linalg.vector_norm(alice, dim=-1, keepdim=True)
 
 
 def turned(h: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return V (…, antenna, mode), the strongest mode first, with Vᵀm real and positive; its gains d; and Vᵀm."""
-    d, v = torch.linalg.eigh(_gram(h))
+    d, v = _eigh(h)
     d, v = d.flip(-1).clamp_min(0), v.flip(-1)
     m = (v * mean.unsqueeze(-1)).sum(-2)
     size = m.abs()
@@ -210,8 +219,15 @@ def turned(h: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return v * phase.unsqueeze(-2), d, size
 
 
-def _gram(h: torch.Tensor) -> torch.Tensor:
-    return h.mH @ h
+def _eigh(h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return eigenvalues, ascending, and vectors of HᴴH."""
+    gram = h.mH @ h
+    if not h.is_cuda:
+        return torch.linalg.eigh(gram)
+    # cuSOLVER's batched routine refuses batches over about 32 000, and in single precision has been seen to err
+    parts = [torch.linalg.eigh(part) for part in gram.to(torch.complex128).flatten(0, -3).split(16_384)]
+    d, v = (torch.cat(x) for x in zip(*parts, strict=True))
+    return d.float().reshape(gram.shape[:-1]), v.to(gram.dtype).reshape(gram.shape)
 
 
 def _power(x: torch.Tensor) -> torch.Tensor:

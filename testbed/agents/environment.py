@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from testbed.agents import rates
+from testbed.agents import rates as _rates
 from testbed.agents.setting import Setting, Stack
 from testbed.core import seeds
 from testbed.core.errors import InputError, TestbedError
@@ -142,11 +142,11 @@ class Environment:
         """(time, run, copy, Alice's antenna): the last `history` estimates of Fred's channel, the present one last."""
         return torch.roll(self._past, -self._next, 0)
 
-    def rates(self, alice: torch.Tensor, bob: torch.Tensor) -> rates.Rates:
+    def rates(self, alice: torch.Tensor, bob: torch.Tensor) -> _rates.Rates:
         """Return what unit-norm beams (run, copy, antenna) are worth now; raises TestbedError where that is NaN."""
-        heard = (self.h * alice.unsqueeze(-2)).sum(-1)
+        heard = (self.h @ alice.unsqueeze(-1)).squeeze(-1)
         h, g = (heard * bob).sum(-1), (self.g * alice).sum(-1)
-        found = rates.rates(_power(h), _power(g), self.awake, self.stack)
+        found = _rates.rates(_power(h), _power(g), self.awake, self.stack)
         if not bool(torch.isfinite(found.reward).all()):
             bad = (~torch.isfinite(found.reward)).nonzero()[0].tolist()
             raise TestbedError(
@@ -155,7 +155,7 @@ class Environment:
             )
         return found
 
-    def step(self, alice: torch.Tensor, bob: torch.Tensor) -> rates.Rates:
+    def step(self, alice: torch.Tensor, bob: torch.Tensor) -> _rates.Rates:
         """Return what the beams are worth, and move on to the next step."""
         found = self.rates(alice, bob)
         self.advance()

@@ -1,9 +1,10 @@
 """What agents see and how their actions become beams: views of Eve, in two frames of coordinates.
 
 `antenna`: the paper's. State Re/Im of H and of Eve's channel, and her mode; action Re/Im of both beams.
-`turned`: the same problem without its symmetries. Turning either array, or any phase, changes no reward; in the singular
-basis of H, with phases that make Eve's channel real (`beams.turned`), what is left is real and small: the singular
-values, |Vᵀg| and the mode. An action is what both ends add to the SVD beams there: a residual on a closed form.
+`turned`: the same problem without its symmetries. Turning either array, or any phase, changes no reward; in the
+singular basis of H, with phases that make Eve's channel real (`beams.turned`), what is left is real and small: the
+singular values, |Vᵀg| and the mode. An action is what both ends add to the SVD beams there: a residual on a closed
+form.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The optimal predictor of Eve's channel from Fred's: what an LSTM can tie and not pass.
 
-Fred's channel and Eve's are Gaussian AR(1) with the same ρ and a fixed correlation κ_F. Turned into Fred's channel f and
-what is independent of it, Eve's is g = κ_F f + √(1−κ_F²) f⊥, and f⊥ shows in no estimate of f, past or present. So the
-posterior of g is a scalar Kalman filter's on f, coefficient by coefficient, and nothing more: mean κ_F m, variance
-κ_F² p + 1 − κ_F².
+Fred's channel and Eve's are Gaussian AR(1) with the same ρ and a fixed correlation κ_F. Turned into Fred's channel f
+and what is independent of it, Eve's is g = κ_F f + √(1−κ_F²) f⊥, and f⊥ shows in no estimate of f, past or present.
+So the posterior of g is a scalar Kalman filter's on f, coefficient by coefficient, and nothing more: mean κ_F m,
+variance κ_F² p + 1 − κ_F².
 """
 
 from __future__ import annotations

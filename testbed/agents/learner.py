@@ -28,8 +28,8 @@ class Task:
     settings: tuple[Setting, ...]
     seeds: tuple[int, ...]
     view: str = "full"
-    """What the agents see of Eve: `full` her channel and mode, `lstm` or `kalman` what is predicted from Fred's history,
-    `none` nothing. The legitimate channel is always seen."""
+    """What the agents see of Eve: `full` her channel and mode, `lstm` or `kalman` what is predicted from Fred's
+    history, `none` nothing. The legitimate channel is always seen."""
     frame: str = "antenna"
     """Of states and actions: `antenna`, as in the paper, or `turned` (`frames`)."""
     device: str = "cpu"
@@ -179,8 +179,8 @@ class Learner(ABC):
                 self.predictor.load_state_dict(state["predictor"])
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as exc:
             raise InputError(
-                f"{path}: does not fit: {_one_line(exc)}; accepted: runs, antennas, view and sizes of this learner "
-                f"({self.stack.n_runs} runs, {self.stack.n_antennas} antennas, {self.task.view} view, {self.task.frame} frame, {self.config})"
+                f"{path}: does not fit: {_one_line(exc)}; accepted: what this learner is: {self.stack.n_runs} runs, "
+                f"{self.stack.n_antennas} antennas, {self.task.view} view, {self.task.frame} frame, {self.config}"
             ) from exc
         self.n_steps, self._counted = state["n_steps"], state["counted"]
         self.curve = [(int(n), list(means)) for n, means in state["curve"]]
@@ -193,7 +193,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         state = torch.load(path, weights_only=True, map_location="cpu")
-        card["algorithm"], card["task"]["view"], state["parts"]  # noqa: B018 - is it one of ours?
+        if not {"algorithm", "task", "config"} <= card.keys() or "parts" not in state:
+            raise KeyError("its card or its tensors are not those of a learner")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as exc:
         raise InputError(f"{path}: no checkpoint of a learner: {_one_line(exc)}") from exc
     return state, card

@@ -17,7 +17,7 @@ class Nets(torch.nn.Module):
     """Fully connected nets: (net, batch, in) → (net, batch, out), LayerNorm and ReLU after each hidden layer."""
 
     def __init__(self, net_seeds: Sequence[int], sizes: Sequence[int], last_scale: float = 1.0) -> None:
-        """`net_seeds`: one a net, so that a net begins the same in whatever stack. `last_scale`: of the output layer."""
+        """`net_seeds`: one a net, which begins the same in whatever stack. `last_scale`: of the output layer."""
         super().__init__()
         scales = [*[1.0] * (len(sizes) - 2), last_scale]
         self.weights = torch.nn.ParameterList(
@@ -86,6 +86,11 @@ def _uniform(net_seeds: Sequence[int], name: str, shape: tuple[int, ...], bound:
 def follow(target: torch.nn.Module, source: torch.nn.Module, tau: float) -> None:
     """Move a target net by τ towards its source."""
     torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), tau)
+
+
+def adam(module: torch.nn.Module, rate: float, eps: float = 1e-8) -> torch.optim.Adam:
+    """Return Adam over a module's parameters, one kernel for all of them."""
+    return torch.optim.Adam(module.parameters(), lr=rate, eps=eps, fused=True)
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from testbed.agents.learner import Learner, Task
-from testbed.agents.networks import Nets, Twins, descend
+from testbed.agents.networks import Nets, Twins, adam, descend
 from testbed.agents.predictor import Predictor
 from testbed.core import seeds
 
@@ -48,8 +48,7 @@ class Ppo(Learner):
         value_seeds = [seeds.derive(s, "value") for s in task.seeds]
         self.value = Nets(value_seeds, (self.n_state, c.hidden, c.hidden, 1)).to(task.device)
         self.spread = _Spread(self.stack.n_runs, self.n_action, c.log_std).to(task.device)
-        parameters = [*self.actors.parameters(), *self.value.parameters(), *self.spread.parameters()]
-        self.optimiser = torch.optim.Adam(parameters, lr=c.rate, eps=1e-5)
+        self.optimiser = adam(torch.nn.ModuleList([self.actors, self.value, self.spread]), c.rate, eps=1e-5)
         self._rollout = _Rollout()
 
     def _step(self) -> torch.Tensor:

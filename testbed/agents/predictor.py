@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from testbed.agents.environment import Environment
-from testbed.agents.networks import Lstms
+from testbed.agents.networks import Lstms, adam
 from testbed.agents.setting import Setting, Stack
 from testbed.core import seeds
 
@@ -79,7 +79,7 @@ class Predictor:
         self._env = Environment(settings, config.n_envs, seeds.derive(2, "predictor", name), device)
         self._generator = torch.Generator(device).manual_seed(seeds.derive(3, "predictor", name))
         self._sequences = Sequences(self._env, config.capacity)
-        self._optimiser = torch.optim.Adam(self.nets.parameters(), lr=config.rate)
+        self._optimiser = adam(self.nets, config.rate)
         self._schedule = torch.optim.lr_scheduler.ExponentialLR(self._optimiser, 0.1 ** (1 / config.decay_steps))
         self.losses: list[float] = []
         """Mean loss over runs, every hundredth update."""

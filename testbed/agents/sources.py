@@ -23,6 +23,7 @@ from testbed.core import seeds
 from testbed.core.config import Scene
 from testbed.core.errors import InputError
 from testbed.core.registry import load_driver
+from testbed.core.types import CsiSeries
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,29 @@ class Played:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._at = state["at"].numpy().copy()
         self._look()
+
+
+def from_csi(legitimate: CsiSeries, eve: CsiSeries, fred: CsiSeries | None = None) -> Series:
+    """Return the channels that a run recorded: soundings of Alice by Bob, by Eve and, where there is one, by Fred.
+
+    Each (probe, rx antenna, Alice's antenna, subcarrier), of which the middle of the band is taken, and Eve's and
+    Fred's first antenna; rounds that any of them lacks are dropped. Oscillators give every sounding a phase of its own:
+    each is turned to agree with the one before, which makes ρ of fast channels look larger than it is.
+    """
+    given = [s for s in (legitimate, eve, fred) if s is not None]
+    known = [dict(zip(s.rounds.tolist(), s.h[..., s.h.shape[-1] // 2], strict=True)) for s in given]
+    common = sorted(set.intersection(*(set(k) for k in known)))
+    rows = [[k[r] for k in known] for r in common if all(np.isfinite(k[r]).all() for k in known)]
+    if not rows:
+        raise InputError("agents: no round has CSI of every link; accepted: runs with soundings that all nodes hear")
+    h, g, *rest = (_steady(np.stack(x).astype(np.complex128)) for x in zip(*rows, strict=True))
+    return Series(h, g[:, 0], rest[0][:, 0] if rest else None)
+
+
+def _steady(x: NDArray[Any]) -> NDArray[Any]:
+    for t in range(1, len(x)):
+        x[t] *= np.exp(-1j * np.angle(np.vdot(x[t - 1], x[t])))
+    return x
 
 
 def from_world(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from testbed.agents.learner import Learner, Replay, Task
-from testbed.agents.networks import Twins, descend, follow
+from testbed.agents.networks import Twins, adam, descend, follow
 from testbed.agents.predictor import Predictor
 
 
@@ -46,8 +46,8 @@ class Td3(Learner):
         self.critics = Twins(task.seeds, "critic", sizes).to(task.device)
         self.target_actors = copy.deepcopy(self.actors).requires_grad_(False)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        self.actor_optimiser = torch.optim.Adam(self.actors.parameters(), lr=c.rate)
-        self.critic_optimiser = torch.optim.Adam(self.critics.parameters(), lr=c.rate)
+        self.actor_optimiser = adam(self.actors, c.rate)
+        self.critic_optimiser = adam(self.critics, c.rate)
         self.replay = Replay(self.stack.n_runs, c.capacity, (self.n_state, self.n_action, 1, self.n_state), task.device)
         self._begin()
 

@@ -22,6 +22,8 @@ _GRID = 512
 _CHUNK = 1 << 14
 _NOISES = np.geomspace(1e-5, 0.9999, 400)
 """1 − ρ² that `fit_noise` chooses from: steps of 3 %."""
+DOUBTS = (1e-6, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
+"""Shares of scores that have nothing to do with the label, which `fit_noise` judges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +111,13 @@ def bit_llr(y: F64, rho: float, m: int, place: int, known: I64, doubt: float = 1
 
 
 @lru_cache(maxsize=1024)
-def level_entropies(rho: float, m: int) -> tuple[float, ...]:
+def level_entropies(rho: float, m: int, doubt: float = 0.0) -> tuple[float, ...]:
     """Return the entropy of each bit given the other end's score and the less significant bits, least first.
 
     They add up to H(label | score). Decoded in this order the first bits are nearly random and the last nearly certain,
     more so than in the opposite order or with a Gray code: less is left in between, where codes lose.
     """
-    p = _conditional(rho, m)
+    p = (1 - doubt) * _conditional(rho, m) + doubt / (1 << m)
     out, before = [], 0.0
     for place in range(m):
         joint = p.reshape(_GRID, 1 << (m - place - 1), 1 << (place + 1)).sum(axis=1)
@@ -126,15 +128,18 @@ def level_entropies(rho: float, m: int) -> tuple[float, ...]:
 
 
 def fit_noise(label: I64, m: int, y: F64) -> F64:
-    """Return (candidate,) the log-likelihood in nats of labels of m bits given scores y, by 1 − ρ² in `noises`."""
+    """Return (doubt, candidate) the log-likelihood in nats of labels of m bits given scores y.
+
+    By the share of outliers in `DOUBTS`, and by 1 − ρ² in `noises`.
+    """
     t = edges(m)
-    out = np.empty(_NOISES.size)
+    out = np.empty((len(DOUBTS), _NOISES.size))
     for i, v in enumerate(_NOISES):
         mean, s = np.sqrt(1 - v) * y, np.sqrt(v)
         low, high = (t[label] - mean) / s, (t[label + 1] - mean) / s
         above = low > 0
         p = ndtr(np.where(above, -low, high)) - ndtr(np.where(above, -high, low))
-        out[i] = np.log(np.maximum(p, 1e-6)).sum()  # as in `bit_llr`, an outlier does not decide
+        out[:, i] = [np.log((1 - doubt) * p + doubt / (1 << m)).sum() for doubt in DOUBTS]
     return out
 
 

@@ -147,11 +147,22 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
     }
     strings = [n for b in facts.blocks if (n := max(_raw_bits(b.alice), _raw_bits(b.bob)))]
     summary["health"] = (
-        [_entry(v) for v in (*facts.health, *([general_estimate(strings)] if strings else []))]
+        [_entry(v) for v in (*facts.health, *_entropy_entries(strings, facts.blocks))]
         + _key_entries(facts, delivered)
         + _null_entries(summary, facts)
     )
     return summary
+
+
+def _entropy_entries(strings: Sequence[int], blocks: Sequence[BlockFacts]) -> list[Verdict]:
+    """Say where the min-entropy comes from."""
+    if any(b.alice_key is not None and b.alice_key.entropy == "modelled" for b in blocks):
+        detail = (
+            "Key lengths go by a model: features jointly Gaussian at Alice and Eve, probes independent but for what "
+            "our predictors find. The estimators of SP 800-90B had no say."
+        )
+        return [Verdict("min_entropy_model", True, detail)]
+    return [general_estimate(strings)] if strings else []
 
 
 # ---------------------------------------------------------------- figures

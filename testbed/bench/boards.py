@@ -100,9 +100,13 @@ def _twin(driver: str, folder: str, options: dict[str, Any]) -> Iterator[str]:
     process.start()
     there.close()
     try:
-        if not here.poll(_START_S):
+        try:
+            uri = here.recv() if here.poll(_START_S) else None
+        except EOFError:
+            uri = None
+        if uri is None:
             raise TestbedError(f"bench boards: the twin of {driver} did not start within {_START_S:g} s")
-        yield here.recv()
+        yield uri
     finally:
         here.close()
         process.join(_START_S)

@@ -1,8 +1,9 @@
 """Balanced k-means: ours beside `k-means-constrained`, ortools' min-cost flow and the Hungarian algorithm.
 
 All start from the same centroids. One assignment is the same problem for ours, ortools and the Hungarian algorithm, so
-costs must agree (ortools works in whole numbers: to 1e-6). `k-means-constrained` assigns by distances, not their
-squares, so its rows compare whole clusterings; both costs are sums of squares, lower is better.
+costs must agree, or the benchmark fails (ortools works in whole numbers: to 1e-6 a sample). `k-means-constrained`
+assigns by distances, not their squares, so its rows compare whole clusterings; both costs are sums of squares, lower is
+better.
 """
 
 from __future__ import annotations
@@ -64,6 +65,10 @@ def _assignments(n: int, solver: Any, hungarian: bool) -> list[BenchRow]:
     rows = []
     for peer, solve in peers.items():
         theirs, peer_s = _timed(solve)
+        if abs(_cost(costs, theirs) - cost) > 1e-6 * n:
+            raise RuntimeError(
+                f"{peer}: cost {_cost(costs, theirs):.6f}, ours {cost:.6f}: one of them is not the least"
+            )
         rows.append(
             BenchRow(
                 name=f"quantizers, one assignment, {n} samples, {REGIONS} regions",

@@ -1,4 +1,4 @@
-"""LDPC beside Cascade: efficiency, failures and speed on the same strings in the same run."""
+"""LDPC beside Cascade, and hashing: efficiency, failures and speed on the same strings in the same run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from math import log2
 
 import numpy as np
 
-from testbed.bench import BenchRow
+from testbed.bench import BenchRow, interleaved
+from testbed.chain.amplify.toeplitz import toeplitz_hash
 from testbed.chain.dialogue import run as discuss
 from testbed.chain.reconcile.cascade import Cascade
 from testbed.chain.reconcile.ldpc import Ldpc
@@ -16,7 +17,7 @@ from testbed.core.errors import DialogueFailed
 from testbed.core.seeds import generator
 from testbed.core.stages import Evidence, Reconciler
 
-BLOCKS = {2048: 40, 10_240: 12, 65_536: 5}
+BLOCKS = {2048: 40, 10_240: 12, 65_536: 5, 131_072: 2}
 """Bits of a block: how many blocks."""
 RATES = (0.01, 0.05, 0.10)
 
@@ -44,7 +45,30 @@ def run() -> list[BenchRow]:
                         note=f"ours {ours}, first block {built_s:.2f} s; peer {peer}",
                     )
                 )
-    return rows
+    return [*rows, _toeplitz()]
+
+
+def _toeplitz() -> BenchRow:
+    """Hash 131 072 bits to a half by FFT; the peer multiplies by the matrix row by row, one row in 256 of them."""
+    n, m, every = 131_072, 65_536, 256
+    rng = generator(1, "bench", "toeplitz")
+    bits, seed = rng.integers(0, 2, n, dtype=np.uint8), rng.integers(0, 2, n + m - 1, dtype=np.uint8)
+    packed = np.packbits(bits)
+
+    def rows() -> None:
+        for i in range(0, m, every):
+            np.bitwise_count(np.packbits(seed[i : i + n][::-1]) & packed).sum() & 1
+
+    ours_s, part_s, _ = interleaved(lambda: toeplitz_hash(bits, seed, m), rows, 5)
+    peer_s = part_s * every
+    return BenchRow(
+        name=f"toeplitz, {n} to {m} bits",
+        ours_s=ours_s,
+        peer="row by row on packed bits",
+        peer_s=peer_s,
+        ratio=peer_s / ours_s,
+        note=f"{n / ours_s / 1e6:.1f} Mbit/s in; peer {n / peer_s / 1e6:.3f} Mbit/s, from one row in {every}",
+    )
 
 
 @dataclass(slots=True)

@@ -45,6 +45,8 @@ _SPREADS = 6.0
 """A receiver listens this many standard deviations of the measured arrivals early and late, at least."""
 SURFACE_SETTLE_S = 10e-6
 """Between a pattern's latch time and the first probe under it."""
+LOADING_S = 60.0
+"""How much longer nodes may take to get ready that load a trained policy and the library it needs."""
 SURFACE_CHECK_ROUNDS = 50
 """A pattern that is held is read back after so many rounds, and before they are used: boards start anew unasked."""
 WALL_LEAD_S = 0.03
@@ -662,6 +664,8 @@ class CoordinatorState:
                 if all(n.alive for n in self._taking_part().values()):
                     self.phase = "configuring"
                     self._deadline_s = self._now_s + self.lab.coordinator.operation_timeout_s
+                    if self.experiment.beams.policy != "none":
+                        self._deadline_s += LOADING_S
                     self._make_scheduler()
                     misfit = self._misfit()
                     if misfit is not None:

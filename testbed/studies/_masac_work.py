@@ -1,4 +1,4 @@
-"""What the processes of study `masac` do: bounds, trainings, the residual net. Plain items in, plain numbers out."""
+"""What the processes of study `masac` do: bounds, trainings, the direct net. Plain items in, plain numbers out."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def train(item: Training) -> dict[str, Any]:
 
 
 def _prediction(predictor: Any, settings: Any, item: Training) -> dict[str, Any]:
-    """Return errors of LSTM and Kalman filter on held-out draws, run by run: of the channel, per unit power; of the mode."""
+    """Return errors of LSTM and Kalman filter on held-out draws, by run: of the channel per unit power, the mode."""
     from testbed.agents import evaluation, kalman
 
     env = evaluation.held_out(settings, max(item.n_draws, 2000), item.device)
@@ -83,7 +83,8 @@ def _prediction(predictor: Any, settings: Any, item: Training) -> dict[str, Any]
         return ((estimate - env.g).abs() ** 2).mean((-1, -2)).cpu().numpy()
 
     return {
-        "lstm_error": error(mean), "kalman_error": error(belief.mean), "expected_error": belief.variance[:, 0].cpu().numpy(),
+        "lstm_error": error(mean), "kalman_error": error(belief.mean),
+        "expected_error": belief.variance[:, 0].cpu().numpy(),
         "last_error": error(env.fred[-1]), "lstm_wrong": wrong(awake), "kalman_wrong": wrong(likely),
     }  # fmt: skip
 
@@ -129,7 +130,7 @@ def _summed(found: Any) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Climb:
-    """One seed of the residual net, evaluated over settings after `updates`."""
+    """One seed of the direct net, evaluated over settings after `updates`."""
 
     seed: int
     updates: int
@@ -143,11 +144,11 @@ class Climb:
 def climb(item: Climb) -> dict[str, Any]:
     """Train it; return its summary over settings (as `bounds`), and the first setting's reward (point,) on the way."""
     from testbed.agents import beams, evaluation
-    from testbed.agents.residual import Config, Residual
+    from testbed.agents.direct import Config, Direct
     from testbed.agents.setting import Setting
 
     settings = [Setting(**s) for s in item.settings]
-    net = Residual(settings[0], item.seed, Config(**item.config), item.device)
+    net = Direct(settings[0], item.seed, Config(**item.config), item.device)
     first = evaluation.held_out(settings[0], item.n_draws, item.device)
     began_s = time.perf_counter()
     curve = [float(evaluation.outcome(net.policy, first).reward.mean())]
@@ -156,6 +157,6 @@ def climb(item: Climb) -> dict[str, Any]:
         curve.append(float(evaluation.outcome(net.policy, first).reward.mean()))
     train_s = time.perf_counter() - began_s
     env = evaluation.held_out(settings, item.n_draws, item.device)
-    found = evaluation.outcomes({"residual": net.policy, "svd": beams.svd, "oracle": beams.oracle}, env)
+    found = evaluation.outcomes({"direct": net.policy, "svd": beams.svd, "oracle": beams.oracle}, env)
     per_update = net.config.n_settings * net.config.n_envs
-    return {**_summed(found)["residual"], "curve": curve, "train_s": train_s, "transitions": per_update}
+    return {**_summed(found)["direct"], "curve": curve, "train_s": train_s, "transitions": per_update}

@@ -30,9 +30,9 @@ SEED = 1
 PDF_DBM = 20.0
 BITS = (1, 2, 3)
 ALTERNATING, MEV_RIS, NO_RIS, RANDOM = "alternating", "MEV + RIS", "No RIS", "random phases"
-SUPERVISED, DENSE, UNFOLDED = "supervised net", "same net, rate-trained", "unfolded net, rate-trained"
+SUPERVISED, DENSE, UNFOLDED = "supervised net", "dense net, rate-trained", "unfolded net, rate-trained"
 LABEL_TOLERANCE = 1e-5
-CUT_OFFS = (1, 3, 10, 30)
+CUT_OFFS = (1, 2, 3, 5, 10, 30)
 """Rounds after which coordinate ascent is stopped, from a net's phases and from aligned ones."""
 SCENE = Scene()
 
@@ -54,6 +54,8 @@ class Size:
     patience: int
     dense_epochs: int
     unfolded_epochs: int
+    unfolded_batch: int
+    unfolded_steps: int
     n_seeds: int
     n_sdp: int
     sdp_rounds: int
@@ -172,24 +174,27 @@ def net(size: Size, kind: str, seed: int, labels: F64) -> dict[str, Any]:
     train = pool(size).take(slice(0, size.large))
     began_s = time.perf_counter()
     design: Any
+    trained: Any
     if kind == SUPERVISED:
-        trained: Any = secrecy_supervised.SupervisedNet(SCENE, seed)
+        trained = secrecy_supervised.SupervisedNet(SCENE, seed)
         trained.train(train, labels[: size.large], size.epochs, size.patience, device="cpu")
         design = secrecy_supervised.design
     else:
-        options: dict[str, Any] = {"kind": "dense", "hidden": 256} if kind == DENSE else {"kind": "unfolded"}
-        trained = secrecy_rate_net.RateNet(SCENE, seed, **options)
-        # layers this small gain nothing on a GPU
-        where = "cpu" if kind == DENSE else None
-        trained.train(train, size.dense_epochs if kind == DENSE else size.unfolded_epochs, device=where)
+        if kind == DENSE:
+            trained = secrecy_rate_net.RateNet(SCENE, seed, "dense", hidden=256)
+            # layers this small gain nothing on a GPU
+            trained.train(train, size.dense_epochs, device="cpu")
+        else:
+            trained = secrecy_rate_net.RateNet(SCENE, seed, "unfolded", size.unfolded_steps)
+            trained.train(train, size.unfolded_epochs, size.unfolded_batch)
         design = secrecy_rate_net.design
     out: dict[str, Any] = {"train_s": time.perf_counter() - began_s, "history": trained.history}
     models = [judged(size, dbm) for dbm in size.powers_dbm]
-    out["rates"] = np.stack([rate(m, design(trained, m)) for m in models])
+    out["rates"] = np.stack([rate(m, design(m, trained)) for m in models])
     at = judged(size)
     phases = trained.phases(at)
-    out["infer_s"] = _least_s(lambda: design(trained, at)) / size.n_channels
-    out["refined"] = {n: float(rate(at, design(trained, at, sweeps=n)).mean()) for n in CUT_OFFS}
+    out["infer_s"] = _least_s(lambda: design(at, trained)) / size.n_channels
+    out["refined"] = {n: float(rate(at, design(at, trained, sweeps=n)).mean()) for n in CUT_OFFS}
     if kind == UNFOLDED:
         # in the same process, so that the two times can be held against each other
         out["cut off"] = _cut_off(at)
@@ -215,10 +220,13 @@ def loss(size: Size, which: Loss, seed: int, labels: F64) -> dict[str, Any]:
 def _cut_off(model: Secrecy) -> dict[int, tuple[float, float]]:
     """Return mean bits and seconds a channel of coordinate ascent that ends after some rounds, from aligned phases."""
     out = {}
-    for rounds in CUT_OFFS:
+    for rounds in (0, *CUT_OFFS):
 
         def answer(rounds: int = rounds) -> Design:
-            return secrecy_coordinate.design(model, secrecy_coordinate.aligned(model), rounds=rounds)
+            phases = secrecy_coordinate.aligned(model)
+            if rounds == 0:
+                return Design(phases, model.best_precoder(phases))
+            return secrecy_coordinate.design(model, phases, rounds=rounds)
 
         out[rounds] = (float(rate(model, answer()).mean()), _least_s(answer) / len(model.h_au))
     return out

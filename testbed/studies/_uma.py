@@ -15,6 +15,7 @@ import hashlib
 import os
 import tempfile
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,7 @@ def _chain(walk: Walk, device: str, side: str, plan: Impairments) -> C128:
     return np.asarray(1 + np.exp(-2j * np.pi * walk.subcarrier_hz[:, None] * lags_s) @ echoes)
 
 
+@lru_cache(maxsize=4)  # a study asks for the same walk at every signal-to-noise ratio
 def _computed(walk: Walk) -> Snapshots:
     if walk.eve_near not in ("", "alice", "bob"):
         raise InputError(f"eve_near = {walk.eve_near!r}, accepted: alice, bob, or '' for none")

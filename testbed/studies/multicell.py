@@ -40,7 +40,7 @@ def run(study: Study) -> None:
     quick = study.quick
     draws, starts, stated_draws = (2, 2, 6) if quick else (10, 6, 20)
     sizes = {
-        "fig6 power dBm": [10, 30, 50, 70] if quick else [*range(10, 71, 5)],
+        "fig6 power dBm": [10, 40, 70] if quick else [*range(10, 71, 5)],
         "fig6 chains": [2, 10] if quick else [2, 4, 6, 8, 10],
         "fig7 power dBm": [10, 30, 50] if quick else [0, 10, 20, 30, 40, 50],
         "fig7 N": [40, 80] if quick else [20, 40, 60, 80, 100],
@@ -66,7 +66,7 @@ def run(study: Study) -> None:
     for part in range(parts):
         jobs["table1", part] = ("sequences", Probing(_with(base, draws=1), probes, part))
     arrays = {
-        "random": _with(base, draws=stated_draws, starts=6), "wide": _with(base, array="wide", starts=6),
+        "random": _with(base, draws=stated_draws, starts=4), "wide": _with(base, array="wide", starts=6),
         "tall": _with(base, array="tall", starts=6),
         "wide, half a wavelength apart": _with(base, array="wide", spacing_wavelengths=0.5, starts=6),
     }  # fmt: skip
@@ -83,7 +83,8 @@ def run(study: Study) -> None:
     for p in sizes["fig6 power dBm"]:
         for m_e in sizes["fig6 chains"]:
             scene = _with(base, n_antennas=10, n_chains=m_e, n_elements=20, power_dbm=float(p))
-            jobs["fig6", p, m_e] = ("compare", Task(scene, (PROPOSED,)))
+            both = (PROPOSED, PAPERS) if m_e == sizes["fig6 chains"][0] else (PROPOSED,)
+            jobs["fig6", p, m_e] = ("compare", Task(scene, both))
     for p in sizes["fig7 power dBm"]:
         for n in sizes["fig7 N"]:
             probing = Probing(_with(base, power_dbm=float(p), n_elements=n), 2000 if quick else 10_000)
@@ -140,6 +141,9 @@ def _convergence(study: Study, found: dict[Any, Any]) -> None:
     halved, steps = (sum(r[k] for r in runs.values()) for k in ("halved", "steps"))
     study.claim(f"algorithm 1's published step always climbs by itself (steps of {steps} that had to be shortened)",
                 "yes", halved, halved == 0)  # fmt: skip
+    ends = [[r[method][-1] for r in runs.values()] for method in ("from identity", "alternation")]
+    study.claim("where the alternation starts does not matter (bits from identity and from random precoders)", None,
+                ends, bool(np.allclose(ends[0], ends[1], rtol=0.02)))  # fmt: skip
     study.table("convergence", [
         {"M": m, "N": n, "rounds of alternation": len(r["alternation"]) - 1, "bits": r["alternation"][-1],
          "bits from identity precoders": r["from identity"][-1], "iterations of algorithm 1": len(r["algorithm 1"]) - 1,
@@ -173,9 +177,10 @@ def _stated(study: Study, found: dict[Any, Any], arrays: dict[str, Scene]) -> No
     rand = _mean(r[RANDOM])
     study.claim("RandPhase is as low as No-RIS, bits", 0.49, rand, abs(rand / bare - 1) < 0.1)
     study.claim("RandPhase, computed independently, bits: 0.7 to 1.1", None, rand, 0.6 < rand < 1.2)
-    gap = [_mean(found["stated", name][PROPOSED]) - _mean(found["stated", name][PAPERS]) for name in arrays]
-    study.claim("the joint solver's lead on the paper's alternation, both from random starts, bits (smallest)", None,
-                min(gap), min(gap) > -1e-3)  # fmt: skip
+    lead = [_mean(v[PROPOSED]) / _mean(v[PAPERS]) - 1 for v in found.values() if PROPOSED in v and PAPERS in v]
+    study.claim("the joint solver is nowhere more than 1 % below the paper's alternation, both from random starts "
+                f"(least lead of {len(lead)} settings)", None, min(lead), min(lead) > -0.01, True)  # fmt: skip
+    study.claim("… and leads it by 1 % somewhere (largest lead)", None, max(lead), max(lead) > 0.01)
 
 
 def _powers(study: Study, found: dict[Any, Any], sizes: dict[str, list[int]]) -> None:
@@ -200,8 +205,8 @@ def _powers(study: Study, found: dict[Any, Any], sizes: dict[str, list[int]]) ->
     gaps = bounds - every
     study.claim("the bound is never below the rate, and equal at M_e = M (largest difference there, bits)", "tight",
                 float(gaps[-1].max()), bool(gaps.min() > -1e-3 and np.abs(gaps[-1]).max() < 1e-2), True)  # fmt: skip
-    study.claim("the gap to the bound shrinks with M_e (largest gap by M_e, bits)", "shrinks", gaps.max(axis=1),
-                bool(gaps[0].max() >= gaps[-1].max()))  # fmt: skip
+    study.claim("the bound is loose at M_e < M, less so with more chains (largest gap by M_e, bits)", "shrinks",
+                gaps.max(axis=1), bool(gaps[0].max() > max(1e-3, gaps[-1].max())))  # fmt: skip
 
 
 def _places(study: Study, found: dict[Any, Any], sizes: dict[str, list[int]]) -> None:

@@ -89,7 +89,7 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("lab", "status"), [("sim", 2), ("wire_ris", 2), ("wire_ris595", 1)])
+@pytest.mark.parametrize(("lab", "status"), [("sim", 2), ("wire_ris595", 1)])
 def test_a_pattern_of_another_shape_is_one_line(tmp_path: Path, lab: str, status: int) -> None:
     """Before anything starts, where the lab file or the driver knows the size; else when the board has told it."""
     patterns.save(tmp_path / "small.json", patterns.make("random(1)", (4, 4), 1), {})
@@ -100,6 +100,13 @@ def test_a_pattern_of_another_shape_is_one_line(tmp_path: Path, lab: str, status
     assert "4×4 elements of 1 bit, accepted by this board: 16×16" in done.stderr
     assert done.stderr.count("\n") == 1
     assert (tmp_path / "runs").exists() == (status == 1)
+
+
+def test_a_driver_that_knows_its_size_refuses_another_before_anything_starts(tmp_path: Path) -> None:
+    patterns.save(tmp_path / "small.json", patterns.make("random(1)", (4, 4), 1), {})
+    plan, start = config.load_experiment("static_room"), str(tmp_path / "small.json")
+    with pytest.raises(InputError, match="accepted by this board: 16×16"):
+        tuning.plan(plan, "static_room", config.load_lab("wire_ris"), "greedy", "power", 1, start)
 
 
 def test_a_refused_option_of_an_emulated_board_names_file_table_and_key(tmp_path: Path) -> None:

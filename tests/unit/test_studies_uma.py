@@ -29,6 +29,7 @@ class Air:
 @pytest.fixture(autouse=True)
 def air(monkeypatch: pytest.MonkeyPatch) -> type[Air]:
     Air.calls = 0
+    _uma._computed.cache_clear()
     monkeypatch.setattr(registry, "load_driver", lambda group, name: Air)
     monkeypatch.delenv(_uma.CACHE_VARIABLE, raising=False)
     return Air

@@ -187,6 +187,16 @@ def test_the_joint_solver_is_no_worse_than_alternation_and_far_above_the_identit
     assert np.diff(best.history).min() > -1e-9
 
 
+@pytest.mark.parametrize("power_dbm", [0.0, 10.0])
+def test_the_joint_solver_climbs_where_the_objective_curves_upwards(power_dbm: float) -> None:
+    """At low power the rate grows with the square of the precoders: steps must grow, or the climb stays at its foot."""
+    model = MultiCell.two_cells(n_elements=20, n_antennas=6, n_chains=4, power_dbm=power_dbm)
+    best = cells_joint.design(model, np.random.default_rng(1), 2, polish=0)
+    precoders, phases_rad = cells_joint.random_start(model, np.random.default_rng(2))
+    peer = cells_alternating.design(model, phases_rad, precoders)
+    assert best.history[-1] > 0.99 * peer.history[-1]
+
+
 @pytest.mark.parametrize("bits", [1, 2, 3])
 def test_levels_climb_above_rounding_to_a_point_that_no_single_element_improves(bits: int) -> None:
     model = MultiCell.stack([MultiCell.two_cells(n_elements=20, rng=np.random.default_rng(s)) for s in (0, 1)])

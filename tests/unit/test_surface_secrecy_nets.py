@@ -52,9 +52,9 @@ def test_nets_trained_on_the_rate_beat_the_one_trained_on_angles_and_none_the_so
         "unfolded": (unfolded, rate_design),
     }  # fmt: skip
     for name, (net, design) in nets.items():
-        found = design(net, judged)
+        found = design(judged, net)
         rates[name] = judged.rate(found.precoders, found.phases_rad)
-        refined = design(net, judged, sweeps=3)
+        refined = design(judged, net, sweeps=3)
         assert (judged.rate(refined.precoders, refined.phases_rad) >= rates[name] - 1e-9).all()
     solver = secrecy_coordinate.design(judged)
     best = judged.rate(solver.precoders, solver.phases_rad)
@@ -100,7 +100,7 @@ def test_the_unfolded_net_does_not_care_how_elements_are_numbered_nor_about_rece
 def test_a_net_answers_on_a_boards_levels() -> None:
     model = drawn(30)
     net = RateNet(SMALL, 3, steps=2, hidden=8)
-    projected, climbed = rate_design(net, model, phase_bits=2), rate_design(net, model, phase_bits=2, sweeps=50)
+    projected, climbed = rate_design(model, net, phase_bits=2), rate_design(model, net, phase_bits=2, sweeps=50)
     bits = [model.rate(d.precoders, d.phases_rad) for d in (projected, climbed)]
     assert (bits[1] >= bits[0] - 1e-12).all()
     rounded = secrecy_levels.projected(model, net.phases(model), 2)
@@ -167,7 +167,8 @@ def test_the_study_makes_all_its_figures_and_keeps_what_it_promises(
 ) -> None:
     tiny = Size(
         n_channels=20, powers_dbm=(10, 20), small=20, middle=36, large=60, n_test=20, epochs=2, patience=1,
-        dense_epochs=2, unfolded_epochs=1, n_seeds=1, n_sdp=1, sdp_rounds=1, more_starts=1,
+        dense_epochs=2, unfolded_epochs=1, unfolded_batch=30, unfolded_steps=2, n_seeds=1, n_sdp=1,
+        sdp_rounds=1, more_starts=1,
     )  # fmt: skip
     monkeypatch.setattr(study, "QUICK", tiny)
     monkeypatch.setattr("os.cpu_count", lambda: 1)

@@ -48,7 +48,7 @@ class Klt(Enhancer):
             raise ValueError(f"phase = {phase!r}, accepted: {', '.join(PHASES)}")
         self._delay_s, self._dimensions, self._phase = float(rms_delay_s), dimensions, phase
 
-    def transform(self, csi: CsiSeries, role: str = "alice") -> Features:
+    def transform(self, csi: CsiSeries, role: str) -> Features:
         """Return (probe, dimension): Re and Im in turn of each component, antenna pair after antenna pair."""
         h = aligned(csi) if self._phase == "aligned" else csi.h.astype(np.complex128)
         values, vectors = delay_basis(csi.subcarrier_hz.astype(np.float64), self._delay_s)

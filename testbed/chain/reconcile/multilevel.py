@@ -6,10 +6,11 @@ decodes Alice's syndrome with that. The first places are nearly random: those bi
 bit each and gains nothing for anybody. The last are certain: nothing is sent for them. Codes are needed in between
 only, at rates that follow each place's conditional entropy (cf. Jouguet, Elkouss and Kunz-Jacques 2014).
 
-What Bob knows of the channel comes from the sacrificed symbols, which are public: a noise level for each dimension, by
-maximum likelihood. He publishes the plan (which dimensions' bits form a frame, how many parities), Alice the syndromes
-of all places in one message; for frames that fail he asks for more, a few per cent at a time (`_code`). Where a
-bit came out wrong unnoticed the verification tag differs and the block is dropped.
+What Bob knows of the channel comes from the sacrificed symbols, which are public: a noise level for each dimension and
+the share of outliers, by maximum likelihood. He publishes the plan (which dimensions' bits form a frame, how many
+parities), Alice the syndromes of all places in one message; for frames that fail he asks for more, a few per cent at a
+time (`_code`), in the end for the bits themselves. Where a bit came out wrong unnoticed the verification tag differs
+and the block is dropped.
 
 Without features (bare strings) every bit is a place of its own and the channel a binary symmetric one.
 """
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from testbed.assess.gaussian_labels import Symbols, bit_llr, fit_noise, level_entropies, noises, normal_scores
+from testbed.assess.gaussian_labels import DOUBTS, Symbols, bit_llr, fit_noise, level_entropies, noises, normal_scores
 from testbed.chain.reconcile._code import code
 from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import Dialogue, PublicMessage, Receive, Send
@@ -44,6 +45,8 @@ _SKIP = 0.01
 """Expected wrong bits of a place up to which nothing is sent for it."""
 _LEAST_PUBLISHED = 8
 """Fewer sacrificed symbols tell too little of the channel: the string is then taken as bare bits."""
+_UNSEEN = 0.1
+"""Outliers to reckon with where none was seen among the sacrificed symbols."""
 _PRIOR = 2.0
 """Weight of all dimensions' sacrificed symbols beside a dimension's own, in symbols."""
 
@@ -109,20 +112,15 @@ class Multilevel(Reconciler):
                 if not open_frames:
                     break
                 again = [frames[k] for k in open_frames]
-                counts = [f.next_splits(self._step) for f in again]
-                if any(
-                    f.asked >= self._rounds or stop == start for f, (start, stop) in zip(again, counts, strict=True)
-                ):
-                    detail = (
-                        f"{len(again)} of {len(frames)} frames, place {place}, after {again[0].asked} more messages"
-                    )
+                if any(f.asked >= self._rounds for f in again):
+                    detail = f"{len(again)} of {len(frames)} frames, place {place}, after {self._rounds} more messages"
                     raise DialogueFailed("not_decoded", detail)
                 yield Send(_reply(open_frames, len(frames)))
                 message = yield Receive(SYNDROME)
                 assert message is not None
                 messages += 2
-                for f, bits in zip(again, _split(message, [stop - start for start, stop in counts]), strict=True):
-                    f.halves, f.asked = np.concatenate([f.halves, bits]), f.asked + 1
+                for f, bits in zip(again, _split(message, [f.next_count(self._step) for f in again]), strict=True):
+                    f.learn(bits, self._step)
         channel.settle(labels.most)
         yield Send(_reply([], len(frames)))
         return ReconciledBits(channel.out, int(np.count_nonzero(channel.out != evidence.bits.values)), messages + 1)
@@ -195,18 +193,34 @@ class _Frame:
         size = ceil(max(step * self.checks, 0.4 * sqrt(n)))
         return min(limit, self.asked * size), min(limit, (self.asked + 1) * size)
 
+    def next_count(self, step: float) -> int:
+        """Return how many bits the next message has; where no split is left, the frame's own."""
+        start, stop = self.next_splits(step)
+        return stop - start or self.positions.size
+
     def more(self, bits: U8, step: float) -> U8:
         """Return the next message's parities and count it."""
         start, stop = self.next_splits(step)
+        out = code(bits.size, self.checks).syndrome(bits, stop)[1][start:] if stop > start else bits
+        self.learn(out, step)
+        return out
+
+    def learn(self, told: U8, step: float) -> None:
+        """Take the next message."""
+        start, stop = self.next_splits(step)
+        if stop > start:
+            self.halves = np.concatenate([self.halves, told])
+        else:
+            self.told, self.checks = told, self.positions.size
         self.asked += 1
-        return code(bits.size, self.checks).syndrome(bits, stop)[1][start:] if stop > start else bits[:0]
 
 
 class _Channel:
     """What Bob knows of Alice's bits: his scores, the noise of each dimension, and what he has decoded (`out`)."""
 
-    def __init__(self, labels: _Labels, own: U8, score: F64, rho: F64, error_rate: float) -> None:
+    def __init__(self, labels: _Labels, own: U8, score: F64, rho: F64, doubt: float, error_rate: float) -> None:
         self.labels, self._own, self._score, self._rho, self._rate = labels, own, score, rho, error_rate
+        self._doubt = doubt
         self.out = np.zeros(own.size, np.uint8)
         self._known = np.zeros(own.size, np.bool_)
         self._cell = np.zeros(labels.symbols.first.size, np.int64)
@@ -221,25 +235,28 @@ class _Channel:
                     "error_rate_too_high", f"estimated {evidence.error_rate:.3f}, accepted 0 to {MAX_ERROR_RATE}"
                 )
             rate = max(evidence.error_rate, 1 / max(own.size, 1))
-            return cls(labels, own, np.zeros(0), np.zeros(0), min(rate, MAX_ERROR_RATE))
+            return cls(labels, own, np.zeros(0), np.zeros(0), 0.0, min(rate, MAX_ERROR_RATE))
         assert evidence.features is not None
         assert evidence.published is not None
         z = np.nan_to_num(normal_scores(evidence.features.values))
         symbols, public = labels.symbols, Symbols.of(evidence.published)
-        likely = np.zeros((labels.depth.size, noises().size))
+        likely = np.zeros((labels.depth.size, len(DOUBTS), noises().size))
         for d in np.flatnonzero(labels.depth):
             rows = public.dimension == d
             if rows.any():
                 likely[d] = fit_noise(public.value[rows], int(public.bits[rows][0]), z[public.probe[rows], d])
         likely += likely.sum(axis=0) * (_PRIOR / max(public.first.size, _PRIOR))
-        rho = np.sqrt(1 - noises()[np.argmax(likely, axis=1)])
-        return cls(labels, own, z[symbols.probe, symbols.dimension], rho, evidence.error_rate)
+        which = int(likely.max(axis=2).sum(axis=0).argmax())
+        rho = np.sqrt(1 - noises()[np.argmax(likely[:, which], axis=1)])
+        # that none was seen among so many does not say that there is none
+        doubt = max(DOUBTS[which], _UNSEEN / public.first.size)
+        return cls(labels, own, z[symbols.probe, symbols.dimension], rho, doubt, evidence.error_rate)
 
     def entropy(self, dimension: int, place: int) -> float:
         """Return the conditional entropy of a place's bits."""
         if not self.labels.soft:
             return _h2(self._rate)
-        return level_entropies(float(self._rho[dimension]), int(self.labels.depth[dimension]))[place]
+        return level_entropies(float(self._rho[dimension]), int(self.labels.depth[dimension]), self._doubt)[place]
 
     def decode(self, f: _Frame) -> bool:
         """Find a frame's bits from what was told; return whether there are some."""
@@ -272,7 +289,8 @@ class _Channel:
         for d in np.unique(dimension).tolist():
             rows = dimension == d
             of = symbol[rows]
-            out[rows] = bit_llr(self._score[of], float(self._rho[d]), int(self.labels.depth[d]), place, self._cell[of])
+            rho, m = float(self._rho[d]), int(self.labels.depth[d])
+            out[rows] = bit_llr(self._score[of], rho, m, place, self._cell[of], self._doubt)
         return out
 
 
@@ -312,7 +330,8 @@ def first_checks(n: int, entropy: float, margin: float) -> int:
     e = _error_rate(entropy)
     spread = sqrt(e * (1 - e) * n) * log2((1 - e) / e)
     m = max(_LEAST_CHECKS, ceil(n * (entropy + 0.018 * min(1.0, sqrt(entropy / 0.1))) + margin * spread))
-    return n if m >= 0.97 * n or n < 4 * _LEAST_CHECKS else m
+    # a short frame that does not decode in the end is told twice
+    return n if m + 2 * spread >= 0.97 * n or n < 4 * _LEAST_CHECKS else m
 
 
 def _positions(labels: _Labels, place: int, dimensions: list[int], seed: int) -> list[I64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -34,16 +35,12 @@ def maximise(
         uphill = slope > 0
         direction = np.where(uphill[..., None], direction, gradient)
         slope = np.where(uphill, slope, _dot(gradient, gradient))
-        size = np.ones(value.shape) if steps else 1 / np.sqrt(np.maximum(slope, 1e-300))
-        size[idle >= PATIENCE] = 0.0
-        for _ in range(25):
-            tried = x + size[..., None] * direction
-            now, steeper = function(tried)
-            falls = now < value + 1e-4 * size * slope
-            falls &= idle < PATIENCE
-            if not falls.any():
-                break
-            size = np.where(falls, size / 2, size)
+        # without a pair to tell the scale: a step of length one
+        known = np.any([inverse > 0 for _, _, inverse in steps], axis=0) if steps else np.zeros(value.shape, bool)
+        size = np.where(known, 1.0, 1 / np.sqrt(np.maximum(_dot(direction, direction), 1e-300)))
+        active = idle < PATIENCE
+        size = np.where(active, size, 0.0)
+        tried, now, steeper, falls = _search(function, x, value, direction, slope, size, active)
         keep = falls[..., None]
         tried, now, steeper = np.where(keep, x, tried), np.where(falls, value, now), np.where(keep, gradient, steeper)
         s, y = tried - x, gradient - steeper
@@ -58,6 +55,36 @@ def maximise(
         if (idle >= PATIENCE).all():
             break
     return x, value, history
+
+
+def _search(
+    function: Callable[[F64], tuple[F64, F64]], x: F64, value: F64, direction: F64, slope: F64, size: F64, active: Any
+) -> tuple[F64, F64, F64, Any]:
+    """Return a point, its value and gradient, and where none was found that climbs enough.
+
+    Halves a step that climbs too little; doubles one that climbs as promised and still points uphill as steeply as at
+    its start: there the function curves upwards, and pairs from short steps would never tell L-BFGS anything.
+    """
+    for _ in range(25):
+        tried = x + size[..., None] * direction
+        now, steeper = function(tried)
+        falls = active & (now < value + 1e-4 * size * slope)
+        if not falls.any():
+            break
+        size = np.where(falls, size / 2, size)
+    grows = active & ~falls
+    for _ in range(20):
+        grows = grows & (_dot(steeper, direction) > 0.9 * slope)
+        if not grows.any():
+            break
+        longer = np.where(grows, 2 * size, size)
+        further = x + longer[..., None] * direction
+        then, slopes = function(further)
+        grows &= then > now
+        size, now = np.where(grows, longer, size), np.where(grows, then, now)
+        tried = np.where(grows[..., None], further, tried)
+        steeper = np.where(grows[..., None], slopes, steeper)
+    return tried, now, steeper, falls
 
 
 def _direction(gradient: F64, steps: list[tuple[F64, F64, F64]]) -> F64:

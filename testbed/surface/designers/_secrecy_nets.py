@@ -93,7 +93,7 @@ class Net:
         return net
 
 
-def answer(net: Net, model: Secrecy, phase_bits: int | None, sweeps: int) -> Design:
+def answer(model: Secrecy, net: Net, phase_bits: int | None, sweeps: int) -> Design:
     """Return the net's phases, refined by `sweeps` rounds of coordinate ascent, on a board's levels if asked.
 
     With levels, the phases are projected, and the rounds are over the levels. The precoder is the best for them.

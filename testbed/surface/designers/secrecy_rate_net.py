@@ -53,7 +53,7 @@ class RateNet(Net):
         )  # fmt: skip
 
     def train(
-        self, model: Secrecy, epochs: int = 50, batch: int = 100, rate: float = 2e-3, device: str | None = None
+        self, model: Secrecy, epochs: int = 50, batch: int = 100, rate: float = 3e-3, device: str | None = None
     ) -> RateNet:
         """Train on channels (channel,), Adam with a rate that falls to a hundredth; returns itself."""
         import torch
@@ -62,7 +62,7 @@ class RateNet(Net):
         where = torch_device.pick(device)
         data = tuple(x.to(where) for x in self._tensors(model))
         self.net.to(where).train()
-        optimiser = torch.optim.Adam(self.net.parameters(), lr=rate)
+        optimiser = torch.optim.Adam(self.net.parameters(), lr=rate, fused=True)
         fall = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.01 ** (1 / max(epochs, 1)))
         shuffle = torch.Generator().manual_seed(seeds.derive(self.seed, self.NAME, "batches"))
         every = torch.arange(len(model.h_au))
@@ -127,9 +127,9 @@ class RateNet(Net):
         return phi, pencil_bits(u, e)
 
 
-def design(net: RateNet, model: Secrecy, phase_bits: int | None = None, sweeps: int = 0) -> Design:
+def design(model: Secrecy, net: RateNet, phase_bits: int | None = None, sweeps: int = 0) -> Design:
     """Return the net's answer for channels (channel,); see `answer` for levels and sweeps."""
-    return answer(net, model, phase_bits, sweeps)
+    return answer(model, net, phase_bits, sweeps)
 
 
 def _direction(pairs: Any) -> Any:

@@ -70,7 +70,7 @@ class SupervisedNet(Net):
         if len(used) < 2 or (patience is not None and n_held < 1):
             raise InputError(f"{len(x)} channels to train on, accepted: 2 or more, 10 or more to stop early")
         self.net.to(where)
-        optimiser = torch.optim.Adam(self.net.parameters(), lr=rate)
+        optimiser = torch.optim.Adam(self.net.parameters(), lr=rate, fused=True)
         shuffle = torch.Generator().manual_seed(seeds.derive(self.seed, self.NAME, "batches"))
         best, kept = np.inf, None
         for epoch in range(1, epochs + 1):
@@ -112,9 +112,9 @@ class SupervisedNet(Net):
             return np.asarray(self.net(inputs(model)).numpy().astype(np.float64) % (2 * np.pi))
 
 
-def design(net: SupervisedNet, model: Secrecy, phase_bits: int | None = None, sweeps: int = 0) -> Design:
+def design(model: Secrecy, net: SupervisedNet, phase_bits: int | None = None, sweeps: int = 0) -> Design:
     """Return the net's answer for channels (channel,); see `answer` for levels and sweeps."""
-    return answer(net, model, phase_bits, sweeps)
+    return answer(model, net, phase_bits, sweeps)
 
 
 def dense_stack(scene: Scene, outputs: int, hidden_layers: int, hidden: int, batch_norm: bool) -> Any:

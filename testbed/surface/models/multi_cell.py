@@ -11,8 +11,9 @@ so covariances and gradients cost O(K²NL).
 The lines of sight. The paper counts all of E{hh^H} as randomness and takes channels of different pairs as uncorrelated.
 Both are true only if the phase of each line of sight is new in each coherence block (a terminal moves by wavelengths,
 the array's response stays): this is the default here, and what `probe` draws. Paths by way of different surfaces are
-then uncorrelated, too; with `coherent` their lines of sight are added as amplitudes instead. With `los_known` the
-lines of sight are constants that anybody may know: they carry no key, and v does not matter at all.
+then uncorrelated, too, unless a station or terminal has one phase for all of them (`coherent`): their lines of sight
+are then added as amplitudes. With `los_known` the product of the lines of sight is taken off as known to everybody: it
+carries no key, and v does not matter at all.
 """
 
 from __future__ import annotations

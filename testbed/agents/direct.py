@@ -1,0 +1,139 @@
+"""A net trained by differentiating the known reward, under partial observation: no critic, no exploration.
+
+What can be best lies on the frontier between the SVD beam and the null towards Eve's predicted channel (`beams`), so
+one number is all a net has to find. One net serves every weight, correlation, power and Fred: it sees what is left of
+the problem in the turned frame – the modes' SNRs, Eve's predicted SNR along each, how sure the prediction is – and
+the setting's numbers, and says where on the frontier to go. Its loss is minus the reward at Eve's true channel, which
+the simulator knows in training. Where the posterior's expected reward of its answer is below that of the SVD beams,
+the SVD beams stand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from testbed.agents import kalman
+from testbed.agents.beams import Beams, Frontier, Points, expected_reward
+from testbed.agents.environment import Environment
+from testbed.agents.networks import Nets, adam, descend
+from testbed.agents.rates import rates
+from testbed.agents.setting import Setting
+from testbed.core import seeds
+from testbed.core.errors import InputError, TestbedError
+
+
+@dataclass(frozen=True)
+class Config:
+    hidden: int = 64
+    n_settings: int = 128
+    """Random settings that are trained for."""
+    n_envs: int = 8
+    rate: float = 3e-3
+    decay_steps: int = 600
+    """Updates after which the rate has fallen to a tenth."""
+    power_db: tuple[float, float] = (-10.0, 20.0)
+    """Range of P in the settings trained for; µ and κ_E are uniform over 0 to 1."""
+    least_fred: float = 0.8
+    """κ_F is trained for from here to 1, most of it near 1."""
+
+
+class Direct:
+    """The net and its training."""
+
+    name = "direct"
+
+    def __init__(self, setting: Setting, seed: int, config: Config | None = None, device: str = "cpu") -> None:
+        """`setting`: antennas, noise and statistics; its µ, κ_E, κ_F and power are not looked at."""
+        self.setting, self.seed, self.config, self.device = setting, seed, config or Config(), device
+        n, c = setting.n_antennas, self.config
+        sizes = (2 * n + 6, c.hidden, c.hidden, 1)
+        self.net = Nets([seeds.derive(seed, "direct")], sizes, last_scale=0.0).to(device)
+        self._env = Environment(self._settings(), c.n_envs, seeds.derive(4, "direct", seed), device)
+        self._optimiser = adam(self.net, c.rate)
+        self._schedule = torch.optim.lr_scheduler.ExponentialLR(self._optimiser, 0.1 ** (1 / c.decay_steps))
+        self.n_updates = 0
+
+    def _settings(self) -> list[Setting]:
+        rng = seeds.generator(self.seed, "direct", "settings")
+        low, high = self.config.power_db
+        return [
+            Setting(
+                **{
+                    **asdict(self.setting),
+                    "mu": mu,
+                    "kappa_eve": kappa,
+                    "power": 10 ** (db / 10),
+                    "kappa_fred": 1 - (1 - self.config.least_fred) * u**2,
+                }
+            )
+            for mu, kappa, db, u in zip(
+                rng.uniform(0, 1, self.config.n_settings).tolist(),
+                rng.uniform(0, 1, self.config.n_settings).tolist(),
+                rng.uniform(low, high, self.config.n_settings).tolist(),
+                rng.uniform(0, 1, self.config.n_settings).tolist(),
+                strict=True,
+            )
+        ]
+
+    def train(self, n_updates: int) -> Direct:
+        """Climb the reward; returns itself."""
+        for _ in range(n_updates):
+            env = self._env
+            _, frontier, points = self._answer(env)
+            alice = frontier.alice(points.coefficients[..., 0, :])
+            heard = (env.g * alice).sum(-1)
+            reward = rates(points.gain[..., 0], heard.real**2 + heard.imag**2, env.awake, env.stack).reward
+            loss = -reward.mean()
+            if not bool(torch.isfinite(loss)):
+                raise TestbedError(f"agents: the direct net's reward is not finite after {self.n_updates} updates")
+            descend(self._optimiser, loss)
+            self._schedule.step()
+            env.advance()
+            self.n_updates += 1
+        return self
+
+    def policy(self, env: Environment) -> Beams:
+        """Return the beams for an environment's present channels, as far as Fred tells of Eve's."""
+        if env.stack.n_antennas != self.setting.n_antennas:
+            raise InputError(
+                f"agents: the direct net is for {self.setting.n_antennas} antennas, the environment has "
+                f"{env.stack.n_antennas}; accepted: the same"
+            )
+        with torch.no_grad():
+            belief, frontier, answer = self._answer(env)
+            of_svd = frontier.at(torch.zeros_like(frontier.null)[..., None])
+            both = Points(*(torch.cat([a, b], 2) for a, b in zip(of_svd, answer, strict=True)))
+            worth = expected_reward(both, belief, env.stack)
+            better = (worth[..., 1] > worth[..., 0])[..., None]
+            return frontier.beams(torch.where(better, both.coefficients[..., 1, :], both.coefficients[..., 0, :]))
+
+    def _answer(self, env: Environment) -> tuple[kalman.Belief, Frontier, Points]:
+        """Return what is known of Eve, the frontier, and the net's one point of it."""
+        stack = env.stack
+        with torch.no_grad():
+            belief = kalman.predict(env)
+            frontier = Frontier(env.h, belief.mean)
+            snr = (stack.power / stack.noise_power)[..., None]
+            gain = (frontier.towards**2).sum(-1, keepdim=True) / stack.n_antennas
+            spread = belief.variance[..., None]
+            of_setting = [stack.mu, stack.kappa_eve, stack.rho**stack.lag]
+            at = torch.cat(
+                [torch.log1p(snr * frontier.modes), torch.log1p(snr * frontier.towards**2),
+                 gain - stack.threshold[..., None], torch.log1p(snr * spread).expand(*gain.shape),
+                 spread.expand(*gain.shape), *(x[..., None].expand(*gain.shape) for x in of_setting)], -1,
+            )  # fmt: skip
+        t = torch.sigmoid(self.net(at.flatten(0, 1)[None])[0]).unflatten(0, at.shape[:2])
+        return belief, frontier, frontier.along(t)
+
+    def save(self, path: Path) -> None:
+        """Write the net (`path`) and what it is for (`path` with .json)."""
+        import json
+
+        torch.save({"parts": {"net": self.net.state_dict()}}, path)
+        card: dict[str, Any] = {"algorithm": self.name, "setting": asdict(self.setting), "seed": self.seed}
+        card |= {"config": asdict(self.config), "n_updates": self.n_updates, "task": {"view": "kalman"}}
+        path.with_suffix(".json").write_text(json.dumps(card, indent=1), encoding="utf-8")

@@ -1,0 +1,157 @@
+"""A trained policy where nodes can use it: checkpoint in, beams of one end out.
+
+Both actors were trained on one common state, as the paper has it: an end needs the legitimate channel and, unless the
+view is `none`, what there is to know of Eve's channel to Alice. On a bench Bob does not measure that; what two ends can
+do that tell each other nothing is `beams.bayes_alone`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from testbed.agents import kalman, masac, ppo, td3
+from testbed.agents.beams import Frontier, expected_reward
+from testbed.agents.environment import Environment
+from testbed.agents.learner import Learner, Task, read, task_of
+from testbed.agents.predictor import Config as PredictorConfig
+from testbed.agents.predictor import Predictor
+from testbed.agents.setting import Setting, Stack
+from testbed.core.errors import InputError
+
+_KINDS: dict[str, tuple[type[Learner], type[Any]]] = {
+    "sac": (masac.Masac, masac.Config),
+    "td3": (td3.Td3, td3.Config),
+    "ppo": (ppo.Ppo, ppo.Config),
+}
+ROLES = ("alice", "bob")
+
+
+@dataclass
+class LearnedBeams:
+    """One run of a checkpoint, ready to act."""
+
+    learner: Learner
+    run: int
+    path: Path
+
+    @property
+    def n_antennas(self) -> int:
+        return self.learner.stack.n_antennas
+
+    @property
+    def view(self) -> str:
+        return self.learner.task.view
+
+    def act(
+        self,
+        role: str,
+        h: NDArray[Any],
+        fred: NDArray[Any] | None = None,
+        g: NDArray[Any] | None = None,
+        awake: bool | None = None,
+    ) -> NDArray[np.complex64]:
+        """Return the unit-norm beam (antenna,) of `role`, alice or bob.
+
+        `h` (Bob's antenna, Alice's antenna) of coefficients of variance 1; `fred` (time, Alice's antenna), the last
+        `history` estimates of Fred's channel in the same scale, for the views `lstm` and `kalman`; `g` (Alice's
+        antenna) and `awake`, Eve's channel and mode, for the view `full`. Raises InputError for what does not fit.
+        """
+        env = self._looked_at(role, h, fred, g, awake)
+        alice, bob = self.learner.policy(env)
+        beam = (alice if role == "alice" else bob)[self.run, 0]
+        return np.asarray(beam.numpy(), dtype=np.complex64)
+
+    def _looked_at(self, role: str, h: Any, fred: Any, g: Any, awake: Any) -> Environment:
+        n, length = self.n_antennas, self.learner.stack.history
+        if role not in ROLES:
+            raise InputError(f"{self.path}: no role {role!r} has a beam; accepted: {', '.join(ROLES)}")
+        wanted: dict[str, tuple[Any, tuple[int, ...]]] = {"h": (h, (n, n))}
+        if self.view == "full":
+            wanted["g"] = (g, (n,))
+        if self.view in ("lstm", "kalman"):
+            wanted["fred"] = (fred, (length, n))
+        for name, (x, shape) in wanted.items():
+            if x is None or np.shape(x) != shape or not np.isfinite(x).all():
+                got = "nothing" if x is None else f"{np.shape(x)}" + ("" if np.isfinite(x).all() else ", not finite")
+                raise InputError(f"{self.path}: {name} is {got}; accepted for the view {self.view!r}: {shape}, finite")
+        if self.view == "full" and awake is None:
+            raise InputError(f"{self.path}: the view 'full' needs Eve's mode; accepted: awake = true or false")
+        return _Moment(self.learner, h, fred, g, awake)
+
+
+class _Moment(Environment):
+    """An environment that stands still at given channels, the same in every run."""
+
+    def __init__(self, learner: Learner, h: Any, fred: Any, g: Any, awake: Any) -> None:
+        self.stack, self.n_envs = learner.stack, 1
+        n = self.stack.n_antennas
+
+        def tensor(x: Any, *shape: int) -> torch.Tensor:
+            x = np.zeros(shape) if x is None else np.array(x)
+            return torch.as_tensor(x.astype(np.complex64)).reshape(*shape)
+
+        self._h = tensor(h, 1, 1, n, n).expand(self.stack.n_runs, 1, n, n)
+        self._g = tensor(g, 1, 1, n).expand(self.stack.n_runs, 1, n)
+        length = self.stack.history
+        self._fred = tensor(fred, length, 1, 1, n).expand(length, self.stack.n_runs, 1, n)
+        self._awake = torch.full((self.stack.n_runs, 1), float(bool(awake)))
+
+    @property
+    def h(self) -> torch.Tensor:
+        return self._h
+
+    @property
+    def g(self) -> torch.Tensor:
+        return self._g
+
+    @property
+    def awake(self) -> torch.Tensor:
+        return self._awake
+
+    @property
+    def fred(self) -> torch.Tensor:
+        return self._fred
+
+
+def bayes_alone(h: NDArray[Any], fred: NDArray[Any], numbers: dict[str, float]) -> NDArray[np.complex64]:
+    """Return Alice's beam (antenna,) of `beams.bayes_alone` for h (Bob's, Alice's antenna) and Fred's (antenna,).
+
+    One estimate of Fred's channel, of variance 1 as h. `numbers`: as `Setting` takes them.
+    """
+    n = h.shape[1]
+    stack = Stack.of([Setting(n_antennas=n, history=1, **numbers)])
+    belief = kalman.filtered(torch.as_tensor(fred.astype(np.complex64))[None, None, None], stack)
+    frontier = Frontier(torch.as_tensor(h.astype(np.complex64))[None, None], belief.mean, bob_follows=False)
+    alice, _ = frontier.best(lambda at: expected_reward(at, belief, stack))
+    return np.asarray(alice[0, 0].numpy(), dtype=np.complex64)
+
+
+def load_policy(path: Path, run: int = 0) -> LearnedBeams:
+    """Return a run of a checkpoint as a policy; raises InputError for anything else. No code in the file is run."""
+    _, card = read(path)
+    if card["algorithm"] not in _KINDS:
+        raise InputError(f"{path}: a checkpoint of {card['algorithm']!r}; accepted: {', '.join(_KINDS)}")
+    kind, config = _KINDS[card["algorithm"]]
+    task = task_of(card)
+    if not 0 <= run < len(task.seeds):
+        raise InputError(f"{path}: holds no run {run}; accepted: 0 to {len(task.seeds) - 1}")
+    try:
+        made = config(**card["config"])
+        predictor = _predictor(task, card)
+    except (TypeError, KeyError) as exc:
+        raise InputError(f"{path}: its card does not fit this version: {exc}") from exc
+    learner = kind(task, made, predictor)
+    learner.load(path)
+    return LearnedBeams(learner, run, path)
+
+
+def _predictor(task: Task, card: dict[str, Any]) -> Predictor | None:
+    if task.view != "lstm":
+        return None
+    return Predictor(task.settings, task.seeds, PredictorConfig(**card["predictor"]))
