@@ -73,7 +73,7 @@ class Point:
 
 def run(study: Study) -> None:
     quick = study.quick
-    n_seeds, n_train, n_test, guard, epochs = (2, 400, 200, 40, 30) if quick else (5, 3000, 1000, 100, 200)
+    n_seeds, n_train, n_test, guard, epochs = (2, 400, 200, 40, 20) if quick else (5, 3000, 1000, 100, 200)
     snrs_db = [10.0, 20.0, 30.0] if quick else [0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0]
     walks = [
         _uma.Walk(seed=s, n_probes=n_train + guard + n_test, interval_s=0.05, bandwidth_hz=10e6)
