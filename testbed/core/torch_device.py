@@ -11,12 +11,13 @@ VARIABLE = "TESTBED_TORCH_DEVICE"
 """Environment variable with one of the choices, for machines whose GPU is somebody else's."""
 
 
-def pick(choice: str | None = None) -> str:
-    """Return "cuda" or "cpu"; "auto" takes a GPU if there is one. Without a choice: the variable's, or else auto.
+def pick(choice: str = "auto") -> str:
+    """Return "cuda" or "cpu"; "auto" does as the variable says, or else takes a GPU if there is one.
 
     Raises InputError for another word, or where "cuda" is asked for and there is none.
     """
-    choice = choice or os.environ.get(VARIABLE) or "auto"
+    if choice == "auto":
+        choice = os.environ.get(VARIABLE) or "auto"
     if choice not in CHOICES:
         raise InputError(f"torch device {choice!r}, accepted: {', '.join(CHOICES)}")
     if choice == "cpu":
