@@ -24,6 +24,8 @@ from testbed.surface.policies.closed_loop import ClosedLoop
 
 _SCENE = "static_room"
 """The bundled experiment whose scene a simulated air holds while its board is looked at."""
+_LARGEST = (1024, 1024, 8)
+"""Rows, columns and phase bits of a board."""
 _GLYPHS = {1: "·█", 2: "·░▓█"}
 
 
@@ -91,7 +93,9 @@ def _size_given(lab: Lab, node: str) -> tuple[int, int, int] | None:
         kind: type[Board] = registry.load_driver("boards", lab.node[node].driver)
     except ImportError:  # what is missing is said when the board is opened
         return None
-    return kind.size_given({**emulated, **lab.node[node].options})
+    size = kind.size_given({**emulated, **lab.node[node].options})
+    # … and so is what no board can have
+    return None if size is None or not all(1 <= n <= most for n, most in zip(size, _LARGEST, strict=True)) else size
 
 
 def _surface_node(lab: Lab, lab_name: str) -> str:
