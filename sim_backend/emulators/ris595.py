@@ -99,7 +99,7 @@ class EmulatedRis595:
         """Take bytes from the host; the answer comes when the firmware gives it."""
         if data.rstrip(b"\0"):  # a command, not only the zero that ends one
             data = self._meet(data)
-        if self._off:  # the air failed it: it starts anew, as often as it is needed
+        if self._off:  # the air failed it, or its process died: it starts anew, as often as it is needed
             self._power_down()
             self._power_up()
         try:
@@ -168,12 +168,12 @@ class EmulatedRis595:
                     answer = (-(-ticks * 1_000_000 // TICKS_PER_S) % 2**32).to_bytes(4, "little")
             except DeviceError as exc:  # the air did not confirm: neither does the board
                 log.error("emulated board without its air: %s", exc)
-                self._off = firmware is self._firmware
                 break
             try:
                 bench.sendall(answer)
             except OSError:
-                return
+                break
+        self._off = firmware is self._firmware  # … or its process ended
         firmware.hang_up()
 
     def _latch(self, bench: Any) -> int:

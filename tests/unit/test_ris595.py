@@ -136,6 +136,19 @@ def test_many_from_a_board_that_started_anew_is_refused_once_and_then_goes_on(
     assert holds(twin, pattern(2))
 
 
+def test_a_board_whose_process_died_starts_anew_with_the_next_command(twin: EmulatedRis595, board: Ris595) -> None:
+    for seed in range(3):
+        board.apply(pattern(seed))
+        twin._firmware.process.kill()
+        twin._firmware.process.wait()
+        with pytest.raises(DeviceError, match="started anew: queue, codebook and upload are lost"):
+            board.upload([pattern(9)])
+        assert not twin.outputs.any()
+        assert not board.readback().levels.any()
+    board.apply(pattern(4))
+    assert holds(twin, pattern(4))
+
+
 def test_the_watchdog_clears_the_outputs_of_a_silent_line(twin: EmulatedRis595, board: Ris595) -> None:
     board.apply(pattern(1))
     board.set_watchdog(0.05)
