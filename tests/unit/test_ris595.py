@@ -156,3 +156,6 @@ def test_the_watchdog_clears_the_outputs_of_a_silent_line(twin: EmulatedRis595, 
     while twin.outputs.any() and time.monotonic() < deadline_s:
         time.sleep(0.005)  # nothing may be said to it
     assert not board.readback().levels.any()
+    for silence_s in (-1.0, float("nan"), 1e4):
+        with pytest.raises(DeviceError, match="accepted 0 to 1000 s"):
+            board.set_watchdog(silence_s)
