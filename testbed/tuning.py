@@ -121,7 +121,10 @@ def _open_board(lab: Lab, lab_name: str) -> Iterator[Board]:
         if lab.world is not None:
             scene = config.load_experiment(_SCENE)
             air = launch.start_air(lab, crew, scene.scene, scene.radio, scene.seed)
-        board = stack.enter_context(launch.open_device(lab, name, crew, air))
+        try:
+            board = stack.enter_context(launch.open_device(lab, name, crew, air))
+        except InputError as exc:
+            raise InputError(f"{lab_name}: {exc}") from exc
         assert isinstance(board, Board)
         yield board
 
@@ -203,10 +206,16 @@ def optimise(
         found["after"] = objective.shown(worth)
         found["gain"] = None if found["before"] is None else found["after"] - found["before"]
         found |= {"digest": pattern.digest, "levels": patterns.to_hex(pattern)}
-        path = save or folder / "best.json"
         told = {k: v for k, v in found.items() if k not in ("digest", "levels", "saved")}
-        patterns.save(path, pattern, told)
-        found["saved"] = str(path)
+        kept = folder / "best.json"
+        patterns.save(kept, pattern, told)
+        found["saved"] = str(kept)
+        if save is not None:
+            try:
+                patterns.save(save, pattern, told)
+            except InputError as exc:  # its folder was there when the search began
+                raise TestbedError(f"{exc}; the pattern is in {kept}") from exc
+            found["saved"] = str(save)
     elif outcome.status == "finished":
         found |= {"status": "failed", "detail": f"no round had what the objective needs: {', '.join(objective.needs)}"}
     return found
