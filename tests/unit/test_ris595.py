@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from firmware_ctl.boards._frames import Reply
 from firmware_ctl.boards.ris595 import Ris595
 from sim_backend.emulators.ris595 import FAULTS, EmulatedRis595
 from testbed.core import patterns
@@ -103,6 +104,50 @@ def attempt(work: Callable[[], SurfacePattern]) -> SurfacePattern | None:
         return work()
     except DeviceError:
         return None
+
+
+def late(board: Ris595, monkeypatch: pytest.MonkeyPatch, operation: Callable[[], object], after: int = 0) -> None:
+    """Do something, and have the replies to it come a second time, when `after` replies to what is asked next came."""
+    next_reply, heard = board._next_reply, []
+
+    def listening(until_s: float) -> Reply | None:
+        heard.append(next_reply(until_s))
+        return heard[-1]
+
+    monkeypatch.setattr(board, "_next_reply", listening)
+    operation()
+    fresh = iter(range(after))
+
+    def mixed(until_s: float) -> Reply | None:
+        return next_reply(until_s) if next(fresh, None) is not None or not heard else heard.pop(0)
+
+    monkeypatch.setattr(board, "_next_reply", mixed)
+
+
+def test_late_replies_of_the_same_kind_and_content_acknowledge_nothing(
+    twin: EmulatedRis595, board: Ris595, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = patterns.make("uniform", (16, 16), 1)
+
+    def many() -> None:
+        list(board.apply_many([pattern(1)]))  # looks at the time first
+
+    for work, faults in ((lambda: board.apply(pattern(1)), ["swallow"]), (many, ["", "swallow"])):
+        late(board, monkeypatch, work, after=len(faults) - 1)
+        twin.outputs = held.levels  # a brown-out that the host heard nothing of
+        for fault in faults:
+            twin.arm(fault)
+        try:
+            work()
+        except DeviceError as exc:
+            assert "damaged on its way" in str(exc)
+        else:
+            assert holds(twin, pattern(1))
+        assert twin.faults_met.pop("swallow") == 1
+        monkeypatch.undo()
+    late(board, monkeypatch, board.readback)
+    twin.outputs = held.levels
+    assert board.readback().digest == held.digest
 
 
 def test_an_upload_to_a_board_that_is_stuck_ends_in_time_and_works_afterwards(context: DriverContext) -> None:
