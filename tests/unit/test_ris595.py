@@ -137,11 +137,11 @@ def test_late_replies_of_the_same_kind_and_content_acknowledge_nothing(
         twin.outputs = held.levels  # a brown-out that the host heard nothing of
         for fault in faults:
             twin.arm(fault)
-        try:
-            work()
-        except DeviceError as exc:
-            assert "damaged on its way" in str(exc)
+        if work is many:
+            with pytest.raises(DeviceError, match="damaged on its way"):
+                work()
         else:
+            work()
             assert holds(twin, pattern(1))
         assert twin.faults_met.pop("swallow") == 1
         monkeypatch.undo()
