@@ -318,8 +318,8 @@ def ris_optimise(
     plan = tuning.plan(_plan(experiment, budget, seed), experiment, place, method, objective, probes, start, model)
     _check_world(plan, place, lab)
     config.check_drivers(place, lab)
-    if save is not None and (save.suffix != ".json" or not save.parent.is_dir()):
-        raise InputError(f"--save {save}: accepted: a .json file in a folder that exists")
+    if save is not None and (save.suffix != ".json" or save.is_dir() or not os.access(save.parent, os.W_OK)):
+        raise InputError(f"--save {save}: accepted: a .json file in a folder that can be written")
     found = tuning.optimise(plan, place, lab, experiment, save, out, _say, _stop_on_signals)
     if as_json:
         _print_json(found)
@@ -743,7 +743,8 @@ def main() -> None:
         status = 130
     except _UsageError as exc:
         command = exc.ctx.command_path if getattr(exc, "ctx", None) else "testbed"
-        _say(f"testbed: {exc.format_message()} (see `{command} --help`)")
+        said = exc.format_message()
+        _say(said if "\n" in said else f"testbed: {said} (see `{command} --help`)")  # no command at all: the help
         status = 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

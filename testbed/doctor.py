@@ -22,7 +22,7 @@ import numpy as np
 from msgspec import Struct
 
 from testbed import launch
-from testbed.core import config, identity, registry
+from testbed.core import config, identity, patterns, registry
 from testbed.core.config import Lab, RadioPlan
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.radio import Radio, RadioSettings
@@ -247,12 +247,13 @@ def _serials(lab: Lab, devices: dict[str, Any], notes: _Notes) -> None:
 
 
 def _board(name: str, board: Board, notes: _Notes) -> None:
-    rows, columns = np.indices(board.shape)
-    checked = ((rows + columns) % 2 * ((1 << board.phase_bits) - 1)).astype(np.uint8)
+    # drawn: what is as regular as a chequerboard stays as it is when its elements come in the wrong order
+    drawn = patterns.make("random(1)", board.shape, board.phase_bits)
+    opposite = SurfacePattern(((1 << board.phase_bits) - 1 - drawn.levels).astype(np.uint8), board.phase_bits)
     took_s = []
     with notes.guard(name, "board", "check its cable, power and firmware"):
-        for levels in (checked, np.zeros(board.shape, np.uint8)):
-            pattern = SurfacePattern(levels, board.phase_bits)
+        for pattern in (drawn, opposite, patterns.make("uniform", board.shape, board.phase_bits)):
+            levels = pattern.levels
             began_s = time.monotonic()
             applied = board.apply(pattern)
             took_s.append(time.monotonic() - began_s)
@@ -265,7 +266,7 @@ def _board(name: str, board: Board, notes: _Notes) -> None:
                 )  # fmt: skip
                 return
         shape = f"{board.shape[0]} × {board.shape[1]} elements of {board.phase_bits} bit"
-        notes.ok(name, "board", f"{shape}, two patterns read back, acknowledged in {1e3 * max(took_s):.1f} ms")
+        notes.ok(name, "board", f"{shape}, three patterns read back, acknowledged in {1e3 * max(took_s):.1f} ms")
 
 
 # ---------------------------------------------------------------- radios

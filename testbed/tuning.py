@@ -24,6 +24,8 @@ from testbed.surface.policies.closed_loop import ClosedLoop
 
 _SCENE = "static_room"
 """The bundled experiment whose scene a simulated air holds while its board is looked at."""
+_LARGEST = (1024, 1024, 8)
+"""Rows, columns and phase bits of a board."""
 _GLYPHS = {1: "·█", 2: "·░▓█"}
 
 
@@ -91,7 +93,9 @@ def _size_given(lab: Lab, node: str) -> tuple[int, int, int] | None:
         kind: type[Board] = registry.load_driver("boards", lab.node[node].driver)
     except ImportError:  # what is missing is said when the board is opened
         return None
-    return kind.size_given({**emulated, **lab.node[node].options})
+    size = kind.size_given({**emulated, **lab.node[node].options})
+    # … and so is what no board can have
+    return None if size is None or not all(1 <= n <= most for n, most in zip(size, _LARGEST, strict=True)) else size
 
 
 def _surface_node(lab: Lab, lab_name: str) -> str:
@@ -117,7 +121,10 @@ def _open_board(lab: Lab, lab_name: str) -> Iterator[Board]:
         if lab.world is not None:
             scene = config.load_experiment(_SCENE)
             air = launch.start_air(lab, crew, scene.scene, scene.radio, scene.seed)
-        board = stack.enter_context(launch.open_device(lab, name, crew, air))
+        try:
+            board = stack.enter_context(launch.open_device(lab, name, crew, air))
+        except InputError as exc:
+            raise InputError(f"{lab_name}: {exc}") from exc
         assert isinstance(board, Board)
         yield board
 
@@ -199,10 +206,16 @@ def optimise(
         found["after"] = objective.shown(worth)
         found["gain"] = None if found["before"] is None else found["after"] - found["before"]
         found |= {"digest": pattern.digest, "levels": patterns.to_hex(pattern)}
-        path = save or folder / "best.json"
         told = {k: v for k, v in found.items() if k not in ("digest", "levels", "saved")}
-        patterns.save(path, pattern, told)
-        found["saved"] = str(path)
+        kept = folder / "best.json"
+        patterns.save(kept, pattern, told)
+        found["saved"] = str(kept)
+        if save is not None:
+            try:
+                patterns.save(save, pattern, told)
+            except InputError as exc:  # its folder was there when the search began
+                raise TestbedError(f"{exc}; the pattern is in {kept}") from exc
+            found["saved"] = str(save)
     elif outcome.status == "finished":
         found |= {"status": "failed", "detail": f"no round had what the objective needs: {', '.join(objective.needs)}"}
     return found

@@ -32,7 +32,7 @@ _OPEN_S = 3.0
 class OpenSourceRisOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The keys of `options` in its lab table."""
 
-    uri: str | None = None
+    uri: Annotated[str, Meta(min_length=1)] | None = None
     """The port, such as /dev/ttyUSB0; to be given unless the lab emulates the board."""
     baud: Annotated[int, Meta(gt=0)] = 115200
     verify: bool = True
@@ -45,6 +45,10 @@ class OpenSourceRisOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 class _Confused(Exception):
     """The board said something else than it was asked for, or nothing."""
+
+
+class _OutOfTime(_Confused):
+    """Nothing more could be asked."""
 
 
 class _AnotherBoard(DeviceError):
@@ -98,7 +102,8 @@ class OpenSourceRis(Board):
         self._link.drain()
         self._link.write(b"!Reset\n", timeout_s)
         while _READY not in self._link.read_until(b"\n", max(0.0, deadline_s - time.monotonic())):
-            pass
+            if time.monotonic() >= deadline_s:
+                raise DeviceTimeout(self.name, "reset", self.state, "it talks, but does not say that it is ready")
 
     def set_bluetooth_key(self, key: str, timeout_s: float = 2.0) -> None:
         """Set the six decimal digits that Bluetooth clients need."""
@@ -162,6 +167,8 @@ class OpenSourceRis(Board):
                 got = once(end_s)
                 self._suspect = False
                 return got
+            except _OutOfTime:
+                pass  # what went wrong before says more
             except _Confused as exc:
                 last = str(exc)
             except _AnotherBoard:
@@ -198,7 +205,7 @@ class OpenSourceRis(Board):
         """Send one command and return the match of its reply; raises _Confused for any other."""
         left_s = end_s - time.monotonic()
         if left_s <= 0:
-            raise _Confused("out of time")
+            raise _OutOfTime
         self._link.write(command.encode() + b"\n", left_s)
         try:
             line = self._link.read_until(b"\n", min(self._options.answer_s, end_s - time.monotonic()))

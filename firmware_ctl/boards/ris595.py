@@ -32,6 +32,8 @@ from testbed.core.world import DriverContext
 _PATIENCE_S = 0.1
 """For an answer, beyond the time it spends on the wire: adapters hold bytes back for up to 16 ms, hosts are busy."""
 _LONGEST_REPLY = 2**16
+_LONGEST_SILENCE_S = 1000.0
+"""For the board's watchdog."""
 _LATE_S = 0.05
 """A board whose outputs do not hold what it acknowledged gets this long before it is told again."""
 
@@ -39,7 +41,7 @@ _LATE_S = 0.05
 class Ris595Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The keys of `options` in the board's lab table."""
 
-    uri: str | None = None
+    uri: Annotated[str, Meta(min_length=1)] | None = None
     """Its serial port, e.g. /dev/ttyUSB0."""
     baud: Annotated[int, Meta(ge=1200, le=4_000_000)] = 500_000
     rows: Annotated[int, Meta(ge=1)] | None = None
@@ -134,6 +136,9 @@ class Ris595(Board):
     def set_watchdog(self, silence_s: float, timeout_s: float = 2.0) -> None:
         """Have the board set every element to level 0 when it hears nothing for `silence_s`; 0 switches that off."""
         self._require_open("watchdog")
+        if not 0 <= silence_s <= _LONGEST_SILENCE_S:
+            accepted = f"accepted 0 to {_LONGEST_SILENCE_S:g} s"
+            raise DeviceError(self.name, "watchdog", self.state, f"a silence of {silence_s:g} s, {accepted}")
         self._run("watchdog", Command.WATCHDOG, struct.pack("<I", round(1e3 * silence_s)), timeout_s)
 
     def reset(self, timeout_s: float = 2.0) -> None:

@@ -19,7 +19,7 @@ from sim_backend.emulators._ris595_firmware import Firmware, build, received
 from sim_backend.emulators.pty_line import PtyLine
 from sim_backend.emulators.surface_port import SurfacePort
 from sim_backend.ticks import TICKS_PER_S
-from testbed.core.errors import DeviceError
+from testbed.core.errors import DeviceError, InputError
 from testbed.core.seeds import generator
 from testbed.core.types import U8
 from testbed.core.world import DriverContext
@@ -29,6 +29,8 @@ _GRACE_S = 2.0
 """For the threads, once their sockets are closed."""
 _LATENCY_S = 1e-3
 """In the air's time, which stands still while frames are exchanged: about what shifting a pattern out takes."""
+_BANK_BYTES = 1 << 20
+"""For a codebook in the firmware of this machine (`hal/host.c`)."""
 FAULTS = ("silence", "swallow", "reboot", "late", "duplicate", "garbage", "vanish")
 """Of a command's frame and what is answered to it; those of the board itself are the option `fault`."""
 
@@ -66,6 +68,12 @@ class EmulatedRis595:
         self._armed: list[str] = []
         self._rng = generator(context.seed, name, "board faults")
         self._n_bytes = (o.rows * o.columns * o.phase_bits + 7) // 8
+        fits = _BANK_BYTES // self._n_bytes
+        if o.codebook > fits:
+            raise InputError(
+                f"table [world.emulators.{name}]: codebook = {o.codebook}, accepted 1 to {fits} with "
+                f"{o.rows}×{o.columns} elements of {o.phase_bits} bit"
+            )
         self._surface = SurfacePort(name, context, (o.rows, o.columns), o.phase_bits, _LATENCY_S)
         arguments = {"rows": o.rows, "columns": o.columns, "phase-bits": o.phase_bits, "serial": o.serial,
                      "codebook": o.codebook, "fault": o.fault}  # fmt: skip
@@ -91,7 +99,7 @@ class EmulatedRis595:
         """Take bytes from the host; the answer comes when the firmware gives it."""
         if data.rstrip(b"\0"):  # a command, not only the zero that ends one
             data = self._meet(data)
-        if self._off:  # the air failed it: it starts anew, as often as it is needed
+        if self._off:  # the air failed it, or its process died: it starts anew, as often as it is needed
             self._power_down()
             self._power_up()
         try:
@@ -160,12 +168,12 @@ class EmulatedRis595:
                     answer = (-(-ticks * 1_000_000 // TICKS_PER_S) % 2**32).to_bytes(4, "little")
             except DeviceError as exc:  # the air did not confirm: neither does the board
                 log.error("emulated board without its air: %s", exc)
-                self._off = firmware is self._firmware
                 break
             try:
                 bench.sendall(answer)
             except OSError:
-                return
+                break
+        self._off = firmware is self._firmware  # … or its process ended
         firmware.hang_up()
 
     def _latch(self, bench: Any) -> int:

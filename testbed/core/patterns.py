@@ -16,9 +16,11 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
+from msgspec import Meta, Struct
 
 from testbed.core import seeds
 from testbed.core.errors import InputError
@@ -121,6 +123,17 @@ def from_hex(text: str, shape: Shape, phase_bits: int) -> SurfacePattern:
     return SurfacePattern(levels.astype(np.uint8), phase_bits)
 
 
+class _Saved(Struct, frozen=True):
+    """What `save` writes."""
+
+    rows: Annotated[int, Meta(ge=1)]
+    columns: Annotated[int, Meta(ge=1)]
+    phase_bits: Annotated[int, Meta(ge=1, le=8)]
+    levels: Annotated[str, Meta(pattern="^0[xX][0-9a-fA-F]+$")]
+    digest: str
+    provenance: dict[str, Any] = {}
+
+
 def save(path: Path, pattern: SurfacePattern, provenance: dict[str, Any]) -> None:
     """Write a pattern and where it came from as JSON."""
     rows, columns = pattern.levels.shape
@@ -135,17 +148,17 @@ def save(path: Path, pattern: SurfacePattern, provenance: dict[str, Any]) -> Non
 def load(path: Path) -> tuple[SurfacePattern, dict[str, Any]]:
     """Return a saved pattern and its provenance; raises InputError."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        shape = int(document["rows"]), int(document["columns"])
-        check(document["levels"])
-        pattern = from_hex(document["levels"], shape, int(document["phase_bits"]))
+        saved = msgspec.convert(json.loads(path.read_text(encoding="utf-8")), _Saved)
+        pattern = from_hex(saved.levels, (saved.rows, saved.columns), saved.phase_bits)
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except InputError as exc:
+        raise InputError(f"{path}: {exc}") from exc
+    except (ValueError, RecursionError) as exc:  # msgspec.ValidationError is a ValueError
         raise InputError(f"{path}: no saved pattern: {exc}") from exc
-    if document.get("digest") != pattern.digest:
+    if saved.digest != pattern.digest:
         raise InputError(f"{path}: damaged: its digest is not that of its levels")
-    return pattern, dict(document.get("provenance", {}))
+    return pattern, saved.provenance
 
 
 def _size(shape: tuple[int, ...], phase_bits: int) -> str:

@@ -86,7 +86,11 @@ class Board(ABC):
     def apply(self, pattern: SurfacePattern, timeout_s: float = 2.0) -> AppliedPattern:
         """Set every element. Raises DeviceError on a wrong shape, level or resolution, DeviceTimeout on silence."""
         self._check("apply", pattern)
-        return self._do_apply(pattern, timeout_s)
+        applied = self._do_apply(pattern, timeout_s)
+        if applied.digest != pattern.digest:
+            detail = f"pattern {pattern.digest} was set, {applied.digest} acknowledged"
+            raise DeviceError(self.name, "apply", self.state, detail)
+        return applied
 
     def queue(self, pattern: SurfacePattern, timeout_s: float = 2.0) -> None:
         """Have a pattern wait behind the outputs; a second one replaces the first. Raises as `apply` does."""
@@ -179,6 +183,8 @@ class Board(ABC):
             wrong = f"pattern of shape {levels.shape}, accepted {self.shape}"
         elif pattern.phase_bits != self.phase_bits:
             wrong = f"{pattern.phase_bits}-bit pattern, accepted {self.phase_bits}-bit"
+        elif levels.dtype != np.uint8:  # their digest would be another one
+            wrong = f"levels of type {levels.dtype}, accepted uint8"
         elif levels.min() < 0 or levels.max() > highest:
             wrong = f"levels {levels.min()} to {levels.max()}, accepted 0 to {highest}"
         if wrong is not None:

@@ -47,6 +47,8 @@ def test_a_wrong_pattern_raises_and_changes_nothing(board: Board) -> None:
         SurfacePattern(np.zeros((columns, rows + 1), np.uint8), board.phase_bits),
         SurfacePattern(wanted.levels.ravel(), board.phase_bits),
         SurfacePattern(too_high, board.phase_bits),
+        SurfacePattern(wanted.levels.astype(int), board.phase_bits),
+        SurfacePattern(wanted.levels + 0.5, board.phase_bits),
         SurfacePattern(wanted.levels, board.phase_bits + 1),
     ]
     for bad in wrong:

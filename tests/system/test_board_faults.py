@@ -119,9 +119,13 @@ def test_outputs_that_hold_something_else_are_never_reported_as_applied(tmp_path
             if fault == "bit-order":
                 with pytest.raises(DeviceError, match="hold something else"):
                     board.apply(wanted, 0.1)
+                with pytest.raises(DeviceError, match="hold something else"):
+                    next(board.apply_many([wanted]))
             else:
                 board.apply(wanted)
                 np.testing.assert_array_equal(twin.outputs, wanted.levels)
+                with pytest.raises(DeviceError, match="hold something else"):
+                    next(board.apply_many([SurfacePattern(1 - wanted.levels, 1)]))
 
 
 def test_an_upload_that_breaks_off_keeps_the_old_codebook(tmp_path: Path) -> None:

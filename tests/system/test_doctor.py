@@ -174,7 +174,7 @@ def test_options_out_of_range_and_unknown_ones_are_named(tmp_path: Path) -> None
 
 
 class _Board(Board):
-    """A board with a fault: an element that is stuck, or no answer at all."""
+    """A board with a fault: an element that is stuck, all in the wrong order, or no answer at all."""
 
     shape = (4, 6)  # type: ignore[assignment]
     phase_bits = 1  # type: ignore[assignment]
@@ -193,6 +193,8 @@ class _Board(Board):
         self._levels = pattern.levels.copy()
         if self._fault == "stuck":
             self._levels[1, 2] = 0
+        if self._fault == "reversed":
+            self._levels = self._levels[::-1, ::-1]
         return AppliedPattern(pattern.digest, 0.0)
 
     def _do_readback(self, timeout_s: float) -> SurfacePattern:
@@ -202,7 +204,10 @@ class _Board(Board):
         pass
 
 
-@pytest.mark.parametrize(("fault", "said"), [("stuck", "1 of 24 elements"), ("dead", "no answer"), ("", "")])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("stuck", "1 of 24 elements"), ("reversed", "read back differently"), ("dead", "no answer"), ("", "")],
+)
 def test_a_board_that_does_not_do_as_told_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
 ) -> None:

@@ -18,7 +18,7 @@ from optimum import Optimum
 from testbed import launch, tuning
 from testbed.coordinator.server import Coordinator
 from testbed.core import config, patterns
-from testbed.core.errors import InputError
+from testbed.core.errors import InputError, TestbedError
 from testbed.records import reader
 from testbed.report import html
 from testbed.surface.models.line_of_sight import LineOfSight
@@ -45,7 +45,7 @@ def search(folder: Path, lab: str, method: str, act: Any = lambda *_: None, **gi
     objective, probes = given.get("objective", "power"), given.get("probes", 1)
     plan = tuning.plan(plan, "static_room", place, method, objective, probes, given.get("start", "random(1)"),
                        given.get("model", "none"))  # fmt: skip
-    return tuning.optimise(plan, place, lab, "static_room", None, folder / "runs", on_coordinator=act)
+    return tuning.optimise(plan, place, lab, "static_room", given.get("save"), folder / "runs", on_coordinator=act)
 
 
 def test_show_and_apply_speak_of_the_board(tmp_path: Path) -> None:
@@ -79,6 +79,7 @@ def test_a_pattern_is_drawn_without_a_board(tmp_path: Path) -> None:
         (("optimise", "--objective", "luck"), "accepted: power"),
         (("optimise", "--model", "oracle"), "accepted: start, answer, none"),
         (("optimise", "--save", "best.txt"), "accepted: a .json file"),
+        (("optimise", "--save", "nowhere/best.json"), "in a folder that can be written"),
         (("optimise", "--experiment", "mobile_room"), "needs a table [scene.surface]"),
     ],
 )
@@ -232,6 +233,14 @@ def test_ctrl_c_ends_the_command_with_130_and_a_saved_pattern(tmp_path: Path) ->
     _, words = process.communicate(timeout=40)
     assert process.returncode == 130, words
     assert patterns.load(saved)[1]["status"] == "stopped"
+
+
+def test_a_pattern_that_cannot_be_saved_where_it_should_is_kept_with_the_run(tmp_path: Path) -> None:
+    lab = lab_file(tmp_path, side=4)
+    with pytest.raises(TestbedError, match=r"gone/best.json: cannot be written: .*; the pattern is in .*best.json"):
+        search(tmp_path, lab, "random_search", budget=30, save=tmp_path / "gone" / "best.json")
+    (kept,) = (tmp_path / "runs").glob("*/best.json")
+    assert patterns.load(kept)[1]["method"] == "random_search"
 
 
 def test_a_saved_pattern_serves_an_experiment(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from firmware_ctl.boards.opensourceris import OpenSourceRis
 from sim_backend.emulators.opensourceris import FAULTS, EmulatedOpenSourceRis
 from testbed.core import patterns
-from testbed.core.errors import DeviceError
+from testbed.core.errors import DeviceError, DeviceTimeout
 from testbed.core.world import DriverContext
 
 ONES = b"!0x" + b"1" * 64
@@ -82,3 +83,24 @@ def test_a_port_that_cannot_be_used_is_one_line(twin: EmulatedOpenSourceRis, tmp
         with pytest.raises(DeviceError, match=said) as caught:
             OpenSourceRis("ris", context(tmp_path), uri=uri, baud=baud)
         assert "\n" not in str(caught.value)
+
+
+def test_a_board_that_never_does_as_told_is_given_up_in_time_with_the_reason(
+    twin: EmulatedOpenSourceRis, tmp_path: Path
+) -> None:
+    with OpenSourceRis("ris", context(tmp_path), uri=twin.uri) as board:
+        for _ in range(1000):
+            twin.arm("never")
+        begin_s = time.monotonic()
+        with pytest.raises(DeviceTimeout, match=r"ris: apply: not done within 0.5 s: .*(instead|nothing from)"):
+            board.apply(patterns.make("random(1)", (16, 16), 1), timeout_s=0.5)
+        assert time.monotonic() - begin_s < 1.0
+
+
+def test_a_reset_of_a_board_that_only_talks_ends_in_time(
+    twin: EmulatedOpenSourceRis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with OpenSourceRis("ris", context(tmp_path), uri=twin.uri) as board:
+        monkeypatch.setattr(board._link, "read_until", lambda *_: b"#OK\n")
+        with pytest.raises(DeviceTimeout, match="does not say that it is ready"):
+            board.reset(timeout_s=0.1)

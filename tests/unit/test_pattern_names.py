@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,9 +119,30 @@ def test_a_saved_pattern_keeps_its_provenance_and_shows_damage(tmp_path: Path) -
     path.write_text(json.dumps(document))
     with pytest.raises(InputError, match="damaged"):
         patterns.check(str(path))
-    path.write_text("{}")
-    with pytest.raises(InputError, match="no saved pattern"):
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("rows", None, "rows"), ("rows", 1e999, "rows"), ("columns", 0, "columns"), ("phase_bits", 0, "phase_bits"),
+        ("levels", "best.json", "levels"), ("levels", "0x12", "accepted 8"), ("provenance", "abc", "provenance"),
+        ("digest", 7, "digest"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_saved_pattern_is_one_line_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where a file that names itself would be found
+    path = Path("best.json")
+    patterns.save(path, patterns.make("random(5)", (4, 4), 2), {})
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(InputError, match=f"best.json: .*{words}") as refused:
         patterns.check(str(path))
+    assert "\n" not in str(refused.value)
+    for text in ("{}", "[1]", "{", "[" * 100_000):
+        path.write_text(text)
+        with pytest.raises(InputError, match="no saved pattern"):
+            patterns.check(str(path))
 
 
 def reflected(azimuth_deg: float, elevation_deg: float, from_deg: tuple[float, float], spec: str, bits: int) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from firmware_ctl.boards._frames import Reply
 from firmware_ctl.boards.ris595 import Ris595
 from sim_backend.emulators.ris595 import FAULTS, EmulatedRis595
 from testbed.core import patterns
@@ -105,6 +106,50 @@ def attempt(work: Callable[[], SurfacePattern]) -> SurfacePattern | None:
         return None
 
 
+def late(board: Ris595, monkeypatch: pytest.MonkeyPatch, operation: Callable[[], object], after: int = 0) -> None:
+    """Do something, and have the replies to it come a second time, when `after` replies to what is asked next came."""
+    next_reply, heard = board._next_reply, []
+
+    def listening(until_s: float) -> Reply | None:
+        heard.append(next_reply(until_s))
+        return heard[-1]
+
+    monkeypatch.setattr(board, "_next_reply", listening)
+    operation()
+    fresh = iter(range(after))
+
+    def mixed(until_s: float) -> Reply | None:
+        return next_reply(until_s) if next(fresh, None) is not None or not heard else heard.pop(0)
+
+    monkeypatch.setattr(board, "_next_reply", mixed)
+
+
+def test_late_replies_of_the_same_kind_and_content_acknowledge_nothing(
+    twin: EmulatedRis595, board: Ris595, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = patterns.make("uniform", (16, 16), 1)
+
+    def many() -> None:
+        list(board.apply_many([pattern(1)]))  # looks at the time first
+
+    for work, faults in ((lambda: board.apply(pattern(1)), ["swallow"]), (many, ["", "swallow"])):
+        late(board, monkeypatch, work, after=len(faults) - 1)
+        twin.outputs = held.levels  # a brown-out that the host heard nothing of
+        for fault in faults:
+            twin.arm(fault)
+        if work is many:
+            with pytest.raises(DeviceError, match="damaged on its way"):
+                work()
+        else:
+            work()
+            assert holds(twin, pattern(1))
+        assert twin.faults_met.pop("swallow") == 1
+        monkeypatch.undo()
+    late(board, monkeypatch, board.readback)
+    twin.outputs = held.levels
+    assert board.readback().digest == held.digest
+
+
 def test_an_upload_to_a_board_that_is_stuck_ends_in_time_and_works_afterwards(context: DriverContext) -> None:
     book = [pattern(seed) for seed in range(8)]
     with (
@@ -136,6 +181,19 @@ def test_many_from_a_board_that_started_anew_is_refused_once_and_then_goes_on(
     assert holds(twin, pattern(2))
 
 
+def test_a_board_whose_process_died_starts_anew_with_the_next_command(twin: EmulatedRis595, board: Ris595) -> None:
+    for seed in range(3):
+        board.apply(pattern(seed))
+        twin._firmware.process.kill()
+        twin._firmware.process.wait()
+        with pytest.raises(DeviceError, match="started anew: queue, codebook and upload are lost"):
+            board.upload([pattern(9)])
+        assert not twin.outputs.any()
+        assert not board.readback().levels.any()
+    board.apply(pattern(4))
+    assert holds(twin, pattern(4))
+
+
 def test_the_watchdog_clears_the_outputs_of_a_silent_line(twin: EmulatedRis595, board: Ris595) -> None:
     board.apply(pattern(1))
     board.set_watchdog(0.05)
@@ -143,3 +201,6 @@ def test_the_watchdog_clears_the_outputs_of_a_silent_line(twin: EmulatedRis595, 
     while twin.outputs.any() and time.monotonic() < deadline_s:
         time.sleep(0.005)  # nothing may be said to it
     assert not board.readback().levels.any()
+    for silence_s in (-1.0, float("nan"), 1e4):
+        with pytest.raises(DeviceError, match="accepted 0 to 1000 s"):
+            board.set_watchdog(silence_s)

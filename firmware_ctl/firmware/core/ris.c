@@ -127,13 +127,13 @@ static void apply(struct ris *ris, const uint8_t *pattern)
 static void clear_outputs(struct ris *ris)
 {
     uint32_t time_us;
-    memset(ris->returned, 0, ris->pattern_bytes);
-    memcpy(ris->stream, ris->returned, ris->pattern_bytes);
-    /* whether or not the chain answers: clearing is what is left to do when something is wrong */
+    memset(ris->stream, 0, ris->pattern_bytes);
     ris->hal.exchange(ris->hal.self, ris->stream, ris->returned, ris->pattern_bytes);
+    ris->hal.exchange(ris->hal.self, ris->stream, ris->returned, ris->pattern_bytes);
+    ris->chain_bad = memcmp(ris->stream, ris->returned, ris->pattern_bytes) != 0;
+    /* whether or not the chain answers: clearing is what is left to do when something is wrong */
     time_us = ris->hal.latch(ris->hal.self);
     (void)time_us;
-    ris->chain_bad = false;
 }
 
 /* ------------------------------------------------------------------------------------------------ commands */

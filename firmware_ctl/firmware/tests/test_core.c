@@ -438,6 +438,14 @@ static void test_a_broken_chain_latches_nothing(void)
     board.broken = 0;
     CHECK(request(5, RIS_APPLY, second, N)->kind != RIS_ERROR && outputs_hold(second));
     CHECK(request(6, RIS_READBACK, NULL, 0)->kind != RIS_ERROR);
+    /* cleared all the same, but what it holds cannot be told */
+    const uint8_t zero[N] = {0};
+    board.broken = 0x10;
+    put_word(first, 10);
+    request(7, RIS_WATCHDOG, first, 4);
+    board.now_us += 10001;
+    ris_poll(&board.ris, board.now_us);
+    CHECK(outputs_hold(zero) && refused(request(8, RIS_READBACK, NULL, 0), RIS_BAD_CHAIN));
 }
 
 static void test_the_reply_tells_what_the_outputs_hold(void)
