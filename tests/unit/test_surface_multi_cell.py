@@ -286,7 +286,7 @@ def test_what_cannot_be_is_refused_in_one_line() -> None:
             broken(np.nan * phases_rad)
     with pytest.raises(InputError, match="surface_bs: not all entries are finite"):
         replace(model, surface_bs=np.nan * model.surface_bs)
-    with pytest.raises(InputError, match=r"phases for scenes \(3,\) of a batch \(2,\)"):
+    with pytest.raises(InputError, match=r"phases for a batch \(3,\) on a model of \(2,\)"):
         MultiCell.stack([model, model]).rates(precoders, np.zeros((3, 6)))
     with pytest.raises(InputError, match="2 scenes of 2 kinds"):
         MultiCell.stack([model, replace(model, power_w=2.0)])

@@ -206,5 +206,9 @@ def test_answers_that_cannot_be_sent_or_set_are_refused() -> None:
             model.rate(p, phases)
         with pytest.raises(InputError, match=said):
             model.probe(p, phases, 10, np.random.default_rng(1))
+    several = SingleCell.paper(bob_m=np.ones((2, 3)))
+    for p, phases in ((found.precoders, np.zeros((3, 25))), (np.stack([found.precoders] * 3), np.zeros(25))):
+        with pytest.raises(InputError, match=r"for a batch \(3,\) on a model of \(2,\)"):
+            several.rate(p, phases)
     with pytest.raises(InputError, match="one position, not a batch"):
-        SingleCell.paper(bob_m=np.ones((2, 3))).probe(found.precoders, found.phases_rad, 10, np.random.default_rng(1))
+        several.probe(found.precoders, found.phases_rad, 10, np.random.default_rng(1))

@@ -72,7 +72,10 @@ def answer(model: Secrecy, net: SecrecyNet, phase_bits: int | None, sweeps: int)
 
 
 def inputs(model: Secrecy) -> Any:
-    """Return (channel, input) single precision: Re and Im of h_au, h_ae, G, h_iu, h_ie as they are, and P_t in dBm."""
+    """Return (channel, input) single precision: Re and Im of h_au, h_ae, G, h_iu, h_ie as they are, and P_t in dBm.
+
+    As they are: in noise amplitudes instead, where a batch norm's ε is nothing, losses and rates come out the same.
+    """
     import torch
 
     n = len(model.h_au)

@@ -28,6 +28,14 @@ def points(name: str, places_m: Any, batch: tuple[int, ...] | None = None) -> F6
     return found
 
 
+def check_batch(what: str, given: tuple[int, ...], batch: tuple[int, ...]) -> None:
+    """Raise InputError where leading axes `given` do not broadcast with a model's."""
+    try:
+        np.broadcast_shapes(given, batch)
+    except ValueError as exc:
+        raise InputError(f"{what} for a batch {given} on a model of {batch}") from exc
+
+
 def path_gain(a_m: F64, b_m: F64, exponent: float, reference_db: float = -30.0) -> F64:
     """Return (…) gains β₀·(d/1 m)^−α of links between points (…, 3); raises InputError where two coincide."""
     distance_m = np.linalg.norm(points("place", a_m) - points("place", b_m), axis=-1)

@@ -27,7 +27,7 @@ import numpy as np
 
 from testbed.core.errors import InputError
 from testbed.core.types import F64
-from testbed.surface.models.geometry import path_gain, points
+from testbed.surface.models.geometry import check_batch, path_gain, points
 from testbed.surface.models.multi_cell_rates import (
     C128,
     Slopes,
@@ -335,15 +335,13 @@ class MultiCell:
         if np.ndim(phases_rad) < 1 or phases_rad.shape[-1] != self.n_phases:
             found = phases_rad.shape[-1] if np.ndim(phases_rad) else "a single one"
             raise InputError(f"phases for {found} elements, accepted: (…, {self.n_phases}), surface after surface")
-        try:
-            np.broadcast_shapes(tuple(phases_rad.shape[:-1]), self.batch)
-        except ValueError as exc:
-            raise InputError(f"phases for scenes {tuple(phases_rad.shape[:-1])} of a batch {self.batch}") from exc
+        check_batch("phases", tuple(phases_rad.shape[:-1]), self.batch)
         if not namespace(phases_rad).isfinite(phases_rad).all():
             raise InputError("phases are not finite; accepted: radians")
 
     def check_precoders(self, precoders: Any) -> None:
         """Raise InputError where precoders do not fit or exceed the power."""
+        check_batch("precoders", tuple(precoders.shape[:-3]), self.batch)
         check_precoders(precoders, (self.n_cells, self.n_chains, self.n_antennas), self.power_w)
 
 

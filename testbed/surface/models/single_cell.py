@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from testbed.core.errors import InputError
 from testbed.core.types import F64
 from testbed.surface.models.geometry import (
+    check_batch,
     check_covariance,
     exponential_correlation,
     isotropic_correlation,
@@ -118,6 +119,7 @@ class SingleCell:
             raise InputError(f"phases of shape {phases.shape}, accepted: (…, {self.n_elements})")
         if not np.isfinite(phases).all():
             raise InputError("phases are not finite; accepted: radians")
+        check_batch("phases", phases.shape[:-1], self.batch)
         return phases
 
     def checked_precoders(self, precoders: Any) -> NDArray[np.complex128]:
@@ -125,6 +127,7 @@ class SingleCell:
         p, m = np.asarray(precoders, dtype=np.complex128), self.n_antennas
         if p.shape[-2:] != (m, m):
             raise InputError(f"precoders of shape {p.shape}, accepted: (…, {m}, {m})")
+        check_batch("precoders", p.shape[:-2], self.batch)
         most = float((np.abs(p) ** 2).sum(axis=(-2, -1)).max())
         if not most <= self.power_a_w * m * (1 + 1e-6):
             raise InputError(f"a precoder of {most:.6g} W, accepted: up to P_a·M = {self.power_a_w * m:.6g} W")
