@@ -11,8 +11,8 @@ def canonical_antennas(csi: CsiSeries, role: str) -> CsiSeries:
     """Return the series with axes (probe, Alice's antenna, Bob's antenna, subcarrier), whoever measured it.
 
     A receiver puts its own antennas first: Alice's series is (probe, Alice, Bob, …), Bob's (probe, Bob, Alice, …). By
-    reciprocity entry [a, b] of the one is entry [b, a] of the other, so Bob's is transposed. An enhancer cannot know
-    on which side it runs; the caller does this before `Enhancer.transform`. Eve's series (probe, Eve, sender, …) is
-    returned as it is: no order of hers is reciprocal.
+    reciprocity entry [a, b] of the one is entry [b, a] of the other, so Bob's is transposed, before an enhancer
+    transforms it or learns from it. Eve's series (probe, Eve, sender, …) is returned as it is: no order of hers is
+    reciprocal.
     """
     return replace(csi, h=csi.h.swapaxes(1, 2)) if role == "bob" else csi

@@ -9,8 +9,8 @@ only, at rates that follow each place's conditional entropy (cf. Jouguet, Elkous
 What Bob knows of the channel comes from the sacrificed symbols, which are public: a noise level for each dimension and
 the share of outliers, by maximum likelihood. He publishes the plan (which dimensions' bits form a frame, how many
 parities), Alice the syndromes of all places in one message; for frames that fail he asks for more, a few per cent at a
-time (`_code`), in the end for the bits themselves. Where a bit came out wrong unnoticed the verification tag differs
-and the block is dropped.
+time (`_code`), then for the syndrome of a code of a far higher rate, in the end for the bits themselves. Where a bit
+came out wrong unnoticed the verification tag differs and the block is dropped.
 
 Without features (bare strings) every bit is a place of its own and the channel a binary symmetric one.
 """
@@ -176,6 +176,8 @@ class _Frame:
     checks: int
     asked: int = 0
     """How often Bob asked for more."""
+    splits: int = 0
+    """Of these, how often of the present code."""
     told: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
     halves: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
 
@@ -191,17 +193,27 @@ class _Frame:
         n = self.positions.size
         limit = 0 if self.clear else min(code(n, self.checks).n_splits, n - self.checks)
         size = ceil(max(step * self.checks, 0.4 * sqrt(n)))
-        return min(limit, self.asked * size), min(limit, (self.asked + 1) * size)
+        return min(limit, self.splits * size), min(limit, (self.splits + 1) * size)
+
+    def _afresh(self) -> int:
+        """Return the parities of the code that follows where no split is left: of a rate that was far off."""
+        n = self.positions.size
+        checks = 3 * self.checks + 64
+        return n if checks > 0.6 * n else checks
 
     def next_count(self, step: float) -> int:
-        """Return how many bits the next message has; where no split is left, the frame's own."""
+        """Return how many bits the next message has."""
         start, stop = self.next_splits(step)
-        return stop - start or self.positions.size
+        return stop - start or self._afresh()
 
     def more(self, bits: U8, step: float) -> U8:
         """Return the next message's parities and count it."""
         start, stop = self.next_splits(step)
-        out = code(bits.size, self.checks).syndrome(bits, stop)[1][start:] if stop > start else bits
+        if stop > start:
+            out = code(bits.size, self.checks).syndrome(bits, stop)[1][start:]
+        else:
+            checks = self._afresh()
+            out = bits if checks == bits.size else code(bits.size, checks).syndrome(bits)[0]
         self.learn(out, step)
         return out
 
@@ -209,9 +221,9 @@ class _Frame:
         """Take the next message."""
         start, stop = self.next_splits(step)
         if stop > start:
-            self.halves = np.concatenate([self.halves, told])
+            self.halves, self.splits = np.concatenate([self.halves, told]), self.splits + 1
         else:
-            self.told, self.checks = told, self.positions.size
+            self.told, self.checks, self.halves, self.splits = told, self._afresh(), self.halves[:0], 0
         self.asked += 1
 
 
