@@ -105,14 +105,3 @@ class Stack:
     @property
     def history(self) -> int:
         return self.settings[0].history
-
-
-def device(name: str = "auto") -> str:
-    """Return the torch device to work on: `auto` is cuda where there is one, else cpu; raises InputError for others."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("agents: device 'cuda' asked for, but torch sees none; accepted here: auto, cpu")
-    if name not in ("cpu", "cuda"):
-        raise InputError(f"agents: no device {name!r}; accepted: auto, cpu, cuda")
-    return name

@@ -12,11 +12,12 @@ VARIABLE = "TESTBED_TORCH_DEVICE"
 
 
 def pick(choice: str | None = None) -> str:
-    """Return "cuda" or "cpu"; "auto" takes a GPU if there is one. Without a choice: the variable's, or else auto.
+    """Return "cuda" or "cpu"; "auto" takes what the variable says, or else a GPU if there is one. Default: auto.
 
     Raises InputError for another word, or where "cuda" is asked for and there is none.
     """
-    choice = choice or os.environ.get(VARIABLE) or "auto"
+    if choice in (None, "auto"):
+        choice = os.environ.get(VARIABLE) or "auto"
     if choice not in CHOICES:
         raise InputError(f"torch device {choice!r}, accepted: {', '.join(CHOICES)}")
     if choice == "cpu":

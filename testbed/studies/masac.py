@@ -2,7 +2,7 @@
 
 Beside the paper's learners, which see channels antenna by antenna, stand the same learners in the turned frame
 (`agents.frames`), the closed forms, and what a partial observer can reach at all (Bayes). Full size is made for one
-GPU and 16 cores (six to seven minutes): all runs of an algorithm and frame are one stack on `device()`. Without a GPU
+GPU and 16 cores (six to seven minutes): all runs of an algorithm and frame are one stack on it. Without a GPU
 the same work takes hours.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from testbed.core import torch_device
 from testbed.studies._masac_work import Bounds, Climb, Training, bounds, climb, train
 from testbed.studies._study import Study
 
@@ -27,9 +28,7 @@ LABELS = {"sac": "SAC", "td3": "TD3", "ppo": "PPO"}
 
 
 def run(study: Study) -> None:
-    from testbed.agents import setting
-
-    device = setting.device()
+    device = torch_device.pick()
     quick = study.quick
     n_seeds, n_draws = (2, 300) if quick else (5, 2000)
     mus = [0.0, 0.5, 1.0] if quick else [0.0, 0.25, 0.5, 0.75, 1.0]

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from testbed.chain.enhance._features import whole
 from testbed.chain.enhance._trained import Arrays, Split
+from testbed.core import torch_device
 from testbed.core.types import F64
 
 Build = Callable[[], Any]
 """Returns a fresh torch module."""
-DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,15 @@ class Recipe:
     rate: float
     """Adam's learning rate; it falls to a hundredth along a half cosine."""
     device: str
-    """cpu, cuda, or auto: cuda where there is one."""
+    """cpu, cuda, or auto: see `core.torch_device`."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "batch"):
             whole(name, getattr(self, name), 1)
         if not 0.0 < self.rate <= 1.0:
             raise ValueError(f"rate = {self.rate!r}, accepted: above 0, to 1")
-        if self.device not in DEVICES:
-            raise ValueError(f"device = {self.device!r}, accepted: {', '.join(DEVICES)}")
+        if self.device not in torch_device.CHOICES:
+            raise ValueError(f"device = {self.device!r}, accepted: {', '.join(torch_device.CHOICES)}")
 
     @property
     def card(self) -> dict[str, Any]:
@@ -76,15 +76,6 @@ class Scale:
         return np.asarray(values * self.span + self.low)
 
 
-def pick_device(wanted: str) -> str:
-    import torch
-
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise ValueError("device = 'cuda': there is none here, accepted: auto, cpu")
-    return "cuda" if wanted != "cpu" and available else "cpu"
-
-
 def train(
     build: Build,
     loss: Callable[..., Any],
@@ -100,7 +91,7 @@ def train(
     """
     import torch
 
-    device = pick_device(recipe.device)
+    device = torch_device.pick(recipe.device)
     seed = int(rng.integers(1 << 62))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
