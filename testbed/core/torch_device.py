@@ -11,12 +11,12 @@ VARIABLE = "TESTBED_TORCH_DEVICE"
 """Environment variable with one of the choices, for machines whose GPU is somebody else's."""
 
 
-def pick(choice: str | None = None) -> str:
-    """Return "cuda" or "cpu"; "auto" takes what the variable says, or else a GPU if there is one. Default: auto.
+def pick(choice: str = "auto") -> str:
+    """Return "cuda" or "cpu"; "auto" does as the variable says, or else takes a GPU if there is one.
 
     Raises InputError for another word, or where "cuda" is asked for and there is none.
     """
-    if choice in (None, "auto"):
+    if choice == "auto":
         choice = os.environ.get(VARIABLE) or "auto"
     if choice not in CHOICES:
         raise InputError(f"torch device {choice!r}, accepted: {', '.join(CHOICES)}")

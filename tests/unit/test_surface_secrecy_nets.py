@@ -170,7 +170,11 @@ def test_where_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [torch_device.pick(), torch_device.pick("cpu"), torch_device.pick("cuda")] == ["cuda", "cpu", "cuda"]
     monkeypatch.setenv(torch_device.VARIABLE, "cpu")
-    assert [torch_device.pick(), torch_device.pick("auto"), torch_device.pick("cuda")] == ["cpu", "cpu", "cuda"]
+    assert [torch_device.pick(), torch_device.pick("auto"), torch_device.pick("cuda")] == [
+        "cpu",
+        "cpu",
+        "cuda",
+    ]  # every auto follows it
     with pytest.raises(InputError, match="'gpu', accepted: auto, cpu, cuda"):
         torch_device.pick("gpu")
 

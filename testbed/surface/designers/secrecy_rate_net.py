@@ -54,7 +54,7 @@ class RateNet(SecrecyNet):
         )  # fmt: skip
 
     def train(
-        self, model: Secrecy, epochs: int = 50, batch: int = 100, rate: float = 3e-3, device: str | None = None
+        self, model: Secrecy, epochs: int = 50, batch: int = 100, rate: float = 3e-3, device: str = "auto"
     ) -> RateNet:
         """Train on channels (channel,), Adam with a rate that falls to a hundredth; returns itself."""
         import torch

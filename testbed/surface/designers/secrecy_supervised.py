@@ -48,7 +48,7 @@ class SupervisedNet(SecrecyNet):
         test: tuple[Secrecy, F64] | None = None,
         batch: int = 100,
         rate: float = 1e-3,
-        device: str | None = None,
+        device: str = "auto",
     ) -> SupervisedNet:
         """Train on channels (channel,) with phases (channel, element) in [0, 2π); returns itself.
 
