@@ -2,7 +2,7 @@
 
 Beside the paper's learners, which see channels antenna by antenna, stand the same learners in the turned frame
 (`agents.frames`), the closed forms, and what a partial observer can reach at all (Bayes). Full size is made for one
-GPU and 16 cores (six to seven minutes): all runs of an algorithm and frame are one stack on `device()`. Without a GPU
+GPU and 16 cores (six to seven minutes): all runs of an algorithm and frame are one stack on it. Without a GPU
 the same work takes hours.
 """
 

@@ -19,4 +19,7 @@ class Design:
     precoders: NDArray[Any]
     """(…, antenna, stream) complex; what each axis means is the model's."""
     history: list[float] = field(default_factory=list)
-    """The objective after each iteration, for methods that iterate (mean over the batch)."""
+    """The objective in bits after each iteration (mean over the batch), the start first; empty where nothing iterates.
+
+    What a net's training did is the net's own history.
+    """

@@ -21,7 +21,7 @@ from testbed.agents.policy import load_policy
 from testbed.agents.predictor import Config as PredictorConfig
 from testbed.agents.predictor import Predictor
 from testbed.agents.rates import rates
-from testbed.agents.setting import Setting, Stack, device
+from testbed.agents.setting import Setting, Stack
 from testbed.assess.mutual_information import gaussian_bits_with_error
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.types import CsiSeries
@@ -373,8 +373,6 @@ def test_other_bad_input_is_one_line() -> None:
         Task((Setting(),), (1,), frame="bent")
     with pytest.raises(InputError, match="1 settings for 2 seeds"):
         Task((Setting(),), (1, 2))
-    with pytest.raises(InputError, match="accepted: auto, cpu, cuda"):
-        device("tpu")
     with pytest.raises(InputError, match="accepted: 1 or more"):
         Environment(Setting(), 0, 1)
 

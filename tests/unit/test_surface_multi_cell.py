@@ -136,8 +136,9 @@ def test_the_stated_geometry_gives_what_was_computed_independently() -> None:
     drawn = MultiCell.stack([MultiCell.two_cells(rng=np.random.default_rng(s)) for s in range(6)])
     bits = cells_joint.design(drawn, np.random.default_rng(1), 3)
     rates = drawn.rates(bits.precoders, bits.phases_rad).sum(axis=-1)
-    assert rates.mean() + 2 * rates.std(ddof=1) / np.sqrt(6) > 5.6 * 0.97
-    assert rates.max() < 7.3
+    # 5.6 without word of how many draws: 60 of ours have the mean 5.47, the standard deviation 0.19
+    assert rates.mean() == pytest.approx(5.6, rel=0.05)
+    assert 4.9 < rates.min() < rates.max() < 7.3
     blind = cells_random.design(drawn, np.random.default_rng(2))
     assert 0.5 < drawn.rates(blind.precoders, blind.phases_rad).sum(axis=-1).mean() < 1.2
     assert (drawn.weighted_bound(blind.precoders, blind.phases_rad) < rates).all()
@@ -278,5 +279,25 @@ def test_what_cannot_be_is_refused_in_one_line() -> None:
         MultiCell.two_cells(array="round")
     with pytest.raises(InputError, match="0 elements"):
         MultiCell.two_cells(n_elements=0)
-    with pytest.raises(InputError, match="4 bits a phase, accepted: 1, 2 or 3"):
-        cells_levels.project(phases_rad, 4)
+    with pytest.raises(InputError, match="9 phase bits, accepted: 1 to 8"):
+        cells_levels.design(model, precoders, phases_rad, 9)
+    for broken in (lambda x: model.rates(precoders, x), lambda x: general.rates(precoders, x)):
+        with pytest.raises(InputError, match="phases are not finite"):
+            broken(np.nan * phases_rad)
+    with pytest.raises(InputError, match="surface_bs: not all entries are finite"):
+        replace(model, surface_bs=np.nan * model.surface_bs)
+    with pytest.raises(InputError, match=r"phases for a batch \(3,\) on a model of \(2,\)"):
+        MultiCell.stack([model, model]).rates(precoders, np.zeros((3, 6)))
+    with pytest.raises(InputError, match="2 scenes of 2 kinds"):
+        MultiCell.stack([model, replace(model, power_w=2.0)])
+    with pytest.raises(InputError, match="0 surfaces of 6 elements"):
+        replace(model, through=model.through[..., :0], bs=model.bs[:, :0],
+                surface_bs=model.surface_bs[:0], surface_ut=model.surface_ut[:0])  # fmt: skip
+    with pytest.raises(InputError, match=r"ut_m of shape \(1, 3\), accepted: 2 times three finite coordinates"):
+        MultiCell.at([(0, 0, 30), (600, 0, 30)], [(280, 0, 1.5)], [(300, 0, 10)])
+    with pytest.raises(InputError, match="three finite coordinates"):
+        MultiCell.two_cells(x_ut_m=float("nan"))
+    with pytest.raises(InputError, match="0 starts, accepted: 1 or more"):
+        cells_joint.design(model, np.random.default_rng(1), 0)
+    with pytest.raises(InputError, match="0 probes of scenes"):
+        model.probe(precoders, phases_rad, 0, np.random.default_rng(1))

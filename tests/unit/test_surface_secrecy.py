@@ -295,11 +295,13 @@ def test_the_relaxation_bounds_the_phases_and_coordinate_ascent_is_at_the_bound(
         ({"power_dbm": float("nan")}, r"P_t = nan dBm, accepted: −100 to 100"),
         ({"power_dbm": 400.0}, "accepted: −100 to 100"),
         ({"n_elements": 24}, "square number"),
+        ({"n_elements": -4}, "square number"),
         ({"n_antennas": 0}, "0 antennas, accepted: 1 or more"),
         ({"correlation": 1.5}, "correlation r = 1.5"),
         ({"rician": -1.0}, "Rician factor -1"),
         ({"surface_m": AP_M}, "same point"),
         ({"bob_m": AP_M}, "same point"),
+        ({"eve_m": np.ones((2, 3))}, r"eve_m of shape \(2, 3\), accepted: three finite coordinates"),
         ({"bob_m": (1.0, 2.0)}, "bob_m = .* three finite coordinates"),
     ],
 )
@@ -341,6 +343,10 @@ def test_answers_that_cannot_be_are_refused() -> None:
         model.rate(f, phases[:, :24])
     with pytest.raises(InputError, match="not finite"):
         secrecy_coordinate.design(model, start_rad=np.nan * phases)
+    with pytest.raises(InputError, match="phases are not finite"):
+        project(np.nan * phases, 1)
+    with pytest.raises(InputError, match=r"one channel, not a batch \(3,\)"):
+        model.probe(f, phases, 10, np.random.default_rng(1))
     with pytest.raises(InputError, match="0 rounds"):
         secrecy_coordinate.design(model, rounds=0)
     with pytest.raises(InputError, match="2 more starts without a generator"):

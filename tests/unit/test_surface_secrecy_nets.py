@@ -105,6 +105,9 @@ def test_a_net_answers_on_a_boards_levels() -> None:
     assert (bits[1] >= bits[0] - 1e-12).all()
     rounded = secrecy_levels.projected(model, net.phases(model), 2)
     np.testing.assert_allclose(bits[0], model.rate(rounded.precoders, rounded.phases_rad))
+    # the history is the climb's, not the training's
+    assert not projected.history
+    assert climbed.history[-1] == pytest.approx(bits[1].mean())
     step = climbed.phases_rad / (np.pi / 2)
     np.testing.assert_allclose(step, np.rint(step), atol=1e-9)
 
@@ -123,9 +126,10 @@ def test_nets_are_kept_and_nothing_else_is_taken_for_one(tmp_path: Path) -> None
     with pytest.raises(InputError, match="no trained"):
         SupervisedNet.load(tmp_path / "net.pt")
     (tmp_path / "net.json").write_text(json.dumps(card))
-    (tmp_path / "net.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(InputError, match=r"net\.pt: no trained"):
-        SupervisedNet.load(tmp_path / "net.pt")
+    for rubbish in (b"cos\nsystem\n(S'true'\ntR.", b""):
+        (tmp_path / "net.pt").write_bytes(rubbish)
+        with pytest.raises(InputError, match=r"net\.pt: no trained"):
+            SupervisedNet.load(tmp_path / "net.pt")
 
 
 def test_what_a_net_was_not_trained_for_is_refused() -> None:
@@ -144,6 +148,15 @@ def test_what_a_net_was_not_trained_for_is_refused() -> None:
         RateNet(SMALL, kind="wide")
     with pytest.raises(InputError, match="0 hidden layers"):
         SupervisedNet(SMALL, hidden_layers=0)
+    for name in ("epochs", "batch", "rate"):
+        with pytest.raises(InputError, match=f"training with {name} = 0, accepted: above 0"):
+            net.train(drawn(3), **{name: 0})
+    with pytest.raises(InputError, match="1 channels to train on"):
+        net.train(drawn(1))
+    with pytest.raises(InputError, match="powers from 25 to 15 dBm"):
+        Scene(low_dbm=25.0, high_dbm=15.0)
+    with pytest.raises(InputError, match="labels of shape"):
+        SupervisedNet(SMALL).train(drawn(20), np.zeros((20, 9)), test=(drawn(5), np.zeros((4, 9))))
 
 
 def test_where_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +170,11 @@ def test_where_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [torch_device.pick(), torch_device.pick("cpu"), torch_device.pick("cuda")] == ["cuda", "cpu", "cuda"]
     monkeypatch.setenv(torch_device.VARIABLE, "cpu")
-    assert [torch_device.pick(), torch_device.pick("auto")] == ["cpu", "cpu"]  # every auto follows it
+    assert [torch_device.pick(), torch_device.pick("auto"), torch_device.pick("cuda")] == [
+        "cpu",
+        "cpu",
+        "cuda",
+    ]  # every auto follows it
     with pytest.raises(InputError, match="'gpu', accepted: auto, cpu, cuda"):
         torch_device.pick("gpu")
 

@@ -34,7 +34,7 @@ class Recipe:
     rate: float
     """Adam's learning rate; it falls to a hundredth along a half cosine."""
     device: str
-    """cpu, cuda, or auto: cuda where there is one."""
+    """cpu, cuda, or auto: see `core.torch_device`."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "batch"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from testbed.core.errors import InputError
 from testbed.core.types import F64
 from testbed.surface.design import Design
 from testbed.surface.designers import cells_alternating, cells_precoders
@@ -22,6 +23,8 @@ def design(
     model: MultiCell, rng: np.random.Generator, n_starts: int = 4, iterations: int = 300, polish: int = 5
 ) -> Design:
     """Return the best of `n_starts` random starts for each scene. History: the mean over all starts."""
+    if n_starts < 1:
+        raise InputError(f"{n_starts} starts, accepted: 1 or more")
     starts = (n_starts, *model.batch)
     shape = (model.n_cells, model.n_chains, model.n_antennas)
     x = np.concatenate(

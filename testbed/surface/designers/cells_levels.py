@@ -9,20 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from testbed.core.errors import InputError
 from testbed.core.types import F64
 from testbed.surface.design import Design
 from testbed.surface.designers import cells_precoders
+from testbed.surface.levels import levels_rad, project
 from testbed.surface.models.multi_cell import MultiCell
 from testbed.surface.models.multi_cell_rates import C128, bounds_bits
-
-
-def project(phases_rad: F64, bits: int) -> F64:
-    """Return the nearest of 2^bits levels, 2π·level/2^bits."""
-    if bits not in (1, 2, 3):
-        raise InputError(f"{bits} bits a phase, accepted: 1, 2 or 3")
-    step = 2 * np.pi / (1 << bits)
-    return np.asarray(np.mod(np.round(np.asarray(phases_rad) / step), 1 << bits) * step)
 
 
 def projected(model: MultiCell, precoders: C128, phases_rad: F64, bits: int) -> Design:
@@ -44,7 +36,7 @@ def design(
     All phases turned by one angle are as good as before, but round differently: `n_turns` such angles are starts, 0
     among them, and the best end counts; never below `projected`. History: the mean over starts, after each round.
     """
-    turns = np.arange(n_turns) * (2 * np.pi / (1 << bits) / n_turns)
+    turns = np.arange(n_turns) * (levels_rad(bits)[1] / n_turns)
     turned = np.asarray(phases_rad)[None] + turns.reshape(-1, *[1] * np.ndim(phases_rad))
     start = projected(model, precoders, turned, bits)
     p, phases = np.asarray(start.precoders, complex), np.array(start.phases_rad)
@@ -66,9 +58,9 @@ def design(
 
 def _sweep(model: MultiCell, p: C128, phases: F64, bits: int, sweeps: int) -> F64:
     """Return levels of which no single one can be changed for the better (or after `sweeps`)."""
-    levels = np.arange(1 << bits) * (2 * np.pi / (1 << bits))
+    levels = levels_rad(bits)
     units = np.exp(1j * levels)
-    state = np.rint(phases / levels[1]).astype(int) % (1 << bits)
+    state = np.rint(phases / levels[1]).astype(int) % levels.size
     s = model.sums(levels[state])
     n = model.surface_bs.shape[-1]
     batch = state.shape[:-1]

@@ -11,26 +11,42 @@ which is concave in p: dI/dp = μ has one root for each p, Σ p falls with μ.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from testbed.core.types import F64
 from testbed.surface.design import Design
 from testbed.surface.models.single_cell import SingleCell
 
+C128 = NDArray[np.complex128]
+
 
 def design(model: SingleCell) -> Design:
     """Return the optimum; zeros for phases (any equal ones do: also every quantized surface reaches it)."""
+    phases_rad = _equal(model)
+    return Design(phases_rad, precoders(model, phases_rad))
+
+
+def precoders(model: SingleCell, phases_rad: F64) -> C128:
+    """Return the best precoder (…, antenna, stream) for phases (…, element)."""
     rho, vectors = np.linalg.eigh(model.r_b)
-    phases_rad = np.zeros((*np.shape(model.beta_h), model.n_elements))
     powers = _powers(model, np.maximum(rho, 0.0), model.gain(phases_rad))
-    return Design(phases_rad, vectors.conj() * np.sqrt(powers)[..., None, :])
+    return np.asarray(vectors.conj() * np.sqrt(powers)[..., None, :], complex)
 
 
-def rate(model: SingleCell) -> F64:
-    """Return the optimum's rate in bits (…), without matrices."""
+def rate(model: SingleCell, phases_rad: F64 | None = None) -> F64:
+    """Return the rate in bits (…) of the best precoder for phases (…, element), the optimum's by default.
+
+    Without matrices.
+    """
     rho = np.maximum(np.linalg.eigvalsh(model.r_b), 0.0)
-    snr = model.gain(np.zeros((*np.shape(model.beta_h), model.n_elements)))[..., None] * rho / model.noise_w
-    b, x = model.power_b_w * snr, _powers(model, rho, snr[..., -1] * model.noise_w / rho[-1]) * snr
+    gain = model.gain(_equal(model) if phases_rad is None else phases_rad)
+    snr = gain[..., None] * rho / model.noise_w
+    b, x = model.power_b_w * snr, _powers(model, rho, gain) * snr
     return np.asarray(np.log2((1 + b) * (1 + x) / (1 + b + x)).sum(axis=-1))
+
+
+def _equal(model: SingleCell) -> F64:
+    return np.zeros((*model.batch, model.n_elements))
 
 
 def _powers(model: SingleCell, rho: F64, gain: F64) -> F64:

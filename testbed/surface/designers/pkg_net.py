@@ -1,14 +1,13 @@
 """PKG-Net (paper A, Section V): from Bob's position to precoder and phases, trained on the rate itself.
 
 (x, y, z) → FC 200 ReLU → FC 200 ReLU → two heads: 2M² → P, scaled to ‖P‖² = P_a·M; 2L → θ, each pair divided by its
-modulus. Loss −mean I. Positions are scaled by `Scene.span` before they enter, a choice of ours: the paper does not say.
+modulus. Loss −mean I. Positions are scaled by the scene's span before they enter, a choice of ours: the paper does not
+say. On the CPU: layers this small gain nothing on a GPU.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from testbed.core import seeds
 from testbed.core.errors import InputError
 from testbed.core.types import F64
 from testbed.surface.design import Design
+from testbed.surface.designers import pkg_levels
+from testbed.surface.designers._nets import Net, check_training
 from testbed.surface.models.single_cell import SingleCell
 
 
@@ -33,6 +34,10 @@ class Scene:
     high_m: float = 15.0
     """… to here, z = 0."""
 
+    def __post_init__(self) -> None:
+        if not (np.isfinite([self.low_m, self.high_m]).all() and self.low_m < self.high_m):
+            raise InputError(f"positions from {self.low_m:g} to {self.high_m:g} m, accepted: a finite span above 0 m")
+
     def model(self, bob_m: Any) -> SingleCell:
         return SingleCell.paper(self.n_antennas, self.n_elements, self.power_dbm, self.eta, bob_m)
 
@@ -41,25 +46,28 @@ class Scene:
         return np.concatenate([rng.uniform(self.low_m, self.high_m, (n, 2)), np.zeros((n, 1))], axis=1)
 
 
-class PkgNet:
-    """A trained (or fresh) net with its scene."""
+class PkgNet(Net):
+    """`history`: the mean rate in bits over each epoch's positions."""
+
+    NAME = "PKG-Net"
+    SCENE = Scene
+    scene: Scene
 
     def __init__(self, scene: Scene, seed: int = 0, hidden: int = 200) -> None:
+        if hidden < 1:
+            raise InputError(f"layers of {hidden}, accepted: 1 or more")
+        super().__init__(scene, seed, hidden=hidden)
+
+    def _build(self, **options: Any) -> Any:
         import torch
 
-        self.scene, self.hidden = scene, hidden
-        self.history: list[float] = []
-        """Mean rate in bits over each epoch's positions."""
-        self.seed = seed
-        outputs = 2 * scene.n_antennas**2 + 2 * scene.n_elements
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seeds.derive(seed, "pkg_net"))
-            # the two heads as one layer: the first 2M² outputs are the precoder's
-            self.net = torch.nn.Sequential(
-                torch.nn.Linear(3, hidden), torch.nn.ReLU(),
-                torch.nn.Linear(hidden, hidden), torch.nn.ReLU(),
-                torch.nn.Linear(hidden, outputs),
-            )  # fmt: skip
+        hidden, outputs = options["hidden"], 2 * self.scene.n_antennas**2 + 2 * self.scene.n_elements
+        # the two heads as one layer: the first 2M² outputs are the precoder's
+        return torch.nn.Sequential(
+            torch.nn.Linear(3, hidden), torch.nn.ReLU(),
+            torch.nn.Linear(hidden, hidden), torch.nn.ReLU(),
+            torch.nn.Linear(hidden, outputs),
+        )  # fmt: skip
 
     def forward(self, bob_m: Any) -> tuple[Any, Any]:
         """Return precoders (batch, M, M) and phases (batch, L) for positions (batch, 3), torch tensors."""
@@ -78,11 +86,13 @@ class PkgNet:
         """Train as the paper does: fresh positions every epoch, Adam. Seeded; returns itself."""
         import torch
 
+        check_training(epochs=epochs, n_positions=n_positions, batch=batch, rate=rate)
         rng = seeds.generator(self.seed, "pkg_net", "positions")
         optimiser = torch.optim.Adam(self.net.parameters(), lr=rate)
         for _ in range(epochs):
             total = 0.0
-            for chunk in np.split(self.scene.positions(n_positions, rng), n_positions // batch):
+            bob = self.scene.positions(n_positions, rng)
+            for chunk in np.split(bob, range(batch, n_positions, batch)):
                 bits = self.scene.model(chunk).rate_bits(*self.forward(torch.as_tensor(chunk, dtype=torch.float32)))
                 loss = -bits.mean()
                 optimiser.zero_grad()
@@ -92,35 +102,32 @@ class PkgNet:
             self.history.append(total / n_positions)
         return self
 
-    def save(self, path: Path) -> None:
-        """Write the weights (`path`) and a card that says what they are (`path` with .json)."""
-        import torch
+    def places(self, model: SingleCell) -> F64:
+        """Return where Bob is (…, 3).
 
-        torch.save(self.net.state_dict(), path)
-        card = {"scene": asdict(self.scene), "hidden": self.hidden, "seed": self.seed, "history": self.history}
-        path.with_suffix(".json").write_text(json.dumps({**card, "torch": torch.__version__}), encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> PkgNet:
-        """Read what `save` wrote; raises InputError for anything else. No code in the file is run."""
-        import pickle
-
-        import torch
-
-        try:
-            card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            net = cls(Scene(**card["scene"]), card["seed"], card["hidden"])
-            net.net.load_state_dict(torch.load(path, weights_only=True))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as exc:
-            raise InputError(f"{path}: no trained PKG-Net: {str(exc).splitlines()[0]}") from exc
-        net.history = card["history"]
-        return net
+        Raises InputError for a model that does not say, or that is not of the scene that the net was trained for.
+        """
+        if model.bob_m is None:
+            raise InputError("a model without bob_m: PKG-Net answers by Bob's position; accepted: SingleCell.paper(…)")
+        known = self.scene.model(model.bob_m)
+        for name in ("r_b", "r_i", "power_a_w", "power_b_w", "noise_w", "beta_h", "beta_gf"):
+            here, there = (np.asarray(getattr(m, name)) for m in (model, known))
+            if here.shape != there.shape or not np.allclose(here, there, rtol=1e-6, atol=0):
+                raise InputError(f"{name} is not what this net was trained for; accepted: {self.scene}")
+        return np.asarray(model.bob_m)
 
 
-def design(net: PkgNet, bob_m: Any) -> Design:
-    """Return the net's answer for positions (batch, 3) in metres."""
+def design(model: SingleCell, net: PkgNet, phase_bits: int | None = None) -> Design:
+    """Return the net's answer for where Bob is, `model.bob_m` (…, 3).
+
+    With `phase_bits`, its phases solved for a board's levels (`pkg_levels`), with the best precoder for them.
+    """
     import torch
 
+    bob_m = net.places(model).reshape(-1, 3)
     with torch.no_grad():
-        p, phases = net.forward(torch.as_tensor(np.asarray(bob_m), dtype=torch.float32))
-    return Design(phases.numpy().astype(np.float64), p.numpy(), net.history)
+        p, phases = net.forward(torch.as_tensor(bob_m, dtype=torch.float32))
+    phases_rad = phases.numpy().astype(np.float64).reshape(*model.batch, -1)
+    if phase_bits is not None:
+        return pkg_levels.design(model, phases_rad, phase_bits)
+    return Design(phases_rad, p.numpy().reshape(*model.batch, *p.shape[1:]))

@@ -19,7 +19,8 @@ from testbed.core import seeds, torch_device
 from testbed.core.errors import InputError
 from testbed.core.types import F64
 from testbed.surface.design import Design
-from testbed.surface.designers._secrecy_nets import Net, Scene, answer, inputs
+from testbed.surface.designers._nets import check_training
+from testbed.surface.designers._secrecy_nets import Scene, SecrecyNet, answer, inputs
 from testbed.surface.designers.secrecy_supervised import batches, dense_stack
 from testbed.surface.models.secrecy import Secrecy, best_beam_torch, pencil_bits
 
@@ -27,7 +28,7 @@ KINDS = ("unfolded", "dense")
 _FEATURES = 6
 
 
-class RateNet(Net):
+class RateNet(SecrecyNet):
     """`history`: the mean rate in bits over each epoch's channels."""
 
     NAME = "rate-trained secrecy net"
@@ -59,6 +60,9 @@ class RateNet(Net):
         import torch
 
         self.check(model)
+        check_training(epochs=epochs, batch=batch, rate=rate)
+        if len(model.h_au) < 2:
+            raise InputError(f"{len(model.h_au)} channels to train on, accepted: 2 or more")
         where = torch_device.pick(device)
         data = tuple(x.to(where) for x in self._tensors(model))
         self.net.to(where).train()
@@ -117,7 +121,7 @@ class RateNet(Net):
             seen = []
             for by, total in ((by_u, all_u), (by_e, all_e)):
                 power = 1 + total.abs().square()
-                # the imaginary part is half the slope of ln(1 + SNR) in this phase
+                # the imaginary part is −½ of the slope of ln(1 + SNR) in this phase, the number of elements aside
                 relative = by * (total.conj() / power)[:, None] * len(k_u[0])
                 seen += [relative.real, relative.imag, (power.log() / 4)[:, None].expand_as(relative.real)]
             own = torch.relu(widen(torch.stack(seen, -1)))

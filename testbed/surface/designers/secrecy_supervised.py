@@ -16,11 +16,12 @@ from testbed.core import seeds, torch_device
 from testbed.core.errors import InputError
 from testbed.core.types import F64
 from testbed.surface.design import Design
-from testbed.surface.designers._secrecy_nets import Net, Scene, answer, inputs
+from testbed.surface.designers._nets import check_training
+from testbed.surface.designers._secrecy_nets import Scene, SecrecyNet, answer, inputs
 from testbed.surface.models.secrecy import Secrecy
 
 
-class SupervisedNet(Net):
+class SupervisedNet(SecrecyNet):
     """`test_history`: the loss on channels that are neither trained on nor used to stop."""
 
     NAME = "supervised secrecy net"
@@ -56,11 +57,12 @@ class SupervisedNet(Net):
         """
         import torch
 
-        self.check(model)
-        if np.shape(labels_rad) != (len(model.h_au), model.n_elements) or not np.isfinite(labels_rad).all():
-            raise InputError(
-                f"labels of shape {np.shape(labels_rad)}; accepted: {(len(model.h_au), model.n_elements)}, finite"
-            )
+        check_training(epochs=epochs, batch=batch, rate=rate)
+        for channels, labels in ((model, labels_rad), *([] if test is None else [test])):
+            self.check(channels)
+            wanted = (len(channels.h_au), channels.n_elements)
+            if np.shape(labels) != wanted or not np.isfinite(labels).all():
+                raise InputError(f"labels of shape {np.shape(labels)}; accepted: {wanted}, finite")
         where = torch_device.pick(device)
         x, y = inputs(model).to(where), _tensor(labels_rad, where)
         tested = None if test is None else (inputs(test[0]).to(where), _tensor(test[1], where))

@@ -27,7 +27,7 @@ import numpy as np
 
 from testbed.core.errors import InputError
 from testbed.core.types import F64
-from testbed.surface.models.geometry import path_gain
+from testbed.surface.models.geometry import check_batch, path_gain, points
 from testbed.surface.models.multi_cell_rates import (
     C128,
     Slopes,
@@ -81,9 +81,14 @@ class MultiCell:
             found = np.shape(getattr(self, name))
             if found[-len(shape) :] != shape:
                 raise InputError(f"{name} has the shape {found}, accepted: (…, {', '.join(map(str, shape))})")
+        if n < 1 or n_surfaces < 1:
+            raise InputError(f"{n_surfaces} surfaces of {n} elements, accepted: 1 or more of each")
         for name in ("direct", "through"):
             if not (np.isfinite(getattr(self, name)).all() and (getattr(self, name) >= 0).all()):
                 raise InputError(f"{name}: gains must be finite and at least 0")
+        for name in ("bs", "surface_bs", "surface_ut"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise InputError(f"{name}: not all entries are finite")
         if not (np.isfinite(self.rician) and self.rician >= 0):
             raise InputError(f"Rician factor {self.rician:g}, accepted: 0 or more")
 
@@ -108,11 +113,15 @@ class MultiCell:
         allows, elements `spacing_wavelengths` apart.
         The base stations' antennas stand along y, half a wavelength apart.
         """
-        bs, ut, surface = (np.asarray(p, float) for p in (bs_m, ut_m, surface_m))
+        bs = points("bs_m", np.atleast_2d(bs_m))
+        ut, surface = points("ut_m", ut_m, (len(bs),)), points("surface_m", np.atleast_2d(surface_m))
         if array not in ARRAYS:
             raise InputError(f"array {array!r}, accepted: {', '.join(ARRAYS)}")
-        if n_elements < 1 or n_antennas < 1:
-            raise InputError(f"{n_elements} elements, {n_antennas} antennas; accepted: 1 or more of each")
+        if n_elements < 1 or n_antennas < 1 or not np.isfinite(spacing_wavelengths):
+            raise InputError(
+                f"{n_elements} elements {spacing_wavelengths:g} λ apart, {n_antennas} antennas; accepted: 1 or more of "
+                "each, a finite spacing"
+            )
         to_bs = path_gain(surface[:, None], bs[None], SURFACE_EXPONENT)  # (surface, cell)
         to_ut = path_gain(surface[:, None], ut[None], SURFACE_EXPONENT)
         if array == "random":
@@ -154,12 +163,19 @@ class MultiCell:
         """
         bs = [(x, y, BS_HEIGHT_M) for y in (0, 600) for x in (0, 600)]
         ut = [(x, y, UT_HEIGHT_M) for y in (0, 600) for x in (280, 320)]
-        return cls.at(bs, ut, [(x, y, SURFACE_HEIGHT_M) for x, y in surface_xy_m], **options)
+        return cls.at(bs, ut, [(*xy, SURFACE_HEIGHT_M) for xy in surface_xy_m], **options)
 
     @classmethod
     def stack(cls, scenes: list[MultiCell]) -> MultiCell:
-        """Return a batch (scene, …) of scenes that differ in their statistics only."""
+        """Return a batch (scene, …) of scenes that differ in their statistics only; raises InputError for others."""
         fields = ("direct", "through", "bs", "surface_bs", "surface_ut")
+        kinds = {
+            (*(np.shape(getattr(s, f)) for f in fields), s.n_chains, s.power_w, tuple(s.weights), s.rician, s.coherent,
+             s.los_known)
+            for s in scenes
+        }  # fmt: skip
+        if len(kinds) != 1:
+            raise InputError(f"{len(scenes)} scenes of {len(kinds)} kinds (sizes, power, weights, …), accepted: of one")
         stacked: dict[str, Any] = {f: np.stack([getattr(s, f) for s in scenes]) for f in fields}
         return replace(scenes[0], **stacked)
 
@@ -237,8 +253,12 @@ class MultiCell:
         a surface's to a terminal) is shared here, too.
         """
         self.check_precoders(precoders)
-        if self.batch:
-            raise InputError(f"probing takes one scene, not a batch {self.batch}")
+        self.check_phases(phases_rad)
+        if self.batch or np.ndim(phases_rad) != 1 or n_probes < 1:
+            raise InputError(
+                f"{n_probes} probes of scenes {self.batch} with phases {np.shape(phases_rad)}; accepted: 1 or more, of "
+                "one scene, with one phase an element"
+            )
         parts = [
             self._probe(precoders, phases_rad, n, rng) for n in _chunks(n_probes, 2_000_000 // (4 * self.n_phases) + 1)
         ]
@@ -311,13 +331,17 @@ class MultiCell:
         return torch.as_tensor(values, dtype=like.dtype, device=like.device)
 
     def check_phases(self, phases_rad: Any) -> None:
-        """Raise InputError where phases are not one for each element."""
+        """Raise InputError where phases are not one for each element and scene, or not finite."""
         if np.ndim(phases_rad) < 1 or phases_rad.shape[-1] != self.n_phases:
             found = phases_rad.shape[-1] if np.ndim(phases_rad) else "a single one"
             raise InputError(f"phases for {found} elements, accepted: (…, {self.n_phases}), surface after surface")
+        check_batch("phases", tuple(phases_rad.shape[:-1]), self.batch)
+        if not namespace(phases_rad).isfinite(phases_rad).all():
+            raise InputError("phases are not finite; accepted: radians")
 
     def check_precoders(self, precoders: Any) -> None:
         """Raise InputError where precoders do not fit or exceed the power."""
+        check_batch("precoders", tuple(precoders.shape[:-3]), self.batch)
         check_precoders(precoders, (self.n_cells, self.n_chains, self.n_antennas), self.power_w)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from testbed.core.errors import InputError
 from testbed.core.types import F64
+from testbed.surface.models.geometry import check_covariance
 from testbed.surface.models.multi_cell import MultiCell, check_common, check_precoders
 from testbed.surface.models.multi_cell_rates import C128, LN2, Slopes, adjoint, bounds_bits, rates_bits, slopes
 
@@ -42,7 +43,7 @@ class GeneralMultiCell:
                 raise InputError(f"{name} has the shape {matrices.shape}, accepted: ({k}, {k}, n·{m}, n·{m})")
             for i in range(k):
                 for j in range(k):
-                    _check_covariance(f"{name} of base station {i} and terminal {j}", matrices[i, j])
+                    check_covariance(f"{name} of base station {i} and terminal {j}", matrices[i, j])
         if np.shape(self.weights) != (k,):
             raise InputError(f"weights for {np.size(self.weights)} cells, accepted: {k}")
 
@@ -149,19 +150,10 @@ class GeneralMultiCell:
     def _unit(self, phases_rad: F64) -> C128:
         if np.shape(phases_rad) != (self.n_phases,):
             raise InputError(f"phases of the shape {np.shape(phases_rad)}, accepted: ({self.n_phases},)")
+        if not np.isfinite(phases_rad).all():
+            raise InputError("phases are not finite; accepted: radians")
         return np.asarray(np.exp(1j * np.asarray(phases_rad)), complex)
 
     def check_precoders(self, precoders: Any) -> None:
         """Raise InputError where precoders do not fit or exceed the power."""
         check_precoders(precoders, (self.n_cells, self.n_chains, self.n_antennas), self.power_w)
-
-
-def _check_covariance(name: str, matrix: C128) -> None:
-    if not np.isfinite(matrix).all():
-        raise InputError(f"{name}: not all entries are finite")
-    size = max(float(abs(matrix).max()), 1e-300)
-    if not np.allclose(matrix, matrix.conj().T, atol=1e-9 * size, rtol=0):
-        raise InputError(f"{name} is no covariance (not Hermitian); accepted: Hermitian and ≥ 0")
-    lowest = float(np.linalg.eigvalsh(matrix)[0])
-    if lowest < -1e-9 * size * len(matrix):
-        raise InputError(f"{name} is no covariance (smallest eigenvalue {lowest:.3g}); accepted: Hermitian and ≥ 0")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from testbed.core.errors import InputError
 from testbed.core.types import F64
-from testbed.surface.models.geometry import path_gain
+from testbed.surface.models.geometry import path_gain, points
 
 C128 = NDArray[np.complex128]
 
@@ -89,7 +89,7 @@ class Secrecy:
         y and the surface's elements on a square grid of λ/2 in x and z, which gives the lines of sight (plane waves);
         the scattered parts of h_au and h_ae are correlated by r antenna by antenna, all else is independent.
         """
-        side = round(n_elements**0.5)
+        side = round(max(n_elements, 0) ** 0.5)
         if n_elements < 1 or side * side != n_elements:
             raise InputError(f"{n_elements} elements, accepted: a square number (the surface is a square grid)")
         if n_channels < 1 or n_antennas < 1:
@@ -98,7 +98,10 @@ class Secrecy:
             raise InputError(f"correlation r = {correlation:g} of Bob's and Eve's channels, accepted: 0 to 1")
         if not (np.isfinite(rician) and rician >= 0):
             raise InputError(f"Rician factor {rician:g}, accepted: finite and 0 or more")
-        ap, bob, eve, surface = map(_point, ("ap_m", "bob_m", "eve_m", "surface_m"), (ap_m, bob_m, eve_m, surface_m))
+        ap, bob, eve, surface = (
+            points(name, place, ()) for name, place in
+            (("ap_m", ap_m), ("bob_m", bob_m), ("eve_m", eve_m), ("surface_m", surface_m))
+        )  # fmt: skip
         beta_u, beta_e, beta_g, beta_iu, beta_ie = (
             path_gain(a, b, exponent) for a, b, exponent in
             ((ap, bob, 3.0), (ap, eve, 3.0), (ap, surface, 2.2), (surface, bob, 3.0), (surface, eve, 3.0))
@@ -217,6 +220,8 @@ class Secrecy:
 
     def probe(self, precoders: NDArray[Any], phases_rad: F64, n: int, rng: np.random.Generator) -> tuple[C128, ...]:
         """Send n Gaussian symbols over one channel (no batch); return (symbol, 1) each: sent, at Bob, at Eve."""
+        if self.batch:
+            raise InputError(f"probing takes one channel, not a batch {self.batch}")
 
         def cn() -> C128:
             parts = rng.standard_normal((2, n, 1))
@@ -300,13 +305,6 @@ def _largest(alpha: Any, beta: Any, delta: Any) -> Any:
     """
     discriminant = (alpha - beta) ** 2 + delta * (2 * (2 + alpha + beta) + delta)
     return (2 + alpha + beta + delta + discriminant**0.5) / (2 * (1 + beta))
-
-
-def _point(name: str, place_m: Any) -> F64:
-    point = np.asarray(place_m, dtype=float)
-    if point.shape != (3,) or not np.isfinite(point).all():
-        raise InputError(f"{name} = {place_m}, accepted: three finite coordinates in metres")
-    return point
 
 
 def _square(values: NDArray[Any]) -> F64:

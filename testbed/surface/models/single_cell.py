@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from testbed.core.errors import InputError
 from testbed.core.types import F64
-from testbed.surface.models.geometry import exponential_correlation, isotropic_correlation, path_gain
+from testbed.surface.models.geometry import (
+    check_batch,
+    check_covariance,
+    exponential_correlation,
+    isotropic_correlation,
+    path_gain,
+    points,
+)
 
 BS_M, SURFACE_M = (5.0, -35.0, 0.0), (0.0, 0.0, 0.0)
 """Where the paper has its base station and its surface."""
@@ -23,10 +30,10 @@ BS_M, SURFACE_M = (5.0, -35.0, 0.0), (0.0, 0.0, 0.0)
 class SingleCell:
     """Statistics for one position of Bob, or a batch of them (…)."""
 
-    r_b: F64
-    """(antenna, antenna) correlation at Alice, unit diagonal."""
-    r_i: F64
-    """(element, element) correlation at the surface, unit diagonal."""
+    r_b: NDArray[Any]
+    """(antenna, antenna) covariance at Alice over `beta_h`, real or complex; the paper's has a unit diagonal."""
+    r_i: NDArray[Any]
+    """(element, element) covariance at the surface, likewise."""
     beta_h: F64
     """(…) gain of the direct link."""
     beta_gf: F64
@@ -35,17 +42,25 @@ class SingleCell:
     power_b_w: float
     noise_w: float = 1e-12
     """σ²; −90 dBm."""
+    bob_m: F64 | None = None
+    """(…, 3) where Bob is, for designers that answer by position; None where statistics are all that is known."""
 
     def __post_init__(self) -> None:
-        for name, matrix in (("r_b", self.r_b), ("r_i", self.r_i)):
-            lowest = float(np.linalg.eigvalsh(matrix)[0])
-            if not np.allclose(matrix, matrix.conj().T) or lowest < -1e-9 * len(matrix):
-                raise InputError(
-                    f"{name} is no covariance (smallest eigenvalue {lowest:.3g}); accepted: Hermitian and ≥ 0"
-                )
-        if not (self.power_a_w > 0 and self.power_b_w > 0 and self.noise_w > 0):
+        for name in ("r_b", "r_i"):
+            check_covariance(name, np.asarray(getattr(self, name)))
+        for name in ("beta_h", "beta_gf"):
+            gains = np.asarray(getattr(self, name), dtype=float)
+            if not (np.isfinite(gains).all() and (gains >= 0).all()):
+                raise InputError(f"{name}: gains must be finite and at least 0")
+            object.__setattr__(self, name, gains)
+        if self.beta_h.shape != self.beta_gf.shape:
+            raise InputError(f"beta_gf of shape {self.beta_gf.shape}, accepted: {self.beta_h.shape}, beta_h's")
+        if self.bob_m is not None and points("bob_m", self.bob_m).shape[:-1] != self.beta_h.shape:
+            raise InputError(f"bob_m of shape {np.shape(self.bob_m)}, accepted: {(*self.beta_h.shape, 3)}")
+        powers = self.power_a_w, self.power_b_w, self.noise_w
+        if not (np.isfinite(powers).all() and min(powers) > 0):
             raise InputError(
-                f"powers {self.power_a_w:g} W, {self.power_b_w:g} W, noise {self.noise_w:g} W; accepted: all above 0"
+                f"powers {powers[0]:g} W, {powers[1]:g} W, noise {powers[2]:g} W; accepted: finite, all above 0"
             )
 
     @classmethod
@@ -60,10 +75,10 @@ class SingleCell:
         surface_m: Any = SURFACE_M,
     ) -> SingleCell:
         """Return the paper's scene with Bob at `bob_m` (…, 3); exponents 3.67 direct and 2 by way of the surface."""
-        side = round(n_elements**0.5)
-        if side * side != n_elements:
+        side = round(max(n_elements, 0) ** 0.5)
+        if n_elements < 1 or side * side != n_elements:
             raise InputError(f"{n_elements} elements, accepted: a square number (the surface is a square grid)")
-        bob, bs, surface = (np.asarray(p, dtype=float) for p in (bob_m, bs_m, surface_m))
+        bob, bs, surface = points("bob_m", bob_m), points("bs_m", bs_m), points("surface_m", surface_m)
         power_w = 1e-3 * 10 ** (power_dbm / 10)
         return cls(
             r_b=exponential_correlation(n_antennas, eta),
@@ -72,6 +87,7 @@ class SingleCell:
             beta_gf=path_gain(bs, surface, 2.0) * path_gain(surface, bob, 2.0),
             power_a_w=power_w,
             power_b_w=power_w,
+            bob_m=bob,
         )
 
     @property
@@ -82,10 +98,40 @@ class SingleCell:
     def n_elements(self) -> int:
         return len(self.r_i)
 
+    @property
+    def batch(self) -> tuple[int, ...]:
+        return self.beta_h.shape
+
+    @property
+    def coupling(self) -> F64:
+        """R_I∘R_I^T (element, element), ≥ 0: what δ² makes of a pair of elements in phase; the paper's R_I is real."""
+        return np.asarray(np.abs(self.r_i) ** 2)
+
     def gain(self, phases_rad: F64) -> F64:
         """Return δ² (…) = β_h + β_Gβ_f·θ^H(R_I∘R_I)θ of the combined channel for phases (…, element)."""
-        v = np.exp(1j * np.asarray(phases_rad))
-        return np.asarray(self.beta_h + self.beta_gf * np.einsum("...i,ij,...j->...", v.conj(), self.r_i**2, v).real)
+        v = np.exp(1j * self.checked_phases(phases_rad))
+        return np.asarray(self.beta_h + self.beta_gf * np.einsum("...i,ij,...j->...", v.conj(), self.coupling, v).real)
+
+    def checked_phases(self, phases_rad: Any) -> F64:
+        """Return phases (…, element) as they are; raises InputError for another board and for what is not finite."""
+        phases = np.asarray(phases_rad, dtype=float)
+        if phases.shape[-1:] != (self.n_elements,):
+            raise InputError(f"phases of shape {phases.shape}, accepted: (…, {self.n_elements})")
+        if not np.isfinite(phases).all():
+            raise InputError("phases are not finite; accepted: radians")
+        check_batch("phases", phases.shape[:-1], self.batch)
+        return phases
+
+    def checked_precoders(self, precoders: Any) -> NDArray[np.complex128]:
+        """Return precoders (…, antenna, stream); raises InputError for another shape and for more than ‖P‖² = P_a·M."""
+        p, m = np.asarray(precoders, dtype=np.complex128), self.n_antennas
+        if p.shape[-2:] != (m, m):
+            raise InputError(f"precoders of shape {p.shape}, accepted: (…, {m}, {m})")
+        check_batch("precoders", p.shape[:-2], self.batch)
+        most = float((np.abs(p) ** 2).sum(axis=(-2, -1)).max())
+        if not most <= self.power_a_w * m * (1 + 1e-6):
+            raise InputError(f"a precoder of {most:.6g} W, accepted: up to P_a·M = {self.power_a_w * m:.6g} W")
+        return p
 
     def rate_bits(self, precoder: Any, phases_rad: Any) -> Any:
         """Return I(ŷ_a; ŷ_b) in bits (…), paper A eq. 17, of torch tensors.
@@ -101,7 +147,7 @@ class SingleCell:
             return torch.as_tensor(np.asarray(values), dtype=dtype, device=device)
 
         v = torch.polar(torch.ones_like(phases_rad), phases_rad)
-        squared = constant(self.r_i**2, precoder.dtype)
+        squared = constant(self.coupling, precoder.dtype)
         by_surface = torch.einsum("...i,ij,...j->...", v.conj(), squared, v).real
         # δ²/σ²: every term below is then of the size of an SNR, which single precision holds
         snr = constant(self.beta_h / self.noise_w, real) + constant(self.beta_gf / self.noise_w, real) * by_surface
@@ -117,18 +163,19 @@ class SingleCell:
         return nats / np.log(2)
 
     def rate(self, precoder: NDArray[Any], phases_rad: F64) -> F64:
-        """Return `rate_bits` of numpy arrays, in double precision."""
+        """Return `rate_bits` of numpy arrays, in double precision; raises InputError for what cannot be sent or set."""
         import torch
 
-        bits = self.rate_bits(
-            torch.as_tensor(np.asarray(precoder, dtype=np.complex128)), torch.as_tensor(np.asarray(phases_rad, float))
-        )
-        return np.asarray(bits.numpy())
+        p, phases = self.checked_precoders(precoder), self.checked_phases(phases_rad)
+        return np.asarray(self.rate_bits(torch.as_tensor(p), torch.as_tensor(phases)).numpy())
 
     def probe(
         self, precoder: NDArray[Any], phases_rad: F64, n_probes: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
         """Draw channels and return Alice's and Bob's estimates (probe, stream), paper A eqs. 8 and 11 (no batch)."""
+        if self.batch:
+            raise InputError(f"probing takes one position, not a batch {self.batch}")
+        precoder, phases_rad = self.checked_precoders(precoder), self.checked_phases(phases_rad)
         m, n = self.n_antennas, self.n_elements
         half_b, half_i = _root(self.r_b), _root(self.r_i)
 
@@ -145,6 +192,6 @@ class SingleCell:
         return alice, bob
 
 
-def _root(matrix: F64) -> F64:
+def _root(matrix: NDArray[Any]) -> NDArray[Any]:
     values, vectors = np.linalg.eigh(matrix)
-    return np.asarray((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.conj().T)

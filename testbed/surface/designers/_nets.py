@@ -1,0 +1,65 @@
+"""A net that designs, trained for a scene: made from a seed, kept with a card that says what it is."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from testbed.core import seeds
+from testbed.core.errors import InputError
+
+
+class Net:
+    """A trained (or fresh) net with its card. Subclasses make `net`."""
+
+    NAME: ClassVar[str]
+    SCENE: ClassVar[type[Any]]
+    """The dataclass of what a net is trained for."""
+
+    def __init__(self, scene: Any, seed: int, **options: Any) -> None:
+        import torch
+
+        self.scene, self.seed, self.options = scene, seed, options
+        self.history: list[float] = []
+        """The loss (supervised) or the mean rate in bits over each epoch's channels."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seeds.derive(seed, self.NAME))
+            self.net = self._build(**options)
+
+    def _build(self, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def save(self, path: Path) -> None:
+        """Write the weights (`path`) and a card that says what they are (`path` with .json)."""
+        import torch
+
+        torch.save(self.net.state_dict(), path)
+        card = {"net": self.NAME, "scene": asdict(self.scene), "seed": self.seed, "options": self.options}
+        card |= {"history": self.history, "torch": torch.__version__}
+        path.with_suffix(".json").write_text(json.dumps(card), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote; raises InputError for anything else. No code in the file is run."""
+        import torch
+
+        try:
+            card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            if card["net"] != cls.NAME:
+                raise ValueError(f"it is a {card['net']}")
+            net = cls(cls.SCENE(**card["scene"]), card["seed"], **card["options"])
+            net.net.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+            net.history = card["history"]
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as exc:
+            raise InputError(f"{path}: no trained {cls.NAME}: {(str(exc) or 'empty').splitlines()[0]}") from exc
+        return net
+
+
+def check_training(**numbers: float) -> None:
+    """Raise InputError where a number that training counts with is not above 0."""
+    for name, value in numbers.items():
+        if not value > 0:
+            raise InputError(f"training with {name} = {value:g}, accepted: above 0")
