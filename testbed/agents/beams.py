@@ -32,10 +32,11 @@ Policy = Callable[[Environment], Beams]
 
 
 def random(env: Environment) -> Beams:
-    """Return beams of uniform direction."""
-    shape = (env.stack.n_runs, env.n_envs, env.stack.n_antennas, 2, 2)
+    """Return beams of uniform direction, the same in every run."""
+    shape = (1, env.n_envs, env.stack.n_antennas, 2, 2)
     drawn = torch.randn(shape, generator=env.generator, device=env.stack.device)
     both = torch.view_as_complex(drawn / (drawn**2).sum((2, 4), keepdim=True).sqrt())
+    both = both.expand(env.stack.n_runs, -1, -1, -1)
     return both[..., 0], both[..., 1]
 
 
@@ -224,8 +225,9 @@ def _eigh(h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     gram = h.mH @ h
     if not h.is_cuda:
         return torch.linalg.eigh(gram)
-    # cuSOLVER's batched routine refuses batches over about 32 000, and in single precision has been seen to err
-    parts = [torch.linalg.eigh(part) for part in gram.to(torch.complex128).flatten(0, -3).split(16_384)]
+    # cuSOLVER's batched routine refuses batches over about 32 000, takes workspace in proportion (some 10 GiB for
+    # 16 000, which sixteen processes on one card do not have), and in single precision has been seen to err
+    parts = [torch.linalg.eigh(part) for part in gram.to(torch.complex128).flatten(0, -3).split(1024)]
     d, v = (torch.cat(x) for x in zip(*parts, strict=True))
     return d.float().reshape(gram.shape[:-1]), v.to(gram.dtype).reshape(gram.shape)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-FINISH = "the last tenth of the points"
+AT_ONCE = 8000
+"""Draws of channels, over all settings, that are evaluated together."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,14 @@ def train(item: Training) -> dict[str, Any]:
     """Train and evaluate: `steps` (point,), `reward` (point, run), at the end `key`, `data`, `share` (run,)."""
     from testbed.agents import beams, evaluation, masac, ppo, td3
     from testbed.agents.learner import Task
-    from testbed.agents.predictor import Predictor
+    from testbed.agents.predictor import Config, Predictor
     from testbed.agents.setting import Setting
 
-    began_s = time.perf_counter()
     settings = tuple(Setting(**s) for s in item.settings)
     predictor, told = None, {}
     if item.view == "lstm":
-        predictor = Predictor(settings, item.seeds, device=item.device).train(item.predictor_updates)
+        predictor = Predictor(settings, item.seeds, Config(decay_steps=item.predictor_updates), item.device)
+        predictor.train(item.predictor_updates)
         told = _prediction(predictor, settings, item)
     task = Task(settings, item.seeds, item.view, item.frame, item.device)
     made: Any = {"sac": (masac.Masac, masac.Config), "td3": (td3.Td3, td3.Config), "ppo": (ppo.Ppo, ppo.Config)}
@@ -55,7 +56,7 @@ def train(item: Training) -> dict[str, Any]:
         learner.train(item.steps // item.n_points)
         steps.append(learner.n_steps)
         rewards.append(evaluation.outcome(learner.policy, env).reward.mean(-1))
-        if time.perf_counter() - began_s > item.limit_s:
+        if time.perf_counter() - trained_s > item.limit_s:
             break
     trained_s = time.perf_counter() - trained_s
     found = evaluation.outcomes({"mine": learner.policy, "svd": beams.svd, "oracle": beams.oracle}, env)
@@ -102,14 +103,27 @@ class Bounds:
 def bounds(item: Bounds) -> dict[str, dict[str, Any]]:
     """Return by yardstick: `reward`, `key`, `data`, their `error`, `spread` of a draw, `share`, `over_svd` (run,)."""
     from testbed.agents import beams, evaluation
-    from testbed.agents.setting import Setting
 
     policies = dict(evaluation.YARDSTICKS)
     policies["bayes, Bob at SVD"] = beams.bayes_alone
     if item.ascent:
         policies["ascent"] = beams.ascent
-    env = evaluation.held_out([Setting(**s) for s in item.settings], item.n_draws, item.device)
-    return _summed(evaluation.outcomes(policies, env))
+    return over(item, policies)
+
+
+def over(item: Bounds | Climb, policies: Any, n_at_once: int = AT_ONCE) -> dict[str, dict[str, Any]]:
+    """Return policies' summaries over an item's settings, a few at a time: memory, not results, depends on it."""
+    from testbed.agents import evaluation
+    from testbed.agents.setting import Setting
+
+    settings, few = [Setting(**s) for s in item.settings], max(1, n_at_once // item.n_draws)
+    parts = [
+        _summed(evaluation.outcomes(policies, evaluation.held_out(settings[i : i + few], item.n_draws, item.device)))
+        for i in range(0, len(settings), few)
+    ]
+    return {
+        name: {what: np.concatenate([p[name][what] for p in parts]) for what in parts[0][name]} for name in parts[0]
+    }
 
 
 def _summed(found: Any) -> dict[str, dict[str, Any]]:
@@ -147,16 +161,15 @@ def climb(item: Climb) -> dict[str, Any]:
     from testbed.agents.direct import Config, Direct
     from testbed.agents.setting import Setting
 
-    settings = [Setting(**s) for s in item.settings]
-    net = Direct(settings[0], item.seed, Config(**item.config), item.device)
-    first = evaluation.held_out(settings[0], item.n_draws, item.device)
+    setting = Setting(**item.settings[0])
+    net = Direct(setting, item.seed, Config(**item.config), item.device)
+    first = evaluation.held_out(setting, item.n_draws, item.device)
     began_s = time.perf_counter()
     curve = [float(evaluation.outcome(net.policy, first).reward.mean())]
     for _ in range(item.n_points):
         net.train(item.updates // item.n_points)
         curve.append(float(evaluation.outcome(net.policy, first).reward.mean()))
     train_s = time.perf_counter() - began_s
-    env = evaluation.held_out(settings, item.n_draws, item.device)
-    found = evaluation.outcomes({"direct": net.policy, "svd": beams.svd, "oracle": beams.oracle}, env)
+    found = over(item, {"direct": net.policy, "svd": beams.svd, "oracle": beams.oracle})
     per_update = net.config.n_settings * net.config.n_envs
-    return {**_summed(found)["direct"], "curve": curve, "train_s": train_s, "transitions": per_update}
+    return {**found["direct"], "curve": curve, "train_s": train_s, "transitions": per_update}

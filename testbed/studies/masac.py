@@ -1,9 +1,10 @@
 """Paper E, figures 2–5: multi-agent SAC, TD3 and PPO over training, views of Eve, weights, antennas and power.
 
 Beside the paper's learners, which see channels antenna by antenna, stand the same learners in the turned frame
-(`agents.frames`), the closed forms, and what a partial observer can reach at all (Bayes). Full size is made for one
-GPU and 16 cores (six to seven minutes): all runs of an algorithm and frame are one stack on it. Without a GPU
-the same work takes hours.
+(`agents.frames`), the closed forms, and what a partial observer can reach at all (Bayes). All runs of an algorithm and
+frame are one stack on `core.torch_device`. `_masac_plan` has the sizes: with a GPU and 16 cores some seven minutes, without a
+smaller plan of half an hour on two cores. Stacks may be stopped by the clock: learners are compared after as many
+transitions as all of them took.
 """
 
 from __future__ import annotations
@@ -14,56 +15,22 @@ from typing import Any
 import numpy as np
 
 from testbed.core import torch_device
+from testbed.studies import _masac_plan
+from testbed.studies._masac_plan import YARDSTICKS
 from testbed.studies._masac_work import Bounds, Climb, Training, bounds, climb, train
 from testbed.studies._study import Study
 
 PAPER = "E"
-# N_t, κ_E, µ → mean reward in bits of random beams, SVD beams, gradient ascent; 400 draws, computed independently
-YARDSTICKS = {
-    (4, 0.0, 1.0): (1.55, 3.10, 3.10), (4, 0.5, 1.0): (1.45, 2.97, 3.06), (4, 0.9, 1.0): (1.08, 2.38, 3.07),
-    (4, 0.9, 0.5): (2.06, 4.46, 4.72), (8, 0.9, 1.0): (1.20, 2.55, 3.24),
-}  # fmt: skip
-FREDS = (0.8, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 1.0)
-LABELS = {"sac": "SAC", "td3": "TD3", "ppo": "PPO"}
 
 
 def run(study: Study) -> None:
     device = torch_device.pick()
-    quick = study.quick
-    n_seeds, n_draws = (2, 300) if quick else (5, 2000)
-    mus = [0.0, 0.5, 1.0] if quick else [0.0, 0.25, 0.5, 0.75, 1.0]
-    antennas, powers = ([2, 4], [0.1, 10.0]) if quick else ([2, 4, 6, 8], [0.1, 1.0, 10.0])
-    grid = [
-        {"mu": mu, "kappa_eve": kappa, "power": power}
-        for mu in ([0.0, 0.5, 1.0] if quick else mus)
-        for kappa in ([0.0, 0.9] if quick else [0.0, 0.3, 0.6, 0.9, 1.0])
-        for power in ([0.1, 10.0] if quick else [0.1, 1.0, 10.0, 100.0])
-    ]
-    freds = [{"kappa_fred": k} for k in (FREDS[2::3] if quick else FREDS)]
-    trainings = _trainings(quick, device, n_seeds, n_draws, mus, antennas, powers)
-    climbs = [
-        Climb(s, 120 if quick else 600, 4 if quick else 12, ({}, *grid, *freds), n_draws, device,
-              {"n_settings": 32, "decay_steps": 150} if quick else {})
-        for s in range(n_seeds)
-    ]  # fmt: skip
-    table_draws = 1000 if quick else 4000
-    limits = {
-        "base": Bounds(({}, *grid, *freds), n_draws, device),
-        "fig4": Bounds(tuple({"mu": mu} for mu in mus), n_draws, device),
-        **{
-            f"fig5 {n}": Bounds(tuple({"n_antennas": n, "power": p} for p in powers), n_draws, device)
-            for n in antennas
-        },
-        **{
-            f"table {n}": Bounds(
-                tuple({"n_antennas": m, "kappa_eve": k, "mu": mu} for m, k, mu in YARDSTICKS if m == n),
-                table_draws, device, ascent=True,
-            )
-            for n in (4, 8)
-        },
-    }  # fmt: skip
+    size = _masac_plan.size(study.quick, device)
+    trainings, climbs = _masac_plan.trainings(size, device), _masac_plan.climbs(size, device)
+    limits = _masac_plan.limits(size, device)
     study.parameters.update(
-        device=device, seeds=n_seeds, held_out_draws=n_draws, setting="see agents.setting.Setting for the defaults",
+        device=device, seeds=size.n_seeds, held_out_draws=size.n_draws,
+        setting="see agents.setting.Setting for the defaults",
         runs=sum(len(t.seeds) for t in trainings), trainings={t.label: [t.steps, t.config] for t in trainings},
     )  # fmt: skip
     work: list[Any] = [*trainings, *climbs, *limits.values()]
@@ -73,56 +40,16 @@ def run(study: Study) -> None:
     bound = dict(zip(limits, results[len(trainings) + len(climbs) :], strict=True))
 
     _over_training(study, trained, climbs[0], climbed, bound["base"])
-    _over_weight(study, trained, bound["fig4"], mus, n_seeds)
-    _over_antennas(study, trained, bound, antennas, powers, n_seeds)
-    _partial(study, bound["base"], climbed, len(grid), [f["kappa_fred"] for f in freds])
-    _yardsticks(study, bound, table_draws)
+    _over_weight(study, trained, bound["fig4"], list(size.mus), size.n_seeds)
+    _over_antennas(study, trained, bound, list(size.antennas), list(size.powers), size.n_seeds)
+    _partial(study, bound["base"], climbed, len(size.grid), list(size.freds))
+    _yardsticks(study, bound, size.table_draws)
     _training_table(study, trained, climbs[0], climbed)
 
 
 def _do(item: Any) -> Any:
     work: dict[Any, Callable[[Any], Any]] = {Training: train, Climb: climb, Bounds: bounds}
     return work[type(item)](item)
-
-
-def _trainings(
-    quick: bool, device: str, n_seeds: int, n_draws: int, mus: list[float], antennas: list[int], powers: list[float]
-) -> list[Training]:
-    """Return all stacks, the longest first."""
-    # sixteen stacks share one GPU: those that would hold up the rest stop early, and the table says where
-    limit_s = {"antenna": 240.0, "turned": 90.0}
-    shape: dict[str, dict[str, Any]] = {
-        "antenna": {"hidden": 128, "batch": 256, "n_envs": 256, "rate": 1e-3},
-        "turned": {"hidden": 128, "batch": 256, "n_envs": 64, "rate": 1e-3},
-    }
-    steps, n_points = {"antenna": 20_000, "turned": 3_000}, 20
-    if quick:
-        shape = {f: {"hidden": 64, "batch": 128, "n_envs": 16, "rate": 2e-3} for f in shape}
-        steps, n_points = {"antenna": 60, "turned": 160}, 4
-
-    def stack(label: str, algorithm: str, settings: list[dict[str, Any]], view: str, frame: str) -> Training:
-        config = dict(shape[frame])
-        if algorithm == "ppo":
-            del config["batch"]
-            config |= {"rollout": 8} if quick else {"rate": 3e-4}
-        return Training(
-            label, algorithm, tuple(s for s in settings for _ in range(n_seeds)),
-            tuple(range(n_seeds)) * len(settings), view, frame, steps[frame], n_points, n_draws, device,
-            limit_s[frame] if device == "cuda" else 7200.0, config, 100 if quick else 3000,
-        )  # fmt: skip
-
-    weights = [{"mu": mu} for mu in mus]
-    stacks = [stack(LABELS[a], a, [{}], "full", "antenna") for a in LABELS]
-    stacks += [stack(f"SAC, {v}", "sac", [{}], v, "antenna") for v in (() if quick else ("lstm", "none"))]
-    for n in antennas:
-        settings = [{"n_antennas": n, "power": p} for p in powers]
-        stacks += [stack(f"fig5 {f} {n}", "sac", settings, "full", f) for f in (("turned",) if quick else shape)]
-    stacks += [stack(f"fig4 {f}", "sac", weights, "full", f) for f in (("turned",) if quick else shape)]
-    stacks += [
-        stack(f"{LABELS[a]} turned", a, [{}], "full", "turned") for a in (("sac",) if quick else ("sac", "td3", "ppo"))
-    ]
-    views = ("lstm", "none") if quick else ("lstm", "kalman", "none")
-    return stacks + [stack(f"SAC turned, {v}", "sac", [{}], v, "turned") for v in views]
 
 
 def _over_training(
@@ -153,24 +80,26 @@ def _over_training(
         {"direct": on_way.std(0) / len(climbed) ** 0.5},
     )  # fmt: skip
 
-    def end(name: str) -> Any:
-        return trained[name]["reward"][-1]
+    def end(*names: str) -> Any:
+        """Return rewards (run,) of each, after the most transitions that all of them took."""
+        last = min(len(trained[n]["reward"]) for n in names) - 1
+        return [trained[n]["reward"][last] for n in names]
 
-    sac = end("SAC")
     for peer in ("TD3", "PPO"):
+        sac, other = end("SAC", peer)
         study.claim(
             f"SAC earns more than {peer} after training (mean ± standard error, bits)", "yes",
-            [_mean(sac), _mean(end(peer))], sac.mean() > end(peer).mean(),
+            [_mean(sac), _mean(other)], sac.mean() > other.mean(),
         )  # fmt: skip
         study.claim(
             f"SAC is steadier than {peer} (standard deviation over seeds, bits)", "yes",
-            [float(sac.std()), float(end(peer).std())], sac.std() < end(peer).std(),
+            [float(sac.std()), float(other.std())], sac.std() < other.std(),
         )  # fmt: skip
-    lost = {n: float(end(n).mean() - level["svd"]) for n in trained if not n.startswith("fig")}
+    lost = {n: float(end(n)[0].mean() - level["svd"]) for n in trained if not n.startswith("fig")}
     study.claim(
         "every learner beats the SVD beams (bits over them)", None, lost, all(v > 0 for v in lost.values())
     )  # fmt: skip
-    turned = end("SAC turned")
+    turned, sac = (end(n)[0] for n in ("SAC turned", "SAC"))
     study.claim(
         "the turned frame, not the algorithm, is what SAC lacks: turned SAC over SAC (bits)", None,
         float(turned.mean() - sac.mean()), turned.mean() > sac.mean(), must_hold=True,
@@ -182,7 +111,7 @@ def _over_training(
     for first, tag in (("SAC turned", " (turned frame)"), ("SAC", " (antenna frame)")):
         if f"{first}, lstm" not in trained:
             continue
-        full, lstm, none = (end(n).mean() for n in (first, f"{first}, lstm", f"{first}, none"))
+        full, lstm, none = (r.mean() for r in end(first, f"{first}, lstm", f"{first}, none"))
         study.claim(
             f"with the LSTM's prediction the reward is close to the full observation's: within 5 %{tag}", "close",
             float(lstm / full), lstm / full >= 0.95,
