@@ -2,9 +2,9 @@
 
 Beside the paper's learners, which see channels antenna by antenna, stand the same learners in the turned frame
 (`agents.frames`), the closed forms, and what a partial observer can reach at all (Bayes). All runs of an algorithm and
-frame are one stack on `core.torch_device`. `_masac_plan` has the sizes: with a GPU and 16 cores some seven minutes, without a
-smaller plan of half an hour on two cores. Stacks may be stopped by the clock: learners are compared after as many
-transitions as all of them took.
+frame are one stack on `core.torch_device`. `_masac_plan` has the sizes: with a GPU and 16 cores some seven minutes,
+without a smaller plan of half an hour on two cores. Stacks may be stopped by the clock: learners are compared after as
+many transitions as all of them took.
 """
 
 from __future__ import annotations
