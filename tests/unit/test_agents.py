@@ -343,7 +343,7 @@ def test_checkpoints_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
     make, config = KINDS["sac"]
     path = tmp_path / "a.pt"
     make(Task((Setting(n_antennas=2),), (1,)), config).save(path)
-    with pytest.raises(InputError, match=r"does not fit: .*size mismatch.*accepted: what this learner is: 1 runs, 4 antennas"):
+    with pytest.raises(InputError, match=r"does not fit: .*size mismatch.*accepted: .* 1 runs, 4 antennas"):
         make(Task((Setting(n_antennas=4),), (1,)), config).load(path)
     with pytest.raises(InputError, match="a checkpoint of 'sac'; accepted: 'td3'"):
         td3.Td3(Task((Setting(n_antennas=2),), (1,)), KINDS["td3"][1]).load(path)
