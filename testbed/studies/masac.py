@@ -122,7 +122,7 @@ def _over_training(
             "close", float(lstm / full), learned and lstm / full >= 0.95,
         )  # fmt: skip
         study.claim(
-            f"without prediction it is clearly lower than the full observation's (above SVD): by more than 5 %{tag}", "lower",
+            f"without prediction it is clearly lower than the full one (above SVD): by more than 5 %{tag}", "lower",
             float(none / full), learned and none / full < 0.95,
         )  # fmt: skip
     r = trained["SAC turned, lstm"]
