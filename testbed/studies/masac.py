@@ -274,9 +274,10 @@ def _training_table(study: Study, trained: dict[str, Any], climb_item: Climb, cl
              "share of the gap": float(r["share"][0]), "updates to 95 % of what was learned": None}
         )  # fmt: skip
     study.table("training", rows)
+    updates = [climb_item.updates, *(int(trained[n]["steps"][-1]) for n in ("SAC", "SAC turned"))]
     study.claim(
-        "the direct net takes fewer updates than SAC", None, [climb_item.updates, int(trained["SAC"]["steps"][-1])],
-        climb_item.updates < trained["SAC"]["steps"][-1],
+        "the direct net takes fewer updates than either SAC took, finished or not (direct, SAC, SAC turned)", None,
+        updates, updates[0] < min(updates[1:]),
     )  # fmt: skip
 
 
