@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -192,6 +193,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a checkpoint's tensors and its card; raises InputError. No code in the file is run."""
     try:
         card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if not zipfile.is_zipfile(path):
+            raise ValueError("not what torch.save writes")  # torch.load would take it for its old format
         state = torch.load(path, weights_only=True, map_location="cpu")
         if not {"algorithm", "task", "config"} <= card.keys() or "parts" not in state:
             raise KeyError("its card or its tensors are not those of a learner")
@@ -211,4 +214,6 @@ def task_of(card: dict[str, Any], device: str = "cpu") -> Task:
 
 
 def _one_line(exc: BaseException) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+    """Return the message's first line; the second too where the first only announces it, as torch's do."""
+    lines = [line.strip() for line in str(exc).strip().splitlines()] or [type(exc).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
