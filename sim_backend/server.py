@@ -18,6 +18,7 @@ import zmq
 from numpy.typing import NDArray
 
 from sim_backend import messages as m
+from sim_backend import uma
 from sim_backend.arrays import Array
 from sim_backend.channel import Channel, responses
 from sim_backend.link import Link
@@ -55,6 +56,11 @@ class SimWorld(World):
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stop.set())
         serve(endpoint, identity, pace, peer_timeout_s, ready, stop)
+
+    @staticmethod
+    def check(scene: Scene) -> None:
+        if scene.uma is not None:
+            uma.check_library()
 
     @staticmethod
     def reset(

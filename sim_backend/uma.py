@@ -10,6 +10,7 @@ for two terminals do not (none, or far too much).
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,12 @@ def _unit(azimuth_rad: F64, zenith_rad: F64) -> F64:
     """Return (ray, 3) unit vectors."""
     flat = np.sin(zenith_rad)
     return np.stack([flat * np.cos(azimuth_rad), flat * np.sin(azimuth_rad), np.cos(zenith_rad)], axis=1)
+
+
+def check_library() -> None:
+    """Raise InputError where the library is not installed; does not import it, which takes seconds."""
+    if importlib.util.find_spec("sionna") is None:
+        raise InputError("scene.uma needs the library sionna-no-rt: pip install 'ris-skg-testbed[uma]'")
 
 
 def _rays(plan: Uma, alice: F64, bob: F64, carrier_hz: float, seed: int) -> tuple[Any, ...]:

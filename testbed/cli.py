@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -662,7 +663,8 @@ class _ProgressBar:
             self._bar.stop()
 
     def update(self, p: Progress) -> None:
-        figures = f"{p.rounds_per_s:5.0f} rounds/s  SNR {p.snr_db:4.1f} dB  kept {p.kept}  key bits {p.key_bits}"
+        snr = "   –" if math.isnan(p.snr_db) else f"{p.snr_db:4.1f} dB"  # private nodes do not tell it
+        figures = f"{p.rounds_per_s:5.0f} rounds/s  SNR {snr}  kept {p.kept}  key bits {p.key_bits}"
         if p.message is not None:
             if self._bar is not None:
                 self._bar.console.print(p.message)

@@ -27,6 +27,7 @@ from testbed.core.ris import Board
 from testbed.core.world import DriverContext
 
 _WORLD_START_S = 20.0
+_LIBRARY_S = 120.0
 _BAD_INPUT = 2
 """A daemon's exit status."""
 _GRACE_S = 3.0
@@ -284,12 +285,19 @@ def run(
 
     `on_coordinator` is called once everything is started (signal handlers, tests that kill a node).
     """
+    driver = registry.load_driver("worlds", lab.world.driver) if lab.world is not None else None
+    if driver is not None:
+        driver.check(experiment.scene)
     if lab.curve:
         make_keys(lab, ["coordinator", *local_names(lab)])
     coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"))
     crew = Crew(lab, lab_name)
     try:
         world = crew.start_world()
+        if driver is not None and world is not None and experiment.scene.uma is not None:
+            # its library takes its time to load: before the nodes are there, whose patience the coordinator has to keep
+            who, e = load_identity(lab, "coordinator"), experiment
+            driver.reset(world, who, e.scene, e.radio, e.seed, _LIBRARY_S)
         endpoint = f"tcp://{lab.coordinator.host}:{coordinator.port}"
         for name in coordinator.state.nodes:
             if lab.node[name].local:

@@ -55,6 +55,10 @@ class World(ABC):
         """Bind to `endpoint`, call `ready(actual endpoint)`, serve until SIGTERM/SIGINT. `pace`: virtual or wall."""
 
     @staticmethod
+    def check(scene: Scene) -> None:
+        """Raise InputError for a scene that cannot be made here, e.g. for want of a library. Quick: nothing is made."""
+
+    @staticmethod
     @abstractmethod
     def reset(
         endpoint: str, identity: Identity | None, scene: Scene, radio: RadioPlan, seed: int, timeout_s: float

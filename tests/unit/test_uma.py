@@ -121,3 +121,14 @@ def test_the_library_draws_a_drop_of_the_standard() -> None:
     assert 1e-7 < np.median(spreads) < 1.2e-6  # TR 38.901 table 7.5-6: 10^−6.46 s out of sight at 2.4 GHz
     again = uma._rays(Uma(), ALICE, BOB, CARRIER_HZ, 4)
     np.testing.assert_array_equal(again[0], delay_s)
+
+
+def test_a_missing_library_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sim_backend.server import SimWorld
+    from testbed.core.config import load_experiment
+
+    scene = load_experiment("uma_walk").scene
+    SimWorld.check(load_experiment("static_room").scene)
+    monkeypatch.setattr(uma.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs the library sionna-no-rt: pip install"):
+        SimWorld.check(scene)

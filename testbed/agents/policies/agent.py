@@ -37,11 +37,15 @@ class Agent(BeamPolicy):
       fred: role of the transmitter that stands for Fred.
     """
 
-    def __init__(self, checkpoint: str, run: int = 0, fred: str = "eve") -> None:
+    def __init__(self, checkpoint: str = "", run: int = 0, fred: str = "eve") -> None:
+        if not checkpoint:
+            raise ValueError("no checkpoint given, accepted: checkpoint = the file that a learner saved")
         self._path = Path(checkpoint)
-        for path in (self._path, self._path.with_suffix(".json")):
-            if not path.is_file():
-                raise ValueError(f"checkpoint: {path} is not there, accepted: a learner's checkpoint with its card")
+        if not self._path.is_file():
+            raise ValueError(f"checkpoint: {self._path} is not there, accepted: the file that a learner saved")
+        card = self._path.with_suffix(".json")
+        if not card.is_file():
+            raise ValueError(f"checkpoint: {self._path} has no card beside it ({card.name}), which a learner saves too")
         self._run, self._fred = run, fred
 
     def begin(self, n_own: int, n_peer: int, peer: str, seed: int) -> None:

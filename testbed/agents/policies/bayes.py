@@ -43,8 +43,9 @@ class Bayes(BeamPolicy):
         self._numbers = {"kappa_fred": kappa_fred, "kappa_eve": kappa_eve, "fred_noise": fred_noise, "mu": mu}
         self._numbers |= {"rho": rho, "power": snr, "noise_power": 1.0}
         for name, value in self._numbers.items():
-            if not 0 <= value <= (1 if name in ("kappa_fred", "kappa_eve", "mu", "rho") else 1e9):
-                raise ValueError(f"{'snr' if name == 'power' else name} = {value} is out of range")
+            most = 1 if name in ("kappa_fred", "kappa_eve", "mu", "rho") else 1e9
+            if not 0 <= value <= most:
+                raise ValueError(f"{'snr' if name == 'power' else name} = {value}, accepted: 0 to {most:g}")
         if snr <= 0:
             raise ValueError(f"snr = {snr}, accepted: above 0")
 
