@@ -72,6 +72,14 @@ def test_the_key_rate_is_the_ratio_of_determinants(
     )
 
 
+@pytest.mark.parametrize("power", [1e2, 1e6, 1e9])
+def test_the_key_rate_keeps_its_digits_at_any_power(power: float) -> None:
+    """At ρ = κ_E = 1 all that Eve does not know is noise: with her gain that of the other two, log2(4/3) bits."""
+    stack = Stack.of([Setting(power=power, rho=1.0, kappa_eve=1.0)])
+    one = torch.ones(1, 1)
+    assert float(rates(one, one, one, stack).key) == pytest.approx(np.log2(4 / 3), rel=3e-3)
+
+
 def test_the_key_rate_is_what_samples_give() -> None:
     """Given Eve's estimate: the mutual information of what is left of Alice's and Bob's after predicting from hers."""
     stack = Stack.of([Setting(kappa_eve=0.9)])
@@ -335,7 +343,7 @@ def test_the_bayes_policy_of_a_node_nulls_eve_and_needs_fred() -> None:
     assert float(found.reward.mean()) > float(svd) + 0.6 * float(together - svd) > float(svd)
     alice.hear(40, {"bob": h.T[..., None]})
     np.testing.assert_allclose(np.linalg.norm(alice.beam(40)), 1, atol=1e-5)
-    with pytest.raises(InputError, match=r"kappa_eve = 1\.5 is out of range"):
+    with pytest.raises(InputError, match=r"kappa_eve = 1\.5, accepted: 0 to 1"):
         registry.make_stage("beams", "bayes", {"kappa_eve": 1.5})
 
 
@@ -347,8 +355,25 @@ def test_checkpoints_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
         make(Task((Setting(n_antennas=4),), (1,)), config).load(path)
     with pytest.raises(InputError, match="a checkpoint of 'sac'; accepted: 'td3'"):
         td3.Td3(Task((Setting(n_antennas=2),), (1,)), KINDS["td3"][1]).load(path)
+    with pytest.raises(InputError, match="a checkpoint of view 'full', frame 'antenna'; accepted: 'kalman', 'antenna'"):
+        make(Task((Setting(n_antennas=2),), (1,), "kalman"), config).load(path)
     with pytest.raises(InputError, match="no checkpoint of a learner"):
         load_policy(tmp_path / "nothing.pt")
+    card = path.with_suffix(".json").read_text()
+    for wrong in (
+        "[]",
+        card.replace('"hidden": 16', '"hidden": "wide"'),
+        card.replace('"settings": [', '"settings": [1,'),
+    ):
+        path.with_suffix(".json").write_text(wrong)
+        with pytest.raises(InputError, match=r"no checkpoint of a learner|card does not fit|card is damaged"):
+            load_policy(path)
+    path.with_suffix(".json").write_text(card)
+    state = torch.load(path, weights_only=True)
+    torch.save({k: v for k, v in state.items() if k != "curve"}, path)
+    with pytest.raises(InputError, match="does not fit: 'curve'"):
+        load_policy(path)
+    torch.save(state, path)
     whole = path.read_bytes()
     for content in (b"not a checkpoint", b"junk", b"", whole[: len(whole) // 2]):
         path.write_bytes(content)
