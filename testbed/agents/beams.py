@@ -36,7 +36,7 @@ def random(env: Environment) -> Beams:
     shape = (1, env.n_envs, env.stack.n_antennas, 2, 2)
     drawn = torch.randn(shape, generator=env.generator, device=env.stack.device)
     both = torch.view_as_complex(drawn / (drawn**2).sum((2, 4), keepdim=True).sqrt())
-    both = both.expand(env.stack.n_runs, -1, -1, -1)
+    both = both.repeat(env.stack.n_runs, 1, 1, 1)
     return both[..., 0], both[..., 1]
 
 
