@@ -74,7 +74,8 @@ class Replay:
         for mine, saved in zip(self._columns, state["columns"], strict=True):
             if saved.shape[0] != mine.shape[0] or saved.shape[1] > mine.shape[1] or saved.shape[2] != mine.shape[2]:
                 raise InputError(
-                    f"agents: the checkpoint's replay is {tuple(saved.shape)}, this one {tuple(mine.shape)}"
+                    f"agents: the checkpoint's replay is {tuple(saved.shape)} (run, transition, width), "
+                    f"this one {tuple(mine.shape)}; accepted: as many runs, the same width, no more transitions"
                 )
             mine[:, : saved.shape[1]] = saved
             self.size = int(saved.shape[1])
@@ -171,6 +172,12 @@ class Learner(ABC):
         state, card = read(path)
         if card["algorithm"] != self.name:
             raise InputError(f"{path}: a checkpoint of {card['algorithm']!r}; accepted: {self.name!r}")
+        # views of the same shape mean other things
+        if (saved := task_of(card)).view != self.task.view or saved.frame != self.task.frame:
+            raise InputError(
+                f"{path}: a checkpoint of view {saved.view!r}, frame {saved.frame!r}; "
+                f"accepted: {self.task.view!r}, {self.task.frame!r}"
+            )
         try:
             for name, part in self._parts().items():
                 part.load_state_dict(state["parts"][name])
@@ -178,14 +185,14 @@ class Learner(ABC):
             self.generator.set_state(state["generator"].cpu())
             if self.predictor is not None:
                 self.predictor.load_state_dict(state["predictor"])
+            self.n_steps, self._counted = state["n_steps"], state["counted"]
+            self.curve = [(int(n), list(means)) for n, means in state["curve"]]
+            self._earned.copy_(state["earned"])
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as exc:
             raise InputError(
                 f"{path}: does not fit: {_one_line(exc)}; accepted: what this learner is: {self.stack.n_runs} runs, "
                 f"{self.stack.n_antennas} antennas, {self.task.view} view, {self.task.frame} frame, {self.config}"
             ) from exc
-        self.n_steps, self._counted = state["n_steps"], state["counted"]
-        self.curve = [(int(n), list(means)) for n, means in state["curve"]]
-        self._earned.copy_(state["earned"])
         self._begin()
 
 
@@ -196,6 +203,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if not zipfile.is_zipfile(path):
             raise ValueError("not what torch.save writes")  # torch.load would take it for its old format
         state = torch.load(path, weights_only=True, map_location="cpu")
+        if not (isinstance(card, dict) and isinstance(state, dict)):
+            raise TypeError("its card or its tensors are no dictionary")
         if not {"algorithm", "task", "config"} <= card.keys() or "parts" not in state:
             raise KeyError("its card or its tensors are not those of a learner")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as exc:
@@ -209,7 +218,7 @@ def task_of(card: dict[str, Any], device: str = "cpu") -> Task:
     try:
         settings = tuple(Setting(**{k: v for k, v in s.items() if k in known}) for s in card["task"]["settings"])
         return Task(settings, tuple(card["task"]["seeds"]), card["task"]["view"], card["task"]["frame"], device)
-    except (KeyError, TypeError) as exc:
+    except (KeyError, TypeError, AttributeError) as exc:
         raise InputError(f"agents: the checkpoint's card is damaged: {_one_line(exc)}") from exc
 
 

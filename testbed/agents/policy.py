@@ -143,10 +143,9 @@ def load_policy(path: Path, run: int = 0) -> LearnedBeams:
         raise InputError(f"{path}: holds no run {run}; accepted: 0 to {len(task.seeds) - 1}")
     try:
         made = config(**card["config"])
-        predictor = _predictor(task, card)
-    except (TypeError, KeyError) as exc:
+        learner = kind(task, made, _predictor(task, card))
+    except (TypeError, KeyError, ValueError, AttributeError) as exc:
         raise InputError(f"{path}: its card does not fit this version: {exc}") from exc
-    learner = kind(task, made, predictor)
     learner.load(path)
     return LearnedBeams(learner, run, path)
 

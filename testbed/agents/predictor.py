@@ -74,7 +74,7 @@ class Predictor:
         self.config = config = config or Config()
         self.stack = Stack.of(settings, device)
         n = self.stack.n_antennas
-        self.nets = Lstms([seeds.derive(s, "predictor") for s in run_seeds], 2 * n, config.hidden, 2 * n + 1).to(device)
+        self.nets = Lstms([seeds.derive(s, "predictor") for s in run_seeds], 2 * n, config.hidden, 2 * n + 2).to(device)
         name = "/".join(map(str, run_seeds))
         self._env = Environment(settings, config.n_envs, seeds.derive(2, "predictor", name), device)
         self._generator = torch.Generator(device).manual_seed(seeds.derive(3, "predictor", name))
@@ -113,8 +113,11 @@ class Predictor:
     def _forward(self, fred: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         out = self.nets(torch.view_as_real(fred).flatten(-2))
         # the present estimate of Fred's channel is nearly the answer: the net adds what is to be corrected
-        mean = fred[-1] + torch.view_as_complex(out[..., :-1].unflatten(-1, (-1, 2)).contiguous())
-        return mean, out[..., -1]
+        mean = fred[-1] + torch.view_as_complex(out[..., :-2].unflatten(-1, (-1, 2)).contiguous())
+        # and her mode is nearly told by the predicted gain, the surer the better her channel is known
+        gain = (mean.detach().abs() ** 2).sum(-1)
+        above = gain - self.stack.threshold * self.stack.n_antennas
+        return mean, out[..., -2] + out[..., -1].exp() * above
 
     def state_dict(self) -> dict[str, Any]:
         return {"nets": self.nets.state_dict()}

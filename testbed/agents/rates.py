@@ -33,10 +33,13 @@ def rates(gain: torch.Tensor, eve_gain: torch.Tensor, awake: torch.Tensor, stack
     snr = gain * (stack.power / stack.noise_power).reshape(shape)
     eve_snr = eve_gain * (stack.power / stack.noise_power).reshape(shape)
     between = (stack.rho**stack.lag).reshape(shape)
-    b = awake * (stack.kappa_eve**2).reshape(shape) * between * (snr / (snr + 1)) * (eve_snr / (eve_snr + 1))
-    not_a = (snr * (1 - between) + 1) / (snr + 1)  # 1 − a, without cancellation where ρ is 1
+    shared = (stack.kappa_eve**2).reshape(shape) * between
+    # 1 − a and 1 − b, without cancellation where ρ and κ_E are 1 and the SNR is high
+    not_a = (snr * (1 - between) + 1) / (snr + 1)
+    not_b = 1 - shared + shared * (snr / (snr + 1) / (eve_snr + 1) + 1 / (snr + 1))
+    not_b = awake * not_b + (1 - awake)
     # 1 − p² = (1 − p)(1 + p)
-    key = 2 * torch.log2(1 - b) - torch.log2(not_a) - torch.log2(2 - not_a - 2 * b)
+    key = 2 * torch.log2(not_b) - torch.log2(not_a) - torch.log2(2 * not_b - not_a)
     data = torch.log2(1 + snr)
     mu = stack.mu.reshape(shape)
     return Rates(mu * key + (1 - mu) * data, key, data)
