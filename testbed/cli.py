@@ -71,6 +71,7 @@ def run(
     from testbed import launch
 
     plan, place = _plan(experiment, rounds, seed), config.load_lab(lab)
+    config.check_run(plan, experiment)
     _check_world(plan, place, lab)
     config.check_drivers(place, lab)
     folder = launch.new_run_folder(out, Path(experiment).stem)
@@ -99,6 +100,7 @@ def coordinator(
     from testbed.coordinator.server import Coordinator
 
     plan, place = _plan(experiment, rounds, seed), config.load_lab(lab)
+    config.check_run(plan, experiment)
     _check_world(plan, place, lab)
     if place.world is not None and world is None:
         if place.world.port == 0:

@@ -26,6 +26,7 @@ from testbed.core.config import Accounting, Experiment, Training
 from testbed.core.errors import DialogueFailed, InputError
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import EveReport, KeyReport
+from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import F64, I64, CsiSeries, Key
 from testbed.records import sources
 from testbed.records.sources import Cut, EveLinks, Recording
@@ -115,6 +116,7 @@ def _replay_cut(recording: Recording, cut: Cut, experiment: Experiment | None, s
     if seed is None:
         seed = cut.seed if experiment is None else experiment.seed
     chain = KeyChain(plan, accounting)
+    _check_model(chain, cut)
     feeding = np.arange(cut.alice.h.shape[0]) if cut.key_probes is None else cut.key_probes
     lessons = Training() if experiment is None else experiment.training
     attempts, feeding = _train(chain, cut, feeding, lessons, seed)
@@ -169,6 +171,16 @@ def _replay_cut(recording: Recording, cut: Cut, experiment: Experiment | None, s
         "key_note": cut.key_note,
         **({"training": training.summarise(attempts, lessons.guard_rounds)} if lessons.rounds else {}),
     }
+
+
+def _check_model(chain: KeyChain, cut: Cut) -> None:
+    """Raise InputError where the chain comes with a model that was made for other CSI."""
+    enhancer = chain.enhance
+    if isinstance(enhancer, TrainableEnhancer) and enhancer.model_id is not None:
+        try:
+            enhancer.check(cut.alice.h.shape[1:], cut.alice.subcarrier_hz)
+        except InputError as exc:
+            raise InputError(f"cut {cut.name!r}: {exc}; accepted: a model trained on such CSI") from exc
 
 
 def _train(chain: KeyChain, cut: Cut, feeding: I64, lessons: Training, seed: int) -> tuple[list[training.Attempt], I64]:

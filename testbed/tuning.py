@@ -14,7 +14,7 @@ import numpy as np
 from testbed import launch
 from testbed.coordinator.server import Coordinator, Progress
 from testbed.core import config, patterns, registry
-from testbed.core.config import Experiment, Lab, SurfacePlan
+from testbed.core.config import Accounting, ChainPlan, Experiment, Lab, SurfacePlan, Training
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.ris import Board
 from testbed.core.types import SurfacePattern
@@ -146,7 +146,10 @@ def plan(
         "search": method, "objective": objective, "probes": probes, "start": start, "budget": experiment.rounds,
         "errand": True, "model": model,
     }  # fmt: skip
-    out = msgspec.structs.replace(experiment, surface=SurfacePlan(policy="closed_loop", options=options))
+    out = msgspec.structs.replace(
+        experiment, surface=SurfacePlan(policy="closed_loop", options=options),
+        chain=ChainPlan(), training=Training(), accounting=Accounting(),
+    )  # fmt: skip
     config.check_experiment(out, name)
     node = lab.by_role("ris")
     if node is not None and (size := _size_given(lab, node)) is not None:

@@ -510,6 +510,29 @@ def check_experiment(e: Experiment, source: str) -> None:
             raise InputError(f"{source}: {exc}") from exc
 
 
+def check_run(e: Experiment, source: str) -> None:
+    """Check what only a run asks of an experiment: a replay has its own number of rounds, and its own CSI.
+
+    Raises InputError where the training leaves no round for a key, or where a saved model was made for other CSI.
+    """
+    t = e.training
+    if t.rounds and t.rounds + t.guard_rounds >= e.rounds:
+        raise InputError(
+            f"{source}: table [training]: rounds = {t.rounds} and guard_rounds = {t.guard_rounds} leave nothing of "
+            f"rounds = {e.rounds} for a key; accepted: together less than the run's rounds"
+        )
+    enhancer = registry.make_stage("enhance", e.chain.enhance, e.chain.enhance_options)
+    if enhancer.trainable and enhancer.model_id is not None:
+        sounder = registry.make_stage("probing", e.probing.waveform, e.probing.waveform_options)
+        subcarrier_hz = sounder.frame(e.radio.sample_rate_hz).subcarrier_hz
+        try:
+            enhancer.check((1, 1, subcarrier_hz.size), subcarrier_hz)  # key rounds are of one beam at each end
+        except InputError as exc:
+            raise InputError(
+                f"{source}: table [chain]: {exc}; accepted: a model trained with the run's [radio] and [probing]"
+            ) from exc
+
+
 def _check_lab(lab: Lab, source: str) -> None:
     for role in ("alice", "bob"):
         if lab.by_role(role) is None:

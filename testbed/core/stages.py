@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from testbed.core.ledger import Dialogue, PublicMessage
 from testbed.core.types import (
     C64,
+    F64,
     U8,
     AntennaFrame,
     Bits,
@@ -79,6 +80,15 @@ class TrainableEnhancer(Enhancer):
     @abstractmethod
     def scores(self) -> dict[str, float]:
         """Return nmse_before and nmse_after on the validation stretch of `fit`; empty where this end did not learn."""
+
+    @property
+    @abstractmethod
+    def card(self) -> dict[str, Any]:
+        """Return what the model is and what it was learnt from, plain values; raises InputError without a model."""
+
+    @abstractmethod
+    def check(self, shape: tuple[int, ...], subcarrier_hz: F64) -> None:
+        """Raise InputError unless the model serves both ends of CSI of (Alice's antenna, Bob's antenna, subcarrier)."""
 
     @abstractmethod
     def fresh(self) -> Self:

@@ -17,6 +17,7 @@ import numpy as np
 from testbed.assess import randomness
 from testbed.chain.dialogue import Conversation
 from testbed.chain.pipeline import Agreed, KeyChain
+from testbed.core.errors import InputError
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
 from testbed.core.stages import TrainableEnhancer
@@ -217,7 +218,10 @@ class NodeState:
                     detail = "the mode of a run cannot change within it"
                     return [Report(m.Failed(operation="configure", state=self.name, detail=detail))]
                 self._plan = body
-                self._chain = KeyChain(body.chain, body.accounting)
+                try:
+                    self._chain = KeyChain(body.chain, body.accounting)
+                except InputError as exc:  # a model file that this machine does not have
+                    return [Report(m.Failed(operation="configure", state=self.name, detail=str(exc)))]
                 if (lost := self._restore()) is not None:
                     return [Report(m.Failed(operation="configure", state=self.name, detail=lost))]
                 self.name = "configuring"

@@ -310,3 +310,14 @@ def test_a_kept_model_that_is_broken_stops_the_node_with_the_reason() -> None:
     (out,) = node.handle(s.Told(configure(chain=LINEAR)))
     assert isinstance(out, s.Report)
     assert "model kept of this run" in out.body.detail
+
+
+def test_a_model_file_that_this_node_does_not_have_is_told_and_ends_nothing_else() -> None:
+    node = s.NodeState("bob", 1)
+    node.handle(s.Told(m.Welcome(run="r", lost_after_s=1.0)))
+    elsewhere = config.ChainPlan(enhance="linear_mmse", enhance_options={"model": "/nowhere/model.npz"})
+    (out,) = node.handle(s.Told(configure(chain=elsewhere)))
+    assert isinstance(out, s.Report)
+    assert out.body.operation == "configure"
+    assert "'/nowhere/model.npz': No such file" in out.body.detail
+    assert s.Do in [type(x) for x in node.handle(s.Told(configure(chain=LINEAR)))]

@@ -83,15 +83,28 @@ class Trained(TrainableEnhancer):
     """Whether it predicts Bob's CSI at Alice; otherwise both ends compute features."""
 
     def __init__(
-        self, reduction: Reduction, model: str, validation: float, gap: int, parameters: dict[str, Any]
+        self,
+        reduction: Reduction,
+        model: str,
+        validation: float,
+        gap: int,
+        parameters: dict[str, Any],
+        recipe: Mapping[str, Any] | None = None,
     ) -> None:
-        """`model`: a file that `save` wrote, instead of a training. `parameters`: the subclass's own, for the card."""
+        """`model`: a file that `save` wrote, instead of a training.
+
+        Both for the card, the subclass's own: `parameters` say how a model is applied, so that one with others is
+        refused; `recipe` says how it is learnt, which no longer matters to a model that is there.
+        """
         if not 0.0 < validation <= 0.5:
             raise ValueError(f"validation = {validation!r}, accepted: above 0, to 0.5")
         whole("gap", gap, 0)
         self._reduction, self._validation, self._gap = reduction, validation, gap
         self._parameters = {"align": reduction.align, **parameters}
+        self._recipe_card = {"validation": validation, "gap": gap, **(recipe or {})}
         self._model: Model | None = None
+        self._file = ""
+        """Where the model was read from."""
         self._scores: dict[str, float] = {}
         if model:
             self.read(Path(model))
@@ -121,12 +134,15 @@ class Trained(TrainableEnhancer):
 
         NaN rows stay NaN. Raises InputError without a model, or where it was made for other subcarriers or antennas.
         """
-        model = self._checked(csi, role)
+        model = self._checked(role, csi.h.shape[1:], csi.subcarrier_hz)
         if self.maps_csi and role != "alice":
             return self._reduction.apply(self._reduction.phases(csi), csi)
         vectors = stacked(self._reduction.phases(self._calibrated(model.private, csi) if role == "alice" else csi))
         present = np.isfinite(vectors).all(axis=1)
-        out = self._apply(model, role, vectors[present]) if present.any() else np.zeros((0, 1))
+        try:
+            out = self._apply(model, role, vectors[present]) if present.any() else np.zeros((0, 1))
+        except (KeyError, ValueError) as exc:  # a file whose card and arrays do not belong together
+            raise InputError(f"{self._called} cannot be applied: {type(exc).__name__}: {exc}") from exc
         found = np.full((vectors.shape[0], out.shape[1]), np.nan)
         found[present] = out
         if not self.maps_csi:
@@ -135,27 +151,36 @@ class Trained(TrainableEnhancer):
             return self._reduction.apply(np.full(csi.h.shape, np.nan + 0j), csi)
         return self._reduction.apply(unstacked(found, model.card["bob_shape"]), csi)
 
-    def _checked(self, csi: CsiSeries, role: str) -> Model:
+    def check(self, shape: tuple[int, ...], subcarrier_hz: F64) -> None:
+        for role in ("alice", "bob"):
+            self._checked(role, shape, subcarrier_hz)
+
+    def _checked(self, role: str, shape: tuple[int, ...], subcarrier_hz: F64) -> Model:
         model = self._model
         if model is None:
             raise InputError(
                 f"enhance {self._name!r} has no model yet: it has to be trained, or given as option 'model'"
             )
-        shape = model.card["alice_shape" if role == "alice" else "bob_shape"]
+        if role == "alice" and not model.private and model.card["private_sha256"] != digest({}):
+            raise InputError(f"{self._called} is what Bob has of it; accepted: Alice's, with the weights")
+        theirs, theirs_hz = model.card["alice_shape" if role == "alice" else "bob_shape"], model.card["subcarrier_hz"]
         if role == "eve" and self.maps_csi:
             return model  # Bob's side of it looks at no model
-        if list(csi.h.shape[1:]) != shape:
+        if list(shape) != theirs:
             raise InputError(
-                f"enhance {self._name!r}: the model was trained for (antenna, antenna, subcarrier) = {tuple(shape)}, "
-                f"this CSI is {csi.h.shape[1:]}"
+                f"{self._called} was trained for (antenna, antenna, subcarrier) = {tuple(theirs)}, "
+                f"this CSI is {tuple(shape)}"
             )
-        if not np.allclose(csi.subcarrier_hz, model.card["subcarrier_hz"], rtol=1e-6, atol=1.0):
+        if not np.allclose(subcarrier_hz, theirs_hz, rtol=1e-6, atol=1.0):
             raise InputError(
-                f"enhance {self._name!r}: the model was trained for another waveform: subcarriers "
-                f"{model.card['subcarrier_hz'][0]:g} to {model.card['subcarrier_hz'][-1]:g} Hz, "
-                f"these are {csi.subcarrier_hz[0]:g} to {csi.subcarrier_hz[-1]:g} Hz"
+                f"{self._called} was trained for another waveform: subcarriers {theirs_hz[0]:g} to {theirs_hz[-1]:g} "
+                f"Hz, these are {subcarrier_hz[0]:g} to {subcarrier_hz[-1]:g} Hz"
             )
         return model
+
+    @property
+    def _called(self) -> str:
+        return f"enhance {self._name!r}: " + (f"model {self._file!r}" if self._file else "the model")
 
     @property
     def _name(self) -> str:
@@ -198,6 +223,7 @@ class Trained(TrainableEnhancer):
             "schema": 1,
             "enhance": self._name,
             "parameters": self._parameters,
+            "recipe": self._recipe_card,
             "alice_shape": list(alice.h.shape[1:]),
             "bob_shape": list(bob.h.shape[1:]),
             "subcarrier_hz": [float(f) for f in alice.subcarrier_hz],
@@ -229,7 +255,6 @@ class Trained(TrainableEnhancer):
 
     @property
     def card(self) -> dict[str, Any]:
-        """Return the model's card; raises InputError without a model."""
         if self._model is None:
             raise InputError(f"enhance {self._name!r} has no model")
         return self._model.card
@@ -240,7 +265,7 @@ class Trained(TrainableEnhancer):
 
     def fresh(self) -> Self:
         new = copy.copy(self)
-        new._model, new._scores = None, {}
+        new._model, new._file, new._scores = None, "", {}
         return new
 
     # ------------------------------------------------------------ messages and files
@@ -284,12 +309,23 @@ class Trained(TrainableEnhancer):
             raise ValueError("no model card of schema 1")
         if card.get("enhance") != self._name:
             raise ValueError(f"a model of enhance {str(card.get('enhance'))[:40]!r}, this is {self._name!r}")
-        if card.get("parameters") != self._parameters:
-            raise ValueError(f"a model with parameters {card.get('parameters')}, here they are {self._parameters}")
+        theirs = card.get("parameters")
+        if not isinstance(theirs, dict):
+            raise ValueError("the card's parameters are missing")
+        other = [(k, theirs.get(k), own) for k, own in self._parameters.items() if theirs.get(k) != own]
+        if other:
+            given, here = (", ".join(f"{x[0]} = {_toml(x[i])}" for x in other) for i in (1, 2))
+            raise ValueError(
+                f"it was trained with {given}, here {here}; accepted: the same in enhance_options "
+                "(options that only its training needs may differ)"
+            )
         for key in ("alice_shape", "bob_shape"):
             if not isinstance(card.get(key), list) or len(card[key]) != 3:
                 raise ValueError(f"the card's {key} is missing or wrong")
-        if len(card.get("subcarrier_hz", [])) != card["bob_shape"][-1] or "private_sha256" not in card:
+        carriers = card.get("subcarrier_hz")
+        if not isinstance(carriers, list) or not all(isinstance(f, float) for f in carriers):
+            raise ValueError("the card's subcarrier_hz is missing or wrong")
+        if len(carriers) != card["bob_shape"][-1] or "private_sha256" not in card:
             raise ValueError("the card is incomplete")
         return card
 
@@ -306,6 +342,7 @@ class Trained(TrainableEnhancer):
             raise InputError(f"enhance {self._name!r}: model {str(path)!r}: {exc.strerror}") from exc
         except ValueError as exc:
             raise InputError(f"enhance {self._name!r}: model {str(path)!r}: {exc}") from exc
+        self._file = str(path)
 
 
 # ---------------------------------------------------------------- vectors
@@ -363,6 +400,11 @@ def unpacked(data: Any) -> Arrays:
 
 def _text(card: Mapping[str, Any]) -> str:
     return json.dumps(card, sort_keys=True)
+
+
+def _toml(value: Any) -> str:
+    """Return a card's plain value as an experiment file has it; nothing where the card does not have it."""
+    return "nothing" if value is None else json.dumps(value)[:80]
 
 
 def _torch_version() -> dict[str, str]:

@@ -46,7 +46,7 @@ class Recipe:
 
     @property
     def card(self) -> dict[str, Any]:
-        """Return what decides the result, for a model's parameters: not the device, which each end has its own."""
+        """Return what decides the result, for a model's card: not the device, which each end has its own."""
         return {k: v for k, v in asdict(self).items() if k != "device"}
 
 

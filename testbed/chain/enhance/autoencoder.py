@@ -47,8 +47,9 @@ class Autoencoder(Trained):
             raise ValueError(f"agreement = {agreement!r}, accepted: from 0")
         self._recipe = Recipe(epochs, patience, batch, rate, device)
         self._codes, self._hidden, self._agreement = codes, hidden, agreement
-        parameters = {"codes": codes, "hidden": hidden, "agreement": agreement, **self._recipe.card}
-        super().__init__(Reduction(1, "complex", "none", 1, align), model, validation, gap, parameters)
+        reduction, parameters = Reduction(1, "complex", "none", 1, align), {"codes": codes, "hidden": hidden}
+        recipe = {"agreement": agreement, **self._recipe.card}
+        super().__init__(reduction, model, validation, gap, parameters, recipe)
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
         if alice.shape != bob.shape:

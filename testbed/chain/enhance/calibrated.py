@@ -45,8 +45,8 @@ class Calibrated(Trained):
         whole("hidden", hidden, 0)
         self._recipe = Recipe(epochs, patience, batch, rate, device)
         self._hidden = hidden
-        parameters = {"hidden": hidden, **self._recipe.card}
-        super().__init__(Reduction(step, scale, "none", 1, align), model, validation, gap, parameters)
+        reduction, parameters = Reduction(step, scale, "none", 1, align), {"hidden": hidden}
+        super().__init__(reduction, model, validation, gap, parameters, self._recipe.card)
 
     def _calibrate(self, alice: CsiSeries, bob: CsiSeries) -> Arrays:
         if alice.h.shape != bob.h.shape:  # other antennas, as an Eve may have: nothing to hold against one another

@@ -43,8 +43,8 @@ class CrcNet(Trained):
         whole("filters", filters, 1)
         self._recipe = Recipe(epochs, patience, batch, rate, device)
         self._filters = filters
-        parameters = {"filters": filters, **self._recipe.card}
-        super().__init__(Reduction(step, scale, "none", 1, align), model, validation, gap, parameters)
+        reduction, parameters = Reduction(step, scale, "none", 1, align), {"filters": filters}
+        super().__init__(reduction, model, validation, gap, parameters, self._recipe.card)
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
         x, y = Scale.of(alice[split.train]), Scale.of(bob[split.train])

@@ -42,8 +42,8 @@ class KgNet(Trained):
             whole("hidden", width, 1)
         self._recipe = Recipe(epochs, patience, batch, rate, device)
         self._hidden = tuple(hidden)
-        parameters = {"hidden": list(hidden), **self._recipe.card}
-        super().__init__(Reduction(step, scale, "none", 1, align), model, validation, gap, parameters)
+        reduction, parameters = Reduction(step, scale, "none", 1, align), {"hidden": list(hidden)}
+        super().__init__(reduction, model, validation, gap, parameters, self._recipe.card)
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
         x, y = Scale.of(alice[split.train]), Scale.of(bob[split.train])
