@@ -378,6 +378,8 @@ def replay(
     console.print(shown)
     console.print(f"* Eve: {summary['eve_assumption']}", highlight=False)
     console.print(f"key: {summary['key_note']}", highlight=False)
+    if "training" in summary:
+        console.print(_training(summary["training"]), highlight=False, markup=False)
     for caveat in summary["caveats"]:
         console.print(f"note: {caveat}", highlight=False)
     for entry in summary["health"]:
@@ -699,6 +701,12 @@ def _conclude(outcome: Any, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
+def _training(told: dict[str, Any]) -> str:
+    from testbed.report import training
+
+    return "training: " + "; ".join(f"{what}: {text}" for what, text in training.rows(told))
+
+
 def _show(outcome: Any, report_path: Path) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -724,6 +732,8 @@ def _show(outcome: Any, report_path: Path) -> None:
         f"min-entropy given Eve {figure(s['min_entropy_per_bit'], '.3f')} bit/bit, "
         f"key rate {figure(s['key_rate_bps'], '.1f')} bit/s of channel time"
     )
+    if "training" in s:
+        console.print(_training(s["training"]), highlight=False, markup=False)
     table = Table(title="health", title_justify="left", show_header=False)
     for entry in s["health"]:
         table.add_row("[green]ok[/green]" if entry["ok"] else "[yellow]look[/yellow]", entry["check"], entry["detail"])

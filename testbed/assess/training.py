@@ -19,6 +19,8 @@ class Attempt:
     failure: str | None
     alice: TrainReport | None
     bob: TrainReport | None
+    file: str | None = None
+    """Where each node keeps its part of the model, below its own folder; None where it is not kept."""
 
 
 def summarise(attempts: Sequence[Attempt], guard_rounds: int) -> dict[str, Any]:
@@ -34,6 +36,8 @@ def summarise(attempts: Sequence[Attempt], guard_rounds: int) -> dict[str, Any]:
         "model": None if alice is None else alice.model,
         "nmse_before": None if alice is None else alice.nmse_before,
         "nmse_after": None if alice is None else alice.nmse_after,
+        "card": None if alice is None else alice.card,
+        "file": None if done is None else done.file,
     }
 
 

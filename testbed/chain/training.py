@@ -39,12 +39,15 @@ def training(
 
     def side() -> Steps[TrainReport]:
         failure, model = None, None
+        card: dict[str, Any] = {}
         try:
             if not isinstance(enhancer, TrainableEnhancer):
                 raise DialogueFailed("untrainable", "this enhancer has nothing to learn")
             steps = _alice(enhancer, csi, block, rng, scores) if role == "alice" else _bob(enhancer, csi, block)
             yield from metered(steps, ledger)
             model = enhancer.model_id
+            if role == "alice":
+                card = {k: v for k, v in enhancer.card.items() if k != "subcarrier_hz"}  # the run's record has them
         except DialogueFailed as exc:
             failure = f"{PEER_FAILED}: {exc.detail}" if exc.reason == PEER_FAILED else exc.reason
             if exc.detail and exc.reason != PEER_FAILED:
@@ -53,7 +56,7 @@ def training(
                 yield Send(failed_message(exc))
         return TrainReport(
             block=block, probes=csi.h.shape[0], model=model, public_bytes=ledger.sent_bytes, messages=ledger.messages,
-            failure=failure, **scores,
+            failure=failure, card=card, **scores,
         )  # fmt: skip
 
     return side()

@@ -135,8 +135,11 @@ def _attempts(run: RecordedRun) -> list[training.Attempt]:
     for event in run.events:
         if event.kind == "training":
             sides = {role: msgspec.convert(r, TrainReport) for role, r in event.data["reports"].items()}
+            told = event.data
             out.append(
-                training.Attempt(event.data["rounds"], event.data["failure"], sides.get("alice"), sides.get("bob"))
+                training.Attempt(
+                    told["rounds"], told["failure"], sides.get("alice"), sides.get("bob"), told.get("file")
+                )
             )
     return out
 

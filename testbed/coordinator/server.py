@@ -257,6 +257,7 @@ class Coordinator:
         if b.training:
             reports = {role: to_dict(r) for role, r in b.trained.items()}
             training = {"block": b.block, "rounds": len(b.rounds), "reports": reports, "failure": b.failure}
+            training["file"] = f"models/{self.run_name}.npz"
             writer.event("training", training)
             log.info("training on %d rounds: %s", len(b.rounds), b.failure or "done")
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 COVERAGE = 0.8
@@ -47,6 +49,8 @@ class TrainReport(Struct, frozen=True, kw_only=True):
     """Mean square of what differs between both ends' CSI over the mean square of Bob's, on the validation stretch."""
     nmse_after: float | None = None
     """The same after the model. Both at Alice only."""
+    card: dict[str, Any] = {}
+    """What the model is and what it was learnt from, plain values; as published. At Alice only."""
     public_bytes: int
     messages: int
     failure: str | None

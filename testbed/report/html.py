@@ -34,6 +34,7 @@ def _render(v: View) -> str:
         *([("baseline", "Baseline", "Against the baseline run", sections_run.baseline)] if v.baseline else []),
         ("channel", "Channel", "The channel, as each node saw it", sections_channel.channel),
         ("reciprocity", "Reciprocity", "Does Bob measure what Alice measures? Does Eve?", sections_channel.reciprocity),
+        *([("training", "Training", "What the enhancer learnt from", sections_key.training)] if v.trains else []),
         ("bits", "Bits", "Bits", sections_key.bits),
         ("flow", "Where bits went", "Where every bit went", sections_key.flow),
         ("keys", "Keys", "Keys", sections_key.keys),

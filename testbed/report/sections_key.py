@@ -8,6 +8,7 @@ import numpy as np
 
 from testbed.records.documents import Block
 from testbed.report import bit_flow, pictures
+from testbed.report import training as report_training
 from testbed.report.pieces import MAX_ROWS, Cell, figure, missing, number, picture, ratio, table
 from testbed.report.view import View, failure, no_blocks, no_summary
 
@@ -127,6 +128,13 @@ def _reconciliation(v: View) -> str:
         f"{number(told.get('frame_failures'))} failed frames",
     ]
     return f"<p>Reconciliation: {', '.join(parts)}.</p>"
+
+
+def training(v: View) -> str:
+    told = v.summary.get("training")
+    if not told:
+        return missing(no_summary(v) if v.run.summary is None else "No training was recorded.")
+    return table(("", ""), report_training.rows(told))
 
 
 def flow(v: View) -> str:

@@ -20,6 +20,8 @@ class View:
         self.baseline = baseline
         """Another run that this one is held against."""
         self.summary: dict[str, Any] = run.summary or {}
+        self.trains = bool(run.start.experiment.get("training", {}).get("rounds"))
+        """Whether the enhancer had to learn first."""
         self.draw = Pictures()
         self.links = _link_pictures(run)
         self.alice, self.bob, self.eve = (run.node(role) for role in ("alice", "bob", "eve"))

@@ -11,6 +11,7 @@ import numpy as np
 from testbed import launch, replay
 from testbed.core import config
 from testbed.core.registry import make_stage
+from testbed.report import html
 
 
 def test_a_training_phase_on_rough_radios_and_its_replay(tmp_path: Path) -> None:
@@ -34,12 +35,18 @@ def test_a_training_phase_on_rough_radios_and_its_replay(tmp_path: Path) -> None
     assert 0.4 < s["kdr_eve"] < 0.6
     assert s["keys_mismatched"] == 0
     assert next(h for h in s["health"] if h["check"] == "enhancer_trained")["ok"]
+    card = lesson["card"]
+    assert (card["enhance"], card["data"]["pairs"]) == ("calibrated", 120)
+    section = html.make(outcome.folder).read_text().split('id="training"')[1].split("</section>")[0]
+    for told in (lesson["model"], card["data"]["bob_sha256"][:16], lesson["file"]):
+        assert told in section
     # both nodes keep the model for a restart: one name, Alice's weights at Alice only
     kept: dict[str, Any] = {}
     for node in ("alice", "bob"):
         (path,) = (tmp_path / "state" / "sim_rough" / node / "models").glob("*.npz")
         stage = make_stage("enhance", "calibrated", {"step": 16, "hidden": 0, "model": str(path)})
         assert stage.model_id == lesson["model"]
+        assert path == tmp_path / "state" / "sim_rough" / node / lesson["file"]
         with np.load(path) as arrays:
             kept[node] = set(arrays.files)
     assert "private.matrix" in kept["alice"]
@@ -47,6 +54,7 @@ def test_a_training_phase_on_rough_radios_and_its_replay(tmp_path: Path) -> None
     # the records hold all that is needed to do the same again
     again = replay.replay(outcome.folder, plan)
     assert again["training"]["nmse_after"] == lesson["nmse_after"]
+    assert again["training"]["card"]["data"] == card["data"]
     assert again["kdr_raw"] == s["kdr_raw"]
     untrained = msgspec.structs.replace(
         plan,

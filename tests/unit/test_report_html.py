@@ -63,6 +63,7 @@ def build(
     names: tuple[str, str, str] = ("alice", "bob", "eve"),
     n_antennas: int = 1,
     key_bits: int = 772,
+    training: int = 0,
 ) -> RunWriter:
     """Record a made-up run: a channel that drifts, Bob's estimate close to Alice's, Eve's a channel of her own."""
     rng = np.random.default_rng(5)
@@ -78,6 +79,7 @@ def build(
         "mode": "private" if private else "experiment",
         "accounting": {"block_rounds": 200, "epsilon_log2": 64},
         "surface": {"policy": "random" if surface else "none"},
+        "training": {"rounds": training},
     }
     start = documents.start(
         experiment,
@@ -411,3 +413,40 @@ def test_an_adversarys_surface_is_told(tmp_path: Path) -> None:
     assert "adversary" not in report._render(View(run))  # a real lab: the scene only says what is meant
     run.start.lab["world"] = {}
     assert "adversary’s surface of 32 × 16 elements" in report._render(View(run))
+
+
+LESSON: dict[str, Any] = {
+    "blocks": 2, "rounds": 800, "guard_rounds": 20, "failures": {"untrainable (<few>)": 1}, "public_bytes": 410_400,
+    "model": "0123456789abcdef", "nmse_before": 0.31, "nmse_after": 0.0421, "file": "models/run-1.npz",
+    "card": {
+        "enhance": "crcnet", "parameters": {"align": True, "filters": 4}, "recipe": {"epochs": 100},
+        "history": {"epochs": 52, "best_epoch": 37, "validation_first": 0.25, "validation_best": 0.0123},
+        "data": {"train": 632, "validate": 160, "alice_sha256": "a1" * 32, "bob_sha256": "b2" * 32},
+    },
+}  # fmt: skip
+
+
+def test_a_training_is_told_where_there_was_one(tmp_path: Path) -> None:
+    build(tmp_path / "trained", training=800).close(documents.stop("ok"), summary(training=LESSON))
+    page, text = rendered(tmp_path / "trained")
+    section = page.split('id="training"')[1].split("</section>")[0]
+    for quoted in (
+        "crcnet (align = True, filters = 4)", "800 rounds", "410 kB", "20 more rounds", "632 pairs, judged on 160",
+        "37 kept of 52, at most 100", "0.0123, untrained 0.25", "0.0421 on the later pairs, 0.31 without",
+        "a1a1a1a1a1a1a1a1…", "b2b2b2b2b2b2b2b2…", "0123456789abcdef", "models/run-1.npz", "2, of which 1 failed",
+        "1 × untrainable (&lt;few&gt;)",
+    ):  # fmt: skip
+        assert quoted in section, quoted
+    assert "What the enhancer learnt from" in text
+    build(tmp_path / "plain").close(documents.stop("ok"), summary())
+    assert 'id="training"' not in rendered(tmp_path / "plain")[0]
+
+
+def test_a_training_that_failed_or_never_came_claims_no_model(tmp_path: Path) -> None:
+    failed = LESSON | {"model": None, "nmse_before": None, "nmse_after": None, "card": None, "file": None}
+    build(tmp_path / "failed", training=800).close(documents.stop("ok"), summary(training=failed))
+    section = rendered(tmp_path / "failed")[0].split('id="training"')[1].split("</section>")[0]
+    assert "1 × untrainable" in section
+    assert "later pairs" not in section
+    build(tmp_path / "live", training=800)
+    assert "still being written" in rendered(tmp_path / "live")[0].split('id="training"')[1].split("</section>")[0]
