@@ -496,18 +496,30 @@ def study(
     from testbed import studies
 
     folder = out or Path("studies") / name
-    results = studies.run(name, folder, quick, scheduler)
+    results = studies.run(name, folder, quick, scheduler, _say)
     if as_json:
         _print_json(results)
     else:
         for row in results["claims"]:
-            paper = "" if row["paper"] is None else f" (paper: {row['paper']})"
-            print(f"{'holds       ' if row['holds'] else 'DOES NOT HOLD'} {row['claim']}{paper}: {row['measured']}")
+            paper = "" if row["paper"] is None else f" (paper: {_rounded(row['paper'])})"
+            verdict = "holds        " if row["holds"] else "DOES NOT HOLD"
+            print(f"{verdict} {row['claim']}{paper}: {_rounded(row['measured'])}")
         print(f"{results['seconds']:.0f} s; figures and results.json: {folder}")
     broken = [row["claim"] for row in results["claims"] if row["must_hold"] and not row["holds"]]
     if broken:
         _say(f"testbed: study {name}: our own code breaks what it promises: {'; '.join(broken)}")
         raise typer.Exit(1)
+
+
+def _rounded(value: Any) -> str:
+    """Return a claim's plain value for people: numbers to four digits, in lists and tables too."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_rounded, value))}]"
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {_rounded(v)}" for k, v in value.items())
+    return str(value)
 
 
 @app.command("keygen-certs")

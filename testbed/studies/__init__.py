@@ -11,6 +11,7 @@ import importlib
 import json
 import pkgutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,16 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
-def run(name: str, out: Path, quick: bool = False, scheduler: str | None = None) -> dict[str, Any]:
+def run(
+    name: str,
+    out: Path,
+    quick: bool = False,
+    scheduler: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
     """Run a study and write `results.json` and its figures into `out`; returns what results.json holds.
 
-    `scheduler`: address of a Dask scheduler that does the work instead of this machine.
+    `scheduler`: address of a Dask scheduler that does the work instead of this machine. `say` is told how far it is.
     """
     from testbed.report import study_figures
 
@@ -38,7 +45,7 @@ def run(name: str, out: Path, quick: bool = False, scheduler: str | None = None)
     except OSError as exc:
         raise InputError(f"{out}: cannot be made: {exc.strerror}") from exc
     began_s = time.perf_counter()
-    with Study(name, module.PAPER, quick, scheduler) as study:
+    with Study(name, module.PAPER, quick, scheduler, say) as study:
         module.run(study)
     results = study.results(time.perf_counter() - began_s)
     (out / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")

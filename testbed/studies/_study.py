@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing import get_context
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -24,8 +26,17 @@ class Study:
     `quick`: under a minute on two cores, with fewer points but the same claims.
     """
 
-    def __init__(self, name: str, paper: str, quick: bool, scheduler: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        paper: str,
+        quick: bool,
+        scheduler: str | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`say` is told how far the study is, a line at a time."""
         self.name, self.paper, self.quick = name, paper, quick
+        self._say, self._began_s, self._said_s, self._maps = say, time.monotonic(), 0.0, 0
         self.parameters: dict[str, Any] = {}
         self._figures: dict[str, Any] = {}
         self._tables: dict[str, Any] = {}
@@ -71,16 +82,38 @@ class Study:
         `function` and the items are sent to other processes: module-level functions and plain data.
         """
         todo = list(items)
+        self._maps += 1
         if self._scheduler is not None:
             pool = self._pool = self._pool or _dask(self._scheduler)
-            return list(pool.gather(pool.map(function, todo, pure=False)))
-        workers = min(os.cpu_count() or 1, len(todo))
-        if workers < 2:
-            return [function(item) for item in todo]
+            from distributed import as_completed as as_finished
+
+            return self._gathered(pool.map(function, todo, pure=False), as_finished)
+        workers = os.cpu_count() or 1
+        if min(workers, len(todo)) < 2:
+            out = []
+            for item in todo:
+                out.append(function(item))
+                self._tell(len(out), len(todo))
+            return out
         if self._pool is None:
-            # spawned, not forked: torch's threads do not survive a fork
-            self._pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread)
-        return list(self._pool.map(function, todo))
+            # spawned, not forked: torch's threads do not survive a fork; no more of them than there is work for
+            self._pool = ProcessPoolExecutor(workers, get_context("spawn"))
+        with _one_thread():  # workers are started as work is handed in
+            futures = [self._pool.submit(function, item) for item in todo]
+        return self._gathered(futures, as_completed)
+
+    def _gathered(self, futures: list[Any], in_order_of_end: Callable[[list[Any]], Iterable[Any]]) -> list[Any]:
+        for done, future in enumerate(in_order_of_end(futures), start=1):
+            future.result()  # what fails ends the study at once
+            self._tell(done, len(futures))
+        return [future.result() for future in futures]
+
+    def _tell(self, done: int, of: int) -> None:
+        """Say how much of a step is done, about once a second."""
+        now_s = time.monotonic()
+        if done == of or now_s >= self._said_s + 1.0:
+            self._said_s = now_s
+            self._say(f"{self.name}: step {self._maps}: {done} of {of} done, {now_s - self._began_s:.0f} s")
 
     def results(self, seconds: float) -> dict[str, Any]:
         """Return what results.json holds."""
@@ -101,14 +134,23 @@ class Study:
                 self._pool.shutdown(cancel_futures=True)
 
 
-def _one_thread() -> None:
-    """Keep every worker to one core: BLAS and torch threads of two workers would only fight for them."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
-    import sys
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep processes started meanwhile to one core each: BLAS and torch threads of two would only fight for them.
 
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
+    A process that has loaded its BLAS does not listen to these any more, so they have to be there when it starts.
+    """
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _dask(address: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from testbed import studies
+from testbed import cli, studies
 from testbed.core.errors import InputError
 from testbed.studies._study import Study
 
@@ -55,6 +56,47 @@ def test_results_and_figures_are_written_as_plain_json(tmp_path: Path, toy: str)
 def test_work_is_spread_and_comes_back_in_order() -> None:
     with Study("toy", "A", quick=True) as study:
         assert study.map(_square, range(20)) == [x * x for x in range(20)]
+
+
+def _started_with(name: str) -> str | None:
+    """Return a variable of the environment that this process was started with."""
+    for entry in Path("/proc/self/environ").read_bytes().split(b"\0"):
+        key, _, value = entry.decode().partition("=")
+        if key == name:
+            return value
+    return None
+
+
+def test_workers_are_started_with_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their BLAS reads it when it is loaded, which is before they get any work."""
+    names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"]
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with Study("toy", "A", quick=True) as study:
+        assert study.map(_started_with, names * 2) == ["1"] * 4
+    assert not set(names) & set(os.environ)
+
+
+def _fails(x: int) -> int:
+    raise ValueError(f"{x} is wrong")
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_progress_is_told_and_a_failure_ends_the_study(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    said: list[str] = []
+    with Study("toy", "A", quick=True, say=said.append) as study:
+        study.map(_square, [1])
+        assert said[0].startswith("toy: step 1: 1 of 1 done, ")
+        study.map(_square, range(4))
+        assert said[-1].startswith("toy: step 2: 4 of 4 done, ")
+        with pytest.raises(ValueError, match="is wrong"):
+            study.map(_fails, range(4))
+
+
+def test_what_is_printed_of_a_claim_is_rounded() -> None:
+    assert cli._rounded([0.19401041666666663, 12, "yes", {"a": 1e-9 / 3}]) == "[0.194, 12, yes, a: 3.333e-10]"
 
 
 def test_an_unknown_study_is_one_line(tmp_path: Path) -> None:

@@ -35,8 +35,9 @@ class Cca(Trained):
         mean_a, mean_b = a[split.train].mean(axis=0), b[split.train].mean(axis=0)
         x, y = a[split.train] - mean_a, b[split.train] - mean_b
         best = (-1.0, 0.0, x[:0], y[:0])
+        spectra = [np.linalg.eigh(z.conj().T @ z / len(z)) for z in (x, y)]
         for ridge in RIDGES:
-            wx, wy = _whitener(x, ridge), _whitener(y, ridge)
+            wx, wy = (_whitener(power, basis, ridge) for power, basis in spectra)
             u, _, v = np.linalg.svd((x @ wx).conj().T @ (y @ wy))
             ta, tb = wx @ u[:, : self._pairs], wy @ v.conj().T[:, : self._pairs]
             p, q = (a[split.validate] - mean_a) @ ta, (b[split.validate] - mean_b) @ tb
@@ -54,7 +55,6 @@ class Cca(Trained):
         return stacked((as_complex(vectors) - arrays[f"mean_{end}"]) @ arrays[end])
 
 
-def _whitener(x: np.ndarray, ridge: float) -> np.ndarray:
-    """Return W such that x @ W is white, but for the ridge."""
-    power, basis = np.linalg.eigh(x.conj().T @ x / len(x))
+def _whitener(power: np.ndarray, basis: np.ndarray, ridge: float) -> np.ndarray:
+    """Return W such that x @ W is white, but for the ridge; x has covariance `basis` · `power` · `basis`ᴴ."""
     return np.asarray(basis / np.sqrt(np.maximum(power, 0.0) + ridge * max(power.mean(), 1e-300)))
