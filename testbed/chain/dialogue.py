@@ -7,10 +7,14 @@ left waiting. Kinds of messages are checked here, their bodies by whoever reads 
 
 from __future__ import annotations
 
+import hashlib
 from typing import Generic, Literal, TypeVar
+
+import numpy as np
 
 from testbed.core.errors import DialogueFailed, ProtocolError
 from testbed.core.ledger import Dialogue, Ledger, PublicMessage, Receive, Send
+from testbed.core.types import CsiSeries
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -27,6 +31,18 @@ UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueErro
 def failed_message(failure: DialogueFailed) -> PublicMessage:
     """Return what tells the peer that this side gave up, and why."""
     return PublicMessage(kind=FAILED, body={"reason": failure.reason, "detail": failure.detail})
+
+
+def rounds_digest(csi: CsiSeries) -> str:
+    """Return what names the rounds of a series; they are public, being what the coordinator asked for."""
+    return hashlib.sha256(np.ascontiguousarray(csi.rounds, np.int64).tobytes()).hexdigest()[:16]
+
+
+def check_rounds(message: PublicMessage, own: CsiSeries) -> None:
+    """Raise DialogueFailed('other_rounds') unless the peer's message speaks of this side's rounds."""
+    if message.body.get("rounds") != rounds_digest(own):
+        detail = f"{message.kind}: the peer's pairs are not of this side's {own.rounds.size} rounds"
+        raise DialogueFailed("other_rounds", detail)
 
 
 class Conversation(Generic[T]):

@@ -36,7 +36,7 @@ from testbed.chain.amplify.accounting import (
 )
 from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
 from testbed.chain.amplify.verify import TAG_BITS, draw_point, verification_tag
-from testbed.chain.dialogue import FAILED, PEER_FAILED, UNREADABLE, failed_message, metered
+from testbed.chain.dialogue import FAILED, PEER_FAILED, UNREADABLE, check_rounds, failed_message, metered, rounds_digest
 from testbed.chain.enhance.antennas import canonical_antennas
 from testbed.chain.training import EveModels, read_model_id, trained_features, training
 from testbed.core import registry
@@ -173,9 +173,9 @@ class KeyChain:
         """Return one side's dialogue from CSI to a verified common string.
 
         `csi` is what this side received; both series hold the same rounds. Never raises DialogueFailed: a failure is
-        told to the peer and returned as `report.failure` (too_few_bits, error_rate_too_high, verification_failed,
-        not_trained, wrong_model, protocol, or peer_failed: <the peer's reason>) with whatever had been measured until
-        then.
+        told to the peer and returned as `report.failure` (other_rounds, too_few_bits, error_rate_too_high,
+        verification_failed, not_trained, wrong_model, protocol, or peer_failed: <the peer's reason>) with whatever had
+        been measured until then.
         """
         ledger = Ledger()
         progress = _Progress(block, csi.h.shape[0])
@@ -197,7 +197,8 @@ class KeyChain:
     def _alice(self, csi: CsiSeries, progress: _Progress, rng: np.random.Generator) -> Steps[None]:
         features, model = trained_features(self.enhance, csi, "alice")
         draft, lead = self.quantize.lead(features, rng)
-        yield Send(msgspec.structs.replace(lead, kind=LEAD, body={**lead.body, **model}))
+        pairs = {"rounds": rounds_digest(csi)}
+        yield Send(msgspec.structs.replace(lead, kind=LEAD, body={**lead.body, **model, **pairs}))
         follow = yield Receive(FOLLOW)
         assert follow is not None
         raw = progress.raw = _read(follow, lambda: self.quantize.finish(draft, follow))
@@ -240,6 +241,7 @@ class KeyChain:
     def _bob(self, csi: CsiSeries, progress: _Progress, rng: np.random.Generator) -> Steps[None]:
         lead = yield Receive(LEAD)
         assert lead is not None
+        check_rounds(lead, csi)
         read_model_id(self.enhance, lead)
         features, _ = trained_features(self.enhance, csi, "bob")
         raw, follow = _read(lead, lambda: self.quantize.follow(features, lead))

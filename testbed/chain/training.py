@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from testbed.chain.dialogue import FAILED, PEER_FAILED, UNREADABLE, failed_message, metered
+from testbed.chain.dialogue import FAILED, PEER_FAILED, UNREADABLE, check_rounds, failed_message, metered, rounds_digest
 from testbed.core.errors import DialogueFailed, InputError
 from testbed.core.ledger import Dialogue, Ledger, PublicMessage, Receive, Send
 from testbed.core.outcomes import TrainReport
@@ -102,15 +102,19 @@ def _bob(enhancer: TrainableEnhancer, csi: CsiSeries, block: int) -> Steps[None]
 def series_body(csi: CsiSeries, block: int) -> dict[str, Any]:
     """Return what is published of a series; complex64 in C order."""
     data = np.ascontiguousarray(csi.h, np.complex64).tobytes()
-    return {"block": block, "shape": list(csi.h.shape), "csi": data, "sha256": hashlib.sha256(data).hexdigest()}
+    return {
+        "block": block, "rounds": rounds_digest(csi), "shape": list(csi.h.shape), "csi": data,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }  # fmt: skip
 
 
 def read_series(message: PublicMessage, own: CsiSeries, block: int | None) -> CsiSeries:
-    """Return Bob's published series, of the rounds of `own`; raises DialogueFailed('protocol')."""
+    """Return Bob's published series, of the rounds of `own`; raises DialogueFailed (protocol, other_rounds)."""
     body = message.body
     shape, data = body.get("shape"), body.get("csi")
     if block is not None and body.get("block") != block:
         raise DialogueFailed("protocol", f"{message.kind} speaks of another block than {block}")
+    check_rounds(message, own)
     if not isinstance(shape, list) or shape[:1] != [own.h.shape[0]] or shape[-1:] != [own.h.shape[-1]]:
         raise DialogueFailed(
             "protocol", f"{message.kind}: CSI of shape {str(shape)[:60]}, this side has {list(own.h.shape)}"

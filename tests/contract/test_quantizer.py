@@ -1,10 +1,13 @@
 """Every quantizer the registry finds keeps the contract."""
 
+import contextlib
+
 import msgspec
 import numpy as np
 import pytest
 
 from testbed.core import registry
+from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import PublicMessage
 from testbed.core.stages import Quantizer
 from testbed.core.types import Bits, Features
@@ -117,3 +120,18 @@ def test_nothing_measured_gives_no_bits(name: str) -> None:
     nothing = Features(np.full((50, 3), np.nan), np.arange(50))
     alice, bob, _, _ = exchange(registry.make_stage("quantize", name, {}), nothing, nothing)
     assert alice.values.size == bob.values.size == 0
+
+
+def test_a_constant_column_gives_no_bits_of_its_own_and_spoils_no_other(name: str) -> None:
+    a, b, _ = channel(8, 0.05)
+    for side in (a, b):
+        side.values[:, 1] = 3.0
+    alice, bob, _, _ = exchange(registry.make_stage("quantize", name, {}), a, b)
+    assert_same_origin(alice, bob)
+    assert 1 not in alice.dimension
+    assert np.mean(alice.values != bob.values) < 0.2
+    for side in (a, b):
+        side.values[:] = 3.0
+    with contextlib.suppress(DialogueFailed):  # too few samples, and said so
+        alice, _, _, _ = exchange(registry.make_stage("quantize", name, {}), a, b)
+        assert alice.values.size == 0

@@ -321,3 +321,43 @@ def test_a_model_file_that_this_node_does_not_have_is_told_and_ends_nothing_else
     assert out.body.operation == "configure"
     assert "'/nowhere/model.npz': No such file" in out.body.detail
     assert s.Do in [type(x) for x in node.handle(s.Told(configure(chain=LINEAR)))]
+
+
+@pytest.mark.parametrize("fault", ["flipped", "truncated"])
+@pytest.mark.parametrize(
+    ("reconcile", "quantize", "kind"),
+    [
+        ("cascade", "scalar", "cascade_answer"), ("ldpc", "scalar", "ldpc_syndrome"),
+        ("multilevel", "equiprobable", "multilevel_syndrome"),
+    ],
+)  # fmt: skip
+def test_a_reconciliation_message_that_was_tampered_with_costs_the_block_and_no_more(
+    reconcile: str, quantize: str, kind: str, fault: str
+) -> None:
+    """What is changed on the wire never gets this far (`net.transport`); a peer that is broken or lies does."""
+    plan = config.ChainPlan(enhance_options={"step": 4}, quantize=quantize, reconcile=reconcile)
+    trio = Trio(chain=plan)
+    spoilt = 0
+
+    def tampered(envelope: m.PublicEnvelope) -> bool:
+        nonlocal spoilt
+        body = envelope.message.body
+        if envelope.sender != "alice" or envelope.message.kind != kind or envelope.block != 0:
+            return False
+        for key, value in body.items():
+            if isinstance(value, bytes) and value:
+                spoilt += 1
+                body[key] = value[:-1] if fault == "truncated" else bytes([value[0] ^ 0x10]) + value[1:]
+        return False
+
+    trio.lost = tampered
+    order = {"timeout_s": 5.0}
+    for block, rounds in ((0, ROUNDS[:150]), (1, ROUNDS[150:])):
+        for role in ("alice", "bob"):
+            trio.take(role, s.Told(m.Distil(block=block, rounds=rounds, **order)))  # type: ignore[arg-type]
+        reports = [trio.last(role, m.Agreed).report for role in ("alice", "bob")]
+        assert [r.block for r in reports] == [block, block]
+        assert [r.verified for r in reports] == [block == 1] * 2
+        assert all((r.failure is None) == r.verified for r in reports)
+    assert spoilt
+    assert trio.keys == {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,8 +53,8 @@ class House:
 def house(tmp_path: Path) -> Iterator[House]:
     house = House(tmp_path / "keys")
     yield house
-    for socket in house.sockets:
-        socket.close(linger=0)
+    for held in house.sockets:
+        held.close(linger=0)
     for wire in reversed(house.wires):
         wire.close()
 
@@ -174,3 +177,70 @@ def test_every_wait_can_be_bounded(house: House) -> None:
     """A hub with nothing to hear raises at once instead of blocking."""
     with pytest.raises(zmq.Again):
         house.hub.receive()
+
+
+class Wiretap:
+    """A man in the middle of a connection: passes bytes on, and on request changes the last of the next ones."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self.changing = threading.Event()
+        self.changed = threading.Event()
+        self._ear = socket.create_server(("127.0.0.1", 0))
+        self.port = self._ear.getsockname()[1]
+        self._open: list[socket.socket] = [self._ear]
+        self._run(self._accept)
+
+    def _run(self, work: Callable[..., None], *arguments: Any) -> None:
+        threading.Thread(target=work, args=arguments, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed: the test is over
+            while True:
+                near, _ = self._ear.accept()
+                far = socket.create_connection(("127.0.0.1", self._to))
+                self._open += [near, far]
+                self._run(self._pass_on, near, far, True)
+                self._run(self._pass_on, far, near, False)
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket, from_bob: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if from_bob and self.changing.is_set():
+                    self.changing.clear()
+                    self.changed.set()
+                    data = data[:-1] + bytes([data[-1] ^ 1])
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for end in self._open:
+            end.close()
+
+
+def test_a_message_changed_on_the_wire_is_never_heard_and_the_next_one_is(house: House) -> None:
+    """Authenticated away: the block it belonged to runs into its deadline (`nodes.state`) and is counted as failed."""
+    host = transport.DiscussionHost(house.wire("alice"), "127.0.0.1", 0, "bob")
+    house.sockets += [host.socket, host._transcript]
+    tap = Wiretap(host.port)
+    try:
+        guest = transport.DiscussionGuest(house.wire("bob"), f"tcp://127.0.0.1:{tap.port}", "alice")
+        house.sockets.append(guest.socket)
+        guest.send(said("bob", "before"))
+        assert until(host.socket, host.receive).message.kind == "before"
+        tap.changing.set()
+        guest.send(said("bob", "parities"))
+        assert tap.changed.wait(5)
+        heard: list[str] = []
+        for _ in range(100):  # the socket mends the connection by itself
+            guest.send(said("bob", "after"))
+            while not heard and host.socket.poll(100):
+                heard += [envelope.message.kind for envelope in [host.receive()] if envelope is not None]
+            if heard:
+                break
+        assert heard == ["after"]
+        assert not host.refused  # not even as garbage
+    finally:
+        tap.close()
