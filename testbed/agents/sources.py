@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from testbed.agents.setting import Setting, Stack
 from testbed.core import seeds
-from testbed.core.config import Scene
+from testbed.core.config import Experiment, Scene
 from testbed.core.errors import InputError
 from testbed.core.registry import load_driver
 from testbed.core.types import CsiSeries
@@ -240,6 +240,15 @@ def from_world(
     g = np.stack([_link(every[0, a], "alice", "eve") for a in n], -1)
     fred = np.stack([_link(links(a, 0, fred_offset_m), "alice", "eve") for a in n], -1)
     return Series(h, g, fred)
+
+
+def from_experiment(plan: Experiment, step_s: float | None = None, n_antennas: int = 4) -> Series:
+    """Return the channels of an experiment's scene, one step a round, `step_s` apart where not its interval."""
+    step_s = plan.probing.interval_s if step_s is None else step_s
+    if not 0 < step_s < np.inf:
+        raise InputError(f"agents: steps of {step_s} s; accepted: above 0")
+    time_s = step_s * np.arange(plan.rounds, dtype=np.float64)
+    return from_world(plan.scene, plan.radio.carrier_hz, plan.seed, time_s, n_antennas)
 
 
 def _link(found: dict[str, Any], one: str, other: str) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.agents import beams, evaluation, kalman, masac, ppo, sources, td3
+from testbed.agents import beams, evaluation, kalman, masac, ppo, sources, td3, train
 from testbed.agents.direct import Config as DirectConfig
 from testbed.agents.direct import Direct
 from testbed.agents.environment import Environment
@@ -612,16 +613,16 @@ def test_channels_come_from_the_simulated_world() -> None:
 
 def test_what_was_trained_on_one_stretch_of_a_world_serves_on_another(tmp_path: Path) -> None:
     series = sources.from_world(_scene(), 5.8e9, 1, np.arange(600) * 4e-3, n_antennas=2)
-    train, test = series.split(0.6, gap=60)
-    assert len(train.h) == 360
+    heard, test = series.split(0.6, gap=60)
+    assert len(heard.h) == 360
     assert len(test.h) == 180
     np.testing.assert_array_equal(test.h[0], series.h[420])
     # Eve as the paper has her, in place of the World's, whose channel tells little of the legitimate one
-    s = replace(train.setting(Setting(history=4)), kappa_eve=0.9)
+    s = replace(heard.setting(Setting(history=4)), kappa_eve=0.9)
     env = evaluation.held_out(s, 600, channels=test)
-    net = Direct(s, 1, DirectConfig(n_settings=16, decay_steps=60), channels=train).train(60)
+    net = Direct(s, 1, DirectConfig(n_settings=16, decay_steps=60), channels=heard).train(60)
     small = masac.Config(hidden=32, batch=128, n_envs=32, rate=3e-3, warm_up=5)
-    sac = masac.Masac(Task((s,), (1,), "kalman", "turned"), small, channels=train)
+    sac = masac.Masac(Task((s,), (1,), "kalman", "turned"), small, channels=heard)
     sac.train(150)
     found = evaluation.outcomes({**evaluation.YARDSTICKS, "direct": net.policy, "sac": sac.policy}, env)
     reward = {name: float(o.reward.mean()) for name, o in found.items()}
@@ -629,7 +630,7 @@ def test_what_was_trained_on_one_stretch_of_a_world_serves_on_another(tmp_path: 
     assert reward["sac"] > reward["random"] + 0.5 * (reward["svd"] - reward["random"])
     # a checkpoint goes on with the same channels only, and acts without them
     sac.save(path := tmp_path / "world.pt")
-    again = masac.Masac(Task((s,), (1,), "kalman", "turned"), small, channels=train)
+    again = masac.Masac(Task((s,), (1,), "kalman", "turned"), small, channels=heard)
     again.load(path)
     for learner in (sac, again):
         learner.train(5)
@@ -638,6 +639,55 @@ def test_what_was_trained_on_one_stretch_of_a_world_serves_on_another(tmp_path: 
     with pytest.raises(InputError, match="trained on recorded channels and this environment draws its own"):
         masac.Masac(Task((s,), (1,), "kalman", "turned"), small).load(path)
     assert load_policy(path).act("alice", np.eye(2), fred=np.ones((4, 2))).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "view"), [("sac", "lstm"), ("td3", "none"), ("ppo", "full"), ("direct", "kalman")]
+)
+def test_training_writes_a_checkpoint_that_acts_and_tells_what_it_is_worth(
+    algorithm: str, view: str, tmp_path: Path
+) -> None:
+    changes = {"n_antennas": 2, "history": 2, "kappa_eve": 0.9}
+    plan = train.Plan(algorithm, 3, view=view, channels=_series(200), changes=changes)
+    found = train.run(plan, tmp_path / "p.pt", n_draws=50)
+    assert found["setting"]["kappa_eve"] == 0.9
+    assert found["setting"]["rho"] == pytest.approx(0.9, abs=0.05)  # of the channels
+    assert found["reward"]["svd"] <= found["reward"]["oracle"]
+    assert found["share"]["svd"] == 0
+    assert found["share"]["oracle"] == 1
+    assert load_policy(tmp_path / "p.pt").view == view
+
+
+def test_the_command_line_trains(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from testbed import cli
+
+    series = _series(100)
+    np.savez(tmp_path / "c.npz", h=series.h, g=series.g)
+    told = ["train", "direct", "--out", str(tmp_path / "d.pt"), "--updates", "2", "--set", "history=2"]
+    told += ["--set", "kappa_fred=0.99", "--set", "n_antennas=2", "--json"]
+    done = CliRunner().invoke(cli.app, [*told, "--channels", str(tmp_path / "c.npz")], catch_exceptions=False)
+    found = json.loads(done.stdout)
+    assert found["setting"]["kappa_fred"] == 0.99
+    assert found["setting"]["rho"] == pytest.approx(0.9, abs=0.1)
+    assert load_policy(tmp_path / "d.pt").n_antennas == 2
+    done = CliRunner().invoke(cli.app, [*told, "--channels", "mimo_walk", "--step-s", "0.001"], catch_exceptions=False)
+    assert json.loads(done.stdout)["setting"]["rho"] > 0.95
+    for wrong, message in (("mu", "NAME=NUMBER"), ("n_antennas=two", "NAME=NUMBER")):
+        with pytest.raises(InputError, match=message):
+            CliRunner().invoke(cli.app, [*told, "--set", wrong], catch_exceptions=False)
+
+
+def test_a_training_that_makes_no_sense_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no algorithm 'dqn'; accepted: direct, sac, td3, ppo"):
+        train.Plan("dqn")
+    with pytest.raises(InputError, match="'direct' has the view 'kalman'"):
+        train.Plan("direct", view="none")
+    with pytest.raises(InputError, match="no 'kappa'; accepted: n_antennas, power"):
+        train.Plan("sac", changes={"kappa": 1})
+    with pytest.raises(InputError, match="the channels have 2 antennas, the setting 4"):
+        train.run(train.Plan("sac", channels=_series(200), changes={"n_antennas": 4}), tmp_path / "p.pt")
 
 
 def test_the_standard_interface_plays_recorded_channels() -> None:
