@@ -31,7 +31,7 @@ class Task:
     seeds: tuple[int, ...]
     view: str = "full"
     """What the agents see of Eve: `full` her channel and mode, `lstm` or `kalman` what is predicted from Fred's
-    history, `none` nothing. The legitimate channel is always seen."""
+    history, `last` Fred's latest estimate in its place, `none` nothing. The legitimate channel is always seen."""
     frame: str = "antenna"
     """Of states and actions: `antenna`, as in the paper, or `turned` (`frames`)."""
     device: str = "cpu"

@@ -31,6 +31,8 @@ _KINDS: dict[str, tuple[type[Learner], type[Any]]] = {
     "ppo": (ppo.Ppo, ppo.Config),
 }
 ROLES = ("alice", "bob")
+PREDICTING = ("lstm", "kalman", "last")
+"""Views that have Fred's history for what they know of Eve."""
 
 
 @dataclass
@@ -60,7 +62,7 @@ class LearnedBeams:
         """Return the unit-norm beam (antenna,) of `role`, alice or bob.
 
         `h` (Bob's antenna, Alice's antenna) of coefficients of variance 1; `fred` (time, Alice's antenna), the last
-        `history` estimates of Fred's channel in the same scale, for the views `lstm` and `kalman`; `g` (Alice's
+        `history` estimates of Fred's channel in the same scale, for the views `PREDICTING`; `g` (Alice's
         antenna) and `awake`, Eve's channel and mode, for the view `full`. Raises InputError for what does not fit.
         """
         env = self._looked_at(role, h, fred, g, awake)
@@ -75,7 +77,7 @@ class LearnedBeams:
         wanted: dict[str, tuple[Any, tuple[int, ...]]] = {"h": (h, (n, n))}
         if self.view == "full":
             wanted["g"] = (g, (n,))
-        if self.view in ("lstm", "kalman"):
+        if self.view in PREDICTING:
             wanted["fred"] = (fred, (length, n))
         for name, (x, shape) in wanted.items():
             if x is None or np.shape(x) != shape or not np.isfinite(x).all():
@@ -147,6 +149,8 @@ def load_policy(path: Path, run: int = 0) -> LearnedBeams:
     except (TypeError, KeyError, ValueError, AttributeError) as exc:
         raise InputError(f"{path}: its card does not fit this version: {exc}") from exc
     learner.load(path, to_act=True)
+    # the first use loads libraries, which takes seconds that a node has now and not between two rounds
+    learner.policy(_Moment(learner, np.eye(learner.stack.n_antennas), None, None, None))
     return LearnedBeams(learner, run, path)
 
 

@@ -738,3 +738,20 @@ def test_channels_are_read_from_an_archive(tmp_path: Path) -> None:
     for name in ("half.npz", "junk.npz", "nowhere.npz"):
         with pytest.raises(InputError, match=r"accepted: \.npz with h, g and maybe fred"):
             sources.load(tmp_path / name)
+
+
+def test_the_benchs_peer_is_the_same_environment() -> None:
+    from testbed.bench.agents import OneCopy
+
+    s = Setting(mu=0.7, fred_noise=0.1, rho=0.5)  # forgets quickly, so that steps are nearly independent
+    beam = np.array([1, 0, 0, 0], np.complex64)
+    one = OneCopy(s, 1)
+    theirs = np.array([one.step(beam, beam) for _ in range(6000)])
+    env = Environment(s, 20_000, 1)
+    w = torch.as_tensor(beam).expand(1, 20_000, 4)
+    ours = env.step(w, w).reward.numpy()
+    error = theirs.std() * np.sqrt(3 / theirs.size + 1 / ours.size)
+    assert abs(theirs.mean() - ours.mean()) < 4 * error < 0.15
+    fred, g = one._past[-1], one._x[16:20]
+    assert len(one._past) == s.history
+    assert np.linalg.norm(fred - g) < 1.5
