@@ -642,7 +642,7 @@ def test_what_was_trained_on_one_stretch_of_a_world_serves_on_another(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "view"), [("sac", "lstm"), ("td3", "none"), ("ppo", "full"), ("direct", "kalman")]
+    ("algorithm", "view"), [("sac", "lstm"), ("sac", "last"), ("td3", "none"), ("ppo", "full"), ("direct", "kalman")]
 )
 def test_training_writes_a_checkpoint_that_acts_and_tells_what_it_is_worth(
     algorithm: str, view: str, tmp_path: Path
