@@ -139,10 +139,12 @@ class Played:
         self.fred = self._fred[at, run if self._fred.shape[1] > 1 else 0]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"at": self._at.clone(), "generator": self._generator.get_state()}
+        ends = self._h[[0, -1]]  # by which the series is known again
+        return {"at": self._at.clone(), "generator": self._generator.get_state(), "ends": ends}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["at"].shape != self._drawn or int(state["at"].max()) >= 2 * self._last:
+        ends = self._h[[0, -1]]
+        if state["at"].shape != self._drawn or not torch.equal(state["ends"].to(ends.device), ends):
             raise InputError(
                 "agents: the checkpoint's environment played other channels; accepted: those of its training"
             )

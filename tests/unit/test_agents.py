@@ -638,6 +638,8 @@ def test_what_was_trained_on_one_stretch_of_a_world_serves_on_another(tmp_path: 
     assert torch.equal(next(sac.actors.parameters()), next(again.actors.parameters()))
     with pytest.raises(InputError, match="trained on recorded channels and this environment draws its own"):
         masac.Masac(Task((s,), (1,), "kalman", "turned"), small).load(path)
+    with pytest.raises(InputError, match="played other channels"):
+        masac.Masac(Task((s,), (1,), "kalman", "turned"), small, channels=series).load(path)
     assert load_policy(path).act("alice", np.eye(2), fred=np.ones((4, 2))).shape == (2,)
 
 
