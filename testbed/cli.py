@@ -506,6 +506,69 @@ def study(
         raise typer.Exit(1)
 
 
+@app.command()
+def train(
+    algorithm: Annotated[str, typer.Argument(help="direct, sac, td3 or ppo.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write; its card (.json) comes beside it.")],
+    channels: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="An experiment, whose scene's channels are played, or a .npz of h, g and maybe fred. Default: AR(1).",
+            metavar="EXPERIMENT|FILE",
+        ),
+    ] = None,
+    step_s: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Between two steps of an experiment's channels; default: its interval between rounds."),
+    ] = None,
+    updates: Annotated[Optional[int], typer.Option(min=1, help="Default: 600 of direct, 1200 of the others.")] = None,  # noqa: UP045
+    view: Annotated[str, typer.Option(help="Of Eve: kalman, lstm, none, or full, which no node has.")] = "kalman",
+    frame: Annotated[str, typer.Option(help="turned or antenna.")] = "turned",
+    change: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", help="A number of the setting, as kappa_eve=0.9; repeat for more.", metavar="NAME=VALUE"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**62)] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Train beams against an eavesdropper (paper E) for [beams] policy = "agent"; hold them against the closed forms.
+
+    Example: testbed train direct --out beams.pt --set kappa_eve=0.9
+    """
+    logs.configure(False)
+    changes: dict[str, float | int] = {}
+    for item in change or []:
+        name, _, value = item.partition("=")
+        try:
+            changes[name] = int(value) if name in ("n_antennas", "history") else float(value)
+        except ValueError:
+            raise InputError(f"--set {item}: accepted: NAME=NUMBER") from None
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: no folder {out.parent}")
+    from testbed.agents import sources
+    from testbed.agents import train as training
+
+    series = None
+    if channels is not None and channels.endswith(".npz"):
+        series = sources.load(Path(channels))
+    elif channels is not None:
+        plan = config.load_experiment(channels)
+        n_antennas = int(changes.get("n_antennas", 4))
+        series = sources.from_experiment(plan, step_s, n_antennas)
+    found = training.run(training.Plan(algorithm, updates, seed, view, frame, series, changes), out)
+    if as_json:
+        _print_json(found)
+        return
+    for name, reward in found["reward"].items():
+        share = (
+            "" if found["share"][name] is None else f", {found['share'][name]:.1%} of the gap from SVD to the oracle"
+        )
+        print(f"{name:18s} {reward:.3f} bits{share}")
+    told = ", ".join(f"{k} = {found['setting'][k]:.4g}" for k in ("rho", "kappa_eve", "kappa_fred", "mu"))
+    print(f"setting: {told}, {found['setting']['n_antennas']} antennas")
+    print(f"{found['updates']} updates, {found['seconds']:.0f} s; held out: {found['draws']} draws; checkpoint: {out}")
+
+
 @app.command("keygen-certs")
 def keygen_certs(
     names: Annotated[

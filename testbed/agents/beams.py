@@ -56,15 +56,17 @@ def trade(env: Environment) -> Beams:
     """Return the best trade of gain against a null, with Eve's predicted channel and mode taken for the true ones."""
     mean = kalman.predict(env).mean
     awake = (_power(mean).sum(-1) > env.stack.threshold * env.stack.n_antennas).float()
-    return _best_if_certain(env, mean, awake)
+    return best_if_certain(env, mean, awake)
 
 
 def oracle(env: Environment) -> Beams:
     """Return the optimum given Eve's true channel and mode: the best of the frontier."""
-    return _best_if_certain(env, env.g, env.awake)
+    return best_if_certain(env, env.g, env.awake)
 
 
-def _best_if_certain(env: Environment, g: torch.Tensor, awake: torch.Tensor) -> Beams:
+def best_if_certain(env: Environment, g: torch.Tensor, awake: torch.Tensor) -> Beams:
+    """Return the best of the frontier with Eve's channel (run, copy, antenna) and mode (run, copy) taken for true."""
+
     def worth(at: Points) -> torch.Tensor:
         return rates(at.gain, at.heard**2, awake[..., None], env.stack).reward
 

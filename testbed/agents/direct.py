@@ -17,11 +17,13 @@ from typing import Any
 import torch
 
 from testbed.agents import kalman
-from testbed.agents.beams import Beams, Frontier, Points, expected_reward
+from testbed.agents.beams import Beams, Frontier, Points, expected_reward, svd
 from testbed.agents.environment import Environment
+from testbed.agents.learner import Task, one_line, read, write_card
 from testbed.agents.networks import Nets, adam, descend
 from testbed.agents.rates import rates
-from testbed.agents.setting import Setting
+from testbed.agents.setting import Setting, Stack
+from testbed.agents.sources import Series
 from testbed.core import seeds
 from testbed.core.errors import InputError, TestbedError
 
@@ -38,7 +40,10 @@ class Config:
     power_db: tuple[float, float] = (-10.0, 20.0)
     """Range of P in the settings trained for; µ and κ_E are uniform over 0 to 1."""
     least_fred: float = 0.8
-    """κ_F is trained for from here to 1, most of it near 1."""
+    """κ_F is trained for from here to 1, most of it near 1; channels that have a Fred keep to their own."""
+    bob_follows: bool = True
+    """Whether Bob knows Alice's beam and answers it; else he keeps to his SVD beam, as nodes do that tell each other
+    nothing."""
 
 
 class Direct:
@@ -46,20 +51,33 @@ class Direct:
 
     name = "direct"
 
-    def __init__(self, setting: Setting, seed: int, config: Config | None = None, device: str = "cpu") -> None:
-        """`setting`: antennas, noise and statistics; its µ, κ_E, κ_F and power are not looked at."""
+    def __init__(
+        self,
+        setting: Setting,
+        seed: int,
+        config: Config | None = None,
+        device: str = "cpu",
+        channels: Series | None = None,
+    ) -> None:
+        """`setting`: antennas, noise and statistics; its µ, κ_E, κ_F and power are not trained for, but acted by where
+        no environment has others. `channels`: that are trained on, the model's own where not given.
+        """
         self.setting, self.seed, self.config, self.device = setting, seed, config or Config(), device
+        self.task = Task((setting,), (seed,), "kalman", "turned", device)
+        self.stack = Stack.of([setting], device)
+        self._has_fred = channels is not None and channels.fred is not None
         n, c = setting.n_antennas, self.config
         sizes = (2 * n + 6, c.hidden, c.hidden, 1)
         self.net = Nets([seeds.derive(seed, "direct")], sizes, last_scale=0.0).to(device)
-        self._env = Environment(self._settings(), c.n_envs, seeds.derive(4, "direct", seed), device)
+        self._env = Environment(self._settings(), c.n_envs, seeds.derive(4, "direct", seed), device, channels)
         self._optimiser = adam(self.net, c.rate)
         self._schedule = torch.optim.lr_scheduler.ExponentialLR(self._optimiser, 0.1 ** (1 / c.decay_steps))
         self.n_updates = 0
 
     def _settings(self) -> list[Setting]:
         rng = seeds.generator(self.seed, "direct", "settings")
-        low, high = self.config.power_db
+        c = self.config
+        low, high = c.power_db
         return [
             Setting(
                 **{
@@ -67,14 +85,14 @@ class Direct:
                     "mu": mu,
                     "kappa_eve": kappa,
                     "power": 10 ** (db / 10),
-                    "kappa_fred": 1 - (1 - self.config.least_fred) * u**2,
+                    "kappa_fred": self.setting.kappa_fred if self._has_fred else 1 - (1 - c.least_fred) * u**2,
                 }
             )
             for mu, kappa, db, u in zip(
-                rng.uniform(0, 1, self.config.n_settings).tolist(),
-                rng.uniform(0, 1, self.config.n_settings).tolist(),
-                rng.uniform(low, high, self.config.n_settings).tolist(),
-                rng.uniform(0, 1, self.config.n_settings).tolist(),
+                rng.uniform(0, 1, c.n_settings).tolist(),
+                rng.uniform(0, 1, c.n_settings).tolist(),
+                rng.uniform(low, high, c.n_settings).tolist(),
+                rng.uniform(0, 1, c.n_settings).tolist(),
                 strict=True,
             )
         ]
@@ -109,14 +127,15 @@ class Direct:
             both = Points(*(torch.cat([a, b], 2) for a, b in zip(of_svd, answer, strict=True)))
             worth = expected_reward(both, belief, env.stack)
             better = (worth[..., 1] > worth[..., 0])[..., None]
-            return frontier.beams(torch.where(better, both.coefficients[..., 1, :], both.coefficients[..., 0, :]))
+            chosen = torch.where(better, both.coefficients[..., 1, :], both.coefficients[..., 0, :])
+            return frontier.beams(chosen) if self.config.bob_follows else (frontier.alice(chosen), svd(env)[1])
 
     def _answer(self, env: Environment) -> tuple[kalman.Belief, Frontier, Points]:
         """Return what is known of Eve, the frontier, and the net's one point of it."""
         stack = env.stack
         with torch.no_grad():
             belief = kalman.predict(env)
-            frontier = Frontier(env.h, belief.mean)
+            frontier = Frontier(env.h, belief.mean, self.config.bob_follows)
             snr = (stack.power / stack.noise_power)[..., None]
             gain = (frontier.towards**2).sum(-1, keepdim=True) / stack.n_antennas
             spread = belief.variance[..., None]
@@ -130,10 +149,30 @@ class Direct:
         return belief, frontier, frontier.along(t)
 
     def save(self, path: Path) -> None:
-        """Write the net (`path`) and what it is for (`path` with .json)."""
-        import json
+        """Write a checkpoint from which training goes on exactly, and what it is for beside it (`path` with .json)."""
+        state = {"parts": {k: v.state_dict() for k, v in self._parts().items()}, "n_updates": self.n_updates}
+        torch.save(state, path)
+        write_card(path, {"algorithm": self.name, "task": asdict(self.task), "config": asdict(self.config)})
 
-        torch.save({"parts": {"net": self.net.state_dict()}}, path)
-        card: dict[str, Any] = {"algorithm": self.name, "setting": asdict(self.setting), "seed": self.seed}
-        card |= {"config": asdict(self.config), "n_updates": self.n_updates, "task": {"view": "kalman"}}
-        path.with_suffix(".json").write_text(json.dumps(card, indent=1), encoding="utf-8")
+    def load(self, path: Path, to_act: bool = False) -> None:
+        """Go on from a checkpoint; raises InputError where it is none, or of another algorithm, shape or channels.
+
+        `to_act`: take the net alone; its training would begin anew elsewhere.
+        """
+        state, card = read(path)
+        if card["algorithm"] != self.name:
+            raise InputError(f"{path}: a checkpoint of {card['algorithm']!r}; accepted: {self.name!r}")
+        if (follows := card["config"].get("bob_follows")) is not self.config.bob_follows:
+            raise InputError(f"{path}: bob_follows = {follows}; accepted: {self.config.bob_follows}")
+        try:
+            for name, part in {"net": self.net}.items() if to_act else self._parts().items():
+                part.load_state_dict(state["parts"][name])
+            self.n_updates = int(state["n_updates"])
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as exc:
+            raise InputError(
+                f"{path}: does not fit: {one_line(exc)}; accepted: what this net is: {self.setting.n_antennas} "
+                f"antennas, {self.config}"
+            ) from exc
+
+    def _parts(self) -> dict[str, Any]:
+        return {"net": self.net, "optimiser": self._optimiser, "schedule": self._schedule, "env": self._env}

@@ -16,6 +16,7 @@ import torch
 
 from testbed.agents import rates as _rates
 from testbed.agents.setting import Setting, Stack
+from testbed.agents.sources import Played, Series
 from testbed.core import seeds
 from testbed.core.errors import InputError, TestbedError
 
@@ -97,16 +98,22 @@ class Environment:
         n_envs: int,
         seed: int,
         device: str = "cpu",
-        source: Source | None = None,
+        channels: Series | None = None,
         alike: bool = False,
     ) -> None:
-        """`source`: of the channels, the model's own where not given, with `alike` as `Ar1` takes it."""
+        """`channels`: recorded ones or those of a simulated air, the model's own where not given; `alike` as in `Ar1`.
+
+        Raises InputError where they do not fit the settings.
+        """
         if n_envs < 1:
             raise InputError(f"agents: {n_envs} copies of the environment; accepted: 1 or more")
         settings = [settings] if isinstance(settings, Setting) else settings
         self.stack, self.n_envs, self.seed = Stack.of(settings, device), n_envs, seed
         self.generator = torch.Generator(device).manual_seed(seeds.derive(seed, "agents", "environment"))
-        self.source: Source = source or Ar1(self.stack, n_envs, self.generator, alike)
+        self.source: Source = (
+            Ar1(self.stack, n_envs, self.generator, alike) if channels is None
+            else Played(channels, self.stack, n_envs, seed, alike)
+        )  # fmt: skip
         self._past = torch.zeros(
             self.stack.history, self.stack.n_runs, n_envs, self.stack.n_antennas, dtype=torch.complex64, device=device
         )
@@ -178,6 +185,11 @@ class Environment:
             raise InputError(
                 f"agents: the checkpoint's environment is {tuple(state['past'].shape)} (history, run, copy, antenna), "
                 f"this one {tuple(self._past.shape)}; accepted: the same"
+            )
+        if state["source"].keys() != self.source.state_dict().keys():
+            raise InputError(
+                "agents: the checkpoint was trained on recorded channels and this environment draws its own, or the "
+                "other way round; accepted: the same channels"
             )
         self._past.copy_(state["past"])
         self._next = state["next"]

@@ -12,6 +12,7 @@ from testbed.agents import beams
 from testbed.agents.beams import Policy
 from testbed.agents.environment import Environment
 from testbed.agents.setting import Setting
+from testbed.agents.sources import Series
 from testbed.core.types import F64
 
 HELD_OUT_SEED = 9_001
@@ -22,9 +23,14 @@ YARDSTICKS: dict[str, Policy] = {
 }  # fmt: skip
 
 
-def held_out(settings: Setting | Sequence[Setting], n_draws: int, device: str = "cpu") -> Environment:
-    """Return independent draws of channels, (run, copy), the same in every call and in every run."""
-    return Environment(settings, n_draws, HELD_OUT_SEED, device, alike=True)
+def held_out(
+    settings: Setting | Sequence[Setting], n_draws: int, device: str = "cpu", channels: Series | None = None
+) -> Environment:
+    """Return independent draws of channels, (run, copy), the same in every call and in every run.
+
+    `channels`: the stretch they are moments of, none that was trained on (`Series.split`).
+    """
+    return Environment(settings, n_draws, HELD_OUT_SEED, device, channels, alike=True)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from testbed.agents.environment import Environment, beams
 from testbed.agents.predictor import Predictor
 from testbed.core.errors import InputError
 
-VIEWS = ("full", "lstm", "kalman", "none")
+VIEWS = ("full", "lstm", "kalman", "last", "none")
 FRAMES = ("antenna", "turned")
 
 
@@ -80,8 +80,8 @@ def eve_of(env: Environment, view: str, predictor: Predictor | None) -> tuple[to
         return None
     if view == "full":
         return env.g, env.awake
-    if view == "kalman":
-        mean = kalman.predict(env).mean
+    if view in ("kalman", "last"):
+        mean = kalman.predict(env).mean if view == "kalman" else env.fred[-1]
         gain = (mean.real**2 + mean.imag**2).sum(-1)
         return mean, (gain > env.stack.threshold * env.stack.n_antennas).float()
     if view == "lstm":

@@ -18,6 +18,7 @@ from testbed.agents.environment import Environment
 from testbed.agents.frames import FRAMES, VIEWS, Seen, action_size, look, state_size
 from testbed.agents.predictor import Predictor
 from testbed.agents.setting import Setting, Stack
+from testbed.agents.sources import Series
 from testbed.core import seeds
 from testbed.core.errors import InputError
 
@@ -30,7 +31,7 @@ class Task:
     seeds: tuple[int, ...]
     view: str = "full"
     """What the agents see of Eve: `full` her channel and mode, `lstm` or `kalman` what is predicted from Fred's
-    history, `none` nothing. The legitimate channel is always seen."""
+    history, `last` Fred's latest estimate in its place, `none` nothing. The legitimate channel is always seen."""
     frame: str = "antenna"
     """Of states and actions: `antenna`, as in the paper, or `turned` (`frames`)."""
     device: str = "cpu"
@@ -89,7 +90,10 @@ class Learner(ABC):
     config: Any
     """A frozen dataclass of hyper-parameters, `n_envs` among them."""
 
-    def __init__(self, task: Task, config: Any, predictor: Predictor | None = None) -> None:
+    def __init__(
+        self, task: Task, config: Any, predictor: Predictor | None = None, channels: Series | None = None
+    ) -> None:
+        """`channels`: that are trained on, the model's own where not given."""
         if task.view == "lstm" and predictor is None:
             raise InputError(
                 f"agents: {self.name} with the view 'lstm' needs a predictor; accepted: one that is trained"
@@ -97,7 +101,7 @@ class Learner(ABC):
         self.task, self.config, self.predictor = task, config, predictor
         self.stack = Stack.of(task.settings, task.device)
         name = "/".join(map(str, task.seeds))
-        self.env = Environment(task.settings, config.n_envs, seeds.derive(0, self.name, name), task.device)
+        self.env = Environment(task.settings, config.n_envs, seeds.derive(0, self.name, name), task.device, channels)
         self.generator = torch.Generator(task.device).manual_seed(seeds.derive(1, self.name, name))
         self.n_state = state_size(self.stack.n_antennas, task.view, task.frame)
         self.n_action = action_size(self.stack.n_antennas, task.frame)
@@ -165,10 +169,14 @@ class Learner(ABC):
         card = {"algorithm": self.name, "task": asdict(self.task), "config": asdict(self.config)}
         if self.predictor is not None:
             card["predictor"] = asdict(self.predictor.config)
-        path.with_suffix(".json").write_text(json.dumps(card, indent=1), encoding="utf-8")
+        write_card(path, card)
 
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint; raises InputError where it is none, or of another algorithm or shape."""
+    def load(self, path: Path, to_act: bool = False) -> None:
+        """Go on from a checkpoint; raises InputError where it is none, or of another algorithm, shape or channels.
+
+        `to_act`: leave its environment alone, which played channels that may not be here: the policy is as it was, and
+        training would go on elsewhere.
+        """
         state, card = read(path)
         if card["algorithm"] != self.name:
             raise InputError(f"{path}: a checkpoint of {card['algorithm']!r}; accepted: {self.name!r}")
@@ -181,19 +189,25 @@ class Learner(ABC):
         try:
             for name, part in self._parts().items():
                 part.load_state_dict(state["parts"][name])
-            self.env.load_state_dict(state["env"])
+            if not to_act:
+                self.env.load_state_dict(state["env"])
             self.generator.set_state(state["generator"].cpu())
             if self.predictor is not None:
-                self.predictor.load_state_dict(state["predictor"])
+                self.predictor.load_state_dict(state["predictor"], to_act)
             self.n_steps, self._counted = state["n_steps"], state["counted"]
             self.curve = [(int(n), list(means)) for n, means in state["curve"]]
             self._earned.copy_(state["earned"])
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as exc:
             raise InputError(
-                f"{path}: does not fit: {_one_line(exc)}; accepted: what this learner is: {self.stack.n_runs} runs, "
+                f"{path}: does not fit: {one_line(exc)}; accepted: what this learner is: {self.stack.n_runs} runs, "
                 f"{self.stack.n_antennas} antennas, {self.task.view} view, {self.task.frame} frame, {self.config}"
             ) from exc
         self._begin()
+
+
+def write_card(path: Path, card: dict[str, Any]) -> None:
+    """Write what a checkpoint is for beside it, with the suffix .json."""
+    path.with_suffix(".json").write_text(json.dumps(card, indent=1), encoding="utf-8")
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -208,7 +222,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if not {"algorithm", "task", "config"} <= card.keys() or "parts" not in state:
             raise KeyError("its card or its tensors are not those of a learner")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as exc:
-        raise InputError(f"{path}: no checkpoint of a learner: {_one_line(exc)}") from exc
+        raise InputError(f"{path}: no checkpoint of a learner: {one_line(exc)}") from exc
     return state, card
 
 
@@ -219,10 +233,10 @@ def task_of(card: dict[str, Any], device: str = "cpu") -> Task:
         settings = tuple(Setting(**{k: v for k, v in s.items() if k in known}) for s in card["task"]["settings"])
         return Task(settings, tuple(card["task"]["seeds"]), card["task"]["view"], card["task"]["frame"], device)
     except (KeyError, TypeError, AttributeError) as exc:
-        raise InputError(f"agents: the checkpoint's card is damaged: {_one_line(exc)}") from exc
+        raise InputError(f"agents: the checkpoint's card is damaged: {one_line(exc)}") from exc
 
 
-def _one_line(exc: BaseException) -> str:
+def one_line(exc: BaseException) -> str:
     """Return the message's first line; the second too where the first only announces it, as torch's do."""
     lines = [line.strip() for line in str(exc).strip().splitlines()] or [type(exc).__name__]
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])

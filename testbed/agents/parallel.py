@@ -7,12 +7,15 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Space
+from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
 
 from testbed.agents.environment import Environment, beams
 from testbed.agents.frames import action_size, look, state_size
 from testbed.agents.predictor import Predictor
 from testbed.agents.setting import Setting
+from testbed.agents.sources import Series
+from testbed.core.errors import InputError
 
 
 class BeamEnv(ParallelEnv):
@@ -31,13 +34,19 @@ class BeamEnv(ParallelEnv):
         episode: int = 100,
         seed: int = 0,
         predictor: Predictor | None = None,
+        channels: Series | None = None,
     ) -> None:
-        self.setting, self.view, self.episode = setting or Setting(), view, episode
+        """`channels`: recorded ones or those of a simulated air, the model's own where not given; the setting is what
+        is estimated of them where it is not given either.
+        """
+        given = Setting() if setting is None else setting
+        self.setting = channels.setting(given) if channels is not None and setting is None else given
+        self.view, self.episode = view, episode
         self.possible_agents = ["alice", "bob"]
         self.agents: list[str] = []
         self.render_mode = None
-        self._predictor, self._seed = predictor, seed
-        self._env = Environment(self.setting, 1, seed)
+        self._predictor, self._channels = predictor, channels
+        self._env = Environment(self.setting, 1, seed, channels=channels)
         n_state = state_size(self.setting.n_antennas, view, "antenna")
         n_beam = action_size(self.setting.n_antennas, "antenna") // 2
         self._observations = {a: Box(-np.inf, np.inf, (n_state,), np.float32) for a in self.possible_agents}
@@ -55,7 +64,7 @@ class BeamEnv(ParallelEnv):
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """Begin an episode; with a seed, the same one whenever the seed is the same."""
         if seed is not None:
-            self._env = Environment(self.setting, 1, seed)
+            self._env = Environment(self.setting, 1, seed, channels=self._channels)
         else:
             self._env.reset()
         self.agents = list(self.possible_agents)
@@ -63,8 +72,8 @@ class BeamEnv(ParallelEnv):
         return self._observe(), {a: {} for a in self.agents}
 
     def step(self, actions: dict[str, Any]) -> tuple[Any, ...]:
-        """Take both agents' actions; info holds the key and data rate in bits."""
-        joint = np.concatenate([np.asarray(actions[a], np.float32) for a in self.possible_agents])
+        """Take both agents' actions; info holds the key and data rate in bits. Raises InputError for others."""
+        joint = self._joint(actions)
         found = self._env.step(*beams(torch.as_tensor(joint)[None, None]))
         self._left -= 1
         over = self._left <= 0
@@ -79,6 +88,21 @@ class BeamEnv(ParallelEnv):
         if over:
             self.agents = []
         return out
+
+    def _joint(self, actions: dict[str, Any]) -> NDArray[np.float32]:
+        (n,) = self._actions["alice"].shape
+        try:
+            halves = [np.asarray(actions[a], np.float32) for a in self.possible_agents]
+        except (KeyError, TypeError, ValueError) as exc:
+            raise InputError(f"agents: no actions: {exc!r}; accepted: {n} numbers each by alice and bob") from exc
+        for agent, x in zip(self.possible_agents, halves, strict=True):
+            if x.shape != (n,):
+                raise InputError(f"agents: {agent}'s action is {x.shape}; accepted: ({n},)")
+        joint = np.concatenate(halves)
+        if not np.isfinite(joint).all():
+            agent = self.possible_agents[int((~np.isfinite(joint)).argmax()) // n]
+            raise InputError(f"agents: {agent}'s action is not finite; accepted: {n} numbers from −1 to 1")
+        return joint
 
     def _observe(self) -> dict[str, Any]:
         state = look(self._env, self.view, "antenna", self._predictor).state[0, 0].numpy()

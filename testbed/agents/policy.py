@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from testbed.agents import kalman, masac, ppo, td3
+from testbed.agents import direct, kalman, masac, ppo, td3
 from testbed.agents.beams import Frontier, expected_reward
 from testbed.agents.environment import Environment
 from testbed.agents.learner import Learner, Task, read, task_of
@@ -24,19 +24,22 @@ from testbed.agents.predictor import Predictor
 from testbed.agents.setting import Setting, Stack
 from testbed.core.errors import InputError
 
+Acting = Learner | direct.Direct
 _KINDS: dict[str, tuple[type[Learner], type[Any]]] = {
     "sac": (masac.Masac, masac.Config),
     "td3": (td3.Td3, td3.Config),
     "ppo": (ppo.Ppo, ppo.Config),
 }
 ROLES = ("alice", "bob")
+PREDICTING = ("lstm", "kalman", "last")
+"""Views that have Fred's history for what they know of Eve."""
 
 
 @dataclass
 class LearnedBeams:
     """One run of a checkpoint, ready to act."""
 
-    learner: Learner
+    learner: Acting
     run: int
     path: Path
 
@@ -59,7 +62,7 @@ class LearnedBeams:
         """Return the unit-norm beam (antenna,) of `role`, alice or bob.
 
         `h` (Bob's antenna, Alice's antenna) of coefficients of variance 1; `fred` (time, Alice's antenna), the last
-        `history` estimates of Fred's channel in the same scale, for the views `lstm` and `kalman`; `g` (Alice's
+        `history` estimates of Fred's channel in the same scale, for the views `PREDICTING`; `g` (Alice's
         antenna) and `awake`, Eve's channel and mode, for the view `full`. Raises InputError for what does not fit.
         """
         env = self._looked_at(role, h, fred, g, awake)
@@ -74,7 +77,7 @@ class LearnedBeams:
         wanted: dict[str, tuple[Any, tuple[int, ...]]] = {"h": (h, (n, n))}
         if self.view == "full":
             wanted["g"] = (g, (n,))
-        if self.view in ("lstm", "kalman"):
+        if self.view in PREDICTING:
             wanted["fred"] = (fred, (length, n))
         for name, (x, shape) in wanted.items():
             if x is None or np.shape(x) != shape or not np.isfinite(x).all():
@@ -88,7 +91,7 @@ class LearnedBeams:
 class _Moment(Environment):
     """An environment that stands still at given channels, the same in every run."""
 
-    def __init__(self, learner: Learner, h: Any, fred: Any, g: Any, awake: Any) -> None:
+    def __init__(self, learner: Acting, h: Any, fred: Any, g: Any, awake: Any) -> None:
         self.stack, self.n_envs = learner.stack, 1
         n = self.stack.n_antennas
 
@@ -135,19 +138,27 @@ def bayes_alone(h: NDArray[Any], fred: NDArray[Any], numbers: dict[str, float]) 
 def load_policy(path: Path, run: int = 0) -> LearnedBeams:
     """Return a run of a checkpoint as a policy; raises InputError for anything else. No code in the file is run."""
     _, card = read(path)
-    if card["algorithm"] not in _KINDS:
-        raise InputError(f"{path}: a checkpoint of {card['algorithm']!r}; accepted: {', '.join(_KINDS)}")
-    kind, config = _KINDS[card["algorithm"]]
+    accepted = (*_KINDS, direct.Direct.name)
+    if card["algorithm"] not in accepted:
+        raise InputError(f"{path}: a checkpoint of {card['algorithm']!r}; accepted: {', '.join(accepted)}")
     task = task_of(card)
     if not 0 <= run < len(task.seeds):
         raise InputError(f"{path}: holds no run {run}; accepted: 0 to {len(task.seeds) - 1}")
     try:
-        made = config(**card["config"])
-        learner = kind(task, made, _predictor(task, card))
+        learner = _made(task, card)
     except (TypeError, KeyError, ValueError, AttributeError) as exc:
         raise InputError(f"{path}: its card does not fit this version: {exc}") from exc
-    learner.load(path)
+    learner.load(path, to_act=True)
+    # the first use loads libraries, which takes seconds that a node has now and not between two rounds
+    learner.policy(_Moment(learner, np.eye(learner.stack.n_antennas), None, None, None))
     return LearnedBeams(learner, run, path)
+
+
+def _made(task: Task, card: dict[str, Any]) -> Acting:
+    if card["algorithm"] == direct.Direct.name:
+        return direct.Direct(task.settings[0], task.seeds[0], direct.Config(**card["config"]))
+    kind, config = _KINDS[card["algorithm"]]
+    return kind(task, config(**card["config"]), _predictor(task, card))
 
 
 def _predictor(task: Task, card: dict[str, Any]) -> Predictor | None:

@@ -15,6 +15,7 @@ import torch
 from testbed.agents.learner import Learner, Task
 from testbed.agents.networks import Nets, Twins, adam, descend
 from testbed.agents.predictor import Predictor
+from testbed.agents.sources import Series
 from testbed.core import seeds
 
 
@@ -41,8 +42,14 @@ class Ppo(Learner):
     name = "ppo"
     config: Config
 
-    def __init__(self, task: Task, config: Config | None = None, predictor: Predictor | None = None) -> None:
-        super().__init__(task, config or Config(), predictor)
+    def __init__(
+        self,
+        task: Task,
+        config: Config | None = None,
+        predictor: Predictor | None = None,
+        channels: Series | None = None,
+    ) -> None:
+        super().__init__(task, config or Config(), predictor, channels)
         c, n_beam = self.config, self.n_action // 2
         self.actors = Twins(task.seeds, "actor", (self.n_state, c.hidden, c.hidden, n_beam), 0.1).to(task.device)
         value_seeds = [seeds.derive(s, "value") for s in task.seeds]

@@ -16,7 +16,9 @@ import torch
 from testbed.agents.environment import Environment
 from testbed.agents.networks import Lstms, adam
 from testbed.agents.setting import Setting, Stack
+from testbed.agents.sources import Series
 from testbed.core import seeds
+from testbed.core.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -43,52 +45,77 @@ class Sequences:
         self._fred = torch.zeros(*shape, n, dtype=torch.complex64, device=device)
         self._g = torch.zeros_like(self._fred)
         self._awake = torch.zeros(shape, device=device)
-        self._written = 0
+        self.n_written = 0
 
     def record(self) -> None:
         """Append the environment's present step, and move it on."""
-        at = self._written % self._capacity
+        at = self.n_written % self._capacity
         self._fred[at], self._g[at], self._awake[at] = self._env.source.fred, self._env.g, self._env.awake
-        self._written += 1
+        self.n_written += 1
         self._env.advance()
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return Fred's channel (time, run, n, antenna) over windows, and Eve's channel and mode at their ends."""
         length, device = self._env.stack.history, self._fred.device
-        size = min(self._written, self._capacity)
-        oldest = self._written - size
-        end = torch.randint(oldest + length - 1, self._written, (n,), generator=generator, device=device)
+        size = min(self.n_written, self._capacity)
+        oldest = self.n_written - size
+        end = torch.randint(oldest + length - 1, self.n_written, (n,), generator=generator, device=device)
         copy = torch.randint(self._env.n_envs, (n,), generator=generator, device=device)
         window = (end - torch.arange(length - 1, -1, -1, device=device)[:, None]) % self._capacity
         last = window[-1]
         fred = self._fred[window, :, copy].transpose(1, 2)
         return fred, self._g[last, :, copy].transpose(0, 1), self._awake[last, :, copy].transpose(0, 1)
 
+    def state_dict(self) -> dict[str, Any]:
+        kept = min(self.n_written, self._capacity)
+        return {"n_written": self.n_written, **{k: x[:kept].clone() for k, x in self._columns().items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, column in self._columns().items():
+            saved = state[name]
+            if saved.shape[1:] != column.shape[1:] or len(saved) > len(column):
+                raise InputError(
+                    f"agents: the checkpoint's sequences are {tuple(saved.shape)} (time, run, copy, …), these "
+                    f"{tuple(column.shape)}; accepted: as many runs, copies and antennas, no more steps"
+                )
+            column[: len(saved)] = saved
+        self.n_written = state["n_written"]
+
+    def _columns(self) -> dict[str, torch.Tensor]:
+        return {"fred": self._fred, "g": self._g, "awake": self._awake}
+
 
 class Predictor:
     """One LSTM a run."""
 
     def __init__(
-        self, settings: Sequence[Setting], run_seeds: Sequence[int], config: Config | None = None, device: str = "cpu"
+        self,
+        settings: Sequence[Setting],
+        run_seeds: Sequence[int],
+        config: Config | None = None,
+        device: str = "cpu",
+        channels: Series | None = None,
     ) -> None:
+        """`channels`: that are trained on, the model's own where not given."""
         self.config = config = config or Config()
         self.stack = Stack.of(settings, device)
         n = self.stack.n_antennas
         self.nets = Lstms([seeds.derive(s, "predictor") for s in run_seeds], 2 * n, config.hidden, 2 * n + 2).to(device)
         name = "/".join(map(str, run_seeds))
-        self._env = Environment(settings, config.n_envs, seeds.derive(2, "predictor", name), device)
+        self._env = Environment(settings, config.n_envs, seeds.derive(2, "predictor", name), device, channels)
         self._generator = torch.Generator(device).manual_seed(seeds.derive(3, "predictor", name))
         self._sequences = Sequences(self._env, config.capacity)
         self._optimiser = adam(self.nets, config.rate)
         self._schedule = torch.optim.lr_scheduler.ExponentialLR(self._optimiser, 0.1 ** (1 / config.decay_steps))
+        self.n_updates = 0
         self.losses: list[float] = []
         """Mean loss over runs, every hundredth update."""
 
     def train(self, n_updates: int) -> Predictor:
         """Train on fresh sequences; returns itself."""
-        while self._sequences._written < self.stack.history + self.config.batch // self.config.n_envs:
+        while self._sequences.n_written < self.stack.history + self.config.batch // self.config.n_envs:
             self._sequences.record()
-        for k in range(n_updates):
+        for _ in range(n_updates):
             for _ in range(self.config.steps_per_update):
                 self._sequences.record()
             fred, g, awake = self._sequences.sample(self.config.batch, self._generator)
@@ -100,8 +127,9 @@ class Predictor:
             loss.backward()
             self._optimiser.step()
             self._schedule.step()
-            if k % 100 == 0:
+            if self.n_updates % 100 == 0:
                 self.losses.append(float(loss.detach()) / self.stack.n_runs)
+            self.n_updates += 1
         return self
 
     def predict(self, env: Environment) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,7 +148,27 @@ class Predictor:
         return mean, out[..., -2] + out[..., -1].exp() * above
 
     def state_dict(self) -> dict[str, Any]:
-        return {"nets": self.nets.state_dict()}
+        """Return all from which training goes on exactly."""
+        return {
+            **{name: part.state_dict() for name, part in self._parts().items()},
+            "generator": self._generator.get_state(), "n_updates": self.n_updates, "losses": list(self.losses),
+        }  # fmt: skip
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.nets.load_state_dict(state["nets"])
+    def load_state_dict(self, state: dict[str, Any], to_act: bool = False) -> None:
+        """Go on from where a predictor was; raises RuntimeError, KeyError or InputError where its shape was another.
+
+        `to_act`: take its nets alone; it can predict then, and its training begins anew.
+        """
+        if to_act:
+            self.nets.load_state_dict(state["nets"])
+            return
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self._generator.set_state(state["generator"].cpu())
+        self.n_updates, self.losses = state["n_updates"], list(state["losses"])
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "nets": self.nets, "optimiser": self._optimiser, "schedule": self._schedule, "env": self._env,
+            "sequences": self._sequences,
+        }  # fmt: skip

@@ -6,21 +6,23 @@ What the closed-form rates need of them is estimated from the series itself:
   is the cautious side, and chance coherence of short series (1/√steps) makes it more cautious still;
 - κ_F and Fred's error: not separable from data; Fred's coherence with Eve is taken for κ_F and the error for 0. Where
   there is no Fred, one of the setting's κ_F is drawn beside Eve.
-Series are scaled to coefficients of mean power 1, each node's own.
+Series are scaled to coefficients of mean power 1, each node's own. Learners train on one stretch of a series and are
+held against the closed forms on another (`Series.split`); what is estimated is the first stretch's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from testbed.agents.setting import Setting
+from testbed.agents.setting import Setting, Stack
 from testbed.core import seeds
-from testbed.core.config import Scene
+from testbed.core.config import Experiment, Scene
 from testbed.core.errors import InputError
 from testbed.core.registry import load_driver
 from testbed.core.types import CsiSeries
@@ -64,53 +66,107 @@ class Series:
         beside = float(np.mean([_coherence(f[:, a], g[:, a]) for a in range(g.shape[1])]))
         return replace(found, kappa_fred=min(beside, 1.0), fred_noise=0.0)
 
+    def split(self, share: float = 0.7, gap: int = 0) -> tuple[Series, Series]:
+        """Return the first `share` of the steps and what comes `gap` steps later: to train on, and to be tested on."""
+        n = len(self.h)
+        end = round(share * n)
+        if not 0 < end < end + gap < n:
+            raise InputError(
+                f"agents: {share:g} of {n} steps and a gap of {gap} leave nothing; accepted: two stretches"
+            )
+
+        def stretch(at: slice) -> Series:
+            return Series(self.h[at], self.g[at], None if self.fred is None else self.fred[at])
+
+        return stretch(slice(0, end)), stretch(slice(end + gap, n))
+
 
 class Played:
-    """An environment's source that plays a series, every copy from a moment of its own and round at the end."""
+    """An environment's source that plays a series: every copy from a moment of its own, to an end and back again.
 
-    def __init__(self, series: Series, setting: Setting, n_envs: int, seed: int, device: str = "cpu") -> None:
-        self._rng = seeds.generator(seed, "agents", "played")
-        self._n_envs, self._device = n_envs, device
+    Runs of a stack hear the same channels with a Fred of their own κ_F and error, unless the series has one. `alike`:
+    their copies are at the same moments too, as in `environment.Ar1`.
+    """
+
+    def __init__(self, series: Series, stack: Stack, n_envs: int, seed: int, alike: bool = False) -> None:
+        if not isinstance(series, Series):
+            raise InputError(f"agents: channels are {type(series).__name__}; accepted: a sources.Series")
+        n_steps, n = series.g.shape
+        if n != stack.n_antennas:
+            raise InputError(
+                f"agents: the channels have {n} antennas, the setting {stack.n_antennas}; accepted: the same, as "
+                "Series.setting gives it"
+            )
+        if n_steps < 2 * stack.history:
+            raise InputError(f"agents: {n_steps} steps of channels; accepted: at least {2 * stack.history}")
+        self._stack, self._last = stack, n_steps - 1
+        self._generator = torch.Generator().manual_seed(seeds.derive(seed, "agents", "played"))
+        self._drawn = (1 if alike else stack.n_runs, n_envs)
 
         def tensor(x: NDArray[Any]) -> torch.Tensor:
-            return torch.as_tensor(_unit_power(x).astype(np.complex64), device=device)
+            return torch.as_tensor(_unit_power(x).astype(np.complex64), device=stack.device)
 
         self._h, self._g = tensor(series.h), tensor(series.g)
-        fred = series.fred if series.fred is not None else self._invented(series.g, setting)
-        self._fred = tensor(fred)
-        self._at = np.zeros(n_envs, np.int64)
+        self._fred = self._invented() if series.fred is None else tensor(series.fred)[:, None]
         self.start()
 
-    def _invented(self, g: NDArray[Any], setting: Setting) -> NDArray[Any]:
-        draws = self._rng.standard_normal((2, 2, *g.shape)) * 0.5**0.5
-        apart, error = draws[:, 0] + 1j * draws[:, 1]
-        # what sets Fred apart moves as the channels do
+    def _invented(self) -> torch.Tensor:
+        """Return (time, run, antenna) estimates of a Fred beside Eve: what sets him apart moves as the channels do."""
+        shape, stack = (2, len(self._g), 1, self._g.shape[1], 2), self._stack
+        drawn = torch.view_as_complex(torch.randn(shape, generator=self._generator) * 0.5**0.5)
+        apart, error = drawn.to(stack.device)
+        apart = apart.repeat(1, stack.n_runs, 1)
         for t in range(1, len(apart)):
-            apart[t] = setting.rho * apart[t - 1] + (1 - setting.rho**2) ** 0.5 * apart[t]
-        kappa = setting.kappa_fred
-        out: NDArray[Any] = kappa * _unit_power(g) + (1 - kappa**2) ** 0.5 * apart + setting.fred_noise**0.5 * error
-        return out
+            apart[t] = stack.rho * apart[t - 1] + (1 - stack.rho**2).sqrt() * apart[t]
+        kappa = stack.kappa_fred
+        return kappa * self._g[:, None] + (1 - kappa**2).sqrt() * apart + stack.fred_noise.sqrt() * error
 
     def start(self) -> None:
         """Let every copy begin at a random moment."""
-        self._at = self._rng.integers(0, len(self._h), self._n_envs)
+        self._at = torch.randint(2 * self._last, self._drawn, generator=self._generator)
         self._look()
 
     def advance(self) -> None:
-        """Move on by one recorded step."""
-        self._at = (self._at + 1) % len(self._h)
+        """Move on by one recorded step; at the end it is played backwards, so that no channel jumps."""
+        self._at = (self._at + 1) % (2 * self._last)
         self._look()
 
     def _look(self) -> None:
-        at = torch.as_tensor(self._at, device=self._device)
-        self.h, self.g, self.fred = self._h[at][None], self._g[at][None], self._fred[at][None]
+        at = torch.minimum(self._at, 2 * self._last - self._at).to(self._h.device)
+        at = at.expand(self._stack.n_runs, -1)
+        run = torch.arange(self._stack.n_runs, device=at.device)[:, None]
+        self.h, self.g = self._h[at], self._g[at]
+        self.fred = self._fred[at, run if self._fred.shape[1] > 1 else 0]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"at": torch.as_tensor(self._at)}
+        ends = self._h[[0, -1]]  # by which the series is known again
+        return {"at": self._at.clone(), "generator": self._generator.get_state(), "ends": ends}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._at = state["at"].numpy().copy()
+        ends = self._h[[0, -1]]
+        if state["at"].shape != self._drawn or not torch.equal(state["ends"].to(ends.device), ends):
+            raise InputError(
+                "agents: the checkpoint's environment played other channels; accepted: those of its training"
+            )
+        self._at = state["at"].clone()
+        self._generator.set_state(state["generator"])
         self._look()
+
+
+def load(path: Path) -> Series:
+    """Return the channels of a NumPy archive: `h`, `g` and, where there is one, `fred`, as `Series` has them."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in ("h", "g", "fred") if name in file.files}
+    except (OSError, ValueError, AttributeError) as exc:
+        raise InputError(
+            f"{path}: no NumPy archive of channels: {exc}; accepted: .npz with h, g and maybe fred"
+        ) from exc
+    if not {"h", "g"} <= found.keys():
+        raise InputError(
+            f"{path}: holds {', '.join(found) or 'neither h nor g'}; accepted: .npz with h, g and maybe fred"
+        )
+    return Series(**found)
 
 
 def from_csi(legitimate: CsiSeries, eve: CsiSeries, fred: CsiSeries | None = None) -> Series:
@@ -155,14 +211,20 @@ def from_world(
 
     if scene.eve is None:
         raise InputError("agents: the scene has no [scene.eve]; accepted: a scene with Eve")
-    if scene.uma is not None or None in (scene.alice.position_m, scene.bob.position_m, scene.eve.position_m):
+    placed = (scene.alice.position_m, scene.bob.position_m, scene.eve.position_m or scene.eve.near == "bob" or None)
+    if scene.uma is not None or None in placed:
         raise InputError(
-            "agents: antennas are placed by position; accepted: [scene.*] with position_m, without [scene.uma]"
+            "agents: antennas are placed by position; accepted: [scene.*] with position_m, or Eve near Bob, without "
+            "[scene.uma]"
         )
     responses = load_driver("worlds", world).responses
-    half_m = 299_792_458.0 / carrier_hz / 2
+    wavelength_m = 299_792_458.0 / carrier_hz
+    half_m = wavelength_m / 2
 
     def moved(node: Any, by_m: float) -> Any:
+        if node.position_m is None:  # Eve, who stands at a distance from Bob
+            further = node.offset_wavelengths + by_m / wavelength_m
+            return msgspec.structs.replace(node, offset_wavelengths=further)
         x, y, z = node.position_m
         return msgspec.structs.replace(node, position_m=(x + by_m, y, z))
 
@@ -180,6 +242,15 @@ def from_world(
     g = np.stack([_link(every[0, a], "alice", "eve") for a in n], -1)
     fred = np.stack([_link(links(a, 0, fred_offset_m), "alice", "eve") for a in n], -1)
     return Series(h, g, fred)
+
+
+def from_experiment(plan: Experiment, step_s: float | None = None, n_antennas: int = 4) -> Series:
+    """Return the channels of an experiment's scene, one step a round, `step_s` apart where not its interval."""
+    step_s = plan.probing.interval_s if step_s is None else step_s
+    if not 0 < step_s < np.inf:
+        raise InputError(f"agents: steps of {step_s} s; accepted: above 0")
+    time_s = step_s * np.arange(plan.rounds, dtype=np.float64)
+    return from_world(plan.scene, plan.radio.carrier_hz, plan.seed, time_s, n_antennas)
 
 
 def _link(found: dict[str, Any], one: str, other: str) -> NDArray[Any]:

@@ -11,6 +11,7 @@ import torch
 from testbed.agents.learner import Learner, Replay, Task
 from testbed.agents.networks import Twins, adam, descend, follow
 from testbed.agents.predictor import Predictor
+from testbed.agents.sources import Series
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,14 @@ class Td3(Learner):
     name = "td3"
     config: Config
 
-    def __init__(self, task: Task, config: Config | None = None, predictor: Predictor | None = None) -> None:
-        super().__init__(task, config or Config(), predictor)
+    def __init__(
+        self,
+        task: Task,
+        config: Config | None = None,
+        predictor: Predictor | None = None,
+        channels: Series | None = None,
+    ) -> None:
+        super().__init__(task, config or Config(), predictor, channels)
         c = self.config
         actor_sizes = (self.n_state, c.hidden, c.hidden, self.n_action // 2)
         self.actors = Twins(task.seeds, "actor", actor_sizes, 0.1).to(task.device)

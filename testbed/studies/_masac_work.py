@@ -28,7 +28,7 @@ class Training:
     n_draws: int
     device: str
     limit_s: float
-    """Training ends at the next point after this long; what was reached then counts."""
+    """Training ends at the next point after this long; what was reached then counts, and the study says so."""
     config: dict[str, Any] = field(default_factory=dict)
     predictor_updates: int = 0
 
@@ -41,11 +41,10 @@ def train(item: Training) -> dict[str, Any]:
     from testbed.agents.setting import Setting
 
     settings = tuple(Setting(**s) for s in item.settings)
-    predictor, told = None, {}
+    predictor = None
     if item.view == "lstm":
         predictor = Predictor(settings, item.seeds, Config(decay_steps=item.predictor_updates), item.device)
         predictor.train(item.predictor_updates)
-        told = _prediction(predictor, settings, item)
     task = Task(settings, item.seeds, item.view, item.frame, item.device)
     made: Any = {"sac": (masac.Masac, masac.Config), "td3": (td3.Td3, td3.Config), "ppo": (ppo.Ppo, ppo.Config)}
     learner = made[item.algorithm][0](task, made[item.algorithm][1](**item.config), predictor)
@@ -64,30 +63,57 @@ def train(item: Training) -> dict[str, Any]:
     return {
         "label": item.label, "steps": np.array(steps), "reward": np.array(rewards), "share": share,
         "share_error": error, "key": found["mine"].key.mean(-1), "data": found["mine"].data.mean(-1),
-        "train_s": trained_s, "n_envs": learner.config.n_envs, "svd": found["svd"].reward.mean(-1), **told,
+        "train_s": trained_s, "n_envs": learner.config.n_envs, "svd": found["svd"].reward.mean(-1),
     }  # fmt: skip
 
 
-def _prediction(predictor: Any, settings: Any, item: Training) -> dict[str, Any]:
-    """Return errors of LSTM and Kalman filter on held-out draws, by run: of the channel per unit power, the mode."""
-    from testbed.agents import evaluation, kalman
+@dataclass(frozen=True)
+class Prediction:
+    """LSTMs that are trained over settings, `n_seeds` each, and what stands beside them."""
 
-    env = evaluation.held_out(settings, max(item.n_draws, 2000), item.device)
-    belief = kalman.predict(env)
-    mean, awake = predictor.predict(env)
-    likely = kalman.awake_probability(belief, env.stack)
+    settings: tuple[dict[str, Any], ...]
+    n_seeds: int
+    updates: int
+    n_draws: int
+    device: str
 
-    def wrong(probability: Any) -> Any:
-        return ((probability > 0.5).float() != env.awake).float().mean(-1).cpu().numpy()
 
-    def error(estimate: Any) -> Any:
-        return ((estimate - env.g).abs() ** 2).mean((-1, -2)).cpu().numpy()
+def predict(item: Prediction) -> dict[str, Any]:
+    """Return by predictor `error` of Eve's channel per unit power, `wrong` modes, `reward` (setting, seed) held out.
 
-    return {
-        "lstm_error": error(mean), "kalman_error": error(belief.mean),
-        "expected_error": belief.variance[:, 0].cpu().numpy(),
-        "last_error": error(env.fred[-1]), "lstm_wrong": wrong(awake), "kalman_wrong": wrong(likely),
-    }  # fmt: skip
+    The reward is that of the best beams with the predicted channel and mode taken for true, Bob following; `expected`
+    holds what the Kalman filter says of its error, `svd` and `oracle` the rewards (setting,) that frame the others.
+    """
+    from testbed.agents import beams, evaluation, kalman
+    from testbed.agents.predictor import Config, Predictor
+    from testbed.agents.setting import Setting
+
+    settings = [Setting(**s) for s in item.settings for _ in range(item.n_seeds)]
+    run_seeds = list(range(item.n_seeds)) * len(item.settings)
+    lstm = Predictor(settings, run_seeds, Config(decay_steps=item.updates), item.device).train(item.updates)
+    env = evaluation.held_out(settings, item.n_draws, item.device)
+    belief, last = kalman.predict(env), env.fred[-1]
+    gate = env.stack.threshold * env.stack.n_antennas
+    predicted = {
+        "last": (last, ((last.abs() ** 2).sum(-1) > gate).float()),
+        "lstm": lstm.predict(env),
+        "kalman": (belief.mean, kalman.awake_probability(belief, env.stack)),
+    }
+
+    def by_seed(x: Any) -> Any:
+        return x.double().cpu().numpy().reshape(len(item.settings), item.n_seeds)
+
+    found: dict[str, Any] = {"expected": by_seed(belief.variance)[:, 0]}
+    for name, (mean, awake) in predicted.items():
+        certain = (awake > 0.5).float()
+        found[name] = {
+            "error": by_seed(((mean - env.g).abs() ** 2).mean((-1, -2))),
+            "wrong": by_seed((certain != env.awake).float().mean(-1)),
+            "reward": by_seed(env.rates(*beams.best_if_certain(env, mean, certain)).reward.mean(-1)),
+        }
+    for name in ("svd", "oracle"):
+        found[name] = by_seed(env.rates(*evaluation.YARDSTICKS[name](env)).reward.mean(-1))[:, 0]
+    return found
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 Beside the paper's learners, which see channels antenna by antenna, stand the same learners in the turned frame
 (`agents.frames`), the closed forms, and what a partial observer can reach at all (Bayes). All runs of an algorithm and
 frame are one stack on `core.torch_device`. `_masac_plan` has the sizes: with a GPU and 16 cores some seven minutes,
-without a smaller plan of half an hour on two cores. Stacks may be stopped by the clock: learners are compared after as
-many transitions as all of them took.
+without a smaller plan of some twenty on two free cores. Steps end a training, on a busy machine the clock may, and a
+row says so: learners are compared after as many transitions as all of them took.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from testbed.core import torch_device
 from testbed.studies import _masac_plan
 from testbed.studies._masac_plan import YARDSTICKS
-from testbed.studies._masac_work import Bounds, Climb, Training, bounds, climb, train
+from testbed.studies._masac_work import Bounds, Climb, Prediction, Training, bounds, climb, predict, train
 from testbed.studies._study import Study
 
 PAPER = "E"
@@ -34,23 +34,46 @@ def run(study: Study) -> None:
         discount="0 for all learners: actions do not move the channels",
         runs=sum(len(t.seeds) for t in trainings), trainings={t.label: [t.steps, t.config] for t in trainings},
     )  # fmt: skip
-    work: list[Any] = [*trainings, *climbs, *limits.values()]
-    results = study.map(_do, work)
-    trained = {t.label: r for t, r in zip(trainings, results, strict=False)}
-    climbed = results[len(trainings) : len(trainings) + len(climbs)]
-    bound = dict(zip(limits, results[len(trainings) + len(climbs) :], strict=True))
+    predicting = _masac_plan.prediction(size, device)
+    work: list[Any] = [*trainings, predicting, *climbs, *limits.values()]
+    results = iter(study.map(_do, work))
+    trained = {t.label: next(results) for t in trainings}
+    predicted = next(results)
+    climbed = [next(results) for _ in climbs]
+    bound = {name: next(results) for name in limits}
 
     _over_training(study, trained, climbs[0], climbed, bound["base"])
+    _views(study, trained, bound["base"])
+    _prediction(study, size, trained, predicted)
     _over_weight(study, trained, bound["fig4"], list(size.mus), size.n_seeds)
     _over_antennas(study, trained, bound, list(size.antennas), list(size.powers), size.n_seeds)
     _partial(study, bound["base"], climbed, len(size.grid), list(size.freds))
     _yardsticks(study, bound, size.table_draws)
-    _training_table(study, trained, climbs[0], climbed)
+    _training_table(study, trained, {t.label: t.steps for t in trainings}, climbs[0], climbed)
 
 
 def _do(item: Any) -> Any:
-    work: dict[Any, Callable[[Any], Any]] = {Training: train, Climb: climb, Bounds: bounds}
+    work: dict[Any, Callable[[Any], Any]] = {
+        Training: train,
+        Prediction: predict,
+        Climb: climb,
+        Bounds: bounds,
+    }
     return work[type(item)](item)
+
+
+def _end(trained: dict[str, Any], *names: str) -> list[np.ndarray]:
+    """Return rewards (run,) of each stack, after the most transitions that all of them took."""
+    last = min(len(trained[n]["reward"]) for n in names) - 1
+    return [trained[n]["reward"][last] for n in names]
+
+
+def _how_far(trained: dict[str, Any], level: dict[str, float], *names: str) -> str:
+    """Return what a row about the antenna frame has to say of the training that its learners got."""
+    last = min(len(trained[n]["reward"]) for n in names) - 1
+    taken = int(trained[names[0]]["steps"][last] * trained[names[0]]["n_envs"])
+    way = (_end(trained, *names)[0].mean() - level["random"]) / (level["svd"] - level["random"])
+    return f"antenna frame, short: {taken} transitions a run, {names[0]} {way:.0%} of the way from random to SVD beams"
 
 
 def _over_training(
@@ -81,40 +104,42 @@ def _over_training(
         {"direct": on_way.std(0) / len(climbed) ** 0.5},
     )  # fmt: skip
 
-    def end(*names: str) -> Any:
-        """Return rewards (run,) of each, after the most transitions that all of them took."""
-        last = min(len(trained[n]["reward"]) for n in names) - 1
-        return [trained[n]["reward"][last] for n in names]
-
     left_random = 0.9 * level["random"] + 0.1 * level["svd"]
-    for frame, tag in (("", ""), (" turned", " (turned frame)")):
+    for frame in ("", " turned"):
         for peer in ("TD3", "PPO"):
-            if f"{peer}{frame}" not in trained:
+            pair = (f"SAC{frame}", f"{peer}{frame}")
+            if pair[1] not in trained:
                 continue
-            sac, other = end(f"SAC{frame}", f"{peer}{frame}")
+            sac, other = _end(trained, *pair)
+            tag = "turned frame" if frame else _how_far(trained, level, *pair)
             study.claim(
-                f"SAC earns more than {peer} after as many transitions{tag} (mean ± standard error, bits; SAC off "
-                "the random level)", "yes",
-                [_mean(sac), _mean(other)], sac.mean() > other.mean() and sac.mean() > left_random,
+                f"SAC earns more than {peer} after as many transitions ({tag}; mean and standard error in bits; SAC "
+                "off the random level)", "yes",
+                {"SAC": _mean(sac), peer: _mean(other)}, sac.mean() > other.mean() and sac.mean() > left_random,
             )  # fmt: skip
             study.claim(
-                f"SAC is steadier than {peer}{tag} (standard deviation over seeds, bits; both above SVD)", "yes",
-                [float(sac.std()), float(other.std())],
+                f"SAC is steadier than {peer} ({tag}; standard deviation over seeds in bits; both above SVD)", "yes",
+                {"SAC": float(sac.std()), peer: float(other.std())},
                 # those that never left the level of random beams are steady too
                 sac.std() < other.std() and min(sac.mean(), other.mean()) > level["svd"],
             )  # fmt: skip
-    lost = {n: float(end(n)[0].mean() - level["svd"]) for n in trained if not n.startswith("fig")}
-    study.claim(
-        "every learner beats the SVD beams (bits over them)", None, lost, all(v > 0 for v in lost.values())
-    )  # fmt: skip
+    for frame, wanted in (("turned frame", True), ("antenna frame", False)):
+        over = {
+            n: float(_end(trained, n)[0].mean() - level["svd"])
+            for n in trained if not n.startswith("fig") and ("turned" in n) is wanted
+        }  # fmt: skip
+        told = frame if wanted else _how_far(trained, level, "SAC")
+        study.claim(
+            f"every learner beats the SVD beams ({told}; bits over them)", None, over, all(v > 0 for v in over.values())
+        )  # fmt: skip
     antenna = [n for n in ("SAC", "TD3", "PPO") if n in trained]
     study.claim(
         "antenna by antenna, every learner left the level of random beams by 10 % of the way to SVD in the training "
         "it got (share of that way); where not, its comparisons say nothing of the algorithms", None,
-        {n: (float(end(n)[0].mean()) - level["random"]) / (level["svd"] - level["random"]) for n in antenna},
-        all(end(n)[0].mean() > left_random for n in antenna),
+        {n: (float(_end(trained, n)[0].mean()) - level["random"]) / (level["svd"] - level["random"]) for n in antenna},
+        all(_end(trained, n)[0].mean() > left_random for n in antenna),
     )  # fmt: skip
-    turned, sac = (end(n)[0] for n in ("SAC turned", "SAC"))
+    turned, sac = (_end(trained, n)[0] for n in ("SAC turned", "SAC"))
     study.claim(
         "the turned frame, not the algorithm, is what SAC lacks: turned SAC over SAC (bits)", None,
         float(turned.mean() - sac.mean()), turned.mean() > sac.mean(), must_hold=True,
@@ -123,42 +148,105 @@ def _over_training(
         "turned SAC closes 90 % of the gap from SVD to the oracle, Eve's channel seen", None,
         _mean(trained["SAC turned"]["share"]), trained["SAC turned"]["share"].mean() >= 0.9,
     )  # fmt: skip
-    for first, tag in (("SAC turned", " (turned frame)"), ("SAC", " (antenna frame)")):
-        if f"{first}, lstm" not in trained:
+
+
+def _views(study: Study, trained: dict[str, Any], base: dict[str, Any]) -> None:
+    """What the paper says of the prediction: claims beside figure 3."""
+    level = {name: float(base[name]["reward"][0]) for name in ("random", "svd")}
+    for first in ("SAC turned", "SAC"):
+        names = (first, f"{first}, lstm", f"{first}, none")
+        if names[1] not in trained:
             continue
-        full, lstm, none = (r.mean() for r in end(first, f"{first}, lstm", f"{first}, none"))
+        tag = "turned frame" if first == "SAC turned" else _how_far(trained, level, *names)
+        full, lstm, none = (float(r.mean()) for r in _end(trained, *names))
+        bits = {"full": full, "lstm": lstm, "none": none, "svd": level["svd"]}
         # a learner that has not yet learned anything loses nothing without Eve's channel either
         learned = full > level["svd"]
         study.claim(
-            f"with the LSTM's prediction the reward is close to the full observation's (above SVD): within 5 %{tag}",
-            "close", float(lstm / full), learned and lstm / full >= 0.95,
+            "with the LSTM's prediction the reward is within 5 % of the full observation's, which is above "
+            f"SVD ({tag}; share recovered, and bits)", "close", {"share": lstm / full, **bits},
+            learned and lstm / full >= 0.95,
         )  # fmt: skip
-        gained = [float((r - level["svd"]) / (full - level["svd"])) if learned else None for r in (lstm, none)]
+        gained = {n: (r - level["svd"]) / (full - level["svd"]) for n, r in (("lstm", lstm), ("none", none))}
         study.claim(
-            f"… and of what the full observation earns over SVD the LSTM keeps 95 % (with it, without){tag}", None,
-            gained, bool(learned and gained[0] is not None and gained[0] >= 0.95),
+            f"… and of what the full observation earns over SVD the LSTM keeps 95 % ({tag}; share kept, none where "
+            "there is nothing to keep)", None, gained if learned else None, learned and gained["lstm"] >= 0.95,
         )  # fmt: skip
         study.claim(
-            f"without prediction it is clearly lower than the full one (above SVD): by more than 5 %{tag}", "lower",
-            float(none / full), learned and none / full < 0.95,
+            f"without prediction it is more than 5 % below the full one, which is above SVD ({tag}; share)", "lower",
+            {"share": none / full}, learned and none / full < 0.95,
         )  # fmt: skip
-    r = trained["SAC turned, lstm"]
+
+
+def _prediction(study: Study, size: Any, trained: dict[str, Any], r: dict[str, Any]) -> None:
+    """Predictors of Eve's channel over the error of Fred's: where there is something to predict, and what it earns."""
+    noises, names = list(size.noises), ("last", "lstm", "kalman")
+    root = size.n_seeds**0.5
+    gap = r["oracle"] - r["svd"]
+    shares = {n: (r[n]["reward"] - r["svd"][:, None]) / gap[:, None] for n in names}
+    for figure, what, label, of in (
+        ("prediction", "Error of Eve's predicted channel", "mean square error per unit power",
+         {n: r[n]["error"] for n in names}),
+        ("prediction_reward", "What the prediction earns: beams that take it for true",
+         "share of the gap from SVD to the oracle", shares),
+    ):  # fmt: skip
+        study.figure(
+            figure, what, noises, "error variance of an estimate of Fred's channel", label,
+            {n: x.mean(1) for n, x in of.items()}, {n: x.std(1) / root for n, x in of.items()},
+        )  # fmt: skip
     study.table("prediction of Eve's channel", [
-        {"predictor": n, "error per unit power, mean over seeds": float(np.mean(r[f"{n}_error"])),
-         "wrong modes": float(np.mean(r[f"{n}_wrong"])) if f"{n}_wrong" in r else None}
-        for n in ("lstm", "kalman", "expected", "last")
+        {"error of Fred's estimates": noise, "predictor": n, "error per unit power": float(r[n]["error"][i].mean()),
+         "standard error": float(r[n]["error"][i].std() / root), "wrong modes": float(r[n]["wrong"][i].mean()),
+         "share of the gap": float(shares[n][i].mean())}
+        for i, noise in enumerate(noises) for n in names
     ])  # fmt: skip
-    ratio = float(np.mean(r["lstm_error"]) / np.mean(r["kalman_error"]))
-    study.claim("the LSTM's error is at least the Kalman filter's (ratio)", None, ratio, ratio > 0.98, must_hold=True)
-    last = float(np.mean(r["lstm_error"]) / np.mean(r["last_error"]))
-    study.claim("the LSTM predicts better than Fred's latest estimate does by itself (ratio)", None, last, last < 1)
-    wrong = [float(np.mean(r[f"{n}_wrong"])) for n in ("lstm", "kalman")]
+    error = {n: r[n]["error"].mean(1) for n in names}
+    ratio = error["lstm"] / error["kalman"]
     study.claim(
-        "the LSTM errs in Eve's mode at most twice as often as the Kalman filter (LSTM, Kalman)", None, wrong,
-        wrong[0] <= 2 * wrong[1],
+        f"the LSTM's error is nowhere below the optimum, the Kalman filter's (ratio, at Fred's errors {noises})", None,
+        ratio, bool((ratio > 0.98).all()), must_hold=True,
     )  # fmt: skip
-    fits = float(np.mean(r["kalman_error"]) / np.mean(r["expected_error"]))
-    study.claim("the Kalman filter's error is what it says it is (ratio)", None, fits, abs(fits - 1) < 0.06, True)
+    fits = error["kalman"] / r["expected"]
+    study.claim(
+        "the Kalman filter's error is what it says it is (ratio)", None, fits, bool((abs(fits - 1) < 0.06).all()), True
+    )
+    last = error["lstm"] / error["last"]
+    study.claim(
+        f"the LSTM predicts better than Fred's latest estimate does by itself at the default error {noises[0]:g} "
+        "(ratio; the Kalman filter's own, below which none can be, beside it)", None,
+        {"lstm": float(last[0]), "kalman": float(error["kalman"][0] / error["last"][0])}, bool(last[0] < 1),
+    )  # fmt: skip
+    i = noises.index(size.noisy)
+    study.claim(
+        f"… and at {size.noisy:g}, where prediction matters (ratio to the latest estimate; the Kalman filter's)", None,
+        {"lstm": float(last[i]), "kalman": float(error["kalman"][i] / error["last"][i])}, bool(last[i] < 1),
+    )  # fmt: skip
+    study.claim(
+        f"the LSTM's error at {size.noisy:g} is within 25 % of the Kalman filter's (errors)", None,
+        {n: float(error[n][i]) for n in names}, bool(ratio[i] <= 1.25),
+    )  # fmt: skip
+    study.claim(
+        f"at {size.noisy:g} beams that trust the LSTM earn more than those that trust the latest estimate (shares "
+        "of the gap from SVD to the oracle)", None, {n: float(shares[n][i].mean()) for n in names},
+        bool(shares["lstm"][i].mean() > shares["last"][i].mean()),
+    )  # fmt: skip
+    wrong = {n: r[n]["wrong"][0].mean() for n in ("lstm", "kalman")}
+    study.claim(
+        "the LSTM errs in Eve's mode at most twice as often as the Kalman filter (share of modes)", None, wrong,
+        bool(wrong["lstm"] <= 2 * wrong["kalman"]),
+    )  # fmt: skip
+    if not size.noisy_views:
+        return
+    stacks = {v: f"SAC turned, {v}, noisy" for v in size.noisy_views}
+    full, *rest = _end(trained, "SAC turned", *stacks.values())
+    svd, full_bits = float(r["svd"][i]), float(full.mean())
+    kept = {v: (float(x.mean()) - svd) / (full_bits - svd) for v, x in zip(stacks, rest, strict=True)}
+    recovered = {f"{v}, of the full reward": float(x.mean()) / full_bits for v, x in zip(stacks, rest, strict=True)}
+    study.claim(
+        f"at {size.noisy:g} turned SAC with the LSTM earns more over SVD than with the latest estimate (shares of what "
+        "the full observation earns over SVD, and of its reward)", None, kept | recovered,
+        full_bits > svd and kept["lstm"] > kept["last"],
+    )  # fmt: skip
 
 
 def _over_weight(study: Study, trained: dict[str, Any], bound: dict[str, Any], mus: list[float], n_seeds: int) -> None:
@@ -296,9 +384,11 @@ def _yardsticks(study: Study, bound: dict[str, Any], n_draws: int) -> None:
     study.claim("random < SVD ≤ Bayes ≤ oracle", None, orders, orders, must_hold=True)
 
 
-def _training_table(study: Study, trained: dict[str, Any], climb_item: Climb, climbed: list[dict[str, Any]]) -> None:
+def _training_table(
+    study: Study, trained: dict[str, Any], planned: dict[str, int], climb_item: Climb, climbed: list[dict[str, Any]]
+) -> None:
     rows = [
-        {"stack": name, "runs": r["reward"].shape[1], "updates": int(r["steps"][-1]),
+        {"stack": name, "runs": r["reward"].shape[1], "updates": int(r["steps"][-1]), "planned": planned[name],
          "transitions a run": int(r["steps"][-1] * r["n_envs"]), "train_s": round(r["train_s"], 1),
          "share of the gap": float(np.nanmean(r["share"])) if np.isfinite(r["share"]).any() else None,
          "updates to 95 % of what was learned": _to_95(r)}
@@ -306,11 +396,13 @@ def _training_table(study: Study, trained: dict[str, Any], climb_item: Climb, cl
     ]  # fmt: skip
     for i, r in enumerate(climbed):
         rows.append(
-            {"stack": f"direct, seed {i}", "runs": 1, "updates": climb_item.updates,
+            {"stack": f"direct, seed {i}", "runs": 1, "updates": climb_item.updates, "planned": climb_item.updates,
              "transitions a run": climb_item.updates * r["transitions"], "train_s": round(r["train_s"], 1),
              "share of the gap": float(r["share"][0]), "updates to 95 % of what was learned": None}
         )  # fmt: skip
     study.table("training", rows)
+    cut = {r["stack"]: r["updates"] / r["planned"] for r in rows if r["updates"] < r["planned"]}
+    study.claim("every stack took the updates planned, none was stopped by the clock (shares)", None, cut, not cut)
     updates = [climb_item.updates, *(int(trained[n]["steps"][-1]) for n in ("SAC", "SAC turned"))]
     study.claim(
         "the direct net takes fewer updates than either SAC took, finished or not (direct, SAC, SAC turned)", None,

@@ -143,11 +143,10 @@ def _known(study: Study, n_random: int) -> None:
     study.table("exact optimum and random configurations", rows)
     worst = max(abs(row["optimum found"] - row["optimum expected"]) for row in rows)
     study.claim("the exact optimum is the one computed independently, to 4 digits", None, worst, worst < 5e-5, True)
-    # the other side's draws have an error, too: taken as 0.02 bits, beside its rounding
-    away = [float(abs(row["random found"] - row["random expected"])) for row in rows]
-    fits = all(a < 3 * row["standard error"] + 0.02 for a, row in zip(away, rows, strict=True))
-    study.claim("the mean of random configurations is the one computed independently (differences, bits; within three "
-                "standard errors and 0.02)", None, away, fits, True)  # fmt: skip
+    # The other side's number of draws is not known; 200 of them would leave 0.5 % where one draw's spread is 1.3 bits.
+    away = [float(abs(row["random found"] / row["random expected"] - 1)) for row in rows]
+    study.claim("the mean of random configurations is the one computed independently (relative; within 1 %)",
+                None, away, max(away) < 0.01, True)  # fmt: skip
 
 
 def _probing(study: Study, n_probes: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 
 from testbed import launch, replay
 from testbed.core import config
@@ -15,9 +16,8 @@ from testbed.records import reader
 
 def run(folder: Path, policy: str, rounds: int, lab: str = "sim_mimo", **changes: Any) -> Any:
     plan = config.load_experiment("mimo_walk")
-    plan = msgspec.structs.replace(
-        plan, rounds=rounds, beams=msgspec.structs.replace(plan.beams, policy=policy), **changes
-    )
+    beams = msgspec.structs.replace(plan.beams, policy=policy)
+    plan = msgspec.structs.replace(plan, **{"rounds": rounds, "beams": beams, **changes})
     return launch.run(plan, config.load_lab(lab), lab, folder / policy)
 
 
@@ -45,3 +45,26 @@ def test_beams_give_equal_keys_and_a_better_link_than_first_antennas(tmp_path: P
     gain_db = np.median(recorded.links["alice>bob"].snr_db) - np.median(before.links["alice>bob"].snr_db)
     assert gain_db > 4.0
     assert s["csi_correlation_ab"] > first.summary["csi_correlation_ab"] + 0.03
+
+
+def test_a_direct_net_chooses_a_nodes_beams(tmp_path: Path) -> None:
+    direct = pytest.importorskip("testbed.agents.direct")
+    setting = pytest.importorskip("testbed.agents.setting")
+    checkpoint = tmp_path / "direct.pt"
+    options = direct.Config(n_settings=16, decay_steps=60, bob_follows=False)
+    direct.Direct(setting.Setting(), 1, options).train(60).save(checkpoint)
+    # Eve sends too, for a Fred who stands where she does
+    plan = config.load_experiment("mimo_walk")
+    changes = {"probing": msgspec.structs.replace(plan.probing, schedule="A>BE B>AE E>AB")}
+    heard = {}
+    for policy, options in (("svd", {}), ("agent", {"checkpoint": str(checkpoint)})):
+        beams = config.BeamPlan(policy=policy, options=options, sound_every=2)
+        done_run = run(tmp_path, policy, 24, beams=beams, **changes)
+        assert done_run.summary["pairs_kept"] == 12
+        assert done_run.summary["pairs_rejected"].keys() <= {"sounding", "low_snr"}
+        link = reader.load(done_run.folder).links["alice>bob"]
+        heard[policy] = dict(zip(link.rounds.tolist(), link.csi, strict=True))
+    assert heard["svd"].keys() == heard["agent"].keys()
+    alike = [k for k in heard["svd"] if np.allclose(heard["svd"][k], heard["agent"][k], rtol=1e-3)]
+    # Alice goes by SVD until she heard Fred eight times, from then on by the net
+    assert alike == [k for k in heard["svd"] if k < 14]

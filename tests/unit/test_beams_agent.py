@@ -98,13 +98,17 @@ def test_what_cannot_serve_is_refused_in_one_line(checkpoint: Path, monkeypatch:
         made(checkpoint, monkeypatch, Learned("full"), "bob")
 
 
-def test_a_real_checkpoint_gives_beams(tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", ["sac", "direct"])
+def test_a_real_checkpoint_gives_beams(algorithm: str, tmp_path: Path) -> None:
     pytest.importorskip("testbed.agents.policy")
     learner, masac, setting = (
         importlib.import_module(f"testbed.agents.{name}") for name in ("learner", "masac", "setting")
     )
     task = learner.Task((setting.Setting(n_antennas=4),), (1,), view="kalman", frame="turned")
-    masac.Masac(task, masac.Config(n_envs=2)).save(path := tmp_path / "saved.pt")
+    masac.Masac(task, masac.Config(n_envs=2)).save(tmp_path / "sac.pt")
+    direct = importlib.import_module("testbed.agents.direct")
+    direct.Direct(setting.Setting(), 1, direct.Config(n_settings=2)).save(tmp_path / "direct.pt")
+    path = tmp_path / f"{algorithm}.pt"
     policy = registry.make_stage("beams", "agent", {"checkpoint": str(path)})
     policy.begin(4, 4, "bob", 1)
     fred = gaussian(7, 4, 1, 9)

@@ -38,5 +38,29 @@ def test_every_size_trains_learners_alike(quick: bool, device: str) -> None:
         assert stacks[peer].limit_s == stacks["SAC"].limit_s
         assert stacks[peer].config["n_envs"] == stacks["SAC"].config["n_envs"]
         assert stacks[peer].n_points == stacks["SAC"].n_points
+    # a training takes whole shares of its steps between two evaluations: fewer than planned is the clock's doing
+    assert all(t.steps % t.n_points == 0 for t in stacks.values())
     if not quick:
         assert size.n_seeds >= 5
+        assert {f"SAC turned, {v}, noisy" for v in ("last", "lstm", "kalman")} <= stacks.keys()
+        assert all(t.settings[0] == {"fred_noise": size.noisy} for n, t in stacks.items() if "noisy" in n)
+    assert {0.001, size.noisy} <= set(size.noises)
+
+
+def test_prediction_matters_where_fred_is_heard_badly() -> None:
+    settings = tuple({"n_antennas": 2, "history": 8, "fred_noise": x} for x in (1e-3, 0.3))
+    found = _masac_work.predict(_masac_work.Prediction(settings, 2, 250, 1500, "cpu"))
+    for name in ("last", "lstm", "kalman"):
+        for what in ("error", "wrong", "reward"):
+            assert found[name][what].shape == (2, 2)
+        assert (found["svd"] < found["kalman"]["reward"].mean(1)).all()
+        assert (found[name]["reward"].mean(1) < found["oracle"]).all()
+    np.testing.assert_allclose(found["kalman"]["error"].mean(1), found["expected"], rtol=0.1)
+    ratio = found["kalman"]["error"].mean(1) / found["last"]["error"].mean(1)
+    assert ratio[0] > 0.97
+    assert ratio[1] < 0.6
+    assert (found["lstm"]["error"] > 0.98 * found["kalman"]["error"]).all()
+    assert (found["lstm"]["error"][1] < found["last"]["error"][1]).all()
+    assert found["kalman"]["reward"][1].mean() > found["last"]["reward"][1].mean() + 0.02
+    assert np.ptp(found["lstm"]["error"][1]) > 0  # seeds differ
+    assert np.ptp(found["kalman"]["error"][1]) < 1e-6  # of one set of draws

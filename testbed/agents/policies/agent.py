@@ -2,9 +2,10 @@
 
 The policies are narrow-band: the subcarrier in the middle of the band is what they see. Trained with the view `none`
 they need the legitimate channel only, and either end acts by itself. Those that predict Eve's channel (`lstm`,
-`kalman`) need Fred, the friendly node beside her: `fred` is the role whose transmissions stand for his, so a schedule
-such as "A>BE B>AE E>AB" lets the lab's Eve lend her antenna for it. Only Alice's beam trades gain against Eve then;
-until she heard him often enough, and at Bob, who does not know what Alice knows, the beam is the closed form `svd`.
+`kalman`, `last`) need Fred, the friendly node beside her: `fred` is the role whose transmissions stand for his, so a
+schedule such as "A>BE B>AE E>AB" lets the lab's Eve lend her antenna for it. Only Alice's beam trades gain against Eve
+then; until she heard him often enough, and at Bob, who does not know what Alice knows, the beam is the closed form
+`svd`.
 
 Every sounding comes with a phase of its own, because oscillators run freely. H is turned so that the first pair of
 antennas is real at either end; Fred's past is turned to agree with his present as well as it can.
@@ -25,7 +26,7 @@ from testbed.core.errors import InputError
 from testbed.core.stages import BeamPolicy
 from testbed.core.types import C64
 
-_PREDICTING = ("lstm", "kalman")
+_PREDICTING = ("lstm", "kalman", "last")
 
 
 class Agent(BeamPolicy):
@@ -56,7 +57,8 @@ class Agent(BeamPolicy):
             raise InputError(f"{self._path}: trained for {n} antennas at both ends, these have {n_own} and {n_peer}")
         if view not in ("none", *_PREDICTING):
             raise InputError(
-                f"{self._path}: trained with the view {view!r}, which nobody has here; accepted: none, lstm, kalman"
+                f"{self._path}: trained with the view {view!r}, which nobody has here; accepted: none, "
+                + ", ".join(_PREDICTING)
             )
         self._peer, self._role = peer, "alice" if peer == "bob" else "bob"
         self._svd = Svd()

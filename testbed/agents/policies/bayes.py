@@ -55,14 +55,18 @@ class Bayes(BeamPolicy):
         self._svd.begin(n_own, n_peer, peer, seed)
         self._beam = first_antenna(n_own)
         self._powers: dict[str, list[float]] = {}
+        if self._is_alice and n_own > 1:
+            # torch, which other policies do without; loading it and the first use take seconds, for which the others
+            # on a simulated air would not wait once the rounds have begun
+            self._deploy = importlib.import_module("testbed.agents.policy")
+            self._deploy.bayes_alone(np.eye(n_peer, n_own), np.ones(n_own), self._numbers)
 
     def hear(self, round: int, links: Mapping[str, C64]) -> None:
         self._svd.hear(round, links)
         self._beam = self._svd.beam(round)
         scaled = {role: self._scaled(role, h) for role, h in links.items() if role in (self._peer, self._fred)}
         if self._is_alice and len(self._beam) > 1 and {self._peer, self._fred} <= scaled.keys():
-            deploy = importlib.import_module("testbed.agents.policy")  # torch, which other policies do without
-            self._beam = deploy.bayes_alone(scaled[self._peer].T, scaled[self._fred][:, 0], self._numbers)
+            self._beam = self._deploy.bayes_alone(scaled[self._peer].T, scaled[self._fred][:, 0], self._numbers)
 
     def beam(self, round: int) -> C64:
         return self._beam
