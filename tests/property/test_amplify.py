@@ -20,6 +20,30 @@ def test_hash_is_the_toeplitz_matrix_product(n: int, share: float, seed: int) ->
 
 
 @settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.floats(0, 1), st.integers(0, 2**32))
+def test_hash_is_linear(n: int, share: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n_out = max(1, round(share * n))
+    x, y = rng.integers(0, 2, (2, n), np.uint8)
+    key = rng.integers(0, 2, seed_length(n, n_out), np.uint8)
+    both = toeplitz_hash(x, key, n_out) ^ toeplitz_hash(y, key, n_out)
+    np.testing.assert_array_equal(toeplitz_hash(x ^ y, key, n_out), both)
+    assert not toeplitz_hash(np.zeros(n, np.uint8), key, n_out).any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 5).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n), st.integers(1, (1 << n) - 1))))
+def test_hash_is_universal(case: tuple[int, int, int]) -> None:
+    """Two strings that differ have, over all seeds, every difference of hashes equally often: 2**−n_out collide."""
+    n, n_out, difference = case
+    d = np.array([difference >> i & 1 for i in range(n)], np.uint8)
+    length = seed_length(n, n_out)
+    seeds = (np.arange(1 << length)[:, None] >> np.arange(length) & 1).astype(np.uint8)
+    hashes = [int(toeplitz_hash(d, s, n_out) @ (1 << np.arange(n_out))) for s in seeds]
+    np.testing.assert_array_equal(np.bincount(hashes, minlength=1 << n_out), 1 << length - n_out)
+
+
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 1), max_size=300), st.lists(st.integers(0, 1), max_size=300), st.integers(0, 2**32))
 def test_tags_agree_exactly_where_strings_do(a: list[int], b: list[int], seed: int) -> None:
     x, y = np.array(a, np.uint8), np.array(b, np.uint8)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from testbed.chain.amplify.verify import draw_point, verification_tag
 from testbed.chain.dialogue import Conversation
 from testbed.chain.quantize.equiprobable import Equiprobable
 from testbed.chain.reconcile.cascade import Cascade
@@ -62,6 +63,43 @@ def test_any_channel_ends_equal_or_is_refused(n, snr_db, bits, outliers, seed):
     else:
         # bits that the model calls certain may still be wrong: few, and the tag that follows tells
         assert np.mean(one.result.values != two.result.values) < 0.02
+
+
+@st.composite
+def corruptions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, float]:
+    """Alice's bits, Bob's with 0 to 30 % wrong, scattered, in one burst or every k-th, and an estimate of that rate."""
+    n, seed = draw(st.integers(64, 1500)), draw(st.integers(0, 2**32))
+    rng = np.random.default_rng(seed)
+    wrong = round(draw(st.floats(0, 0.3)) * n)
+    how = draw(st.sampled_from(["scattered", "burst", "comb"]))
+    a = rng.integers(0, 2, n, dtype=np.uint8)
+    b = a.copy()
+    if how == "scattered":
+        b[rng.choice(n, wrong, replace=False)] ^= 1
+    elif how == "burst":
+        b[(int(rng.integers(n)) + np.arange(wrong)) % n] ^= 1
+    elif wrong:
+        b[:: max(1, n // wrong)] ^= 1
+    actual = float(np.mean(a != b))
+    return a, b, min(0.25, actual * draw(st.sampled_from([0.3, 1.0, 1.0, 1.3])))
+
+
+@pytest.mark.parametrize("stage", [Cascade, Ldpc, Multilevel])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(case=corruptions())
+def test_any_corruption_is_corrected_or_refused(stage, case):
+    """Refused: by the reconciler, or by the tag that the pipeline sends next. Within the code's reach: corrected."""
+    a, b, estimate = case
+    _, bob = talk(stage(), Evidence.of(a, estimate), Evidence.of(b, estimate))
+    right = bob.result is not None and np.array_equal(bob.result.values, a)
+    if bob.result is not None:
+        point = draw_point(np.random.default_rng(a.size))
+        assert (verification_tag(bob.result.values, point) == verification_tag(a, point)) == right
+        assert bob.result.corrected == np.count_nonzero(bob.result.values != b)
+    else:
+        assert bob.failure.reason in ("error_rate_too_high", "not_decoded")
+    if a.size >= 256 and 0 < np.mean(a != b) <= min(0.15, 1.01 * estimate):
+        assert right
 
 
 @pytest.mark.parametrize("stage", [Cascade, Ldpc, Multilevel])

@@ -116,16 +116,20 @@ def test_both_criteria_decide() -> None:
 
 
 def test_one_failure_among_many_templates_is_chance() -> None:
-    def line(p: list[float]) -> tuple[str, ...]:
+    def line(p: list[float], sequences: int = 1) -> tuple[str, ...]:
         rows = [
             {"test": "non_overlapping_template", "statistic": f"non_overlapping_template_{i}", "p_value": x,
-             "pass_ratio": 1.0, "sequences": 1, "ok": x >= 0.01, "reason": None}
+             "pass_ratio": float(x >= 0.01), "sequences": sequences, "ok": x >= 0.01, "reason": None}
             for i, x in enumerate(p)
         ]  # fmt: skip
         rows += [{"test": t, "reason": "short"} for t in sp800_22.LEAST_BITS if t != "non_overlapping_template"]
         return next(x for x in r.table({"alpha": 0.01, "tests": rows}) if x[0] == "non_overlapping_template")
 
-    assert line([0.5] * 147 + [0.005])[1:] == ("147/148", "1.0000", "0.005000", "ok", "worst: 147")
+    # one sequence passes or not: a ratio of 0 beside "ok" would say that all went wrong
+    assert line([0.5] * 147 + [0.005])[1:] == ("147/148", "–", "0.005000", "ok", "worst: 147; 5 may fail by chance")
+    assert line([0.5] * 148, 2)[2:] == ("1.0000", "0.500000", "ok", "worst: 0")
+    assert line([0.5] * 143 + [0.005] * 5)[4] == "ok"
+    assert line([0.5] * 142 + [0.005] * 6)[4] == "look"
     assert line([0.5] * 140 + [0.005] * 8)[4] == "look"
     assert line([0.5] * 147 + [1e-9])[4] == "look"
 

@@ -100,9 +100,10 @@ def test_where_bob_corrects_tells_about_the_rest_of_the_label():
     assert np.all(label[place == 1][:, 2] == 1)
     verified = transcript[-1][1]
     assert (verified.kind, verified.body) == ("verified", {"corrections": counts})
-    # the last place's errors lie at four thresholds, not all as often: they tell a little of the first two bits too
-    counts_told = (sum(counts) * 2).bit_length()
-    assert 2 * counts[0] + counts[1] < verified.leaked_bits - counts_told < 2 * counts[0] + 1.2 * counts[1] + 20
+    # the last place's errors lie at four thresholds, not all as often: they tell a little of the first two bits too,
+    # and labels without errors a little by having none
+    counts_told = alice.raw.values.size.bit_length()
+    assert 2 * counts[0] + counts[1] < verified.leaked_bits - counts_told < 2 * counts[0] + 1.2 * counts[1] + 40
     for side in (alice, bob):
         assert side.report.leaked_by_kind["verified"] == verified.leaked_bits
 
@@ -129,12 +130,13 @@ def test_the_number_of_sacrificed_errors_is_charged_for_what_it_can_say():
         assert 2 ** side.report.leaked_by_kind["sacrifice_errors"] >= most + 1
 
 
-def test_labels_of_one_bit_tell_nothing_by_their_errors():
+def test_labels_of_one_bit_tell_hardly_anything_by_their_errors():
     a, b, *_ = channels(0.08)
     k = KeyChain(msgspec.structs.replace(PLAN, quantize_options={"bits": 1}), Accounting())
     alice, bob, _ = run(k.agree("alice", a, BLOCK, SEED), k.agree("bob", b, BLOCK, SEED))
     assert bob.report.corrected_bits > 0
-    assert alice.report.leaked_by_kind["verified"] == 0
+    # as both values err alike, what is charged is the digits of the charge
+    assert alice.report.leaked_by_kind["verified"] <= alice.raw.values.size.bit_length() + 3
 
 
 def test_sacrificed_bits_are_gone():

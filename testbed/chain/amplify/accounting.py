@@ -44,23 +44,31 @@ def key_length(
     return max(0, floor(raw_bits * min_entropy_per_bit - sacrificed_bits - leaked_bits - 2 * epsilon_log2))
 
 
-def correction_leak(place: I64, rest: I64, bits: I64) -> int:
-    """Return what the positions of corrected bits tell about other bits of the string, rounded up a place.
+def correction_leak(values: I64, flags: I64, bits: I64) -> int:
+    """Return what the places of corrected bits tell about the labels of the string, in bits, rounded up.
 
-    Of each correction: its place in a label of `bits`, and `rest`, the label's other bits as a number. Bob's questions
-    in an interactive reconciliation narrow every error down in public, so Eve knows the positions. Values next to a
-    border were wrong, and regions on both sides of it share the rest of the label: an error at a place tells
-    (bits − 1) − H(rest | error at this place), whatever the labels are and wherever errors are frequent. H is the
-    entropy of what is found among these errors, which is too low on average, by about (values found − 1)/(2n ln 2)
-    a correction: the charge errs upwards. Labels of one bit are charged nothing.
+    (label,) each: the label as a number, a 1 in `flags` where one of its bits was corrected, its length. Values next to
+    a border are often wrong, and regions on both sides of it share most of the label; a label without errors is more
+    likely of a region that is seldom wrong. Together they tell I(label; flags) = H(label) − H(label | flags), whatever
+    the labels are and wherever errors are frequent. A corrected bit was told as such, by two parities that are counted:
+    a label of b bits with w errors is charged b − w at most. Entropies are those of the values found, too low on
+    average and the more so the fewer the labels: the charge errs upwards.
     """
-    charge = 0
-    for b, j in {(int(b), int(j)) for b, j in zip(bits, place, strict=True)}:
-        found = np.unique(rest[(bits == b) & (place == j)], return_counts=True)[1]
-        n = int(found.sum())
-        entropy = log2(n) - float((found * np.log2(found)).sum()) / n
-        charge += ceil(n * (b - 1 - entropy) - 1e-9)
-    return charge
+    charge = 0.0
+    for b in np.unique(bits).tolist():
+        among = bits == b
+        value, flag = values[among], flags[among]
+        whole = _entropy(value)
+        for f in np.unique(flag).tolist():
+            same = value[flag == f]
+            told = max(0.0, whole - _entropy(same))
+            charge += same.size * (min(told, b - f.bit_count()) if f else told)
+    return ceil(charge - 1e-6)
+
+
+def _entropy(values: I64) -> float:
+    found = np.unique(values, return_counts=True)[1]
+    return log2(values.size) - float((found * np.log2(found)).sum()) / values.size
 
 
 def eve_min_entropy(errors: int, trials: int, confidence: float = CONFIDENCE) -> float:

@@ -31,7 +31,12 @@ _LEAST_CHECKS = 8
 
 
 class Ldpc(Reconciler):
-    """Syndrome coding with own irregular codes, leak = f·n·h2(error rate) with f of 1.07 to 1.2 at 65 536 bits.
+    """Syndrome coding with own irregular codes, leak = f·n·h2(error rate).
+
+    One message of 131 072 bits with margin 1.6: f 1.20, 1.09 and 1.07 at 1, 5 and 10 %. At 5 and 10 % all of 50 blocks
+    were decoded, at 1 % 55 of 60: codes of few parities have their threshold there, anywhere from 1.15 to 1.20. Such a
+    block needs a second message, 4 % more. With the default margin 33 of 40 were decoded at 1 % with one message, all
+    with two, and f was 1.19 over all.
 
     rounds: how often Bob may ask for more parities, 0 to 6; 0: one message, then corrected or refused.
     margin: parities of the first message beyond the codes' threshold, in standard deviations of what n bits need,
