@@ -8,15 +8,17 @@ only, at rates that follow each place's conditional entropy (cf. Jouguet, Elkous
 
 What Bob knows of the channel comes from the sacrificed symbols, which are public: a noise level for each dimension and
 the share of outliers, by maximum likelihood. He publishes the plan (which dimensions' bits form a frame, how many
-parities), Alice the syndromes of all places in one message; for frames that fail he asks for more, a few per cent at a
-time (`_code`), then for the syndrome of a code of a far higher rate, in the end for the bits themselves. Where a bit
-came out wrong unnoticed the verification tag differs and the block is dropped.
+parities), Alice the syndromes of all places in one message, each with a checksum of its frame: of the many strings that
+have a short syndrome a decoder may well find another. For frames that fail he asks for more, a few per cent at a time
+(`_code`), then in growing steps, for the syndrome of a code of a far lower rate, in the end for the bits themselves.
+Where a bit came out wrong unnoticed the verification tag differs and the block is dropped.
 
 Without features (bare strings) every bit is a place of its own and the channel a binary symmetric one.
 """
 
 from __future__ import annotations
 
+import binascii
 from dataclasses import dataclass, field, replace
 from math import ceil, log2, sqrt
 from typing import Any
@@ -41,6 +43,12 @@ _CLASSES = (0.1, 0.4)
 _LEAST_FRAME = 3000
 """Fewer coded bits than this share a frame with those of the next class."""
 _LEAST_CHECKS = 8
+_SUM_BITS = 16
+"""Of a coded frame's checksum, CRC-CCITT: linear, so it tells no more than as many parities."""
+_EVEN_STEPS, _GROWTH = 6, 1.5
+"""How many further messages are of one size, and by what factor each one after them grows."""
+_LAST_CODE = 12
+"""After so many further messages a code whose checks are all split is followed by the bits themselves."""
 _SKIP = 0.01
 """Expected wrong bits of a place up to which nothing is sent for it."""
 _LEAST_PUBLISHED = 8
@@ -54,8 +62,8 @@ _PRIOR = 2.0
 class Multilevel(Reconciler):
     """Soft-decision reconciliation of binary labels of equally likely cells.
 
-    rounds: how often Bob may ask for more parities, 0 to 40; step: share of a frame's first parities that each further
-    message adds, 0.005 to 0.2. margin: parities of the first message beyond the codes' threshold, in standard
+    rounds: how often Bob may ask for more parities, 0 to 40; from 16, the default, the last are the bits themselves.
+    step: share of a frame's parities that each of the first further messages adds, 0.005 to 0.2. margin: parities of the first message beyond the codes' threshold, in standard
     deviations of what the frame needs, −3 to 6. Raises DialogueFailed('not_decoded') where the last attempt failed.
     """
 
@@ -78,7 +86,7 @@ class Multilevel(Reconciler):
         assert message is not None
         frames = _read_plan(message, labels)
         values = labels.values
-        yield Send(_parities([f.syndrome(values[f.positions]) for f in frames]))
+        yield Send(_parities([f.first(values[f.positions]) for f in frames]))
         messages = 2
         while True:
             reply = yield Receive(REPLY)
@@ -101,8 +109,8 @@ class Multilevel(Reconciler):
         yield Send(_plan_message(frames, labels, seed))
         message = yield Receive(SYNDROME)
         assert message is not None
-        for f, bits in zip(frames, _split(message, [f.checks for f in frames]), strict=True):
-            f.told = bits
+        for f, bits in zip(frames, _split(message, [f.first_count for f in frames]), strict=True):
+            f.told, f.checksum = bits[: f.checks], bits[f.checks :]
         messages = 2
         for place in range(labels.most):
             channel.settle(place)
@@ -176,30 +184,36 @@ class _Frame:
     checks: int
     asked: int = 0
     """How often Bob asked for more."""
-    splits: int = 0
-    """Of these, how often of the present code."""
     told: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
     halves: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
+    """(split,) parities of the split checks of the present code."""
+    checksum: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
 
     @property
     def clear(self) -> bool:
         return self.checks == self.positions.size
 
-    def syndrome(self, bits: U8) -> U8:
-        return bits if self.clear else code(bits.size, self.checks).syndrome(bits)[0]
+    @property
+    def first_count(self) -> int:
+        """How many bits the first message has."""
+        return self.checks if self.clear else self.checks + _SUM_BITS
+
+    def first(self, bits: U8) -> U8:
+        """Return the first message: parities and checksum, or the bits."""
+        return bits if self.clear else np.concatenate([code(bits.size, self.checks).syndrome(bits)[0], _checksum(bits)])
 
     def next_splits(self, step: float) -> tuple[int, int]:
         """Return which splits the next message tells: from, to (excluded); equal where none are left."""
-        n = self.positions.size
+        n, start = self.positions.size, self.halves.size
         limit = 0 if self.clear else min(code(n, self.checks).n_splits, n - self.checks)
-        size = ceil(max(step * self.checks, 0.4 * sqrt(n)))
-        return min(limit, self.splits * size), min(limit, (self.splits + 1) * size)
+        size = max(step * self.checks, 0.4 * sqrt(n)) * _GROWTH ** max(0, self.asked - _EVEN_STEPS + 1)
+        return start, min(limit, start + ceil(size))
 
     def _afresh(self) -> int:
         """Return the parities of the code that follows where no split is left: of a rate that was far off."""
         n = self.positions.size
         checks = 3 * self.checks + 64
-        return n if checks > 0.6 * n else checks
+        return n if checks > 0.6 * n or self.asked >= _LAST_CODE else checks
 
     def next_count(self, step: float) -> int:
         """Return how many bits the next message has."""
@@ -221,10 +235,17 @@ class _Frame:
         """Take the next message."""
         start, stop = self.next_splits(step)
         if stop > start:
-            self.halves, self.splits = np.concatenate([self.halves, told]), self.splits + 1
+            self.halves = np.concatenate([self.halves, told])
         else:
-            self.told, self.checks, self.halves, self.splits = told, self._afresh(), self.halves[:0], 0
+            self.told, self.checks, self.halves = told, self._afresh(), self.halves[:0]
         self.asked += 1
+
+    def decode(self, llr: F64) -> U8 | None:
+        """Return the frame's bits that ln P(0)/P(1), (bit,), and what was told suggest; None if none are found."""
+        if self.clear:
+            return self.told
+        bits = code(self.positions.size, self.checks).decode(llr, self.told, self.halves, 200)
+        return bits if bits is not None and np.array_equal(_checksum(bits), self.checksum) else None
 
 
 class _Channel:
@@ -272,10 +293,7 @@ class _Channel:
 
     def decode(self, f: _Frame) -> bool:
         """Find a frame's bits from what was told; return whether there are some."""
-        if f.clear:
-            bits: U8 | None = f.told
-        else:
-            bits = code(f.positions.size, f.checks).decode(self._llr(f.positions, f.place), f.told, f.halves, 200)
+        bits = f.told if f.clear else f.decode(self._llr(f.positions, f.place))
         if bits is None:
             return False
         self._put(f.positions, f.place, bits)
@@ -343,7 +361,7 @@ def first_checks(n: int, entropy: float, margin: float) -> int:
     spread = sqrt(e * (1 - e) * n) * log2((1 - e) / e)
     m = max(_LEAST_CHECKS, ceil(n * (entropy + 0.018 * min(1.0, sqrt(entropy / 0.1))) + margin * spread))
     # a short frame that does not decode in the end is told twice
-    return n if m + 2 * spread >= 0.97 * n or n < 4 * _LEAST_CHECKS else m
+    return n if m + _SUM_BITS + 2 * spread >= 0.97 * n or n < 4 * _LEAST_CHECKS else m
 
 
 def _positions(labels: _Labels, place: int, dimensions: list[int], seed: int) -> list[I64]:
@@ -401,6 +419,11 @@ def _read_plan(message: PublicMessage, labels: _Labels) -> list[_Frame]:
 def _parities(parts: list[U8]) -> PublicMessage:
     bits = np.concatenate([np.zeros(0, np.uint8), *parts])
     return PublicMessage(kind=SYNDROME, body={"bits": np.packbits(bits).tobytes()}, leaked_bits=bits.size)
+
+
+def _checksum(bits: U8) -> U8:
+    sum_ = binascii.crc_hqx(np.packbits(bits).tobytes(), 0xFFFF)
+    return np.unpackbits(np.array([sum_], ">u2").view(np.uint8))
 
 
 def _split(message: PublicMessage, counts: list[int]) -> list[U8]:
