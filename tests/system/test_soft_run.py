@@ -15,7 +15,7 @@ from testbed.core import config
 from testbed.records import reader
 
 ROUNDS = 440
-"""Shorter blocks are corrected too, but leave less entropy than their syndromes tell: of 320 rounds one in three pays."""
+"""Shorter blocks are corrected too, but few of them leave more entropy than their syndromes tell."""
 
 
 def _libiio() -> None:

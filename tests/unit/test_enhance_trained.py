@@ -17,6 +17,8 @@ from testbed.chain.enhance.identity import Identity
 from testbed.chain.enhance.linear_mmse import LinearMmse
 from testbed.chain.enhance.pca import Pca
 from testbed.chain.enhance.wavelet import Wavelet
+from testbed.core import registry
+from testbed.core.errors import InputError
 from testbed.core.types import CsiSeries
 
 N = 16
@@ -63,7 +65,8 @@ def test_alignment_takes_off_phase_and_delay_and_nothing_else() -> None:
 def test_stretches_are_apart() -> None:
     split = Split.of(100, 0.2, 10)
     assert (split.train[-1], split.validate[0], split.validate[-1]) == (69, 80, 99)
-    assert Split.of(20, 0.5, 50).train.size == 2
+    with pytest.raises(ValueError, match="gap = 9 leaves nothing of 20 probes to train, of which 10 validate"):
+        Split.of(20, 0.5, 9)
 
 
 def test_linear_mmse_is_the_wiener_filter() -> None:
@@ -217,3 +220,23 @@ def test_more_components_than_there_are_is_refused(stage: Any) -> None:
     h = channels(1, 60)
     with pytest.raises(ValueError, match="accepted: up to"):
         stage.fit(noisy(h, 1, 0.1), noisy(h, 2, 0.1), np.random.default_rng(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("autoencoder", {"agreement": float("nan")}),
+        ("autoencoder", {"agreement": float("inf")}),
+        ("autoencoder", {"codes": 10**9}),
+        ("calibrated", {"hidden": 10**9}),
+        ("crcnet", {"filters": 10**9}),
+        ("kgnet", {"hidden": [10**9]}),
+        ("wavelet", {"strength": float("inf")}),
+        ("identity", {"detrend": "highpass", "window": 10**30}),
+    ],
+)
+def test_options_that_no_memory_or_arithmetic_holds_are_refused_by_name(name: str, options: dict[str, Any]) -> None:
+    last = list(options)[-1]
+    with pytest.raises(InputError, match=rf"enhance '{name}': {last} = .*accepted: ") as told:
+        registry.make_stage("enhance", name, options)
+    assert "\n" not in str(told.value)

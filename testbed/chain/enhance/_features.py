@@ -76,10 +76,10 @@ class Reduction:
         return Features(values=values, rounds=csi.rounds)
 
 
-def whole(name: str, value: int, least: int) -> None:
-    """Raise ValueError unless `value` is a whole number ≥ `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} = {value!r}, accepted: whole numbers from {least}")
+def whole(name: str, value: int, least: int, most: int = 1_000_000) -> None:
+    """Raise ValueError unless `value` is a whole number, `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} = {value!r}, accepted: whole numbers from {least} to {most}")
 
 
 def magnitudes(csi: CsiSeries) -> F64:

@@ -45,9 +45,17 @@ class Split:
 
     @classmethod
     def of(cls, n: int, validation: float, gap: int) -> Split:
-        """Return the first rows to train, the last `validation` share to validate, `gap` rows between for neither."""
+        """Return the first rows to train, the last `validation` share to validate, `gap` rows between for neither.
+
+        Raises ValueError where fewer than 2 rows are left to train.
+        """
         first = n - max(2, round(validation * n))
-        return cls(np.arange(max(first - gap, 2)), np.arange(first, n))
+        if first - gap < 2:
+            raise ValueError(
+                f"gap = {gap} leaves nothing of {n} probes to train, of which {n - first} validate; "
+                f"accepted: up to {first - 2}"
+            )
+        return cls(np.arange(first - gap), np.arange(first, n))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ from testbed.chain.enhance._trained import Arrays, Split
 from testbed.core import torch_device
 from testbed.core.types import F64
 
+MOST_WIDTH = 8192
+"""Of a layer: far more than CSI needs, and little enough for a node's memory."""
 Build = Callable[[], Any]
 """Returns a fresh torch module."""
 

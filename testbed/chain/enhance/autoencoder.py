@@ -7,13 +7,14 @@ CSI must let one decoder rebuild both ends' CSI, and must be the same at both en
 from __future__ import annotations
 
 from functools import partial
+from math import inf
 from typing import Any
 
 import numpy as np
 
 from testbed.chain.enhance._features import Reduction, whole
 from testbed.chain.enhance._trained import Learned, Model, Split, Trained
-from testbed.chain.enhance._trainer import Recipe, Scale, run, train
+from testbed.chain.enhance._trainer import MOST_WIDTH, Recipe, Scale, run, train
 from testbed.core.types import F64
 
 
@@ -41,10 +42,10 @@ class Autoencoder(Trained):
         rate: float = 1e-3,
         device: str = "cpu",
     ) -> None:
-        whole("codes", codes, 1)
-        whole("hidden", hidden, 1)
-        if agreement < 0:
-            raise ValueError(f"agreement = {agreement!r}, accepted: from 0")
+        whole("codes", codes, 1, MOST_WIDTH)
+        whole("hidden", hidden, 1, MOST_WIDTH)
+        if not 0.0 <= agreement < inf:
+            raise ValueError(f"agreement = {agreement!r}, accepted: finite, from 0")
         self._recipe = Recipe(epochs, patience, batch, rate, device)
         self._codes, self._hidden, self._agreement = codes, hidden, agreement
         reduction, parameters = Reduction(1, "complex", "none", 1, align), {"codes": codes, "hidden": hidden}

@@ -16,7 +16,7 @@ import numpy as np
 
 from testbed.chain.enhance._features import C128, Reduction, whole
 from testbed.chain.enhance._trained import Arrays, Learned, Model, Split, Trained, as_complex, stacked
-from testbed.chain.enhance._trainer import Recipe, run, squared, train
+from testbed.chain.enhance._trainer import MOST_WIDTH, Recipe, run, squared, train
 from testbed.chain.enhance._wiener import predict, wiener
 from testbed.core.types import F64, CsiSeries
 
@@ -42,7 +42,7 @@ class Calibrated(Trained):
         rate: float = 1e-3,
         device: str = "cpu",
     ) -> None:
-        whole("hidden", hidden, 0)
+        whole("hidden", hidden, 0, MOST_WIDTH)
         self._recipe = Recipe(epochs, patience, batch, rate, device)
         self._hidden = hidden
         reduction, parameters = Reduction(step, scale, "none", 1, align), {"hidden": hidden}

@@ -9,7 +9,7 @@ import numpy as np
 
 from testbed.chain.enhance._features import Reduction, whole
 from testbed.chain.enhance._trained import Learned, Model, Split, Trained
-from testbed.chain.enhance._trainer import Recipe, Scale, run, squared, train
+from testbed.chain.enhance._trainer import MOST_WIDTH, Recipe, Scale, run, squared, train
 from testbed.core.types import F64
 
 WIDTH = 256
@@ -40,7 +40,7 @@ class CrcNet(Trained):
         rate: float = 1e-3,
         device: str = "cpu",
     ) -> None:
-        whole("filters", filters, 1)
+        whole("filters", filters, 1, MOST_WIDTH)
         self._recipe = Recipe(epochs, patience, batch, rate, device)
         self._filters = filters
         reduction, parameters = Reduction(step, scale, "none", 1, align), {"filters": filters}

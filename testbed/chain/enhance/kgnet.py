@@ -13,7 +13,7 @@ import numpy as np
 
 from testbed.chain.enhance._features import Reduction, whole
 from testbed.chain.enhance._trained import Learned, Model, Split, Trained
-from testbed.chain.enhance._trainer import Recipe, Scale, run, squared, train
+from testbed.chain.enhance._trainer import MOST_WIDTH, Recipe, Scale, run, squared, train
 from testbed.core.types import F64
 
 
@@ -39,7 +39,7 @@ class KgNet(Trained):
         device: str = "cpu",
     ) -> None:
         for width in hidden:
-            whole("hidden", width, 1)
+            whole("hidden", width, 1, MOST_WIDTH)
         self._recipe = Recipe(epochs, patience, batch, rate, device)
         self._hidden = tuple(hidden)
         reduction, parameters = Reduction(step, scale, "none", 1, align), {"hidden": list(hidden)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,8 @@ class Wavelet(Enhancer):
         if family not in FAMILIES:
             raise ValueError(f"family = {family!r}, accepted: {', '.join(FAMILIES)}")
         whole("levels", levels, 1)
-        if not strength >= 0.0:
-            raise ValueError(f"strength = {strength!r}, accepted: from 0")
+        if not 0.0 <= strength < inf:
+            raise ValueError(f"strength = {strength!r}, accepted: finite, from 0")
         self._family, self._levels, self._strength = family, levels, strength
         self._reduction = Reduction(step, scale, detrend, detrend_window, align)
 

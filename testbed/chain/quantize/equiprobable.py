@@ -11,7 +11,8 @@ What the public messages reveal.
 - The number of bits a dimension: a function of pilots at both ends; charged as it stands, 4 bits a dimension.
 - Ranks make the cells balanced; Bob's message charges what this tells of n labels (`_messages.balance_bits`): some
   7·2**m bits a dimension, much for short blocks. Cut by the normal distribution, only the sample's mean and variance
-  are fixed; a number of n has log2 n bits at most, and two are charged.
+  are fixed: each tells the sum of n labels to within what cutting takes, log2 n bits at most and from 2^m values
+  hardly more than m + 2. Two are charged, each at the larger of both.
 """
 
 from __future__ import annotations
@@ -143,7 +144,8 @@ class Equiprobable(Quantizer):
         """Return what it tells about n labels of m bits that they were cut by their own distribution."""
         if not m:
             return 0.0
-        return balance_bits(n, 1 << m) if self._by_rank else min(2.0 * n.bit_length(), balance_bits(n, 1 << m))
+        balance = balance_bits(n, 1 << m)
+        return balance if self._by_rank else min(2.0 * max(n.bit_length(), m + 2), balance)
 
     def _depth(self, told: F64, z: F64, n: int) -> int:
         """Return a dimension's bits, from (probe,) pilots as Alice told them, NaN elsewhere, and Bob's scores."""

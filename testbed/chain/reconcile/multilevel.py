@@ -63,8 +63,9 @@ class Multilevel(Reconciler):
     """Soft-decision reconciliation of binary labels of equally likely cells.
 
     rounds: how often Bob may ask for more parities, 0 to 40; from 16, the default, the last are the bits themselves.
-    step: share of a frame's parities that each of the first further messages adds, 0.005 to 0.2. margin: parities of the first message beyond the codes' threshold, in standard
-    deviations of what the frame needs, −3 to 6. Raises DialogueFailed('not_decoded') where the last attempt failed.
+    step: share of a frame's parities that each of the first further messages adds, 0.005 to 0.2. margin: parities of
+    the first message beyond the codes' threshold, in standard deviations of what the frame needs, −3 to 6. Raises
+    DialogueFailed('not_decoded') where the last attempt failed.
     """
 
     shows_corrections = False
