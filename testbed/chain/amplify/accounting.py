@@ -53,6 +53,11 @@ def correction_leak(values: I64, flags: I64, bits: I64) -> int:
     the labels are and wherever errors are frequent. A corrected bit was told as such, by two parities that are counted:
     a label of b bits with w errors is charged b − w at most. Entropies are those of the values found, too low on
     average and the more so the fewer the labels: the charge errs upwards.
+
+    What a place tells of the labels of neighbouring probes is not in it. Of signs of a first-order process with
+    correlation 0.6 to 0.95 from probe to probe, 10 to 20 dB, that is 0.01 to 0.12 bit a bit by Shannon, yet it helps
+    little to guess a bit: the min-entropy, which the length goes by, falls by 0.006 a bit at most from 15 dB on, and by
+    0.02 at 10 dB, where the parities leave no key of such strings.
     """
     charge = 0.0
     for b in np.unique(bits).tolist():
