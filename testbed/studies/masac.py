@@ -127,11 +127,13 @@ def _over_training(
     for frame, wanted in (("turned frame", True), ("antenna frame", False)):
         over = {
             n: float(_end(trained, n)[0].mean() - level["svd"])
-            for n in trained if not n.startswith("fig") and ("turned" in n) is wanted
+            # of those that see nothing of Eve none can: SVD is what is best then
+            for n in trained if not n.startswith("fig") and ("turned" in n) is wanted and not n.endswith(", none")
         }  # fmt: skip
         told = frame if wanted else _how_far(trained, level, "SAC")
         study.claim(
-            f"every learner beats the SVD beams ({told}; bits over them)", None, over, all(v > 0 for v in over.values())
+            f"every learner that is told of Eve beats the SVD beams ({told}; bits over them)", None, over,
+            all(v > 0 for v in over.values()),
         )  # fmt: skip
     antenna = [n for n in ("SAC", "TD3", "PPO") if n in trained]
     study.claim(
