@@ -98,3 +98,9 @@ def test_the_full_plan_runs_to_its_last_claim(monkeypatch: pytest.MonkeyPatch) -
     assert "TD3" not in cut["measured"]
     assert found["figures"]["fig2"]["curves"]["SAC"][1] is not None
     assert found["figures"]["fig2"]["curves"]["SAC"][2] is None
+
+
+def test_the_error_over_seeds_is_that_of_their_mean() -> None:
+    runs = np.random.default_rng(1).standard_normal((20_000, 3))
+    assert np.mean(masac._error(runs) ** 2) == pytest.approx(1 / 3, rel=0.03)
+    assert masac._mean([1.0, 2.0, 3.0]) == pytest.approx([2.0, 3**-0.5])
