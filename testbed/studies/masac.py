@@ -118,10 +118,11 @@ def _over_training(
                 {"SAC": _mean(sac), peer: _mean(other)}, sac.mean() > other.mean() and sac.mean() > left_random,
             )  # fmt: skip
             study.claim(
-                f"SAC is steadier than {peer} ({tag}; standard deviation over seeds in bits; both above SVD)", "yes",
+                f"SAC is steadier than {peer} ({tag}; standard deviation over seeds in bits; both off the random "
+                "level)", "yes",
                 {"SAC": float(sac.std()), peer: float(other.std())},
                 # those that never left the level of random beams are steady too
-                sac.std() < other.std() and min(sac.mean(), other.mean()) > level["svd"],
+                sac.std() < other.std() and min(sac.mean(), other.mean()) > left_random,
             )  # fmt: skip
     for frame, wanted in (("turned frame", True), ("antenna frame", False)):
         over = {
@@ -239,7 +240,8 @@ def _prediction(study: Study, size: Any, trained: dict[str, Any], r: dict[str, A
         return
     stacks = {v: f"SAC turned, {v}, noisy" for v in size.noisy_views}
     full, *rest = _end(trained, "SAC turned", *stacks.values())
-    svd, full_bits = float(r["svd"][i]), float(full.mean())
+    # of the draws that the learners were held against: `r` has others
+    svd, full_bits = float(trained["SAC turned"]["svd"].mean()), float(full.mean())
     kept = {v: (float(x.mean()) - svd) / (full_bits - svd) for v, x in zip(stacks, rest, strict=True)}
     recovered = {f"{v}, of the full reward": float(x.mean()) / full_bits for v, x in zip(stacks, rest, strict=True)}
     study.claim(
