@@ -561,6 +561,10 @@ def train(
             raise InputError(f"--set {item}: accepted: NAME=NUMBER") from None
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: no folder {out.parent}")
+    if out.is_dir() or out.suffix == ".json":
+        raise InputError(f"--out {out}: accepted: a file, as beams.pt; .json is its card's suffix")
+    if step_s is not None and (channels is None or channels.endswith(".npz")):
+        raise InputError("--step-s: accepted: with --channels EXPERIMENT; other channels have steps of their own")
     from testbed.agents import sources
     from testbed.agents import train as training
 

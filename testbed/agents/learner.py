@@ -78,6 +78,11 @@ class Replay:
                     f"agents: the checkpoint's replay is {tuple(saved.shape)} (run, transition, width), "
                     f"this one {tuple(mine.shape)}; accepted: as many runs, the same width, no more transitions"
                 )
+            if state["next"] != saved.shape[1] < mine.shape[1]:
+                raise InputError(
+                    f"agents: the checkpoint's replay is full at {saved.shape[1]} transitions and its oldest are not "
+                    f"the first; accepted: a capacity of {saved.shape[1]} here too, not {mine.shape[1]}"
+                )
             mine[:, : saved.shape[1]] = saved
             self.size = int(saved.shape[1])
         self._next = state["next"]

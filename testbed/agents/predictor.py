@@ -78,6 +78,11 @@ class Sequences:
                     f"agents: the checkpoint's sequences are {tuple(saved.shape)} (time, run, copy, …), these "
                     f"{tuple(column.shape)}; accepted: as many runs, copies and antennas, no more steps"
                 )
+            if len(saved) != len(column) and state["n_written"] > len(saved):
+                raise InputError(
+                    f"agents: the checkpoint's sequences are full at {len(saved)} steps and the oldest are not the "
+                    f"first; accepted: a capacity of {len(saved)} here too, not {len(column)}"
+                )
             column[: len(saved)] = saved
         self.n_written = state["n_written"]
 

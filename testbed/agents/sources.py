@@ -12,6 +12,8 @@ held against the closed forms on another (`Series.split`); what is estimated is 
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,9 +49,13 @@ class Series:
             if shape != (h[0], h[2]):
                 raise InputError(f"agents: {name} is {shape}; accepted: (time, Alice's antenna) = {(h[0], h[2])}")
         for name, x in (("h", self.h), ("g", self.g), ("fred", self.fred)):
-            if x is not None and not (np.isfinite(x).all() and np.abs(x).max() > 0):
+            if x is None:
+                continue
+            if not np.issubdtype(np.asarray(x).dtype, np.number):
+                raise InputError(f"agents: {name} holds {np.asarray(x).dtype}; accepted: complex numbers")
+            if not (np.isfinite(x).all() and np.any(x, axis=tuple(range(1, np.ndim(x)))).all()):
                 raise InputError(
-                    f"agents: {name} has values that are missing, not finite, or all zero: drop those rounds"
+                    f"agents: {name} has values that are missing or not finite, or steps of zeros: drop those rounds"
                 )
 
     def setting(self, base: Setting) -> Setting:
@@ -158,7 +164,7 @@ def load(path: Path) -> Series:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in ("h", "g", "fred") if name in file.files}
-    except (OSError, ValueError, AttributeError) as exc:
+    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
         raise InputError(
             f"{path}: no NumPy archive of channels: {exc}; accepted: .npz with h, g and maybe fred"
         ) from exc

@@ -679,6 +679,34 @@ def test_the_command_line_trains(tmp_path: Path) -> None:
     for wrong, message in (("mu", "NAME=NUMBER"), ("n_antennas=two", "NAME=NUMBER")):
         with pytest.raises(InputError, match=message):
             CliRunner().invoke(cli.app, [*told, "--set", wrong], catch_exceptions=False)
+    for more, message in (
+        (["--out", str(tmp_path)], "accepted: a file"),
+        (["--out", str(tmp_path / "d.json")], "is its card's suffix"),
+        (["--step-s", "0.1"], "accepted: with --channels EXPERIMENT"),
+    ):
+        with pytest.raises(InputError, match=message):
+            CliRunner().invoke(cli.app, [*told, *more], catch_exceptions=False)
+
+
+def test_a_replay_that_has_wrapped_does_not_go_into_a_larger_one(tmp_path: Path) -> None:
+    task = Task((Setting(n_antennas=2, history=3),), (1,), "lstm")
+    of_lstm = PredictorConfig(hidden=8, batch=8, n_envs=2, capacity=16)
+
+    def made(capacity: int, steps: int) -> Learner:
+        predictor = Predictor(task.settings, task.seeds, replace(of_lstm, capacity=steps))
+        return masac.Masac(task, replace(KINDS["sac"][1], capacity=capacity), predictor.train(20))
+
+    learner, path = made(64, 16), tmp_path / "a.pt"
+    learner.train(12)
+    learner.save(path)
+    made(100, 16).load(path)  # not full yet, and nothing is where it would not be
+    learner.train(10)
+    learner.save(path)
+    made(64, 16).load(path)
+    with pytest.raises(InputError, match=r"full at 64 transitions .* accepted: a capacity of 64 here too, not 100"):
+        made(100, 16).load(path)
+    with pytest.raises(InputError, match=r"full at 16 steps .* accepted: a capacity of 16 here too, not 20"):
+        made(64, 20).load(path)
 
 
 def test_a_training_that_makes_no_sense_is_one_line(tmp_path: Path) -> None:
@@ -716,6 +744,15 @@ def test_series_that_do_not_fit_are_one_line() -> None:
         sources.Series(good[0], np.ones((19, 2)))
     with pytest.raises(InputError, match="not finite"):
         sources.Series(good[0] * np.nan, good[1])
+    for gap in (slice(7, 8), slice(None)):  # one step of zeros makes beams that are not numbers
+        h = good[0].copy()
+        h[gap] = 0
+        with pytest.raises(InputError, match=r"h has values .* steps of zeros: drop those rounds"):
+            sources.Series(h, good[1])
+    with pytest.raises(InputError, match="g holds <U3; accepted: complex numbers"):
+        sources.Series(good[0], good[1].astype("U3"))
+    with pytest.raises(InputError, match="accepted: two stretches"):
+        sources.Series(good[0][:0], good[1][:0]).split()
     with pytest.raises(InputError, match="accepted: at least 16"):
         sources.Series(good[0][:9], good[1][:9]).setting(Setting())
     with pytest.raises(InputError, match="accepted: two stretches"):
@@ -737,7 +774,10 @@ def test_channels_are_read_from_an_archive(tmp_path: Path) -> None:
     assert found.fred is None
     np.savez(tmp_path / "half.npz", h=series.h)
     (tmp_path / "junk.npz").write_bytes(b"junk")
-    for name in ("half.npz", "junk.npz", "nowhere.npz"):
+    (tmp_path / "headed.npz").write_bytes(b"PK\x03\x04junk")
+    whole = (tmp_path / "c.npz").read_bytes()
+    (tmp_path / "flipped.npz").write_bytes(whole[:200] + bytes(b ^ 255 for b in whole[200:260]) + whole[260:])
+    for name in ("half.npz", "junk.npz", "headed.npz", "flipped.npz", "nowhere.npz"):
         with pytest.raises(InputError, match=r"accepted: \.npz with h, g and maybe fred"):
             sources.load(tmp_path / name)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
 from testbed.agents import beams, evaluation
-from testbed.studies import _masac_plan, _masac_work
+from testbed.core import torch_device
+from testbed.studies import _masac_plan, _masac_work, masac
+from testbed.studies._study import Study
 
 SETTINGS = tuple({"n_antennas": 3, "mu": mu, "kappa_eve": k} for mu in (0.3, 1.0) for k in (0.0, 0.7, 0.95))
 
@@ -64,3 +69,38 @@ def test_prediction_matters_where_fred_is_heard_badly() -> None:
     assert found["kalman"]["reward"][1].mean() > found["last"]["reward"][1].mean() + 0.02
     assert np.ptp(found["lstm"]["error"][1]) > 0  # seeds differ
     assert np.ptp(found["kalman"]["error"][1]) < 1e-6  # of one set of draws
+
+
+def test_the_full_plan_runs_to_its_last_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind of work of the full size, next to no training, and stacks that the clock stops on the way."""
+    shrunk = replace(
+        _masac_plan.CPU, steps={"antenna": 30, "turned": 30}, predictor_updates=3, climb_updates=12, n_draws=20,
+        table_draws=50, n_seeds=2, n_points=3, kappas=(0.0, 0.9), grid_powers=(0.1, 1.0), noises=(1e-3, 0.3),
+        limit_s={**_masac_plan.CPU.limit_s, "SAC": 0.0, "fig5": 0.0},
+    )  # fmt: skip
+    monkeypatch.setattr(_masac_plan, "CPU", shrunk)
+    monkeypatch.setattr(torch_device, "pick", lambda: "cpu")
+    monkeypatch.setattr(Study, "map", lambda _, function, items: [function(item) for item in items])
+    study = Study("masac", "E", quick=False)
+    masac.run(study)
+    found = study.results(0.0)
+    json.dumps(found, allow_nan=False)
+    assert {"fig2", "fig2_turned", "fig3", "fig3_antenna", "fig4", "fig5", "fred", "direct"} < found["figures"].keys()
+    for name, figure in found["figures"].items():
+        for curve in (*figure["curves"].values(), *figure["errors"].values()):
+            assert len(curve) == len(figure["x"]), name
+    told = [c["measured"].keys() for c in found["claims"] if c["claim"].startswith("every learner that is told of Eve")]
+    assert len(told) == 2
+    assert not any(name.endswith("none") for names in told for name in names)
+    assert {"SAC turned, last, noisy", "TD3 turned"} <= told[0]
+    (cut,) = (c for c in found["claims"] if c["claim"].startswith("every stack took the updates planned"))
+    assert {"SAC", "SAC turned", "fig5 turned 2"} <= cut["measured"].keys()
+    assert "TD3" not in cut["measured"]
+    assert found["figures"]["fig2"]["curves"]["SAC"][1] is not None
+    assert found["figures"]["fig2"]["curves"]["SAC"][2] is None
+
+
+def test_the_error_over_seeds_is_that_of_their_mean() -> None:
+    runs = np.random.default_rng(1).standard_normal((20_000, 3))
+    assert np.mean(masac._error(runs) ** 2) == pytest.approx(1 / 3, rel=0.03)
+    assert masac._mean([1.0, 2.0, 3.0]) == pytest.approx([2.0, 3**-0.5])

@@ -28,15 +28,7 @@ import numpy as np
 from testbed.core.errors import InputError
 from testbed.core.types import F64
 from testbed.surface.models.geometry import check_batch, path_gain, points
-from testbed.surface.models.multi_cell_rates import (
-    C128,
-    Slopes,
-    adjoint,
-    bounds_bits,
-    namespace,
-    rates_bits,
-    slopes,
-)
+from testbed.surface.models.multi_cell_rates import C128, KeyRates, adjoint, namespace
 
 BS_HEIGHT_M, SURFACE_HEIGHT_M, UT_HEIGHT_M = 30.0, 10.0, 1.5
 NOISE_W = 1e-12
@@ -46,7 +38,7 @@ ARRAYS = ("random", "wide", "tall")
 
 
 @dataclass(frozen=True)
-class MultiCell:
+class MultiCell(KeyRates):
     """Statistics of one scene, or of a batch of them (…). Powers and gains are over the noise power."""
 
     direct: F64
@@ -224,26 +216,6 @@ class MultiCell:
         by_s = np.moveaxis(self._amplitude * (a.conj() * towards).sum(axis=-2), -1, -3)
         out = (self.surface_bs.conj() * (by_s @ self.surface_ut.conj())).sum(axis=-2)
         return np.asarray(out.reshape(*out.shape[:-2], self.n_phases))
-
-    def slopes(self, precoders: C128, phases_rad: F64) -> tuple[Slopes, F64]:
-        """Return the gradients of Σ w R^ub and, of them, dR/dθ (…, surface·element)."""
-        found = slopes(precoders, self.covariances(phases_rad), self.weights)
-        by_v = self.phase_slopes(found.covariances, phases_rad)
-        return found, 2 * np.imag(by_v * np.exp(-1j * phases_rad))
-
-    def rates(self, precoders: C128, phases_rad: F64) -> F64:
-        """Return R_k (…, cell) in bits."""
-        self.check_precoders(precoders)
-        return np.asarray(rates_bits(precoders, self.covariances(phases_rad)))
-
-    def bounds(self, precoders: C128, phases_rad: F64) -> F64:
-        """Return R_k^ub (…, cell) in bits."""
-        self.check_precoders(precoders)
-        return np.asarray(bounds_bits(precoders, self.covariances(phases_rad)))
-
-    def weighted_bound(self, precoders: C128, phases_rad: F64) -> F64:
-        """Return Σ w_k R_k^ub (…) in bits: what is maximised."""
-        return np.asarray((self.weights * self.bounds(precoders, phases_rad)).sum(axis=-1))
 
     def probe(self, precoders: C128, phases_rad: F64, n_probes: int, rng: np.random.Generator) -> tuple[C128, C128]:
         """Draw channels and return y (cell, probe, stream) and z̃ (cell, probe, antenna), eqs. 3 and 5; no batch.

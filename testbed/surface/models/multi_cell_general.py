@@ -16,11 +16,11 @@ from testbed.core.errors import InputError
 from testbed.core.types import F64
 from testbed.surface.models.geometry import check_covariance
 from testbed.surface.models.multi_cell import MultiCell, check_common, check_precoders
-from testbed.surface.models.multi_cell_rates import C128, LN2, Slopes, adjoint, bounds_bits, rates_bits, slopes
+from testbed.surface.models.multi_cell_rates import C128, LN2, KeyRates, adjoint
 
 
 @dataclass(frozen=True)
-class GeneralMultiCell:
+class GeneralMultiCell(KeyRates):
     """One scene (no batch), with the interface of `MultiCell` that the designers use."""
 
     direct: C128
@@ -92,26 +92,6 @@ class GeneralMultiCell:
     def phase_slopes(self, d: C128, phases_rad: F64) -> C128:
         """Return ∂R/∂v* (element,) from D (i, j, antenna, antenna): Theorem 4 contracted, O((KMNL)²)."""
         return np.asarray(np.einsum("ijba,ijnab->n", d, self._folded(phases_rad)).conj())
-
-    def slopes(self, precoders: C128, phases_rad: F64) -> tuple[Slopes, F64]:
-        """Return the gradients of Σ w R^ub and, of them, dR/dθ (element,)."""
-        found = slopes(precoders, self.covariances(phases_rad), self.weights)
-        by_v = self.phase_slopes(found.covariances, phases_rad)
-        return found, 2 * np.imag(by_v * np.exp(-1j * phases_rad))
-
-    def rates(self, precoders: C128, phases_rad: F64) -> F64:
-        """Return R_k (cell,) in bits."""
-        self.check_precoders(precoders)
-        return np.asarray(rates_bits(precoders, self.covariances(phases_rad)))
-
-    def bounds(self, precoders: C128, phases_rad: F64) -> F64:
-        """Return R_k^ub (cell,) in bits."""
-        self.check_precoders(precoders)
-        return np.asarray(bounds_bits(precoders, self.covariances(phases_rad)))
-
-    def weighted_bound(self, precoders: C128, phases_rad: F64) -> F64:
-        """Return Σ w_k R_k^ub () in bits."""
-        return np.asarray((self.weights * self.bounds(precoders, phases_rad)).sum(axis=-1))
 
     def theorem_4(self, precoders: C128, phases_rad: F64) -> C128:
         """Return ∂R/∂v̄* (element,) with v̄ = v*, term by term as printed (paper C eqs. 30, 31): O((MNL)³).

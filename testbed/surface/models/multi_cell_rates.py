@@ -11,11 +11,14 @@ Terminal k hears y_k = Σ_i P_i h_ik + n; base station k hears z̃_k = Σ_j h_kj
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from testbed.core.types import F64
 
 LN2 = float(np.log(2.0))
 C128 = NDArray[np.complex128]
@@ -73,6 +76,45 @@ def slopes(precoders: C128, covariances: C128, weights: Any) -> Slopes:
     d[..., k, k, :, :] += t @ seen + seen @ adjoint(t)
     g = (difference @ precoders[..., :, None, :, :] @ covariances).sum(axis=-3)
     return Slopes(bits, d, g + e_inv @ precoders @ own @ t)
+
+
+class KeyRates(ABC):
+    """What designers ask of a scene, whatever makes its covariances; shapes as of the functions above."""
+
+    weights: F64
+    """(cell,) of the sum that is maximised."""
+
+    @abstractmethod
+    def covariances(self, phases_rad: Any) -> Any:
+        """Return C (…, i, j, antenna, antenna) for phases (…, element)."""
+
+    @abstractmethod
+    def phase_slopes(self, d: C128, phases_rad: F64) -> C128:
+        """Return ∂R/∂v* (…, element) from D (…, i, j, antenna, antenna), dR = Σ tr(D_ij dC_ij)."""
+
+    @abstractmethod
+    def check_precoders(self, precoders: Any) -> None:
+        """Raise InputError where precoders do not fit or exceed the power."""
+
+    def slopes(self, precoders: C128, phases_rad: F64) -> tuple[Slopes, F64]:
+        """Return the gradients of Σ w R^ub and, of them, dR/dθ (…, element)."""
+        found = slopes(precoders, self.covariances(phases_rad), self.weights)
+        by_v = self.phase_slopes(found.covariances, phases_rad)
+        return found, 2 * np.imag(by_v * np.exp(-1j * phases_rad))
+
+    def rates(self, precoders: C128, phases_rad: F64) -> F64:
+        """Return R_k (…, cell) in bits."""
+        self.check_precoders(precoders)
+        return np.asarray(rates_bits(precoders, self.covariances(phases_rad)))
+
+    def bounds(self, precoders: C128, phases_rad: F64) -> F64:
+        """Return R_k^ub (…, cell) in bits."""
+        self.check_precoders(precoders)
+        return np.asarray(bounds_bits(precoders, self.covariances(phases_rad)))
+
+    def weighted_bound(self, precoders: C128, phases_rad: F64) -> F64:
+        """Return Σ w_k R_k^ub (…) in bits: what is maximised."""
+        return np.asarray((self.weights * self.bounds(precoders, phases_rad)).sum(axis=-1))
 
 
 def canonical(precoders: C128, covariances: C128) -> tuple[C128, C128, Any]:
