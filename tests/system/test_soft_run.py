@@ -14,8 +14,8 @@ from testbed import launch, replay
 from testbed.core import config
 from testbed.records import reader
 
-ROUNDS = 440
-"""Shorter blocks are corrected too, but few of them leave more entropy than their syndromes tell."""
+ROUNDS = 600
+"""Shorter blocks are corrected too, but hardly leave more entropy than their syndromes tell."""
 
 
 def _libiio() -> None:

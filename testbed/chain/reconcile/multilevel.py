@@ -45,7 +45,7 @@ _LEAST_FRAME = 3000
 _LEAST_CHECKS = 8
 _SUM_BITS = 16
 """Of a coded frame's checksum, CRC-CCITT: linear, so it tells no more than as many parities."""
-_EVEN_STEPS, _GROWTH = 6, 1.5
+_EVEN_STEPS, _GROWTH = 10, 2.0
 """How many further messages are of one size, and by what factor each one after them grows."""
 _LAST_CODE = 12
 """After so many further messages a code whose checks are all split is followed by the bits themselves."""
