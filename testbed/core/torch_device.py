@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from testbed.core.errors import InputError
 
@@ -29,3 +31,15 @@ def pick(choice: str = "auto") -> str:
     if choice == "cuda":
         raise InputError("torch device 'cuda': this torch sees no GPU; accepted here: auto, cpu")
     return "cpu"
+
+
+@contextmanager
+def flushed() -> Iterator[None]:
+    """Take denormal numbers as 0 within: Adam's averages of units that went silent decay into them and slow training."""
+    import torch
+
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

@@ -115,20 +115,21 @@ def train(
 
     first = best = judge()
     best_epoch, epoch, weights = 0, 0, copy.deepcopy(network.state_dict())
-    for epoch in range(1, recipe.epochs + 1):
-        network.train()
-        for rows in np.array_split(rng.permutation(len(split.train)), n_batches):
-            index = torch.as_tensor(rows, device=device)
-            value = loss(network, *(x[index] for x in seen))
-            optimiser.zero_grad()
-            value.backward()
-            optimiser.step()
-            schedule.step()
-        now = judge()
-        if now < best:
-            best, best_epoch, weights = now, epoch, copy.deepcopy(network.state_dict())
-        if epoch - best_epoch >= recipe.patience:
-            break
+    with torch_device.flushed():
+        for epoch in range(1, recipe.epochs + 1):
+            network.train()
+            for rows in np.array_split(rng.permutation(len(split.train)), n_batches):
+                index = torch.as_tensor(rows, device=device)
+                value = loss(network, *(x[index] for x in seen))
+                optimiser.zero_grad()
+                value.backward()
+                optimiser.step()
+                schedule.step()
+            now = judge()
+            if now < best:
+                best, best_epoch, weights = now, epoch, copy.deepcopy(network.state_dict())
+            if epoch - best_epoch >= recipe.patience:
+                break
     history = {
         "seed": seed, "device": device, "epochs": epoch, "best_epoch": best_epoch,
         "validation_first": first, "validation_best": best,
