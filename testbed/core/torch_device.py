@@ -35,7 +35,7 @@ def pick(choice: str = "auto") -> str:
 
 @contextmanager
 def flushed() -> Iterator[None]:
-    """Take denormal numbers as 0 within: Adam's averages of units that went silent decay into them and slow training."""
+    """Take denormal numbers as 0 within: averages of silent units' gradients decay into them and slow Adam down."""
     import torch
 
     torch.set_flush_denormal(True)
