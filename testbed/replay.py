@@ -144,7 +144,7 @@ def _replay_cut(recording: Recording, cut: Cut, experiment: Experiment | None, s
     correlation_ab = _correlation(cut, alice_db, bob_db)
     verdicts = health.check(alice_db, bob_db, _eve_db(cut, nearest))
     if lessons.rounds:
-        verdicts.append(training.verdict(attempts))
+        verdicts += [training.verdict(attempts), training.guard_verdict(attempts, lessons.guard_rounds)]
     facts = RunFacts(
         rounds=rounds,
         pairs_kept=int(both.sum()),

@@ -41,6 +41,21 @@ def summarise(attempts: Sequence[Attempt], guard_rounds: int) -> dict[str, Any]:
     }
 
 
+def guard_verdict(attempts: Sequence[Attempt], guard_rounds: int) -> Verdict:
+    """Say whether the channel had forgotten what was published when the first round of a key came."""
+    alice = next((a.alice for a in reversed(attempts) if a.failure is None), None)
+    if alice is None:
+        return Verdict("training_guard", True, "No training, nothing published.")
+    needed = alice.memory_rounds
+    if needed is None:
+        detail = f"The levels did not forget within half of the {alice.probes} rounds that trained"
+        return Verdict("training_guard", False, f"{detail}: what was published may tell of the first bits of a key.")
+    detail = f"The levels forget within {needed} rounds (autocorrelation ≤ 0.1), guard_rounds = {guard_rounds}."
+    if needed > guard_rounds:
+        detail += f" What was published may tell of the first bits of a key: set guard_rounds to {needed} or more."
+    return Verdict("training_guard", needed <= guard_rounds, detail)
+
+
 def verdict(attempts: Sequence[Attempt]) -> Verdict:
     """Say whether the enhancer has a model, and whether it helps on the validation stretch."""
     failures = [a.failure for a in attempts if a.failure is not None]

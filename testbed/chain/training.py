@@ -35,7 +35,7 @@ def training(
 ) -> Dialogue[TrainReport]:
     """Return one side's dialogue; CSI in canonical antenna order. See `KeyChain.train`."""
     ledger = Ledger()
-    scores: dict[str, float] = {}
+    scores: dict[str, Any] = {}
 
     def side() -> Steps[TrainReport]:
         failure, model = None, None
@@ -63,7 +63,7 @@ def training(
 
 
 def _alice(
-    enhancer: TrainableEnhancer, csi: CsiSeries, block: int, rng: np.random.Generator, scores: dict[str, float]
+    enhancer: TrainableEnhancer, csi: CsiSeries, block: int, rng: np.random.Generator, scores: dict[str, Any]
 ) -> Steps[None]:
     message = yield Receive(CSI)
     assert message is not None
@@ -76,7 +76,23 @@ def _alice(
     yield Send(PublicMessage(kind=MODEL, body={"block": block, "model": learner.publication()}))
     yield Receive(TRAINED)
     enhancer.load(learner.dump())
-    scores.update(learner.scores)
+    scores.update(learner.scores, memory_rounds=memory_rounds(csi))
+
+
+def memory_rounds(csi: CsiSeries, forgotten: float = 0.1) -> int | None:
+    """Return the first lag in probes at which the levels' mean autocorrelation is `forgotten` or less.
+
+    None where that is not within half of the probes: so long a memory cannot be told from so short a series.
+    """
+    levels = np.abs(csi.h).reshape(csi.h.shape[0], -1).astype(np.float64)
+    levels = levels[np.isfinite(levels).all(axis=1)]
+    n = len(levels)
+    levels -= levels.mean(axis=0) if n else 0.0
+    power = float((levels**2).sum())
+    for lag in range(1, n // 2 if power else 1):
+        if float((levels[lag:] * levels[:-lag]).sum()) <= forgotten * power * (n - lag) / n:
+            return lag
+    return None
 
 
 def _bob(enhancer: TrainableEnhancer, csi: CsiSeries, block: int) -> Steps[None]:

@@ -48,7 +48,7 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
     verdicts += _course(run, experiment)
     attempts = _attempts(run)
     if experiment.training.rounds:
-        verdicts.append(training.verdict(attempts))
+        verdicts += [training.verdict(attempts), training.guard_verdict(attempts, experiment.training.guard_rounds)]
     p_values: dict[str, list[float]] = {}
     for event in run.events:
         if event.kind == "randomness":

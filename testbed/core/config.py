@@ -174,8 +174,10 @@ class Training(_Table):
 
     rounds: Annotated[int, Meta(ge=0)] = 0
     """Kept rounds at the beginning of the run; tried again with the next ones where the training fails."""
-    guard_rounds: Annotated[int, Meta(ge=0)] = 0
-    """Kept rounds after them that are thrown away: as many as the channel needs to forget what was published."""
+    guard_rounds: Annotated[int, Meta(ge=0)] = 20
+    """Kept rounds after them that are thrown away: as many as the channel needs to forget what was published.
+
+    The health table says how many it needed."""
 
 
 class Accounting(_Table):

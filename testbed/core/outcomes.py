@@ -49,6 +49,8 @@ class TrainReport(Struct, frozen=True, kw_only=True):
     """Mean square of what differs between both ends' CSI over the mean square of Bob's, on the validation stretch."""
     nmse_after: float | None = None
     """The same after the model. Both at Alice only."""
+    memory_rounds: int | None = None
+    """Rounds after which Alice's levels have forgotten, see `training.memory_rounds`; None: longer than can be told."""
     card: dict[str, Any] = {}
     """What the model is and what it was learnt from, plain values; as published. At Alice only."""
     public_bytes: int

@@ -20,6 +20,11 @@ def generator(seed: int, *names: str | int) -> np.random.Generator:
     return np.random.default_rng(np.frombuffer(digest, dtype="<u4"))  # all 256 bits: a secret seed must not shrink
 
 
+def secret(seed: int, *names: str | int) -> int:
+    """Return a 256-bit seed for a named purpose: as hard to guess as `seed`."""
+    return int.from_bytes(hashlib.sha256("/".join([str(seed), *map(str, names)]).encode()).digest(), "little")
+
+
 def permutation(n: int, seed: int, *names: str | int) -> NDArray[np.int64]:
     """Return a (n,) shuffle of 0 … n−1 for a named purpose, the same with every numpy version.
 

@@ -359,7 +359,7 @@ class NodeDaemon:
         sounder = registry.make_stage("probing", body.probing.waveform, body.probing.waveform_options)
         self._frame = sounder.frame(accepted.sample_rate_hz)
         self._estimator = registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options)
-        seed = body.seed if body.experiment_mode else self._secret_seed
+        seed = body.seed if body.experiment_mode else seeds.secret(self._secret_seed, self.state.run)
         self._antennas = Antennas(self.role, body.antennas, body.beams, self._frame, seed)
         self._record_iq = self._state_dir / "iq" / self.state.run if body.record_iq and body.experiment_mode else None
         return s.DeviceDone(

@@ -17,6 +17,7 @@ import numpy as np
 from testbed.assess import randomness
 from testbed.chain.dialogue import Conversation
 from testbed.chain.pipeline import Agreed, KeyChain
+from testbed.core import seeds
 from testbed.core.errors import InputError
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
@@ -270,7 +271,7 @@ class NodeState:
     @property
     def _seed(self) -> int:
         assert self._plan is not None
-        return self._plan.seed if self._plan.experiment_mode else self._secret_seed
+        return self._plan.seed if self._plan.experiment_mode else seeds.secret(self._secret_seed, self.run)
 
     def _series(self, rounds: list[int], tx: str) -> CsiSeries | None:
         """What this node measured of transmitter `tx` in these rounds, NaN where it has nothing; None if never."""

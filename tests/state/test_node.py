@@ -152,14 +152,17 @@ def test_private_mode_reports_no_bits_and_no_digests() -> None:
 def test_private_mode_does_not_draw_from_the_experiments_seed() -> None:
     """Whoever knows experiment.toml must not foretell which bits Alice sacrifices."""
 
-    def sacrifice(secret_seed: int, experiment_mode: bool) -> Any:
+    def sacrifice(secret_seed: int, experiment_mode: bool, run: str = "r") -> Any:
         trio = Trio(experiment_mode=experiment_mode)
+        for node in trio.nodes.values():
+            node.run = run
         trio.nodes["alice"]._secret_seed = secret_seed
         trio.distil()
         return next(e.message.body["seed"] for e in trio.transcript if e.message.kind == "sacrifice")
 
     assert sacrifice(1, False) != sacrifice(2, False)
     assert sacrifice(1, True) == sacrifice(2, True)
+    assert sacrifice(1, False) != sacrifice(1, False, "another")  # a tag's point must never come twice
 
 
 def test_a_silent_peer_ends_in_a_timeout_not_a_wait() -> None:

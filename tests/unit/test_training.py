@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from testbed.assess import training as assess_training
 from testbed.chain import training
 from testbed.chain.dialogue import Conversation, run
 from testbed.chain.pipeline import LEAD, KeyChain
@@ -219,3 +220,28 @@ def test_pickles_in_a_model_file_are_not_run(tmp_path: Any) -> None:
     np.savez(path, card=np.array([{"a": 1}], dtype=object))
     with pytest.raises(InputError, match=r"no \.npz file of plain numbers"):
         chain(msgspec.structs.replace(PLAN, enhance_options={"model": str(path)}))
+
+
+@pytest.mark.parametrize(("rho", "least", "most"), [(0.0, 1, 1), (0.9, 8, 14), (1.0, None, None)])
+def test_memory_is_measured_in_rounds(rho: float, least: int | None, most: int | None) -> None:
+    rng = np.random.default_rng(4)
+    h = np.empty((2000, 1, 1, 8), complex)
+    h[0] = rng.normal(size=h[0].shape) + 1j * rng.normal(size=h[0].shape)
+    for t in range(1, len(h)):
+        new = rng.normal(size=h[0].shape) + 1j * rng.normal(size=h[0].shape)
+        h[t] = rho * h[t - 1] + np.sqrt(1 - rho**2) * new
+    h[7] = np.nan
+    found = training.memory_rounds(CsiSeries(h.astype(np.complex64), np.arange(2000), np.arange(8) * 1e6))
+    assert found is None if least is None else least <= found <= most
+
+
+@pytest.mark.parametrize(("memory", "guard", "ok"), [(3, 20, True), (21, 20, False), (None, 20, False)])
+def test_what_the_channel_still_remembers_is_named(memory: int | None, guard: int, ok: bool) -> None:
+    a, b = chain(), chain()
+    csi = ends(1)
+    alice, _, _ = run(a.train("alice", csi["alice"], 0, SEED), b.train("bob", csi["bob"], 0, SEED))
+    assert alice.memory_rounds == 1  # these probes are independent
+    report = msgspec.structs.replace(alice, memory_rounds=memory)
+    found = assess_training.guard_verdict([assess_training.Attempt(PROBES, None, report, None)], guard)
+    assert found.ok == ok
+    assert (str(memory) if memory else "may tell") in found.detail
