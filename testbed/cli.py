@@ -563,6 +563,14 @@ def train(
         raise InputError(f"--out {out}: no folder {out.parent}")
     if out.is_dir() or out.suffix == ".json":
         raise InputError(f"--out {out}: accepted: a file, as beams.pt; .json is its card's suffix")
+    new = not out.exists()
+    try:
+        with out.open("ab"):  # a training must not end where nothing can be written
+            pass
+    except OSError as exc:
+        raise InputError(f"--out {out}: {exc.strerror}; accepted: a file that can be written") from exc
+    if new:
+        out.unlink()
     if step_s is not None and (channels is None or channels.endswith(".npz")):
         raise InputError("--step-s: accepted: with --channels EXPERIMENT; other channels have steps of their own")
     from testbed.agents import sources

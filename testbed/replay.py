@@ -118,7 +118,7 @@ def _replay_cut(recording: Recording, cut: Cut, experiment: Experiment | None, s
     chain = KeyChain(plan, accounting)
     _check_model(chain, cut)
     feeding = np.arange(cut.alice.h.shape[0]) if cut.key_probes is None else cut.key_probes
-    lessons = Training() if experiment is None else experiment.training
+    lessons = cut.training if experiment is None else experiment.training
     attempts, feeding = _train(chain, cut, feeding, lessons, seed)
     n_blocks = max(1, feeding.size // accounting.block_rounds)
     blocks = [

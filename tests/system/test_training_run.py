@@ -52,7 +52,7 @@ def test_a_training_phase_on_rough_radios_and_its_replay(tmp_path: Path) -> None
     assert "private.matrix" in kept["alice"]
     assert not any(name.startswith("private") for name in kept["bob"])
     # the records hold all that is needed to do the same again
-    again = replay.replay(outcome.folder, plan)
+    again = replay.replay(outcome.folder)
     assert again["training"]["nmse_after"] == lesson["nmse_after"]
     assert again["training"]["card"]["data"] == card["data"]
     assert again["kdr_raw"] == s["kdr_raw"]

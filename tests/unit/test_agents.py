@@ -682,6 +682,7 @@ def test_the_command_line_trains(tmp_path: Path) -> None:
     for more, message in (
         (["--out", str(tmp_path)], "accepted: a file"),
         (["--out", str(tmp_path / "d.json")], "is its card's suffix"),
+        (["--out", "/proc/beams.pt"], "accepted: a file that can be written"),
         (["--step-s", "0.1"], "accepted: with --channels EXPERIMENT"),
     ):
         with pytest.raises(InputError, match=message):

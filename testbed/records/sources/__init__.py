@@ -16,7 +16,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.core.config import Accounting, ChainPlan
+from testbed.core.config import Accounting, ChainPlan, Training
 from testbed.core.errors import InputError
 from testbed.core.types import I64, CsiSeries
 
@@ -50,6 +50,8 @@ class Cut:
     """Recommended stages, used where no experiment is given."""
     accounting: Accounting
     """Recommended block length and security parameter; `block_rounds` counts probes of this cut."""
+    training: Training = field(default_factory=Training)
+    """Probes from which the chain's enhancer learns, where no experiment is given."""
     eves: dict[str, EveLinks] = field(default_factory=dict)
     """By label ("15deg"); empty where no Eve was measured."""
     assumed: tuple[str, ...] = ()

@@ -48,6 +48,7 @@ def load(path: Path) -> Recording:
         per_group=False,
         chain=experiment.chain,
         accounting=experiment.accounting,
+        training=experiment.training,
         eves=eves,
         assumed=tuple(eves),
         assumption="Eve is no better placed than the recorded one" if eves else "",
