@@ -92,21 +92,24 @@ class Learner(ABC):
     """A learner of all its task's runs. Subclasses name what they keep in `_modules` and `_optimisers`."""
 
     name: ClassVar[str]
-    config: Any
+    config_type: ClassVar[type[Any]]
     """A frozen dataclass of hyper-parameters, `n_envs` among them."""
+    config: Any
 
     def __init__(
-        self, task: Task, config: Any, predictor: Predictor | None = None, channels: Series | None = None
+        self, task: Task, config: Any = None, predictor: Predictor | None = None, channels: Series | None = None
     ) -> None:
         """`channels`: that are trained on, the model's own where not given."""
         if task.view == "lstm" and predictor is None:
             raise InputError(
                 f"agents: {self.name} with the view 'lstm' needs a predictor; accepted: one that is trained"
             )
-        self.task, self.config, self.predictor = task, config, predictor
+        self.task, self.config, self.predictor = task, config or self.config_type(), predictor
         self.stack = Stack.of(task.settings, task.device)
         name = "/".join(map(str, task.seeds))
-        self.env = Environment(task.settings, config.n_envs, seeds.derive(0, self.name, name), task.device, channels)
+        self.env = Environment(
+            task.settings, self.config.n_envs, seeds.derive(0, self.name, name), task.device, channels
+        )
         self.generator = torch.Generator(task.device).manual_seed(seeds.derive(1, self.name, name))
         self.n_state = state_size(self.stack.n_antennas, task.view, task.frame)
         self.n_action = action_size(self.stack.n_antennas, task.frame)
@@ -115,6 +118,11 @@ class Learner(ABC):
         self.curve: list[tuple[int, list[float]]] = []
         """(transitions of a run so far, mean reward of every run since the last entry)."""
         self._earned, self._counted = torch.zeros(self.stack.n_runs, device=task.device), 0
+        self._build()
+
+    @abstractmethod
+    def _build(self) -> None:
+        """Make the networks, their optimisers and what is remembered of the steps."""
 
     def train(self, n_steps: int, writer: Any = None, log_every: int = 200) -> None:
         """Take steps, learn from them. `writer`: a `torch.utils.tensorboard.SummaryWriter` to log to.

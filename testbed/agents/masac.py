@@ -13,10 +13,8 @@ from typing import Any
 
 import torch
 
-from testbed.agents.learner import Learner, Replay, Task
+from testbed.agents.learner import Learner, Replay
 from testbed.agents.networks import Twins, adam, descend, follow
-from testbed.agents.predictor import Predictor
-from testbed.agents.sources import Series
 
 
 @dataclass(frozen=True)
@@ -48,17 +46,11 @@ class Temperature(torch.nn.Module):
 
 class Masac(Learner):
     name = "sac"
+    config_type = Config
     config: Config
 
-    def __init__(
-        self,
-        task: Task,
-        config: Config | None = None,
-        predictor: Predictor | None = None,
-        channels: Series | None = None,
-    ) -> None:
-        super().__init__(task, config or Config(), predictor, channels)
-        c, n_beam = self.config, self.n_action // 2
+    def _build(self) -> None:
+        task, c, n_beam = self.task, self.config, self.n_action // 2
         self.actors = Twins(task.seeds, "actor", (self.n_state, c.hidden, c.hidden, 2 * n_beam), 0.1).to(task.device)
         sizes = (self.n_state + self.n_action, c.hidden, c.hidden, 1)
         self.critics = Twins(task.seeds, "critic", sizes).to(task.device)

@@ -25,11 +25,7 @@ from testbed.agents.setting import Setting, Stack
 from testbed.core.errors import InputError
 
 Acting = Learner | direct.Direct
-_KINDS: dict[str, tuple[type[Learner], type[Any]]] = {
-    "sac": (masac.Masac, masac.Config),
-    "td3": (td3.Td3, td3.Config),
-    "ppo": (ppo.Ppo, ppo.Config),
-}
+LEARNERS: dict[str, type[Learner]] = {kind.name: kind for kind in (masac.Masac, td3.Td3, ppo.Ppo)}
 ROLES = ("alice", "bob")
 PREDICTING = ("lstm", "kalman", "last")
 """Views that have Fred's history for what they know of Eve."""
@@ -138,7 +134,7 @@ def bayes_alone(h: NDArray[Any], fred: NDArray[Any], numbers: dict[str, float]) 
 def load_policy(path: Path, run: int = 0) -> LearnedBeams:
     """Return a run of a checkpoint as a policy; raises InputError for anything else. No code in the file is run."""
     _, card = read(path)
-    accepted = (*_KINDS, direct.Direct.name)
+    accepted = (*LEARNERS, direct.Direct.name)
     if card["algorithm"] not in accepted:
         raise InputError(f"{path}: a checkpoint of {card['algorithm']!r}; accepted: {', '.join(accepted)}")
     task = task_of(card)
@@ -157,8 +153,8 @@ def load_policy(path: Path, run: int = 0) -> LearnedBeams:
 def _made(task: Task, card: dict[str, Any]) -> Acting:
     if card["algorithm"] == direct.Direct.name:
         return direct.Direct(task.settings[0], task.seeds[0], direct.Config(**card["config"]))
-    kind, config = _KINDS[card["algorithm"]]
-    return kind(task, config(**card["config"]), _predictor(task, card))
+    kind = LEARNERS[card["algorithm"]]
+    return kind(task, kind.config_type(**card["config"]), _predictor(task, card))
 
 
 def _predictor(task: Task, card: dict[str, Any]) -> Predictor | None:

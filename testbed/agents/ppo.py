@@ -12,10 +12,8 @@ from typing import Any
 
 import torch
 
-from testbed.agents.learner import Learner, Task
+from testbed.agents.learner import Learner
 from testbed.agents.networks import Nets, Twins, adam, descend
-from testbed.agents.predictor import Predictor
-from testbed.agents.sources import Series
 from testbed.core import seeds
 
 
@@ -40,17 +38,11 @@ class Config:
 
 class Ppo(Learner):
     name = "ppo"
+    config_type = Config
     config: Config
 
-    def __init__(
-        self,
-        task: Task,
-        config: Config | None = None,
-        predictor: Predictor | None = None,
-        channels: Series | None = None,
-    ) -> None:
-        super().__init__(task, config or Config(), predictor, channels)
-        c, n_beam = self.config, self.n_action // 2
+    def _build(self) -> None:
+        task, c, n_beam = self.task, self.config, self.n_action // 2
         self.actors = Twins(task.seeds, "actor", (self.n_state, c.hidden, c.hidden, n_beam), 0.1).to(task.device)
         value_seeds = [seeds.derive(s, "value") for s in task.seeds]
         self.value = Nets(value_seeds, (self.n_state, c.hidden, c.hidden, 1)).to(task.device)

@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 
-from testbed.agents.learner import Learner, Replay, Task
+from testbed.agents.learner import Learner, Replay
 from testbed.agents.networks import Twins, adam, descend, follow
-from testbed.agents.predictor import Predictor
-from testbed.agents.sources import Series
 
 
 @dataclass(frozen=True)
@@ -36,17 +34,11 @@ class Config:
 
 class Td3(Learner):
     name = "td3"
+    config_type = Config
     config: Config
 
-    def __init__(
-        self,
-        task: Task,
-        config: Config | None = None,
-        predictor: Predictor | None = None,
-        channels: Series | None = None,
-    ) -> None:
-        super().__init__(task, config or Config(), predictor, channels)
-        c = self.config
+    def _build(self) -> None:
+        task, c = self.task, self.config
         actor_sizes = (self.n_state, c.hidden, c.hidden, self.n_action // 2)
         self.actors = Twins(task.seeds, "actor", actor_sizes, 0.1).to(task.device)
         sizes = (self.n_state + self.n_action, c.hidden, c.hidden, 1)

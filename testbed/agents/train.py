@@ -10,23 +10,18 @@ from typing import Any
 
 import torch
 
-from testbed.agents import beams, direct, evaluation, masac, ppo, td3
+from testbed.agents import beams, direct, evaluation
 from testbed.agents.beams import Beams
 from testbed.agents.environment import Environment
 from testbed.agents.learner import Task
-from testbed.agents.policy import Acting
+from testbed.agents.policy import LEARNERS, Acting
 from testbed.agents.predictor import Config as PredictorConfig
 from testbed.agents.predictor import Predictor
 from testbed.agents.setting import Setting
 from testbed.agents.sources import Series
 from testbed.core.errors import InputError
 
-_KINDS: dict[str, Any] = {
-    "sac": (masac.Masac, masac.Config),
-    "td3": (td3.Td3, td3.Config),
-    "ppo": (ppo.Ppo, ppo.Config),
-}
-ALGORITHMS = (direct.Direct.name, *_KINDS)
+ALGORITHMS = (direct.Direct.name, *LEARNERS)
 _UPDATES = {"direct": 600, "sac": 1200, "td3": 1200, "ppo": 1200}
 _SMALL = {"hidden": 64, "n_envs": 16}
 _TURNED = {
@@ -109,10 +104,9 @@ def _trained(plan: Plan, setting: Setting, updates: int, channels: Series | None
     predictor = None
     if plan.view == "lstm":
         predictor = Predictor((setting,), (plan.seed,), PredictorConfig(decay_steps=500), channels=channels).train(500)
-    kind, config = _KINDS[plan.algorithm]
+    kind = LEARNERS[plan.algorithm]
     numbers = _TURNED[plan.algorithm] if plan.frame == "turned" else {}
-    learner: Acting = kind(
-        Task((setting,), (plan.seed,), plan.view, plan.frame), config(**numbers), predictor, channels
-    )
+    task = Task((setting,), (plan.seed,), plan.view, plan.frame)
+    learner = kind(task, kind.config_type(**numbers), predictor, channels)
     learner.train(updates)
     return learner

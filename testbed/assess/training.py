@@ -25,7 +25,7 @@ class Attempt:
 
 def summarise(attempts: Sequence[Attempt], guard_rounds: int) -> dict[str, Any]:
     """Return the field `training` of summary.json: rounds that gave no key bit, and the model they gave."""
-    done = next((a for a in reversed(attempts) if a.failure is None), None)
+    done = _done(attempts)
     alice = done.alice if done is not None else None
     return {
         "blocks": len(attempts),
@@ -41,9 +41,14 @@ def summarise(attempts: Sequence[Attempt], guard_rounds: int) -> dict[str, Any]:
     }
 
 
+def _done(attempts: Sequence[Attempt]) -> Attempt | None:
+    return next((a for a in reversed(attempts) if a.failure is None), None)
+
+
 def guard_verdict(attempts: Sequence[Attempt], guard_rounds: int) -> Verdict:
     """Say whether the channel had forgotten what was published when the first round of a key came."""
-    alice = next((a.alice for a in reversed(attempts) if a.failure is None), None)
+    done = _done(attempts)
+    alice = done.alice if done is not None else None
     if alice is None:
         return Verdict("training_guard", True, "No training, nothing published.")
     needed = alice.memory_rounds

@@ -10,19 +10,22 @@ from numpy.typing import NDArray
 
 def derive(seed: int, *names: str | int) -> int:
     """Return a 63-bit seed for a named purpose; the same names give the same seed on every machine."""
-    text = "/".join([str(seed), *map(str, names)]).encode()
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
+    return int.from_bytes(_digest(seed, *names)[:8], "little") >> 1
 
 
 def generator(seed: int, *names: str | int) -> np.random.Generator:
     """Return an independent random generator for a named purpose."""
-    digest = hashlib.sha256("/".join([str(seed), *map(str, names)]).encode()).digest()
-    return np.random.default_rng(np.frombuffer(digest, dtype="<u4"))  # all 256 bits: a secret seed must not shrink
+    # all 256 bits: a secret seed must not shrink
+    return np.random.default_rng(np.frombuffer(_digest(seed, *names), dtype="<u4"))
 
 
 def secret(seed: int, *names: str | int) -> int:
     """Return a 256-bit seed for a named purpose: as hard to guess as `seed`."""
-    return int.from_bytes(hashlib.sha256("/".join([str(seed), *map(str, names)]).encode()).digest(), "little")
+    return int.from_bytes(_digest(seed, *names), "little")
+
+
+def _digest(seed: int, *names: str | int) -> bytes:
+    return hashlib.sha256("/".join([str(seed), *map(str, names)]).encode()).digest()
 
 
 def permutation(n: int, seed: int, *names: str | int) -> NDArray[np.int64]:

@@ -99,8 +99,7 @@ class NodeDaemon:
         self.lab = lab
         self.role = self.place.role
         self.incarnation = transport.new_incarnation()
-        self._secret_seed = secrets.randbits(256)
-        self.state = s.NodeState(self.role, self._secret_seed)
+        self.state = s.NodeState(self.role, secrets.randbits(256))
         self.welcomed = False
         self._lost_after_s = lab.coordinator.join_timeout_s
         self._state_dir = state_dir
@@ -359,8 +358,7 @@ class NodeDaemon:
         sounder = registry.make_stage("probing", body.probing.waveform, body.probing.waveform_options)
         self._frame = sounder.frame(accepted.sample_rate_hz)
         self._estimator = registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options)
-        seed = body.seed if body.experiment_mode else seeds.secret(self._secret_seed, self.state.run)
-        self._antennas = Antennas(self.role, body.antennas, body.beams, self._frame, seed)
+        self._antennas = Antennas(self.role, body.antennas, body.beams, self._frame, self.state.seed)
         self._record_iq = self._state_dir / "iq" / self.state.run if body.record_iq and body.experiment_mode else None
         return s.DeviceDone(
             m.Configured(

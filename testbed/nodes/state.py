@@ -269,7 +269,8 @@ class NodeState:
         self._block = -1
 
     @property
-    def _seed(self) -> int:
+    def seed(self) -> int:
+        """What this node's random choices come from: the experiment's, or in private mode its own for this run."""
         assert self._plan is not None
         return self._plan.seed if self._plan.experiment_mode else seeds.secret(self._secret_seed, self.run)
 
@@ -313,7 +314,7 @@ class NodeState:
         role: Literal["alice", "bob"] = "alice" if self.role == "alice" else "bob"
         self._training = body.purpose == "training"
         start = self._chain.train if self._training else self._chain.agree
-        self._conversation = Conversation(start(role, series, body.block, self._seed))
+        self._conversation = Conversation(start(role, series, body.block, self.seed))
         return self._converse(None, start=True)
 
     def _start_amplifying(self, body: m.Amplify) -> list[Instruction]:
@@ -326,7 +327,7 @@ class NodeState:
         self._deadline_s = self._now_s + body.timeout_s
         self.name = "amplifying"
         role: Literal["alice", "bob"] = "alice" if self.role == "alice" else "bob"
-        self._conversation = Conversation(self._chain.amplify(role, agreed, body.eve, self._seed))
+        self._conversation = Conversation(self._chain.amplify(role, agreed, body.eve, self.seed))
         return self._converse(None, start=True)
 
     def _converse(self, incoming: PublicMessage | None, start: bool = False) -> list[Instruction]:
