@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pytest
 
 from testbed import launch, replay
 from testbed.core import config
@@ -48,8 +47,8 @@ def test_beams_give_equal_keys_and_a_better_link_than_first_antennas(tmp_path: P
 
 
 def test_a_direct_net_chooses_a_nodes_beams(tmp_path: Path) -> None:
-    direct = pytest.importorskip("testbed.agents.direct")
-    setting = pytest.importorskip("testbed.agents.setting")
+    from testbed.agents import direct, setting  # torch takes seconds, which the other test need not wait for
+
     checkpoint = tmp_path / "direct.pt"
     options = direct.Config(n_settings=16, decay_steps=60, bob_follows=False)
     direct.Direct(setting.Setting(), 1, options).train(60).save(checkpoint)

@@ -476,7 +476,7 @@ def test_rewards_that_are_not_finite_stop_everything() -> None:
 
 
 def test_logs_are_those_of_tensorboard(tmp_path: Path) -> None:
-    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+    tensorboard = pytest.importorskip("torch.utils.tensorboard", reason="the extra `agents` is not installed")
     learner = masac.Masac(Task((Setting(n_antennas=2),), (1,)), KINDS["sac"][1])
     with tensorboard.SummaryWriter(str(tmp_path)) as writer:
         learner.train(20, writer, log_every=5)
@@ -488,7 +488,7 @@ def test_logs_are_those_of_tensorboard(tmp_path: Path) -> None:
 
 
 def test_the_standard_interface_passes_its_own_test() -> None:
-    pytest.importorskip("pettingzoo")
+    pytest.importorskip("pettingzoo", reason="the extra `agents` is not installed")
     from pettingzoo.test import parallel_api_test
 
     from testbed.agents.parallel import BeamEnv
@@ -722,7 +722,7 @@ def test_a_training_that_makes_no_sense_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_standard_interface_plays_recorded_channels() -> None:
-    pytest.importorskip("pettingzoo")
+    pytest.importorskip("pettingzoo", reason="the extra `agents` is not installed")
     from testbed.agents.parallel import BeamEnv
 
     series = _series(60)

@@ -100,7 +100,6 @@ def test_what_cannot_serve_is_refused_in_one_line(checkpoint: Path, monkeypatch:
 
 @pytest.mark.parametrize("algorithm", ["sac", "direct"])
 def test_a_real_checkpoint_gives_beams(algorithm: str, tmp_path: Path) -> None:
-    pytest.importorskip("testbed.agents.policy")
     learner, masac, setting = (
         importlib.import_module(f"testbed.agents.{name}") for name in ("learner", "masac", "setting")
     )

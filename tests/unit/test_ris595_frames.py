@@ -6,11 +6,9 @@ import binascii
 import struct
 
 import pytest
+from cobs import cobs
 from hypothesis import given
 from hypothesis import strategies as st
-
-pytest.importorskip("cobs")
-from cobs import cobs
 
 from firmware_ctl.boards import _frames
 from firmware_ctl.boards._frames import Command

@@ -202,7 +202,7 @@ def test_rows_printed_with_outdated_class_probabilities() -> None:
 
 @pytest.mark.parametrize("constant", ["e", "pi"])
 def test_nist_code_gives_the_same(constant: str) -> None:
-    nist = pytest.importorskip("sp80022suite")
+    nist = pytest.importorskip("sp80022suite", reason="the extra `oracle` is not installed")
     x = expansion(constant)
     raw = x.tobytes()
     run = {name: only(p) for name, p in sp800_22.run(x).items()}
@@ -233,7 +233,7 @@ def test_nist_code_gives_the_same(constant: str) -> None:
 
 
 def test_nist_code_gives_the_same_on_short_sequences() -> None:
-    nist = pytest.importorskip("sp80022suite")
+    nist = pytest.importorskip("sp80022suite", reason="the extra `oracle` is not installed")
     many = np.random.default_rng(3).integers(0, 2, (20, 2048), np.uint8)
     ours = sp800_22.run(many)
     for i, row in enumerate(many):

@@ -8,8 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from testbed.agents import beams, evaluation
 from testbed.core import torch_device
 from testbed.studies import _masac_plan, _masac_work, masac

@@ -135,7 +135,7 @@ def test_times_and_keys_come_in_the_order_of_their_quantizers(kept: Any) -> None
 @pytest.mark.long
 @pytest.mark.parametrize("module", [quantizers, leakage])
 def test_a_quick_run_keeps_what_must_hold(module: Any) -> None:
-    pytest.importorskip("sionna")
+    pytest.importorskip("sionna", reason="the extra `uma` is not installed")
     with Study("x", "B", quick=True) as study:
         module.run(study)
     claims = study.results(0.0)["claims"]
