@@ -26,6 +26,8 @@ from testbed.core.types import F64, I64
 from testbed.entropy.facts import Facts
 
 Folds = Literal["probes", "symbols"]
+FOLDS = 10
+HIDDEN_CONTEXT = 1.0 / FOLDS
 
 
 class Attack(ABC):
@@ -44,6 +46,11 @@ class Attack(ABC):
     attacks that read Alice's string (the chain rule conditions on it). "probes": everything of a probe, for attacks
     that take Alice's analogue values of other probes for inputs or targets: CSI and features of the same probe say more
     of a label than the string ever could."""
+
+    hidden_context: ClassVar[float] = 0.0
+    """Share of what this attack gains that judging by folds keeps from it: the labels that it would look up are hidden
+    together with the one in question. 0 for Eve's own signals, and for labels near a symbol, which are never in its
+    fold; `HIDDEN_CONTEXT` for labels from anywhere. The judge adds it."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

@@ -10,6 +10,7 @@ import numpy as np
 from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack, Folds
 from testbed.entropy.facts import Facts
+from testbed.entropy.gaussian_labels import normal_scores
 from testbed.entropy.read_off import frequencies, own_target, read_off, scores
 from testbed.entropy.ridge import ridge
 from testbed.entropy.series import reduced
@@ -31,7 +32,7 @@ class EstimatingAttack(Attack):
         return z
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
-        z = scores(facts.features)
+        z = scores(facts)
         x = self.inputs(facts, z)
         if x is None or not np.isfinite(x).any():
             self._freedom = 0.0
@@ -61,7 +62,7 @@ class DirectAttack(Attack):
         """Return what channels to choose from; the one that agrees best is taken."""
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
-        z = scores(facts.features)
+        z = scores(facts)
         best = max(self.matches(facts, z), key=lambda m: m.agreement, default=None)
         self._fitted = best is not None
         if best is None:
@@ -78,7 +79,7 @@ class DirectAttack(Attack):
 
 def direct(z: F64, inputs: F64) -> tuple[F64, F64]:
     """Return estimates (probe, column) of z and (column,) how far they are off, each from the one best channel."""
-    x = scores(inputs)
+    x = normal_scores(inputs)
     a, b = np.nan_to_num(z), np.nan_to_num(x)
     both = np.isfinite(z).T.astype(float) @ np.isfinite(x).astype(float)
     power = np.sqrt((a**2).T @ np.isfinite(x) * (np.isfinite(z).T.astype(float) @ b**2))

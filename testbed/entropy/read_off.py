@@ -1,8 +1,8 @@
 """From "her estimate of Alice's analogue value, and how far off it is" to a distribution over labels.
 
 A target is one number a symbol that an attack can estimate: the normal score of Alice's feature, its magnitude, or any
-other. How labels lie along the target is learnt from training symbols, so that any code, any thresholds, guard bands and
-targets that several labels share are served alike:
+other. How labels lie along the target is learnt from training symbols, so that any code, any thresholds, guard bands
+and targets that several labels share are served alike:
 
     P(label | mean μ, spread σ) = ∫ N(t; μ, σ²) · share of the label among training symbols near t dt.
 
@@ -27,13 +27,18 @@ _GRID: F64 = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
 _SPREADS = np.geomspace(0.012, 1.6, 22)
 _FACTORS = (-3, -2, -1, 0, 1, 2)
 """Steps on `_SPREADS`, each 1.26 times the one before."""
-_DOUBTS = np.array([1e-4, 2e-3, 1e-2, 0.04, 0.12, 0.3, 0.6, 0.85, 1.0])
+_DOUBTS = np.array([1e-4, 5e-3, 0.03, 0.12, 0.35, 0.75, 1.0])
 _SAME_CELLS = 0.97
+_MOST_JUDGES = 1500
+"""Training symbols, evenly spread, by which two numbers are calibrated."""
 
 
-def scores(features: F64) -> F64:
+def scores(facts: Facts) -> F64:
     """Return (probe, column) normal scores of Alice's features; NaN where hidden or where a column does not vary."""
-    return normal_scores(features)
+    if "scores" not in facts.view:
+        facts.view["scores"] = normal_scores(facts.features)
+    found: F64 = facts.view["scores"]
+    return found
 
 
 def own_target(facts: Facts, z: F64) -> F64:
@@ -43,7 +48,10 @@ def own_target(facts: Facts, z: F64) -> F64:
 
 def frequencies(facts: Facts, train: I64) -> F64:
     """Return (symbol, label) how frequent each label is among training symbols of the same depth."""
-    out = np.zeros((facts.value.size, facts.n_labels))
+    if "frequencies" in facts.view:
+        known: F64 = facts.view["frequencies"]
+        return known
+    out = facts.view["frequencies"] = np.zeros((facts.value.size, facts.n_labels))
     for bits in np.unique(facts.bits).tolist():
         count = np.bincount(facts.value[train[facts.bits[train] == bits]], minlength=1 << bits)[: 1 << bits] + 0.5
         out[facts.bits == bits, : 1 << bits] = count / count.sum()
@@ -65,6 +73,7 @@ def read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, spread
         if judge.size < 2 or not ask.size:
             continue
         cells = _Cells(target[teach], facts.value[teach], 1 << int(facts.bits[teach[0]]))
+        judge = judge[:: 1 + judge.size // _MOST_JUDGES]
         factor, doubt = cells.calibrate(mean[judge], spread[judge], facts.value[judge], prior[judge])
         rows = test[ask]
         k = cells.n_labels
@@ -74,8 +83,7 @@ def read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, spread
 
 def _alike(facts: Facts, train: I64, target: F64) -> list[np.ndarray]:
     """Return sets of dimensions, (dimension,) masks, whose labels lie alike along the target: they learn together."""
-    depth = facts.depths
-    out = []
+    depth, out = facts.depths, []
     for bits in np.unique(depth[depth > 0]).tolist():
         own = depth == bits
         known = train[own[facts.dimension[train]] & np.isfinite(target[train])]
