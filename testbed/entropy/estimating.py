@@ -11,7 +11,7 @@ from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack, Folds
 from testbed.entropy.facts import Facts
 from testbed.entropy.gaussian_labels import normal_scores
-from testbed.entropy.read_off import frequencies, own_target, read_off, scores
+from testbed.entropy.read_off import frequencies, read_off_columns, scores
 from testbed.entropy.ridge import ridge
 from testbed.entropy.series import reduced
 from testbed.entropy.shifts import Match
@@ -40,8 +40,7 @@ class EstimatingAttack(Attack):
         y = self.targets(z)
         fit = ridge(reduced(x), y)
         self._freedom = fit.freedom
-        column = facts.main_column[facts.dimension]
-        return read_off(facts, train, test, own_target(facts, y), fit.mean[facts.probe, column], fit.spread[column])
+        return read_off_columns(facts, train, test, y, fit.mean, fit.spread)
 
     @property
     def degrees_of_freedom(self) -> float:
@@ -68,8 +67,7 @@ class DirectAttack(Attack):
         if best is None:
             return np.asarray(frequencies(facts, train)[test])
         mean, spread = direct(z, best.inputs)
-        column = facts.main_column[facts.dimension]
-        return read_off(facts, train, test, own_target(facts, z), mean[facts.probe, column], spread[column])
+        return read_off_columns(facts, train, test, z, mean, spread)
 
     @property
     def degrees_of_freedom(self) -> float:

@@ -45,8 +45,8 @@ def _means(code: I64, target: F64, n: int) -> F64:
 def neighbours(facts: Facts, table: F64, steps: Sequence[Step], rows: NDArray[Any] | slice = slice(None)) -> F64:
     """Return (symbol, step), of all symbols or some `rows`: the table's entries k probes and j dimensions further.
 
-    `table` is (probe, dimension). NaN outside, and for symbols that come later in the order (probe, dimension) and were not published: the chain rule
-    takes the published labels first and then the string in this order.
+    `table` is (probe, dimension). NaN outside, and for symbols that come later in that order and were not published:
+    the chain rule takes the published labels first and then the string.
     """
     k, j = np.array(steps, np.int64).T
     probe, dimension = facts.probe[rows][:, None] + k, facts.dimension[rows][:, None] + j

@@ -18,7 +18,7 @@ CHANNELS = 64
 
 
 class EveString(Attack):
-    """Her estimate by all her channels, then a ridge from it and from the labels before, also less what she expected of them."""
+    """A ridge from her estimate by all her channels, the labels before, and what of them she had not expected."""
 
     knows = "her own signals, and every other label of the string"
     needs = ("heard",)

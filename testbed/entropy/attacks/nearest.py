@@ -83,7 +83,7 @@ class Nearest(Attack):
 
 
 def _weighed(x: F64, target: F64, n: int) -> F64:
-    """Return the inputs that have most to do with the target, each as large as it has; the first n rows are training."""
+    """Return the inputs that have most to do with the target, each as large as it has; n rows teach."""
     x = x - x[:n].mean(axis=0)
     power = np.sqrt((x[:n] ** 2).mean(axis=0))
     x = x / np.where(power > 1e-9, power, np.inf)
@@ -97,7 +97,7 @@ def _weighed(x: F64, target: F64, n: int) -> F64:
 
 
 def _nearest(ask: F64, teach: F64, selves: I64 | None) -> I64:
-    """Return (question, neighbour) the nearest rows of `teach`, nearest first; `selves` are not their own neighbours."""
+    """Return (question, neighbour) rows of `teach`, nearest first; `selves` are not their own neighbours."""
     distance = (teach**2).sum(axis=1) - 2.0 * ask @ teach.T
     if selves is not None:
         distance[np.arange(selves.size), selves] = np.inf
