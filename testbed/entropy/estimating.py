@@ -12,9 +12,10 @@ from testbed.entropy.attack import Attack, Folds
 from testbed.entropy.facts import Facts
 from testbed.entropy.gaussian_labels import normal_scores
 from testbed.entropy.read_off import frequencies, read_off_columns, scores
-from testbed.entropy.ridge import ridge
-from testbed.entropy.series import reduced
+from testbed.entropy.ridge import screened
 from testbed.entropy.shifts import Match
+
+MOST_INPUTS = 96
 
 
 class EstimatingAttack(Attack):
@@ -38,7 +39,7 @@ class EstimatingAttack(Attack):
             self._freedom = 0.0
             return np.asarray(frequencies(facts, train)[test])
         y = self.targets(z)
-        fit = ridge(reduced(x), y)
+        fit = screened(x, y, min(MOST_INPUTS, max(8, x.shape[0] // 6)))
         self._freedom = fit.freedom
         return read_off_columns(facts, train, test, y, fit.mean, fit.spread)
 

@@ -57,6 +57,21 @@ def ridge(x: F64, y: F64, fill: bool = False) -> Fit:
     return Fit(mean, spread, freedom)
 
 
+def screened(x: F64, y: F64, most: int) -> Fit:
+    """Regress as `ridge`; of more inputs than `most`, each target gets those that are most correlated with it."""
+    if x.shape[1] <= most:
+        return ridge(x, y)
+    a, b = np.nan_to_num(x), np.nan_to_num(y)
+    power = np.sqrt((a**2).sum(axis=0))
+    strength = np.abs(b.T @ a) / np.where(power > 0, power, np.inf)
+    parts = [ridge(a[:, np.argsort(-s, kind="stable")[:most]], y[:, [d]]) for d, s in enumerate(strength)]
+    return Fit(
+        np.concatenate([f.mean for f in parts], axis=1),
+        np.concatenate([f.spread for f in parts]),
+        sum(f.freedom for f in parts),
+    )
+
+
 def _fit(x: F64, y: F64, teach: np.ndarray) -> tuple[F64, F64, float]:
     with np.errstate(invalid="ignore"):
         centre = np.nan_to_num(np.nansum(x[teach], axis=0) / np.maximum(np.isfinite(x[teach]).sum(axis=0), 1))
