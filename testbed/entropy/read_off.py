@@ -66,13 +66,15 @@ def frequencies(facts: Facts, train: I64) -> F64:
 
 
 def read_off_columns(facts: Facts, train: I64, test: I64, z: F64, mean: F64, spread: F64) -> F64:
-    """As `read_off` from estimates (probe, column) of z and (column,) spreads: each symbol by all of its columns."""
+    """As `read_off` from estimates and spreads (probe, column) of z: each symbol by all of its columns."""
     if facts.columns is None or facts.columns.shape[1] == 1:
         column = facts.main_column[facts.dimension]
-        return read_off(facts, train, test, own_target(facts, z), mean[facts.probe, column], spread[column])
+        return read_off(
+            facts, train, test, own_target(facts, z), mean[facts.probe, column], spread[facts.probe, column]
+        )
     column = facts.columns[facts.dimension]
     probe = facts.probe[:, None]
-    return _read_off(facts, train, test, z[probe, column], mean[probe, column], spread[column].max(axis=1))
+    return _read_off(facts, train, test, z[probe, column], mean[probe, column], spread[probe, column].max(axis=1))
 
 
 def read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, spread: F64) -> F64:

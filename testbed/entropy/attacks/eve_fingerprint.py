@@ -40,7 +40,7 @@ class EveFingerprint(Attack):
         mean = mean * np.clip(np.nan_to_num(gain), -1.0, 1.0)
         left = np.where(np.isfinite(z), z - mean, np.nan)
         spread = np.sqrt(np.nanmean(left**2, axis=0))
-        return read_off_columns(facts, train, test, z, mean, spread)
+        return read_off_columns(facts, train, test, z, mean, np.broadcast_to(spread, mean.shape))
 
     @property
     def degrees_of_freedom(self) -> float:
