@@ -25,6 +25,11 @@ SHARE = {
 GUESSED = {
     # of the labels, what the portfolio guesses at least: an attack that stopped working would pass by its margin else
     "six packets missing": 0.7,
+    "twenty packets missing": 0.6,
+    "well at times": 0.45,
+    "labels of one to five bits": 0.65,
+    "vector labels": 0.7,
+    "comes back inverted": 0.5,
     "8 antennas of correlation 0.75": 0.65,
     "walk there and back": 0.5,
     "training walked again, backwards": 0.75,
@@ -36,7 +41,7 @@ GUESSED = {
     "magnitude only": 0.4,
     "power only": 0.4,
     "inverted on one link, the other unrelated": 0.8,
-    "codebook of 60 swept in one block": 0.8,
+    "codebook swept ten times in one block": 0.8,
     "4 elements, patterns public, features alone": 0.7,
 }
 
@@ -71,7 +76,7 @@ def test_harmless_cases_keep_their_key_and_no_more(case: Case) -> None:
         "12 probes late",
         "subcarriers in another order",
         "codebook swept again in the next block",
-        "a sweep of 1000 over blocks",
+        "a sweep over several blocks, again",
         "the same file run again",
         "training walked again, backwards",
         "8 antennas combined as complex fields",
