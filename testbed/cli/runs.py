@@ -39,7 +39,7 @@ def run(
     from testbed.lab import processes
 
     plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
-    config.check_run(plan, experiment)
+    config.check_run(plan, experiment, place)
     check_world(plan, place, lab)
     config.check_drivers(place, lab)
     folder = processes.new_run_folder(out, Path(experiment).stem)
@@ -68,7 +68,7 @@ def coordinator(
     from testbed.lab import processes
 
     plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
-    config.check_run(plan, experiment)
+    config.check_run(plan, experiment, place)
     check_world(plan, place, lab)
     if place.world is not None and world is None:
         if place.world.port == 0:

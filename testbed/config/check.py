@@ -6,9 +6,10 @@ import re
 from typing import Any
 
 from testbed.core import registry, schedule
-from testbed.core.config import Experiment, Lab, Options, PlacedNode, PlacedSurface
+from testbed.core.config import Experiment, Lab, NodePlace, Options, PlacedNode, PlacedSurface
 from testbed.core.errors import InputError
 from testbed.core.options import driver_options
+from testbed.core.radio import Limits
 
 MIN_TRAINING_ROUNDS = 20
 
@@ -90,11 +91,17 @@ def check_experiment(e: Experiment, source: str) -> None:
             raise InputError(f"{source}: {exc}") from exc
 
 
-def check_run(e: Experiment, source: str) -> None:
+def check_run(e: Experiment, source: str, lab: Lab | None = None) -> None:
     """Check what only a run asks of an experiment: a replay has its own number of rounds, and its own CSI.
 
-    Raises InputError where the training leaves no round for a key, or where a saved model was made for other CSI.
+    With a lab, the carrier and rate too, against what the drivers of its radios say that they accept; a driver that
+    is not installed on this machine is left to the machine that has it.
+
+    Raises InputError where the training leaves no round for a key, where a saved model was made for other CSI, or
+    where a radio cannot be tuned so.
     """
+    if lab is not None:
+        _check_tuning(e, source, lab)
     t = e.training
     if t.rounds and t.rounds + t.guard_rounds >= e.rounds:
         raise InputError(
@@ -111,6 +118,31 @@ def check_run(e: Experiment, source: str) -> None:
             raise InputError(
                 f"{source}: table [chain]: {exc}; accepted: a model trained with the run's [radio] and [probing]"
             ) from exc
+
+
+def _check_tuning(e: Experiment, source: str, lab: Lab) -> None:
+    """Raise InputError where a radio's driver states limits that exclude the experiment's carrier or rate."""
+    for name, place in lab.node.items():
+        limits = _limits_of(place)
+        for key in ("carrier_hz", "sample_rate_hz") if limits is not None else ():
+            wrong = limits.refusal(key, getattr(e.radio, key))
+            if wrong is not None:
+                raise InputError(
+                    f"{source}: table [radio]: key {key!r}: {wrong} by driver {place.driver!r} of [node.{name}] in lab "
+                    f"{lab.name}"
+                )
+
+
+def _limits_of(place: NodePlace) -> Limits | None:
+    """Return what a radio's driver accepts at the most; None for boards, and where its driver is not found here."""
+    if place.role == "ris" or place.driver not in registry.driver_names("radios"):
+        return None
+    try:
+        driver = registry.load_driver("radios", place.driver)
+    except ImportError:
+        return None
+    limits: Limits | None = getattr(driver, "limits", None)
+    return limits
 
 
 def check_lab(lab: Lab, source: str) -> None:
@@ -151,7 +183,8 @@ def check_lab(lab: Lab, source: str) -> None:
 
 
 def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None:
-    """Raise InputError where a driver is not installed here, or does not know an option that its table gives it.
+    """Raise InputError where a driver is not installed here, does not know an option that its table gives it, or
+    states limits that exclude the table's gains.
 
     Of the nodes `names`; by default of all that start on this machine, the simulated air included.
     """
@@ -172,6 +205,11 @@ def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None
                 driver_options(place.options, kind, name)
             except InputError as exc:
                 raise InputError(f"{source}: {exc}") from exc
+        limits = _limits_of(place)
+        for key in ("tx_gain_db", "rx_gain_db") if limits is not None else ():
+            wrong = limits.refusal(key, getattr(place, key))
+            if wrong is not None:
+                raise InputError(f"{source}: table [node.{name}]: key {key!r}: {wrong} by driver {place.driver!r}")
 
 
 def _check_driver(group: str, driver: str, where: str) -> None:

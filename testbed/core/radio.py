@@ -45,6 +45,30 @@ class RadioSettings:
     rx_gain_db: float
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a driver's devices accept at the very most, known without opening one: (lowest, highest).
+
+    A run that asks for more is refused before anything starts. A single device may accept less, and then says so in
+    its `capabilities`. None: only the device knows.
+
+    >>> Limits(carrier_hz=(70e6, 6e9)).refusal("carrier_hz", 7e9)
+    '7e+09, accepted: 7e+07 to 6e+09'
+    """
+
+    carrier_hz: tuple[float, float] | None = None
+    sample_rate_hz: tuple[float, float] | None = None
+    tx_gain_db: tuple[float, float] | None = None
+    rx_gain_db: tuple[float, float] | None = None
+
+    def refusal(self, key: str, value: float) -> str | None:
+        """Return what is wrong with a value of one of the fields, None where it is accepted or not limited here."""
+        limit: tuple[float, float] | None = getattr(self, key)
+        if limit is None or limit[0] <= value <= limit[1]:
+            return None
+        return f"{value:g}, accepted: {limit[0]:g} to {limit[1]:g}"
+
+
 class Radio(ABC):
     """A half-duplex transceiver with its own sample clock.
 
@@ -55,6 +79,8 @@ class Radio(ABC):
     options_type: ClassVar[type[Struct] | None] = None
     """The keys of the node's `options` in the lab file, so that they can be checked before anything starts; None: the
     driver alone knows."""
+    limits: ClassVar[Limits | None] = None
+    """What no device of this driver exceeds, so that a run can be refused before anything starts; None: not known."""
 
     def __init__(self, name: str) -> None:
         self.name = name

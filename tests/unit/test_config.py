@@ -230,6 +230,38 @@ def test_drivers_that_are_not_installed_are_named_before_anything_starts(name: s
             config.check_drivers(lab, "mine.toml", [name])
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("carrier_hz", 7e9, ["table [radio]: key 'carrier_hz': 7e+09", "7e+07 to 6e+09", "'sim'", "[node.alice]"]),
+        ("sample_rate_hz", 1e3, ["table [radio]: key 'sample_rate_hz': 1000", "200000 to 6.144e+07"]),
+    ],
+)
+def test_what_no_device_of_a_driver_can_be_tuned_to_is_refused_before_the_run(
+    key: str, value: float, words: list[str]
+) -> None:
+    lab, plan = config.load_lab("sim"), config.load_experiment("static_room")
+    config.check_run(plan, "mine.toml", lab)
+    setattr(plan.radio, key, value)
+    config.check_run(plan, "mine.toml")
+    with pytest.raises(InputError) as caught:
+        config.check_run(plan, "mine.toml", lab)
+    for word in ["mine.toml", "lab sim", *words]:
+        assert word in str(caught.value)
+    for place in lab.node.values():
+        place.driver = "not-installed-here"
+    config.check_run(plan, "mine.toml", lab)
+
+
+@pytest.mark.parametrize(("key", "value"), [("tx_gain_db", 20.5), ("rx_gain_db", -1.0)])
+def test_gains_beyond_a_drivers_limits_are_refused_before_the_run(key: str, value: float) -> None:
+    lab = config.load_lab("sim")
+    setattr(lab.node["bob"], key, value)
+    with pytest.raises(InputError, match=rf"mine.toml: table \[node.bob\]: key '{key}': {value:g}, accepted: .*'sim'"):
+        config.check_drivers(lab, "mine.toml")
+    config.check_drivers(lab, "mine.toml", ["alice"])
+
+
 def test_the_command_checks_drivers_before_it_makes_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(LAB.replace('driver = "sim"\ntx_gain_db', 'driver = "smi"\ntx_gain_db', 1))
