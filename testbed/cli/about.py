@@ -64,6 +64,6 @@ def list_bundled() -> None:
 
     for title, kind in (("experiments", Experiment), ("labs", Lab)):
         print(f"{title}: {', '.join(config.bundled(kind))}")
-    for stage in registry.STAGES:
-        print(f"{stage}: {', '.join(registry.stage_names(stage))}")
+    for kind in registry.KINDS:
+        print(f"{kind}: {', '.join(registry.names(kind))}")
     print(f"studies: {', '.join(papers.names())}")

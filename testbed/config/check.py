@@ -16,45 +16,17 @@ MIN_TRAINING_ROUNDS = 20
 
 def check_experiment(e: Experiment, source: str) -> None:
     """Check what the schema cannot say, stage names and options included; raises InputError."""
-
-    def stage(table: str, key: str, name: str, options: Options) -> Any:
-        try:
-            return registry.make_stage(key, name, options)
-        except InputError as exc:
-            raise InputError(f"{source}: table [{table}]: {exc}") from exc
-
     try:
         schedule.parse(e.probing.schedule)
     except InputError as exc:
         raise InputError(f"{source}: table [probing]: key 'schedule': {exc}") from exc
-    stage("probing", "probing", e.probing.waveform, e.probing.waveform_options)
-    stage("probing", "csi", e.probing.estimator, e.probing.estimator_options)
-    enhancer = stage("chain", "enhance", e.chain.enhance, e.chain.enhance_options)
-    untrained = enhancer.trainable and enhancer.model_id is None
-    if untrained and e.training.rounds < MIN_TRAINING_ROUNDS:
-        raise InputError(
-            f"{source}: table [training]: key 'rounds': {e.training.rounds}; enhance = {e.chain.enhance!r} has to "
-            f'learn first: accepted from {MIN_TRAINING_ROUNDS}, or a saved model in enhance_options (model = "FILE")'
-        )
-    if e.training.rounds and not untrained:
-        raise InputError(
-            f"{source}: table [training]: key 'rounds': {e.training.rounds}; enhance = {e.chain.enhance!r} has nothing "
-            "to learn here: accepted 0"
-        )
-    stage("chain", "quantize", e.chain.quantize, e.chain.quantize_options)
-    stage("chain", "reconcile", e.chain.reconcile, e.chain.reconcile_options)
+    _check_chain(e, source)
     if e.beams.policy != "none":
-        stage("beams", "beams", e.beams.policy, e.beams.options)
+        _stage(source, "beams", "policy", "beams", e.beams.policy, e.beams.options)
     for name in ("alice", "bob", "eve"):
         place: PlacedNode | None = getattr(e.scene, name)
-        if place is None:
-            continue
-        if (place.position_m is None) == (place.near is None):
-            raise InputError(
-                f"{source}: table [scene.{name}]: give either 'position_m' or 'near' (with 'offset_wavelengths')"
-            )
-        if place.near == name or (place.near is not None and name != "eve"):
-            raise InputError(f"{source}: table [scene.{name}]: key 'near': only eve may be placed near alice or bob")
+        if place is not None:
+            _check_place(name, place, source)
     if e.scene.uma is not None and None in (e.scene.alice.position_m, e.scene.bob.position_m):
         raise InputError(f"{source}: table [scene.uma]: alice and bob need a position_m each")
     if e.mode == "private" and e.records.iq:
@@ -66,29 +38,65 @@ def check_experiment(e: Experiment, source: str) -> None:
         if panel is not None and not any(panel.normal):
             raise InputError(f"{source}: table [scene.{name}]: key 'normal': of length 0, accepted: a direction")
     if e.surface.policy != "none":
-        try:
-            registry.stage_class("policy", e.surface.policy)
-        except InputError as exc:
-            raise InputError(f"{source}: table [surface]: key 'policy': {exc} (or 'none')") from exc
-        try:
-            policy = registry.make_stage("policy", e.surface.policy, e.surface.options)
-        except InputError as exc:
-            raise InputError(f"{source}: table [surface]: key 'options': {exc}") from exc
-        if policy.watches and e.mode == "private":
-            raise InputError(
-                f"{source}: table [surface]: policy = {e.surface.policy!r} watches the channel, which nodes keep to "
-                "themselves in private mode; accepted: mode = 'experiment', or a policy that does not watch"
-            )
-    if e.surface.policy != "none" and e.scene.surface is None:
+        _check_surface(e, source)
+
+
+def _stage(source: str, table: str, key: str, kind: str, name: str, options: Options) -> Any:
+    """Build a stage; raises InputError naming file, table and key, of the name or of the option."""
+    try:
+        registry.find(kind, name)
+    except InputError as exc:
+        none = " (or 'none')" if key == "policy" else ""
+        raise InputError(f"{source}: table [{table}]: key {key!r}: {exc}{none}") from exc
+    below = "options" if key == "policy" else f"{key}_options"
+    return registry.make_stage(kind, name, options, source, f"{table}.{below}")
+
+
+def _check_chain(e: Experiment, source: str) -> None:
+    """Check the stages, and whether there is something to learn and time for it."""
+    _stage(source, "probing", "waveform", "probing", e.probing.waveform, e.probing.waveform_options)
+    _stage(source, "probing", "estimator", "csi", e.probing.estimator, e.probing.estimator_options)
+    enhancer = _stage(source, "chain", "enhance", "enhance", e.chain.enhance, e.chain.enhance_options)
+    untrained = enhancer.trainable and enhancer.model_id is None
+    if untrained and e.training.rounds < MIN_TRAINING_ROUNDS:
+        raise InputError(
+            f"{source}: table [training]: key 'rounds': {e.training.rounds}; enhance = {e.chain.enhance!r} has to "
+            f'learn first: accepted from {MIN_TRAINING_ROUNDS}, or a saved model in enhance_options (model = "FILE")'
+        )
+    if e.training.rounds and not untrained:
+        raise InputError(
+            f"{source}: table [training]: key 'rounds': {e.training.rounds}; enhance = {e.chain.enhance!r} has nothing "
+            "to learn here: accepted 0"
+        )
+    _stage(source, "chain", "quantize", "quantize", e.chain.quantize, e.chain.quantize_options)
+    _stage(source, "chain", "reconcile", "reconcile", e.chain.reconcile, e.chain.reconcile_options)
+
+
+def _check_place(name: str, place: PlacedNode, source: str) -> None:
+    if (place.position_m is None) == (place.near is None):
+        raise InputError(
+            f"{source}: table [scene.{name}]: give either 'position_m' or 'near' (with 'offset_wavelengths')"
+        )
+    if place.near == name or (place.near is not None and name != "eve"):
+        raise InputError(f"{source}: table [scene.{name}]: key 'near': only eve may be placed near alice or bob")
+
+
+def _check_surface(e: Experiment, source: str) -> None:
+    policy = _stage(source, "surface", "policy", "policy", e.surface.policy, e.surface.options)
+    if policy.watches and e.mode == "private":
+        raise InputError(
+            f"{source}: table [surface]: policy = {e.surface.policy!r} watches the channel, which nodes keep to "
+            "themselves in private mode; accepted: mode = 'experiment', or a policy that does not watch"
+        )
+    if e.scene.surface is None:
         raise InputError(
             f"{source}: table [surface]: policy = {e.surface.policy!r} needs a table [scene.surface] "
             "(position_m, normal); accepted without it: policy = 'none'"
         )
-    if e.surface.policy != "none":
-        try:
-            policy.survey(e.scene, e.radio.carrier_hz)
-        except InputError as exc:
-            raise InputError(f"{source}: {exc}") from exc
+    try:
+        policy.survey(e.scene, e.radio.carrier_hz)
+    except InputError as exc:
+        raise InputError(f"{source}: {exc}") from exc
 
 
 def check_run(e: Experiment, source: str, lab: Lab | None = None) -> None:
@@ -135,11 +143,11 @@ def _check_tuning(e: Experiment, source: str, lab: Lab) -> None:
 
 def _limits_of(place: NodePlace) -> Limits | None:
     """Return what a radio's driver accepts at the most; None for boards, and where its driver is not found here."""
-    if place.role == "ris" or place.driver not in registry.driver_names("radios"):
+    if place.role == "ris":
         return None
     try:
         driver = registry.load_driver("radios", place.driver)
-    except ImportError:
+    except InputError:
         return None
     limits: Limits | None = getattr(driver, "limits", None)
     return limits
@@ -191,15 +199,11 @@ def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None
     if names is None:
         names = [name for name, place in lab.node.items() if place.local]
         if lab.world is not None and lab.world.local:
-            _check_driver("worlds", lab.world.driver, f"{source}: table [world]")
+            _driver("worlds", lab.world.driver, f"{source}: table [world]")
     for name in names:
         place = lab.node[name]
         group = "boards" if place.role == "ris" else "radios"
-        _check_driver(group, place.driver, f"{source}: table [node.{name}]")
-        try:
-            kind = getattr(registry.load_driver(group, place.driver), "options_type", None)
-        except ImportError as exc:
-            raise InputError(f"{source}: table [node.{name}]: key 'driver': {place.driver!r}: {exc}") from exc
+        kind = getattr(_driver(group, place.driver, f"{source}: table [node.{name}]"), "options_type", None)
         if kind is not None:
             try:
                 driver_options(place.options, kind, name)
@@ -212,9 +216,9 @@ def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None
                 raise InputError(f"{source}: table [node.{name}]: key {key!r}: {wrong} by driver {place.driver!r}")
 
 
-def _check_driver(group: str, driver: str, where: str) -> None:
-    known = registry.driver_names(group)
-    if driver not in known:
-        raise InputError(
-            f"{where}: key 'driver': no {driver!r} among the installed {group}; accepted: {', '.join(known) or 'none'}"
-        )
+def _driver(group: str, driver: str, where: str) -> Any:
+    """Return a driver; raises InputError naming where it is asked for, and the installed ones or what is broken."""
+    try:
+        return registry.load_driver(group, driver)
+    except InputError as exc:
+        raise InputError(f"{where}: key 'driver': {exc} (among the installed {group})") from exc

@@ -1,7 +1,8 @@
 """One ABC a stage of the chain. A stage is picked by name (`core.registry`); adding one is adding one file.
 
-Stages are built as `Stage(**options)` from their table of the experiment file; a constructor's keyword arguments
-with defaults are the accepted options. Randomness enters as an explicit numpy Generator.
+Stages are built as `Stage(**options)` from their table of the experiment file, and declare what they take as a struct
+(`core.options.Configurable`). Randomness enters as an explicit numpy Generator. What each contract demands is checked
+by its suite in `testbed.testing`, which demands nothing that is not written here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.ledger import Dialogue, PublicMessage
+from testbed.core.options import Configurable
 from testbed.core.types import (
     C64,
     F64,
@@ -33,15 +35,19 @@ if TYPE_CHECKING:
     from testbed.core.config import Scene
 
 
-class Sounder(ABC):
+class Sounder(Configurable, ABC):
     """Designs the probe waveform (`chain/probing`)."""
+
+    stage = "probing"
 
     @abstractmethod
     def frame(self, sample_rate_hz: float) -> SoundingFrame: ...
 
 
-class CsiEstimator(ABC):
+class CsiEstimator(Configurable, ABC):
     """IQ → CSI (`chain/csi`)."""
+
+    stage = "csi"
 
     @abstractmethod
     def estimate(self, block: IqBlock, frame: SoundingFrame) -> CsiFrame:
@@ -52,8 +58,10 @@ class CsiEstimator(ABC):
         """As `estimate`, for each antenna of the transmitter: all of them with one common phase and arrival time."""
 
 
-class Enhancer(ABC):
+class Enhancer(Configurable, ABC):
     """CSI → features that agree better between the two ends (`chain/enhance`)."""
+
+    stage = "enhance"
 
     trainable: ClassVar[bool] = False
     """Whether it needs a model first; then it is a `TrainableEnhancer`."""
@@ -115,11 +123,13 @@ class TrainableEnhancer(Enhancer):
         """Take what `dump` gave; raises ValueError for anything else. No code in it is run."""
 
 
-class Quantizer(ABC):
+class Quantizer(Configurable, ABC):
     """Features → bits (`chain/quantize`), in three public steps: Alice leads, Bob follows, Alice finishes.
 
     Deterministic for a given rng. Probes that either side lacks (NaN rows) are dropped through the published indices.
     """
+
+    stage = "quantize"
 
     whole_symbols: bool = False
     """Whether labels are sacrificed whole: they are the binary numbers of equally likely cells, most significant bit
@@ -183,12 +193,14 @@ class Evidence:
         return cls(Bits(values, np.arange(values.size), none, none), error_rate)
 
 
-class Reconciler(ABC):
+class Reconciler(Configurable, ABC):
     """Makes Bob's bits equal to Alice's over the public discussion (`chain/reconcile`).
 
     Each side is a generator (`core.ledger.Dialogue`). Equal strings or DialogueFailed are the only outcomes that the
     verification after it lets through; every parity or syndrome bit sent is counted in `leaked_bits`.
     """
+
+    stage = "reconcile"
 
     shows_corrections: bool = True
     """Whether the discussion lays open which bits Bob corrected; what that tells is then charged."""
@@ -205,12 +217,14 @@ class Reconciler(ABC):
         return guess
 
 
-class SurfacePolicy(ABC):
+class SurfacePolicy(Configurable, ABC):
     """Decides what the surface does, round by round (`surface/policies`). Pure: no device, no clock.
 
     Built from its options by name; `survey` and `begin` are called once, then `pattern_for` once a round, in ascending
     order.
     """
+
+    stage = "policy"
 
     changes: bool = True
     """Whether the pattern may change during a run; where it does not, rounds are ordered ahead."""
@@ -244,13 +258,15 @@ def first_antenna(n: int) -> C64:
     return np.eye(1, n, dtype=np.complex64)[0]
 
 
-class BeamPolicy(ABC):
+class BeamPolicy(Configurable, ABC):
     """Chooses the beam of one end from what this end itself measured (`agents/policies`). Pure: no device, no clock.
 
     In sounding rounds every antenna is told apart; they are never used for a key. In all others the end sends w·s and
     takes wᵀy with the same w, so that the link is the scalar w_bᵀ H w_a both ways. Each of Alice and Bob has a policy
     object of its own; what it hears and what it decides does not leave the node.
     """
+
+    stage = "beams"
 
     @abstractmethod
     def begin(self, n_own: int, n_peer: int, peer: str, seed: int) -> None:
@@ -272,11 +288,13 @@ class BeamPolicy(ABC):
         """Return (own antenna,) complex, of norm 1: the beam of a round that is not for sounding."""
 
 
-class SurfaceSearch(ABC):
+class SurfaceSearch(Configurable, ABC):
     """Looks for the best pattern by trying patterns (`surface/searches`): `ask`, probe, `tell`. Pure.
 
     Worth is on a scale where more is better and independent parts add: power, not decibels.
     """
+
+    stage = "search"
 
     done: bool = False
     """Nothing more to try."""

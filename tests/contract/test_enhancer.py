@@ -11,8 +11,8 @@ from testbed.core.errors import InputError
 from testbed.core.stages import Enhancer, TrainableEnhancer
 from testbed.core.types import CsiSeries
 
-NAMES = registry.stage_names("enhance")
-TRAINABLE = [n for n in NAMES if registry.stage_class("enhance", n).trainable]
+NAMES = registry.names("enhance")
+TRAINABLE = [n for n in NAMES if registry.find("enhance", n).trainable]
 everyone = pytest.mark.parametrize("name", NAMES)
 trainable = pytest.mark.parametrize("name", TRAINABLE)
 

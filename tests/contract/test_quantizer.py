@@ -12,7 +12,7 @@ from testbed.core.ledger import PublicMessage
 from testbed.core.stages import Quantizer
 from testbed.core.types import Bits, Features
 
-pytestmark = pytest.mark.parametrize("name", registry.stage_names("quantize"))
+pytestmark = pytest.mark.parametrize("name", registry.names("quantize"))
 
 
 def channel(seed: int, noise: float, probes: int = 120, dimensions: int = 4) -> tuple[Features, Features, Features]:

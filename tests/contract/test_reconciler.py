@@ -9,7 +9,7 @@ from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import PublicMessage
 from testbed.core.stages import Evidence, Reconciler
 
-pytestmark = pytest.mark.parametrize("name", registry.stage_names("reconcile"))
+pytestmark = pytest.mark.parametrize("name", registry.names("reconcile"))
 
 
 def make(name: str) -> Reconciler:

@@ -12,6 +12,7 @@ from testbed import cli, config
 from testbed.core import registry
 from testbed.core.config import Experiment, Lab, to_dict
 from testbed.core.errors import InputError
+from testbed.core.options import StageOptions
 
 GOOD = """
 schema = 1
@@ -80,18 +81,26 @@ def refusal(tmp_path: Path, text: str, lab: bool = False) -> str:
         (
             "interval_s = 0.05",
             'estimator_options = { min_snr_db = "x" }',
-            ["[probing]", "option types", "min_snr_db = 'x'", "float"],
+            ["[probing.estimator_options]", "'min_snr_db': 'x' given", "`float`", "numbers from -20 to 60"],
         ),
-        ("[accounting]", "[chain]\nquantize_options = { bits = 2.5 }\n[accounting]", ["[chain]", "bits = 2.5", "int"]),
+        (
+            "[accounting]",
+            "[chain]\nquantize_options = { bits = 2.5 }\n[accounting]",
+            ["[chain.quantize_options]", "'bits': 2.5 given", "`int`", "1 to 4"],
+        ),
         ("schema = 1", "", ["missing 'schema'"]),
         ("[scene.alice]\nposition_m = [2.0, 3.0, 1.5]", "", ["[scene]", "missing 'alice'"]),
         ("position_m = [2.0, 3.0, 1.5]", "position_m = [2.0, 3.0]", ["[scene.alice]", "'position_m'", "3"]),
         ("position_m = [2.0, 3.0, 1.5]", "", ["[scene.alice]", "'position_m'", "'near'"]),
-        ("[accounting]", '[chain]\nquantize = "scalr"\n\n[accounting]', ["[chain]", "'scalr'", "scalar"]),
+        (
+            "[accounting]",
+            '[chain]\nquantize = "scalr"\n\n[accounting]',
+            ["[chain]", "'quantize'", "'scalr'", "did you mean 'scalar'"],
+        ),
         (
             "[accounting]",
             "[chain]\nquantize_options = { bit = 2 }\n\n[accounting]",
-            ["[chain]", "'bit'", "bits"],
+            ["[chain.quantize_options]", "unknown key 'bit'", "did you mean 'bits'", "accepted: bits, guard"],
         ),
         ("[accounting]", '[surface]\npolicy = "random"\n\n[accounting]', ["[surface]", "[scene.surface]"]),
         ("interval_s = 0.05", 'schedule = "A>E B>AE"', ["[probing]", "'schedule'", "A>B"]),
@@ -193,16 +202,17 @@ def test_json_schema_knows_every_table() -> None:
         assert word in text
 
 
-def test_a_type_that_only_the_stage_itself_refuses_is_told_with_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A third party's stage may have no annotations."""
+def test_a_stage_that_does_not_take_its_own_options_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third party's stage may have a constructor that does not fit its struct."""
 
     class Stage:
-        def __init__(self, depth=1):  # type: ignore[no-untyped-def]
-            if depth < 0:
-                raise ValueError
+        options_type = StageOptions
 
-    monkeypatch.setattr(registry, "stage_class", lambda stage, name: Stage)
-    with pytest.raises(InputError, match=r"option types.*depth = 'x'"):
+        def __init__(self) -> None:
+            raise AssertionError
+
+    monkeypatch.setattr(registry, "find", lambda kind, name: Stage)
+    with pytest.raises(InputError, match=r"enhance 'deep': cannot be built from its options: depth = 'x'"):
         registry.make_stage("enhance", "deep", {"depth": "x"})
 
 
@@ -276,9 +286,9 @@ def test_the_command_checks_drivers_before_it_makes_a_folder(tmp_path: Path, mon
     ("driver", "options", "words"),
     [
         ("sim", "noise_figur_db = 3", ["noise_figur_db", "noise_figure_db"]),
-        ("pluto", 'sreial = "1234"', ["sreial", "uri, serial, timeout_s"]),
+        ("pluto", 'sreial = "1234"', ["sreial", "did you mean 'serial'", "accepted: serial, timeout_s, uri"]),
         ("pluto", 'timeout_s = "long"', ["timeout_s", "float"]),
-        ("usrp", 'adr = "type=b200"', ["adr", "addr, serial"]),
+        ("usrp", 'adr = "type=b200"', ["adr", "did you mean 'addr'"]),
     ],
 )
 def test_the_command_checks_options_before_it_makes_a_folder(
@@ -291,7 +301,7 @@ def test_the_command_checks_options_before_it_makes_a_folder(
     for arguments in (["run", "static_room", "--out", str(tmp_path / "runs")], ["node", "alice"]):
         with pytest.raises(InputError) as caught:
             cli.app([*arguments, "--lab", str(path)], standalone_mode=False)
-        for word in ["mine.toml: table [node.alice.options]", "accepted keys", *words]:
+        for word in ["mine.toml: table [node.alice.options]", "accepted", *words]:
             assert word in str(caught.value)
         assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.toml"]
