@@ -169,7 +169,29 @@ def _replay_cut(recording: Recording, cut: Cut, experiment: Experiment | None, s
         "eves": [_eve_row(label, cut, correlations_ae[label], blocks) for label in cut.eves],
         "key_probes": int(feeding.size),
         "key_note": cut.key_note,
+        "block_digests": [_block_digests(block.facts) for block in blocks],
         **({"training": training.summarise(attempts, lessons.guard_rounds)} if lessons.rounds else {}),
+    }
+
+
+def _block_digests(facts: BlockFacts) -> dict[str, Any]:
+    """Return what tells whether a repetition gave the same: digests by side, never bits; null where there is nothing.
+
+    `raw_sha256` is over one byte of 0 or 1 a raw bit, `key_sha256` over the key packed into bytes.
+    """
+    raw = facts.raw
+    bits = {} if raw is None else {"alice": raw.alice, "bob": raw.bob, "eve": raw.eve}
+    reports = {"alice": facts.alice, "bob": facts.bob}
+    keys = {"alice": facts.alice_key, "bob": facts.bob_key}
+    return {
+        "block": next((report.block for report in reports.values() if report is not None), None),
+        "raw_sha256": {
+            side: None if values is None else hashlib.sha256(values.astype(np.uint8).tobytes()).hexdigest()
+            for side, values in bits.items()
+        },
+        "leaked_bits": {side: None if report is None else report.leaked_bits for side, report in reports.items()},
+        "key_bits": {side: None if report is None else report.key_bits for side, report in keys.items()},
+        "key_sha256": {"alice": facts.alice_digest, "bob": facts.bob_digest},
     }
 
 
