@@ -19,7 +19,9 @@ import numpy as np
 from testbed.assess import agreement, health, randomness, training
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.chain import dialogue
-from testbed.chain.pipeline import FOLLOW, LEAD, SACRIFICE, Agreed, EveGuess, KeyChain
+from testbed.chain.agreement import FOLLOW, LEAD, SACRIFICE, Agreed
+from testbed.chain.eavesdropping import EveGuess
+from testbed.chain.pipeline import KeyChain
 from testbed.core.antennas import canonical_antennas
 from testbed.core.config import Accounting, Experiment, Training
 from testbed.core.errors import DialogueFailed, InputError

@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from testbed.chain.agreement import SACRIFICE, Agreed
 from testbed.chain.dialogue import run as discuss
 from testbed.chain.enhance.klt import delay_basis
-from testbed.chain.pipeline import SACRIFICE, Agreed, KeyChain
+from testbed.chain.pipeline import KeyChain
 from testbed.core import seeds
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.types import CsiSeries
