@@ -147,6 +147,13 @@ class Quantizer(ABC):
         measure of what an Eve who hears could know.
         """
 
+    def columns(self, features: Features, lead: PublicMessage) -> NDArray[np.int64] | None:
+        """Return (dimension, feature) the columns of Alice's features behind each dimension's labels; None: its own.
+
+        Whoever judges what a label gives away looks there.
+        """
+        return None
+
     def published(self, raw: Bits, lead: PublicMessage) -> NDArray[np.bool_]:
         """Return (bit,) which raw bits Alice's message has told already: they are sacrificed first. Default: none."""
         return np.zeros(raw.values.size, np.bool_)
