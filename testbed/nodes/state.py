@@ -15,8 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from testbed.assess import randomness
+from testbed.chain.agreement import Agreed
 from testbed.chain.dialogue import Conversation
-from testbed.chain.pipeline import Agreed, KeyChain
+from testbed.chain.pipeline import KeyChain
 from testbed.core import seeds
 from testbed.core.errors import InputError
 from testbed.core.ledger import PublicMessage

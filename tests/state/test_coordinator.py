@@ -13,7 +13,8 @@ from testbed.coordinator import events as e
 from testbed.coordinator.roster import MAX_STRIKES
 from testbed.coordinator.state import CoordinatorState
 from testbed.coordinator.timetable import LATE_UNCERTAINTY_S
-from testbed.core import config, schedule
+from testbed.core import schedule
+from testbed.core.config import Experiment, Lab
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
 from testbed.net import messages as m
 
@@ -50,10 +51,8 @@ class Stage:
     """Plays the nodes: answers every order at once, unless a script says otherwise."""
 
     def __init__(self, script: Script = lambda node, body: None, lab: dict[str, Any] = LAB, **changes: Any) -> None:
-        experiment = msgspec.convert({**EXPERIMENT, **changes}, config.Experiment)
-        self.state = CoordinatorState(
-            msgspec.convert(lab, config.Lab), experiment, "run", schedule.parse("A>BE B>AE"), 10e-6
-        )
+        experiment = msgspec.convert({**EXPERIMENT, **changes}, Experiment)
+        self.state = CoordinatorState(msgspec.convert(lab, Lab), experiment, "run", schedule.parse("A>BE B>AE"), 10e-6)
         self.script = script
         self.now_s = 0.0
         self.told: list[tuple[str, Any]] = []
