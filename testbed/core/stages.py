@@ -223,7 +223,7 @@ class SurfacePolicy(ABC):
     """Whether the pattern may change during a run; where it does not, rounds are ordered ahead."""
     watches: bool = False
     """Whether `pattern_for` needs `observe` of every earlier round first."""
-    errand: bool = False
+    search_only: bool = False
     """The run exists for this policy's sake: it ends once the policy is `done`, and nothing is distilled."""
     done: bool = False
     """The policy has nothing more to try."""

@@ -142,7 +142,7 @@ class _Overheard:
     """Eve's record of one block."""
 
     messages: dict[int, m.PublicEnvelope] = field(default_factory=dict)
-    waiting: m.Attack | m.Unmask | None = None
+    waiting: m.Attack | m.GuessKey | None = None
     deadline_s: float | None = None
     rounds: list[int] = field(default_factory=list)
 
@@ -242,7 +242,7 @@ class NodeState:
                 return self._start_agreeing(body)
             case m.Amplify():
                 return self._start_amplifying(body)
-            case m.Attack() | m.Unmask():
+            case m.Attack() | m.GuessKey():
                 return self._start_attack(body)
             case m.Abandon(block=block, reason=reason):
                 return self._abandon(block, reason)
@@ -471,7 +471,7 @@ class NodeState:
 
     # -- Eve
 
-    def _start_attack(self, body: m.Attack | m.Unmask) -> list[Instruction]:
+    def _start_attack(self, body: m.Attack | m.GuessKey) -> list[Instruction]:
         record = self._overheard.setdefault(body.block, _Overheard())
         record.waiting = body
         record.deadline_s = self._now_s + EVE_PATIENCE_S
@@ -517,7 +517,7 @@ class NodeState:
         digest = None
         if guess.key is not None and self._plan.experiment_mode:
             digest = self._digest(Key(block=block, bits=guess.key))
-        return [Report(m.Unmasked(block=block, digest=digest))]
+        return [Report(m.KeyGuessed(block=block, digest=digest))]
 
     def _overhear_training(
         self, block: int, record: _Overheard, transcript: list[PublicMessage], complete: bool
