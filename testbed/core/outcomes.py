@@ -157,4 +157,10 @@ class KeyReport(Struct, frozen=True, kw_only=True):
     def public(self) -> KeyReport:
         """Return what may leave a node in private mode."""
         failure = None if self.failure is None else self.failure.partition(":")[0]
-        return KeyReport(block=self.block, key_bits=self.key_bits, entropy=self.entropy, failure=failure)
+        return KeyReport(
+            block=self.block,
+            key_bits=self.key_bits,
+            eve_measured=self.eve_measured,
+            entropy=self.entropy,
+            failure=failure,
+        )
