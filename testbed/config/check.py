@@ -83,6 +83,11 @@ def _check_place(name: str, place: PlacedNode, source: str) -> None:
 
 def _check_surface(e: Experiment, source: str) -> None:
     policy = _stage(source, "surface", "policy", "policy", e.surface.policy, e.surface.options)
+    if e.surface.is_secret and not policy.can_be_secret:
+        raise InputError(
+            f"{source}: table [surface]: key 'secret': true, but the patterns of policy = {e.surface.policy!r} "
+            "follow from what is public; accepted: false, or policy = 'random'"
+        )
     if policy.watches and e.mode == "private":
         raise InputError(
             f"{source}: table [surface]: policy = {e.surface.policy!r} watches the channel, which nodes keep to "

@@ -35,7 +35,7 @@ class ClosedLoopOptions(StageOptions):
     """Rounds for which the start and the result are measured; a result worse than the start is dropped."""
     budget: Annotated[int, Meta(ge=0)] = 0
     """The search is cut short so that all is over by this round; 0: no limit."""
-    errand: bool = False
+    search_only: bool = False
     """Whether the run is made for this search: it ends with it, and no key is distilled."""
     model: Literal["none", "start", "answer"] = "none"
     """start: after `start`, the patterns that focus from Alice on Bob by the scene's geometry are tried
@@ -61,7 +61,7 @@ class ClosedLoop(SurfacePolicy):
         self.objective = objectives.by_name(o.objective)
         self._search: SurfaceSearch = registry.make_stage("search", o.search, o.search_options, "", "search_options")
         self._probes, self._start, self._confirm, self._budget = o.probes, o.start, o.confirm, o.budget
-        self.errand, self._model = o.errand, o.model
+        self.search_only, self._model = o.search_only, o.model
         self._scene: tuple[Scene, float] | None = None
         self._designed: list[SurfacePattern] = []
         """What the model has to offer and was not tried yet."""

@@ -23,15 +23,18 @@ class Random(SurfacePolicy):
 
     options_type = RandomOptions
     options: RandomOptions
+    can_be_secret = True
 
     def begin(self, shape: tuple[int, int], phase_bits: int, seed: int) -> None:
         self._shape, self._phase_bits = shape, phase_bits
         self._rng = seeds.generator(seed, "random")
         self._drawn_for = -1
 
+    def group(self, round: int) -> int:
+        return round // self.options.every
+
     def pattern_for(self, round: int) -> SurfacePattern:
-        every = self.options.every
-        if self._drawn_for < 0 or round // every != self._drawn_for // every:
+        if self._drawn_for < 0 or self.group(round) != self.group(self._drawn_for):
             levels = self._rng.integers(0, 1 << self._phase_bits, size=self._shape, dtype=np.uint8)
             self._pattern = SurfacePattern(levels, self._phase_bits)
             self._drawn_for = round
