@@ -66,7 +66,7 @@ KINDS: dict[str, Kind] = {
     "attacks": Kind("attack", "testbed.entropy.attack:Attack", "testbed.entropy.attacks"),
     "sources": Kind("data source", "", "testbed.replay.sources", ("ACCEPTS", "matches", "load")),
     "health": Kind("health check", "testbed.assess.health:HealthCheck", "testbed.assess.checks"),
-    "report_sections": Kind("report section", "testbed.report.view:Section", "testbed.report.sections"),
+    "report_sections": Kind("report section", "testbed.report.section:Section", "testbed.report.sections"),
     "studies": Kind("study", "", "testbed.papers", ("PAPER", "run"), r"(?!kit\.)(?:(\w+)\.study|\w+\.study_(\w+))"),
     "benchmarks": Kind("benchmark", "", "testbed.benchmarks", ("run",)),
     "radios": Kind("radio driver", "testbed.core.radio:Radio"),
