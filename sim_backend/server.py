@@ -271,7 +271,11 @@ class _Server:
                 if session is not None and session.name in air.stations and not session.gone:
                     air.declare(session.name, request.until)
                 return None
-        name = self._name(request)
+        return self._serve_device(route, request, self._name(request), payload, now)
+
+    def _serve_device(self, route: bytes, request: m.Request, name: str, payload: bytes, now: float) -> m.Reply | None:
+        """Serve what an attached device asks for."""
+        air = self._air
         match request:
             case m.Detach():
                 self._end(request.session, "it said goodbye")
