@@ -74,6 +74,25 @@ class Radio(ABC):
 
     After `configure` no sample from before the retune is ever returned. A transmission in the past raises
     `LateTransmit`. `close` silences the transmitter, may be called twice, and is what leaving a `with` block does.
+    Before `configure` there are the clock and `silence`, nothing else. The clock goes forward. A radio does not hear
+    itself while it sends.
+
+    >>> class Deaf(Radio):
+    ...     "Hears zeros; the least that a driver has to provide."
+    ...     capabilities = RadioCapabilities(False, 1, (1e6, 2e7), (7e7, 6e9), (-80, 0), (0, 70), 1e-3)
+    ...     def _do_configure(self, settings):
+    ...         return settings
+    ...     def _do_transmit(self, block, at_s): ...
+    ...     def _do_receive(self, n_samples, at_s, timeout_s):
+    ...         return IqBlock(np.zeros((1, n_samples), np.complex64), self.settings.sample_rate_hz, self.now_s())
+    ...     def _do_silence(self): ...
+    ...     def _do_close(self): ...
+    ...     def now_s(self):
+    ...         return 0.0
+    >>> with Deaf("alice") as radio:
+    ...     accepted = radio.configure(RadioSettings(2.4e9, 2e7, tx_gain_db=-10.0, rx_gain_db=20.0))
+    ...     radio.receive(3).samples
+    array([[0.+0.j, 0.+0.j, 0.+0.j]], dtype=complex64)
     """
 
     options_type: ClassVar[type[Struct] | None] = None

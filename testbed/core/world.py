@@ -51,7 +51,15 @@ class Emulator(ABC):
     `context.seed`.
 
     Most are reached by the driver over its own wire, at `uri`. One that stands in for the vendor's library
-    (`in_process`) is put in place in the driver's process by `equip` instead.
+    (`in_process`) is put in place in the driver's process by `equip` instead. Two twins are two devices, if their
+    nodes' folders (`context.state_dir`) are two; once closed, a twin is not found any more.
+
+    >>> class Nowhere(Emulator):
+    ...     def __init__(self, name, context):
+    ...         self.uri = f"nowhere:{name}"
+    ...     def close(self): ...
+    >>> Nowhere("ris", None).uri
+    'nowhere:ris'
     """
 
     options_type: ClassVar[type[Struct] | None] = None

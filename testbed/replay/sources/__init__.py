@@ -5,6 +5,12 @@ A source is a module (or an object) with `ACCEPTS` (one line: which files it rea
 every path that somebody wants replayed: it looks only as far as it has to, raises nothing and says no to what another
 source reads. `load` raises InputError, in one line that begins with the path, for what it cannot read. Alice's and
 Bob's series have the same rounds, ascending, and as many subcarriers; what was not measured is NaN.
+
+>>> from pathlib import Path
+>>> from testbed.core import registry
+>>> registry.find("sources", "rfm12b_rssi").matches(Path("nowhere"))
+False
+
 Nothing here touches a radio; what is loaded has the same shape as what a run measures.
 """
 
