@@ -61,7 +61,21 @@ _COLUMNS = "Freq(Hz),S33(DB),S33(DEG),S34(DB),S34(DEG),S43(DB),S43(DEG),S44(DB),
 
 
 def matches(path: Path) -> bool:
+    if path.is_file():
+        return _is_ours(path)
     return _npz(path) is not None or (path.is_dir() and any(_folders(path)))
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether an .npz file holds one of our arrays: other people's have the same ending."""
+    if file.suffix != ".npz":
+        return False
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return any(_CUT.match(name.removesuffix("_rx_deg")) for name in names)
 
 
 def load(path: Path) -> Recording:
