@@ -17,7 +17,7 @@ from testbed.core.errors import ProtocolError
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
 
-VERSION = 3
+VERSION = 4
 """Raised with every incompatible change; peers of another version are refused with a reason."""
 
 
@@ -163,7 +163,7 @@ class Amplified(_Body, frozen=True):
     """Randomness tests on the key, experiment mode only: they tell something about its bits."""
 
 
-class Unmasked(_Body, frozen=True):
+class KeyGuessed(_Body, frozen=True):
     """Eve's guess of the final key, as its digest."""
 
     block: int
@@ -302,7 +302,7 @@ class Amplify(_Body, frozen=True):
     timeout_s: float
 
 
-class Unmask(_Body, frozen=True):
+class GuessKey(_Body, frozen=True):
     """Eve: hash your reconciled guess by the published seed."""
 
     block: int
@@ -327,10 +327,10 @@ class Envelope(Struct, frozen=True):
     body: (
         # from nodes
         Hello | Heartbeat | Configured | ClockReading | Applied | SurfaceHeld | Captured | Stepped | Probed | Failed
-        | Stopped | Agreed | Trained | Attacked | Amplified | Unmasked
+        | Stopped | Agreed | Trained | Attacked | Amplified | KeyGuessed
         # to nodes
         | Welcome | Refused | Pulse | Configure | ReadClock | Apply | ReadSurface | Probe | Step | Abandon | Finish
-        | Distil | Attack | Amplify | Unmask
+        | Distil | Attack | Amplify | GuessKey
     )  # fmt: skip
 
 
