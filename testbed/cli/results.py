@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 def replay(
     source: Annotated[Path, typer.Argument(help="A run's folder, or a measured data set (docs/datasets.md).")],
     chain: Annotated[
-        str | None, typer.Option("--chain", help="Experiment whose chain is used.", metavar="EXPERIMENT")
+        str | None,
+        typer.Option(
+            "--chain", help="File with the tables chain, accounting, training; or an experiment.", metavar="CHAIN"
+        ),
+    ] = None,
+    map_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--map", help="Which arrays of SOURCE are whose (docs/datasets.md).", metavar="MAP"),
     ] = None,
     cut: Annotated[Optional[str], typer.Option(help="Only this measured link.")] = None,  # noqa: UP045
     seed: Annotated[
@@ -32,21 +39,21 @@ def replay(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Run the key chain over a recorded run or a measured data set: no radios.
+    """Run the key chain over a recorded run, a measured data set, or anybody's arrays: no radios.
 
-    Example: testbed replay datasets/openris_vna --json
+    Example: testbed replay measured.csv --map map.toml --chain chain.toml
     """
     logs.configure(verbose)
     from testbed.replay import replay as replaying
 
-    plan = config.load_experiment(chain) if chain is not None else None
+    plan = config.load_chain(chain) if chain is not None else None
     watched = sys.stderr.isatty() or verbose
 
     def tell(share: float, what: str) -> None:
         if watched:
             say(f"{share:4.0%} {what}")
 
-    summary = replaying.replay(source, plan, cut, tell, seed)
+    summary = replaying.replay(source, plan, cut, tell, seed, map_file)
     if as_json:
         print_json(summary)
         return
@@ -61,7 +68,11 @@ def replay(
     console.print(f"{summary['description']}", highlight=False)
     console.print(shown)
     console.print(f"* Eve: {summary['eve_assumption']}", highlight=False)
-    console.print(f"key: {summary['key_note']}", highlight=False)
+    if summary["key_note"]:
+        console.print(f"key: {summary['key_note']}", highlight=False)
+    if summary["pairs_rejected"]:
+        told = ", ".join(f"{n} {reason}" for reason, n in summary["pairs_rejected"].items())
+        console.print(f"pairs: {summary['pairs_kept']} of {summary['rounds']}; not used: {told}", highlight=False)
     if "training" in summary:
         console.print(training_line(summary["training"]), highlight=False, markup=False)
     for caveat in summary["caveats"]:

@@ -221,3 +221,11 @@ OPENERS: dict[str, Callable[[Path], Any]] = {
     ".csv": _csv, ".tsv": _csv, ".txt": _csv, ".npz": _npz, ".npy": _npy,
     ".h5": _hdf5, ".hdf5": _hdf5, ".hdf": _hdf5, ".nc": _hdf5, ".mat": _mat,
 }  # fmt: skip
+
+
+def suggest(path: Path) -> str:
+    """Say what a file holds that has to be mapped, for the message where no map was given; '' for other files."""
+    if path.suffix.lower() not in OPENERS or not path.is_file():
+        return ""
+    with open_arrays(path) as file:
+        return f"{path} holds {file.told()}; which of them is whose is said by --map MAP.toml (docs/datasets.md)"

@@ -19,7 +19,7 @@ from testbed.core.config import Accounting, ChainPlan, Options, Positive, Table
 from testbed.core.errors import InputError
 from testbed.core.types import C64, F64, I64, CsiSeries
 from testbed.replay import iq, pairing, wifi
-from testbed.replay.arrays import OPENERS, Array, ArrayFile, check_bytes, open_arrays
+from testbed.replay.arrays import Array, ArrayFile, check_bytes, open_arrays
 from testbed.replay.sources import Cut, EveLinks, Recording
 
 Axis = Literal["probe", "rx", "tx", "subcarrier", "part"]
@@ -495,11 +495,3 @@ def _interval_s(time_s: F64 | None, rounds: int) -> float | None:
 
 def _counts(left_over: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {reason}" for reason, n in left_over.items()) or "none left over"
-
-
-def suggest(path: Path) -> str:
-    """Say what a file holds that has to be mapped, for the message where no map was given; '' for other files."""
-    if path.suffix.lower() not in OPENERS or not path.is_file():
-        return ""
-    with open_arrays(path) as file:
-        return f"{path} holds {file.told()}; which of them is whose is said by --map MAP.toml (docs/datasets.md)"
