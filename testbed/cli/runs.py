@@ -6,14 +6,12 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
-import msgspec
 import typer
 
 from testbed import config
 from testbed.cli.app import JsonOption, LabOption, SupervisedOption, VerboseOption, app
 from testbed.cli.terminal import ProgressBar, conclude, say
 from testbed.core import logs
-from testbed.core.config import Experiment, Lab
 from testbed.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,15 +34,12 @@ def run(
     Example: testbed run mobile_room --lab sim --rounds 400 --seed 7
     """
     logs.configure(verbose)
-    from testbed.lab import processes
+    from testbed.lab import run as running
 
-    plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
-    config.check_run(plan, experiment)
-    check_world(plan, place, lab)
-    config.check_drivers(place, lab)
-    folder = processes.new_run_folder(out, Path(experiment).stem)
     with ProgressBar() as bar:
-        outcome = processes.run(plan, place, lab, folder, bar.update, stop_on_signals)
+        outcome = running.run(
+            experiment, lab, rounds=rounds, seed=seed, out=out, progress=bar.update, on_coordinator=stop_on_signals
+        )
     conclude(outcome, as_json)
 
 
@@ -66,6 +61,7 @@ def coordinator(
     logs.configure(verbose)
     from testbed.coordinator.server import Coordinator
     from testbed.lab import processes
+    from testbed.lab.run import check_world, plan_of
 
     plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
     config.check_run(plan, experiment)
@@ -167,21 +163,6 @@ def sim(
         driver.serve(
             endpoint, processes.load_identity(place, "world"), place.world.pace, place.world.peer_timeout_s, ready
         )
-
-
-def plan_of(experiment: str, rounds: int | None, seed: int | None) -> Experiment:
-    plan = config.load_experiment(experiment)
-    changes: dict[str, int] = {}
-    if rounds is not None:
-        changes["rounds"] = rounds
-    if seed is not None:
-        changes["seed"] = seed
-    return msgspec.structs.replace(plan, **changes)
-
-
-def check_world(plan: Experiment, place: Lab, lab: str) -> None:
-    if plan.surface.policy != "none" and place.by_role("ris") is None:
-        raise InputError(f"{lab}: the experiment moves a surface, but no node has role = 'ris'")
 
 
 def stop_on_signals(server: Coordinator, crew: Crew | None) -> None:
