@@ -133,6 +133,13 @@ class SurfacePlan(Table):
     policy: str = "none"
     """none: it is left alone; otherwise the name of a policy (`testbed list`)."""
     options: Options = field(default_factory=dict)
+    secret: bool | None = None
+    """Whether patterns are key material: drawn by the node that holds the board from the operating system's randomness,
+    fresh every run and never told. By default true for policy "random" and false for all others, which cannot be."""
+
+    @property
+    def is_secret(self) -> bool:
+        return self.policy == "random" if self.secret is None else self.secret
 
 
 class BeamPlan(Table):
@@ -301,6 +308,18 @@ class Lab(Table):
     def by_role(self, role: str) -> str | None:
         """Return the name of the node with this role, or None."""
         return next((name for name, place in self.node.items() if place.role == role), None)
+
+
+def is_rehearsal(lab: Lab, experiment: Experiment) -> bool:
+    """Return whether a run follows from its seed: simulated air, in experiment mode. Its keys are never delivered."""
+    return lab.world is not None and experiment.mode == "experiment"
+
+
+def planned_blocks(experiment: Experiment) -> int:
+    """Return how many blocks a run may distil: what ε is shared out among."""
+    t, size = experiment.training, experiment.accounting.block_rounds
+    rounds = experiment.rounds - (t.rounds + t.guard_rounds if t.rounds else 0)
+    return max(1, -(-rounds // size))
 
 
 def to_dict(config: Struct) -> dict[str, Any]:
