@@ -26,6 +26,7 @@ def run(
     rounds: Annotated[Optional[int], typer.Option(min=1, help="Instead of the file's.")] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Instead of the file's.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
+    live: Annotated[bool, typer.Option("--live", help="Show it on a page of this machine while it goes.")] = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -35,10 +36,19 @@ def run(
     """
     logs.configure(verbose)
     from testbed.lab import run as running
+    from testbed.live.beside import Beside
 
-    with ProgressBar() as bar:
+    def begun(server: Coordinator, crew: Crew) -> None:
+        stop_on_signals(server, crew)
+        page.ask = lambda kind: stop_asked(server, kind)
+        if live:
+            page.start(server.folder)
+
+    if live:
+        Beside.check()
+    with Beside(say) as page, ProgressBar() as bar:
         outcome = running.run(
-            experiment, lab, rounds=rounds, seed=seed, out=out, progress=bar.update, on_coordinator=stop_on_signals
+            experiment, lab, rounds=rounds, seed=seed, out=out, progress=bar.update, on_coordinator=begun
         )
     conclude(outcome, as_json)
 
@@ -163,6 +173,13 @@ def sim(
         driver.serve(
             endpoint, processes.load_identity(place, "world"), place.world.pace, place.world.peer_timeout_s, ready
         )
+
+
+def stop_asked(server: Coordinator, kind: str) -> None:
+    """Do what the live page asks for, as Ctrl-C does."""
+    server.interrupted = True
+    say(f"{kind}: asked on the live page")
+    server.ask_stop(kind)  # type: ignore[arg-type]
 
 
 def stop_on_signals(server: Coordinator, crew: Crew | None) -> None:
