@@ -35,8 +35,9 @@ from testbed.core.world import DriverContext
 from testbed.net import messages as m
 from testbed.net import transport
 from testbed.nodes import calibration
-from testbed.nodes import state as s
+from testbed.nodes import events as e
 from testbed.nodes.antennas import Antennas
+from testbed.nodes.state import NodeState
 
 log = logging.getLogger("testbed.node")
 _POLL_MS = 100
@@ -99,13 +100,13 @@ class NodeDaemon:
         self.lab = lab
         self.role = self.place.role
         self.incarnation = transport.new_incarnation()
-        self.state = s.NodeState(self.role, secrets.randbits(256))
+        self.state = NodeState(self.role, secrets.randbits(256))
         self.welcomed = False
         self._lost_after_s = lab.coordinator.join_timeout_s
         self._state_dir = state_dir
         self._device_lock = threading.Lock()
         self._halted = threading.Event()
-        self._exit: s.Exit | None = None
+        self._exit: e.Exit | None = None
         self._frame: SoundingFrame | None = None
         self._estimator: CsiEstimator | None = None
         self._antennas: Antennas | None = None
@@ -144,7 +145,7 @@ class NodeDaemon:
             while self._exit is None:
                 ready = dict(self._poller.poll(_POLL_MS))
                 now_s = time.monotonic()
-                self._take(s.Tick(now_s))
+                self._take(e.Tick(now_s))
                 if self._link.socket in ready:
                     while self._exit is None and self._link.waiting():
                         self._from_coordinator()
@@ -155,17 +156,17 @@ class NodeDaemon:
                 if self._ear is not None and self._ear.socket in ready:
                     self._hear(self._ear, self._ear.socket)
                 if self._halted.is_set() and self._exit is None:
-                    self._exit = s.Exit(0, "halt")
+                    self._exit = e.Exit(0, "halt")
                 if not self.welcomed and now_s > next_hello_s:
                     self._greet()  # the coordinator may have started after us
                     next_hello_s = now_s + 1.0
                 silent_s = now_s - self._pulse.last_answer_s
                 if silent_s > self._lost_after_s:
-                    self._exit = s.Exit(3, f"coordinator silent for {silent_s:.1f} s")
+                    self._exit = e.Exit(3, f"coordinator silent for {silent_s:.1f} s")
         except Exception as exc:  # whatever it is: the coordinator hears it, the transmitter is silenced
             log.error("%s: %s", self.name, exc, exc_info=not isinstance(exc, TestbedError))
             self._link.send(m.Failed(operation="run", state=self.state.name, detail=str(exc) or repr(exc)))
-            self._exit = s.Exit(1, str(exc) or repr(exc))
+            self._exit = e.Exit(1, str(exc) or repr(exc))
         finally:
             self._close()
         if self._exit.code:
@@ -238,37 +239,37 @@ class NodeDaemon:
             self._link.run = body.run
             self._lost_after_s = body.lost_after_s
             self._pulse.last_answer_s = time.monotonic()
-        self._take(s.Told(body))
+        self._take(e.Received(body))
         if isinstance(body, m.Welcome) and (kept := self._model_path()).is_file():
-            self._take(s.Recalled(kept.read_bytes()))
+            self._take(e.ModelFound(kept.read_bytes()))
 
     def _hear(self, ear: Any, socket: Any) -> None:
         while socket.poll(0):
             envelope = ear.receive()
             if envelope is not None:
-                self._take(s.Heard(envelope))
+                self._take(e.Discussed(envelope))
 
-    def _take(self, event: s.Event) -> None:
+    def _take(self, event: e.Event) -> None:
         """Hand an event to the state machine and do what it says; device work comes back as further events."""
         todo = deque(self.state.handle(event))
         while todo:
             instruction = todo.popleft()
             match instruction:
-                case s.Report(body):
+                case e.Report(body):
                     self._link.send(body)
-                case s.Publish(envelope, to_peer):
+                case e.Publish(envelope, to_peer):
                     self._publish(envelope, to_peer)
-                case s.Do(body):
+                case e.Operate(body):
                     todo.extend(self.state.handle(self._do(body)))
-                case s.KeepKey(key):
+                case e.StoreKey(key):
                     self._keep(key)
-                case s.KeepModel(model):
+                case e.StoreModel(model):
                     self._keep_model(model)
-                case s.Silence():
+                case e.Silence():
                     with self._device_lock:
                         if isinstance(self._device, Radio):
                             self._device.silence()
-                case s.Exit():
+                case e.Exit():
                     self._exit = instruction
 
     def _publish(self, envelope: m.PublicEnvelope, to_peer: bool) -> None:
@@ -301,19 +302,19 @@ class NodeDaemon:
 
     # -- device operations
 
-    def _do(self, body: Any) -> s.Event:
+    def _do(self, body: Any) -> e.Event:
         operation = type(body).__name__.lower()
         if self._halted.is_set():
-            return s.DeviceFault(operation, "halted")
+            return e.DeviceFault(operation, "halted")
         try:
             with self._device_lock:
                 if self._halted.is_set():  # while this waited for the lock
-                    return s.DeviceFault(operation, "halted")
+                    return e.DeviceFault(operation, "halted")
                 match body:
                     case m.Configure():
                         return self._configure(body)
                     case m.ReadClock():
-                        return s.DeviceDone(m.ClockReading(device_time_s=self._device.now_s()))
+                        return e.DeviceDone(m.ClockReading(device_time_s=self._device.now_s()))
                     case m.Apply():
                         return self._apply(body)
                     case m.ReadSurface():
@@ -323,12 +324,12 @@ class NodeDaemon:
                     case m.Step():
                         return self._step(body)
         except (DeviceError, InputError) as exc:
-            return s.DeviceFault(operation, str(exc))
-        return s.DeviceFault(operation, "unknown operation")
+            return e.DeviceFault(operation, str(exc))
+        return e.DeviceFault(operation, "unknown operation")
 
-    def _configure(self, body: m.Configure) -> s.Event:
+    def _configure(self, body: m.Configure) -> e.Event:
         if body.experiment_mode and self.place.private:
-            return s.DeviceFault(
+            return e.DeviceFault(
                 "configure", "this node is private by its lab file: it takes part in private mode only"
             )
         self._experiment_mode = body.experiment_mode
@@ -345,7 +346,7 @@ class NodeDaemon:
             self._ear = transport.Eavesdropper(self._wire, body.transcript, str(self.lab.by_role("alice")))
             self._poller.register(self._ear.socket, zmq.POLLIN)
         if not isinstance(self._device, Radio):
-            return s.DeviceDone(m.Configured(accepted={}))
+            return e.DeviceDone(m.Configured(accepted={}))
         settings = RadioSettings(
             carrier_hz=body.radio.carrier_hz,
             sample_rate_hz=body.radio.sample_rate_hz,
@@ -360,7 +361,7 @@ class NodeDaemon:
         self._estimator = registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options)
         self._antennas = Antennas(self.role, body.antennas, body.beams, self._frame, self.state.seed)
         self._record_iq = self._state_dir / "iq" / self.state.run if body.record_iq and body.experiment_mode else None
-        return s.DeviceDone(
+        return e.DeviceDone(
             m.Configured(
                 accepted={
                     k: float(getattr(accepted, k)) for k in ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db")
@@ -368,25 +369,25 @@ class NodeDaemon:
             )
         )
 
-    def _apply(self, body: m.Apply) -> s.Event:
+    def _apply(self, body: m.Apply) -> e.Event:
         if not isinstance(self._device, Board):
-            return s.DeviceFault("apply", f"{self.name} drives no surface")
+            return e.DeviceFault("apply", f"{self.name} drives no surface")
         levels = np.frombuffer(body.levels, dtype=np.uint8)
         if levels.size != body.shape[0] * body.shape[1]:
-            return s.DeviceFault("apply", f"{levels.size} levels for a surface of shape {body.shape}")
+            return e.DeviceFault("apply", f"{levels.size} levels for a surface of shape {body.shape}")
         applied = self._device.apply(SurfacePattern(levels.reshape(body.shape), body.phase_bits))
-        return s.DeviceDone(m.Applied(round=body.round, digest=applied.digest, device_time_s=applied.time_s))
+        return e.DeviceDone(m.Applied(round=body.round, digest=applied.digest, device_time_s=applied.time_s))
 
-    def _read_surface(self, body: m.ReadSurface) -> s.Event:
+    def _read_surface(self, body: m.ReadSurface) -> e.Event:
         if not isinstance(self._device, Board):
-            return s.DeviceFault("readsurface", f"{self.name} drives no surface")
-        return s.DeviceDone(m.SurfaceHeld(round=body.round, digest=self._device.readback().digest))
+            return e.DeviceFault("readsurface", f"{self.name} drives no surface")
+        return e.DeviceDone(m.SurfaceHeld(round=body.round, digest=self._device.readback().digest))
 
-    def _probe(self, body: m.Probe) -> s.Event:
+    def _probe(self, body: m.Probe) -> e.Event:
         """Do this node's part in each slot, tell that the air is free, then estimate."""
         radio, frame, antennas = self._device, self._frame, self._antennas
         if not isinstance(radio, Radio) or frame is None or self._estimator is None or antennas is None:
-            return s.DeviceFault("probe", "no configured radio")
+            return e.DeviceFault("probe", "no configured radio")
         captured: list[tuple[m.SlotPlan, IqBlock]] = []
         fault: tuple[str, str] | None = None
         n_margin = int(np.ceil(body.margin_s * frame.sample_rate_hz))
@@ -426,9 +427,9 @@ class NodeDaemon:
             antennas.hear(body.round, csi)
             csi = {}
         reason, detail = fault if fault else (None, "")
-        return s.ProbeDone(m.Probed(round=body.round, links=links, fault=reason, detail=detail), csi)
+        return e.ProbeDone(m.Probed(round=body.round, links=links, fault=reason, detail=detail), csi)
 
-    def _step(self, body: m.Step) -> s.Event:
+    def _step(self, body: m.Step) -> e.Event:
         """Do one step of a round without timing; with the last one, tell what was measured.
 
         A device that fails spoils the round, not its order: the others go on, and before its next round it is
@@ -436,7 +437,7 @@ class NodeDaemon:
         """
         radio, frame, antennas = self._device, self._frame, self._antennas
         if not isinstance(radio, Radio) or frame is None or self._settings is None or antennas is None:
-            return s.DeviceFault("step", "no configured radio")
+            return e.DeviceFault("step", "no configured radio")
         if self._part.round != body.round:
             self._part = _Part(body.round)
         part = self._part
@@ -457,12 +458,12 @@ class NodeDaemon:
             self._radio_failed = True
         done = m.Stepped(round=body.round, step=body.step)
         if not body.last:
-            return s.DeviceDone(done)
+            return e.DeviceDone(done)
         self._link.send(done)  # the air is free: the others need not wait for the estimates
         csi: dict[str, CsiFrame] = {}
         links = [self._estimate_repeated(body.round, tx, block, csi) for tx, block in part.captured]
         reason = Reject.DEVICE.value if part.fault else None
-        return s.ProbeDone(m.Probed(round=body.round, links=links, fault=reason, detail=part.fault or ""), csi)
+        return e.ProbeDone(m.Probed(round=body.round, links=links, fault=reason, detail=part.fault or ""), csi)
 
     def _estimate_repeated(self, number: int, tx: str, block: IqBlock, csi: dict[str, CsiFrame]) -> m.LinkResult:
         """Estimate from a block of `PERIODS` periods of a repeated frame, which begins anywhere in it."""
