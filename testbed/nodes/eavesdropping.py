@@ -74,7 +74,8 @@ class Eavesdropping:
 
     @property
     def is_busy(self) -> bool:
-        return any(record.request is not None for record in self._blocks.values())
+        # The heartbeat's thread asks for this, too: it must not iterate over a dictionary that grows meanwhile.
+        return any(record.request is not None for record in tuple(self._blocks.values()))
 
     def clear(self) -> None:
         self._blocks.clear()
