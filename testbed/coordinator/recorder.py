@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from testbed.coordinator import events as e
@@ -38,7 +39,7 @@ class Recorder:
                 self._writer.set_up(radios=self._accepted, drivers=self._drivers)
 
     def pattern(self, new: e.NewPattern) -> None:
-        self._writer.pattern(new.pattern.digest, new.pattern.levels, new.pattern.phase_bits)
+        self._writer.pattern(new.name, new.pattern.levels, new.pattern.phase_bits)
 
     def round(self, r: e.RoundOver) -> None:
         for node, links in r.links.items():
@@ -73,7 +74,9 @@ class Recorder:
         names = {role: self._lab.by_role(role) or role for role in ("alice", "bob", "eve")}
         agree = {names[role]: r for role, r in (("alice", b.alice), ("bob", b.bob)) if r is not None}
         key = {names[role]: r for role, r in (("alice", b.key_alice), ("bob", b.key_bob)) if r is not None}
-        self._writer.block(documents.Block(block=b.block, agree=agree, eve=b.eve, key=key))
+        # What Eve's node reports to Alice is large, and her CSI is recorded anyway.
+        eve = None if b.eve is None else msgspec.structs.replace(b.eve, heard=())
+        self._writer.block(documents.Block(block=b.block, agree=agree, eve=eve, key=key))
         for role, raw in b.raw.items():
             self._bits(b.block, names[role], "guess" if role == "eve" else "raw", raw)
         if b.digests:

@@ -15,9 +15,9 @@ from testbed.assess import run_summary
 from testbed.coordinator import events as e
 from testbed.coordinator.recorder import Recorder
 from testbed.coordinator.state import CoordinatorState
-from testbed.core import registry, schedule
+from testbed.core import registry, schedule, seeds
 from testbed.core.clock import Clock, WallClock
-from testbed.core.config import Experiment, Lab, to_dict
+from testbed.core.config import Experiment, Lab, is_rehearsal, to_dict
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
 from testbed.core.machine import handler_of
@@ -205,7 +205,9 @@ class Coordinator:
             raise TestbedError("this lab has a [world], but its endpoint is not known")
         driver = registry.load_driver("worlds", place.driver)
         plan, limit_s = self.experiment, self.lab.coordinator.operation_timeout_s
-        driver.reset(self._world, self._identity, plan.scene, plan.radio, plan.seed, limit_s)
+        # A run that is no rehearsal must not follow from a number in a file, the simulated air included.
+        seed = plan.seed if is_rehearsal(self.lab, plan) else seeds.fresh()
+        driver.reset(self._world, self._identity, plan.scene, plan.radio, seed, limit_s)
         self._advance_world = driver.pacer(self._world, self._identity)
 
     def _let_world_advance(self, x: e.AdvanceWorld) -> None:

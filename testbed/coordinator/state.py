@@ -104,7 +104,7 @@ class CoordinatorState(Deadlines):
         ahead = self.timetable.virtual and not self.surface.is_changing
         self.rounds = Rounds(self.roster, self._timeout_s, ahead, clock, story)
         self.tally = Tally(story)
-        self.blocks = Blocks(lab, experiment, self.roster, self.tally, clock, story)
+        self.blocks = Blocks(lab, experiment, self.roster, self.surface, self.tally, clock, story)
         self._stop_asked = False
         """The round on the air and what was gathered are finished, and nothing more is begun."""
         self._outcome: RunOver | None = None
@@ -696,6 +696,7 @@ _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]
 
 _ON_FAILURE: Mapping[str, Callable[[CoordinatorState, Node, m.Failed], list[Effect]]] = {
     "apply": _S._apply_failed,
+    "applynext": _S._apply_failed,
     "readsurface": _S._reading_failed,
     "configure": _S._node_failed,
     "readclock": _S._node_failed,

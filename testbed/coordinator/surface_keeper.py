@@ -14,8 +14,10 @@ pattern and acknowledges an opaque number, that number takes the digest's place 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+
+import numpy as np
 
 from testbed.coordinator.events import Effect, NewPattern, Note, Send
 from testbed.coordinator.roster import Roster
@@ -68,6 +70,16 @@ class SurfaceKeeper(Deadlines):
         """Orders in a row that were refused or left unanswered."""
         self._asked_round = -1
         """Round that the policy was last asked about."""
+        self.is_secret = plan.policy != "none" and plan.is_secret
+        """The surface's node draws the patterns; here they are opaque numbers."""
+        self._group: int | None = None
+        """Of the rounds that hold the present secret pattern."""
+        self._in_round: dict[int, str] = {}
+        """Round → name of the state that it was ordered under, until its block is distilled."""
+        self._numbers: dict[str, int] = {}
+        """Name of a state → its opaque number."""
+        self._patterns: dict[str, SurfacePattern] = {}
+        """Public patterns by name, as long as rounds of theirs are not distilled."""
 
     # -- what the policy wants
 
@@ -114,6 +126,11 @@ class SurfaceKeeper(Deadlines):
                 policy.survey(self._experiment.scene, self._experiment.radio.carrier_hz)
                 seed = seeds.derive(self._experiment.seed, "surface")
                 policy.begin(ris.hello.surface_shape, ris.hello.phase_bits, seed)
+            if self.is_secret:
+                self._asked_round = number
+                if policy.group(number) != self._group:
+                    self._group, self.held = policy.group(number), None
+                return None
             wanted = policy.pattern_for(number)
         except InputError as exc:
             return f"surface policy {self._experiment.surface.policy!r}: {exc}"
@@ -141,6 +158,26 @@ class SurfaceKeeper(Deadlines):
         """A round is ordered under the present pattern."""
         if self.policy is not None:
             self.unconfirmed.append(number)
+        if self.held is not None:
+            self._in_round[number] = self.held
+            if self.pattern is not None:
+                self._patterns[self.held] = self.pattern
+
+    def record(self, rounds: Sequence[int]) -> m.SurfaceRecord | None:
+        """Return what is public of the surface in a block's rounds, and forget these and all before them."""
+        names = [self._in_round.get(r) for r in rounds]
+        if self.policy is None or None in names:
+            return None
+        known = [name for name in names if name is not None]
+        states = tuple(self._numbers.setdefault(name, len(self._numbers)) for name in known)
+        levels = None
+        if not self.is_secret:
+            levels = b"".join(self._patterns[name].levels.tobytes() for name in known)
+        bits = self._patterns[known[0]].phase_bits if levels is not None else 1
+        self._in_round = {r: name for r, name in self._in_round.items() if r > rounds[-1]}
+        used = set(self._in_round.values())
+        self._patterns = {name: p for name, p in self._patterns.items() if name in used}
+        return m.SurfaceRecord(states=states, levels=levels, phase_bits=bits)
 
     def order(self, number: int) -> list[Effect]:
         """Order the pattern that the policy wants in this round."""
@@ -148,16 +185,19 @@ class SurfaceKeeper(Deadlines):
         assert ris is not None
         assert ris.hello is not None
         assert ris.hello.surface_shape is not None
-        assert self.pattern is not None
         self.unconfirmed.clear()
         self._order_round = number
         self.set_deadline(_ACKNOWLEDGEMENT, self._timeout_s)
+        if self.is_secret:
+            self._story.add("secret pattern ordered", round=number)
+            return [Send(ris.name, m.ApplyNext(round=number))]
+        assert self.pattern is not None
         self._story.add("pattern ordered", round=number, pattern=self.pattern.digest)
         body = m.Apply(
             round=number, levels=self.pattern.levels.tobytes(), shape=ris.hello.surface_shape,
             phase_bits=ris.hello.phase_bits,
         )  # fmt: skip
-        return [NewPattern(self.pattern), Send(ris.name, body)]
+        return [NewPattern(self.pattern, self.pattern.digest), Send(ris.name, body)]
 
     def is_answer(self, body: m.Applied) -> bool:
         """Return whether an acknowledgement is the one that is waited for.
@@ -175,7 +215,10 @@ class SurfaceKeeper(Deadlines):
         self._failures = 0
         self.held, self._latched_s, self._acknowledged = body.digest, latched_s, body.digest
         self._story.add("pattern acknowledged", round=body.round, pattern=body.digest)
-        return []
+        if body.levels is None or not self.is_secret or len(body.levels) != body.shape[0] * body.shape[1]:
+            return []
+        levels = np.frombuffer(body.levels, np.uint8).reshape(body.shape)
+        return [NewPattern(SurfacePattern(levels, body.phase_bits), body.digest)]
 
     def fail(self) -> bool:
         """The order was refused or left unanswered; returns whether that has happened too often in a row."""

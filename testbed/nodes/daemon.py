@@ -104,7 +104,7 @@ class NodeDaemon:
         self._work: RadioWork | BoardWork = (
             RadioWork(self._device, self.place, state_dir, self._link.send)
             if isinstance(self._device, Radio)
-            else BoardWork(self._device)
+            else BoardWork(self._device, name, self.incarnation[:4])
         )
         self._host: transport.DiscussionHost | None = None
         self._guest: transport.DiscussionGuest | None = None
@@ -267,7 +267,7 @@ class NodeDaemon:
     def _store_key(self, x: e.StoreKey) -> None:
         """Write a verified key into this node's own folder, readable by its owner only."""
         key: Key = x.key
-        folder = self._state_dir / "keys" / self.state.run
+        folder = self._state_dir / ("rehearsals" if self.state.is_rehearsal else "keys") / self.state.run
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = folder / f"block-{key.block:04d}.key"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # a key is never overwritten
@@ -323,6 +323,9 @@ class NodeDaemon:
     def _apply(self, body: m.Apply) -> e.Event:
         return e.DeviceDone(self._board_work().apply(body))
 
+    def _apply_next(self, body: m.ApplyNext) -> e.Event:
+        return e.DeviceDone(self._board_work().apply_next(body))
+
     def _read_surface(self, body: m.ReadSurface) -> e.Event:
         return e.DeviceDone(self._board_work().read_surface(body))
 
@@ -347,6 +350,7 @@ _OPERATIONS: Mapping[type, Callable[[NodeDaemon, Any], e.Event]] = {
     m.Configure: NodeDaemon._configure,
     m.ReadClock: NodeDaemon._read_clock,
     m.Apply: NodeDaemon._apply,
+    m.ApplyNext: NodeDaemon._apply_next,
     m.ReadSurface: NodeDaemon._read_surface,
     m.Probe: NodeDaemon._probe,
     m.Step: NodeDaemon._step,

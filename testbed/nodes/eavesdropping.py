@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from testbed.chain.pipeline import KeyChain
 from testbed.core.ledger import PublicMessage
 from testbed.core.machine import Deadlines, EventClock, Story
@@ -118,7 +120,8 @@ class Eavesdropping:
         guess = chain.eavesdrop(block, alice, bob, record.transcript, complete)
         if isinstance(request, m.Attack):
             raw = guess.raw.tobytes() if plan.experiment_mode and guess.raw is not None else None
-            return [Report(m.Attacked(report=guess.report, guess=raw))]
+            report = msgspec.structs.replace(guess.report, heard=chain.report_series(alice, bob))
+            return [Report(m.Attacked(report=report, guess=raw))]
         self._forget(block, record)
         digest = None
         if guess.key is not None and plan.experiment_mode:

@@ -86,7 +86,7 @@ class Publish:
 class Operate:
     """Let the device do what this order says."""
 
-    body: m.Configure | m.ReadClock | m.Apply | m.ReadSurface | m.Probe | m.Step
+    body: m.Configure | m.ReadClock | m.Apply | m.ApplyNext | m.ReadSurface | m.Probe | m.Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,13 @@ from typing import Any, Literal
 from testbed.assess import randomness
 from testbed.chain.agreement import Agreed
 from testbed.chain.dialogue import Conversation
+from testbed.chain.knowledge import Knowledge, usable
+from testbed.chain.pipeline import KeyChain
 from testbed.core.ledger import PublicMessage
 from testbed.core.machine import Deadlines, EventClock, Story
-from testbed.core.outcomes import AgreeReport, KeyReport, TrainReport
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
 from testbed.core.stages import TrainableEnhancer
-from testbed.core.types import Key
+from testbed.core.types import CsiSeries, Key
 from testbed.net import messages as m
 from testbed.nodes.events import Instruction, OrderRefused, Publish, Report, StoreKey, StoreModel
 from testbed.nodes.measured import MeasuredCsi
@@ -51,6 +53,10 @@ class KeyMaker(Deadlines):
         """What the peer sent before this node was ordered to start."""
         self._on_record = 0
         """Alice: messages of the present block that are on the public record."""
+        self._trained_on: CsiSeries | None = None
+        """Alice: what the training under way learns from."""
+        self._knowledge = Knowledge()
+        """Alice: what others may know of this run's strings."""
 
     @property
     def is_busy(self) -> bool:
@@ -61,6 +67,7 @@ class KeyMaker(Deadlines):
         self._end_conversation()
         self._agreed.clear()
         self._early.clear()
+        self._trained_on, self._knowledge = None, Knowledge()
         self.block = -1
 
     # -- orders
@@ -74,6 +81,7 @@ class KeyMaker(Deadlines):
         series = self._measured.use(body.rounds, "bob" if self._side == "alice" else "alice", body.block)
         chain = self._setup.chain
         self._is_training = body.purpose == "training"
+        self._trained_on = series if self._is_training and self._side == "alice" else None
         self._on_record = 0
         self._story.add("block begun", rounds=body.rounds, block=body.block, purpose=body.purpose)
         start = chain.train if self._is_training else chain.agree
@@ -85,8 +93,21 @@ class KeyMaker(Deadlines):
         agreed = self._agreed.pop(body.block, None)
         if self._setup.chain is None or self._setup.plan is None or agreed is None or self.is_busy:
             raise OrderRefused(f"block {body.block} was not agreed here")
-        dialogue = self._setup.chain.amplify(self._side, agreed, body.eve, self._setup.seed)
+        chain = self._setup.chain
+        decided = self._decide(chain, agreed, body.eve, body.surface) if self._side == "alice" else None
+        dialogue = chain.amplify(self._side, agreed, decided, self._setup.seed)
         return self._begin(body.block, "amplify", Conversation(dialogue), body.timeout_s)
+
+    def _decide(
+        self, chain: KeyChain, agreed: Agreed, eve: EveReport | None, surface: SurfaceRecord | None
+    ) -> KeyReport:
+        """Return how long the key may be, by everything that others may know; from now on they know this block."""
+        if eve is not None and usable(eve, agreed.report.block):
+            self._knowledge.add_heard(eve.heard)
+        decided = chain.decide(agreed, self._knowledge.facts(agreed, surface), self._setup.seed)
+        if agreed.features is not None:
+            self._knowledge.add_features(f"block {agreed.report.block}", agreed.features)
+        return decided
 
     def abandon(self, body: m.Abandon) -> list[Instruction]:
         """Give a block up; its bits are gone."""
@@ -173,7 +194,7 @@ class KeyMaker(Deadlines):
             report = AgreeReport(
                 block=self.block, probes=0, raw_bits=0, sacrificed_bits=0, sacrificed_errors=0, reconciled_bits=0,
                 corrected_bits=None, leaked_bits=0, leaked_by_kind={}, public_bytes=0, messages=self._on_record,
-                source_min_entropy=None, verified=False, failure=failure,
+                verified=False, failure=failure,
             )  # fmt: skip
             return [Report(m.Agreed(report=report, public_messages=self._on_record))]
         if agreed.report.verified:
@@ -194,15 +215,22 @@ class KeyMaker(Deadlines):
         if report.failure is not None or not isinstance(enhancer, TrainableEnhancer):
             return [trained]
         self._setup.model = enhancer.dump()
+        self._learn_what_training_published()
         return [StoreModel(self._setup.model), trained]
+
+    def _learn_what_training_published(self) -> None:
+        """The training's rounds were published: their features count as known to everybody."""
+        if self._trained_on is None or self._setup.chain is None:
+            return
+        features = self._setup.chain.features(self._trained_on, "alice")
+        if features is not None:
+            self._knowledge.add_features("training", features)
 
     def _report_key(self, result: tuple[Key | None, KeyReport] | None, failure: str) -> list[Instruction]:
         if result is None:
-            nothing = KeyReport(
-                block=self.block, key_bits=0, min_entropy_per_bit=0.0, eve_measured=False, failure=failure
-            )
+            nothing = KeyReport(block=self.block, key_bits=0, failure=failure)
             return [Report(m.Amplified(report=nothing, public_messages=self._on_record))]
-        key, report = result
+        key, report = result[0], self._setup.reportable(result[1])
         if key is None:
             return [Report(m.Amplified(report=report, public_messages=self._on_record))]
         digest, p_values = None, {}

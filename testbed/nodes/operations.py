@@ -23,6 +23,7 @@ from testbed.core.windows import PERIODS, repeated_windows
 from testbed.net import messages as m
 from testbed.nodes import events as e
 from testbed.nodes.antennas import Antennas
+from testbed.nodes.secret_surface import SecretSurface
 
 _COARSE_S = 0.5e-6
 """Resolution of the arrival times that a node in private mode reports: enough to track clocks, far too coarse to tell
@@ -234,13 +235,36 @@ def _estimate(
 
 
 class BoardWork:
-    """One node's surface."""
+    """One node's surface, `name` for messages. `life` tells the names of one life of this process from another's."""
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, board: Board, name: str, life: str) -> None:
+        self._board, self._name, self._life = board, name, life
+        self._secret: SecretSurface | None = None
+        self._secret_run = ""
+        """The run whose secret patterns these are."""
+        self._is_experiment = False
 
     def configure(self, body: m.Configure, run: str, seed: int) -> m.Configured:
+        """Get ready to draw secret patterns; an order of the same run to configure again draws no new ones."""
+        self._is_experiment = body.experiment_mode
+        plan = body.surface
+        if plan.is_secret and run != self._secret_run:
+            shape, bits = self._board.shape, self._board.phase_bits
+            self._secret = SecretSurface(plan.policy, plan.options, shape, bits, seed, self._life)
+            self._secret_run = run
         return m.Configured(accepted={})
+
+    def apply_next(self, body: m.ApplyNext) -> m.Applied:
+        """Draw the secret pattern of a round and hold it; what it is leaves the node in experiment mode only."""
+        if self._secret is None:
+            raise InputError(f"{self._name} draws no patterns in this run")
+        pattern = self._secret.pattern_for(body.round)
+        applied = self._board.apply(pattern)
+        return m.Applied(
+            round=body.round, digest=self._secret.name_of(applied.digest), device_time_s=applied.time_s,
+            levels=pattern.levels.tobytes() if self._is_experiment else None, shape=self._board.shape,
+            phase_bits=pattern.phase_bits,
+        )  # fmt: skip
 
     def apply(self, body: m.Apply) -> m.Applied:
         levels = np.frombuffer(body.levels, dtype=np.uint8)
@@ -250,4 +274,5 @@ class BoardWork:
         return m.Applied(round=body.round, digest=applied.digest, device_time_s=applied.time_s)
 
     def read_surface(self, body: m.ReadSurface) -> m.SurfaceHeld:
-        return m.SurfaceHeld(round=body.round, digest=self._board.readback().digest)
+        digest = self._board.readback().digest
+        return m.SurfaceHeld(round=body.round, digest=digest if self._secret is None else self._secret.name_of(digest))

@@ -10,6 +10,7 @@ import numpy as np
 from testbed.chain.pipeline import KeyChain
 from testbed.core import seeds
 from testbed.core.errors import InputError
+from testbed.core.outcomes import KeyReport
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import Key
 from testbed.net import messages as m
@@ -19,7 +20,7 @@ from testbed.nodes.events import OrderRefused
 class Setup:
     """What a node was told about the run, its key chain, and the enhancer's model where one was trained.
 
-    `secret_seed` feeds the node's own random choices in private mode, where the experiment's seed, which everybody
+    `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed, which everybody
     knows, must not foretell which bits are sacrificed or how the key is hashed.
     """
 
@@ -42,7 +43,7 @@ class Setup:
             raise OrderRefused("the mode of a run cannot change within it")
         self.plan = plan
         try:
-            self.chain = KeyChain(plan.chain, plan.accounting)
+            self.chain = KeyChain(plan.chain, plan.accounting, plan.blocks)
         except InputError as exc:  # a model file that this machine does not have
             raise OrderRefused(str(exc)) from exc
         if self.model is not None and isinstance(self.chain.enhance, TrainableEnhancer):
@@ -63,10 +64,19 @@ class Setup:
         return self.plan is not None and self.plan.experiment_mode
 
     @property
+    def is_rehearsal(self) -> bool:
+        """Whether the run follows from its seed, so that its keys are nobody's secret."""
+        return self.plan is not None and self.plan.rehearsal
+
+    @property
     def seed(self) -> int:
-        """What this node's random choices come from: the experiment's, or in private mode its own for this run."""
+        """What random choices come from: a secret of this node and run, in a rehearsal the experiment's seed."""
         assert self.plan is not None
-        return self.plan.seed if self.plan.experiment_mode else seeds.secret(self.secret_seed, self.run)
+        return self.plan.seed if self.plan.rehearsal else seeds.secret(self.secret_seed, self.run)
+
+    def reportable(self, report: KeyReport) -> KeyReport:
+        """Return what may be said of a length: entropies follow from secret bits, so private nodes keep them."""
+        return report if self.is_experiment else report.public()
 
     def digest(self, key: Key) -> str:
         """Return the SHA-256 of run, block and key: shows whether two nodes hold the same key."""

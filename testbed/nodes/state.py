@@ -54,6 +54,7 @@ OPERATIONS: Mapping[type, str] = {
     m.ReadClock: "reading",
     m.ReadSurface: "reading",
     m.Apply: "applying",
+    m.ApplyNext: "applying",
     m.Probe: "probing",
     m.Step: "probing",
 }
@@ -63,7 +64,7 @@ OPERATIONS: Mapping[type, str] = {
 class NodeState:
     """The state of one node. `role` is alice, bob, eve or ris.
 
-    `secret_seed` feeds the node's own random choices in private mode, where the experiment's seed, which everybody
+    `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed, which everybody
     knows, must not foretell which bits are sacrificed or how the key is hashed.
     """
 
@@ -94,6 +95,11 @@ class NodeState:
     @property
     def run(self) -> str:
         return self.setup.run
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether the run follows from its seed, so that its keys are nobody's secret."""
+        return self.setup.is_rehearsal
 
     @property
     def seed(self) -> int:
@@ -219,6 +225,7 @@ _ON_ORDER: Mapping[type, Callable[[NodeState, Any], list[Instruction]]] = {
     m.ReadClock: NodeState._operate,
     m.ReadSurface: NodeState._operate,
     m.Apply: NodeState._operate,
+    m.ApplyNext: NodeState._operate,
     m.Probe: NodeState._operate,
     m.Step: NodeState._operate,
     m.Distil: NodeState._distil,

@@ -151,11 +151,11 @@ def test_private_mode_reports_no_bits_and_no_digests() -> None:
     assert trio.last("eve", m.Attacked).guess is None
 
 
-def test_private_mode_does_not_draw_from_the_experiments_seed() -> None:
+def test_only_a_rehearsal_draws_from_the_experiments_seed() -> None:
     """Whoever knows experiment.toml must not foretell which bits Alice sacrifices."""
 
-    def sacrifice(secret_seed: int, experiment_mode: bool, run: str = "r") -> Any:
-        trio = Trio(experiment_mode=experiment_mode)
+    def sacrifice(secret_seed: int, rehearsal: bool, run: str = "r") -> Any:
+        trio = Trio(experiment_mode=rehearsal, rehearsal=rehearsal)
         for node in trio.nodes.values():
             node.setup.run = run
         trio.nodes["alice"].setup.secret_seed = secret_seed
