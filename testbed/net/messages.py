@@ -270,7 +270,7 @@ class Probe(_Body, frozen=True):
     margin_s: float
     end_s: float
     """Device time until which this node transmits nothing else."""
-    tell_captured: bool = True
+    report_captured: bool = True
     """Say `Captured` before estimating."""
     sounding: bool = False
     """All antennas are sounded, for the beams and nothing else."""

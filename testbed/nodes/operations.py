@@ -97,7 +97,7 @@ class RadioWork:
         """Do this node's part in each slot, report that the air is free, then estimate."""
         tuned = self._ready()
         captured, fault = self._take_slots(tuned, body)
-        if body.tell_captured:
+        if body.report_captured:
             self._send(m.Captured(round=body.round))
         links: list[m.LinkResult] = []
         csi: dict[str, CsiFrame] = {}
