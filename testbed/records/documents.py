@@ -109,6 +109,8 @@ class Block(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the nodes told about one distilled block; `agree` and `key` by node."""
 
     block: int
+    rounds: list[int] = field(default_factory=list)
+    """The kept rounds that it was distilled from; empty in records of earlier versions."""
     agree: dict[str, AgreeReport] = field(default_factory=dict)
     eve: EveReport | None = None
     key: dict[str, KeyReport] = field(default_factory=dict)
@@ -117,6 +119,7 @@ class Block(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Return this block completed (or corrected) by what was told later."""
         return Block(
             block=self.block,
+            rounds=later.rounds or self.rounds,
             agree={**self.agree, **later.agree},
             eve=later.eve or self.eve,
             key={**self.key, **later.key},
