@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct, field
 
+from testbed import __commit__
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
 
 ExitStatus = Literal["ok", "failed", "aborted", "killed"]
@@ -195,7 +196,7 @@ def _versions() -> dict[str, str]:
 
 
 def _git(file: Path = Path(__file__)) -> tuple[str | None, bool | None]:
-    """Return commit and modified flag of the checkout that tracks `file`.
+    """Return commit and modified flag of the checkout that tracks `file`; else the commit the package was built from.
 
     A package installed inside somebody else's checkout must not borrow that one's hash, hence "tracks".
     """
@@ -210,6 +211,6 @@ def _git(file: Path = Path(__file__)) -> tuple[str | None, bool | None]:
         return answer.stdout.strip() if answer.returncode == 0 else None
 
     if ask("ls-files", "--error-unmatch", file.name) is None:
-        return None, None
+        return (None if __commit__ is None else __commit__.removeprefix("g")), None
     changes = ask("status", "--porcelain", "--untracked-files=no")
     return ask("rev-parse", "HEAD"), None if changes is None else bool(changes)
