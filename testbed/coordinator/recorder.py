@@ -76,7 +76,7 @@ class Recorder:
         key = {names[role]: r for role, r in (("alice", b.key_alice), ("bob", b.key_bob)) if r is not None}
         # What Eve's node reports to Alice is large, and her CSI is recorded anyway.
         eve = None if b.eve is None else msgspec.structs.replace(b.eve, heard=())
-        self._writer.block(documents.Block(block=b.block, agree=agree, eve=eve, key=key))
+        self._writer.block(documents.Block(block=b.block, rounds=list(b.rounds), agree=agree, eve=eve, key=key))
         for role, raw in b.raw.items():
             self._bits(b.block, names[role], "guess" if role == "eve" else "raw", raw)
         if b.digests:
