@@ -28,7 +28,7 @@ class NodeClock:
     uncertainty_s: float
     """How far off `base_s` may be until the first frame was received."""
     missed: int = 0
-    """Frames in a row that were not heard."""
+    """Frames in a row that were not received."""
 
 
 class Scheduler:

@@ -1,7 +1,7 @@
 """Every message between coordinator and nodes, as typed structs in one schema.
 
 On the wire a message is one msgpack map `{"header": …, "body": {"type": …, …}}`; anything that does not decode against
-the schema is refused and counted. Times are on the clock of the device of the node addressed, unless said otherwise.
+the schema is refused and counted. Times are on the clock of the device of the node addressed, unless stated otherwise.
 Integrity and authenticity are the transport's (CURVE): the header carries no signature of its own.
 """
 
@@ -27,7 +27,7 @@ class Header(Struct, frozen=True):
     version: int
     sender: str
     incarnation: str
-    """Drawn by each process at its start: tells a node that came back from one that never left."""
+    """Drawn by each process at its start, so that a node that was started anew can be distinguished from one that never ended."""
     run: str = ""
     """The run this belongs to; empty before a node was welcomed."""
     parent: int | None = None
@@ -49,7 +49,7 @@ class Hello(_Body, frozen=True):
     pid: int
     discussion_port: int = 0
     transcript_port: int = 0
-    """Alice's: where Bob talks to her, and where everybody reads what was said."""
+    """Of Alice's node: the port of her link to Bob, and the port at which everybody can read the public discussion."""
     timed: bool = True
     turnaround_s: float = 0.0
     """As the driver states it."""
@@ -150,7 +150,7 @@ class Agreed(_Body, frozen=True):
     raw_bits: bytes | None = None
     """One byte a bit, experiment mode only."""
     public_messages: int = 0
-    """Alice's count of the block's transcript so far, so that Eve knows whether she heard all."""
+    """Alice's count of the block's transcript so far, so that Eve can check that she has all of it."""
 
 
 class Trained(_Body, frozen=True):
@@ -171,7 +171,7 @@ class Amplified(_Body, frozen=True):
     """SHA-256 of run, block and key, experiment mode only: shows whether two nodes hold the same key."""
     public_messages: int = 0
     p_values: dict[str, float] = {}
-    """Randomness tests on the key, experiment mode only: they tell something about its bits."""
+    """Randomness tests on the key, experiment mode only: they depend on its bits."""
 
 
 class KeyGuessed(_Body, frozen=True):
@@ -212,7 +212,7 @@ class Refused(_Body, frozen=True):
 
 
 class Pulse(_Body, frozen=True):
-    """Answer to a heartbeat: the coordinator lives."""
+    """Answer to a heartbeat: the coordinator is alive."""
 
 
 class Configure(_Body, frozen=True):
@@ -277,9 +277,9 @@ class Probe(_Body, frozen=True):
 
 
 class Step(_Body, frozen=True):
-    """One step of a round whose radios cannot time their samples; the next is told when this one is reported.
+    """One step of a round whose radios cannot time their samples; the next one is ordered when this one is reported.
 
-    transmit: repeat the frame until told otherwise; receive: capture `tx`'s transmission, longer than a period;
+    transmit: repeat the frame until the next order; receive: capture `tx`'s transmission, longer than a period;
     silence: stop transmitting.
     """
 
@@ -304,7 +304,7 @@ class Distil(_Body, frozen=True):
 
 
 class Attack(_Body, frozen=True):
-    """Eve: do what you can with this block."""
+    """Eve guesses the block's bits from her CSI and from everything that was published."""
 
     block: int
     rounds: list[int]
@@ -321,7 +321,7 @@ class Amplify(_Body, frozen=True):
 
 
 class GuessKey(_Body, frozen=True):
-    """Eve: hash your reconciled guess by the published seed."""
+    """Eve hashes her reconciled guess by the published seed: her guess of the key."""
 
     block: int
     public_messages: int

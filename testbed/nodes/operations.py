@@ -118,7 +118,7 @@ class RadioWork:
         fault: tuple[str, str] | None = None
         try:
             self._transmit(tuned, body)
-            self._radio.idle_until(body.end_s)  # the others may hear on as soon as nothing more can come from here
+            self._radio.idle_until(body.end_s)  # the others may go on as soon as nothing more can come from here
             n_margin = int(np.ceil(body.margin_s * tuned.frame.sample_rate_hz))
             for x in body.slots:
                 if tuned.antennas.listens(x.rx, body.sounding):
@@ -218,7 +218,7 @@ def _estimate(
     csi[slot.tx] = found
     timing_error_s = found.time_s - (slot.start_s + margin_s)
     if not tuned.is_experiment:
-        # levels, SNR and exact arrival tell about the channel, hence about the key; the scheduler needs coarse time
+        # level, SNR and exact arrival depend on the channel, as the key does; the scheduler needs a coarse time only
         return m.LinkResult(tx=slot.tx, reason=None, timing_error_s=round(timing_error_s / _COARSE_S) * _COARSE_S)
     shape = (found.h.shape[0], found.h.shape[1], found.h.shape[2]) if not sounding else (0, 0, 0)
     return m.LinkResult(
@@ -235,7 +235,7 @@ def _estimate(
 
 
 class BoardWork:
-    """One node's surface, `name` for messages. `life` tells the names of one life of this process from another's."""
+    """One node's surface, `name` for messages. `life` marks the names of patterns that this process has drawn."""
 
     def __init__(self, board: Board, name: str, life: str) -> None:
         self._board, self._name, self._life = board, name, life

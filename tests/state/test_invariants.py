@@ -72,7 +72,7 @@ def read_back_for_nothing(s: state.CoordinatorState) -> None:
         (count_twice, "1 rounds are over, but 2 kept and 0 rejected"),
         (be_ready_and_dead, "eve is ready but not alive"),
         (leave_bob_out, "bob is required but left out"),
-        (hold_what_nobody_acknowledged, "the surface is said to hold wishful"),
+        (hold_what_nobody_acknowledged, "the surface should hold wishful"),
         (read_back_for_nothing, "the surface is read back although no round counts on it"),
     ],
 )
