@@ -8,8 +8,8 @@ keys. This file keeps what joins them: the phases (`TRANSITIONS`), what is done 
 message (`_ON_MESSAGE`), and in which order deadlines are looked at (`_ON_TICK`). docs/states.md draws the tables.
 
 A round: the surface acknowledges its pattern, every node is sent its slots, all report `Captured` (the air is free, the
-next round starts), then `Probed` with what they measured. In virtual time, where no pattern changes, nothing has to happen
-between two rounds: the next one is ordered while the nodes are busy with one, and nobody reports `Captured`.
+next round starts), then `Probed` with what they measured. In virtual time, where no pattern changes, nothing has to
+happen between two rounds: the next one is ordered while the nodes are busy with one, and nobody reports `Captured`.
 A round is used only if Alice and Bob both have an estimate, taken inside one acknowledged surface state; otherwise it
 is rejected with a reason and counted. Every wait has a deadline.
 The coordinator never sees key bits; in experiment mode it sees CSI and raw bits for the record.
@@ -185,7 +185,7 @@ class CoordinatorState(Deadlines):
                 return self._ask_stop(kind)
 
     def _conclude(self, effects: list[Effect]) -> list[Instruction]:
-        """Return the instructions among the effects, and the end of the run where an owner finds that it cannot go on."""
+        """Return the instructions among the effects, and the end of the run where an owner finds that it fails."""
         out: list[Instruction] = []
         for effect in effects:
             if isinstance(effect, RunFails):

@@ -41,7 +41,7 @@ class Steps:
         return {n for do in self.todo for n in do.nodes}
 
     def advance(self, present: Iterable[str]) -> list[tuple[str, m.Step]]:
-        """Return the orders to send now, as (node, order); nothing while somebody's report is awaited, or at the end."""
+        """Return the orders to send now, as (node, order); none while somebody's report is awaited, or at the end."""
         present = set(present)
         self.waiting &= present
         while not self.waiting and self.at + 1 < len(self.todo):

@@ -27,7 +27,7 @@ class Header(Struct, frozen=True):
     version: int
     sender: str
     incarnation: str
-    """Drawn by each process at its start, so that a node that was started anew can be distinguished from one that never ended."""
+    """Drawn by each process at its start: a node that was started anew has another one."""
     run: str = ""
     """The run this belongs to; empty before a node was welcomed."""
     parent: int | None = None
