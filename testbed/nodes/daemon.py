@@ -484,7 +484,8 @@ class NodeDaemon:
         try:
             found = self._antennas.estimate(self._estimator, number, slot.tx, block, sounding)
         except ProbeRejected as exc:
-            return m.LinkResult(tx=slot.tx, reason=exc.reason.value, detail=exc.detail)
+            cfo_hz = (exc.cfo_hz or 0.0) if self._experiment_mode else 0.0
+            return m.LinkResult(tx=slot.tx, reason=exc.reason.value, detail=exc.detail, cfo_hz=cfo_hz)
         csi[slot.tx] = found
         timing_error_s = found.time_s - (slot.start_s + margin_s)
         if not self._experiment_mode:
