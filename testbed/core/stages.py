@@ -144,7 +144,7 @@ class Quantizer(ABC):
 
     whole_symbols: bool = False
     """Whether labels are sacrificed whole: they are the binary numbers of equally likely cells, most significant bit
-    first (`assess.gaussian_labels`), and soft decoding learns the channel from whole ones."""
+    first (`entropy.gaussian_labels`), and soft decoding learns the channel from whole ones."""
 
     @abstractmethod
     def lead(self, features: Features, rng: np.random.Generator) -> tuple[Bits, PublicMessage]:
@@ -167,6 +167,13 @@ class Quantizer(ABC):
         Also returns (bit,) `covered`: where she had a feature to guess from. Elsewhere (NaN) the guess is 0 and no
         measure of what an Eve who hears could know.
         """
+
+    def columns(self, features: Features, lead: PublicMessage) -> NDArray[np.int64] | None:
+        """Return (dimension, feature) the columns of Alice's features behind each dimension's labels; None: its own.
+
+        Whoever judges what a label gives away looks there.
+        """
+        return None
 
     def published(self, raw: Bits, lead: PublicMessage) -> NDArray[np.bool_]:
         """Return (bit,) which raw bits Alice's message has told already: they are sacrificed first. Default: none."""
@@ -235,9 +242,11 @@ class SurfacePolicy(ABC):
 
     changes: bool = True
     """Whether the pattern may change during a run; where it does not, rounds are ordered ahead."""
+    can_be_secret: ClassVar[bool] = False
+    """Whether its patterns may be key material: drawn from the node's own randomness and nothing else."""
     watches: bool = False
     """Whether `pattern_for` needs `observe` of every earlier round first."""
-    errand: bool = False
+    search_only: bool = False
     """The run exists for this policy's sake: it ends once the policy is `done`, and nothing is distilled."""
     done: bool = False
     """The policy has nothing more to try."""
@@ -252,6 +261,10 @@ class SurfacePolicy(ABC):
     @abstractmethod
     def pattern_for(self, round: int) -> SurfacePattern:
         """Return what the surface holds while this round is probed."""
+
+    def group(self, round: int) -> int:
+        """Return the same number for rounds that hold one pattern, as far as that is known beforehand."""
+        return round
 
     def observe(self, round: int, links: Mapping[str, C64]) -> None:
         """Hear what became of a round: CSI (rx antenna, tx antenna, subcarrier) by link "tx>rx", kept ones only.
