@@ -41,7 +41,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import betaincinv
+import scipy
 
 from testbed.core.errors import InputError
 from testbed.core.seeds import derive, permutation
@@ -279,7 +279,7 @@ def clopper_pearson(hits: float, trials: float, inflation: float, delta: float) 
     if hits >= trials:
         return 1.0
     n, h = trials / inflation, hits / inflation
-    return float(1.0 - betaincinv(n - h, h + 1.0, delta))
+    return float(1.0 - scipy.special.betaincinv(n - h, h + 1.0, delta))
 
 
 def smoothing(p: F64, epsilon_log2: float) -> float:
