@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import secrets
-import signal
 import threading
 import time
 from collections import deque
@@ -557,17 +556,3 @@ def repeated_windows(block: IqBlock, period: int) -> Iterator[IqBlock]:
     for skip in (0, period // 2):
         window = block.samples[:, skip : skip + 2 * period + period // 8]
         yield replace(block, samples=window, time_s=block.time_s + skip / block.sample_rate_hz)
-
-
-def watch_parent() -> None:
-    """Leave the process when standard input closes: `testbed run` holds the other end, so it cannot leave orphans."""
-
-    def wait() -> None:
-        try:
-            # the bare descriptor: a thread inside sys.stdin's buffer would hold its lock when the interpreter exits
-            while os.read(0, 1):
-                pass
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, name="parent", daemon=True).start()
