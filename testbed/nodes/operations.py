@@ -214,7 +214,8 @@ def _estimate(
     try:
         found = tuned.antennas.estimate(tuned.estimator, number, slot.tx, block, sounding)
     except ProbeRejected as exc:
-        return m.LinkResult(tx=slot.tx, reason=exc.reason.value, detail=exc.detail)
+        cfo_hz = (exc.cfo_hz or 0.0) if tuned.is_experiment else 0.0
+        return m.LinkResult(tx=slot.tx, reason=exc.reason.value, detail=exc.detail, cfo_hz=cfo_hz)
     csi[slot.tx] = found
     timing_error_s = found.time_s - (slot.start_s + margin_s)
     if not tuned.is_experiment:
