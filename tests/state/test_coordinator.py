@@ -159,7 +159,7 @@ def probed(node: str, body: m.Probe, reason: str | None = None) -> m.Probed:
 def agreement(block: int, verified: bool = True, failure: str | None = None) -> AgreeReport:
     return AgreeReport(
         block=block, probes=3, raw_bits=20, sacrificed_bits=2, sacrificed_errors=0, reconciled_bits=18,
-        corrected_bits=1, leaked_bits=5, leaked_by_kind={}, public_bytes=10, messages=3, source_min_entropy=0.9,
+        corrected_bits=1, leaked_bits=5, leaked_by_kind={}, public_bytes=10, messages=3,
         verified=verified, failure=failure,
     )  # fmt: skip
 
