@@ -28,6 +28,7 @@ from testbed.core.machine import Deadlines, EventClock, Story
 from testbed.core.stages import SurfacePolicy
 from testbed.core.types import C64, SurfacePattern
 from testbed.net import messages as m
+from testbed.surface.line_of_sight import LineOfSight
 
 MAX_FAILURES = 3
 """Orders in a row that the surface may refuse or leave unanswered before the run ends."""
@@ -174,10 +175,22 @@ class SurfaceKeeper(Deadlines):
         if not self.is_secret:
             levels = b"".join(self._patterns[name].levels.tobytes() for name in known)
         bits = self._patterns[known[0]].phase_bits if levels is not None else 1
+        responses = None if levels is None else self._responses(known)
         self._in_round = {r: name for r, name in self._in_round.items() if r > rounds[-1]}
-        used = set(self._in_round.values())
+        used = {*self._in_round.values(), self.held}
         self._patterns = {name: p for name, p in self._patterns.items() if name in used}
-        return m.SurfaceRecord(states=states, levels=levels, phase_bits=bits)
+        return m.SurfaceRecord(states=states, levels=levels, phase_bits=bits, responses=responses)
+
+    def _responses(self, names: Sequence[str]) -> bytes | None:
+        """Return what the surface responds by the scene's geometry; None where the scene does not say."""
+        e = self._experiment
+        try:
+            link = LineOfSight.of(e.scene, e.radio.carrier_hz, self._patterns[names[0]].levels.shape)
+            by_name = {name: link.response(self._patterns[name], direct=0.0) for name in set(names)}
+        except InputError:
+            return None
+        largest = max(abs(h) for h in by_name.values()) or 1.0
+        return np.array([by_name[name] / largest for name in names], "<c8").tobytes()
 
     def order(self, number: int) -> list[Effect]:
         """Order the pattern that the policy wants in this round."""
