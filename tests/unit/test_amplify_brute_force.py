@@ -20,7 +20,7 @@ HASHES = 25
 
 
 def rule_length(min_entropy: float, leaked: int, epsilon_log2: int) -> int:
-    """Return ℓ of the length rule for one block, without the steps and the price of telling it: toys have no 64 bits."""
+    """Return ℓ by the length rule for one block, without steps and the price of telling it: toys have no 64 bits."""
     return max(0, floor(min_entropy - leaked - Budget(epsilon_log2).hashing_bits))
 
 
