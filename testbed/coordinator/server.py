@@ -271,7 +271,7 @@ class Coordinator:
         # What Eve's node reports to Alice is large, and her CSI is recorded anyway.
         eve = None if b.eve is None else msgspec.structs.replace(b.eve, heard=())
         key = {names[role]: r for role, r in (("alice", b.key_alice), ("bob", b.key_bob)) if r is not None}
-        writer.block(documents.Block(block=b.block, agree=agree, eve=eve, key=key))
+        writer.block(documents.Block(block=b.block, rounds=list(b.rounds), agree=agree, eve=eve, key=key))
         for role, raw in b.raw.items():
             bits = np.frombuffer(raw, dtype=np.uint8)
             if bits.size and bits.max() > 1:
