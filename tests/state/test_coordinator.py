@@ -142,7 +142,6 @@ class Stage:
                 report_ = KeyReport(
                     block=body.block,
                     key_bits=7,
-                    min_entropy_per_bit=0.5,
                     eve_measured=body.eve is not None,
                     failure=None,
                 )
@@ -364,6 +363,20 @@ def test_a_surface_that_never_acknowledges_ends_the_run(surface: dict[str, Any])
     assert stage.over.status == "failed"
     assert "surface" in stage.over.detail
     assert {r.reason for r in stage.rounds} == {"surface_not_applied"}
+
+
+def test_a_surface_that_refuses_its_secret_patterns_ends_the_run_with_the_reason() -> None:
+    def refuse(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.ApplyNext):
+            return [m.Failed(operation="applynext", state="applying", detail="loose cable")]
+        return None
+
+    stage = Stage(refuse)
+    stage.join()
+    assert stage.over is not None
+    assert stage.over.status == "failed"
+    assert "3 times in a row: loose cable" in stage.over.detail
+    assert [r.reason for r in stage.rounds] == ["surface_not_applied"] * 2
 
 
 def test_an_answer_to_an_order_that_was_given_up_counts_for_no_other() -> None:

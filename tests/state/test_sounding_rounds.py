@@ -67,6 +67,13 @@ def test_an_eve_with_several_antennas_is_taken_in_and_told_of() -> None:
     assert all(body.antennas == {"alice": 4, "bob": 4, "eve": 8} for body in told)
 
 
+def test_an_eve_with_several_antennas_takes_part_in_every_round() -> None:
+    done = stage(n_eve=2)
+    assert done.over is not None
+    assert done.over.status == "finished"
+    assert [body.round for node, body in done.told if node == "eve" and isinstance(body, m.Probe)] == list(range(7))
+
+
 def test_beams_need_radios_that_can_time_their_samples() -> None:
     done = stage(timed=False)
     assert done.over is not None
