@@ -61,7 +61,7 @@ class Stage:
         self.notes: list[e.Note] = []
         self.over: e.RunOver | None = None
         self.held = ""
-        """Digest of the surface's pattern."""
+        """Digest of the surface's pattern, or the opaque name of a secret one."""
         self.lives = dict.fromkeys(self.state.nodes, 1)
         self.take(e.Tick(0.0))
 
@@ -119,8 +119,8 @@ class Stage:
                 levels = np.frombuffer(body.levels, dtype=np.uint8).reshape(body.shape)
                 digest = self.held = SurfacePattern(levels, body.phase_bits).digest
                 return [m.Applied(round=body.round, digest=digest, device_time_s=100.0)]
-            case m.ApplyNext():
-                self.held = f"state-{body.round}"
+            case m.ApplyNext():  # a secret pattern: only the board's node knows it
+                self.held = f"state-1-{body.round}"
                 return [m.Applied(round=body.round, digest=self.held, device_time_s=100.0)]
             case m.ReadSurface():
                 return [m.SurfaceHeld(round=body.round, digest=self.held)]
@@ -183,7 +183,7 @@ def test_every_round_has_its_own_acknowledged_pattern() -> None:
     stage.join()
     digests = [r.surface for r in stage.rounds]
     assert None not in digests
-    assert len(set(digests)) > 1
+    assert len(set(digests)) == 6
     orders = [type(body).__name__ for node, body in stage.told if node in ("ris", "alice")]
     first = orders.index("Probe")
     assert "ApplyNext" in orders[:first]
@@ -354,8 +354,9 @@ def test_a_conversation_that_hangs_is_abandoned_on_both_sides() -> None:
     assert abandoned == {"alice", "bob"}
 
 
-def test_a_surface_that_never_acknowledges_ends_the_run() -> None:
-    stage = Stage(lambda n, b: [] if isinstance(b, m.Apply | m.ApplyNext) else None)
+@pytest.mark.parametrize("surface", [{"policy": "random"}, {"policy": "fixed"}])
+def test_a_surface_that_never_acknowledges_ends_the_run(surface: dict[str, Any]) -> None:
+    stage = Stage(lambda n, b: [] if isinstance(b, m.Apply | m.ApplyNext) else None, surface=surface)
     stage.join()
     stage.wait(120.0)
     assert stage.over is not None
