@@ -696,6 +696,9 @@ def _plan(experiment: str, rounds: int | None, seed: int | None) -> config.Exper
 
 
 def _check_world(plan: config.Experiment, place: config.Lab, lab: str) -> None:
+    config.check_mode(plan, place, lab)
+    if not place.curve:
+        _say(f"{lab}: curve = false: links on this machine are not authenticated; keys are for experiments only")
     if plan.surface.policy != "none" and place.by_role("ris") is None:
         raise InputError(f"{lab}: the experiment moves a surface, but no node has role = 'ris'")
 

@@ -26,6 +26,9 @@ FAILED = "failed"
 PEER_FAILED = "peer_failed"
 UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, ProtocolError)
 """What reading a peer's garbage may raise; becomes DialogueFailed('protocol')."""
+MAX_MESSAGES = 1 << 17
+MAX_BYTES = 1 << 27
+"""Of one discussion, both directions; ten times what the longest block needs."""
 
 
 def failed_message(failure: DialogueFailed) -> PublicMessage:
@@ -76,8 +79,11 @@ class Conversation(Generic[T]):
         self.transcript.append(("peer", incoming))
         try:
             self.ledger.count(incoming)
-        except UNREADABLE as exc:
-            self._throw(DialogueFailed("protocol", f"{incoming.kind}: cannot be counted: {exc}"), outgoing)
+        except Exception as exc:
+            self._throw(DialogueFailed("protocol", f"{incoming.kind[:40]}: cannot be counted: {exc}"), outgoing)
+            return outgoing
+        if self.ledger.messages > MAX_MESSAGES or self.ledger.sent_bytes > MAX_BYTES:
+            self._throw(DialogueFailed("protocol", "the discussion does not come to an end"), outgoing)
             return outgoing
         if incoming.kind == FAILED:
             self._throw(DialogueFailed(PEER_FAILED, _reason(incoming)), outgoing)
@@ -103,9 +109,10 @@ class Conversation(Generic[T]):
             self._finish(stop.value)
         except DialogueFailed as exc:
             self._give_up(exc, outgoing)
-        except UNREADABLE as exc:
+        except Exception as exc:
             if reply is None:
                 raise  # nothing came from the peer: a fault of this side's code
+            # whatever reading the peer's message raised: it ends this discussion, and no more than that
             self._give_up(DialogueFailed("protocol", f"{reply.kind}: {type(exc).__name__}: {exc}"), outgoing)
 
     def _throw(self, failure: DialogueFailed, outgoing: list[PublicMessage]) -> None:

@@ -19,6 +19,7 @@ from testbed.core import registry, schedule
 from testbed.core.clock import Clock, WallClock
 from testbed.core.config import Experiment, Lab, to_dict
 from testbed.core.errors import InputError, TestbedError
+from testbed.core.gate import identifier, printable
 from testbed.core.identity import Identity
 from testbed.core.types import AntennaFrame, SoundingFrame
 from testbed.net import messages as m
@@ -67,7 +68,7 @@ class Coordinator:
         self._clock = clock if clock is not None else WallClock()
         self.lab, self.experiment, self.folder = lab, experiment, folder
         # two runs that begin in the same second in different folders must not share a key folder
-        self.run_name = f"{folder.name}-{secrets.token_hex(3)}"
+        self.run_name = f"{identifier(folder.name)}-{secrets.token_hex(3)}"
         sounder = registry.make_stage("probing", experiment.probing.waveform, experiment.probing.waveform_options)
         self._frame = sounder.frame(experiment.radio.sample_rate_hz)
         slots = schedule.parse(experiment.probing.schedule)
@@ -172,7 +173,17 @@ class Coordinator:
         if not self.state.virtual:
             # on the wall clock, plans are made from the time at which something happened
             self._take(s.Tick(self._clock.now_s()), writer, world, progress)
-        self._take(s.Received(name, header.incarnation, body), writer, world, progress)
+        try:
+            self._take(s.Received(name, header.incarnation, body), writer, world, progress)
+        except (TestbedError, OSError):
+            raise  # the run's own trouble: its files, its simulated air
+        except Exception as exc:
+            # whatever a message does to this process, it must cost its sender and nobody else
+            what = f"its {type(body).__name__} could not be handled: {type(exc).__name__}: {printable(str(exc))}"
+            log.error("%s: %s", name, what)
+            log.debug("%s", name, exc_info=True)
+            self._hub.blame(name)
+            self._take(s.Gone(name, what), writer, world, progress)
 
     def _take(self, event: s.Event, writer: RunWriter, world: str | None, progress: Callable[[Progress], None]) -> None:
         for instruction in self.state.handle(event):
@@ -217,9 +228,8 @@ class Coordinator:
         if kind == "ready":
             self._began_s = self._clock.now_s()
             writer.set_up(radios=self._accepted, drivers=self._drivers)
-        text = f"{kind.replace('_', ' ')}: " + ", ".join(
-            f"{k} {v}" for k, v in detail.items() if k not in ("identity", "accepted")
-        )
+        words = ", ".join(f"{k} {v}" for k, v in detail.items() if k not in ("identity", "accepted"))
+        text = printable(f"{kind.replace('_', ' ')}: {words}", 1000)  # nodes' own words, on a person's terminal
         if kind in ("lost", "left_out", "failed", "refused", "rejoined", "rounds_lost", "no_answer"):
             self._tell_progress(progress, text)
         else:
@@ -236,21 +246,13 @@ class Coordinator:
                     continue  # levels, SNR and arrival times tell about the channel, hence about the key
                 try:
                     csi = None if link.csi is None else np.frombuffer(link.csi, dtype=np.complex64).reshape(link.shape)
+                    writer.probe(
+                        r.round, node, f"{tx}>{node}", link.device_time_s, link.snr_db, link.cfo_hz, link.rssi_dbfs,
+                        r.surface, csi,
+                    )  # fmt: skip
                 except ValueError as exc:
                     self._links_rejected.setdefault(node, Counter())["malformed"] += 1
-                    log.warning("%s: CSI of round %d does not fit its shape: %s", node, r.round, exc)
-                    continue
-                writer.probe(
-                    r.round,
-                    node,
-                    f"{tx}>{node}",
-                    link.device_time_s,
-                    link.snr_db,
-                    link.cfo_hz,
-                    link.rssi_dbfs,
-                    r.surface,
-                    csi,
-                )
+                    log.warning("%s: CSI of round %d is not recorded: %s", node, r.round, exc)
         writer.round(r.round, r.kept, r.reason, r.surface, r.start_s)
 
     def _record_block(self, b: s.BlockOver, writer: RunWriter) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from testbed.core.gate import Finite, Number, Share, Tally, Text
+
 COVERAGE = 0.8
 """Least share of the sacrificed bits that Eve must have heard something about to count as measured: who hears nothing
 errs on every other bit, which must not pass for security."""
@@ -14,71 +16,71 @@ errs on every other bit, which must not pass for security."""
 class AgreeReport(Struct, frozen=True, kw_only=True):
     """One side's view of a block from quantization to verification."""
 
-    block: int
-    probes: int
+    block: Number
+    probes: Tally
     """Rows of the CSI series that went in."""
-    raw_bits: int
+    raw_bits: Tally
     """Bits both sides kept after quantization."""
-    sacrificed_bits: int
-    sacrificed_errors: int
+    sacrificed_bits: Tally
+    sacrificed_errors: Tally
     """Of the sacrificed bits, how many differed between Alice and Bob."""
-    reconciled_bits: int
+    reconciled_bits: Tally
     """Length of the string that was reconciled (raw − sacrificed); 0 where it did not come to that."""
-    corrected_bits: int | None
+    corrected_bits: Tally | None
     """Bits Bob flipped: with `verified`, the exact number of errors. None at Alice and where reconciliation failed."""
-    leaked_bits: int
-    leaked_by_kind: dict[str, int]
-    public_bytes: int
-    messages: int
-    source_min_entropy: float | None
+    leaked_bits: Tally
+    leaked_by_kind: dict[str, Tally]
+    public_bytes: Tally
+    messages: Tally
+    source_min_entropy: Share | None
     """Per bit, of Alice's string from its own statistics (bias, memory in time and frequency). None at Bob."""
     verified: bool
-    failure: str | None
+    failure: Text | None
     """Reason, where not verified."""
 
 
 class TrainReport(Struct, frozen=True, kw_only=True):
     """One side's view of a training block: no bit of it enters a key."""
 
-    block: int
-    probes: int
+    block: Number
+    probes: Tally
     """Rows of the CSI series that went in."""
-    model: str | None
+    model: Text | None
     """Name of the model, the same at both ends; None where there is none."""
-    nmse_before: float | None = None
+    nmse_before: Finite | None = None
     """Mean square of what differs between both ends' CSI over the mean square of Bob's, on the validation stretch."""
-    nmse_after: float | None = None
+    nmse_after: Finite | None = None
     """The same after the model. Both at Alice only."""
-    memory_rounds: int | None = None
+    memory_rounds: Tally | None = None
     """Rounds after which Alice's levels have forgotten, see `training.memory_rounds`; None: longer than can be told."""
     card: dict[str, Any] = {}
     """What the model is and what it was learnt from, plain values; as published. At Alice only."""
-    public_bytes: int
-    messages: int
-    failure: str | None
+    public_bytes: Tally
+    messages: Tally
+    failure: Text | None
 
 
 class Dependence(Struct, frozen=True, kw_only=True):
     """How far Eve's features of one dimension explain Alice's published symbols."""
 
-    dimension: int
-    samples: int
-    links: int
+    dimension: Tally
+    samples: Tally
+    links: Tally
     """How many transmissions she used together."""
-    r2: float
+    r2: Finite
     """Share of Alice's variance that they explain."""
 
 
 class EveReport(Struct, frozen=True, kw_only=True):
     """How well Eve's best attack did on the bits that were published anyway."""
 
-    block: int
-    sacrificed_bits: int
-    covered_bits: int
+    block: Number
+    sacrificed_bits: Tally
+    covered_bits: Tally
     """Of the sacrificed bits, for how many she had heard something to guess from."""
-    sacrificed_errors: int
+    sacrificed_errors: Tally
     """Of the covered bits, how many her best guess got wrong."""
-    best_link: str
+    best_link: Text
     """Which transmission served her best: from alice, from bob, or both."""
     transcript_complete: bool
     """False where she missed public messages; her attack is then weaker than it could be."""
@@ -95,12 +97,12 @@ class EveReport(Struct, frozen=True, kw_only=True):
 class KeyReport(Struct, frozen=True, kw_only=True):
     """One side's view of amplification."""
 
-    block: int
-    key_bits: int
-    min_entropy_per_bit: float
+    block: Number
+    key_bits: Tally
+    min_entropy_per_bit: Share
     """Per raw bit given Eve's measurements, as used for the length; the sacrificed bits are taken off separately."""
     eve_measured: bool
-    entropy: str = "estimated"
+    entropy: Text = "estimated"
     """Where the min-entropy comes from: estimated from strings, or modelled (`core.config.Accounting`)."""
-    failure: str | None = None
+    failure: Text | None = None
     """Why the key has 0 bits or was not delivered."""

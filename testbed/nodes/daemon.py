@@ -26,6 +26,7 @@ from testbed.core import registry, seeds
 from testbed.core.config import Lab, NodePlace
 from testbed.core.devices import open_device
 from testbed.core.errors import DeviceError, InputError, LateTransmit, ProbeRejected, Reject, TestbedError
+from testbed.core.gate import is_identifier, printable
 from testbed.core.identity import Identity
 from testbed.core.radio import Radio, RadioSettings
 from testbed.core.ris import Board
@@ -42,7 +43,8 @@ log = logging.getLogger("testbed.node")
 _POLL_MS = 100
 _COARSE_S = 0.5e-6
 """What a node in private mode tells of arrival times: enough to track clocks, far too coarse to tell delays."""
-_PERIODS = 3
+MAX_TROUBLE = 20
+"""Messages that this node could not handle, after which it gives up: something is wrong that will not pass."""
 PERIODS = 3
 """How much of a repeated frame is captured."""
 
@@ -99,7 +101,8 @@ class NodeDaemon:
         self.lab = lab
         self.role = self.place.role
         self.incarnation = transport.new_incarnation()
-        self.state = s.NodeState(self.role, secrets.randbits(256))
+        self.state = s.NodeState(self.role, secrets.randbits(256), self.place.floors, identity is not None)
+        self._trouble = 0
         self.welcomed = False
         self._lost_after_s = lab.coordinator.join_timeout_s
         self._state_dir = state_dir
@@ -239,8 +242,10 @@ class NodeDaemon:
             self._lost_after_s = body.lost_after_s
             self._pulse.last_answer_s = time.monotonic()
         self._take(s.Told(body))
-        if isinstance(body, m.Welcome) and (kept := self._model_path()).is_file():
-            self._take(s.Recalled(kept.read_bytes()))
+        if isinstance(body, m.Welcome) and self.state.run == body.run:
+            self.state.orders.blocks.known(body.run, self._kept_blocks())
+            if (kept := self._model_path()).is_file():
+                self._take(s.Recalled(kept.read_bytes()))
 
     def _hear(self, ear: Any, socket: Any) -> None:
         while socket.poll(0):
@@ -250,7 +255,7 @@ class NodeDaemon:
 
     def _take(self, event: s.Event) -> None:
         """Hand an event to the state machine and do what it says; device work comes back as further events."""
-        todo = deque(self.state.handle(event))
+        todo = deque(self._handle(event))
         while todo:
             instruction = todo.popleft()
             match instruction:
@@ -259,9 +264,11 @@ class NodeDaemon:
                 case s.Publish(envelope, to_peer):
                     self._publish(envelope, to_peer)
                 case s.Do(body):
-                    todo.extend(self.state.handle(self._do(body)))
+                    todo.extend(self._handle(self._do(body)))
                 case s.KeepKey(key):
-                    self._keep(key)
+                    if (lost := self._keep(key)) is not None:  # a key that is not kept is not reported as one
+                        todo.clear()
+                        self._link.send(m.Failed(operation="amplify", state=self.state.name, detail=lost))
                 case s.KeepModel(model):
                     self._keep_model(model)
                 case s.Silence():
@@ -271,6 +278,22 @@ class NodeDaemon:
                 case s.Exit():
                     self._exit = instruction
 
+    def _handle(self, event: s.Event) -> list[s.Instruction]:
+        """Hand an event to the state machine; one that it cannot handle costs its sender, not this process."""
+        try:
+            return self.state.handle(event)
+        except TestbedError:
+            raise
+        except Exception as exc:
+            what = type(event.body if isinstance(event, s.Told) else event).__name__
+            detail = f"{what} could not be handled: {type(exc).__name__}: {printable(str(exc))}"
+            log.error("%s: %s", self.name, detail)
+            log.debug("%s", self.name, exc_info=True)
+            self._trouble += 1
+            if self._trouble >= MAX_TROUBLE:
+                raise TestbedError(f"{MAX_TROUBLE} messages could not be handled, the last one: {detail}") from exc
+            return [s.Report(m.Failed(operation=what.lower(), state=self.state.name, detail=detail))]
+
     def _publish(self, envelope: m.PublicEnvelope, to_peer: bool) -> None:
         if self._host is not None:
             self._host.publish(envelope)
@@ -279,24 +302,44 @@ class NodeDaemon:
         elif self._guest is not None:
             self._guest.send(envelope)
 
-    def _keep(self, key: Key) -> None:
-        """Write a verified key into this node's own folder, readable by its owner only."""
-        folder = self._state_dir / "keys" / self.state.run
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def _keep(self, key: Key) -> str | None:
+        """Write a verified key into this node's own folder, readable by its owner only; return why it is lost."""
+        folder = self._key_folder()
         path = folder / f"block-{key.block:04d}.key"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # a key is never overwritten
-        with os.fdopen(fd, "w") as f:
-            json.dump({"bits": int(key.bits.size), "hex": np.packbits(key.bits).tobytes().hex()}, f)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)  # never overwritten
+            with os.fdopen(fd, "w") as f:
+                json.dump({"bits": int(key.bits.size), "hex": np.packbits(key.bits).tobytes().hex()}, f)
+        except OSError as exc:
+            return f"the key of block {key.block} cannot be kept: {path}: {exc.strerror}"
+        return None
+
+    def _key_folder(self) -> Path:
+        return self._state_dir / "keys" / self._run_name()
 
     def _model_path(self) -> Path:
-        return self._state_dir / "models" / f"{self.state.run}.npz"
+        return self._state_dir / "models" / f"{self._run_name()}.npz"
+
+    def _run_name(self) -> str:
+        """Return the run's name as a part of a path; it came from the coordinator."""
+        if not is_identifier(self.state.run):
+            raise TestbedError(f"the run's name {printable(self.state.run)!r} cannot be part of a path")
+        return self.state.run
+
+    def _kept_blocks(self) -> int:
+        """Return the highest block of this run of which an earlier life of this node kept a key, −1 for none."""
+        names = [p.stem.removeprefix("block-") for p in self._key_folder().glob("block-*.key")]
+        return max((int(n) for n in names if n.isdecimal()), default=-1)
 
     def _keep_model(self, model: bytes) -> None:
         """Write the enhancer's model into this node's own folder, whole or not at all."""
         path = self._model_path()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = path.with_suffix(".part")
-        part.write_bytes(model)
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
+            f.write(model)
         part.replace(path)
 
     # -- device operations
@@ -324,6 +367,11 @@ class NodeDaemon:
                         return self._step(body)
         except (DeviceError, InputError) as exc:
             return s.DeviceFault(operation, str(exc))
+        except Exception as exc:
+            # an order that makes no sense to a device, whatever that does to its library, is refused like any other
+            log.error("%s: %s: %s: %s", self.name, operation, type(exc).__name__, exc)
+            log.debug("%s", self.name, exc_info=True)
+            return s.DeviceFault(operation, f"{type(exc).__name__}: {printable(str(exc))}")
         return s.DeviceFault(operation, "unknown operation")
 
     def _configure(self, body: m.Configure) -> s.Event:
@@ -496,7 +544,8 @@ class NodeDaemon:
             reason=None,
             timing_error_s=timing_error_s,
             device_time_s=found.time_s,
-            snr_db=float(np.median(found.snr_db)),
+            # a channel without any noise has no finite SNR, and messages have no other numbers
+            snr_db=float(np.clip(np.median(found.snr_db), -300.0, 300.0)),
             cfo_hz=found.cfo_hz,
             rssi_dbfs=found.rssi_dbfs,
             shape=shape,
@@ -508,7 +557,7 @@ class NodeDaemon:
 
         assert self._record_iq is not None
         assert isinstance(self._device, Radio)
-        self._record_iq.mkdir(parents=True, exist_ok=True)
+        self._record_iq.mkdir(parents=True, exist_ok=True, mode=0o700)
         stem = self._record_iq / f"round-{round_number:06d}-{tx}-{self.role}"
         sigmf.write(stem, block, self._device.settings.carrier_hz, [])
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -18,13 +17,17 @@ from testbed.assess import randomness
 from testbed.chain.dialogue import Conversation
 from testbed.chain.pipeline import Agreed, KeyChain
 from testbed.core import seeds
+from testbed.core.config import Floors
 from testbed.core.errors import InputError
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import CsiFrame, CsiSeries, Key
 from testbed.net import messages as m
+from testbed.nodes.orders import Orders
 
+MAX_EARLY = 64
+"""Messages of a discussion that this node was not told to begin yet."""
 EVE_PATIENCE_S = 2.0
 """How long Eve waits for public messages that are still under way to her."""
 
@@ -152,9 +155,13 @@ class NodeState:
     knows, must not foretell which bits are sacrificed or how the key is hashed.
     """
 
-    def __init__(self, role: str, secret_seed: int) -> None:
+    def __init__(
+        self, role: str, secret_seed: int, floors: Floors | None = None, authenticated: bool = True
+    ) -> None:
         self.role = role
         self._secret_seed = secret_seed
+        self._secrets_drawn = 0
+        self.orders = Orders(role, floors if floors is not None else Floors(), authenticated)
         self.name = "greeting"
         """greeting → ready ⇄ probing | agreeing | amplifying | attacking → stopped"""
         self.run = ""
@@ -183,6 +190,9 @@ class NodeState:
         """Take one event; return what to do, in order."""
         match event:
             case Told(body):
+                configured = self._chain is not None and self._plan is not None
+                if (why := self.orders.refusal(body, self.run, configured)) is not None:
+                    return [Report(m.Failed(operation=type(body).__name__.lower(), state=self.name, detail=why))]
                 return self._told(body)
             case Heard(envelope):
                 return self._heard(envelope)
@@ -270,9 +280,15 @@ class NodeState:
 
     @property
     def seed(self) -> int:
-        """What this node's random choices come from: the experiment's, or in private mode its own for this run."""
+        """What random choices come from: the experiment's seed, or in private mode a secret that is never used again.
+
+        A block that is begun twice, or a second welcome, must not repeat what was chosen before.
+        """
         assert self._plan is not None
-        return self._plan.seed if self._plan.experiment_mode else seeds.secret(self._secret_seed, self.run)
+        if self._plan.experiment_mode:
+            return self._plan.seed
+        self._secrets_drawn += 1
+        return seeds.secret(self._secret_seed, self.run, self._secrets_drawn)
 
     def _series(self, rounds: list[int], tx: str) -> CsiSeries | None:
         """What this node measured of transmitter `tx` in these rounds, NaN where it has nothing; None if never."""
@@ -296,7 +312,7 @@ class NodeState:
             return [Report(m.Failed(operation="distil", state=self.name, detail="not configured as alice or bob"))]
         if self._conversation is not None:
             return [Report(m.Failed(operation="distil", state=self.name, detail=f"block {self._block} is still open"))]
-        if body.rounds[0] <= self._used or any(b <= a for a, b in pairwise(body.rounds)):
+        if body.rounds[0] <= self._used:
             detail = f"rounds of block {body.block} repeat or are out of order"
             return [Report(m.Failed(operation="distil", state=self.name, detail=detail))]
         if series is None:
@@ -439,7 +455,7 @@ class NodeState:
             return self._try_attack(envelope.block)
         active = self._conversation is not None and (envelope.block, envelope.phase) == (self._block, self._phase)
         if not active:
-            if (envelope.block, envelope.phase) > (self._block, self._phase):
+            if (envelope.block, envelope.phase) > (self._block, self._phase) and len(self._early) < MAX_EARLY:
                 self._early.append(envelope)
             return []
         out = self._on_record(envelope)
