@@ -252,8 +252,13 @@ class _Server:
             log.warning("a connection is not listened to any more after too many bad messages")
 
     def _give_up(self, session: str, why: str) -> None:
-        if session in self._sessions and not self._sessions[session].gone:
+        if session not in self._sessions or self._sessions[session].gone:
+            return
+        try:
             self._end(session, why)
+        except Exception as exc:  # what was wrong with this device is wrong with its leaving, too
+            log.error("%s: %s", self._sessions[session].name, exc)
+            self._air.stations.pop(self._sessions[session].name, None)
 
     def _serve_checked(
         self, route: bytes, request: m.Request, frames: list[bytes], now: float, sender: str | None

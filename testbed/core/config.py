@@ -586,7 +586,8 @@ def _check_lab(lab: Lab, source: str) -> None:
     for name in lab.node:
         if not is_identifier(name) or len(name) > 40 or name in ("coordinator", "world"):
             raise InputError(
-                f"{source}: table [node.{name}]: a node's name is 1–40 letters, digits, _ or -, not beginning with -, and not a daemon's"
+                f"{source}: table [node.{name}]: a node's name is 1–40 letters, digits, _ or -, not beginning with -, "
+                "and not a daemon's"
             )
     for name in lab.world.emulators if lab.world is not None else ():
         if name not in lab.node:

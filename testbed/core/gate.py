@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 # Python's `$` also matches before a newline at the end, which no name may have; editors know no `\Z`.
 IDENTIFIER = r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$(?!\n)"
-"""Names of runs, nodes, links' ends, patterns and models: they become parts of paths, keys of tables, words of pages."""
+"""Names of runs, nodes, links' ends, patterns and models: they become parts of paths, keys and pages."""
 ACCEPTED_NAME = "1 to 100 letters, digits, _ or -, not beginning with -"
 Identifier = Annotated[str, Meta(pattern=IDENTIFIER)]
 IdentifierOrNone = Annotated[str, Meta(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_-]{0,99})?$(?!\n)")]

@@ -1,7 +1,8 @@
 """Every message between coordinator and nodes, as typed structs in one schema.
 
 On the wire a message is one msgpack map `{"header": …, "body": {"type": …, …}}`; anything that does not decode against
-the schema, ranges and names included, is refused and counted (`core.gate`) before anything acts on it. Times are on the clock of the device of the node addressed, unless said otherwise.
+the schema, ranges and names included, is refused and counted (`core.gate`) before anything acts on it. Times are on the
+clock of the device of the node addressed, unless said otherwise.
 Integrity and authenticity are the transport's (CURVE): the header carries no signature of its own.
 """
 

@@ -155,9 +155,7 @@ class NodeState:
     knows, must not foretell which bits are sacrificed or how the key is hashed.
     """
 
-    def __init__(
-        self, role: str, secret_seed: int, floors: Floors | None = None, authenticated: bool = True
-    ) -> None:
+    def __init__(self, role: str, secret_seed: int, floors: Floors | None = None, authenticated: bool = True) -> None:
         self.role = role
         self._secret_seed = secret_seed
         self._secrets_drawn = 0
