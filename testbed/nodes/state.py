@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 
 from testbed.assess import randomness
+from testbed.chain.agreement import Agreed
 from testbed.chain.dialogue import Conversation
-from testbed.chain.pipeline import Agreed, KeyChain
+from testbed.chain.pipeline import KeyChain
 from testbed.core import seeds
 from testbed.core.config import Floors
 from testbed.core.errors import InputError

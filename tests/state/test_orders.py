@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from test_node import ROUNDS, Trio, configure
 
-from testbed.core import config
+from testbed import config
+from testbed.core.config import Accounting, Floors, Lab, RadioPlan
 from testbed.core.errors import InputError
 from testbed.net import messages as m
 from testbed.nodes import floors, orders
@@ -45,7 +46,7 @@ def test_no_order_in_any_state_is_more_than_a_refusal(role: str, order: Any, wel
 
 @pytest.mark.parametrize("order", [type(o) for o in ORDERS], ids=lambda o: o.__name__)
 def test_nobody_follows_an_order_that_is_not_for_its_role(order: type) -> None:
-    for_role = {role: orders.Orders(role, config.Floors()) for role in ("alice", "bob", "eve", "ris")}
+    for_role = {role: orders.Orders(role, Floors()) for role in ("alice", "bob", "eve", "ris")}
     body = next(o for o in ORDERS if type(o) is order)
     taken = {r for r, o in for_role.items() if o.refusal(body, "r", configured=True) is None}
     ends, radios, everybody = {"alice", "bob"}, {"alice", "bob", "eve"}, {"alice", "bob", "eve", "ris"}
@@ -76,22 +77,22 @@ def told(node: s.NodeState, body: Any) -> str:
 def test_a_coordinator_cannot_ask_a_private_node_for_weak_keys(accounting: dict[str, Any], words: str) -> None:
     node = s.NodeState("alice", secret_seed=1)
     node.handle(s.Told(WELCOME))
-    weak = configure(experiment_mode=False, accounting=config.Accounting(**accounting))
+    weak = configure(experiment_mode=False, accounting=Accounting(**accounting))
     assert words in told(node, weak)
     assert told(node, DISTIL) == "not configured for this run yet"
     assert isinstance(node.handle(s.Told(configure(experiment_mode=False)))[0], s.Do)
 
 
 def test_floors_that_are_given_hold_in_both_modes() -> None:
-    own = config.Floors(epsilon_log2=48, assumed_eve_error_rate=0.1, sacrifice_fraction=0.2, modes=["private"])
-    weak = config.Accounting(epsilon_log2=47, assumed_eve_error_rate=0.1, sacrifice_fraction=0.2)
+    own = Floors(epsilon_log2=48, assumed_eve_error_rate=0.1, sacrifice_fraction=0.2, modes=["private"])
+    weak = Accounting(epsilon_log2=47, assumed_eve_error_rate=0.1, sacrifice_fraction=0.2)
     strong = msgspec.structs.replace(weak, epsilon_log2=48)
     assert floors.refusal(own, strong, experiment_mode=False) is None
     assert "epsilon_log2 = 47" in str(floors.refusal(own, weak, experiment_mode=False))
     assert "experiment mode is asked for" in str(floors.refusal(own, strong, experiment_mode=True))
     both = msgspec.structs.replace(own, modes=["private", "experiment"])
     assert "epsilon_log2 = 47" in str(floors.refusal(both, weak, experiment_mode=True))
-    assert floors.refusal(config.Floors(), config.Accounting(epsilon_log2=8), experiment_mode=True) is None
+    assert floors.refusal(Floors(), Accounting(epsilon_log2=8), experiment_mode=True) is None
 
 
 def test_private_mode_without_authentication_is_refused_by_the_node() -> None:
@@ -104,7 +105,7 @@ def test_private_mode_without_authentication_is_refused_by_the_node() -> None:
 def test_a_sample_rate_that_no_radio_has_is_refused() -> None:
     node = s.NodeState("alice", 1)
     node.handle(s.Told(WELCOME))
-    assert "sample_rate_hz" in told(node, configure(radio=config.RadioPlan(sample_rate_hz=1e-300)))
+    assert "sample_rate_hz" in told(node, configure(radio=RadioPlan(sample_rate_hz=1e-300)))
 
 
 def secrets_of(trio: Trio) -> tuple[Any, ...]:
@@ -165,14 +166,14 @@ driver = "sim"
 """
 
 
-def lab(tmp_path: Any, curve: str = "true", host: str = "127.0.0.1", text: str = "key_bits = 256") -> config.Lab:
+def lab(tmp_path: Any, curve: str = "true", host: str = "127.0.0.1", text: str = "key_bits = 256") -> Lab:
     path = tmp_path / "lab.toml"
     path.write_text(LAB.replace("CURVE", curve).replace("HOST", host).replace("FLOORS", text))
     return config.load_lab(str(path))
 
 
 def test_floors_stand_in_the_lab_file(tmp_path: Any) -> None:
-    assert lab(tmp_path).node["alice"].floors == config.Floors(key_bits=256)
+    assert lab(tmp_path).node["alice"].floors == Floors(key_bits=256)
     assert lab(tmp_path).node["bob"].floors.key_bits == 128
     for wrong in ("key_bits = 0", "epsilon_log2 = 4", 'modes = ["any"]', "modes = []", "epsilon = 3"):
         with pytest.raises(InputError, match=r"\[node.alice.floors\]"):

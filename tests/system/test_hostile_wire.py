@@ -18,7 +18,8 @@ from test_transport import HELLO, House, said
 
 from sim_backend import messages as w
 from sim_backend import server as world
-from testbed.core import config
+from testbed import config
+from testbed.core.config import to_dict
 from testbed.net import messages as m
 from testbed.net import transport
 
@@ -191,7 +192,7 @@ def air() -> Iterator[Airspace]:
 def radio(air: Airspace, name: str = "bob") -> tuple[Any, str]:
     """Attach and tune a radio; return its socket and session."""
     client = air.client()
-    scene = config.to_dict(config.load_experiment("static_room").scene)
+    scene = to_dict(config.load_experiment("static_room").scene)
     assert not air.ask(client, w.Reset(id=1, scene=scene, carrier_hz=2.4e9, seed=1)).error
     session = air.ask(client, w.Attach(id=2, protocol=w.PROTOCOL, name=name, kind="radio")).session  # type: ignore[arg-type]
     tuned = w.Tune(id=3, session=session, place=name, carrier_hz=2.4e9, sample_rate_hz=4e7, turnaround_s=1e-5)
