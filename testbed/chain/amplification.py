@@ -8,10 +8,8 @@ import numpy as np
 
 from testbed.chain.agreement import Agreed, Side, Steps
 from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
-from testbed.chain.dialogue import (
-    integer,
-    packed,
-)
+from testbed.chain.confirm import Transcript, answered, check_answered, check_shown, shown
+from testbed.chain.dialogue import integer, packed, watched
 from testbed.core.config import Accounting
 from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import Dialogue, PublicMessage, Receive, Send
@@ -32,7 +30,9 @@ AMPLIFY, CONFIRMED, DELIVERED = "amplify", "confirmed", "delivered"
 class Amplification:
     """Alice's half and Bob's half of a block's amplification."""
 
-    def __init__(self, accounting: Accounting) -> None:
+    def __init__(self, accounting: Accounting, least_key_bits: int = 1) -> None:
+        """`least_key_bits`: this side takes no shorter key."""
+        self._least_key_bits = least_key_bits
         self.accounting = accounting
         self._modelled = accounting.entropy == "modelled"
 
@@ -43,17 +43,24 @@ class Amplification:
 
         Alice decides the length; `eve` is her node's knowledge of Eve and is ignored at Bob; a report that is no
         measurement of this block counts as none (`assumed_eve_error_rate`). Bob hashes only if his own
-        ledger and the length rule give no shorter key. Alice's key is delivered when Bob confirmed, Bob's when he
-        then heard `delivered`. The last message of any protocol can be lost (two generals): then Alice has a key that
+        ledger and the length rule give no shorter key. Both then confirm the whole discussion and the string to one
+        another (`chain.confirm`): Alice's key is delivered when Bob's code was hers, Bob's when he then heard hers. The
+        last message of any protocol can be lost (two generals): then Alice has a key that
         Bob does not use, and his node reports the failure; two different keys are not possible.
         A key of 0 bits is no key: (None, report) with the numbers in `failure`. Raises ValueError where `agreed` is not
-        verified, DialogueFailed where the discussion fails (ledger_mismatch, protocol, peer_failed).
+        verified, DialogueFailed where the discussion fails (ledger_mismatch, key_too_short,
+        confirmation_failed, protocol, peer_failed).
         """
         if not agreed.report.verified:
             raise ValueError(f"block {agreed.report.block} was not verified ({agreed.report.failure})")
-        return self._amplify_alice(agreed, eve, seed) if role == "alice" else self._amplify_bob(agreed)
+        peer: Side = "bob" if role == "alice" else "alice"
+        said = agreed.transcript.copy()
+        steps = self._amplify_alice(agreed, eve, seed, said) if role == "alice" else self._amplify_bob(agreed, said)
+        return watched(steps, lambda whose, message: said.add(role if whose == "own" else peer, message))
 
-    def _amplify_alice(self, agreed: Agreed, eve: EveReport | None, seed: int) -> Steps[tuple[Key | None, KeyReport]]:
+    def _amplify_alice(
+        self, agreed: Agreed, eve: EveReport | None, seed: int, said: Transcript
+    ) -> Steps[tuple[Key | None, KeyReport]]:
         block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
         measured = eve is not None and _usable(eve, agreed)
         if self._modelled:
@@ -66,6 +73,8 @@ class Amplification:
             against_eve = assumed_min_entropy(self.accounting.assumed_eve_error_rate)
         h_min = combined_min_entropy(agreed.report.source_min_entropy or 0.0, against_eve)
         length = self._length(agreed, h_min)
+        if length < self._least_key_bits:
+            length = 0
         rng = generator(seed, "chain", "amplify", block)
         toeplitz = rng.integers(0, 2, seed_length(n, length), dtype=np.uint8)
         body: dict[str, Any] = {
@@ -78,12 +87,15 @@ class Amplification:
             "seed": np.packbits(toeplitz).tobytes(),
         }
         yield Send(PublicMessage(kind=AMPLIFY, body=body))
+        code = said.code(agreed.values)
         report = self._key_report(agreed, h_min, measured, length)
         if not length:
             return None, report
         key = Key(block, toeplitz_hash(agreed.values, toeplitz, length))
-        yield Receive(CONFIRMED)
-        yield Send(PublicMessage(kind=DELIVERED, body={"block": block}))
+        confirmed = yield Receive(CONFIRMED)
+        assert confirmed is not None
+        check_shown(confirmed, code)
+        yield Send(PublicMessage(kind=DELIVERED, body={"block": block, **answered(code)}))
         return key, report
 
     def _modelled_entropy(self, raw: Bits, eve: EveReport | None) -> float:
@@ -97,10 +109,11 @@ class Amplification:
         total = gaussian_eve.smooth_min_entropy(raw, correlations, self.accounting.epsilon_log2)
         return min(1.0, total / raw.values.size)
 
-    def _amplify_bob(self, agreed: Agreed) -> Steps[tuple[Key | None, KeyReport]]:
+    def _amplify_bob(self, agreed: Agreed, said: Transcript) -> Steps[tuple[Key | None, KeyReport]]:
         block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
         message = yield Receive(AMPLIFY)
         assert message is not None
+        code = said.code(agreed.values)
         if integer(message, "block", 0, 1 << 62) != block:
             raise DialogueFailed("protocol", f"{AMPLIFY} speaks of another block than {block}")
         theirs = integer(message, "leaked", 0, 1 << 62), integer(message, "bits", 0, 1 << 62)
@@ -111,13 +124,17 @@ class Amplification:
         if not isinstance(h_min, float) or not 0.0 <= h_min <= 1.0 or not isinstance(measured, bool):
             raise DialogueFailed("protocol", f"{AMPLIFY}: min_entropy or eve_measured is unusable")
         length = integer(message, "length", 0, self._length(agreed, h_min))
+        if 0 < length < self._least_key_bits:
+            raise DialogueFailed("key_too_short", f"{length} bits, accepted here from {self._least_key_bits}")
         report = self._key_report(agreed, h_min, measured, length)
         if not length:
             return None, report
         toeplitz = packed(message, "seed", seed_length(n, length))
         key = Key(block, toeplitz_hash(agreed.values, toeplitz, length))
-        yield Send(PublicMessage(kind=CONFIRMED, body={"block": block}))
-        yield Receive(DELIVERED)
+        yield Send(PublicMessage(kind=CONFIRMED, body={"block": block, **shown(code)}))
+        delivered = yield Receive(DELIVERED)
+        assert delivered is not None
+        check_answered(delivered, code)
         return key, report
 
     def _length(self, agreed: Agreed, h_min: float) -> int:
@@ -128,7 +145,7 @@ class Amplification:
         epsilon, r = self.accounting.epsilon_log2, agreed.report
         why = (
             f"entropy_exhausted: {r.raw_bits} raw bits × {h_min:.3f} − {r.sacrificed_bits} published − "
-            f"{agreed.ledger.leaked_bits} leaked − {2 * epsilon} for ε = 2^−{epsilon} < 1"
+            f"{agreed.ledger.leaked_bits} leaked − {2 * epsilon} for ε = 2^−{epsilon} < {self._least_key_bits}"
         )
         return KeyReport(
             block=r.block,

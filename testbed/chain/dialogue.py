@@ -169,6 +169,11 @@ def run(alice: Dialogue[A], bob: Dialogue[B]) -> tuple[A, B, list[tuple[Sender, 
 
 def metered(dialogue: Dialogue[T], ledger: Ledger) -> Dialogue[T]:
     """Pass a dialogue through unchanged and count every message of both directions in `ledger`."""
+    return watched(dialogue, lambda _, message: ledger.count(message))
+
+
+def watched(dialogue: Dialogue[T], seen: Callable[[Side, PublicMessage], None]) -> Dialogue[T]:
+    """Pass a dialogue through unchanged and show every message of both directions, before its reader sees it."""
     reply: PublicMessage | None = None
     failure: DialogueFailed | None = None
     while True:
@@ -179,14 +184,14 @@ def metered(dialogue: Dialogue[T], ledger: Ledger) -> Dialogue[T]:
             return result
         failure = None
         if isinstance(step, Send):
-            ledger.count(step.message)
+            seen("own", step.message)
         try:
             reply = yield step
         except DialogueFailed as exc:
             failure = exc
             continue
         if isinstance(step, Receive) and reply is not None:
-            ledger.count(reply)
+            seen("peer", reply)
 
 
 def _reason(message: PublicMessage) -> str:

@@ -30,7 +30,8 @@ class KeyChain:
     a block number fix every random choice.
     """
 
-    def __init__(self, plan: ChainPlan, accounting: Accounting) -> None:
+    def __init__(self, plan: ChainPlan, accounting: Accounting, least_key_bits: int = 1) -> None:
+        """`least_key_bits`: a shorter key is none to this side, see `core.config.Floors`."""
         self.accounting = accounting
         self.enhance: Enhancer = registry.make_stage("enhance", plan.enhance, plan.enhance_options)
         self.quantize: Quantizer = registry.make_stage("quantize", plan.quantize, plan.quantize_options)
@@ -41,7 +42,7 @@ class KeyChain:
                 "accepted: 'estimated', or a quantizer with equally likely cells ('equiprobable')"
             )
         self._agreement = Agreement(self.enhance, self.quantize, self.reconcile, accounting)
-        self._amplification = Amplification(accounting)
+        self._amplification = Amplification(accounting, least_key_bits)
         self._eavesdropping = Eavesdropping(self._agreement)
 
     def train(self, role: Side, csi: CsiSeries, block: int, seed: int) -> Dialogue[TrainReport]:

@@ -20,7 +20,7 @@ from testbed.core.gate import Delay, Duration, Finite, Gate, Identifier, Identif
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
 
-VERSION = 3
+VERSION = 4
 """Raised with every incompatible change; peers of another version are refused with a reason."""
 
 

@@ -54,7 +54,7 @@ class Orders:
     """One node's view of what it may be told."""
 
     def __init__(self, role: str, floors: Floors, authenticated: bool = True) -> None:
-        self.role, self._floors, self._authenticated = role, floors, authenticated
+        self.role, self.floors, self._authenticated = role, floors, authenticated
         self.blocks = BlockNumbers()
 
     def refusal(self, body: Any, run: str, configured: bool) -> str | None:
@@ -74,7 +74,7 @@ class Orders:
                     return wrong
                 if not experiment and not self._authenticated:
                     return "private mode needs authenticated links: accepted with curve = true in the lab file"
-                return demands.refusal(self._floors, accounting, experiment)
+                return demands.refusal(self.floors, accounting, experiment)
             case m.Distil(block=block, rounds=rounds):
                 if any(b <= a for a, b in pairwise(rounds)):
                     return f"rounds of block {block} repeat or are out of order"

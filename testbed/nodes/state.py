@@ -229,7 +229,7 @@ class NodeState:
                     return [Report(m.Failed(operation="configure", state=self.name, detail=detail))]
                 self._plan = body
                 try:
-                    self._chain = KeyChain(body.chain, body.accounting)
+                    self._chain = KeyChain(body.chain, body.accounting, self.orders.floors.key_bits)
                 except InputError as exc:  # a model file that this machine does not have
                     return [Report(m.Failed(operation="configure", state=self.name, detail=str(exc)))]
                 if (lost := self._restore()) is not None:
