@@ -31,8 +31,8 @@ MAX_PUBLIC_BYTES = 1 << 25
 MAX_ELEMENTS = 1 << 20
 """Of a surface."""
 
-Role = Literal["alice", "bob", "eve", "ris"]
-Transmitter = Literal["alice", "bob", "eve"]
+Role = Annotated[str, Meta(pattern=r"^(alice|bob|eve|ris)$(?!\n)")]
+Transmitter = Annotated[str, Meta(pattern=r"^(alice|bob|eve)$(?!\n)")]
 Antennas = Annotated[int, Meta(ge=1, le=256)]
 PhaseBits = Annotated[int, Meta(ge=0, le=8)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -67,7 +67,7 @@ class _Body(Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_
 class Hello(_Body, frozen=True):
     """A node wants to take part."""
 
-    role: Role
+    role: Literal["alice", "bob", "eve", "ris"]
     identity: dict[str, Any]
     pid: Tally
     discussion_port: Port = 0

@@ -130,22 +130,27 @@ class Hub:
             self.refused["muted"] += 1
             return None
         if len(frames) != 2:
-            return self._strike(route, "frames")
+            self._strike(route, "frames")
+            return None
         try:
             envelope = m.decode(frames[1].bytes)
         except ProtocolError as exc:
-            return self._strike(route, "schema", exc)
+            self._strike(route, "schema", exc)
+            return None
         header = envelope.header
         name = self._wire.sender_of(frames[1]) or header.sender
         if name != header.sender:
-            return self._strike(route, "impostor")
+            self._strike(route, "impostor")
+            return None
         if not isinstance(envelope.body, m.FROM_NODES):
-            return self._strike(route, "direction")
+            self._strike(route, "direction")
+            return None
         seen = self._last_seen.setdefault(name, OrderedDict())
         self._last_seen.move_to_end(name)
         incarnation, last = seen.get(route, (header.incarnation, -1))
         if header.msg_id <= last or header.incarnation != incarnation:  # a connection belongs to one process
-            return self._strike(route, "duplicate")
+            self._strike(route, "duplicate")
+            return None
         seen[route] = header.incarnation, header.msg_id
         seen.move_to_end(route)
         self._routes[name, isinstance(envelope.body, m.Heartbeat)] = route
@@ -244,7 +249,8 @@ class DiscussionHost:
             return None
         name = self._wire.sender_of(frames[-1]) or self._bob
         if len(frames) != 2 or name != self._bob:
-            return self._strike(route, "impostor")
+            self._strike(route, "impostor")
+            return None
         data = frames[1].bytes
         if not data:  # Bob's greeting on connecting
             self._meet(route)
@@ -252,9 +258,11 @@ class DiscussionHost:
         try:
             envelope = m.decode_public(data)
         except ProtocolError:
-            return self._strike(route, "schema")
+            self._strike(route, "schema")
+            return None
         if envelope.sender != "bob":
-            return self._strike(route, "impostor")
+            self._strike(route, "impostor")
+            return None
         self._meet(route)
         return envelope
 

@@ -1,4 +1,4 @@
-"""A relay between Alice and Bob that may change, drop, repeat, swap and invent messages: no two different keys, no hang.
+"""A relay between Alice and Bob may change, drop, repeat and swap messages: no two different keys, no hang.
 
 Links are authenticated in earnest; here the relay owns the line, so that what stands behind it is tried by itself.
 """
@@ -295,7 +295,7 @@ def test_a_leak_that_is_lowered_everywhere_makes_no_key(name: str) -> None:
 
 
 def test_the_confirmation_cannot_be_answered_with_what_was_heard() -> None:
-    """Bob's hash reflected, Alice's answer guessed from it: the relay has both and the string's 128 bits it does not."""
+    """The relay answers Bob in Alice's place with the hash that it heard: it does not know what that is the hash of."""
     said = {m.kind: m for _, m in undisturbed("cascade").said}
     heard = said["confirmed"].body["hash"]
 
