@@ -32,7 +32,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import numpy as np
 
-from testbed.chain.amplify.verify import TAG_BITS, draw_point, verification_tag
+from testbed.chain.amplify.verify import TAG_BITS, TAG_BYTES, draw_point, verification_tag
 from testbed.chain.confirm import CODE_BITS, Transcript
 from testbed.chain.dialogue import (
     FAILED,
@@ -40,6 +40,7 @@ from testbed.chain.dialogue import (
     check_rounds,
     failed_message,
     integer,
+    large,
     packed,
     read,
     rounds_digest,
@@ -53,12 +54,9 @@ from testbed.core.ledger import Dialogue, Ledger, PublicMessage, Receive, Send
 from testbed.core.outcomes import AgreeReport
 from testbed.core.seeds import generator, permutation
 from testbed.core.stages import Enhancer, Evidence, Quantizer, Reconciler
-from testbed.core.types import I64, U8, Bits, CsiSeries
-from testbed.entropy.accounting import (
-    correction_leak,
-)
+from testbed.core.types import I64, U8, Bits, CsiSeries, Features
+from testbed.entropy.corrections import correction_leak
 from testbed.entropy.gaussian_labels import Symbols
-from testbed.entropy.source import predicted_min_entropy, source_min_entropy
 
 Side = Literal["alice", "bob"]
 T = TypeVar("T")
@@ -85,6 +83,12 @@ class Agreed:
     sacrificed: I64
     """(position,) ascending indices into `raw` of the bits that were published."""
     ledger: Ledger
+    csi: CsiSeries = field(repr=False)
+    """What this side measured, antennas in canonical order."""
+    features: Features | None = field(default=None, repr=False)
+    """What was quantized; None where it did not come to that."""
+    columns: I64 | None = None
+    """(dimension, feature) the columns of `features` that a label is made of; None: each its own."""
     transcript: Transcript = field(default_factory=Transcript)
     """What was said so far."""
 
@@ -94,20 +98,21 @@ class _Progress:
     """What is known of a block so far; a failure reports from here."""
 
     block: int
-    probes: int
+    csi: CsiSeries
+    features: Features | None = None
+    columns: I64 | None = None
     raw: Bits | None = None
     sacrificed: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
     errors: int = 0
     kept: Bits | None = None
     values: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
     corrected: int | None = None
-    source: float | None = None
 
     def agreed(self, ledger: Ledger, transcript: Transcript, failure: str | None) -> Agreed:
         verified = failure is None
         report = AgreeReport(
             block=self.block,
-            probes=self.probes,
+            probes=self.csi.h.shape[0],
             raw_bits=0 if self.raw is None else self.raw.values.size,
             sacrificed_bits=self.sacrificed.size,
             sacrificed_errors=self.errors,
@@ -117,12 +122,13 @@ class _Progress:
             leaked_by_kind=dict(ledger.by_kind),
             public_bytes=ledger.sent_bytes,
             messages=ledger.messages,
-            source_min_entropy=self.source,
             verified=verified,
             failure=failure,
         )
         values = self.values if verified else np.zeros(0, np.uint8)
-        return Agreed(report, values, self.raw, self.sacrificed, ledger, transcript)
+        return Agreed(
+            report, values, self.raw, self.sacrificed, ledger, self.csi, self.features, self.columns, transcript
+        )  # fmt: skip
 
 
 class Agreement:
@@ -130,7 +136,6 @@ class Agreement:
 
     def __init__(self, enhance: Enhancer, quantize: Quantizer, reconcile: Reconciler, accounting: Accounting) -> None:
         self.enhance, self.quantize, self.reconcile, self.accounting = enhance, quantize, reconcile, accounting
-        self._modelled = accounting.entropy == "modelled"
 
     def agree(self, role: Side, csi: CsiSeries, block: int, seed: int) -> Dialogue[Agreed]:
         """Return one side's dialogue from CSI to a verified common string.
@@ -142,7 +147,8 @@ class Agreement:
         """
         ledger, transcript = Ledger(), Transcript()
         peer: Side = "bob" if role == "alice" else "alice"
-        progress = _Progress(block, csi.h.shape[0])
+        csi = canonical_antennas(csi, role)
+        progress = _Progress(block, csi)
         steps = self._alice if role == "alice" else self._bob
         rng = generator(seed, "chain", role, block)
 
@@ -153,7 +159,7 @@ class Agreement:
         def side() -> Steps[Agreed]:
             failure: str | None = None
             try:
-                yield from watched(steps(canonical_antennas(csi, role), progress, rng), seen)
+                yield from watched(steps(csi, progress, rng), seen)
             except DialogueFailed as exc:
                 failure = f"{PEER_FAILED}: {exc.detail}" if exc.reason == PEER_FAILED else exc.reason
                 if exc.reason != PEER_FAILED:
@@ -164,6 +170,7 @@ class Agreement:
 
     def _alice(self, csi: CsiSeries, progress: _Progress, rng: np.random.Generator) -> Steps[None]:
         features, model = trained_features(self.enhance, csi, "alice")
+        progress.features = features
         draft, lead = self.quantize.lead(features, rng)
         pairs = {"rounds": rounds_digest(csi)}
         yield Send(msgspec.structs.replace(lead, kind=LEAD, body={**lead.body, **model, **pairs}))
@@ -191,8 +198,7 @@ class Agreement:
                 "protocol", f"{ERRORS} counts {answer.leaked_bits} bits, accepted {_count_leak(count)}"
             )
         progress.sacrificed = positions
-        # Of the whole string, not of what is kept: the sacrificed bits are public, and they help to predict the rest.
-        progress.source = (predicted_min_entropy if self._modelled else source_min_entropy)(raw)
+        progress.columns = self.quantize.columns(features, lead)
         rate = _estimate(progress.errors, count)
         if rate > self.reconcile.most_errors:
             yield Receive(FAILED)  # Bob goes by the same rule and says so next
@@ -201,7 +207,8 @@ class Agreement:
         progress.values, progress.corrected = outcome.values, None
         point = draw_point(rng)
         tag = verification_tag(outcome.values, point)
-        yield Send(PublicMessage(kind=TAG, body={"point": point, "tag": tag}, leaked_bits=VERIFICATION_BITS))
+        told = {"point": to_bytes(point), "tag": to_bytes(tag)}
+        yield Send(PublicMessage(kind=TAG, body=told, leaked_bits=VERIFICATION_BITS))
         verified = yield Receive(VERIFIED)
         assert verified is not None
         _check_corrections(verified, kept, self.reconcile.shows_corrections)
@@ -233,7 +240,7 @@ class Agreement:
         outcome = yield from self.reconcile.bob(Evidence(kept, rate, features, public), rng)
         message = yield Receive(TAG)
         assert message is not None
-        point, tag = integer(message, "point", 0, (1 << 64) - 1), integer(message, "tag", 0, (1 << 64) - 1)
+        point, tag = large(message, "point", TAG_BYTES), large(message, "tag", TAG_BYTES)
         if message.leaked_bits != VERIFICATION_BITS:
             raise DialogueFailed("protocol", f"{TAG} counts {message.leaked_bits} bits, accepted {VERIFICATION_BITS}")
         if read(message, lambda: verification_tag(outcome.values, point)) != tag:
@@ -258,11 +265,11 @@ class Agreement:
     def _sacrificed(self, raw: Bits, lead: PublicMessage, seed: int) -> I64:
         """Return the ascending positions that are published; raises DialogueFailed('too_few_bits').
 
-        Bits anywhere, or all the bits of symbols anywhere, as the quantizer asks; first those that it has told already.
+        Whole symbols, so that what is left of a label is never half known; first those that the quantizer has told.
         """
         n, share = raw.values.size, self.accounting.sacrifice_fraction
-        group = np.arange(n)
-        if self.quantize.whole_symbols and n:
+        group = np.zeros(0, np.int64)
+        if n:
             group = np.cumsum((np.diff(raw.probe, prepend=-1) != 0) | (np.diff(raw.dimension, prepend=-1) != 0)) - 1
         chosen = np.zeros(int(group[-1]) + 1 if n else 0, np.bool_)
         chosen[group[read(lead, lambda: self.quantize.published(raw, lead))]] = True
@@ -289,6 +296,11 @@ class Agreement:
                 "protocol", f"{message.kind}: {message.body['count']} of {n} bits is not the agreed share"
             )
         return positions, packed(message, "bits", positions.size)
+
+
+def to_bytes(value: int) -> bytes:
+    """Return a number of the tag's field as it travels: messages have no integers of 128 bits."""
+    return value.to_bytes(TAG_BYTES, "big")
 
 
 def _estimate(errors: int, trials: int) -> float:

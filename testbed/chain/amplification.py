@@ -1,115 +1,155 @@
-"""Amplification: a verified string becomes a key of the length that the accounting allows."""
+"""Amplification: a verified string becomes a key of the length that the accounting allows.
+
+Alice decides the length (`Amplification.decide`): everything that anybody else may know is in the facts of the block,
+the portfolio of Eves is judged on them, and the length rule gives ℓ (`testbed.entropy`). That takes up to some seconds,
+so it is apart from the dialogue. Only ℓ is announced, never an entropy: an entropy of the string tells of the string.
+"""
 
 from __future__ import annotations
 
+from math import floor, log2
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from testbed.chain.agreement import Agreed, Side, Steps
 from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
+from testbed.chain.amplify.verify import TAG_BITS
 from testbed.chain.confirm import Transcript, answered, check_answered, check_shown, shown
 from testbed.chain.dialogue import integer, packed, watched
+from testbed.chain.knowledge import covered
 from testbed.core.config import Accounting
-from testbed.core.errors import DialogueFailed
+from testbed.core.errors import DialogueFailed, InputError
 from testbed.core.ledger import Dialogue, PublicMessage, Receive, Send
-from testbed.core.outcomes import EveReport, KeyReport
-from testbed.core.seeds import generator
-from testbed.core.types import Bits, Key
-from testbed.entropy import gaussian_eve
-from testbed.entropy.accounting import (
-    assumed_min_entropy,
-    combined_min_entropy,
-    eve_min_entropy,
-    key_length,
-)
+from testbed.core.outcomes import EveRow, KeyReport, LengthTerm
+from testbed.core.seeds import derive, generator
+from testbed.core.types import Key
+from testbed.entropy.facts import Facts
+from testbed.entropy.judge import judge
+from testbed.entropy.length import STEP, AssumedEve, Budget, KeyLength, key_length
 
 AMPLIFY, CONFIRMED, DELIVERED = "amplify", "confirmed", "delivered"
+UNMEASURED_CORRELATION = 0.9
+"""Of an Eve whom nobody measured and of whom the experiment says nothing: a little less than at λ/20 in a hall."""
+MEASURED_DISTANCE_WAVELENGTHS = 1.0
+"""Where an Eve was measured and nothing is assumed: nobody else is nearer to either end than this."""
+
+
+def assumed_eve(accounting: Accounting, measured: bool) -> AssumedEve:
+    """Return the Eve that a length is held against besides the measured one."""
+    antennas = accounting.assumed_eve_antennas
+    if accounting.assumed_eve_correlation is not None:
+        return AssumedEve(correlation=accounting.assumed_eve_correlation, antennas=antennas)
+    if accounting.assumed_eve_distance_wavelengths is not None:
+        return AssumedEve(distance_wavelengths=accounting.assumed_eve_distance_wavelengths, antennas=antennas)
+    if measured:
+        return AssumedEve(distance_wavelengths=MEASURED_DISTANCE_WAVELENGTHS, antennas=antennas)
+    return AssumedEve(correlation=UNMEASURED_CORRELATION, antennas=antennas)
 
 
 class Amplification:
-    """Alice's half and Bob's half of a block's amplification."""
+    """Alice's half and Bob's half of a block's amplification.
 
-    def __init__(self, accounting: Accounting, least_key_bits: int = 1) -> None:
-        """`least_key_bits`: this side takes no shorter key."""
+    blocks: how many blocks the run plans; ε is shared out among them, and there is no key after so many.
+    least_key_bits: a shorter key is none to this side.
+    """
+
+    def __init__(self, accounting: Accounting, blocks: int = 1, least_key_bits: int = 1) -> None:
         self._least_key_bits = least_key_bits
         self.accounting = accounting
-        self._modelled = accounting.entropy == "modelled"
+        self.budget = Budget(accounting.epsilon_log2, blocks)
+        self._decided: set[int] = set()
 
-    def amplify(
-        self, role: Side, agreed: Agreed, eve: EveReport | None, seed: int
-    ) -> Dialogue[tuple[Key | None, KeyReport]]:
-        """Return one side's dialogue from a verified string to a key of the length that the accounting allows.
+    def decide(self, agreed: Agreed, facts: Facts, seed: int) -> KeyReport:
+        """Return how long the key of a verified block may be, and why; Alice's side only.
 
-        Alice decides the length; `eve` is her node's knowledge of Eve and is ignored at Bob; a report that is no
-        measurement of this block counts as none (`assumed_eve_error_rate`). Bob hashes only if his own
-        ledger and the length rule give no shorter key. Both then confirm the whole discussion and the string to one
-        another (`chain.confirm`): Alice's key is delivered when Bob's code was hers, Bob's when he then heard hers. The
-        last message of any protocol can be lost (two generals): then Alice has a key that
-        Bob does not use, and his node reports the failure; two different keys are not possible.
-        A key of 0 bits is no key: (None, report) with the numbers in `failure`. Raises ValueError where `agreed` is not
-        verified, DialogueFailed where the discussion fails (ledger_mismatch, key_too_short,
-        confirmation_failed, protocol, peer_failed).
+        Raises ValueError where `agreed` is not verified.
         """
         if not agreed.report.verified:
             raise ValueError(f"block {agreed.report.block} was not verified ({agreed.report.failure})")
-        peer: Side = "bob" if role == "alice" else "alice"
-        said = agreed.transcript.copy()
-        steps = self._amplify_alice(agreed, eve, seed, said) if role == "alice" else self._amplify_bob(agreed, said)
-        return watched(steps, lambda whose, message: said.add(role if whose == "own" else peer, message))
+        block, leaked = agreed.report.block, agreed.ledger.leaked_bits
+        measured = covered(facts)
+        try:
+            self.budget.check_tag(agreed.values.size, TAG_BITS)
+            self._spend(block)
+        except InputError as exc:
+            return _no_key(block, measured, self.accounting.entropy, str(exc))
+        judgement = judge(
+            facts,
+            epsilon_log2=self.accounting.epsilon_log2,
+            blocks=self.budget.blocks,
+            seed=derive(seed, "judge", block),
+        )
+        assumed = assumed_eve(self.accounting, measured)
+        length = key_length(facts, judgement, leaked, self.budget, self.accounting.entropy, assumed)
+        return _report(block, measured, length, judgement.kept_bits)
 
-    def _amplify_alice(
-        self, agreed: Agreed, eve: EveReport | None, seed: int, said: Transcript
+    def _spend(self, block: int) -> None:
+        self._decided.add(block)
+        if len(self._decided) > self.budget.blocks:
+            raise InputError(
+                f"budget_spent: ε was shared out among {self.budget.blocks} blocks, and this would be one more"
+            )
+
+    def longest(self, agreed: Agreed) -> int:
+        """Return the length that no judgement can pass: if nobody knew anything but what was said."""
+        kept = agreed.values.size
+        whole = floor(kept - agreed.ledger.leaked_bits - self.budget.hashing_bits - log2(kept // STEP + 1))
+        return max(0, whole // STEP * STEP)
+
+    def amplify(
+        self, role: Side, agreed: Agreed, decided: KeyReport | None, seed: int
+    ) -> Dialogue[tuple[Key | None, KeyReport]]:
+        """Return one side's dialogue from a verified string to a key.
+
+        `decided` is what `decide` returned at Alice, and None at Bob. Bob hashes only where his own ledger agrees and
+        the length is none that the rule could never give. Both then confirm the whole discussion and the string to one
+        another (`chain.confirm`): Alice's key is delivered when Bob's code was hers, Bob's when he then heard hers. The
+        last message of any protocol can be lost (two generals): then Alice has a key that Bob does not use, and his
+        node reports the failure; two different keys are not possible.
+        A key of 0 bits is no key: (None, report) with the reason in `failure`. Raises ValueError where `agreed` is not
+        verified, DialogueFailed where the discussion fails (ledger_mismatch, key_too_short, confirmation_failed,
+        protocol, peer_failed).
+        """
+        if not agreed.report.verified:
+            raise ValueError(f"block {agreed.report.block} was not verified ({agreed.report.failure})")
+        said = agreed.transcript.copy()
+        if role == "bob":
+            return watched(self._bob(agreed, said), lambda whose, m: said.add("bob" if whose == "own" else "alice", m))
+        if decided is None:
+            raise ValueError(f"block {agreed.report.block}: Alice decides the length first")
+        if 0 < decided.key_bits < self._least_key_bits:
+            why = f"key_too_short: {decided.key_bits} bits, accepted here from {self._least_key_bits}"
+            decided = msgspec.structs.replace(decided, key_bits=0, failure=why)
+        steps = self._alice(agreed, decided, seed, said)
+        return watched(steps, lambda whose, m: said.add("alice" if whose == "own" else "bob", m))
+
+    def _alice(
+        self, agreed: Agreed, decided: KeyReport, seed: int, said: Transcript
     ) -> Steps[tuple[Key | None, KeyReport]]:
-        block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
-        measured = eve is not None and _usable(eve, agreed)
-        if self._modelled:
-            assert agreed.raw is not None
-            measured = measured and eve is not None and gaussian_eve.usable(eve.dependence, agreed.raw)
-            against_eve = self._modelled_entropy(agreed.raw, eve if measured else None)
-        elif eve is not None and measured:
-            against_eve = eve_min_entropy(eve.sacrificed_errors, eve.covered_bits)
-        else:
-            against_eve = assumed_min_entropy(self.accounting.assumed_eve_error_rate)
-        h_min = combined_min_entropy(agreed.report.source_min_entropy or 0.0, against_eve)
-        length = self._length(agreed, h_min)
-        if length < self._least_key_bits:
-            length = 0
+        block, n, length = agreed.report.block, agreed.values.size, decided.key_bits
         rng = generator(seed, "chain", "amplify", block)
         toeplitz = rng.integers(0, 2, seed_length(n, length), dtype=np.uint8)
         body: dict[str, Any] = {
             "block": block,
             "bits": n,
-            "leaked": leaked,
-            "min_entropy": h_min,
-            "eve_measured": measured,
+            "leaked": agreed.ledger.leaked_bits,
             "length": length,
             "seed": np.packbits(toeplitz).tobytes(),
         }
         yield Send(PublicMessage(kind=AMPLIFY, body=body))
         code = said.code(agreed.values)
-        report = self._key_report(agreed, h_min, measured, length)
         if not length:
-            return None, report
+            return None, decided
         key = Key(block, toeplitz_hash(agreed.values, toeplitz, length))
         confirmed = yield Receive(CONFIRMED)
         assert confirmed is not None
         check_shown(confirmed, code)
         yield Send(PublicMessage(kind=DELIVERED, body={"block": block, **answered(code)}))
-        return key, report
+        return key, decided
 
-    def _modelled_entropy(self, raw: Bits, eve: EveReport | None) -> float:
-        """Return the min-entropy per raw bit given Eve by the Gaussian model; None: she is as good as assumed."""
-        counts = dict(enumerate(np.bincount(raw.dimension[raw.level_bit == 0]).tolist()))
-        if eve is None:
-            correlation = gaussian_eve.assumed_correlation(self.accounting.assumed_eve_error_rate)
-            correlations = dict.fromkeys(counts, correlation)
-        else:
-            correlations = gaussian_eve.eve_correlations(eve.dependence, counts)
-        total = gaussian_eve.smooth_min_entropy(raw, correlations, self.accounting.epsilon_log2)
-        return min(1.0, total / raw.values.size)
-
-    def _amplify_bob(self, agreed: Agreed, said: Transcript) -> Steps[tuple[Key | None, KeyReport]]:
+    def _bob(self, agreed: Agreed, said: Transcript) -> Steps[tuple[Key | None, KeyReport]]:
         block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
         message = yield Receive(AMPLIFY)
         assert message is not None
@@ -120,13 +160,13 @@ class Amplification:
         if theirs != (leaked, n):
             detail = f"Alice counts {theirs[0]} leaked of {theirs[1]} bits, Bob {leaked} of {n}"
             raise DialogueFailed("ledger_mismatch", detail)
-        h_min, measured = message.body.get("min_entropy"), message.body.get("eve_measured")
-        if not isinstance(h_min, float) or not 0.0 <= h_min <= 1.0 or not isinstance(measured, bool):
-            raise DialogueFailed("protocol", f"{AMPLIFY}: min_entropy or eve_measured is unusable")
-        length = integer(message, "length", 0, self._length(agreed, h_min))
+        length = integer(message, "length", 0, self.longest(agreed))
+        if length % STEP:
+            raise DialogueFailed("protocol", f"{AMPLIFY}: length {length}, accepted: multiples of {STEP}")
         if 0 < length < self._least_key_bits:
             raise DialogueFailed("key_too_short", f"{length} bits, accepted here from {self._least_key_bits}")
-        report = self._key_report(agreed, h_min, measured, length)
+        failure = None if length else SHORT
+        report = KeyReport(block=block, key_bits=length, entropy=self.accounting.entropy, failure=failure)
         if not length:
             return None, report
         toeplitz = packed(message, "seed", seed_length(n, length))
@@ -137,26 +177,36 @@ class Amplification:
         check_answered(delivered, code)
         return key, report
 
-    def _length(self, agreed: Agreed, h_min: float) -> int:
-        raw, sacrificed = agreed.report.raw_bits, agreed.report.sacrificed_bits
-        return key_length(raw, sacrificed, h_min, agreed.ledger.leaked_bits, self.accounting.epsilon_log2)
 
-    def _key_report(self, agreed: Agreed, h_min: float, measured: bool, length: int) -> KeyReport:
-        epsilon, r = self.accounting.epsilon_log2, agreed.report
-        why = (
-            f"entropy_exhausted: {r.raw_bits} raw bits × {h_min:.3f} − {r.sacrificed_bits} published − "
-            f"{agreed.ledger.leaked_bits} leaked − {2 * epsilon} for ε = 2^−{epsilon} < {self._least_key_bits}"
-        )
-        return KeyReport(
-            block=r.block,
-            key_bits=length,
-            min_entropy_per_bit=h_min,
-            eve_measured=measured,
-            entropy=self.accounting.entropy,
-            failure=None if length else why,
-        )
+SHORT = "entropy_exhausted"
 
 
-def _usable(eve: EveReport, agreed: Agreed) -> bool:
-    """Return whether a report is a measurement of this block: it comes from a node that may be wrong or broken."""
-    return eve.block == agreed.report.block and eve.sacrificed_bits <= agreed.sacrificed.size and eve.measured
+def _no_key(block: int, measured: bool, rule: str, why: str) -> KeyReport:
+    return KeyReport(block=block, key_bits=0, eve_measured=measured, entropy=rule, failure=why)
+
+
+def _report(block: int, measured: bool, length: KeyLength, kept_bits: int) -> KeyReport:
+    return KeyReport(
+        block=block,
+        key_bits=length.bits,
+        min_entropy_per_bit=length.min_entropy_bits / kept_bits if kept_bits else 0.0,
+        eve_measured=measured,
+        entropy=length.rule,
+        failure=length.failure,
+        limiting=length.limiting,
+        eves=tuple(_row(row) for row in length.eves),
+        sensitivity=tuple(_row(row) for row in length.sensitivity),
+        terms=tuple(LengthTerm(name=t.name, bits=t.bits, why=t.why) for t in length.terms),
+        assumptions=length.assumptions,
+        epsilon_log2=length.epsilon_log2,
+    )
+
+
+def _row(row: Any) -> EveRow:
+    return EveRow(
+        name=row.name,
+        knows=row.knows,
+        guess_probability=row.guess_probability,
+        upper_bound=row.upper_bound,
+        key_bits=row.key_bits,
+    )

@@ -222,3 +222,11 @@ def packed(message: PublicMessage, key: str, count: int) -> U8:
     if not isinstance(value, bytes) or len(value) != (count + 7) // 8:
         raise DialogueFailed("protocol", f"{message.kind}: {key} is not {count} packed bits")
     return np.unpackbits(np.frombuffer(value, np.uint8), count=count)
+
+
+def large(message: PublicMessage, key: str, n_bytes: int) -> int:
+    """Return a number that travels as big-endian bytes."""
+    value = message.body.get(key)
+    if not isinstance(value, bytes) or len(value) != n_bytes:
+        raise DialogueFailed("protocol", f"{message.kind}: {key} is not {n_bytes} bytes")
+    return int.from_bytes(value, "big")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,13 +16,13 @@ from testbed.chain.dialogue import (
     integer,
     packed,
 )
+from testbed.chain.knowledge import heard_series
 from testbed.chain.training import EveModels
 from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import PublicMessage
-from testbed.core.outcomes import COVERAGE, EveReport
+from testbed.core.outcomes import COVERAGE, EveReport, HeardSeries
 from testbed.core.seeds import generator
 from testbed.core.types import U8, Bits, CsiSeries, Features
-from testbed.entropy import gaussian_eve
 
 
 @dataclass(slots=True)
@@ -103,20 +102,43 @@ class Eavesdropping:
             scores[link] = _eve_report(block, positions.size, int(known.sum()), errors, link, complete)
         link = min(scores, key=lambda name: _weakness(scores[name]))
         report, raw = scores[link], guesses[link].values
-        if self.quantize.whole_symbols:
-            public = replace(guesses[link].take(positions), values=published)
-            own = [links[name].values for name in ("alice", "bob") if name in links]
-            report = msgspec.structs.replace(report, dependence=gaussian_eve.dependence(public, own))
         reconciled = self.reconcile.eavesdrop(np.delete(raw, positions), transcript)
         return EveGuess(report, raw, reconciled, _eve_key(reconciled, heard.get(AMPLIFY)))
 
+    def report_series(
+        self, from_alice: CsiSeries | None, from_bob: CsiSeries | None, who: str = "eve"
+    ) -> tuple[HeardSeries, ...]:
+        """Return what she tells Alice of the rounds of these series: each antenna and link, each way to features."""
+        models = self._eves.get(who, EveModels())
+        out = []
+        for antenna, heard in _antennas(from_alice, from_bob):
+            for how, features in models.features(self.enhance, heard).items():
+                node = f"{who}{how.replace(', ', '+')}.{antenna}"
+                out += [heard_series(f"{node}:{link}", f, heard[link]) for link, f in features.items()]
+        return tuple(out)
+
     def _links(self, from_alice: CsiSeries | None, from_bob: CsiSeries | None, eve: EveModels) -> dict[str, Features]:
-        heard = {name: csi for name, csi in (("alice", from_alice), ("bob", from_bob)) if csi is not None}
         links: dict[str, Features] = {}
-        for how, features in eve.features(self.enhance, heard).items():
-            links |= {f"{name}{how}": f for name, f in features.items()}
-            links |= _both(features, f"both{how}")
+        for antenna, heard in _antennas(from_alice, from_bob):
+            which = f" at antenna {antenna}" if antenna else ""
+            for how, features in eve.features(self.enhance, heard).items():
+                links |= {f"{name}{how}{which}": f for name, f in features.items()}
+                links |= _both(features, f"both{how}{which}")
         return links
+
+
+def _antennas(from_alice: CsiSeries | None, from_bob: CsiSeries | None) -> Iterator[tuple[int, dict[str, CsiSeries]]]:
+    """Yield each of her antennas with what it heard of the links: every one goes the chain's way by itself."""
+    series = {name: csi for name, csi in (("alice", from_alice), ("bob", from_bob)) if csi is not None}
+    for antenna in range(max((csi.h.shape[1] for csi in series.values()), default=0)):
+        yield (
+            antenna,
+            {
+                name: replace(csi, h=csi.h[:, antenna : antenna + 1])
+                for name, csi in series.items()
+                if antenna < csi.h.shape[1]
+            },
+        )
 
 
 def _both(links: dict[str, Features], name: str) -> dict[str, Features]:

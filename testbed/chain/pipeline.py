@@ -19,10 +19,11 @@ from testbed.core.antennas import canonical_antennas
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.errors import InputError
 from testbed.core.ledger import Dialogue, PublicMessage
-from testbed.core.outcomes import EveReport, KeyReport, TrainReport
+from testbed.core.outcomes import HeardSeries, KeyReport, TrainReport
 from testbed.core.seeds import generator
 from testbed.core.stages import Enhancer, Quantizer, Reconciler
-from testbed.core.types import CsiSeries, Key
+from testbed.core.types import CsiSeries, Features, Key
+from testbed.entropy.facts import Facts
 
 
 class KeyChain:
@@ -30,19 +31,18 @@ class KeyChain:
     a block number fix every random choice.
     """
 
-    def __init__(self, plan: ChainPlan, accounting: Accounting, least_key_bits: int = 1) -> None:
-        """`least_key_bits`: a shorter key is none to this side, see `core.config.Floors`."""
+    def __init__(
+        self, plan: ChainPlan, accounting: Accounting, blocks: int = 1, least_key_bits: int = 1
+    ) -> None:
+        """Build the stages; `blocks`: how many blocks the run plans (ε is shared out among them); `least_key_bits`: a
+        shorter key is none to this side, see `core.config.Floors`.
+        """
         self.accounting = accounting
         self.enhance: Enhancer = registry.make_stage("enhance", plan.enhance, plan.enhance_options)
         self.quantize: Quantizer = registry.make_stage("quantize", plan.quantize, plan.quantize_options)
         self.reconcile: Reconciler = registry.make_stage("reconcile", plan.reconcile, plan.reconcile_options)
-        if accounting.entropy == "modelled" and not self.quantize.whole_symbols:
-            raise InputError(
-                f"accounting.entropy = 'modelled' with quantize = {plan.quantize!r}; "
-                "accepted: 'estimated', or a quantizer with equally likely cells ('equiprobable')"
-            )
         self._agreement = Agreement(self.enhance, self.quantize, self.reconcile, accounting)
-        self._amplification = Amplification(accounting, least_key_bits)
+        self._amplification = Amplification(accounting, blocks, least_key_bits)
         self._eavesdropping = Eavesdropping(self._agreement)
 
     def train(self, role: Side, csi: CsiSeries, block: int, seed: int) -> Dialogue[TrainReport]:
@@ -57,11 +57,22 @@ class KeyChain:
         """See `Agreement.agree`."""
         return self._agreement.agree(role, csi, block, seed)
 
+    def decide(self, agreed: Agreed, facts: Facts, seed: int) -> KeyReport:
+        """See `Amplification.decide`."""
+        return self._amplification.decide(agreed, facts, seed)
+
     def amplify(
-        self, role: Side, agreed: Agreed, eve: EveReport | None, seed: int
+        self, role: Side, agreed: Agreed, decided: KeyReport | None, seed: int
     ) -> Dialogue[tuple[Key | None, KeyReport]]:
         """See `Amplification.amplify`."""
-        return self._amplification.amplify(role, agreed, eve, seed)
+        return self._amplification.amplify(role, agreed, decided, seed)
+
+    def features(self, csi: CsiSeries, role: Side) -> Features | None:
+        """Return what the enhancer makes of CSI; None where it needs a model and has none."""
+        try:
+            return self.enhance.transform(canonical_antennas(csi, role), role)
+        except InputError:
+            return None
 
     def overhear_training(
         self,
@@ -85,3 +96,9 @@ class KeyChain:
     ) -> EveGuess:
         """See `Eavesdropping.eavesdrop`."""
         return self._eavesdropping.eavesdrop(block, from_alice, from_bob, transcript, complete, who)
+
+    def report_series(
+        self, from_alice: CsiSeries | None, from_bob: CsiSeries | None, who: str = "eve"
+    ) -> tuple[HeardSeries, ...]:
+        """See `Eavesdropping.report_series`."""
+        return self._eavesdropping.report_series(from_alice, from_bob, who)

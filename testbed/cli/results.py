@@ -25,6 +25,10 @@ def replay(
         str | None, typer.Option("--chain", help="Experiment whose chain is used.", metavar="EXPERIMENT")
     ] = None,
     cut: Annotated[Optional[str], typer.Option(help="Only this measured link.")] = None,  # noqa: UP045
+    seed: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, max=2**62, help="Instead of the experiment's, or of the one that the source recommends."),
+    ] = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -37,7 +41,12 @@ def replay(
 
     plan = config.load_experiment(chain) if chain is not None else None
     watched = sys.stderr.isatty() or verbose
-    summary = replaying.replay(source, plan, cut, lambda share, what: say(f"{share:4.0%} {what}") if watched else None)
+
+    def tell(share: float, what: str) -> None:
+        if watched:
+            say(f"{share:4.0%} {what}")
+
+    summary = replaying.replay(source, plan, cut, tell, seed)
     if as_json:
         print_json(summary)
         return

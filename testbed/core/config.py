@@ -176,18 +176,21 @@ class Accounting(Table):
 
     block_rounds: Count = 200
     """Kept rounds that are distilled together."""
-    sacrifice_fraction: Annotated[float, Meta(gt=0, lt=0.5)] = 0.1
-    """Share of raw bits published to estimate Bob's and Eve's error rates; they are gone."""
+    sacrifice_fraction: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
+    """Share of labels published to estimate Bob's error rate; they are gone."""
     epsilon_log2: Annotated[int, Meta(ge=8, le=128)] = 64
-    """Security parameter: the key is 2^−this close to uniform for Eve."""
-    assumed_eve_error_rate: Annotated[float, Meta(ge=0, le=0.5)] = 0.15
-    """Used where no Eve was measured: the error rate of her best guess of a raw bit. The default is a little below what
-    an Eve at a twentieth of a wavelength reaches in the simulated hall."""
+    """Security parameter: all keys of the run together are 2^−this close to uniform for every Eve of the portfolio."""
+    assumed_eve_correlation: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """An Eve that nobody measured: correlation of one antenna's feature with Alice's. The key is held against the least
+    of measured and assumed. Where neither this nor a distance is given: 0.9 without a measured Eve, else one
+    wavelength of distance."""
+    assumed_eve_distance_wavelengths: NonNegative | None = None
+    """Instead of a correlation: how near she may be to either end, in scattering from all sides."""
+    assumed_eve_antennas: Annotated[int, Meta(ge=1, le=64)] = 1
     entropy: Literal["estimated", "modelled"] = "estimated"
-    """estimated: from the strings alone; on long ones SP 800-90B's bounds take up to a fifth of ideal bits.
-    modelled: for quantizers with equally likely cells only. Assumes that features are jointly Gaussian at Alice and Eve
-    and that probes are independent but for what our predictors find; her correlation is measured on whole published
-    symbols, or follows from `assumed_eve_error_rate`. The report says which was used."""
+    """estimated: −log2 of how often the best Eve of the portfolio guesses a label, at its confidence limit.
+    modelled: from the log-loss of her predictions; assumes that labels are independent given what she knows. More bits,
+    and for long blocks only. The report says which was used."""
 
 
 class Records(Table):

@@ -147,6 +147,13 @@ class Quantizer(ABC):
         measure of what an Eve who hears could know.
         """
 
+    def columns(self, features: Features, lead: PublicMessage) -> NDArray[np.int64] | None:
+        """Return (dimension, feature) the columns of Alice's features behind each dimension's labels; None: its own.
+
+        Whoever judges what a label gives away looks there.
+        """
+        return None
+
     def published(self, raw: Bits, lead: PublicMessage) -> NDArray[np.bool_]:
         """Return (bit,) which raw bits Alice's message has told already: they are sacrificed first. Default: none."""
         return np.zeros(raw.values.size, np.bool_)
@@ -216,7 +223,7 @@ class SurfacePolicy(ABC):
     """Whether the pattern may change during a run; where it does not, rounds are ordered ahead."""
     watches: bool = False
     """Whether `pattern_for` needs `observe` of every earlier round first."""
-    errand: bool = False
+    search_only: bool = False
     """The run exists for this policy's sake: it ends once the policy is `done`, and nothing is distilled."""
     done: bool = False
     """The policy has nothing more to try."""

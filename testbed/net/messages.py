@@ -186,7 +186,7 @@ class Amplified(_Body, frozen=True):
     """Randomness tests on the key, experiment mode only: they tell something about its bits."""
 
 
-class Unmasked(_Body, frozen=True):
+class KeyGuessed(_Body, frozen=True):
     """Eve's guess of the final key, as its digest."""
 
     block: Number
@@ -325,7 +325,7 @@ class Amplify(_Body, frozen=True):
     timeout_s: Duration
 
 
-class Unmask(_Body, frozen=True):
+class GuessKey(_Body, frozen=True):
     """Eve: hash your reconciled guess by the published seed."""
 
     block: Number
@@ -350,21 +350,21 @@ class Envelope(Struct, frozen=True):
     body: (
         # from nodes
         Hello | Heartbeat | Configured | ClockReading | Applied | SurfaceHeld | Captured | Stepped | Probed | Failed
-        | Stopped | Agreed | Trained | Attacked | Amplified | Unmasked
+        | Stopped | Agreed | Trained | Attacked | Amplified | KeyGuessed
         # to nodes
         | Welcome | Refused | Pulse | Configure | ReadClock | Apply | ReadSurface | Probe | Step | Abandon | Finish
-        | Distil | Attack | Amplify | Unmask
+        | Distil | Attack | Amplify | GuessKey
     )  # fmt: skip
 
 
 FROM_NODES = (
     Hello, Heartbeat, Configured, ClockReading, Applied, SurfaceHeld, Captured, Stepped, Probed, Failed, Stopped,
-    Agreed, Trained, Attacked, Amplified, Unmasked,
+    Agreed, Trained, Attacked, Amplified, KeyGuessed,
 )  # fmt: skip
 """What the coordinator listens to; an order that comes from a node is refused."""
 TO_NODES = (
     Welcome, Refused, Pulse, Configure, ReadClock, Apply, ReadSurface, Probe, Step, Abandon, Finish, Distil, Attack,
-    Amplify, Unmask,
+    Amplify, GuessKey,
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ ORDERS: list[Any] = [
     m.Step(round=1, step=0, action="transmit", tx="alice", last=True), DISTIL,
     m.Attack(block=0, rounds=[1], public_messages=0),
     m.Attack(block=0, rounds=[], public_messages=0, purpose="training"),
-    m.Amplify(block=0, eve=None, timeout_s=1.0), m.Unmask(block=0, public_messages=0),
+    m.Amplify(block=0, eve=None, timeout_s=1.0), m.GuessKey(block=0, public_messages=0),
     m.Abandon(block=0, reason="x"),
 ]  # fmt: skip
 
@@ -52,7 +52,7 @@ def test_nobody_follows_an_order_that_is_not_for_its_role(order: type) -> None:
     ends, radios, everybody = {"alice", "bob"}, {"alice", "bob", "eve"}, {"alice", "bob", "eve", "ris"}
     wanted = {
         m.Configure: everybody, m.ReadClock: everybody, m.Abandon: everybody, m.Apply: {"ris"}, m.ReadSurface: {"ris"},
-        m.Probe: radios, m.Step: radios, m.Distil: ends, m.Amplify: ends, m.Attack: {"eve"}, m.Unmask: {"eve"},
+        m.Probe: radios, m.Step: radios, m.Distil: ends, m.Amplify: ends, m.Attack: {"eve"}, m.GuessKey: {"eve"},
     }  # fmt: skip
     assert taken == wanted[order]
 
