@@ -270,8 +270,12 @@ class Floors(Table):
 
     epsilon_log2: Annotated[int, Meta(ge=8, le=128)] | None = None
     """Least accounting.epsilon_log2: keys are 2^−this close to uniform, or closer. Private mode: 32."""
-    assumed_eve_error_rate: Annotated[float, Meta(ge=0, le=0.5)] | None = None
-    """Largest accounting.assumed_eve_error_rate: an Eve who is assumed to err more often knows less. Private: 0.25."""
+    assumed_eve_correlation: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Least accounting.assumed_eve_correlation, where an experiment gives one. Private mode: 0.2."""
+    assumed_eve_distance_wavelengths: NonNegative | None = None
+    """Largest accounting.assumed_eve_distance_wavelengths, where an experiment gives one. Private mode: 1."""
+    assumed_eve_antennas: Annotated[int, Meta(ge=1, le=64)] | None = None
+    """Least accounting.assumed_eve_antennas. Private mode: 1."""
     sacrifice_fraction: Annotated[float, Meta(ge=0, lt=0.5)] | None = None
     """Least accounting.sacrifice_fraction: fewer published bits measure Eve too badly. Private mode: 0.02."""
     key_bits: Annotated[int, Meta(ge=1, le=1 << 20)] = 128

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from testbed.core.config import Accounting, Floors
 
-_PRIVATE = {"epsilon_log2": 32, "assumed_eve_error_rate": 0.25, "sacrifice_fraction": 0.02}
+_PRIVATE = {
+    "epsilon_log2": 32, "sacrifice_fraction": 0.02, "assumed_eve_correlation": 0.2,
+    "assumed_eve_distance_wavelengths": 1.0, "assumed_eve_antennas": 1,
+}  # fmt: skip
 """What holds in private mode where the table says nothing: keys of experiment mode are for science, not for use."""
+_AT_MOST = ("assumed_eve_distance_wavelengths",)
+"""A nearer Eve is the stronger one; of everything else more is stronger."""
 
 
 def refusal(floors: Floors, accounting: Accounting, experiment_mode: bool) -> str | None:
@@ -13,12 +18,12 @@ def refusal(floors: Floors, accounting: Accounting, experiment_mode: bool) -> st
     mode = "experiment" if experiment_mode else "private"
     if mode not in floors.modes:
         return f"{mode} mode is asked for, this node's floors accept: {', '.join(floors.modes)}"
-    least = {name: getattr(floors, name) for name in _PRIVATE}
-    if not experiment_mode:
-        least = {name: _PRIVATE[name] if value is None else value for name, value in least.items()}
-    for name, floor in least.items():
-        asked, at_most = getattr(accounting, name), name == "assumed_eve_error_rate"
-        if floor is not None and (asked > floor if at_most else asked < floor):
-            bound = "up to" if at_most else "from"
+    for name, usual in _PRIVATE.items():
+        own, asked = getattr(floors, name), getattr(accounting, name)
+        floor = usual if own is None and not experiment_mode else own
+        if floor is None or asked is None:  # what the experiment leaves open is assumed as the length rule does it
+            continue
+        if asked > floor if name in _AT_MOST else asked < floor:
+            bound = "up to" if name in _AT_MOST else "from"
             return f"accounting.{name} = {asked:g} is asked for, this node's floors accept it {bound} {floor:g}"
     return None

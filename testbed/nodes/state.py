@@ -15,8 +15,8 @@ import numpy as np
 
 from testbed.assess import randomness
 from testbed.chain.agreement import Agreed
-from testbed.chain.knowledge import Knowledge, usable
 from testbed.chain.dialogue import Conversation
+from testbed.chain.knowledge import Knowledge, usable
 from testbed.chain.pipeline import KeyChain
 from testbed.core import seeds
 from testbed.core.config import Floors

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from testbed.core.errors import InputError
+from testbed.core.gate import check_plain
 from testbed.core.types import U8, SurfacePattern
 from testbed.records import files
 from testbed.records.documents import encode
@@ -50,6 +51,8 @@ class Journal:
 
     def __init__(self, folder: Path, *, fresh: bool = True, batch_rows: int = 50, batch_s: float = 0.5) -> None:
         """Create the journal of a folder; not `fresh`: append to the one that a dead process left."""
+        if fresh:  # its log gets the same mode
+            files.make_private(folder / files.JOURNAL)
         self._db = sqlite3.connect(folder / files.JOURNAL, isolation_level=None)
         self._db.execute("PRAGMA synchronous = NORMAL")
         # a checkpoint waits for the disk, tens of milliseconds in the middle of a round: seldom (10000 pages, 40 MB)
@@ -150,8 +153,11 @@ class JournalReader:
         """Return all documents of a kind, in order."""
         try:
             rows = self._rows("SELECT body FROM documents WHERE kind = ? ORDER BY id", kind)
-            return [msgspec.json.decode(body, type=type_) for (body,) in rows]
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            found = [msgspec.json.decode(body, type=type_) for (body,) in rows]
+            for document in found:
+                check_plain(document, 32)
+            return found
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as exc:
             raise InputError(f"{self.path}: {kind} document: {exc}") from exc
 
     def links(self) -> dict[str, tuple[int, tuple[int, int, int] | None]]:

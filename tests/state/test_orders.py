@@ -70,7 +70,8 @@ def told(node: s.NodeState, body: Any) -> str:
     ("accounting", "words"),
     [
         ({"epsilon_log2": 8}, "accounting.epsilon_log2 = 8 is asked for, this node's floors accept it from 32"),
-        ({"assumed_eve_error_rate": 0.5}, "assumed_eve_error_rate = 0.5 is asked for, this node's floors accept it up"),
+        ({"assumed_eve_correlation": 0.0}, "assumed_eve_correlation = 0 is asked for, this node's floors accept it from"),
+        ({"assumed_eve_distance_wavelengths": 50.0}, "distance_wavelengths = 50 is asked for, this node's floors accept it up"),
         ({"sacrifice_fraction": 0.001}, "sacrifice_fraction = 0.001 is asked for, this node's floors accept it from"),
     ],
 )
@@ -84,8 +85,8 @@ def test_a_coordinator_cannot_ask_a_private_node_for_weak_keys(accounting: dict[
 
 
 def test_floors_that_are_given_hold_in_both_modes() -> None:
-    own = Floors(epsilon_log2=48, assumed_eve_error_rate=0.1, sacrifice_fraction=0.2, modes=["private"])
-    weak = Accounting(epsilon_log2=47, assumed_eve_error_rate=0.1, sacrifice_fraction=0.2)
+    own = Floors(epsilon_log2=48, assumed_eve_correlation=0.5, sacrifice_fraction=0.2, modes=["private"])
+    weak = Accounting(epsilon_log2=47, assumed_eve_correlation=0.5, sacrifice_fraction=0.2)
     strong = msgspec.structs.replace(weak, epsilon_log2=48)
     assert floors.refusal(own, strong, experiment_mode=False) is None
     assert "epsilon_log2 = 47" in str(floors.refusal(own, weak, experiment_mode=False))
