@@ -81,6 +81,8 @@ class Amplification:
             blocks=self.budget.blocks,
             seed=derive(seed, "judge", block),
         )
+        if (why := unfittable(facts)) is not None:
+            return _no_key(block, measured, self.accounting.entropy, why)
         assumed = assumed_eve(self.accounting, measured)
         length = key_length(facts, judgement, leaked, self.budget, self.accounting.entropy, assumed)
         return _report(block, measured, length, judgement.kept_bits)
@@ -179,6 +181,26 @@ class Amplification:
 
 
 SHORT = "entropy_exhausted"
+PROBES_A_COEFFICIENT = 3
+"""So many probes a coefficient of a channel under public patterns are needed to tell the surface from all else."""
+
+
+def unfittable(facts: Facts) -> str | None:
+    """Return why nothing can be said against an Eve who knows the patterns; None where she can be judged.
+
+    A channel under a public pattern is a known function of N + 1 coefficients, or of one for each pattern that is in
+    use. With few probes they cannot be fitted, and nobody can say what is left; Eve may know the room by other means.
+    """
+    if facts.patterns is None or facts.states is None:
+        return None
+    n_states = np.unique(facts.states).size
+    unknown = min(facts.patterns.shape[1] + 1, n_states)
+    if n_states > 1 and facts.rounds.size < PROBES_A_COEFFICIENT * unknown:
+        return (
+            f"public_patterns: {facts.rounds.size} probes cannot tell a surface with {unknown} unknown coefficients from "
+            f"what moves; accepted: {PROBES_A_COEFFICIENT * unknown} probes a block, or a secret surface"
+        )
+    return None
 
 
 def _no_key(block: int, measured: bool, rule: str, why: str) -> KeyReport:

@@ -16,7 +16,7 @@ from testbed.chain.agreement import Agreed
 from testbed.core.errors import InputError
 from testbed.core.outcomes import COVERAGE, EveReport, HeardSeries, SurfaceRecord
 from testbed.core.types import C64, F64, I64, CsiSeries, Features
-from testbed.entropy.facts import Earlier, Facts, Heard
+from testbed.entropy.facts import C128, Earlier, Facts, Heard
 
 MOST_CHANNELS = 8
 """Channels of complex CSI that a length is judged with, besides the features: evenly spaced over the band."""
@@ -97,7 +97,7 @@ class Knowledge:
             features = Features(features.values, rounds)
         published = np.zeros(raw.values.size, np.bool_)
         published[agreed.sacrificed] = True
-        states, patterns = _surface(surface, features.rounds)
+        states, patterns, responses = _surface(surface, features.rounds)
         if states is not None:
             self._states |= dict(zip(features.rounds.tolist(), states.tolist(), strict=True))
         return Facts.of_bits(
@@ -111,6 +111,7 @@ class Knowledge:
             heard=tuple(_joined(parts) for parts in self._heard.values() if parts),
             states=states,
             patterns=patterns,
+            responses=responses,
             earlier=tuple(self._before(name, f, features) for name, f in self._earlier),
         )
 
@@ -153,19 +154,23 @@ def _columns(values: F64, width: int) -> F64:
     return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=np.nan)
 
 
-def _surface(surface: SurfaceRecord | None, rounds: I64) -> tuple[I64 | None, np.ndarray | None]:
-    """Return opaque states (probe,) and, where patterns are public, reflection coefficients (probe, element)."""
+def _surface(surface: SurfaceRecord | None, rounds: I64) -> tuple[I64 | None, C128 | None, C128 | None]:
+    """Return opaque states (probe,) and, where they are public, reflection coefficients (probe, element), responses."""
     if surface is None:
-        return None, None
+        return None, None, None
     if len(surface.states) != rounds.size:
         raise InputError(f"{len(surface.states)} states of the surface; accepted: one for each of {rounds.size} rounds")
     states = np.array(surface.states, np.int64)
     if surface.levels is None:
-        return states, None
+        return states, None, None
     n = len(surface.levels) // max(rounds.size, 1)
     if not 0 < n <= _MOST_ELEMENTS or n * rounds.size != len(surface.levels) or not 1 <= surface.phase_bits <= 8:
         raise InputError(
             "patterns of the surface do not fit the block's rounds; accepted: a level an element and round"
         )
     levels = np.frombuffer(surface.levels, np.uint8).reshape(rounds.size, n)
-    return states, np.exp(2j * np.pi / (1 << surface.phase_bits) * levels)
+    patterns = np.exp(2j * np.pi / (1 << surface.phase_bits) * levels)
+    if surface.responses is None or len(surface.responses) != 8 * rounds.size:
+        return states, patterns, None
+    responses = np.frombuffer(surface.responses, "<c8").astype(np.complex128)[:, None]
+    return states, patterns, responses if np.isfinite(responses).all() else None

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from testbed.coordinator.events import BlockOver, Effect, Note, Send
 from testbed.coordinator.roster import Node, Roster
+from testbed.coordinator.surface_keeper import SurfaceKeeper
 from testbed.coordinator.tally import Tally
 from testbed.core.config import Experiment, Lab
 from testbed.core.machine import Deadlines, EventClock, Phases, Story
@@ -153,9 +154,16 @@ class Blocks:
     """The block that is open, if one is, and what decides about the next one."""
 
     def __init__(
-        self, lab: Lab, experiment: Experiment, roster: Roster, tally: Tally, clock: EventClock, story: Story
+        self,
+        lab: Lab,
+        experiment: Experiment,
+        roster: Roster,
+        surface: SurfaceKeeper,
+        tally: Tally,
+        clock: EventClock,
+        story: Story,
     ) -> None:
-        self._experiment, self._roster, self._tally = experiment, roster, tally
+        self._experiment, self._roster, self._surface, self._tally = experiment, roster, surface, tally
         self._clock, self._story = clock, story
         self._distil_timeout_s = lab.coordinator.distil_timeout_s
         self._operation_timeout_s = lab.coordinator.operation_timeout_s
@@ -238,7 +246,8 @@ class Blocks:
         names = self._roster.pair()
         block.wait_for(names, self._distil_timeout_s + GRACE_S)
         report = block.attacked.report if block.attacked is not None else None
-        body = m.Amplify(block=block.number, eve=report, timeout_s=self._distil_timeout_s)
+        surface = self._surface.record(block.rounds)
+        body = m.Amplify(block=block.number, eve=report, timeout_s=self._distil_timeout_s, surface=surface)
         return [Send(n, body) for n in sorted(names)]
 
     def _after_amplification(self, block: Block) -> list[Effect]:

@@ -83,6 +83,8 @@ class NewPattern:
     """A pattern is ordered for the first time or again: record it."""
 
     pattern: SurfacePattern
+    name: str
+    """Of the surface's state: the pattern's digest, or the opaque name of a secret one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from testbed.coordinator.events import Effect, Note, RunFails, Send
-from testbed.core.config import Experiment, Lab
+from testbed.core.config import Experiment, Lab, is_rehearsal, planned_blocks
 from testbed.core.machine import Deadlines, EventClock, Story
 from testbed.net import messages as m
 
@@ -164,8 +164,6 @@ class Roster:
 
     def misfit(self) -> str | None:
         """Return why the radios that joined do not serve this experiment; None where they do."""
-        if self.antennas().get("eve", 1) > 1:
-            return f"eve: {self.antennas()['eve']} antennas, accepted 1: what more she hears would go uncounted"
         if self._experiment.beams.policy != "none" and not self.timed:
             return (
                 f"table [beams]: policy = {self._experiment.beams.policy!r} needs radios that can time their samples; "
@@ -216,6 +214,7 @@ class Roster:
             radio=e.radio, probing=e.probing, chain=e.chain, accounting=e.accounting,
             beams=e.beams, antennas=self.antennas(),
             experiment_mode=e.mode == "experiment", record_iq=e.records.iq, seed=e.seed, timed=self.timed,
+            blocks=planned_blocks(e), rehearsal=is_rehearsal(self._lab, e), surface=e.surface,
             discussion=discussion, transcript=transcript,
         )  # fmt: skip
         return [Send(node.name, body)]

@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import zmq
 
 from testbed.assess import run_summary
 from testbed.coordinator import events as e
 from testbed.coordinator.state import CoordinatorState
-from testbed.core import registry, schedule
+from testbed.core import registry, schedule, seeds
 from testbed.core.clock import Clock, WallClock
-from testbed.core.config import Experiment, Lab, to_dict
+from testbed.core.config import Experiment, Lab, is_rehearsal, to_dict
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.gate import identifier, printable
 from testbed.core.identity import Identity
@@ -200,8 +201,8 @@ class Coordinator:
                         self._let_time_pass(until_s)
                 case e.Note(kind, detail):
                     self._note(kind, detail, writer, progress)
-                case e.NewPattern(pattern):
-                    writer.pattern(pattern.digest, pattern.levels, pattern.phase_bits)
+                case e.NewPattern(pattern, name):
+                    writer.pattern(name, pattern.levels, pattern.phase_bits)
                 case e.RoundOver():
                     self._record_round(instruction, writer)
                     self._tell_progress(progress)
@@ -217,8 +218,10 @@ class Coordinator:
             raise TestbedError("this lab has a [world], but its endpoint is not known")
         driver = registry.load_driver("worlds", place.driver)
         plan = self.experiment
+        # A run that is no rehearsal must not follow from a number in a file, the simulated air included.
+        seed = plan.seed if is_rehearsal(self.lab, plan) else seeds.fresh()
         limit_s = self.lab.coordinator.operation_timeout_s
-        driver.reset(endpoint, self._identity, plan.scene, plan.radio, plan.seed, limit_s)
+        driver.reset(endpoint, self._identity, plan.scene, plan.radio, seed, limit_s)
         self._let_time_pass = driver.pacer(endpoint, self._identity)
 
     def _note(self, kind: str, detail: dict[str, Any], writer: RunWriter, progress: Callable[[Progress], None]) -> None:
@@ -267,8 +270,10 @@ class Coordinator:
             return
         names = {role: self.lab.by_role(role) or role for role in ("alice", "bob", "eve")}
         agree = {names[role]: r for role, r in (("alice", b.alice), ("bob", b.bob)) if r is not None}
+        # What Eve's node reports to Alice is large, and her CSI is recorded anyway.
+        eve = None if b.eve is None else msgspec.structs.replace(b.eve, heard=())
         key = {names[role]: r for role, r in (("alice", b.key_alice), ("bob", b.key_bob)) if r is not None}
-        writer.block(documents.Block(block=b.block, agree=agree, eve=b.eve, key=key))
+        writer.block(documents.Block(block=b.block, agree=agree, eve=eve, key=key))
         for role, raw in b.raw.items():
             bits = np.frombuffer(raw, dtype=np.uint8)
             if bits.size and bits.max() > 1:

@@ -104,7 +104,7 @@ class CoordinatorState(Deadlines):
         ahead = self.timetable.virtual and not self.surface.is_changing
         self.rounds = Rounds(self.roster, self._timeout_s, ahead, clock, story)
         self.tally = Tally(story)
-        self.blocks = Blocks(lab, experiment, self.roster, self.tally, clock, story)
+        self.blocks = Blocks(lab, experiment, self.roster, self.surface, self.tally, clock, story)
         self._stop_asked = False
         """The round on the air and what was gathered are finished, and nothing more is begun."""
         self._outcome: RunOver | None = None

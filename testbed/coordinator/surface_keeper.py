@@ -14,8 +14,10 @@ pattern and acknowledges an opaque number, that number takes the digest's place 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+
+import numpy as np
 
 from testbed.coordinator.events import Effect, NewPattern, Note, Send
 from testbed.coordinator.roster import Roster
@@ -26,6 +28,7 @@ from testbed.core.machine import Deadlines, EventClock, Story
 from testbed.core.stages import SurfacePolicy
 from testbed.core.types import C64, SurfacePattern
 from testbed.net import messages as m
+from testbed.surface.line_of_sight import LineOfSight
 
 MAX_FAILURES = 3
 """Orders in a row that the surface may refuse or leave unanswered before the run ends."""
@@ -68,6 +71,16 @@ class SurfaceKeeper(Deadlines):
         """Orders in a row that were refused or left unanswered."""
         self._asked_round = -1
         """Round that the policy was last asked about."""
+        self.is_secret = plan.policy != "none" and plan.is_secret
+        """The surface's node draws the patterns; here they are opaque numbers."""
+        self._group: int | None = None
+        """Of the rounds that hold the present secret pattern."""
+        self._in_round: dict[int, str] = {}
+        """Round → name of the state that it was ordered under, until its block is distilled."""
+        self._numbers: dict[str, int] = {}
+        """Name of a state → its opaque number."""
+        self._patterns: dict[str, SurfacePattern] = {}
+        """Public patterns by name, as long as rounds of theirs are not distilled."""
 
     # -- what the policy wants
 
@@ -114,6 +127,11 @@ class SurfaceKeeper(Deadlines):
                 policy.survey(self._experiment.scene, self._experiment.radio.carrier_hz)
                 seed = seeds.derive(self._experiment.seed, "surface")
                 policy.begin(ris.hello.surface_shape, ris.hello.phase_bits, seed)
+            if self.is_secret:
+                self._asked_round = number
+                if policy.group(number) != self._group:
+                    self._group, self.held = policy.group(number), None
+                return None
             wanted = policy.pattern_for(number)
         except InputError as exc:
             return f"surface policy {self._experiment.surface.policy!r}: {exc}"
@@ -141,6 +159,38 @@ class SurfaceKeeper(Deadlines):
         """A round is ordered under the present pattern."""
         if self.policy is not None:
             self.unconfirmed.append(number)
+        if self.held is not None:
+            self._in_round[number] = self.held
+            if self.pattern is not None:
+                self._patterns[self.held] = self.pattern
+
+    def record(self, rounds: Sequence[int]) -> m.SurfaceRecord | None:
+        """Return what is public of the surface in a block's rounds, and forget these and all before them."""
+        names = [self._in_round.get(r) for r in rounds]
+        if self.policy is None or None in names:
+            return None
+        known = [name for name in names if name is not None]
+        states = tuple(self._numbers.setdefault(name, len(self._numbers)) for name in known)
+        levels = None
+        if not self.is_secret:
+            levels = b"".join(self._patterns[name].levels.tobytes() for name in known)
+        bits = self._patterns[known[0]].phase_bits if levels is not None else 1
+        responses = None if levels is None else self._responses(known)
+        self._in_round = {r: name for r, name in self._in_round.items() if r > rounds[-1]}
+        used = {*self._in_round.values(), self.held}
+        self._patterns = {name: p for name, p in self._patterns.items() if name in used}
+        return m.SurfaceRecord(states=states, levels=levels, phase_bits=bits, responses=responses)
+
+    def _responses(self, names: Sequence[str]) -> bytes | None:
+        """Return what the surface responds by the scene's geometry; None where the scene does not say."""
+        e = self._experiment
+        try:
+            link = LineOfSight.of(e.scene, e.radio.carrier_hz, self._patterns[names[0]].levels.shape)
+            by_name = {name: link.response(self._patterns[name], direct=0.0) for name in set(names)}
+        except InputError:
+            return None
+        largest = max(abs(h) for h in by_name.values()) or 1.0
+        return np.array([by_name[name] / largest for name in names], "<c8").tobytes()
 
     def order(self, number: int) -> list[Effect]:
         """Order the pattern that the policy wants in this round."""
@@ -148,16 +198,19 @@ class SurfaceKeeper(Deadlines):
         assert ris is not None
         assert ris.hello is not None
         assert ris.hello.surface_shape is not None
-        assert self.pattern is not None
         self.unconfirmed.clear()
         self._order_round = number
         self.set_deadline(_ACKNOWLEDGEMENT, self._timeout_s)
+        if self.is_secret:
+            self._story.add("secret pattern ordered", round=number)
+            return [Send(ris.name, m.ApplyNext(round=number))]
+        assert self.pattern is not None
         self._story.add("pattern ordered", round=number, pattern=self.pattern.digest)
         body = m.Apply(
             round=number, levels=self.pattern.levels.tobytes(), shape=ris.hello.surface_shape,
             phase_bits=ris.hello.phase_bits,
         )  # fmt: skip
-        return [NewPattern(self.pattern), Send(ris.name, body)]
+        return [NewPattern(self.pattern, self.pattern.digest), Send(ris.name, body)]
 
     def is_answer(self, body: m.Applied) -> bool:
         """Return whether an acknowledgement is the one that is waited for.
@@ -175,7 +228,10 @@ class SurfaceKeeper(Deadlines):
         self._failures = 0
         self.held, self._latched_s, self._acknowledged = body.digest, latched_s, body.digest
         self._story.add("pattern acknowledged", round=body.round, pattern=body.digest)
-        return []
+        if body.levels is None or not self.is_secret or len(body.levels) != body.shape[0] * body.shape[1]:
+            return []
+        levels = np.frombuffer(body.levels, np.uint8).reshape(body.shape)
+        return [NewPattern(SurfacePattern(levels, body.phase_bits), body.digest)]
 
     def fail(self) -> bool:
         """The order was refused or left unanswered; returns whether that has happened too often in a row."""

@@ -137,6 +137,13 @@ class SurfacePlan(Table):
     policy: str = "none"
     """none: it is left alone; otherwise the name of a policy (`testbed list`)."""
     options: Options = field(default_factory=dict)
+    secret: bool | None = None
+    """Whether patterns are key material: drawn by the node that holds the board from the operating system's randomness,
+    fresh every run and never told. By default true for policy "random" and false for all others, which cannot be."""
+
+    @property
+    def is_secret(self) -> bool:
+        return self.policy == "random" if self.secret is None else self.secret
 
 
 class BeamPlan(Table):
@@ -328,6 +335,18 @@ def radio_out_of_range(radio: RadioPlan) -> str | None:
         if not low <= value <= high:
             return f"key {key!r}: {value:g} Hz, accepted: {low:g} to {high:g} Hz"
     return None
+
+
+def is_rehearsal(lab: Lab, experiment: Experiment) -> bool:
+    """Return whether a run follows from its seed: simulated air, in experiment mode. Its keys are never delivered."""
+    return lab.world is not None and experiment.mode == "experiment"
+
+
+def planned_blocks(experiment: Experiment) -> int:
+    """Return how many blocks a run may distil: what ε is shared out among."""
+    t, size = experiment.training, experiment.accounting.block_rounds
+    rounds = experiment.rounds - (t.rounds + t.guard_rounds if t.rounds else 0)
+    return max(1, -(-rounds // size))
 
 
 def to_dict(config: Struct) -> dict[str, Any]:

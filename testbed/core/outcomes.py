@@ -81,6 +81,9 @@ class SurfaceRecord(Struct, frozen=True, kw_only=True):
     levels: bytes | None = None
     """(round, element) uint8 phase levels, where the patterns are public; None where they are secret."""
     phase_bits: Annotated[int, Meta(ge=1, le=8)] = 1
+    responses: bytes | None = None
+    """(round,) complex64: what the surface's path between Alice and Bob responds by the scene's geometry, up to a factor;
+    where patterns are public and the scene says where everything stands."""
 
 
 class EveReport(Struct, frozen=True, kw_only=True):
@@ -159,4 +162,10 @@ class KeyReport(Struct, frozen=True, kw_only=True):
     def public(self) -> KeyReport:
         """Return what may leave a node in private mode."""
         failure = None if self.failure is None else self.failure.partition(":")[0]
-        return KeyReport(block=self.block, key_bits=self.key_bits, entropy=self.entropy, failure=failure)
+        return KeyReport(
+            block=self.block,
+            key_bits=self.key_bits,
+            eve_measured=self.eve_measured,
+            entropy=self.entropy,
+            failure=failure,
+        )

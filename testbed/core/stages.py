@@ -221,6 +221,8 @@ class SurfacePolicy(ABC):
 
     changes: bool = True
     """Whether the pattern may change during a run; where it does not, rounds are ordered ahead."""
+    can_be_secret: ClassVar[bool] = False
+    """Whether its patterns may be key material: drawn from the node's own randomness and nothing else."""
     watches: bool = False
     """Whether `pattern_for` needs `observe` of every earlier round first."""
     search_only: bool = False
@@ -238,6 +240,10 @@ class SurfacePolicy(ABC):
     @abstractmethod
     def pattern_for(self, round: int) -> SurfacePattern:
         """Return what the surface holds while this round is probed."""
+
+    def group(self, round: int) -> int:
+        """Return the same number for rounds that hold one pattern, as far as that is known beforehand."""
+        return round
 
     def observe(self, round: int, links: Mapping[str, C64]) -> None:
         """Hear what became of a round: CSI (rx antenna, tx antenna, subcarrier) by link "tx>rx", kept ones only.

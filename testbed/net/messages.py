@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from testbed.core.config import Accounting, BeamPlan, ChainPlan, ProbingPlan, RadioPlan
+from testbed.core.config import Accounting, BeamPlan, ChainPlan, ProbingPlan, RadioPlan, SurfacePlan
 from testbed.core.errors import ProtocolError
 from testbed.core.gate import Delay, Duration, Finite, Gate, Identifier, IdentifierOrNone, Instant, Number, Tally, Text
 from testbed.core.ledger import PublicMessage
-from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
 
 VERSION = 4
 """Raised with every incompatible change; peers of another version are refused with a reason."""
@@ -101,19 +101,30 @@ class ClockReading(_Body, frozen=True):
     device_time_s: Instant
 
 
+class ApplyNext(_Body, frozen=True):
+    """Hold the secret pattern of this round, which the surface's node draws itself."""
+
+    round: Number
+
+
 class Applied(_Body, frozen=True):
     """The surface holds the pattern."""
 
     round: Number
-    digest: Digest
+    digest: Identifier
+    """Of an ordered pattern its digest; of a secret one the opaque name of the state."""
     device_time_s: Instant
+    levels: Annotated[bytes, Meta(max_length=MAX_ELEMENTS)] | None = None
+    """Of a secret pattern, (row, column) uint8, in experiment mode only: for the record."""
+    shape: tuple[Edge, Edge] = (0, 0)
+    phase_bits: PhaseBits = 1
 
 
 class SurfaceHeld(_Body, frozen=True):
     """What the surface holds, read back."""
 
     round: Number
-    digest: Digest
+    digest: Identifier
 
 
 class Captured(_Body, frozen=True):
@@ -240,6 +251,11 @@ class Configure(_Body, frozen=True):
     beams: BeamPlan = msgspec.field(default_factory=BeamPlan)
     antennas: dict[Role, Antennas] = {}
     """How many antennas each role has; one where it is not named."""
+    blocks: Annotated[int, Meta(ge=1, le=1 << 31)] = 1
+    """How many blocks the run plans."""
+    rehearsal: bool = False
+    """The run follows from its seed: nothing that it makes is a secret, and its keys are kept apart."""
+    surface: SurfacePlan = msgspec.field(default_factory=SurfacePlan)
     discussion: Endpoint = ""
     """Endpoint of Alice's discussion socket (Bob's message)."""
     transcript: Endpoint = ""
@@ -323,6 +339,8 @@ class Amplify(_Body, frozen=True):
     block: Number
     eve: EveReport | None
     timeout_s: Duration
+    surface: SurfaceRecord | None = None
+    """What is public of the surface in the block's rounds."""
 
 
 class GuessKey(_Body, frozen=True):
@@ -352,7 +370,8 @@ class Envelope(Struct, frozen=True):
         Hello | Heartbeat | Configured | ClockReading | Applied | SurfaceHeld | Captured | Stepped | Probed | Failed
         | Stopped | Agreed | Trained | Attacked | Amplified | KeyGuessed
         # to nodes
-        | Welcome | Refused | Pulse | Configure | ReadClock | Apply | ReadSurface | Probe | Step | Abandon | Finish
+        | Welcome | Refused | Pulse | Configure | ReadClock | Apply | ApplyNext | ReadSurface | Probe | Step | Abandon
+        | Finish
         | Distil | Attack | Amplify | GuessKey
     )  # fmt: skip
 
@@ -363,8 +382,8 @@ FROM_NODES = (
 )  # fmt: skip
 """What the coordinator listens to; an order that comes from a node is refused."""
 TO_NODES = (
-    Welcome, Refused, Pulse, Configure, ReadClock, Apply, ReadSurface, Probe, Step, Abandon, Finish, Distil, Attack,
-    Amplify, GuessKey,
+    Welcome, Refused, Pulse, Configure, ReadClock, Apply, ApplyNext, ReadSurface, Probe, Step, Abandon, Finish, Distil,
+    Attack, Amplify, GuessKey,
 )  # fmt: skip
 
 
@@ -387,7 +406,7 @@ def _check(envelope: Envelope) -> None:
             for link in links:
                 if link.csi is not None and len(link.csi) != 8 * math.prod(link.shape):
                     raise ValueError(f"CSI of {len(link.csi)} bytes, accepted: 8 for each of shape {link.shape}")
-        case Apply(levels=levels, shape=shape):
+        case Apply(levels=bytes(levels), shape=shape) | Applied(levels=bytes(levels), shape=shape):
             if len(levels) != math.prod(shape):
                 raise ValueError(f"{len(levels)} levels for a surface of shape {shape}")
 

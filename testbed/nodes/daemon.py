@@ -38,6 +38,7 @@ from testbed.net import transport
 from testbed.nodes import calibration
 from testbed.nodes import state as s
 from testbed.nodes.antennas import Antennas
+from testbed.nodes.secret_surface import SecretSurface
 
 log = logging.getLogger("testbed.node")
 _POLL_MS = 100
@@ -117,6 +118,9 @@ class NodeDaemon:
         self._radio_failed = False
         self._part = _Part(-1)
         self._experiment_mode = False
+        self._secret_surface: SecretSurface | None = None
+        self._surface_run = ""
+        """The run whose secret patterns these are."""
         context = DriverContext(
             seed=seeds.derive(0, lab.name, name), world=world, identity=identity, state_dir=state_dir
         )
@@ -316,7 +320,8 @@ class NodeDaemon:
         return None
 
     def _key_folder(self) -> Path:
-        return self._state_dir / "keys" / self._run_name()
+        kind = "rehearsals" if self.state.is_rehearsal else "keys"
+        return self._state_dir / kind / self._run_name()
 
     def _model_path(self) -> Path:
         return self._state_dir / "models" / f"{self._run_name()}.npz"
@@ -329,7 +334,8 @@ class NodeDaemon:
 
     def _kept_blocks(self) -> int:
         """Return the highest block of this run of which an earlier life of this node kept a key, −1 for none."""
-        names = [p.stem.removeprefix("block-") for p in self._key_folder().glob("block-*.key")]
+        kept = (self._state_dir / kind / self._run_name() for kind in ("keys", "rehearsals"))
+        names = [p.stem.removeprefix("block-") for folder in kept for p in folder.glob("block-*.key")]
         return max((int(n) for n in names if n.isdecimal()), default=-1)
 
     def _keep_model(self, model: bytes) -> None:
@@ -359,6 +365,8 @@ class NodeDaemon:
                         return s.DeviceDone(m.ClockReading(device_time_s=self._device.now_s()))
                     case m.Apply():
                         return self._apply(body)
+                    case m.ApplyNext():
+                        return self._apply_next(body)
                     case m.ReadSurface():
                         return self._read_surface(body)
                     case m.Probe():
@@ -393,6 +401,7 @@ class NodeDaemon:
             self._ear = transport.Eavesdropper(self._wire, body.transcript, str(self.lab.by_role("alice")))
             self._poller.register(self._ear.socket, zmq.POLLIN)
         if not isinstance(self._device, Radio):
+            self._configure_surface(body)
             return s.DeviceDone(m.Configured(accepted={}))
         settings = RadioSettings(
             carrier_hz=body.radio.carrier_hz,
@@ -416,6 +425,30 @@ class NodeDaemon:
             )
         )
 
+    def _configure_surface(self, body: m.Configure) -> None:
+        """Get ready to draw secret patterns; an order of the same run to configure again changes nothing."""
+        plan, run = body.surface, self.state.run
+        if not isinstance(self._device, Board) or not plan.is_secret or run == self._surface_run:
+            return
+        self._secret_surface = SecretSurface(
+            plan.policy, plan.options, self._device.shape, self._device.phase_bits, self.state.seed,
+            self.incarnation[:4],
+        )  # fmt: skip
+        self._surface_run = run
+
+    def _apply_next(self, body: m.ApplyNext) -> s.Event:
+        if not isinstance(self._device, Board) or self._secret_surface is None:
+            return s.DeviceFault("applynext", f"{self.name} draws no patterns in this run")
+        pattern = self._secret_surface.pattern_for(body.round)
+        applied = self._device.apply(pattern)
+        recorded = pattern.levels.tobytes() if self._experiment_mode else None
+        return s.DeviceDone(
+            m.Applied(
+                round=body.round, digest=self._secret_surface.name_of(applied.digest), device_time_s=applied.time_s,
+                levels=recorded, shape=self._device.shape, phase_bits=pattern.phase_bits,
+            )
+        )  # fmt: skip
+
     def _apply(self, body: m.Apply) -> s.Event:
         if not isinstance(self._device, Board):
             return s.DeviceFault("apply", f"{self.name} drives no surface")
@@ -428,7 +461,9 @@ class NodeDaemon:
     def _read_surface(self, body: m.ReadSurface) -> s.Event:
         if not isinstance(self._device, Board):
             return s.DeviceFault("readsurface", f"{self.name} drives no surface")
-        return s.DeviceDone(m.SurfaceHeld(round=body.round, digest=self._device.readback().digest))
+        digest = self._device.readback().digest
+        name = digest if self._secret_surface is None else self._secret_surface.name_of(digest)
+        return s.DeviceDone(m.SurfaceHeld(round=body.round, digest=name))
 
     def _probe(self, body: m.Probe) -> s.Event:
         """Do this node's part in each slot, tell that the air is free, then estimate."""

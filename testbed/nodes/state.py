@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from testbed.assess import randomness
@@ -22,7 +23,7 @@ from testbed.core import seeds
 from testbed.core.config import Floors
 from testbed.core.errors import InputError
 from testbed.core.ledger import PublicMessage
-from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import CsiFrame, CsiSeries, Key
 from testbed.net import messages as m
@@ -110,7 +111,7 @@ class Publish:
 class Do:
     """A device operation: the body of the request."""
 
-    body: m.Configure | m.ReadClock | m.Apply | m.ReadSurface | m.Probe | m.Step
+    body: m.Configure | m.ReadClock | m.Apply | m.ApplyNext | m.ReadSurface | m.Probe | m.Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +241,8 @@ class NodeState:
                     return [Report(m.Failed(operation="configure", state=self.name, detail=lost))]
                 self.name = "configuring"
                 return [Do(body)]
-            case m.ReadClock() | m.Apply() | m.ReadSurface():
-                self.name = "applying" if isinstance(body, m.Apply) else "reading"
+            case m.ReadClock() | m.Apply() | m.ApplyNext() | m.ReadSurface():
+                self.name = "applying" if isinstance(body, m.Apply | m.ApplyNext) else "reading"
                 return [Do(body)]
             case m.Probe() | m.Step():
                 self.name = "probing"
@@ -283,13 +284,18 @@ class NodeState:
         self._block = -1
 
     @property
+    def is_rehearsal(self) -> bool:
+        """Whether the run follows from its seed, so that its keys are nobody's secret."""
+        return self._plan is not None and self._plan.rehearsal
+
+    @property
     def seed(self) -> int:
-        """What random choices come from: the experiment's seed, or in private mode a secret that is never used again.
+        """What random choices come from: in a rehearsal the experiment's seed, otherwise a secret that is never used again.
 
         A block that is begun twice, or a second welcome, must not repeat what was chosen before.
         """
         assert self._plan is not None
-        if self._plan.experiment_mode:
+        if self._plan.rehearsal:
             return self._plan.seed
         self._secrets_drawn += 1
         return seeds.secret(self._secret_seed, self.run, self._secrets_drawn)
@@ -348,16 +354,16 @@ class NodeState:
         self._deadline_s = self._now_s + body.timeout_s
         self.name = "amplifying"
         role: Literal["alice", "bob"] = "alice" if self.role == "alice" else "bob"
-        decided = self._decide(agreed, body.eve) if role == "alice" else None
+        decided = self._decide(agreed, body.eve, body.surface) if role == "alice" else None
         self._conversation = Conversation(self._chain.amplify(role, agreed, decided, self.seed))
         return self._converse(None, start=True)
 
-    def _decide(self, agreed: Agreed, eve: EveReport | None) -> KeyReport:
+    def _decide(self, agreed: Agreed, eve: EveReport | None, surface: SurfaceRecord | None) -> KeyReport:
         """Return how long the key may be, by everything that others may know; from now on they know this block."""
         assert self._chain is not None
         if eve is not None and usable(eve, agreed.report.block):
             self._knowledge.add_heard(eve.heard)
-        decided = self._chain.decide(agreed, self._knowledge.facts(agreed), self.seed)
+        decided = self._chain.decide(agreed, self._knowledge.facts(agreed, surface), self.seed)
         if agreed.features is not None:
             self._knowledge.add_features(f"block {agreed.report.block}", agreed.features)
         return decided
@@ -411,13 +417,15 @@ class NodeState:
             return [self._no_key(_reason(conversation))]
         key, report = conversation.result
         if key is None:
-            return [Report(m.Amplified(report=self._told(report), public_messages=self._said))]
+            return [Report(m.Amplified(report=self._public(report), public_messages=self._said))]
         digest, p_values = None, {}
         if self._plan.experiment_mode:
             digest = self._digest(key)
             if self.role == "alice":
                 p_values = {test: float(p[0]) for test, p in randomness.p_values(key.bits[None, :]).items()}
-        amplified = m.Amplified(report=self._told(report), digest=digest, public_messages=self._said, p_values=p_values)
+        amplified = m.Amplified(
+            report=self._public(report), digest=digest, public_messages=self._said, p_values=p_values
+        )
         return [KeepKey(key), Report(amplified)]
 
     def _trained(self, conversation: Conversation[Any]) -> list[Instruction]:
@@ -433,7 +441,9 @@ class NodeState:
         if report.failure is not None or not isinstance(enhancer, TrainableEnhancer):
             return [said]
         self._model = enhancer.dump()
-        if self._trained_on is not None and (features := self._chain.features(self._trained_on, "alice")) is not None:
+        assert self._chain is not None
+        features = None if self._trained_on is None else self._chain.features(self._trained_on, "alice")
+        if features is not None:
             self._knowledge.add_features("training", features)
         return [KeepModel(self._model), said]
 
@@ -449,7 +459,7 @@ class NodeState:
         report = KeyReport(block=self._block, key_bits=0, failure=reason)
         return Report(m.Amplified(report=report, public_messages=self._said))
 
-    def _told(self, report: KeyReport) -> KeyReport:
+    def _public(self, report: KeyReport) -> KeyReport:
         """Return what may be said of a length: entropies follow from secret bits, so private nodes keep them."""
         return report if self._plan is not None and self._plan.experiment_mode else report.public()
 
@@ -522,7 +532,8 @@ class NodeState:
         )
         if isinstance(request, m.Attack):
             raw = guess.raw.tobytes() if self._plan.experiment_mode and guess.raw is not None else None
-            heard = self._chain.report_series(*(self._series(record.rounds, tx) for tx in ("alice", "bob")))
+            from_alice, from_bob = (self._series(record.rounds, tx) for tx in ("alice", "bob"))
+            heard = self._chain.report_series(from_alice, from_bob)
             report = msgspec.structs.replace(guess.report, heard=heard)
             return [Report(m.Attacked(report=report, guess=raw))]
         del self._overheard[block]

@@ -19,6 +19,7 @@ WELCOME = m.Welcome(run="r", lost_after_s=10.0)
 DISTIL = m.Distil(block=0, rounds=ROUNDS, timeout_s=60.0)
 ORDERS: list[Any] = [
     configure(), m.ReadClock(), m.Apply(round=1, levels=b"\0", shape=(1, 1), phase_bits=1), m.ReadSurface(round=1),
+    m.ApplyNext(round=1),
     m.Probe(round=1, slots=[], margin_s=0.0, end_s=1.0),
     m.Step(round=1, step=0, action="transmit", tx="alice", last=True), DISTIL,
     m.Attack(block=0, rounds=[1], public_messages=0),
@@ -51,7 +52,7 @@ def test_nobody_follows_an_order_that_is_not_for_its_role(order: type) -> None:
     taken = {r for r, o in for_role.items() if o.refusal(body, "r", configured=True) is None}
     ends, radios, everybody = {"alice", "bob"}, {"alice", "bob", "eve"}, {"alice", "bob", "eve", "ris"}
     wanted = {
-        m.Configure: everybody, m.ReadClock: everybody, m.Abandon: everybody, m.Apply: {"ris"}, m.ReadSurface: {"ris"},
+        m.Configure: everybody, m.ReadClock: everybody, m.Abandon: everybody, m.Apply: {"ris"}, m.ApplyNext: {"ris"}, m.ReadSurface: {"ris"},
         m.Probe: radios, m.Step: radios, m.Distil: ends, m.Amplify: ends, m.Attack: {"eve"}, m.GuessKey: {"eve"},
     }  # fmt: skip
     assert taken == wanted[order]
