@@ -127,9 +127,7 @@ def read(path_stem: Path) -> tuple[IqBlock, float, list[Annotation]]:
     meta = path_stem.with_name(path_stem.name + ".sigmf-meta")
     try:
         if meta.stat().st_size > MAX_META_BYTES or data.stat().st_size > MAX_DATA_BYTES:
-            raise InputError(
-                f"{data}: more bytes than accepted: {MAX_DATA_BYTES}, described in {MAX_META_BYTES}"
-            )
+            raise InputError(f"{data}: more bytes than accepted: {MAX_DATA_BYTES}, described in {MAX_META_BYTES}")
         found = _decoder.decode(meta.read_bytes())
         check_plain(found, 32)
         head, capture = found.head, found.captures[0]

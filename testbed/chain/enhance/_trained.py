@@ -14,6 +14,7 @@ import copy
 import hashlib
 import io
 import json
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -158,6 +159,8 @@ class Trained(TrainableEnhancer):
         found[present] = out
         if not self.maps_csi:
             return Features(values=found, rounds=csi.rounds)
+        if present.any() and found.shape[1] != 2 * math.prod(model.card["bob_shape"]):
+            raise InputError(f"{self._called} predicts {found.shape[1]} numbers for {model.card['bob_shape']}")
         if not present.any():
             return self._reduction.apply(np.full(csi.h.shape, np.nan + 0j), csi)
         return self._reduction.apply(unstacked(found, model.card["bob_shape"]), csi)
@@ -303,7 +306,10 @@ class Trained(TrainableEnhancer):
         arrays = unpacked(data)
         if "card" not in arrays:
             raise ValueError("no model card in it")
-        card = self._read_card(arrays.pop("card").astype(np.uint8).tobytes().decode("utf-8"))
+        text = arrays.pop("card")
+        if text.dtype != np.uint8:
+            raise ValueError("no model card in it")
+        card = self._read_card(text.tobytes().decode("utf-8"))
         parts: dict[str, Arrays] = {"private": {}, "public": {}}
         for name, values in arrays.items():
             part, _, key = name.partition(".")
