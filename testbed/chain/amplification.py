@@ -197,8 +197,8 @@ def unfittable(facts: Facts) -> str | None:
     unknown = min(facts.patterns.shape[1] + 1, n_states)
     if n_states > 1 and facts.rounds.size < PROBES_A_COEFFICIENT * unknown:
         return (
-            f"public_patterns: {facts.rounds.size} probes cannot tell a surface with {unknown} unknown coefficients from "
-            f"what moves; accepted: {PROBES_A_COEFFICIENT * unknown} probes a block, or a secret surface"
+            f"public_patterns: {facts.rounds.size} probes cannot tell a surface of {unknown} unknown coefficients "
+            f"from what moves; accepted: {PROBES_A_COEFFICIENT * unknown} probes a block, or a secret surface"
         )
     return None
 

@@ -105,7 +105,8 @@ def node(
     """
     logs.configure(verbose)
     from testbed.lab import processes
-    from testbed.nodes.daemon import NodeDaemon, watch_parent
+    from testbed.lab.supervision import watch_parent
+    from testbed.nodes.daemon import NodeDaemon
 
     place = config.load_lab(lab)
     if name not in place.node:
@@ -151,7 +152,7 @@ def sim(
     logs.configure(verbose)
     from testbed.core import registry
     from testbed.lab import processes
-    from testbed.nodes.daemon import watch_parent
+    from testbed.lab.supervision import watch_parent
 
     place = config.load_lab(lab)
     if place.world is None:

@@ -696,6 +696,7 @@ _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]
 
 _ON_FAILURE: Mapping[str, Callable[[CoordinatorState, Node, m.Failed], list[Effect]]] = {
     "apply": _S._apply_failed,
+    "applynext": _S._apply_failed,
     "readsurface": _S._reading_failed,
     "configure": _S._node_failed,
     "readclock": _S._node_failed,

@@ -82,8 +82,8 @@ class SurfaceRecord(Struct, frozen=True, kw_only=True):
     """(round, element) uint8 phase levels, where the patterns are public; None where they are secret."""
     phase_bits: Annotated[int, Meta(ge=1, le=8)] = 1
     responses: bytes | None = None
-    """(round,) complex64: what the surface's path between Alice and Bob responds by the scene's geometry, up to a factor;
-    where patterns are public and the scene says where everything stands."""
+    """(round,) complex64: what the surface's path between Alice and Bob responds by the scene's geometry, but for a
+    factor, where patterns are public and the scene says where everything stands."""
 
 
 class EveReport(Struct, frozen=True, kw_only=True):

@@ -14,12 +14,14 @@ from typing import Any
 from testbed.core.config import Floors, radio_out_of_range
 from testbed.net import messages as m
 from testbed.nodes import floors as demands
+from testbed.nodes.events import OrderRefused
 
 _ANYBODY = (m.Welcome, m.Refused, m.Pulse, m.Configure, m.ReadClock, m.Finish)
 _RADIO = (m.Probe, m.Step, m.Abandon)
 _END = (*_RADIO, m.Distil, m.Amplify)
 _BY_ROLE: dict[str, tuple[type, ...]] = {
-    "alice": _END, "bob": _END, "eve": (*_RADIO, m.Attack, m.GuessKey), "ris": (m.Apply, m.ApplyNext, m.ReadSurface, m.Abandon),
+    "alice": _END, "bob": _END, "eve": (*_RADIO, m.Attack, m.GuessKey),
+    "ris": (m.Apply, m.ApplyNext, m.ReadSurface, m.Abandon),
 }  # fmt: skip
 _NEED_A_PLAN = (m.Distil, m.Amplify, m.Attack, m.GuessKey)
 
@@ -57,11 +59,16 @@ class Orders:
         self.role, self.floors, self._authenticated = role, floors, authenticated
         self.blocks = BlockNumbers()
 
-    def refusal(self, body: Any, run: str, configured: bool) -> str | None:
-        """Return why an order is not followed, in one line; None where it is.
+    def check(self, body: Any, run: str, configured: bool) -> None:
+        """Raise OrderRefused, one line, for an order that is not followed.
 
         `run` is the one that the node was welcomed to, '' before; `configured` says whether it accepted a plan for it.
         """
+        if (why := self.refusal(body, run, configured)) is not None:
+            raise OrderRefused(why)
+
+    def refusal(self, body: Any, run: str, configured: bool) -> str | None:
+        """Return why an order is not followed, in one line; None where it is. See `check`."""
         if not isinstance(body, (*_ANYBODY, *_BY_ROLE[self.role])):
             return f"{type(body).__name__} is no order for {self.role}"
         if not run and not isinstance(body, (m.Welcome, m.Refused, m.Pulse, m.Finish)):

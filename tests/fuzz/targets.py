@@ -105,14 +105,15 @@ def public(_: Path) -> Iterator[Feed]:
 @contextlib.contextmanager
 def node(_: Path) -> Iterator[Feed]:
     """Bad orders that pass the gate, to nodes in different states."""
-    from testbed.nodes import state as s
+    from testbed.nodes import events as e
+    from testbed.nodes.state import NodeState
 
     trees = _trees([m.Envelope(m.Header(0, m.VERSION, "coordinator", "1", "r"), body) for body in _bodies()])
-    welcome = s.Told(m.Welcome(run="r", lost_after_s=8.0))
-    configure = s.Told(next(b for b in _bodies() if isinstance(b, m.Configure)))
+    welcome = e.Received(m.Welcome(run="r", lost_after_s=8.0))
+    configure = e.Received(next(b for b in _bodies() if isinstance(b, m.Configure)))
 
     def feed(rng: random.Random) -> str:
-        made = s.NodeState(rng.choice(["alice", "bob", "eve", "ris"]), 1)
+        made = NodeState(rng.choice(["alice", "bob", "eve", "ris"]), 1)
         for event in [welcome, configure][: rng.randrange(3)]:
             made.handle(event)
         outcome = "refused"
@@ -121,8 +122,8 @@ def node(_: Path) -> Iterator[Feed]:
                 body = m.decode(_bad(trees, rng)).body
             except ProtocolError:
                 continue
-            made.handle(s.Told(body))
-            made.handle(s.Tick(rng.random() * 100))
+            made.handle(e.Received(body))
+            made.handle(e.Tick(rng.random() * 100))
             outcome = "accepted"
         return outcome
 
@@ -147,6 +148,7 @@ def world(_: Path) -> Iterator[Feed]:
     scene = config.load_experiment("static_room").scene
     ask(w.Reset(id=1, scene=msgspec.to_builtins(scene), carrier_hz=2.4e9, seed=1))
     trees: list[Any] = []
+    not_a_number = np.full(9, np.nan, np.complex64).tobytes()
 
     def furnish() -> None:
         trees.clear()
@@ -166,7 +168,8 @@ def world(_: Path) -> Iterator[Feed]:
                 ask(tune)
                 requests = [
                     tune, w.Transmit(**own, start=10**9, seed=1), w.Silence(**own), w.Declare(**own, until=10**9),
-                    w.Receive(**own, start=0, n_samples=100, timeout_s=1.0, seed=1), w.Now(**own), w.Pass(**own, until=5),
+                    w.Receive(**own, start=0, n_samples=100, timeout_s=1.0, seed=1), w.Now(**own),
+                    w.Pass(**own, until=5),
                     w.Attach(id=2, protocol=w.PROTOCOL, name="eve", kind="radio"), w.Detach(**own),
                 ]  # fmt: skip
             trees.extend(_trees(requests))
@@ -178,9 +181,7 @@ def world(_: Path) -> Iterator[Feed]:
             furnish()
         now += 0.01
         replies.clear()
-        payload = rng.choice(
-            [b"", bytes(16), bytes(800), rng.randbytes(80), np.full(9, np.nan, np.complex64).tobytes()]
-        )
+        payload = rng.choice([b"", bytes(16), bytes(800), rng.randbytes(80), not_a_number])
         frames = [_bad(trees, rng), payload][: rng.choice([1, 2, 2])]
         made.handle(b"%d" % next(route), frames, now)
         made.settle(now)
@@ -415,7 +416,8 @@ def iio(_: Path) -> Iterator[Feed]:
     scene = Scene(alice=PlacedNode(position_m=[2.0, 8.0, 1.5]), bob=PlacedNode(position_m=[7.0, 8.0, 1.5]))
     commands = [
         b"VERSION\r\n", b"PRINT\r\n", b"TIMEOUT 500\r\n", b"OPEN iio:device3 64 00000003\r\n", b"CLOSE iio:device3\r\n",
-        b"READBUF iio:device3 256\r\n", b"OPEN iio:device2 64 00000003\r\n", b"WRITEBUF iio:device2 256\r\n" + bytes(256),
+        b"READBUF iio:device3 256\r\n", b"OPEN iio:device2 64 00000003\r\n",
+        b"WRITEBUF iio:device2 256\r\n" + bytes(256),
         b"READ iio:device0 INPUT voltage0 hardwaregain\r\n", b"WRITE iio:device0 INPUT voltage0 hardwaregain 3\r\n12\n",
         b"WRITE iio:device0 DEBUG direct_reg_access 3\r\n0x4\n", b"SET iio:device3 BUFFERS_COUNT 4\r\n",
         b"GETTRIG iio:device3\r\n", b"READ iio:device0\r\n", b"EXIT\r\n",

@@ -119,6 +119,9 @@ class Stage:
                 levels = np.frombuffer(body.levels, dtype=np.uint8).reshape(body.shape)
                 digest = self.held = SurfacePattern(levels, body.phase_bits).digest
                 return [m.Applied(round=body.round, digest=digest, device_time_s=100.0)]
+            case m.ApplyNext():
+                self.held = f"state-{body.round}"
+                return [m.Applied(round=body.round, digest=self.held, device_time_s=100.0)]
             case m.ReadSurface():
                 return [m.SurfaceHeld(round=body.round, digest=self.held)]
             case m.Probe():
@@ -139,7 +142,6 @@ class Stage:
                 report_ = KeyReport(
                     block=body.block,
                     key_bits=7,
-                    min_entropy_per_bit=0.5,
                     eve_measured=body.eve is not None,
                     failure=None,
                 )
@@ -159,7 +161,7 @@ def probed(node: str, body: m.Probe, reason: str | None = None) -> m.Probed:
 def agreement(block: int, verified: bool = True, failure: str | None = None) -> AgreeReport:
     return AgreeReport(
         block=block, probes=3, raw_bits=20, sacrificed_bits=2, sacrificed_errors=0, reconciled_bits=18,
-        corrected_bits=1, leaked_bits=5, leaked_by_kind={}, public_bytes=10, messages=3, source_min_entropy=0.9,
+        corrected_bits=1, leaked_bits=5, leaked_by_kind={}, public_bytes=10, messages=3,
         verified=verified, failure=failure,
     )  # fmt: skip
 
@@ -184,7 +186,7 @@ def test_every_round_has_its_own_acknowledged_pattern() -> None:
     assert len(set(digests)) > 1
     orders = [type(body).__name__ for node, body in stage.told if node in ("ris", "alice")]
     first = orders.index("Probe")
-    assert "Apply" in orders[:first]
+    assert "ApplyNext" in orders[:first]
 
 
 def test_slots_are_told_on_each_nodes_own_clock() -> None:
@@ -353,13 +355,27 @@ def test_a_conversation_that_hangs_is_abandoned_on_both_sides() -> None:
 
 
 def test_a_surface_that_never_acknowledges_ends_the_run() -> None:
-    stage = Stage(lambda n, b: [] if isinstance(b, m.Apply) else None)
+    stage = Stage(lambda n, b: [] if isinstance(b, m.Apply | m.ApplyNext) else None)
     stage.join()
     stage.wait(120.0)
     assert stage.over is not None
     assert stage.over.status == "failed"
     assert "surface" in stage.over.detail
     assert {r.reason for r in stage.rounds} == {"surface_not_applied"}
+
+
+def test_a_surface_that_refuses_its_secret_patterns_ends_the_run_with_the_reason() -> None:
+    def refuse(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.ApplyNext):
+            return [m.Failed(operation="applynext", state="applying", detail="loose cable")]
+        return None
+
+    stage = Stage(refuse)
+    stage.join()
+    assert stage.over is not None
+    assert stage.over.status == "failed"
+    assert "3 times in a row: loose cable" in stage.over.detail
+    assert [r.reason for r in stage.rounds] == ["surface_not_applied"] * 2
 
 
 def test_an_answer_to_an_order_that_was_given_up_counts_for_no_other() -> None:

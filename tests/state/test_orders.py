@@ -12,8 +12,9 @@ from testbed import config
 from testbed.core.config import Accounting, Floors, Lab, RadioPlan
 from testbed.core.errors import InputError
 from testbed.net import messages as m
+from testbed.nodes import events as e
 from testbed.nodes import floors, orders
-from testbed.nodes import state as s
+from testbed.nodes.state import NodeState
 
 WELCOME = m.Welcome(run="r", lost_after_s=10.0)
 DISTIL = m.Distil(block=0, rounds=ROUNDS, timeout_s=60.0)
@@ -33,16 +34,16 @@ ORDERS: list[Any] = [
 @pytest.mark.parametrize("order", ORDERS, ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("welcomed", [False, True])
 def test_no_order_in_any_state_is_more_than_a_refusal(role: str, order: Any, welcomed: bool) -> None:
-    node = s.NodeState(role, secret_seed=1)
+    node = NodeState(role, secret_seed=1)
     if welcomed:
-        assert node.handle(s.Told(WELCOME)) == []
+        assert node.handle(e.Received(WELCOME)) == []
     for _ in range(2):
-        for instruction in node.handle(s.Told(order)):
-            assert isinstance(instruction, s.Report | s.Do)
-            if isinstance(instruction, s.Report):
+        for instruction in node.handle(e.Received(order)):
+            assert isinstance(instruction, e.Report | e.Operate)
+            if isinstance(instruction, e.Report):
                 assert isinstance(instruction.body, m.Failed)
                 assert "\n" not in instruction.body.detail
-    assert node.handle(s.Tick(1e9)) == []
+    assert node.handle(e.Tick(1e9)) == []
 
 
 @pytest.mark.parametrize("order", [type(o) for o in ORDERS], ids=lambda o: o.__name__)
@@ -52,16 +53,17 @@ def test_nobody_follows_an_order_that_is_not_for_its_role(order: type) -> None:
     taken = {r for r, o in for_role.items() if o.refusal(body, "r", configured=True) is None}
     ends, radios, everybody = {"alice", "bob"}, {"alice", "bob", "eve"}, {"alice", "bob", "eve", "ris"}
     wanted = {
-        m.Configure: everybody, m.ReadClock: everybody, m.Abandon: everybody, m.Apply: {"ris"}, m.ApplyNext: {"ris"}, m.ReadSurface: {"ris"},
+        m.Configure: everybody, m.ReadClock: everybody, m.Abandon: everybody, m.Apply: {"ris"},
+        m.ApplyNext: {"ris"}, m.ReadSurface: {"ris"},
         m.Probe: radios, m.Step: radios, m.Distil: ends, m.Amplify: ends, m.Attack: {"eve"}, m.GuessKey: {"eve"},
     }  # fmt: skip
     assert taken == wanted[order]
 
 
-def told(node: s.NodeState, body: Any) -> str:
+def told(node: NodeState, body: Any) -> str:
     """Return why the node refuses an order."""
-    (report,) = node.handle(s.Told(body))
-    assert isinstance(report, s.Report)
+    (report,) = node.handle(e.Received(body))
+    assert isinstance(report, e.Report)
     assert isinstance(report.body, m.Failed)
     assert report.body.operation == type(body).__name__.lower()
     return report.body.detail
@@ -71,18 +73,24 @@ def told(node: s.NodeState, body: Any) -> str:
     ("accounting", "words"),
     [
         ({"epsilon_log2": 8}, "accounting.epsilon_log2 = 8 is asked for, this node's floors accept it from 32"),
-        ({"assumed_eve_correlation": 0.0}, "assumed_eve_correlation = 0 is asked for, this node's floors accept it from"),
-        ({"assumed_eve_distance_wavelengths": 50.0}, "distance_wavelengths = 50 is asked for, this node's floors accept it up"),
+        (
+            {"assumed_eve_correlation": 0.0},
+            "eve_correlation = 0 is asked for, this node's floors accept it from 0.2",
+        ),
+        (
+            {"assumed_eve_distance_wavelengths": 50.0},
+            "wavelengths = 50 is asked for, this node's floors accept it up to 1",
+        ),
         ({"sacrifice_fraction": 0.001}, "sacrifice_fraction = 0.001 is asked for, this node's floors accept it from"),
     ],
 )
 def test_a_coordinator_cannot_ask_a_private_node_for_weak_keys(accounting: dict[str, Any], words: str) -> None:
-    node = s.NodeState("alice", secret_seed=1)
-    node.handle(s.Told(WELCOME))
+    node = NodeState("alice", secret_seed=1)
+    node.handle(e.Received(WELCOME))
     weak = configure(experiment_mode=False, accounting=Accounting(**accounting))
     assert words in told(node, weak)
     assert told(node, DISTIL) == "not configured for this run yet"
-    assert isinstance(node.handle(s.Told(configure(experiment_mode=False)))[0], s.Do)
+    assert isinstance(node.handle(e.Received(configure(experiment_mode=False)))[0], e.Operate)
 
 
 def test_floors_that_are_given_hold_in_both_modes() -> None:
@@ -98,15 +106,15 @@ def test_floors_that_are_given_hold_in_both_modes() -> None:
 
 
 def test_private_mode_without_authentication_is_refused_by_the_node() -> None:
-    node = s.NodeState("alice", 1, authenticated=False)
-    node.handle(s.Told(WELCOME))
+    node = NodeState("alice", 1, authenticated=False)
+    node.handle(e.Received(WELCOME))
     assert "curve = true" in told(node, configure(experiment_mode=False))
-    assert isinstance(node.handle(s.Told(configure()))[0], s.Do)
+    assert isinstance(node.handle(e.Received(configure()))[0], e.Operate)
 
 
 def test_a_sample_rate_that_no_radio_has_is_refused() -> None:
-    node = s.NodeState("alice", 1)
-    node.handle(s.Told(WELCOME))
+    node = NodeState("alice", 1)
+    node.handle(e.Received(WELCOME))
     assert "sample_rate_hz" in told(node, configure(radio=RadioPlan(sample_rate_hz=1e-300)))
 
 
@@ -128,8 +136,8 @@ def test_neither_a_second_welcome_nor_a_repeated_block_derives_a_secret_again() 
     first = secrets_of(trio)
     for role in ("alice", "bob"):
         node = trio.nodes[role]
-        node.handle(s.Told(WELCOME))
-        node.handle(s.Told(configure(experiment_mode=False)))
+        node.handle(e.Received(WELCOME))
+        node.handle(e.Received(configure(experiment_mode=False)))
         again = m.Distil(block=0, rounds=[r + 1000 for r in ROUNDS], timeout_s=60.0)
         assert "block 0 was begun before" in told(node, again)
     other = Trio(experiment_mode=False)  # another process with the same secret, which no two have

@@ -392,15 +392,20 @@ def test_compaction_keeps_every_value_whatever_the_chunks(
             np.testing.assert_array_equal(link.csi[i], csi(r))
 
 
-def test_the_commit_is_found_in_a_checkout_only(tmp_path: Path) -> None:
+def test_the_commit_is_found_in_a_checkout_and_else_told_by_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "module.py"
     file.write_text("")
+    monkeypatch.setattr(documents, "__commit__", None)
     assert documents._git(file) == (None, None)
+    monkeypatch.setattr(documents, "__commit__", "g0123abc")
+    assert documents._git(file) == ("0123abc", None)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x"]
     for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
         subprocess.run([*git, *command], check=True)
     # inside a checkout, but not part of it: as a package installed under somebody else's project
-    assert documents._git(file) == (None, None)
+    assert documents._git(file) == ("0123abc", None)
     subprocess.run([*git, "add", "module.py"], check=True)
     subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
     commit, modified = documents._git(file)
