@@ -182,6 +182,9 @@ def plan_of(experiment: str, rounds: int | None, seed: int | None) -> Experiment
 
 
 def check_world(plan: Experiment, place: Lab, lab: str) -> None:
+    config.check_mode(plan, place, lab)
+    if not place.curve:
+        say(f"{lab}: curve = false: links on this machine are not authenticated; keys are for experiments only")
     if plan.surface.policy != "none" and place.by_role("ris") is None:
         raise InputError(f"{lab}: the experiment moves a surface, but no node has role = 'ris'")
 

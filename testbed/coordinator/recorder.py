@@ -53,16 +53,15 @@ class Recorder:
             return
         if self._private:
             return
+        name = f"{self._lab.by_role(link.tx) or link.tx}>{node}"
         try:
             csi = None if link.csi is None else np.frombuffer(link.csi, dtype=np.complex64).reshape(link.shape)
+            self._writer.probe(
+                r.round, node, name, link.device_time_s, link.snr_db, link.cfo_hz, link.rssi_dbfs, r.surface, csi
+            )
         except ValueError as exc:
             self._reject_link(node, "malformed")
-            log.warning("%s: CSI of round %d does not fit its shape: %s", node, r.round, exc)
-            return
-        name = f"{self._lab.by_role(link.tx) or link.tx}>{node}"
-        self._writer.probe(
-            r.round, node, name, link.device_time_s, link.snr_db, link.cfo_hz, link.rssi_dbfs, r.surface, csi
-        )
+            log.warning("%s: CSI of round %d is not recorded: %s", node, r.round, exc)
 
     def _reject_link(self, node: str, reason: str) -> None:
         self._links_rejected.setdefault(node, Counter())[reason] += 1

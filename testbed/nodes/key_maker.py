@@ -32,6 +32,8 @@ from testbed.nodes.setup import Setup
 Phase = Literal["agree", "amplify"]
 
 _PEER = "the peer's next message"
+MAX_EARLY = 64
+"""Messages of a discussion that this node was not ordered to begin yet."""
 
 
 class KeyMaker(Deadlines):
@@ -129,7 +131,7 @@ class KeyMaker(Deadlines):
         """Take a message of the peer, now or once its block is begun."""
         of, present = (envelope.block, envelope.phase), (self.block, self.phase)
         if self._conversation is None or of != present:
-            if of > present:
+            if of > present and len(self._early) < MAX_EARLY:
                 self._early.append(envelope)
             return []
         return self._advance(self._conversation, envelope) + self._take_early_and_conclude(self._conversation)

@@ -201,7 +201,7 @@ class RadioWork:
             return
         from testbed.records import sigmf
 
-        tuned.iq_folder.mkdir(parents=True, exist_ok=True)
+        tuned.iq_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         stem = tuned.iq_folder / f"round-{number:06d}-{tx}-{self._place.role}"
         sigmf.write(stem, block, self._radio.settings.carrier_hz, [])
 
@@ -227,7 +227,8 @@ def _estimate(
         reason=None,
         timing_error_s=timing_error_s,
         device_time_s=found.time_s,
-        snr_db=float(np.median(found.snr_db)),
+        # a channel without any noise has no finite SNR, and messages have no other numbers
+        snr_db=float(np.clip(np.median(found.snr_db), -300.0, 300.0)),
         cfo_hz=found.cfo_hz,
         rssi_dbfs=found.rssi_dbfs,
         shape=shape,
