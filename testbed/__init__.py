@@ -16,8 +16,13 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
-__all__ = ["__version__", "open", "replay", "run"]
+try:
+    from testbed._version import commit_id as __commit__
+    from testbed._version import version as __version__
+except ImportError:  # the sources were copied, neither built nor installed
+    __version__, __commit__ = "0+unknown", None
+
+__all__ = ["__commit__", "__version__", "open", "replay", "run"]
 
 # No import statement, not even for type checkers: the rooms below import this for its version, and nothing above them.
 _LAZY = {"open": ("testbed.records.dataset", "open_run"), "run": ("testbed.lab.run", "run")}

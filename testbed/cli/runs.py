@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from testbed import config
-from testbed.cli.app import JsonOption, LabOption, SupervisedOption, VerboseOption, app
+from testbed.cli.app import JsonOption, LabOption, QuietOption, SupervisedOption, VerboseOption, app
 from testbed.cli.terminal import ProgressBar, conclude, say
 from testbed.core import logs
 from testbed.core.errors import InputError
@@ -27,6 +27,7 @@ def run(
     seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Instead of the file's.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
     live: Annotated[bool, typer.Option("--live", help="Show it on a page of this machine while it goes.")] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -46,7 +47,7 @@ def run(
 
     if live:
         Beside.check()
-    with Beside(say) as page, ProgressBar() as bar:
+    with Beside(say) as page, ProgressBar(quiet) as bar:
         outcome = running.run(
             experiment, lab, rounds=rounds, seed=seed, out=out, progress=bar.update, on_coordinator=begun
         )
@@ -61,6 +62,7 @@ def coordinator(
     rounds: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option(min=0)] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -88,7 +90,7 @@ def coordinator(
     try:
         stop_on_signals(server, None)
         say(f"coordinator on tcp://{place.coordinator.host}:{server.port}, waiting for {', '.join(server.state.nodes)}")
-        with ProgressBar() as bar:
+        with ProgressBar(quiet) as bar:
             outcome = server.run(world, progress=bar.update)
     finally:
         server.close()
@@ -110,13 +112,16 @@ def node(
     Example: testbed node bob --lab bench.toml
     """
     logs.configure(verbose)
-    from testbed.lab import processes
-    from testbed.nodes.daemon import NodeDaemon, watch_parent
+    from testbed.lab import processes, supervision
+    from testbed.nodes.daemon import NodeDaemon
 
     place = config.load_lab(lab)
     if name not in place.node:
         raise InputError(f"{lab}: no table [node.{name}]; accepted: {', '.join(place.node)}")
     config.check_drivers(place, lab, [name])
+    if supervised:
+        said = supervision.told()
+        world, uri = said["world"], said["uri"]
     if uri is not None:
         place.node[name].options["uri"] = uri
     if coordinator is None:
@@ -135,7 +140,7 @@ def node(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: daemon.interrupt())
     if supervised:
-        watch_parent()
+        supervision.watch_parent()
     raise typer.Exit(daemon.run())
 
 
@@ -156,8 +161,7 @@ def sim(
     """
     logs.configure(verbose)
     from testbed.core import registry
-    from testbed.lab import processes
-    from testbed.nodes.daemon import watch_parent
+    from testbed.lab import processes, supervision
 
     place = config.load_lab(lab)
     if place.world is None:
@@ -165,7 +169,7 @@ def sim(
     if place.curve:
         processes.make_keys(place, ["world", *(processes.local_names(place) if place.world.local else [])])
     if supervised:
-        watch_parent()
+        supervision.watch_parent()
     driver = registry.load_driver("worlds", place.world.driver)
     endpoint = f"tcp://{place.world.host}:{place.world.port if port is None else port}"
     scene = None if supervised else config.load_experiment(experiment)

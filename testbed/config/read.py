@@ -18,8 +18,11 @@ from testbed.config.check import check_chain, check_experiment, check_lab
 from testbed.core import options
 from testbed.core.config import ChainFile, Experiment, Lab, NodePlace, Table, Training
 from testbed.core.errors import InputError
+from testbed.core.gate import printable
 
 T = TypeVar("T", bound=Table)
+MAX_BYTES = 1 << 22
+"""Of a file that somebody wrote by hand."""
 _BUNDLED = {Experiment: "experiments", Lab: "labs"}
 
 
@@ -81,13 +84,15 @@ def _load(path: Path, kind: type[T]) -> T:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path}: {path.stat().st_size} bytes, accepted up to {MAX_BYTES}")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise InputError(f"{path}: not UTF-8 text at byte {exc.start}") from exc
-    except tomllib.TOMLDecodeError as exc:
-        raise InputError(f"{path}: not TOML: {exc}") from exc
+    except (ValueError, RecursionError) as exc:  # besides its own error: dates and numbers that Python does not have
+        raise InputError(f"{path}: not TOML: {printable(str(exc) or type(exc).__name__)}") from exc
 
 
 def convert(raw: dict[str, Any], kind: type[T], source: str) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from testbed.coordinator.server import Coordinator, Outcome, Progress
     from testbed.lab.processes import Crew
 
+log = logging.getLogger(__name__)
+
 
 def plan_of(experiment: str, rounds: int | None = None, seed: int | None = None) -> Experiment:
     """Read an experiment, by path or bundled name, with some of its values replaced."""
@@ -26,7 +29,10 @@ def plan_of(experiment: str, rounds: int | None = None, seed: int | None = None)
 
 
 def check_world(plan: Experiment, place: Lab, lab: str) -> None:
-    """Raise InputError where an experiment moves a surface that the lab has not."""
+    """Raise InputError where an experiment asks for what the lab has not: a surface, or private nodes."""
+    config.check_mode(plan, place, lab)
+    if not place.curve:
+        log.warning("%s: curve = false: links here are not authenticated; keys are for experiments only", lab)
     if plan.surface.policy != "none" and place.by_role("ris") is None:
         raise InputError(f"{lab}: the experiment moves a surface, but no node has role = 'ris'")
 

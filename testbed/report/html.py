@@ -9,8 +9,8 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-from testbed.records import files, reader
-from testbed.report import sections_channel, sections_key, sections_run
+from testbed.records import files, reader, sound
+from testbed.report import sections_channel, sections_key, sections_run, sections_secrecy
 from testbed.report.pieces import figure, missing, number, percent
 from testbed.report.style import CSS
 from testbed.report.view import View, no_summary
@@ -21,7 +21,9 @@ def make(folder: Path, baseline: Path | None = None) -> Path:
 
     `baseline`: the folder of another run to hold this one against, e.g. the same room with the surface held fixed.
     """
-    page = _render(View(reader.load(folder), None if baseline is None else reader.load(baseline)))
+    run, other = reader.load(folder), None if baseline is None else reader.load(baseline)
+    with sound.damaged(folder, "cannot be shown"):
+        page = _render(View(run, other))
     path = folder / files.REPORT
     with files.whole(path) as part:
         part.write_text(page, encoding="utf-8")
@@ -38,6 +40,7 @@ def _render(v: View) -> str:
         ("bits", "Bits", "Bits", sections_key.bits),
         ("flow", "Where bits went", "Where every bit went", sections_key.flow),
         ("keys", "Keys", "Keys", sections_key.keys),
+        ("secrecy", "Eves", "Who could know this key", sections_secrecy.who_could_know),
         ("randomness", "Randomness", "Randomness", sections_key.randomness),
         ("surface", "Surface", "The surface", sections_channel.surface),
         ("radio", "SNR and CFO", "SNR and carrier offset", sections_channel.over_time),
@@ -129,7 +132,7 @@ def _verdict(v: View) -> str:
     keys = f"{verified} verified key{'' if verified == 1 else 's'}"
     measured = s.get("kdr_eve")
     eve = (
-        "Eve was not measured; the accounting used an assumed error rate."
+        "Eve was not measured; the length goes by an assumed one."
         if measured is None
         else f"Eve’s best guess of a raw bit was wrong {percent(measured)} of the time."
     )

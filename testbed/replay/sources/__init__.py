@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from testbed.core.config import Accounting, ChainPlan, Training
 from testbed.core.errors import InputError
+from testbed.core.gate import printable
 from testbed.core.types import I64, CsiSeries
 from testbed.replay import arrays
 
@@ -125,7 +126,8 @@ def _ask(name: str, path: Path, question: Callable[[Path], Any]) -> Any:
     except (InputError, MemoryError):
         raise
     except Exception as exc:  # a source's own mistake, or a file that it did not think of: one line all the same
-        raise InputError(f"{path}: source {name!r} stumbles: {type(exc).__name__}: {exc}") from exc
+        what = printable(str(exc) or type(exc).__name__)
+        raise InputError(f"{path}: source {name!r} stumbles: {type(exc).__name__}: {what}") from exc
 
 
 # ---------------------------------------------------------------- what a source may return
