@@ -157,15 +157,13 @@ def compare(
 
     if len(runs) < 2:
         raise InputError("testbed compare: one run; accepted: two or more")
-    summaries = {}
-    for folder in runs:
-        summary = reader.load(folder).summary
+    summaries = [reader.load(folder).summary for folder in runs]
+    for folder, summary in zip(runs, summaries, strict=True):
         if summary is None:
             raise InputError(f"{folder}: has no summary yet; accepted: a run that is over, or testbed report {folder}")
-        summaries[str(folder)] = summary
-    rows = comparing.several(list(summaries.values()))
+    rows = comparing.several([summary for summary in summaries if summary is not None])
     if as_json:
-        print_json({"runs": list(summaries), "figures": rows})
+        print_json({"runs": [str(folder) for folder in runs], "figures": rows})
         return
     from rich.table import Table
 

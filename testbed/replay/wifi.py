@@ -70,5 +70,5 @@ def _subcarriers(kind: str, n: int) -> F64 | None:
     if kind == "intel" and n == len(_INTEL_20_MHZ):
         return np.asarray(_INTEL_20_MHZ, dtype=np.float64) * _SPACING_HZ
     if kind == "nexmon":
-        return (np.arange(n) - n // 2) * _SPACING_HZ
+        return np.asarray((np.arange(n) - n // 2) * _SPACING_HZ, dtype=np.float64)
     return None

@@ -20,15 +20,22 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from chromium import Browser, find
 
+from testbed import config
+from testbed.core.config import Experiment
+
 pytest.importorskip("starlette", reason="the extra `live` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `live` is not installed")
 
 
 @pytest.fixture
 def live_run(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A run far longer than the test, with its page's address."""
+    """A run far longer than the test, that distils nothing meanwhile, with its page's address."""
+    text = config.find(Experiment, "static_room").read_text()
+    experiment = tmp_path / "long.toml"
+    experiment.write_text(re.sub(r"block_rounds = \d+", "block_rounds = 100000", text))
+    assert experiment.read_text() != text
     environment = {**os.environ, "TESTBED_STATE": str(tmp_path / "state"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "testbed", "run", "static_room", "--rounds", "100000", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "testbed", "run", str(experiment), "--rounds", "100000", "--out", str(tmp_path)]
     process = subprocess.Popen([*command, "--live"], stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None
     try:
