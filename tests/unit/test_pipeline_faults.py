@@ -58,7 +58,10 @@ def check(alice: Conversation, bob: Conversation, key_damage) -> None:
     a, b = alice.result, bob.result
     if a.report.verified and b.report.verified:
         assert np.array_equal(a.values, b.values)
-        key_a, key_b = Conversation(CHAIN.amplify("alice", a, DECIDED, 1)), Conversation(CHAIN.amplify("bob", b, None, 1))
+        key_a, key_b = (
+            Conversation(CHAIN.amplify("alice", a, DECIDED, 1)),
+            Conversation(CHAIN.amplify("bob", b, None, 1)),
+        )
         talk(key_a, key_b, key_damage)
         if key_a.result and key_b.result and key_a.result[0] and key_b.result[0]:
             assert np.array_equal(key_a.result[0].bits, key_b.result[0].bits)
