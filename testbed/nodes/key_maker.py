@@ -125,7 +125,8 @@ class KeyMaker(Deadlines):
         self._give_away(self._agreed.pop(body.block, None))
         if self.block == body.block:
             self._end_conversation()
-            self._early.clear()
+            # what the peer sent of a later block may be here before this order is
+            self._early = deque(x for x in self._early if x.block > body.block)
         self._story.add("abandoned", block=body.block, reason=body.reason)
         return []
 
