@@ -18,8 +18,11 @@ from testbed.config.check import check_experiment, check_lab
 from testbed.core import options
 from testbed.core.config import Experiment, Lab, NodePlace
 from testbed.core.errors import InputError
+from testbed.core.gate import printable
 
 T = TypeVar("T", Experiment, Lab)
+MAX_BYTES = 1 << 22
+"""Of a file that somebody wrote by hand."""
 _BUNDLED = {Experiment: "experiments", Lab: "labs"}
 
 
@@ -59,13 +62,15 @@ def load_lab(name: str) -> Lab:
 
 def _load(path: Path, kind: type[T]) -> T:
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path}: {path.stat().st_size} bytes, accepted up to {MAX_BYTES}")
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise InputError(f"{path}: not UTF-8 text at byte {exc.start}") from exc
-    except tomllib.TOMLDecodeError as exc:
-        raise InputError(f"{path}: not TOML: {exc}") from exc
+    except (ValueError, RecursionError) as exc:  # besides its own error: dates and numbers that Python does not have
+        raise InputError(f"{path}: not TOML: {printable(str(exc) or type(exc).__name__)}") from exc
     return convert(raw, kind, str(path))
 
 

@@ -46,7 +46,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from scipy.special import betaincinv
+import scipy
 
 from testbed.core.errors import InputError
 from testbed.core.seeds import derive, permutation
@@ -311,7 +311,7 @@ def clopper_pearson(hits: float, trials: float, inflation: float, delta: float) 
     if hits >= trials:
         return 1.0
     n, h = trials / inflation, hits / inflation
-    return float(1.0 - betaincinv(n - h, h + 1.0, delta))
+    return float(1.0 - scipy.special.betaincinv(n - h, h + 1.0, delta))
 
 
 def smoothing(p: F64, epsilon_log2: float) -> float:

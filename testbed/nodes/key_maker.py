@@ -33,6 +33,8 @@ from testbed.nodes.setup import Setup
 Phase = Literal["agree", "amplify"]
 
 _PEER = "the peer's next message"
+MAX_EARLY = 64
+"""Messages of a discussion that this node was not ordered to begin yet."""
 
 
 class KeyMaker(Deadlines):
@@ -141,7 +143,7 @@ class KeyMaker(Deadlines):
         """Take a message of the peer, now or once its block is begun."""
         of, present = (envelope.block, envelope.phase), (self.block, self.phase)
         if self._conversation is None or of != present:
-            if of > present:
+            if of > present and len(self._early) < MAX_EARLY:
                 self._early.append(envelope)
             return []
         return self._advance(self._conversation, envelope) + self._take_early_and_conclude(self._conversation)
@@ -158,10 +160,10 @@ class KeyMaker(Deadlines):
         """Hand a message of the peer to the conversation; Alice's node also puts it on the public record."""
         recorded: list[Instruction] = []
         if self._side == "alice":
-            heard = m.PublicEnvelope(
+            copy = m.PublicEnvelope(
                 self._setup.run, envelope.block, envelope.phase, self._next_index(), "bob", envelope.message
             )
-            recorded.append(Publish(heard, to_peer=False))
+            recorded.append(Publish(copy, to_peer=False))
         return recorded + self._publish(conversation.advance(envelope.message))
 
     def _publish(self, messages: list[PublicMessage]) -> list[Instruction]:

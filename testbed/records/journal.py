@@ -6,9 +6,11 @@ run closes. A committed row survives the death of the process; a power cut may c
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import msgspec
 import numpy as np
 
 from testbed.core.errors import InputError
+from testbed.core.gate import check_plain, printable
 from testbed.core.types import U8, SurfacePattern
 from testbed.records import files
 from testbed.records.documents import encode
@@ -50,6 +53,8 @@ class Journal:
 
     def __init__(self, folder: Path, *, fresh: bool = True, batch_rows: int = 50, batch_s: float = 0.5) -> None:
         """Create the journal of a folder; not `fresh`: append to the one that a dead process left."""
+        if fresh:  # its log gets the same mode
+            files.make_private(folder / files.JOURNAL)
         self._db = sqlite3.connect(folder / files.JOURNAL, isolation_level=None)
         self._db.execute("PRAGMA synchronous = NORMAL")
         # a checkpoint waits for the disk, tens of milliseconds in the middle of a round: seldom (10000 pages, 40 MB)
@@ -61,6 +66,22 @@ class Journal:
         self._pending: dict[str, list[tuple[Any, ...]]] = {}
         self._count = 0
         self._due_s = time.monotonic() + batch_s
+        self._together = 0
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Commit all that is appended inside, and what waited before, in one transaction at the end.
+
+        For a train of rounds: it costs one commit, and after a kill the journal holds the whole train or nothing of it.
+        Nested blocks end with the outermost.
+        """
+        self._together += 1
+        try:
+            yield
+        finally:
+            self._together -= 1
+        if not self._together:
+            self.flush()
 
     def _add(self, statement: str, row: tuple[Any, ...]) -> None:
         rows = self._pending.get(statement)
@@ -68,7 +89,7 @@ class Journal:
             rows = self._pending[statement] = []
         rows.append(row)
         self._count += 1
-        if self._count >= self._batch_rows or time.monotonic() >= self._due_s:
+        if not self._together and (self._count >= self._batch_rows or time.monotonic() >= self._due_s):
             self.flush()
 
     def probe(self, row: tuple[Any, ...]) -> None:
@@ -89,7 +110,8 @@ class Journal:
     def document(self, kind: str, document: Any) -> None:
         """Append a document; committed at once, since these are few and tell what went wrong."""
         self._add(_DOCUMENTS, (kind, encode(document)))
-        self.flush()
+        if not self._together:
+            self.flush()
 
     def flush(self) -> None:
         """Commit everything appended so far."""
@@ -130,7 +152,7 @@ class JournalReader:
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             self._db.execute("SELECT count(*) FROM documents").fetchone()
         except sqlite3.Error as exc:
-            raise InputError(f"{self.path}: not a readable journal: {exc}") from exc
+            raise InputError(f"{self.path}: not a readable journal: {printable(str(exc))}") from exc
         if version != 1:
             raise InputError(f"{self.path}: journal version {version}, accepted: 1")
 
@@ -143,23 +165,36 @@ class JournalReader:
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self._db.execute(query, values)
+        except sqlite3.ProgrammingError:
+            return  # given up half way, by who closed it
         except sqlite3.Error as exc:
-            raise InputError(f"{self.path}: damaged: {exc}") from exc
+            raise InputError(f"{self.path}: damaged: {printable(str(exc))}") from exc
 
     def documents(self, kind: str, type_: type[Any]) -> list[Any]:
         """Return all documents of a kind, in order."""
         try:
             rows = self._rows("SELECT body FROM documents WHERE kind = ? ORDER BY id", kind)
-            return [msgspec.json.decode(body, type=type_) for (body,) in rows]
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-            raise InputError(f"{self.path}: {kind} document: {exc}") from exc
+            found = [msgspec.json.decode(body, type=type_) for (body,) in rows]
+            for document in found:
+                check_plain(document, 32)
+            return found
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as exc:
+            raise InputError(f"{self.path}: {kind} document: {printable(str(exc))}") from exc
 
     def links(self) -> dict[str, tuple[int, tuple[int, int, int] | None]]:
         """Return link → (number of probes, (rx antenna, tx antenna, subcarrier) or None where no probe has CSI)."""
         query = (
-            "SELECT link, count(*), max(n_rx), max(n_tx), max(n_subcarrier) FROM probes GROUP BY link ORDER BY min(id)"
+            "SELECT link, count(*), max(n_rx), max(n_tx), max(n_subcarrier), max(length(csi)) FROM probes "
+            "GROUP BY link ORDER BY min(id)"
         )
-        return {name: (n, None if rx is None else (rx, tx, k)) for name, n, rx, tx, k in self._rows(query)}
+        found: dict[str, tuple[int, tuple[int, int, int] | None]] = {}
+        for name, n, *shape, n_bytes in self._rows(query):
+            if shape[0] is not None and (
+                any(type(k) is not int or k < 1 for k in shape) or 8 * math.prod(shape) != n_bytes
+            ):
+                raise InputError(f"{self.path}: damaged: CSI of {n_bytes} bytes for shape {str(shape)[:60]}")
+            found[name] = n, None if shape[0] is None else (shape[0], shape[1], shape[2])
+        return found
 
     def probes(self, link: str, shape: tuple[int, int, int] | None, chunk: int = 4096) -> Iterator[LinkRecord]:
         """Yield the probes of a link by ascending round, `chunk` at a time so that a long run fits in memory."""

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from testbed.core.errors import InputError, TestbedError
+from testbed.core.gate import printable
 from testbed.core.types import U8, SurfacePattern
+from testbed.records import files
 from testbed.records.documents import Field, Start
 from testbed.records.journal import JournalReader
 from testbed.records.recorded import BitsKey, LinkRecord, RoundTable
@@ -148,7 +150,11 @@ def read(path: Path) -> Rounds:
     import h5py
 
     try:
+        most = path.stat().st_size
+        if most > files.MAX_BYTES:
+            raise InputError(f"{path}: {most} bytes, accepted up to {files.MAX_BYTES}")
         with h5py.File(path, "r") as f:
+            _check_sizes(f, most)
             links = {}
             for name, group in f["links"].items():
                 columns = {key: _read(group[key]) for key in LINK_UNITS if key in group}
@@ -169,8 +175,34 @@ def read(path: Path) -> Rounds:
             return Rounds(links, RoundTable(**columns), patterns, dict(sorted(bits.items())))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise InputError(f"{path}: not the rounds of a run, or damaged: {exc}") from exc
+    except InputError:
+        raise
+    except Exception as exc:  # h5py has a dozen kinds for what is damaged
+        what = printable(str(exc) or type(exc).__name__)
+        raise InputError(f"{path}: not the rounds of a run, or damaged: {what}") from exc
+
+
+def _check_sizes(f: Any, most: int) -> None:
+    """Raise ValueError where a data set claims more than its file can hold: nothing here is compressed or made up."""
+
+    import h5py
+
+    declared = 0
+
+    def look(name: str, item: Any) -> None:
+        nonlocal declared
+        if isinstance(item, h5py.Group):
+            if not all(isinstance(item.get(key, getlink=True), h5py.HardLink) for key in item):
+                raise ValueError(f"{printable(name, 80)} points elsewhere")
+            return
+        if item.external or item.is_virtual:
+            raise ValueError(f"{printable(name, 80)} is kept in another file")
+        declared += item.nbytes
+        if declared > most:
+            raise ValueError(f"{printable(name, 80)} declares more bytes than the file's {most}")
+
+    look("/", f)
+    f.visititems(look)
 
 
 def _link_columns(record: LinkRecord) -> dict[str, np.ndarray[Any, Any]]:

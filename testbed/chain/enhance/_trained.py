@@ -14,7 +14,7 @@ import copy
 import hashlib
 import io
 import json
-import zipfile
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,11 +26,15 @@ from numpy.typing import NDArray
 
 from testbed import __version__
 from testbed.chain.enhance._features import C128, Reduction, whole
+from testbed.core.archives import read_npz
 from testbed.core.errors import InputError
+from testbed.core.gate import check_plain
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import F64, I64, CsiSeries, Features
 
 MIN_SUBCARRIERS = 4
+MAX_MODEL_BYTES = 1 << 26
+"""Of a model's arrays: ten times what the largest of ours has."""
 MIN_PROBES = 16
 """Fewer whole pairs of probes are no training set."""
 Arrays = dict[str, NDArray[Any]]
@@ -155,6 +159,8 @@ class Trained(TrainableEnhancer):
         found[present] = out
         if not self.maps_csi:
             return Features(values=found, rounds=csi.rounds)
+        if present.any() and found.shape[1] != 2 * math.prod(model.card["bob_shape"]):
+            raise InputError(f"{self._called} predicts {found.shape[1]} numbers for {model.card['bob_shape']}")
         if not present.any():
             return self._reduction.apply(np.full(csi.h.shape, np.nan + 0j), csi)
         return self._reduction.apply(unstacked(found, model.card["bob_shape"]), csi)
@@ -300,7 +306,10 @@ class Trained(TrainableEnhancer):
         arrays = unpacked(data)
         if "card" not in arrays:
             raise ValueError("no model card in it")
-        card = self._read_card(arrays.pop("card").astype(np.uint8).tobytes().decode("utf-8"))
+        text = arrays.pop("card")
+        if text.dtype != np.uint8:
+            raise ValueError("no model card in it")
+        card = self._read_card(text.tobytes().decode("utf-8"))
         parts: dict[str, Arrays] = {"private": {}, "public": {}}
         for name, values in arrays.items():
             part, _, key = name.partition(".")
@@ -312,7 +321,11 @@ class Trained(TrainableEnhancer):
         self._model = Model(card, **parts)
 
     def _read_card(self, text: Any) -> dict[str, Any]:
-        card = json.loads(text)
+        try:
+            card = json.loads(text)
+            check_plain(card)
+        except (RecursionError, TypeError) as exc:
+            raise ValueError(f"no model card: {exc}") from exc
         if not isinstance(card, dict) or card.get("schema") != 1:
             raise ValueError("no model card of schema 1")
         if card.get("enhance") != self._name:
@@ -328,7 +341,8 @@ class Trained(TrainableEnhancer):
                 "(options that only its training needs may differ)"
             )
         for key in ("alice_shape", "bob_shape"):
-            if not isinstance(card.get(key), list) or len(card[key]) != 3:
+            shape = card.get(key)
+            if not isinstance(shape, list) or len(shape) != 3 or any(type(n) is not int or n < 1 for n in shape):
                 raise ValueError(f"the card's {key} is missing or wrong")
         carriers = card.get("subcarrier_hz")
         if not isinstance(carriers, list) or not all(isinstance(f, float) for f in carriers):
@@ -345,6 +359,8 @@ class Trained(TrainableEnhancer):
     def read(self, path: Path) -> None:
         """Take a model that `save` or a node wrote; raises InputError for anything else. No code in it is run."""
         try:
+            if path.stat().st_size > 2 * MAX_MODEL_BYTES:
+                raise ValueError(f"{path.stat().st_size} bytes, accepted up to {2 * MAX_MODEL_BYTES}")
             self.load(path.read_bytes())
         except OSError as exc:
             raise InputError(f"enhance {self._name!r}: model {str(path)!r}: {exc.strerror}") from exc
@@ -395,13 +411,9 @@ def unpacked(data: Any) -> Arrays:
     """Return the arrays of an .npz file in memory; raises ValueError for anything else, pickles included."""
     if not isinstance(data, bytes) or data[:4] not in (b"PK\x03\x04", b"PK\x05\x06"):  # the second: of no arrays
         raise ValueError("no .npz file")
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as exc:
-        raise ValueError(f"no .npz file of plain numbers: {str(exc).splitlines()[0]}") from exc
+    arrays = read_npz(data, MAX_MODEL_BYTES, kinds="fcui")
     for name, values in arrays.items():
-        if values.dtype.kind not in "fcui" or not np.isfinite(values).all():
+        if not np.isfinite(values).all():
             raise ValueError(f"array {name!r} is not of finite numbers")
     return arrays
 

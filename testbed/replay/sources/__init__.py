@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from testbed.core.config import Accounting, ChainPlan, Training
 from testbed.core.errors import InputError
+from testbed.core.gate import printable
 from testbed.core.types import I64, CsiSeries
 
 
@@ -97,6 +98,12 @@ def load(path: Path) -> Recording:
         raise InputError(f"{path}: no such file or folder; accepted: {accepted}")
     for module in sources.values():
         if module.matches(path):
-            recording: Recording = module.load(path)
+            try:
+                recording: Recording = module.load(path)
+            except InputError:
+                raise
+            except Exception as exc:  # a file that is damaged in a way that nobody thought of is still one line
+                what = printable(str(exc) or type(exc).__name__)
+                raise InputError(f"{path}: damaged, or not {module.ACCEPTS}: {type(exc).__name__}: {what}") from exc
             return recording
     raise InputError(f"{path}: not a recording this project can read; accepted: {accepted}")

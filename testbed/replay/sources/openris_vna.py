@@ -14,7 +14,6 @@ mean). Alice is the fixed horn, Bob the moved one, Eve the same receiver elsewhe
 from __future__ import annotations
 
 import re
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from testbed.core.archives import read_npz
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.errors import InputError
 from testbed.core.types import C64, F64, I64, CsiSeries
@@ -29,6 +29,7 @@ from testbed.replay.sources import Cut, EveLinks, Recording
 
 ACCEPTS = "openris_ff.npz, a folder with it, or the published folder ff_singletile (tx_<deg>_<pol>/rx_<deg>/<n>.csv)"
 
+MAX_BYTES = 1 << 32
 CAVEATS = (
     "both directions come from one sweep of one analyser: no time between the two probes, one common clock",
     "Eve's positions were measured one after another, not at the same instant as Bob's",
@@ -232,9 +233,8 @@ def _folders(path: Path) -> list[Path]:
 
 def _from_npz(file: Path) -> tuple[F64, dict[str, tuple[C64, I64]]]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays: dict[str, Any] = {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, AttributeError) as exc:
+        arrays: dict[str, Any] = read_npz(file, MAX_BYTES)
+    except (OSError, ValueError) as exc:
         raise InputError(f"{file}: cannot be read, damaged or truncated ({exc}); accepted: {ACCEPTS}") from exc
     names = [name for name in arrays if _CUT.match(name)]
     missing = [n for n in ["freq_hz", *(f"{name}_rx_deg" for name in names)] if n not in arrays]
