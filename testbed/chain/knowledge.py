@@ -61,16 +61,16 @@ def read_heard(series: HeardSeries) -> Heard:
 class Knowledge:
     """What is known of one run so far; Alice's node has one, a replay one for each Eve that it tries."""
 
-    _earlier: list[tuple[str, Features]] = field(default_factory=list)
+    _earlier: list[tuple[str, Features, bool]] = field(default_factory=list)
     _states: dict[int, int] = field(default_factory=dict)
     """Round → opaque number of the surface's state."""
     _heard: dict[str, list[Heard]] = field(default_factory=dict)
     refused_series: int = 0
     """Series of Eve's that could not be read."""
 
-    def add_features(self, name: str, features: Features) -> None:
-        """Take a training's or a finished block's features: from now on everybody knows them."""
-        self._earlier.append((name, features))
+    def add_features(self, name: str, features: Features, same_run: bool = True) -> None:
+        """Take features that everybody knows from now on: a training's, a finished block's, those of another run."""
+        self._earlier.append((name, features, same_run))
 
     def add_heard(self, series: Sequence[HeardSeries]) -> None:
         """Take what Eve's node reports of the rounds until now."""
@@ -112,14 +112,14 @@ class Knowledge:
             states=states,
             patterns=patterns,
             responses=responses,
-            earlier=tuple(self._before(name, f, features) for name, f in self._earlier),
+            earlier=tuple(self._before(name, f, same_run, features) for name, f, same_run in self._earlier),
         )
 
-    def _before(self, name: str, earlier: Features, now: Features) -> Earlier:
-        known = [self._states.get(r, -1 - i) for i, r in enumerate(earlier.rounds.tolist())]
+    def _before(self, name: str, earlier: Features, same_run: bool, now: Features) -> Earlier:
+        known = [self._states.get(r, -1 - i) if same_run else -1 - i for i, r in enumerate(earlier.rounds.tolist())]
         states = np.array(known, np.int64) if self._states else None
         columns = _columns(np.asarray(earlier.values, np.float64), now.values.shape[1])
-        return Earlier(name, True, earlier.rounds, earlier.rounds.astype(np.float64), columns, states)
+        return Earlier(name, same_run, earlier.rounds, earlier.rounds.astype(np.float64), columns, states)
 
 
 def covered(facts: Facts) -> bool:

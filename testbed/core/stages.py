@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core.errors import ProbeRejected
 from testbed.core.ledger import Dialogue, PublicMessage
 from testbed.core.options import Configurable
 from testbed.core.types import (
@@ -71,8 +72,28 @@ class CsiEstimator(Configurable, ABC):
     stage = "csi"
 
     @abstractmethod
+    def estimate_many(self, blocks: Sequence[IqBlock], frame: SoundingFrame) -> list[CsiFrame | ProbeRejected]:
+        """Find the frame in each block and estimate its channel; in the place of an unusable block, say why it is.
+
+        Blocks may differ in length and number of antennas; those that agree are worked on together. What a block gives
+        does not depend on the others, so that a train of rounds is estimated as each round would be. Raises ValueError
+        where a block's sample rate is not the frame's.
+
+            for csi in estimator.estimate_many(blocks, frame):
+                if isinstance(csi, ProbeRejected):
+                    count(csi.reason)
+        """
+
     def estimate(self, block: IqBlock, frame: SoundingFrame) -> CsiFrame:
-        """Find the frame in the block and estimate the channel; raises ProbeRejected with the reason."""
+        """Return the CSI of a batch of one; raises ProbeRejected with the reason."""
+        (found,) = self.estimate_many([block], frame)
+        if isinstance(found, ProbeRejected):
+            raise found
+        return found
+
+    @abstractmethod
+    def range_hz(self, frame: SoundingFrame) -> float:
+        """Return the largest carrier offset, either way, at which this frame is found; beyond, CFO_RANGE."""
 
     @abstractmethod
     def estimate_antennas(self, block: IqBlock, frame: AntennaFrame) -> CsiFrame:
@@ -111,9 +132,9 @@ class Enhancer(Configurable, ABC):
 class TrainableEnhancer(Enhancer):
     """An enhancer with a model that one end learns from both ends' CSI of rounds that never enter a key.
 
-    The same data and generator give the same model, with the same `model_id`. CSI of fewer than 4 subcarriers, or of
-    different numbers of them, of other rounds at the two ends, with a column that never changes, or with too few whole
-    probes is refused by name; after that there is no model, as before.
+    The same data and generator give the same model, with the same `model_id`. CSI of different numbers of
+    subcarriers at the two ends, of other rounds, with a column that never changes, or with too few whole probes is
+    refused by name; after that there is no model, as before.
     """
 
     trainable = True
@@ -167,10 +188,11 @@ class Quantizer(Configurable, ABC):
 
     Deterministic for a given rng, and without memory from one block to the next: a node may quantize a block again, or
     leave one out, and the other end must not notice. Features are left alone. Bits stand in the order (probe,
-    dimension, place in the label). Probes that either side lacks (NaN rows) are dropped through the published indices; a dimension
-    that never varies gives no bits and changes no other; where nothing was measured there are none. A message comes
-    from the network: one that does not fit raises ProtocolError. What messages tell about the bits, and what the method
-    makes known about them, is counted in `leaked_bits`, less than there are bits. Too few samples raise DialogueFailed.
+    dimension, place in the label). Probes that either side lacks (NaN rows) are dropped through the published indices;
+    a dimension that never varies gives no bits and changes no other; where nothing was measured there are none. A
+    message comes from the network: one that does not fit raises ProtocolError. What messages tell about the bits, and
+    what the method makes known about them, is counted in `leaked_bits`, less than there are bits. Too few samples
+    raise DialogueFailed.
 
     >>> from testbed.core.registry import make_stage
     >>> quantizer, rng = make_stage("quantize", "scalar", {"bits": 1, "guard": 0.0}), np.random.default_rng(1)
@@ -321,7 +343,7 @@ class SurfacePolicy(Configurable, ABC):
     watches: bool = False
     """Whether `pattern_for` needs `observe` of every earlier round first."""
     search_only: bool = False
-    """The run exists for this policy's sake: it ends once the policy is `done`, and nothing is distilled."""
+    """The run is made for this policy's search only: it ends once the policy is `done`, and no key is distilled."""
     done: bool = False
     """The policy has nothing more to try."""
 

@@ -10,7 +10,8 @@ import numpy as np
 from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack, Folds
 from testbed.entropy.facts import Facts
-from testbed.entropy.read_off import frequencies, own_target, read_off, scores
+from testbed.entropy.gaussian_labels import normal_scores
+from testbed.entropy.read_off import frequencies, read_off_columns, scores
 from testbed.entropy.ridge import ridge
 from testbed.entropy.series import reduced
 from testbed.entropy.shifts import Match
@@ -31,7 +32,7 @@ class EstimatingAttack(Attack):
         return z
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
-        z = scores(facts.features)
+        z = scores(facts)
         x = self.inputs(facts, z)
         if x is None or not np.isfinite(x).any():
             self._freedom = 0.0
@@ -39,8 +40,7 @@ class EstimatingAttack(Attack):
         y = self.targets(z)
         fit = ridge(reduced(x), y)
         self._freedom = fit.freedom
-        column = facts.main_column[facts.dimension]
-        return read_off(facts, train, test, own_target(facts, y), fit.mean[facts.probe, column], fit.spread[column])
+        return read_off_columns(facts, train, test, y, fit.mean, fit.spread)
 
     @property
     def degrees_of_freedom(self) -> float:
@@ -61,14 +61,13 @@ class DirectAttack(Attack):
         """Return what channels to choose from; the one that agrees best is taken."""
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
-        z = scores(facts.features)
+        z = scores(facts)
         best = max(self.matches(facts, z), key=lambda m: m.agreement, default=None)
         self._fitted = best is not None
         if best is None:
             return np.asarray(frequencies(facts, train)[test])
         mean, spread = direct(z, best.inputs)
-        column = facts.main_column[facts.dimension]
-        return read_off(facts, train, test, own_target(facts, z), mean[facts.probe, column], spread[column])
+        return read_off_columns(facts, train, test, z, mean, spread)
 
     @property
     def degrees_of_freedom(self) -> float:
@@ -78,7 +77,7 @@ class DirectAttack(Attack):
 
 def direct(z: F64, inputs: F64) -> tuple[F64, F64]:
     """Return estimates (probe, column) of z and (column,) how far they are off, each from the one best channel."""
-    x = scores(inputs)
+    x = normal_scores(inputs)
     a, b = np.nan_to_num(z), np.nan_to_num(x)
     both = np.isfinite(z).T.astype(float) @ np.isfinite(x).astype(float)
     power = np.sqrt((a**2).T @ np.isfinite(x) * (np.isfinite(z).T.astype(float) @ b**2))

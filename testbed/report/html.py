@@ -8,7 +8,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from testbed.records import files, reader
+from testbed.records import files, reader, sound
 from testbed.report.pieces import figure, missing, number, percent
 from testbed.report.section import sections_of
 from testbed.report.style import CSS
@@ -20,7 +20,9 @@ def make(folder: Path, baseline: Path | None = None) -> Path:
 
     `baseline`: the folder of another run to hold this one against, e.g. the same room with the surface held fixed.
     """
-    page = _render(View(reader.load(folder), None if baseline is None else reader.load(baseline)))
+    run, other = reader.load(folder), None if baseline is None else reader.load(baseline)
+    with sound.damaged(folder, "cannot be shown"):
+        page = _render(View(run, other))
     path = folder / files.REPORT
     with files.whole(path) as part:
         part.write_text(page, encoding="utf-8")
@@ -113,7 +115,7 @@ def _verdict(v: View) -> str:
     keys = f"{verified} verified key{'' if verified == 1 else 's'}"
     measured = s.get("kdr_eve")
     eve = (
-        "Eve was not measured; the accounting used an assumed error rate."
+        "Eve was not measured; the length goes by an assumed one."
         if measured is None
         else f"Eve’s best guess of a raw bit was wrong {percent(measured)} of the time."
     )

@@ -47,8 +47,10 @@ class Section(ABC):
 def sections_of(v: View) -> list[tuple[str, str, str, str]]:
     """Return (anchor, short title, title, HTML) of every section of a run's page, in order.
 
-    A section that fails, or cannot be used, says so in its place and costs no other.
+    An installed section that fails, or that cannot be used, says so in its place and costs no other. One of ours fails
+    only where the run's records are damaged, which is the caller's to say.
     """
+    ours = registry.names("report_sections", ours=True)
     found = [(cls.order, name, cls()) for name, cls in registry.usable("report_sections").items()]
     out = []
     for _, name, section in sorted(found, key=lambda row: row[:2]):
@@ -56,6 +58,8 @@ def sections_of(v: View) -> list[tuple[str, str, str, str]]:
             if section.shows(v):
                 out.append((name, escape(section.short or name), escape(section.title or name), section.html(v)))
         except Exception as exc:
+            if name in ours:
+                raise
             title = escape(section.title or name)
             out.append((name, escape(section.short or name), title, _failed(exc)))
     broken = registry.problems(["report_sections"])

@@ -54,6 +54,12 @@ class EnhancerSuite(OptionsSuite):
             stage.fit(*pair(7, 120, rx, tx, subcarriers), np.random.default_rng(1))
         return stage
 
+    def narrow(self) -> Any:
+        """Return one whose options ask for a single dimension; those of them that it has."""
+        cls = type(self.fresh())
+        options = {"components": 1, "pairs": 1, "codes": 1, "epochs": 2}
+        return cls(**{k: v for k, v in options.items() if hasattr(self.fresh().options, k)})
+
     def trainable(self) -> Any:
         """Return a trained one; leaves the sentence out where there is nothing to train."""
         if not isinstance(self.fresh(), TrainableEnhancer):
@@ -94,13 +100,11 @@ class EnhancerSuite(OptionsSuite):
             # a network's matrix products round differently with other batch sizes
             np.testing.assert_allclose(values[rest], expected[rest], rtol=1e-4, atol=1e-5)
 
-    def test_one_subcarrier_as_rssi_has_it_works_or_is_refused(self) -> None:
-        stage = self.fresh()
+    def test_one_subcarrier_as_rssi_has_it_works(self) -> None:
+        stage = self.narrow()
         if isinstance(stage, TrainableEnhancer):
-            with refused(ValueError, "accepted: the same, from"):
-                stage.fit(*pair(7, 60, 1, 1, 1), np.random.default_rng(1))
-        else:
-            assert stage.transform(series(4, subcarriers=1), "alice").values.shape == (40, 1)
+            stage.fit(*pair(7, 60, 1, 1, 1), np.random.default_rng(1))
+        assert stage.transform(series(4, subcarriers=1), "alice").values.shape == (40, 1)
 
     def test_any_number_of_subcarriers_works(self) -> None:
         for n in (52, 31):

@@ -13,7 +13,7 @@ import numpy as np
 from testbed.core import registry
 from testbed.core.errors import InputError
 from testbed.core.types import CsiSeries
-from testbed.replay.sources import Cut, Recording
+from testbed.replay.sources import Cut, Recording, checked
 from testbed.testing._suite import Suite, check
 
 
@@ -56,6 +56,7 @@ class SourceSuite(Suite):
         with self.fresh() as bench:
             recording = bench.source.load(bench.path)
             assert isinstance(recording, Recording)
+            checked(recording, "the recording")
             assert recording.main in recording.cuts
             for name, cut in recording.cuts.items():
                 assert cut.name == name

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Meta
 
 from testbed.chain.enhance._features import C128, Count
-from testbed.chain.enhance._trained import Arrays, Learned, Model, Split, Trained, as_complex, stacked
+from testbed.chain.enhance._trained import Arrays, Learned, Model, Split, Trained
 from testbed.chain.enhance._trainer import MappedNetworkOptions, run, squared, train
 from testbed.chain.enhance._wiener import predict, wiener
 from testbed.core.types import F64, CsiSeries
@@ -47,10 +47,10 @@ class Calibrated(Trained):
         return CsiSeries(csi.h * calibration["factor"], csi.rounds, csi.subcarrier_hz)
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
-        weights, history = wiener(as_complex(alice), as_complex(bob), split)
+        weights, history = wiener(self._joined(alice), self._joined(bob), split)
         if not self.options.hidden:
             return Learned(private=weights, history=history)
-        guess = stacked(predict(weights, as_complex(alice)))
+        guess = self._split(predict(weights, self._joined(alice)))
         level = float(np.sqrt((bob[split.train] ** 2).mean()))
         build = partial(network, guess.shape[1], self.options.hidden)
         found, how = train(build, squared, (guess / level, (bob - guess) / level), split, self.options, rng)
@@ -58,7 +58,7 @@ class Calibrated(Trained):
         return Learned(private=private, history={**history, **how})
 
     def _apply(self, model: Model, role: str, vectors: F64) -> F64:
-        guess = stacked(predict(model.private, as_complex(vectors)))
+        guess = self._split(predict(model.private, self._joined(vectors)))
         if not self.options.hidden:
             return guess
         level = float(model.private["level"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from testbed.chain.enhance._features import Count
-from testbed.chain.enhance._trained import Learned, Model, Split, Trained, TrainedOptions, as_complex, stacked
+from testbed.chain.enhance._trained import Learned, Model, Split, Trained, TrainedOptions
 from testbed.core.types import F64
 
 RIDGES = np.logspace(-5, 0, 11)
@@ -30,7 +30,7 @@ class Cca(Trained):
     applied = ("pairs",)
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
-        a, b = as_complex(alice), as_complex(bob)
+        a, b = self._joined(alice), self._joined(bob)
         if self.options.pairs > min(a.shape[1], b.shape[1]):
             raise ValueError(f"pairs = {self.options.pairs}, accepted: up to {min(a.shape[1], b.shape[1])}")
         mean_a, mean_b = a[split.train].mean(axis=0), b[split.train].mean(axis=0)
@@ -53,7 +53,7 @@ class Cca(Trained):
 
     def _apply(self, model: Model, role: str, vectors: F64) -> F64:
         end, arrays = ("alice", model.private) if role == "alice" else ("bob", model.public)
-        return stacked((as_complex(vectors) - arrays[f"mean_{end}"]) @ arrays[end])
+        return self._split((self._joined(vectors) - arrays[f"mean_{end}"]) @ arrays[end])
 
 
 def _whitener(power: np.ndarray, basis: np.ndarray, ridge: float) -> np.ndarray:

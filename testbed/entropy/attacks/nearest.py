@@ -30,7 +30,7 @@ class Nearest(Attack):
     knows = "all of the above at once, compared with the most similar symbols of the string"
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
-        z = scores(facts.features)
+        z = scores(facts)
         target = own_target(facts, z)
         by_probe = self._of_probes(facts, z)
         labels = np.nan_to_num(neighbours(facts, label_scores(facts, train, target), around(2, 1)))
@@ -43,10 +43,9 @@ class Nearest(Attack):
             ask = np.flatnonzero(facts.dimension[test] == d)
             if teach.size <= 2 * max(_NEIGHBOURS):
                 continue
-            x = np.concatenate([by_probe, np.zeros((by_probe.shape[0], 0))], axis=1)[facts.probe]
             judge = np.sort(rng.choice(teach.size, min(_JUDGES // 2 + 20, teach.size), replace=False))
             rows = np.concatenate([teach, test[ask]])
-            x = _weighed(np.concatenate([x[rows], labels[rows]], axis=1), target[teach], teach.size)
+            x = _weighed(np.concatenate([by_probe[facts.probe[rows]], labels[rows]], axis=1), target[teach], teach.size)
             near = _nearest(x[teach.size :], x[: teach.size], None)
             asked.append((ask, facts.value[teach][near]))
             near = _nearest(x[judge], x[: teach.size], judge)
@@ -84,7 +83,7 @@ class Nearest(Attack):
 
 
 def _weighed(x: F64, target: F64, n: int) -> F64:
-    """Return the inputs that have most to do with the target, each as large as it has; the first n rows are training."""
+    """Return the inputs that have most to do with the target, each as large as it has; n rows teach."""
     x = x - x[:n].mean(axis=0)
     power = np.sqrt((x[:n] ** 2).mean(axis=0))
     x = x / np.where(power > 1e-9, power, np.inf)
@@ -98,7 +97,7 @@ def _weighed(x: F64, target: F64, n: int) -> F64:
 
 
 def _nearest(ask: F64, teach: F64, selves: I64 | None) -> I64:
-    """Return (question, neighbour) the nearest rows of `teach`, nearest first; `selves` are not their own neighbours."""
+    """Return (question, neighbour) rows of `teach`, nearest first; `selves` are not their own neighbours."""
     distance = (teach**2).sum(axis=1) - 2.0 * ask @ teach.T
     if selves is not None:
         distance[np.arange(selves.size), selves] = np.inf
