@@ -295,7 +295,7 @@ def _held_to(kind: Kind, found: Any) -> Any:
         if not (inspect.isclass(found) and issubclass(found, base)):
             raise _Broken(f"no {kind.what}: {found!r} is no subclass of {module}.{name}")
         if inspect.isabstract(found):
-            raise _Broken(f"class {found.__name__} lacks {', '.join(sorted(found.__abstractmethods__))}")
+            raise _Broken(f"class {found.__name__} lacks {_lacking(found)}")
         return found
     classes = [
         c for c in vars(found).values() if inspect.isclass(c) and issubclass(c, base) and c.__module__ == found.__name__
@@ -307,5 +307,10 @@ def _held_to(kind: Kind, found: Any) -> Any:
         raise _Broken(
             f"{len(whole)} classes ({', '.join(c.__name__ for c in whole)}); accepted: one {kind.what} a file"
         )
-    lacking = "".join(f"; {c.__name__} lacks {', '.join(sorted(c.__abstractmethods__))}" for c in classes)
+    lacking = "".join(f"; {c.__name__} lacks {_lacking(c)}" for c in classes)
     raise _Broken(f"no {kind.what} in it, i.e. no concrete subclass of {module}.{name}{lacking}")
+
+
+def _lacking(cls: Any) -> str:
+    """Return the names of the methods that an abstract class still lacks."""
+    return ", ".join(sorted(cls.__abstractmethods__))

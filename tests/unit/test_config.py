@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -200,6 +201,33 @@ def test_json_schema_knows_every_table() -> None:
     text = str(config.json_schema(Experiment))
     for word in ("carrier_hz", "offset_wavelengths", "sacrifice_fraction"):
         assert word in text
+
+
+def test_json_schema_holds_the_options_of_what_is_chosen() -> None:
+    schema = config.json_schema(Experiment)
+    scalar = schema["$defs"]["quantize.scalar"]["properties"]
+    assert scalar["bits"] == {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 4,
+        "default": 2,
+        "description": "Per feature.",
+    }
+    assert not schema["$defs"]["quantize.scalar"]["additionalProperties"]
+    rules = schema["$defs"]["ChainPlan"]["allOf"]
+    chosen = {"properties": {"quantize": {"const": "scalar"}}, "required": ["quantize"]}
+    assert [r["then"] for r in rules if r["if"] == chosen] == [
+        {"properties": {"quantize_options": {"$ref": "#/$defs/quantize.scalar"}}}
+    ]
+    assert schema["$defs"]["policy.sweep"]["required"] == ["codebook"]
+    assert "listens this much longer" in schema["$defs"]["ProbingPlan"]["properties"]["guard_s"]["description"]
+    lab = config.json_schema(Lab)["$defs"]
+    assert "Hardware serial number" in lab["radios.pluto"]["properties"]["serial"]["description"]
+    assert any(r["if"]["properties"]["role"] == {"const": "ris"} for r in lab["NodePlace"]["allOf"])
+    # every reference leads somewhere
+    text = msgspec.json.encode(schema).decode()
+    for name in set(re.findall(r'"#/\$defs/([^"]+)"', text)):
+        assert name in schema["$defs"], name
 
 
 def test_a_stage_that_does_not_take_its_own_options_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

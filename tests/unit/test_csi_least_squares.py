@@ -69,13 +69,6 @@ def why_rejected(samples, **options):
     return caught.value.reason
 
 
-# ---------------------------------------------------------------- what is found
-
-
-def test_stage_names():
-    assert registry.names("csi") == ["least_squares", "mmse"]
-
-
 @pytest.mark.parametrize("start", [0, 3, 100, 200])
 def test_perfect_channel(start):
     csi = estimate(through([start], [0.5j]))

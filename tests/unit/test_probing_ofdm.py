@@ -9,10 +9,6 @@ RATE_HZ = 40e6
 DESIGNS = [{}, {"n_subcarriers": 52, "n_fft": 64, "n_cp": 16, "n_symbols": 2}, {"n_subcarriers": 126, "seed": 7}]
 
 
-def test_only_the_waveform_is_a_stage():
-    assert registry.names("probing") == ["ofdm"]
-
-
 @pytest.mark.parametrize("options", DESIGNS)
 def test_layout(options):
     frame = Ofdm(**options).frame(RATE_HZ)

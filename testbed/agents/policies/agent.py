@@ -31,7 +31,7 @@ from testbed.core.types import C64
 _PREDICTING = ("lstm", "kalman", "last")
 
 
-class AgentOptions(StageOptions):
+class AgentOptions(StageOptions, frozen=True):
     checkpoint: str
     """File that a learner saved, its card (.json) beside it; on every node's own machine."""
     run: Annotated[int, Meta(ge=0)] = 0

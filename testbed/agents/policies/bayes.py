@@ -22,7 +22,7 @@ from testbed.core.types import C64
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
-class BayesOptions(StageOptions):
+class BayesOptions(StageOptions, frozen=True):
     fred: str = "eve"
     """Role of the transmitter that stands for Fred."""
     kappa_fred: Share = 0.995

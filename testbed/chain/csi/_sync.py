@@ -151,7 +151,7 @@ def _taken(record: _Record, index: I64) -> _Record:
     return _made(type(record), [v.take(index) if isinstance(v, _Dc) else v[index] for v in _values(record)])
 
 
-class SyncOptions(StageOptions):
+class SyncOptions(StageOptions, frozen=True):
     """What all estimators share: which probes they reject."""
 
     min_snr_db: Annotated[float, Meta(ge=-20, le=60)] = 3.0

@@ -15,7 +15,7 @@ from testbed.core.stages import CsiEstimator
 from testbed.core.types import F64, AntennaFrame, CsiFrame, IqBlock, SoundingFrame
 
 
-class MmseOptions(SyncOptions):
+class MmseOptions(SyncOptions, frozen=True):
     rms_delay_s: Annotated[float, Meta(gt=0, lt=1e-3)] = 50e-9
     """Of the exponential power delay profile."""
 

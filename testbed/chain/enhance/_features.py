@@ -32,7 +32,7 @@ _FINER = 2
 """Delays looked at per sample of the bandwidth."""
 
 
-class ScaleOptions(StageOptions):
+class ScaleOptions(StageOptions, frozen=True):
     """What all enhancers share that give CSI, not features of their own; the same at both ends."""
 
     step: Count = 8

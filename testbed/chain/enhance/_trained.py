@@ -92,7 +92,7 @@ class Model:
         return digest({"card": np.frombuffer(_text(self.card).encode(), np.uint8), **self.public})[:16]
 
 
-class TrainedOptions(StageOptions):
+class TrainedOptions(StageOptions, frozen=True):
     """What all enhancers with a model share."""
 
     align: bool = True
@@ -105,7 +105,7 @@ class TrainedOptions(StageOptions):
     """Rounds left out before it."""
 
 
-class MappedOptions(TrainedOptions):
+class MappedOptions(TrainedOptions, frozen=True):
     """Of those that predict Bob's CSI, which both ends then turn into the same features as `identity` does."""
 
     step: Count = 8
@@ -134,8 +134,8 @@ class Trained(TrainableEnhancer):
         super().__init__(**options)
         o = self.options
         # those that give features of their own have neither
-        step, scale = getattr(o, "step", 1), getattr(o, "scale", "complex")
-        self._reduction = Reduction(step, scale, "none", 1, o.align)
+        scale: ScaleName = getattr(o, "scale", "complex")
+        self._reduction = Reduction(getattr(o, "step", 1), scale, "none", 1, o.align)
         values = msgspec.json.decode(msgspec.json.encode(o))  # as the card has them: lists, not tuples
         self._parameters = {name: values[name] for name in ("align", *self.applied)}
         self._recipe_card = {k: v for k, v in values.items() if k not in (*_NOT_LEARNT, *self.applied)}

@@ -26,7 +26,7 @@ Build = Callable[[], Any]
 """Returns a fresh torch module."""
 
 
-class NetworkOptions(TrainedOptions):
+class NetworkOptions(TrainedOptions, frozen=True):
     """How a network is trained, beside what all enhancers with a model share."""
 
     epochs: Count = 200
@@ -41,7 +41,7 @@ class NetworkOptions(TrainedOptions):
     """Where torch computes; auto: see `learning.torch_device`."""
 
 
-class MappedNetworkOptions(NetworkOptions):
+class MappedNetworkOptions(NetworkOptions, frozen=True):
     """Of the networks that predict Bob's CSI, which both ends then turn into the same features as `identity` does."""
 
     step: Count = 8

@@ -17,7 +17,7 @@ from testbed.chain.enhance._trainer import NetworkOptions, Scale, Width, run, tr
 from testbed.core.types import F64
 
 
-class AutoencoderOptions(NetworkOptions):
+class AutoencoderOptions(NetworkOptions, frozen=True):
     codes: Width = 16
     """Features."""
     hidden: Width = 128

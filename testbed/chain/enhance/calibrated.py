@@ -22,7 +22,7 @@ from testbed.chain.enhance._wiener import predict, wiener
 from testbed.core.types import F64, CsiSeries
 
 
-class CalibratedOptions(MappedNetworkOptions):
+class CalibratedOptions(MappedNetworkOptions, frozen=True):
     hidden: Annotated[int, Meta(ge=0, le=8192)] = 64
     """Width of the hidden layer; 0: there is no network."""
     epochs: Count = 100

@@ -12,7 +12,7 @@ RIDGES = np.logspace(-5, 0, 11)
 """Relative to the mean variance of a subcarrier; the validation stretch chooses."""
 
 
-class CcaOptions(TrainedOptions):
+class CcaOptions(TrainedOptions, frozen=True):
     pairs: Count = 8
     """Canonical variates, of which each gives two features."""
 

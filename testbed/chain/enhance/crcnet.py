@@ -14,7 +14,7 @@ from testbed.core.types import F64
 WIDTH = 256
 
 
-class CrcNetOptions(MappedNetworkOptions):
+class CrcNetOptions(MappedNetworkOptions, frozen=True):
     filters: Width = 4
     """Channels of the convolutions."""
 

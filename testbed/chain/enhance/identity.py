@@ -9,7 +9,7 @@ from testbed.core.stages import Enhancer
 from testbed.core.types import CsiSeries, Features
 
 
-class IdentityOptions(ScaleOptions):
+class IdentityOptions(ScaleOptions, frozen=True):
     window: Count = 32
     """Probes before, of which `detrend = "highpass"` takes the mean."""
 

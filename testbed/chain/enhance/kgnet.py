@@ -17,7 +17,7 @@ from testbed.chain.enhance._trainer import MappedNetworkOptions, Scale, Width, r
 from testbed.core.types import F64
 
 
-class KgNetOptions(MappedNetworkOptions):
+class KgNetOptions(MappedNetworkOptions, frozen=True):
     hidden: tuple[Width, ...] = (512, 1024, 1024, 512)
     """Widths of the hidden layers."""
     epochs: Count = 100

@@ -34,7 +34,7 @@ def delay_basis(subcarrier_hz: F64, rms_delay_s: float) -> tuple[F64, NDArray[np
     return values, vectors
 
 
-class KltOptions(StageOptions):
+class KltOptions(StageOptions, frozen=True):
     rms_delay_s: Annotated[float, Meta(gt=0, lt=1)] = 50e-9
     """Of the assumed profile."""
     dimensions: Annotated[int, Meta(ge=0, le=1_000_000)] = 0

@@ -9,7 +9,7 @@ from testbed.chain.enhance._trained import Learned, Model, Split, Trained, Train
 from testbed.core.types import F64
 
 
-class PcaOptions(TrainedOptions):
+class PcaOptions(TrainedOptions, frozen=True):
     components: Count = 16
     """Features."""
 

@@ -27,7 +27,7 @@ def smoothing_matrix(n: int, window: int, order: int) -> F64:
     return out
 
 
-class SavgolOptions(ScaleOptions):
+class SavgolOptions(ScaleOptions, frozen=True):
     window: Count = 11
     """Subcarriers in a fit, odd."""
     order: Annotated[int, Meta(ge=0, le=1_000_000)] = 3

@@ -12,7 +12,7 @@ from testbed.core.stages import Enhancer
 from testbed.core.types import F64, CsiSeries, Features
 
 
-class WaveletOptions(ScaleOptions):
+class WaveletOptions(ScaleOptions, frozen=True):
     family: Literal["haar", "db2", "db4", "sym4", "coif1"] = "sym4"
     """Of wavelets."""
     levels: Count = 3

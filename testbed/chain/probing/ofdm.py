@@ -18,7 +18,7 @@ _PHASE_STEPS = 256
 _PAPR_ITERATIONS = 100
 
 
-class OfdmOptions(StageOptions):
+class OfdmOptions(StageOptions, frozen=True):
     n_subcarriers: Annotated[int, Meta(ge=16, le=8190)] = 64
     """Even; at most n_fft − 2."""
     n_fft: Annotated[int, Meta(ge=32, le=8192, multiple_of=4)] = 128

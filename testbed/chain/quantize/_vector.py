@@ -48,7 +48,7 @@ _RANGE = 4.0
 _MAX_ROUNDS = 100
 
 
-class VectorOptions(StageOptions):
+class VectorOptions(StageOptions, frozen=True):
     """What all vector quantizers share."""
 
     dimension: Annotated[int, Meta(ge=1, le=MAX_DIMENSION)] = 2

@@ -43,7 +43,7 @@ _CLEAR, _GAP, _OFFSET = 0.94, 1.01, 0.022
 """What a bit of conditional entropy h costs to reconcile: all of it from `_CLEAR` on, else h·_GAP + _OFFSET."""
 
 
-class EquiprobableOptions(StageOptions):
+class EquiprobableOptions(StageOptions, frozen=True):
     bits: Annotated[int, Meta(ge=0, le=MOST_BITS)] = 0
     """m of every dimension; 0: chosen for each by its pilots."""
     pilots: Annotated[int, Meta(ge=8, le=4096)] = 32

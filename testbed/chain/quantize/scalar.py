@@ -38,7 +38,7 @@ from testbed.core.stages import Quantizer
 from testbed.core.types import F64, I64, Bits, Features
 
 
-class ScalarOptions(StageOptions):
+class ScalarOptions(StageOptions, frozen=True):
     bits: Annotated[int, Meta(ge=1, le=4)] = 2
     """Per feature."""
     guard: Annotated[float, Meta(ge=0, le=0.5)] = 0.1

@@ -62,7 +62,7 @@ VARIANTS = {
 }
 
 
-class CascadeOptions(StageOptions):
+class CascadeOptions(StageOptions, frozen=True):
     variant: Literal["original", "yanetal", "option7", "weighted"] = "weighted"
     """Which blocks in which pass: a row of `VARIANTS`."""
 

@@ -32,7 +32,7 @@ _CLEAR_SHARE = 0.97
 _LEAST_CHECKS = 8
 
 
-class LdpcOptions(StageOptions):
+class LdpcOptions(StageOptions, frozen=True):
     rounds: Annotated[int, Meta(ge=0, le=6)] = 4
     """How often Bob may ask for more parities; 0: one message, then corrected or refused."""
     margin: Annotated[float, Meta(ge=0, le=6)] = 1.0

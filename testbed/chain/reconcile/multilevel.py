@@ -61,7 +61,7 @@ _PRIOR = 2.0
 """Weight of all dimensions' sacrificed symbols beside a dimension's own, in symbols."""
 
 
-class MultilevelOptions(StageOptions):
+class MultilevelOptions(StageOptions, frozen=True):
     rounds: Annotated[int, Meta(ge=0, le=40)] = 16
     """How often Bob may ask for more parities; from 16 on the last are the bits themselves."""
     step: Annotated[float, Meta(ge=0.005, le=0.2)] = 0.015

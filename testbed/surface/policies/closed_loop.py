@@ -20,7 +20,7 @@ from testbed.surface.line_of_sight import LineOfSight
 Phase = Literal["start", "model", "model_confirm", "search", "confirm", "held"]
 
 
-class ClosedLoopOptions(StageOptions):
+class ClosedLoopOptions(StageOptions, frozen=True):
     search: str = "greedy"
     """Which search: a file of `surface/searches`, or an installed one."""
     search_options: dict[str, Any] = field(default_factory=dict)

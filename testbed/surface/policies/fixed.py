@@ -10,7 +10,7 @@ from testbed.core.stages import SurfacePolicy
 from testbed.core.types import SurfacePattern
 
 
-class FixedOptions(StageOptions):
+class FixedOptions(StageOptions, frozen=True):
     pattern: str = "random(1)"
     """See `core.patterns`."""
 

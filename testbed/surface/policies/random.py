@@ -13,7 +13,7 @@ from testbed.core.stages import SurfacePolicy
 from testbed.core.types import SurfacePattern
 
 
-class RandomOptions(StageOptions):
+class RandomOptions(StageOptions, frozen=True):
     every: Annotated[int, Meta(ge=1)] = 1
     """Rounds for which a pattern is held."""
 

@@ -12,7 +12,7 @@ from testbed.core.stages import SurfacePolicy
 from testbed.core.types import SurfacePattern
 
 
-class SweepOptions(StageOptions):
+class SweepOptions(StageOptions, frozen=True):
     codebook: Annotated[tuple[str, ...], Meta(min_length=1)]
     """Patterns, see `core.patterns`."""
     dwell: Annotated[int, Meta(ge=1)] = 1

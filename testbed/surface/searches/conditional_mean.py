@@ -20,7 +20,7 @@ from testbed.core.stages import SurfaceSearch
 from testbed.core.types import SurfacePattern
 
 
-class ConditionalMeanOptions(StageOptions):
+class ConditionalMeanOptions(StageOptions, frozen=True):
     samples: Annotated[int, Meta(ge=0)] = 0
     """Random patterns in each round, from 8; 0: as many as there are elements, but at least 32."""
     rounds: Annotated[int, Meta(ge=1)] = 8

@@ -16,7 +16,7 @@ _REFRESH = 16
 """Groups between two looks at what is held: what was kept for being lucky is not compared with for ever."""
 
 
-class GreedyOptions(StageOptions):
+class GreedyOptions(StageOptions, frozen=True):
     group: Annotated[int, Meta(ge=1)] = 1
     """Elements that are turned together."""
     sweeps: Annotated[int, Meta(ge=1)] = 3

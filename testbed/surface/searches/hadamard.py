@@ -21,7 +21,7 @@ from testbed.core.stages import SurfaceSearch
 from testbed.core.types import F64, SurfacePattern
 
 
-class HadamardOptions(StageOptions):
+class HadamardOptions(StageOptions, frozen=True):
     groups: Annotated[int, Meta(ge=2)] = 4
     """Interleaved groups of elements; one changes while the others are the reference."""
     sweeps: Annotated[int, Meta(ge=1)] = 2

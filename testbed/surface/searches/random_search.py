@@ -12,7 +12,7 @@ from testbed.core.stages import SurfaceSearch
 from testbed.core.types import SurfacePattern
 
 
-class RandomSearchOptions(StageOptions):
+class RandomSearchOptions(StageOptions, frozen=True):
     trials: Annotated[int, Meta(ge=1)] = 1000
     """Patterns drawn."""
 
