@@ -150,7 +150,7 @@ def _check_tuning(e: Experiment, source: str, lab: Lab) -> None:
     """Raise InputError where a radio's driver states limits that exclude the experiment's carrier or rate."""
     for name, place in lab.node.items():
         limits = _limits_of(place)
-        for key in ("carrier_hz", "sample_rate_hz") if limits is not None else ():
+        for key in ("carrier_hz", "sample_rate_hz"):
             wrong = limits.refusal(key, getattr(e.radio, key))
             if wrong is not None:
                 raise InputError(
@@ -159,16 +159,15 @@ def _check_tuning(e: Experiment, source: str, lab: Lab) -> None:
                 )
 
 
-def _limits_of(place: NodePlace) -> Limits | None:
-    """Return what a radio's driver accepts at the most; None for boards, and where its driver is not found here."""
+def _limits_of(place: NodePlace) -> Limits:
+    """Return what a radio's driver accepts at the most: anything for boards, and where it is not found here."""
     if place.role == "ris":
-        return None
+        return Limits()
     try:
         driver = registry.load_driver("radios", place.driver)
     except InputError:
-        return None
-    limits: Limits | None = getattr(driver, "limits", None)
-    return limits
+        return Limits()
+    return getattr(driver, "limits", None) or Limits()
 
 
 def check_lab(lab: Lab, source: str) -> None:
@@ -252,7 +251,7 @@ def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None
             except InputError as exc:
                 raise InputError(f"{source}: {exc}") from exc
         limits = _limits_of(place)
-        for key in ("tx_gain_db", "rx_gain_db") if limits is not None else ():
+        for key in ("tx_gain_db", "rx_gain_db"):
             wrong = limits.refusal(key, getattr(place, key))
             if wrong is not None:
                 raise InputError(f"{source}: table [node.{name}]: key {key!r}: {wrong} by driver {place.driver!r}")
