@@ -16,8 +16,6 @@ from typing import Literal
 from testbed.core.schedule import Slot
 from testbed.net import messages as m
 
-_TRACKING_GAIN = 0.5
-"""Share of a measured timing error that is corrected where rates do not matter: half filters noise."""
 _MISSES = 3
 """Frames in a row that a receiver must miss before its clock is doubted."""
 _WIDEST_DOUBT_S = 1e-3
@@ -35,8 +33,6 @@ _READ = 1 / 6
 """The same of a reading that is exact by its word: devices start when they say to within some of the guard."""
 _IN_GUARD = 0.75
 """Share of the guard that a clock's drift may take before receivers listen for longer."""
-_LITTLE = 1 / 8
-"""Guards by which a rate may move a clock between two rounds before it is corrected for."""
 WIDEST_S = 50e-3
 """Longest time that receivers listen early and late: ten minutes at `_CRYSTALS`, two rounds ahead, are 48 ms."""
 
@@ -103,8 +99,6 @@ class NodeClock:
     """It has to hear the reference's frames: what is not known of other clocks makes no window wider."""
     missed: int = 0
     """Frames in a row that were not heard."""
-    follows_rate: bool = False
-    """`base_s` is that of `line`: the clock's rate matters at this interval."""
 
 
 class Scheduler:
@@ -170,13 +164,8 @@ class Scheduler:
 
     def _expect(self, clock: NodeClock, start_s: float) -> float:
         """Set the clock's base for a round at `start_s`; returns by how much it may be off beyond the guard."""
-        line, allowed_s = clock.line, _IN_GUARD * self._guard_s
-        beyond_s = max(0.0, line.bound_at(start_s) - allowed_s)
-        moves_s = abs(line.rate) * self._interval_s
-        clock.follows_rate = beyond_s > 0 or moves_s > _LITTLE * self._guard_s
-        if clock.follows_rate:
-            clock.base_s = line.offset_at(start_s)
-        return clock.uncertainty_s + beyond_s
+        clock.base_s = clock.line.offset_at(start_s)
+        return clock.uncertainty_s + max(0.0, clock.line.bound_at(start_s) - _IN_GUARD * self._guard_s)
 
     @property
     def _slot_s(self) -> float:
@@ -204,15 +193,7 @@ class Scheduler:
         """
         clock = self.clocks[node]
         # While the clock is still uncertain the first arrival settles it whole.
-        settles = clock.uncertainty_s > 0
-        if settles:
-            clock.line.restart(time_s, base_s)
-        else:
-            clock.line.learn(time_s, base_s)
-        if clock.follows_rate:
-            clock.base_s = clock.line.offset_at(time_s)
-        else:
-            clock.base_s += (1.0 if settles else _TRACKING_GAIN) * (base_s - clock.base_s)
+        (clock.line.restart if clock.uncertainty_s > 0 else clock.line.learn)(time_s, base_s)
         clock.uncertainty_s, clock.missed = 0.0, 0
 
     def miss(self, node: str, is_certain: bool = False) -> None:

