@@ -119,7 +119,7 @@ Request = Attach | Detach | Now | Tune | Transmit | Receive | Declare | Silence 
 
 class Reply(Struct, kw_only=True, frozen=True):
     id: int
-    error: Literal["", "late", "timeout", "off_air", "new_world", "device"] = ""
+    error: Literal["", "late", "timeout", "off_air", "replaced", "new_world", "device"] = ""
     detail: str = ""
     session: str = ""
     now: int = 0

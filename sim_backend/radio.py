@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sim_backend.impairments import FrontEnd, RadioOptions, device_clock, oscillator_ppm
-from sim_backend.link import ANSWER_S, NewWorld, OffAir, link_for
+from sim_backend.link import ANSWER_S, NewWorld, OffAir, Replaced, link_for
 from sim_backend.messages import MAX_SAMPLES, Now, Receive, Reply, Silence, Transmit, Tune
 from sim_backend.ticks import duration, to_ticks
 from testbed.core.errors import DeviceError, InputError, LateTransmit
@@ -133,6 +133,9 @@ class SimRadio(Radio):
         except NewWorld as exc:
             self._enter(exc.seed)
             self._transmit(block, at_s, cyclic)
+        except OffAir as exc:
+            self._come_back(exc)
+            self._transmit(block, at_s, cyclic)
         self._stale = self._options.stale_buffers
 
     def _transmit(self, block: IqBlock, at_s: float | None, cyclic: bool) -> None:
@@ -185,6 +188,9 @@ class SimRadio(Radio):
         except NewWorld as exc:
             self._begin_again(exc.seed)
             block = self._receive(n_samples, at_s, timeout_s)
+        except OffAir as exc:
+            self._come_back(exc)
+            block = self._receive(n_samples, at_s, timeout_s)
         if self._stale > 0 and self._old is not None:
             self._stale -= 1
             return replace(block, samples=np.stack([np.resize(row, n_samples) for row in self._old]))
@@ -230,8 +236,25 @@ class SimRadio(Radio):
         except NewWorld as exc:  # what was sent before was not heard
             self._begin_again(exc.seed)
             reply = self._link.ask(request, self.state)[0]
+        except OffAir as exc:
+            self._come_back(exc)
+            return self._promised
         self._heard_from(reply)
         return reply.now
+
+    def _come_back(self, dropped: OffAir) -> None:
+        """Attach and tune anew after having been dropped from the air for silence.
+
+        Raises `dropped` afterwards where something was sent that nobody will hear: the round that it belonged to is
+        spoilt, the next one is not. Raises it at once where another process has taken this radio's name, or before
+        `configure`.
+        """
+        if isinstance(dropped, Replaced) or self._settings is None:
+            raise dropped
+        is_lost = bool(self._unheard)
+        self._do_configure(self._settings)
+        if is_lost:
+            raise dropped
 
     def _heard_from(self, reply: Reply) -> None:
         """Learn from an answer: requests are served in order, so what was sent before it is on the air."""

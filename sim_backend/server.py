@@ -36,6 +36,7 @@ _EMULATORS = {
     "ris595": "ris595:EmulatedRis595",
 }
 """Driver → module of `emulators` and class of its twin; a USRP has a stand-in for its library (`equip`) instead."""
+_REPLACED = "another process attached under its name"
 _LOOK_UP_S = 0.05
 """How often the loop looks whether it was asked to stop."""
 
@@ -332,7 +333,7 @@ class _Server:
             )
         for token, session in self._sessions.items():
             if session.name == request.name and not session.gone:
-                self._end(token, "another process attached under its name")
+                self._end(token, _REPLACED)
         gone = [token for token, session in self._sessions.items() if session.gone]
         for token in gone[:-100]:  # the last ones may still come and ask why
             del self._sessions[token]
@@ -370,7 +371,8 @@ class _Server:
         if session is None:
             raise Refused("off_air", "this world does not know the device: configure() attaches it again")
         if session.gone:
-            raise Refused("off_air", f"dropped from the air: {session.gone}; configure() attaches it again")
+            kind = "replaced" if session.gone == _REPLACED else "off_air"
+            raise Refused(kind, f"dropped from the air: {session.gone}; what it sent since is lost")
         return session.name
 
     # ---------------------------------------------------------------- the air rule
