@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-PROTOCOL = 2
+PROTOCOL = 3
 MAX_SAMPLES = 1 << 22
 
 Name = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,40}$")]
@@ -75,6 +75,31 @@ class Receive(_Request, tag="receive", kw_only=True):
     """Of the world whose samples are wanted."""
 
 
+class Window(Struct, forbid_unknown_fields=True, kw_only=True):
+    """One reception of several."""
+
+    start: Tick
+    shift: Tick = 0
+    n_samples: Count
+
+
+class ReceiveMany(_Request, tag="receive_many", kw_only=True):
+    """A train of receptions, answered once, by the samples of those that succeeded, one block after the other."""
+
+    windows: Annotated[list[Window], Meta(min_length=1, max_length=4096)]
+    timeout_s: Positive
+    """For all of them together."""
+    seed: int
+
+
+class Failure(Struct, kw_only=True, frozen=True):
+    """Why one of several receptions failed."""
+
+    window: int
+    error: Literal["timeout", "device"]
+    detail: str
+
+
 class Declare(_Request, tag="declare", kw_only=True):
     """Never answered."""
 
@@ -114,7 +139,10 @@ class Reset(_Request, tag="reset", kw_only=True):
     seed: Annotated[int, Meta(ge=0)]
 
 
-Request = Attach | Detach | Now | Tune | Transmit | Receive | Declare | Silence | Pass | Hang | Apply | Readback | Reset
+Request = (
+    Attach | Detach | Now | Tune | Transmit | Receive | ReceiveMany | Declare | Silence | Pass | Hang | Apply | Readback
+    | Reset
+)  # fmt: skip
 
 
 class Reply(Struct, kw_only=True, frozen=True):
@@ -130,6 +158,8 @@ class Reply(Struct, kw_only=True, frozen=True):
     """Apply: first tick that sees the pattern."""
     seed: int = 0
     """Of the world as last reset."""
+    failed: tuple[Failure, ...] = ()
+    """ReceiveMany: the windows without samples, ascending."""
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from sim_backend import messages as m
 from sim_backend.impairments import FrontEnd, RadioOptions, device_clock, oscillator_ppm
 from sim_backend.link import ANSWER_S, NewWorld, OffAir, Replaced, link_for
 from sim_backend.messages import MAX_SAMPLES, Now, Receive, Reply, Silence, Transmit, Tune
 from sim_backend.ticks import duration, to_ticks
-from testbed.core.errors import DeviceError, InputError, LateTransmit
+from testbed.core.errors import DeviceError, DeviceTimeout, InputError, LateTransmit
 from testbed.core.options import driver_options
-from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
+from testbed.core.radio import Radio, RadioCapabilities, RadioSettings, Window
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
 
+_LONGEST_TRAIN = 4096
+"""Windows in one message."""
 _HASTE = 50
 """How often "now" is asked for anew when it was over before the answer could be used."""
 
@@ -217,6 +221,50 @@ class SimRadio(Radio):
         samples, overflow = front.hear(field, start + shift)
         time_s = self._clock.reading_s(start) if at_s is None else at_s
         return IqBlock(samples, self.settings.sample_rate_hz, time_s, overflow)
+
+    def _do_receive_many(self, windows: Sequence[Window], timeout_s: float) -> list[IqBlock | DeviceError]:
+        """Ask for all windows in one message; the samples are those of one reception after the other."""
+        most = max(w.n_samples for w in windows)
+        if most > MAX_SAMPLES or self._stale > 0 or len(windows) > _LONGEST_TRAIN:
+            return super()._do_receive_many(windows, timeout_s)
+        try:
+            return self._receive_many(windows, timeout_s)
+        except NewWorld as exc:
+            self._begin_again(exc.seed)
+        except OffAir as exc:
+            self._come_back(exc)
+        return self._receive_many(windows, timeout_s)
+
+    def _receive_many(self, windows: Sequence[Window], timeout_s: float) -> list[IqBlock | DeviceError]:
+        front = self._front_end()
+        starts = [self._clock.world_ticks(w.at_s) for w in windows]
+        shifts = [front.jitter("rx", start) for start in starts]
+        asked = [
+            m.Window(start=start, shift=shift, n_samples=w.n_samples)
+            for start, shift, w in zip(starts, shifts, windows, strict=True)
+        ]
+        within_s = timeout_s * len(windows)
+        request = m.ReceiveMany(
+            id=self._link.next_id(), session=self._link.session, windows=asked, timeout_s=within_s,
+            seed=self._world_seed,
+        )  # fmt: skip
+        reply, raw = self._link.ask(request, self.state, timeout_s=within_s + ANSWER_S)
+        self._heard_from(reply)
+        failed = {f.window: f for f in reply.failed}
+        samples, used = np.frombuffer(raw, np.complex64), 0
+        out: list[IqBlock | DeviceError] = []
+        for i, window in enumerate(windows):
+            if i in failed:
+                kind = DeviceTimeout if failed[i].error == "timeout" else DeviceError
+                out.append(kind(self.name, "receive", self.state, failed[i].detail))
+                continue
+            size = window.n_samples * self._options.n_antennas
+            field = samples[used : used + size].reshape(self._options.n_antennas, -1)
+            used += size
+            heard, overflow = front.hear(field, starts[i] + shifts[i])
+            self._old = heard
+            out.append(IqBlock(heard, self.settings.sample_rate_hz, window.at_s, overflow))
+        return out
 
     def _do_silence(self) -> None:
         self._link.forget_told()

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -173,14 +173,34 @@ class _Session:
 
 
 @dataclass(slots=True)
+class _Train:
+    """Receptions that are answered together."""
+
+    fields: list[Any]
+    """Samples by window, None until they are there."""
+    failed: list[m.Failure] = field(default_factory=list)
+    open: int = 0
+
+    def answer(self, id: int, now: int, seed: int) -> tuple[m.Reply, NDArray[np.complex64]]:
+        failed = tuple(sorted(self.failed, key=lambda f: f.window))
+        found = [x.ravel() for x in self.fields if x is not None]
+        reply = m.Reply(id=id, now=now, seed=seed, failed=failed)
+        return reply, np.concatenate(found) if found else np.empty(0, np.complex64)
+
+
+@dataclass(slots=True)
 class _Waiting:
     """A reception, or an answer in wall pace, that cannot go out yet."""
 
     route: bytes
-    request: m.Receive
+    request: m.Receive | m.ReceiveMany
+    window: m.Receive | m.Window
     name: str
     end: int
     deadline: float
+    train: _Train | None = None
+    index: int = 0
+    """Of the window in the train."""
 
 
 class _Server:
@@ -247,7 +267,7 @@ class _Server:
                 detail = f"no samples within {w.request.timeout_s:g} s; " + (
                     f"waiting for {behind}" if behind else "not yet that late"
                 )
-                self._answer(w.route, m.Reply(id=w.request.id, error="timeout", detail=detail))
+                self._fail(w, "timeout", detail)
             else:
                 still.append(w)
         self._waiting = still
@@ -313,7 +333,11 @@ class _Server:
                 end = air.check_reception(name, request.start, request.n_samples)
                 # a client asks one thing at a time: what it waited for before was given up
                 self._waiting = [w for w in self._waiting if w.name != name]
-                self._waiting.append(_Waiting(route, request, name, end, now + request.timeout_s))
+                self._waiting.append(_Waiting(route, request, request, name, end, now + request.timeout_s))
+                return None
+            case m.ReceiveMany():
+                self._same_world(request.seed)
+                self._begin_train(route, request, name, now)
                 return None
             case m.Silence():
                 air.silence(name, request.repeated_only)
@@ -377,13 +401,45 @@ class _Server:
 
     # ---------------------------------------------------------------- the air rule
 
+    def _begin_train(self, route: bytes, request: m.ReceiveMany, name: str, now: float) -> None:
+        """Wait for every window of a train; those that are refused at once fail alone."""
+        self._waiting = [w for w in self._waiting if w.name != name]
+        train = _Train([None] * len(request.windows), open=len(request.windows))
+        for index, window in enumerate(request.windows):
+            w = _Waiting(route, request, window, name, 0, now + request.timeout_s, train, index)
+            try:
+                w.end = self._air.check_reception(name, window.start, window.n_samples)
+            except Refused as exc:
+                if exc.kind != "device":
+                    raise
+                self._fail(w, "device", exc.detail)
+                continue
+            self._waiting.append(w)
+
     def _complete(self, w: _Waiting) -> None:
         try:
-            field = self._air.hear(w.name, w.request.start, w.request.n_samples, w.request.shift)
+            heard = self._air.hear(w.name, w.window.start, w.window.n_samples, w.window.shift)
         except Refused as exc:
-            self._answer(w.route, m.Reply(id=w.request.id, error=exc.kind, detail=exc.detail))  # type: ignore[arg-type]
+            self._fail(w, exc.kind, exc.detail)
             return
-        self._answer(w.route, m.Reply(id=w.request.id, now=self._air.now(w.name), seed=self._air.seed), field)
+        if w.train is None:
+            self._answer(w.route, m.Reply(id=w.request.id, now=self._air.now(w.name), seed=self._air.seed), heard)
+            return
+        w.train.fields[w.index] = heard
+        self._close(w, w.train)
+
+    def _fail(self, w: _Waiting, error: Any, detail: str) -> None:
+        if w.train is None:
+            self._answer(w.route, m.Reply(id=w.request.id, error=error, detail=detail))
+            return
+        w.train.failed.append(m.Failure(window=w.index, error=error, detail=detail))
+        self._close(w, w.train)
+
+    def _close(self, w: _Waiting, train: _Train) -> None:
+        """Count a window of a train as done; with the last one, answer."""
+        train.open -= 1
+        if not train.open:
+            self._answer(w.route, *train.answer(w.request.id, self._air.now(w.name), self._air.seed))
 
     def _drop_silent(self, now: float) -> None:
         """Drop who was waited for too long without declaring anything. Who waits itself is not silent."""
