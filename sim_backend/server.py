@@ -23,7 +23,7 @@ from sim_backend.arrays import Array
 from sim_backend.channel import Channel, responses
 from sim_backend.link import Link
 from sim_backend.ticks import to_seconds, to_ticks
-from sim_backend.world import Air, Refused
+from sim_backend.world import Air, Reception, Refused
 from testbed.core.config import RadioPlan, Scene, to_dict
 from testbed.core.errors import InputError
 from testbed.core.identity import Identity, secure, start_authenticator
@@ -256,10 +256,12 @@ class _Server:
             self._next_look = now + min(_LOOK_UP_S, self._peer_timeout_s / 4)
             self._drop_silent(now)
         still: list[_Waiting] = []
+        ready: list[_Waiting] = []
         for w in sorted(self._waiting, key=lambda w: (w.end, w.name)):
             missing = self._air.undeclared(w.name, w.end)
             if not missing and self._wall_s(w.end) <= now:
-                self._complete(w)
+                self._air.pass_time(w.end)
+                ready.append(w)
             elif now >= w.deadline:
                 behind = ", ".join(
                     f"{n} ({to_seconds(w.end - self._air.stations[n].horizon):.6f} s behind)" for n in missing
@@ -271,6 +273,7 @@ class _Server:
             else:
                 still.append(w)
         self._waiting = still
+        self._complete(ready)
 
     def due_in_s(self, now: float) -> float:
         """Return how long `settle` may be left alone if no message arrives."""
@@ -416,17 +419,25 @@ class _Server:
                 continue
             self._waiting.append(w)
 
-    def _complete(self, w: _Waiting) -> None:
+    def _complete(self, ready: list[_Waiting]) -> None:
+        """Compute receptions together; where the air refuses one of them, each for itself."""
+        receptions = [Reception(w.name, w.window.start, w.window.n_samples, w.window.shift) for w in ready]
         try:
-            heard = self._air.hear(w.name, w.window.start, w.window.n_samples, w.window.shift)
+            heard = self._air.hear_many(receptions) if receptions else []
         except Refused as exc:
-            self._fail(w, exc.kind, exc.detail)
+            if len(ready) == 1:
+                self._fail(ready[0], exc.kind, exc.detail)
+                return
+            for w in ready:
+                self._complete([w])
             return
-        if w.train is None:
-            self._answer(w.route, m.Reply(id=w.request.id, now=self._air.now(w.name), seed=self._air.seed), heard)
-            return
-        w.train.fields[w.index] = heard
-        self._close(w, w.train)
+        for w, samples in zip(ready, heard, strict=True):
+            if w.train is None:
+                reply = m.Reply(id=w.request.id, now=self._air.now(w.name), seed=self._air.seed)
+                self._answer(w.route, reply, samples)
+            else:
+                w.train.fields[w.index] = samples
+                self._close(w, w.train)
 
     def _fail(self, w: _Waiting, error: Any, detail: str) -> None:
         if w.train is None:
