@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from sim_backend import messages as m
 from sim_backend.impairments import FrontEnd, RadioOptions, device_clock, oscillator_ppm
 from sim_backend.link import ANSWER_S, NewWorld, OffAir, Replaced, link_for
-from sim_backend.messages import MAX_SAMPLES, Now, Receive, Reply, Silence, Transmit, Tune
+from sim_backend.messages import MAX_SAMPLES, MAX_WINDOWS, Now, Receive, Reply, Silence, Transmit, Tune
 from sim_backend.ticks import duration, to_ticks
 from testbed.core.errors import DeviceError, DeviceTimeout, InputError, LateTransmit
 from testbed.core.options import driver_options
@@ -20,8 +20,6 @@ from testbed.core.radio import Radio, RadioCapabilities, RadioSettings, Window
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
 
-_LONGEST_TRAIN = 4096
-"""Windows in one message."""
 _HASTE = 50
 """How often "now" is asked for anew when it was over before the answer could be used."""
 
@@ -223,17 +221,20 @@ class SimRadio(Radio):
         return IqBlock(samples, self.settings.sample_rate_hz, time_s, overflow)
 
     def _do_receive_many(self, windows: Sequence[Window], timeout_s: float) -> list[IqBlock | DeviceError]:
-        """Ask for all windows in one message; the samples are those of one reception after the other."""
-        most = max(w.n_samples for w in windows)
-        if most > MAX_SAMPLES or self._stale > 0 or len(windows) > _LONGEST_TRAIN:
+        """Ask for as many windows as fit into an answer; the samples are those of one reception after the other."""
+        if self._stale > 0:
             return super()._do_receive_many(windows, timeout_s)
-        try:
-            return self._receive_many(windows, timeout_s)
-        except NewWorld as exc:
-            self._begin_again(exc.seed)
-        except OffAir as exc:
-            self._come_back(exc)
-        return self._receive_many(windows, timeout_s)
+        out: list[IqBlock | DeviceError] = []
+        for some in _fitting(windows, MAX_SAMPLES // self._options.n_antennas):
+            try:
+                out += self._receive_many(some, timeout_s)
+                continue
+            except NewWorld as exc:
+                self._begin_again(exc.seed)
+            except OffAir as exc:
+                self._come_back(exc)
+            out += self._receive_many(some, timeout_s)
+        return out
 
     def _receive_many(self, windows: Sequence[Window], timeout_s: float) -> list[IqBlock | DeviceError]:
         front = self._front_end()
@@ -326,3 +327,14 @@ class SimRadio(Radio):
         if self._front is None:
             self._front = FrontEnd(self.name, self._options, self._seed, self._world_seed, self.settings)
         return self._front
+
+
+def _fitting(windows: Sequence[Window], most: int) -> Iterator[list[Window]]:
+    """Yield the windows in parts of at most so many samples, and so many windows as a message may have."""
+    part: list[Window] = []
+    for window in windows:
+        if part and (len(part) == MAX_WINDOWS or sum(w.n_samples for w in part) + window.n_samples > most):
+            yield part
+            part = []
+        part.append(window)
+    yield part

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
 import math
 import secrets
 import signal
@@ -25,7 +27,8 @@ from sim_backend.link import Link
 from sim_backend.ticks import to_seconds, to_ticks
 from sim_backend.world import Air, Reception, Refused
 from testbed.core.config import RadioPlan, Scene, to_dict
-from testbed.core.errors import InputError
+from testbed.core.errors import InputError, ProtocolError
+from testbed.core.gate import Strikes, printable
 from testbed.core.identity import Identity, secure, start_authenticator
 from testbed.core.types import F64, SurfacePattern
 from testbed.core.world import DriverContext, Equipment, World
@@ -39,6 +42,13 @@ _EMULATORS = {
 _REPLACED = "another process attached under its name"
 _LOOK_UP_S = 0.05
 """How often the loop looks whether it was asked to stop."""
+_QUEUED = 1000
+"""Requests that may wait on a connection."""
+_HANDSHAKE_MS = 5000
+MAX_SESSIONS = 256
+"""Devices on the air at a time."""
+
+log = logging.getLogger("testbed.world")
 
 
 class SimWorld(World):
@@ -127,6 +137,11 @@ def serve(
     try:
         socket = context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
+        # nothing may grow with what a peer sends, not even before it has proved who it is
+        socket.setsockopt(zmq.MAXMSGSIZE, m.MAX_FRAME_BYTES)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+        socket.setsockopt(zmq.RCVHWM, _QUEUED)
+        socket.setsockopt(zmq.SNDHWM, _QUEUED)
         # a peer that died must not hold back what is meant for others, nor come back under its old route
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         secure(socket, identity)
@@ -136,7 +151,8 @@ def serve(
             raise InputError(f"the simulated air cannot listen on {endpoint}: {exc}; choose a free port") from exc
 
         def send(route: bytes, frames: list[Any]) -> None:
-            socket.send_multipart([route, *frames])
+            with contextlib.suppress(zmq.Again):  # a peer that does not read its answers loses them
+                socket.send_multipart([route, *frames], zmq.NOBLOCK)
 
         names = {} if identity is None else {key: name for name, key in identity.known.items()}
         server = _Server(send, pace, peer_timeout_s)
@@ -216,6 +232,9 @@ class _Server:
         """Whom others wait for: since when, and its horizon then."""
         self._next_look = 0.0
         """When to look for them again."""
+        self._strikes = Strikes(most=20)
+        self.refused = 0
+        """Messages that were none, or that this world could not serve."""
 
     # ---------------------------------------------------------------- the loop's three calls
 
@@ -226,17 +245,52 @@ class _Server:
         another's name, and only the coordinator (or this process, for its emulated devices) makes a new world.
         """
         self._pass_time(now)
+        if self._strikes.muted(route):
+            return
         try:
+            if not 1 <= len(frames) <= 2:
+                raise ProtocolError(f"{len(frames)} frames, accepted: a request, and samples or levels")
             request = m.decode_request(frames[0])
-        except (msgspec.DecodeError, IndexError) as exc:
+        except ProtocolError as exc:
+            self._strike(route)
             # without an id nobody can match an answer, unless the header at least carries one
             self._answer(route, m.Reply(id=_id_of(frames), error="device", detail=f"message not understood: {exc}"))
             return
+        try:
+            self._serve_checked(route, request, frames, now, sender)
+        except Exception as exc:
+            # whatever a request does to the computation, it must cost its sender and nobody else
+            log.error("a %s could not be served: %s: %s", type(request).__name__, type(exc).__name__, exc)
+            log.debug("", exc_info=True)
+            self._strike(route)
+            detail = f"could not be served: {type(exc).__name__}: {printable(str(exc))}"
+            self._give_up(request.session, detail)
+            self._answer(route, m.Reply(id=request.id, error="device", detail=detail))
+
+    def _strike(self, route: bytes) -> None:
+        self.refused += 1
+        if self._strikes.count(route):
+            log.warning("a connection is not listened to any more after too many bad messages")
+
+    def _give_up(self, session: str, why: str) -> None:
+        if session not in self._sessions or self._sessions[session].gone:
+            return
+        try:
+            self._end(session, why)
+        except Exception as exc:  # what was wrong with this device is wrong with its leaving, too
+            log.error("%s: %s", self._sessions[session].name, exc)
+            self._air.stations.pop(self._sessions[session].name, None)
+
+    def _serve_checked(
+        self, route: bytes, request: m.Request, frames: list[bytes], now: float, sender: str | None
+    ) -> None:
+        """Serve a request of whoever may make it."""
         wanted = (
             request.name if isinstance(request, m.Attach) else "coordinator" if isinstance(request, m.Reset) else None
         )
         if wanted is not None and sender not in (None, "world", wanted):
             detail = f"{sender} may not do what is {wanted}'s"
+            self._strike(route)
             self._answer(route, m.Reply(id=request.id, error="device", detail=detail))
             return
         try:
@@ -323,7 +377,7 @@ class _Server:
                 self._same_world(request.seed)
                 array = air.stations[name].array if name in air.stations else None
                 n_antennas = 1 if array is None else array.n
-                if not payload or len(payload) % (8 * n_antennas) or len(payload) > 8 * m.MAX_SAMPLES * n_antennas:
+                if not payload or len(payload) % (8 * n_antennas) or len(payload) > 8 * m.MAX_SAMPLES:
                     raise Refused("device", f"{len(payload)} bytes are not 1 to {m.MAX_SAMPLES} complex64 samples")
                 samples = np.frombuffer(payload, np.complex64)
                 if array is not None:
@@ -333,6 +387,7 @@ class _Server:
                     return None
             case m.Receive():
                 self._same_world(request.seed)
+                self._check_size(name, request.n_samples)
                 end = air.check_reception(name, request.start, request.n_samples)
                 # a client asks one thing at a time: what it waited for before was given up
                 self._waiting = [w for w in self._waiting if w.name != name]
@@ -340,6 +395,7 @@ class _Server:
                 return None
             case m.ReceiveMany():
                 self._same_world(request.seed)
+                self._check_size(name, sum(window.n_samples for window in request.windows))
                 self._begin_train(route, request, name, now)
                 return None
             case m.Silence():
@@ -364,6 +420,8 @@ class _Server:
         gone = [token for token, session in self._sessions.items() if session.gone]
         for token in gone[:-100]:  # the last ones may still come and ask why
             del self._sessions[token]
+        if len(self._sessions) - min(len(gone), 100) >= MAX_SESSIONS:
+            raise Refused("device", f"{MAX_SESSIONS} devices are on the air, accepted: no more")
         token = secrets.token_hex(8)
         self._sessions[token] = _Session(request.name, request.kind)
         return m.Reply(id=request.id, session=token, now=self._air.now(request.name), seed=self._air.seed)
@@ -372,8 +430,8 @@ class _Server:
         try:
             scene = msgspec.convert(request.scene, Scene)
             self._air.reset(scene, request.carrier_hz, request.seed)
-        except (msgspec.ValidationError, ValueError) as exc:
-            raise Refused("device", f"scene refused: {exc}") from exc
+        except Exception as exc:
+            raise Refused("device", f"scene refused: {printable(str(exc) or type(exc).__name__)}") from exc
         self._began = now
         self._lagging.clear()
         for w in self._waiting:
@@ -404,6 +462,12 @@ class _Server:
 
     # ---------------------------------------------------------------- the air rule
 
+    def _check_size(self, name: str, n_samples: int) -> None:
+        """Refuse what does not fit into one answer."""
+        most = m.MAX_SAMPLES // self._air.n_antennas(name)
+        if n_samples > most:
+            raise Refused("device", f"{n_samples} samples, accepted {most}")
+
     def _begin_train(self, route: bytes, request: m.ReceiveMany, name: str, now: float) -> None:
         """Wait for every window of a train; those that are refused at once fail alone."""
         self._waiting = [w for w in self._waiting if w.name != name]
@@ -430,6 +494,16 @@ class _Server:
                 return
             for w in ready:
                 self._complete([w])
+            return
+        except Exception as exc:  # as for any other request: it costs who asked
+            log.error("a reception could not be computed: %s: %s", type(exc).__name__, exc)
+            log.debug("", exc_info=True)
+            if len(ready) > 1:
+                for w in ready:
+                    self._complete([w])
+                return
+            self._strike(ready[0].route)
+            self._fail(ready[0], "device", f"could not be computed: {type(exc).__name__}: {printable(str(exc))}")
             return
         for w, samples in zip(ready, heard, strict=True):
             if w.train is None:
@@ -493,7 +567,7 @@ class _Server:
 
 def _id_of(frames: list[bytes]) -> int:
     try:
-        found = msgspec.msgpack.decode(frames[0])
-        return found["id"] if isinstance(found["id"], int) else 0
+        found = msgspec.msgpack.decode(frames[0][: m.MAX_HEADER_BYTES])["id"]
+        return found if type(found) is int and 0 <= found <= 1 << 53 else 0
     except Exception:  # whatever arrived: it only costs the sender its answer
         return 0

@@ -32,6 +32,8 @@ RETENTION = TICKS_PER_S
 LONGEST_PATH = TICKS_PER_S // 50_000
 """Echoes later than 20 µs (6 km) are not computed."""
 FOREVER = 1 << 62
+MAX_UNHEARD = 1 << 24
+"""Samples of one radio that are still to be sent; 128 MiB of them."""
 
 
 class Refused(Exception):
@@ -264,6 +266,11 @@ class Air:
         horizon = self.frontier if old is None else old.horizon
         self.stations[name] = Station(place, carrier_hz, sample_rate_hz, to_ticks(turnaround_s), horizon, free, array)
 
+    def n_antennas(self, name: str) -> int:
+        """Return how many antennas a radio on the air has."""
+        array = self._station(name).array
+        return 1 if array is None else array.n
+
     def leave(self, name: str) -> None:
         """Take a radio off the air; nobody waits for it any more."""
         if name in self.stations:
@@ -292,6 +299,8 @@ class Air:
         earliest = max(station.horizon, self.frontier)  # FOREVER while it repeats something
         if start < earliest:
             raise Refused("late", f"{(earliest - start) / 1e6:.6f} µs too late")
+        if sum(s.samples.size for s in self._sent if s.radio == name and s.end > self.frontier) > MAX_UNHEARD:
+            raise Refused("device", f"more than {MAX_UNHEARD} samples wait to be heard, accepted: no more")
         end = FOREVER if cyclic else start + duration(samples.shape[-1], station.sample_rate_hz)
         self._sent.append(
             Transmission(

@@ -19,8 +19,8 @@ log = logging.getLogger("testbed.coordinator")
 
 
 class Recorder:
-    """Writes one run's records. `private`: levels, SNR and arrival times tell about the channel, hence about the key,
-    and are left out whatever a node reports."""
+    """Writes one run's records. `private`: levels, SNR and arrival times depend on the channel, as the key does, and
+    are left out whatever a node reports."""
 
     def __init__(self, writer: RunWriter, lab: Lab, run_name: str, private: bool) -> None:
         self._writer, self._lab, self._run_name, self._private = writer, lab, run_name, private
@@ -53,16 +53,15 @@ class Recorder:
             return
         if self._private:
             return
+        name = f"{self._lab.by_role(link.tx) or link.tx}>{node}"
         try:
             csi = None if link.csi is None else np.frombuffer(link.csi, dtype=np.complex64).reshape(link.shape)
+            self._writer.probe(
+                r.round, node, name, link.device_time_s, link.snr_db, link.cfo_hz, link.rssi_dbfs, r.surface, csi
+            )
         except ValueError as exc:
             self._reject_link(node, "malformed")
-            log.warning("%s: CSI of round %d does not fit its shape: %s", node, r.round, exc)
-            return
-        name = f"{self._lab.by_role(link.tx) or link.tx}>{node}"
-        self._writer.probe(
-            r.round, node, name, link.device_time_s, link.snr_db, link.cfo_hz, link.rssi_dbfs, r.surface, csi
-        )
+            log.warning("%s: CSI of round %d is not recorded: %s", node, r.round, exc)
 
     def _reject_link(self, node: str, reason: str) -> None:
         self._links_rejected.setdefault(node, Counter())[reason] += 1

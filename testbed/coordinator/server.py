@@ -19,6 +19,7 @@ from testbed.core import registry, schedule, seeds
 from testbed.core.clock import Clock, WallClock
 from testbed.core.config import Experiment, Lab, is_rehearsal, to_dict
 from testbed.core.errors import InputError, TestbedError
+from testbed.core.gate import identifier, printable
 from testbed.core.identity import Identity
 from testbed.core.machine import handler_of
 from testbed.core.types import AntennaFrame, SoundingFrame
@@ -73,7 +74,7 @@ class Coordinator:
         self._clock = clock if clock is not None else WallClock()
         self.lab, self.experiment, self.folder = lab, experiment, folder
         # two runs that begin in the same second in different folders must not share a key folder
-        self.run_name = f"{folder.name}-{secrets.token_hex(3)}"
+        self.run_name = f"{identifier(folder.name)}-{secrets.token_hex(3)}"
         sounder = registry.make_stage("probing", experiment.probing.waveform, experiment.probing.waveform_options)
         self._frame = sounder.frame(experiment.radio.sample_rate_hz)
         slots = schedule.parse(experiment.probing.schedule)
@@ -185,10 +186,20 @@ class Coordinator:
         if not self.state.virtual:
             # on the wall clock, plans are made from the time at which something happened
             self._take(e.Tick(self._clock.now_s()))
-        self._take(e.Received(name, header.incarnation, body))
+        try:
+            self._take(e.Received(name, header.incarnation, body))
+        except (TestbedError, OSError):
+            raise  # the run's own trouble: its files, its simulated air
+        except Exception as exc:
+            # whatever a message does to this process, it must cost its sender and nobody else
+            what = f"its {type(body).__name__} could not be handled: {type(exc).__name__}: {printable(str(exc))}"
+            log.error("%s: %s", name, what)
+            log.debug("%s", name, exc_info=True)
+            self._hub.blame(name)
+            self._take(e.ProcessEnded(name, what))
 
     def _take(self, event: e.Event) -> None:
-        """Hand an event to the state machine and do what it says."""
+        """Hand an event to the state machine and carry out its instructions."""
         for instruction in self._handle(event):
             _DO[type(instruction)](self, instruction)
 
@@ -219,9 +230,8 @@ class Coordinator:
         if x.kind == "ready":
             self._began_s = self._clock.now_s()
         self._recorder.note(x)
-        text = f"{x.kind.replace('_', ' ')}: " + ", ".join(
-            f"{k} {v}" for k, v in x.detail.items() if k not in ("identity", "accepted")
-        )
+        words = ", ".join(f"{k} {v}" for k, v in x.detail.items() if k not in ("identity", "accepted"))
+        text = printable(f"{x.kind.replace('_', ' ')}: {words}", 1000)  # nodes' own words, on a person's terminal
         if x.kind in _SHOWN:
             self._show_progress(text)
         else:

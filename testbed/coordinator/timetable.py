@@ -25,9 +25,9 @@ READING_UNCERTAINTY_S = 1e-3
 _SPREADS = 6.0
 """A receiver listens this many standard deviations of the measured arrivals early and late, at least."""
 ORDERED_AHEAD_S = 1.0
-"""How long before its first sample a round may be ordered on the wall clock: nodes wait for it and hear nothing else."""
+"""How long before its first sample a round may be ordered on the wall clock: nodes that wait hear nothing else."""
 MOST_SAMPLES = 4_000_000
-"""Of a window, whatever is known of the clocks: what drivers and estimators take at once (32 MB)."""
+"""Of a window, all antennas together, whatever is known of the clocks: what drivers and the air take at once."""
 WALL_LEAD_S = 0.03
 """On the wall clock an order must reach the nodes before its first sample is due."""
 
@@ -62,14 +62,14 @@ class Timetable:
         if not self.virtual:  # in virtual time the air waits for the host
             turnaround_s = max([turnaround_s, *(h.host_turnaround_s for h in hellos)])
         p = self._experiment.probing
-        frame_s = self.frame_s
+        frame_s, n_antennas = self.frame_s, max(roster.antennas().values(), default=1)
         if self._experiment.beams.policy != "none":
-            frame_s += self.antenna_s * (max(roster.antennas().values()) - 1)
+            frame_s += self.antenna_s * (n_antennas - 1)
         self.scheduler = Scheduler(
             self._slots, frame_s, p.interval_s, p.turnaround_s + turnaround_s,
             max([p.guard_s, *(_SPREADS * h.timing_spread_s for h in hellos)]),
             0.0 if self.virtual else WALL_LEAD_S,
-            min(WIDEST_S, MOST_SAMPLES / 2 / self._experiment.radio.sample_rate_hz),
+            min(WIDEST_S, MOST_SAMPLES / 2 / (n_antennas * self._experiment.radio.sample_rate_hz)),
         )  # fmt: skip
 
     def fix_origin(self) -> float:
@@ -117,7 +117,7 @@ class Timetable:
         return start_s, end_s
 
     def correct_clocks(self, r: Round) -> None:
-        """Learn from the arrival times of a closed round; a receiver that heard nothing may have a clock far off."""
+        """Learn from the arrival times of a closed round; a receiver that found no frame may have a clock far off."""
         snrs_db = []
         for name, result in r.results.items():
             for link in result.links:

@@ -247,7 +247,7 @@ class SurfacePolicy(ABC):
     watches: bool = False
     """Whether `pattern_for` needs `observe` of every earlier round first."""
     search_only: bool = False
-    """The run exists for this policy's sake: it ends once the policy is `done`, and nothing is distilled."""
+    """The run is made for this policy's search only: it ends once the policy is `done`, and no key is distilled."""
     done: bool = False
     """The policy has nothing more to try."""
 

@@ -321,7 +321,7 @@ def smoothing(p: F64, epsilon_log2: float) -> float:
     """
     with np.errstate(divide="ignore"):
         logs = np.log2(p)
-    shannon = -float(np.where(p > 0, p * logs, 0.0).sum())
+    shannon = -float((p * np.where(p > 0, logs, 0.0)).sum())
     best = -float(logs.max(axis=1).sum())  # of order ∞, without smoothing
     for order in _ORDERS.tolist():
         renyi = float(np.log2(np.exp2(order * logs).sum(axis=1)).sum()) / (1.0 - order)

@@ -81,7 +81,8 @@ def new_run_folder(parent: Path, experiment_name: str) -> Path:
     for suffix in ("", *(f"-{i}" for i in range(2, 100))):
         folder = parent / f"{stamp}-{experiment_name}{suffix}"
         try:
-            folder.mkdir(parents=True)
+            parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700)  # raw bits come into it
         except FileExistsError:
             continue
         except OSError as exc:

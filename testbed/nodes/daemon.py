@@ -25,6 +25,7 @@ from testbed.config.devices import open_device
 from testbed.core import seeds
 from testbed.core.config import Lab, NodePlace
 from testbed.core.errors import DeviceError, InputError, TestbedError
+from testbed.core.gate import is_identifier, printable
 from testbed.core.identity import Identity
 from testbed.core.machine import handler_of
 from testbed.core.radio import Radio
@@ -41,6 +42,8 @@ from testbed.nodes.state import NodeState
 log = logging.getLogger("testbed.node")
 _POLL_MS = 100
 _GREET_EVERY_S = 1.0
+MAX_TROUBLE = 20
+"""Messages that this node could not handle, after which it gives up: something is wrong that will not pass."""
 
 
 class _Pulse(threading.Thread):
@@ -85,8 +88,9 @@ class NodeDaemon:
         self.lab = lab
         self.role = self.place.role
         self.incarnation = transport.new_incarnation()
-        self.state = NodeState(self.role, secrets.randbits(256))
-        self._handle = handler_of(self.state)
+        self.state = NodeState(self.role, secrets.randbits(256), self.place.floors, identity is not None)
+        self._machine = handler_of(self.state)
+        self._trouble = 0
         self.welcomed = False
         self._lost_after_s = lab.coordinator.join_timeout_s
         self._next_greeting_s = 0.0
@@ -232,8 +236,10 @@ class NodeDaemon:
             self._lost_after_s = body.lost_after_s
             self._pulse.last_answer_s = time.monotonic()
         self._take(e.Received(body))
-        if isinstance(body, m.Welcome) and (kept := self._model_path()).is_file():
-            self._take(e.ModelFound(kept.read_bytes()))
+        if isinstance(body, m.Welcome) and self.state.run == body.run:
+            self.state.orders.blocks.known(body.run, self._kept_blocks())
+            if (kept := self._model_path()).is_file():
+                self._take(e.ModelFound(kept.read_bytes()))
 
     def _from_discussion(self, public: Any) -> None:
         while public.socket.poll(0):
@@ -242,14 +248,34 @@ class NodeDaemon:
                 self._take(e.Discussed(envelope))
 
     def _take(self, event: e.Event) -> None:
-        """Hand an event to the state machine and do what it says; device work comes back as further events."""
+        """Hand an event to the state machine and carry out its instructions; device work leads to further events."""
         todo = deque(self._handle(event))
         while todo:
             instruction = todo.popleft()
             if isinstance(instruction, e.Operate):
                 todo.extend(self._handle(self._operate(instruction.body)))
+            elif isinstance(instruction, e.StoreKey):
+                if (lost := self._store_key(instruction.key)) is not None:  # no key is reported that was not kept
+                    todo.clear()
+                    self._link.send(m.Failed(operation="amplify", state=self.state.name, detail=lost))
             else:
                 _DO[type(instruction)](self, instruction)
+
+    def _handle(self, event: e.Event) -> list[e.Instruction]:
+        """Hand an event to the state machine; one that it cannot handle costs its sender, not this process."""
+        try:
+            return self._machine(event)
+        except TestbedError:
+            raise
+        except Exception as exc:
+            what = type(event.body if isinstance(event, e.Received) else event).__name__
+            detail = f"{what} could not be handled: {type(exc).__name__}: {printable(str(exc))}"
+            log.error("%s: %s", self.name, detail)
+            log.debug("%s", self.name, exc_info=True)
+            self._trouble += 1
+            if self._trouble >= MAX_TROUBLE:
+                raise TestbedError(f"{MAX_TROUBLE} messages could not be handled, the last one: {detail}") from exc
+            return [e.Report(m.Failed(operation=what.lower(), state=self.state.name, detail=detail))]
 
     # -- instructions
 
@@ -264,25 +290,45 @@ class NodeDaemon:
         elif self._guest is not None:
             self._guest.send(x.envelope)
 
-    def _store_key(self, x: e.StoreKey) -> None:
-        """Write a verified key into this node's own folder, readable by its owner only."""
-        key: Key = x.key
-        folder = self._state_dir / ("rehearsals" if self.state.is_rehearsal else "keys") / self.state.run
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def _store_key(self, key: Key) -> str | None:
+        """Write a verified key into this node's own folder, readable by its owner only; return why it is lost."""
+        folder = self._key_folder("rehearsals" if self.state.is_rehearsal else "keys")
         path = folder / f"block-{key.block:04d}.key"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # a key is never overwritten
-        with os.fdopen(fd, "w") as f:
-            json.dump({"bits": int(key.bits.size), "hex": np.packbits(key.bits).tobytes().hex()}, f)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)  # never overwritten
+            with os.fdopen(fd, "w") as f:
+                json.dump({"bits": int(key.bits.size), "hex": np.packbits(key.bits).tobytes().hex()}, f)
+        except OSError as exc:
+            return f"the key of block {key.block} cannot be kept: {path}: {exc.strerror}"
+        return None
+
+    def _key_folder(self, kind: str) -> Path:
+        return self._state_dir / kind / self._run_name()
 
     def _model_path(self) -> Path:
-        return self._state_dir / "models" / f"{self.state.run}.npz"
+        return self._state_dir / "models" / f"{self._run_name()}.npz"
+
+    def _run_name(self) -> str:
+        """Return the run's name as a part of a path; it came from the coordinator."""
+        if not is_identifier(self.state.run):
+            raise TestbedError(f"the run's name {printable(self.state.run)!r} cannot be part of a path")
+        return self.state.run
+
+    def _kept_blocks(self) -> int:
+        """Return the highest block of this run of which an earlier life of this node kept a key, −1 for none."""
+        kept = (p for kind in ("keys", "rehearsals") for p in self._key_folder(kind).glob("block-*.key"))
+        numbers = (p.stem.removeprefix("block-") for p in kept)
+        return max((int(n) for n in numbers if n.isdecimal()), default=-1)
 
     def _store_model(self, x: e.StoreModel) -> None:
         """Write the enhancer's model into this node's own folder, whole or not at all."""
         path = self._model_path()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = path.with_suffix(".part")
-        part.write_bytes(x.model)
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
+            f.write(x.model)
         part.replace(path)
 
     def _silence(self, x: e.Silence) -> None:
@@ -306,6 +352,11 @@ class NodeDaemon:
                 return _OPERATIONS[type(body)](self, body)
         except (DeviceError, InputError) as exc:
             return e.DeviceFault(operation, str(exc))
+        except Exception as exc:
+            # an order that makes no sense to a device, whatever that does to its library, is refused like any other
+            log.error("%s: %s: %s: %s", self.name, operation, type(exc).__name__, exc)
+            log.debug("%s", self.name, exc_info=True)
+            return e.DeviceFault(operation, f"{type(exc).__name__}: {printable(str(exc))}")
 
     def _configure(self, body: m.Configure) -> e.Event:
         if body.experiment_mode and self.place.private:
@@ -360,7 +411,6 @@ _OPERATIONS: Mapping[type, Callable[[NodeDaemon, Any], e.Event]] = {
 _DO: Mapping[type, Callable[[NodeDaemon, Any], None]] = {
     e.Report: NodeDaemon._report,
     e.Publish: NodeDaemon._publish,
-    e.StoreKey: NodeDaemon._store_key,
     e.StoreModel: NodeDaemon._store_model,
     e.Silence: NodeDaemon._silence,
     e.Exit: NodeDaemon._leave,

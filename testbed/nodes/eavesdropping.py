@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from testbed.chain.dialogue import MAX_MESSAGES
 from testbed.chain.pipeline import KeyChain
 from testbed.core.ledger import PublicMessage
 from testbed.core.machine import Deadlines, EventClock, Story
@@ -24,6 +25,9 @@ from testbed.nodes.setup import Setup
 
 EVE_PATIENCE_S = 2.0
 """How long Eve waits for public messages that are still under way to her."""
+
+MAX_BLOCKS = 16
+"""Blocks that Eve keeps what is published of, before she is ordered to attack them."""
 
 _MESSAGES = "the missing public messages"
 
@@ -84,7 +88,11 @@ class Eavesdropping:
 
     def take(self, envelope: m.PublicEnvelope) -> list[Instruction]:
         """Keep a public message; attack where it was the last one that was missing."""
+        if envelope.block not in self._blocks and len(self._blocks) >= MAX_BLOCKS:
+            return []
         record = self._record(envelope.block)
+        if len(record.messages) >= MAX_MESSAGES:
+            return []
         record.messages[envelope.index] = envelope
         return self._report(envelope.block) if record.is_complete else []
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from testbed.chain.pipeline import KeyChain
 from testbed.core import seeds
+from testbed.core.config import Floors
 from testbed.core.errors import InputError
 from testbed.core.outcomes import KeyReport
 from testbed.core.stages import TrainableEnhancer
@@ -18,14 +19,16 @@ from testbed.nodes.events import OrderRefused
 
 
 class Setup:
-    """What a node was told about the run, its key chain, and the enhancer's model where one was trained.
+    """What a node knows of the run, its key chain, and the enhancer's model where one was trained.
 
     `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed, which everybody
     knows, must not foretell which bits are sacrificed or how the key is hashed.
     """
 
-    def __init__(self, secret_seed: int) -> None:
+    def __init__(self, secret_seed: int, floors: Floors | None = None) -> None:
         self.secret_seed = secret_seed
+        self.floors = floors if floors is not None else Floors()
+        self._secrets_drawn = 0
         self.run = ""
         self.plan: m.Configure | None = None
         self.chain: KeyChain | None = None
@@ -43,7 +46,7 @@ class Setup:
             raise OrderRefused("the mode of a run cannot change within it")
         self.plan = plan
         try:
-            self.chain = KeyChain(plan.chain, plan.accounting, plan.blocks)
+            self.chain = KeyChain(plan.chain, plan.accounting, plan.blocks, self.floors.key_bits)
         except InputError as exc:  # a model file that this machine does not have
             raise OrderRefused(str(exc)) from exc
         if self.model is not None and isinstance(self.chain.enhance, TrainableEnhancer):
@@ -70,12 +73,18 @@ class Setup:
 
     @property
     def seed(self) -> int:
-        """What random choices come from: a secret of this node and run, in a rehearsal the experiment's seed."""
+        """What random choices come from: in a rehearsal the experiment's seed, else a secret that is never used again.
+
+        A block that is begun twice, or a second welcome, must not repeat what was chosen before.
+        """
         assert self.plan is not None
-        return self.plan.seed if self.plan.rehearsal else seeds.secret(self.secret_seed, self.run)
+        if self.plan.rehearsal:
+            return self.plan.seed
+        self._secrets_drawn += 1
+        return seeds.secret(self.secret_seed, self.run, self._secrets_drawn)
 
     def reportable(self, report: KeyReport) -> KeyReport:
-        """Return what may be said of a length: entropies follow from secret bits, so private nodes keep them."""
+        """Return what may be reported of a length: entropies follow from secret bits, so private nodes keep them."""
         return report if self.is_experiment else report.public()
 
     def digest(self, key: Key) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from testbed.core.config import Floors
 from testbed.core.machine import EventClock, Phases, Story, require
 from testbed.net import messages as m
 from testbed.nodes.eavesdropping import Eavesdropping
@@ -34,6 +35,7 @@ from testbed.nodes.events import (
 )
 from testbed.nodes.key_maker import KeyMaker
 from testbed.nodes.measured import MeasuredCsi
+from testbed.nodes.orders import Orders
 from testbed.nodes.setup import Setup
 
 TRANSITIONS: Mapping[str, Mapping[str, str]] = {
@@ -65,16 +67,18 @@ class NodeState:
     """The state of one node. `role` is alice, bob, eve or ris.
 
     `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed, which everybody
-    knows, must not foretell which bits are sacrificed or how the key is hashed.
+    knows, must not foretell which bits are sacrificed or how the key is hashed. `floors` is what the node demands of
+    every run; `authenticated` says whether its links are.
     """
 
-    def __init__(self, role: str, secret_seed: int) -> None:
+    def __init__(self, role: str, secret_seed: int, floors: Floors | None = None, authenticated: bool = True) -> None:
         self.role = role
         self._clock = clock = EventClock()
         self._story = story = Story(clock)
         self._phases = Phases(TRANSITIONS, "greeting", story)
         self._operation: str | None = None
-        self.setup = Setup(secret_seed)
+        self.setup = Setup(secret_seed, floors)
+        self.orders = Orders(role, self.setup.floors, authenticated)
         self.measured = MeasuredCsi()
         self.key_maker = KeyMaker(role, self.setup, self.measured, clock, story)
         self.eavesdropping = Eavesdropping(self.setup, self.measured, clock, story)
@@ -159,6 +163,7 @@ class NodeState:
             detail = "not a request to a node"
             return [Report(m.Failed(operation=type(body).__name__, state=self.name, detail=detail))]
         try:
+            self.orders.check(body, self.run, configured=self.setup.chain is not None)
             return take(self, body)
         except OrderRefused as exc:
             operation = type(body).__name__.lower()
