@@ -115,7 +115,9 @@ def test_raw_bits_are_nobody_elses_to_read(tmp_path: Path) -> None:
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-@pytest.mark.parametrize("link", ["alice>bob>eve", ">bob", "../x>bob", "a b>bob", "alice", "alice>", "a\0>bob", "é>bob"])
+@pytest.mark.parametrize(
+    "link", ["alice>bob>eve", ">bob", "../x>bob", "a b>bob", "alice", "alice>", "a\0>bob", "é>bob"]
+)
 def test_a_link_is_called_transmitter_receiver(tmp_path: Path, link: str) -> None:
     writer = recorded(tmp_path / "run")
     with pytest.raises(ValueError, match="accepted"):
