@@ -31,9 +31,7 @@ class KeyChain:
     a block number fix every random choice.
     """
 
-    def __init__(
-        self, plan: ChainPlan, accounting: Accounting, blocks: int = 1, least_key_bits: int = 1
-    ) -> None:
+    def __init__(self, plan: ChainPlan, accounting: Accounting, blocks: int = 1, least_key_bits: int = 1) -> None:
         """Build the stages; `blocks`: how many blocks the run plans (ε is shared out among them); `least_key_bits`: a
         shorter key is none to this side, see `core.config.Floors`.
         """

@@ -104,14 +104,16 @@ def node(
     Example: testbed node bob --lab bench.toml
     """
     logs.configure(verbose)
-    from testbed.lab import processes
-    from testbed.lab.supervision import watch_parent
+    from testbed.lab import processes, supervision
     from testbed.nodes.daemon import NodeDaemon
 
     place = config.load_lab(lab)
     if name not in place.node:
         raise InputError(f"{lab}: no table [node.{name}]; accepted: {', '.join(place.node)}")
     config.check_drivers(place, lab, [name])
+    if supervised:
+        said = supervision.told()
+        world, uri = said["world"], said["uri"]
     if uri is not None:
         place.node[name].options["uri"] = uri
     if coordinator is None:
@@ -130,7 +132,7 @@ def node(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: daemon.interrupt())
     if supervised:
-        watch_parent()
+        supervision.watch_parent()
     raise typer.Exit(daemon.run())
 
 
@@ -151,8 +153,7 @@ def sim(
     """
     logs.configure(verbose)
     from testbed.core import registry
-    from testbed.lab import processes
-    from testbed.lab.supervision import watch_parent
+    from testbed.lab import processes, supervision
 
     place = config.load_lab(lab)
     if place.world is None:
@@ -160,7 +161,7 @@ def sim(
     if place.curve:
         processes.make_keys(place, ["world", *(processes.local_names(place) if place.world.local else [])])
     if supervised:
-        watch_parent()
+        supervision.watch_parent()
     driver = registry.load_driver("worlds", place.world.driver)
     endpoint = f"tcp://{place.world.host}:{place.world.port if port is None else port}"
     scene = None if supervised else config.load_experiment(experiment)

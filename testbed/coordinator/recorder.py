@@ -19,8 +19,8 @@ log = logging.getLogger("testbed.coordinator")
 
 
 class Recorder:
-    """Writes one run's records. `private`: levels, SNR and arrival times tell about the channel, hence about the key,
-    and are left out whatever a node reports."""
+    """Writes one run's records. `private`: levels, SNR and arrival times depend on the channel, as the key does, and
+    are left out whatever a node reports."""
 
     def __init__(self, writer: RunWriter, lab: Lab, run_name: str, private: bool) -> None:
         self._writer, self._lab, self._run_name, self._private = writer, lab, run_name, private

@@ -28,7 +28,7 @@ class NodeClock:
     uncertainty_s: float
     """How far off `base_s` may be until the first frame was received."""
     missed: int = 0
-    """Frames in a row that were not heard."""
+    """Frames in a row that were not received."""
 
 
 class Scheduler:
@@ -76,7 +76,7 @@ class Scheduler:
         return self._frame_s + 2 * self.margin_s + self._turnaround_s
 
     def probe(
-        self, node: str, number: int, start_s: float, end_s: float, tell_captured: bool, sounding: bool = False
+        self, node: str, number: int, start_s: float, end_s: float, report_captured: bool, sounding: bool = False
     ) -> m.Probe:
         """Return the round's order for one node, on its own clock."""
         base_s = self.clocks[node].base_s
@@ -85,7 +85,7 @@ class Scheduler:
             for i, slot in enumerate(self._slots)
         ]
         return m.Probe(
-            round=number, slots=slots, margin_s=self.margin_s, end_s=base_s + end_s, tell_captured=tell_captured,
+            round=number, slots=slots, margin_s=self.margin_s, end_s=base_s + end_s, report_captured=report_captured,
             sounding=sounding,
         )  # fmt: skip
 

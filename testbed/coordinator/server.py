@@ -199,7 +199,7 @@ class Coordinator:
             self._take(e.ProcessEnded(name, what))
 
     def _take(self, event: e.Event) -> None:
-        """Hand an event to the state machine and do what it says."""
+        """Hand an event to the state machine and carry out its instructions."""
         for instruction in self._handle(event):
             _DO[type(instruction)](self, instruction)
 

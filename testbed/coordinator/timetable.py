@@ -111,7 +111,7 @@ class Timetable:
         return start_s, end_s
 
     def correct_clocks(self, r: Round) -> None:
-        """Learn from the arrival times of a closed round; a receiver that heard nothing may have a clock far off."""
+        """Learn from the arrival times of a closed round; a receiver that found no frame may have a clock far off."""
         snrs_db = []
         for name, result in r.results.items():
             for link in result.links:

@@ -46,7 +46,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from scipy.special import betaincinv
+import scipy
 
 from testbed.core.errors import InputError
 from testbed.core.seeds import derive, permutation
@@ -311,7 +311,7 @@ def clopper_pearson(hits: float, trials: float, inflation: float, delta: float) 
     if hits >= trials:
         return 1.0
     n, h = trials / inflation, hits / inflation
-    return float(1.0 - betaincinv(n - h, h + 1.0, delta))
+    return float(1.0 - scipy.special.betaincinv(n - h, h + 1.0, delta))
 
 
 def smoothing(p: F64, epsilon_log2: float) -> float:
@@ -321,7 +321,7 @@ def smoothing(p: F64, epsilon_log2: float) -> float:
     """
     with np.errstate(divide="ignore"):
         logs = np.log2(p)
-    shannon = -float(np.where(p > 0, p * logs, 0.0).sum())
+    shannon = -float((p * np.where(p > 0, logs, 0.0)).sum())
     best = -float(logs.max(axis=1).sum())  # of order ∞, without smoothing
     for order in _ORDERS.tolist():
         renyi = float(np.log2(np.exp2(order * logs).sum(axis=1)).sum()) / (1.0 - order)

@@ -50,7 +50,7 @@ class Header(Struct, frozen=True):
     version: int
     sender: Identifier
     incarnation: Identifier
-    """Drawn by each process at its start: tells a node that came back from one that never left."""
+    """Drawn by each process at its start: a node that was started anew has another one."""
     run: IdentifierOrNone = ""
     """The run this belongs to; empty before a node was welcomed."""
     parent: Annotated[int, Meta(ge=0)] | None = None
@@ -72,7 +72,7 @@ class Hello(_Body, frozen=True):
     pid: Tally
     discussion_port: Port = 0
     transcript_port: Port = 0
-    """Alice's: where Bob talks to her, and where everybody reads what was said."""
+    """Of Alice's node: the port of her link to Bob, and the port at which everybody can read the public discussion."""
     timed: bool = True
     turnaround_s: Delay = 0.0
     """As the driver states it."""
@@ -173,7 +173,7 @@ class Agreed(_Body, frozen=True):
     raw_bits: bytes | None = None
     """One byte a bit, experiment mode only."""
     public_messages: Tally = 0
-    """Alice's count of the block's transcript so far, so that Eve knows whether she heard all."""
+    """Alice's count of the block's transcript so far, so that Eve can check that she has all of it."""
 
 
 class Trained(_Body, frozen=True):
@@ -194,7 +194,7 @@ class Amplified(_Body, frozen=True):
     """SHA-256 of run, block and key, experiment mode only: shows whether two nodes hold the same key."""
     public_messages: Tally = 0
     p_values: dict[str, Finite] = {}
-    """Randomness tests on the key, experiment mode only: they tell something about its bits."""
+    """Randomness tests on the key, experiment mode only: they depend on its bits."""
 
 
 class KeyGuessed(_Body, frozen=True):
@@ -235,7 +235,7 @@ class Refused(_Body, frozen=True):
 
 
 class Pulse(_Body, frozen=True):
-    """Answer to a heartbeat: the coordinator lives."""
+    """Answer to a heartbeat: the coordinator is alive."""
 
 
 class Configure(_Body, frozen=True):
@@ -293,16 +293,16 @@ class Probe(_Body, frozen=True):
     margin_s: Annotated[float, Meta(ge=0, le=1)]
     end_s: Instant
     """Device time until which this node transmits nothing else."""
-    tell_captured: bool = True
+    report_captured: bool = True
     """Say `Captured` before estimating."""
     sounding: bool = False
     """All antennas are sounded, for the beams and nothing else."""
 
 
 class Step(_Body, frozen=True):
-    """One step of a round whose radios cannot time their samples; the next is told when this one is reported.
+    """One step of a round whose radios cannot time their samples; the next one is ordered when this one is reported.
 
-    transmit: repeat the frame until told otherwise; receive: capture `tx`'s transmission, longer than a period;
+    transmit: repeat the frame until the next order; receive: capture `tx`'s transmission, longer than a period;
     silence: stop transmitting.
     """
 
@@ -327,7 +327,7 @@ class Distil(_Body, frozen=True):
 
 
 class Attack(_Body, frozen=True):
-    """Eve: do what you can with this block."""
+    """Eve guesses the block's bits from her CSI and from everything that was published."""
 
     block: Number
     rounds: Rounds
@@ -344,7 +344,7 @@ class Amplify(_Body, frozen=True):
 
 
 class GuessKey(_Body, frozen=True):
-    """Eve: hash your reconciled guess by the published seed."""
+    """Eve hashes her reconciled guess by the published seed: her guess of the key."""
 
     block: Number
     public_messages: Tally

@@ -248,7 +248,7 @@ class NodeDaemon:
                 self._take(e.Discussed(envelope))
 
     def _take(self, event: e.Event) -> None:
-        """Hand an event to the state machine and do what it says; device work comes back as further events."""
+        """Hand an event to the state machine and carry out its instructions; device work leads to further events."""
         todo = deque(self._handle(event))
         while todo:
             instruction = todo.popleft()

@@ -84,7 +84,7 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Operate:
-    """Let the device do what this order says."""
+    """Carry this order out with the device."""
 
     body: m.Configure | m.ReadClock | m.Apply | m.ApplyNext | m.ReadSurface | m.Probe | m.Step
 

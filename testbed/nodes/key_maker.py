@@ -148,10 +148,10 @@ class KeyMaker(Deadlines):
         """Hand a message of the peer to the conversation; Alice's node also puts it on the public record."""
         recorded: list[Instruction] = []
         if self._side == "alice":
-            heard = m.PublicEnvelope(
+            copy = m.PublicEnvelope(
                 self._setup.run, envelope.block, envelope.phase, self._next_index(), "bob", envelope.message
             )
-            recorded.append(Publish(heard, to_peer=False))
+            recorded.append(Publish(copy, to_peer=False))
         return recorded + self._publish(conversation.advance(envelope.message))
 
     def _publish(self, messages: list[PublicMessage]) -> list[Instruction]:

@@ -97,7 +97,7 @@ class RadioWork:
         """Do this node's part in each slot, report that the air is free, then estimate."""
         tuned = self._ready()
         captured, fault = self._take_slots(tuned, body)
-        if body.tell_captured:
+        if body.report_captured:
             self._send(m.Captured(round=body.round))
         links: list[m.LinkResult] = []
         csi: dict[str, CsiFrame] = {}
@@ -118,7 +118,7 @@ class RadioWork:
         fault: tuple[str, str] | None = None
         try:
             self._transmit(tuned, body)
-            self._radio.idle_until(body.end_s)  # the others may hear on as soon as nothing more can come from here
+            self._radio.idle_until(body.end_s)  # the others may go on as soon as nothing more can come from here
             n_margin = int(np.ceil(body.margin_s * tuned.frame.sample_rate_hz))
             for x in body.slots:
                 if tuned.antennas.listens(x.rx, body.sounding):
@@ -214,11 +214,12 @@ def _estimate(
     try:
         found = tuned.antennas.estimate(tuned.estimator, number, slot.tx, block, sounding)
     except ProbeRejected as exc:
-        return m.LinkResult(tx=slot.tx, reason=exc.reason.value, detail=exc.detail)
+        cfo_hz = (exc.cfo_hz or 0.0) if tuned.is_experiment else 0.0
+        return m.LinkResult(tx=slot.tx, reason=exc.reason.value, detail=exc.detail, cfo_hz=cfo_hz)
     csi[slot.tx] = found
     timing_error_s = found.time_s - (slot.start_s + margin_s)
     if not tuned.is_experiment:
-        # levels, SNR and exact arrival tell about the channel, hence about the key; the scheduler needs coarse time
+        # level, SNR and exact arrival depend on the channel, as the key does; the scheduler needs a coarse time only
         return m.LinkResult(tx=slot.tx, reason=None, timing_error_s=round(timing_error_s / _COARSE_S) * _COARSE_S)
     shape = (found.h.shape[0], found.h.shape[1], found.h.shape[2]) if not sounding else (0, 0, 0)
     return m.LinkResult(
@@ -236,7 +237,7 @@ def _estimate(
 
 
 class BoardWork:
-    """One node's surface, `name` for messages. `life` tells the names of one life of this process from another's."""
+    """One node's surface, `name` for messages. `life` marks the names of patterns that this process has drawn."""
 
     def __init__(self, board: Board, name: str, life: str) -> None:
         self._board, self._name, self._life = board, name, life

@@ -19,7 +19,7 @@ from testbed.nodes.events import OrderRefused
 
 
 class Setup:
-    """What a node was told about the run, its key chain, and the enhancer's model where one was trained.
+    """What a node knows of the run, its key chain, and the enhancer's model where one was trained.
 
     `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed, which everybody
     knows, must not foretell which bits are sacrificed or how the key is hashed.
@@ -84,7 +84,7 @@ class Setup:
         return seeds.secret(self.secret_seed, self.run, self._secrets_drawn)
 
     def reportable(self, report: KeyReport) -> KeyReport:
-        """Return what may be said of a length: entropies follow from secret bits, so private nodes keep them."""
+        """Return what may be reported of a length: entropies follow from secret bits, so private nodes keep them."""
         return report if self.is_experiment else report.public()
 
     def digest(self, key: Key) -> str:

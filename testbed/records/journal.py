@@ -10,6 +10,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,22 @@ class Journal:
         self._pending: dict[str, list[tuple[Any, ...]]] = {}
         self._count = 0
         self._due_s = time.monotonic() + batch_s
+        self._together = 0
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Commit all that is appended inside, and what waited before, in one transaction at the end.
+
+        For a train of rounds: it costs one commit, and after a kill the journal holds the whole train or nothing of it.
+        Nested blocks end with the outermost.
+        """
+        self._together += 1
+        try:
+            yield
+        finally:
+            self._together -= 1
+        if not self._together:
+            self.flush()
 
     def _add(self, statement: str, row: tuple[Any, ...]) -> None:
         rows = self._pending.get(statement)
@@ -72,7 +89,7 @@ class Journal:
             rows = self._pending[statement] = []
         rows.append(row)
         self._count += 1
-        if self._count >= self._batch_rows or time.monotonic() >= self._due_s:
+        if not self._together and (self._count >= self._batch_rows or time.monotonic() >= self._due_s):
             self.flush()
 
     def probe(self, row: tuple[Any, ...]) -> None:
@@ -93,7 +110,8 @@ class Journal:
     def document(self, kind: str, document: Any) -> None:
         """Append a document; committed at once, since these are few and tell what went wrong."""
         self._add(_DOCUMENTS, (kind, encode(document)))
-        self.flush()
+        if not self._together:
+            self.flush()
 
     def flush(self) -> None:
         """Commit everything appended so far."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -135,6 +136,16 @@ class RunWriter:
         """Record that something happened (node_joined, node_lost, error, health …); committed at once."""
         self._journal.document("event", Event(seq=self._events, time=documents.now(), kind=kind, data=data))
         self._events += 1
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return a block in which probes, rounds and events are written in one transaction: a train of rounds.
+
+        with writer.together():
+            for round in train:
+                writer.probe(…)
+                writer.round(…)
+        """
+        return self._journal.together()
 
     def flush(self) -> None:
         """Commit everything told so far."""

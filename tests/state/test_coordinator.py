@@ -61,7 +61,7 @@ class Stage:
         self.notes: list[e.Note] = []
         self.over: e.RunOver | None = None
         self.held = ""
-        """Digest of the surface's pattern."""
+        """Digest of the surface's pattern, or the opaque name of a secret one."""
         self.lives = dict.fromkeys(self.state.nodes, 1)
         self.take(e.Tick(0.0))
 
@@ -119,8 +119,8 @@ class Stage:
                 levels = np.frombuffer(body.levels, dtype=np.uint8).reshape(body.shape)
                 digest = self.held = SurfacePattern(levels, body.phase_bits).digest
                 return [m.Applied(round=body.round, digest=digest, device_time_s=100.0)]
-            case m.ApplyNext():
-                self.held = f"state-{body.round}"
+            case m.ApplyNext():  # a secret pattern: only the board's node knows it
+                self.held = f"state-1-{body.round}"
                 return [m.Applied(round=body.round, digest=self.held, device_time_s=100.0)]
             case m.ReadSurface():
                 return [m.SurfaceHeld(round=body.round, digest=self.held)]
@@ -183,7 +183,7 @@ def test_every_round_has_its_own_acknowledged_pattern() -> None:
     stage.join()
     digests = [r.surface for r in stage.rounds]
     assert None not in digests
-    assert len(set(digests)) > 1
+    assert len(set(digests)) == 6
     orders = [type(body).__name__ for node, body in stage.told if node in ("ris", "alice")]
     first = orders.index("Probe")
     assert "ApplyNext" in orders[:first]
@@ -354,8 +354,9 @@ def test_a_conversation_that_hangs_is_abandoned_on_both_sides() -> None:
     assert abandoned == {"alice", "bob"}
 
 
-def test_a_surface_that_never_acknowledges_ends_the_run() -> None:
-    stage = Stage(lambda n, b: [] if isinstance(b, m.Apply | m.ApplyNext) else None)
+@pytest.mark.parametrize("surface", [{"policy": "random"}, {"policy": "fixed"}])
+def test_a_surface_that_never_acknowledges_ends_the_run(surface: dict[str, Any]) -> None:
+    stage = Stage(lambda n, b: [] if isinstance(b, m.Apply | m.ApplyNext) else None, surface=surface)
     stage.join()
     stage.wait(120.0)
     assert stage.over is not None
@@ -530,7 +531,7 @@ def test_one_round_is_ordered_ahead_and_never_two() -> None:
     stage.join()
     assert orders(stage) == [0, 1]
     first = next(body for _, body in stage.told if isinstance(body, m.Probe))
-    assert not first.tell_captured
+    assert not first.report_captured
     for name in ("alice", "bob"):
         stage.take(stage.says(name, probed(name, first)))
     assert orders(stage) == [0, 1]  # Eve still owes hers
@@ -728,17 +729,17 @@ def test_a_clock_is_learned_once_although_rounds_are_planned_ahead() -> None:
     assert all(later <= earlier + 1e-12 for earlier, later in pairwise(errors))
 
 
-def lesson(block: int, failure: str | None = None) -> m.Trained:
+def training_report(block: int, failure: str | None = None) -> m.Trained:
     report = TrainReport(
         block=block, probes=3, model=None if failure else "m", public_bytes=9, messages=3, failure=failure
     )
     return m.Trained(report=report, public_messages=3)
 
 
-def teaching(failures: tuple[int, ...] = (), untrained: tuple[int, ...] = ()) -> Script:
+def training_script(failures: tuple[int, ...] = (), untrained: tuple[int, ...] = ()) -> Script:
     def script(node: str, body: Any) -> list[Any] | None:
         if isinstance(body, m.Distil) and body.purpose == "training":
-            return [lesson(body.block, "protocol (torn)" if body.block in failures else None)]
+            return [training_report(body.block, "protocol (torn)" if body.block in failures else None)]
         if isinstance(body, m.Distil) and body.block in untrained:
             return [m.Agreed(report=agreement(body.block, False, "not_trained"))]
         return None
@@ -750,7 +751,7 @@ TRAINING: dict[str, Any] = {"rounds": 16, "training": {"rounds": 4, "guard_round
 
 
 def test_training_rounds_come_first_and_enter_no_key() -> None:
-    stage = Stage(teaching(), **TRAINING)
+    stage = Stage(training_script(), **TRAINING)
     stage.join("alice", "bob", "eve")
     assert [(b.training, b.rounds) for b in stage.blocks] == [
         (True, [0, 1, 2, 3]), (False, [6, 7, 8]), (False, [9, 10, 11]), (False, [12, 13, 14]), (False, [15]),
@@ -763,7 +764,7 @@ def test_training_rounds_come_first_and_enter_no_key() -> None:
 
 
 def test_a_failed_training_is_tried_again_with_other_rounds() -> None:
-    stage = Stage(teaching(failures=(0,)), **TRAINING)
+    stage = Stage(training_script(failures=(0,)), **TRAINING)
     stage.join("alice", "bob", "eve")
     assert [(b.training, b.failure, b.rounds) for b in stage.blocks[:3]] == [
         (True, "protocol (torn)", [0, 1, 2, 3]), (True, None, [4, 5, 6, 7]), (False, None, [10, 11, 12]),
@@ -771,7 +772,7 @@ def test_a_failed_training_is_tried_again_with_other_rounds() -> None:
 
 
 def test_a_node_that_lost_its_model_is_taught_again() -> None:
-    stage = Stage(teaching(untrained=(1,)), **TRAINING)
+    stage = Stage(training_script(untrained=(1,)), **TRAINING)
     stage.join("alice", "bob", "eve")
     assert [(b.training, b.failure) for b in stage.blocks[:4]] == [
         (True, None), (False, "not_trained"), (True, None), (False, None),
@@ -779,7 +780,7 @@ def test_a_node_that_lost_its_model_is_taught_again() -> None:
 
 
 def test_a_run_too_short_for_its_training_makes_no_block() -> None:
-    stage = Stage(teaching(), **{**TRAINING, "rounds": 3})
+    stage = Stage(training_script(), **{**TRAINING, "rounds": 3})
     stage.join("alice", "bob", "eve")
     assert stage.blocks == []
     assert stage.over == e.RunOver("finished", "3 rounds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -359,6 +360,32 @@ def test_rows_are_committed_in_batches_and_documents_at_once(tmp_path: Path) -> 
     hasty.round((0, True, "", "", 0.0))
     assert reader.load(tmp_path / "s").rounds.rounds.size == 1
     hasty.close()
+
+
+def test_a_train_is_committed_whole(tmp_path: Path) -> None:
+    """Not a row of it is in the file before its end, whatever the batches; then all of them, after one commit."""
+    folder = tmp_path / "r"
+    folder.mkdir()
+    j = journal.Journal(folder, batch_rows=3, batch_s=0.0)
+    j.document("start", a_start())
+
+    def seen() -> tuple[int, int]:
+        run = reader.load(folder)
+        return run.rounds.rounds.size, sum(link.rounds.size for link in run.links.values())
+
+    with j.together():
+        for r in range(20):
+            j.probe((r, "bob", "alice>bob", 0.0, 20.0, 0.0, -20.0, "", None, None, None, None))
+            j.round((r, True, "", "", 0.0))
+            j.document("event", documents.Event(seq=r, time=documents.now(), kind="note", data={}))
+        assert seen() == (0, 0)
+    assert seen() == (20, 20)
+    with contextlib.suppress(RuntimeError), j.together():
+        j.round((20, True, "", "", 0.0))
+        raise RuntimeError
+    assert seen() == (20, 20)
+    j.close()  # what was told before the fault is not lost
+    assert seen() == (21, 20)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
