@@ -1,4 +1,4 @@
-"""What a node's and a coordinator's shell do with what should not have come: nothing outside their own folder, no end."""
+"""What the shells of node and coordinator do with what should not have come: nothing outside their folder, no end."""
 
 from __future__ import annotations
 
@@ -124,3 +124,23 @@ def test_what_the_coordinator_cannot_handle_ends_its_sender_and_not_the_run() ->
     assert [x.node for x in ended] == ["eve"]
     assert isinstance(taken[-1], ce.Received)
     assert taken[-1].node == "bob"
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"), [((1, 1, 4), True), ((2, 1, 4), True), ((1, 4, 1), False), ((0, 1, 4), False)]
+)
+def test_csi_of_another_shape_than_the_runs_reaches_neither_policies_nor_records(
+    shape: tuple[int, int, int], fits: bool
+) -> None:
+    made = object.__new__(Coordinator)
+    struck: list[tuple[str, str]] = []
+    taken: list[Any] = []
+    made._hub = SimpleNamespace(strike=lambda *x: struck.append(x))  # type: ignore[assignment]
+    made._frame = SimpleNamespace(subcarrier_hz=np.zeros(4))  # type: ignore[assignment]
+    made.state = SimpleNamespace(virtual=True)  # type: ignore[assignment]
+    made._handle = lambda event: taken.append(event) or []  # type: ignore[func-returns-value]
+    csi = bytes(8 * int(np.prod(shape)))
+    probed = m.Probed(round=1, links=[m.LinkResult(tx="alice", reason=None, shape=shape, csi=csi)])
+    made._receive(("eve", m.Header(0, m.VERSION, "eve", "1"), probed))
+    assert bool(taken) == fits
+    assert struck == ([] if fits else [("eve", "csi")])
