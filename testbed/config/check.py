@@ -6,7 +6,16 @@ import re
 from typing import Any
 
 from testbed.core import registry, schedule
-from testbed.core.config import Experiment, Lab, Options, PlacedNode, PlacedSurface, radio_out_of_range
+from testbed.core.config import (
+    ChainPlan,
+    Experiment,
+    Lab,
+    Options,
+    PlacedNode,
+    PlacedSurface,
+    Training,
+    radio_out_of_range,
+)
 from testbed.core.errors import InputError
 from testbed.core.gate import is_identifier
 from testbed.core.options import driver_options
@@ -17,36 +26,17 @@ MIN_TRAINING_ROUNDS = 20
 def check_experiment(e: Experiment, source: str) -> None:
     """Check what the schema cannot say, stage names and options included; raises InputError."""
 
-    def stage(table: str, key: str, name: str, options: Options) -> Any:
-        try:
-            return registry.make_stage(key, name, options)
-        except InputError as exc:
-            raise InputError(f"{source}: table [{table}]: {exc}") from exc
-
     try:
         schedule.parse(e.probing.schedule)
     except InputError as exc:
         raise InputError(f"{source}: table [probing]: key 'schedule': {exc}") from exc
     if (wrong := radio_out_of_range(e.radio)) is not None:
         raise InputError(f"{source}: table [radio]: {wrong}")
-    stage("probing", "probing", e.probing.waveform, e.probing.waveform_options)
-    stage("probing", "csi", e.probing.estimator, e.probing.estimator_options)
-    enhancer = stage("chain", "enhance", e.chain.enhance, e.chain.enhance_options)
-    untrained = enhancer.trainable and enhancer.model_id is None
-    if untrained and e.training.rounds < MIN_TRAINING_ROUNDS:
-        raise InputError(
-            f"{source}: table [training]: key 'rounds': {e.training.rounds}; enhance = {e.chain.enhance!r} has to "
-            f'learn first: accepted from {MIN_TRAINING_ROUNDS}, or a saved model in enhance_options (model = "FILE")'
-        )
-    if e.training.rounds and not untrained:
-        raise InputError(
-            f"{source}: table [training]: key 'rounds': {e.training.rounds}; enhance = {e.chain.enhance!r} has nothing "
-            "to learn here: accepted 0"
-        )
-    stage("chain", "quantize", e.chain.quantize, e.chain.quantize_options)
-    stage("chain", "reconcile", e.chain.reconcile, e.chain.reconcile_options)
+    _stage(source, "probing", "probing", e.probing.waveform, e.probing.waveform_options)
+    _stage(source, "probing", "csi", e.probing.estimator, e.probing.estimator_options)
+    check_chain(e.chain, e.training, source)
     if e.beams.policy != "none":
-        stage("beams", "beams", e.beams.policy, e.beams.options)
+        _stage(source, "beams", "beams", e.beams.policy, e.beams.options)
     for name in ("alice", "bob", "eve"):
         place: PlacedNode | None = getattr(e.scene, name)
         if place is None:
@@ -96,6 +86,31 @@ def check_experiment(e: Experiment, source: str) -> None:
             policy.survey(e.scene, e.radio.carrier_hz)
         except InputError as exc:
             raise InputError(f"{source}: {exc}") from exc
+
+
+def check_chain(chain: ChainPlan, training: Training, source: str) -> None:
+    """Check the stages of a key chain and that a stage which has to learn gets something to learn from."""
+    enhancer = _stage(source, "chain", "enhance", chain.enhance, chain.enhance_options)
+    untrained = enhancer.trainable and enhancer.model_id is None
+    if untrained and training.rounds < MIN_TRAINING_ROUNDS:
+        raise InputError(
+            f"{source}: table [training]: key 'rounds': {training.rounds}; enhance = {chain.enhance!r} has to "
+            f'learn first: accepted from {MIN_TRAINING_ROUNDS}, or a saved model in enhance_options (model = "FILE")'
+        )
+    if training.rounds and not untrained:
+        raise InputError(
+            f"{source}: table [training]: key 'rounds': {training.rounds}; enhance = {chain.enhance!r} has nothing "
+            "to learn here: accepted 0"
+        )
+    _stage(source, "chain", "quantize", chain.quantize, chain.quantize_options)
+    _stage(source, "chain", "reconcile", chain.reconcile, chain.reconcile_options)
+
+
+def _stage(source: str, table: str, key: str, name: str, options: Options) -> Any:
+    try:
+        return registry.make_stage(key, name, options)
+    except InputError as exc:
+        raise InputError(f"{source}: table [{table}]: {exc}") from exc
 
 
 def check_run(e: Experiment, source: str) -> None:

@@ -228,6 +228,18 @@ class Experiment(Table):
     records: Records = field(default_factory=Records)
 
 
+class ChainFile(Table):
+    """chain.toml: how keys are made of channels that are there already. A missing table is as the source has it."""
+
+    schema: Literal[1] = 1
+    title: str = ""
+    seed: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    chain: ChainPlan | None = None
+    accounting: Accounting | None = None
+    training: Training | None = None
+    """Where [chain] is given and this is not: no training."""
+
+
 # ---------------------------------------------------------------- lab
 
 
