@@ -66,6 +66,7 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
             wall_s=_wall_s(run),
             randomness=randomness.combine({test: np.array(p) for test, p in p_values.items()}),
             health=verdicts,
+            rehearsal=run.start.rehearsal,
             unmeasured=unmeasured,
             **correlations,
         )
