@@ -16,9 +16,19 @@ from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import KeyReport
 from testbed.core.types import CsiSeries
+from testbed.entropy import attack, judge
 
 PLAN = ChainPlan(enhance_options={"step": 1})
 PROBES, CARRIERS, BLOCK, SEED = 200, 16, 4, 9
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_attacks():
+    """Judge by a few quick Eves: the portfolio is tried elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        few = {name: attack.load_attacks()[0][name] for name in ("eve_now", "string_near", "nearest")}
+        patch.setattr(judge, "load_attacks", lambda: (few, []))
+        yield
 
 
 def chain(**accounting) -> KeyChain:
