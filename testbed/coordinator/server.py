@@ -32,7 +32,10 @@ log = logging.getLogger("testbed.coordinator")
 _POLL_MS = 20
 _MESSAGES_A_LOOK = 256
 """How many messages are read before the clock is looked at again."""
-_SHOWN = ("lost", "left_out", "failed", "refused", "rejoined", "rounds_lost", "no_answer")
+_SHOWN = (
+    "lost", "silent", "resumed", "link_down", "asked_again", "left_out", "failed", "refused", "rejoined",
+    "rounds_lost", "no_answer",
+)  # fmt: skip
 """Notes that a person who watches is shown; the others go into the log."""
 _EXIT_STATUS: dict[e.RunStatus, documents.ExitStatus] = {"finished": "ok", "stopped": "aborted", "failed": "failed"}
 
@@ -164,6 +167,8 @@ class Coordinator:
         for received in self._waiting_messages():
             self._receive(received)
         self._take(e.Tick(now_s))
+        for name, is_up in self._hub.link_changes():
+            self._take(e.LinkChanged(name, is_up))
         for name, detail in ended():
             self._take(e.ProcessEnded(name, detail))
         while self._stop_asked:
@@ -209,6 +214,9 @@ class Coordinator:
         self._hub.send(x.node, x.body)
         if isinstance(x.body, m.Finish) and x.body.kind == "halt":
             self._hub.send(x.node, x.body, to_pulse=True)
+
+    def _withdraw_orders(self, x: e.WithdrawOrders) -> None:
+        self._hub.withdraw(x.node, (m.Probe, m.Step, m.Apply, m.ApplyNext, m.ReadSurface))
 
     def _reset_world(self, x: e.ResetWorld) -> None:
         place = self.lab.world
@@ -265,6 +273,7 @@ class Coordinator:
 
 _DO: dict[type, Callable[[Coordinator, Any], None]] = {
     e.Send: Coordinator._send,
+    e.WithdrawOrders: Coordinator._withdraw_orders,
     e.ResetWorld: Coordinator._reset_world,
     e.AdvanceWorld: Coordinator._let_world_advance,
     e.Note: Coordinator._note,
