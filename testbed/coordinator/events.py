@@ -38,6 +38,8 @@ class ProcessEnded:
 
     node: str
     detail: str
+    is_final: bool = False
+    """It will not be started again."""
 
 
 @dataclass(frozen=True, slots=True)

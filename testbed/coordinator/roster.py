@@ -115,12 +115,6 @@ class Node(Deadlines):
         self.lose()
         self.is_missing = True
 
-    def resume(self) -> None:
-        """It is heard again, and is what it was."""
-        ready = self._was_ready
-        self.admit()
-        self.ready = ready
-
     @property
     def may_resume(self) -> bool:
         """Whether it goes on where it was when it is heard again."""
@@ -305,9 +299,11 @@ class Roster:
         return [WithdrawOrders(node.name), Note("silent", {"node": node.name, "detail": why})]
 
     def resume(self, node: Node) -> list[Effect]:
-        node.resume()
+        node.admit()
         self._story.add("resumed", node=node.name)
-        return [Note("resumed", {"node": node.name, "detail": "it is heard again and goes on where it was"})]
+        note = Note("resumed", {"node": node.name, "detail": "it is heard again and goes on where it was"})
+        # its device may have been dropped meanwhile by an air that waited for it
+        return [note, *self.configure(node)]
 
     def change_link(self, node: Node, is_up: bool) -> list[Effect]:
         """Take note that there is no way to a node, or one again."""

@@ -106,6 +106,11 @@ class Coordinator:
         """From the simulated air, once it holds the scene."""
         self._began_s = 0.0
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the nodes are on their way home."""
+        return self.state.phase in ("finishing", "over")
+
     def ask_stop(self, kind: e.FinishKind) -> None:
         """Ask from a signal handler or a thread: stop finishes the round, abort drops it, halt silences at once."""
         self._stop_asked.append(kind)
@@ -117,7 +122,7 @@ class Coordinator:
     def run(
         self,
         world: str | None,
-        ended: Callable[[], list[tuple[str, str]]] = lambda: [],
+        ended: Callable[[], list[e.ProcessEnded]] = lambda: [],
         progress: Callable[[Progress], None] = lambda _: None,
         before_close: Callable[[], None] = lambda: None,
     ) -> Outcome:
@@ -143,7 +148,7 @@ class Coordinator:
             writer.close(stop, summary)
         return Outcome(over.status, over.detail, self.folder, summary)
 
-    def _serve(self, ended: Callable[[], list[tuple[str, str]]]) -> e.RunOver:
+    def _serve(self, ended: Callable[[], list[e.ProcessEnded]]) -> e.RunOver:
         """Hand messages, time and what people ask for to the state machine until the run is over."""
         self._take(e.Tick(self._clock.now_s()))
         next_look_s = 0.0
@@ -161,7 +166,7 @@ class Coordinator:
                 self._receive(received)
         return self._over
 
-    def _look_around(self, now_s: float, ended: Callable[[], list[tuple[str, str]]]) -> None:
+    def _look_around(self, now_s: float, ended: Callable[[], list[e.ProcessEnded]]) -> None:
         """Take the time, and whatever else comes by no message."""
         # what waits was sent before now: nobody is judged silent whose heartbeat lies here unread
         for received in self._waiting_messages():
@@ -169,8 +174,8 @@ class Coordinator:
         self._take(e.Tick(now_s))
         for name, is_up in self._hub.link_changes():
             self._take(e.LinkChanged(name, is_up))
-        for name, detail in ended():
-            self._take(e.ProcessEnded(name, detail))
+        for end in ended():
+            self._take(end)
         while self._stop_asked:
             self._take(e.StopAsked(self._stop_asked.pop(0)))
 

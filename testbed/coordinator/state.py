@@ -178,8 +178,8 @@ class CoordinatorState(Deadlines):
                 return self._tick(now_s)
             case Received(node, incarnation, body):
                 return self._received(node, incarnation, body)
-            case ProcessEnded(node, detail):
-                return self._process_ended(node, detail)
+            case ProcessEnded(node, detail, is_final):
+                return self._process_ended(node, detail, is_final)
             case LinkChanged(node, is_up):
                 return self.roster.change_link(self.roster.nodes[node], is_up) if node in self.roster.nodes else []
             case StopAsked(kind):
@@ -224,7 +224,10 @@ class CoordinatorState(Deadlines):
         # a node that has lost nothing goes on where it was, once its orders reach it again
         if not node.may_resume:
             return self._admit(node)
-        return self.roster.resume(node) if isinstance(body, m.Here) else []
+        if not isinstance(body, m.Here):
+            return []
+        self.rounds.forget_clock_of(node.name)
+        return self.roster.resume(node)
 
     def _greeted(self, node: Node, incarnation: str, body: m.Hello) -> list[Effect]:
         if body.role != node.role:
@@ -326,7 +329,7 @@ class CoordinatorState(Deadlines):
 
     # -- losses
 
-    def _process_ended(self, name: str, detail: str) -> list[Effect]:
+    def _process_ended(self, name: str, detail: str, is_final: bool) -> list[Effect]:
         """A local process has ended. One that never greeted never will: the run need not wait for it."""
         node = self.roster.nodes.get(name)
         if node is None:  # the simulated air
@@ -335,7 +338,10 @@ class CoordinatorState(Deadlines):
             return [RunFails(f"{name} did not start: {detail}")]
         if self.phase != "finishing" and not node.incarnation and not node.left_out:
             return self.roster.leave_out(node, detail)
-        return self._lose(node, detail)
+        out = self._lose(node, detail)
+        if is_final and node.required and self.phase != "finishing":
+            out.append(RunFails(f"{name} was lost and is not started again: {detail}"))
+        return out
 
     def _lose(self, node: Node, why: str) -> list[Effect]:
         """Go on without a node that is alive no more; what only it held is lost with it."""
@@ -347,9 +353,9 @@ class CoordinatorState(Deadlines):
         self.rounds.lose(node.name, node.required)
         out += self.blocks.lose(node)
         if node.required and node.measures and self.tally.pending:
-            # its share of the undistilled rounds died with it: they count as rejected after all
+            # its share of the undistilled rounds died with it: no key comes of them, but the record keeps them
             out.append(Note("rounds_lost", {"node": node.name, "rounds": self.tally.pending}))
-            out += self.tally.withdraw(Reject.NODE_LOST)
+            out += self.tally.withdraw(Reject.MEASURED)
         return out
 
     def _miss(self, node: Node) -> list[Effect]:

@@ -112,6 +112,8 @@ class NodeDaemon:
         )
         self._host: transport.DiscussionHost | None = None
         self._guest: transport.DiscussionGuest | None = None
+        self._discussion = ""
+        """Where Bob's link to Alice goes."""
         self._poller = zmq.Poller()
         self._poller.register(self._link.socket, zmq.POLLIN)
         self._public: dict[Any, Any] = {}
@@ -367,7 +369,8 @@ class NodeDaemon:
     def _configure(self, body: m.Configure) -> e.Event:
         if body.experiment_mode and self.place.private:
             raise InputError("this node is private by its lab file: it takes part in private mode only")
-        if self.role == "bob":
+        if self.role == "bob" and not (self.state.is_discussing and self._discussion == body.discussion):
+            self._discussion = body.discussion
             self._guest = transport.DiscussionGuest(self._wire, body.discussion, str(self.lab.by_role("alice")))
             self._listen(self._guest)
         if self.role == "eve":

@@ -291,7 +291,8 @@ def test_a_bob_who_comes_back_goes_on_with_a_new_block() -> None:
     stage.join("bob")
     assert stage.over is not None
     assert stage.over.status == "finished"
-    assert stage.state.rejected == {"node_lost": 2}  # the round on the air, and the kept one whose CSI died with him
+    # the round on the air, and the good one whose CSI died with him
+    assert stage.state.rejected == {"node_lost": 1, "measured": 1}
     assert stage.blocks[-1].rounds == [5]
 
 
@@ -650,7 +651,7 @@ def test_a_paused_node_that_wakes_is_taken_in_again() -> None:
     assert stage.over.status == "finished"
     assert stage.state.rejected == {"node_lost": 1}  # the round on the air; what he had measured he still has
     assert [b.rounds for b in stage.blocks] == [[0, 1, 3], [4, 5]]
-    assert sum(isinstance(body, m.Configure) and node == "bob" for node, body in stage.told) == 1
+    assert sum(isinstance(body, m.Welcome) and node == "bob" for node, body in stage.told) == 1
 
 
 @pytest.mark.parametrize(

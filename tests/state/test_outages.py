@@ -153,3 +153,11 @@ def test_a_coordinator_that_was_suspended_for_15_s_loses_nobody() -> None:
 
 def last_probe(stage: Stage) -> m.Probe:
     return next(body for node, body in reversed(stage.told) if node == "bob" and isinstance(body, m.Probe))
+
+
+def test_a_node_that_is_not_started_again_ends_the_run_at_once() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
+    stage.join()
+    stage.take(e.ProcessEnded("bob", "killed by SIGKILL", is_final=True))
+    assert stage.over == e.RunOver("failed", "bob was lost and is not started again: killed by SIGKILL")
+    assert {r.round: r.reason for r in stage.rounds}[3] == "measured"

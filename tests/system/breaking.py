@@ -27,7 +27,11 @@ class Line:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._target))
+                except OSError:  # nobody is there yet
+                    client.close()
+                    continue
                 with self._lock:
                     self._ends += [client, server]
                     self.connections += 1

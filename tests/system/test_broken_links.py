@@ -49,8 +49,9 @@ def begin(site: Site, rounds: int) -> tuple[Any, Line]:
 
 def ended(site: Site, coordinator: Any) -> tuple[dict[str, Any], list[str]]:
     """Wait for a run to end well; returns its summary and what kinds of things happened."""
-    assert coordinator.wait(timeout=150) == 0, coordinator.stderr.read()
+    status = coordinator.wait(timeout=150)
     run = reader.load(site.run_folder())
+    assert status == 0, (run.stop, [(x.kind, x.data) for x in run.events[-20:]])
     assert run.summary is not None
     assert run.summary["keys_mismatched"] == 0
     assert run.summary["keys_verified"] >= 1
