@@ -10,11 +10,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-Positive = Annotated[float, Meta(gt=0)]
-NonNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
+from testbed.core.gate import Delay, Identifier
+
+Positive = Annotated[float, Meta(gt=0, le=1e18)]
+NonNegative = Annotated[float, Meta(ge=0, le=1e18)]
+Wait = Annotated[float, Meta(gt=0, le=86_400)]
+Count = Annotated[int, Meta(ge=1, le=(1 << 31) - 1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Vector = Annotated[list[float], Meta(min_length=3, max_length=3)]
+Coordinate = Annotated[float, Meta(ge=-1e7, le=1e7)]
+Vector = Annotated[list[Coordinate], Meta(min_length=3, max_length=3)]
 Box = Annotated[list[Positive], Meta(min_length=3, max_length=3)]
 Role = Literal["alice", "bob", "eve", "ris"]
 Options = dict[str, Any]
@@ -42,11 +46,11 @@ class ProbingPlan(Table):
     estimator: str = "least_squares"
     estimator_options: Options = field(default_factory=dict)
     schedule: str = "A>BE B>AE"
-    interval_s: Positive = 0.05
+    interval_s: Wait = 0.05
     """From the start of one round to the start of the next, at least."""
-    turnaround_s: NonNegative = 100e-6
+    turnaround_s: Delay = 100e-6
     """Between the two slots of a round, on top of what the radios need."""
-    guard_s: Positive = 4e-6
+    guard_s: Annotated[float, Meta(gt=0, le=3600)] = 4e-6
     """A receiver listens this much longer on either side of the expected frame."""
 
 
@@ -80,7 +84,7 @@ class Attacker(PlacedSurface):
     phase_bits: Annotated[int, Meta(ge=1, le=8)] = 1
     flips: Literal["after_transmission", "never"] = "after_transmission"
     """never: it holds one random pattern, i.e. it is there and does nothing."""
-    reaction_s: NonNegative = 20e-6
+    reaction_s: Delay = 20e-6
     """From the end of a transmission to the new pattern."""
 
 
@@ -133,6 +137,13 @@ class SurfacePlan(Table):
     policy: str = "none"
     """none: it is left alone; otherwise the name of a policy (`testbed list`)."""
     options: Options = field(default_factory=dict)
+    secret: bool | None = None
+    """Whether patterns are key material: drawn by the node that holds the board from the operating system's randomness,
+    fresh every run and never told. By default true for policy "random" and false for all others, which cannot be."""
+
+    @property
+    def is_secret(self) -> bool:
+        return self.policy == "random" if self.secret is None else self.secret
 
 
 class BeamPlan(Table):
@@ -172,18 +183,21 @@ class Accounting(Table):
 
     block_rounds: Count = 200
     """Kept rounds that are distilled together."""
-    sacrifice_fraction: Annotated[float, Meta(gt=0, lt=0.5)] = 0.1
-    """Share of raw bits published to estimate Bob's and Eve's error rates; they are gone."""
+    sacrifice_fraction: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
+    """Share of labels published to estimate Bob's error rate; they are gone."""
     epsilon_log2: Annotated[int, Meta(ge=8, le=128)] = 64
-    """Security parameter: the key is 2^−this close to uniform for Eve."""
-    assumed_eve_error_rate: Annotated[float, Meta(ge=0, le=0.5)] = 0.15
-    """Used where no Eve was measured: the error rate of her best guess of a raw bit. The default is a little below what
-    an Eve at a twentieth of a wavelength reaches in the simulated hall."""
+    """Security parameter: all keys of the run together are 2^−this close to uniform for every Eve of the portfolio."""
+    assumed_eve_correlation: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """An Eve that nobody measured: correlation of one antenna's feature with Alice's. The key is held against the least
+    of measured and assumed. Where neither this nor a distance is given: 0.9 without a measured Eve, else one
+    wavelength of distance."""
+    assumed_eve_distance_wavelengths: NonNegative | None = None
+    """Instead of a correlation: how near she may be to either end, in scattering from all sides."""
+    assumed_eve_antennas: Annotated[int, Meta(ge=1, le=64)] = 1
     entropy: Literal["estimated", "modelled"] = "estimated"
-    """estimated: from the strings alone; on long ones SP 800-90B's bounds take up to a fifth of ideal bits.
-    modelled: for quantizers with equally likely cells only. Assumes that features are jointly Gaussian at Alice and Eve
-    and that probes are independent but for what our predictors find; her correlation is measured on whole published
-    symbols, or follows from `assumed_eve_error_rate`. The report says which was used."""
+    """estimated: −log2 of how often the best Eve of the portfolio guesses a label, at its confidence limit.
+    modelled: from the log-loss of her predictions; assumes that labels are independent given what she knows. More bits,
+    and for long blocks only. The report says which was used."""
 
 
 class Records(Table):
@@ -214,6 +228,18 @@ class Experiment(Table):
     records: Records = field(default_factory=Records)
 
 
+class ChainFile(Table):
+    """chain.toml: how keys are made of channels that are there already. A missing table is as the source has it."""
+
+    schema: Literal[1] = 1
+    title: str = ""
+    seed: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    chain: ChainPlan | None = None
+    accounting: Accounting | None = None
+    training: Training | None = None
+    """Where [chain] is given and this is not: no training."""
+
+
 # ---------------------------------------------------------------- lab
 
 
@@ -224,16 +250,16 @@ class CoordinatorPlace(Table):
     port: Port = 0
     """0: a free port is chosen; possible only where every node is local."""
     local: bool = True
-    join_timeout_s: Positive = 30.0
+    join_timeout_s: Wait = 30.0
     """For all nodes to say hello."""
-    heartbeat_s: Positive = 0.5
-    lost_after_s: Positive = 3.0
+    heartbeat_s: Wait = 0.5
+    lost_after_s: Wait = 3.0
     """A node silent for this long is lost."""
-    rejoin_timeout_s: Positive = 5.0
-    """A lost Alice or Bob may come back within this time; then the run stops."""
-    operation_timeout_s: Positive = 10.0
+    rejoin_timeout_s: Wait = 15.0
+    """A lost or silent Alice or Bob may come back within this time; then the run stops."""
+    operation_timeout_s: Wait = 10.0
     """For one operation of one node (a probe, a pattern)."""
-    distil_timeout_s: Positive = 60.0
+    distil_timeout_s: Wait = 60.0
     """For the public discussion of one block."""
 
 
@@ -246,12 +272,37 @@ class WorldPlace(Table):
     local: bool = True
     pace: Literal["virtual", "wall"] = "virtual"
     """virtual: as fast as the processes go; wall: no faster than real time."""
-    peer_timeout_s: Positive = 4.0
+    peer_timeout_s: Wait = 4.0
     """A radio that has not declared what it sends for this long (wall time) while another waits is dropped.
     Less than the 5 s after which a reception gives up."""
     emulators: dict[str, Options] = field(default_factory=dict)
     """By node: an emulated device on this air, which the node's driver reaches through its vendor's library. Its
     options are the emulator's (port, serial number, imperfections, faults)."""
+
+
+class Floors(Table):
+    """What a node demands of every run, whatever the coordinator asks for: [node.NAME.floors]. It refuses less.
+
+    A coordinator schedules and must not be able to talk a node into weak keys. Where nothing is given, private mode
+    (keys for use) has the floors named below, experiment mode (keys for science) only those of `modes` and `key_bits`.
+    """
+
+    epsilon_log2: Annotated[int, Meta(ge=8, le=128)] | None = None
+    """Least accounting.epsilon_log2: keys are 2^−this close to uniform, or closer. Private mode: 32."""
+    assumed_eve_correlation: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Least accounting.assumed_eve_correlation, where an experiment gives one. Private mode: 0.2."""
+    assumed_eve_distance_wavelengths: NonNegative | None = None
+    """Largest accounting.assumed_eve_distance_wavelengths, where an experiment gives one. Private mode: 1."""
+    assumed_eve_antennas: Annotated[int, Meta(ge=1, le=64)] | None = None
+    """Least accounting.assumed_eve_antennas. Private mode: 1."""
+    sacrifice_fraction: Annotated[float, Meta(ge=0, lt=0.5)] | None = None
+    """Least accounting.sacrifice_fraction: fewer published bits measure Eve too badly. Private mode: 0.02."""
+    key_bits: Annotated[int, Meta(ge=1, le=1 << 20)] = 128
+    """A shorter key is none: the block then ends without one."""
+    modes: Annotated[list[Literal["experiment", "private"]], Meta(min_length=1)] = field(
+        default_factory=lambda: ["experiment", "private"]
+    )
+    """Modes of runs that this node takes part in."""
 
 
 class NodePlace(Table):
@@ -270,22 +321,44 @@ class NodePlace(Table):
     rx_gain_db: float = 0.0
     private: bool = False
     """This node never gives away CSI or raw bits: it refuses to take part in an experiment-mode run."""
+    floors: Floors = field(default_factory=Floors)
 
 
 class Lab(Table):
     """lab.toml"""
 
     schema: Literal[1]
-    name: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,40}$")]
+    name: Annotated[Identifier, Meta(max_length=40)]
     node: dict[str, NodePlace]
     coordinator: CoordinatorPlace = field(default_factory=CoordinatorPlace)
     world: WorldPlace | None = None
     curve: bool = True
-    """Authenticate and encrypt every link; false only to debug."""
+    """Authenticate and encrypt every link; false only to debug, on one machine, in experiment mode."""
 
     def by_role(self, role: str) -> str | None:
         """Return the name of the node with this role, or None."""
         return next((name for name, place in self.node.items() if place.role == role), None)
+
+
+def radio_out_of_range(radio: RadioPlan) -> str | None:
+    """Return what no radio can be tuned to, in one line; None where there may be one."""
+    for key, low, high in (("carrier_hz", 1e3, 1e12), ("sample_rate_hz", 1e3, 1e11)):
+        value = getattr(radio, key)
+        if not low <= value <= high:
+            return f"key {key!r}: {value:g} Hz, accepted: {low:g} to {high:g} Hz"
+    return None
+
+
+def is_rehearsal(lab: Lab, experiment: Experiment) -> bool:
+    """Return whether a run follows from its seed: simulated air, in experiment mode. Its keys are never delivered."""
+    return lab.world is not None and experiment.mode == "experiment"
+
+
+def planned_blocks(experiment: Experiment) -> int:
+    """Return how many blocks a run may distil: what ε is shared out among."""
+    t, size = experiment.training, experiment.accounting.block_rounds
+    rounds = experiment.rounds - (t.rounds + t.guard_rounds if t.rounds else 0)
+    return max(1, -(-rounds // size))
 
 
 def to_dict(config: Struct) -> dict[str, Any]:

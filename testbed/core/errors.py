@@ -65,6 +65,9 @@ class Reject(StrEnum):
     SURFACE_CHANGED = "surface_changed"
     SURFACE_NOT_APPLIED = "surface_not_applied"
     NODE_LOST = "node_lost"
+    MEASURED = "measured"
+    """Measured at both ends, and good: only a key can no longer come of it, since one end's share died with its node.
+    A replay of the record takes it."""
     DUPLICATE = "duplicate"
     ABORTED = "aborted"
     SOUNDING = "sounding"
@@ -72,8 +75,11 @@ class Reject(StrEnum):
 
 
 class ProbeRejected(Exception):
-    """One probe is unusable: `reason` is counted, `detail` is logged."""
+    """One probe is unusable: `reason` is counted, `detail` is logged.
 
-    def __init__(self, reason: Reject, detail: str = "") -> None:
+    `cfo_hz`: the carrier offset where that is what was wrong with it, None otherwise.
+    """
+
+    def __init__(self, reason: Reject, detail: str = "", cfo_hz: float | None = None) -> None:
         super().__init__(f"{reason.value}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.cfo_hz = reason, detail, cfo_hz

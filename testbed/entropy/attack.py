@@ -34,7 +34,18 @@ class Attack(ABC):
     """One Eve. A fresh object judges a block; it is asked fold by fold and may keep what follows from Eve's side.
 
     Her unknown parameters may be fitted on Alice's own features and CSI of `train` ("genie"): what an Eve of unlimited
-    skill could find. Deterministic for a seed.
+    skill could find. Deterministic for a seed. The facts are left alone, and what is hidden does not matter: it is not
+    there.
+
+    >>> import numpy as np
+    >>> class Loudest(Attack):
+    ...     knows = "that label 0 is the most frequent one"
+    ...     def predict(self, facts, train, test):
+    ...         count = np.bincount(facts.value[train], minlength=facts.n_labels) + 0.5
+    ...         return np.tile(count / count.sum(), (test.size, 1))
+    >>> from testbed.testing.attack import block
+    >>> Loudest(seed=1).predict(block(), np.arange(300), np.arange(300, 360)).shape
+    (60, 4)
     """
 
     knows: ClassVar[str] = ""
@@ -47,6 +58,9 @@ class Attack(ABC):
     that take Alice's analogue values of other probes for inputs or targets: CSI and features of the same probe say more
     of a label than the string ever could."""
 
+    cliff: ClassVar[bool] = False
+    """Whether less than half of the label bits count as none: for attacks that know everything but a few numbers, where
+    what is left is the learner's error and no entropy."""
     hidden_context: ClassVar[float] = 0.0
     """Share of what this attack gains that judging by folds keeps from it: the labels that it would look up are hidden
     together with the one in question. 0 for Eve's own signals, and for labels near a symbol, which are never in its

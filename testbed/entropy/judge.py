@@ -46,7 +46,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from scipy.special import betaincinv
+import scipy
 
 from testbed.core.errors import InputError
 from testbed.core.seeds import derive, permutation
@@ -208,6 +208,7 @@ def _finding(facts: Facts, attack: Attack, seed: int, delta_log2: float) -> Find
     total = float(loss.sum())
     total = max(0.0, total - more * max(0.0, facts.kept_bits - total))
     each = np.array([bounds[int(m)] for m in depth])
+    left = float(-np.log2(each).sum())
     return Finding(
         attack=attack.name,
         knows=attack.knows,
@@ -218,7 +219,7 @@ def _finding(facts: Facts, attack: Attack, seed: int, delta_log2: float) -> Find
         smoothing_bits=smoothing(p[kept], 1.0 - delta_log2),
         degrees_of_freedom=freedom,
         inflation=extra,
-        estimated_bits=float(-np.log2(each).sum()),
+        estimated_bits=0.0 if attack.cliff and left < facts.kept_bits / 2 else left,
     )
 
 
@@ -313,7 +314,7 @@ def clopper_pearson(hits: float, trials: float, inflation: float, delta: float) 
     if hits >= trials:
         return 1.0
     n, h = trials / inflation, hits / inflation
-    return float(1.0 - betaincinv(n - h, h + 1.0, delta))
+    return float(1.0 - scipy.special.betaincinv(n - h, h + 1.0, delta))
 
 
 def smoothing(p: F64, epsilon_log2: float) -> float:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import fft
 
 from testbed.core.types import F64, I64
 from testbed.entropy.facts import Facts
@@ -106,11 +106,11 @@ class _Search:
         first, last = int(reference.rounds[0]), int(reference.rounds[-1])
         self.first, self.span = first, last - first + 1
         length = int(alice[-1] - alice[0]) + 1
-        self.n_fft = int(fft.next_fast_len(self.span + length, real=True))
+        self.n_fft = int(scipy.fft.next_fast_len(self.span + length, real=True))
         self.shifts = np.arange(first - int(alice[-1]), last - int(alice[0]) + 1)
-        self.spectrum = fft.rfft(dense(reference.rounds, reference.values, first, self.span).T, self.n_fft)
+        self.spectrum = scipy.fft.rfft(dense(reference.rounds, reference.values, first, self.span).T, self.n_fft)
         there = np.asarray(np.isfinite(reference.values).any(axis=1), np.float64)[:, None]
-        self.there = fft.rfft(dense(reference.rounds, there, first, self.span).T, self.n_fft)
+        self.there = scipy.fft.rfft(dense(reference.rounds, there, first, self.span).T, self.n_fft)
 
     def outstanding(self, part: slice, threshold: float, count: int) -> list[int]:
         """Return up to `count` shifts at which this part of Alice's probes agrees better than chance has it."""
@@ -120,13 +120,13 @@ class _Search:
         begin = int(self.alice[0])
         heard = np.asarray(np.isfinite(z).any(axis=1), np.float64)[:, None]
         length = int(self.alice[-1]) - begin + 1
-        mine = fft.rfft(dense(rounds, z, begin, length).T, self.n_fft)
-        overlap = fft.irfft(
-            np.conj(fft.rfft(dense(rounds, heard, begin, length).T, self.n_fft)) * self.there, self.n_fft
+        mine = scipy.fft.rfft(dense(rounds, z, begin, length).T, self.n_fft)
+        overlap = scipy.fft.irfft(
+            np.conj(scipy.fft.rfft(dense(rounds, heard, begin, length).T, self.n_fft)) * self.there, self.n_fft
         )[0]
         fit = np.zeros(self.n_fft, np.float32)
         for column in mine:
-            fit += (fft.irfft(np.conj(column) * self.spectrum, self.n_fft) ** 2).sum(axis=0)
+            fit += (scipy.fft.irfft(np.conj(column) * self.spectrum, self.n_fft) ** 2).sum(axis=0)
         # dense() counts from the first round of each: lag l of the spectra is shift l + first − begin
         lag = (self.shifts - self.first + begin) % self.n_fft
         overlap, fit = np.rint(overlap[lag]), np.asarray(fit[lag], np.float64)

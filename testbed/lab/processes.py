@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from testbed.config import devices, state_root
-from testbed.coordinator.server import Coordinator, Outcome, Progress
 from testbed.core import identity, registry, seeds
 from testbed.core.config import Experiment, Lab, RadioPlan, Scene
 from testbed.core.errors import InputError, TestbedError
@@ -27,10 +26,15 @@ from testbed.core.radio import Radio
 from testbed.core.ris import Board
 from testbed.core.world import DriverContext
 
+if TYPE_CHECKING:  # loaded where a run is driven: nodes and the air have no use for it
+    from testbed.coordinator.server import Coordinator, Outcome, Progress
+
 _WORLD_START_S = 20.0
 _LIBRARY_S = 120.0
 _BAD_INPUT = 2
 """A daemon's exit status."""
+MAX_RESTARTS = 3
+"""How often a node of this machine that dies within a run is started again."""
 _GRACE_S = 3.0
 """A process that was told to finish gets this long before it is terminated, and again before it is killed."""
 
@@ -79,7 +83,8 @@ def new_run_folder(parent: Path, experiment_name: str) -> Path:
     for suffix in ("", *(f"-{i}" for i in range(2, 100))):
         folder = parent / f"{stamp}-{experiment_name}{suffix}"
         try:
-            folder.mkdir(parents=True)
+            parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700)  # raw bits come into it
         except FileExistsError:
             continue
         except OSError as exc:
@@ -134,6 +139,9 @@ class Crew:
         self._logs.mkdir(parents=True, exist_ok=True)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._reported: set[str] = set()
+        self._untold: set[str] = set()
+        """Nodes that were started and not told where the air is."""
+        self._restarts: dict[str, int] = {}
         self._devices: dict[str, str] = {}
         """Node → URI of its emulated device."""
 
@@ -168,13 +176,20 @@ class Crew:
         """Return where a node's emulated device is, None where it has none."""
         return self._devices.get(name)
 
-    def start_node(self, name: str, coordinator: str, world: str | None) -> None:
-        arguments = ["node", name, "--coordinator", coordinator]
-        if world is not None:
-            arguments += ["--world", world]
-        if name in self._devices:
-            arguments += ["--uri", self._devices[name]]
-        self._start(name, arguments)
+    def start_node(self, name: str, coordinator: str) -> None:
+        """Start a node; it loads its libraries, then waits to be told where its device is."""
+        self._start(name, ["node", name, "--coordinator", coordinator])
+        self._untold.add(name)
+
+    def tell_node(self, name: str, world: str | None) -> None:
+        """Tell a node where the simulated air is, None without one, and its device where that is emulated on it."""
+        self._untold.discard(name)
+        pipe = self._processes[name].stdin
+        assert pipe is not None
+        line = json.dumps({"world": world, "uri": self._devices.get(name)})
+        with contextlib.suppress(OSError):  # it has died already: `gone` tells
+            pipe.write(line.encode() + b"\n")
+            pipe.flush()
 
     def _start(self, name: str, arguments: list[str], stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         # every daemon is single-threaded by design: BLAS threads would only fight for the cores
@@ -184,7 +199,7 @@ class Crew:
             "OPENBLAS_NUM_THREADS": "1",
             "TESTBED_STATE": str(state_root()),
         }
-        with open(self._logs / f"{name}.log", "wb") as log:
+        with open(self._logs / f"{name}.log", "ab" if self._restarts.get(name) else "wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "testbed", *arguments, "--lab", self._lab_name, "--supervised"],
                 stdin=subprocess.PIPE, stdout=stdout, stderr=log, env=environment,
@@ -192,6 +207,17 @@ class Crew:
             )  # fmt: skip
         self._processes[name] = process
         return process
+
+    def restart_node(self, name: str, coordinator: str, world: str | None) -> bool:
+        """Start a node again that has died; False where that was done too often, or where its file is to blame."""
+        if self._processes[name].poll() in (0, _BAD_INPUT) or self._restarts.get(name, 0) >= MAX_RESTARTS:
+            return False
+        self._restarts[name] = self._restarts.get(name, 0) + 1
+        self._close_pipes(self._processes[name])
+        self.start_node(name, coordinator)
+        self._reported.discard(name)
+        self.tell_node(name, world)
+        return True
 
     def pid(self, name: str) -> int:
         return self._processes[name].pid
@@ -216,6 +242,8 @@ class Crew:
     def stop(self) -> None:
         """Wait for goodbyes, then terminate, then kill: each step bounded."""
         processes = list(self._processes.values())
+        for name in self._untold:  # waits for a word that will not come
+            self._close_pipes(self._processes[name])
         if "world" in self._processes:
             self._processes["world"].terminate()
         self._wait(processes)
@@ -227,10 +255,14 @@ class Crew:
             if process.poll() is None:
                 process.kill()
                 process.wait(timeout=_GRACE_S)
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
+            self._close_pipes(process)
+
+    @staticmethod
+    def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
 
     @staticmethod
     def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -286,6 +318,9 @@ def run(
 
     `on_coordinator` is called once everything is started (signal handlers, tests that kill a node).
     """
+    from testbed.coordinator.events import ProcessEnded
+    from testbed.coordinator.server import Coordinator
+
     driver = registry.load_driver("worlds", lab.world.driver) if lab.world is not None else None
     if driver is not None:
         driver.check(experiment.scene)
@@ -294,17 +329,31 @@ def run(
     coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"))
     crew = Crew(lab, lab_name)
     try:
+        endpoint = f"tcp://{lab.coordinator.host}:{coordinator.port}"
+        local = [name for name in coordinator.state.nodes if lab.node[name].local]
+        # side by side with the air: most of a start is loading libraries
+        for name in local:
+            crew.start_node(name, endpoint)
         world = crew.start_world()
         if driver is not None and world is not None and experiment.scene.uma is not None:
             # its library takes its time to load: before the nodes are there, whose patience the coordinator has to keep
             who, e = load_identity(lab, "coordinator"), experiment
             driver.reset(world, who, e.scene, e.radio, e.seed, _LIBRARY_S)
-        endpoint = f"tcp://{lab.coordinator.host}:{coordinator.port}"
-        for name in coordinator.state.nodes:
-            if lab.node[name].local:
-                crew.start_node(name, endpoint, world)
+        for name in local:
+            crew.tell_node(name, world)
         on_coordinator(coordinator, crew)
-        return coordinator.run(world, crew.gone, progress, lambda: _collect_iq(lab, coordinator.run_name, folder))
+
+        def ended() -> list[ProcessEnded]:
+            """Say who has died; a node that was part of the run is started again, where that helps."""
+            out = []
+            for name, detail in crew.gone():
+                node = coordinator.state.nodes.get(name)
+                joined = node is not None and node.incarnation != ""
+                again = joined and not coordinator.is_ending and crew.restart_node(name, endpoint, world)
+                out.append(ProcessEnded(name, detail + ("; it is started again" if again else ""), is_final=not again))
+            return out
+
+        return coordinator.run(world, ended, progress, lambda: _collect_iq(lab, coordinator.run_name, folder))
     finally:
         crew.stop()
         coordinator.close()

@@ -5,7 +5,9 @@ from scipy.linalg import toeplitz
 
 from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
 from testbed.chain.amplify.verify import draw_point, verification_tag
-from testbed.entropy.accounting import combined_min_entropy, eve_min_entropy, key_length
+from testbed.core.errors import InputError
+from testbed.entropy.judge import clopper_pearson
+from testbed.entropy.length import Budget
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,24 +54,27 @@ def test_tags_agree_exactly_where_strings_do(a: list[int], b: list[int], seed: i
     assert (verification_tag(x, point) == verification_tag(y, point)) == (a == b)
 
 
-@given(st.integers(0, 10**6), st.floats(0, 1), st.floats(0, 1), st.integers(0, 10**6), st.integers(1, 128))
-def test_key_is_never_longer_than_what_is_secret(n: int, share: float, h: float, leak: int, epsilon_log2: int) -> None:
-    sacrificed = round(share * n)
-    length = key_length(n, sacrificed, h, leak, epsilon_log2)
-    assert 0 <= length <= n - sacrificed
-    assert length == 0 or length + sacrificed + leak + 2 * epsilon_log2 <= n * h
-    assert key_length(n, sacrificed, h, leak + 1, epsilon_log2) <= length
+@given(st.integers(0, 5000), st.integers(1, 5000), st.integers(8, 128), st.floats(1.0, 50.0))
+def test_eve_is_never_credited_with_less_than_she_showed(hits: int, misses: int, e: int, inflation: float) -> None:
+    trials, delta = hits + misses, 2.0 ** -(e + 2)
+    bound = clopper_pearson(hits, trials, inflation, delta)
+    assert hits / trials <= bound <= 1.0
+    # fewer independent trials and less risk can only raise the limit
+    assert clopper_pearson(hits, trials, 2 * inflation, delta) >= bound
+    assert clopper_pearson(hits, trials, inflation, delta / 16) >= bound
+    assert clopper_pearson(trials, trials, inflation, delta) == 1.0
 
 
-@given(st.integers(1, 5000), st.floats(0, 1))
-def test_eve_is_never_credited_with_less_than_she_showed(trials: int, share: float) -> None:
-    errors = round(share * trials)
-    h = eve_min_entropy(errors, trials)
-    seen = max(errors, trials - errors) / trials
-    assert 0.0 <= h <= -np.log2(seen) + 1e-12
-    assert h == eve_min_entropy(trials - errors, trials)
-
-
-@given(st.floats(0, 1), st.floats(0, 1))
-def test_combined_entropy_is_below_both(source: float, eve: float) -> None:
-    assert 0.0 <= combined_min_entropy(source, eve) <= min(source, eve)
+@given(st.integers(8, 128), st.integers(1, 1000), st.integers(0, 1 << 20))
+def test_epsilon_is_shared_out_among_blocks(e: int, blocks: int, string_bits: int) -> None:
+    """The quarters for hashing of all blocks together are 2**−(e + 2), and a tag is good enough or refused."""
+    budget = Budget(e, blocks)
+    per_block = 2.0 ** (-budget.hashing_bits / 2)
+    assert blocks * per_block <= 2.0**budget.quarter_log2 * (1 + 1e-9)
+    failure = blocks * (string_bits / 128 + 1) / 2.0**128
+    refused = False
+    try:
+        budget.check_tag(string_bits)
+    except InputError as exc:
+        refused = "accepted: up to 2^" in str(exc)
+    assert refused == (failure > 2.0**budget.quarter_log2)

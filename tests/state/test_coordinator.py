@@ -9,7 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from testbed.coordinator import state as s
+from testbed.coordinator import events as e
+from testbed.coordinator.roster import MAX_STRIKES
+from testbed.coordinator.state import CoordinatorState
+from testbed.coordinator.timetable import LATE_UNCERTAINTY_S
 from testbed.core import schedule
 from testbed.core.config import Experiment, Lab
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
@@ -47,22 +50,23 @@ Script = Callable[[str, Any], list[Any] | None]
 class Stage:
     """Plays the nodes: answers every order at once, unless a script says otherwise."""
 
-    def __init__(self, script: Script = lambda node, body: None, lab: dict[str, Any] = LAB, **changes: Any) -> None:
+    def __init__(
+        self, script: Script = lambda node, body: None, lab: dict[str, Any] = LAB, begun: bool = True, **changes: Any
+    ) -> None:
         experiment = msgspec.convert({**EXPERIMENT, **changes}, Experiment)
-        self.state = s.CoordinatorState(
-            msgspec.convert(lab, Lab), experiment, "run", schedule.parse("A>BE B>AE"), 10e-6
-        )
+        self.state = CoordinatorState(msgspec.convert(lab, Lab), experiment, "run", schedule.parse("A>BE B>AE"), 10e-6)
         self.script = script
         self.now_s = 0.0
         self.told: list[tuple[str, Any]] = []
-        self.rounds: list[s.RoundOver] = []
-        self.blocks: list[s.BlockOver] = []
-        self.notes: list[s.Note] = []
-        self.over: s.Over | None = None
+        self.rounds: list[e.RoundOver] = []
+        self.blocks: list[e.BlockOver] = []
+        self.notes: list[e.Note] = []
+        self.over: e.RunOver | None = None
         self.held = ""
-        """Digest of the surface's pattern."""
+        """Digest of the surface's pattern, or the opaque name of a secret one."""
         self.lives = dict.fromkeys(self.state.nodes, 1)
-        self.take(s.Tick(0.0))
+        if begun:
+            self.take(e.Tick(0.0))
 
     def join(self, *names: str) -> None:
         for name in names or self.state.nodes:
@@ -72,25 +76,25 @@ class Stage:
             )  # type: ignore[arg-type]
             self.take(self.says(name, hello))
 
-    def says(self, name: str, body: Any) -> s.Received:
-        return s.Received(name, f"{name}{self.lives[name]}", body)
+    def says(self, name: str, body: Any) -> e.Received:
+        return e.Received(name, f"{name}{self.lives[name]}", body)
 
-    def take(self, event: s.Event) -> None:
-        queue: list[s.Event] = [event]
+    def take(self, event: e.Event) -> None:
+        queue: list[e.Event] = [event]
         while queue:
             for x in self.state.handle(queue.pop(0)):
                 match x:
-                    case s.Tell(node, body):
+                    case e.Send(node, body):
                         self.told.append((node, body))
                         answers = self.script(node, body)
                         queue += [self.says(node, a) for a in (self.usual(node, body) if answers is None else answers)]
-                    case s.RoundOver():
+                    case e.RoundOver():
                         self.rounds.append(x)
-                    case s.BlockOver():
+                    case e.BlockOver():
                         self.blocks.append(x)
-                    case s.Note():
+                    case e.Note():
                         self.notes.append(x)
-                    case s.Over():
+                    case e.RunOver():
                         assert self.over is None
                         self.over = x
 
@@ -102,7 +106,7 @@ class Stage:
             for name, node in self.state.nodes.items():
                 if node.alive and (beating is None or name in beating):
                     self.take(self.says(name, m.Heartbeat(state="ready")))
-            self.take(s.Tick(self.now_s))
+            self.take(e.Tick(self.now_s))
 
     def usual(self, node: str, body: Any) -> list[Any]:
         match body:
@@ -118,6 +122,9 @@ class Stage:
                 levels = np.frombuffer(body.levels, dtype=np.uint8).reshape(body.shape)
                 digest = self.held = SurfacePattern(levels, body.phase_bits).digest
                 return [m.Applied(round=body.round, digest=digest, device_time_s=100.0)]
+            case m.ApplyNext():  # a secret pattern: only the board's node knows it
+                self.held = f"state-1-{body.round}"
+                return [m.Applied(round=body.round, digest=self.held, device_time_s=100.0)]
             case m.ReadSurface():
                 return [m.SurfaceHeld(round=body.round, digest=self.held)]
             case m.Probe():
@@ -138,13 +145,12 @@ class Stage:
                 report_ = KeyReport(
                     block=body.block,
                     key_bits=7,
-                    min_entropy_per_bit=0.5,
                     eve_measured=body.eve is not None,
                     failure=None,
                 )
                 return [m.Amplified(report=report_, digest="same")]
-            case m.Unmask():
-                return [m.Unmasked(block=body.block, digest="other")]
+            case m.GuessKey():
+                return [m.KeyGuessed(block=body.block, digest="other")]
             case m.Finish():
                 return [m.Stopped(kind=body.kind)]
         return []
@@ -158,7 +164,7 @@ def probed(node: str, body: m.Probe, reason: str | None = None) -> m.Probed:
 def agreement(block: int, verified: bool = True, failure: str | None = None) -> AgreeReport:
     return AgreeReport(
         block=block, probes=3, raw_bits=20, sacrificed_bits=2, sacrificed_errors=0, reconciled_bits=18,
-        corrected_bits=1, leaked_bits=5, leaked_by_kind={}, public_bytes=10, messages=3, source_min_entropy=0.9,
+        corrected_bits=1, leaked_bits=5, leaked_by_kind={}, public_bytes=10, messages=3,
         verified=verified, failure=failure,
     )  # fmt: skip
 
@@ -166,7 +172,7 @@ def agreement(block: int, verified: bool = True, failure: str | None = None) -> 
 def test_a_run_goes_from_joining_to_keys() -> None:
     stage = Stage()
     stage.join()
-    assert stage.over == s.Over("finished", "6 rounds")
+    assert stage.over == e.RunOver("finished", "6 rounds")
     assert [r.round for r in stage.rounds] == list(range(6))
     assert all(r.kept for r in stage.rounds)
     assert [b.rounds for b in stage.blocks] == [[0, 1, 2], [3, 4, 5]]
@@ -180,10 +186,10 @@ def test_every_round_has_its_own_acknowledged_pattern() -> None:
     stage.join()
     digests = [r.surface for r in stage.rounds]
     assert None not in digests
-    assert len(set(digests)) > 1
+    assert len(set(digests)) == 6
     orders = [type(body).__name__ for node, body in stage.told if node in ("ris", "alice")]
     first = orders.index("Probe")
-    assert "Apply" in orders[:first]
+    assert "ApplyNext" in orders[:first]
 
 
 def test_slots_are_told_on_each_nodes_own_clock() -> None:
@@ -261,15 +267,15 @@ def test_a_run_of_which_nothing_is_kept_has_failed_and_says_why() -> None:
 
     stage = Stage(script)
     stage.join()
-    assert stage.over == s.Over("failed", "no round of 6 was kept: 5 low_snr, 1 no_preamble")
+    assert stage.over == e.RunOver("failed", "no round of 6 was kept: 5 low_snr, 1 no_preamble")
 
 
 def test_a_dead_bob_ends_the_run_unless_he_comes_back() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
     stage.join()
-    stage.take(s.Gone("bob", "killed by SIGKILL"))
+    stage.take(e.ProcessEnded("bob", "killed by SIGKILL"))
     assert stage.over is None
-    stage.wait(10.0)
+    stage.wait(stage.state.lab.coordinator.rejoin_timeout_s + 1.0)
     assert stage.over is not None
     assert stage.over.status == "failed"
     assert "bob was lost" in stage.over.detail
@@ -279,23 +285,24 @@ def test_a_dead_bob_ends_the_run_unless_he_comes_back() -> None:
 def test_a_bob_who_comes_back_goes_on_with_a_new_block() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
     stage.join()
-    stage.take(s.Gone("bob", "killed"))
+    stage.take(e.ProcessEnded("bob", "killed"))
     stage.wait(1.0)
     stage.lives["bob"] = 2
     stage.join("bob")
     assert stage.over is not None
     assert stage.over.status == "finished"
-    assert stage.state.rejected == {"node_lost": 2}  # the round on the air, and the kept one whose CSI died with him
+    # the round on the air, and the good one whose CSI died with him
+    assert stage.state.rejected == {"node_lost": 1, "measured": 1}
     assert stage.blocks[-1].rounds == [5]
 
 
 def test_messages_of_an_earlier_life_are_ignored() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
     stage.join()
-    stage.take(s.Gone("bob", "killed"))
+    stage.take(e.ProcessEnded("bob", "killed"))
     stage.lives["bob"] = 2
     before = len(stage.rounds)
-    stage.take(s.Received("bob", "bob1", m.Probed(round=4, links=[m.LinkResult(tx="alice", reason=None)])))
+    stage.take(e.Received("bob", "bob1", m.Probed(round=4, links=[m.LinkResult(tx="alice", reason=None)])))
     assert len(stage.rounds) == before
 
 
@@ -305,7 +312,7 @@ def test_silence_is_loss() -> None:
     stage.wait(60.0, beating=("alice", "eve", "ris"))
     assert stage.over is not None
     assert stage.over.status == "failed"
-    assert any(n.kind == "lost" and n.detail["node"] == "bob" for n in stage.notes)
+    assert any(n.kind == "silent" and n.detail["node"] == "bob" for n in stage.notes)
 
 
 def test_nobody_joins() -> None:
@@ -321,7 +328,7 @@ def test_the_run_starts_without_an_eve_who_does_not_join() -> None:
     stage = Stage()
     stage.join("alice", "bob", "ris")
     stage.wait(60.0)
-    assert stage.over == s.Over("finished", "6 rounds")
+    assert stage.over == e.RunOver("finished", "6 rounds")
     assert all(b.eve is None for b in stage.blocks)
     assert all(isinstance(b, m.Amplify) is False or b.eve is None for _, b in stage.told)
 
@@ -351,14 +358,29 @@ def test_a_conversation_that_hangs_is_abandoned_on_both_sides() -> None:
     assert abandoned == {"alice", "bob"}
 
 
-def test_a_surface_that_never_acknowledges_ends_the_run() -> None:
-    stage = Stage(lambda n, b: [] if isinstance(b, m.Apply) else None)
+@pytest.mark.parametrize("surface", [{"policy": "random"}, {"policy": "fixed"}])
+def test_a_surface_that_never_acknowledges_ends_the_run(surface: dict[str, Any]) -> None:
+    stage = Stage(lambda n, b: [] if isinstance(b, m.Apply | m.ApplyNext) else None, surface=surface)
     stage.join()
     stage.wait(120.0)
     assert stage.over is not None
     assert stage.over.status == "failed"
     assert "surface" in stage.over.detail
     assert {r.reason for r in stage.rounds} == {"surface_not_applied"}
+
+
+def test_a_surface_that_refuses_its_secret_patterns_ends_the_run_with_the_reason() -> None:
+    def refuse(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.ApplyNext):
+            return [m.Failed(operation="applynext", state="applying", detail="loose cable")]
+        return None
+
+    stage = Stage(refuse)
+    stage.join()
+    assert stage.over is not None
+    assert stage.over.status == "failed"
+    assert "3 times in a row: loose cable" in stage.over.detail
+    assert [r.reason for r in stage.rounds] == ["surface_not_applied"] * 2
 
 
 def test_an_answer_to_an_order_that_was_given_up_counts_for_no_other() -> None:
@@ -375,15 +397,15 @@ def test_an_answer_to_an_order_that_was_given_up_counts_for_no_other() -> None:
     stage.join()
     stage.wait(stage.state.lab.coordinator.operation_timeout_s + 0.1)
     assert len(orders) == 2
-    digest = stage.state._pattern.digest  # type: ignore[union-attr]
+    digest = stage.state.surface.pattern.digest  # type: ignore[union-attr]
     stage.take(stage.says("ris", m.Applied(round=orders[0].round, digest=digest, device_time_s=0.0)))
-    assert stage.state._surface_now is None
+    assert stage.state.surface.held is None
     stage.held = digest
     stage.take(stage.says("ris", m.Applied(round=orders[1].round, digest=digest, device_time_s=0.0)))
-    assert stage.state._surface_now == digest
+    assert stage.state.surface.held == digest
 
 
-def test_a_pattern_that_latched_within_a_round_spoils_it() -> None:
+def test_a_pattern_that_latched_within_a_round_rejects_it() -> None:
     held: list[m.Probe] = []
 
     def hold(node: str, body: Any) -> list[Any] | None:
@@ -415,7 +437,7 @@ def test_stop_abort_and_halt_differ(kind: Any) -> None:
 
     stage = Stage(hold)
     stage.join()
-    stage.take(s.StopAsked(kind))
+    stage.take(e.StopAsked(kind))
     if kind == "stop":  # the round on the air is finished and what was gathered is distilled
         assert stage.over is None
         for answer in stage.usual("bob", held[0]):
@@ -431,13 +453,13 @@ def test_stop_abort_and_halt_differ(kind: Any) -> None:
 
 def test_a_stranger_is_refused_with_the_reason() -> None:
     stage = Stage()
-    stage.take(s.Received("mallory", "x", m.Hello(role="bob", identity={}, pid=1)))
+    stage.take(e.Received("mallory", "x", m.Hello(role="bob", identity={}, pid=1)))
     assert stage.told == [("mallory", m.Refused(reason="not in this lab file"))]
 
 
 def test_a_wrong_role_is_refused() -> None:
     stage = Stage()
-    stage.take(s.Received("bob", "x", m.Hello(role="alice", identity={}, pid=1)))
+    stage.take(e.Received("bob", "x", m.Hello(role="alice", identity={}, pid=1)))
     assert isinstance(stage.told[0][1], m.Refused)
 
 
@@ -478,11 +500,11 @@ def test_a_node_that_comes_back_is_listened_for_in_a_wider_window() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
     stage.join()
     usual = next(b.margin_s for _, b in stage.told if isinstance(b, m.Probe))
-    stage.take(s.Gone("bob", "killed"))
+    stage.take(e.ProcessEnded("bob", "killed"))
     stage.lives["bob"] = 2
     stage.join("bob")
     after = next(b.margin_s for _, b in stage.told if isinstance(b, m.Probe) and b.round == 5)
-    assert after >= usual + s.LATE_UNCERTAINTY_S
+    assert after >= usual + LATE_UNCERTAINTY_S
 
 
 def test_a_receiver_that_keeps_missing_frames_gets_a_wider_window() -> None:
@@ -494,8 +516,9 @@ def test_a_receiver_that_keeps_missing_frames_gets_a_wider_window() -> None:
     stage = Stage(deaf, rounds=14)
     stage.join()
     margins = [b.margin_s for n, b in stage.told if isinstance(b, m.Probe) and n == "bob"]
-    assert margins[0] == margins[3]
-    assert margins[6] > margins[5] > margins[4] > margins[0]
+    # until then it widens by what two crystals may have run apart since the clock was read, and no more
+    assert margins[3] <= margins[0] + 3 * 40e-6 * stage.state.experiment.probing.interval_s
+    assert margins[6] > margins[5] > margins[4] > margins[3] + 2e-6
     assert margins[-1] == margins[0]  # heard again
 
 
@@ -513,7 +536,7 @@ def test_one_round_is_ordered_ahead_and_never_two() -> None:
     stage.join()
     assert orders(stage) == [0, 1]
     first = next(body for _, body in stage.told if isinstance(body, m.Probe))
-    assert not first.tell_captured
+    assert not first.report_captured
     for name in ("alice", "bob"):
         stage.take(stage.says(name, probed(name, first)))
     assert orders(stage) == [0, 1]  # Eve still owes hers
@@ -541,12 +564,12 @@ def test_ahead_a_bob_who_never_answers_still_gets_every_strike() -> None:
     while stage.over is None and stage.now_s < 60:
         stage.wait(0.5)
     patience_s = stage.state.lab.coordinator.operation_timeout_s
-    assert stage.now_s > s.MAX_STRIKES * patience_s
+    assert stage.now_s > MAX_STRIKES * patience_s
     assert stage.over is not None
     assert "bob left 3 rounds" in stage.over.detail
 
 
-def test_ahead_a_failed_probe_spoils_its_own_round_only() -> None:
+def test_ahead_a_failed_probe_rejects_its_own_round_only() -> None:
     def fails(node: str, body: Any) -> list[Any] | None:
         if isinstance(body, m.Probe) and (node, body.round) == ("alice", 2):
             return [m.Failed(operation="probe", state="probing", detail="cable")]
@@ -562,7 +585,7 @@ def test_ahead_a_failed_probe_spoils_its_own_round_only() -> None:
 def test_kept_plus_rejected_is_what_was_recorded_even_after_a_loss() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 2 else None)
     stage.join()
-    stage.take(s.Gone("bob", "killed"))
+    stage.take(e.ProcessEnded("bob", "killed"))
     stage.wait(10.0)
     last_word = {r.round: r.kept for r in stage.rounds}
     assert sum(last_word.values()) == stage.state.kept == 0
@@ -572,7 +595,7 @@ def test_kept_plus_rejected_is_what_was_recorded_even_after_a_loss() -> None:
 def test_a_dead_air_ends_the_run_at_once() -> None:
     stage = Stage(lambda n, b: [] if isinstance(b, m.Probe) and b.round == 2 else None)
     stage.join()
-    stage.take(s.Gone("world", "killed by SIGKILL"))
+    stage.take(e.ProcessEnded("world", "killed by SIGKILL"))
     assert stage.over is not None
     assert stage.over.status == "failed"
     assert "world: killed by SIGKILL" in stage.over.detail
@@ -581,7 +604,7 @@ def test_a_dead_air_ends_the_run_at_once() -> None:
 def test_a_node_that_dies_before_it_greets_ends_the_run_with_its_last_words() -> None:
     stage = Stage()
     stage.join("alice")
-    stage.take(s.Gone("bob", "process ended: exit status 2: options: unknown key"))
+    stage.take(e.ProcessEnded("bob", "process ended: exit status 2: options: unknown key"))
     assert stage.over is not None
     assert "bob did not start" in stage.over.detail
     assert "unknown key" in stage.over.detail
@@ -604,7 +627,7 @@ def test_a_coordinator_that_slept_judges_nobody() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 2 else None)
     stage.join()
     stage.now_s += 100.0
-    stage.take(s.Tick(stage.now_s))
+    stage.take(e.Tick(stage.now_s))
     assert all(node.alive for node in stage.state.nodes.values())
     assert stage.over is None
 
@@ -623,14 +646,19 @@ def test_a_paused_node_that_wakes_is_taken_in_again() -> None:
     stage.wait(4.0, beating=("alice", "eve", "ris"))
     assert not stage.state.nodes["bob"].alive
     stage.take(stage.says("bob", m.Heartbeat(state="probing")))
+    assert not stage.state.nodes["bob"].alive  # that his process lives does not mean that orders reach him
+    stage.take(stage.says("bob", m.Here()))
     assert stage.over is not None
     assert stage.over.status == "finished"
+    assert stage.state.rejected == {"node_lost": 1}  # the round on the air; what he had measured he still has
+    assert [b.rounds for b in stage.blocks] == [[0, 1, 3], [4, 5]]
+    assert sum(isinstance(body, m.Welcome) and node == "bob" for node, body in stage.told) == 1
 
 
 @pytest.mark.parametrize(
     "body",
     [m.Configured(accepted={}), m.ClockReading(device_time_s=1.0), m.Applied(round=0, digest="x", device_time_s=0.0),
-     m.Captured(round=7), m.Probed(round=7, links=[]), m.Unmasked(block=3, digest=None), m.Stopped(kind="stop")],
+     m.Captured(round=7), m.Probed(round=7, links=[]), m.KeyGuessed(block=3, digest=None), m.Stopped(kind="stop")],
 )  # fmt: skip
 def test_answers_nobody_asked_for_are_noted_not_fatal(body: Any) -> None:
     stage = Stage()
@@ -671,7 +699,7 @@ def test_the_schedule_is_as_wide_as_the_doctor_measured(pace: str | None) -> Non
                 ),
             )
         )  # type: ignore[arg-type]  # fmt: skip
-    scheduler = stage.state._scheduler
+    scheduler = stage.state.timetable.scheduler
     assert scheduler is not None
     own_s = stage.state.experiment.probing.turnaround_s
     assert scheduler._turnaround_s == pytest.approx(own_s + (1e-3 if pace == "virtual" else 4e-3))
@@ -694,10 +722,10 @@ def test_a_clock_is_learned_once_although_rounds_are_planned_ahead() -> None:
     stage = Stage(lambda n, b: None, surface={"policy": "none"}, rounds=12)
     plan = stage.state.handle
 
-    def spy(event: s.Event) -> list[s.Instruction]:
+    def spy(event: e.Event) -> list[e.Instruction]:
         out = plan(event)
         for x in out:
-            if isinstance(x, s.Tell) and x.node == "alice" and isinstance(x.body, m.Probe):
+            if isinstance(x, e.Send) and x.node == "alice" and isinstance(x.body, m.Probe):
                 starts[x.body.round] = x.body.slots[0].start_s - 100.0
         return out
 
@@ -708,20 +736,21 @@ def test_a_clock_is_learned_once_although_rounds_are_planned_ahead() -> None:
     errors = [abs(base - true_base_s) for base in bases]
     assert errors[0] > 2e-6
     assert errors[-1] < 0.1e-6
-    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(errors))
+    # once it is corrected, what is left is how the error is shared between offset and rate
+    assert all(later <= max(earlier, 0.2e-6) for earlier, later in pairwise(errors)), errors
 
 
-def lesson(block: int, failure: str | None = None) -> m.Trained:
+def training_report(block: int, failure: str | None = None) -> m.Trained:
     report = TrainReport(
         block=block, probes=3, model=None if failure else "m", public_bytes=9, messages=3, failure=failure
     )
     return m.Trained(report=report, public_messages=3)
 
 
-def teaching(failures: tuple[int, ...] = (), untrained: tuple[int, ...] = ()) -> Script:
+def training_script(failures: tuple[int, ...] = (), untrained: tuple[int, ...] = ()) -> Script:
     def script(node: str, body: Any) -> list[Any] | None:
         if isinstance(body, m.Distil) and body.purpose == "training":
-            return [lesson(body.block, "protocol (torn)" if body.block in failures else None)]
+            return [training_report(body.block, "protocol (torn)" if body.block in failures else None)]
         if isinstance(body, m.Distil) and body.block in untrained:
             return [m.Agreed(report=agreement(body.block, False, "not_trained"))]
         return None
@@ -733,7 +762,7 @@ TRAINING: dict[str, Any] = {"rounds": 16, "training": {"rounds": 4, "guard_round
 
 
 def test_training_rounds_come_first_and_enter_no_key() -> None:
-    stage = Stage(teaching(), **TRAINING)
+    stage = Stage(training_script(), **TRAINING)
     stage.join("alice", "bob", "eve")
     assert [(b.training, b.rounds) for b in stage.blocks] == [
         (True, [0, 1, 2, 3]), (False, [6, 7, 8]), (False, [9, 10, 11]), (False, [12, 13, 14]), (False, [15]),
@@ -746,7 +775,7 @@ def test_training_rounds_come_first_and_enter_no_key() -> None:
 
 
 def test_a_failed_training_is_tried_again_with_other_rounds() -> None:
-    stage = Stage(teaching(failures=(0,)), **TRAINING)
+    stage = Stage(training_script(failures=(0,)), **TRAINING)
     stage.join("alice", "bob", "eve")
     assert [(b.training, b.failure, b.rounds) for b in stage.blocks[:3]] == [
         (True, "protocol (torn)", [0, 1, 2, 3]), (True, None, [4, 5, 6, 7]), (False, None, [10, 11, 12]),
@@ -754,7 +783,7 @@ def test_a_failed_training_is_tried_again_with_other_rounds() -> None:
 
 
 def test_a_node_that_lost_its_model_is_taught_again() -> None:
-    stage = Stage(teaching(untrained=(1,)), **TRAINING)
+    stage = Stage(training_script(untrained=(1,)), **TRAINING)
     stage.join("alice", "bob", "eve")
     assert [(b.training, b.failure) for b in stage.blocks[:4]] == [
         (True, None), (False, "not_trained"), (True, None), (False, None),
@@ -762,8 +791,8 @@ def test_a_node_that_lost_its_model_is_taught_again() -> None:
 
 
 def test_a_run_too_short_for_its_training_makes_no_block() -> None:
-    stage = Stage(teaching(), **{**TRAINING, "rounds": 3})
+    stage = Stage(training_script(), **{**TRAINING, "rounds": 3})
     stage.join("alice", "bob", "eve")
     assert stage.blocks == []
-    assert stage.over == s.Over("finished", "3 rounds")
+    assert stage.over == e.RunOver("finished", "3 rounds")
     assert ("rounds_unused", {"rounds": 3}) in [(n.kind, n.detail) for n in stage.notes]

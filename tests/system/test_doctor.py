@@ -118,7 +118,7 @@ def test_the_command_prints_one_line_a_finding(tmp_path: Path) -> None:
     lines = said.stdout.splitlines()
     assert [x[:3] for x in lines].count("fix") == 1
     (line,) = (x for x in lines if x.startswith("fix"))
-    assert line.startswith("fix alice: driver: no driver 'simm'")
+    assert line.startswith("fix alice: driver: no radio driver is called 'simm'")
     assert "pluto" in line
     assert any(x.startswith("ok  bob → eve: link: SNR") for x in lines)
     said = subprocess.run([*command[:4], "--lab", "sim", "--json"], capture_output=True, timeout=60)
@@ -277,14 +277,14 @@ def test_on_the_wall_clock_a_run_uses_what_was_measured(tmp_path: Path) -> None:
 
     def look(coordinator: Any, crew: Any) -> None:
         state = coordinator.state
-        make = state._make_scheduler
+        make = state.timetable.begin
 
-        def made() -> None:
-            make()
-            spacing_s.append(state._scheduler._turnaround_s)
-            guard_s.append(state._scheduler._guard_s)
+        def made(roster: Any) -> None:
+            make(roster)
+            spacing_s.append(state.timetable.scheduler._turnaround_s)
+            guard_s.append(state.timetable.scheduler._guard_s)
 
-        state._make_scheduler = made
+        state.timetable.begin = made
 
     outcome = processes.run(plan, place, lab, tmp_path / "run", on_coordinator=look)
     assert outcome.status == "finished"

@@ -69,13 +69,6 @@ def why_rejected(samples, **options):
     return caught.value.reason
 
 
-# ---------------------------------------------------------------- what is found
-
-
-def test_stage_names():
-    assert registry.stage_names("csi") == ["least_squares", "mmse"]
-
-
 @pytest.mark.parametrize("start", [0, 3, 100, 200])
 def test_perfect_channel(start):
     csi = estimate(through([start], [0.5j]))
@@ -251,12 +244,6 @@ def test_low_snr():
     assert why_rejected(at_snr(through([100], [0.1]), 20, 0, 0.1), min_snr_db=25) == Reject.LOW_SNR
 
 
-@pytest.mark.parametrize("cfo_hz", [330e3, -400e3, 625e3, -900e3])
-def test_carrier_offset_beyond_the_preambles_range(cfo_hz):
-    for seed in range(5):
-        assert why_rejected(at_snr(through([100, 103], [0.3, 0.2j], cfo_hz), 20, seed, 0.3)) == Reject.CFO_RANGE
-
-
 def test_carrier_offset_beyond_the_option():
     samples = through([100], [0.5], 60e3)
     assert why_rejected(samples, max_cfo_hz=50e3) == Reject.CFO_RANGE
@@ -303,5 +290,5 @@ def test_different_rates_are_a_programming_error():
 )
 def test_refused_options(stage, options):
     (name,) = options
-    with pytest.raises(InputError, match=f"{name} = .*accepted"):
+    with pytest.raises(InputError, match=f"key '{name}': .*accepted"):
         registry.make_stage("csi", stage, options)
