@@ -95,7 +95,7 @@ def _csv(path: Path) -> Iterator[ArrayFile]:
         f.seek(0)
         delimiter = max(",;\t", key=first.count)
         lines = csv.reader(f, delimiter=delimiter)
-        rows = [row for row in lines if any(cell.strip() for cell in row)]
+        rows = [row for row in lines if any(cell.strip() for cell in row) and not row[0].startswith("#")]
     if not rows:
         raise InputError(f"{path}: empty; accepted: a line of column names, then a line a probe")
     header = [cell.strip() for cell in rows[0]]
@@ -110,10 +110,10 @@ def _csv(path: Path) -> Iterator[ArrayFile]:
         twice = next(name for name in header if header.count(name) > 1)
         raise InputError(f"{path}: two columns are called {twice!r}; accepted: a name each")
     place = {name: i for i, name in enumerate(header)}
-    yield ArrayFile(path, dict.fromkeys(header, ""), lambda name: _column([r[place[name]] for r in rows]), glob=True)
+    yield ArrayFile(path, dict.fromkeys(header, ""), lambda name: column([r[place[name]] for r in rows]), glob=True)
 
 
-def _column(cells: list[str]) -> Array:
+def column(cells: list[str]) -> Array:
     """Return a column: numbers where all are (empty cells are NaN), else text."""
     values = [_number(cell) for cell in cells]
     if any(v is None for v in values):

@@ -40,8 +40,8 @@ class End(Table):
     file: str | None = None
     """Relative to SOURCE, or to its folder where SOURCE is a file; default: SOURCE itself."""
     format: Literal["arrays", "intel", "atheros", "nexmon", "esp32", "sigmf"] = "arrays"
-    """arrays: CSV, NPZ, NPY, HDF5 or MAT by the file's ending; sigmf: IQ with the map's [waveform]; the others: Wi-Fi
-    captures as csiread reads them (extra `wifi`)."""
+    """arrays: CSV, NPZ, NPY, HDF5 or MAT by the file's ending; sigmf: IQ with the map's [waveform]; esp32: a log;
+    the others: Wi-Fi captures as csiread reads them (extra `wifi`)."""
     options: Options = field(default_factory=dict)
     """Of csiread's reader: chip and bw (nexmon), nrxnum and ntxnum (intel, atheros), tones (atheros)."""
     array: str = ""

@@ -1,8 +1,13 @@
-"""Wi-Fi captures by csiread (extra `wifi`): Intel 5300, Atheros, Nexmon and ESP32, as arrays that a map can name."""
+"""Wi-Fi captures as arrays that a map can name: Intel 5300, Atheros and Nexmon by csiread (extra `wifi`), ESP32's text.
+
+Subcarriers ascend in frequency here, also where a chip tells those above the carrier first.
+"""
 
 from __future__ import annotations
 
+import csv
 import inspect
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +17,9 @@ import numpy as np
 
 from testbed.core.errors import InputError
 from testbed.core.types import F64
-from testbed.replay.arrays import Array, ArrayFile, check_bytes
+from testbed.replay.arrays import Array, ArrayFile, check_bytes, column
 
-KINDS = {"intel": "Intel", "atheros": "Atheros", "nexmon": "Nexmon", "esp32": "ESP32"}
+KINDS = {"intel": "Intel", "atheros": "Atheros", "nexmon": "Nexmon"}
 _NEEDED: dict[str, dict[str, Any]] = {"nexmon": {"chip": "43455c0", "bw": 80}}
 _SPACING_HZ = 312.5e3
 _INTEL_20_MHZ = (*range(-28, 0, 2), -1, *range(1, 28, 2), 28)
@@ -32,13 +37,18 @@ class Capture(ArrayFile):
 @contextmanager
 def open_capture(path: Path, kind: str, options: dict[str, Any]) -> Iterator[Capture]:
     """Read a capture; raises InputError naming the file, a refused option, or the extra that is not installed."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    check_bytes(path, "", 8 * path.stat().st_size)
+    if kind == "esp32":
+        if options:
+            raise InputError(f"{path}: esp32 has no option {next(iter(options))!r}; accepted: none")
+        yield _esp32(path)
+        return
     try:
         import csiread
     except ImportError as exc:
         raise InputError(f"{path}: Wi-Fi captures need csiread; accepted: pip install 'ris-skg-testbed[wifi]'") from exc
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    check_bytes(path, "", 8 * path.stat().st_size)
     reader = getattr(csiread, KINDS[kind])
     accepted = set(inspect.signature(reader.__init__).parameters) - {"self", "file", "if_report"}
     for key in options:
@@ -48,6 +58,8 @@ def open_capture(path: Path, kind: str, options: dict[str, Any]) -> Iterator[Cap
         capture = reader(str(path), if_report=False, **(_NEEDED.get(kind, {}) | options))
         capture.read()
         csi = _four_axes(np.asarray(capture.csi))
+        if kind == "nexmon":
+            csi = np.fft.fftshift(csi, axes=1)  # the chip tells 0 … 31, −32 … −1
         arrays = {"csi": csi}
         for name in dir(capture):
             value = None if name.startswith("_") else getattr(capture, name)
@@ -72,3 +84,52 @@ def _subcarriers(kind: str, n: int) -> F64 | None:
     if kind == "nexmon":
         return np.asarray((np.arange(n) - n // 2) * _SPACING_HZ, dtype=np.float64)
     return None
+
+
+# ---------------------------------------------------------------- ESP32
+
+_ESP32_TOOL = [
+    "type", "role", "mac", "rssi", "rate", "sig_mode", "mcs", "bandwidth", "smoothing", "not_sounding", "aggregation",
+    "stbc", "fec_coding", "sgi", "noise_floor", "ampdu_cnt", "channel", "secondary_channel", "local_timestamp", "ant",
+    "sig_len", "rx_state", "real_time_set", "real_timestamp", "len", "CSI_DATA",
+]  # fmt: skip
+"""Columns of ESP32-CSI-Tool, for files without a heading. Espressif's esp-csi always writes one."""
+_LLTF = 64
+"""Subcarriers of the legacy training field alone; longer CSI has others behind it, in an order of its own."""
+
+
+def _esp32(path: Path) -> Capture:
+    """Read the lines `CSI_DATA,…,[im re im re …]` of a log, whatever else is printed between them."""
+    with path.open(encoding="utf-8", errors="replace", newline="") as f:
+        rows = [row for row in csv.reader(f) if row and row[0].strip() in ("type", "CSI_DATA")]
+    names = _ESP32_TOOL
+    kept: list[list[str]] = []
+    for row in rows:
+        if row[0].strip() == "type":
+            names = [name.strip() for name in row]
+        elif len(row) == len(names):  # others were torn while they were printed
+            kept.append(row)
+    if not kept:
+        raise InputError(
+            f"{path}: no line CSI_DATA of {len(names)} columns; accepted: a log of ESP32-CSI-Tool or esp-csi"
+        )
+    values = [_bytes_of(row[-1]) for row in kept]
+    sizes = Counter(v.size for v in values if v.size)
+    if not sizes:
+        raise InputError(f"{path}: no [im re im re …] in its last column; accepted: whole numbers in brackets")
+    n = sizes.most_common(1)[0][0]
+    csi = np.stack([v[1::2] + 1j * v[0::2] if v.size == n else np.full(n // 2, np.nan + 0j) for v in values])
+    if csi.shape[1] == _LLTF:
+        csi = np.fft.fftshift(csi, axes=1)
+    columns = {name: column([row[i] for row in kept]) for i, name in enumerate(names[:-1])}
+    axis = (np.arange(_LLTF) - _LLTF // 2) * _SPACING_HZ if csi.shape[1] == _LLTF else None
+    return Capture(path, {"csi": _four_axes(csi), **columns}, axis)
+
+
+def _bytes_of(cell: str) -> Array:
+    """Return the numbers in brackets, an even number of them; none where it is not that."""
+    try:
+        values = np.array(cell.strip().strip("[]").replace(",", " ").split(), dtype=np.float64)
+    except ValueError:
+        return np.zeros(0)
+    return values if values.size % 2 == 0 else np.zeros(0)

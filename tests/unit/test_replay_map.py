@@ -20,7 +20,7 @@ from testbed.core.errors import InputError
 from testbed.core.types import CsiSeries, IqBlock
 from testbed.records import sigmf
 from testbed.replay import map as mapping
-from testbed.replay import replay, sources
+from testbed.replay import replay, sources, wifi
 from testbed.replay.sources import Cut, EveLinks, Recording
 
 PROBES, CARRIERS = 40, 5
@@ -272,6 +272,71 @@ def test_a_wifi_capture_of_the_intel_5300(tmp_path: Path) -> None:
         loaded(tmp_path, ".", text)
 
 
+def nexmon(numbers: Any, h: np.ndarray[Any, Any]) -> bytes:
+    """A pcap of nexmon_csi: UDP to port 5500, int16 pairs, subcarriers from 0 up and then the negative ones."""
+    out = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    for number, values in zip(numbers, h, strict=True):
+        pairs = np.stack([values.real, values.imag], axis=-1).astype("<i2").tobytes()
+        head = b"\x11\x11" + bytes([200, 0, 1, 2, 3, 4, 5, 6]) + struct.pack("<HHHH", number, 0, 0x1001, 0x6A00)
+        udp = struct.pack(">HHHH", 5500, 5500, 8 + len(head) + len(pairs), 0) + head + pairs
+        ip = struct.pack(">BBHHHBBHII", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, 0, 0)
+        packet = b"\xff" * 6 + b"NEXMON" + b"\x08\x00" + ip + udp
+        out += struct.pack("<IIII", number, 0, len(packet), len(packet)) + packet
+    return out
+
+
+def wifi_map(kind: str, index: str, suffix: str) -> str:
+    options = 'options = { chip = "43455c0", bw = 20 }\n' if kind == "nexmon" else ""
+    return "schema = 1\n" + "".join(
+        f'[{who}]\nfile = "{end}.{suffix}"\nformat = "{kind}"\n{options}index = "{index}"\n'
+        for who, end in (("alice", "a"), ("bob", "b"))
+    )
+
+
+def test_a_wifi_capture_of_nexmon_ascends_in_frequency(tmp_path: Path) -> None:
+    pytest.importorskip("csiread", reason="the extra `wifi` is not installed")
+    rng = np.random.default_rng(3)
+    h = rng.integers(-1000, 1000, size=(2, 12, 64)) + 1j * rng.integers(-1000, 1000, size=(2, 12, 64))
+    for end, values in zip(("a", "b"), h, strict=True):
+        (tmp_path / f"{end}.pcap").write_bytes(nexmon(range(12), values))
+    cut = loaded(tmp_path, ".", wifi_map("nexmon", "sec", "pcap"))
+    np.testing.assert_array_equal(cut.alice.h[:, 0, 0, 32:], h[0][:, :32])
+    np.testing.assert_array_equal(cut.alice.h[:, 0, 0, :32], h[0][:, 32:])
+    assert (cut.alice.subcarrier_hz[0], cut.alice.subcarrier_hz[32]) == (-10e6, 0.0)
+
+
+@pytest.mark.parametrize("dialect", ["tool", "tool without a heading", "espressif"])
+def test_a_log_of_an_esp32(tmp_path: Path, dialect: str) -> None:
+    """Imaginary part first; other output between the lines, a torn line, one with CSI of another length."""
+    rng = np.random.default_rng(3)
+    h = rng.integers(-50, 50, size=(2, 12, 64)) + 1j * rng.integers(-50, 50, size=(2, 12, 64))
+    for end, values in zip(("a", "b"), h, strict=True):
+        lines = ["I (312) wifi: connected, channel 6"]
+        if dialect == "tool":
+            lines.append(",".join(wifi._ESP32_TOOL))
+        elif dialect == "espressif":
+            lines.append("type,id,mac,rssi,local_timestamp,len,first_word,data")
+        for i, row in enumerate(values):
+            parts = np.stack([row.imag, row.real], axis=-1).astype(int).ravel()
+            if i == 7:
+                parts = parts[:20]
+            if dialect == "espressif":
+                lines.append(f'CSI_DATA,{i},1a:00,-50,{i * 1000},{parts.size},0,"[{",".join(map(str, parts))}]"')
+            else:
+                rest = f"-50,11,1,0,1,1,1,0,0,0,0,-92,0,6,1,{i * 1000},0,70,0,1,{i * 0.1:.1f},{parts.size}"
+                lines.append(f"CSI_DATA,AP,3C:71,{rest},[{' '.join(map(str, parts))} ]")
+        lines.append("CSI_DATA,AP,3C")
+        (tmp_path / f"{end}.log").write_text("\n".join(lines))
+    cut = loaded(tmp_path, ".", wifi_map("esp32", "local_timestamp", "log"))
+    assert np.isnan(cut.alice.h[7]).all()
+    rest = np.delete(np.arange(12), 7)
+    np.testing.assert_array_equal(cut.alice.h[rest, 0, 0], np.fft.fftshift(h[0], axes=1)[rest])
+    np.testing.assert_array_equal(cut.bob.h[rest, 0, 0], np.fft.fftshift(h[1], axes=1)[rest])
+    (tmp_path / "a.log").write_text("nothing of the kind")
+    with pytest.raises(InputError, match="no line CSI_DATA of 26 columns"):
+        loaded(tmp_path, ".", wifi_map("esp32", "local_timestamp", "log"))
+
+
 def test_iq_with_the_waveform_given(tmp_path: Path) -> None:
     rate_hz = 20e6
     frame = Ofdm().frame(rate_hz)
@@ -453,7 +518,9 @@ def test_a_chain_file_needs_three_tables_only(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"table \[training\]: key 'rounds': 0"):
         load_chain(str(path))
     path.write_text('[chain]\nenhance = "nothing"\n')
-    with pytest.raises(InputError, match=r"chain\.toml: table \[chain\]: no enhance stage is called 'nothing'"):
+    with pytest.raises(
+        InputError, match=r"chain\.toml: table \[chain\]: key 'enhance': no enhancer is called 'nothing'"
+    ):
         load_chain(str(path))
     path.write_text("[accounting]\nblock_round = 5\n")
     with pytest.raises(InputError, match="did you mean 'block_rounds'"):
