@@ -88,7 +88,7 @@ class _Receiver:
             self.reset()
 
     def completed(self) -> tuple[bytes, bytes] | None:
-        """Return (start and content in capitals, the same as it was sent) of a line to obey; the queue is empty then."""
+        """Return a line to obey, in capitals and as it was sent, and empty the queue; None where there is none."""
         if self.busy or not self._complete:
             return None
         line, raw = self._start + bytes(self._fifo), bytes(self._raw)

@@ -180,7 +180,7 @@ def test_a_refused_bluetooth_key_is_told_and_not_tried_again(tmp_path: Path) -> 
         OpenSourceRis("ris", context(tmp_path), uri=twin.uri) as board,
     ):
         twin.commands.clear()
-        with pytest.raises(DeviceError, match="#ERROR.*Bluetooth module"):
+        with pytest.raises(DeviceError, match=r"#ERROR.*Bluetooth module"):
             board.set_bluetooth_key("123456")
         assert twin.commands == [b"!BT-Key=123456"]
 
