@@ -1,7 +1,7 @@
 """The controller's own binary on a simulated chip, driven by the unmodified driver: its pins compared bit by bit.
 
-The board is `firmware_ctl/firmware/tests/chip.c`: libsimavr runs what `avr-gcc` built, its UART is a pty, and a chain of
-74HC595 hangs on its SPI and latch pins.
+The board is `firmware_ctl/firmware/tests/chip.c`: libsimavr runs what `avr-gcc` built, its UART is a pty, and a chain
+of 74HC595 hangs on its SPI and latch pins.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ MISSING = [
     for package, there in {
         "gcc-avr avr-libc": shutil.which("avr-gcc"),
         "gcc make": shutil.which("cc") and shutil.which("make"),
-        "libsimavr-dev libelf-dev": Path("/usr/include/simavr/sim_avr.h").exists() and Path("/usr/include/libelf.h").exists(),
+        "libsimavr-dev": Path("/usr/include/simavr/sim_avr.h").exists(),
+        "libelf-dev": Path("/usr/include/libelf.h").exists(),
     }.items()
     if not there
 ]  # fmt: skip
