@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sim_backend.arrays import Array, convolve, taps_of_pairs
 from sim_backend.channel import Channel, taps
+from sim_backend.mixing import common_band, reach, resample
 from sim_backend.ticks import TICKS_PER_S, duration, to_seconds, to_ticks
 from testbed.core.config import Attacker, Scene
 from testbed.core.seeds import generator
@@ -73,6 +74,14 @@ class Transmission:
         if self.cyclic:
             return self.samples[..., np.arange(first, stop) % self.samples.shape[-1]]
         return self.samples[..., first:stop]
+
+    def stretch(self, first: int, stop: int) -> C64:
+        """Return samples first…stop, zeros before it begins and after it ends."""
+        out = np.zeros((*self.samples.shape[:-1], stop - first), np.complex64)
+        begin, limit = max(first, 0), min(stop, self.length)
+        if begin < limit:
+            out[..., begin - first : limit - first] = self.take(begin, limit)
+        return out
 
 
 @dataclass(slots=True)
@@ -306,9 +315,15 @@ class Air:
         present.sort(key=lambda s: (s.start, s.radio))
         edges = self._edges(start, n_samples, rate)
         for sent in present:
-            if sent.radio != name and self._same_band(name, station, sent):
-                for first, stop in itertools.pairwise(edges):
+            if sent.radio == name:
+                continue
+            same = (sent.carrier_hz, sent.sample_rate_hz) == (station.carrier_hz, rate)
+            band_hz = common_band(sent.carrier_hz, sent.sample_rate_hz, station.carrier_hz, rate)
+            for first, stop in itertools.pairwise(edges):
+                if same:
                     self._add(out, station, start, rate, sent, first, stop)
+                elif band_hz is not None:
+                    self._add_mixed(out, station, start, sent, first, stop, band_hz)
         for sent in present:
             if sent.radio == name:
                 deaf = [
@@ -322,11 +337,50 @@ class Air:
 
     def _add(self, out: C64, to: Station, start: int, rate: float, sent: Transmission, first: int, stop: int) -> None:
         """Add one transmission to samples first…stop, in which neither the channel nor the pattern changes."""
-        assert self._channel is not None
+        first = max(first, _ceil_index(sent.start - start, rate))
+        if first >= stop:
+            return
+        amplitude, delay_s = self._paths(to, sent, start + duration(first, rate))
+        offset = (sent.start + sent.shift - start) * rate / TICKS_PER_S
+        alone = sent.array is None and to.array is None
+        lag, h = (taps if alone else taps_of_pairs)(amplitude, delay_s * rate + offset)
+        n_taps = h.shape[-1]
+        # out[m] = Σ_i h[i] x[m − lag − i], where any of these x is sent
+        first, stop = max(first, lag), min(stop, lag + n_taps - 1 + sent.length)
+        if first >= stop:
+            return
+        heard = _heard(sent.stretch(first - lag - n_taps + 1, stop - lag), h, alone)
+        out[..., first:stop] += heard if out.ndim == heard.ndim else heard[0]
+
+    def _add_mixed(
+        self, out: C64, to: Station, start: int, sent: Transmission, first: int, stop: int, band_hz: tuple[float, float]
+    ) -> None:
+        """As `_add`, of a transmission in another band or at another rate: the channel's part at the sender's rate."""
+        rate, sent_rate = to.sample_rate_hz, sent.sample_rate_hz
         first = max(first, _ceil_index(sent.start - start, rate))
         if first >= stop:
             return
         time = start + duration(first, rate)
+        amplitude, delay_s = self._paths(to, sent, time)
+        alone = sent.array is None and to.array is None
+        lag, h = (taps if alone else taps_of_pairs)(amplitude, delay_s * sent_rate)
+        # where the receiver's samples lie, in samples of the sender
+        at, step = (time - sent.start - sent.shift) * sent_rate / TICKS_PER_S, sent_rate / rate
+        half = reach(sent_rate, rate)
+        low = math.floor(at) - half
+        high = math.ceil(at + step * (stop - first)) + half + 1
+        if high <= 0 or low - lag - h.shape[-1] >= sent.length:
+            return
+        wave = _heard(sent.stretch(low - lag - h.shape[-1] + 1, high - lag), h, alone)
+        heard = resample(wave, at - low, step, stop - first, sent_rate, rate, band_hz)
+        away_hz = sent.carrier_hz - to.carrier_hz
+        turns = (away_hz * to_seconds(time)) % 1.0 + away_hz / rate * np.arange(stop - first)
+        heard *= np.exp(2j * np.pi * (turns % 1.0)).astype(np.complex64)
+        out[..., first:stop] += heard if out.ndim == heard.ndim else heard[0]
+
+    def _paths(self, to: Station, sent: Transmission, time: int) -> tuple[NDArray[np.complex128], NDArray[np.float64]]:
+        """Return (amplitude, delay_s) of all paths from a transmission to a radio around a tick, surfaces included."""
+        assert self._channel is not None
         middle_s = to_seconds(time // SEGMENT * SEGMENT + SEGMENT // 2)
         link = (sent.place, to.place, middle_s, sent.carrier_hz, sent.array, to.array)
         amplitude, delay_s = self._channel.paths(*link)
@@ -339,23 +393,7 @@ class Air:
                 reflected = reflected * self._attacker.phasor_at(time, self._sent)
                 amplitude = np.concatenate([amplitude, reflected], axis=-1)
                 delay_s = np.concatenate([delay_s, later_s], axis=-1)
-        offset = (sent.start + sent.shift - start) * rate / TICKS_PER_S
-        alone = sent.array is None and to.array is None
-        lag, h = (taps if alone else taps_of_pairs)(amplitude, delay_s * rate + offset)
-        n_taps = h.shape[-1]
-        # out[m] = Σ_i h[i] x[m − lag − i], where any of these x is sent
-        first, stop = max(first, lag), min(stop, lag + n_taps - 1 + sent.length)
-        if first >= stop:
-            return
-        low, high = first - lag - n_taps + 1, stop - lag
-        x = np.zeros((*sent.samples.shape[:-1], high - low), np.complex64)
-        begin, limit = max(low, 0), min(high, sent.length)
-        x[..., begin - low : limit - low] = sent.take(begin, limit)
-        if alone:
-            out[first:stop] += np.convolve(x, h.astype(np.complex64), "valid")
-        else:
-            heard = convolve(np.atleast_2d(x), h)
-            out[..., first:stop] += heard if out.ndim == 2 else heard[0]
+        return amplitude, delay_s
 
     def _edges(self, start: int, n_samples: int, rate: float) -> list[int]:
         """Return sample indices between which neither channel nor any pattern changes, 0 and n included."""
@@ -366,19 +404,6 @@ class Air:
         if self._attacker is not None:
             times += [t for t in self._attacker.changes(self._sent) if start < t < end]
         return sorted({0, n_samples, *(min(_ceil_index(t - start, rate), n_samples) for t in times)})
-
-    def _same_band(self, name: str, station: Station, sent: Transmission) -> bool:
-        """Same carrier and rate: heard. Bands apart: not heard. Anything between is refused rather than got wrong."""
-        if sent.carrier_hz == station.carrier_hz and sent.sample_rate_hz == station.sample_rate_hz:
-            return True
-        if abs(sent.carrier_hz - station.carrier_hz) >= (sent.sample_rate_hz + station.sample_rate_hz) / 2:
-            return False
-        raise Refused(
-            "device",
-            f"{sent.radio} sends {sent.sample_rate_hz:g} samples/s at {sent.carrier_hz:g} Hz into the band of {name} "
-            f"({station.sample_rate_hz:g} samples/s at {station.carrier_hz:g} Hz); "
-            "the simulated air mixes equal rates on one carrier only",
-        )
 
     def _forget(self) -> None:
         oldest = self.frontier - RETENTION - TICKS_PER_S // 1000
@@ -431,6 +456,13 @@ class Air:
         if self._surface is None or self._surface.board != board:
             raise Refused("off_air", "this board holds no surface here")
         return self._surface
+
+
+def _heard(x: C64, h: NDArray[np.complex128], alone: bool) -> C64:
+    """Return the valid part of (…, sample) convolved with a link's taps; of arrays (rx antenna, sample)."""
+    if alone:
+        return np.convolve(x, h.astype(np.complex64), "valid")
+    return convolve(np.atleast_2d(x), h)
 
 
 def _ceil_index(ticks: int, rate: float) -> int:
