@@ -10,8 +10,8 @@ from msgspec import Meta, Struct
 from sim_backend.link import OffAir, link_for
 from sim_backend.messages import Apply, Hang, Now, Readback, Reply
 from sim_backend.ticks import DeviceClock, to_ticks
-from testbed.core.config import driver_options
 from testbed.core.errors import DeviceError
+from testbed.core.options import driver_options
 from testbed.core.ris import Board, BoardCapabilities
 from testbed.core.seeds import generator
 from testbed.core.types import AppliedPattern, SurfacePattern

@@ -12,8 +12,8 @@ from sim_backend.impairments import FrontEnd, RadioOptions, device_clock, oscill
 from sim_backend.link import ANSWER_S, NewWorld, OffAir, link_for
 from sim_backend.messages import MAX_SAMPLES, Now, Receive, Reply, Silence, Transmit, Tune
 from sim_backend.ticks import duration, to_ticks
-from testbed.core.config import driver_options
 from testbed.core.errors import DeviceError, InputError, LateTransmit
+from testbed.core.options import driver_options
 from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext

@@ -17,8 +17,8 @@ from msgspec import Meta, Struct
 
 from firmware_ctl.boards._serial import SerialLink, quote
 from testbed.core import patterns
-from testbed.core.config import driver_options
 from testbed.core.errors import DeviceError, DeviceTimeout, InputError
+from testbed.core.options import driver_options
 from testbed.core.ris import Board
 from testbed.core.types import AppliedPattern, SurfacePattern
 from testbed.core.world import DriverContext

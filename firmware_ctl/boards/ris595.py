@@ -23,8 +23,8 @@ from firmware_ctl.boards import _frames
 from firmware_ctl.boards._frames import DONE, QUEUED, Command, Refusal, Reply
 from firmware_ctl.boards._serial import PortLost, SerialLink
 from testbed.core import patterns
-from testbed.core.config import driver_options
 from testbed.core.errors import DeviceError, DeviceTimeout, InputError
+from testbed.core.options import driver_options
 from testbed.core.ris import Board, BoardCapabilities
 from testbed.core.types import AppliedPattern, SurfacePattern
 from testbed.core.world import DriverContext

@@ -22,8 +22,8 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from msgspec import Meta, Struct
 
-from testbed.core.config import driver_options
 from testbed.core.errors import DeviceError, DeviceTimeout
+from testbed.core.options import driver_options
 from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
 from testbed.core.types import IqBlock
 from testbed.core.world import DriverContext

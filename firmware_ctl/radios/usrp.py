@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from msgspec import Meta, Struct
 
-from testbed.core.config import driver_options
 from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
+from testbed.core.options import driver_options
 from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext

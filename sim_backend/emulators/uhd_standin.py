@@ -45,8 +45,8 @@ from sim_backend.impairments import OneAntenna, RadioOptions, device_clock
 from sim_backend.link import OffAir
 from sim_backend.radio import SimRadio
 from sim_backend.ticks import TICKS_PER_S, to_seconds
-from testbed.core.config import driver_options
 from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
+from testbed.core.options import driver_options
 from testbed.core.radio import RadioSettings
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext, Equipment

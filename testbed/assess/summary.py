@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from testbed.assess.entropy import general_estimate
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
 from testbed.core.stages import Verdict
 from testbed.core.types import U8
+from testbed.entropy.source import general_estimate
 
 
 @dataclass(frozen=True, slots=True, eq=False)

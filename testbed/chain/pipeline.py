@@ -37,22 +37,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.assess import gaussian_eve
-from testbed.assess.entropy import predicted_min_entropy, source_min_entropy
-from testbed.assess.gaussian_labels import Symbols
-from testbed.chain.amplify.accounting import (
-    assumed_min_entropy,
-    combined_min_entropy,
-    correction_leak,
-    eve_min_entropy,
-    key_length,
-)
 from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
 from testbed.chain.amplify.verify import TAG_BITS, draw_point, verification_tag
 from testbed.chain.dialogue import FAILED, PEER_FAILED, UNREADABLE, check_rounds, failed_message, metered, rounds_digest
-from testbed.chain.enhance.antennas import canonical_antennas
 from testbed.chain.training import EveModels, read_model_id, trained_features, training
 from testbed.core import registry
+from testbed.core.antennas import canonical_antennas
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.errors import DialogueFailed, InputError
 from testbed.core.ledger import Dialogue, Ledger, PublicMessage, Receive, Send
@@ -60,6 +50,16 @@ from testbed.core.outcomes import COVERAGE, AgreeReport, EveReport, KeyReport, T
 from testbed.core.seeds import generator, permutation
 from testbed.core.stages import Enhancer, Evidence, Quantizer, Reconciler
 from testbed.core.types import I64, U8, Bits, CsiSeries, Features, Key
+from testbed.entropy import gaussian_eve
+from testbed.entropy.accounting import (
+    assumed_min_entropy,
+    combined_min_entropy,
+    correction_leak,
+    eve_min_entropy,
+    key_length,
+)
+from testbed.entropy.gaussian_labels import Symbols
+from testbed.entropy.source import predicted_min_entropy, source_min_entropy
 
 Side = Literal["alice", "bob"]
 T = TypeVar("T")

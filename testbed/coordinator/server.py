@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import zmq
 
-from testbed.coordinator import facts
+from testbed.assess import run_summary
 from testbed.coordinator import state as s
 from testbed.core import registry, schedule
 from testbed.core.clock import Clock, WallClock
@@ -119,7 +119,7 @@ class Coordinator:
             to_dict(self.experiment), to_dict(self.lab), seeds={"experiment": self.experiment.seed},
             subcarrier_hz=self._frame.subcarrier_hz,
         )  # fmt: skip
-        with RunWriter(self.folder, start, summarise=facts.summary_of) as writer:
+        with RunWriter(self.folder, start, summarise=run_summary.summary_of) as writer:
             next_look_s = 0.0
             while self._over is None:
                 now_s = self._clock.now_s()
@@ -151,7 +151,7 @@ class Coordinator:
             before_close()
             stop = documents.stop(status, None if status == "ok" else self._over.detail)
             writer.flush()
-            summary = facts.summary_of(replace(reader.load(self.folder), stop=stop))
+            summary = run_summary.summary_of(replace(reader.load(self.folder), stop=stop))
             writer.close(stop, summary)
         return Outcome(self._over.status, self._over.detail, self.folder, summary)
 

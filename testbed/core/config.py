@@ -1,26 +1,14 @@
-"""The two files a user writes: the lab (which hardware, where) and the experiment (what is done with it).
+"""The tables of the two files a user writes: the lab (which hardware, where) and the experiment (what is done with it).
 
-Strict: an unknown key, a missing table or a value of the wrong type or range raises InputError in one line that names
-file, table and key and says what is accepted. No number may be inf or nan: records are JSON, which
-has neither. `json_schema` exports both schemas for editors.
+`testbed.config` reads and checks the files. A field's docstring is its meaning; defaults and ranges stand in its type.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
-import os
-import re
-import tomllib
-from importlib.resources import files
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
-
-from testbed.core import registry, schedule
-from testbed.core.errors import InputError
 
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -28,26 +16,25 @@ Count = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Vector = Annotated[list[float], Meta(min_length=3, max_length=3)]
 Box = Annotated[list[Positive], Meta(min_length=3, max_length=3)]
-MIN_TRAINING_ROUNDS = 20
 Role = Literal["alice", "bob", "eve", "ris"]
 Options = dict[str, Any]
 
 
-class _Table(Struct, forbid_unknown_fields=True, kw_only=True):
+class Table(Struct, forbid_unknown_fields=True, kw_only=True):
     pass
 
 
 # ---------------------------------------------------------------- experiment
 
 
-class RadioPlan(_Table):
+class RadioPlan(Table):
     """What every radio is tuned to."""
 
     carrier_hz: Positive = 2.4e9
     sample_rate_hz: Positive = 40e6
 
 
-class ProbingPlan(_Table):
+class ProbingPlan(Table):
     """Which waveform, in which order, how often."""
 
     waveform: str = "ofdm"
@@ -63,7 +50,7 @@ class ProbingPlan(_Table):
     """A receiver listens this much longer on either side of the expected frame."""
 
 
-class PlacedNode(_Table):
+class PlacedNode(Table):
     """Where a node is at time 0, and how it moves."""
 
     position_m: Vector | None = None
@@ -73,7 +60,7 @@ class PlacedNode(_Table):
     offset_wavelengths: NonNegative = 0.0
 
 
-class PlacedSurface(_Table):
+class PlacedSurface(Table):
     """Where the surface hangs and which way it looks; its size is the board's."""
 
     position_m: Vector
@@ -97,7 +84,7 @@ class Attacker(PlacedSurface):
     """From the end of a transmission to the new pattern."""
 
 
-class Multipath(_Table):
+class Multipath(Table):
     """Single-bounce scatterers around the nodes."""
 
     n_scatterers: Annotated[int, Meta(ge=0, le=500)] = 40
@@ -111,7 +98,7 @@ class Multipath(_Table):
     """Each scatterer moves in a random direction at up to this speed (people walking)."""
 
 
-class Uma(_Table):
+class Uma(Table):
     """Scatterers drawn from 3GPP TR 38.901 UMa (V19.2), in place of [scene.multipath]'s; needs the extra `uma`.
 
     Alice is the base station (25 m high in the standard), Bob the terminal (1.5 m). Delays, powers and the angles at
@@ -126,7 +113,7 @@ class Uma(_Table):
     """Mean path gain between Alice and Bob at time 0; with pathloss = true added to it (antennas)."""
 
 
-class Scene(_Table):
+class Scene(Table):
     """Geometry. A simulated lab builds it; on a real lab it documents the bench and starts the designers."""
 
     alice: PlacedNode
@@ -140,7 +127,7 @@ class Scene(_Table):
     """Instead of multipath."""
 
 
-class SurfacePlan(_Table):
+class SurfacePlan(Table):
     """What the surface does while the channel is probed."""
 
     policy: str = "none"
@@ -148,7 +135,7 @@ class SurfacePlan(_Table):
     options: Options = field(default_factory=dict)
 
 
-class BeamPlan(_Table):
+class BeamPlan(Table):
     """Which beams Alice and Bob use where their radios have several antennas (simulated ones: `n_antennas`)."""
 
     policy: str = "none"
@@ -158,7 +145,7 @@ class BeamPlan(_Table):
     """Every so many rounds, from the first one on, all antennas are sounded instead; no key is made of these rounds."""
 
 
-class ChainPlan(_Table):
+class ChainPlan(Table):
     """Which stages distil the key, by name."""
 
     enhance: str = "identity"
@@ -169,7 +156,7 @@ class ChainPlan(_Table):
     reconcile_options: Options = field(default_factory=dict)
 
 
-class Training(_Table):
+class Training(Table):
     """The rounds from which a trainable enhancer learns. Bob's CSI of them is published: they never enter a key."""
 
     rounds: Annotated[int, Meta(ge=0)] = 0
@@ -180,7 +167,7 @@ class Training(_Table):
     The health table says how many it needed."""
 
 
-class Accounting(_Table):
+class Accounting(Table):
     """How bits become key bits, and how many."""
 
     block_rounds: Count = 200
@@ -199,14 +186,14 @@ class Accounting(_Table):
     symbols, or follows from `assumed_eve_error_rate`. The report says which was used."""
 
 
-class Records(_Table):
+class Records(Table):
     """What is written."""
 
     iq: bool = False
     """Record every captured IQ block as SigMF (large)."""
 
 
-class Experiment(_Table):
+class Experiment(Table):
     """experiment.toml"""
 
     schema: Literal[1]
@@ -230,7 +217,7 @@ class Experiment(_Table):
 # ---------------------------------------------------------------- lab
 
 
-class CoordinatorPlace(_Table):
+class CoordinatorPlace(Table):
     """Where the coordinator listens, and how patient it is."""
 
     host: str = "127.0.0.1"
@@ -250,7 +237,7 @@ class CoordinatorPlace(_Table):
     """For the public discussion of one block."""
 
 
-class WorldPlace(_Table):
+class WorldPlace(Table):
     """The simulated air."""
 
     driver: str = "sim"
@@ -267,7 +254,7 @@ class WorldPlace(_Table):
     options are the emulator's (port, serial number, imperfections, faults)."""
 
 
-class NodePlace(_Table):
+class NodePlace(Table):
     """One daemon and its device."""
 
     role: Role
@@ -285,7 +272,7 @@ class NodePlace(_Table):
     """This node never gives away CSI or raw bits: it refuses to take part in an experiment-mode run."""
 
 
-class Lab(_Table):
+class Lab(Table):
     """lab.toml"""
 
     schema: Literal[1]
@@ -301,334 +288,7 @@ class Lab(_Table):
         return next((name for name, place in self.node.items() if place.role == role), None)
 
 
-# ---------------------------------------------------------------- reading
-
-T = TypeVar("T", Experiment, Lab)
-_BUNDLED = {Experiment: "experiments", Lab: "labs"}
-
-
-def bundled(kind: type[Experiment] | type[Lab]) -> dict[str, Path]:
-    """Return the bundled files of a kind by name."""
-    folder = Path(str(files("testbed"))) / "bundled" / _BUNDLED[kind]
-    return {p.stem: p for p in sorted(folder.glob("*.toml"))}
-
-
-def find(kind: type[Experiment] | type[Lab], name: str) -> Path:
-    """Return the path of a file given by path or bundled name; raises InputError naming the bundled ones."""
-    path = Path(name)
-    if path.is_file():
-        return path
-    known = bundled(kind)
-    if name in known:
-        return known[name]
-    what = "experiment" if kind is Experiment else "lab"
-    raise InputError(f"{name}: no such {what} file; bundled: {', '.join(known)}")
-
-
-def load_experiment(name: str) -> Experiment:
-    """Read and check an experiment file, stage names and options included."""
-    path = find(Experiment, name)
-    experiment = _load(path, Experiment)
-    check_experiment(experiment, str(path))
-    return experiment
-
-
-def load_lab(name: str) -> Lab:
-    """Read and check a lab file."""
-    path = find(Lab, name)
-    lab = _load(path, Lab)
-    _check_lab(lab, str(path))
-    return lab
-
-
-def _load(path: Path, kind: type[T]) -> T:
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise InputError(f"{path}: not UTF-8 text at byte {exc.start}") from exc
-    except tomllib.TOMLDecodeError as exc:
-        raise InputError(f"{path}: not TOML: {exc}") from exc
-    return convert(raw, kind, str(path))
-
-
-def convert(raw: dict[str, Any], kind: type[T], source: str) -> T:
-    """Check a parsed file against its schema; raises InputError in one line."""
-    _refuse_non_finite(raw, source, [])
-    if kind is Lab and isinstance(raw.get("node"), dict):
-        # one by one first: the error for a whole dict does not say which of its tables is wrong
-        for name, table in raw["node"].items():
-            _convert(table, NodePlace, source, [f"node.{name}"])
-    return _convert(raw, kind, source, [])
-
-
-def _refuse_non_finite(value: Any, source: str, keys: list[str]) -> None:
-    """Raise InputError for the first inf or nan in a parsed file, drivers' and stages' options included."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _refuse_non_finite(inner, source, [*keys, str(key)])
-    elif isinstance(value, list):
-        for inner in value:
-            _refuse_non_finite(inner, source, keys)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{source}: {_place(keys)}: {value} given, accepted: finite numbers")
-
-
-def _place(keys: list[str]) -> str:
-    """Say where in a file a key is."""
-    table, key = ".".join(keys[:-1]), keys[-1] if keys else "file"
-    return f"{f'table [{table}]' if table else 'top level'}: key {key!r}"
-
-
-C = TypeVar("C", bound=Struct)
-
-
-def _convert(raw: Any, kind: type[C], source: str, above: list[str]) -> C:
-    try:
-        return msgspec.convert(raw, kind)
-    except msgspec.ValidationError as exc:
-        raise InputError(f"{source}: {_explain(str(exc), kind, above)}") from exc
-
-
-def _choices(hint: Any) -> list[Any]:
-    """Return the values of a Literal, also of one that may be None; none for any other type."""
-    if get_origin(hint) is Literal:
-        return list(get_args(hint))
-    return [value for option in get_args(hint) if get_origin(option) is Literal for value in get_args(option)]
-
-
-def _type_at(kind: Any, keys: list[str]) -> Any:
-    """Follow a path of keys through nested tables; None where it leaves them."""
-    current: Any = kind
-    for key in keys:
-        if not (isinstance(current, type) and issubclass(current, Struct)):
-            return None
-        hints = {f.name: f.type for f in msgspec.structs.fields(current)}
-        current = hints.get(key)
-        structs = [o for o in getattr(current, "__args__", ()) if isinstance(o, type) and issubclass(o, Struct)]
-        if structs:
-            current = structs[0]
-    return current
-
-
-def _explain(message: str, kind: Any, above: list[str]) -> str:
-    """Turn msgspec's message into `table [table]: key 'key': what is wrong; accepted: …`."""
-    text, _, where = message.partition(" - at `")
-    # the place in a list is left out: the list has the key
-    inner = [k for k in re.sub(r"\[(\d+|\.\.\.)\]", "", where.rstrip("`").lstrip("$")).split(".") if k]
-    keys = above + inner
-    unknown = re.match(r"Object contains unknown field `(.+)`", text)
-    missing = re.match(r"Object missing required field `(.+)`", text)
-    if unknown or missing:
-        table = f"table [{'.'.join(keys)}]" if keys else "top level"
-        found = _type_at(kind, inner)
-        accepted = sorted(f.name for f in msgspec.structs.fields(found)) if found is not None else []
-        if missing:
-            return f"{table}: missing {missing[1]!r}; accepted keys: {', '.join(accepted)}"
-        assert unknown is not None
-        near = difflib.get_close_matches(unknown[1], accepted, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{table}: unknown key {unknown[1]!r}{hint}; accepted: {', '.join(accepted)}"
-    choices = _choices(_type_at(kind, inner))
-    values = f"; accepted: {', '.join(map(repr, choices))}" if choices else ""
-    return f"{_place(keys)}: {text[0].lower()}{text[1:]}{values}"
-
-
-def check_experiment(e: Experiment, source: str) -> None:
-    """Check what the schema cannot say, stage names and options included; raises InputError."""
-
-    def stage(table: str, key: str, name: str, options: Options) -> Any:
-        try:
-            return registry.make_stage(key, name, options)
-        except InputError as exc:
-            raise InputError(f"{source}: table [{table}]: {exc}") from exc
-
-    try:
-        schedule.parse(e.probing.schedule)
-    except InputError as exc:
-        raise InputError(f"{source}: table [probing]: key 'schedule': {exc}") from exc
-    stage("probing", "probing", e.probing.waveform, e.probing.waveform_options)
-    stage("probing", "csi", e.probing.estimator, e.probing.estimator_options)
-    enhancer = stage("chain", "enhance", e.chain.enhance, e.chain.enhance_options)
-    untrained = enhancer.trainable and enhancer.model_id is None
-    if untrained and e.training.rounds < MIN_TRAINING_ROUNDS:
-        raise InputError(
-            f"{source}: table [training]: key 'rounds': {e.training.rounds}; enhance = {e.chain.enhance!r} has to "
-            f'learn first: accepted from {MIN_TRAINING_ROUNDS}, or a saved model in enhance_options (model = "FILE")'
-        )
-    if e.training.rounds and not untrained:
-        raise InputError(
-            f"{source}: table [training]: key 'rounds': {e.training.rounds}; enhance = {e.chain.enhance!r} has nothing "
-            "to learn here: accepted 0"
-        )
-    stage("chain", "quantize", e.chain.quantize, e.chain.quantize_options)
-    stage("chain", "reconcile", e.chain.reconcile, e.chain.reconcile_options)
-    if e.beams.policy != "none":
-        stage("beams", "beams", e.beams.policy, e.beams.options)
-    for name in ("alice", "bob", "eve"):
-        place: PlacedNode | None = getattr(e.scene, name)
-        if place is None:
-            continue
-        if (place.position_m is None) == (place.near is None):
-            raise InputError(
-                f"{source}: table [scene.{name}]: give either 'position_m' or 'near' (with 'offset_wavelengths')"
-            )
-        if place.near == name or (place.near is not None and name != "eve"):
-            raise InputError(f"{source}: table [scene.{name}]: key 'near': only eve may be placed near alice or bob")
-    if e.scene.uma is not None and None in (e.scene.alice.position_m, e.scene.bob.position_m):
-        raise InputError(f"{source}: table [scene.uma]: alice and bob need a position_m each")
-    if e.mode == "private" and e.records.iq:
-        raise InputError(
-            f"{source}: table [records]: key 'iq': recorded samples give the keys away; accepted in private mode: false"
-        )
-    for name in ("surface", "attacker"):
-        panel: PlacedSurface | None = getattr(e.scene, name)
-        if panel is not None and not any(panel.normal):
-            raise InputError(f"{source}: table [scene.{name}]: key 'normal': of length 0, accepted: a direction")
-    if e.surface.policy != "none":
-        try:
-            registry.stage_class("policy", e.surface.policy)
-        except InputError as exc:
-            raise InputError(f"{source}: table [surface]: key 'policy': {exc} (or 'none')") from exc
-        try:
-            policy = registry.make_stage("policy", e.surface.policy, e.surface.options)
-        except InputError as exc:
-            raise InputError(f"{source}: table [surface]: key 'options': {exc}") from exc
-        if policy.watches and e.mode == "private":
-            raise InputError(
-                f"{source}: table [surface]: policy = {e.surface.policy!r} watches the channel, which nodes keep to "
-                "themselves in private mode; accepted: mode = 'experiment', or a policy that does not watch"
-            )
-    if e.surface.policy != "none" and e.scene.surface is None:
-        raise InputError(
-            f"{source}: table [surface]: policy = {e.surface.policy!r} needs a table [scene.surface] "
-            "(position_m, normal); accepted without it: policy = 'none'"
-        )
-    if e.surface.policy != "none":
-        try:
-            policy.survey(e.scene, e.radio.carrier_hz)
-        except InputError as exc:
-            raise InputError(f"{source}: {exc}") from exc
-
-
-def check_run(e: Experiment, source: str) -> None:
-    """Check what only a run asks of an experiment: a replay has its own number of rounds, and its own CSI.
-
-    Raises InputError where the training leaves no round for a key, or where a saved model was made for other CSI.
-    """
-    t = e.training
-    if t.rounds and t.rounds + t.guard_rounds >= e.rounds:
-        raise InputError(
-            f"{source}: table [training]: rounds = {t.rounds} and guard_rounds = {t.guard_rounds} leave nothing of "
-            f"rounds = {e.rounds} for a key; accepted: together less than the run's rounds"
-        )
-    enhancer = registry.make_stage("enhance", e.chain.enhance, e.chain.enhance_options)
-    if enhancer.trainable and enhancer.model_id is not None:
-        sounder = registry.make_stage("probing", e.probing.waveform, e.probing.waveform_options)
-        subcarrier_hz = sounder.frame(e.radio.sample_rate_hz).subcarrier_hz
-        try:
-            enhancer.check((1, 1, subcarrier_hz.size), subcarrier_hz)  # key rounds are of one beam at each end
-        except InputError as exc:
-            raise InputError(
-                f"{source}: table [chain]: {exc}; accepted: a model trained with the run's [radio] and [probing]"
-            ) from exc
-
-
-def _check_lab(lab: Lab, source: str) -> None:
-    for role in ("alice", "bob"):
-        if lab.by_role(role) is None:
-            raise InputError(f"{source}: no node has role = {role!r}; a lab needs one [node.NAME] table for it")
-    for role in ("alice", "bob", "eve", "ris"):
-        names = [n for n, p in lab.node.items() if p.role == role]
-        if len(names) > 1:
-            raise InputError(
-                f"{source}: tables [node.{names[0]}] and [node.{names[1]}] both have role = {role!r}; accepted: one"
-            )
-    for name in lab.node:
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name) or name in ("coordinator", "world"):
-            raise InputError(
-                f"{source}: table [node.{name}]: a node's name is 1–40 letters, digits, _ or -, and not a daemon's"
-            )
-    for name in lab.world.emulators if lab.world is not None else ():
-        if name not in lab.node:
-            raise InputError(f"{source}: table [world.emulators.{name}]: no such node; accepted: {', '.join(lab.node)}")
-    if lab.coordinator.lost_after_s < 2 * lab.coordinator.heartbeat_s:
-        raise InputError(
-            f"{source}: table [coordinator]: key 'lost_after_s': {lab.coordinator.lost_after_s:g} s, accepted from "
-            f"twice heartbeat_s = {lab.coordinator.heartbeat_s:g} s: one late heartbeat is not a death"
-        )
-    remote = [n for n, p in lab.node.items() if not p.local]
-    if remote and lab.coordinator.port == 0:
-        raise InputError(
-            f"{source}: table [coordinator]: key 'port': 0 (chosen at start) is accepted only where "
-            f"every node is local; [node.{remote[0]}] is not"
-        )
-    alice = lab.node[str(lab.by_role("alice"))]
-    if remote and alice.port == 0:
-        raise InputError(
-            f"{source}: table [node.{lab.by_role('alice')}]: key 'port': Alice's discussion port must be given "
-            "where a node is remote"
-        )
-
-
-def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None:
-    """Raise InputError where a driver is not installed here, or does not know an option that its table gives it.
-
-    Of the nodes `names`; by default of all that start on this machine, the simulated air included.
-    """
-    if names is None:
-        names = [name for name, place in lab.node.items() if place.local]
-        if lab.world is not None and lab.world.local:
-            _check_driver("worlds", lab.world.driver, f"{source}: table [world]")
-    for name in names:
-        place = lab.node[name]
-        group = "boards" if place.role == "ris" else "radios"
-        _check_driver(group, place.driver, f"{source}: table [node.{name}]")
-        try:
-            kind = getattr(registry.load_driver(group, place.driver), "options_type", None)
-        except ImportError as exc:
-            raise InputError(f"{source}: table [node.{name}]: key 'driver': {place.driver!r}: {exc}") from exc
-        if kind is not None:
-            try:
-                driver_options(place.options, kind, name)
-            except InputError as exc:
-                raise InputError(f"{source}: {exc}") from exc
-
-
-def _check_driver(group: str, driver: str, where: str) -> None:
-    known = registry.driver_names(group)
-    if driver not in known:
-        raise InputError(
-            f"{where}: key 'driver': no {driver!r} among the installed {group}; accepted: {', '.join(known) or 'none'}"
-        )
-
-
-def driver_options(values: Options, kind: type[C], node: str) -> C:
-    """Return the options of a node's lab table as the driver's own `kind`.
-
-    Raises InputError naming the table, the key and what is accepted.
-    """
-    try:
-        return msgspec.convert(values, kind)
-    except msgspec.ValidationError as exc:
-        accepted = ", ".join(f.name for f in msgspec.structs.fields(kind))
-        raise InputError(f"table [node.{node}.options]: {exc}; accepted keys: {accepted}") from exc
-
-
-def json_schema(kind: type[Experiment] | type[Lab]) -> dict[str, Any]:
-    """Return the JSON Schema of a file kind."""
-    return msgspec.json.schema(kind)
-
-
 def to_dict(config: Struct) -> dict[str, Any]:
     """Return a configuration as plain values (for messages and provenance)."""
     out: dict[str, Any] = msgspec.to_builtins(config)
     return out
-
-
-def state_root() -> Path:
-    """Return the folder for identities and key stores: $TESTBED_STATE, or the user's state folder."""
-    if "TESTBED_STATE" in os.environ:
-        return Path(os.environ["TESTBED_STATE"])
-    return Path(os.environ.get("XDG_STATE_HOME", "~/.local/state")).expanduser() / "ris-skg-testbed"

@@ -123,7 +123,7 @@ class Quantizer(ABC):
 
     whole_symbols: bool = False
     """Whether labels are sacrificed whole: they are the binary numbers of equally likely cells, most significant bit
-    first (`assess.gaussian_labels`), and soft decoding learns the channel from whole ones."""
+    first (`entropy.gaussian_labels`), and soft decoding learns the channel from whole ones."""
 
     @abstractmethod
     def lead(self, features: Features, rng: np.random.Generator) -> tuple[Bits, PublicMessage]:

@@ -22,9 +22,9 @@ import numpy as np
 import zmq
 
 from testbed import __version__
+from testbed.config.devices import open_device
 from testbed.core import registry, seeds
 from testbed.core.config import Lab, NodePlace
-from testbed.core.devices import open_device
 from testbed.core.errors import DeviceError, InputError, LateTransmit, ProbeRejected, Reject, TestbedError
 from testbed.core.identity import Identity
 from testbed.core.radio import Radio, RadioSettings

@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pkgutil
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 
-from testbed.core import config
-from testbed.surface import designers
+from testbed import config
+from testbed.papers.multicell import precoders as cells_precoders
+from testbed.papers.multicell.model import MultiCell
+from testbed.papers.pkgnet.model import SingleCell
+from testbed.papers.pkgnet.net import PkgNet
+from testbed.papers.pkgnet.net import Scene as PkgScene
+from testbed.papers.secrecy.model import Secrecy
+from testbed.papers.secrecy.rate_net import RateNet
+from testbed.papers.secrecy.supervised import Scene, SupervisedNet
 from testbed.surface.design import Design
-from testbed.surface.designers import cells_precoders
-from testbed.surface.designers.pkg_net import PkgNet
-from testbed.surface.designers.pkg_net import Scene as PkgScene
-from testbed.surface.designers.secrecy_rate_net import RateNet
-from testbed.surface.designers.secrecy_supervised import Scene, SupervisedNet
-from testbed.surface.models.line_of_sight import LineOfSight
-from testbed.surface.models.multi_cell import MultiCell
-from testbed.surface.models.secrecy import Secrecy
-from testbed.surface.models.single_cell import SingleCell
+from testbed.surface.line_of_sight import LineOfSight
 
-NAMES = sorted(m.name for m in pkgutil.iter_modules(designers.__path__) if not m.name.startswith("_"))
-LEARNT = ("pkg_net", "secrecy_rate_net", "secrecy_supervised")
-OVER_STARTS = ("cells_levels", "cells_joint", "pkg_levels")
+FOLDERS = ("testbed.papers.pkgnet", "testbed.papers.multicell", "testbed.papers.secrecy", "testbed.surface")
+
+
+def _solvers() -> list[str]:
+    """Return every module of these folders that has a `design`, without importing it."""
+    return sorted(
+        f"{folder}.{path.stem}"
+        for folder in FOLDERS
+        for path in Path(*importlib.import_module(folder).__path__).glob("*.py")
+        if re.search(r"^def design\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+    )
+
+
+NAMES = _solvers()
+LEARNT = ("testbed.papers.pkgnet.net", "testbed.papers.secrecy.rate_net", "testbed.papers.secrecy.supervised")
+OVER_STARTS = ("testbed.papers.multicell.levels", "testbed.papers.multicell.joint", "testbed.papers.pkgnet.levels")
 """Their history holds the mean over starts, not the best of them."""
 
 
@@ -41,7 +54,7 @@ def _single(name: str, rng: np.random.Generator) -> tuple[Any, dict[str, Any], C
 
 def _cells(name: str, rng: np.random.Generator) -> tuple[Any, dict[str, Any], Callable[[Design], Any]]:
     model = MultiCell.stack([MultiCell.two_cells(n_elements=3, n_antennas=2, rng=rng) for _ in range(2)])
-    if name == "cells_no_ris":
+    if name == "testbed.papers.multicell.no_ris":
         model = model.without_surface()
     phases_rad = rng.uniform(0, 2 * np.pi, (2, 3))
     arguments = {"rng": rng, "phases_rad": phases_rad, "precoders": cells_precoders.random(model, rng), "bits": 2}
@@ -51,9 +64,13 @@ def _cells(name: str, rng: np.random.Generator) -> tuple[Any, dict[str, Any], Ca
 def _secrecy(name: str, rng: np.random.Generator) -> tuple[Any, dict[str, Any], Callable[[Design], Any]]:
     model = Secrecy.paper(3, rng, n_antennas=2, n_elements=4)
     scene = Scene(n_antennas=2, n_elements=4)
-    net = SupervisedNet(scene, hidden=8) if name == "secrecy_supervised" else RateNet(scene, steps=1, hidden=4)
+    net = (
+        SupervisedNet(scene, hidden=8)
+        if name == "testbed.papers.secrecy.supervised"
+        else RateNet(scene, steps=1, hidden=4)
+    )
     arguments = {"rng": rng, "phases_rad": rng.uniform(0, 2 * np.pi, (3, 4)), "bits": 2, "net": net}
-    judged = model.without_surface() if name == "secrecy_mev" else model
+    judged = model.without_surface() if name == "testbed.papers.secrecy.mev" else model
     return model, arguments, lambda d: judged.rate(d.precoders, d.phases_rad)
 
 
@@ -62,13 +79,13 @@ def _scene(name: str, rng: np.random.Generator) -> tuple[Any, dict[str, Any], Ca
     return model, {}, lambda d: abs(model.direct + model.elements @ np.exp(1j * d.phases_rad))
 
 
-QUICK: dict[str, dict[str, int]] = {"cells_levels": {"n_turns": 2, "rounds": 2}}
-CASES = {"pkg": _single, "cells": _cells, "secrecy": _secrecy, "focus": _scene}
+QUICK: dict[str, dict[str, int]] = {"testbed.papers.multicell.levels": {"n_turns": 2, "rounds": 2}}
+CASES = {"pkgnet": _single, "multicell": _cells, "secrecy": _secrecy, "surface": _scene}
 
 
 def _designed(name: str, seed: int = 1) -> tuple[Design, Any]:
-    model, arguments, judge = CASES[name.split("_")[0]](name, np.random.default_rng(seed))
-    design = importlib.import_module(f"testbed.surface.designers.{name}").design
+    model, arguments, judge = CASES[name.split(".")[-2]](name, np.random.default_rng(seed))
+    design = importlib.import_module(name).design
     needed = [
         p.name for p in list(inspect.signature(design).parameters.values())[1:] if p.default is inspect.Parameter.empty
     ]
@@ -78,7 +95,7 @@ def _designed(name: str, seed: int = 1) -> tuple[Design, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_designer_takes_the_model_first_and_returns_a_design(name: str) -> None:
-    design = importlib.import_module(f"testbed.surface.designers.{name}").design
+    design = importlib.import_module(name).design
     assert next(iter(inspect.signature(design).parameters)) == "model"
     assert get_type_hints(design)["return"] is Design
     found, worth = _designed(name)
@@ -88,7 +105,7 @@ def test_a_designer_takes_the_model_first_and_returns_a_design(name: str) -> Non
     assert np.isfinite(worth).all()
     batch = np.shape(worth)
     assert found.phases_rad.shape[:-1] == batch
-    assert np.shape(found.precoders)[: len(batch)] == batch or name == "focus"
+    assert np.shape(found.precoders)[: len(batch)] == batch or name == "testbed.surface.focus"
     if found.history:
         assert np.diff(found.history).min() > -1e-9
         assert name not in LEARNT

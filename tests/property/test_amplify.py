@@ -3,9 +3,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import toeplitz
 
-from testbed.chain.amplify.accounting import combined_min_entropy, eve_min_entropy, key_length
 from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
 from testbed.chain.amplify.verify import draw_point, verification_tag
+from testbed.entropy.accounting import combined_min_entropy, eve_min_entropy, key_length
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from testbed.coordinator import state as s
-from testbed.core import config, schedule
+from testbed.core import schedule
+from testbed.core.config import Experiment, Lab
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
 from testbed.net import messages as m
 
@@ -47,9 +48,9 @@ class Stage:
     """Plays the nodes: answers every order at once, unless a script says otherwise."""
 
     def __init__(self, script: Script = lambda node, body: None, lab: dict[str, Any] = LAB, **changes: Any) -> None:
-        experiment = msgspec.convert({**EXPERIMENT, **changes}, config.Experiment)
+        experiment = msgspec.convert({**EXPERIMENT, **changes}, Experiment)
         self.state = s.CoordinatorState(
-            msgspec.convert(lab, config.Lab), experiment, "run", schedule.parse("A>BE B>AE"), 10e-6
+            msgspec.convert(lab, Lab), experiment, "run", schedule.parse("A>BE B>AE"), 10e-6
         )
         self.script = script
         self.now_s = 0.0

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from testbed.core import config
+from testbed.core.config import Accounting, ChainPlan, ProbingPlan, RadioPlan
 from testbed.core.ledger import PublicMessage
 from testbed.core.types import CsiFrame, Key
 from testbed.net import messages as m
@@ -19,10 +19,10 @@ SUBCARRIERS = 16
 
 def configure(**changes: Any) -> m.Configure:
     fields: dict[str, Any] = {
-        "radio": config.RadioPlan(),
-        "probing": config.ProbingPlan(),
-        "chain": config.ChainPlan(enhance_options={"step": 4}),
-        "accounting": config.Accounting(epsilon_log2=32),
+        "radio": RadioPlan(),
+        "probing": ProbingPlan(),
+        "chain": ChainPlan(enhance_options={"step": 4}),
+        "accounting": Accounting(epsilon_log2=32),
         "experiment_mode": True,
         "record_iq": False,
         "seed": 5,
@@ -260,7 +260,7 @@ def test_the_mode_cannot_change_within_a_run() -> None:
     assert trio.last("alice", m.Failed).operation == "configure"
 
 
-LINEAR = config.ChainPlan(enhance="linear_mmse", enhance_options={"step": 4}, quantize_options={"bits": 1})
+LINEAR = ChainPlan(enhance="linear_mmse", enhance_options={"step": 4}, quantize_options={"bits": 1})
 
 
 def test_a_training_keeps_a_model_and_its_rounds_never_enter_a_key() -> None:
@@ -318,7 +318,7 @@ def test_a_kept_model_that_is_broken_stops_the_node_with_the_reason() -> None:
 def test_a_model_file_that_this_node_does_not_have_is_told_and_ends_nothing_else() -> None:
     node = s.NodeState("bob", 1)
     node.handle(s.Told(m.Welcome(run="r", lost_after_s=1.0)))
-    elsewhere = config.ChainPlan(enhance="linear_mmse", enhance_options={"model": "/nowhere/model.npz"})
+    elsewhere = ChainPlan(enhance="linear_mmse", enhance_options={"model": "/nowhere/model.npz"})
     (out,) = node.handle(s.Told(configure(chain=elsewhere)))
     assert isinstance(out, s.Report)
     assert out.body.operation == "configure"
@@ -338,7 +338,7 @@ def test_a_reconciliation_message_that_was_tampered_with_costs_the_block_and_no_
     reconcile: str, quantize: str, kind: str, fault: str
 ) -> None:
     """What is changed on the wire never gets this far (`net.transport`); a peer that is broken or lies does."""
-    plan = config.ChainPlan(enhance_options={"step": 4}, quantize=quantize, reconcile=reconcile)
+    plan = ChainPlan(enhance_options={"step": 4}, quantize=quantize, reconcile=reconcile)
     trio = Trio(chain=plan)
     spoilt = 0
 

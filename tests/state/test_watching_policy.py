@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from test_coordinator import Stage
 
+from testbed import config
 from testbed.coordinator import state as s
-from testbed.core import config
+from testbed.core.config import Experiment
 from testbed.core.errors import InputError
 from testbed.net import messages as m
 
@@ -131,7 +132,7 @@ def test_the_same_probes_lead_to_the_same_patterns() -> None:
 
 
 def test_in_private_mode_a_watching_policy_is_refused_in_one_line(tmp_path: Any) -> None:
-    text = config.bundled(config.Experiment)["static_room"].read_text()
+    text = config.bundled(Experiment)["static_room"].read_text()
     text = text.replace('policy = "random"', 'policy = "closed_loop"', 1)
     path = tmp_path / "mine.toml"
     path.write_text(text)

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from testbed import launch
-from testbed.core import config
+from testbed import config
+from testbed.core.config import Lab
+from testbed.lab import processes
 from testbed.records import reader
 
 
@@ -44,7 +45,7 @@ class Site:
         self.folder = folder
         self.children: list[subprocess.Popen[str]] = []
         world, coordinator, discussion, _ = free_ports(4)
-        text = config.find(config.Lab, "sim").read_text()
+        text = config.find(Lab, "sim").read_text()
         text = text.replace("[world]", f"[world]\nport = {world}\nlocal = false")
         text = text.replace('role = "alice"', f'role = "alice"\nport = {discussion}')
         text = re.sub(r'driver = "sim"\n(tx_gain|options)', r'driver = "sim"\nlocal = false\n\1', text)
@@ -53,7 +54,7 @@ class Site:
         self.lab.write_text(text)
         self.world_port = world
         lab = config.load_lab(str(self.lab))
-        launch.make_keys(lab, launch.daemon_names(lab))  # all sites share one state folder
+        processes.make_keys(lab, processes.daemon_names(lab))  # all sites share one state folder
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         child = subprocess.Popen(

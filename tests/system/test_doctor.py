@@ -13,13 +13,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from testbed import doctor, launch
-from testbed.core import config, registry, seeds
-from testbed.core.config import RadioPlan
+from testbed import config
+from testbed.core import registry, seeds
+from testbed.core.config import Lab, RadioPlan
 from testbed.core.errors import DeviceTimeout
 from testbed.core.ris import Board
 from testbed.core.types import AppliedPattern, SurfacePattern
-from testbed.nodes import calibration, measure
+from testbed.lab import doctor, measure, processes
+from testbed.nodes import calibration
 from testbed.nodes.calibration import GainStep
 
 SPEED_M_S = 299_792_458.0
@@ -28,7 +29,7 @@ ALICE_BOB_M = float(np.linalg.norm(np.subtract([4.0, 3.0, 1.5], [9.0, 4.0, 1.2])
 
 def lab_file(tmp_path: Path, *changes: tuple[str, str], base: str = "sim") -> str:
     """Write a bundled lab with changes; return its path."""
-    text = config.find(config.Lab, base).read_text(encoding="utf-8")
+    text = config.find(Lab, base).read_text(encoding="utf-8")
     for old, new in changes:
         assert old in text, old
         text = text.replace(old, new, 1)
@@ -102,7 +103,7 @@ def test_simulated_radios_are_measured_as_they_are(tmp_path: Path) -> None:
         table = found.gain_table
         assert table[-1].rssi_dbfs - table[0].rssi_dbfs == pytest.approx(20.0, abs=1.0)
         assert (found.turnaround_s is None) == (name == "eve")
-        folder = launch.node_state_dir(config.load_lab(lab), name)
+        folder = processes.node_state_dir(config.load_lab(lab), name)
         assert calibration.read(folder, {"serial": found.serial}) == found
         assert calibration.read(folder, {"serial": "another"}) is None
         (folder / "calibration.json").write_text("{")
@@ -129,7 +130,7 @@ def test_the_command_prints_one_line_a_finding(tmp_path: Path) -> None:
 
 def test_an_exposed_key_file_is_named(tmp_path: Path) -> None:
     lab = lab_file(tmp_path)
-    folder = launch.make_keys(config.load_lab(lab), launch.daemon_names(config.load_lab(lab)))
+    folder = processes.make_keys(config.load_lab(lab), processes.daemon_names(config.load_lab(lab)))
     (folder / "bob.secret").chmod(0o644)
     diagnosis = examine(lab, repeats=4)
     assert ("bob", "transport key") in wrong(diagnosis)
@@ -139,7 +140,7 @@ def test_an_exposed_key_file_is_named(tmp_path: Path) -> None:
 
 def test_a_delivered_key_that_others_can_read_is_named(tmp_path: Path) -> None:
     lab = lab_file(tmp_path)
-    path = launch.node_state_dir(config.load_lab(lab), "bob") / "keys" / "a-run" / "block-0001.key"
+    path = processes.node_state_dir(config.load_lab(lab), "bob") / "keys" / "a-run" / "block-0001.key"
     path.parent.mkdir(parents=True)
     path.write_text("{}")
     path.chmod(0o640)
@@ -264,7 +265,7 @@ def test_on_the_wall_clock_a_run_uses_what_was_measured(tmp_path: Path) -> None:
     assert heard.delay_s is not None
     assert 0.0 <= heard.delay_s.mean_s - ALICE_BOB_M / SPEED_M_S < 50e-9  # whatever the readings were off by
     # written as if the host were slow, so that it cannot be taken for the driver's own figure
-    folder = launch.node_state_dir(place, "bob")
+    folder = processes.node_state_dir(place, "bob")
     stored = calibration.read(folder, {"serial": diagnosis.radios["bob"].serial})
     assert stored is not None
     assert stored.delay_s is not None
@@ -285,7 +286,7 @@ def test_on_the_wall_clock_a_run_uses_what_was_measured(tmp_path: Path) -> None:
 
         state._make_scheduler = made
 
-    outcome = launch.run(plan, place, lab, tmp_path / "run", on_coordinator=look)
+    outcome = processes.run(plan, place, lab, tmp_path / "run", on_coordinator=look)
     assert outcome.status == "finished"
     assert plan.probing.guard_s < 1e-4
     assert guard_s == [pytest.approx(6 * 20e-6)]

@@ -8,20 +8,22 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from testbed import launch, replay
-from testbed.core import config
+from testbed import config
+from testbed.core.config import Accounting, BeamPlan
+from testbed.lab import processes
 from testbed.records import reader
+from testbed.replay.replay import replay
 
 
 def run(folder: Path, policy: str, rounds: int, lab: str = "sim_mimo", **changes: Any) -> Any:
     plan = config.load_experiment("mimo_walk")
     beams = msgspec.structs.replace(plan.beams, policy=policy)
     plan = msgspec.structs.replace(plan, **{"rounds": rounds, "beams": beams, **changes})
-    return launch.run(plan, config.load_lab(lab), lab, folder / policy)
+    return processes.run(plan, config.load_lab(lab), lab, folder / policy)
 
 
 def test_beams_give_equal_keys_and_a_better_link_than_first_antennas(tmp_path: Path) -> None:
-    beams = run(tmp_path, "svd", 416, accounting=config.Accounting(block_rounds=399, epsilon_log2=32))
+    beams = run(tmp_path, "svd", 416, accounting=Accounting(block_rounds=399, epsilon_log2=32))
     s = beams.summary
     assert s["keys_verified"] == 1
     assert s["keys_mismatched"] == 0
@@ -57,7 +59,7 @@ def test_a_direct_net_chooses_a_nodes_beams(tmp_path: Path) -> None:
     changes = {"probing": msgspec.structs.replace(plan.probing, schedule="A>BE B>AE E>AB")}
     heard = {}
     for policy, options in (("svd", {}), ("agent", {"checkpoint": str(checkpoint)})):
-        beams = config.BeamPlan(policy=policy, options=options, sound_every=2)
+        beams = BeamPlan(policy=policy, options=options, sound_every=2)
         done_run = run(tmp_path, policy, 24, beams=beams, **changes)
         assert done_run.summary["pairs_kept"] == 12
         assert done_run.summary["pairs_rejected"].keys() <= {"sounding", "low_snr"}

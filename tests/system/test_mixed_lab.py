@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from testbed import launch
-from testbed.core import config
+from testbed import config
+from testbed.lab import processes
 
 MIXED = """
 schema = 1
@@ -43,7 +43,7 @@ def test_a_pluto_between_simulated_radios_gives_equal_keys(tmp_path: Path) -> No
     plan = config.load_experiment("mobile_room")
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=300, epsilon_log2=16)
     plan = msgspec.structs.replace(plan, rounds=300, accounting=accounting)
-    outcome = launch.run(plan, config.load_lab(str(lab)), str(lab), tmp_path / "run")
+    outcome = processes.run(plan, config.load_lab(str(lab)), str(lab), tmp_path / "run")
     s = outcome.summary
     assert outcome.status == "finished"
     assert s["pairs_kept"] > 290

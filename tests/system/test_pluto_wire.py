@@ -18,10 +18,11 @@ import pytest
 
 from sim_backend.emulators.pluto import EmulatedPluto
 from sim_backend.emulators.pluto_tree import PHY
-from testbed import launch
+from testbed import config
 from testbed.coordinator.server import Progress
-from testbed.core import config
+from testbed.core.config import Lab
 from testbed.core.world import DriverContext
+from testbed.lab import processes
 
 pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
 
@@ -89,7 +90,7 @@ def run(tmp_path: Path, lab: str, rounds: int, progress: Callable[[Progress], No
     plan = config.load_experiment("mobile_room")
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=rounds, epsilon_log2=16)
     plan = msgspec.structs.replace(plan, rounds=rounds, accounting=accounting)
-    return launch.run(plan, config.load_lab(lab), lab, tmp_path / "run", progress)
+    return processes.run(plan, config.load_lab(lab), lab, tmp_path / "run", progress)
 
 
 def delivered(tmp_path: Path) -> list[list[str]]:
@@ -115,7 +116,7 @@ def test_a_run_over_the_wire_ends_in_equal_keys(tmp_path: Path) -> None:
 
 
 def test_rounds_on_the_wall_clock_are_heard(tmp_path: Path) -> None:
-    text = config.find(config.Lab, "wire").read_text(encoding="utf-8")
+    text = config.find(Lab, "wire").read_text(encoding="utf-8")
     lab = tmp_path / "wall.toml"
     lab.write_text(text.replace('pace = "virtual"', 'pace = "wall"'))
     outcome = run(tmp_path, str(lab), 4)
@@ -125,7 +126,7 @@ def test_rounds_on_the_wall_clock_are_heard(tmp_path: Path) -> None:
 
 def test_a_cable_pulled_in_the_middle_costs_a_round(tmp_path: Path) -> None:
     """Bob's connection drops twice in the middle of a capture: told, rejected, and he is back in the next round."""
-    text = config.find(config.Lab, "wire").read_text(encoding="utf-8")
+    text = config.find(Lab, "wire").read_text(encoding="utf-8")
     lab = tmp_path / "faulty.toml"
     lab.write_text(text.replace("[world.emulators.bob]", "[world.emulators.bob]\nfaults = { disconnect_reads = 2 }"))
     outcome = run(tmp_path, str(lab), 20)
@@ -138,15 +139,15 @@ def test_a_pluto_that_vanishes_in_the_middle_of_a_run_and_returns_is_used_again(
     """Bob's device is this process's, as if it were on the desk; `testbed sim` emulates the other two."""
     with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
         air, iiod = a.getsockname()[1], b.getsockname()[1]
-    text = config.find(config.Lab, "wire").read_text(encoding="utf-8")
+    text = config.find(Lab, "wire").read_text(encoding="utf-8")
     text = text.replace('pace = "virtual"', f'pace = "virtual"\nport = {air}').replace("[world.emulators.bob]", "")
     text = text.replace('role = "bob"', f'role = "bob"\noptions = {{ uri = "ip:127.0.0.1:{iiod}" }}')
     path = tmp_path / "mixed.toml"
     path.write_text(text)
     lab = config.load_lab(str(path))
-    launch.make_keys(lab, launch.daemon_names(lab))
+    processes.make_keys(lab, processes.daemon_names(lab))
     context = DriverContext(
-        seed=3, world=f"tcp://127.0.0.1:{air}", identity=launch.load_identity(lab, "world"), state_dir=tmp_path
+        seed=3, world=f"tcp://127.0.0.1:{air}", identity=processes.load_identity(lab, "world"), state_dir=tmp_path
     )
     devices = [EmulatedPluto("bob", context, port=iiod)]
     captured: list[int] = []
@@ -187,7 +188,7 @@ def test_a_pluto_that_vanishes_in_the_middle_of_a_run_and_returns_is_used_again(
 def test_a_run_that_never_started_says_why_in_one_line_and_nothing_else(
     tmp_path: Path, old: str, new: str, reason: str
 ) -> None:
-    text = config.find(config.Lab, "wire").read_text(encoding="utf-8")
+    text = config.find(Lab, "wire").read_text(encoding="utf-8")
     assert old in text
     lab = tmp_path / "lab.toml"
     lab.write_text(text.replace(old, new, 1))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.replay import replay
+from testbed.replay.replay import replay
 
 
 def dataset(name):

@@ -15,9 +15,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from testbed import launch
+from testbed import config
 from testbed.coordinator.server import Coordinator, Outcome, Progress
-from testbed.core import config
+from testbed.core.config import Lab, Records
+from testbed.lab import processes
 from testbed.records import reader
 
 
@@ -34,10 +35,10 @@ def run(
             seen.add(p.round)
             act(p, *handles)
 
-    def on_coordinator(coordinator: Coordinator, crew: launch.Crew) -> None:
+    def on_coordinator(coordinator: Coordinator, crew: processes.Crew) -> None:
         handles.extend((coordinator, crew))
 
-    return launch.run(plan, config.load_lab(lab), lab, tmp_path / name, progress, on_coordinator)
+    return processes.run(plan, config.load_lab(lab), lab, tmp_path / name, progress, on_coordinator)
 
 
 def key_files(tmp_path: Path, node: str) -> dict[str, str]:
@@ -118,7 +119,7 @@ def test_the_same_seed_gives_the_same_bits_twice_and_another_seed_does_not(tmp_p
 
 @pytest.mark.parametrize("victim", ["bob", "alice"])
 def test_killing_an_end_mid_run_ends_in_a_clear_report_not_a_hang(tmp_path: Path, victim: str) -> None:
-    def kill(p: Progress, coordinator: Coordinator, crew: launch.Crew) -> None:
+    def kill(p: Progress, coordinator: Coordinator, crew: processes.Crew) -> None:
         if p.round == 40 and p.message is None:
             os.kill(crew.pid(victim), signal.SIGKILL)
 
@@ -134,7 +135,7 @@ def test_killing_an_end_mid_run_ends_in_a_clear_report_not_a_hang(tmp_path: Path
 
 
 def test_killing_eve_costs_nothing_but_eve(tmp_path: Path) -> None:
-    def kill(p: Progress, coordinator: Coordinator, crew: launch.Crew) -> None:
+    def kill(p: Progress, coordinator: Coordinator, crew: processes.Crew) -> None:
         if p.round == 40 and p.message is None:
             os.kill(crew.pid("eve"), signal.SIGKILL)
 
@@ -158,7 +159,7 @@ def test_a_frozen_bob_is_noticed(tmp_path: Path) -> None:
     """SIGSTOP: the process exists, its heartbeats do not."""
     pids: list[int] = []
 
-    def freeze(p: Progress, coordinator: Coordinator, crew: launch.Crew) -> None:
+    def freeze(p: Progress, coordinator: Coordinator, crew: processes.Crew) -> None:
         if p.round == 30:
             pids.append(crew.pid("bob"))
             os.kill(pids[0], signal.SIGSTOP)
@@ -166,7 +167,7 @@ def test_a_frozen_bob_is_noticed(tmp_path: Path) -> None:
     lab = config.load_lab("sim")
     patience = msgspec.structs.replace(lab.coordinator, lost_after_s=1.5, rejoin_timeout_s=1.0)
     path = tmp_path / "lab.toml"
-    text = config.find(config.Lab, "sim").read_text()
+    text = config.find(Lab, "sim").read_text()
     path.write_text(text + f"\n[coordinator]\nlost_after_s = {patience.lost_after_s}\nrejoin_timeout_s = 1.0\n")
     outcome = run(tmp_path, "mobile_room", act=freeze, lab=str(path), **small("mobile_room", 5000, 5000))
     assert outcome.status == "failed"
@@ -175,7 +176,7 @@ def test_a_frozen_bob_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["stop", "abort", "halt"])
 def test_stopping_early_leaves_a_readable_run(tmp_path: Path, kind: Any) -> None:
-    def ask(p: Progress, coordinator: Coordinator, crew: launch.Crew) -> None:
+    def ask(p: Progress, coordinator: Coordinator, crew: processes.Crew) -> None:
         if p.round == 50:
             coordinator.ask_stop(kind)
 
@@ -243,7 +244,7 @@ def test_the_command_line_speaks_json_and_exit_codes(tmp_path: Path) -> None:
 
 
 def test_a_run_that_keeps_nothing_is_a_failed_run(tmp_path: Path) -> None:
-    text = config.find(config.Lab, "sim").read_text(encoding="utf-8")
+    text = config.find(Lab, "sim").read_text(encoding="utf-8")
     lab = tmp_path / "deaf.toml"
     lab.write_text(text.replace("tx_gain_db = -6.0", "tx_gain_db = -80.0"))
     done = cli("run", "mobile_room", "--lab", str(lab), "--rounds", "5", "--json", "--out", str(tmp_path / "runs"))
@@ -279,7 +280,7 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], words: list[st
 
 
 def test_a_wrong_key_of_an_emulated_device_is_bad_input(tmp_path: Path) -> None:
-    text = config.find(config.Lab, "wire").read_text(encoding="utf-8")
+    text = config.find(Lab, "wire").read_text(encoding="utf-8")
     lab = tmp_path / "typo.toml"
     lab.write_text(text.replace("[world.emulators.bob]", "[world.emulators.bob]\nfaults = { gremlins = 1 }"))
     for arguments in (["run", "mobile_room", "--out", str(tmp_path / "runs")], ["sim"]):
@@ -291,7 +292,7 @@ def test_a_wrong_key_of_an_emulated_device_is_bad_input(tmp_path: Path) -> None:
 
 
 def test_iq_is_recorded_into_the_runs_folder(tmp_path: Path) -> None:
-    records = config.Records(iq=True)
+    records = Records(iq=True)
     outcome = run(tmp_path, "mobile_room", records=records, **small("mobile_room", 5, 5))
     recorded = sorted(p.name for p in (outcome.folder / "iq").iterdir())
     # per round: Alice and Bob hear one transmission, Eve two; each a pair of files
@@ -302,7 +303,7 @@ def test_iq_is_recorded_into_the_runs_folder(tmp_path: Path) -> None:
 
 def test_on_the_wall_clock_rounds_are_as_far_apart_as_planned(tmp_path: Path) -> None:
     path = tmp_path / "wall.toml"
-    path.write_text(config.find(config.Lab, "sim").read_text().replace('pace = "virtual"', 'pace = "wall"'))
+    path.write_text(config.find(Lab, "sim").read_text().replace('pace = "virtual"', 'pace = "wall"'))
     outcome = run(tmp_path, "mobile_room", lab=str(path), **small("mobile_room", 30, 30))
     s = outcome.summary
     assert s["pairs_kept"] >= 20  # a busy machine may be late now and then: counted, never silent
@@ -327,7 +328,7 @@ def test_private_mode_leaves_nothing_to_guess_from(tmp_path: Path) -> None:
 
 def test_a_private_node_refuses_an_experiment_mode_run(tmp_path: Path) -> None:
     path = tmp_path / "lab.toml"
-    text = config.find(config.Lab, "sim").read_text()
+    text = config.find(Lab, "sim").read_text()
     path.write_text(text.replace('role = "bob"', 'role = "bob"\nprivate = true'))
     outcome = run(tmp_path, "mobile_room", lab=str(path), **small("mobile_room", 30, 30))
     assert outcome.status == "failed"
@@ -335,7 +336,7 @@ def test_a_private_node_refuses_an_experiment_mode_run(tmp_path: Path) -> None:
 
 
 def test_killing_the_air_ends_the_run_at_once(tmp_path: Path) -> None:
-    def kill(p: Progress, coordinator: Coordinator, crew: launch.Crew) -> None:
+    def kill(p: Progress, coordinator: Coordinator, crew: processes.Crew) -> None:
         if p.round == 40:
             os.kill(crew.pid("world"), signal.SIGKILL)
 
@@ -347,7 +348,7 @@ def test_killing_the_air_ends_the_run_at_once(tmp_path: Path) -> None:
 
 def test_a_node_that_cannot_start_says_why_at_once(tmp_path: Path) -> None:
     path = tmp_path / "lab.toml"
-    text = config.find(config.Lab, "sim").read_text()
+    text = config.find(Lab, "sim").read_text()
     path.write_text(
         text.replace('role = "bob"\ndriver = "sim"', 'role = "bob"\ndriver = "sim"\noptions = { noise_figur_db = 3 }')
     )

@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from testbed import launch, replay
-from testbed.core import config
+from testbed import config
+from testbed.lab import processes
 from testbed.records import reader
+from testbed.replay.replay import replay
 
 ROUNDS = 600
 """Shorter blocks are corrected too, but hardly leave more entropy than their syndromes tell."""
@@ -30,7 +31,7 @@ def test_soft_decisions_give_a_key_and_the_record_gives_it_again(tmp_path: Path,
     assert (plan.chain.reconcile, plan.accounting.entropy) == ("multilevel", "modelled")
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=ROUNDS, epsilon_log2=16)
     plan = msgspec.structs.replace(plan, rounds=ROUNDS, accounting=accounting)
-    outcome = launch.run(plan, config.load_lab(lab), lab, tmp_path / "run")
+    outcome = processes.run(plan, config.load_lab(lab), lab, tmp_path / "run")
     s = outcome.summary
     assert outcome.status == "finished"
     assert s["pairs_kept"] > 0.95 * ROUNDS

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 from optimum import Optimum
 
-from testbed import launch, tuning
+from testbed import config
 from testbed.coordinator.server import Coordinator
-from testbed.core import config, patterns
+from testbed.core import patterns
+from testbed.core.config import Lab, Multipath, SurfacePlan
 from testbed.core.errors import InputError, TestbedError
+from testbed.lab import processes, surface
 from testbed.records import reader
 from testbed.report import html
-from testbed.surface.models.line_of_sight import LineOfSight
+from testbed.surface.line_of_sight import LineOfSight
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -29,7 +31,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def lab_file(folder: Path, side: int = 8, phase_bits: int = 1) -> str:
-    text = config.bundled(config.Lab)["sim"].read_text()
+    text = config.bundled(Lab)["sim"].read_text()
     before = "options = { rows = 16, columns = 16, phase_bits = 1 }"
     assert before in text
     path = folder / "lab.toml"
@@ -43,9 +45,9 @@ def search(folder: Path, lab: str, method: str, act: Any = lambda *_: None, **gi
     )
     place = config.load_lab(lab)
     objective, probes = given.get("objective", "power"), given.get("probes", 1)
-    plan = tuning.plan(plan, "static_room", place, method, objective, probes, given.get("start", "random(1)"),
+    plan = surface.plan(plan, "static_room", place, method, objective, probes, given.get("start", "random(1)"),
                        given.get("model", "none"))  # fmt: skip
-    return tuning.optimise(plan, place, lab, "static_room", given.get("save"), folder / "runs", on_coordinator=act)
+    return surface.optimise(plan, place, lab, "static_room", given.get("save"), folder / "runs", on_coordinator=act)
 
 
 def test_show_and_apply_speak_of_the_board(tmp_path: Path) -> None:
@@ -107,11 +109,11 @@ def test_a_driver_that_knows_its_size_refuses_another_before_anything_starts(tmp
     patterns.save(tmp_path / "small.json", patterns.make("random(1)", (4, 4), 1), {})
     plan, start = config.load_experiment("static_room"), str(tmp_path / "small.json")
     with pytest.raises(InputError, match="accepted by this board: 16×16"):
-        tuning.plan(plan, "static_room", config.load_lab("wire_ris"), "greedy", "power", 1, start)
+        surface.plan(plan, "static_room", config.load_lab("wire_ris"), "greedy", "power", 1, start)
 
 
 def test_a_refused_option_of_an_emulated_board_names_file_table_and_key(tmp_path: Path) -> None:
-    text = config.bundled(config.Lab)["wire_ris"].read_text()
+    text = config.bundled(Lab)["wire_ris"].read_text()
     (tmp_path / "odd.toml").write_text(text.replace("[world.emulators.ris]", "[world.emulators.ris]\nspeed = 3\n#"))
     done = command("ris", "show", "--lab", str(tmp_path / "odd.toml"))
     assert done.returncode == 2
@@ -136,7 +138,7 @@ def test_an_objective_that_needs_an_eve_is_refused_without_one() -> None:
     plan = config.load_experiment("static_room")
     plan = msgspec.structs.replace(plan, scene=msgspec.structs.replace(plan.scene, eve=None))
     with pytest.raises(InputError, match="needs an Eve"):
-        tuning.plan(plan, "static_room", config.load_lab("sim"), "greedy", "leakage", 1, "uniform")
+        surface.plan(plan, "static_room", config.load_lab("sim"), "greedy", "leakage", 1, "uniform")
 
 
 @pytest.mark.parametrize(("method", "phase_bits"), [("greedy", 1), ("hadamard", 1), ("hadamard", 2)])
@@ -178,10 +180,10 @@ def test_what_the_geometry_tells_is_measured_to_be_good_within_a_few_rounds(tmp_
 def test_the_radios_measure_the_power_and_correlation_that_the_geometry_predicts(tmp_path: Path) -> None:
     """A room without bodies, random patterns: predicted from the lab's geometry alone, probed by imperfect radios."""
     plan = config.load_experiment("static_room")
-    bare = msgspec.structs.replace(plan.scene, multipath=config.Multipath(n_scatterers=0, direct_db=0.0))
+    bare = msgspec.structs.replace(plan.scene, multipath=Multipath(n_scatterers=0, direct_db=0.0))
     plan = msgspec.structs.replace(plan, rounds=80, scene=bare)
     lab = lab_file(tmp_path)
-    run = reader.load(launch.run(plan, config.load_lab(lab), lab, tmp_path / "run").folder)
+    run = reader.load(processes.run(plan, config.load_lab(lab), lab, tmp_path / "run").folder)
     probed, predicted = {}, {}
     for rx in ("bob", "eve"):
         link = run.links[f"alice>{rx}"]
@@ -198,7 +200,7 @@ def test_the_radios_measure_the_power_and_correlation_that_the_geometry_predicts
 def test_a_search_that_is_stopped_keeps_the_best_so_far(tmp_path: Path) -> None:
     asked: list[Coordinator] = []
 
-    def act(coordinator: Coordinator, crew: launch.Crew) -> None:
+    def act(coordinator: Coordinator, crew: processes.Crew) -> None:
         asked.append(coordinator)
         policy = coordinator.state.policy
         assert policy is not None
@@ -249,8 +251,8 @@ def test_a_saved_pattern_serves_an_experiment(tmp_path: Path) -> None:
     assert found["rounds"] <= 40
     plan = config.load_experiment("static_room")
     options = {"pattern": found["saved"]}
-    plan = msgspec.structs.replace(plan, rounds=5, surface=config.SurfacePlan(policy="fixed", options=options))
-    outcome = launch.run(plan, config.load_lab(lab), lab, tmp_path / "run")
+    plan = msgspec.structs.replace(plan, rounds=5, surface=SurfacePlan(policy="fixed", options=options))
+    outcome = processes.run(plan, config.load_lab(lab), lab, tmp_path / "run")
     assert set(reader.load(outcome.folder).rounds.surface) == {found["digest"]}
 
 
@@ -261,7 +263,7 @@ def attack(folder: Path, flips: str) -> tuple[dict[str, Any], Path]:
     scene = msgspec.structs.replace(plan.scene, attacker=attacker)
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=120)
     plan = msgspec.structs.replace(plan, rounds=120, scene=scene, accounting=accounting)
-    outcome = launch.run(plan, config.load_lab("sim"), "sim", folder / flips)
+    outcome = processes.run(plan, config.load_lab("sim"), "sim", folder / flips)
     return outcome.summary, outcome.folder
 
 
@@ -289,9 +291,9 @@ def test_random_patterns_give_the_static_room_a_key_that_it_has_not_without(tmp_
     plan = config.load_experiment("static_room")
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=400, epsilon_log2=32)
     plan = msgspec.structs.replace(plan, rounds=400, accounting=accounting)
-    fixed = msgspec.structs.replace(plan, surface=config.SurfacePlan(policy="fixed"))
+    fixed = msgspec.structs.replace(plan, surface=SurfacePlan(policy="fixed"))
     ours, baseline = (
-        launch.run(p, config.load_lab("sim"), "sim", tmp_path / name)
+        processes.run(p, config.load_lab("sim"), "sim", tmp_path / name)
         for p, name in ((plan, "random"), (fixed, "fixed"))
     )
     assert ours.summary["keys_verified"] > 0

@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from testbed import launch, replay
-from testbed.core import config
+from testbed import config
+from testbed.core.config import Training
 from testbed.core.registry import make_stage
+from testbed.lab import processes
+from testbed.replay.replay import replay
 from testbed.report import html
 
 
@@ -20,11 +22,11 @@ def test_a_training_phase_on_rough_radios_and_its_replay(tmp_path: Path) -> None
     plan = msgspec.structs.replace(
         plan,
         rounds=360,
-        training=config.Training(rounds=120, guard_rounds=10),
+        training=Training(rounds=120, guard_rounds=10),
         accounting=msgspec.structs.replace(plan.accounting, block_rounds=225, epsilon_log2=32),
         chain=msgspec.structs.replace(plan.chain, enhance_options={"step": 16, "hidden": 0}),
     )
-    outcome = launch.run(plan, config.load_lab("sim_rough"), "sim_rough", tmp_path / "run")
+    outcome = processes.run(plan, config.load_lab("sim_rough"), "sim_rough", tmp_path / "run")
     s = outcome.summary
     assert outcome.status == "finished"
     lesson = s["training"]
@@ -58,7 +60,7 @@ def test_a_training_phase_on_rough_radios_and_its_replay(tmp_path: Path) -> None
     assert again["kdr_raw"] == s["kdr_raw"]
     untrained = msgspec.structs.replace(
         plan,
-        training=config.Training(),
+        training=Training(),
         chain=msgspec.structs.replace(plan.chain, enhance="identity", enhance_options={"step": 16, "scale": "complex"}),
     )
     assert replay.replay(outcome.folder, untrained)["kdr_raw"] > 3 * s["kdr_raw"]

@@ -12,12 +12,13 @@ import pytest
 
 from sim_backend.local import world_in_thread
 from sim_backend.server import SimWorld
-from testbed import launch
-from testbed.core import config
-from testbed.core.devices import open_device
+from testbed import config
+from testbed.config.devices import open_device
+from testbed.core.config import Lab
 from testbed.core.errors import InputError
 from testbed.core.radio import Radio, RadioSettings
 from testbed.core.world import DriverContext
+from testbed.lab import processes
 
 CONTEXT = DriverContext(seed=1, world="tcp://127.0.0.1:9", identity=None, state_dir=Path())
 
@@ -28,11 +29,11 @@ def run(tmp_path: Path, text: str, rounds: int) -> Any:
     plan = config.load_experiment("mobile_room")
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=rounds, epsilon_log2=16)
     plan = msgspec.structs.replace(plan, rounds=rounds, accounting=accounting)
-    return launch.run(plan, config.load_lab(str(lab)), str(lab), tmp_path / "run")
+    return processes.run(plan, config.load_lab(str(lab)), str(lab), tmp_path / "run")
 
 
 def bundled(name: str) -> str:
-    return config.find(config.Lab, name).read_text(encoding="utf-8")
+    return config.find(Lab, name).read_text(encoding="utf-8")
 
 
 def test_a_run_on_emulated_usrps_ends_in_equal_keys(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ from testbed.agents.predictor import Config as PredictorConfig
 from testbed.agents.predictor import Predictor
 from testbed.agents.rates import rates
 from testbed.agents.setting import Setting, Stack
-from testbed.assess.mutual_information import gaussian_bits_with_error
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.types import CsiSeries
+from testbed.papers.kit.mutual_information import gaussian_bits_with_error
 
 # N_t, κ_E, µ → random, SVD, gradient ascent in bits, 400 draws; computed independently of this code
 YARDSTICKS = [
@@ -784,7 +784,7 @@ def test_channels_are_read_from_an_archive(tmp_path: Path) -> None:
 
 
 def test_the_benchs_peer_is_the_same_environment() -> None:
-    from testbed.bench.agents import OneCopy
+    from testbed.benchmarks.agents import OneCopy
 
     s = Setting(mu=0.7, fred_noise=0.1, rho=0.5)  # forgets quickly, so that steps are nearly independent
     beam = np.array([1, 0, 0, 0], np.complex64)

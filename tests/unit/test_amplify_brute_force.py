@@ -8,12 +8,12 @@ from functools import cache
 import numpy as np
 import pytest
 
-from testbed.chain.amplify.accounting import assumed_min_entropy, key_length
 from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
 from testbed.chain.dialogue import run
 from testbed.chain.reconcile._code import code
 from testbed.chain.reconcile.cascade import ANSWER, ASK, Cascade
 from testbed.core.stages import Evidence
+from testbed.entropy.accounting import assumed_min_entropy, key_length
 
 HASHES = 25
 

@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from testbed.chain.amplify.accounting import (
+from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
+from testbed.chain.amplify.verify import PRIME, collision_bound, draw_point, verification_tag
+from testbed.entropy.accounting import (
     CONFIDENCE,
     assumed_min_entropy,
     combined_min_entropy,
     eve_min_entropy,
     key_length,
 )
-from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
-from testbed.chain.amplify.verify import PRIME, collision_bound, draw_point, verification_tag
 
 
 def random_bits(seed: int, n: int) -> np.ndarray:

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from testbed.assess import sp800_90b
-from testbed.assess.entropy import general_estimate, guess_probabilities, source_min_entropy
 from testbed.core.types import Bits
+from testbed.entropy import sp800_90b
+from testbed.entropy.source import general_estimate, guess_probabilities, source_min_entropy
 
 
 def bits(values: np.ndarray, keep: np.ndarray | None = None) -> Bits:

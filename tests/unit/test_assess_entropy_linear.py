@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.assess.bit_grid import BitGrid, alternate_segments
-from testbed.assess.entropy import guess_probabilities, source_min_entropy
-from testbed.assess.entropy_contexts import context_hits
-from testbed.assess.entropy_linear import linear_hits
 from testbed.chain.quantize.scalar import Scalar
 from testbed.core.types import Bits, Features
+from testbed.entropy.bit_grid import BitGrid, alternate_segments
+from testbed.entropy.context_predictors import context_hits
+from testbed.entropy.linear_predictors import linear_hits
+from testbed.entropy.source import guess_probabilities, source_min_entropy
 
 
 def quantized(values: np.ndarray, bits: int, guard: float = 0.0) -> Bits:

@@ -12,11 +12,13 @@ import pytest
 from sim_backend.emulators._options import emulator_options
 from sim_backend.emulators.pluto import PlutoOptions
 from sim_backend.emulators.uhd_standin import check_options
+from testbed import config
 from testbed.chain.csi.least_squares import LeastSquares
 from testbed.chain.probing.ofdm import Ofdm
-from testbed.core import config, registry
-from testbed.core.config import BeamPlan
+from testbed.core import registry
+from testbed.core.config import BeamPlan, Experiment
 from testbed.core.errors import InputError, ProbeRejected, Reject
+from testbed.core.options import driver_options
 from testbed.core.types import CsiFrame, IqBlock
 from testbed.nodes.antennas import Antennas
 
@@ -100,7 +102,7 @@ def test_a_clipped_antenna_is_seen_although_the_sum_hides_it() -> None:
 
 
 def test_an_unknown_policy_is_refused_in_one_line(tmp_path: Path) -> None:
-    text = config.bundled(config.Experiment)["mimo_walk"].read_text()
+    text = config.bundled(Experiment)["mimo_walk"].read_text()
     path = tmp_path / "mine.toml"
     for before, after, words in (
         ('policy = "svd"', 'policy = "psychic"', r"table \[beams\].*accepted: .*svd"),
@@ -121,7 +123,7 @@ def test_emulated_and_real_radios_have_one_antenna_and_say_so() -> None:
     for driver in ("pluto", "usrp"):
         kind = registry.load_driver("radios", driver).options_type
         with pytest.raises(InputError, match=r"node.alice.*n_antennas"):
-            config.driver_options({"n_antennas": 4}, kind, "alice")
+            driver_options({"n_antennas": 4}, kind, "alice")
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from testbed import cli
-from testbed.core import config, registry
+from testbed import cli, config
+from testbed.core import registry
+from testbed.core.config import Experiment, Lab, to_dict
 from testbed.core.errors import InputError
 
 GOOD = """
@@ -32,15 +33,15 @@ position_m = [16.0, 13.0, 1.2]
 [accounting]
 block_rounds = 300
 """
-LAB = config.bundled(config.Lab)["sim"].read_text()
+LAB = config.bundled(Lab)["sim"].read_text()
 
 
-@pytest.mark.parametrize("name", sorted(config.bundled(config.Experiment)))
+@pytest.mark.parametrize("name", sorted(config.bundled(Experiment)))
 def test_bundled_experiments_load(name: str) -> None:
     assert config.load_experiment(name).rounds > 0
 
 
-@pytest.mark.parametrize("name", sorted(config.bundled(config.Lab)))
+@pytest.mark.parametrize("name", sorted(config.bundled(Lab)))
 def test_bundled_labs_load(name: str) -> None:
     assert config.load_lab(name).by_role("alice") == "alice"
 
@@ -176,9 +177,9 @@ def test_what_is_not_a_finite_number_is_refused_in_a_lab(tmp_path: Path, old: st
 def test_a_blocked_direct_path_survives_the_records() -> None:
     """What a run writes of its experiment is read again as it was."""
     raw = tomllib.loads(GOOD + "\n[scene.multipath]\ndirect_db = -200")
-    experiment = config.convert(raw, config.Experiment, "mine")
-    written = msgspec.json.encode(config.to_dict(experiment))
-    assert config.convert(msgspec.json.decode(written), config.Experiment, "again") == experiment
+    experiment = config.convert(raw, Experiment, "mine")
+    written = msgspec.json.encode(to_dict(experiment))
+    assert config.convert(msgspec.json.decode(written), Experiment, "again") == experiment
 
 
 def test_a_missing_file_names_the_bundled_ones() -> None:
@@ -187,7 +188,7 @@ def test_a_missing_file_names_the_bundled_ones() -> None:
 
 
 def test_json_schema_knows_every_table() -> None:
-    text = str(config.json_schema(config.Experiment))
+    text = str(config.json_schema(Experiment))
     for word in ("carrier_hz", "offset_wavelengths", "sacrifice_fraction"):
         assert word in text
 

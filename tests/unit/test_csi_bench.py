@@ -3,17 +3,17 @@ import math
 import numpy as np
 import pytest
 
-from testbed import bench
-from testbed.bench import estimator
+from testbed import benchmarks
+from testbed.benchmarks import estimator
 from testbed.chain.csi.least_squares import LeastSquares
 from testbed.chain.probing.ofdm import Ofdm
 from testbed.core.errors import InputError
 
 
 def test_benchmarks_are_found_by_file():
-    assert "estimator" in bench.names()
+    assert "estimator" in benchmarks.names()
     with pytest.raises(InputError, match=r"'nothing'; accepted: .*estimator"):
-        bench.run("nothing")
+        benchmarks.run("nothing")
 
 
 def test_rows():
@@ -37,6 +37,6 @@ def test_the_peer_estimates_the_same_channel():
 
 def test_interleaved_takes_turns():
     calls = []
-    ours_s, peer_s, ratio = bench.interleaved(lambda: calls.append("a"), lambda: calls.append("b"), 3)
+    ours_s, peer_s, ratio = benchmarks.interleaved(lambda: calls.append("a"), lambda: calls.append("b"), 3)
     assert "".join(calls) == "ab" * 4
     assert min(ours_s, peer_s, ratio) > 0

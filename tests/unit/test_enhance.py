@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from testbed.chain.enhance._features import difference, group_subcarriers, highpass
-from testbed.chain.enhance.antennas import canonical_antennas
 from testbed.chain.enhance.identity import Identity
 from testbed.chain.enhance.savgol import Savgol, smoothing_matrix
+from testbed.core.antennas import canonical_antennas
 from testbed.core.types import CsiSeries
 
 

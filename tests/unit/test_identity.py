@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from testbed import cli, launch
-from testbed.core import config, identity
+from testbed import cli, config
+from testbed.core import identity
 from testbed.core.errors import InputError
+from testbed.lab import processes
 
 LAB = """
 schema = 1
@@ -47,10 +48,10 @@ def test_two_machines_make_their_own_pairs_and_exchange_public_keys(
     assert {p.name for p in folders["there"].glob("*.secret")} == {"bob.secret"}
     copy_public(folders["here"], folders["there"])
     copy_public(folders["there"], folders["here"])
-    bob = launch.load_identity(lab, "bob") if launch.make_keys(lab, ["bob"]) else None
+    bob = processes.load_identity(lab, "bob") if processes.make_keys(lab, ["bob"]) else None
     monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "here"))
-    launch.make_keys(lab, launch.local_names(lab))
-    alice, coordinator = (launch.load_identity(lab, name) for name in ("alice", "coordinator"))
+    processes.make_keys(lab, processes.local_names(lab))
+    alice, coordinator = (processes.load_identity(lab, name) for name in ("alice", "coordinator"))
     assert alice is not None
     assert bob is not None
     assert coordinator is not None

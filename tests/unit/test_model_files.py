@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from testbed import cli, replay, tuning
-from testbed.core import config, registry
+from testbed import cli, config
+from testbed.core import registry
+from testbed.core.config import Lab
 from testbed.core.errors import InputError
 from testbed.core.types import CsiSeries
-from testbed.records import sources
-from testbed.records.sources import Cut, Recording
+from testbed.lab import surface
+from testbed.replay import replay, sources
+from testbed.replay.sources import Cut, Recording
 
 EXPERIMENT = """
 schema = 1
@@ -155,7 +157,7 @@ def test_a_training_that_leaves_no_round_for_a_key_is_refused(
     path.write_text(text + "training = { rounds = 100, guard_rounds = 20 }\n")
     # a lab without the air's driver: refused right after what is asked here
     lab = tmp_path / "lab.toml"
-    lab.write_text(config.bundled(config.Lab)["sim"].read_text().replace('driver = "sim"', 'driver = "smi"', 1))
+    lab.write_text(config.bundled(Lab)["sim"].read_text().replace('driver = "sim"', 'driver = "smi"', 1))
     with pytest.raises(InputError) as caught:
         cli.app(
             ["run", str(path), "--lab", str(lab), "--out", str(tmp_path / "runs"), *arguments], standalone_mode=False
@@ -175,6 +177,6 @@ def test_a_search_for_a_pattern_trains_nothing(tmp_path: Path) -> None:
     plan.rounds = 30
     scene = config.load_experiment("static_room_fixed").scene
     plan.scene.surface = scene.surface
-    found = tuning.plan(plan, str(path), config.load_lab("sim"), "hadamard", "power", 1, "random(1)")
+    found = surface.plan(plan, str(path), config.load_lab("sim"), "hadamard", "power", 1, "random(1)")
     assert found.training.rounds == 0
     config.check_run(found, str(path))

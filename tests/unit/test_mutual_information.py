@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from testbed.assess.mutual_information import gaussian_bits, gaussian_bits_with_error, nearest_neighbour_bits
+from testbed.papers.kit.mutual_information import gaussian_bits, gaussian_bits_with_error, nearest_neighbour_bits
 
 
 def pair(n: int, d: int, rho: float, complex_valued: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from testbed.chain.amplify.accounting import correction_leak
 from testbed.chain.quantize._gray import gray_table
 from testbed.chain.quantize._labels import confusion, error_information, expected_errors, label_regions
 from testbed.chain.quantize._messages import balance_bits
@@ -18,6 +17,7 @@ from testbed.chain.quantize.kmeans import KMeans
 from testbed.core.errors import DialogueFailed, ProtocolError
 from testbed.core.ledger import PublicMessage
 from testbed.core.types import Features
+from testbed.entropy.accounting import correction_leak
 
 ALL = (KMeans, BalancedKMeans, BkqBm, IlpBvq)
 

@@ -5,13 +5,14 @@ import gzip
 import numpy as np
 import pytest
 
-from testbed import replay as module
-from testbed.coordinator import facts
-from testbed.core import config
+from testbed import config
+from testbed.assess import run_summary
+from testbed.core.config import Experiment, to_dict
 from testbed.core.errors import InputError
 from testbed.records import documents, reader
 from testbed.records.writer import RunWriter
-from testbed.replay import replay, table
+from testbed.replay import replay as module
+from testbed.replay.replay import replay, table
 
 NOT_REPEATABLE = ("wall_s", "rounds_per_s")
 
@@ -171,13 +172,13 @@ def an_experiment(**chain):
         "chain": chain,
         "accounting": {"block_rounds": 3000},
     }
-    return config.convert(raw, config.Experiment, "test")
+    return config.convert(raw, Experiment, "test")
 
 
 def test_a_recorded_run(tmp_path):
     """Rejected rounds and missing estimates are counted; chain, block length and seed are the run's own."""
     rng = np.random.default_rng(9)
-    experiment = config.to_dict(an_experiment(enhance_options={"step": 2}, quantize_options={"bits": 2, "guard": 0.1}))
+    experiment = to_dict(an_experiment(enhance_options={"step": 2}, quantize_options={"bits": 2, "guard": 0.1}))
     lab = {"node": {n: {"role": n} for n in ("alice", "bob")}}
     writer = RunWriter(tmp_path, documents.start(experiment, lab, subcarrier_hz=[0.0, 1e6]))
     for r in range(3100):
@@ -188,7 +189,7 @@ def test_a_recorded_run(tmp_path):
         writer.round(r, r % 50 != 3, "low_snr" if r % 50 == 3 else None, None, r * 0.1)
     writer.close(documents.stop("ok"), {})
     summary = replay(tmp_path)
-    live = facts.summary_of(reader.load(tmp_path))
+    live = run_summary.summary_of(reader.load(tmp_path))
     for name in ("csi_correlation_ab", "csi_correlation_ab_detrended", "csi_correlation_ae"):
         assert live[name] == summary[name], name
     assert (summary["source"], summary["cut"], summary["rounds"]) == ("run_folder", "run", 3100)

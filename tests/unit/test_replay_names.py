@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from testbed import replay
-from testbed.core import config, registry
+from testbed import config
+from testbed.core import registry
+from testbed.core.config import Accounting, ChainPlan
 from testbed.core.types import CsiSeries
-from testbed.records import sources
-from testbed.records.sources import Cut, Recording
+from testbed.replay import replay, sources
+from testbed.replay.sources import Cut, Recording
 
 PROBES, TRAINING, CARRIERS = 240, 100, 32
 EXPERIMENT = """
@@ -34,7 +35,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
             (h + noise)[:, None, None].astype(np.complex64), np.arange(PROBES), np.arange(CARRIERS) * 312.5e3
         )
 
-    cut = Cut("all", end(), end(), np.zeros(PROBES, np.int64), False, config.ChainPlan(), config.Accounting())
+    cut = Cut("all", end(), end(), np.zeros(PROBES, np.int64), False, ChainPlan(), Accounting())
     monkeypatch.setattr(sources, "load", lambda _: Recording("made up", "", (), {"all": cut}, "all"))
 
 

@@ -9,18 +9,6 @@ from scipy.integrate import quad
 from scipy.special import ndtr
 from scipy.stats import norm
 
-from testbed.assess import gaussian_eve
-from testbed.assess.gaussian_labels import (
-    DOUBTS,
-    Symbols,
-    bit_llr,
-    cell_probabilities,
-    fit_noise,
-    level_entropies,
-    noises,
-    normal_scores,
-    renyi_entropy,
-)
 from testbed.chain.dialogue import Conversation, run
 from testbed.chain.enhance.klt import Klt, delay_basis
 from testbed.chain.pipeline import KeyChain
@@ -31,7 +19,19 @@ from testbed.core.errors import InputError
 from testbed.core.outcomes import Dependence
 from testbed.core.stages import Evidence
 from testbed.core.types import Bits, CsiSeries, Features
-from testbed.studies import limit
+from testbed.entropy import gaussian_eve
+from testbed.entropy.gaussian_labels import (
+    DOUBTS,
+    Symbols,
+    bit_llr,
+    cell_probabilities,
+    fit_noise,
+    level_entropies,
+    noises,
+    normal_scores,
+    renyi_entropy,
+)
+from testbed.papers.reciprocity import study_limit as limit
 
 PLAN = ChainPlan(
     enhance="klt", enhance_options={"phase": "coherent"}, quantize="equiprobable", reconcile="multilevel"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from testbed.core.errors import InputError
-from testbed.records import sources
-from testbed.records.sources import openris_vna
+from testbed.replay import sources
+from testbed.replay.sources import openris_vna
 
 HEAD = "!CSV A.01.01\n!Keysight Technologies,N5247A,US0,A.10\n\nBEGIN CH1_DATA\n"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from testbed.core.errors import InputError
-from testbed.records import sources
+from testbed.replay import sources
 
 SNIFFER = ("sniffer_nodeA_B", "sniffer_nodeB_A", "sniffer_nodeE_A", "sniffer_nodeE_B")
 STATIC = ("static_nodeA", "static_nodeB")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from testbed.core.errors import InputError
-from testbed.records import documents, sources
+from testbed.records import documents
 from testbed.records.writer import RunWriter
+from testbed.replay import sources
 
 SUBCARRIERS = 4
 EXPERIMENT = {

@@ -8,7 +8,7 @@ from math import log2, sqrt
 import numpy as np
 import pytest
 
-from testbed.assess import sp800_90b as b
+from testbed.entropy import sp800_90b as b
 
 EXAMPLE = "1000111001010101110011000111001010101110"
 

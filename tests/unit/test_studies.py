@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from testbed import cli, studies
+from testbed import cli, papers
 from testbed.core.errors import InputError
-from testbed.studies._study import Study
+from testbed.papers.kit.study import Study
 
 
 def _square(x: int) -> int:
@@ -32,15 +32,15 @@ def _body(study: Study) -> None:
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> str:
-    module: Any = ModuleType("testbed.studies.toy")
+    module: Any = ModuleType("testbed.papers.toy.study")
     module.PAPER, module.run = "A", _body
-    monkeypatch.setitem(sys.modules, "testbed.studies.toy", module)
-    monkeypatch.setattr(studies, "names", lambda: ["toy"])
+    monkeypatch.setitem(sys.modules, "testbed.papers.toy.study", module)
+    monkeypatch.setattr(papers, "modules", lambda: {"toy": "testbed.papers.toy.study"})
     return "toy"
 
 
 def test_results_and_figures_are_written_as_plain_json(tmp_path: Path, toy: str) -> None:
-    results = studies.run(toy, tmp_path / "out", quick=True)
+    results = papers.run(toy, tmp_path / "out", quick=True)
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert written == results
     assert written["study"] == "toy"
@@ -96,15 +96,15 @@ def test_progress_is_told_and_a_failure_ends_the_study(monkeypatch: pytest.Monke
 
 
 def test_what_is_printed_of_a_claim_is_rounded() -> None:
-    assert cli._rounded([0.19401041666666663, 12, "yes", {"a": 1e-9 / 3}]) == "[0.194, 12, yes, a: 3.333e-10]"
+    assert cli.papers._rounded([0.19401041666666663, 12, "yes", {"a": 1e-9 / 3}]) == "[0.194, 12, yes, a: 3.333e-10]"
 
 
 def test_an_unknown_study_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no study is called 'nonesuch'; accepted:"):
-        studies.run("nonesuch", tmp_path)
+        papers.run("nonesuch", tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, toy: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be made"):
-        studies.run(toy, tmp_path / "file" / "out")
+        papers.run(toy, tmp_path / "file" / "out")

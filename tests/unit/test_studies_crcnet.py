@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from testbed.studies import _uma, crcnet
+from testbed.papers.reciprocity import study_crcnet as crcnet
+from testbed.papers.reciprocity import uma_walk
 
 
 @pytest.fixture(scope="module")
@@ -16,15 +17,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(1)
     taps = (rng.normal(size=(WALK.n_probes, 4, 2)) @ [1, 1j]) / np.sqrt(8)
     h = taps @ np.exp(-2j * np.pi * np.outer(np.arange(4), np.arange(64)) / 64)
-    np.savez(folder / _uma.file_name(WALK), ab=h.astype(np.complex64))
+    np.savez(folder / uma_walk.file_name(WALK), ab=h.astype(np.complex64))
     return folder
 
 
-WALK = _uma.Walk(n_probes=260, bandwidth_hz=10e6)
+WALK = uma_walk.Walk(n_probes=260, bandwidth_hz=10e6)
 
 
 def judge(cache: Path, scheme: str, **changes: object) -> dict[str, float]:
-    plan = _uma.Impairments(snr_db=30.0, ripple_db=1.5, free_running=bool(changes.pop("free", False)))
+    plan = uma_walk.Impairments(snr_db=30.0, ripple_db=1.5, free_running=bool(changes.pop("free", False)))
     values: dict[str, object] = {"n_train": 160, "guard": 20, "epochs": 1, **changes}
     return crcnet._judge(crcnet.Point(WALK, str(cache), plan, scheme, **values))  # type: ignore[arg-type]
 

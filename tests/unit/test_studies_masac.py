@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 
 from testbed.agents import beams, evaluation
-from testbed.core import torch_device
-from testbed.studies import _masac_plan, _masac_work, masac
-from testbed.studies._study import Study
+from testbed.learning import torch_device
+from testbed.papers.kit.study import Study
+from testbed.papers.masac import jobs as masac_work
+from testbed.papers.masac import sizes as masac_plan
+from testbed.papers.masac import study as masac
 
 SETTINGS = tuple({"n_antennas": 3, "mu": mu, "kappa_eve": k} for mu in (0.3, 1.0) for k in (0.0, 0.7, 0.95))
 
 
 def test_evaluating_a_few_settings_at_a_time_changes_nothing() -> None:
     policies = {**evaluation.YARDSTICKS, "alone": beams.bayes_alone}
-    item = _masac_work.Bounds(SETTINGS, 20, "cpu")
-    together = _masac_work.over(item, policies, 10_000)
+    item = masac_work.Bounds(SETTINGS, 20, "cpu")
+    together = masac_work.over(item, policies, 10_000)
     for at_once in (1, 50):
-        apart = _masac_work.over(item, policies, at_once)
+        apart = masac_work.over(item, policies, at_once)
         assert apart.keys() == together.keys()
         for name, summary in together.items():
             for what, values in summary.items():
@@ -33,8 +35,8 @@ def test_evaluating_a_few_settings_at_a_time_changes_nothing() -> None:
 
 @pytest.mark.parametrize(("quick", "device"), [(True, "cpu"), (False, "cpu"), (False, "cuda")])
 def test_every_size_trains_learners_alike(quick: bool, device: str) -> None:
-    size = _masac_plan.size(quick, device)
-    stacks = {t.label: t for t in _masac_plan.trainings(size, device)}
+    size = masac_plan.size(quick, device)
+    stacks = {t.label: t for t in masac_plan.trainings(size, device)}
     assert {"SAC", "TD3", "PPO", "SAC turned", "SAC turned, lstm", "fig4 turned"} <= stacks.keys()
     for peer in ("TD3", "PPO"):
         assert stacks[peer].steps == stacks["SAC"].steps
@@ -52,7 +54,7 @@ def test_every_size_trains_learners_alike(quick: bool, device: str) -> None:
 
 def test_prediction_matters_where_fred_is_heard_badly() -> None:
     settings = tuple({"n_antennas": 2, "history": 8, "fred_noise": x} for x in (1e-3, 0.3))
-    found = _masac_work.predict(_masac_work.Prediction(settings, 2, 250, 1500, "cpu"))
+    found = masac_work.predict(masac_work.Prediction(settings, 2, 250, 1500, "cpu"))
     for name in ("last", "lstm", "kalman"):
         for what in ("error", "wrong", "reward"):
             assert found[name][what].shape == (2, 2)
@@ -72,11 +74,11 @@ def test_prediction_matters_where_fred_is_heard_badly() -> None:
 def test_the_full_plan_runs_to_its_last_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every kind of work of the full size, next to no training, and stacks that the clock stops on the way."""
     shrunk = replace(
-        _masac_plan.CPU, steps={"antenna": 30, "turned": 30}, predictor_updates=3, climb_updates=12, n_draws=20,
+        masac_plan.CPU, steps={"antenna": 30, "turned": 30}, predictor_updates=3, climb_updates=12, n_draws=20,
         table_draws=50, n_seeds=2, n_points=3, kappas=(0.0, 0.9), grid_powers=(0.1, 1.0), noises=(1e-3, 0.3),
-        limit_s={**_masac_plan.CPU.limit_s, "SAC": 0.0, "fig5": 0.0},
+        limit_s={**masac_plan.CPU.limit_s, "SAC": 0.0, "fig5": 0.0},
     )  # fmt: skip
-    monkeypatch.setattr(_masac_plan, "CPU", shrunk)
+    monkeypatch.setattr(masac_plan, "CPU", shrunk)
     monkeypatch.setattr(torch_device, "pick", lambda: "cpu")
     monkeypatch.setattr(Study, "map", lambda _, function, items: [function(item) for item in items])
     study = Study("masac", "E", quick=False)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from sim_backend.channel import Channel, responses
-from testbed.core import config, patterns, registry
-from testbed.core.config import Multipath, Scene
+from testbed import config
+from testbed.core import patterns, registry
+from testbed.core.config import Multipath, PlacedNode, Scene
 from testbed.core.errors import InputError
 from testbed.core.types import SurfacePattern
-from testbed.surface.designers import focus
-from testbed.surface.models.line_of_sight import LineOfSight
+from testbed.surface import focus
+from testbed.surface.line_of_sight import LineOfSight
 
 CARRIER_HZ = 5.8e9
 SHAPE = (8, 8)
@@ -99,7 +100,7 @@ def test_the_design_is_the_closed_form_focus() -> None:
         (lambda: moved("bob", [6.0, 0.0, 1.5]), r"\[scene.bob\].*own point"),
         (lambda: moved("bob", [6.0, -1.0, 1.5]), r"\[scene.bob\].*behind the surface"),
         (lambda: moved("bob", [4.0, 3.0, 1.5]), r"\[scene.alice\] and \[scene.bob\].*same point"),
-        (lambda: scene(bob=config.PlacedNode(near="alice")), r"\[scene.bob\].*position_m"),
+        (lambda: scene(bob=PlacedNode(near="alice")), r"\[scene.bob\].*position_m"),
     ],
 )
 def test_a_scene_that_cannot_be_modelled_is_refused_in_one_line(made: Any, words: str) -> None:

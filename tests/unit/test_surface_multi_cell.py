@@ -11,20 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.assess.mutual_information import gaussian_bits_with_error
 from testbed.core.errors import InputError
-from testbed.surface.designers import (
-    cells_alternating,
-    cells_joint,
-    cells_levels,
-    cells_no_ris,
-    cells_phases,
-    cells_precoders,
-    cells_random,
-)
-from testbed.surface.models.multi_cell import MultiCell
-from testbed.surface.models.multi_cell_general import GeneralMultiCell
-from testbed.surface.models.multi_cell_rates import bounds_bits, canonical, rates_bits
+from testbed.papers.kit.mutual_information import gaussian_bits_with_error
+from testbed.papers.multicell import alternating, no_ris
+from testbed.papers.multicell import joint as cells_joint
+from testbed.papers.multicell import levels as cells_levels
+from testbed.papers.multicell import phases as cells_phases
+from testbed.papers.multicell import precoders as cells_precoders
+from testbed.papers.multicell import random as cells_random
+from testbed.papers.multicell.general import GeneralMultiCell
+from testbed.papers.multicell.model import MultiCell
+from testbed.papers.multicell.rates import bounds_bits, canonical, rates_bits
 
 
 def _three_cells(seed: int, n_surfaces: int = 2, n_elements: int = 5, **changes: Any) -> MultiCell:
@@ -125,7 +122,7 @@ def test_closed_forms_are_what_probing_gives(changes: dict[str, Any]) -> None:
 
 def test_without_a_surface_the_known_rate_comes_out() -> None:
     model = MultiCell.two_cells()
-    found = cells_no_ris.design(model)
+    found = no_ris.design(model)
     assert model.without_surface().rates(found.precoders, found.phases_rad).sum() == pytest.approx(0.485, rel=0.03)
 
 
@@ -150,7 +147,7 @@ def test_algorithms_climb_and_keep_their_bounds(seed: int) -> None:
     precoders, phases_rad = _point(model, seed)
     first = cells_precoders.design(model, phases_rad, precoders, 60)
     second = cells_phases.design(model, first.precoders, phases_rad, 60)
-    both = cells_alternating.design(model, phases_rad, precoders, rounds=4, inner=30)
+    both = alternating.design(model, phases_rad, precoders, rounds=4, inner=30)
     for found in (first, second, both):
         assert np.diff(found.history).min() > -1e-9
         assert found.history[-1] > found.history[0]
@@ -174,8 +171,8 @@ def test_algorithm_1_ends_in_a_stationary_point() -> None:
 def test_the_general_model_serves_the_same_algorithms() -> None:
     model = MultiCell.two_cells(n_elements=8, rng=np.random.default_rng(1))
     precoders, phases_rad = _point(model, 1)
-    ours = cells_alternating.design(model, phases_rad, precoders, rounds=2, inner=20)
-    same = cells_alternating.design(GeneralMultiCell.of(model), phases_rad, precoders, rounds=2, inner=20)
+    ours = alternating.design(model, phases_rad, precoders, rounds=2, inner=20)
+    same = alternating.design(GeneralMultiCell.of(model), phases_rad, precoders, rounds=2, inner=20)
     assert same.history == pytest.approx(ours.history, rel=1e-6)
 
 
@@ -183,7 +180,7 @@ def test_the_joint_solver_is_no_worse_than_alternation_and_far_above_the_identit
     model = MultiCell.stack([MultiCell.two_cells(rng=np.random.default_rng(s)) for s in (0, 1)])
     best = cells_joint.design(model, np.random.default_rng(1), 4)
     bits = model.weighted_bound(best.precoders, best.phases_rad)
-    stuck = cells_alternating.design(model, np.random.default_rng(2).uniform(0, 6, (2, 60)))
+    stuck = alternating.design(model, np.random.default_rng(2).uniform(0, 6, (2, 60)))
     assert (bits > 1.2 * model.weighted_bound(stuck.precoders, stuck.phases_rad)).all()
     assert np.diff(best.history).min() > -1e-9
 
@@ -194,7 +191,7 @@ def test_the_joint_solver_climbs_where_the_objective_curves_upwards(power_dbm: f
     model = MultiCell.two_cells(n_elements=20, n_antennas=6, n_chains=4, power_dbm=power_dbm)
     best = cells_joint.design(model, np.random.default_rng(1), 2, polish=0)
     precoders, phases_rad = cells_joint.random_start(model, np.random.default_rng(2))
-    peer = cells_alternating.design(model, phases_rad, precoders)
+    peer = alternating.design(model, phases_rad, precoders)
     assert best.history[-1] > 0.99 * peer.history[-1]
 
 

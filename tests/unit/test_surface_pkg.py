@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from testbed.assess.mutual_information import gaussian_bits_with_error
 from testbed.core.errors import InputError
-from testbed.surface.designers import pkg_exact, pkg_levels, pkg_net, pkg_random, pkg_water_filling
-from testbed.surface.models.single_cell import SingleCell
+from testbed.papers.kit.mutual_information import gaussian_bits_with_error
+from testbed.papers.pkgnet import exact as pkg_exact
+from testbed.papers.pkgnet import levels as pkg_levels
+from testbed.papers.pkgnet import net as pkg_net
+from testbed.papers.pkgnet import random_start, water_filling
+from testbed.papers.pkgnet.model import SingleCell
 
 # M, L, P in dBm, η → bits; computed independently of this code
 OPTIMA = [(4, 25, 10, 9.5896), (4, 25, 20, 22.0122), (4, 25, 30, 35.2071), (8, 25, 20, 43.8927), (4, 100, 20, 24.0574)]
@@ -33,7 +36,7 @@ def test_the_exact_optimum_to_four_digits(m: int, n: int, power_dbm: float, bits
 )
 def test_random_configurations_give_the_known_mean(m: int, n: int, power_dbm: float, mean_bits: float) -> None:
     model = SingleCell.paper(m, n, power_dbm, bob_m=np.tile([10.0, 10.0, 0.0], (4000, 1)))
-    drawn = pkg_random.design(model, np.random.default_rng(1))
+    drawn = random_start.design(model, np.random.default_rng(1))
     rates = model.rate(drawn.precoders, drawn.phases_rad)
     assert abs(rates.mean() - mean_bits) < 4 * rates.std() / np.sqrt(rates.size) + 0.02
 
@@ -59,7 +62,7 @@ def test_closed_form_is_what_probing_gives() -> None:
     """Within the confidence of the samples; the product of two Gaussians is nearly one with many elements."""
     model = SingleCell.paper(2, 64, 10.0)
     rng = np.random.default_rng(4)
-    drawn = pkg_random.design(model, rng)
+    drawn = random_start.design(model, rng)
     alice, bob = model.probe(drawn.precoders, drawn.phases_rad[0] * np.ones(64), 60_000, rng)
     bits, error = gaussian_bits_with_error(alice, bob)
     assert error < 0.05
@@ -68,7 +71,7 @@ def test_closed_form_is_what_probing_gives() -> None:
 
 def test_single_precision_agrees_with_double() -> None:
     model = SingleCell.paper(4, 25, 20.0)
-    found = pkg_random.design(model, np.random.default_rng(2))
+    found = random_start.design(model, np.random.default_rng(2))
     single = model.rate_bits(
         torch.as_tensor(found.precoders, dtype=torch.complex64), torch.as_tensor(found.phases_rad, dtype=torch.float32)
     )
@@ -78,7 +81,7 @@ def test_single_precision_agrees_with_double() -> None:
 def test_the_baseline_never_beats_the_optimum_and_nearly_ties() -> None:
     for power_dbm in (0.0, 10.0, 20.0):
         model = SingleCell.paper(4, 25, power_dbm, eta=0.6)
-        found = pkg_water_filling.design(model)
+        found = water_filling.design(model)
         rate, best = model.rate(found.precoders, found.phases_rad), pkg_exact.rate(model)
         assert (np.abs(found.precoders) ** 2).sum() == pytest.approx(model.power_a_w * 4)
         assert 0.97 * best < rate <= best + 1e-9
@@ -131,7 +134,7 @@ def test_a_net_answers_for_models_of_its_scene_of_any_shape_and_for_no_others() 
 @pytest.mark.parametrize("bits", [1, 2, 3])
 def test_phases_on_levels_climb_above_rounding_and_a_common_turn_costs_nothing(bits: int) -> None:
     model = SingleCell.paper(2, 9, bob_m=np.tile([10.0, 10.0, 0.0], (40, 1)))
-    phases = pkg_random.design(model, np.random.default_rng(1)).phases_rad
+    phases = random_start.design(model, np.random.default_rng(1)).phases_rad
     phases[0] = 0.5 * np.pi / 2**bits + 1e-3 * np.arange(9)  # all alike, but at the border of two levels
     phases[0, ::2] += np.pi / 2**bits
     rounded, climbed = pkg_levels.projected(model, phases, bits), pkg_levels.design(model, phases, bits)

@@ -13,19 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import eigh
 
-from testbed.assess.mutual_information import gaussian_bits_with_error
 from testbed.core.errors import InputError
+from testbed.papers.kit.mutual_information import gaussian_bits_with_error
+from testbed.papers.secrecy import coordinate as secrecy_coordinate
+from testbed.papers.secrecy import levels as secrecy_levels
+from testbed.papers.secrecy import mev, mev_ris, sdp
+from testbed.papers.secrecy.model import AP_M, BOB_M, EVE_M, SURFACE_M, Secrecy
 from testbed.surface.design import Design
-from testbed.surface.designers import (
-    secrecy_coordinate,
-    secrecy_levels,
-    secrecy_mev,
-    secrecy_mev_ris,
-    secrecy_sdp,
-)
+from testbed.surface.geometry import path_gain
 from testbed.surface.levels import levels_rad, project
-from testbed.surface.models.geometry import path_gain
-from testbed.surface.models.secrecy import AP_M, BOB_M, EVE_M, SURFACE_M, Secrecy
 
 
 def scene(n: int = 20, seed: int = 1, **options: Any) -> Secrecy:
@@ -192,9 +188,9 @@ def test_gradient_ascent_from_many_starts_finds_nothing_better() -> None:
 
 def test_order_of_the_methods_on_every_channel() -> None:
     model = scene(100)
-    alternating, held = secrecy_coordinate.design(model), secrecy_mev_ris.design(model)
-    bare = rate(model.without_surface(), secrecy_mev.design(model))
-    np.testing.assert_allclose(held.precoders, secrecy_mev.design(model).precoders)
+    alternating, held = secrecy_coordinate.design(model), mev_ris.design(model)
+    bare = rate(model.without_surface(), mev.design(model))
+    np.testing.assert_allclose(held.precoders, mev.design(model).precoders)
     assert (rate(model, alternating) >= rate(model, held) - 1e-12).all()
     assert (rate(model, held) > bare).mean() > 0.99
     # computed independently of this code: 1.8958 bits over 12 channels of other draws
@@ -222,7 +218,7 @@ def test_every_method_answers_on_levels_and_solving_is_never_below_projecting(bi
     free = secrecy_coordinate.design(model)
     solved = secrecy_levels.design(model, free.phases_rad, bits)
     projected = secrecy_levels.projected(model, free.phases_rad, bits)
-    direct, held = secrecy_coordinate.design(model, phase_bits=bits), secrecy_mev_ris.design(model, bits)
+    direct, held = secrecy_coordinate.design(model, phase_bits=bits), mev_ris.design(model, bits)
     for found in (solved, projected, direct, held):
         step = found.phases_rad / (2 * np.pi) * 2**bits
         np.testing.assert_allclose(step, np.rint(step), atol=1e-9)
@@ -230,7 +226,7 @@ def test_every_method_answers_on_levels_and_solving_is_never_below_projecting(bi
     assert rate(model, solved).mean() > rate(model, projected).mean()
     np.testing.assert_allclose(rate(model, direct), rate(model, solved))
     assert (rate(model, solved) <= rate(model, free) + 1e-3).all()
-    assert (rate(model, held) <= rate(model, secrecy_mev_ris.design(model)) + 1e-9).all()
+    assert (rate(model, held) <= rate(model, mev_ris.design(model)) + 1e-9).all()
 
 
 def test_levels_against_all_of_them() -> None:
@@ -261,20 +257,20 @@ def test_projection_goes_to_the_nearest_level_around_the_circle() -> None:
 
 def test_coordinate_ascent_keeps_up_with_the_sdp_route() -> None:
     model = scene(2, seed=3, n_elements=4)
-    theirs = secrecy_sdp.design(model, np.random.default_rng(1), rounds=8, draws=200)
+    theirs = sdp.design(model, np.random.default_rng(1), rounds=8, draws=200)
     assert np.all(np.diff(theirs.history) > -1e-9)
     assert (rate(model, secrecy_coordinate.design(model)) >= (1 - 1e-3) * rate(model, theirs)).all()
     assert rate(model, theirs).mean() > 0.95 * rate(model, secrecy_coordinate.design(model)).mean()
-    on_levels = secrecy_sdp.design(model, np.random.default_rng(1), rounds=2, draws=200, phase_bits=1)
+    on_levels = sdp.design(model, np.random.default_rng(1), rounds=2, draws=200, phase_bits=1)
     assert set(np.round(on_levels.phases_rad.ravel(), 9)) <= {0.0, round(np.pi, 9)}
-    assert rate(model, on_levels).mean() > rate(model.without_surface(), secrecy_mev.design(model)).mean()
+    assert rate(model, on_levels).mean() > rate(model.without_surface(), mev.design(model)).mean()
 
 
 def test_the_relaxation_bounds_the_phases_and_coordinate_ascent_is_at_the_bound() -> None:
     """Its optimum is an upper bound for a held precoder, so it certifies the other solver's answer."""
     model = scene(2, seed=5, n_elements=9)
-    held = secrecy_mev_ris.design(model)
-    program = secrecy_sdp._Program(9)
+    held = mev_ris.design(model)
+    program = sdp._Program(9)
     for i in range(2):
         a_u, a_e, k_u, k_e = model.take(i).cascades()
         f = held.precoders[i, :, 0] / np.sqrt(model.power_w[i])
@@ -352,6 +348,6 @@ def test_answers_that_cannot_be_are_refused() -> None:
     with pytest.raises(InputError, match="2 more starts without a generator"):
         secrecy_coordinate.design(model, more_starts=2)
     with pytest.raises(InputError, match="0 draws"):
-        secrecy_sdp.design(model, np.random.default_rng(1), draws=0)
+        sdp.design(model, np.random.default_rng(1), draws=0)
     with pytest.raises(InputError, match="9 phase bits, accepted: 1 to 8"):
         secrecy_levels.design(model, phases, 9)

@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from testbed import studies
-from testbed.core import seeds, torch_device
+from testbed import papers
+from testbed.core import seeds
 from testbed.core.errors import InputError
-from testbed.studies import secrecy as study
-from testbed.studies._secrecy_jobs import Size
-from testbed.surface.designers import secrecy_coordinate, secrecy_levels
-from testbed.surface.designers._secrecy_nets import Scene, inputs
-from testbed.surface.designers.secrecy_rate_net import RateNet
-from testbed.surface.designers.secrecy_rate_net import design as rate_design
-from testbed.surface.designers.secrecy_supervised import SupervisedNet
-from testbed.surface.designers.secrecy_supervised import design as supervised_design
-from testbed.surface.models.secrecy import Secrecy
+from testbed.learning import torch_device
+from testbed.papers.secrecy import coordinate as secrecy_coordinate
+from testbed.papers.secrecy import levels as secrecy_levels
+from testbed.papers.secrecy import study
+from testbed.papers.secrecy.jobs import Size
+from testbed.papers.secrecy.model import Secrecy
+from testbed.papers.secrecy.nets import Scene, inputs
+from testbed.papers.secrecy.rate_net import RateNet
+from testbed.papers.secrecy.rate_net import design as rate_design
+from testbed.papers.secrecy.supervised import SupervisedNet
+from testbed.papers.secrecy.supervised import design as supervised_design
 
 SMALL = Scene(n_antennas=2, n_elements=9, low_dbm=15.0, high_dbm=25.0)
 
@@ -189,7 +191,7 @@ def test_the_study_makes_all_its_figures_and_keeps_what_it_promises(
     )  # fmt: skip
     monkeypatch.setattr(study, "QUICK", tiny)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
-    results = studies.run("secrecy", tmp_path, quick=True)
+    results = papers.run("secrecy", tmp_path, quick=True)
     assert set(results["figures"]) == {*(f"fig{i}" for i in range(4, 14)), "quantized"}
     assert all((tmp_path / f"{name}.png").stat().st_size > 1000 for name in results["figures"])
     assert [c["claim"] for c in results["claims"] if c["must_hold"] and not c["holds"]] == []

@@ -125,7 +125,7 @@ def test_the_library_draws_a_drop_of_the_standard() -> None:
 
 def test_a_missing_library_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     from sim_backend.server import SimWorld
-    from testbed.core.config import load_experiment
+    from testbed.config import load_experiment
 
     scene = load_experiment("uma_walk").scene
     SimWorld.check(load_experiment("static_room").scene)

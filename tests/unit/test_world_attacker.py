@@ -9,8 +9,8 @@ import pytest
 
 from sim_backend.ticks import duration
 from sim_backend.world import RETENTION, Air
-from testbed.core import config
-from testbed.core.config import Attacker, Multipath, PlacedNode, Scene
+from testbed import config
+from testbed.core.config import Attacker, Experiment, Multipath, PlacedNode, Scene
 from testbed.core.errors import InputError
 
 CARRIER_HZ, RATE_HZ = 5.8e9, 40e6
@@ -131,7 +131,7 @@ def test_behind_it_nobody_is_reached() -> None:
 
 
 def test_mistakes_in_its_table_are_named(tmp_path: Path) -> None:
-    text = config.bundled(config.Experiment)["flip_attack"].read_text()
+    text = config.bundled(Experiment)["flip_attack"].read_text()
     for old, new, words in (
         ('flips = "after_transmission"', 'flips = "often"', "scene.attacker.*flips.*accepted.*never"),
         ("normal = [0.0, -1.0, 0.0]", "normal = [0.0, 0.0, 0.0]", "scene.attacker.*normal"),

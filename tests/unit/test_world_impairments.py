@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim_backend.impairments import FrontEnd, Oscillator, RadioOptions, device_clock
-from testbed.core.config import driver_options
 from testbed.core.errors import InputError
+from testbed.core.options import driver_options
 from testbed.core.radio import RadioSettings
 
 RATE_HZ = 20e6

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from testbed.chain.enhance._features import whole
 from testbed.chain.enhance._trained import Arrays, Split
-from testbed.core import torch_device
 from testbed.core.types import F64
+from testbed.learning import torch_device
 
 MOST_WIDTH = 8192
 """Of a layer: far more than CSI needs, and little enough for a node's memory."""
@@ -36,7 +36,7 @@ class Recipe:
     rate: float
     """Adam's learning rate; it falls to a hundredth along a half cosine."""
     device: str
-    """cpu, cuda, or auto: see `core.torch_device`."""
+    """cpu, cuda, or auto: see `learning.torch_device`."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "batch"):

@@ -23,13 +23,13 @@ from math import ceil
 import numpy as np
 from scipy.special import ndtr
 
-from testbed.assess.gaussian_labels import cell_scores, level_entropies, normal_scores
 from testbed.chain.quantize._messages import Mask, balance_bits, read_bytes, read_count, read_mask
 from testbed.core.errors import ProtocolError
 from testbed.core.ledger import PublicMessage
 from testbed.core.seeds import permutation
 from testbed.core.stages import Quantizer
 from testbed.core.types import F64, I64, Bits, Features
+from testbed.entropy.gaussian_labels import cell_scores, level_entropies, normal_scores
 
 MOST_BITS = 8
 CELLS = ("rank", "normal")

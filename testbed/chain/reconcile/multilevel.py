@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from testbed.assess.gaussian_labels import DOUBTS, Symbols, bit_llr, fit_noise, level_entropies, noises, normal_scores
 from testbed.chain.reconcile._code import code
 from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import Dialogue, PublicMessage, Receive, Send
 from testbed.core.seeds import permutation
 from testbed.core.stages import Evidence, ReconciledBits, Reconciler
 from testbed.core.types import F64, I64, U8, Bits
+from testbed.entropy.gaussian_labels import DOUBTS, Symbols, bit_llr, fit_noise, level_entropies, noises, normal_scores
 
 PLAN, SYNDROME, REPLY = "multilevel_plan", "multilevel_syndrome", "multilevel_reply"
 MAX_ERROR_RATE = 0.25

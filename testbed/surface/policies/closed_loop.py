@@ -12,9 +12,8 @@ from testbed.core.config import Scene
 from testbed.core.errors import InputError
 from testbed.core.stages import SurfacePolicy, SurfaceSearch
 from testbed.core.types import C64, SurfacePattern
-from testbed.surface import objectives
-from testbed.surface.designers import focus
-from testbed.surface.models.line_of_sight import LineOfSight
+from testbed.surface import focus, objectives
+from testbed.surface.line_of_sight import LineOfSight
 
 Phase = Literal["start", "model", "model_confirm", "search", "confirm", "held"]
 

@@ -1,0 +1,212 @@
+"""From what was recorded of a run to the facts that `assess.summary` tabulates.
+
+One function for a run that has just ended, one that was killed, and one that is read again: they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from testbed.assess import agreement, health, randomness, training
+from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
+from testbed.config import convert
+from testbed.core.antennas import canonical_antennas
+from testbed.core.config import Experiment
+from testbed.core.errors import Reject
+from testbed.core.outcomes import TrainReport
+from testbed.core.stages import Verdict
+from testbed.core.types import F64, CsiSeries
+from testbed.records.recorded import RecordedRun
+
+
+def summary_of(run: RecordedRun) -> dict[str, Any]:
+    """Return the fields of summary.json for a recorded run, however it ended."""
+    experiment = convert(run.start.experiment, Experiment, "the run's experiment")
+    kept = run.rounds.rounds[run.rounds.kept]
+    rejected = Counter(str(reason) for reason in run.rounds.reason[~run.rounds.kept])
+    levels_db = _levels_db(run, kept)
+    alice, bob = levels_db.get("bob>alice"), levels_db.get("alice>bob")
+    eve = {tx: values for tx in ("alice", "bob") if (values := levels_db.get(f"{tx}>eve")) is not None}
+    verdicts: list[Verdict] = []
+    correlations: dict[str, float | None] = {}
+    unmeasured: dict[str, str] = {}
+    if alice is not None and bob is not None:
+        verdicts += health.check(alice, bob, eve, _snr_db(run, kept))
+        correlations["csi_correlation_ab"] = agreement.correlation(alice, bob)
+        correlations["csi_correlation_ab_detrended"] = agreement.detrended(alice, bob)
+        found = [r for v in eve.values() for end in (alice, bob) if (r := agreement.correlation(end, v)) is not None]
+        if found:
+            correlations["csi_correlation_ae"] = max(found, key=abs)
+    elif experiment.mode == "private":
+        why = "private mode: nodes keep their CSI and bits to themselves"
+        unmeasured |= {k: why for k in ("csi_correlation_ab", "csi_correlation_ae", "csi_correlation_ab_detrended")}
+        unmeasured |= {k: why for k in ("keys_mismatched", "randomness", "eve_keys_recovered")}
+    verdicts += _course(run, experiment)
+    attempts = _attempts(run)
+    if experiment.training.rounds:
+        verdicts += [training.verdict(attempts), training.guard_verdict(attempts, experiment.training.guard_rounds)]
+    p_values: dict[str, list[float]] = {}
+    for event in run.events:
+        if event.kind == "randomness":
+            for test, p in event.data["p_values"].items():
+                p_values.setdefault(test, []).append(p)
+    out = summarise(
+        RunFacts(
+            rounds=int(run.rounds.rounds.size),
+            pairs_kept=int(kept.size),
+            pairs_rejected=dict(rejected),
+            reconcile=experiment.chain.reconcile,
+            blocks=_blocks(run),
+            probing_s=_probing_s(run, experiment),
+            wall_s=_wall_s(run),
+            randomness=randomness.combine({test: np.array(p) for test, p in p_values.items()}),
+            health=verdicts,
+            unmeasured=unmeasured,
+            **correlations,
+        )
+    )
+    if experiment.training.rounds:
+        guard = next((e.data["rounds"] for e in reversed(run.events) if e.kind == "guard_rounds"), 0)
+        out["training"] = training.summarise(attempts, guard)
+    out["links_rejected"] = _links_rejected(run)
+    out["status"] = run.stop.exit_status if run.stop is not None else "killed"
+    return out
+
+
+def _levels_db(run: RecordedRun, kept: np.ndarray) -> dict[str, F64]:
+    """Return 'tx role>rx role' → (kept round, dimension) levels in dB per subcarrier, NaN where there are none."""
+    out: dict[str, F64] = {}
+    for link in run.links:
+        series = run.series(link)
+        if series is None or kept.size == 0:
+            continue
+        tx, rx = (run.start.role(name) for name in link.split(">"))
+        h = np.full((kept.size, *series.h.shape[1:]), np.nan, dtype=np.complex64)
+        _, mine, theirs = np.intersect1d(kept, series.rounds, return_indices=True)
+        h[mine] = series.h[theirs]
+        aligned = canonical_antennas(CsiSeries(h=h, rounds=kept, subcarrier_hz=series.subcarrier_hz), rx)
+        out[f"{tx}>{rx}"] = agreement.level_db(aligned.h)
+    return out
+
+
+def _snr_db(run: RecordedRun, kept: np.ndarray) -> tuple[F64, F64] | None:
+    """Return (kept round,) SNRs in dB at Alice and at Bob, NaN where there is none."""
+    alice, bob = run.node("alice"), run.node("bob")
+    records = [run.links.get(link) for link in (f"{bob}>{alice}", f"{alice}>{bob}")]
+    out = []
+    for record in records:
+        if record is None:
+            return None
+        values = np.full(kept.size, np.nan)
+        _, mine, theirs = np.intersect1d(kept, record.rounds, return_indices=True)
+        values[mine] = record.snr_db[theirs]
+        out.append(values)
+    return out[0], out[1]
+
+
+def _blocks(run: RecordedRun) -> list[BlockFacts]:
+    digests = {e.data["block"]: e.data["by_role"] for e in run.events if e.kind == "key_digests"}
+    alice, bob, eve = (run.node(role) or role for role in ("alice", "bob", "eve"))
+    out = []
+    for block in run.blocks:
+        a, b = run.bits.get((block.block, alice, "raw")), run.bits.get((block.block, bob, "raw"))
+        guess = run.bits.get((block.block, eve, "guess"))
+        raw = None
+        if a is not None and b is not None and a.size == b.size:
+            raw = RawBits(a, b, guess if guess is not None and guess.size == a.size else None)
+        known = digests.get(block.block, {})
+        out.append(
+            BlockFacts(
+                alice=block.agree.get(alice), bob=block.agree.get(bob), eve=block.eve,
+                alice_key=block.key.get(alice), bob_key=block.key.get(bob), raw=raw,
+                alice_digest=known.get("alice"), bob_digest=known.get("bob"), eve_digest=known.get("eve"),
+            )
+        )  # fmt: skip
+    return out
+
+
+def _attempts(run: RecordedRun) -> list[training.Attempt]:
+    """Return the run's training blocks in order."""
+    out = []
+    for event in run.events:
+        if event.kind == "training":
+            sides = {role: msgspec.convert(r, TrainReport) for role, r in event.data["reports"].items()}
+            told = event.data
+            out.append(
+                training.Attempt(
+                    told["rounds"], told["failure"], sides.get("alice"), sides.get("bob"), told.get("file")
+                )
+            )
+    return out
+
+
+def _course(run: RecordedRun, experiment: Experiment) -> list[Verdict]:
+    """How the run itself went."""
+    out = []
+    if run.stop is None or run.stop.exit_status != "ok":
+        status = "killed" if run.stop is None else run.stop.exit_status
+        out.append(
+            Verdict(
+                "run_completed", False, f"The run ended as {status}: {(run.stop and run.stop.reason) or 'no word why'}."
+            )
+        )
+    else:
+        out.append(Verdict("run_completed", True, "The run went to its end."))
+    lost = [
+        f"{e.data['node']} ({e.data.get('detail') or e.data.get('why')})"
+        for e in run.events
+        if e.kind in ("lost", "left_out")
+    ]
+    out.append(
+        Verdict("nodes_alive", not lost, f"Lost or left out: {'; '.join(lost)}." if lost else "No node was lost.")
+    )
+    gaps_s = np.diff(run.rounds.t0_s[np.argsort(run.rounds.rounds)])
+    if gaps_s.size:
+        wanted_s, got_s = experiment.probing.interval_s, float(np.median(gaps_s))
+        kept_up = got_s <= 1.2 * wanted_s
+        detail = f"{got_s:.3g} s from round to round (median), {wanted_s:g} s asked for" + (
+            "." if kept_up else ": too slow."
+        )
+        out.append(Verdict("interval_kept", kept_up, detail))
+    meant = run.rounds.reason != Reject.SOUNDING.value  # for a key: those that sounded the antennas were not
+    total = int(meant.sum())
+    if total:
+        share = 1.0 - float(run.rounds.kept[meant].mean())
+        counts = Counter(str(r) for r in run.rounds.reason[~run.rounds.kept & meant])
+        named = ", ".join(f"{n} {reason}" for reason, n in counts.most_common())
+        detail = f"{share:.1%} of {total} rounds were rejected" + (f": {named}." if named else ".")
+        if total < meant.size:
+            detail += f" {meant.size - total} more sounded the antennas."
+        out.append(Verdict("rounds_kept", share <= 0.1, detail))
+    if experiment.mode == "experiment":
+        out.append(
+            Verdict(
+                "keys_for_use",
+                False,
+                "Experiment mode: CSI and raw bits were recorded, so these keys are for science only.",
+            )
+        )
+    return out
+
+
+def _probing_s(run: RecordedRun, experiment: Experiment) -> float | None:
+    t0_s = run.rounds.t0_s
+    return float(t0_s.max() - t0_s.min()) + experiment.probing.interval_s if t0_s.size else None
+
+
+def _wall_s(run: RecordedRun) -> float | None:
+    """From the first round until the records were closed, without the start of processes."""
+    ready = next((e.time for e in run.events if e.kind == "ready"), None)
+    if run.stop is None or ready is None:
+        return None
+    return (datetime.fromisoformat(run.stop.time) - datetime.fromisoformat(ready)).total_seconds()
+
+
+def _links_rejected(run: RecordedRun) -> dict[str, dict[str, int]]:
+    """Return receiver → reason → count of single transmissions it could not use, Eve's included."""
+    return next((e.data for e in reversed(run.events) if e.kind == "links_rejected"), {})

@@ -1,0 +1,51 @@
+"""The command line. Exit status 2: bad input, in one line on standard error; 1: a failed run; 130: Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+import typer
+
+from testbed.cli import about, lab, papers, results, runs
+from testbed.cli.app import app
+from testbed.cli.terminal import say
+from testbed.core.errors import InputError, TestbedError
+
+# typer ships its own copy of click or uses an installed one, by version: this is its UsageError either way
+_UsageError: Any = typer.BadParameter.__base__
+
+
+def main() -> None:
+    """Entry point: turn every expected failure into one line and an exit status."""
+    try:
+        status = app(standalone_mode=False)
+    except InputError as exc:
+        say(f"testbed: {exc}")
+        status = 2
+    except TestbedError as exc:
+        say(f"testbed: {exc}")
+        status = 1
+    except typer.Exit as exc:
+        status = exc.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        status = 130
+    except _UsageError as exc:
+        command = exc.ctx.command_path if getattr(exc, "ctx", None) else "testbed"
+        said = exc.format_message()
+        say(said if "\n" in said else f"testbed: {said} (see `{command} --help`)")  # no command at all: the help
+        status = 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except OSError as exc:  # a folder that cannot be written, a full disk
+        where = f"{exc.filename}: " if exc.filename else ""
+        say(f"testbed: {where}{exc.strerror or exc}")
+        status = 1
+    logging.shutdown()
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+__all__ = ["about", "app", "lab", "main", "papers", "results", "runs"]

@@ -1,0 +1,183 @@
+"""Commands for the radios and boards on the table: examine, key files, the surface by hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import msgspec
+import typer
+
+from testbed import config
+from testbed.cli.app import JsonOption, LabOption, VerboseOption, app
+from testbed.cli.runs import check_world, plan_of, stop_on_signals
+from testbed.cli.terminal import print_json, say
+from testbed.core import logs
+from testbed.core.config import RadioPlan
+from testbed.core.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command()
+def doctor(
+    lab: LabOption = "sim",
+    carrier_hz: Annotated[Optional[float], typer.Option(min=1e6, help="Measure at this carrier.")] = None,  # noqa: UP045
+    rate_hz: Annotated[Optional[float], typer.Option(min=1e3, help="Measure at this sample rate.")] = None,  # noqa: UP045
+    repeats: Annotated[int, typer.Option(min=4, max=1000, help="Frames a link.")] = 8,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Check every radio, board, clock, port and key file of a lab on this machine, and say what to fix.
+
+    What it measures of the radios is kept for the nodes. Exit status 1 if anything must be fixed.
+    Example: testbed doctor --lab bench.toml
+    """
+    logs.configure(verbose)
+    from testbed.lab import doctor as examining
+
+    changes = {"carrier_hz": carrier_hz, "sample_rate_hz": rate_hz}
+    plan = msgspec.structs.replace(RadioPlan(), **{k: v for k, v in changes.items() if v is not None})
+
+    def tell(found: examining.Finding) -> None:
+        advice = "" if found.ok else f" – fix: {found.fix}"
+        print(f"{'ok ' if found.ok else 'fix'} {found.subject}: {found.check}: {found.detail}{advice}", flush=True)
+
+    diagnosis = examining.examine(config.load_lab(lab), lab, plan, repeats, (lambda _: None) if as_json else tell)
+    if as_json:
+        print_json(diagnosis)
+    if not diagnosis.ok:
+        raise typer.Exit(1)
+
+
+ris = typer.Typer(no_args_is_help=True, help="Look at, set, or search for a pattern of the lab's surface.")
+
+
+app.add_typer(ris, name="ris")
+
+
+PatternArgument = Annotated[str, typer.Argument(help="A pattern's name, 0xHEX, or a saved .json.", metavar="PATTERN")]
+
+
+@ris.command("show")
+def ris_show(
+    pattern: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Show this one instead of what the board holds.", metavar="PATTERN"),
+    ] = None,
+    lab: LabOption = "sim",
+    as_json: JsonOption = False,
+) -> None:
+    """Show the lab's surface and the pattern that it holds, or what PATTERN would be on it.
+
+    Example: testbed ris show "beam(30, 0)" --lab sim
+    """
+    logs.configure(False)
+    from testbed.lab import surface
+
+    shown = surface.show(config.load_lab(lab), lab, pattern)
+    if as_json:
+        print_json({k: v for k, v in shown.items() if k != "picture"})
+        return
+    identity = ", ".join(f"{k} {v}" for k, v in shown["identity"].items())
+    print(f"{shown['node']}: {shown['size']}" + (f"; {identity}" if identity else ""))
+    if shown["capabilities"]:
+        print(", ".join(f"{k} {v}" for k, v in shown["capabilities"].items()))
+    print(f"pattern {shown['digest']}\n{shown['picture']}")
+
+
+@ris.command("apply")
+def ris_apply(pattern: PatternArgument, lab: LabOption = "sim", as_json: JsonOption = False) -> None:
+    """Set a pattern on the lab's surface, read it back, and say how long it took.
+
+    A simulated air of this machine ends with the command, and the pattern with it.
+    Example: testbed ris apply best.json --lab bench.toml
+    """
+    logs.configure(False)
+    from testbed.lab import surface
+
+    applied = surface.apply(config.load_lab(lab), lab, pattern)
+    if as_json:
+        print_json(applied)
+    else:
+        print(f"{applied['node']} holds {applied['digest']}, applied and read back in {applied['apply_ms']:.1f} ms")
+
+
+@ris.command("optimise")
+def ris_optimise(
+    lab: LabOption = "sim",
+    experiment: Annotated[
+        str, typer.Option(help="Whose radios, probing and scene are used.", metavar="EXPERIMENT")
+    ] = "static_room",
+    method: Annotated[str, typer.Option(help="hadamard, greedy, conditional_mean, random_search")] = "hadamard",
+    objective: Annotated[str, typer.Option(help="power, correlation, key_rate, leakage")] = "power",
+    probes: Annotated[int, typer.Option(min=1, help="Rounds each pattern is tried for.")] = 1,
+    budget: Annotated[int, typer.Option(min=20, help="Rounds at most.", metavar="ROUNDS")] = 6000,
+    start: Annotated[str, typer.Option(help="Pattern to begin with.", metavar="PATTERN")] = "random(1)",
+    model: Annotated[
+        str, typer.Option(help="What the scene's geometry tells is: start of the search, answer, none.")
+    ] = "none",
+    seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Instead of the file's.")] = None,  # noqa: UP045
+    save: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where the pattern is saved; default: best.json in the run's folder.", metavar="FILE.json"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Search for the best pattern on live probes; Ctrl-C keeps the best so far.
+
+    Use the result in an experiment: [surface] policy = "fixed", options = { pattern = "FILE.json" }
+    Example: testbed ris optimise --lab sim --method greedy --save best.json
+    """
+    logs.configure(verbose)
+    from testbed.lab import surface
+
+    place = config.load_lab(lab)
+    plan = surface.plan(plan_of(experiment, budget, seed), experiment, place, method, objective, probes, start, model)
+    check_world(plan, place, lab)
+    config.check_drivers(place, lab)
+    if save is not None and (save.suffix != ".json" or save.is_dir() or not os.access(save.parent, os.W_OK)):
+        raise InputError(f"--save {save}: accepted: a .json file in a folder that can be written")
+    found = surface.optimise(plan, place, lab, experiment, save, out, say, stop_on_signals)
+    if as_json:
+        print_json(found)
+    elif found["digest"] is None:
+        if found["status"] != "failed":
+            say("no pattern was judged")
+    else:
+        gained = "" if found["gain"] is None else f", {found['gain']:+.3f} on the start"
+        sure = "" if found["confirmed"] else " (not measured afresh: the search was cut short)"
+        print(f"{found['after']:.3f} {found['unit']}{gained} after {found['rounds']} rounds{sure}: {found['saved']}")
+    if found["status"] == "failed":
+        say(f"search failed: {found['detail']}")
+        raise typer.Exit(1)
+    if found["status"] == "stopped":
+        raise typer.Exit(130)
+
+
+@app.command("keygen-certs")
+def keygen_certs(
+    names: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(help="Daemons of this machine; default: those that the lab calls local.", metavar="NAME"),
+    ] = None,
+    lab: LabOption = "sim",
+) -> None:
+    """Make the transport keys of this machine's daemons where they are missing, and say in which folder they are.
+
+    Each machine keeps its own `.secret` files; copy the `.public` ones to the same folder on the others.
+
+    Example: testbed keygen-certs --lab bench.toml bob
+    """
+    from testbed.lab import processes
+
+    place = config.load_lab(lab)
+    known = processes.daemon_names(place)
+    for name in names or ():
+        if name not in known:
+            raise InputError(f"{lab}: no daemon {name!r}; accepted: {', '.join(known)}")
+    print(processes.make_keys(place, names or processes.local_names(place)))

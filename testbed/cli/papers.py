@@ -1,0 +1,137 @@
+"""Commands of the papers: studies and the training of policies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from testbed import config
+from testbed.cli.app import JsonOption, app
+from testbed.cli.terminal import print_json, say
+from testbed.core import logs
+from testbed.core.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="One of: see `testbed list`.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Under a minute: fewer points, the same claims.")] = False,
+    out: Annotated[Optional[Path], typer.Option(help="Default: studies/NAME.", metavar="DIR")] = None,  # noqa: UP045
+    scheduler: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A Dask scheduler that does the work.", metavar="ADDRESS"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Reproduce a paper's figures: results.json and a PNG a figure, with each claim and whether it holds.
+
+    Example: testbed study pkgnet --quick
+    """
+    logs.configure(False)
+    from testbed import papers
+
+    folder = out or Path("studies") / name
+    results = papers.run(name, folder, quick, scheduler, say)
+    if as_json:
+        print_json(results)
+    else:
+        for row in results["claims"]:
+            paper = "" if row["paper"] is None else f" (paper: {_rounded(row['paper'])})"
+            verdict = "holds        " if row["holds"] else "DOES NOT HOLD"
+            print(f"{verdict} {row['claim']}{paper}: {_rounded(row['measured'])}")
+        print(f"{results['seconds']:.0f} s; figures and results.json: {folder}")
+    broken = [row["claim"] for row in results["claims"] if row["must_hold"] and not row["holds"]]
+    if broken:
+        say(f"testbed: study {name}: our own code breaks what it promises: {'; '.join(broken)}")
+        raise typer.Exit(1)
+
+
+def _rounded(value: Any) -> str:
+    """Return a claim's plain value for people: numbers to four digits, in lists and tables too."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_rounded, value))}]"
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {_rounded(v)}" for k, v in value.items())
+    return str(value)
+
+
+@app.command()
+def train(
+    algorithm: Annotated[str, typer.Argument(help="direct, sac, td3 or ppo.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write; its card (.json) comes beside it.")],
+    channels: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="An experiment, whose scene's channels are played, or a .npz of h, g and maybe fred. Default: AR(1).",
+            metavar="EXPERIMENT|FILE",
+        ),
+    ] = None,
+    step_s: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Between two steps of an experiment's channels; default: its interval between rounds."),
+    ] = None,
+    updates: Annotated[Optional[int], typer.Option(min=1, help="Default: 600 of direct, 1200 of the others.")] = None,  # noqa: UP045
+    view: Annotated[str, typer.Option(help="Of Eve: kalman, lstm, none, or full, which no node has.")] = "kalman",
+    frame: Annotated[str, typer.Option(help="turned or antenna.")] = "turned",
+    change: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", help="A number of the setting, as kappa_eve=0.9; repeat for more.", metavar="NAME=VALUE"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**62)] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Train beams against an eavesdropper (paper E) for [beams] policy = "agent"; hold them against the closed forms.
+
+    Example: testbed train direct --out beams.pt --set kappa_eve=0.9
+    """
+    logs.configure(False)
+    changes: dict[str, float | int] = {}
+    for item in change or []:
+        name, _, value = item.partition("=")
+        try:
+            changes[name] = int(value) if name in ("n_antennas", "history") else float(value)
+        except ValueError:
+            raise InputError(f"--set {item}: accepted: NAME=NUMBER") from None
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: no folder {out.parent}")
+    if out.is_dir() or out.suffix == ".json":
+        raise InputError(f"--out {out}: accepted: a file, as beams.pt; .json is its card's suffix")
+    new = not out.exists()
+    try:
+        with out.open("ab"):  # a training must not end where nothing can be written
+            pass
+    except OSError as exc:
+        raise InputError(f"--out {out}: {exc.strerror}; accepted: a file that can be written") from exc
+    if new:
+        out.unlink()
+    if step_s is not None and (channels is None or channels.endswith(".npz")):
+        raise InputError("--step-s: accepted: with --channels EXPERIMENT; other channels have steps of their own")
+    from testbed.agents import sources
+    from testbed.agents import train as training
+
+    series = None
+    if channels is not None and channels.endswith(".npz"):
+        series = sources.load(Path(channels))
+    elif channels is not None:
+        plan = config.load_experiment(channels)
+        n_antennas = int(changes.get("n_antennas", 4))
+        series = sources.from_experiment(plan, step_s, n_antennas)
+    found = training.run(training.Plan(algorithm, updates, seed, view, frame, series, changes), out)
+    if as_json:
+        print_json(found)
+        return
+    for name, reward in found["reward"].items():
+        share = (
+            "" if found["share"][name] is None else f", {found['share'][name]:.1%} of the gap from SVD to the oracle"
+        )
+        print(f"{name:18s} {reward:.3f} bits{share}")
+    told = ", ".join(f"{k} = {found['setting'][k]:.4g}" for k in ("rho", "kappa_eve", "kappa_fred", "mu"))
+    print(f"setting: {told}, {found['setting']['n_antennas']} antennas")
+    print(f"{found['updates']} updates, {found['seconds']:.0f} s; held out: {found['draws']} draws; checkpoint: {out}")

@@ -1,0 +1,159 @@
+"""Commands on what was measured: replay, report, randomness, keys."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from testbed import config
+from testbed.cli.app import JsonOption, LabOption, VerboseOption, app
+from testbed.cli.terminal import print_json, say, training_line
+from testbed.core import logs
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command()
+def replay(
+    source: Annotated[Path, typer.Argument(help="A run's folder, or a measured data set (docs/datasets.md).")],
+    chain: Annotated[
+        str | None, typer.Option("--chain", help="Experiment whose chain is used.", metavar="EXPERIMENT")
+    ] = None,
+    cut: Annotated[Optional[str], typer.Option(help="Only this measured link.")] = None,  # noqa: UP045
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run the key chain over a recorded run or a measured data set: no radios.
+
+    Example: testbed replay datasets/openris_vna --json
+    """
+    logs.configure(verbose)
+    from testbed.replay import replay as replaying
+
+    plan = config.load_experiment(chain) if chain is not None else None
+    watched = sys.stderr.isatty() or verbose
+    summary = replaying.replay(source, plan, cut, lambda share, what: say(f"{share:4.0%} {what}") if watched else None)
+    if as_json:
+        print_json(summary)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    heading, *rows = replaying.table(summary)
+    shown = Table(*heading)
+    for row in rows:
+        shown.add_row(*row)
+    console = Console()
+    console.print(f"{summary['description']}", highlight=False)
+    console.print(shown)
+    console.print(f"* Eve: {summary['eve_assumption']}", highlight=False)
+    console.print(f"key: {summary['key_note']}", highlight=False)
+    if "training" in summary:
+        console.print(training_line(summary["training"]), highlight=False, markup=False)
+    for caveat in summary["caveats"]:
+        console.print(f"note: {caveat}", highlight=False)
+    for entry in summary["health"]:
+        console.print(f"{'ok  ' if entry['ok'] else 'look'} {entry['check']}: {entry['detail']}", highlight=False)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, also of a run that was killed.", metavar="RUN")],
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    baseline: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Hold it against this run, with ratios.", metavar="RUN"),
+    ] = None,
+) -> None:
+    """(Re)make the HTML report of a run; a killed run's journal is first turned into its lasting files.
+
+    Example: testbed report runs/20260101-120000-mobile_room --open
+    """
+    from testbed.assess import run_summary
+    from testbed.records import writer
+    from testbed.report import html
+
+    writer.recover(folder, run_summary.summary_of)
+    path = html.make(folder, baseline)
+    print(path)
+    if open_it:
+        import webbrowser
+
+        webbrowser.open(path.absolute().as_uri())
+
+
+@app.command()
+def randomness(
+    file: Annotated[Path, typer.Argument(help="Bits: a file, or the folder of a node's keys.", metavar="FILE")],
+    bits_per_sequence: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=100, help="Length of a sequence; default: the whole file, in pieces of a million."),
+    ] = None,
+    kind: Annotated[str, typer.Option("--format", help="auto, raw, text (0 and 1), hex or keys.")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Test bits for randomness by NIST SP 800-22: all 15 tests, or the reason why the bits are too few for one.
+
+    Example: testbed randomness key.bin --bits-per-sequence 100000
+    """
+    from testbed.assess import randomness as testing
+
+    bits, kind = testing.load(file, kind, bits_per_sequence)
+    assessed = {"source": str(file), "format": kind, **testing.assess(bits)}
+    if as_json:
+        print_json(assessed)
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    heading, *lines = testing.table(assessed)
+    title = f"{file}: {bits.shape[0]} × {bits.shape[1]} bits ({kind})"
+    style: dict[str, Any] = {
+        "title_justify": "left",
+        "box": box.SIMPLE_HEAD,
+        "show_edge": False,
+        "padding": (0, 1, 0, 0),
+    }
+    shown = Table(*heading, title=title, **style)
+    for column in shown.columns[:-1]:
+        column.no_wrap = True
+    for line in lines:
+        shown.add_row(*line)
+    Console().print(shown)
+
+
+@app.command()
+def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
+    """List delivered keys: node, run, block, length and where the file is, never the bits.
+
+    Example: testbed keys --lab sim
+    """
+    from testbed.lab import processes
+
+    rows = []
+    place = config.load_lab(lab)
+    for name in place.node:
+        for path in sorted((processes.lab_folder(place) / name / "keys").glob("*/*.key")):
+            bits = json.loads(path.read_text())["bits"]
+            rows.append(
+                {
+                    "node": name,
+                    "run": path.parent.name,
+                    "block": int(path.stem.split("-")[1]),
+                    "bits": bits,
+                    "file": str(path),
+                }
+            )
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        say(f"no keys under {processes.lab_folder(place)}")
+    for row in rows:
+        print(f"{row['node']:<10} {row['run']}  block {row['block']:>4}  {row['bits']:>6} bits  {row['file']}")

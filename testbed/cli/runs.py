@@ -1,0 +1,207 @@
+"""Commands that run an experiment and its daemons."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import msgspec
+import typer
+
+from testbed import config
+from testbed.cli.app import JsonOption, LabOption, SupervisedOption, VerboseOption, app
+from testbed.cli.terminal import ProgressBar, conclude, say
+from testbed.core import logs
+from testbed.core.config import Experiment, Lab
+from testbed.core.errors import InputError
+
+if TYPE_CHECKING:
+    from testbed.coordinator.server import Coordinator
+    from testbed.lab.processes import Crew
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="Experiment file, or the name of a bundled one.")],
+    lab: LabOption = "sim",
+    rounds: Annotated[Optional[int], typer.Option(min=1, help="Instead of the file's.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Instead of the file's.")] = None,  # noqa: UP045
+    out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run an experiment: start the lab's local daemons, drive all rounds, distil keys, write the run.
+
+    Example: testbed run mobile_room --lab sim --rounds 400 --seed 7
+    """
+    logs.configure(verbose)
+    from testbed.lab import processes
+
+    plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
+    config.check_run(plan, experiment)
+    check_world(plan, place, lab)
+    config.check_drivers(place, lab)
+    folder = processes.new_run_folder(out, Path(experiment).stem)
+    with ProgressBar() as bar:
+        outcome = processes.run(plan, place, lab, folder, bar.update, stop_on_signals)
+    conclude(outcome, as_json)
+
+
+@app.command()
+def coordinator(
+    experiment: Annotated[str, typer.Argument(help="Experiment file, or the name of a bundled one.")],
+    lab: LabOption,
+    world: Annotated[Optional[str], typer.Option(help="Endpoint of the simulated air, where the lab has one.")] = None,  # noqa: UP045
+    rounds: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(min=0)] = None,  # noqa: UP045
+    out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Drive one run with nodes that are started elsewhere (`testbed node NAME`).
+
+    Example: testbed coordinator mobile_room --lab bench.toml
+    """
+    logs.configure(verbose)
+    from testbed.coordinator.server import Coordinator
+    from testbed.lab import processes
+
+    plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
+    config.check_run(plan, experiment)
+    check_world(plan, place, lab)
+    if place.world is not None and world is None:
+        if place.world.port == 0:
+            raise InputError(f"{lab}: table [world]: key 'port' is 0, so say where the air is: --world tcp://HOST:PORT")
+        world = f"tcp://{place.world.host}:{place.world.port}"
+    if place.curve:
+        processes.make_keys(place, ["coordinator", *processes.local_names(place)])
+    server = Coordinator(
+        place, plan, processes.new_run_folder(out, Path(experiment).stem), processes.load_identity(place, "coordinator")
+    )
+    try:
+        stop_on_signals(server, None)
+        say(f"coordinator on tcp://{place.coordinator.host}:{server.port}, waiting for {', '.join(server.state.nodes)}")
+        with ProgressBar() as bar:
+            outcome = server.run(world, progress=bar.update)
+    finally:
+        server.close()
+    conclude(outcome, as_json)
+
+
+@app.command()
+def node(
+    name: Annotated[str, typer.Argument(help="The node's name in the lab file.")],
+    lab: LabOption,
+    coordinator: Annotated[Optional[str], typer.Option(help="Endpoint of the coordinator; default: the lab's.")] = None,  # noqa: UP045
+    world: Annotated[Optional[str], typer.Option(help="Endpoint of the simulated air; default: the lab's.")] = None,  # noqa: UP045
+    uri: Annotated[Optional[str], typer.Option(help="Instead of the lab's options.uri of this node's device.")] = None,  # noqa: UP045
+    supervised: SupervisedOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run one node daemon: Alice, Bob, Eve or the surface, whichever NAME is in the lab file.
+
+    Example: testbed node bob --lab bench.toml
+    """
+    logs.configure(verbose)
+    from testbed.lab import processes
+    from testbed.nodes.daemon import NodeDaemon, watch_parent
+
+    place = config.load_lab(lab)
+    if name not in place.node:
+        raise InputError(f"{lab}: no table [node.{name}]; accepted: {', '.join(place.node)}")
+    config.check_drivers(place, lab, [name])
+    if uri is not None:
+        place.node[name].options["uri"] = uri
+    if coordinator is None:
+        if place.coordinator.port == 0:
+            raise InputError(
+                f"{lab}: table [coordinator]: key 'port' is 0, so say where it is: --coordinator tcp://HOST:PORT"
+            )
+        coordinator = f"tcp://{place.coordinator.host}:{place.coordinator.port}"
+    if world is None and place.world is not None and place.world.port:
+        world = f"tcp://{place.world.host}:{place.world.port}"
+    if place.curve:
+        processes.make_keys(place, [name])
+    daemon = NodeDaemon(
+        place, name, coordinator, world, processes.load_identity(place, name), processes.node_state_dir(place, name)
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: daemon.interrupt())
+    if supervised:
+        watch_parent()
+    raise typer.Exit(daemon.run())
+
+
+@app.command()
+def sim(
+    lab: LabOption = "sim",
+    port: Annotated[Optional[int], typer.Option(min=0, max=65535, help="Instead of the lab's; 0 chooses one.")] = None,  # noqa: UP045
+    experiment: Annotated[
+        str, typer.Option(help="Whose scene the air holds until a run brings its own.")
+    ] = "static_room",
+    supervised: SupervisedOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run the simulated air of a lab and the devices emulated on it, for nodes and other programs started separately.
+
+    Prints {"endpoint": …, "devices": {node: URI}} once it is ready; the air then holds the scene of --experiment.
+    Example: testbed sim --lab wire, then iio_info -u URI
+    """
+    logs.configure(verbose)
+    from testbed.core import registry
+    from testbed.lab import processes
+    from testbed.nodes.daemon import watch_parent
+
+    place = config.load_lab(lab)
+    if place.world is None:
+        raise InputError(f"{lab}: no table [world]: this lab has no simulated air")
+    if place.curve:
+        processes.make_keys(place, ["world", *(processes.local_names(place) if place.world.local else [])])
+    if supervised:
+        watch_parent()
+    driver = registry.load_driver("worlds", place.world.driver)
+    endpoint = f"tcp://{place.world.host}:{place.world.port if port is None else port}"
+    scene = None if supervised else config.load_experiment(experiment)
+    with processes.emulators(place, lab, driver, scene) as ready:
+        driver.serve(
+            endpoint, processes.load_identity(place, "world"), place.world.pace, place.world.peer_timeout_s, ready
+        )
+
+
+def plan_of(experiment: str, rounds: int | None, seed: int | None) -> Experiment:
+    plan = config.load_experiment(experiment)
+    changes: dict[str, int] = {}
+    if rounds is not None:
+        changes["rounds"] = rounds
+    if seed is not None:
+        changes["seed"] = seed
+    return msgspec.structs.replace(plan, **changes)
+
+
+def check_world(plan: Experiment, place: Lab, lab: str) -> None:
+    if plan.surface.policy != "none" and place.by_role("ris") is None:
+        raise InputError(f"{lab}: the experiment moves a surface, but no node has role = 'ris'")
+
+
+def stop_on_signals(server: Coordinator, crew: Crew | None) -> None:
+    """First Ctrl-C: finish the round; second: drop it; third: silence the transmitters at once."""
+    kinds = iter(("stop", "abort", "halt"))
+
+    def ask(*_: object) -> None:
+        kind = next(kinds, None)
+        if kind is None:
+            return
+        server.interrupted = True
+        say(
+            {
+                "stop": "finishing the round (again: drop it)",
+                "abort": "dropping the round (again: halt)",
+                "halt": "halt",
+            }[kind]
+        )
+        server.ask_stop(kind)  # type: ignore[arg-type]
+
+    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGHUP, ask)  # a dropped terminal

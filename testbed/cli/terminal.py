@@ -1,0 +1,128 @@
+"""What a person sees: lines, progress, the outcome of a run."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import typer
+
+if TYPE_CHECKING:
+    from testbed.coordinator.server import Progress
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+class ProgressBar:
+    """Rounds, rounds/s, SNR and key bits on a terminal; a plain line every few seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._plain_at = 0
+
+    def __enter__(self) -> ProgressBar:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            self._bar = Progress(
+                TextColumn("{task.fields[phase]:>11}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                console=Console(stderr=True),
+                transient=True,
+                refresh_per_second=5,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("run", total=None, phase="starting", figures="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, p: Progress) -> None:
+        snr = "   –" if math.isnan(p.snr_db) else f"{p.snr_db:4.1f} dB"  # private nodes do not tell it
+        figures = f"{p.rounds_per_s:5.0f} rounds/s  SNR {snr}  kept {p.kept}  key bits {p.key_bits}"
+        if p.message is not None:
+            if self._bar is not None:
+                self._bar.console.print(p.message)
+            else:
+                say(p.message)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=p.round, total=p.rounds, phase=p.phase, figures=figures)
+        elif p.round >= self._plain_at + 200 or (p.round == p.rounds and self._plain_at < p.rounds):
+            self._plain_at = p.round
+            say(f"{p.round}/{p.rounds} rounds  {figures}")
+
+
+def conclude(outcome: Any, as_json: bool) -> None:
+    """Make the report, show the outcome, leave with the right status."""
+    from testbed.report import html
+
+    path = html.make(outcome.folder)
+    if as_json:
+        print_json(outcome.summary)
+    elif outcome.status != "failed" or outcome.summary["rounds"]:  # of a run that never started there is only a reason
+        _show(outcome, path)
+    sys.stdout.flush()  # the reason is the last line, whatever the streams are
+    if outcome.status == "failed":
+        say(f"run failed: {outcome.detail}; report: {path}")
+        raise typer.Exit(1)
+    if outcome.status == "stopped":
+        raise typer.Exit(130)
+    if outcome.summary.get("keys_mismatched"):
+        say("run failed: verified keys differ")
+        raise typer.Exit(1)
+
+
+def training_line(told: dict[str, Any]) -> str:
+    from testbed.report import training
+
+    return "training: " + "; ".join(f"{what}: {text}" for what, text in training.rows(told))
+
+
+def _show(outcome: Any, report_path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    s = outcome.summary
+    console = Console()
+
+    def figure(value: Any, form: str = "") -> str:
+        return "–" if value is None else format(value, form)
+
+    rejected = ", ".join(f"{n} {why}" for why, n in s["pairs_rejected"].items()) or "none"
+    console.print(
+        f"[bold]{s['keys_verified']} verified keys, {s['key_bits']} bits[/bold]"
+        f" (mismatched: {figure(s['keys_mismatched'])}; recovered by Eve: {figure(s['eve_keys_recovered'])})"
+    )
+    console.print(
+        f"rounds {s['rounds']}, pairs kept {s['pairs_kept']}, rejected: {rejected}, "
+        f"{figure(s['rounds_per_s'], '.0f')} rounds/s"
+    )
+    console.print(
+        f"raw bits {s['raw_bits']}, disagreement Alice–Bob {figure(s['kdr_raw'], '.3f')}, "
+        f"Eve {figure(s['kdr_eve'], '.3f')}, "
+        f"min-entropy given Eve {figure(s['min_entropy_per_bit'], '.3f')} bit/bit, "
+        f"key rate {figure(s['key_rate_bps'], '.1f')} bit/s of channel time"
+    )
+    if "training" in s:
+        console.print(training_line(s["training"]), highlight=False, markup=False)
+    table = Table(title="health", title_justify="left", show_header=False)
+    for entry in s["health"]:
+        table.add_row("[green]ok[/green]" if entry["ok"] else "[yellow]look[/yellow]", entry["check"], entry["detail"])
+    console.print(table)
+    console.print(f"report: {report_path}", soft_wrap=True)

@@ -1,0 +1,19 @@
+"""The two files a user writes: reading them, checking them, opening the devices that a lab names."""
+
+from testbed.config.check import MIN_TRAINING_ROUNDS, check_drivers, check_experiment, check_lab, check_run
+from testbed.config.read import bundled, convert, find, json_schema, load_experiment, load_lab, state_root
+
+__all__ = [
+    "MIN_TRAINING_ROUNDS",
+    "bundled",
+    "check_drivers",
+    "check_experiment",
+    "check_lab",
+    "check_run",
+    "convert",
+    "find",
+    "json_schema",
+    "load_experiment",
+    "load_lab",
+    "state_root",
+]

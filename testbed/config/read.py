@@ -1,0 +1,91 @@
+"""Reads the two files a user writes, by path or by bundled name.
+
+Strict: an unknown key, a missing table or a value of the wrong type or range raises InputError in one line that names
+file, table and key and says what is accepted. No number may be inf or nan: records are JSON, which has neither.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from testbed.config.check import check_experiment, check_lab
+from testbed.core import options
+from testbed.core.config import Experiment, Lab, NodePlace
+from testbed.core.errors import InputError
+
+T = TypeVar("T", Experiment, Lab)
+_BUNDLED = {Experiment: "experiments", Lab: "labs"}
+
+
+def bundled(kind: type[Experiment] | type[Lab]) -> dict[str, Path]:
+    """Return the bundled files of a kind by name."""
+    folder = Path(str(files("testbed"))) / "bundled" / _BUNDLED[kind]
+    return {p.stem: p for p in sorted(folder.glob("*.toml"))}
+
+
+def find(kind: type[Experiment] | type[Lab], name: str) -> Path:
+    """Return the path of a file given by path or bundled name; raises InputError naming the bundled ones."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = bundled(kind)
+    if name in known:
+        return known[name]
+    what = "experiment" if kind is Experiment else "lab"
+    raise InputError(f"{name}: no such {what} file; bundled: {', '.join(known)}")
+
+
+def load_experiment(name: str) -> Experiment:
+    """Read and check an experiment file, stage names and options included."""
+    path = find(Experiment, name)
+    experiment = _load(path, Experiment)
+    check_experiment(experiment, str(path))
+    return experiment
+
+
+def load_lab(name: str) -> Lab:
+    """Read and check a lab file."""
+    path = find(Lab, name)
+    lab = _load(path, Lab)
+    check_lab(lab, str(path))
+    return lab
+
+
+def _load(path: Path, kind: type[T]) -> T:
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise InputError(f"{path}: not UTF-8 text at byte {exc.start}") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise InputError(f"{path}: not TOML: {exc}") from exc
+    return convert(raw, kind, str(path))
+
+
+def convert(raw: dict[str, Any], kind: type[T], source: str) -> T:
+    """Check a parsed file against its schema; raises InputError in one line."""
+    options.refuse_non_finite(raw, source, [])
+    if kind is Lab and isinstance(raw.get("node"), dict):
+        # one by one first: the error for a whole dict does not say which of its tables is wrong
+        for name, table in raw["node"].items():
+            options.convert(table, NodePlace, source, [f"node.{name}"])
+    return options.convert(raw, kind, source, [])
+
+
+def json_schema(kind: type[Experiment] | type[Lab]) -> dict[str, Any]:
+    """Return the JSON Schema of a file kind."""
+    return msgspec.json.schema(kind)
+
+
+def state_root() -> Path:
+    """Return the folder for identities and key stores: $TESTBED_STATE, or the user's state folder."""
+    if "TESTBED_STATE" in os.environ:
+        return Path(os.environ["TESTBED_STATE"])
+    return Path(os.environ.get("XDG_STATE_HOME", "~/.local/state")).expanduser() / "ris-skg-testbed"

@@ -1,0 +1,134 @@
+"""The contract of an Eve: what she knows, and how likely she takes each label of each symbol.
+
+Adding one is adding one file to `testbed/entropy/attacks`, or installing a package that names its class under the entry
+point `testbed.attacks`. The least that one has to say:
+
+    class Loudest(Attack):
+        knows = "that label 0 is the most frequent one"
+
+        def predict(self, facts, train, test):
+            count = np.bincount(facts.value[train], minlength=facts.n_labels) + 0.5
+            return np.tile(count / count.sum(), (test.size, 1))
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import ClassVar, Literal
+
+from testbed.core.types import F64, I64
+from testbed.entropy.facts import Facts
+
+Folds = Literal["probes", "symbols"]
+
+
+class Attack(ABC):
+    """One Eve. A fresh object judges a block; it is asked fold by fold and may keep what follows from Eve's side.
+
+    Her unknown parameters may be fitted on Alice's own features and CSI of `train` ("genie"): what an Eve of unlimited
+    skill could find. Deterministic for a seed.
+    """
+
+    knows: ClassVar[str] = ""
+    """For the report: what this Eve has, a noun phrase that ends "She knows …"."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Fields of `Facts` that must not be empty or None."""
+    folds: ClassVar[Folds] = "symbols"
+    """What is hidden together. "symbols": single labels, so that the other dimensions of the same probe are known: for
+    attacks that read Alice's string (the chain rule conditions on it). "probes": everything of a probe, for attacks
+    that take Alice's analogue values of other probes for inputs or targets: CSI and features of the same probe say more
+    of a label than the string ever could."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self.name = type(self).__module__.rpartition(".")[2]
+
+    def applies(self, facts: Facts) -> bool:
+        """Return whether there is anything to attack with. Default: everything in `needs` is there."""
+        return all(getattr(facts, name) is not None and len(getattr(facts, name)) > 0 for name in self.needs)
+
+    @abstractmethod
+    def predict(self, facts: Facts, train: I64, test: I64) -> F64:
+        """Return P (test symbol, label) with rows that sum to 1, 0 for labels that the symbol's depth does not have.
+
+        `train` and `test` are ascending indices of symbols; in `facts` labels, features and CSI of `test` are hidden.
+        """
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """Effective number of parameters that the last `predict` fitted; 0 where nothing is fitted."""
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """An attack that could not be loaded."""
+
+    name: str
+    reason: str
+
+
+def load_attacks(package: str = "testbed.entropy.attacks") -> tuple[dict[str, type[Attack]], list[Broken]]:
+    """Return the attacks by name, and those that cannot be used with the reason: files of the package, entry points.
+
+    A file whose name begins with an underscore is no attack. Of two attacks of one name the entry point's is refused.
+    """
+    found: dict[str, type[Attack]] = {}
+    broken = []
+    folder = importlib.import_module(package)
+    for name in sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_")):
+        try:
+            found[name] = _class_of(f"{package}.{name}")
+        except Exception as exc:
+            broken.append(Broken(name, f"{type(exc).__name__}: {exc}"))
+    for point in sorted(entry_points(group="testbed.attacks"), key=lambda p: p.name):
+        try:
+            if point.name in found:
+                raise ValueError("another attack has this name")
+            found[point.name] = _checked(point.load())
+        except Exception as exc:
+            broken.append(Broken(point.name, f"{type(exc).__name__}: {exc}"))
+    return found, broken
+
+
+def make_attacks(classes: dict[str, type[Attack]], seed: int) -> list[Attack]:
+    """Build one attack of each class, named as in `classes`."""
+    out = []
+    for name, cls in classes.items():
+        attack = cls(seed)
+        attack.name = name
+        out.append(attack)
+    return out
+
+
+def portfolio(seed: int = 0, names: Sequence[str] | None = None) -> list[Attack]:
+    """Return fresh attacks, all or those of these names; raises ValueError for a name that is not there."""
+    classes, _ = load_attacks()
+    unknown = sorted(set(names or ()) - set(classes))
+    if unknown:
+        raise ValueError(f"no attack is called {', '.join(unknown)}; accepted: {', '.join(classes)}")
+    return make_attacks({name: classes[name] for name in names or classes}, seed)
+
+
+def _class_of(module_name: str) -> type[Attack]:
+    module = importlib.import_module(module_name)
+    classes = [
+        c
+        for c in vars(module).values()
+        if inspect.isclass(c) and issubclass(c, Attack) and not inspect.isabstract(c) and c.__module__ == module_name
+    ]
+    if len(classes) != 1:
+        raise ValueError(f"{len(classes)} attacks in one file; accepted: 1")
+    return classes[0]
+
+
+def _checked(cls: object) -> type[Attack]:
+    if not (inspect.isclass(cls) and issubclass(cls, Attack)):
+        raise TypeError(f"{cls!r} is no Attack")
+    return cls

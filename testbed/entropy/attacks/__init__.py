@@ -1,0 +1,1 @@
+"""The portfolio of Eves, one file each (`testbed.entropy.attack`)."""

@@ -1,0 +1,296 @@
+"""Alice judges a portfolio of Eves on her whole string, out of fold, and bounds what is left of it.
+
+Ten random folds of the kept symbols; published symbols, earlier blocks, training and earlier runs are always known to
+the attack. Each symbol is guessed exactly once, by an attack that has not seen its label, feature or CSI. What is hidden
+together is the attack's own statement (`Attack.folds`): single symbols for those that read Alice's string, since the
+chain rule conditions on every other label; whole probes for those that take her analogue values, because features and
+CSI of the same probe would say more of a label than the string does.
+
+Two bounds come of it, both of them **estimates that condition on the portfolio**: no statistic excludes an attack that
+is not in it.
+
+estimated   H = Σ over label depths of −n·log2 p̄, the least over attacks; p̄ is the upper Clopper–Pearson limit of the
+            probability to guess a label, at δ = 2^−(e+2) / (attacks · blocks), shared among depths. −log2 of a mean is
+            at most the mean of −log2 (convexity), so symbols that are guessed unequally well are charged in full.
+modelled    H = min L − 0.72 · max dof − smoothing, at most M, and 0 below M/2. L is the out-of-fold log-loss in bits;
+            each fitted parameter costs ½·log2 e = 0.72 bits of it on average, which are the learner's and not entropy;
+            smoothing is what the ε-smooth min-entropy lies below the Shannon entropy of independent labels with the
+            predicted distributions, by the best of several Rényi orders (Tomamichel, Colbeck and Renner 2009). Below M/2
+            what is left is dominated by what learners miss: the cliff.
+
+What is proved and what is not.
+- *Erasure.* With symbol folds the sum over symbols of the entropy given nine tenths of all others is at most
+  H(string) + n/10 · (h(9n/10) − h(n−1)), h(k) the mean entropy of a label given k random others: the chain rule averaged
+  over all orders, in which h(k) decreases (Han 1978; erasure entropy, Verdú and Weissman 2008). For Shannon entropy.
+- *Trials that depend on one another.* Inside one fold, given all that is outside of it, hits minus their conditional
+  probabilities are a martingale difference sequence, and the Chernoff bound in relative entropy holds for the average
+  conditional probability under any dependence (the exponential supermartingale Π e^(−λ·hit)/(1 − p(1 − e^−λ)) and
+  concavity of the logarithm). This is a proof for each fold alone, of n/10 trials; pooling ten folds at the level of n
+  trials is not covered by it: what is proved of a pooled cross-validation is no more than for a tenth of the trials
+  (Blum, Kalai and Langford 1999).
+- Therefore an *estimate* replaces the missing proof: hits of neighbouring probes may go together (one odd label spoils
+  the guesses around it), so the number of trials is divided by the variance of batch sums relative to independent
+  trials, never below 1 (`inflation`). Batches of probes, in order; two lengths, the larger value counts.
+- Neither bound is a statement about distributions that differ from block to block, nor about what Eve learns later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import betaincinv
+
+from testbed.core.errors import InputError
+from testbed.core.seeds import derive, permutation
+from testbed.core.types import F64, I64
+from testbed.entropy.attack import Attack, Broken, load_attacks, make_attacks
+from testbed.entropy.facts import HIDDEN, Facts
+
+FOLDS = 10
+BITS_A_PARAMETER = 0.72
+Rule = Literal["estimated", "modelled"]
+
+_BATCHES = (64, 24)
+_SUM, _SAME = 1e-6, 1e-9
+_ORDERS = 1.0 + np.geomspace(3e-3, 30.0, 14)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one Eve can do with the kept symbols of a block."""
+
+    attack: str
+    knows: str
+    symbols: int
+    hits: int
+    upper_bound: float
+    """p̄, the mean over symbols where depths differ."""
+    log_loss_bits: float
+    """L, out of fold, of all kept symbols."""
+    smoothing_bits: float
+    degrees_of_freedom: float
+    """Mean over folds."""
+    inflation: float
+    """Variance of hits relative to independent trials, ≥ 1."""
+    estimated_bits: float
+    """H that this Eve alone would leave by the rule "estimated", ≥ 0."""
+
+    @property
+    def guess_probability(self) -> float:
+        return self.hits / self.symbols if self.symbols else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attack that crashed or lied: a counted event, and no key from this block."""
+
+    attack: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Outcome of a block."""
+
+    kept_symbols: int
+    kept_bits: int
+    """M."""
+    findings: tuple[Finding, ...]
+    failures: tuple[Failure, ...]
+    attacks: int
+    """A, by which δ was divided."""
+    delta_log2: float
+
+    def modelled_bits(self, finding: Finding) -> float:
+        """Return H that this Eve alone would leave by the rule "modelled", 0 to M, the cliff included."""
+        most = max((f.degrees_of_freedom for f in self.findings), default=0.0)
+        bits = min(self.kept_bits, finding.log_loss_bits - finding.smoothing_bits) - BITS_A_PARAMETER * most
+        return 0.0 if bits < self.kept_bits / 2 else bits
+
+    def bits(self, finding: Finding, rule: Rule) -> float:
+        """Return H that this Eve alone would leave."""
+        return finding.estimated_bits if rule == "estimated" else self.modelled_bits(finding)
+
+    def worst(self, rule: Rule) -> Finding | None:
+        """Return the Eve who leaves least; None where nothing was judged."""
+        return min(self.findings, key=lambda f: self.bits(f, rule), default=None)
+
+    def min_entropy(self, rule: Rule) -> float:
+        """Return H of the whole portfolio in bits; 0 where an attack failed or nothing was judged."""
+        worst = self.worst(rule)
+        return 0.0 if self.failures or worst is None else max(0.0, self.bits(worst, rule))
+
+
+def judge(
+    facts: Facts,
+    *,
+    epsilon_log2: int = 64,
+    blocks: int = 1,
+    seed: int = 0,
+    attacks: Sequence[Attack] | None = None,
+) -> Judgement:
+    """Try every attack on a block. `blocks`: how many the run plans. Deterministic for a seed.
+
+    Raises InputError for facts with hidden labels or numbers that make no sense; what an attack does wrong becomes a
+    `Failure`.
+    """
+    if (facts.value == HIDDEN).any():
+        raise InputError("facts with hidden labels cannot be judged; accepted: Alice's own, whole")
+    if epsilon_log2 < 1 or blocks < 1:
+        raise InputError(f"epsilon_log2 = {epsilon_log2}, blocks = {blocks}; accepted: 1 or more")
+    broken: list[Broken] = []
+    if attacks is None:
+        classes, broken = load_attacks()
+        attacks = make_attacks(classes, derive(seed, "attacks"))
+    delta_log2 = -(epsilon_log2 + 2) - np.log2(max(len(attacks), 1) * blocks)
+    failures = [Failure(b.name, f"could not be loaded: {b.reason}") for b in broken]
+    findings = []
+    for attack in attacks:
+        try:
+            if facts.kept.size and attack.applies(facts):
+                findings.append(_finding(facts, attack, seed, delta_log2, epsilon_log2))
+        except Exception as exc:  # an attack is anybody's code
+            failures.append(Failure(attack.name, f"{type(exc).__name__}: {exc}"))
+    return Judgement(
+        facts.kept.size, facts.kept_bits, tuple(findings), tuple(failures), len(attacks), float(delta_log2)
+    )  # fmt: skip
+
+
+def folds(facts: Facts, kind: str, seed: int) -> list[I64]:
+    """Return the folds, ascending indices of kept symbols each; empty ones are left out."""
+    kept = facts.kept
+    if kind == "probes":
+        of = permutation(facts.rounds.size, seed, "folds of probes")[facts.probe[kept]] % FOLDS
+    else:
+        of = permutation(kept.size, seed, "folds of symbols") % FOLDS
+    return [kept[of == f] for f in range(FOLDS) if (of == f).any()]
+
+
+class AttackLied(Exception):
+    """What an attack returned is no distribution, or follows from what was hidden from it."""
+
+
+def _finding(facts: Facts, attack: Attack, seed: int, delta_log2: float, epsilon_log2: int) -> Finding:
+    kept = facts.kept
+    p, freedom = _predictions(facts, attack, seed)
+    hit = p[kept].argmax(axis=1) == facts.value[kept]
+    with np.errstate(divide="ignore"):
+        loss = -np.log2(p[kept, facts.value[kept]])
+    depth = facts.bits[kept]
+    extra = inflation(hit, facts.probe[kept], depth)
+    bounds = upper_bounds(hit, depth, extra, delta_log2)
+    each = np.array([bounds[int(m)] for m in depth])
+    return Finding(
+        attack=attack.name,
+        knows=attack.knows,
+        symbols=kept.size,
+        hits=int(hit.sum()),
+        upper_bound=float(each.mean()),
+        log_loss_bits=float(loss.sum()),
+        smoothing_bits=smoothing(p[kept], epsilon_log2 - delta_blocks(delta_log2, epsilon_log2)),
+        degrees_of_freedom=freedom,
+        inflation=extra,
+        estimated_bits=float(-np.log2(each).sum()),
+    )
+
+
+def delta_blocks(delta_log2: float, epsilon_log2: int) -> float:
+    """Return −log2 of what δ was divided by, so that smoothing gets its share of every block and attack too."""
+    return delta_log2 + epsilon_log2 + 2
+
+
+def _predictions(facts: Facts, attack: Attack, seed: int) -> tuple[F64, float]:
+    """Return P (symbol, label), 0 for published symbols, and the mean degrees of freedom."""
+    p, freedom = np.zeros((facts.value.size, facts.n_labels)), []
+    parts = folds(facts, attack.folds, seed)
+    for test in parts:
+        p[test] = _ask(facts, attack, test)
+        freedom.append(float(attack.degrees_of_freedom))
+    # The canary: by now every label was shown in some fold. Asked again about the first one, an honest attack says what
+    # it said before; one that kept what it should not have seen does better.
+    if np.abs(_ask(_another_string(facts, parts[0], seed), attack, parts[0]) - p[parts[0]]).max() > _SAME:
+        raise AttackLied("its answer about hidden symbols changed once it had seen their labels (canary)")
+    if not all(np.isfinite(f) and f >= 0 for f in freedom):
+        raise AttackLied(f"degrees_of_freedom = {freedom}; accepted: numbers from 0")
+    return p, float(np.mean(freedom))
+
+
+def _another_string(facts: Facts, test: I64, seed: int) -> Facts:
+    """Return the facts with the labels of `test` in another order: hidden, so nobody may notice."""
+    from dataclasses import replace
+
+    value = facts.value.copy()
+    for bits in np.unique(facts.bits[test]).tolist():
+        own = test[facts.bits[test] == bits]
+        value[own] = value[own[permutation(own.size, seed, "canary", bits)]]
+    return replace(facts, value=value)
+
+
+def _ask(facts: Facts, attack: Attack, test: I64) -> F64:
+    train = np.delete(np.arange(facts.value.size), test)
+    p = np.asarray(attack.predict(facts.hide(test), train, test), np.float64)
+    if p.shape != (test.size, facts.n_labels):
+        raise AttackLied(f"predictions of shape {p.shape}; accepted: {(test.size, facts.n_labels)}")
+    if not np.isfinite(p).all() or (p < 0).any():
+        raise AttackLied("a probability is negative or not a number")
+    beyond = np.arange(facts.n_labels)[None, :] >= (1 << facts.bits[test])[:, None]
+    if np.abs(p.sum(axis=1) - 1.0).max() > _SUM or p[beyond].any():
+        raise AttackLied(f"probabilities of a symbol's labels add up to {p.sum(axis=1).min():.6g}; accepted: 1")
+    return p
+
+
+# ---------------------------------------------------------------- bounds
+
+
+def inflation(hit: np.ndarray, probe: I64, depth: I64) -> float:
+    """Return the variance of sums of hits over batches of neighbouring probes, relative to independent trials; ≥ 1."""
+    expected = np.zeros(hit.size)
+    for m in np.unique(depth):
+        expected[depth == m] = hit[depth == m].mean()
+    place = np.unique(probe, return_inverse=True)[1]
+    most = 1.0
+    for batches in _BATCHES:
+        if place[-1] < 2 * batches:
+            continue
+        batch = place * batches // (int(place[-1]) + 1)
+        sums = np.bincount(batch, hit - expected, batches)
+        spread = float((expected * (1.0 - expected)).sum())
+        if spread > 0.0:
+            most = max(most, float((sums**2).sum()) / spread * batches / (batches - 1))
+    return most
+
+
+def upper_bounds(hit: np.ndarray, depth: I64, inflation: float, delta_log2: float) -> dict[int, float]:
+    """Return by label depth the upper confidence limit of the probability to guess a label."""
+    depths = np.unique(depth).tolist()
+    delta = 2.0**delta_log2 / len(depths)
+    return {m: clopper_pearson(float(hit[depth == m].sum()), int((depth == m).sum()), inflation, delta) for m in depths}
+
+
+def clopper_pearson(hits: float, trials: float, inflation: float, delta: float) -> float:
+    """Return the upper limit of a probability of which `hits` of `trials` are known; both count by their inflation.
+
+    1 − I⁻¹(n − h, h + 1; δ) and not I⁻¹(h + 1, n − h; 1 − δ), which is 1.0 for δ below 2⁻⁵³.
+    """
+    if hits >= trials:
+        return 1.0
+    n, h = trials / inflation, hits / inflation
+    return float(1.0 - betaincinv(n - h, h + 1.0, delta))
+
+
+def smoothing(p: F64, epsilon_log2: float) -> float:
+    """Return how far the ε-smooth min-entropy of independent labels lies below their Shannon entropy, in bits.
+
+    p (symbol, label); ε = 2**−(epsilon_log2 + 3), both sides of which cost a quarter of the whole.
+    """
+    with np.errstate(divide="ignore"):
+        logs = np.log2(p)
+    shannon = -float(np.where(p > 0, p * logs, 0.0).sum())
+    best = -float(logs.max(axis=1).sum())  # of order ∞, without smoothing
+    for order in _ORDERS.tolist():
+        renyi = float(np.log2(np.exp2(order * logs).sum(axis=1)).sum()) / (1.0 - order)
+        best = max(best, renyi - (epsilon_log2 + 3.0) / (order - 1.0))
+    return max(0.0, shannon - best)

@@ -1,0 +1,315 @@
+"""How long a key may be: the length rule, term by term.
+
+    ℓ = ⌊H − leaked − 2·(e + 2 + log2 B) − log2(number of possible lengths)⌋, in steps of 64,
+
+H of `entropy.judge` (or of an assumed Eve, whichever is less), e = −log2 ε of a whole run of B blocks. The budget:
+
+    ε_PE  2^−(e+2)   over all blocks and attacks: an attack is better than its confidence limit says
+    ε_EC  2^−(e+2)   both sides confirm strings that differ
+    ε_PA  2^−(e+2)   over all blocks: what hashing leaves (leftover hash lemma: Impagliazzo, Levin and Luby 1989; with
+                     side information and smoothing, Renner 2005; each block gets ε_PA/B, hence 2·(e + 2 + log2 B))
+    the fourth quarter is for smoothing in the rule "modelled".
+
+The leftover hash lemma holds for a length that is fixed beforehand. Here the length follows from the string, so it is
+told, and a message of one of k possible contents costs log2 k bits (Dodis, Ostrovsky, Reyzin and Smith 2008, lemma 2.2:
+average min-entropy): that is why lengths come in steps, and why no entropy is ever announced.
+
+The leftover hash lemma, the charge for messages and the sum over blocks are proofs *given H*. H is an estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import floor, log2, pi
+
+import numpy as np
+
+from testbed.core.errors import InputError
+from testbed.core.types import F64
+from testbed.entropy.facts import Facts
+from testbed.entropy.gaussian_labels import renyi_entropy
+from testbed.entropy.judge import Finding, Judgement, Rule
+
+STEP = 64
+TAG_BITS = 128
+_ORDERS = 1.0 + np.geomspace(1e-4, 1.0, 25)
+_MOST_R2 = 0.999999
+_NOISE = 0.01
+"""Of an assumed array's antenna, relative to its signal: 20 dB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a run may fail with, and over how many blocks that is shared out."""
+
+    epsilon_log2: int = 64
+    """e: the keys of a run are together within 2**−e of ideal, given H."""
+    blocks: int = 1
+    """B: blocks that the run plans."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.epsilon_log2 <= 256:
+            raise InputError(f"epsilon_log2 = {self.epsilon_log2}; accepted: 1 to 256")
+        if self.blocks < 1:
+            raise InputError(f"blocks = {self.blocks}; accepted: 1 or more")
+
+    @property
+    def quarter_log2(self) -> int:
+        """log2 of each of ε_PE, ε_EC and ε_PA over the run."""
+        return -(self.epsilon_log2 + 2)
+
+    @property
+    def hashing_bits(self) -> float:
+        """2·log2 1/ε_PA of one block."""
+        return 2.0 * (self.epsilon_log2 + 2 + log2(self.blocks))
+
+    def check_tag(self, string_bits: int, tag_bits: int = TAG_BITS) -> None:
+        """Raise InputError where a polynomial tag of a string is not good enough for ε_EC: n/t + 1 terms of 2^−t."""
+        log2_failure = log2(self.blocks) + log2(string_bits / tag_bits + 1.0) - tag_bits
+        if log2_failure > self.quarter_log2:
+            raise InputError(
+                f"ε = 2^−{self.epsilon_log2} over {self.blocks} blocks asks more of error detection than a tag of "
+                f"{tag_bits} bits gives (2^{log2_failure:.0f}); accepted: up to 2^−{floor(-log2_failure) - 2}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class AssumedEve:
+    """An Eve that was not measured, as the user assumes her. Give a correlation or a distance."""
+
+    correlation: float | None = None
+    """Of one antenna's feature with Alice's, as normal scores, 0 to 1."""
+    distance_wavelengths: float | None = None
+    """Of her nearest antenna from Bob's (or Alice's) in scattering from all sides: her field has the correlation
+    J0(2πd), taken at the least favourable distance from d on (the zeros of J0 are not counted on)."""
+    antennas: int = 1
+
+    def __post_init__(self) -> None:
+        if (self.correlation is None) == (self.distance_wavelengths is None):
+            raise InputError("an assumed Eve has a correlation or a distance in wavelengths; accepted: one of both")
+        if self.correlation is not None and not 0.0 <= self.correlation <= 1.0:
+            raise InputError(f"assumed correlation = {self.correlation}; accepted: 0 to 1")
+        if self.distance_wavelengths is not None and not 0.0 <= self.distance_wavelengths < float("inf"):
+            raise InputError(f"assumed distance = {self.distance_wavelengths} wavelengths; accepted: 0 or more")
+        if not 1 <= self.antennas <= 64:
+            raise InputError(f"assumed antennas = {self.antennas}; accepted: 1 to 64")
+
+    def with_antennas(self, antennas: int) -> AssumedEve:
+        return AssumedEve(self.correlation, self.distance_wavelengths, antennas)
+
+    @property
+    def joint_correlation(self) -> float:
+        """Multiple correlation of Alice's score with all antennas together.
+
+        From a correlation: antennas whose noise and fading are independent of one another, R² = A·ρ², which is the most
+        that A such antennas can have. From a distance: a row of antennas half a wavelength apart that leads away from
+        Bob, 20 dB above its noise, the best linear combination.
+        """
+        if self.correlation is not None:
+            return float(np.sqrt(min(_MOST_R2, self.antennas * self.correlation**2)))
+        assert self.distance_wavelengths is not None
+        return float(np.sqrt(min(_MOST_R2, _array_r2(self.distance_wavelengths, self.antennas))))
+
+    @property
+    def words(self) -> str:
+        """The assumption as a report states it."""
+        n = "one antenna" if self.antennas == 1 else f"{self.antennas} antennas"
+        if self.correlation is not None:
+            return f"Eve has {n}, each with correlation {self.correlation:g} at most"
+        return f"Eve has {n}, none nearer than {self.distance_wavelengths:g} wavelengths, in scattering from all sides"
+
+    def min_entropy(self, facts: Facts, budget: Budget) -> float:
+        """Return the smooth min-entropy in bits of the kept labels given her, by the Gaussian copula model.
+
+        Probes are independent in this model; what anybody can predict is what the portfolio is for.
+        """
+        rho = round(self.joint_correlation, 6)
+        if rho == 0.0:
+            return float(facts.kept_bits)
+        depth, count = np.unique(facts.bits[~facts.published], return_counts=True)
+        price = budget.epsilon_log2 + 3 + log2(budget.blocks)
+        bits = [
+            sum(int(n) * renyi_entropy(rho, int(m), float(a)) for m, n in zip(depth, count, strict=True))
+            - price / (float(a) - 1.0)
+            for a in _ORDERS
+        ]
+        return max(0.0, *bits)
+
+
+def _array_r2(distance: float, antennas: int) -> float:
+    from scipy.special import j0
+
+    place = np.arange(antennas) / 2.0
+    own = np.asarray(j0(2 * pi * np.abs(place[:, None] - place[None, :]))) + _NOISE * np.eye(antennas)
+    across: F64 = np.asarray(j0(2 * pi * (distance + np.arange(0.0, 1.0, 0.02)[:, None] + place[None, :])))
+    return float((across * np.linalg.solve(own, across.T).T).sum(axis=1).max())
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A line of the ledger: what is there, or taken off (negative)."""
+
+    name: str
+    bits: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class EveRow:
+    """A row of "Who could know this key"."""
+
+    name: str
+    knows: str
+    guess_probability: float | None
+    """Of a whole label; None where she is assumed."""
+    upper_bound: float | None
+    key_bits: int
+    """What the key would be if she were the only Eve."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLength:
+    """The length of a block's key and how it came about."""
+
+    bits: int
+    """ℓ, a multiple of 64; 0: no key."""
+    rule: Rule
+    budget: Budget
+    min_entropy_bits: float
+    """H; never announced."""
+    terms: tuple[Term, ...]
+    """In the order of the rule; they add up to ℓ before rounding down, where that is positive."""
+    limiting: str | None
+    """The Eve who set the length; None where nothing was judged."""
+    eves: tuple[EveRow, ...]
+    sensitivity: tuple[EveRow, ...]
+    assumptions: tuple[str, ...]
+    failure: str | None = None
+    """Why there is no key, where there is none."""
+    epsilon_log2: dict[str, float] = field(default_factory=dict)
+    """log2 of total, estimation, correction, amplification over the whole run."""
+
+
+def key_length(
+    facts: Facts,
+    judgement: Judgement,
+    leaked_bits: int,
+    budget: Budget,
+    rule: Rule = "estimated",
+    assumed: AssumedEve | None = None,
+    published_bits: int = 0,
+    sensitivity: Sequence[int] = (2, 4, 8),
+) -> KeyLength:
+    """Return the length of a block's key.
+
+    leaked_bits: the ledger's total of everything that was said about the kept string, tags included.
+    published_bits: bits of kept symbols that were published where symbols are not published whole.
+    assumed: the Eve that is assumed where none was measured, or beside the measured one; the least of all counts.
+    """
+    if leaked_bits < 0 or published_bits < 0:
+        raise InputError(f"leaked_bits = {leaked_bits}, published_bits = {published_bits}; accepted: 0 or more")
+    ask = _Question(facts, judgement, leaked_bits + published_bits, budget, rule)
+    measured = judgement.worst(rule)
+    h, limiting = (0.0, None) if measured is None else (judgement.bits(measured, rule), measured.attack)
+    if assumed is not None and measured is not None and (guess := ask.assumed(assumed)) < h:
+        h, limiting = guess, "assumed"
+    if judgement.failures:
+        h, limiting = 0.0, judgement.failures[0].attack
+    terms = ask.terms(h, leaked_bits, published_bits, limiting)
+    bits = ask.rounded(h)
+    return KeyLength(
+        bits=bits,
+        rule=rule,
+        budget=budget,
+        min_entropy_bits=h,
+        terms=terms,
+        limiting=limiting,
+        eves=ask.rows(assumed),
+        sensitivity=ask.sensitivity(assumed, sensitivity),
+        assumptions=_assumptions(facts, judgement, rule, assumed),
+        failure=None if bits else _why(judgement, measured, terms),
+        epsilon_log2={
+            "total": float(-budget.epsilon_log2),
+            **dict.fromkeys(("estimation", "correction", "amplification"), float(budget.quarter_log2)),
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """All of the rule but H."""
+
+    facts: Facts
+    judgement: Judgement
+    told: int
+    budget: Budget
+    rule: Rule
+
+    @property
+    def _lengths_bits(self) -> float:
+        return log2(self.judgement.kept_bits // STEP + 1)
+
+    def rounded(self, h: float) -> int:
+        whole = floor(h - self.told - self.budget.hashing_bits - self._lengths_bits)
+        return max(0, whole // STEP * STEP)
+
+    def assumed(self, eve: AssumedEve) -> float:
+        return eve.min_entropy(self.facts, self.budget)
+
+    def terms(self, h: float, leaked: int, published: int, limiting: str | None) -> tuple[Term, ...]:
+        out = [Term("min_entropy", h, f"what {limiting or 'nobody'} leaves of {self.judgement.kept_bits} label bits")]
+        if published:
+            out.append(Term("published", -float(published), "bits of kept symbols that were published"))
+        out.append(Term("leaked", -float(leaked), "everything said about the kept string"))
+        out.append(Term("hashing", -self.budget.hashing_bits, "2·log2 1/ε_PA, leftover hash lemma"))
+        out.append(Term("lengths", -self._lengths_bits, "the length follows from the string, and is told"))
+        return tuple(out)
+
+    def row(self, finding: Finding) -> EveRow:
+        bits = 0 if self.judgement.failures else self.rounded(self.judgement.bits(finding, self.rule))
+        return EveRow(finding.attack, finding.knows, finding.guess_probability, finding.upper_bound, bits)
+
+    def rows(self, assumed: AssumedEve | None) -> tuple[EveRow, ...]:
+        out = [self.row(f) for f in self.judgement.findings]
+        if assumed is not None:
+            out.append(EveRow("assumed", assumed.words, None, None, self.rounded(self.assumed(assumed))))
+        return tuple(sorted(out, key=lambda r: (r.key_bits, -(r.guess_probability or 0.0))))
+
+    def sensitivity(self, assumed: AssumedEve | None, antennas: Sequence[int]) -> tuple[EveRow, ...]:
+        """Return what the key would be under other assumptions: never more than under those that were made."""
+        worst = self.judgement.worst(self.rule)
+        most = 0 if self.judgement.failures or worst is None else self.rounded(self.judgement.bits(worst, self.rule))
+        out = []
+        if assumed is not None:
+            for n in antennas:
+                other = assumed.with_antennas(max(n, assumed.antennas))
+                key = min(most, self.rounded(self.assumed(other)))
+                out.append(EveRow(f"{n} antennas", other.words, None, None, key))
+        return tuple(out)
+
+
+def _assumptions(
+    facts: Facts, judgement: Judgement, rule: Rule, assumed: AssumedEve | None
+) -> tuple[str, ...]:  # fmt: skip
+    out = [f"no Eve is better than the {len(judgement.findings)} attacks that were tried"]
+    if not facts.heard:
+        out.append("no Eve was measured")
+    if assumed is not None:
+        out.append(assumed.words)
+    if facts.states is not None and facts.patterns is None:
+        out.append("the surface's patterns are secret")
+    out.append("nobody stands later where Alice or Bob stood while the surroundings and the surface are the same")
+    if rule == "modelled":
+        out.append("labels are independent of one another given what the limiting attack knows")
+    return tuple(out)
+
+
+def _why(judgement: Judgement, measured: Finding | None, terms: tuple[Term, ...]) -> str:
+    if judgement.failures:
+        first = judgement.failures[0]
+        return f"attack {first.attack} failed: {first.reason}"
+    if measured is None:
+        return "no attack applies to this block, so nothing bounds what an Eve knows"
+    spelt = " ".join(f"{'−' if t.bits < 0 else ''} {abs(t.bits):.0f} {t.name}" for t in terms)
+    return f"entropy_exhausted: {spelt.strip()} < {STEP}"

@@ -1,0 +1,87 @@
+"""Series of several recordings on one axis of rounds: pairing, and correlation at every shift at once."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import fft
+
+from testbed.core.types import F64, I64
+from testbed.entropy.facts import Facts, Heard
+from testbed.entropy.gaussian_labels import normal_scores
+
+
+def at_rounds(rounds: I64, values: F64, wanted: I64) -> F64:
+    """Return (wanted, column) the values at these rounds, of any shape; NaN where the series has none."""
+    place = np.searchsorted(rounds, wanted)
+    place = np.minimum(place, max(rounds.size - 1, 0))
+    out = np.full((*wanted.shape, values.shape[1]), np.nan)
+    if rounds.size:
+        there = rounds[place] == wanted
+        out[there] = values[place[there]]
+    return out
+
+
+def joined(heard: tuple[Heard, ...], scores: bool = True) -> tuple[I64, F64]:
+    """Return all of Eve's series side by side: rounds of any of them, and (round, channel) values, NaN where missing.
+
+    `scores`: each channel's normal scores over the whole recording; else its values in standard deviations.
+    """
+    rounds = np.unique(np.concatenate([h.rounds for h in heard])) if heard else np.zeros(0, np.int64)
+    columns = [at_rounds(h.rounds, normal_scores(h.values) if scores else standard(h.values), rounds) for h in heard]
+    return rounds, np.concatenate(columns, axis=1) if columns else np.zeros((rounds.size, 0))
+
+
+def joined_of(facts: Facts, scores: bool = True) -> tuple[I64, F64]:
+    """As `joined` for a block, reckoned once for all attacks and folds; channels that never vary are left out."""
+    key = ("joined", scores)
+    if key not in facts.scratch:
+        rounds, values = joined(facts.heard, scores)
+        facts.scratch[key] = rounds, values[:, np.isfinite(values).any(axis=0)]
+    found: tuple[I64, F64] = facts.scratch[key]
+    return found
+
+
+def standard(values: F64) -> F64:
+    """Return each column in standard deviations from its mean; NaN where missing or without variation."""
+    there = np.isfinite(values)
+    n = np.maximum(there.sum(axis=0), 1)
+    mean = np.where(there, values, 0.0).sum(axis=0) / n
+    spread = np.sqrt(np.where(there, (values - mean) ** 2, 0.0).sum(axis=0) / n)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        out = (values - mean) / spread
+    out[:, ~(spread > 1e-12 * np.maximum(np.abs(mean), 1e-300))] = np.nan
+    return np.asarray(out)
+
+
+def agreement(a: F64, b: F64, n_fft: int) -> F64:
+    """Return (lag,) how well columns of spectrum `b` a lag later explain those of `a`, any with any, either sign.
+
+    Sum of squared correlations over all pairs of columns, n_fft lags modulo n_fft: lag l pairs a[k] with b[k + l].
+    """
+    out = np.zeros(n_fft, np.float32)
+    for i in range(a.shape[1]):
+        out += (fft.irfft(np.conj(a[:, i, None]) * b, n_fft, axis=0) ** 2).sum(axis=1)
+    return out
+
+
+MOST_CHANNELS = 160
+"""Of Eve's channels at Alice's rounds, the strongest directions that a regression gets: it has hundreds of rows."""
+
+
+def aligned(facts: Facts) -> F64:
+    """Return (probe, channel) Eve's channels in Alice's rounds, in standard deviations; NaN where she lacks them."""
+    if "aligned" not in facts.scratch:
+        rounds, values = joined_of(facts, scores=False)
+        facts.scratch["aligned"] = reduced(at_rounds(rounds, values, facts.rounds))
+    found: F64 = facts.scratch["aligned"]
+    return found
+
+
+def reduced(x: F64, most: int = MOST_CHANNELS) -> F64:
+    """Return at most so many columns that hold the most of x, as they are where they are few."""
+    most = min(most, max(8, x.shape[0] // 4))
+    if x.shape[1] <= most:
+        return x
+    filled = np.nan_to_num(x)
+    vectors = np.linalg.eigh(filled.T @ filled)[1][:, -most:]
+    return np.asarray(filled @ vectors)

@@ -1,0 +1,436 @@
+"""Finds and checks everything a lab file names, on this machine: keys, ports, clocks, radios, boards.
+
+Every finding is one line, with what to do about it where something must be done. Radios are measured and what was found
+is kept beside the node's state (`nodes/calibration.py`), where its daemon reads it. No daemon is started, so every
+device of this machine is driven from here; only the simulated air and its emulated devices are processes of their own.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import entry_points
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from testbed import config
+from testbed.core import identity, patterns, registry
+from testbed.core.config import Lab, RadioPlan
+from testbed.core.errors import InputError, TestbedError
+from testbed.core.radio import Radio, RadioSettings
+from testbed.core.ris import Board
+from testbed.core.types import SurfacePattern
+from testbed.lab import measure, processes
+from testbed.nodes import calibration
+from testbed.nodes.calibration import Calibration, GainStep, Heard
+
+_SCENE = "static_room"
+"""The bundled experiment whose scene the air of a simulated lab holds while it is checked."""
+_GAIN_ERROR_DB = 1.5
+_WELL_ABOVE_NOISE_DB = 10.0
+_OFFSET_DBFS = -25.0
+_NOISE_DBFS = -20.0
+_CLIPPED = 1e-3
+_SNR_DB = 10.0
+
+
+class Finding(Struct, frozen=True):
+    subject: str
+    check: str
+    ok: bool
+    detail: str
+    fix: str = ""
+    """What to do; empty where nothing must be done."""
+
+
+class Diagnosis(Struct, frozen=True):
+    lab: str
+    ok: bool
+    findings: list[Finding]
+    radios: dict[str, Calibration]
+    """What was measured, by node."""
+
+
+class _Notes:
+    """Collects findings, telling each as it comes."""
+
+    def __init__(self, tell: Callable[[Finding], None]) -> None:
+        self._tell = tell
+        self.all: list[Finding] = []
+
+    def ok(self, subject: str, check: str, detail: str) -> None:
+        self._add(Finding(subject, check, True, detail))
+
+    def fix(self, subject: str, check: str, detail: str, fix: str) -> None:
+        self._add(Finding(subject, check, False, detail, fix))
+
+    def judge(self, subject: str, check: str, detail: str, fix: str) -> None:
+        """Note a finding that is good where `fix` is empty."""
+        self._add(Finding(subject, check, not fix, detail, fix))
+
+    def _add(self, finding: Finding) -> None:
+        self.all.append(finding)
+        self._tell(finding)
+
+    @contextmanager
+    def guard(self, subject: str, check: str, fix: str) -> Iterator[None]:
+        """Turn an error in the block into a finding."""
+        try:
+            yield
+        except TestbedError as exc:
+            self.fix(subject, check, str(exc), fix)
+
+
+def examine(
+    lab: Lab, lab_name: str, radio: RadioPlan, repeats: int = 8, tell: Callable[[Finding], None] = lambda _: None
+) -> Diagnosis:
+    """Check a lab and measure its local radios; `tell` hears each finding as it comes."""
+    notes = _Notes(tell)
+    if lab.curve:
+        _keys(lab, notes)
+    else:
+        notes.fix("lab", "authentication", "curve = false: anybody on the network can give orders", "set curve = true")
+    _network(lab, notes)
+    drivers = _drivers(lab, notes)
+    measured: dict[str, Calibration] = {}
+    with ExitStack() as stack:
+        crew = processes.Crew(lab, lab_name)
+        stack.callback(crew.stop)
+        air: str | None = None
+        if lab.world is not None:
+            try:
+                scene = config.load_experiment(_SCENE).scene
+                air = processes.start_air(lab, crew, scene, radio, 1)
+                notes.ok("world", "simulated air", air)
+            except TestbedError as exc:
+                notes.fix("world", "simulated air", str(exc), "see that log; the devices on it cannot be checked")
+                drivers = {}
+        devices: dict[str, Any] = {}
+        for name in drivers:
+            with notes.guard(name, "device", f"check the device and [node.{name}.options]"):
+                devices[name] = stack.enter_context(processes.open_device(lab, name, crew, air))
+                what = ", ".join(f"{k} {v}" for k, v in devices[name].identity().items() if v not in ("", None))
+                notes.ok(name, "device", what)
+        _serials(lab, devices, notes)
+        for name, device in devices.items():
+            if isinstance(device, Board):
+                _board(name, device, notes)
+        _radios(lab, {n: d for n, d in devices.items() if isinstance(d, Radio)}, radio, repeats, notes, measured)
+    for name, place in lab.node.items():
+        if not place.local:
+            notes.ok(name, "elsewhere", f"not of this machine: run `testbed doctor` on {place.host}")
+    for name, found in measured.items():
+        calibration.write(processes.node_state_dir(lab, name), found)
+    return Diagnosis(lab.name, all(f.ok for f in notes.all), notes.all, measured)
+
+
+# ---------------------------------------------------------------- files and ports
+
+
+def _keys(lab: Lab, notes: _Notes) -> None:
+    folder = processes.lab_folder(lab) / "transport"
+    names = processes.daemon_names(lab)
+    everything_here = lab.coordinator.local and all(p.local for p in lab.node.values())
+    if everything_here and (lab.world is None or lab.world.local):
+        processes.make_keys(lab, names)  # as a run would
+    here = [n for n in names if _is_local(lab, n)]
+    bad = False
+    for name in here:
+        try:
+            identity.load(folder, name, [])
+        except InputError as exc:
+            bad = True
+            path = folder / f"{name}.secret"
+            exposed = path.exists() and path.stat().st_mode & 0o077
+            fix = f"chmod 600 {path}" if exposed else f"testbed keygen-certs --lab {lab.name}, then copy .public files"
+            notes.fix(name, "transport key", str(exc), fix)
+    for name in names:
+        if name not in here and not (folder / f"{name}.public").exists():
+            bad = True
+            notes.fix(name, "transport key", f"{folder / name}.public is missing", "copy it from that machine")
+    for path in sorted(processes.lab_folder(lab).glob("*/keys/*/*.key")):
+        if path.stat().st_mode & 0o077:
+            bad = True
+            notes.fix(path.parts[-4], "delivered key", f"{path} is readable by others", f"chmod 600 {path}")
+    if not bad:
+        notes.ok("lab", "keys", f"{len(here)} pairs in {folder}, readable by their owner only")
+
+
+def _is_local(lab: Lab, name: str) -> bool:
+    if name == "coordinator":
+        return lab.coordinator.local
+    if name == "world":
+        return lab.world is not None and lab.world.local
+    return lab.node[name].local
+
+
+def _network(lab: Lab, notes: _Notes) -> None:
+    """Every host has an address; every fixed port of this machine can be had."""
+    hosts = {"coordinator": lab.coordinator.host, **({"world": lab.world.host} if lab.world else {})}
+    hosts |= {n: p.host for n, p in lab.node.items()}
+    unknown = set()
+    for name, host in hosts.items():
+        try:
+            socket.getaddrinfo(host, None)
+        except OSError as exc:
+            unknown.add(name)
+            notes.fix(name, "host", f"{host!r} has no address ({exc.strerror})", "correct 'host', or the name service")
+    ports = [("coordinator", lab.coordinator.host, lab.coordinator.port)]
+    if lab.world is not None:
+        ports.append(("world", lab.world.host, lab.world.port))
+    alice = lab.by_role("alice")
+    if alice is not None and lab.node[alice].port:
+        ports += [(alice, lab.node[alice].host, lab.node[alice].port + i) for i in (0, 1)]
+    for name, host, port in ports:
+        if name in unknown or not _is_local(lab, name):
+            continue
+        trouble = _port_trouble(host, port)
+        if trouble:
+            notes.fix(name, "port", f"{host}:{port}: {trouble[0]}", trouble[1])
+        elif port:
+            notes.ok(name, "port", f"{host}:{port} is free")
+    if not unknown:
+        notes.ok("lab", "hosts", f"{', '.join(sorted(set(hosts.values())))} found")
+
+
+def _port_trouble(host: str, port: int) -> tuple[str, str] | None:
+    """Return what keeps this machine from listening there, and what to do about it."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as exc:
+            if exc.errno == errno.EADDRINUSE:
+                return "in use", "end the program that listens there (`ss -ltnp`), or choose another 'port'"
+            if exc.errno == errno.EADDRNOTAVAIL:
+                return "no address of this machine", "correct 'host', or set local = false"
+            return str(exc.strerror), "choose another 'port'"
+    return None
+
+
+# ---------------------------------------------------------------- devices
+
+
+def _drivers(lab: Lab, notes: _Notes) -> dict[str, Any]:
+    found = {}
+    for name, place in lab.node.items():
+        if not place.local:
+            continue
+        group = "boards" if place.role == "ris" else "radios"
+        try:
+            found[name] = registry.load_driver(group, place.driver)
+        except InputError as exc:
+            installed = ", ".join(sorted({p.name for p in entry_points(group=f"testbed.{group}")}))
+            notes.fix(name, "driver", str(exc), f"set driver to one of {installed}, or install the package that has it")
+        except ImportError as exc:
+            notes.fix(name, "driver", f"{place.driver!r} cannot be imported: {exc}", "install what it needs")
+    return found
+
+
+def _serials(lab: Lab, devices: dict[str, Any], notes: _Notes) -> None:
+    found = {n: str(d.identity().get("serial") or "") for n, d in devices.items()}
+    for serial, n in Counter(s for s in found.values() if s).items():
+        if n > 1:
+            names = [name for name, s in found.items() if s == serial]
+            notes.fix(
+                ", ".join(names), "serial number", f"all drive the device {serial!r}",
+                "give each node the serial number of its own device in options",
+            )  # fmt: skip
+
+
+def _board(name: str, board: Board, notes: _Notes) -> None:
+    # drawn: what is as regular as a chequerboard stays as it is when its elements come in the wrong order
+    drawn = patterns.make("random(1)", board.shape, board.phase_bits)
+    opposite = SurfacePattern(((1 << board.phase_bits) - 1 - drawn.levels).astype(np.uint8), board.phase_bits)
+    took_s = []
+    with notes.guard(name, "board", "check its cable, power and firmware"):
+        for pattern in (drawn, opposite, patterns.make("uniform", board.shape, board.phase_bits)):
+            levels = pattern.levels
+            began_s = time.monotonic()
+            applied = board.apply(pattern)
+            took_s.append(time.monotonic() - began_s)
+            back = board.readback()
+            if applied.digest != pattern.digest or not np.array_equal(back.levels, levels):
+                n_wrong = int(np.count_nonzero(back.levels != levels)) if back.levels.shape == board.shape else -1
+                notes.fix(
+                    name, "board", f"{n_wrong} of {levels.size} elements read back differently from what was set",
+                    "check 'rows' and 'columns', and the cable: it may lose bytes",
+                )  # fmt: skip
+                return
+        shape = f"{board.shape[0]} × {board.shape[1]} elements of {board.phase_bits} bit"
+        notes.ok(name, "board", f"{shape}, three patterns read back, acknowledged in {1e3 * max(took_s):.1f} ms")
+
+
+# ---------------------------------------------------------------- radios
+
+
+def _radios(
+    lab: Lab, radios: dict[str, Radio], plan: RadioPlan, repeats: int, notes: _Notes, measured: dict[str, Calibration]
+) -> None:
+    virtual = lab.world is not None and lab.world.pace == "virtual"
+    wanted = {
+        n: RadioSettings(plan.carrier_hz, plan.sample_rate_hz, lab.node[n].tx_gain_db, lab.node[n].rx_gain_db)
+        for n in radios
+    }
+    ready: dict[str, Radio] = {}
+    for name, radio in radios.items():
+        with notes.guard(name, "settings", f"change [node.{name}] gains, or --carrier-hz and --rate-hz"):
+            accepted = radio.configure(wanted[name])
+            ready[name] = radio
+            off = abs(accepted.sample_rate_hz / wanted[name].sample_rate_hz - 1)
+            notes.judge(
+                name, "settings",
+                f"{accepted.carrier_hz / 1e6:.6f} MHz, {accepted.sample_rate_hz / 1e6:g} MS/s, gains "
+                f"{accepted.tx_gain_db:g} dB sent, {accepted.rx_gain_db:g} dB received",
+                "choose a --rate-hz that it can keep" if off > 1e-6 else "",
+            )  # fmt: skip
+            measured[name] = Calibration(
+                serial=str(radio.identity().get("serial") or ""),
+                measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                settings={k: float(getattr(accepted, k)) for k in RadioSettings.__slots__},
+                virtual=virtual,
+            )
+        if name not in ready:
+            radio.close()  # on simulated air the others would wait for it
+    if not ready:
+        return
+    with notes.guard("radios", "clocks", "the devices above were lost while they were checked"):
+        bench = measure.Bench(ready, wanted, virtual)
+        for name, radio in ready.items():
+            _alone(lab, name, radio, bench, notes, measured)
+        _links(lab, ready, bench, repeats, notes, measured)
+
+
+def _alone(
+    lab: Lab, name: str, radio: Radio, bench: measure.Bench, notes: _Notes, measured: dict[str, Calibration]
+) -> None:
+    who = radio.identity()
+    source = ", ".join(f"{k} {who[k]}" for k in ("clock_source", "time_source") if k in who)
+    timed = "samples are timed" if radio.capabilities.timed else "samples cannot be timed: rounds go step by step"
+    notes.ok(name, "clock", f"read within ± {1e3 * bench.reading_s[name]:.3f} ms; {source or timed}")
+    with notes.guard(name, "silence", "check the device"):
+        quiet = bench.silence(name)
+        fix = ""
+        if quiet.clipped > _CLIPPED or quiet.noise_dbfs > _NOISE_DBFS:
+            fix = "somebody sends on this carrier, or rx_gain_db is far too high"
+        elif quiet.dc_offset_dbfs > _OFFSET_DBFS:
+            fix = "let the device calibrate its DC offset"
+        notes.judge(
+            name, "silence", f"noise {quiet.noise_dbfs:.1f} dBFS, DC offset {quiet.dc_offset_dbfs:.1f} dBFS", fix
+        )
+        measured[name] = msgspec.structs.replace(
+            measured[name], dc_offset_dbfs=quiet.dc_offset_dbfs, noise_dbfs=quiet.noise_dbfs
+        )
+    if lab.node[name].role == "eve":  # she never sends
+        return
+    with notes.guard(name, "turn-around", "check the device"):
+        took_s, stated_s = bench.turnaround_s(name), radio.capabilities.turnaround_s
+        note = "; in virtual time nobody waits for it" if measured[name].virtual else ""
+        notes.ok(
+            name, "turn-around",
+            f"{1e3 * took_s:.2f} ms on the host, the driver states {1e3 * stated_s:.3f} ms{note}",
+        )  # fmt: skip
+        measured[name] = msgspec.structs.replace(measured[name], turnaround_s=took_s)
+
+
+def _links(
+    lab: Lab, radios: dict[str, Radio], bench: measure.Bench, repeats: int, notes: _Notes,
+    measured: dict[str, Calibration],
+) -> None:  # fmt: skip
+    roles = {lab.node[n].role: n for n in radios}
+    senders = [roles[r] for r in ("alice", "bob") if r in roles]
+    timed = {n: r.capabilities.timed for n, r in radios.items()}
+    if len(set(timed.values())) > 1:
+        notes.fix(
+            "radios", "timing", f"{', '.join(n for n in timed if not timed[n])} cannot time samples and so do not hear "
+            f"{', '.join(n for n in timed if timed[n])}, which send a frame once, at its time",
+            "use radios of one kind; simulated ones take options = { timed = false }",
+        )  # fmt: skip
+    pairs = [(tx, rx) for tx in senders for rx in radios if tx != rx and timed[tx] <= timed[rx]]
+    if not pairs:
+        notes.ok("radios", "links", "fewer than two radios that can be heard on this machine: nothing to measure")
+        return
+    for name in radios:
+        source = next((tx for tx, rx in pairs if rx == name), None)
+        if source is None:
+            continue
+        with notes.guard(name, "gain", "check the device"):
+            table = bench.gain_table(name, source)
+            measured[name] = msgspec.structs.replace(measured[name], gain_table=table)
+            nominal_db = lab.node[name].rx_gain_db
+            notes.judge(name, "gain", *judge_gain(table, nominal_db, measured[name].noise_dbfs))
+    found: dict[tuple[str, str], list[measure.Sounding]] = {pair: [] for pair in pairs}
+    broken: dict[tuple[str, str], str] = {}
+    for _ in range(repeats):  # the directions in turn, so that drift and delay can be told apart
+        for pair in pairs:
+            if pair not in broken:
+                try:
+                    found[pair].append(bench.sound(*pair))
+                except TestbedError as exc:
+                    broken[pair] = str(exc)
+    for tx, rx in pairs:
+        subject, soundings = f"{tx} → {rx}", found[tx, rx]
+        if (tx, rx) in broken:
+            notes.fix(subject, "link", broken[tx, rx], "check both devices")
+        elif not any(s.found for s in soundings):
+            why = Counter(s.reason for s in soundings).most_common(1)[0][0]
+            notes.fix(
+                subject, "link", f"not heard in {repeats} frames ({why})", "check antennas and carrier; more gain, or "
+                "less where samples are clipped",
+            )  # fmt: skip
+        else:
+            heard, cfo_hz = measure.heard(soundings, found.get((rx, tx), []), repeats)
+            notes.judge(subject, "link", *_judge_link(heard, cfo_hz))
+            before = measured[rx]
+            measured[rx] = msgspec.structs.replace(
+                before, heard={**before.heard, tx: heard}, cfo_hz={**before.cfo_hz, tx: cfo_hz}
+            )
+    for name in radios:
+        delays = [h.delay_s for h in measured[name].heard.values() if h.delay_s is not None]
+        if delays:
+            mean = calibration.Delay(
+                mean_s=float(np.mean([d.mean_s for d in delays])), std_s=max(d.std_s for d in delays)
+            )
+            measured[name] = msgspec.structs.replace(measured[name], delay_s=mean)
+
+
+def judge_gain(table: list[GainStep], nominal_db: float, noise_dbfs: float | None) -> tuple[str, str]:
+    """Return what a gain table says, and what to do about it: nominal gain clips, or gain is not honoured."""
+    nominal = next((s for s in table if s.rx_gain_db == nominal_db), None)
+    if nominal is None:
+        return "not measured", "check rx_gain_db"
+    detail = f"{nominal.rssi_dbfs:.1f} dBFS at {nominal.rx_gain_db:g} dB"
+    if nominal.clipped > _CLIPPED:
+        return f"{detail}, {100 * nominal.clipped:.1f} % of samples clipped", "lower rx_gain_db"
+    floor_dbfs = -np.inf if noise_dbfs is None else noise_dbfs + _WELL_ABOVE_NOISE_DB
+    usable = [s for s in table if s.clipped <= _CLIPPED and s.rssi_dbfs > floor_dbfs]
+    if len(usable) < 2:
+        return f"{detail}: too little above noise or too near clipping to judge gain steps", ""
+    asked_db = usable[-1].rx_gain_db - usable[0].rx_gain_db
+    seen_db = usable[-1].rssi_dbfs - usable[0].rssi_dbfs
+    detail += f"; {asked_db:+g} dB asked for, {seen_db:+.1f} dB seen"
+    if abs(seen_db - asked_db) > _GAIN_ERROR_DB:
+        return detail, "gain is not honoured: switch automatic gain control off"
+    clips = next((s.rx_gain_db for s in table if s.clipped > _CLIPPED), None)
+    return detail + (f"; clips from {clips:g} dB" if clips is not None else ""), ""
+
+
+def _judge_link(heard: Heard, cfo_hz: float) -> tuple[str, str]:
+    detail = f"SNR {heard.snr_db:.1f} dB, {heard.frames} of {heard.asked} frames, carrier {cfo_hz:+.0f} Hz"
+    if heard.delay_s is not None:
+        detail += f", delay {1e9 * heard.delay_s.mean_s:.1f} ± {1e9 * heard.delay_s.std_s:.1f} ns"
+        detail += "" if heard.two_way else " (one way: with what reading the clocks got wrong)"
+    if heard.snr_db < _SNR_DB:
+        return detail, "more gain, or a shorter distance"
+    if heard.frames < heard.asked:
+        return detail, "frames are lost: check gains, and who else uses this carrier"
+    return detail, ""

@@ -1,0 +1,310 @@
+"""Starts and stops the processes of a lab on this machine: keys first, then the world, then the nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from testbed.config import devices, state_root
+from testbed.coordinator.server import Coordinator, Outcome, Progress
+from testbed.core import identity, registry, seeds
+from testbed.core.config import Experiment, Lab, RadioPlan, Scene
+from testbed.core.errors import InputError, TestbedError
+from testbed.core.identity import Identity
+from testbed.core.radio import Radio
+from testbed.core.ris import Board
+from testbed.core.world import DriverContext
+
+_WORLD_START_S = 20.0
+_LIBRARY_S = 120.0
+_BAD_INPUT = 2
+"""A daemon's exit status."""
+_GRACE_S = 3.0
+"""A process that was told to finish gets this long before it is terminated, and again before it is killed."""
+
+
+def lab_folder(lab: Lab) -> Path:
+    """Return the folder of a lab's transport keys, node states and logs."""
+    return state_root() / lab.name
+
+
+def daemon_names(lab: Lab) -> list[str]:
+    return ["coordinator", *(["world"] if lab.world else []), *lab.node]
+
+
+def local_names(lab: Lab) -> list[str]:
+    """Return the daemons that the lab calls local."""
+    local = {"coordinator": lab.coordinator.local, "world": lab.world is not None and lab.world.local}
+    local |= {name: place.local for name, place in lab.node.items()}
+    return [name for name, here in local.items() if here]
+
+
+def make_keys(lab: Lab, names: list[str]) -> Path:
+    """Make the transport keys of these daemons where they have none; returns their folder.
+
+    Each machine makes the pairs of its own daemons and no others.
+    """
+    folder = lab_folder(lab) / "transport"
+    for name in names:
+        identity.make(folder, name)
+    return folder
+
+
+def load_identity(lab: Lab, name: str) -> Identity | None:
+    """Return a daemon's identity, or None where the lab switched authentication off."""
+    return identity.load(lab_folder(lab) / "transport", name, daemon_names(lab)) if lab.curve else None
+
+
+def node_state_dir(lab: Lab, name: str) -> Path:
+    folder = lab_folder(lab) / name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def new_run_folder(parent: Path, experiment_name: str) -> Path:
+    """Return a fresh folder `<parent>/<UTC time>-<experiment>`, made."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{i}" for i in range(2, 100))):
+        folder = parent / f"{stamp}-{experiment_name}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as exc:
+            raise InputError(f"{folder}: cannot be made: {exc.strerror}") from exc
+        return folder
+    raise InputError(f"{parent}: no free name for a run folder")
+
+
+@contextlib.contextmanager
+def emulators(lab: Lab, source: str, driver: Any, plan: Experiment | None) -> Iterator[Callable[[str], None]]:
+    """Yield what to call with the air's endpoint once it is served: starts the lab's emulated devices, puts a plan's
+    scene into the air, and prints where everything is as one line of JSON. Devices are let go when the block is left.
+    """
+    devices: dict[str, Any] = {}
+    assert lab.world is not None
+    options = lab.world.emulators
+
+    def announce(endpoint: str) -> None:
+        who = load_identity(lab, "world")
+        if plan is not None:
+            driver.reset(endpoint, who, plan.scene, plan.radio, plan.seed, _WORLD_START_S)
+        print(json.dumps({"endpoint": endpoint, "devices": {n: d.uri for n, d in devices.items()}}), flush=True)
+
+    def ready(endpoint: str) -> None:
+        for name in options:
+            context = DriverContext(
+                seed=seeds.derive(0, lab.name, name), world=endpoint, identity=load_identity(lab, "world"),
+                state_dir=node_state_dir(lab, name),
+            )  # fmt: skip
+            try:
+                device = driver.emulate(name, lab.node[name].driver, context, options[name])
+            except InputError as exc:
+                raise InputError(f"{source}: {exc}") from exc
+            if device is not None:
+                devices[name] = device
+        # in a thread of its own: the air is served by this one, as soon as it returns
+        threading.Thread(target=announce, args=(endpoint,), daemon=True).start()
+
+    try:
+        yield ready
+    finally:
+        for device in devices.values():
+            device.close()
+
+
+class Crew:
+    """The local processes of one run. They leave when this process does: it holds their standard input."""
+
+    def __init__(self, lab: Lab, lab_name: str) -> None:
+        self._lab, self._lab_name = lab, lab_name
+        self._logs = lab_folder(lab) / "logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._reported: set[str] = set()
+        self._devices: dict[str, str] = {}
+        """Node → URI of its emulated device."""
+
+    def start_world(self) -> str | None:
+        """Start the simulated air, and the devices emulated on it, where the lab calls it local.
+
+        Returns its endpoint, None in a lab without one.
+        """
+        place = self._lab.world
+        if place is None:
+            return None
+        if not place.local:
+            return f"tcp://{place.host}:{place.port}"
+        process = self._start("world", ["sim"], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            line = process.stdout.readline() if selector.select(_WORLD_START_S) else b""
+        try:
+            ready = json.loads(line)
+            self._devices = dict(ready["devices"])
+            return str(ready["endpoint"])
+        except (ValueError, KeyError) as exc:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=_GRACE_S)
+            words = self._last_words("world")
+            if process.poll() == _BAD_INPUT:  # of a device that is emulated on it
+                raise InputError(words.removeprefix("testbed: ")) from exc
+            raise TestbedError(f"the simulated air did not start: {words}") from exc
+
+    def device_uri(self, name: str) -> str | None:
+        """Return where a node's emulated device is, None where it has none."""
+        return self._devices.get(name)
+
+    def start_node(self, name: str, coordinator: str, world: str | None) -> None:
+        arguments = ["node", name, "--coordinator", coordinator]
+        if world is not None:
+            arguments += ["--world", world]
+        if name in self._devices:
+            arguments += ["--uri", self._devices[name]]
+        self._start(name, arguments)
+
+    def _start(self, name: str, arguments: list[str], stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        # every daemon is single-threaded by design: BLAS threads would only fight for the cores
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "TESTBED_STATE": str(state_root()),
+        }
+        with open(self._logs / f"{name}.log", "wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "testbed", *arguments, "--lab", self._lab_name, "--supervised"],
+                stdin=subprocess.PIPE, stdout=stdout, stderr=log, env=environment,
+                start_new_session=True,  # Ctrl-C is ours to handle: the nodes are told to finish
+            )  # fmt: skip
+        self._processes[name] = process
+        return process
+
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
+
+    def gone(self) -> list[tuple[str, str]]:
+        """Return processes that have ended since the last call, with how."""
+        out = []
+        for name, process in self._processes.items():
+            code = process.poll()
+            if code is not None and name not in self._reported:
+                self._reported.add(name)
+                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+                words = self._last_words(name) if code > 0 else ""
+                out.append((name, f"process ended: {how}" + (f": {words}" if words else "")))
+        return out
+
+    def _last_words(self, name: str) -> str:
+        path = self._logs / f"{name}.log"
+        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+        return f"{lines[-1]} (log: {path})" if lines else f"nothing was logged ({path})"
+
+    def stop(self) -> None:
+        """Wait for goodbyes, then terminate, then kill: each step bounded."""
+        processes = list(self._processes.values())
+        if "world" in self._processes:
+            self._processes["world"].terminate()
+        self._wait(processes)
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+        self._wait(processes)
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait(timeout=_GRACE_S)
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+
+    @staticmethod
+    def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
+        deadline_s = time.monotonic() + _GRACE_S
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.0, deadline_s - time.monotonic()))
+
+
+def start_air(lab: Lab, crew: Crew, scene: Scene, radio: RadioPlan, seed: int) -> str:
+    """Start the simulated air where it is this machine's and put a scene into it; returns its endpoint."""
+    endpoint = crew.start_world()
+    assert lab.world is not None
+    assert endpoint is not None
+    if lab.world.local:  # one that is elsewhere may be in use, and keeps the scene it has
+        who = load_identity(lab, "coordinator" if lab.coordinator.local else "world")
+        registry.load_driver("worlds", lab.world.driver).reset(endpoint, who, scene, radio, seed, _WORLD_START_S)
+    return endpoint
+
+
+def open_device(lab: Lab, name: str, crew: Crew, air: str | None) -> Radio | Board:
+    """Open a node's device in this process, as its daemon would; raises InputError for refused options."""
+    context = DriverContext(
+        seed=seeds.derive(0, lab.name, name), world=air, identity=load_identity(lab, name),
+        state_dir=node_state_dir(lab, name),
+    )  # fmt: skip
+    uri = crew.device_uri(name)
+    if uri is not None:
+        lab.node[name].options["uri"] = uri
+    return devices.open_device(lab, name, context)
+
+
+def _collect_iq(lab: Lab, run_name: str, folder: Path) -> None:
+    """Move what local nodes recorded into the run's folder; remote nodes keep theirs."""
+    for name, place in lab.node.items():
+        source = node_state_dir(lab, name) / "iq" / run_name
+        if place.local and source.is_dir():
+            (folder / "iq").mkdir(exist_ok=True)
+            for path in source.iterdir():
+                shutil.move(path, folder / "iq" / path.name)
+            source.rmdir()
+
+
+def run(
+    experiment: Experiment,
+    lab: Lab,
+    lab_name: str,
+    folder: Path,
+    progress: Callable[[Progress], None] = lambda _: None,
+    on_coordinator: Callable[[Coordinator, Crew], None] = lambda *_: None,
+) -> Outcome:
+    """Run an experiment: start what is local, drive it to its end, stop what was started.
+
+    `on_coordinator` is called once everything is started (signal handlers, tests that kill a node).
+    """
+    driver = registry.load_driver("worlds", lab.world.driver) if lab.world is not None else None
+    if driver is not None:
+        driver.check(experiment.scene)
+    if lab.curve:
+        make_keys(lab, ["coordinator", *local_names(lab)])
+    coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"))
+    crew = Crew(lab, lab_name)
+    try:
+        world = crew.start_world()
+        if driver is not None and world is not None and experiment.scene.uma is not None:
+            # its library takes its time to load: before the nodes are there, whose patience the coordinator has to keep
+            who, e = load_identity(lab, "coordinator"), experiment
+            driver.reset(world, who, e.scene, e.radio, e.seed, _LIBRARY_S)
+        endpoint = f"tcp://{lab.coordinator.host}:{coordinator.port}"
+        for name in coordinator.state.nodes:
+            if lab.node[name].local:
+                crew.start_node(name, endpoint, world)
+        on_coordinator(coordinator, crew)
+        return coordinator.run(world, crew.gone, progress, lambda: _collect_iq(lab, coordinator.run_name, folder))
+    finally:
+        crew.stop()
+        coordinator.close()

@@ -1,0 +1,67 @@
+"""The five papers, one folder each: its model, its solvers, its studies. What they share is in `kit`.
+
+A study reproduces a paper's figures: parameters, curves, claims. It is a file `study.py`, named after its folder, or
+`study_NAME.py`, with `PAPER` (its letter) and `run(study)`, which fills the `Study` it is given. What it found goes
+to `results.json`, a PNG a figure beside it. Claims that do not hold are results like any other; what our own code has
+to satisfy whatever the paper says is marked `must_hold`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from testbed.core.errors import InputError
+from testbed.papers.kit.study import Study
+
+
+def modules() -> dict[str, str]:
+    """Return the module of every study by its name; none of them is imported."""
+    found = {}
+    for folder in pkgutil.iter_modules(__path__, f"{__name__}."):
+        place = [str(Path(entry) / folder.name.rpartition(".")[2]) for entry in __path__]
+        for module in pkgutil.iter_modules(place):
+            stem, _, name = module.name.partition("_")
+            if stem == "study" and "kit" not in folder.name:
+                found[name or folder.name.rpartition(".")[2]] = f"{folder.name}.{module.name}"
+    return found
+
+
+def names() -> list[str]:
+    """Return the names that `run` accepts."""
+    return sorted(modules())
+
+
+def run(
+    name: str,
+    out: Path,
+    quick: bool = False,
+    scheduler: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Run a study and write `results.json` and its figures into `out`; returns what results.json holds.
+
+    `scheduler`: address of a Dask scheduler that does the work instead of this machine. `say` is told how far it is.
+    """
+    from testbed.papers.kit import figures
+
+    if name not in names():
+        raise InputError(f"no study is called {name!r}; accepted: {', '.join(names()) or 'none'}")
+    module = importlib.import_module(modules()[name])
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise InputError(f"{out}: cannot be made: {exc.strerror}") from exc
+    began_s = time.perf_counter()
+    with Study(name, module.PAPER, quick, scheduler, say) as study:
+        module.run(study)
+    results = study.results(time.perf_counter() - began_s)
+    (out / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    for figure, content in results["figures"].items():
+        figures.draw(content, out / f"{figure}.png")
+    return results

@@ -1,0 +1,53 @@
+"""Phases in 2^b steps for paper A: any method's answer on a real board, projected or solved for.
+
+The optimum is on every board (equal phases, see `pkg_exact`); this is for answers that are not, a net's for example.
+All phases turned by one angle are as good as before, but round differently: a net's common phase is arbitrary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.core.types import F64
+from testbed.papers.pkgnet import exact as pkg_exact
+from testbed.papers.pkgnet.model import SingleCell
+from testbed.surface.design import Design
+from testbed.surface.levels import levels_rad, project
+
+
+def projected(model: SingleCell, phases_rad: F64, bits: int) -> Design:
+    """Return the nearest levels of phases (…, element), with the best precoder for them."""
+    nearest = project(model.checked_phases(phases_rad), bits)
+    return Design(nearest, pkg_exact.precoders(model, nearest))
+
+
+def design(model: SingleCell, phases_rad: F64, bits: int, n_turns: int = 8, sweeps: int = 50) -> Design:
+    """Return levels that no single element can change for the better, and never below `projected`.
+
+    Climbs δ² from roundings of `phases_rad`, turned by `n_turns` angles (0 among them); the best end counts. History:
+    the mean rate over starts, before the first sweep and after each.
+    """
+    phases = model.checked_phases(phases_rad)
+    turns = np.arange(n_turns) * (levels_rad(bits)[1] / n_turns)
+    grid = np.exp(1j * levels_rad(bits))
+    v = np.exp(1j * project(phases + turns.reshape(-1, *[1] * phases.ndim), bits))
+    others = model.coupling - np.diag(np.diag(model.coupling))
+    history = [_mean_rate(model, v)]
+    for _ in range(sweeps):
+        before = v.copy()
+        for n in range(model.n_elements):
+            # δ² = what stays + 2 Re(vₙ* pull): the nearest level to the pull's phase; a tie changes nothing
+            pull = v @ others[:, n]
+            worth, now = (pull[..., None] * grid.conj()).real, (pull * v[..., n].conj()).real
+            v[..., n] = np.where(worth.max(axis=-1) > now + 1e-12, grid[worth.argmax(axis=-1)], v[..., n])
+        history.append(_mean_rate(model, v))
+        if np.array_equal(before, v):
+            break
+    angles = project(np.angle(v), bits)
+    best = np.argmax(model.gain(angles), axis=0)
+    angles = np.take_along_axis(angles, best[None, ..., None], axis=0)[0]
+    return Design(angles, pkg_exact.precoders(model, angles), history)
+
+
+def _mean_rate(model: SingleCell, v: np.ndarray) -> float:
+    return float(np.mean(pkg_exact.rate(model, np.angle(v))))

@@ -1,0 +1,360 @@
+"""The key chain over channels that somebody measured: no radios, no nodes, both sides in this process.
+
+Alice and Bob hold the discussion that nodes hold; Eve hears all of it and attacks from every position that was
+measured. The key is sized against the strongest of those that the source assumes possible; what it would be against
+each of the others is told beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from testbed.assess import agreement, health, randomness, training
+from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
+from testbed.chain import dialogue
+from testbed.chain.pipeline import FOLLOW, LEAD, SACRIFICE, Agreed, EveGuess, KeyChain
+from testbed.core.antennas import canonical_antennas
+from testbed.core.config import Accounting, Experiment, Training
+from testbed.core.errors import DialogueFailed, InputError
+from testbed.core.ledger import PublicMessage
+from testbed.core.outcomes import EveReport, KeyReport
+from testbed.core.stages import TrainableEnhancer
+from testbed.core.types import F64, I64, CsiSeries, Key
+from testbed.entropy.accounting import eve_min_entropy
+from testbed.replay import sources
+from testbed.replay.sources import Cut, EveLinks, Recording
+
+Progress = Callable[[float, str], None]
+"""Told the share that is done (0 to 1) and what is being worked on."""
+
+
+def replay(
+    source: Path,
+    experiment: Experiment | None = None,
+    cut: str | None = None,
+    progress: Progress = lambda share, what: None,
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """Distil keys from a measured data set or a recorded run and return its summary.
+
+    `experiment` replaces the chain, accounting and seed that the source recommends; `cut` restricts to one set of
+    links. The fields of summary.json describe the source's main cut (or `cut`); `cuts` has the same for each,
+    with `eves`: per Eve her correlations, her error rate and the key bits that would be left if she were there.
+    Raises InputError for a source or cut that cannot be used.
+    """
+    progress(0.0, f"reading {source}")
+    recording = sources.load(source)
+    if cut is not None and cut not in recording.cuts:
+        raise InputError(f"{source}: no cut {cut!r}; accepted: {', '.join(recording.cuts)}")
+    main = cut or recording.main
+    names = [cut] if cut is not None else list(recording.cuts)
+    results = {}
+    for i, name in enumerate(names):
+        progress(i / len(names), f"cut {name}")
+        results[name] = _replay_cut(recording, recording.cuts[name], experiment, seed)
+    progress(1.0, "done")
+    about = {
+        "source": recording.name,
+        "path": str(source),
+        "description": recording.description,
+        "caveats": list(recording.caveats),
+    }
+    return {**about, **results[main], "cuts": list(results.values())}
+
+
+def table(summary: Mapping[str, Any]) -> list[list[str]]:
+    """Return rows of text for people, the heading first: a row for each cut, then one for each Eve.
+
+    The cut's own row is the result: the key against the strongest of the Eves marked *, who are assumed possible.
+    """
+    rows = [["cut", "A-B", "A-B detrended", "KDR", "Eve", "A-E", "Eve's KDR", "key bits"]]
+    for cut in summary["cuts"]:
+        correlations = (cut["csi_correlation_ab"], cut["csi_correlation_ab_detrended"], cut["kdr_raw"])
+        eve = "strongest of *" if cut["eves"] else "not measured"
+        rows.append([cut["cut"], *map(_text, correlations), eve, "", _text(cut["kdr_eve"]), str(cut["key_bits"])])
+        for eve in cut["eves"]:
+            star = "*" if eve["assumed"] else ""
+            correlation, kdr = _text(eve["csi_correlation_ae"]), _text(eve["kdr_eve"])
+            rows.append(["", "", "", "", eve["label"] + star, correlation, kdr, str(eve["key_bits"])])
+        if cut["eves"]:
+            rows.append(["", "", "", "", "if not measured", "", "", str(cut["key_bits_if_eve_unmeasured"])])
+    return rows
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+# ---------------------------------------------------------------- one cut
+
+
+@dataclass(slots=True)
+class _Block:
+    """Everything that one block gave."""
+
+    facts: BlockFacts
+    guesses: dict[str, EveGuess]
+    strongest: str | None
+    key_bits_if: dict[str, int]
+    """Eve's label → key bits if she alone were there."""
+    key_bits_unmeasured: int
+    """Key bits if nobody had measured Eve, by the error rate that the accounting then assumes."""
+    key: Key | None
+
+
+def _replay_cut(recording: Recording, cut: Cut, experiment: Experiment | None, seed: int | None) -> dict[str, Any]:
+    started = time.monotonic()
+    plan = cut.chain if experiment is None else experiment.chain
+    accounting = cut.accounting if experiment is None else experiment.accounting
+    if seed is None:
+        seed = cut.seed if experiment is None else experiment.seed
+    chain = KeyChain(plan, accounting)
+    _check_model(chain, cut)
+    feeding = np.arange(cut.alice.h.shape[0]) if cut.key_probes is None else cut.key_probes
+    lessons = cut.training if experiment is None else experiment.training
+    attempts, feeding = _train(chain, cut, feeding, lessons, seed)
+    n_blocks = max(1, feeding.size // accounting.block_rounds)
+    blocks = [
+        _distil(
+            chain,
+            cut,
+            feeding[i * accounting.block_rounds : (i + 1) * accounting.block_rounds],
+            i + len(attempts),
+            seed,
+        )
+        for i in range(n_blocks)
+    ]
+    alice_db = agreement.level_db(cut.alice.h)
+    bob_db = agreement.level_db(canonical_antennas(cut.bob, "bob").h)
+    both = np.isfinite(alice_db).any(axis=1) & np.isfinite(bob_db).any(axis=1)
+    missing = {"missing": int((~both).sum())} if not both.all() else {}
+    rounds = both.size + sum(cut.rejected.values())
+    correlations_ae = {label: _links_r(cut, alice_db, bob_db, eve) for label, eve in cut.eves.items()}
+    guarding = {
+        label: r for label in cut.assumed if cut.eves[label].measured and (r := _largest(correlations_ae[label]))
+    }
+    nearest = max(guarding, key=lambda label: abs(guarding[label]), default=None)
+    correlation_ab = _correlation(cut, alice_db, bob_db)
+    verdicts = health.check(alice_db, bob_db, _eve_db(cut, nearest))
+    if lessons.rounds:
+        verdicts += [training.verdict(attempts), training.guard_verdict(attempts, lessons.guard_rounds)]
+    facts = RunFacts(
+        rounds=rounds,
+        pairs_kept=int(both.sum()),
+        pairs_rejected={**cut.rejected, **missing},
+        reconcile=plan.reconcile,
+        blocks=[block.facts for block in blocks],
+        probing_s=None if cut.interval_s is None else rounds * cut.interval_s,
+        wall_s=time.monotonic() - started,
+        csi_correlation_ab=correlation_ab,
+        csi_correlation_ae=guarding[nearest] if nearest is not None else None,
+        csi_correlation_ab_detrended=agreement.detrended(alice_db, bob_db),
+        randomness=_randomness([block.key for block in blocks if block.key is not None]),
+        health=verdicts,
+    )
+    return {
+        "cut": cut.name,
+        **summarise(facts),
+        "csi_correlation_ab_pooled": agreement.pooled(alice_db, bob_db),
+        "csi_correlation_ab_per_group": _per_group(cut.groups, alice_db, bob_db),
+        "eve_assumption": cut.assumption or f"Eve was not measured: {_assumed(accounting)}",
+        "key_bits_if_eve_unmeasured": sum(block.key_bits_unmeasured for block in blocks),
+        "eves": [_eve_row(label, cut, correlations_ae[label], blocks) for label in cut.eves],
+        "key_probes": int(feeding.size),
+        "key_note": cut.key_note,
+        **({"training": training.summarise(attempts, lessons.guard_rounds)} if lessons.rounds else {}),
+    }
+
+
+def _check_model(chain: KeyChain, cut: Cut) -> None:
+    """Raise InputError where the chain comes with a model that was made for other CSI."""
+    enhancer = chain.enhance
+    if isinstance(enhancer, TrainableEnhancer) and enhancer.model_id is not None:
+        try:
+            enhancer.check(cut.alice.h.shape[1:], cut.alice.subcarrier_hz)
+        except InputError as exc:
+            raise InputError(f"cut {cut.name!r}: {exc}; accepted: a model trained on such CSI") from exc
+
+
+def _train(chain: KeyChain, cut: Cut, feeding: I64, lessons: Training, seed: int) -> tuple[list[training.Attempt], I64]:
+    """Train the enhancer on the first probes; return how that went and the probes that may feed keys.
+
+    A replay tries once: the same probes would fail again. Every Eve learns for herself.
+    """
+    if not lessons.rounds:
+        return [], feeding
+    if feeding.size <= lessons.rounds + lessons.guard_rounds:
+        raise InputError(
+            f"cut {cut.name!r}: {feeding.size} probes, the training and its guard take "
+            f"{lessons.rounds + lessons.guard_rounds}; accepted: fewer of these ([training] rounds, guard_rounds)"
+        )
+    probes = feeding[: lessons.rounds]
+    a, b, said = dialogue.run(
+        chain.train("alice", _take(cut.alice, probes), 0, seed), chain.train("bob", _take(cut.bob, probes), 0, seed)
+    )
+    failure = a.failure or b.failure
+    for label, eve in cut.eves.items():
+        heard = _maybe(eve.from_alice, probes), _maybe(eve.from_bob, probes)
+        chain.overhear_training(*heard, [m for _, m in said], seed, label)
+    return [training.Attempt(probes.size, failure, a, b)], feeding[lessons.rounds + lessons.guard_rounds :]
+
+
+def _assumed(accounting: Accounting) -> str:
+    return f"her best guess is taken to be wrong on {accounting.assumed_eve_error_rate:.0%} of the bits"
+
+
+def _distil(chain: KeyChain, cut: Cut, probes: I64, number: int, seed: int) -> _Block:
+    """Run a block through the chain, against every Eve."""
+    alice, bob, said = dialogue.run(
+        chain.agree("alice", _take(cut.alice, probes), number, seed),
+        chain.agree("bob", _take(cut.bob, probes), number, seed),
+    )
+    heard = [message for _, message in said]
+    links = {label: (_maybe(eve.from_alice, probes), _maybe(eve.from_bob, probes)) for label, eve in cut.eves.items()}
+    # Her error rate is judged on raw bits; what the parities give her is charged as leakage, and tried on the key.
+    early = [message for message in heard if message.kind in (LEAD, FOLLOW, SACRIFICE)]
+    guesses = {label: chain.eavesdrop(number, *pair, early, True, label) for label, pair in links.items()}
+    judged = {label: guess.report for label, guess in guesses.items() if guess.report.measured}
+    against = {label: eve_min_entropy(r.sacrificed_errors, r.covered_bits) for label, r in judged.items()}
+    strongest = min((label for label in cut.assumed if label in judged), key=lambda label: against[label], default=None)
+    eve = judged[strongest] if strongest is not None else None
+    raw = None
+    if alice.raw is not None and bob.raw is not None:
+        guess = guesses[strongest].raw if strongest is not None else None
+        raw = RawBits(alice.raw.values, bob.raw.values, guess)
+    if not (alice.report.verified and bob.report.verified):
+        return _Block(BlockFacts(alice.report, bob.report, eve, raw=raw), guesses, strongest, {}, 0, None)
+    if_there = {label: _amplify(chain, alice, bob, report, seed).key_bits for label, report in judged.items()}
+    final = _amplify(chain, alice, bob, eve, seed)
+    eve_key = None
+    if strongest is not None and final.alice is not None:
+        eve_key = chain.eavesdrop(number, *links[strongest], [*heard, *final.said], True, strongest).key
+    facts = BlockFacts(
+        alice=alice.report,
+        bob=bob.report,
+        eve=eve,
+        alice_key=final.alice_report,
+        bob_key=final.bob_report,
+        raw=raw,
+        alice_digest=_digest(final.alice),
+        bob_digest=_digest(final.bob),
+        eve_digest=None if eve_key is None else _digest(Key(number, eve_key)),
+    )
+    unmeasured = _amplify(chain, alice, bob, None, seed).key_bits
+    return _Block(facts, guesses, strongest, if_there, unmeasured, final.alice)
+
+
+@dataclass(frozen=True, slots=True)
+class _Amplified:
+    alice: Key | None
+    bob: Key | None
+    alice_report: KeyReport | None
+    bob_report: KeyReport | None
+    said: list[PublicMessage]
+
+    @property
+    def key_bits(self) -> int:
+        return 0 if self.alice is None or self.bob is None else self.alice.bits.size
+
+
+def _amplify(chain: KeyChain, alice: Agreed, bob: Agreed, eve: EveReport | None, seed: int) -> _Amplified:
+    try:
+        (a, a_report), (b, b_report), said = dialogue.run(
+            chain.amplify("alice", alice, eve, seed), chain.amplify("bob", bob, None, seed)
+        )
+    except DialogueFailed:
+        return _Amplified(None, None, None, None, [])
+    return _Amplified(a, b, a_report, b_report, [message for _, message in said])
+
+
+def _take(series: CsiSeries, probes: I64) -> CsiSeries:
+    """Select probes in the given order and number them anew: rounds must ascend."""
+    return CsiSeries(series.h[probes], np.arange(probes.size, dtype=np.int64), series.subcarrier_hz)
+
+
+def _maybe(series: CsiSeries | None, probes: I64) -> CsiSeries | None:
+    return None if series is None else _take(series, probes)
+
+
+def _digest(key: Key | None) -> str | None:
+    return None if key is None else hashlib.sha256(np.packbits(key.bits).tobytes()).hexdigest()
+
+
+def _randomness(keys: Sequence[Key]) -> dict[str, dict[str, float]]:
+    """Return SP 800-22 results over the keys, each of which may have its own length."""
+    by_test: dict[str, list[F64]] = {}
+    for key in keys:
+        for test, p in randomness.p_values(key.bits[None, :]).items():
+            by_test.setdefault(test, []).append(p)
+    return randomness.combine({test: np.concatenate(p) for test, p in by_test.items()})
+
+
+# ---------------------------------------------------------------- correlations
+
+
+def _correlation(cut: Cut, a: F64, b: F64) -> float | None:
+    return _per_group(cut.groups, a, b) if cut.per_group else agreement.correlation(a, b)
+
+
+def _per_group(groups: I64, a: F64, b: F64) -> float | None:
+    """Return the median over groups of Pearson's r over all values of a group."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    found = [agreement.pooled(a[rows], b[rows]) for rows in np.split(order, starts[1:])]
+    known = [r for r in found if r is not None]
+    return float(np.median(known)) if known else None
+
+
+def _links_r(cut: Cut, alice_db: F64, bob_db: F64, eve: EveLinks) -> dict[str, float | None]:
+    """Return Eve's correlation by link: with Alice, or with Bob where that is larger."""
+    out: dict[str, float | None] = {}
+    for heard, series in (("alice", eve.from_alice), ("bob", eve.from_bob)):
+        if series is not None:
+            own = agreement.level_db(series.h)
+            if eve.told_over is not None:
+                own[~eve.told_over] = np.nan
+            out[heard] = _largest({end: _correlation(cut, db, own) for end, db in (("a", alice_db), ("b", bob_db))})
+    return out
+
+
+def _largest(correlations: Mapping[str, float | None]) -> float | None:
+    return max((r for r in correlations.values() if r is not None), key=abs, default=None)
+
+
+def _eve_db(cut: Cut, label: str | None) -> dict[str, F64] | None:
+    if label is None:
+        return None
+    eve = cut.eves[label]
+    return {
+        heard: agreement.level_db(s.h)
+        for heard, s in (("alice", eve.from_alice), ("bob", eve.from_bob))
+        if s is not None
+    }
+
+
+def _eve_row(
+    label: str, cut: Cut, correlations: Mapping[str, float | None], blocks: Sequence[_Block]
+) -> dict[str, Any]:
+    """Return what the table shows of one Eve."""
+    known = [b for b in blocks if b.facts.raw is not None and b.guesses[label].raw.size == b.facts.raw.alice.size]
+    wrong = sum(
+        int(np.count_nonzero(b.guesses[label].raw != b.facts.raw.alice)) for b in known if b.facts.raw is not None
+    )
+    bits = sum(b.facts.raw.alice.size for b in known if b.facts.raw is not None)
+    return {
+        "label": label,
+        "assumed": label in cut.assumed,
+        "measured": cut.eves[label].measured,
+        "csi_correlation_ae": _largest(correlations),
+        "by_link": dict(correlations),
+        "kdr_eve": wrong / bits if bits else None,
+        "strongest_in_blocks": sum(b.strongest == label for b in blocks),
+        "key_bits": sum(b.key_bits_if.get(label, 0) for b in blocks),
+    }

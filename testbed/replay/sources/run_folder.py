@@ -1,0 +1,88 @@
+"""A recorded run of this testbed: closed, still being written, or left behind by a killed process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from testbed.config import convert
+from testbed.core.config import Experiment
+from testbed.core.errors import InputError
+from testbed.core.types import I64, CsiSeries
+from testbed.records import files, reader
+from testbed.records.recorded import RecordedRun
+from testbed.replay.sources import Cut, EveLinks, Recording
+
+ACCEPTS = f"folder of a run recorded in experiment mode ({files.RUN} or {files.JOURNAL})"
+
+
+def matches(path: Path) -> bool:
+    return (path / files.RUN).is_file() or (path / files.JOURNAL).is_file()
+
+
+def load(path: Path) -> Recording:
+    """Read the CSI of the rounds that were kept; the chain and its accounting are those of the run's experiment."""
+    run = reader.load(path)
+    if run.start.private:
+        raise InputError(f"{path}: recorded in private mode, without CSI; accepted: {ACCEPTS}")
+    experiment = convert(run.start.experiment, Experiment, f"{path / files.RUN}: experiment")
+    names = {role: run.node(role) for role in ("alice", "bob", "eve")}
+    series = {
+        (tx, rx): run.series(f"{names[tx]}>{names[rx]}")
+        for tx, rx in (("bob", "alice"), ("alice", "bob"), ("alice", "eve"), ("bob", "eve"))
+    }
+    alice, bob = series["bob", "alice"], series["alice", "bob"]
+    rounds = run.rounds.rounds[run.rounds.kept]
+    if alice is None or bob is None or not rounds.size:
+        raise InputError(f"{path}: no CSI of both Alice and Bob in any kept round; accepted: {ACCEPTS}")
+    from_alice, from_bob = (
+        None if s is None else _at(s, rounds) for s in (series["alice", "eve"], series["bob", "eve"])
+    )
+    heard = from_alice is not None or from_bob is not None
+    eves = {"eve": EveLinks(from_alice, from_bob)} if heard else {}
+    cut = Cut(
+        name="run",
+        alice=_at(alice, rounds),
+        bob=_at(bob, rounds),
+        groups=np.zeros(rounds.size, dtype=np.int64),
+        per_group=False,
+        chain=experiment.chain,
+        accounting=experiment.accounting,
+        training=experiment.training,
+        eves=eves,
+        assumed=tuple(eves),
+        assumption="Eve is no better placed than the recorded one" if eves else "",
+        rejected=_rejected(run),
+        seed=experiment.seed,
+        interval_s=_interval_s(run),
+    )
+    title = run.start.experiment.get("title", "")
+    return Recording(
+        name="run_folder",
+        description=f"recorded run {title!r} of {run.start.time}",
+        caveats=()
+        if run.state == "closed"
+        else (f"the run is {run.state}, not closed: its records may be incomplete",),
+        cuts={cut.name: cut},
+        main=cut.name,
+    )
+
+
+def _at(series: CsiSeries, rounds: I64) -> CsiSeries:
+    """Return the series on these rounds, NaN where it has none of them."""
+    h = np.full((rounds.size, *series.h.shape[1:]), np.nan, dtype=np.complex64)
+    _, into, of = np.intersect1d(rounds, series.rounds, return_indices=True)
+    h[into] = series.h[of]
+    return CsiSeries(h=h, rounds=rounds, subcarrier_hz=series.subcarrier_hz)
+
+
+def _rejected(run: RecordedRun) -> dict[str, int]:
+    reasons, counts = np.unique(run.rounds.reason[~run.rounds.kept], return_counts=True)
+    return {str(reason) or "unknown": int(n) for reason, n in zip(reasons, counts, strict=True)}
+
+
+def _interval_s(run: RecordedRun) -> float | None:
+    """Return the mean time from round to round by the coordinator's clock; None for fewer than two rounds."""
+    t0_s = run.rounds.t0_s[np.isfinite(run.rounds.t0_s)]
+    return float((t0_s[-1] - t0_s[0]) / (t0_s.size - 1)) if t0_s.size > 1 and t0_s[-1] > t0_s[0] else None

@@ -1,1 +1,0 @@
-"""Which phases, which precoders: one file a method, each `design(model, …) → Design`."""
