@@ -11,7 +11,7 @@ import numpy as np
 from testbed.core.types import C64, F64
 
 _HALF = 16
-"""Half the kernel's length in samples of the slower of the two rates: flat up to 0.42 of that rate, −80 dB from 0.58."""
+"""Half the kernel's length in samples of the slower rate: flat up to 0.42 of that rate, −80 dB from 0.58."""
 _KAISER_BETA = 8.0
 _AT_ONCE = 1 << 18
 """Kernel values that are held at a time."""

@@ -217,7 +217,7 @@ def test_overflow_is_silent_and_saturation_clips(endpoint: str) -> None:
     assert np.abs(block(client, 512)).max() <= 0.0015
     device.faults.saturates_at, device.faults.overflow_probability = 1.0, 1.0
     assert client.ask("SET iio:device3 BUFFERS_COUNT 0") == -errno.EINVAL
-    assert block(client, 512).shape == (512, 2)  # nothing tells
+    assert block(client, 512).shape == (512, 2)
     client.close()
     device.close()
 
