@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from sim_backend.messages import MAX_SAMPLES, Now, Receive, Reply, Silence, Tran
 from sim_backend.ticks import duration, to_ticks
 from testbed.core.errors import DeviceError, InputError, LateTransmit
 from testbed.core.options import driver_options
-from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
+from testbed.core.radio import Radio, RadioCapabilities, RadioLimits, RadioSettings
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
 
@@ -26,6 +27,14 @@ _LEAD_S = 0.5e-3
 """On the wall clock, how far ahead of now a transmission is ordered that was too late without …"""
 _LONGEST_LEAD_S = 64e-3
 """… and at most, after several that were too late still."""
+
+
+_RANGES: dict[str, Any] = {
+    "sample_rate_hz": (0.2e6, 61.44e6),
+    "carrier_hz": (70e6, 6e9),
+    "tx_gain_db": (-80.0, 20.0),
+    "rx_gain_db": (0.0, 70.0),
+}
 
 
 class SimRadio(Radio):
@@ -64,12 +73,14 @@ class SimRadio(Radio):
         return RadioCapabilities(
             timed=self._timed,
             n_antennas=self._options.n_antennas,
-            sample_rate_hz=(0.2e6, 61.44e6),
-            carrier_hz=(70e6, 6e9),
-            tx_gain_db=(-80.0, 20.0),
-            rx_gain_db=(0.0, 70.0),
+            **_RANGES,
             turnaround_s=self._options.turnaround_s,
+            can_transmit=not getattr(self._options, "receive_only", False),
         )
+
+    @classmethod
+    def limits(cls, options: Mapping[str, Any]) -> RadioLimits:
+        return RadioLimits("simulated radio", **_RANGES, can_transmit=options.get("receive_only") is not True)
 
     def use_timing(self, timed: bool) -> None:
         if timed and not self._options.timed:

@@ -102,6 +102,14 @@ class SimWorld(World):
         return getattr(importlib.import_module(f"sim_backend.emulators.{module}"), kind)(name, context, **options)
 
     @staticmethod
+    def implied_options(name: str, driver: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        if driver != "pluto":
+            return {}
+        from sim_backend.emulators.pluto import PlutoOptions
+
+        return {"model": options.get("model", PlutoOptions().model)}
+
+    @staticmethod
     def equip(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment | None:
         if driver != "usrp":
             return None

@@ -31,6 +31,9 @@ RETENTION = TICKS_PER_S
 """How far behind the frontier a reception may still begin."""
 LONGEST_PATH = TICKS_PER_S // 50_000
 """Echoes later than 20 µs (6 km) are not computed."""
+NEARLY = 1 / 32
+"""Carriers that differ by no more of the (same) rate are turned against one another sample by sample: what leaves the
+band at one end then comes in at the other, as it does in a receiver whose filter is that much too wide."""
 FOREVER = 1 << 62
 
 
@@ -317,7 +320,8 @@ class Air:
         for sent in present:
             if sent.radio == name:
                 continue
-            same = (sent.carrier_hz, sent.sample_rate_hz) == (station.carrier_hz, rate)
+            away_hz = sent.carrier_hz - station.carrier_hz
+            same = sent.sample_rate_hz == rate and abs(away_hz) <= NEARLY * rate
             band_hz = common_band(sent.carrier_hz, sent.sample_rate_hz, station.carrier_hz, rate)
             for first, stop in itertools.pairwise(edges):
                 if same:
@@ -350,6 +354,8 @@ class Air:
         if first >= stop:
             return
         heard = _heard(sent.stretch(first - lag - n_taps + 1, stop - lag), h, alone)
+        if sent.carrier_hz != to.carrier_hz:
+            heard = heard * _turn(sent.carrier_hz - to.carrier_hz, start + duration(first, rate), stop - first, rate)
         out[..., first:stop] += heard if out.ndim == heard.ndim else heard[0]
 
     def _add_mixed(
@@ -373,9 +379,7 @@ class Air:
             return
         wave = _heard(sent.stretch(low - lag - h.shape[-1] + 1, high - lag), h, alone)
         heard = resample(wave, at - low, step, stop - first, sent_rate, rate, band_hz)
-        away_hz = sent.carrier_hz - to.carrier_hz
-        turns = (away_hz * to_seconds(time)) % 1.0 + away_hz / rate * np.arange(stop - first)
-        heard *= np.exp(2j * np.pi * (turns % 1.0)).astype(np.complex64)
+        heard *= _turn(sent.carrier_hz - to.carrier_hz, time, stop - first, rate)
         out[..., first:stop] += heard if out.ndim == heard.ndim else heard[0]
 
     def _paths(self, to: Station, sent: Transmission, time: int) -> tuple[NDArray[np.complex128], NDArray[np.float64]]:
@@ -463,6 +467,12 @@ def _heard(x: C64, h: NDArray[np.complex128], alone: bool) -> C64:
     if alone:
         return np.convolve(x, h.astype(np.complex64), "valid")
     return convolve(np.atleast_2d(x), h)
+
+
+def _turn(away_hz: float, time: int, n_samples: int, rate: float) -> C64:
+    """Return (sample,) exp(j·phase) of one carrier against another that it leads by `away_hz`, from a tick on."""
+    turns = (away_hz * to_seconds(time)) % 1.0 + away_hz / rate * np.arange(n_samples)
+    return np.asarray(np.exp(2j * np.pi * (turns % 1.0)), np.complex64)
 
 
 def _ceil_index(ticks: int, rate: float) -> int:

@@ -79,7 +79,8 @@ def pluto_tree(serial: str, model: str, firmware: str) -> Tree:
     rx_common = {
         "bb_dc_offset_tracking_en": "1", "filter_fir_en": "0",
         "gain_control_mode_available": "manual fast_attack slow_attack hybrid", "quadrature_tracking_en": "1",
-        "rf_bandwidth": "18000000", "rf_bandwidth_available": f"[200000 1 {widest_rx}]", "rf_dc_offset_tracking_en": "1",
+        "rf_bandwidth": "18000000", "rf_bandwidth_available": f"[200000 1 {widest_rx}]",
+        "rf_dc_offset_tracking_en": "1",
         "rf_port_select_available": _PORTS_RX, "sampling_frequency": rate, "sampling_frequency_available": rates,
     }  # fmt: skip
     tx_common = {

@@ -42,6 +42,7 @@ def run(
     config.check_run(plan, experiment)
     check_world(plan, place, lab)
     config.check_drivers(place, lab)
+    config.check_limits(plan, place, experiment, lab)
     folder = processes.new_run_folder(out, Path(experiment).stem)
     with ProgressBar() as bar:
         outcome = processes.run(plan, place, lab, folder, bar.update, stop_on_signals)
@@ -70,6 +71,7 @@ def coordinator(
     plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
     config.check_run(plan, experiment)
     check_world(plan, place, lab)
+    config.check_limits(plan, place, experiment, lab)
     if place.world is not None and world is None:
         if place.world.port == 0:
             raise InputError(f"{lab}: table [world]: key 'port' is 0, so say where the air is: --world tcp://HOST:PORT")

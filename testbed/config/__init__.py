@@ -1,6 +1,14 @@
 """The two files a user writes: reading them, checking them, opening the devices that a lab names."""
 
-from testbed.config.check import MIN_TRAINING_ROUNDS, check_drivers, check_experiment, check_lab, check_run
+from testbed.config.check import (
+    MIN_TRAINING_ROUNDS,
+    check_drivers,
+    check_experiment,
+    check_lab,
+    check_limits,
+    check_run,
+    violations,
+)
 from testbed.config.read import bundled, convert, find, json_schema, load_experiment, load_lab, state_root
 
 __all__ = [
@@ -9,6 +17,7 @@ __all__ = [
     "check_drivers",
     "check_experiment",
     "check_lab",
+    "check_limits",
     "check_run",
     "convert",
     "find",
@@ -16,4 +25,5 @@ __all__ = [
     "load_experiment",
     "load_lab",
     "state_root",
+    "violations",
 ]

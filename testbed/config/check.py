@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from testbed.core import registry, schedule
-from testbed.core.config import Experiment, Lab, Options, PlacedNode, PlacedSurface
+from testbed.core.config import Experiment, Lab, NodePlace, Options, PlacedNode, PlacedSurface
 from testbed.core.errors import InputError
 from testbed.core.options import driver_options
+from testbed.core.radio import RadioLimits
 
 MIN_TRAINING_ROUNDS = 20
 
@@ -172,6 +176,88 @@ def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None
                 driver_options(place.options, kind, name)
             except InputError as exc:
                 raise InputError(f"{source}: {exc}") from exc
+
+
+class Violation(NamedTuple):
+    """Something of an experiment, or of a lab, that a node's device cannot do."""
+
+    node: str
+    key: str
+    detail: str
+    """What is wrong and what is accepted."""
+    change: str
+    """Which option to change, where, and to what."""
+
+
+def violations(e: Experiment, lab: Lab, names: list[str] | None = None) -> list[Violation]:
+    """Return what the devices of these nodes (by default all whose driver is installed here) cannot do.
+
+    From what their drivers state of them (`Radio.limits`); nothing is opened.
+    """
+    found = []
+    for name in names if names is not None else list(lab.node):
+        limits = _limits(lab, name) if lab.node[name].role != "ris" else None
+        if limits is not None:
+            found += list(_beyond(e, name, lab.node[name], limits))
+    return found
+
+
+def check_limits(e: Experiment, lab: Lab, experiment: str, source: str, names: list[str] | None = None) -> None:
+    """Raise InputError, in one line, where a device of the lab cannot do what the experiment wants of it."""
+    found = violations(e, lab, names)
+    if found:
+        said = "; ".join(dict.fromkeys(f"{v.detail}: {v.change}" for v in found))
+        raise InputError(f"{experiment} on lab {source}: {said}")
+
+
+def _limits(lab: Lab, name: str) -> RadioLimits | None:
+    place = lab.node[name]
+    if place.driver not in registry.driver_names("radios"):
+        return None
+    try:
+        kind = registry.load_driver("radios", place.driver)
+        options: Options = dict(place.options)
+        if lab.world is not None and name in lab.world.emulators:
+            world = registry.load_driver("worlds", lab.world.driver)
+            options |= world.implied_options(name, place.driver, lab.world.emulators[name])
+    except (ImportError, InputError):
+        return None  # told by `check_drivers` where it matters
+    limits: RadioLimits | None = kind.limits(options) if hasattr(kind, "limits") else None
+    return limits
+
+
+def _beyond(e: Experiment, name: str, place: NodePlace, limits: RadioLimits) -> Iterator[Violation]:
+    who = f"node {name} is a {limits.device}"
+    values = {
+        "carrier_hz": e.radio.carrier_hz,
+        "sample_rate_hz": e.radio.sample_rate_hz,
+        "rx_gain_db": place.rx_gain_db,
+    }
+    if limits.can_transmit:
+        values["tx_gain_db"] = place.tx_gain_db
+    elif place.role != "eve":
+        yield Violation(
+            name, "role", f"{who}, which can only receive; accepted for role = 'eve'",
+            f"give [node.{name}] a radio that transmits",
+        )  # fmt: skip
+    for key, value in values.items():
+        accepted = getattr(limits, key)
+        if accepted is not None and not accepted[0] <= value <= accepted[1]:
+            where = f"[node.{name}] of the lab" if key.endswith("gain_db") else "[radio] of the experiment"
+            nearest = min(accepted, key=lambda end: abs(end - value))
+            yield Violation(
+                name, key, f"{who}: {key} = {value:g}, accepted {accepted[0]:g} to {accepted[1]:g}",
+                f"change it in table {where} (nearest: {nearest:g})",
+            )  # fmt: skip
+    sounder = registry.make_stage("probing", e.probing.waveform, e.probing.waveform_options)
+    span_hz = float(np.ptp(sounder.frame(e.radio.sample_rate_hz).subcarrier_hz))
+    if limits.bandwidth_hz is not None and span_hz > limits.bandwidth_hz:
+        share = limits.bandwidth_hz / span_hz
+        yield Violation(
+            name, "bandwidth_hz", f"{who}: the probes occupy {span_hz / 1e6:.3g} MHz at sample_rate_hz = "
+            f"{e.radio.sample_rate_hz:g}, its analogue filters pass {limits.bandwidth_hz / 1e6:g} MHz",
+            f"lower sample_rate_hz in table [radio] of the experiment to {e.radio.sample_rate_hz * share:.4g}",
+        )  # fmt: skip
 
 
 def _check_driver(group: str, driver: str, where: str) -> None:

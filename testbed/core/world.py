@@ -96,6 +96,14 @@ class World(ABC):
         """
 
     @staticmethod
+    def implied_options(name: str, driver: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the driver options that an emulated device makes true, such as its model: what `Radio.limits` asks.
+
+        `options` are the emulated device's; they may be wrong, and are then left to `emulate` to refuse.
+        """
+        return {}
+
+    @staticmethod
     @abstractmethod
     def equip(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment | None:
         """Emulate a device in the driver's own process, behind the vendor's library, before the driver is made.

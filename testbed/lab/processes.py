@@ -67,6 +67,16 @@ def load_identity(lab: Lab, name: str) -> Identity | None:
     return identity.load(lab_folder(lab) / "transport", name, daemon_names(lab)) if lab.curve else None
 
 
+def own_identity(lab: Lab, name: str) -> Identity | None:
+    """Return a daemon's identity, knowing those others only whose public keys are here: enough for this machine's air.
+
+    None where the lab switched authentication off. Raises InputError where its own pair is missing.
+    """
+    folder = lab_folder(lab) / "transport"
+    known = [n for n in daemon_names(lab) if n == name or (folder / f"{n}.public").exists()]
+    return identity.load(folder, name, known) if lab.curve else None
+
+
 def node_state_dir(lab: Lab, name: str) -> Path:
     folder = lab_folder(lab) / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -246,7 +256,7 @@ def start_air(lab: Lab, crew: Crew, scene: Scene, radio: RadioPlan, seed: int) -
     assert lab.world is not None
     assert endpoint is not None
     if lab.world.local:  # one that is elsewhere may be in use, and keeps the scene it has
-        who = load_identity(lab, "coordinator" if lab.coordinator.local else "world")
+        who = own_identity(lab, "coordinator" if lab.coordinator.local else "world")
         registry.load_driver("worlds", lab.world.driver).reset(endpoint, who, scene, radio, seed, _WORLD_START_S)
     return endpoint
 
@@ -254,7 +264,8 @@ def start_air(lab: Lab, crew: Crew, scene: Scene, radio: RadioPlan, seed: int) -
 def open_device(lab: Lab, name: str, crew: Crew, air: str | None) -> Radio | Board:
     """Open a node's device in this process, as its daemon would; raises InputError for refused options."""
     context = DriverContext(
-        seed=seeds.derive(0, lab.name, name), world=air, identity=load_identity(lab, name),
+        seed=seeds.derive(0, lab.name, name), world=air,
+        identity=None if air is None else own_identity(lab, name),  # for the air; a real device asks for none
         state_dir=node_state_dir(lab, name),
     )  # fmt: skip
     uri = crew.device_uri(name)
