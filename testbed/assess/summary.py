@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.outcomes import AgreeReport, EveReport, EveRow, KeyReport
 from testbed.core.stages import Verdict
 from testbed.core.types import U8
-from testbed.entropy.source import general_estimate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +85,7 @@ _DEFAULT_REASONS = {
     "kdr_raw": "no block reached the comparison of raw bits",
     "kdr_eve": "Eve was not measured",
     "min_entropy_per_bit": "no block reached privacy amplification",
+    "secrecy": "no key's length was judged, or the nodes keep it to themselves (private mode)",
     "reconciliation.efficiency": "no verified block with errors to correct",
     "keys_mismatched": "the keys' digests of both sides were not compared",
     "raw_rate_bps": "the source has no probing duration",
@@ -145,24 +145,64 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
             else None
         ),
     }
-    strings = [n for b in facts.blocks if (n := max(_raw_bits(b.alice), _raw_bits(b.bob)))]
+    summary["secrecy"] = secrecy([b.alice_key for b in facts.blocks if b.alice_key is not None])
     summary["health"] = (
-        [_entry(v) for v in (*facts.health, *_entropy_entries(strings, facts.blocks))]
+        [_entry(v) for v in (*facts.health, *_entropy_entries(facts.blocks))]
         + _key_entries(facts, delivered)
         + _null_entries(summary, facts)
     )
     return summary
 
 
-def _entropy_entries(strings: Sequence[int], blocks: Sequence[BlockFacts]) -> list[Verdict]:
+def _entropy_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:
     """Say where the min-entropy comes from."""
     if any(b.alice_key is not None and b.alice_key.entropy == "modelled" for b in blocks):
         detail = (
-            "Key lengths go by a model: features jointly Gaussian at Alice and Eve, probes independent but for what "
-            "our predictors find. The estimators of SP 800-90B had no say."
+            "Key lengths go by the log-loss of the best Eve, which assumes labels independent given what she knows."
         )
         return [Verdict("min_entropy_model", True, detail)]
-    return [general_estimate(strings)] if strings else []
+    return []
+
+
+def secrecy(reports: Sequence[KeyReport]) -> dict[str, Any] | None:
+    """Return who could know the keys, over all blocks; None where no length was judged (or nobody told of it).
+
+    A row for every Eve: her share of guessed labels and its limit are means over the blocks, `key_bits` is the sum of
+    what she alone would have left.
+    """
+    judged = [r for r in reports if r.eves]
+    if not judged:
+        return None
+    limiting = [r.limiting for r in judged if r.limiting is not None]
+    return {
+        "eves": _rows([row for r in judged for row in r.eves]),
+        "sensitivity": _rows([row for r in judged for row in r.sensitivity]),
+        "limiting": max(set(limiting), key=lambda name: (limiting.count(name), name), default=None),
+        "epsilon_log2": judged[0].epsilon_log2,
+        "assumptions": list(dict.fromkeys(text for r in judged for text in r.assumptions)),
+    }
+
+
+def _rows(rows: Sequence[EveRow]) -> list[dict[str, Any]]:
+    by_name: dict[str, list[EveRow]] = {}
+    for row in rows:
+        by_name.setdefault(row.name, []).append(row)
+    told = [
+        {
+            "name": name,
+            "knows": own[0].knows,
+            "guess_probability": _mean([r.guess_probability for r in own]),
+            "upper_bound": _mean([r.upper_bound for r in own]),
+            "key_bits": sum(r.key_bits for r in own),
+        }
+        for name, own in by_name.items()
+    ]
+    return sorted(told, key=lambda row: row["key_bits"])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
 
 
 # ---------------------------------------------------------------- figures
@@ -241,11 +281,11 @@ def _kdr_eve(blocks: Sequence[BlockFacts]) -> float | None:
 
 
 def _min_entropy(blocks: Sequence[BlockFacts]) -> float | None:
-    """Mean over raw bits of what amplification counted on."""
+    """Mean over kept bits of what amplification counted on."""
     weighed = [
-        (b.alice_key.min_entropy_per_bit, b.alice.raw_bits)
+        (b.alice_key.min_entropy_per_bit, b.alice.reconciled_bits)
         for b in blocks
-        if b.alice is not None and b.alice_key is not None and b.alice.verified
+        if b.alice is not None and b.alice_key is not None and b.alice_key.min_entropy_per_bit is not None
     ]
     total = sum(n for _, n in weighed)
     return sum(h * n for h, n in weighed) / total if total else None
@@ -299,7 +339,7 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
     if assumed:
         detail = (
             f"{assumed} of {len(attacked)} blocks: Eve heard too little, missed messages, or her report "
-            "was unusable; her error rate is assumed, not known"
+            "was unusable; what she knows is assumed, not measured"
         )
         entries.append({"check": "Eve's attack is a measurement", "ok": False, "detail": detail})
     mismatched = sum(

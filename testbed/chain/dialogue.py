@@ -8,13 +8,14 @@ left waiting. Kinds of messages are checked here, their bodies by whoever reads 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
 from testbed.core.errors import DialogueFailed, ProtocolError
 from testbed.core.ledger import Dialogue, Ledger, PublicMessage, Receive, Send
-from testbed.core.types import CsiSeries
+from testbed.core.types import U8, CsiSeries
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -184,3 +185,36 @@ def metered(dialogue: Dialogue[T], ledger: Ledger) -> Dialogue[T]:
 def _reason(message: PublicMessage) -> str:
     reason = message.body.get("reason") if isinstance(message.body, dict) else None
     return reason[:80] if isinstance(reason, str) else "no reason given"
+
+
+# ---------------------------------------------------------------- reading the peer
+
+
+def read(message: PublicMessage, parse: Callable[[], T]) -> T:
+    """Run a reader of the peer's message; what it raises for garbage becomes DialogueFailed('protocol')."""
+    try:
+        return parse()
+    except UNREADABLE as exc:
+        raise DialogueFailed("protocol", f"{message.kind}: {type(exc).__name__}: {exc}") from exc
+
+
+def integer(message: PublicMessage, key: str, least: int, most: int) -> int:
+    value = message.body.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise DialogueFailed("protocol", f"{message.kind}: {key} = {str(value)[:40]}, accepted {least} to {most}")
+    return value
+
+
+def packed(message: PublicMessage, key: str, count: int) -> U8:
+    value = message.body.get(key)
+    if not isinstance(value, bytes) or len(value) != (count + 7) // 8:
+        raise DialogueFailed("protocol", f"{message.kind}: {key} is not {count} packed bits")
+    return np.unpackbits(np.frombuffer(value, np.uint8), count=count)
+
+
+def large(message: PublicMessage, key: str, n_bytes: int) -> int:
+    """Return a number that travels as big-endian bytes."""
+    value = message.body.get(key)
+    if not isinstance(value, bytes) or len(value) != n_bytes:
+        raise DialogueFailed("protocol", f"{message.kind}: {key} is not {n_bytes} bytes")
+    return int.from_bytes(value, "big")

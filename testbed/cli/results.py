@@ -25,6 +25,10 @@ def replay(
         str | None, typer.Option("--chain", help="Experiment whose chain is used.", metavar="EXPERIMENT")
     ] = None,
     cut: Annotated[Optional[str], typer.Option(help="Only this measured link.")] = None,  # noqa: UP045
+    seed: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, max=2**62, help="Instead of the experiment's, or of the one that the source recommends."),
+    ] = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -37,7 +41,12 @@ def replay(
 
     plan = config.load_experiment(chain) if chain is not None else None
     watched = sys.stderr.isatty() or verbose
-    summary = replaying.replay(source, plan, cut, lambda share, what: say(f"{share:4.0%} {what}") if watched else None)
+
+    def tell(share: float, what: str) -> None:
+        if watched:
+            say(f"{share:4.0%} {what}")
+
+    summary = replaying.replay(source, plan, cut, tell, seed)
     if as_json:
         print_json(summary)
         return
@@ -85,6 +94,41 @@ def report(
         import webbrowser
 
         webbrowser.open(path.absolute().as_uri())
+
+
+@app.command()
+def audit(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, recorded in experiment mode.", metavar="RUN…")],
+    as_json: JsonOption = False,
+) -> None:
+    """Look at keys again with all that became known later: whole records, later blocks, the other runs.
+
+    Exit status 1 where a key is exposed. Example: testbed audit runs/MONDAY runs/TUESDAY
+    """
+    from testbed.assess import audit as auditing
+    from testbed.records import reader
+
+    loaded = [reader.load(path) for path in runs]
+    found = [
+        row for i, run in enumerate(loaded) for row in auditing.table(auditing.audit(run, loaded[:i] + loaded[i + 1 :]))
+    ]
+    exposed = sum(row.get("exposed", False) for row in found)
+    if as_json:
+        print_json({"keys_exposed": exposed, "keys": found})
+    for row in () if as_json else found:
+        where = f"{row['run']} block {row['block']}"
+        if "not_audited" in row:
+            print(f"{where}: not audited: {row['not_audited']}")
+            continue
+        verdict = "EXPOSED" if row["exposed"] else "ok" if row["assumption"] == auditing.AS_RUN else "what if"
+        print(
+            f"{where}: {verdict}: {row['assumption']}: {row['attack']} guesses {row['guess_probability']:.1%} of the "
+            f"labels and leaves {row['left_bits']} bits for a key of {row['key_bits']}"
+        )
+    if not found and not as_json:
+        print("no keys in these runs")
+    if exposed:
+        raise typer.Exit(1)
 
 
 @app.command()

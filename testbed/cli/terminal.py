@@ -94,6 +94,22 @@ def training_line(told: dict[str, Any]) -> str:
     return "training: " + "; ".join(f"{what}: {text}" for what, text in training.rows(told))
 
 
+MOST_EVES = 6
+"""Rows of "Who could know this key" on a terminal; the report has all."""
+
+
+def _eves(secrecy: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table(title="who could know this key (the most able first; all in the report)", title_justify="left")
+    for heading in ("Eve", "she knows", "guesses", "key left"):
+        table.add_column(heading, justify="right" if heading in ("guesses", "key left") else "left")
+    for row in secrecy["eves"][:MOST_EVES]:
+        guess = row["guess_probability"]
+        table.add_row(row["name"], row["knows"], "assumed" if guess is None else f"{guess:.1%}", str(row["key_bits"]))
+    return table
+
+
 def _show(outcome: Any, report_path: Path) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -121,6 +137,8 @@ def _show(outcome: Any, report_path: Path) -> None:
     )
     if "training" in s:
         console.print(training_line(s["training"]), highlight=False, markup=False)
+    if s.get("secrecy"):
+        console.print(_eves(s["secrecy"]))
     table = Table(title="health", title_justify="left", show_header=False)
     for entry in s["health"]:
         table.add_row("[green]ok[/green]" if entry["ok"] else "[yellow]look[/yellow]", entry["check"], entry["detail"])

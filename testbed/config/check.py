@@ -77,6 +77,11 @@ def check_experiment(e: Experiment, source: str) -> None:
             policy = registry.make_stage("policy", e.surface.policy, e.surface.options)
         except InputError as exc:
             raise InputError(f"{source}: table [surface]: key 'options': {exc}") from exc
+        if e.surface.is_secret and not policy.can_be_secret:
+            raise InputError(
+                f"{source}: table [surface]: key 'secret': true, but the patterns of policy = {e.surface.policy!r} "
+                "follow from what is public; accepted: false, or policy = 'random'"
+            )
         if policy.watches and e.mode == "private":
             raise InputError(
                 f"{source}: table [surface]: policy = {e.surface.policy!r} watches the channel, which nodes keep to "

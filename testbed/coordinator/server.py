@@ -10,14 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import zmq
 
 from testbed.assess import run_summary
-from testbed.coordinator import state as s
-from testbed.core import registry, schedule
+from testbed.coordinator import events as e
+from testbed.coordinator.state import CoordinatorState
+from testbed.core import registry, schedule, seeds
 from testbed.core.clock import Clock, WallClock
-from testbed.core.config import Experiment, Lab, to_dict
+from testbed.core.config import Experiment, Lab, is_rehearsal, to_dict
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
 from testbed.core.types import AntennaFrame, SoundingFrame
@@ -71,7 +73,7 @@ class Coordinator:
         sounder = registry.make_stage("probing", experiment.probing.waveform, experiment.probing.waveform_options)
         self._frame = sounder.frame(experiment.radio.sample_rate_hz)
         slots = schedule.parse(experiment.probing.schedule)
-        self.state = s.CoordinatorState(
+        self.state = CoordinatorState(
             lab, experiment, self.run_name, slots, self._frame.duration_s, _antenna_s(self._frame)
         )
         self._wire = transport.Wire(identity)
@@ -85,9 +87,9 @@ class Coordinator:
         self.port = self._hub.port
         self.interrupted = False
         """A person asked for the end (exit status 130)."""
-        self._stop_asked: list[s.FinishKind] = []
+        self._stop_asked: list[e.FinishKind] = []
         self._links_rejected: dict[str, Counter[str]] = {}
-        self._over: s.Over | None = None
+        self._over: e.RunOver | None = None
         self._drivers: dict[str, dict[str, Any]] = {}
         self._accepted: dict[str, dict[str, Any]] = {}
         self._let_time_pass: Callable[[float], None] | None = None
@@ -95,7 +97,7 @@ class Coordinator:
         self._began_s = 0.0
         self._last_progress: Progress | None = None
 
-    def ask_stop(self, kind: s.FinishKind) -> None:
+    def ask_stop(self, kind: e.FinishKind) -> None:
         """Ask from a signal handler or a thread: stop finishes the round, abort drops it, halt silences at once."""
         self._stop_asked.append(kind)
 
@@ -128,11 +130,11 @@ class Coordinator:
                     # what waits was sent before now: nobody is judged silent whose heartbeat lies here unread
                     for received in self._waiting_messages():
                         self._receive(received, writer, world, progress)
-                    self._take(s.Tick(now_s), writer, world, progress)
+                    self._take(e.Tick(now_s), writer, world, progress)
                     for name, detail in gone():
-                        self._take(s.Gone(name, detail), writer, world, progress)
+                        self._take(e.ProcessEnded(name, detail), writer, world, progress)
                     while self._stop_asked:
-                        self._take(s.StopAsked(self._stop_asked.pop(0)), writer, world, progress)
+                        self._take(e.StopAsked(self._stop_asked.pop(0)), writer, world, progress)
                 try:
                     received = self._hub.receive()
                 except zmq.Again:
@@ -171,32 +173,32 @@ class Coordinator:
             self._hub.send(name, m.Pulse(), to_pulse=True)
         if not self.state.virtual:
             # on the wall clock, plans are made from the time at which something happened
-            self._take(s.Tick(self._clock.now_s()), writer, world, progress)
-        self._take(s.Received(name, header.incarnation, body), writer, world, progress)
+            self._take(e.Tick(self._clock.now_s()), writer, world, progress)
+        self._take(e.Received(name, header.incarnation, body), writer, world, progress)
 
-    def _take(self, event: s.Event, writer: RunWriter, world: str | None, progress: Callable[[Progress], None]) -> None:
+    def _take(self, event: e.Event, writer: RunWriter, world: str | None, progress: Callable[[Progress], None]) -> None:
         for instruction in self.state.handle(event):
             match instruction:
-                case s.Tell(node, body):
+                case e.Send(node, body):
                     self._hub.send(node, body)
                     if isinstance(body, m.Finish) and body.kind == "halt":
                         self._hub.send(node, body, to_pulse=True)
-                case s.ResetWorld():
+                case e.ResetWorld():
                     self._reset_world(world)
-                case s.LetTimePass(until_s):
+                case e.AdvanceWorld(until_s):
                     if self._let_time_pass is not None:
                         self._let_time_pass(until_s)
-                case s.Note(kind, detail):
+                case e.Note(kind, detail):
                     self._note(kind, detail, writer, progress)
-                case s.NewPattern(pattern):
-                    writer.pattern(pattern.digest, pattern.levels, pattern.phase_bits)
-                case s.RoundOver():
+                case e.NewPattern(pattern, name):
+                    writer.pattern(name, pattern.levels, pattern.phase_bits)
+                case e.RoundOver():
                     self._record_round(instruction, writer)
                     self._tell_progress(progress)
-                case s.BlockOver():
+                case e.BlockOver():
                     self._record_block(instruction, writer)
                     self._tell_progress(progress)
-                case s.Over():
+                case e.RunOver():
                     self._over = instruction
 
     def _reset_world(self, endpoint: str | None) -> None:
@@ -204,8 +206,11 @@ class Coordinator:
         if place is None or endpoint is None:
             raise TestbedError("this lab has a [world], but its endpoint is not known")
         driver = registry.load_driver("worlds", place.driver)
-        e = self.experiment
-        driver.reset(endpoint, self._identity, e.scene, e.radio, e.seed, self.lab.coordinator.operation_timeout_s)
+        plan = self.experiment
+        # A run that is no rehearsal must not follow from a number in a file, the simulated air included.
+        seed = plan.seed if is_rehearsal(self.lab, plan) else seeds.fresh()
+        limit_s = self.lab.coordinator.operation_timeout_s
+        driver.reset(endpoint, self._identity, plan.scene, plan.radio, seed, limit_s)
         self._let_time_pass = driver.pacer(endpoint, self._identity)
 
     def _note(self, kind: str, detail: dict[str, Any], writer: RunWriter, progress: Callable[[Progress], None]) -> None:
@@ -225,7 +230,7 @@ class Coordinator:
         else:
             log.info(text)
 
-    def _record_round(self, r: s.RoundOver, writer: RunWriter) -> None:
+    def _record_round(self, r: e.RoundOver, writer: RunWriter) -> None:
         for node, links in r.links.items():
             for link in links:
                 tx = self.lab.by_role(link.tx) or link.tx
@@ -253,7 +258,7 @@ class Coordinator:
                 )
         writer.round(r.round, r.kept, r.reason, r.surface, r.start_s)
 
-    def _record_block(self, b: s.BlockOver, writer: RunWriter) -> None:
+    def _record_block(self, b: e.BlockOver, writer: RunWriter) -> None:
         if b.training:
             reports = {role: to_dict(r) for role, r in b.trained.items()}
             training = {"block": b.block, "rounds": len(b.rounds), "reports": reports, "failure": b.failure}
@@ -263,8 +268,10 @@ class Coordinator:
             return
         names = {role: self.lab.by_role(role) or role for role in ("alice", "bob", "eve")}
         agree = {names[role]: r for role, r in (("alice", b.alice), ("bob", b.bob)) if r is not None}
+        # What Eve's node reports to Alice is large, and her CSI is recorded anyway.
+        eve = None if b.eve is None else msgspec.structs.replace(b.eve, heard=())
         key = {names[role]: r for role, r in (("alice", b.key_alice), ("bob", b.key_bob)) if r is not None}
-        writer.block(documents.Block(block=b.block, agree=agree, eve=b.eve, key=key))
+        writer.block(documents.Block(block=b.block, rounds=list(b.rounds), agree=agree, eve=eve, key=key))
         for role, raw in b.raw.items():
             bits = np.frombuffer(raw, dtype=np.uint8)
             if bits.size and bits.max() > 1:

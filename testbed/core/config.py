@@ -133,6 +133,13 @@ class SurfacePlan(Table):
     policy: str = "none"
     """none: it is left alone; otherwise the name of a policy (`testbed list`)."""
     options: Options = field(default_factory=dict)
+    secret: bool | None = None
+    """Whether patterns are key material: drawn by the node that holds the board from the operating system's randomness,
+    fresh every run and never told. By default true for policy "random" and false for all others, which cannot be."""
+
+    @property
+    def is_secret(self) -> bool:
+        return self.policy == "random" if self.secret is None else self.secret
 
 
 class BeamPlan(Table):
@@ -172,18 +179,21 @@ class Accounting(Table):
 
     block_rounds: Count = 200
     """Kept rounds that are distilled together."""
-    sacrifice_fraction: Annotated[float, Meta(gt=0, lt=0.5)] = 0.1
-    """Share of raw bits published to estimate Bob's and Eve's error rates; they are gone."""
+    sacrifice_fraction: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
+    """Share of labels published to estimate Bob's error rate; they are gone."""
     epsilon_log2: Annotated[int, Meta(ge=8, le=128)] = 64
-    """Security parameter: the key is 2^−this close to uniform for Eve."""
-    assumed_eve_error_rate: Annotated[float, Meta(ge=0, le=0.5)] = 0.15
-    """Used where no Eve was measured: the error rate of her best guess of a raw bit. The default is a little below what
-    an Eve at a twentieth of a wavelength reaches in the simulated hall."""
+    """Security parameter: all keys of the run together are 2^−this close to uniform for every Eve of the portfolio."""
+    assumed_eve_correlation: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """An Eve that nobody measured: correlation of one antenna's feature with Alice's. The key is held against the least
+    of measured and assumed. Where neither this nor a distance is given: 0.9 without a measured Eve, else one
+    wavelength of distance."""
+    assumed_eve_distance_wavelengths: NonNegative | None = None
+    """Instead of a correlation: how near she may be to either end, in scattering from all sides."""
+    assumed_eve_antennas: Annotated[int, Meta(ge=1, le=64)] = 1
     entropy: Literal["estimated", "modelled"] = "estimated"
-    """estimated: from the strings alone; on long ones SP 800-90B's bounds take up to a fifth of ideal bits.
-    modelled: for quantizers with equally likely cells only. Assumes that features are jointly Gaussian at Alice and Eve
-    and that probes are independent but for what our predictors find; her correlation is measured on whole published
-    symbols, or follows from `assumed_eve_error_rate`. The report says which was used."""
+    """estimated: −log2 of how often the best Eve of the portfolio guesses a label, at its confidence limit.
+    modelled: from the log-loss of her predictions; assumes that labels are independent given what she knows. More bits,
+    and for long blocks only. The report says which was used."""
 
 
 class Records(Table):
@@ -289,6 +299,18 @@ class Lab(Table):
     def by_role(self, role: str) -> str | None:
         """Return the name of the node with this role, or None."""
         return next((name for name, place in self.node.items() if place.role == role), None)
+
+
+def is_rehearsal(lab: Lab, experiment: Experiment) -> bool:
+    """Return whether a run follows from its seed: simulated air, in experiment mode. Its keys are never delivered."""
+    return lab.world is not None and experiment.mode == "experiment"
+
+
+def planned_blocks(experiment: Experiment) -> int:
+    """Return how many blocks a run may distil: what ε is shared out among."""
+    t, size = experiment.training, experiment.accounting.block_rounds
+    rounds = experiment.rounds - (t.rounds + t.guard_rounds if t.rounds else 0)
+    return max(1, -(-rounds // size))
 
 
 def to_dict(config: Struct) -> dict[str, Any]:

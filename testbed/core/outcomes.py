@@ -30,8 +30,6 @@ class AgreeReport(Struct, frozen=True, kw_only=True):
     leaked_by_kind: dict[str, int]
     public_bytes: int
     messages: int
-    source_min_entropy: float | None
-    """Per bit, of Alice's string from its own statistics (bias, memory in time and frequency). None at Bob."""
     verified: bool
     failure: str | None
     """Reason, where not verified."""
@@ -58,15 +56,32 @@ class TrainReport(Struct, frozen=True, kw_only=True):
     failure: str | None
 
 
-class Dependence(Struct, frozen=True, kw_only=True):
-    """How far Eve's features of one dimension explain Alice's published symbols."""
+class HeardSeries(Struct, frozen=True, kw_only=True):
+    """What one antenna of an Eve measured of one link in the rounds that were not reported before. Public."""
 
-    dimension: int
-    samples: int
-    links: int
-    """How many transmissions she used together."""
-    r2: float
-    """Share of Alice's variance that they explain."""
+    name: str
+    """Node, antenna and link, as "eve.0:alice"."""
+    rounds: bytes
+    """(round,) little-endian int64, ascending."""
+    dimensions: int
+    values: bytes
+    """(round, dimension) little-endian float32, NaN where she heard nothing: features as the chain makes them."""
+    channels: int = 0
+    csi: bytes = b""
+    """(round, channel) little-endian complex64: a few channels of CSI."""
+
+
+class SurfaceRecord(Struct, frozen=True, kw_only=True):
+    """The surface in a block's rounds, as far as it is public."""
+
+    states: tuple[int, ...]
+    """(round,) opaque number of the latched state: equal numbers are equal patterns."""
+    levels: bytes | None = None
+    """(round, element) uint8 phase levels, where the patterns are public; None where they are secret."""
+    phase_bits: int = 1
+    responses: bytes | None = None
+    """(round,) complex64: what the surface's path between Alice and Bob responds by the scene's geometry, but for a
+    factor, where patterns are public and the scene says where everything stands."""
 
 
 class EveReport(Struct, frozen=True, kw_only=True):
@@ -82,8 +97,13 @@ class EveReport(Struct, frozen=True, kw_only=True):
     """Which transmission served her best: from alice, from bob, or both."""
     transcript_complete: bool
     """False where she missed public messages; her attack is then weaker than it could be."""
-    dependence: tuple[Dependence, ...] = ()
-    """By dimension, where whole symbols were sacrificed: for the modelled accounting."""
+    heard: tuple[HeardSeries, ...] = ()
+    """What Alice judges the key's length with; not kept in records."""
+
+    @property
+    def error_rate(self) -> float:
+        """Share of the covered bits that her best guess got wrong; ½ where she covered none."""
+        return self.sacrificed_errors / self.covered_bits if self.covered_bits else 0.5
 
     @property
     def measured(self) -> bool:
@@ -92,15 +112,58 @@ class EveReport(Struct, frozen=True, kw_only=True):
         return self.transcript_complete and possible and self.covered_bits >= max(1, COVERAGE * self.sacrificed_bits)
 
 
+class EveRow(Struct, frozen=True, kw_only=True):
+    """A row of "Who could know this key"."""
+
+    name: str
+    knows: str
+    guess_probability: float | None
+    """Share of whole labels that she guesses, out of fold; None where she is assumed."""
+    upper_bound: float | None
+    """Confidence limit of it that the length goes by."""
+    key_bits: int
+    """What the key would be if she were the only Eve."""
+
+
+class LengthTerm(Struct, frozen=True, kw_only=True):
+    """A line of the length's ledger: bits that are there, or taken off (negative)."""
+
+    name: str
+    bits: float
+    why: str
+
+
 class KeyReport(Struct, frozen=True, kw_only=True):
-    """One side's view of amplification."""
+    """One side's view of amplification. All but the first two fields, `entropy` and `failure` are Alice's only, and
+    leave her node in experiment mode only: they follow from her secret string.
+    """
 
     block: int
     key_bits: int
-    min_entropy_per_bit: float
-    """Per raw bit given Eve's measurements, as used for the length; the sacrificed bits are taken off separately."""
-    eve_measured: bool
+    min_entropy_per_bit: float | None = None
+    """Of the kept bits given everything in the portfolio, as used for the length. None where it was not estimated."""
+    eve_measured: bool = False
     entropy: str = "estimated"
-    """Where the min-entropy comes from: estimated from strings, or modelled (`core.config.Accounting`)."""
+    """The rule: estimated or modelled (`core.config.Accounting`)."""
     failure: str | None = None
     """Why the key has 0 bits or was not delivered."""
+    limiting: str | None = None
+    """The Eve who set the length."""
+    eves: tuple[EveRow, ...] = ()
+    sensitivity: tuple[EveRow, ...] = ()
+    """What the key would be under other assumptions."""
+    terms: tuple[LengthTerm, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    epsilon_log2: dict[str, float] = {}
+    """log2 of total, estimation, correction, amplification over the whole run."""
+
+    def public(self) -> KeyReport:
+        """Return what may leave a node in private mode."""
+        failure = None if self.failure is None else self.failure.partition(":")[0]
+        return KeyReport(
+            block=self.block,
+            key_bits=self.key_bits,
+            eve_measured=self.eve_measured,
+            entropy=self.entropy,
+            failure=failure,
+        )

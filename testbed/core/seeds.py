@@ -28,6 +28,13 @@ def _digest(seed: int, *names: str | int) -> bytes:
     return hashlib.sha256("/".join([str(seed), *map(str, names)]).encode()).digest()
 
 
+def fresh() -> int:
+    """Return a 62-bit seed from the operating system's randomness."""
+    import secrets
+
+    return secrets.randbits(62)
+
+
 def permutation(n: int, seed: int, *names: str | int) -> NDArray[np.int64]:
     """Return a (n,) shuffle of 0 … n−1 for a named purpose, the same with every numpy version.
 

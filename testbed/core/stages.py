@@ -147,6 +147,13 @@ class Quantizer(ABC):
         measure of what an Eve who hears could know.
         """
 
+    def columns(self, features: Features, lead: PublicMessage) -> NDArray[np.int64] | None:
+        """Return (dimension, feature) the columns of Alice's features behind each dimension's labels; None: its own.
+
+        Whoever judges what a label gives away looks there.
+        """
+        return None
+
     def published(self, raw: Bits, lead: PublicMessage) -> NDArray[np.bool_]:
         """Return (bit,) which raw bits Alice's message has told already: they are sacrificed first. Default: none."""
         return np.zeros(raw.values.size, np.bool_)
@@ -214,9 +221,11 @@ class SurfacePolicy(ABC):
 
     changes: bool = True
     """Whether the pattern may change during a run; where it does not, rounds are ordered ahead."""
+    can_be_secret: ClassVar[bool] = False
+    """Whether its patterns may be key material: drawn from the node's own randomness and nothing else."""
     watches: bool = False
     """Whether `pattern_for` needs `observe` of every earlier round first."""
-    errand: bool = False
+    search_only: bool = False
     """The run exists for this policy's sake: it ends once the policy is `done`, and nothing is distilled."""
     done: bool = False
     """The policy has nothing more to try."""
@@ -231,6 +240,10 @@ class SurfacePolicy(ABC):
     @abstractmethod
     def pattern_for(self, round: int) -> SurfacePattern:
         """Return what the surface holds while this round is probed."""
+
+    def group(self, round: int) -> int:
+        """Return the same number for rounds that hold one pattern, as far as that is known beforehand."""
+        return round
 
     def observe(self, round: int, links: Mapping[str, C64]) -> None:
         """Hear what became of a round: CSI (rx antenna, tx antenna, subcarrier) by link "tx>rx", kept ones only.

@@ -45,6 +45,10 @@ class Attack(ABC):
     that take Alice's analogue values of other probes for inputs or targets: CSI and features of the same probe say more
     of a label than the string ever could."""
 
+    cliff: ClassVar[bool] = False
+    """Whether less than half of the label bits count as none: for attacks that know everything but a few numbers, where
+    what is left is the learner's error and no entropy."""
+
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
         self.name = type(self).__module__.rpartition(".")[2]

@@ -105,6 +105,8 @@ class Facts:
     heard: tuple[Heard, ...] = ()
     patterns: C128 | None = None
     """(probe, element) reflection coefficient of every element, where the patterns are public; else None."""
+    responses: C128 | None = None
+    """(probe, path) what the surface's paths respond to each pattern by the scene's geometry, where both are public."""
     states: I64 | None = None
     """(probe,) opaque number of the surface's state; None where there is no surface."""
     earlier: tuple[Earlier, ...] = ()
@@ -117,7 +119,7 @@ class Facts:
         for name in ("value", "bits", "probe", "dimension", "published"):
             _size(f"Alice's symbols: {name}", getattr(self, name), n)
         _csi("Alice's CSI", self.csi, n_probes)
-        for name, array in (("patterns", self.patterns), ("states", self.states)):
+        for name, array in (("patterns", self.patterns), ("responses", self.responses), ("states", self.states)):
             if array is not None:
                 _size(name, array, n_probes)
         if self.patterns is not None and (self.patterns.ndim != 2 or not np.isfinite(self.patterns).all()):

@@ -183,6 +183,7 @@ def _finding(facts: Facts, attack: Attack, seed: int, delta_log2: float, epsilon
     extra = inflation(hit, facts.probe[kept], depth)
     bounds = upper_bounds(hit, depth, extra, delta_log2)
     each = np.array([bounds[int(m)] for m in depth])
+    left = float(-np.log2(each).sum())
     return Finding(
         attack=attack.name,
         knows=attack.knows,
@@ -193,7 +194,7 @@ def _finding(facts: Facts, attack: Attack, seed: int, delta_log2: float, epsilon
         smoothing_bits=smoothing(p[kept], epsilon_log2 - delta_blocks(delta_log2, epsilon_log2)),
         degrees_of_freedom=freedom,
         inflation=extra,
-        estimated_bits=float(-np.log2(each).sum()),
+        estimated_bits=0.0 if attack.cliff and left < facts.kept_bits / 2 else left,
     )
 
 

@@ -28,8 +28,21 @@ class Fit:
     """Effective number of parameters, all targets together."""
 
 
-def ridge(x: F64, y: F64) -> Fit:
-    """Regress y (row, target), NaN where not known, on x (row, input), NaN taken for the input's mean."""
+def ridge(x: F64, y: F64, fill: bool = False) -> Fit:
+    """Regress y (row, target), NaN where not known, on x (row, input), NaN taken for the input's mean.
+
+    fill: unknown targets of a row that has others count as their mean, and estimates are scaled up for it: one
+    regression serves targets that are known in different rows.
+    """
+    if fill:
+        known = np.isfinite(y)
+        rows = known.any(axis=1)
+        filled = np.where(rows[:, None], np.where(known, y, 0.0), np.nan)
+        share = np.maximum(known.sum(axis=0), 1) / max(int(rows.sum()), 1)
+        fit = ridge(x, filled)
+        left = np.where(known, y - fit.mean / share, 0.0)
+        spread = np.sqrt((left**2).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
+        return Fit(fit.mean / share, spread, fit.freedom)
     mean, spread, freedom = np.full(y.shape, np.nan), np.full(y.shape[1], np.inf), 0.0
     known = np.isfinite(y)
     codes = {}

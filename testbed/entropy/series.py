@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import fft
 
 from testbed.core.types import F64, I64
 from testbed.entropy.facts import Facts, Heard
@@ -51,17 +50,6 @@ def standard(values: F64) -> F64:
         out = (values - mean) / spread
     out[:, ~(spread > 1e-12 * np.maximum(np.abs(mean), 1e-300))] = np.nan
     return np.asarray(out)
-
-
-def agreement(a: F64, b: F64, n_fft: int) -> F64:
-    """Return (lag,) how well columns of spectrum `b` a lag later explain those of `a`, any with any, either sign.
-
-    Sum of squared correlations over all pairs of columns, n_fft lags modulo n_fft: lag l pairs a[k] with b[k + l].
-    """
-    out = np.zeros(n_fft, np.float32)
-    for i in range(a.shape[1]):
-        out += (fft.irfft(np.conj(a[:, i, None]) * b, n_fft, axis=0) ** 2).sum(axis=1)
-    return out
 
 
 MOST_CHANNELS = 160

@@ -1,32 +1,56 @@
-"""At which shift another recording fits Alice's: for a whole block, or piece by piece."""
+"""At which shift another recording fits Alice's: for a whole block, or piece by piece after losses.
+
+A reference is any series that may repeat hers: Eve's channels, forwards or backwards, by round number or by time, at
+another rate; an earlier block; training; an earlier run; her own string elsewhere. Which of its columns belongs to which
+of hers, and with which sign, is not assumed: agreement is the sum of squared correlations over all pairs of columns.
+
+Shifts worth trying come from a block's first question, all later folds look at the same ones and decide by their own
+training symbols. That tells a test symbol's label to no attack: of thousands of shifts a few dozen remain, and only where
+they stand out from the others as no chance would have it.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft
 
 from testbed.core.types import F64, I64
 from testbed.entropy.facts import Facts
-from testbed.entropy.series import agreement
+from testbed.entropy.ridge import ridge
+from testbed.entropy.series import at_rounds
+
+_GLOBAL, _LOCAL = 5.5, 6.5
+"""Standard deviations by which a shift has to stand out, over the whole block and over one piece of it."""
+_PIECE = 48
+_LEAST_OVERLAP = 32
+_MOST = 28
+_OWN_NEAR = 8
+"""Alice's own neighbours nearer than this are another attack's matter."""
+_CHANGE_NATS = 9.0
+"""What a change of shift costs: about ln of how many there could be at each probe."""
 
 
-class Recording:
-    """Another recording on the dense axis of rounds, with its spectrum: reckoned once a block."""
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A series that may repeat Alice's."""
 
-    def __init__(self, rounds: I64, values: F64, alice: I64) -> None:
-        self.first = int(min(rounds[0], alice[0]))
-        self.span = int(max(rounds[-1], alice[-1])) - self.first + 1
-        self.n_fft = int(fft.next_fast_len(self.span + int(alice[-1] - alice[0]) + 1, real=True))
-        self.spectrum = fft.rfft(dense(rounds, values, self.first, self.span), self.n_fft, axis=0)
-        self.least = int(rounds[0] - alice[-1])
-        self.most = int(rounds[-1] - alice[0])
+    name: str
+    rounds: I64
+    """(round,) strictly ascending, any numbers: shifts are found."""
+    values: F64
+    """(round, channel) normal scores, NaN where unknown."""
+    own: bool = False
+    """It is Alice's own block: a probe is no evidence for itself, and neighbours do not count."""
 
-    def fit(self, alice: I64, z: F64) -> tuple[I64, F64]:
-        """Return (shift,) all shifts at which the two overlap, and how well each fits; z (probe, column), NaN hidden."""
-        own = fft.rfft(dense(alice, z, self.first, self.span), self.n_fft, axis=0)
-        all_lags = agreement(own, self.spectrum, self.n_fft)
-        shifts = np.arange(self.least, self.most + 1)
-        return shifts, np.asarray(all_lags[shifts % self.n_fft], np.float64)
+    def at(self, rounds: I64) -> F64:
+        """Return (round, channel); NaN where the reference has none."""
+        return at_rounds(self.rounds, self.values, rounds)
+
+    def reversed(self) -> Reference:
+        """Return the series backwards: rounds −r."""
+        return Reference(f"{self.name}, backwards", -self.rounds[::-1], self.values[::-1], self.own)
 
 
 def dense(rounds: I64, values: F64, first: int, size: int) -> F64:
@@ -37,21 +61,184 @@ def dense(rounds: I64, values: F64, first: int, size: int) -> F64:
     return out
 
 
-def best_shifts(facts: Facts, z: F64, rounds: I64, values: F64, count: int) -> list[int]:
-    """Return the `count` shifts of Eve's channels that agree best with Alice's scores z, best first, none beside one."""
-    if "recording" not in facts.scratch:
-        facts.scratch["recording"] = Recording(rounds, values, facts.rounds)
-    shifts, fit = facts.scratch["recording"].fit(facts.rounds, z)
-    return apart(shifts, fit, count)
+def candidates(reference: Reference, alice: I64, z: F64) -> I64:
+    """Return the shifts s at which reference round k + s is worth comparing with Alice's round k; may be none."""
+    if not reference.rounds.size or not reference.values.shape[1]:
+        return np.zeros(0, np.int64)
+    search = _Search(reference, alice, z)
+    found = search.outstanding(slice(0, alice.size), _GLOBAL, _MOST // 2)
+    for start in range(0, max(1, alice.size - _PIECE // 2), _PIECE):
+        found += search.outstanding(slice(start, start + _PIECE), _LOCAL, 1)
+    return np.unique(np.array(found, np.int64))
 
 
-def apart(shifts: I64, fit: F64, count: int, near: int = 1) -> list[int]:
-    """Return the best shifts, each further than `near` from those before it."""
-    fit, out = fit.copy(), []
-    for _ in range(count):
-        i = int(fit.argmax())
-        if not fit[i] > 0.0:
-            break
-        out.append(int(shifts[i]))
-        fit[max(0, i - near) : i + near + 1] = 0.0
-    return out or [0]
+class _Search:
+    """Agreement at all shifts at once, by spectra."""
+
+    def __init__(self, reference: Reference, alice: I64, z: F64) -> None:
+        self.alice, self.z, self.own = alice, z, reference.own
+        first, last = int(reference.rounds[0]), int(reference.rounds[-1])
+        self.first, self.span = first, last - first + 1
+        length = int(alice[-1] - alice[0]) + 1
+        self.n_fft = int(fft.next_fast_len(self.span + length, real=True))
+        self.shifts = np.arange(first - int(alice[-1]), last - int(alice[0]) + 1)
+        self.spectrum = fft.rfft(dense(reference.rounds, reference.values, first, self.span).T, self.n_fft)
+        there = np.isfinite(reference.values).any(axis=1)[:, None].astype(np.float64)
+        self.there = fft.rfft(dense(reference.rounds, there, first, self.span).T, self.n_fft)
+
+    def outstanding(self, part: slice, threshold: float, count: int) -> list[int]:
+        """Return up to `count` shifts at which this part of Alice's probes agrees better than chance has it."""
+        rounds, z = self.alice[part], self.z[part]
+        if rounds.size < _LEAST_OVERLAP:
+            return []
+        begin = int(self.alice[0])
+        heard = np.isfinite(z).any(axis=1)[:, None].astype(np.float64)
+        length = int(self.alice[-1]) - begin + 1
+        mine = fft.rfft(dense(rounds, z, begin, length).T, self.n_fft)
+        overlap = fft.irfft(
+            np.conj(fft.rfft(dense(rounds, heard, begin, length).T, self.n_fft)) * self.there, self.n_fft
+        )[0]
+        fit = np.zeros(self.n_fft, np.float32)
+        for column in mine:
+            fit += (fft.irfft(np.conj(column) * self.spectrum, self.n_fft) ** 2).sum(axis=0)
+        # dense() counts from the first round of each: lag l of the spectra is shift l + first − begin
+        lag = (self.shifts - self.first + begin) % self.n_fft
+        overlap, fit = np.rint(overlap[lag]), np.asarray(fit[lag], np.float64)
+        enough = overlap >= min(_LEAST_OVERLAP, 0.6 * rounds.size)
+        if self.own:
+            enough &= np.abs(self.shifts) > _OWN_NEAR
+        if np.count_nonzero(enough) < 8:
+            return []
+        fit = np.where(enough, fit / np.maximum(overlap, 1.0), 0.0)
+        usual = np.median(fit[enough])
+        pairs = z.shape[1] * self.spectrum.shape[0]
+        spread = max(1.4826 * float(np.median(np.abs(fit[enough] - usual))), np.sqrt(2.0 * pairs))
+        fit = (fit - usual) / spread
+        return _peaks(self.shifts, np.where(enough, fit, -np.inf), threshold, count)
+
+
+def _peaks(shifts: I64, fit: F64, threshold: float, count: int) -> list[int]:
+    order = np.argsort(-fit, kind="stable")[:count]
+    return [int(shifts[i]) for i in order if fit[i] >= threshold]
+
+
+# ---------------------------------------------------------------- what fits one fold
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A reference at the shifts that fit Alice's training symbols."""
+
+    inputs: F64
+    """(probe, channel) the reference beside each of Alice's probes; NaN where it has nothing."""
+    agreement: float
+    """Sum over all pairs of columns of n·r², per pair 1 by chance."""
+
+
+def known_candidates(facts: Facts, reference: Reference, z: F64) -> I64:
+    """As `candidates`, reckoned at a block's first question."""
+    key = ("candidates", reference.name)
+    if key not in facts.scratch:
+        facts.scratch[key] = candidates(reference, facts.rounds, z)
+    found: I64 = facts.scratch[key]
+    return found
+
+
+def constant(facts: Facts, reference: Reference, z: F64, count: int = 1) -> list[Match]:
+    """Return the reference at up to `count` shifts of the whole block, best first."""
+    out = [
+        Match(inputs, agreement_of(z, inputs))
+        for s in known_candidates(facts, reference, z)
+        for inputs in [reference.at(facts.rounds + s)]
+    ]
+    return sorted(out, key=lambda m: -m.agreement)[:count]
+
+
+def piecewise(facts: Facts, reference: Reference, z: F64, passes: int = 2) -> Match | None:
+    """Return the reference along the likeliest course of shifts (Viterbi); None where there are fewer than 2 shifts."""
+    shifts = known_candidates(facts, reference, z)
+    if shifts.size < 2:
+        return None
+    everywhere = reference.at(facts.rounds[:, None] + shifts)
+    course = _first_course(z, everywhere)
+    rows = np.arange(facts.rounds.size)
+    for _ in range(passes):
+        inputs = everywhere[rows, course]
+        if not np.isfinite(inputs).any():
+            return None
+        course = _viterbi(_log_likelihood(z, inputs, everywhere), shifts)
+    inputs = everywhere[rows, course]
+    return Match(inputs, agreement_of(z, inputs))
+
+
+def combined(z: F64, inputs: list[F64]) -> F64:
+    """Return (probe, column) the mean of what several shifts say of each column, weighed by how well each fits it."""
+    total, weight = np.zeros(z.shape), np.zeros(z.shape)
+    for x in inputs:
+        x = x[:, : z.shape[1]]
+        there = np.isfinite(x)
+        both = there & np.isfinite(z)
+        a, b = np.where(both, z, 0.0), np.where(both, x, 0.0)
+        r = (a * b).sum(axis=0) / np.maximum(np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0)), 1e-9)
+        w = r / np.maximum(1.0 - r**2, 0.02)
+        total += np.where(there, w * np.nan_to_num(x), 0.0)
+        weight += np.where(there, np.abs(w), 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(weight > 0, total / weight, np.nan)
+
+
+def agreement_of(z: F64, inputs: F64) -> float:
+    """Return the sum over all pairs of columns of n·r², per pair about 1 by chance."""
+    a, b = np.nan_to_num(z), np.nan_to_num(inputs)
+    n = max(1, int(np.count_nonzero(a.any(axis=1) & b.any(axis=1))))
+    return float(((a.T @ b) ** 2).sum() / n)
+
+
+def _first_course(z: F64, everywhere: F64) -> I64:
+    """Return (probe,) for each piece of the block the candidate that agrees best there."""
+    course = np.zeros(z.shape[0], np.int64)
+    for start in range(0, z.shape[0], _PIECE // 2):
+        part = slice(max(0, start - _PIECE // 4), start + _PIECE * 3 // 4)
+        fit = [agreement_of(z[part], everywhere[part, i]) for i in range(everywhere.shape[1])]
+        course[start : start + _PIECE // 2] = int(np.argmax(fit))
+    return course
+
+
+def _log_likelihood(z: F64, inputs: F64, everywhere: F64) -> F64:
+    """Return (probe, shift) how likely Alice's values are with each shift, by a ridge on the present course."""
+    fit = ridge(inputs, z)
+    centre, coefficients = _coefficients(inputs, fit.mean)
+    guess = np.nan_to_num(np.nan_to_num(everywhere - centre) @ coefficients)
+    there = np.isfinite(everywhere).any(axis=2)
+    left = np.where(np.isfinite(fit.spread) & (fit.spread > 0), fit.spread, 1.0).clip(0.05, 1.0)
+    known = np.isfinite(z)
+    error = np.where(known[:, None], (np.nan_to_num(z)[:, None] - guess) ** 2, 0.0)
+    with_guess = -(np.minimum(error / (2 * left**2), 12.0) + np.log(left) * known[:, None]).sum(axis=2)
+    alone = -(np.nan_to_num(z) ** 2 / 2).sum(axis=1)
+    return np.where(there, with_guess, alone[:, None])
+
+
+def _coefficients(inputs: F64, mean: F64) -> tuple[F64, F64]:
+    """Return centre and linear map that a regression's estimates stand for."""
+    centre = np.nan_to_num(np.nansum(inputs, axis=0) / np.maximum(np.isfinite(inputs).sum(axis=0), 1))
+    x = np.nan_to_num(inputs - centre)
+    y = np.nan_to_num(mean)
+    scale = x.shape[0] * 1e-3
+    return centre, np.linalg.solve(x.T @ x + scale * np.eye(x.shape[1]), x.T @ y)
+
+
+def _viterbi(likely: F64, shifts: I64) -> I64:
+    """Return (probe,) the likeliest course of candidates, a change costing the same wherever it leads."""
+    n, k = likely.shape
+    came = np.zeros((n, k), np.int64)
+    score = likely[0].copy()
+    for i in range(1, n):
+        best = int(score.argmax())
+        stay = score >= score[best] - _CHANGE_NATS
+        came[i] = np.where(stay, np.arange(k), best)
+        score = np.where(stay, score, score[best] - _CHANGE_NATS) + likely[i]
+    course = np.empty(n, np.int64)
+    course[-1] = int(score.argmax())
+    for i in range(n - 1, 0, -1):
+        course[i - 1] = came[i, course[i]]
+    return course

@@ -41,3 +41,9 @@ def neighbours(facts: Facts, table: F64, steps: Sequence[tuple[int, int]]) -> F6
     probe, dimension = facts.probe[:, None] + k, facts.dimension[:, None] + j
     inside = (probe >= 0) & (probe < table.shape[0]) & (dimension >= 0) & (dimension < table.shape[1])
     return np.where(inside, table[np.where(inside, probe, 0), np.where(inside, dimension, 0)], np.nan)
+
+
+def around(time: int, dimension: int) -> list[tuple[int, int]]:
+    """Return steps (probes, dimensions) to the neighbours of a symbol: so far along each axis, corners next to it."""
+    steps = [(k, j) for k in range(-time, time + 1) for j in range(-dimension, dimension + 1)]
+    return [(k, j) for k, j in steps if (k, j) != (0, 0) and (j == 0 or abs(k) <= 1)]

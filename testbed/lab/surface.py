@@ -145,7 +145,7 @@ def plan(
         raise InputError(f"--model {model!r}: accepted: start, answer, none")
     options = {
         "search": method, "objective": objective, "probes": probes, "start": start, "budget": experiment.rounds,
-        "errand": True, "model": model,
+        "search_only": True, "model": model,
     }  # fmt: skip
     out = msgspec.structs.replace(
         experiment, surface=SurfacePlan(policy="closed_loop", options=options),

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from testbed.core.config import Accounting, BeamPlan, ChainPlan, ProbingPlan, RadioPlan
+from testbed.core.config import Accounting, BeamPlan, ChainPlan, ProbingPlan, RadioPlan, SurfacePlan
 from testbed.core.errors import ProtocolError
 from testbed.core.ledger import PublicMessage
-from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
 
-VERSION = 3
+VERSION = 4
 """Raised with every incompatible change; peers of another version are refused with a reason."""
 
 
@@ -78,12 +78,23 @@ class ClockReading(_Body, frozen=True):
     device_time_s: float
 
 
+class ApplyNext(_Body, frozen=True):
+    """Hold the secret pattern of this round, which the surface's node draws itself."""
+
+    round: int
+
+
 class Applied(_Body, frozen=True):
     """The surface holds the pattern."""
 
     round: int
     digest: str
+    """Of an ordered pattern its digest; of a secret one the opaque name of the state."""
     device_time_s: float
+    levels: bytes | None = None
+    """Of a secret pattern, (row, column) uint8, in experiment mode only: for the record."""
+    shape: tuple[int, int] = (0, 0)
+    phase_bits: int = 1
 
 
 class SurfaceHeld(_Body, frozen=True):
@@ -163,7 +174,7 @@ class Amplified(_Body, frozen=True):
     """Randomness tests on the key, experiment mode only: they tell something about its bits."""
 
 
-class Unmasked(_Body, frozen=True):
+class KeyGuessed(_Body, frozen=True):
     """Eve's guess of the final key, as its digest."""
 
     block: int
@@ -217,6 +228,11 @@ class Configure(_Body, frozen=True):
     beams: BeamPlan = msgspec.field(default_factory=BeamPlan)
     antennas: dict[str, int] = {}
     """How many antennas each role has; one where it is not named."""
+    blocks: int = 1
+    """How many blocks the run plans."""
+    rehearsal: bool = False
+    """The run follows from its seed: nothing that it makes is a secret, and its keys are kept apart."""
+    surface: SurfacePlan = msgspec.field(default_factory=SurfacePlan)
     discussion: str = ""
     """Endpoint of Alice's discussion socket (Bob's message)."""
     transcript: str = ""
@@ -300,9 +316,11 @@ class Amplify(_Body, frozen=True):
     block: int
     eve: EveReport | None
     timeout_s: float
+    surface: SurfaceRecord | None = None
+    """What is public of the surface in the block's rounds."""
 
 
-class Unmask(_Body, frozen=True):
+class GuessKey(_Body, frozen=True):
     """Eve: hash your reconciled guess by the published seed."""
 
     block: int
@@ -327,10 +345,11 @@ class Envelope(Struct, frozen=True):
     body: (
         # from nodes
         Hello | Heartbeat | Configured | ClockReading | Applied | SurfaceHeld | Captured | Stepped | Probed | Failed
-        | Stopped | Agreed | Trained | Attacked | Amplified | Unmasked
+        | Stopped | Agreed | Trained | Attacked | Amplified | KeyGuessed
         # to nodes
-        | Welcome | Refused | Pulse | Configure | ReadClock | Apply | ReadSurface | Probe | Step | Abandon | Finish
-        | Distil | Attack | Amplify | Unmask
+        | Welcome | Refused | Pulse | Configure | ReadClock | Apply | ApplyNext | ReadSurface | Probe | Step | Abandon
+        | Finish
+        | Distil | Attack | Amplify | GuessKey
     )  # fmt: skip
 
 

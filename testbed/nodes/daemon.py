@@ -37,6 +37,7 @@ from testbed.net import transport
 from testbed.nodes import calibration
 from testbed.nodes import state as s
 from testbed.nodes.antennas import Antennas
+from testbed.nodes.secret_surface import SecretSurface
 
 log = logging.getLogger("testbed.node")
 _POLL_MS = 100
@@ -114,6 +115,9 @@ class NodeDaemon:
         self._radio_failed = False
         self._part = _Part(-1)
         self._experiment_mode = False
+        self._secret_surface: SecretSurface | None = None
+        self._surface_run = ""
+        """The run whose secret patterns these are."""
         context = DriverContext(
             seed=seeds.derive(0, lab.name, name), world=world, identity=identity, state_dir=state_dir
         )
@@ -283,7 +287,8 @@ class NodeDaemon:
 
     def _keep(self, key: Key) -> None:
         """Write a verified key into this node's own folder, readable by its owner only."""
-        folder = self._state_dir / "keys" / self.state.run
+        kind = "rehearsals" if self.state.is_rehearsal else "keys"
+        folder = self._state_dir / kind / self.state.run
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = folder / f"block-{key.block:04d}.key"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # a key is never overwritten
@@ -318,6 +323,8 @@ class NodeDaemon:
                         return s.DeviceDone(m.ClockReading(device_time_s=self._device.now_s()))
                     case m.Apply():
                         return self._apply(body)
+                    case m.ApplyNext():
+                        return self._apply_next(body)
                     case m.ReadSurface():
                         return self._read_surface(body)
                     case m.Probe():
@@ -347,6 +354,7 @@ class NodeDaemon:
             self._ear = transport.Eavesdropper(self._wire, body.transcript, str(self.lab.by_role("alice")))
             self._poller.register(self._ear.socket, zmq.POLLIN)
         if not isinstance(self._device, Radio):
+            self._configure_surface(body)
             return s.DeviceDone(m.Configured(accepted={}))
         if self.role != "eve" and not self._device.capabilities.can_transmit:
             return s.DeviceFault("configure", f"{self.name}'s radio can only receive: accepted for role = 'eve' only")
@@ -372,6 +380,30 @@ class NodeDaemon:
             )
         )
 
+    def _configure_surface(self, body: m.Configure) -> None:
+        """Get ready to draw secret patterns; an order of the same run to configure again changes nothing."""
+        plan, run = body.surface, self.state.run
+        if not isinstance(self._device, Board) or not plan.is_secret or run == self._surface_run:
+            return
+        self._secret_surface = SecretSurface(
+            plan.policy, plan.options, self._device.shape, self._device.phase_bits, self.state.seed,
+            self.incarnation[:4],
+        )  # fmt: skip
+        self._surface_run = run
+
+    def _apply_next(self, body: m.ApplyNext) -> s.Event:
+        if not isinstance(self._device, Board) or self._secret_surface is None:
+            return s.DeviceFault("applynext", f"{self.name} draws no patterns in this run")
+        pattern = self._secret_surface.pattern_for(body.round)
+        applied = self._device.apply(pattern)
+        recorded = pattern.levels.tobytes() if self._experiment_mode else None
+        return s.DeviceDone(
+            m.Applied(
+                round=body.round, digest=self._secret_surface.name_of(applied.digest), device_time_s=applied.time_s,
+                levels=recorded, shape=self._device.shape, phase_bits=pattern.phase_bits,
+            )
+        )  # fmt: skip
+
     def _apply(self, body: m.Apply) -> s.Event:
         if not isinstance(self._device, Board):
             return s.DeviceFault("apply", f"{self.name} drives no surface")
@@ -384,7 +416,9 @@ class NodeDaemon:
     def _read_surface(self, body: m.ReadSurface) -> s.Event:
         if not isinstance(self._device, Board):
             return s.DeviceFault("readsurface", f"{self.name} drives no surface")
-        return s.DeviceDone(m.SurfaceHeld(round=body.round, digest=self._device.readback().digest))
+        digest = self._device.readback().digest
+        name = digest if self._secret_surface is None else self._secret_surface.name_of(digest)
+        return s.DeviceDone(m.SurfaceHeld(round=body.round, digest=name))
 
     def _probe(self, body: m.Probe) -> s.Event:
         """Do this node's part in each slot, tell that the air is free, then estimate."""

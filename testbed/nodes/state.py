@@ -12,15 +12,18 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from testbed.assess import randomness
+from testbed.chain.agreement import Agreed
 from testbed.chain.dialogue import Conversation
-from testbed.chain.pipeline import Agreed, KeyChain
+from testbed.chain.knowledge import Knowledge, usable
+from testbed.chain.pipeline import KeyChain
 from testbed.core import seeds
 from testbed.core.errors import InputError
 from testbed.core.ledger import PublicMessage
-from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import CsiFrame, CsiSeries, Key
 from testbed.net import messages as m
@@ -105,7 +108,7 @@ class Publish:
 class Do:
     """A device operation: the body of the request."""
 
-    body: m.Configure | m.ReadClock | m.Apply | m.ReadSurface | m.Probe | m.Step
+    body: m.Configure | m.ReadClock | m.Apply | m.ApplyNext | m.ReadSurface | m.Probe | m.Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ class _Overheard:
     """Eve's record of one block."""
 
     messages: dict[int, m.PublicEnvelope] = field(default_factory=dict)
-    waiting: m.Attack | m.Unmask | None = None
+    waiting: m.Attack | m.GuessKey | None = None
     deadline_s: float | None = None
     rounds: list[int] = field(default_factory=list)
 
@@ -178,6 +181,9 @@ class NodeState:
         self._said = 0
         """Alice: messages of the current block on the public record."""
         self._overheard: dict[int, _Overheard] = {}
+        self._trained_on: CsiSeries | None = None
+        self._knowledge = Knowledge()
+        """What others may know of this run's strings, at Alice."""
 
     def handle(self, event: Event) -> list[Instruction]:
         """Take one event; return what to do, in order."""
@@ -220,15 +226,15 @@ class NodeState:
                     return [Report(m.Failed(operation="configure", state=self.name, detail=detail))]
                 self._plan = body
                 try:
-                    self._chain = KeyChain(body.chain, body.accounting)
+                    self._chain = KeyChain(body.chain, body.accounting, body.blocks)
                 except InputError as exc:  # a model file that this machine does not have
                     return [Report(m.Failed(operation="configure", state=self.name, detail=str(exc)))]
                 if (lost := self._restore()) is not None:
                     return [Report(m.Failed(operation="configure", state=self.name, detail=lost))]
                 self.name = "configuring"
                 return [Do(body)]
-            case m.ReadClock() | m.Apply() | m.ReadSurface():
-                self.name = "applying" if isinstance(body, m.Apply) else "reading"
+            case m.ReadClock() | m.Apply() | m.ApplyNext() | m.ReadSurface():
+                self.name = "applying" if isinstance(body, m.Apply | m.ApplyNext) else "reading"
                 return [Do(body)]
             case m.Probe() | m.Step():
                 self.name = "probing"
@@ -237,7 +243,7 @@ class NodeState:
                 return self._start_agreeing(body)
             case m.Amplify():
                 return self._start_amplifying(body)
-            case m.Attack() | m.Unmask():
+            case m.Attack() | m.GuessKey():
                 return self._start_attack(body)
             case m.Abandon(block=block, reason=reason):
                 return self._abandon(block, reason)
@@ -266,13 +272,19 @@ class NodeState:
         self._agreed.clear()
         self._early.clear()
         self._overheard.clear()
+        self._knowledge = Knowledge()
         self._block = -1
 
     @property
+    def is_rehearsal(self) -> bool:
+        """Whether the run follows from its seed, so that its keys are nobody's secret."""
+        return self._plan is not None and self._plan.rehearsal
+
+    @property
     def seed(self) -> int:
-        """What this node's random choices come from: the experiment's, or in private mode its own for this run."""
+        """What random choices come from: a secret of this node and run, in a rehearsal the experiment's seed."""
         assert self._plan is not None
-        return self._plan.seed if self._plan.experiment_mode else seeds.secret(self._secret_seed, self.run)
+        return self._plan.seed if self._plan.rehearsal else seeds.secret(self._secret_seed, self.run)
 
     def _series(self, rounds: list[int], tx: str) -> CsiSeries | None:
         """What this node measured of transmitter `tx` in these rounds, NaN where it has nothing; None if never."""
@@ -313,6 +325,7 @@ class NodeState:
         self.name = "agreeing"
         role: Literal["alice", "bob"] = "alice" if self.role == "alice" else "bob"
         self._training = body.purpose == "training"
+        self._trained_on = series if self._training and role == "alice" else None
         start = self._chain.train if self._training else self._chain.agree
         self._conversation = Conversation(start(role, series, body.block, self.seed))
         return self._converse(None, start=True)
@@ -327,8 +340,19 @@ class NodeState:
         self._deadline_s = self._now_s + body.timeout_s
         self.name = "amplifying"
         role: Literal["alice", "bob"] = "alice" if self.role == "alice" else "bob"
-        self._conversation = Conversation(self._chain.amplify(role, agreed, body.eve, self.seed))
+        decided = self._decide(agreed, body.eve, body.surface) if role == "alice" else None
+        self._conversation = Conversation(self._chain.amplify(role, agreed, decided, self.seed))
         return self._converse(None, start=True)
+
+    def _decide(self, agreed: Agreed, eve: EveReport | None, surface: SurfaceRecord | None) -> KeyReport:
+        """Return how long the key may be, by everything that others may know; from now on they know this block."""
+        assert self._chain is not None
+        if eve is not None and usable(eve, agreed.report.block):
+            self._knowledge.add_heard(eve.heard)
+        decided = self._chain.decide(agreed, self._knowledge.facts(agreed, surface), self.seed)
+        if agreed.features is not None:
+            self._knowledge.add_features(f"block {agreed.report.block}", agreed.features)
+        return decided
 
     def _converse(self, incoming: PublicMessage | None, start: bool = False) -> list[Instruction]:
         """Advance the conversation by a message, then by everything that arrived early."""
@@ -379,13 +403,15 @@ class NodeState:
             return [self._no_key(_reason(conversation))]
         key, report = conversation.result
         if key is None:
-            return [Report(m.Amplified(report=report, public_messages=self._said))]
+            return [Report(m.Amplified(report=self._public(report), public_messages=self._said))]
         digest, p_values = None, {}
         if self._plan.experiment_mode:
             digest = self._digest(key)
             if self.role == "alice":
                 p_values = {test: float(p[0]) for test, p in randomness.p_values(key.bits[None, :]).items()}
-        amplified = m.Amplified(report=report, digest=digest, public_messages=self._said, p_values=p_values)
+        amplified = m.Amplified(
+            report=self._public(report), digest=digest, public_messages=self._said, p_values=p_values
+        )
         return [KeepKey(key), Report(amplified)]
 
     def _trained(self, conversation: Conversation[Any]) -> list[Instruction]:
@@ -401,19 +427,27 @@ class NodeState:
         if report.failure is not None or not isinstance(enhancer, TrainableEnhancer):
             return [said]
         self._model = enhancer.dump()
+        assert self._chain is not None
+        features = None if self._trained_on is None else self._chain.features(self._trained_on, "alice")
+        if features is not None:
+            self._knowledge.add_features("training", features)
         return [KeepModel(self._model), said]
 
     def _no_agreement(self, reason: str) -> Report:
         report = AgreeReport(
             block=self._block, probes=0, raw_bits=0, sacrificed_bits=0, sacrificed_errors=0, reconciled_bits=0,
             corrected_bits=None, leaked_bits=0, leaked_by_kind={}, public_bytes=0, messages=self._said,
-            source_min_entropy=None, verified=False, failure=reason,
+            verified=False, failure=reason,
         )  # fmt: skip
         return Report(m.Agreed(report=report, public_messages=self._said))
 
     def _no_key(self, reason: str) -> Report:
-        report = KeyReport(block=self._block, key_bits=0, min_entropy_per_bit=0.0, eve_measured=False, failure=reason)
+        report = KeyReport(block=self._block, key_bits=0, failure=reason)
         return Report(m.Amplified(report=report, public_messages=self._said))
+
+    def _public(self, report: KeyReport) -> KeyReport:
+        """Return what may be said of a length: entropies follow from secret bits, so private nodes keep them."""
+        return report if self._plan is not None and self._plan.experiment_mode else report.public()
 
     def _digest(self, key: Key) -> str:
         text = f"{self.run}/{key.block}/".encode() + np.packbits(key.bits).tobytes() + str(key.bits.size).encode()
@@ -447,7 +481,7 @@ class NodeState:
 
     # -- Eve
 
-    def _start_attack(self, body: m.Attack | m.Unmask) -> list[Instruction]:
+    def _start_attack(self, body: m.Attack | m.GuessKey) -> list[Instruction]:
         record = self._overheard.setdefault(body.block, _Overheard())
         record.waiting = body
         record.deadline_s = self._now_s + EVE_PATIENCE_S
@@ -484,14 +518,17 @@ class NodeState:
         )
         if isinstance(request, m.Attack):
             raw = guess.raw.tobytes() if self._plan.experiment_mode and guess.raw is not None else None
-            return [Report(m.Attacked(report=guess.report, guess=raw))]
+            from_alice, from_bob = (self._series(record.rounds, tx) for tx in ("alice", "bob"))
+            heard = self._chain.report_series(from_alice, from_bob)
+            report = msgspec.structs.replace(guess.report, heard=heard)
+            return [Report(m.Attacked(report=report, guess=raw))]
         del self._overheard[block]
         for r in [r for r in self._csi if record.rounds and r <= record.rounds[-1]]:
             del self._csi[r]
         digest = None
         if guess.key is not None and self._plan.experiment_mode:
             digest = self._digest(Key(block=block, bits=guess.key))
-        return [Report(m.Unmasked(block=block, digest=digest))]
+        return [Report(m.KeyGuessed(block=block, digest=digest))]
 
     def _overhear_training(
         self, block: int, record: _Overheard, transcript: list[PublicMessage], complete: bool

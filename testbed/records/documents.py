@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct, field
 
+from testbed import __commit__
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
 
 ExitStatus = Literal["ok", "failed", "aborted", "killed"]
@@ -109,6 +110,8 @@ class Block(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the nodes told about one distilled block; `agree` and `key` by node."""
 
     block: int
+    rounds: list[int] = field(default_factory=list)
+    """The kept rounds that it was distilled from; empty in records of earlier versions."""
     agree: dict[str, AgreeReport] = field(default_factory=dict)
     eve: EveReport | None = None
     key: dict[str, KeyReport] = field(default_factory=dict)
@@ -117,6 +120,7 @@ class Block(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Return this block completed (or corrected) by what was told later."""
         return Block(
             block=self.block,
+            rounds=later.rounds or self.rounds,
             agree={**self.agree, **later.agree},
             eve=later.eve or self.eve,
             key={**self.key, **later.key},
@@ -192,7 +196,7 @@ def _versions() -> dict[str, str]:
 
 
 def _git(file: Path = Path(__file__)) -> tuple[str | None, bool | None]:
-    """Return commit and modified flag of the checkout that tracks `file`.
+    """Return commit and modified flag of the checkout that tracks `file`; else the commit the package was built from.
 
     A package installed inside somebody else's checkout must not borrow that one's hash, hence "tracks".
     """
@@ -207,6 +211,6 @@ def _git(file: Path = Path(__file__)) -> tuple[str | None, bool | None]:
         return answer.stdout.strip() if answer.returncode == 0 else None
 
     if ask("ls-files", "--error-unmatch", file.name) is None:
-        return None, None
+        return (None if __commit__ is None else __commit__.removeprefix("g")), None
     changes = ask("status", "--porcelain", "--untracked-files=no")
     return ask("rev-parse", "HEAD"), None if changes is None else bool(changes)

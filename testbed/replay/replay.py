@@ -19,15 +19,18 @@ import numpy as np
 from testbed.assess import agreement, health, randomness, training
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.chain import dialogue
-from testbed.chain.pipeline import FOLLOW, LEAD, SACRIFICE, Agreed, EveGuess, KeyChain
+from testbed.chain.agreement import FOLLOW, LEAD, SACRIFICE, Agreed
+from testbed.chain.amplification import assumed_eve
+from testbed.chain.eavesdropping import EveGuess
+from testbed.chain.knowledge import Knowledge
+from testbed.chain.pipeline import KeyChain
 from testbed.core.antennas import canonical_antennas
 from testbed.core.config import Accounting, Experiment, Training
 from testbed.core.errors import DialogueFailed, InputError
 from testbed.core.ledger import PublicMessage
-from testbed.core.outcomes import EveReport, KeyReport
+from testbed.core.outcomes import KeyReport
 from testbed.core.stages import TrainableEnhancer
-from testbed.core.types import F64, I64, CsiSeries, Key
-from testbed.entropy.accounting import eve_min_entropy
+from testbed.core.types import F64, I64, CsiSeries, Features, Key
 from testbed.replay import sources
 from testbed.replay.sources import Cut, EveLinks, Recording
 
@@ -115,21 +118,16 @@ def _replay_cut(recording: Recording, cut: Cut, experiment: Experiment | None, s
     accounting = cut.accounting if experiment is None else experiment.accounting
     if seed is None:
         seed = cut.seed if experiment is None else experiment.seed
-    chain = KeyChain(plan, accounting)
-    _check_model(chain, cut)
     feeding = np.arange(cut.alice.h.shape[0]) if cut.key_probes is None else cut.key_probes
     lessons = cut.training if experiment is None else experiment.training
-    attempts, feeding = _train(chain, cut, feeding, lessons, seed)
-    n_blocks = max(1, feeding.size // accounting.block_rounds)
+    size = accounting.block_rounds
+    n_blocks = max(1, (feeding.size - lessons.rounds - lessons.guard_rounds * bool(lessons.rounds)) // size)
+    chain = KeyChain(plan, accounting, n_blocks)
+    _check_model(chain, cut)
+    known = {label: Knowledge() for label in (ALL, NOBODY, *cut.eves)}
+    attempts, feeding = _train(chain, cut, feeding, lessons, seed, known)
     blocks = [
-        _distil(
-            chain,
-            cut,
-            feeding[i * accounting.block_rounds : (i + 1) * accounting.block_rounds],
-            i + len(attempts),
-            seed,
-        )
-        for i in range(n_blocks)
+        _distil(chain, cut, _Probes(feeding, i * size, size), i + len(attempts), seed, known) for i in range(n_blocks)
     ]
     alice_db = agreement.level_db(cut.alice.h)
     bob_db = agreement.level_db(canonical_antennas(cut.bob, "bob").h)
@@ -169,7 +167,29 @@ def _replay_cut(recording: Recording, cut: Cut, experiment: Experiment | None, s
         "eves": [_eve_row(label, cut, correlations_ae[label], blocks) for label in cut.eves],
         "key_probes": int(feeding.size),
         "key_note": cut.key_note,
+        "block_digests": [_block_digests(block.facts) for block in blocks],
         **({"training": training.summarise(attempts, lessons.guard_rounds)} if lessons.rounds else {}),
+    }
+
+
+def _block_digests(facts: BlockFacts) -> dict[str, Any]:
+    """Return what tells whether a repetition gave the same: digests by side, never bits; null where there is nothing.
+
+    `raw_sha256` is over one byte of 0 or 1 a raw bit, `key_sha256` over the key packed into bytes.
+    """
+    raw = facts.raw
+    bits = {} if raw is None else {"alice": raw.alice, "bob": raw.bob, "eve": raw.eve}
+    reports = {"alice": facts.alice, "bob": facts.bob}
+    keys = {"alice": facts.alice_key, "bob": facts.bob_key}
+    return {
+        "block": next((report.block for report in reports.values() if report is not None), None),
+        "raw_sha256": {
+            side: None if values is None else hashlib.sha256(values.astype(np.uint8).tobytes()).hexdigest()
+            for side, values in bits.items()
+        },
+        "leaked_bits": {side: None if report is None else report.leaked_bits for side, report in reports.items()},
+        "key_bits": {side: None if report is None else report.key_bits for side, report in keys.items()},
+        "key_sha256": {"alice": facts.alice_digest, "bob": facts.bob_digest},
     }
 
 
@@ -183,7 +203,9 @@ def _check_model(chain: KeyChain, cut: Cut) -> None:
             raise InputError(f"cut {cut.name!r}: {exc}; accepted: a model trained on such CSI") from exc
 
 
-def _train(chain: KeyChain, cut: Cut, feeding: I64, lessons: Training, seed: int) -> tuple[list[training.Attempt], I64]:
+def _train(
+    chain: KeyChain, cut: Cut, feeding: I64, lessons: Training, seed: int, known: Mapping[str, Knowledge]
+) -> tuple[list[training.Attempt], I64]:
     """Train the enhancer on the first probes; return how that went and the probes that may feed keys.
 
     A replay tries once: the same probes would fail again. Every Eve learns for herself.
@@ -203,36 +225,74 @@ def _train(chain: KeyChain, cut: Cut, feeding: I64, lessons: Training, seed: int
     for label, eve in cut.eves.items():
         heard = _maybe(eve.from_alice, probes), _maybe(eve.from_bob, probes)
         chain.overhear_training(*heard, [m for _, m in said], seed, label)
+    # Counted backwards, so that every block comes later.
+    before = np.arange(-lessons.rounds - lessons.guard_rounds, -lessons.guard_rounds, dtype=np.int64)
+    published = chain.features(_take(cut.alice, probes, before), "alice")
+    if published is not None:
+        for memory in known.values():
+            memory.add_features("training", published)
     return [training.Attempt(probes.size, failure, a, b)], feeding[lessons.rounds + lessons.guard_rounds :]
 
 
 def _assumed(accounting: Accounting) -> str:
-    return f"her best guess is taken to be wrong on {accounting.assumed_eve_error_rate:.0%} of the bits"
+    return assumed_eve(accounting, measured=False).words
 
 
-def _distil(chain: KeyChain, cut: Cut, probes: I64, number: int, seed: int) -> _Block:
+ALL, NOBODY = "*", ""
+"""Who is taken to be there: every Eve of the cut that is assumed possible, all together; or none that was measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Probes:
+    """The probes of one block: `n` of those that feed keys, from place `first` on, in the key's order."""
+
+    feeding: I64
+    first: int
+    n: int
+
+    @property
+    def which(self) -> I64:
+        return self.feeding[self.first : self.first + self.n]
+
+    @property
+    def places(self) -> I64:
+        """(probe,) numbers that ascend over the whole replay, as rounds do."""
+        return np.arange(self.first, self.first + self.which.size, dtype=np.int64)
+
+
+def _distil(
+    chain: KeyChain, cut: Cut, probes: _Probes, number: int, seed: int, known: Mapping[str, Knowledge]
+) -> _Block:  # fmt: skip
     """Run a block through the chain, against every Eve."""
     alice, bob, said = dialogue.run(
-        chain.agree("alice", _take(cut.alice, probes), number, seed),
-        chain.agree("bob", _take(cut.bob, probes), number, seed),
+        chain.agree("alice", _take(cut.alice, probes.which), number, seed),
+        chain.agree("bob", _take(cut.bob, probes.which), number, seed),
     )
     heard = [message for _, message in said]
-    links = {label: (_maybe(eve.from_alice, probes), _maybe(eve.from_bob, probes)) for label, eve in cut.eves.items()}
+    links = {
+        label: (_maybe(eve.from_alice, probes.which), _maybe(eve.from_bob, probes.which))
+        for label, eve in cut.eves.items()
+    }
     # Her error rate is judged on raw bits; what the parities give her is charged as leakage, and tried on the key.
     early = [message for message in heard if message.kind in (LEAD, FOLLOW, SACRIFICE)]
     guesses = {label: chain.eavesdrop(number, *pair, early, True, label) for label, pair in links.items()}
     judged = {label: guess.report for label, guess in guesses.items() if guess.report.measured}
-    against = {label: eve_min_entropy(r.sacrificed_errors, r.covered_bits) for label, r in judged.items()}
-    strongest = min((label for label in cut.assumed if label in judged), key=lambda label: against[label], default=None)
-    eve = judged[strongest] if strongest is not None else None
+    strongest = min(
+        (label for label in cut.assumed if label in judged), key=lambda label: judged[label].error_rate, default=None
+    )
     raw = None
     if alice.raw is not None and bob.raw is not None:
         guess = guesses[strongest].raw if strongest is not None else None
         raw = RawBits(alice.raw.values, bob.raw.values, guess)
+    eve = judged[strongest] if strongest is not None else None
+    _hear(chain, cut, probes, known)
     if not (alice.report.verified and bob.report.verified):
+        _close(alice, probes, known)
         return _Block(BlockFacts(alice.report, bob.report, eve, raw=raw), guesses, strongest, {}, 0, None)
-    if_there = {label: _amplify(chain, alice, bob, report, seed).key_bits for label, report in judged.items()}
-    final = _amplify(chain, alice, bob, eve, seed)
+    if_there = {label: _amplify(chain, alice, bob, known[label], probes, seed).key_bits for label in judged}
+    unmeasured = _amplify(chain, alice, bob, known[NOBODY], probes, seed).key_bits
+    final = _amplify(chain, alice, bob, known[ALL], probes, seed)
+    _close(alice, probes, known)
     eve_key = None
     if strongest is not None and final.alice is not None:
         eve_key = chain.eavesdrop(number, *links[strongest], [*heard, *final.said], True, strongest).key
@@ -247,8 +307,25 @@ def _distil(chain: KeyChain, cut: Cut, probes: I64, number: int, seed: int) -> _
         bob_digest=_digest(final.bob),
         eve_digest=None if eve_key is None else _digest(Key(number, eve_key)),
     )
-    unmeasured = _amplify(chain, alice, bob, None, seed).key_bits
     return _Block(facts, guesses, strongest, if_there, unmeasured, final.alice)
+
+
+def _hear(chain: KeyChain, cut: Cut, probes: _Probes, known: Mapping[str, Knowledge]) -> None:
+    """Let each Eve report these probes to whoever judges a key against her."""
+    for label, eve in cut.eves.items():
+        pair = [_maybe(series, probes.which, probes.places) for series in (eve.from_alice, eve.from_bob)]
+        series = chain.report_series(pair[0], pair[1], label)
+        known[label].add_heard(series)
+        if label in cut.assumed:
+            known[ALL].add_heard(series)
+
+
+def _close(alice: Agreed, probes: _Probes, known: Mapping[str, Knowledge]) -> None:
+    """From now on everybody knows this block."""
+    if alice.features is not None:
+        told = Features(alice.features.values, probes.places)
+        for memory in known.values():
+            memory.add_features(f"block {alice.report.block}", told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,23 +341,28 @@ class _Amplified:
         return 0 if self.alice is None or self.bob is None else self.alice.bits.size
 
 
-def _amplify(chain: KeyChain, alice: Agreed, bob: Agreed, eve: EveReport | None, seed: int) -> _Amplified:
+def _amplify(
+    chain: KeyChain, alice: Agreed, bob: Agreed, known: Knowledge, probes: _Probes, seed: int
+) -> _Amplified:  # fmt: skip
+    facts = known.facts(alice, rounds=probes.places)
+    decided = chain.decide(alice, facts, seed)
     try:
         (a, a_report), (b, b_report), said = dialogue.run(
-            chain.amplify("alice", alice, eve, seed), chain.amplify("bob", bob, None, seed)
+            chain.amplify("alice", alice, decided, seed), chain.amplify("bob", bob, None, seed)
         )
     except DialogueFailed:
         return _Amplified(None, None, None, None, [])
     return _Amplified(a, b, a_report, b_report, [message for _, message in said])
 
 
-def _take(series: CsiSeries, probes: I64) -> CsiSeries:
-    """Select probes in the given order and number them anew: rounds must ascend."""
-    return CsiSeries(series.h[probes], np.arange(probes.size, dtype=np.int64), series.subcarrier_hz)
+def _take(series: CsiSeries, probes: I64, rounds: I64 | None = None) -> CsiSeries:
+    """Select probes in the given order; number them anew, or as `rounds` says."""
+    numbers = np.arange(probes.size, dtype=np.int64) if rounds is None else np.asarray(rounds, np.int64)
+    return CsiSeries(series.h[probes], numbers, series.subcarrier_hz)
 
 
-def _maybe(series: CsiSeries | None, probes: I64) -> CsiSeries | None:
-    return None if series is None else _take(series, probes)
+def _maybe(series: CsiSeries | None, probes: I64, rounds: I64 | None = None) -> CsiSeries | None:
+    return None if series is None else _take(series, probes, rounds)
 
 
 def _digest(key: Key | None) -> str | None:

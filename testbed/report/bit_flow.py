@@ -23,9 +23,9 @@ STEPS = {
     "sacrificed": ("sacrificed", "published to estimate error rates"),
     "failed": ("blocks without agreement", "reconciliation or verification failed, or the run ended before"),
     "leaked": ("leaked", "revealed by reconciliation and verification; the ledger counts every public bit"),
-    "deficit": ("min-entropy deficit", "what Eve may know or guess: raw bits·(1 − min-entropy per bit)"),
-    "epsilon": ("security margin", "2·log2(1/ε) bits a block"),
-    "other": ("rounding, undelivered", "key lengths are whole bits; a key that one side lacks is not delivered"),
+    "deficit": ("min-entropy deficit", "what the best Eve may know or guess: kept bits·(1 − min-entropy per bit)"),
+    "epsilon": ("security margin", "2·log2(1/ε) bits a block for hashing, and what the length itself tells"),
+    "other": ("rounding, undelivered", "key lengths come in steps; a key that one side lacks is not delivered"),
 }
 
 
@@ -40,8 +40,8 @@ def key_bits(block: Block) -> int:
 
 
 def report_of(block: Block) -> AgreeReport | None:
-    """Return the account of the side that knows most: the one with a source entropy (Alice), else any."""
-    reports = sorted(block.agree.values(), key=lambda a: a.source_min_entropy is None)
+    """Return Alice's account where it is there, else any: hers counts everything that was said."""
+    reports = sorted(block.agree.values(), key=lambda a: a.corrected_bits is not None)
     return reports[0] if reports else None
 
 
@@ -68,9 +68,11 @@ def flow(blocks: Sequence[Block], epsilon_log2: int) -> list[Step]:
         if not block.key or not all(a.verified for a in block.agree.values()):
             take("failed", left)
             continue
-        entropy = min(k.min_entropy_per_bit for k in block.key.values())
+        known = [k for k in block.key.values() if k.min_entropy_per_bit is not None]
         take("leaked", agreed.leaked_bits)
-        take("deficit", agreed.raw_bits - math.floor(agreed.raw_bits * entropy))
-        take("epsilon", 2 * epsilon_log2)
+        if known and known[0].min_entropy_per_bit is not None:
+            take("deficit", agreed.reconciled_bits - math.floor(agreed.reconciled_bits * known[0].min_entropy_per_bit))
+        margin = [-t.bits for k in known for t in k.terms if t.name in ("hashing", "lengths")]
+        take("epsilon", math.ceil(sum(margin)) if margin else 2 * epsilon_log2)
         lost["other"] += left - key_bits(block)
     return [Step(label, lost[step], why) for step, (label, why) in STEPS.items()]

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 from testbed.records import files, reader
-from testbed.report import sections_channel, sections_key, sections_run
+from testbed.report import sections_channel, sections_key, sections_run, sections_secrecy
 from testbed.report.pieces import figure, missing, number, percent
 from testbed.report.style import CSS
 from testbed.report.view import View, no_summary
@@ -38,6 +38,7 @@ def _render(v: View) -> str:
         ("bits", "Bits", "Bits", sections_key.bits),
         ("flow", "Where bits went", "Where every bit went", sections_key.flow),
         ("keys", "Keys", "Keys", sections_key.keys),
+        ("secrecy", "Eves", "Who could know this key", sections_secrecy.who_could_know),
         ("randomness", "Randomness", "Randomness", sections_key.randomness),
         ("surface", "Surface", "The surface", sections_channel.surface),
         ("radio", "SNR and CFO", "SNR and carrier offset", sections_channel.over_time),
@@ -129,7 +130,7 @@ def _verdict(v: View) -> str:
     keys = f"{verified} verified key{'' if verified == 1 else 's'}"
     measured = s.get("kdr_eve")
     eve = (
-        "Eve was not measured; the accounting used an assumed error rate."
+        "Eve was not measured; the length goes by an assumed one."
         if measured is None
         else f"Eve’s best guess of a raw bit was wrong {percent(measured)} of the time."
     )

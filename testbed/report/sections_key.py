@@ -182,7 +182,7 @@ def keys(v: View) -> str:
     for b in blocks[:MAX_ROWS]:
         verified = bool(b.agree) and all(a.verified for a in b.agree.values())
         bits = bit_flow.key_bits(b)
-        entropy = min((k.min_entropy_per_bit for k in b.key.values()), default=None)
+        entropy = next((k.min_entropy_per_bit for k in b.key.values() if k.min_entropy_per_bit is not None), None)
         eve = "measured" if any(k.eve_measured for k in b.key.values()) else "assumed"
         rows.append(
             (
@@ -199,7 +199,7 @@ def keys(v: View) -> str:
         Cell("key bits", "n"),
         "verified",
         Cell("min-entropy a bit", "n"),
-        "Eve’s error rate",
+        "Eve",
         "why not",
     )
     note = "Keys lie in the nodes’ own folders; no key bit is in this run’s folder or on this page."

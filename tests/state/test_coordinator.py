@@ -9,7 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from testbed.coordinator import state as s
+from testbed.coordinator import events as e
+from testbed.coordinator.roster import MAX_STRIKES
+from testbed.coordinator.state import CoordinatorState
+from testbed.coordinator.timetable import LATE_UNCERTAINTY_S
 from testbed.core import schedule
 from testbed.core.config import Experiment, Lab
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
@@ -49,20 +52,18 @@ class Stage:
 
     def __init__(self, script: Script = lambda node, body: None, lab: dict[str, Any] = LAB, **changes: Any) -> None:
         experiment = msgspec.convert({**EXPERIMENT, **changes}, Experiment)
-        self.state = s.CoordinatorState(
-            msgspec.convert(lab, Lab), experiment, "run", schedule.parse("A>BE B>AE"), 10e-6
-        )
+        self.state = CoordinatorState(msgspec.convert(lab, Lab), experiment, "run", schedule.parse("A>BE B>AE"), 10e-6)
         self.script = script
         self.now_s = 0.0
         self.told: list[tuple[str, Any]] = []
-        self.rounds: list[s.RoundOver] = []
-        self.blocks: list[s.BlockOver] = []
-        self.notes: list[s.Note] = []
-        self.over: s.Over | None = None
+        self.rounds: list[e.RoundOver] = []
+        self.blocks: list[e.BlockOver] = []
+        self.notes: list[e.Note] = []
+        self.over: e.RunOver | None = None
         self.held = ""
         """Digest of the surface's pattern."""
         self.lives = dict.fromkeys(self.state.nodes, 1)
-        self.take(s.Tick(0.0))
+        self.take(e.Tick(0.0))
 
     def join(self, *names: str) -> None:
         for name in names or self.state.nodes:
@@ -72,25 +73,25 @@ class Stage:
             )  # type: ignore[arg-type]
             self.take(self.says(name, hello))
 
-    def says(self, name: str, body: Any) -> s.Received:
-        return s.Received(name, f"{name}{self.lives[name]}", body)
+    def says(self, name: str, body: Any) -> e.Received:
+        return e.Received(name, f"{name}{self.lives[name]}", body)
 
-    def take(self, event: s.Event) -> None:
-        queue: list[s.Event] = [event]
+    def take(self, event: e.Event) -> None:
+        queue: list[e.Event] = [event]
         while queue:
             for x in self.state.handle(queue.pop(0)):
                 match x:
-                    case s.Tell(node, body):
+                    case e.Send(node, body):
                         self.told.append((node, body))
                         answers = self.script(node, body)
                         queue += [self.says(node, a) for a in (self.usual(node, body) if answers is None else answers)]
-                    case s.RoundOver():
+                    case e.RoundOver():
                         self.rounds.append(x)
-                    case s.BlockOver():
+                    case e.BlockOver():
                         self.blocks.append(x)
-                    case s.Note():
+                    case e.Note():
                         self.notes.append(x)
-                    case s.Over():
+                    case e.RunOver():
                         assert self.over is None
                         self.over = x
 
@@ -102,7 +103,7 @@ class Stage:
             for name, node in self.state.nodes.items():
                 if node.alive and (beating is None or name in beating):
                     self.take(self.says(name, m.Heartbeat(state="ready")))
-            self.take(s.Tick(self.now_s))
+            self.take(e.Tick(self.now_s))
 
     def usual(self, node: str, body: Any) -> list[Any]:
         match body:
@@ -143,8 +144,8 @@ class Stage:
                     failure=None,
                 )
                 return [m.Amplified(report=report_, digest="same")]
-            case m.Unmask():
-                return [m.Unmasked(block=body.block, digest="other")]
+            case m.GuessKey():
+                return [m.KeyGuessed(block=body.block, digest="other")]
             case m.Finish():
                 return [m.Stopped(kind=body.kind)]
         return []
@@ -166,7 +167,7 @@ def agreement(block: int, verified: bool = True, failure: str | None = None) -> 
 def test_a_run_goes_from_joining_to_keys() -> None:
     stage = Stage()
     stage.join()
-    assert stage.over == s.Over("finished", "6 rounds")
+    assert stage.over == e.RunOver("finished", "6 rounds")
     assert [r.round for r in stage.rounds] == list(range(6))
     assert all(r.kept for r in stage.rounds)
     assert [b.rounds for b in stage.blocks] == [[0, 1, 2], [3, 4, 5]]
@@ -261,13 +262,13 @@ def test_a_run_of_which_nothing_is_kept_has_failed_and_says_why() -> None:
 
     stage = Stage(script)
     stage.join()
-    assert stage.over == s.Over("failed", "no round of 6 was kept: 5 low_snr, 1 no_preamble")
+    assert stage.over == e.RunOver("failed", "no round of 6 was kept: 5 low_snr, 1 no_preamble")
 
 
 def test_a_dead_bob_ends_the_run_unless_he_comes_back() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
     stage.join()
-    stage.take(s.Gone("bob", "killed by SIGKILL"))
+    stage.take(e.ProcessEnded("bob", "killed by SIGKILL"))
     assert stage.over is None
     stage.wait(10.0)
     assert stage.over is not None
@@ -279,7 +280,7 @@ def test_a_dead_bob_ends_the_run_unless_he_comes_back() -> None:
 def test_a_bob_who_comes_back_goes_on_with_a_new_block() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
     stage.join()
-    stage.take(s.Gone("bob", "killed"))
+    stage.take(e.ProcessEnded("bob", "killed"))
     stage.wait(1.0)
     stage.lives["bob"] = 2
     stage.join("bob")
@@ -292,10 +293,10 @@ def test_a_bob_who_comes_back_goes_on_with_a_new_block() -> None:
 def test_messages_of_an_earlier_life_are_ignored() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
     stage.join()
-    stage.take(s.Gone("bob", "killed"))
+    stage.take(e.ProcessEnded("bob", "killed"))
     stage.lives["bob"] = 2
     before = len(stage.rounds)
-    stage.take(s.Received("bob", "bob1", m.Probed(round=4, links=[m.LinkResult(tx="alice", reason=None)])))
+    stage.take(e.Received("bob", "bob1", m.Probed(round=4, links=[m.LinkResult(tx="alice", reason=None)])))
     assert len(stage.rounds) == before
 
 
@@ -321,7 +322,7 @@ def test_the_run_starts_without_an_eve_who_does_not_join() -> None:
     stage = Stage()
     stage.join("alice", "bob", "ris")
     stage.wait(60.0)
-    assert stage.over == s.Over("finished", "6 rounds")
+    assert stage.over == e.RunOver("finished", "6 rounds")
     assert all(b.eve is None for b in stage.blocks)
     assert all(isinstance(b, m.Amplify) is False or b.eve is None for _, b in stage.told)
 
@@ -375,15 +376,15 @@ def test_an_answer_to_an_order_that_was_given_up_counts_for_no_other() -> None:
     stage.join()
     stage.wait(stage.state.lab.coordinator.operation_timeout_s + 0.1)
     assert len(orders) == 2
-    digest = stage.state._pattern.digest  # type: ignore[union-attr]
+    digest = stage.state.surface.pattern.digest  # type: ignore[union-attr]
     stage.take(stage.says("ris", m.Applied(round=orders[0].round, digest=digest, device_time_s=0.0)))
-    assert stage.state._surface_now is None
+    assert stage.state.surface.held is None
     stage.held = digest
     stage.take(stage.says("ris", m.Applied(round=orders[1].round, digest=digest, device_time_s=0.0)))
-    assert stage.state._surface_now == digest
+    assert stage.state.surface.held == digest
 
 
-def test_a_pattern_that_latched_within_a_round_spoils_it() -> None:
+def test_a_pattern_that_latched_within_a_round_rejects_it() -> None:
     held: list[m.Probe] = []
 
     def hold(node: str, body: Any) -> list[Any] | None:
@@ -415,7 +416,7 @@ def test_stop_abort_and_halt_differ(kind: Any) -> None:
 
     stage = Stage(hold)
     stage.join()
-    stage.take(s.StopAsked(kind))
+    stage.take(e.StopAsked(kind))
     if kind == "stop":  # the round on the air is finished and what was gathered is distilled
         assert stage.over is None
         for answer in stage.usual("bob", held[0]):
@@ -431,13 +432,13 @@ def test_stop_abort_and_halt_differ(kind: Any) -> None:
 
 def test_a_stranger_is_refused_with_the_reason() -> None:
     stage = Stage()
-    stage.take(s.Received("mallory", "x", m.Hello(role="bob", identity={}, pid=1)))
+    stage.take(e.Received("mallory", "x", m.Hello(role="bob", identity={}, pid=1)))
     assert stage.told == [("mallory", m.Refused(reason="not in this lab file"))]
 
 
 def test_a_wrong_role_is_refused() -> None:
     stage = Stage()
-    stage.take(s.Received("bob", "x", m.Hello(role="alice", identity={}, pid=1)))
+    stage.take(e.Received("bob", "x", m.Hello(role="alice", identity={}, pid=1)))
     assert isinstance(stage.told[0][1], m.Refused)
 
 
@@ -478,11 +479,11 @@ def test_a_node_that_comes_back_is_listened_for_in_a_wider_window() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
     stage.join()
     usual = next(b.margin_s for _, b in stage.told if isinstance(b, m.Probe))
-    stage.take(s.Gone("bob", "killed"))
+    stage.take(e.ProcessEnded("bob", "killed"))
     stage.lives["bob"] = 2
     stage.join("bob")
     after = next(b.margin_s for _, b in stage.told if isinstance(b, m.Probe) and b.round == 5)
-    assert after >= usual + s.LATE_UNCERTAINTY_S
+    assert after >= usual + LATE_UNCERTAINTY_S
 
 
 def test_a_receiver_that_keeps_missing_frames_gets_a_wider_window() -> None:
@@ -541,12 +542,12 @@ def test_ahead_a_bob_who_never_answers_still_gets_every_strike() -> None:
     while stage.over is None and stage.now_s < 60:
         stage.wait(0.5)
     patience_s = stage.state.lab.coordinator.operation_timeout_s
-    assert stage.now_s > s.MAX_STRIKES * patience_s
+    assert stage.now_s > MAX_STRIKES * patience_s
     assert stage.over is not None
     assert "bob left 3 rounds" in stage.over.detail
 
 
-def test_ahead_a_failed_probe_spoils_its_own_round_only() -> None:
+def test_ahead_a_failed_probe_rejects_its_own_round_only() -> None:
     def fails(node: str, body: Any) -> list[Any] | None:
         if isinstance(body, m.Probe) and (node, body.round) == ("alice", 2):
             return [m.Failed(operation="probe", state="probing", detail="cable")]
@@ -562,7 +563,7 @@ def test_ahead_a_failed_probe_spoils_its_own_round_only() -> None:
 def test_kept_plus_rejected_is_what_was_recorded_even_after_a_loss() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 2 else None)
     stage.join()
-    stage.take(s.Gone("bob", "killed"))
+    stage.take(e.ProcessEnded("bob", "killed"))
     stage.wait(10.0)
     last_word = {r.round: r.kept for r in stage.rounds}
     assert sum(last_word.values()) == stage.state.kept == 0
@@ -572,7 +573,7 @@ def test_kept_plus_rejected_is_what_was_recorded_even_after_a_loss() -> None:
 def test_a_dead_air_ends_the_run_at_once() -> None:
     stage = Stage(lambda n, b: [] if isinstance(b, m.Probe) and b.round == 2 else None)
     stage.join()
-    stage.take(s.Gone("world", "killed by SIGKILL"))
+    stage.take(e.ProcessEnded("world", "killed by SIGKILL"))
     assert stage.over is not None
     assert stage.over.status == "failed"
     assert "world: killed by SIGKILL" in stage.over.detail
@@ -581,7 +582,7 @@ def test_a_dead_air_ends_the_run_at_once() -> None:
 def test_a_node_that_dies_before_it_greets_ends_the_run_with_its_last_words() -> None:
     stage = Stage()
     stage.join("alice")
-    stage.take(s.Gone("bob", "process ended: exit status 2: options: unknown key"))
+    stage.take(e.ProcessEnded("bob", "process ended: exit status 2: options: unknown key"))
     assert stage.over is not None
     assert "bob did not start" in stage.over.detail
     assert "unknown key" in stage.over.detail
@@ -604,7 +605,7 @@ def test_a_coordinator_that_slept_judges_nobody() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 2 else None)
     stage.join()
     stage.now_s += 100.0
-    stage.take(s.Tick(stage.now_s))
+    stage.take(e.Tick(stage.now_s))
     assert all(node.alive for node in stage.state.nodes.values())
     assert stage.over is None
 
@@ -630,7 +631,7 @@ def test_a_paused_node_that_wakes_is_taken_in_again() -> None:
 @pytest.mark.parametrize(
     "body",
     [m.Configured(accepted={}), m.ClockReading(device_time_s=1.0), m.Applied(round=0, digest="x", device_time_s=0.0),
-     m.Captured(round=7), m.Probed(round=7, links=[]), m.Unmasked(block=3, digest=None), m.Stopped(kind="stop")],
+     m.Captured(round=7), m.Probed(round=7, links=[]), m.KeyGuessed(block=3, digest=None), m.Stopped(kind="stop")],
 )  # fmt: skip
 def test_answers_nobody_asked_for_are_noted_not_fatal(body: Any) -> None:
     stage = Stage()
@@ -671,7 +672,7 @@ def test_the_schedule_is_as_wide_as_the_doctor_measured(pace: str | None) -> Non
                 ),
             )
         )  # type: ignore[arg-type]  # fmt: skip
-    scheduler = stage.state._scheduler
+    scheduler = stage.state.timetable.scheduler
     assert scheduler is not None
     own_s = stage.state.experiment.probing.turnaround_s
     assert scheduler._turnaround_s == pytest.approx(own_s + (1e-3 if pace == "virtual" else 4e-3))
@@ -694,10 +695,10 @@ def test_a_clock_is_learned_once_although_rounds_are_planned_ahead() -> None:
     stage = Stage(lambda n, b: None, surface={"policy": "none"}, rounds=12)
     plan = stage.state.handle
 
-    def spy(event: s.Event) -> list[s.Instruction]:
+    def spy(event: e.Event) -> list[e.Instruction]:
         out = plan(event)
         for x in out:
-            if isinstance(x, s.Tell) and x.node == "alice" and isinstance(x.body, m.Probe):
+            if isinstance(x, e.Send) and x.node == "alice" and isinstance(x.body, m.Probe):
                 starts[x.body.round] = x.body.slots[0].start_s - 100.0
         return out
 
@@ -765,5 +766,5 @@ def test_a_run_too_short_for_its_training_makes_no_block() -> None:
     stage = Stage(teaching(), **{**TRAINING, "rounds": 3})
     stage.join("alice", "bob", "eve")
     assert stage.blocks == []
-    assert stage.over == s.Over("finished", "3 rounds")
+    assert stage.over == e.RunOver("finished", "3 rounds")
     assert ("rounds_unused", {"rounds": 3}) in [(n.kind, n.detail) for n in stage.notes]

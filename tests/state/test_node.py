@@ -113,10 +113,10 @@ def test_alice_and_bob_end_with_one_key_and_eve_with_none() -> None:
     trio.amplify(eve)
     assert trio.keys["alice"].bits.size > 100
     assert np.array_equal(trio.keys["alice"].bits, trio.keys["bob"].bits)
-    trio.take("eve", s.Told(m.Unmask(block=0, public_messages=trio.last("alice", m.Amplified).public_messages)))
+    trio.take("eve", s.Told(m.GuessKey(block=0, public_messages=trio.last("alice", m.Amplified).public_messages)))
     digests = {role: trio.last(role, m.Amplified).digest for role in ("alice", "bob")}
     assert digests["alice"] == digests["bob"]
-    assert trio.last("eve", m.Unmasked).digest not in (None, digests["alice"])
+    assert trio.last("eve", m.KeyGuessed).digest not in (None, digests["alice"])
 
 
 def test_an_eve_who_sees_the_same_channel_leaves_no_key() -> None:

@@ -44,10 +44,10 @@ def test_slots_leave_time_for_a_sounding() -> None:
         return starts[1] - starts[0]
 
     plain = Stage(rounds=7, surface={"policy": "none"})
-    assert plain.state._antenna_s == 0.0
+    assert plain.state.timetable.antenna_s == 0.0
     one = gap(slots())
     longer = Stage(rounds=7, surface={"policy": "none"}, beams=BEAMS)
-    longer.state._antenna_s = 30e-6
+    longer.state.timetable.antenna_s = 30e-6
     for name, node in longer.state.nodes.items():
         longer.take(
             longer.says(

@@ -6,7 +6,7 @@ from typing import Any
 
 from test_coordinator import Stage, probed
 
-from testbed.coordinator import state as s
+from testbed.coordinator import events as e
 from testbed.coordinator import steps
 from testbed.core.schedule import parse
 from testbed.net import messages as m
@@ -24,7 +24,7 @@ class Untimed(Stage):
         self.untimed = untimed
         super().__init__(script, **changes)
 
-    def says(self, name: str, body: Any) -> s.Received:
+    def says(self, name: str, body: Any) -> e.Received:
         if isinstance(body, m.Hello) and name in self.untimed:
             body = m.Hello(
                 role=body.role, identity={}, pid=1, discussion_port=1, transcript_port=2, timed=False, turnaround_s=5e-3
@@ -110,7 +110,7 @@ def test_a_lost_node_does_not_stop_the_round() -> None:
 
     stage = Untimed(script)
     stage.join()
-    stage.take(s.Gone("eve", "killed"))
+    stage.take(e.ProcessEnded("eve", "killed"))
     assert stage.over is not None
     assert stage.over.status == "finished"
     assert [r.kept for r in stage.rounds] == [True] * 6

@@ -8,7 +8,7 @@ import pytest
 from test_coordinator import Stage
 from test_watching_policy import answering, loop
 
-from testbed.coordinator import state as s
+from testbed.coordinator.surface_keeper import SURFACE_CHECK_ROUNDS
 from testbed.net import messages as m
 
 FIXED: dict[str, Any] = {"surface": {"policy": "fixed"}, "rounds": 12, "accounting": {"block_rounds": 6}}
@@ -75,9 +75,9 @@ def test_it_is_told_again_and_the_rounds_after_that_count() -> None:
 
 
 def test_long_holding_is_looked_at_in_between() -> None:
-    n = 2 * s.SURFACE_CHECK_ROUNDS + 10
+    n = 2 * SURFACE_CHECK_ROUNDS + 10
     stage = run(rounds=n, accounting={"block_rounds": 10_000})
-    assert [body.round for body in orders(stage, m.ReadSurface)] == [s.SURFACE_CHECK_ROUNDS, n - 10, n]
+    assert [body.round for body in orders(stage, m.ReadSurface)] == [SURFACE_CHECK_ROUNDS, n - 10, n]
     assert stage.state.kept == n
 
 
@@ -109,7 +109,7 @@ def test_a_late_answer_to_a_look_counts_for_nothing() -> None:
     stage = Stage(lambda node, body: [] if isinstance(body, m.ReadSurface) else None, **FIXED)
     stage.join()
     stage.take(stage.says("ris", m.SurfaceHeld(round=99, digest=stage.held)))
-    assert stage.state._unconfirmed == list(range(7))
+    assert stage.state.surface.unconfirmed == list(range(7))
     assert not distilled(stage)
     stage.take(stage.says("ris", m.SurfaceHeld(round=7, digest=stage.held)))
     assert 0 in distilled(stage)
@@ -134,7 +134,7 @@ def test_a_search_whose_board_forgot_says_so_and_ends() -> None:
             return [m.SurfaceHeld(round=body.round, digest="zeros")]
         return answering()(node, body)
 
-    stage = Stage(script, surface=loop(errand=True), rounds=200)
+    stage = Stage(script, surface=loop(search_only=True), rounds=200)
     forgetful.stage = stage
     stage.join()
     stage.wait(10.0)

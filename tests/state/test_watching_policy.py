@@ -9,7 +9,7 @@ import pytest
 from test_coordinator import Stage
 
 from testbed import config
-from testbed.coordinator import state as s
+from testbed.coordinator import events as e
 from testbed.core.config import Experiment
 from testbed.core.errors import InputError
 from testbed.net import messages as m
@@ -66,7 +66,7 @@ def test_it_hears_every_round_in_order_by_roles_before_the_next_pattern_is_chose
     for r, links in heard:
         assert list(links) == ["alice>bob", "alice>eve", "bob>alice", "bob>eve"]
         assert all(np.array_equal(h, np.full((1, 1, 4), r + 1)) for h in links.values())
-    assert stage.over == s.Over("finished", "6 rounds")
+    assert stage.over == e.RunOver("finished", "6 rounds")
     assert len(stage.blocks) == 2  # an ordinary run: keys are distilled meanwhile
 
 
@@ -93,8 +93,8 @@ def test_a_round_that_never_started_is_told_as_lost() -> None:
     assert [r for r, _ in heard] == list(range(6))
 
 
-def test_an_errand_ends_with_its_search_and_distils_nothing() -> None:
-    stage = Stage(answering(), rounds=100, surface=loop(search_options={"trials": 5}, errand=True))
+def test_a_run_for_its_search_only_ends_with_it_and_distils_nothing() -> None:
+    stage = Stage(answering(), rounds=100, surface=loop(search_options={"trials": 5}, search_only=True))
     stage.join()
     assert stage.over is not None
     assert stage.over.status == "finished"
@@ -104,13 +104,13 @@ def test_an_errand_ends_with_its_search_and_distils_nothing() -> None:
     assert not any(isinstance(body, m.Distil) for _, body in stage.told)
 
 
-def test_an_errand_that_is_stopped_distils_nothing_either() -> None:
-    stage = Stage(rounds=1000, surface=loop(errand=True))
+def test_a_run_for_its_search_only_that_is_stopped_distils_nothing_either() -> None:
+    stage = Stage(rounds=1000, surface=loop(search_only=True))
     asked = answering()
 
     def script(node: str, body: Any) -> list[Any] | None:
         if isinstance(body, m.Probe) and body.round == 4 and node == "bob":
-            stage.state.handle(s.StopAsked("stop"))
+            stage.state.handle(e.StopAsked("stop"))
         return asked(node, body)
 
     stage.script = script

@@ -277,14 +277,14 @@ def test_on_the_wall_clock_a_run_uses_what_was_measured(tmp_path: Path) -> None:
 
     def look(coordinator: Any, crew: Any) -> None:
         state = coordinator.state
-        make = state._make_scheduler
+        make = state.timetable.begin
 
-        def made() -> None:
-            make()
-            spacing_s.append(state._scheduler._turnaround_s)
-            guard_s.append(state._scheduler._guard_s)
+        def made(roster: Any) -> None:
+            make(roster)
+            spacing_s.append(state.timetable.scheduler._turnaround_s)
+            guard_s.append(state.timetable.scheduler._guard_s)
 
-        state._make_scheduler = made
+        state.timetable.begin = made
 
     outcome = processes.run(plan, place, lab, tmp_path / "run", on_coordinator=look)
     assert outcome.status == "finished"

@@ -101,22 +101,6 @@ def test_a_moving_surface_makes_a_key_in_a_static_room(tmp_path: Path) -> None:
     assert s["keys_mismatched"] == 0
 
 
-def test_the_same_seed_gives_the_same_bits_twice_and_another_seed_does_not(tmp_path: Path) -> None:
-    def raw(name: str, seed: int) -> Any:
-        outcome = run(tmp_path, "mobile_room", name, seed=seed, **small("mobile_room", 100, 100))
-        recorded = reader.load(outcome.folder)
-        series = recorded.series("alice>bob")
-        assert series is not None
-        return recorded.bits, series.h
-
-    (bits1, h1), (bits2, h2), (_, h3) = raw("one", 3), raw("two", 3), raw("three", 4)
-    assert bits1.keys() == bits2.keys()
-    assert bits1
-    assert all(np.array_equal(bits1[k], bits2[k]) for k in bits1)
-    assert np.array_equal(h1, h2)
-    assert not np.array_equal(h1, h3)
-
-
 @pytest.mark.parametrize("victim", ["bob", "alice"])
 def test_killing_an_end_mid_run_ends_in_a_clear_report_not_a_hang(tmp_path: Path, victim: str) -> None:
     def kill(p: Progress, coordinator: Coordinator, crew: processes.Crew) -> None:

@@ -1,9 +1,6 @@
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-
-from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
-from testbed.chain.amplify.verify import PRIME, collision_bound, draw_point, verification_tag
 from testbed.entropy.accounting import (
     CONFIDENCE,
     assumed_min_entropy,
@@ -11,6 +8,9 @@ from testbed.entropy.accounting import (
     eve_min_entropy,
     key_length,
 )
+
+from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
+from testbed.chain.amplify.verify import PRIME, collision_bound, draw_point, verification_tag
 
 
 def random_bits(seed: int, n: int) -> np.ndarray:

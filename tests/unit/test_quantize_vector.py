@@ -17,7 +17,7 @@ from testbed.chain.quantize.kmeans import KMeans
 from testbed.core.errors import DialogueFailed, ProtocolError
 from testbed.core.ledger import PublicMessage
 from testbed.core.types import Features
-from testbed.entropy.accounting import correction_leak
+from testbed.entropy.corrections import correction_leak
 
 ALL = (KMeans, BalancedKMeans, BkqBm, IlpBvq)
 

@@ -1,6 +1,9 @@
 """Replay over small synthetic recordings in the data sets' formats: keys where there is something, 0 bits where not."""
 
 import gzip
+import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -211,6 +214,20 @@ def test_one_cut_and_the_same_seed_twice(openris):
                 part.pop(name)
     assert first == again
     assert first != other
+    # the seed chooses what is sacrificed and the hash; what was quantized does not depend on it
+    (block,), (otherwise,) = first["block_digests"], other["block_digests"]
+    assert block["raw_sha256"] == otherwise["raw_sha256"]
+    assert block["key_sha256"]["alice"] == block["key_sha256"]["bob"] != otherwise["key_sha256"]["alice"]
+    assert block["key_bits"] == {"alice": first["key_bits"], "bob": first["key_bits"]}
+    assert block["leaked_bits"]["alice"] == first["reconciliation"]["leaked_bits"]
+
+
+def test_the_command_takes_a_seed_and_tells_digests_but_no_bits(openris):
+    arguments = ["replay", str(openris), "--cut", "VV", "--seed", "3", "--json"]
+    done = subprocess.run([sys.executable, "-m", "testbed", *arguments], capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    assert told["block_digests"] == replay(openris, cut="VV", seed=3)["block_digests"]
+    assert {len(digest) for digest in told["block_digests"][0]["raw_sha256"].values()} == {64}
 
 
 def test_an_unknown_cut_is_refused(openris):

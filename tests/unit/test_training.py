@@ -9,8 +9,9 @@ import pytest
 
 from testbed.assess import training as assess_training
 from testbed.chain import training
+from testbed.chain.agreement import LEAD
 from testbed.chain.dialogue import Conversation, run
-from testbed.chain.pipeline import LEAD, KeyChain
+from testbed.chain.pipeline import KeyChain
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.errors import InputError
 from testbed.core.ledger import PublicMessage

@@ -1,6 +1,6 @@
 """Verification that both ends hold the same string: a polynomial hash, almost universal.
 
-The string is cut into 56-bit coefficients m_1 … m_d behind its length m_0, and the tag is Σ m_i·r^(d−i) mod P at a
+The string is cut into 120-bit coefficients m_1 … m_d behind its length m_0, and the tag is Σ m_i·r^(d−i) mod P at a
 random public point r (Carter and Wegman 1979; den Boer 1993). Two different strings give two different polynomials
 of degree ≤ d, which agree at no more than d of the P points.
 """
@@ -11,20 +11,24 @@ import numpy as np
 
 from testbed.core.types import U8
 
-PRIME = (1 << 64) - 59
-"""Largest prime below 2**64."""
-TAG_BITS = 64
+PRIME = (1 << 128) - 159
+"""Largest prime below 2**128."""
+TAG_BITS = 128
 """What publishing a tag reveals at most; the caller's message counts it as leaked."""
-_CHUNK_BYTES = 7
+TAG_BYTES = TAG_BITS // 8
+_CHUNK_BYTES = 15
 
 
 def draw_point(rng: np.random.Generator) -> int:
     """Return a uniform evaluation point; draw and publish it only after both strings are final."""
-    return int(rng.integers(0, PRIME, dtype=np.uint64))
+    while True:
+        point = int.from_bytes(rng.bytes(TAG_BYTES), "big")
+        if point < PRIME:
+            return point
 
 
 def verification_tag(bits: U8, point: int) -> int:
-    """Return the tag of (bit,) 0/1 values, 0 ≤ tag < 2**64; raises ValueError for a point outside the field."""
+    """Return the tag of (bit,) 0/1 values, 0 ≤ tag < 2**128; raises ValueError for a point outside the field."""
     if not 0 <= point < PRIME:
         raise ValueError(f"point = {point}, accepted: 0 to {PRIME - 1}")
     packed = np.packbits(bits).tobytes()
@@ -35,5 +39,5 @@ def verification_tag(bits: U8, point: int) -> int:
 
 
 def collision_bound(n_bits: int) -> float:
-    """Return the largest probability that two different strings of n bits have the same tag: ⌈n/56⌉ / P."""
+    """Return the largest probability that two different strings of n bits have the same tag: ⌈n/120⌉ / P."""
     return -(-n_bits // (8 * _CHUNK_BYTES)) / PRIME

@@ -94,6 +94,14 @@ class VectorQuantizer(Quantizer):
 
     # ------------------------------------------------------------ the three public steps, and Eve's
 
+    def columns(self, features: Features, lead: PublicMessage) -> I64 | None:
+        """Return (column, member): the columns of the group that begins with a column, or just itself."""
+        n = features.values.shape[1]
+        groups = self._groups(np.flatnonzero(read_mask(lead, "varies", n)))
+        out = np.repeat(np.arange(n)[:, None], self._d, axis=1)
+        out[groups[:, 0]] = groups
+        return out
+
     def lead(self, features: Features, rng: np.random.Generator) -> tuple[Bits, PublicMessage]:
         """Cluster Alice's samples; publish centroids, labels, dimensions and the (probe, group) samples kept.
 

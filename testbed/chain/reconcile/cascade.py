@@ -7,7 +7,7 @@ the ledger is the number of different cuts answered. A leaf whose parity differs
 errors and is cut again until a single bit is left.
 
 Bob's questions are public: they lay open where he corrects. What this tells about other bits depends on the labels that
-the bits come from, which are not known here; `entropy.accounting.correction_leak` charges it after verification.
+the bits come from, which are not known here; `entropy.corrections.correction_leak` charges it after verification.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ snr/(1 + snr) and cov(a, e) = κ√ρ, hence
 What one-way discussion can reach asymptotically is I(A;B) − I(A;E), with I(A;E) = −log2(1 − κ²ρ), which is a little
 less. Three ways of counting the same strings:
 - known: the Gaussian model with its true parameters, no allowance for finite samples. Favours nobody.
-- modelled, estimated: as `accounting.entropy`, with Eve measured on the sacrificed labels.
+- modelled, estimated: as `accounting.entropy`: the whole portfolio of Eves is judged, the measured one among them.
 
 On OFDM channels of an exponential delay profile, the covariance being known, I(A;B) is the sum over the KLT dimensions.
 """
@@ -20,16 +20,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from testbed.chain.agreement import Agreed
+from testbed.chain.amplification import Amplification
 from testbed.chain.dialogue import run as discuss
 from testbed.chain.enhance.klt import delay_basis
-from testbed.chain.pipeline import SACRIFICE, Agreed, KeyChain
+from testbed.chain.knowledge import Knowledge
+from testbed.chain.pipeline import KeyChain
 from testbed.core import seeds
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.types import CsiSeries
-from testbed.entropy import sp800_90b
-from testbed.entropy.accounting import combined_min_entropy, eve_min_entropy, key_length
+from testbed.entropy.facts import Facts
 from testbed.papers.kit.study import Study
 
 PAPER = "B"
@@ -122,15 +125,10 @@ def measure(case: Case) -> list[dict[str, Any]]:
 
     h = fading()
     a, b = (_series(h + _gaussian(rng, shape) / np.sqrt(snr), subcarriers) for _ in range(2))
-    accounting = Accounting(
-        sacrifice_fraction=_sacrificed(case.n_probes), entropy="modelled" if case.scheme == OURS else "estimated"
-    )
+    # Eve is known exactly here, so nobody is assumed beside her.
+    accounting = Accounting(sacrifice_fraction=_sacrificed(case.n_probes), assumed_eve_correlation=0.0)
     chain = KeyChain(ChainPlan(**case.plan), accounting)
-    alice, bob, said = discuss(chain.agree("alice", a, 0, case.seed), chain.agree("bob", b, 0, case.seed))
-    transcript = [m for _, m in said]
-    source = alice.report.source_min_entropy or 0.0
-    if alice.report.verified and case.scheme == OURS and alice.raw is not None:
-        source = min(source, sp800_90b.min_entropy_90b(alice.raw.values) or 1.0)
+    alice, bob, _ = discuss(chain.agree("alice", a, 0, case.seed), chain.agree("bob", b, 0, case.seed))
     rows = []
     for kappa in KAPPAS if case.channel == "gaussian" else (0.0,):
         eve = _series(kappa * h + np.sqrt(1.0 - kappa**2) * fading(), subcarriers)
@@ -140,38 +138,38 @@ def measure(case: Case) -> list[dict[str, Any]]:
             "snr_db": case.snr_db, "kappa": kappa, "seed": case.seed, "limit": limit, "one_way": one_way,
             "failure": alice.report.failure, "raw_bits": alice.report.raw_bits,
             "kdr": alice.report.sacrificed_errors / max(alice.report.sacrificed_bits, 1),
-            "leaked": alice.report.leaked_bits, "known": 0.0, "estimated": 0.0, "modelled": None, "equal": None,
-            "source_min_entropy": source,
+            "leaked": alice.report.leaked_bits, "known": 0.0, "estimated": 0.0, "modelled": 0.0, "equal": None,
         }  # fmt: skip
-        if case.scheme == OURS:
-            row["modelled"] = 0.0
         if alice.report.verified:
-            heard = transcript[: 1 + next(i for i, m in enumerate(transcript) if m.kind == SACRIFICE)]
-            report = chain.eavesdrop(0, eve, None, heard, True).report
-            row |= _keys(case, chain, alice, bob, report, source, to_eve / (2.0 * np.count_nonzero(strength > 0)))
+            known = Knowledge()
+            known.add_heard(chain.report_series(eve, None))
+            facts = known.facts(alice)
+            row |= _keys(case, accounting, alice, bob, facts, to_eve / (2.0 * np.count_nonzero(strength > 0)))
         rows.append(row)
     return rows
 
 
 def _keys(
-    case: Case, chain: KeyChain, alice: Agreed, bob: Agreed, eve: Any, source: float, eve_bits: float
+    case: Case, accounting: Accounting, alice: Agreed, bob: Agreed, facts: Facts, eve_bits: float
 ) -> dict[str, Any]:
     """Return key bits a probe by way of counting; `eve_bits`: what Eve knows of a real feature."""
     assert alice.raw is not None
     raw, r, n = alice.raw, alice.report, case.n_probes
     labels = int(np.count_nonzero(raw.level_bit == 0))
     known = raw.values.size - labels * case.symbol * eve_bits - r.sacrificed_bits - r.leaked_bits - 128
-    h_min = combined_min_entropy(source, eve_min_entropy(eve.sacrificed_errors, eve.covered_bits))
-    estimated = key_length(raw.values.size, r.sacrificed_bits, h_min, r.leaked_bits)
-    out: dict[str, Any] = {"known": max(0.0, known) / n, "estimated": estimated / n}
-    if case.scheme == OURS:
+    out: dict[str, Any] = {"known": max(0.0, known) / n}
+    equal = []
+    for rule in ("estimated", "modelled"):
+        stage = Amplification(msgspec.structs.replace(accounting, entropy=rule))
+        decided = stage.decide(alice, facts, case.seed)
         (key_a, report), (key_b, _), _ = discuss(
-            chain.amplify("alice", alice, eve, case.seed), chain.amplify("bob", bob, None, case.seed)
+            stage.amplify("alice", alice, decided, case.seed), stage.amplify("bob", bob, None, case.seed)
         )
-        assert report.entropy == "modelled"
-        out["modelled"] = report.key_bits / n
+        out[rule] = report.key_bits / n
         if key_a is not None and key_b is not None:
-            out["equal"] = bool(np.array_equal(key_a.bits, key_b.bits))
+            equal.append(bool(np.array_equal(key_a.bits, key_b.bits)))
+    if equal:
+        out["equal"] = all(equal)
     return out
 
 

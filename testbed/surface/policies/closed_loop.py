@@ -30,14 +30,14 @@ class ClosedLoop(SurfacePolicy):
         (`surface/designers/focus`), and the search begins with the best of them; answer: that one is the result.
       confirm: rounds for which the start and the result are measured; a result worse than the start is dropped.
       budget: the search is cut short so that all is over by this round; 0: no limit.
-      errand: the run is made for this search: it ends with it, and no key is distilled.
+      search_only: the run is made for this search: it ends with it, and no key is distilled.
     """
 
     watches = True
 
     def __init__(
         self, search: str = "greedy", search_options: dict[str, Any] | None = None, objective: str = "power",
-        probes: int = 1, start: str = "random(1)", confirm: int = 8, budget: int = 0, errand: bool = False,
+        probes: int = 1, start: str = "random(1)", confirm: int = 8, budget: int = 0, search_only: bool = False,
         model: Literal["none", "start", "answer"] = "none",
     ) -> None:  # fmt: skip
         if probes < 1 or confirm < 2:
@@ -48,7 +48,7 @@ class ClosedLoop(SurfacePolicy):
         self.objective = objectives.by_name(objective)
         self._search: SurfaceSearch = registry.make_stage("search", search, search_options or {})
         self._probes, self._start, self._confirm, self._budget = probes, start, confirm, budget
-        self.errand, self._model = errand, model
+        self.search_only, self._model = search_only, model
         self._scene: tuple[Scene, float] | None = None
         self._designed: list[SurfacePattern] = []
         """What the model has to offer and was not tried yet."""

@@ -12,6 +12,8 @@ from testbed.core.types import SurfacePattern
 class Random(SurfacePolicy):
     """Draws every element uniformly, anew every `every` rounds."""
 
+    can_be_secret = True
+
     def __init__(self, every: int = 1) -> None:
         if every < 1:
             raise ValueError(f"every = {every}, accepted from 1")
@@ -22,8 +24,11 @@ class Random(SurfacePolicy):
         self._rng = seeds.generator(seed, "random")
         self._drawn_for = -1
 
+    def group(self, round: int) -> int:
+        return round // self._every
+
     def pattern_for(self, round: int) -> SurfacePattern:
-        if self._drawn_for < 0 or round // self._every != self._drawn_for // self._every:
+        if self._drawn_for < 0 or self.group(round) != self.group(self._drawn_for):
             levels = self._rng.integers(0, 1 << self._phase_bits, size=self._shape, dtype=np.uint8)
             self._pattern = SurfacePattern(levels, self._phase_bits)
             self._drawn_for = round

@@ -1,0 +1,213 @@
+"""Amplification: a verified string becomes a key of the length that the accounting allows.
+
+Alice decides the length (`Amplification.decide`): everything that anybody else may know is in the facts of the block,
+the portfolio of Eves is judged on them, and the length rule gives ℓ (`testbed.entropy`). That takes up to some seconds,
+so it is apart from the dialogue. Only ℓ is announced, never an entropy: an entropy of the string tells of the string.
+"""
+
+from __future__ import annotations
+
+from math import floor, log2
+from typing import Any
+
+import numpy as np
+
+from testbed.chain.agreement import Agreed, Side, Steps
+from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
+from testbed.chain.amplify.verify import TAG_BITS
+from testbed.chain.dialogue import integer, packed
+from testbed.chain.knowledge import covered
+from testbed.core.config import Accounting
+from testbed.core.errors import DialogueFailed, InputError
+from testbed.core.ledger import Dialogue, PublicMessage, Receive, Send
+from testbed.core.outcomes import EveRow, KeyReport, LengthTerm
+from testbed.core.seeds import derive, generator
+from testbed.core.types import Key
+from testbed.entropy.facts import Facts
+from testbed.entropy.judge import judge
+from testbed.entropy.length import STEP, AssumedEve, Budget, KeyLength, key_length
+
+AMPLIFY, CONFIRMED, DELIVERED = "amplify", "confirmed", "delivered"
+UNMEASURED_CORRELATION = 0.9
+"""Of an Eve whom nobody measured and of whom the experiment says nothing: a little less than at λ/20 in a hall."""
+MEASURED_DISTANCE_WAVELENGTHS = 1.0
+"""Where an Eve was measured and nothing is assumed: nobody else is nearer to either end than this."""
+
+
+def assumed_eve(accounting: Accounting, measured: bool) -> AssumedEve:
+    """Return the Eve that a length is held against besides the measured one."""
+    antennas = accounting.assumed_eve_antennas
+    if accounting.assumed_eve_correlation is not None:
+        return AssumedEve(correlation=accounting.assumed_eve_correlation, antennas=antennas)
+    if accounting.assumed_eve_distance_wavelengths is not None:
+        return AssumedEve(distance_wavelengths=accounting.assumed_eve_distance_wavelengths, antennas=antennas)
+    if measured:
+        return AssumedEve(distance_wavelengths=MEASURED_DISTANCE_WAVELENGTHS, antennas=antennas)
+    return AssumedEve(correlation=UNMEASURED_CORRELATION, antennas=antennas)
+
+
+class Amplification:
+    """Alice's half and Bob's half of a block's amplification.
+
+    blocks: how many blocks the run plans; ε is shared out among them, and there is no key after so many.
+    """
+
+    def __init__(self, accounting: Accounting, blocks: int = 1) -> None:
+        self.accounting = accounting
+        self.budget = Budget(accounting.epsilon_log2, blocks)
+        self._decided: set[int] = set()
+
+    def decide(self, agreed: Agreed, facts: Facts, seed: int) -> KeyReport:
+        """Return how long the key of a verified block may be, and why; Alice's side only.
+
+        Raises ValueError where `agreed` is not verified.
+        """
+        if not agreed.report.verified:
+            raise ValueError(f"block {agreed.report.block} was not verified ({agreed.report.failure})")
+        block, leaked = agreed.report.block, agreed.ledger.leaked_bits
+        measured = covered(facts)
+        try:
+            self.budget.check_tag(agreed.values.size, TAG_BITS)
+            self._spend(block)
+        except InputError as exc:
+            return _no_key(block, measured, self.accounting.entropy, str(exc))
+        judgement = judge(
+            facts,
+            epsilon_log2=self.accounting.epsilon_log2,
+            blocks=self.budget.blocks,
+            seed=derive(seed, "judge", block),
+        )
+        if (why := unfittable(facts)) is not None:
+            return _no_key(block, measured, self.accounting.entropy, why)
+        assumed = assumed_eve(self.accounting, measured)
+        length = key_length(facts, judgement, leaked, self.budget, self.accounting.entropy, assumed)
+        return _report(block, measured, length, judgement.kept_bits)
+
+    def _spend(self, block: int) -> None:
+        self._decided.add(block)
+        if len(self._decided) > self.budget.blocks:
+            raise InputError(
+                f"budget_spent: ε was shared out among {self.budget.blocks} blocks, and this would be one more"
+            )
+
+    def longest(self, agreed: Agreed) -> int:
+        """Return the length that no judgement can pass: if nobody knew anything but what was said."""
+        kept = agreed.values.size
+        whole = floor(kept - agreed.ledger.leaked_bits - self.budget.hashing_bits - log2(kept // STEP + 1))
+        return max(0, whole // STEP * STEP)
+
+    def amplify(
+        self, role: Side, agreed: Agreed, decided: KeyReport | None, seed: int
+    ) -> Dialogue[tuple[Key | None, KeyReport]]:
+        """Return one side's dialogue from a verified string to a key.
+
+        `decided` is what `decide` returned at Alice, and None at Bob. Bob hashes only where his own ledger agrees and
+        the length is none that the rule could never give. Alice's key is delivered when Bob confirmed, Bob's when he
+        then heard `delivered`. The last message of any protocol can be lost (two generals): then Alice has a key that
+        Bob does not use, and his node reports the failure; two different keys are not possible.
+        A key of 0 bits is no key: (None, report) with the reason in `failure`. Raises ValueError where `agreed` is not
+        verified, DialogueFailed where the discussion fails (ledger_mismatch, protocol, peer_failed).
+        """
+        if not agreed.report.verified:
+            raise ValueError(f"block {agreed.report.block} was not verified ({agreed.report.failure})")
+        if role == "alice":
+            if decided is None:
+                raise ValueError(f"block {agreed.report.block}: Alice decides the length first")
+            return self._alice(agreed, decided, seed)
+        return self._bob(agreed)
+
+    def _alice(self, agreed: Agreed, decided: KeyReport, seed: int) -> Steps[tuple[Key | None, KeyReport]]:
+        block, n, length = agreed.report.block, agreed.values.size, decided.key_bits
+        rng = generator(seed, "chain", "amplify", block)
+        toeplitz = rng.integers(0, 2, seed_length(n, length), dtype=np.uint8)
+        body: dict[str, Any] = {
+            "block": block,
+            "bits": n,
+            "leaked": agreed.ledger.leaked_bits,
+            "length": length,
+            "seed": np.packbits(toeplitz).tobytes(),
+        }
+        yield Send(PublicMessage(kind=AMPLIFY, body=body))
+        if not length:
+            return None, decided
+        key = Key(block, toeplitz_hash(agreed.values, toeplitz, length))
+        yield Receive(CONFIRMED)
+        yield Send(PublicMessage(kind=DELIVERED, body={"block": block}))
+        return key, decided
+
+    def _bob(self, agreed: Agreed) -> Steps[tuple[Key | None, KeyReport]]:
+        block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
+        message = yield Receive(AMPLIFY)
+        assert message is not None
+        if integer(message, "block", 0, 1 << 62) != block:
+            raise DialogueFailed("protocol", f"{AMPLIFY} speaks of another block than {block}")
+        theirs = integer(message, "leaked", 0, 1 << 62), integer(message, "bits", 0, 1 << 62)
+        if theirs != (leaked, n):
+            detail = f"Alice counts {theirs[0]} leaked of {theirs[1]} bits, Bob {leaked} of {n}"
+            raise DialogueFailed("ledger_mismatch", detail)
+        length = integer(message, "length", 0, self.longest(agreed))
+        if length % STEP:
+            raise DialogueFailed("protocol", f"{AMPLIFY}: length {length}, accepted: multiples of {STEP}")
+        failure = None if length else SHORT
+        report = KeyReport(block=block, key_bits=length, entropy=self.accounting.entropy, failure=failure)
+        if not length:
+            return None, report
+        toeplitz = packed(message, "seed", seed_length(n, length))
+        key = Key(block, toeplitz_hash(agreed.values, toeplitz, length))
+        yield Send(PublicMessage(kind=CONFIRMED, body={"block": block}))
+        yield Receive(DELIVERED)
+        return key, report
+
+
+SHORT = "entropy_exhausted"
+PROBES_A_COEFFICIENT = 3
+"""So many probes a coefficient of a channel under public patterns are needed to tell the surface from all else."""
+
+
+def unfittable(facts: Facts) -> str | None:
+    """Return why nothing can be said against an Eve who knows the patterns; None where she can be judged.
+
+    A channel under a public pattern is a known function of N + 1 coefficients, or of one for each pattern that is in
+    use. With few probes they cannot be fitted, and nobody can say what is left; Eve may know the room by other means.
+    """
+    if facts.patterns is None or facts.states is None:
+        return None
+    n_states = np.unique(facts.states).size
+    unknown = min(facts.patterns.shape[1] + 1, n_states)
+    if n_states > 1 and facts.rounds.size < PROBES_A_COEFFICIENT * unknown:
+        return (
+            f"public_patterns: {facts.rounds.size} probes cannot tell a surface of {unknown} unknown coefficients "
+            f"from what moves; accepted: {PROBES_A_COEFFICIENT * unknown} probes a block, or a secret surface"
+        )
+    return None
+
+
+def _no_key(block: int, measured: bool, rule: str, why: str) -> KeyReport:
+    return KeyReport(block=block, key_bits=0, eve_measured=measured, entropy=rule, failure=why)
+
+
+def _report(block: int, measured: bool, length: KeyLength, kept_bits: int) -> KeyReport:
+    return KeyReport(
+        block=block,
+        key_bits=length.bits,
+        min_entropy_per_bit=length.min_entropy_bits / kept_bits if kept_bits else 0.0,
+        eve_measured=measured,
+        entropy=length.rule,
+        failure=length.failure,
+        limiting=length.limiting,
+        eves=tuple(_row(row) for row in length.eves),
+        sensitivity=tuple(_row(row) for row in length.sensitivity),
+        terms=tuple(LengthTerm(name=t.name, bits=t.bits, why=t.why) for t in length.terms),
+        assumptions=length.assumptions,
+        epsilon_log2=length.epsilon_log2,
+    )
+
+
+def _row(row: Any) -> EveRow:
+    return EveRow(
+        name=row.name,
+        knows=row.knows,
+        guess_probability=row.guess_probability,
+        upper_bound=row.upper_bound,
+        key_bits=row.key_bits,
+    )

@@ -1,0 +1,176 @@
+"""What everybody else may know of Alice's string, gathered at Alice while a run goes on.
+
+Earlier blocks and training count as known to Eve in full, so Alice keeps their features until the run is over. What
+Eve's node reports is public: it travels as a `HeardSeries` and can only shorten keys, so what cannot be read of it is
+left out and the block then counts as one without a measured Eve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from testbed.chain.agreement import Agreed
+from testbed.core.errors import InputError
+from testbed.core.outcomes import COVERAGE, EveReport, HeardSeries, SurfaceRecord
+from testbed.core.types import C64, F64, I64, CsiSeries, Features
+from testbed.entropy.facts import C128, Earlier, Facts, Heard
+
+MOST_CHANNELS = 8
+"""Channels of complex CSI that a length is judged with, besides the features: evenly spaced over the band."""
+MOST_SERIES, MOST_ROUNDS, MOST_DIMENSIONS = 256, 1 << 17, 1024
+_MOST_ELEMENTS = 1 << 16
+
+
+def heard_series(name: str, features: Features, csi: CsiSeries | None = None) -> HeardSeries:
+    """Return what an Eve reports of one antenna and link: features, and a few channels of CSI (rx antenna 0)."""
+    values = np.ascontiguousarray(features.values, "<f4")
+    channels = np.zeros((values.shape[0], 0), np.complex64) if csi is None else few_channels(csi.h)
+    return HeardSeries(
+        name=name,
+        rounds=np.ascontiguousarray(features.rounds, "<i8").tobytes(),
+        dimensions=values.shape[1],
+        values=values.tobytes(),
+        channels=channels.shape[1],
+        csi=np.ascontiguousarray(channels, "<c8").tobytes(),
+    )
+
+
+def few_channels(h: C64) -> C64:
+    """Return (probe, channel): every antenna pair at a few subcarriers, `MOST_CHANNELS` at most."""
+    flat = h.reshape(h.shape[0], -1)
+    chosen = np.unique(np.linspace(0, flat.shape[1] - 1, min(MOST_CHANNELS, flat.shape[1])).round().astype(np.int64))
+    return np.ascontiguousarray(flat[:, chosen], np.complex64)
+
+
+def read_heard(series: HeardSeries) -> Heard:
+    """Return a reported series; raises InputError where it is none."""
+    rounds = np.frombuffer(series.rounds, "<i8") if len(series.rounds) % 8 == 0 else np.zeros(0, np.int64)
+    n, size = rounds.size, (len(series.values), len(series.csi))
+    sound = 0 < n <= MOST_ROUNDS and 0 < series.dimensions <= MOST_DIMENSIONS and 0 <= series.channels <= MOST_CHANNELS
+    if not sound or size != (4 * n * series.dimensions, 8 * n * series.channels):
+        raise InputError(f"Eve's series {series.name[:40]!r} is not {n} rounds of {series.dimensions} features")
+    values = np.frombuffer(series.values, "<f4").reshape(n, series.dimensions).astype(np.float64)
+    csi = np.frombuffer(series.csi, "<c8").reshape(n, series.channels).astype(np.complex128)
+    return Heard(series.name, rounds.astype(np.int64), rounds.astype(np.float64), values, csi if csi.size else None)
+
+
+@dataclass(slots=True)
+class Knowledge:
+    """What is known of one run so far; Alice's node has one, a replay one for each Eve that it tries."""
+
+    _earlier: list[tuple[str, Features, bool]] = field(default_factory=list)
+    _states: dict[int, int] = field(default_factory=dict)
+    """Round → opaque number of the surface's state."""
+    _heard: dict[str, list[Heard]] = field(default_factory=dict)
+    refused_series: int = 0
+    """Series of Eve's that could not be read."""
+
+    def add_features(self, name: str, features: Features, same_run: bool = True) -> None:
+        """Take features that everybody knows from now on: a training's, a finished block's, those of another run."""
+        self._earlier.append((name, features, same_run))
+
+    def add_heard(self, series: Sequence[HeardSeries]) -> None:
+        """Take what Eve's node reports of the rounds until now."""
+        for one in series[:MOST_SERIES]:
+            try:
+                heard = read_heard(one)
+                before = self._heard.setdefault(heard.name, [])
+                if before and heard.rounds[0] <= before[-1].rounds[-1]:
+                    raise InputError("rounds were reported before")
+                before.append(heard)
+            except InputError:
+                self.refused_series += 1
+        self.refused_series += max(0, len(series) - MOST_SERIES)
+
+    def facts(self, agreed: Agreed, surface: SurfaceRecord | None = None, rounds: I64 | None = None) -> Facts:
+        """Return everything that a block's length is judged by.
+
+        surface: in the block's rounds. rounds: (probe,) their numbers where they are not those of the features.
+        """
+        raw, features = agreed.raw, agreed.features
+        assert raw is not None
+        assert features is not None
+        if rounds is not None:
+            features = Features(features.values, rounds)
+        published = np.zeros(raw.values.size, np.bool_)
+        published[agreed.sacrificed] = True
+        states, patterns, responses = _surface(surface, features.rounds)
+        if states is not None:
+            self._states |= dict(zip(features.rounds.tolist(), states.tolist(), strict=True))
+        return Facts.of_bits(
+            raw,
+            published,
+            features.rounds,
+            features.rounds.astype(np.float64),
+            np.asarray(features.values, np.float64),
+            columns=agreed.columns,
+            csi=few_channels(agreed.csi.h).astype(np.complex128),
+            heard=tuple(_joined(parts) for parts in self._heard.values() if parts),
+            states=states,
+            patterns=patterns,
+            responses=responses,
+            earlier=tuple(self._before(name, f, same_run, features) for name, f, same_run in self._earlier),
+        )
+
+    def _before(self, name: str, earlier: Features, same_run: bool, now: Features) -> Earlier:
+        known = [self._states.get(r, -1 - i) if same_run else -1 - i for i, r in enumerate(earlier.rounds.tolist())]
+        states = np.array(known, np.int64) if self._states else None
+        columns = _columns(np.asarray(earlier.values, np.float64), now.values.shape[1])
+        return Earlier(name, same_run, earlier.rounds, earlier.rounds.astype(np.float64), columns, states)
+
+
+def covered(facts: Facts) -> bool:
+    """Return whether some Eve heard most of the block: who hears nothing must not pass for one who knows nothing."""
+    for series in facts.heard:
+        rows = np.isfinite(series.values).any(axis=1)
+        if np.isin(facts.rounds, series.rounds[rows]).mean() >= COVERAGE:
+            return True
+    return False
+
+
+def usable(eve: EveReport | None, block: int) -> bool:
+    """Return whether a report speaks of this block and of a complete transcript: its node may be wrong or broken."""
+    return eve is not None and eve.block == block and eve.transcript_complete
+
+
+def _joined(parts: list[Heard]) -> Heard:
+    """Return one series over all blocks; dimensions that a block lacks are NaN."""
+    width = max(p.values.shape[1] for p in parts)
+    channels = {0 if p.csi is None else p.csi.shape[1] for p in parts}
+    csi = None
+    if len(channels) == 1 and 0 not in channels:
+        csi = np.concatenate([p.csi for p in parts if p.csi is not None])
+    rounds = np.concatenate([p.rounds for p in parts])
+    values = np.concatenate([_columns(p.values, width) for p in parts])
+    return Heard(parts[0].name, rounds, rounds.astype(np.float64), values, csi)
+
+
+def _columns(values: F64, width: int) -> F64:
+    if values.shape[1] >= width:
+        return values[:, :width]
+    return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=np.nan)
+
+
+def _surface(surface: SurfaceRecord | None, rounds: I64) -> tuple[I64 | None, C128 | None, C128 | None]:
+    """Return opaque states (probe,) and, where they are public, reflection coefficients (probe, element), responses."""
+    if surface is None:
+        return None, None, None
+    if len(surface.states) != rounds.size:
+        raise InputError(f"{len(surface.states)} states of the surface; accepted: one for each of {rounds.size} rounds")
+    states = np.array(surface.states, np.int64)
+    if surface.levels is None:
+        return states, None, None
+    n = len(surface.levels) // max(rounds.size, 1)
+    if not 0 < n <= _MOST_ELEMENTS or n * rounds.size != len(surface.levels) or not 1 <= surface.phase_bits <= 8:
+        raise InputError(
+            "patterns of the surface do not fit the block's rounds; accepted: a level an element and round"
+        )
+    levels = np.frombuffer(surface.levels, np.uint8).reshape(rounds.size, n)
+    patterns = np.exp(2j * np.pi / (1 << surface.phase_bits) * levels)
+    if surface.responses is None or len(surface.responses) != 8 * rounds.size:
+        return states, patterns, None
+    responses = np.frombuffer(surface.responses, "<c8").astype(np.complex128)[:, None]
+    return states, patterns, responses if np.isfinite(responses).all() else None

@@ -1,0 +1,359 @@
+"""How kept rounds become keys, or train the enhancer: block by block, stage by stage. Pure.
+
+A block of a key goes from agreement (Alice and Bob quantize, reconcile and verify) over Eve's attack on what was
+published to privacy amplification, and ends with Eve's guess of the final key. A block of training ends when both
+ends, and then Eve, have learnt from it. `STAGES` is the table of all this. A block knows its rounds by number only:
+rounds that were measured in one train, or under secret patterns, make no difference here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+from testbed.coordinator.events import BlockOver, Effect, Note, Send
+from testbed.coordinator.roster import Node, Roster
+from testbed.coordinator.surface_keeper import SurfaceKeeper
+from testbed.coordinator.tally import Tally
+from testbed.core.config import Experiment, Lab
+from testbed.core.machine import Deadlines, EventClock, Phases, Story
+from testbed.core.outcomes import TrainReport
+from testbed.net import messages as m
+
+Stage = Literal["agree", "attack", "amplify", "guess", "closed"]
+
+STAGES: Mapping[str, Mapping[str, str]] = {
+    "agree": {
+        "attack": "both ends have reported, or one has failed: Eve attacks what was published",
+        "closed": "a node was lost or silent",
+    },
+    "attack": {
+        "amplify": "both ends agree on a string: they hash it to a key",
+        "closed": "there is no agreement, or this was a training",
+    },
+    "amplify": {
+        "guess": "both ends have reported and Eve attacked: she hashes her guess, too",
+        "closed": "there is no Eve, or a node was lost or silent",
+    },
+    "guess": {"closed": "Eve has reported or was left out"},
+    "closed": {},
+}
+LOST_MODEL = ("not_trained", "wrong_model")
+"""Reasons for a failure that say that an end has no trained enhancer, or another one than its peer."""
+GRACE_S = 5.0
+"""How much longer than a node this side waits: the node gives up first, so that its reason arrives before ours."""
+EVE_GRACE_S = 10.0
+"""How much longer than other operations Eve's may take."""
+_REPORTS = "the reports"
+
+_STAGE_OF: Mapping[type, str] = {
+    m.Agreed: "agree", m.Trained: "agree", m.Attacked: "attack", m.Amplified: "amplify", m.KeyGuessed: "guess",
+}  # fmt: skip
+"""Which report ends which stage of a block."""
+
+
+class Block(Deadlines):
+    """One block: its rounds, its stage, and what was reported of it."""
+
+    def __init__(self, number: int, rounds: list[int], training: bool, clock: EventClock, story: Story) -> None:
+        super().__init__(clock)
+        self.number, self.rounds, self.training = number, rounds, training
+        self.stage = Phases(STAGES, "agree", story, "stage", block=number)
+        self.waiting: set[str] = set()
+        """Whose report of this stage is awaited."""
+        self.failure: str | None = None
+        """The first reason why there is no key, or no training; later ones follow from it."""
+        self.agreed: dict[str, m.Agreed] = {}
+        self.trained: dict[str, TrainReport] = {}
+        self.attacked: m.Attacked | None = None
+        self.amplified: dict[str, m.Amplified] = {}
+        self.guessed: m.KeyGuessed | None = None
+        self._training_messages = 0
+
+    def wait_for(self, names: set[str], within_s: float) -> None:
+        self.waiting = set(names)
+        self.set_deadline(_REPORTS, within_s)
+
+    @property
+    def is_late(self) -> bool:
+        return self.is_overdue(_REPORTS)
+
+    def fail(self, reason: str | None) -> None:
+        self.failure = self.failure or reason
+
+    def take(self, role: str, body: Any) -> None:
+        """Take a report of the present stage."""
+        match body:
+            case m.Trained():
+                self.trained[role] = body.report
+                self._training_messages = max(self._training_messages, body.public_messages)
+            case m.Agreed():
+                self.agreed[role] = body
+            case m.Attacked():
+                self.attacked = body
+            case m.Amplified():
+                self.amplified[role] = body
+            case m.KeyGuessed():
+                self.guessed = body
+
+    @property
+    def public_messages(self) -> int:
+        """How many messages of the discussion Eve must have, by the latest count of Alice's node."""
+        if self.training:
+            return self._training_messages
+        latest = self.amplified or self.agreed
+        return latest["alice"].public_messages if "alice" in latest else 0
+
+    def judge_agreement(self) -> None:
+        """Find the reason why there is no agreement, where there is none."""
+        reports = [a.report for a in self.agreed.values()]
+        if len(reports) < 2 or not all(r.verified for r in reports):
+            reasons = sorted({r.failure for r in reports if r.failure and r.failure != "peer_failed"})
+            self.fail(", ".join(reasons) or "no agreement")
+
+    def judge_training(self) -> None:
+        """Find the reason why the ends have not learnt the same, where they have not."""
+        reports = self.trained.values()
+        if len(reports) < 2 or any(r.failure for r in reports) or len({r.model for r in reports}) != 1:
+            reasons = sorted({r.failure for r in reports if r.failure and not r.failure.startswith("peer_failed")})
+            self.fail("; ".join(reasons) or "no training")
+
+    def judge_amplification(self) -> None:
+        reasons = sorted({a.report.failure for a in self.amplified.values() if a.report.failure})
+        self.fail(", ".join(reasons) if reasons else None)
+
+    def over(self) -> BlockOver:
+        """Return what is recorded of the block."""
+        raw = {role: a.raw_bits for role, a in self.agreed.items() if a.raw_bits is not None}
+        if self.attacked is not None and self.attacked.guess is not None:
+            raw["eve"] = self.attacked.guess
+        digests = {role: a.digest for role, a in self.amplified.items() if a.digest is not None}
+        if self.guessed is not None and self.guessed.digest is not None:
+            digests["eve"] = self.guessed.digest
+        agreed = {role: a.report for role, a in self.agreed.items()}
+        keys = {role: a.report for role, a in self.amplified.items()}
+        return BlockOver(
+            block=self.number, rounds=self.rounds,
+            alice=agreed.get("alice"), bob=agreed.get("bob"),
+            eve=self.attacked.report if self.attacked else None,
+            key_alice=keys.get("alice"), key_bob=keys.get("bob"),
+            failure=self.failure, raw=raw, digests=digests,
+            p_values=self.amplified["alice"].p_values if "alice" in self.amplified else {},
+            training=self.training, trained=self.trained,
+        )  # fmt: skip
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.waiting and not self.has_deadline(_REPORTS):
+            yield f"block {self.number} may wait for ever"
+        if not self.rounds:
+            yield f"block {self.number} has no rounds"
+
+
+class Blocks:
+    """The block that is open, if one is, and what decides about the next one."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        experiment: Experiment,
+        roster: Roster,
+        surface: SurfaceKeeper,
+        tally: Tally,
+        clock: EventClock,
+        story: Story,
+    ) -> None:
+        self._experiment, self._roster, self._surface, self._tally = experiment, roster, surface, tally
+        self._clock, self._story = clock, story
+        self._distil_timeout_s = lab.coordinator.distil_timeout_s
+        self._operation_timeout_s = lab.coordinator.operation_timeout_s
+        self.open: Block | None = None
+        self.key_bits = 0
+        self.to_train = experiment.training.rounds > 0
+        """The next block is one that the enhancer learns from."""
+        self.guarded = 0
+        """Kept rounds that were thrown away after a training."""
+        self._guard = 0
+        """Kept rounds still to be thrown away: they are too near to what the training published."""
+        self._next = 0
+
+    @property
+    def rounds_wanted(self) -> int:
+        """How many rounds make the next block."""
+        e = self._experiment
+        return e.training.rounds if self.to_train else e.accounting.block_rounds
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether enough kept rounds wait for a whole block."""
+        return self._tally.pending >= self.rounds_wanted
+
+    def takes_guard_round(self) -> bool:
+        """Return whether the round just kept is one that guards the keys from the training; counts it."""
+        if not self._guard:
+            return False
+        self._guard, self.guarded = self._guard - 1, self.guarded + 1
+        return True
+
+    # -- one block's course
+
+    def start(self) -> list[Effect]:
+        """Open a block of the oldest kept rounds."""
+        rounds = self._tally.take(self.rounds_wanted)
+        block = self.open = Block(self._next, rounds, self.to_train, self._clock, self._story)
+        self._next += 1
+        names = self._roster.pair()
+        block.wait_for(names, self._distil_timeout_s + GRACE_S)
+        self._story.add("opened", rounds=rounds, block=block.number, training=block.training)
+        body = m.Distil(
+            block=block.number, rounds=rounds, timeout_s=self._distil_timeout_s,
+            purpose="training" if block.training else "key",
+        )  # fmt: skip
+        return [Send(n, body) for n in sorted(names)]
+
+    def take(self, node: Node, body: Any) -> list[Effect]:
+        """Take a report of a node about the open block."""
+        block = self.open
+        number = body.block if isinstance(body, m.KeyGuessed) else body.report.block
+        stage = _STAGE_OF[type(body)]
+        if block is None or number != block.number or block.stage.now != stage or node.name not in block.waiting:
+            return [Note("late_answer", {"node": node.name, "block": number, "what": stage})]
+        block.waiting.discard(node.name)
+        block.take(node.role, body)
+        self._story.add("reported", block=number, node=node.name, stage=stage)
+        return []
+
+    def step(self) -> list[Effect] | None:
+        """Go on with the open block where nobody's report is awaited; None: wait, or there is none."""
+        block = self.open
+        if block is None or block.waiting:
+            return None
+        return _AFTER[block.training, block.stage.now](self, block)
+
+    def _after_agreement(self, block: Block) -> list[Effect]:
+        block.judge_agreement()
+        block.stage.enter("attack")
+        eve = self._roster.eve()
+        if eve is None or not block.agreed:
+            return []
+        block.wait_for({eve}, self._operation_timeout_s + EVE_GRACE_S)
+        return [Send(eve, m.Attack(block=block.number, rounds=block.rounds, public_messages=block.public_messages))]
+
+    def _after_attack(self, block: Block) -> list[Effect]:
+        if block.failure is not None:
+            return self._close()
+        block.stage.enter("amplify")
+        names = self._roster.pair()
+        block.wait_for(names, self._distil_timeout_s + GRACE_S)
+        report = block.attacked.report if block.attacked is not None else None
+        surface = self._surface.record(block.rounds)
+        body = m.Amplify(block=block.number, eve=report, timeout_s=self._distil_timeout_s, surface=surface)
+        return [Send(n, body) for n in sorted(names)]
+
+    def _after_amplification(self, block: Block) -> list[Effect]:
+        block.judge_amplification()
+        eve = self._roster.eve()
+        if eve is None or block.attacked is None:
+            return self._close()
+        block.stage.enter("guess")
+        block.wait_for({eve}, self._operation_timeout_s + EVE_GRACE_S)
+        return [Send(eve, m.GuessKey(block=block.number, public_messages=block.public_messages))]
+
+    def _after_training(self, block: Block) -> list[Effect]:
+        """Both ends have learnt, or failed to: Eve may learn from what they published, and take as long as they."""
+        block.judge_training()
+        if block.failure is None:
+            self.to_train = False
+            self._guard = self._experiment.training.guard_rounds
+            dropped = self._tally.take(self._guard)  # kept while the block filled up
+            self._guard, self.guarded = self._guard - len(dropped), self.guarded + len(dropped)
+            self._story.add("thrown away as guard rounds", rounds=dropped)
+        block.stage.enter("attack")
+        eve = self._roster.eve()
+        if eve is None or block.failure is not None:
+            return []
+        block.wait_for({eve}, self._distil_timeout_s)
+        body = m.Attack(
+            block=block.number, rounds=block.rounds, public_messages=block.public_messages, purpose="training"
+        )
+        return [Send(eve, body)]
+
+    def _after_last_stage(self, block: Block) -> list[Effect]:
+        return self._close()
+
+    # -- nodes that fail their part
+
+    def lose(self, node: Node) -> list[Effect]:
+        """A node was lost: without one of the pair the open block cannot go on."""
+        if self.open is None:
+            return []
+        if node.required and node.measures:
+            return self.give_up(f"{node.name} was lost")
+        self.open.waiting.discard(node.name)
+        return []
+
+    def take_failure(self, node: Node, what: str) -> list[Effect]:
+        """A node that the open block waits for cannot do its part."""
+        if self.open is None or node.name not in self.open.waiting:
+            return []
+        if node.role == "eve":
+            self.open.waiting.discard(node.name)
+            return []
+        return self.give_up(f"{node.name}: {what}")
+
+    def look_for_late(self) -> list[Effect]:
+        """Go on without an Eve that is late; without one of the pair the block is given up."""
+        block = self.open
+        if block is None or not block.is_late:
+            return []
+        eve = self._roster.by_role("eve")
+        if block.stage.now in ("attack", "guess") and eve is not None and eve.name in block.waiting:
+            block.waiting.discard(eve.name)
+            return self._roster.leave_out(eve, f"no answer to {block.stage.now}")
+        return self.give_up(f"timeout waiting for {', '.join(sorted(block.waiting))}")
+
+    def give_up(self, reason: str) -> list[Effect]:
+        """Give up the open block everywhere; what was measured of it is kept for the record."""
+        block = self.open
+        if block is None:
+            return []
+        block.fail(reason)
+        body = m.Abandon(block=block.number, reason=reason)
+        return [*self._roster.send("alice", body), *self._roster.send("bob", body), *self._close()]
+
+    def _close(self) -> list[Effect]:
+        block = self.open
+        assert block is not None
+        self.open = None
+        block.stage.enter("closed")
+        over = block.over()
+        if block.failure is not None and any(word in block.failure for word in LOST_MODEL):
+            self.to_train = self._experiment.training.rounds > 0  # a node came back without it
+        if over.key_alice is not None and over.key_bob is not None and block.failure is None:
+            self.key_bits += min(over.key_alice.key_bits, over.key_bob.key_bits)
+        self._story.add("closed", rounds=block.rounds, block=block.number, failure=block.failure)
+        return [over]
+
+    def problems(self) -> Iterator[str]:
+        """Yield a sentence for every invariant that does not hold."""
+        if self.open is not None:
+            yield from self.open.problems()
+            if self.open.stage.now == "closed":
+                yield f"block {self.open.number} is closed but still open"
+            if not self.open.waiting <= self._roster.nodes.keys():
+                yield f"block {self.open.number} waits for nodes that nobody knows"
+            if self.open.number != self._next - 1:
+                yield f"block {self.open.number} is open, but the next one is {self._next}"
+        if self._guard < 0:
+            yield f"{self._guard} rounds are still to be thrown away"
+
+
+_AFTER: Mapping[tuple[bool, str], Callable[[Blocks, Block], list[Effect]]] = {
+    (False, "agree"): Blocks._after_agreement,
+    (False, "attack"): Blocks._after_attack,
+    (False, "amplify"): Blocks._after_amplification,
+    (False, "guess"): Blocks._after_last_stage,
+    (True, "agree"): Blocks._after_training,
+    (True, "attack"): Blocks._after_last_stage,
+}
+"""(training, stage) → what is done when everybody has reported."""

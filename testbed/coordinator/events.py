@@ -1,0 +1,147 @@
+"""What the coordinator's state machine takes in (events) and what it gives out (instructions to its shell)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
+from testbed.core.types import SurfacePattern
+from testbed.net import messages as m
+
+FinishKind = Literal["stop", "abort", "halt"]
+RunStatus = Literal["finished", "stopped", "failed"]
+
+
+# ---------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message of a node arrived; `incarnation` is that of the process that sent it."""
+
+    node: str
+    incarnation: str
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed; the first event of a run is one of these."""
+
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEnded:
+    """The launcher saw the process of a local node, or of the simulated air, end."""
+
+    node: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """A person asked for the end of the run."""
+
+    kind: FinishKind
+
+
+# ---------------------------------------------------------------- instructions
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message to a node."""
+
+    node: str
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ResetWorld:
+    """Put the experiment's scene into the simulated air (labs that have one)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdvanceWorld:
+    """Let the simulated air's time advance to `until_s`: radios that cannot time their samples do not make it pass."""
+
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something for the record and the log."""
+
+    kind: str
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class NewPattern:
+    """A pattern is ordered for the first time or again: record it."""
+
+    pattern: SurfacePattern
+    name: str
+    """Of the surface's state: the pattern's digest, or the opaque name of a secret one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOver:
+    """A round was kept or rejected. A later one of the same number replaces it: a kept round may be withdrawn."""
+
+    round: int
+    kept: bool
+    reason: str | None
+    surface: str | None
+    start_s: float
+    """On the reference timeline."""
+    links: dict[str, list[m.LinkResult]]
+    """By receiving node."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockOver:
+    """A block is closed, with a key, without one, or with a trained enhancer."""
+
+    block: int
+    rounds: list[int]
+    alice: AgreeReport | None
+    bob: AgreeReport | None
+    eve: EveReport | None
+    key_alice: KeyReport | None
+    key_bob: KeyReport | None
+    failure: str | None
+    raw: dict[str, bytes]
+    """Raw bits by role (experiment mode)."""
+    digests: dict[str, str]
+    """Key digests by role (experiment mode)."""
+    p_values: dict[str, float]
+    """Randomness tests on Alice's key (experiment mode)."""
+    training: bool = False
+    """The enhancer learnt from these rounds; the rest but `failure` is empty."""
+    trained: dict[str, TrainReport] = field(default_factory=dict)
+    """By role."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOver:
+    """The run is over; `detail` says why."""
+
+    status: RunStatus
+    detail: str
+
+
+Event = Received | Tick | ProcessEnded | StopAsked
+Instruction = Send | ResetWorld | AdvanceWorld | Note | NewPattern | RoundOver | BlockOver | RunOver
+
+
+@dataclass(frozen=True, slots=True)
+class RunFails:
+    """What an owner of a part of the state puts last where the run cannot go on; it never leaves the machine."""
+
+    detail: str
+
+
+Effect = Instruction | RunFails

@@ -1,0 +1,274 @@
+"""The nodes of a run: who takes part, who is alive and ready, who was lost and until when he may come back. Pure.
+
+A node is known by its name and by its incarnation, drawn at each start of its process. It counts as alive from its
+greeting until it falls silent, its process ends or it greets anew; as ready once it is configured and its clock was
+read. A required node that was lost has a deadline to come back by; an optional one is left out and the run goes on.
+A node that reconnects under a new address is the same incarnation, and one whose process was started anew is another:
+resuming after a broken link therefore belongs to `Node` (what is still owed to it) and needs nothing of the rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from testbed.coordinator.events import Effect, Note, RunFails, Send
+from testbed.core.config import Experiment, Lab, is_rehearsal, planned_blocks
+from testbed.core.machine import Deadlines, EventClock, Story
+from testbed.net import messages as m
+
+MAX_STRIKES = 3
+"""Rounds in a row that a node may leave unanswered before it is treated as lost."""
+
+_HEARTBEAT = "a sign of life"
+_RETURN = "the node's return"
+
+
+class Node(Deadlines):
+    """What the coordinator knows of one node."""
+
+    def __init__(self, name: str, role: str, required: bool, clock: EventClock, lab: Lab) -> None:
+        super().__init__(clock)
+        self.name, self.role, self.required = name, role, required
+        self.alive = False
+        self.left_out = False
+        """An optional node that was given up; the run goes on without it."""
+        self.ready = False
+        """Configured, and its clock was read."""
+        self.stopped = False
+        self.incarnation = ""
+        self.hello: m.Hello | None = None
+        self.strikes = 0
+        """Rounds in a row that it left unanswered."""
+        self.clock_asked_s = 0.0
+        """When its clock was asked for, on the coordinator's clock."""
+        self._lost_after_s = lab.coordinator.lost_after_s
+        self._return_within_s = lab.coordinator.rejoin_timeout_s
+
+    @property
+    def measures(self) -> bool:
+        """Whether it has a radio; the surface's node has none."""
+        return self.role != "ris"
+
+    @property
+    def is_silent(self) -> bool:
+        return self.alive and self.is_overdue(_HEARTBEAT)
+
+    @property
+    def silent_s(self) -> float:
+        return self._lost_after_s + self.overdue_s(_HEARTBEAT)
+
+    @property
+    def is_overdue_to_return(self) -> bool:
+        return self.required and not self.alive and self.is_overdue(_RETURN)
+
+    def seen(self) -> None:
+        """Take note of a sign of life."""
+        self.set_deadline(_HEARTBEAT, self._lost_after_s)
+
+    def greet(self, incarnation: str, hello: m.Hello) -> None:
+        self.incarnation, self.hello = incarnation, hello
+
+    def admit(self) -> None:
+        """Count it as alive; it starts with nothing."""
+        self.alive, self.left_out, self.ready, self.strikes = True, False, False, 0
+        self.clear_deadline(_RETURN)
+        self.seen()
+
+    def lose(self) -> None:
+        self.alive = self.ready = False
+        self.clear_deadline(_HEARTBEAT)
+        self.set_deadline(_RETURN, self._return_within_s)
+        self.left_out = self.left_out or not self.required
+
+    def dismiss(self) -> None:
+        """Give up an optional node that cannot serve."""
+        self.alive = self.ready = False
+        self.left_out = True
+        self.clear_deadline(_HEARTBEAT)
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.ready and not self.alive:
+            yield f"{self.name} is ready but not alive"
+        if self.alive and (self.hello is None or not self.incarnation):
+            yield f"{self.name} is alive but never greeted"
+        if self.alive and not self.has_deadline(_HEARTBEAT):
+            yield f"{self.name} is alive and may be silent for ever"
+        if self.required and self.left_out:
+            yield f"{self.name} is required but left out"
+        if self.required and self.incarnation and not self.alive and not self.has_deadline(_RETURN):
+            yield f"{self.name} was lost and may stay away for ever"
+
+
+class Roster:
+    """The nodes of `lab` that `experiment` needs or can use."""
+
+    def __init__(self, lab: Lab, experiment: Experiment, run: str, clock: EventClock, story: Story) -> None:
+        self._lab, self._experiment, self._run = lab, experiment, run
+        self._clock, self._story = clock, story
+        self.timed = True
+        """Every radio can start at a given time; otherwise rounds go step by step, and none does."""
+        required = {"alice", "bob"} | ({"ris"} if experiment.surface.policy != "none" else set())
+        wanted = required | ({"eve"} if experiment.scene.eve is not None else set())
+        self.nodes = {
+            name: Node(name, place.role, place.role in required, clock, lab)
+            for name, place in lab.node.items()
+            if place.role in wanted
+        }
+
+    # -- questions
+
+    def taking_part(self) -> list[Node]:
+        return [node for node in self.nodes.values() if not node.left_out]
+
+    def by_role(self, role: str) -> Node | None:
+        """Return the node of this role that takes part, alive or not."""
+        return next((node for node in self.taking_part() if node.role == role), None)
+
+    def name(self, role: str) -> str | None:
+        node = self.by_role(role)
+        return node.name if node is not None else None
+
+    def pair(self) -> set[str]:
+        """Return the names of Alice's and Bob's nodes."""
+        return {name for name in (self.name("alice"), self.name("bob")) if name is not None}
+
+    def eve(self) -> str | None:
+        """Return the name of Eve's node where it is alive and ready."""
+        node = self.by_role("eve")
+        return node.name if node is not None and node.alive and node.ready else None
+
+    def all_alive(self) -> bool:
+        return all(node.alive for node in self.taking_part())
+
+    def all_ready(self) -> bool:
+        return all(node.ready for node in self.taking_part())
+
+    def required_ready(self) -> bool:
+        return all(node.ready for node in self.taking_part() if node.required)
+
+    def all_stopped(self) -> bool:
+        return all(node.stopped or not node.alive for node in self.taking_part())
+
+    def receivers(self) -> list[str]:
+        """Return the names of the nodes that take part in a round now."""
+        return [node.name for node in self.taking_part() if node.ready and node.measures]
+
+    def greetings(self) -> list[m.Hello]:
+        return [node.hello for node in self.nodes.values() if node.hello is not None]
+
+    def antennas(self) -> dict[str, int]:
+        """Return how many antennas each role's radio has."""
+        return {n.role: n.hello.n_antennas for n in self.taking_part() if n.hello and n.measures}
+
+    def misfit(self) -> str | None:
+        """Return why the radios that joined do not serve this experiment; None where they do."""
+        if self._experiment.beams.policy != "none" and not self.timed:
+            return (
+                f"table [beams]: policy = {self._experiment.beams.policy!r} needs radios that can time their samples; "
+                "accepted with these: policy = 'none'"
+            )
+        return None
+
+    # -- messages
+
+    def send(self, role: str, body: Any) -> list[Effect]:
+        """Send to the node of this role where it is alive."""
+        node = self.by_role(role)
+        return [Send(node.name, body)] if node is not None and node.alive else []
+
+    def refuse(self, name: str, why: str) -> list[Effect]:
+        return [Send(name, m.Refused(reason=why)), Note("refused", {"node": name, "why": why})]
+
+    def refuse_stranger(self, name: str) -> list[Effect]:
+        known = name in self._lab.node
+        return self.refuse(name, "not needed by this experiment" if known else "not in this lab file")
+
+    def welcome(self, node: Node, came_back: bool) -> list[Effect]:
+        """Take a node in, new or come back."""
+        node.admit()
+        self._story.add("came back" if came_back else "joined", node=node.name)
+        identity = node.hello.identity if node.hello is not None else {}
+        place = self._lab.coordinator
+        patience_s = place.lost_after_s + place.rejoin_timeout_s
+        return [
+            *([Note("rejoined", {"node": node.name, "identity": identity})] if came_back else []),
+            Send(node.name, m.Welcome(run=self._run, lost_after_s=patience_s)),
+        ]
+
+    def settle_timing(self) -> None:
+        """Decide, once everybody has joined, whether radios time their samples in this run."""
+        self.timed = all(n.hello.timed for n in self.nodes.values() if n.hello and n.measures)
+
+    def configure(self, node: Node) -> list[Effect]:
+        """Order a node to configure its device."""
+        e = self._experiment
+        alice = self.by_role("alice")
+        discussion = transcript = ""
+        if alice is not None and alice.hello is not None:
+            host = self._lab.node[alice.name].host
+            discussion = f"tcp://{host}:{alice.hello.discussion_port}"
+            transcript = f"tcp://{host}:{alice.hello.transcript_port}"
+        body = m.Configure(
+            radio=e.radio, probing=e.probing, chain=e.chain, accounting=e.accounting,
+            beams=e.beams, antennas=self.antennas(),
+            experiment_mode=e.mode == "experiment", record_iq=e.records.iq, seed=e.seed, timed=self.timed,
+            blocks=planned_blocks(e), rehearsal=is_rehearsal(self._lab, e), surface=e.surface,
+            discussion=discussion, transcript=transcript,
+        )  # fmt: skip
+        return [Send(node.name, body)]
+
+    def configure_anew(self, role: str) -> list[Effect]:
+        """Configure a node again that is alive: until it has answered, it is not ready."""
+        node = self.by_role(role)
+        if node is None or not node.alive:
+            return []
+        node.ready = False
+        return self.configure(node)
+
+    # -- losses
+
+    def lose(self, node: Node, why: str) -> list[Effect]:
+        node.lose()
+        self._story.add("lost", node=node.name, why=why)
+        return [Note("lost", {"node": node.name, "detail": why})]
+
+    def leave_out(self, node: Node, why: str) -> list[Effect]:
+        """Go on without an optional node."""
+        node.left_out = True
+        self._story.add("left out", node=node.name, why=why)
+        return [Note("left_out", {"node": node.name, "why": why})]
+
+    def go_on_without(self, late: Iterable[Node], failure: str, why: str) -> list[Effect]:
+        """Leave out the nodes that are late; the run fails where one of them is required."""
+        late = list(late)
+        required = [node.name for node in late if node.required]
+        if required:
+            return [RunFails(f"{', '.join(required)} {failure}")]
+        return [x for node in late for x in self.leave_out(node, why)]
+
+    def strike(self, name: str, number: int) -> list[Effect]:
+        """Count a round that a node left unanswered; after some in a row it is given up."""
+        node = self.nodes[name]
+        node.strikes += 1
+        self._story.add("no answer", round=number, node=name, strikes=node.strikes)
+        out: list[Effect] = [Note("no_answer", {"node": name, "round": number, "strikes": node.strikes})]
+        if node.strikes < MAX_STRIKES:
+            return out
+        if node.required:
+            return [*out, RunFails(f"{name} left {MAX_STRIKES} rounds in a row unanswered")]
+        return out + self.leave_out(node, f"{MAX_STRIKES} rounds unanswered")
+
+    def look_for_returns(self) -> list[Effect]:
+        """End the run where a required node was lost and has not come back in time."""
+        within_s = self._lab.coordinator.rejoin_timeout_s
+        for node in self.nodes.values():
+            if node.is_overdue_to_return:
+                return [RunFails(f"{node.name} was lost and did not come back within {within_s:g} s")]
+        return []
+
+    def problems(self) -> Iterator[str]:
+        """Yield a sentence for every invariant that does not hold."""
+        for node in self.nodes.values():
+            yield from node.problems()

@@ -1,0 +1,332 @@
+"""What the surface holds, what it was ordered to hold, and which rounds count on it. Pure.
+
+    unknown ──order──► ordered ──acknowledged──► held ──read back, as acknowledged──► held
+       ▲                  │                       │ read back otherwise, lost, changed unasked
+       └──────────────────┴───────────────────────┘
+
+A pattern that is held over many rounds is read back from time to time, and always before the rounds under it are used:
+boards start anew without saying so. Until then those rounds are unconfirmed and may have to be withdrawn.
+Everything here compares names of surface states and never looks into them: where the surface's node draws a secret
+pattern and acknowledges an opaque number, that number takes the digest's place in `ordered`, `held` and
+`acknowledged`, and `order` sends "the next one" instead of levels. A train of K rounds is K numbers that were
+`count`ed on one state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from testbed.coordinator.events import Effect, NewPattern, Note, Send
+from testbed.coordinator.roster import Roster
+from testbed.core import registry, seeds
+from testbed.core.config import Experiment
+from testbed.core.errors import InputError
+from testbed.core.machine import Deadlines, EventClock, Story
+from testbed.core.stages import SurfacePolicy
+from testbed.core.types import C64, SurfacePattern
+from testbed.net import messages as m
+from testbed.surface.line_of_sight import LineOfSight
+
+MAX_FAILURES = 3
+"""Orders in a row that the surface may refuse or leave unanswered before the run ends."""
+SURFACE_SETTLE_S = 10e-6
+"""Between a pattern's latch time and the first probe under it."""
+SURFACE_CHECK_ROUNDS = 50
+"""A pattern that is held is read back after so many rounds, and before they are used."""
+
+_ACKNOWLEDGEMENT = "the surface's acknowledgement"
+_READING = "the surface's pattern, read back"
+
+
+class SurfaceKeeper(Deadlines):
+    """Asks the policy for patterns, orders them, and knows until which round the surface is sure to have held them."""
+
+    def __init__(
+        self, experiment: Experiment, roster: Roster, operation_timeout_s: float, clock: EventClock, story: Story
+    ) -> None:
+        super().__init__(clock)
+        self._experiment, self._roster, self._timeout_s, self._story = experiment, roster, operation_timeout_s, story
+        plan = experiment.surface
+        self.policy: SurfacePolicy | None = None
+        """None where the experiment has no surface: then nothing is ever ordered or waited for."""
+        if plan.policy != "none":
+            self.policy = registry.make_stage("policy", plan.policy, plan.options)
+        self.pattern: SurfacePattern | None = None
+        """What the policy wants the surface to hold in the round that it was asked about last."""
+        self.held: str | None = None
+        """Digest of what the surface holds; None while that is unknown, or is not what the policy wants."""
+        self.unconfirmed: list[int] = []
+        """Rounds ordered since the surface acknowledged its pattern, or since it was read back; ascending."""
+        self._acknowledged: str | None = None
+        self._latched_s = 0.0
+        """When it acknowledged, on the reference timeline."""
+        self._order_round: int | None = None
+        """Round of the order that is to be acknowledged."""
+        self._reading_round: int | None = None
+        """Round of the order to read the pattern back that is to be answered."""
+        self._failures = 0
+        """Orders in a row that were refused or left unanswered."""
+        self._asked_round = -1
+        """Round that the policy was last asked about."""
+        self.is_secret = plan.policy != "none" and plan.is_secret
+        """The surface's node draws the patterns; here they are opaque numbers."""
+        self._group: int | None = None
+        """Of the rounds that hold the present secret pattern."""
+        self._in_round: dict[int, str] = {}
+        """Round → name of the state that it was ordered under, until its block is distilled."""
+        self._numbers: dict[str, int] = {}
+        """Name of a state → its opaque number."""
+        self._patterns: dict[str, SurfacePattern] = {}
+        """Public patterns by name, as long as rounds of theirs are not distilled."""
+
+    # -- what the policy wants
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether the pattern may differ from round to round."""
+        return self.policy is not None and self.policy.changes
+
+    @property
+    def watches(self) -> bool:
+        """Whether the policy must know what came of every earlier round before it chooses the next pattern."""
+        return self.policy is not None and self.policy.watches
+
+    @property
+    def is_search(self) -> bool:
+        """Whether the run is made for the policy's search: it ends with it, and no key is distilled."""
+        return self.policy is not None and self.policy.search_only
+
+    @property
+    def search_is_done(self) -> bool:
+        return self.policy is not None and self.policy.search_only and self.policy.done
+
+    def observe(self, number: int, links: dict[str, C64]) -> None:
+        """Report to a policy that watches what was measured in a round; nothing where the round was rejected."""
+        if self.policy is not None and self.policy.watches:
+            self.policy.observe(number, links)
+
+    def observe_unprobed(self, number: int) -> None:
+        """Report to the policy that a round could not even begin."""
+        if self.policy is not None:
+            self.policy.observe(number, {})
+
+    def choose(self, number: int) -> str | None:
+        """Ask the policy, once a round, what the surface is to hold; returns why that is impossible, or None."""
+        policy, ris = self.policy, self._roster.by_role("ris")
+        assert policy is not None
+        assert ris is not None
+        if ris.hello is None or ris.hello.surface_shape is None:
+            return f"{ris.name}: this node's greeting does not describe its surface"
+        if self._asked_round == number:
+            return None
+        try:
+            if self._asked_round < 0:
+                policy.survey(self._experiment.scene, self._experiment.radio.carrier_hz)
+                seed = seeds.derive(self._experiment.seed, "surface")
+                policy.begin(ris.hello.surface_shape, ris.hello.phase_bits, seed)
+            if self.is_secret:
+                self._asked_round = number
+                if policy.group(number) != self._group:
+                    self._group, self.held = policy.group(number), None
+                return None
+            wanted = policy.pattern_for(number)
+        except InputError as exc:
+            return f"surface policy {self._experiment.surface.policy!r}: {exc}"
+        self._asked_round = number
+        if self.pattern is None or wanted.digest != self.pattern.digest:
+            self.pattern, self.held = wanted, None
+        return None
+
+    # -- orders and acknowledgements
+
+    @property
+    def not_before_s(self) -> float:
+        """Earliest start of a round under what the surface holds, on the reference timeline."""
+        return self._latched_s + SURFACE_SETTLE_S if self.held else 0.0
+
+    @property
+    def awaits_acknowledgement(self) -> bool:
+        return self._order_round is not None
+
+    @property
+    def acknowledgement_is_late(self) -> bool:
+        return self.is_overdue(_ACKNOWLEDGEMENT)
+
+    def count(self, number: int) -> None:
+        """A round is ordered under the present pattern."""
+        if self.policy is not None:
+            self.unconfirmed.append(number)
+        if self.held is not None:
+            self._in_round[number] = self.held
+            if self.pattern is not None:
+                self._patterns[self.held] = self.pattern
+
+    def record(self, rounds: Sequence[int]) -> m.SurfaceRecord | None:
+        """Return what is public of the surface in a block's rounds, and forget these and all before them."""
+        names = [self._in_round.get(r) for r in rounds]
+        if self.policy is None or None in names:
+            return None
+        known = [name for name in names if name is not None]
+        states = tuple(self._numbers.setdefault(name, len(self._numbers)) for name in known)
+        levels = None
+        if not self.is_secret:
+            levels = b"".join(self._patterns[name].levels.tobytes() for name in known)
+        bits = self._patterns[known[0]].phase_bits if levels is not None else 1
+        responses = None if levels is None else self._responses(known)
+        self._in_round = {r: name for r, name in self._in_round.items() if r > rounds[-1]}
+        used = {*self._in_round.values(), self.held}
+        self._patterns = {name: p for name, p in self._patterns.items() if name in used}
+        return m.SurfaceRecord(states=states, levels=levels, phase_bits=bits, responses=responses)
+
+    def _responses(self, names: Sequence[str]) -> bytes | None:
+        """Return what the surface responds by the scene's geometry; None where the scene does not say."""
+        e = self._experiment
+        try:
+            link = LineOfSight.of(e.scene, e.radio.carrier_hz, self._patterns[names[0]].levels.shape)
+            by_name = {name: link.response(self._patterns[name], direct=0.0) for name in set(names)}
+        except InputError:
+            return None
+        largest = max(abs(h) for h in by_name.values()) or 1.0
+        return np.array([by_name[name] / largest for name in names], "<c8").tobytes()
+
+    def order(self, number: int) -> list[Effect]:
+        """Order the pattern that the policy wants in this round."""
+        ris = self._roster.by_role("ris")
+        assert ris is not None
+        assert ris.hello is not None
+        assert ris.hello.surface_shape is not None
+        self.unconfirmed.clear()
+        self._order_round = number
+        self.set_deadline(_ACKNOWLEDGEMENT, self._timeout_s)
+        if self.is_secret:
+            self._story.add("secret pattern ordered", round=number)
+            return [Send(ris.name, m.ApplyNext(round=number))]
+        assert self.pattern is not None
+        self._story.add("pattern ordered", round=number, pattern=self.pattern.digest)
+        body = m.Apply(
+            round=number, levels=self.pattern.levels.tobytes(), shape=ris.hello.surface_shape,
+            phase_bits=ris.hello.phase_bits,
+        )  # fmt: skip
+        return [NewPattern(self.pattern, self.pattern.digest), Send(ris.name, body)]
+
+    def is_answer(self, body: m.Applied) -> bool:
+        """Return whether an acknowledgement is the one that is waited for.
+
+        The answer to an order that was given up says what the outputs hold, and that it is not what was counted on.
+        """
+        return self._order_round is not None and body.round == self._order_round
+
+    def acknowledge(self, body: m.Applied, latched_s: float) -> list[Effect]:
+        """Take an acknowledgement; `latched_s` is its time on the reference timeline."""
+        if not self.is_answer(body):
+            self.held = None
+            return self.unexpected(body)
+        self._stop_waiting_for_acknowledgement()
+        self._failures = 0
+        self.held, self._latched_s, self._acknowledged = body.digest, latched_s, body.digest
+        self._story.add("pattern acknowledged", round=body.round, pattern=body.digest)
+        if body.levels is None or not self.is_secret or len(body.levels) != body.shape[0] * body.shape[1]:
+            return []
+        levels = np.frombuffer(body.levels, np.uint8).reshape(body.shape)
+        return [NewPattern(SurfacePattern(levels, body.phase_bits), body.digest)]
+
+    def fail(self) -> bool:
+        """The order was refused or left unanswered; returns whether that has happened too often in a row."""
+        self._stop_waiting_for_acknowledgement()
+        self._failures += 1
+        return self._failures >= MAX_FAILURES
+
+    def _stop_waiting_for_acknowledgement(self) -> None:
+        self._order_round = None
+        self.clear_deadline(_ACKNOWLEDGEMENT)
+
+    @staticmethod
+    def unexpected(body: m.Applied | m.SurfaceHeld) -> list[Effect]:
+        return [Note("unexpected_pattern", {"digest": body.digest, "round": body.round})]
+
+    # -- reading back
+
+    @property
+    def is_read_back(self) -> bool:
+        """Whether the pattern is being read back now; no round is ordered meanwhile."""
+        return self._reading_round is not None
+
+    @property
+    def reading_is_late(self) -> bool:
+        return self.is_overdue(_READING)
+
+    @property
+    def must_be_read_back(self) -> bool:
+        """Whether so many rounds count on the pattern that it is read back before the next one, or before it changes.
+
+        A pattern that serves one round was acknowledged just before: only those that are held are read back.
+        """
+        return len(self.unconfirmed) >= (SURFACE_CHECK_ROUNDS if self.held is not None else 2)
+
+    @property
+    def must_be_read_back_before_use(self) -> bool:
+        """Whether rounds count on the pattern that are about to be used."""
+        return len(self.unconfirmed) > 1
+
+    def read_back(self, number: int) -> list[Effect] | None:
+        """Order the pattern to be read back before round `number`; None where the surface's node is lost."""
+        ris = self._roster.by_role("ris")
+        if ris is None or not ris.alive:
+            return None
+        self._reading_round = number
+        self.set_deadline(_READING, self._timeout_s)
+        self._story.add("pattern read back", rounds=self.unconfirmed)
+        return [Send(ris.name, m.ReadSurface(round=number))]
+
+    def is_reading(self, body: m.SurfaceHeld) -> bool:
+        """Return whether this reading is the one that is waited for."""
+        return self._reading_round is not None and body.round == self._reading_round
+
+    def confirm(self, body: m.SurfaceHeld) -> bool:
+        """Take a reading; False where the surface holds something else than it acknowledged."""
+        if body.digest != self._acknowledged:
+            return False
+        self._stop_reading()
+        self._story.add("pattern confirmed", rounds=self.unconfirmed, pattern=body.digest)
+        self.unconfirmed.clear()
+        return True
+
+    def withdraw(self) -> list[int]:
+        """Doubt everything since the surface was last sure to hold its pattern: returns those rounds, ascending.
+
+        The pattern is ordered again before the next round.
+        """
+        suspects, self.unconfirmed = self.unconfirmed, []
+        self._stop_reading()
+        self.held = None
+        return suspects
+
+    def lose(self) -> None:
+        """The surface's node is lost: whatever was ordered of it is not answered any more."""
+        self._stop_waiting_for_acknowledgement()
+        self._stop_reading()
+        self.held = None
+
+    def _stop_reading(self) -> None:
+        self._reading_round = None
+        self.clear_deadline(_READING)
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.is_read_back and self.awaits_acknowledgement:
+            yield "the surface is read back while it is to change"
+        if self.is_read_back != self.has_deadline(_READING):
+            yield "the surface's reading and its deadline do not go together"
+        if self.awaits_acknowledgement != self.has_deadline(_ACKNOWLEDGEMENT):
+            yield "the surface's order and its deadline do not go together"
+        if self.is_read_back and not self.unconfirmed:
+            yield "the surface is read back although no round counts on it"
+        if self.held is not None and self.held != self._acknowledged:
+            yield f"the surface is said to hold {self.held}, but acknowledged {self._acknowledged}"
+        if any(later <= earlier for earlier, later in pairwise(self.unconfirmed)):
+            yield "the rounds that count on the pattern are out of order"
+        if self.policy is None and (self.pattern is not None or self.unconfirmed):
+            yield "there is no surface, but rounds count on its pattern"

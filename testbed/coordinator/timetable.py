@@ -1,0 +1,137 @@
+"""When rounds happen, on the reference timeline, and what the nodes' clocks are known to show then. Pure.
+
+Wraps the `Scheduler` with what it needs of a run: the origin of the timeline, the end of the last round, and the
+corrections of the clocks from what receivers reported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from testbed.coordinator.roster import Node, Roster
+from testbed.coordinator.round import Round
+from testbed.coordinator.scheduler import Scheduler
+from testbed.core.config import Experiment, Lab
+from testbed.core.errors import Reject
+from testbed.core.machine import EventClock
+from testbed.core.schedule import Slot
+from testbed.net import messages as m
+
+LATE_UNCERTAINTY_S = 200e-6
+"""How far off the clock of a node may be that joined a run in virtual time."""
+READING_UNCERTAINTY_S = 1e-3
+"""How far off a clock may be that was read over the network, beside half of the round trip."""
+_SPREADS = 6.0
+"""A receiver listens this many standard deviations of the measured arrivals early and late, at least."""
+WALL_LEAD_S = 0.03
+"""On the wall clock an order must reach the nodes before its first sample is due."""
+
+
+class Timetable:
+    """Plans rounds for radios that may or may not time their samples.
+
+    `frame_s` is the length of a probe, `antenna_s` how much longer a sounding is with every antenna beyond the first.
+    """
+
+    def __init__(
+        self, lab: Lab, experiment: Experiment, slots: tuple[Slot, ...], frame_s: float, antenna_s: float,
+        clock: EventClock,
+    ) -> None:  # fmt: skip
+        self._experiment, self._slots = experiment, slots
+        self.frame_s, self.antenna_s = frame_s, antenna_s
+        self._clock = clock
+        self.virtual = lab.world is not None and lab.world.pace == "virtual"
+        self.scheduler: Scheduler | None = None
+        """None until everybody has joined."""
+        self.last_end_s = 0.0
+        """End of the last round planned, on the reference timeline; in virtual time the air stands there."""
+        self._epoch_s: float | None = None
+        """Origin of the reference timeline, on the coordinator's clock."""
+        self.snr_db = math.nan
+        """Mean over the links of the last round that the clocks were corrected from."""
+
+    def begin(self, roster: Roster) -> None:
+        """Make the schedule, as wide as the devices that joined need it."""
+        hellos = roster.greetings()
+        turnaround_s = max((h.turnaround_s for h in hellos), default=0.0)
+        if not self.virtual:  # in virtual time the air waits for the host
+            turnaround_s = max([turnaround_s, *(h.host_turnaround_s for h in hellos)])
+        p = self._experiment.probing
+        frame_s = self.frame_s
+        if self._experiment.beams.policy != "none":
+            frame_s += self.antenna_s * (max(roster.antennas().values()) - 1)
+        self.scheduler = Scheduler(
+            self._slots, frame_s, p.interval_s, p.turnaround_s + turnaround_s,
+            max([p.guard_s, *(_SPREADS * h.timing_spread_s for h in hellos)]),
+            0.0 if self.virtual else WALL_LEAD_S,
+        )  # fmt: skip
+
+    def fix_origin(self) -> float:
+        """Return the origin of the reference timeline on the coordinator's clock; the first call decides it: now."""
+        if self._epoch_s is None:
+            self._epoch_s = self._clock.now_s
+        return self._epoch_s
+
+    def synchronise(self, node: Node, device_time_s: float) -> bool:
+        """Learn a reading of a node's clock; False where nobody can have asked for it yet."""
+        if self.scheduler is None:
+            return False
+        if self.virtual:
+            # The air stands still while nobody probes. Before the first round it stands at 0 exactly; a node that
+            # comes later finds it near the end of the last round.
+            uncertainty_s = 0.0 if self._epoch_s is None else LATE_UNCERTAINTY_S
+            self.scheduler.synchronise(node.name, device_time_s, self.last_end_s, uncertainty_s)
+            return True
+        round_trip_s = self._clock.now_s - node.clock_asked_s
+        middle_s = node.clock_asked_s + round_trip_s / 2 - self.fix_origin()
+        self.scheduler.synchronise(node.name, device_time_s, middle_s, round_trip_s / 2 + READING_UNCERTAINTY_S)
+        return True
+
+    def knows(self, name: str) -> bool:
+        """Return whether this node's clock was read."""
+        return self.scheduler is not None and name in self.scheduler.clocks
+
+    @property
+    def now_s(self) -> float:
+        """Now on the reference timeline; 0 in virtual time, where the air waits."""
+        return 0.0 if self.virtual else self._clock.now_s - (self._epoch_s or 0.0)
+
+    @property
+    def is_too_early(self) -> bool:
+        """Whether the next round's time has not come; radios that time their samples wait for it themselves."""
+        assert self.scheduler is not None
+        return not self.virtual and self.scheduler.next_s > self.now_s
+
+    def plan(self, not_before_s: float) -> tuple[float, float]:
+        """Book the next round; returns (start, end) on the reference timeline."""
+        assert self.scheduler is not None
+        start_s, end_s = self.scheduler.plan(self.now_s, max(not_before_s, self.last_end_s))
+        self.last_end_s = end_s
+        return start_s, end_s
+
+    def correct_clocks(self, r: Round) -> None:
+        """Learn from the arrival times of a closed round; a receiver that heard nothing may have a clock far off."""
+        snrs_db = []
+        for name, result in r.results.items():
+            for link in result.links:
+                if link.reason is None and self._experiment.mode == "experiment":  # private nodes do not report it
+                    snrs_db.append(link.snr_db)
+                if name in r.bases_s and link.tx == "alice":  # Alice's clock is the reference
+                    self._correct_clock(name, r.bases_s[name], link)
+        if snrs_db:
+            self.snr_db = sum(snrs_db) / len(snrs_db)
+
+    def _correct_clock(self, name: str, base_s: float, link: m.LinkResult) -> None:
+        assert self.scheduler is not None
+        if link.reason is None:
+            self.scheduler.track(name, base_s + link.timing_error_s)
+        elif link.reason == Reject.NO_PREAMBLE:
+            self.scheduler.miss(name)
+
+    def problems(self) -> Iterator[str]:
+        """Yield a sentence for every invariant that does not hold."""
+        if not math.isfinite(self.last_end_s) or self.last_end_s < 0:
+            yield f"the last round ends at {self.last_end_s} s"
+        if self.scheduler is not None and not math.isfinite(self.scheduler.next_s):
+            yield f"the next round begins at {self.scheduler.next_s} s"

@@ -1,0 +1,180 @@
+"""What the pure state machines of coordinator and nodes share: time, deadlines, transitions, invariants, a story.
+
+An object that owns a part of a machine's state derives from `Deadlines`: its waits have names and limits, and no other
+object knows of them. A machine moves between phases by a table (`Phases`), says which of its invariants do not hold
+(`require`), and remembers what happened to every round and block for as long as there is room (`Story`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.core.errors import TestbedError
+
+CHECK_VARIABLE = "TESTBED_CHECK_STATE"
+"""Environment variable; 1 makes the daemons check their invariants after every event."""
+STORY_ENTRIES = 4096
+"""How many entries a story holds before it forgets the oldest."""
+
+
+class InvariantError(TestbedError):
+    """A state machine is in a state that it must never be in: a mistake in the program, not in its input."""
+
+
+def checks_wanted() -> bool:
+    """Return whether the daemons were asked to check their state machines after every event."""
+    return os.environ.get(CHECK_VARIABLE, "") not in ("", "0")
+
+
+def require(who: str, problems: Iterable[str]) -> None:
+    """Raise InvariantError with every problem in one line; return where there is none."""
+    found = list(problems)
+    if found:
+        raise InvariantError(f"{who}: {'; '.join(found)}")
+
+
+class EventClock:
+    """The time of the latest event, and how much of the time this process itself slept through.
+
+    A machine never asks for the time: events bring it. Where two readings lie `own_pause_s` or more apart, this
+    process was suspended, and the others had no chance to be heard: that time is forgiven to all deadlines at once,
+    since they are measured in `awake_s`.
+    """
+
+    def __init__(self, own_pause_s: float = math.inf) -> None:
+        self.now_s = 0.0
+        self.begun = False
+        """Some event has told the time."""
+        self._own_pause_s = own_pause_s
+        self._forgiven_s = 0.0
+
+    @property
+    def awake_s(self) -> float:
+        """Seconds, not counting what was forgiven."""
+        return self.now_s - self._forgiven_s
+
+    def advance(self, now_s: float) -> None:
+        """Take the time of an event; a long gap since the last one is forgiven."""
+        gap_s = now_s - self.now_s
+        if self.begun and gap_s >= self._own_pause_s:
+            self.forgive(gap_s)
+        self.now_s, self.begun = now_s, True
+
+    def forgive(self, gap_s: float) -> None:
+        """Move every deadline of the machine by `gap_s`."""
+        self._forgiven_s += gap_s
+
+
+class Deadlines:
+    """Base of every object that waits for somebody: its waits by name, each with a limit."""
+
+    def __init__(self, clock: EventClock) -> None:
+        self._clock = clock
+        self._due_s: dict[str, float] = {}
+
+    def set_deadline(self, what: str, within_s: float) -> None:
+        """Wait for `what` for so long from now; an earlier deadline of that name is replaced."""
+        self._due_s[what] = self._clock.awake_s + within_s
+
+    def clear_deadline(self, what: str) -> None:
+        """Wait for `what` no longer; nothing happens where nobody did."""
+        self._due_s.pop(what, None)
+
+    def has_deadline(self, what: str) -> bool:
+        return what in self._due_s
+
+    def is_overdue(self, what: str) -> bool:
+        """Return whether the time for `what` is over; false where nobody waits for it."""
+        return what in self._due_s and self._clock.awake_s > self._due_s[what]
+
+    def overdue_s(self, what: str) -> float:
+        """Return by how many seconds the deadline has passed (negative: is still to come)."""
+        return self._clock.awake_s - self._due_s[what]
+
+    def problems(self) -> Iterator[str]:
+        """Yield a sentence for every invariant of this object that does not hold."""
+        for what, due_s in self._due_s.items():
+            if not math.isfinite(due_s):
+                yield f"the deadline for {what} is {due_s}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that happened."""
+
+    time_s: float
+    what: str
+    rounds: tuple[int, ...]
+    block: int | None
+    node: str | None
+    detail: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        words = [f"{self.time_s:12.3f} s  {self.what}"]
+        if len(self.rounds) == 1:
+            words.append(f"round {self.rounds[0]}")
+        elif self.rounds:
+            words.append(f"rounds {self.rounds[0]} to {self.rounds[-1]}")
+        if self.block is not None:
+            words.append(f"block {self.block}")
+        if self.node is not None:
+            words.append(f"node {self.node}")
+        words += [f"{name}: {value}" for name, value in self.detail.items()]
+        return ", ".join(words)
+
+
+class Story:
+    """The last `size` things that happened in a machine; nothing is put into words before somebody reads it."""
+
+    def __init__(self, clock: EventClock, size: int = STORY_ENTRIES) -> None:
+        self._clock = clock
+        self._entries: deque[Entry] = deque(maxlen=size)
+
+    def add(
+        self, what: str, *, round: int | None = None, rounds: Iterable[int] = (), block: int | None = None,
+        node: str | None = None, **detail: Any,
+    ) -> None:  # fmt: skip
+        """Remember that `what` happened to a round, to some rounds, to a block or to a node."""
+        which = tuple(rounds) if round is None else (round,)
+        self._entries.append(Entry(self._clock.now_s, what, which, block, node, detail))
+
+    def tell(self, *, round: int | None = None, block: int | None = None, node: str | None = None) -> list[str]:
+        """Return a line for everything remembered of this round, block or node, oldest first; all where none is named.
+
+        A round's story contains that of no other round of its block, but says when the block took it.
+        """
+        return [
+            str(e)
+            for e in self._entries
+            if (round is None or round in e.rounds)
+            and (block is None or block == e.block)
+            and (node is None or node == e.node)
+        ]
+
+
+class Phases:
+    """Which phase a machine is in, and which ones may follow: `table` maps a phase to its followers and their reasons.
+
+    A follower that the table does not name is a mistake in the program and raises InvariantError. `subject` (round,
+    block, node) is what the story files the changes under.
+    """
+
+    def __init__(
+        self, table: Mapping[str, Mapping[str, str]], start: str, story: Story, name: str = "phase", **subject: Any
+    ) -> None:
+        self._table, self._story, self._name, self._subject = table, story, name, subject
+        self.now = start
+
+    def enter(self, phase: str) -> None:
+        """Go to `phase`, which may be the present one where the table says so."""
+        if phase not in self._table[self.now]:
+            raise InvariantError(f"the table of transitions has none from {self.now!r} to {phase!r}")
+        if phase != self.now:
+            why = self._table[self.now][phase]
+            self._story.add(f"{self._name} {self.now} → {phase}", **self._subject, why=why)
+        self.now = phase

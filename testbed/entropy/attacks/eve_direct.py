@@ -1,0 +1,26 @@
+"""Eve's own ranks, as they stand, at the right shift, sign and dimension: what she needs no learning for."""
+
+from __future__ import annotations
+
+from testbed.core.types import F64
+from testbed.entropy.estimating import DirectAttack
+from testbed.entropy.facts import Facts
+from testbed.entropy.references import eves
+from testbed.entropy.series import at_rounds, joined_of
+from testbed.entropy.shifts import Match, agreement_of, constant, piecewise
+
+
+class EveDirect(DirectAttack):
+    """One of her channels for each of Alice's columns; the shift is none, one, or a course."""
+
+    knows = "her own ranks at the right shift, sign and dimension"
+    needs = ("heard",)
+
+    def matches(self, facts: Facts, z: F64) -> list[Match]:
+        now = at_rounds(*joined_of(facts), facts.rounds)
+        found = [Match(now, agreement_of(z, now))]
+        for reference in eves(facts):
+            found += constant(facts, reference, z)
+            course = piecewise(facts, reference, z)
+            found += [] if course is None else [course]
+        return found

@@ -1,0 +1,28 @@
+"""Eve knows how far Alice's values are from the middle, not on which side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.core.types import F64
+from testbed.entropy.estimating import EstimatingAttack
+from testbed.entropy.facts import Facts
+from testbed.entropy.gaussian_labels import normal_scores
+from testbed.entropy.series import at_rounds, joined_of, reduced
+
+
+class EveMagnitude(EstimatingAttack):
+    """A ridge to the magnitude of Alice's scores: labels that share one share the probability."""
+
+    knows = "the magnitude of Alice's values, not their side, from her own signals of the same round"
+    needs = ("heard",)
+
+    def inputs(self, facts: Facts, z: F64) -> F64:
+        if "magnitude" not in facts.scratch:
+            x = reduced(at_rounds(*joined_of(facts), facts.rounds), 80)
+            facts.scratch["magnitude"] = np.concatenate([x, np.abs(x)], axis=1)
+        found: F64 = facts.scratch["magnitude"]
+        return found
+
+    def targets(self, z: F64) -> F64:
+        return normal_scores(np.abs(z))

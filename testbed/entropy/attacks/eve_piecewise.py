@@ -1,0 +1,20 @@
+"""Eve's own signals at shifts that change: packets lost, clocks that slip, somebody who follows unevenly."""
+
+from __future__ import annotations
+
+from testbed.core.types import F64
+from testbed.entropy.estimating import EstimatingAttack
+from testbed.entropy.facts import Facts
+from testbed.entropy.references import eves
+from testbed.entropy.shifts import piecewise
+
+
+class EvePiecewise(EstimatingAttack):
+    """A ridge from all of Eve's channels along the likeliest course of shifts."""
+
+    knows = "her own signals of other rounds, at a shift that changes within the block"
+    needs = ("heard",)
+
+    def inputs(self, facts: Facts, z: F64) -> F64 | None:
+        found = [m for r in eves(facts) if (m := piecewise(facts, r, z)) is not None]
+        return max(found, key=lambda m: m.agreement).inputs if found else None

@@ -1,0 +1,115 @@
+"""Nearest neighbours on everything at once: the check that assumes no shape of dependence at all."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.core.types import F64, I64
+from testbed.entropy.attack import Attack
+from testbed.entropy.facts import Facts
+from testbed.entropy.read_off import frequencies, own_target, scores
+from testbed.entropy.references import eves, own
+from testbed.entropy.series import at_rounds, joined_of
+from testbed.entropy.shifts import combined, constant
+from testbed.entropy.strings import around, label_scores, neighbours
+
+_NEIGHBOURS = (1, 3, 9, 27)
+_PRIORS = (0.02, 0.3, 3.0, 30.0)
+_JUDGES = 120
+_MOST_INPUTS = 48
+
+
+class Nearest(Attack):
+    """The labels of the most similar training symbols of the same dimension.
+
+    Similar in Eve's signals now and at the best shift, in the labels around, in what came back, in the patterns; each
+    weighed by how much it has to do with Alice's value or its magnitude (universally consistent for any weights that
+    tend to a limit: Stone 1977; as a bound on leakage: Cherubin, Chatzikokolakis and Palamidessi, S&P 2019).
+    """
+
+    knows = "all of the above at once, compared with the most similar symbols of the string"
+
+    def predict(self, facts: Facts, train: I64, test: I64) -> F64:
+        z = scores(facts.features)
+        target = own_target(facts, z)
+        by_probe = self._of_probes(facts, z)
+        labels = np.nan_to_num(neighbours(facts, label_scores(facts, train, target), around(2, 1)))
+        base = frequencies(facts, train)
+        rng = np.random.default_rng(self.seed)
+        p = base[test]
+        asked, judged = [], []
+        for d in np.unique(facts.dimension[test]).tolist():
+            teach = train[facts.dimension[train] == d]
+            ask = np.flatnonzero(facts.dimension[test] == d)
+            if teach.size <= 2 * max(_NEIGHBOURS):
+                continue
+            x = np.concatenate([by_probe, np.zeros((by_probe.shape[0], 0))], axis=1)[facts.probe]
+            judge = np.sort(rng.choice(teach.size, min(_JUDGES // 2 + 20, teach.size), replace=False))
+            rows = np.concatenate([teach, test[ask]])
+            x = _weighed(np.concatenate([x[rows], labels[rows]], axis=1), target[teach], teach.size)
+            near = _nearest(x[teach.size :], x[: teach.size], None)
+            asked.append((ask, facts.value[teach][near]))
+            near = _nearest(x[judge], x[: teach.size], judge)
+            judged.append((teach[judge], facts.value[teach][near]))
+        if not asked:
+            return p
+        k, weight = self._choice(judged, facts, base)
+        for ask, value in asked:
+            p[ask] = _vote(value[:, :k], weight, base[test[ask]])
+        return p
+
+    def _of_probes(self, facts: Facts, z: F64) -> F64:
+        """Return (probe, input), 0 where missing."""
+        parts = [np.zeros((facts.rounds.size, 0))]
+        if facts.heard:
+            parts.append(at_rounds(*joined_of(facts), facts.rounds))
+            parts += [m.inputs for r in eves(facts)[:1] for m in constant(facts, r, z, 1)]
+        parts += [combined(z, [m.inputs for m in constant(facts, r, z, 4)]) for r in own(facts, z)[:1]]
+        if facts.patterns is not None:
+            parts += [facts.patterns.real, facts.patterns.imag]
+        return np.nan_to_num(np.concatenate(parts, axis=1))
+
+    @staticmethod
+    def _choice(judged: list[tuple[I64, I64]], facts: Facts, base: F64) -> tuple[int, float]:
+        """Return the number of neighbours and the weight of the labels' frequencies that served training symbols."""
+
+        def likely(choice: tuple[int, float]) -> float:
+            k, weight = choice
+            return sum(
+                float(np.log(_vote(value[:, :k], weight, base[rows])[np.arange(rows.size), facts.value[rows]]).sum())
+                for rows, value in judged
+            )
+
+        return max(((k, w) for k in _NEIGHBOURS for w in _PRIORS), key=likely)
+
+
+def _weighed(x: F64, target: F64, n: int) -> F64:
+    """Return the inputs that have most to do with the target, each as large as it has; the first n rows are training."""
+    x = x - x[:n].mean(axis=0)
+    power = np.sqrt((x[:n] ** 2).mean(axis=0))
+    x = x / np.where(power > 1e-9, power, np.inf)
+    known = np.isfinite(target)
+    t = np.where(known, target, 0.0)
+    m = np.where(known, np.abs(t) - np.abs(t[known]).mean() if known.any() else 0.0, 0.0)
+    count = max(1, int(known.sum()))
+    r = np.maximum(np.abs(x[:n].T @ t), np.abs(np.abs(x[:n]).T @ m) * 1.6) / count
+    keep = np.argsort(-r, kind="stable")[:_MOST_INPUTS]
+    return np.asarray(x[:, keep] * np.maximum(r[keep] - 2.0 / np.sqrt(count), 1e-3))
+
+
+def _nearest(ask: F64, teach: F64, selves: I64 | None) -> I64:
+    """Return (question, neighbour) the nearest rows of `teach`, nearest first; `selves` are not their own neighbours."""
+    distance = (teach**2).sum(axis=1) - 2.0 * ask @ teach.T
+    if selves is not None:
+        distance[np.arange(selves.size), selves] = np.inf
+    most = max(_NEIGHBOURS)
+    part = np.argpartition(distance, most, axis=1)[:, :most]
+    order = np.argsort(np.take_along_axis(distance, part, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(part, order, axis=1)
+
+
+def _vote(value: I64, weight: float, base: F64) -> F64:
+    count = np.zeros(base.shape)
+    np.add.at(count, (np.arange(value.shape[0])[:, None], value), 1.0)
+    count += weight * base
+    return np.asarray(count / count.sum(axis=1, keepdims=True))

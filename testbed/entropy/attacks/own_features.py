@@ -1,0 +1,23 @@
+"""Alice's own analogue values at the probes around: what a channel's memory gives away at best."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.core.types import F64
+from testbed.entropy.estimating import EstimatingAttack
+from testbed.entropy.facts import Facts
+from testbed.entropy.references import own
+
+
+class OwnFeatures(EstimatingAttack):
+    """A ridge from all columns at neighbouring rounds, before and after."""
+
+    knows = "Alice's analogue values at the rounds around, which are better than their labels"
+    folds = "probes"
+
+    def inputs(self, facts: Facts, z: F64) -> F64:
+        run = own(facts, z)[0]
+        reach = 4 if z.shape[1] <= 12 else 2
+        steps = [s for s in range(-reach, reach + 1) if s]
+        return np.concatenate([run.at(facts.rounds + s) for s in steps], axis=1)

@@ -1,0 +1,20 @@
+"""Public patterns and the map: where the surface and the ends stand, the surface's part is known but for a factor."""
+
+from __future__ import annotations
+
+from testbed.core.types import F64
+from testbed.entropy.attacks.patterns_fitted import fitted_inputs
+from testbed.entropy.estimating import EstimatingAttack
+from testbed.entropy.facts import Facts
+
+
+class PatternsGeometry(EstimatingAttack):
+    """|c₀ + c₁·s| with s the surface's response to each pattern by the scene's geometry: two coefficients a channel."""
+
+    knows = "every pattern of the surface, and where it and both ends stand"
+    needs = ("responses",)
+    cliff = True
+
+    def inputs(self, facts: Facts, z: F64) -> F64:
+        assert facts.responses is not None
+        return fitted_inputs(facts, facts.responses, "geometry inputs")

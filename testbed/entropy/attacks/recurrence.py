@@ -1,0 +1,29 @@
+"""What comes back: a codebook swept again, a walk there and back, earlier blocks, training, earlier runs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.core.types import F64
+from testbed.entropy.estimating import EstimatingAttack
+from testbed.entropy.facts import Facts
+from testbed.entropy.references import own
+from testbed.entropy.shifts import combined, constant
+
+SHIFTS = 12
+
+
+class Recurrence(EstimatingAttack):
+    """A ridge from Alice's own series at the shifts that fit best, forwards and backwards, across blocks and runs."""
+
+    knows = (
+        "that the channel comes back after any number of rounds, also backwards, from this and earlier blocks and runs"
+    )
+    folds = "probes"
+
+    def inputs(self, facts: Facts, z: F64) -> F64 | None:
+        found = [m for r in own(facts, z) for m in constant(facts, r, z, SHIFTS)]
+        found = sorted(found, key=lambda m: -m.agreement)[:SHIFTS]
+        if not found:
+            return None
+        return np.concatenate([combined(z, [m.inputs for m in found]), found[0].inputs], axis=1)

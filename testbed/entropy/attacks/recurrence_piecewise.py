@@ -1,0 +1,26 @@
+"""What comes back at uneven pace: a track walked again, slower here and faster there."""
+
+from __future__ import annotations
+
+from testbed.core.types import F64
+from testbed.entropy.estimating import DirectAttack
+from testbed.entropy.facts import Facts
+from testbed.entropy.references import own
+from testbed.entropy.shifts import Match, agreement_of, combined, constant, piecewise
+
+SHIFTS = 12
+
+
+class RecurrencePiecewise(DirectAttack):
+    """Alice's own values elsewhere, as they stand: at shifts of the whole block together, or along a course of them."""
+
+    knows = "that the channel comes back, at a shift that may change"
+
+    def matches(self, facts: Facts, z: F64) -> list[Match]:
+        references = own(facts, z)
+        found = sorted((m for r in references for m in constant(facts, r, z, SHIFTS)), key=lambda m: -m.agreement)
+        out = [m for r in references if (m := piecewise(facts, r, z)) is not None]
+        if found:
+            together = combined(z, [m.inputs for m in found[:SHIFTS]])
+            out.append(Match(together, agreement_of(z, together)))
+        return out

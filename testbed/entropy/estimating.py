@@ -1,0 +1,90 @@
+"""What most attacks are made of: inputs by probe, a regression to Alice's scores, labels read off."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import numpy as np
+
+from testbed.core.types import F64, I64
+from testbed.entropy.attack import Attack, Folds
+from testbed.entropy.facts import Facts
+from testbed.entropy.read_off import frequencies, own_target, read_off, scores
+from testbed.entropy.ridge import ridge
+from testbed.entropy.series import reduced
+from testbed.entropy.shifts import Match
+
+
+class EstimatingAttack(Attack):
+    """Estimates every column of Alice's scores from inputs at the same probe."""
+
+    folds: ClassVar[Folds] = "probes"
+    _freedom = 0.0
+
+    @abstractmethod
+    def inputs(self, facts: Facts, z: F64) -> F64 | None:
+        """Return (probe, input), NaN where missing; None where there is nothing to go by. z: Alice's scores."""
+
+    def targets(self, z: F64) -> F64:
+        """Return (probe, column) what is estimated of Alice's scores; NaN where they are."""
+        return z
+
+    def predict(self, facts: Facts, train: I64, test: I64) -> F64:
+        z = scores(facts.features)
+        x = self.inputs(facts, z)
+        if x is None or not np.isfinite(x).any():
+            self._freedom = 0.0
+            return np.asarray(frequencies(facts, train)[test])
+        y = self.targets(z)
+        fit = ridge(reduced(x), y)
+        self._freedom = fit.freedom
+        column = facts.main_column[facts.dimension]
+        return read_off(facts, train, test, own_target(facts, y), fit.mean[facts.probe, column], fit.spread[column])
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        return self._freedom
+
+
+class DirectAttack(Attack):
+    """Takes one channel for each of Alice's columns, as it stands but for its sign: a handful of parameters.
+
+    Where a regression has hundreds, what it has not learnt looks like entropy.
+    """
+
+    folds: ClassVar[Folds] = "probes"
+    _fitted = False
+
+    @abstractmethod
+    def matches(self, facts: Facts, z: F64) -> list[Match]:
+        """Return what channels to choose from; the one that agrees best is taken."""
+
+    def predict(self, facts: Facts, train: I64, test: I64) -> F64:
+        z = scores(facts.features)
+        best = max(self.matches(facts, z), key=lambda m: m.agreement, default=None)
+        self._fitted = best is not None
+        if best is None:
+            return np.asarray(frequencies(facts, train)[test])
+        mean, spread = direct(z, best.inputs)
+        column = facts.main_column[facts.dimension]
+        return read_off(facts, train, test, own_target(facts, z), mean[facts.probe, column], spread[column])
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """Shift, sign, channel, how far it is off, and doubt."""
+        return 5.0 if self._fitted else 0.0
+
+
+def direct(z: F64, inputs: F64) -> tuple[F64, F64]:
+    """Return estimates (probe, column) of z and (column,) how far they are off, each from the one best channel."""
+    x = scores(inputs)
+    a, b = np.nan_to_num(z), np.nan_to_num(x)
+    both = np.isfinite(z).T.astype(float) @ np.isfinite(x).astype(float)
+    power = np.sqrt((a**2).T @ np.isfinite(x) * (np.isfinite(z).T.astype(float) @ b**2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = np.where(both >= 16, a.T @ b / power, 0.0)
+    r = np.nan_to_num(r)
+    best = np.abs(r).argmax(axis=1)
+    rho = np.clip(r[np.arange(z.shape[1]), best], -0.99995, 0.99995)
+    return np.asarray(x[:, best] * rho), np.sqrt(1.0 - rho**2)

@@ -1,0 +1,101 @@
+"""Complex combinations whose phase nobody saw: |Φw| fitted to amplitudes, one phase a probe free.
+
+Radios have no common phase, so Alice's CSI is known up to a phase a probe, the same for all of her channels. Fitted by
+turns: the phases that the present coefficients give, then least squares (Gerchberg and Saxton 1972; Netrapalli, Jain and
+Sanghavi 2015 start it from the leading eigenvector, as here).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.core.types import F64
+from testbed.entropy.facts import C128
+
+_TURNS = 40
+_RIDGE = 1e-6
+
+
+def amplitudes(phi: C128, h: C128 | F64) -> F64:
+    """Return (probe, channel) |Φw|, w fitted for each channel at the probes where h is known.
+
+    phi (probe, coefficient), complete or with NaN rows, which get NaN. h (probe, channel) complex with a free phase a
+    probe, or real amplitudes ≥ 0 with a free phase a probe and channel; NaN where hidden. At probes that taught the
+    amplitude is corrected for their own help (leverage).
+    """
+    heard = np.isfinite(phi).all(axis=1)
+    teach = heard & np.isfinite(h).all(axis=1)
+    out = np.full(h.shape, np.nan)
+    if np.count_nonzero(teach) <= phi.shape[1] + 8:
+        return out
+    scale = np.sqrt((np.abs(phi[teach]) ** 2).mean(axis=0))
+    a = phi / np.where(scale > 0, scale, 1.0)
+    at = a[teach]
+    gram = at.conj().T @ at + _RIDGE * at.shape[0] * np.eye(at.shape[1])
+    solve = np.linalg.solve(gram, at.conj().T)
+    leverage = np.clip(np.einsum("ij,ji->i", at, solve).real, 0.0, 0.95)
+    fitted = _best(at, solve, h[teach])
+    out[heard] = np.abs(a[heard] @ fitted)
+    # as a linear fit would say without this probe: the residual grows by 1/(1 − leverage)
+    amplitude = np.abs(h[teach])
+    own = amplitude - (amplitude - out[teach]) / (1.0 - leverage[:, None])
+    out[teach] = np.maximum(own, 1e-3 * amplitude.mean(axis=0))
+    return out
+
+
+def _best(a: C128, solve: C128, h: C128 | F64) -> C128:
+    """Return (coefficient, channel) of the start that ends best."""
+    starts = [_spectral(a, np.abs(h))]
+    if np.iscomplexobj(h):
+        starts.append(solve @ h)
+        starts.append(solve @ (h * np.exp(-1j * np.angle(h[:, :1]))))
+    ends = [_by_turns(a, solve, h, w) for w in starts]
+    errors = [((np.abs(a @ w) - np.abs(h)) ** 2).sum(axis=0) for w in ends]
+    best = np.argmin(errors, axis=0)
+    return np.stack(ends)[best, :, np.arange(h.shape[1])].T
+
+
+def _by_turns(a: C128, solve: C128, h: C128 | F64, w: C128) -> C128:
+    joint = np.iscomplexobj(h)
+    for turn in range(_TURNS):
+        guess = a @ w
+        # first one phase a probe for all channels; then one for each, which no common mistake can hold up
+        if joint and turn < _TURNS // 2:
+            turned = h * np.exp(1j * np.angle((guess * h.conj()).sum(axis=1, keepdims=True)))
+        else:
+            turned = np.abs(h) * np.exp(1j * np.angle(guess))
+        w = solve @ turned
+    return w
+
+
+def _spectral(a: C128, amplitude: F64) -> C128:
+    """Return (coefficient, channel) the leading eigenvector of the amplitude-weighted rows, by power iteration."""
+    power = amplitude**2
+    weight = np.minimum(power / power.mean(axis=0), 4.0)
+    white = np.linalg.cholesky(a.conj().T @ a + 1e-6 * a.shape[0] * np.eye(a.shape[1]))
+    b = np.linalg.solve(white, a.conj().T).conj().T
+    out = np.empty((a.shape[1], amplitude.shape[1]), np.complex128)
+    for c in range(amplitude.shape[1]):
+        v = np.linalg.eigh((b.conj().T * weight[:, c]) @ b)[1][:, -1]
+        w = np.linalg.solve(white.conj().T, v)
+        out[:, c] = w * (amplitude[:, c].mean() / max(float(np.abs(a @ w).mean()), 1e-300))
+    return out
+
+
+def on_scales(amplitude: F64) -> F64:
+    """Return (probe, 2·channel) an amplitude as level and as power: whatever scale features are of, one is near."""
+    level = np.log(np.maximum(amplitude, 1e-12))
+    power = amplitude**2
+    return np.concatenate([level, power / np.maximum(np.nanmean(power, axis=0), 1e-300)], axis=1)
+
+
+def alice_channels(csi: C128 | None, features: F64) -> list[C128 | F64]:
+    """Return what coefficients can be fitted to: Alice's CSI, or amplitudes that her features may be levels of."""
+    if csi is not None:
+        return [csi]
+    # dB, natural logarithm, magnitude: of a feature that is none of them none will fit
+    db = np.exp(np.clip((features - np.nanmean(features, axis=0)) * (np.log(10.0) / 20.0), -20.0, 20.0))
+    out: list[C128 | F64] = [db]
+    if (np.nan_to_num(features, nan=1.0) >= 0).all():
+        out.append(features)
+    return out

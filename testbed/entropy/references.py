@@ -1,0 +1,72 @@
+"""The series that may repeat Alice's block: Eve's, and Alice's own elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.core.types import F64, I64
+from testbed.entropy.facts import Facts
+from testbed.entropy.gaussian_labels import normal_scores
+from testbed.entropy.series import joined_of
+from testbed.entropy.shifts import Reference
+
+_RATES = (2, 3)
+
+
+def eves(facts: Facts) -> list[Reference]:
+    """Return Eve's channels, all together: by number, by time, at other rates, and each backwards."""
+    if "eves" not in facts.scratch:
+        rounds, values = joined_of(facts)
+        forwards = [Reference("Eve", rounds, values)]
+        by_time = _by_time(facts)
+        if by_time is not None:
+            forwards.append(by_time)
+        for rate in _RATES:
+            even = rounds % rate == 0
+            forwards.append(Reference(f"Eve, counting every {rate} rounds once", rounds * rate, values))
+            forwards.append(Reference(f"Eve, {rate} times as fast", rounds[even] // rate, values[even]))
+        facts.scratch["eves"] = [*forwards, *(r.reversed() for r in forwards[:1])]
+    found: list[Reference] = facts.scratch["eves"]
+    return found
+
+
+def _by_time(facts: Facts) -> Reference | None:
+    """Return Eve's channels numbered by time in Alice's intervals; None where that is what they have already."""
+    if facts.rounds.size < 2 or not facts.heard:
+        return None
+    interval = float(np.median(np.diff(facts.time_s) / np.diff(facts.rounds)))
+    if not interval > 0.0:
+        return None
+    parts = [(np.rint(h.time_s / interval).astype(np.int64), h) for h in facts.heard]
+    steps = [np.diff(number - h.rounds) for number, h in parts]
+    if not any(s.any() for s in steps):
+        return None
+    rounds = np.unique(np.concatenate([number for number, _ in parts]))
+    columns = []
+    for number, h in parts:
+        column = np.full((rounds.size, h.values.shape[1]), np.nan)
+        column[np.searchsorted(rounds, number)] = normal_scores(h.values)
+        columns.append(column)
+    return Reference("Eve, by time", rounds, np.concatenate(columns, axis=1))
+
+
+def own(facts: Facts, z: F64) -> list[Reference]:
+    """Return Alice's own series, with earlier blocks of this run, each earlier run, and all of them backwards.
+
+    z (probe, column): her scores of this block, NaN where hidden.
+    """
+    rounds, values = _this_run(facts, z)
+    out = [Reference("own run", rounds, values, own=True)]
+    out += [Reference(e.name, e.rounds, normal_scores(e.features)) for e in facts.earlier if not e.same_run]
+    back = [r.reversed() for r in out]
+    return [*out, *back]
+
+
+def _this_run(facts: Facts, z: F64) -> tuple[I64, F64]:
+    parts = [(facts.rounds, z)]
+    parts += [(e.rounds, normal_scores(e.features)) for e in facts.earlier if e.same_run and e.rounds.size]
+    rounds = np.concatenate([r for r, _ in parts])
+    values = np.concatenate([v for _, v in parts])
+    # this block comes first: of a round that stands in two series its own value counts
+    rounds, first = np.unique(rounds, return_index=True)
+    return rounds, values[first]
