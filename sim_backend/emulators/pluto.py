@@ -47,7 +47,7 @@ ADC_FULL_SCALE = 2048.0
 """12 bits, sign-extended to 16."""
 _LEAK = 10 ** (-50 / 20)
 """Carrier that leaks from the transmitter while its local oscillator runs, relative to full scale."""
-_AGC_TARGET_DBFS = -15.0
+_AGC_TARGET_DBFS = -12.0
 _TX_QUEUE = 4
 """Blocks that may wait to be sent before a writer has to."""
 _STANDSTILL = np.zeros(256, np.complex64)
@@ -271,6 +271,10 @@ class EmulatedPluto:
             self._set_number(key, _number(value))
         elif file == _REGISTER and device in self.registers:
             self.registers[device].write(value)
+        elif file == "xo_correction":
+            self.tree.values[key] = str(_whole(value))
+            self._stale.add("rx")
+            self._changed("tx", retune=True)
         elif key == _LOOPBACK:
             self.tree.values[key] = str(_within(_whole(value), 0, 2))
             self._looped.clear()
@@ -301,7 +305,7 @@ class EmulatedPluto:
             raise OSError(errno.EINVAL, "not a value")
         # all channels of a kind share the list of what they accept
         accepted = self.tree.values.get((device, file.replace("voltage0_", "voltage_") + "_available"), "")
-        if accepted.startswith("[") and file.endswith("_rf_bandwidth"):
+        if accepted.startswith("[") and key not in RATE_FILES:
             low, _, high = accepted.strip("[]").split()
             _within(_number(value), float(low), float(high))
         elif accepted and not accepted.startswith("[") and key not in RATE_FILES and value not in accepted.split():
@@ -509,9 +513,11 @@ class EmulatedPluto:
         chain.send_once(_leaking(samples), standing, queue_s=_TX_QUEUE * len(samples) / self._rate_hz)
         chain.sending = standing
 
-    def _changed(self, side: str) -> None:
+    def _changed(self, side: str, retune: bool = False) -> None:
         """A control was moved: the transmitter follows at once, the receiver before its next block."""
         self._stale.add(side)
+        if retune and side in self._chains:
+            self._chains[side].tuned = None
         if side == "tx" and (self._tx_used or self._playing is not None or self._tones().any()):
             try:
                 self._on("tx", lambda _: None)
@@ -546,10 +552,15 @@ class EmulatedPluto:
             return job(chain)
 
     def _drift(self, chain: _Chain) -> None:
-        """Let the crystal be where it is at this time: what starts now is off by that much."""
-        if self._options.drift_ppm and chain.tuned is not None:
+        """Let the crystal be where it is at this time, less what the driver was told of it."""
+        told_ppm = 1e6 * (float(self.tree.values[PHY, "xo_correction"]) / 40e6 - 1)
+        if chain.tuned is None:
+            return
+        drift_ppm = 0.0
+        if self._options.drift_ppm:
             turn = 2 * math.pi * chain.now_s() / self._options.drift_period_s
-            chain.detune(self._cfo_ppm + self._options.drift_ppm * math.sin(turn))
+            drift_ppm = self._options.drift_ppm * math.sin(turn)
+        chain.detune(self._cfo_ppm - told_ppm + drift_ppm)
 
     def _make(self, side: str) -> _Chain:
         known = {f.name for f in msgspec.structs.fields(OneAntenna)}
@@ -573,6 +584,7 @@ class EmulatedPluto:
             if settings != chain.tuned:
                 chain.configure(settings)
                 chain.tuned, chain.sending = settings, None  # being retuned ends what was sent
+                self._drift(chain)
             if side == "tx":
                 self._tx_used = True
                 wave = self._radiated()

@@ -96,8 +96,8 @@ class Ring:
         self._lock = threading.Lock()
         self._blocks: deque[Block] = deque()
         self._current: Block | None = None
-        self._turn = 0
-        """Blocks that were taken out."""
+        self._given: set[object] = set()
+        """Who was given the current one."""
         self._spent = False
         """The block that was read last has not been queued again."""
         self._n = self._n_blocks = 0
@@ -134,21 +134,27 @@ class Ring:
         """Return how long the blocks that wait for a reader hold out."""
         return (self._n_blocks - self._spent) * self._n / self.radio.rate_hz
 
-    def take(self) -> Block:
+    def take(self, reader: object) -> Block:
         """Return the next block; who asks while another reader waits for one is given the same."""
-        seen = self._turn
-        with self._lock:
-            if self._turn > seen and self._current is not None:
-                return self._current
+        waited = not self._lock.acquire(blocking=False)
+        if waited:
+            self._lock.acquire()
+        try:
+            current = self._current
+            if current is not None and (waited or not current.whole) and reader not in self._given:
+                self._given.add(reader)
+                return current
             if self._spent or not self._blocks:
                 self._queue()
             self._current = block = self._blocks.popleft()
-            self._turn += 1
+            self._given = {reader}
             self._spent = not self.radio.early_requeue
             if self.radio.early_requeue:
                 self._queue()
             block.wait(0 if self._n > SLICE else self._n - 1)
             return block
+        finally:
+            self._lock.release()
 
     def _queue(self) -> None:
         block = Block(self._n)
@@ -202,7 +208,7 @@ class RxStream(Stream):
         if faults.disconnect_reads:
             faults.disconnect_reads -= 1
             return None
-        block = self._ring.take()
+        block = self._ring.take(self)
         length = min(n_bytes, len(block.samples) * 2 * len(self._parts))
         return length, self._pieces(block, length)
 

@@ -87,7 +87,7 @@ def test_libiios_tools_and_a_plain_script_work() -> None:
 
 
 def run(tmp_path: Path, lab: str, rounds: int, progress: Callable[[Progress], None] = lambda _: None) -> Any:
-    plan = config.load_experiment("mobile_room")
+    plan = config.load_experiment("onair_first_key")
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=rounds, epsilon_log2=16)
     plan = msgspec.structs.replace(plan, rounds=rounds, accounting=accounting)
     return processes.run(plan, config.load_lab(lab), lab, tmp_path / "run", progress)
@@ -192,7 +192,7 @@ def test_a_run_that_never_started_says_why_in_one_line_and_nothing_else(
     assert old in text
     lab = tmp_path / "lab.toml"
     lab.write_text(text.replace(old, new, 1))
-    command = [sys.executable, "-m", "testbed", "run", "mobile_room", "--lab", str(lab), "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "testbed", "run", "onair_first_key", "--lab", str(lab), "--out", str(tmp_path)]
     said = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (said.returncode, said.stdout) == (1, ""), said.stderr
     assert re.search(rf"^run failed: .*{reason}", said.stderr.splitlines()[-1])
