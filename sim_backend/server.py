@@ -105,9 +105,9 @@ class SimWorld(World):
     def implied_options(name: str, driver: str, options: Mapping[str, Any]) -> dict[str, Any]:
         if driver != "pluto":
             return {}
-        from sim_backend.emulators.pluto import PlutoOptions
+        from sim_backend.emulators.pluto import checked_options
 
-        return {"model": options.get("model", PlutoOptions().model)}
+        return {"model": checked_options(name, options).model}
 
     @staticmethod
     def equip(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment | None:

@@ -16,7 +16,7 @@ import errno
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
@@ -105,6 +105,16 @@ class PlutoOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_fields=
     faults: Faults = field(default_factory=Faults)
 
 
+def checked_options(name: str, options: Mapping[str, Any]) -> PlutoOptions:
+    """Return the table of the emulated device `name`; raises InputError, one line, for what it does not take."""
+    try:
+        return msgspec.convert(dict(options), PlutoOptions)
+    except msgspec.ValidationError as exc:
+        kind, keys = (Faults, "keys of faults") if "$.faults" in str(exc) else (PlutoOptions, "keys")
+        accepted = ", ".join(f.name for f in msgspec.structs.fields(kind))
+        raise InputError(f"table [world.emulators.{name}]: {exc}; accepted {keys}: {accepted}") from exc
+
+
 class _Chain(SimRadio):
     """One direction of a Pluto on the air, with the ranges of its own controls."""
 
@@ -180,12 +190,7 @@ class EmulatedPluto:
     """A PlutoSDR on a TCP port; `uri` says where. `options`: the fields of PlutoOptions."""
 
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
-        try:
-            self._options = msgspec.convert(options, PlutoOptions)
-        except msgspec.ValidationError as exc:
-            kind, keys = (Faults, "keys of faults") if "$.faults" in str(exc) else (PlutoOptions, "keys")
-            accepted = ", ".join(f.name for f in msgspec.structs.fields(kind))
-            raise InputError(f"table [world.emulators.{name}]: {exc}; accepted {keys}: {accepted}") from exc
+        self._options = checked_options(name, options)
         o = self._options
         self.name, self.faults = name, o.faults
         self.serial = o.serial or f"104473{context.seed & 0xFFFFFFFF:08x}{name.encode().hex():0<20.20}"

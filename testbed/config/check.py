@@ -209,7 +209,10 @@ def violations(e: Experiment, lab: Lab, names: list[str] | None = None) -> list[
 
 def check_limits(e: Experiment, lab: Lab, experiment: str, source: str, names: list[str] | None = None) -> None:
     """Raise InputError, in one line, where a device of the lab cannot do what the experiment wants of it."""
-    found = violations(e, lab, names)
+    try:
+        found = violations(e, lab, names)
+    except InputError as exc:
+        raise InputError(f"{source}: {exc}") from exc
     if found:
         said = "; ".join(dict.fromkeys(f"{v.detail}: {v.change}" for v in found))
         raise InputError(f"{experiment} on lab {source}: {said}")
@@ -221,12 +224,12 @@ def _limits(lab: Lab, name: str) -> RadioLimits | None:
         return None
     try:
         kind = registry.load_driver("radios", place.driver)
-        options: Options = dict(place.options)
-        if lab.world is not None and name in lab.world.emulators:
-            world = registry.load_driver("worlds", lab.world.driver)
-            options |= world.implied_options(name, place.driver, lab.world.emulators[name])
-    except (ImportError, InputError):
+    except ImportError:
         return None  # told by `check_drivers` where it matters
+    options: Options = dict(place.options)
+    if lab.world is not None and name in lab.world.emulators and lab.world.driver in registry.driver_names("worlds"):
+        world = registry.load_driver("worlds", lab.world.driver)
+        options |= world.implied_options(name, place.driver, lab.world.emulators[name])
     limits: RadioLimits | None = kind.limits(options) if hasattr(kind, "limits") else None
     return limits
 

@@ -99,7 +99,7 @@ class World(ABC):
     def implied_options(name: str, driver: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the driver options that an emulated device makes true, such as its model: what `Radio.limits` asks.
 
-        `options` are the emulated device's; they may be wrong, and are then left to `emulate` to refuse.
+        `options` are the emulated device's. Raises InputError for refused ones, as `emulate` does.
         """
         return {}
 

@@ -123,8 +123,9 @@ def examine(
     drivers = _drivers(lab, here, notes)
     if experiment is not None:
         planned = msgspec.structs.replace(experiment, radio=radio)
-        for v in config.violations(planned, lab, [n for n in lab.node if n in here]):
-            notes.fix(v.node, "limits", v.detail, v.change)
+        with notes.guard("lab", "limits", "correct the lab file"):
+            for v in config.violations(planned, lab, [n for n in lab.node if n in here]):
+                notes.fix(v.node, "limits", v.detail, v.change)
     measured: dict[str, Calibration] = {}
     with ExitStack() as stack:
         crew = processes.Crew(lab, lab_name)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from testbed import config
-from testbed.core import registry, seeds
+from testbed.core import registry
 from testbed.core.config import Lab, RadioPlan
 from testbed.core.errors import DeviceTimeout
 from testbed.core.ris import Board
@@ -302,13 +302,12 @@ def test_emulated_plutos_are_measured_through_libiio() -> None:
     pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
     diagnosis = examine("wire", repeats=16)
     assert wrong(diagnosis) == []
-    lab = config.load_lab("wire")
-    # the emulated crystals are drawn from these seeds
-    ppm = {
-        n: float(seeds.generator(seeds.derive(0, lab.name, n), n, "crystal").uniform(-10, 10)) for n in diagnosis.radios
-    }
+    ppm = {"alice": 12.0, "bob": -8.0, "eve": 20.0}
     for rx, tx in (("alice", "bob"), ("bob", "alice"), ("eve", "alice"), ("eve", "bob")):
         assert diagnosis.radios[rx].cfo_hz[tx] == pytest.approx(2.4e3 * (ppm[tx] - ppm[rx]), abs=500)
+    for name, found in diagnosis.radios.items():
+        assert found.correction_ppm == pytest.approx(ppm[name] - ppm["alice"], abs=0.2)
+        assert found.reference == "alice"
     table = diagnosis.radios["eve"].gain_table
     assert table[-1].rssi_dbfs - table[0].rssi_dbfs == pytest.approx(30.0, abs=1.0)
     for name in ("alice", "bob"):

@@ -82,7 +82,7 @@ def test_libiios_tools_and_a_plain_script_work() -> None:
         )
         assert script.returncode == 0, script.stderr
         frequency, mode = script.stdout.split()
-        assert float(frequency) == pytest.approx(0.05, abs=0.02)  # crystals 20 ppm apart: 48 kHz of 4 MHz
+        assert float(frequency) == pytest.approx(0.05, abs=0.01)  # crystals 8 ppm apart: 19 kHz of 4 MHz
         assert mode == "slow_attack"
 
 
@@ -140,7 +140,8 @@ def test_a_pluto_that_vanishes_in_the_middle_of_a_run_and_returns_is_used_again(
     with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
         air, iiod = a.getsockname()[1], b.getsockname()[1]
     text = config.find(Lab, "wire").read_text(encoding="utf-8")
-    text = text.replace('pace = "virtual"', f'pace = "virtual"\nport = {air}').replace("[world.emulators.bob]", "")
+    text = text.replace('pace = "virtual"', f'pace = "virtual"\nport = {air}')
+    text = text.replace("[world.emulators.bob]\ncfo_ppm = -8.0\n", "")
     text = text.replace('role = "bob"', f'role = "bob"\noptions = {{ uri = "ip:127.0.0.1:{iiod}" }}')
     path = tmp_path / "mixed.toml"
     path.write_text(text)
@@ -149,7 +150,7 @@ def test_a_pluto_that_vanishes_in_the_middle_of_a_run_and_returns_is_used_again(
     context = DriverContext(
         seed=3, world=f"tcp://127.0.0.1:{air}", identity=processes.load_identity(lab, "world"), state_dir=tmp_path
     )
-    devices = [EmulatedPluto("bob", context, port=iiod)]
+    devices = [EmulatedPluto("bob", context, port=iiod, cfo_ppm=-8.0)]
     captured: list[int] = []
 
     def pull_and_plug(p: Progress) -> None:
@@ -158,7 +159,7 @@ def test_a_pluto_that_vanishes_in_the_middle_of_a_run_and_returns_is_used_again(
             devices[0].close()
         elif len(captured) == 1 and p.round >= 104:
             captured.append(p.kept)
-            devices.append(EmulatedPluto("bob", context, port=iiod))
+            devices.append(EmulatedPluto("bob", context, port=iiod, cfo_ppm=-8.0))
 
     try:
         outcome = run(tmp_path, str(path), 500, pull_and_plug)
@@ -178,15 +179,18 @@ def test_a_pluto_that_vanishes_in_the_middle_of_a_run_and_returns_is_used_again(
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "reason"),
+    ("old", "new", "status", "reason"),
     [
-        ('role = "alice"', 'role = "alice"\noptions = { serial = "1" }', "serial number .* the lab file says '1'"),
-        ("tx_gain_db = -6.0", "tx_gain_db = 60.0", r"tx_gain_db = 60, accepted -89.75 to 0: change it .*node\.alice"),
-        ("[world.emulators.alice]\n", "", r"say which device in \[node\.alice\.options\]: uri = …, or serial = …"),
+        ('role = "alice"', 'role = "alice"\noptions = { serial = "1" }', 1, "serial number .* the lab file says '1'"),
+        ("tx_gain_db = -6.0", "tx_gain_db = 60.0", 2, r"tx_gain_db = 60, accepted -89.75 to 0: change .*node\.alice"),
+        (
+            "[world.emulators.alice]\ncfo_ppm = 12.0 ", "", 1,
+            r"say which device in \[node\.alice\.options\]: uri = …, or serial = …",
+        ),
     ],
-)
+)  # fmt: skip
 def test_a_run_that_never_started_says_why_in_one_line_and_nothing_else(
-    tmp_path: Path, old: str, new: str, reason: str
+    tmp_path: Path, old: str, new: str, status: int, reason: str
 ) -> None:
     text = config.find(Lab, "wire").read_text(encoding="utf-8")
     assert old in text
@@ -194,5 +198,30 @@ def test_a_run_that_never_started_says_why_in_one_line_and_nothing_else(
     lab.write_text(text.replace(old, new, 1))
     command = [sys.executable, "-m", "testbed", "run", "onair_first_key", "--lab", str(lab), "--out", str(tmp_path)]
     said = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (said.returncode, said.stdout) == (1, ""), said.stderr
-    assert re.search(rf"^run failed: .*{reason}", said.stderr.splitlines()[-1])
+    assert (said.returncode, said.stdout) == (status, ""), said.stderr
+    assert re.search(rf"^{'run failed' if status == 1 else 'testbed'}: .*{reason}", said.stderr.splitlines()[-1])
+    assert status == 1 or not list(tmp_path.glob("*/run.json"))  # nothing was started
+
+
+@pytest.mark.parametrize(
+    ("experiment", "change", "words"),
+    [
+        ("mobile_room", "", ["PlutoSDR as sold (ad9363a): carrier_hz = 5.8e+09, accepted 3.25e+08 to 3.8e+09"]),
+        ("onair_first_key", "rx_gain_db = 95.0", ["rx_gain_db = 95, accepted -3 to 71", "[node.bob]"]),
+    ],
+)  # fmt: skip
+def test_what_a_stock_pluto_cannot_do_is_refused_before_anything_starts(
+    tmp_path: Path, experiment: str, change: str, words: list[str]
+) -> None:
+    text = config.find(Lab, "wire").read_text(encoding="utf-8")
+    if change:
+        head, node, rest = text.partition("[node.bob]")
+        text = head + node + rest.replace("rx_gain_db = 15.0", change, 1)
+    lab = tmp_path / "lab.toml"
+    lab.write_text(text)
+    command = [sys.executable, "-m", "testbed", "run", experiment, "--lab", str(lab), "--out", str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (said.returncode, said.stdout, said.stderr.count("\n")) == (2, "", 1)
+    for word in words:
+        assert word in said.stderr
+    assert not list(tmp_path.glob("*/run.json"))
