@@ -122,12 +122,18 @@ class SimRadio(Radio):
         self._stale = self._options.stale_buffers
         return settings
 
+    def _nominal_hz(self, settings: RadioSettings) -> float:
+        """Return where the radio is on the air but for its own error: a correction is taken out of the oscillator."""
+        if not self.correction_ppm:
+            return settings.carrier_hz
+        return round(settings.carrier_hz * (1.0 + 1e-6 * self.correction_ppm), 3)
+
     def _tune(self, settings: RadioSettings) -> Reply:
         request = Tune(
             id=self._link.next_id(),
             session=self._link.session,
             place=self._options.place or self.name,
-            carrier_hz=settings.carrier_hz,
+            carrier_hz=self._nominal_hz(settings),
             sample_rate_hz=settings.sample_rate_hz,
             turnaround_s=self._options.turnaround_s,
             free=not self._timed,
@@ -265,4 +271,5 @@ class SimRadio(Radio):
     def _front_end(self) -> FrontEnd:
         if self._front is None:
             self._front = FrontEnd(self.name, self._options, self._seed, self._world_seed, self.settings)
+            self._front.oscillator.offset_hz -= 1e-6 * self.correction_ppm * self.settings.carrier_hz
         return self._front

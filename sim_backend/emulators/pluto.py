@@ -129,8 +129,9 @@ class _Chain(SimRadio):
     @property
     def capabilities(self) -> RadioCapabilities:
         return replace(
-            super().capabilities, sample_rate_hz=(520e3, 61.44e6), tx_gain_db=(-89.75, 0.0), rx_gain_db=(-3.0, 71.0)
-        )
+            super().capabilities, sample_rate_hz=(520e3, 61.44e6), tx_gain_db=(-89.75, 0.0), rx_gain_db=(-3.0, 71.0),
+            carrier_hz=(69e6, 6.01e9),  # where a crystal's error may take it
+        )  # fmt: skip
 
     def send_once(self, samples: C64, then: C64, queue_s: float) -> None:
         """Send after what is still being sent once, but let time pass until no more than `queue_s` of that is left.
@@ -373,7 +374,8 @@ class EmulatedPluto:
         gain[f"{side}_gain_db"] = _number(
             self.read_attribute(_RX_GAIN if side == "rx" else (PHY, "out_voltage0_hardwaregain"))
         )
-        return RadioSettings(carrier_hz=float(values[lo]), sample_rate_hz=self._rate_hz, **gain)
+        on_air_hz = float(values[lo]) * (1.0 + 1e-6 * self._cfo_ppm)
+        return RadioSettings(carrier_hz=on_air_hz, sample_rate_hz=self._rate_hz, **gain)
 
     # ---------------------------------------------------------------- buffers
 
@@ -565,7 +567,7 @@ class EmulatedPluto:
         if self._options.drift_ppm:
             turn = 2 * math.pi * chain.now_s() / self._options.drift_period_s
             drift_ppm = self._options.drift_ppm * math.sin(turn)
-        chain.detune(self._cfo_ppm - told_ppm + drift_ppm)
+        chain.detune(drift_ppm - told_ppm)
 
     def _make(self, side: str) -> _Chain:
         known = {f.name for f in msgspec.structs.fields(OneAntenna)}
@@ -574,7 +576,8 @@ class EmulatedPluto:
         own |= {"timed": False, "turnaround_s": 0.0, "place": self._options.place or self.name}
         # one crystal for both: their oscillators and their clocks
         clock = device_clock(self.name, self._options, self._context.seed)
-        own |= {"cfo_ppm": self._cfo_ppm, "clock_offset_s": clock.offset_s}
+        # its oscillators' error is in the carrier that it is tuned to, so that what is repeated goes on without a seam
+        own |= {"cfo_ppm": 0.0, "clock_offset_s": clock.offset_s}
         if self._options.clock_ppm is None:
             own["clock_ppm"] = self._cfo_ppm
         return _Chain(self.name if side == "rx" else f"{self.name}-tx", self._context, **own)

@@ -108,7 +108,7 @@ def emulators(lab: Lab, source: str, driver: Any, plan: Experiment | None) -> It
     options = lab.world.emulators
 
     def announce(endpoint: str) -> None:
-        who = load_identity(lab, "world")
+        who = own_identity(lab, "world")
         if plan is not None:
             driver.reset(endpoint, who, plan.scene, plan.radio, plan.seed, _WORLD_START_S)
         print(json.dumps({"endpoint": endpoint, "devices": {n: d.uri for n, d in devices.items()}}), flush=True)
@@ -116,7 +116,7 @@ def emulators(lab: Lab, source: str, driver: Any, plan: Experiment | None) -> It
     def ready(endpoint: str) -> None:
         for name in options:
             context = DriverContext(
-                seed=seeds.derive(0, lab.name, name), world=endpoint, identity=load_identity(lab, "world"),
+                seed=seeds.derive(0, lab.name, name), world=endpoint, identity=own_identity(lab, "world"),
                 state_dir=node_state_dir(lab, name),
             )  # fmt: skip
             try:
