@@ -381,7 +381,8 @@ def test_an_experiments_own_probes_are_measured_and_corrections_are_kept(tmp_pat
     changes = [
         (
             f'[node.{name}]\nrole = "{name}"\ndriver = "sim"',
-            f'[node.{name}]\nrole = "{name}"\ndriver = "sim"\noptions = {{ cfo_ppm = {ppm}, timed = false }}',
+            f'[node.{name}]\nrole = "{name}"\ndriver = "sim"\nrx_gain_db = 25.0\n'
+            f"options = {{ cfo_ppm = {ppm}, timed = false }}",
         )
         for name, ppm in {"alice": 12.0, "bob": -8.0, "eve": 20.0}.items()
     ]

@@ -66,7 +66,7 @@ def tool(*command: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, capture_output=True, timeout=30)
 
 
-def test_libiios_tools_and_a_plain_script_work() -> None:
+def test_libiios_tools_and_a_plain_script_work() -> None:  # what else was tried: docs/clients.md
     with sim() as ready:
         uris = ready["devices"]
         assert set(uris) == {"alice", "bob", "eve"}
@@ -77,6 +77,22 @@ def test_libiios_tools_and_a_plain_script_work() -> None:
             assert what in info.stdout
         read = tool("iio_readdev", "-u", uris["bob"], "-b", "512", "-s", "4096", "cf-ad9361-lpc")
         assert (read.returncode, len(read.stdout)) == (0, 4 * 4096), read.stderr
+        for arguments, words in (
+            (("iio_attr", "-u", uris["bob"], "-D", "ad9361-phy", "loopback", "1"), b"1"),
+            (("iio_attr", "-u", uris["bob"], "-D", "ad9361-phy", "loopback", "0"), b"0"),
+            (("iio_attr", "-u", uris["bob"], "-d", "ad9361-phy", "xo_correction"), b"40000000"),
+            (("iio_reg", "-u", uris["bob"], "ad9361-phy", "0x37"), b"0xa"),
+        ):
+            said = tool(*arguments)
+            assert said.returncode == 0, said.stderr
+            assert words in said.stdout
+        long = tool("iio_readdev", "-u", uris["bob"], "-b", str(1 << 20), "-s", str(1 << 20), "cf-ad9361-lpc")
+        assert (long.returncode, len(long.stdout)) == (0, 4 << 20), long.stderr
+        sent = subprocess.run(
+            ["iio_writedev", "-u", uris["bob"], "-b", "4096", "-s", "4096", "cf-ad9361-dds-core-lpc"],
+            input=bytes(4 * 4096), capture_output=True, timeout=30,
+        )  # fmt: skip
+        assert sent.returncode == 0, sent.stderr
         script = subprocess.run(
             [sys.executable, "-c", PLAIN_SCRIPT, uris["alice"], uris["eve"]], capture_output=True, text=True, timeout=30
         )
@@ -84,6 +100,49 @@ def test_libiios_tools_and_a_plain_script_work() -> None:
         frequency, mode = script.stdout.split()
         assert float(frequency) == pytest.approx(0.05, abs=0.01)  # crystals 8 ppm apart: 19 kHz of 4 MHz
         assert mode == "slow_attack"
+
+
+GNU_RADIO = """
+import sys
+import numpy as np
+from gnuradio import blocks, gr, iio
+
+flow = gr.top_block()
+
+def source():
+    radio = iio.fmcomms2_source_fc32(sys.argv[1], [True, True], 32768)
+    heard = blocks.vector_sink_c()
+    flow.connect(radio, blocks.head(gr.sizeof_gr_complex, 4000000), heard)
+    return radio, heard
+
+def sink():
+    radio = iio.fmcomms2_sink_fc32(sys.argv[1], [True, True], 32768, False)
+    tone = blocks.vector_source_c(list(0.5 * np.exp(2j * np.pi * np.arange(1000) / 10)), repeat=True)
+    flow.connect(tone, blocks.head(gr.sizeof_gr_complex, 4000000), radio)
+    return radio, None
+
+parts = [{"source": source, "sink": sink}[name]() for name in sys.argv[2].split(",")]
+for radio, _ in parts:
+    radio.set_frequency(1000000000)
+    radio.set_samplerate(2500000)
+flow.start()
+flow.wait()
+print(sum(len(heard.data()) for _, heard in parts if heard is not None))
+"""
+
+
+@pytest.mark.parametrize("parts", ["source", "sink", "source,sink", "sink,source"])
+def test_gnu_radio_receives_sends_and_does_both_in_one_process(parts: str) -> None:
+    """Long enough for its thread that watches the flags: one that never saw the flow run is waited for without end."""
+    python = "/usr/bin/python3"  # the distribution's: its GNU Radio is built for that one
+    there = subprocess.run([python, "-c", "from gnuradio import iio"], capture_output=True, check=False)
+    if there.returncode:
+        pytest.skip("GNU Radio with gr-iio is not installed: apt-get install gnuradio")
+    with sim() as ready:
+        command = [python, "-c", GNU_RADIO, ready["devices"]["alice"], parts]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == ("4000000" if "source" in parts else "0")
 
 
 def run(tmp_path: Path, lab: str, rounds: int, progress: Callable[[Progress], None] = lambda _: None) -> Any:
