@@ -131,7 +131,7 @@ class Ris595(Board):
     def now_s(self) -> float:
         self._require_open("now")
         reply = self._run("now", Command.TIME, b"", 2.0)
-        return self._time_s(struct.unpack("<I", reply.payload)[0])
+        return self._latched_s(reply)
 
     def set_watchdog(self, silence_s: float, timeout_s: float = 2.0) -> None:
         """Have the board set every element to level 0 when it hears nothing for `silence_s`; 0 switches that off."""
@@ -187,7 +187,7 @@ class Ris595(Board):
         step(Command.BOOK_BEGIN, struct.pack("<HI", len(codebook), crc))
         for at in range(0, len(data), self._chunk):
             step(Command.BOOK_CHUNK, struct.pack("<I", at) + data[at : at + self._chunk])
-        count, stored = struct.unpack("<HI", step(Command.BOOK_END).payload)
+        count, stored = struct.unpack_from("<HI", step(Command.BOOK_END).payload)
         if (count, stored) != (len(codebook), crc):
             raise DeviceError(self.name, "upload", self.state, f"the board stored {count} patterns of another content")
         self._book = list(codebook)
@@ -261,7 +261,7 @@ class Ris595(Board):
         elif answer.kind != _final(first.command):
             return False
         elif answer.seq == first.seq:
-            if int.from_bytes(answer.payload[4:8], "little") == first.crc:
+            if len(answer.payload) >= 8 and int.from_bytes(answer.payload[4:8], "little") == first.crc:
                 return True
             wrong = "the board's outputs hold something else than what was sent"
         elif any(x.seq == answer.seq for x in in_flight):
@@ -356,7 +356,8 @@ class Ris595(Board):
                     if refusal == Refusal.NO_SESSION:
                         raise _Rebooted
                     raise DeviceError(self.name, operation, self.state, f"the board refuses: {_name(refusal)}")
-                if answer.seq == self._seq and answer.kind == _final(command):
+                fits = len(answer.payload) >= _LEAST_PAYLOAD.get(command, 0)
+                if answer.seq == self._seq and answer.kind == _final(command) and fits:
                     return answer
                 # everything else is late, or the first of two replies
         raise DeviceTimeout(self.name, operation, self.state, "the board does not answer")
@@ -386,8 +387,13 @@ class Ris595(Board):
                 continue
             if payload[:4] == session and len(payload) == 33:
                 break
-        major, minor, patch, bits, rows, columns, self._capacity = struct.unpack_from("<4B3H", payload, 4)
-        self._chunk, serial, clock_us, _, self._input_bytes = struct.unpack_from("<HIIBH", payload, 20)
+        major, minor, patch, bits, rows, columns, capacity = struct.unpack_from("<4B3H", payload, 4)
+        chunk, serial, clock_us, _, input_bytes = struct.unpack_from("<HIIBH", payload, 20)
+        if not (1 <= bits <= 8 and rows and columns and chunk and input_bytes):
+            raise DeviceError(
+                self.name, operation, self.state, f"the board at {self._link.port} says that it has {rows}×{columns} "
+                f"elements of {bits} bit and takes {chunk} bytes of {input_bytes}: no such board",
+            )  # fmt: skip
         was, found = self._board, (serial, rows, columns, bits)
         self._strange = was is not None and was != found
         if was is not None and was != found:
@@ -396,6 +402,7 @@ class Ris595(Board):
                 f"{_told(*was)}: plug that one in again, or start anew",
             )  # fmt: skip
         self._board, self._serial, self._shape, self._phase_bits = found, serial, (rows, columns), bits
+        self._capacity, self._chunk, self._input_bytes = capacity, chunk, input_bytes
         self._version = f"{major}.{minor}.{patch}"
         self._pattern_bytes = (rows * columns * self._phase_bits + 7) // 8
         self._queued = None
@@ -430,6 +437,13 @@ def _packed(pattern: SurfacePattern) -> bytes:
 
 def _told(serial: int, rows: int, columns: int, phase_bits: int) -> str:
     return f"serial number {serial:08x}, {rows}×{columns} elements of {phase_bits} bit"
+
+
+_LEAST_PAYLOAD = {
+    Command.TIME: 4, Command.BOOK_END: 6, Command.APPLY: 8, Command.TRIGGER: 8, Command.INDEX: 8, Command.QUEUE: 4,
+    Command.READBACK: 4,
+}  # fmt: skip
+"""Bytes of the last reply; one that is shorter was damaged in a way that its checksum does not show."""
 
 
 def _final(command: Command) -> int:

@@ -57,10 +57,10 @@ class PlutoOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Where it is, `ip:192.168.2.1` or `usb:1.2.5`; default: found by its serial number."""
     serial: str | None = None
     """Hardware serial number that must be found there: addresses change hands, serial numbers do not."""
-    model: Literal["ad9363a", "ad9364"] | None = None
-    """ad9363a: as sold; ad9364: unlocked. Given, an experiment beyond it is refused before anything starts."""
     timeout_s: Annotated[float, Meta(gt=0)] = 3.0
     """How long one exchange with the device may take."""
+    model: Literal["ad9363a", "ad9364"] | None = None
+    """ad9363a: as sold; ad9364: unlocked. Given, an experiment beyond it is refused before anything starts."""
 
 
 @dataclass(slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -20,7 +19,11 @@ from testbed.agents.predictor import Predictor
 from testbed.agents.setting import Setting, Stack
 from testbed.agents.sources import Series
 from testbed.core import seeds
+from testbed.core.archives import check_zip
 from testbed.core.errors import InputError
+
+MAX_CARD_BYTES = 1 << 22
+MAX_CHECKPOINT_BYTES = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -226,15 +229,19 @@ def write_card(path: Path, card: dict[str, Any]) -> None:
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a checkpoint's tensors and its card; raises InputError. No code in the file is run."""
     try:
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        beside = path.with_suffix(".json")
+        if beside.stat().st_size > MAX_CARD_BYTES:
+            raise ValueError(f"a card of {beside.stat().st_size} bytes, accepted up to {MAX_CARD_BYTES}")
+        card = json.loads(beside.read_text(encoding="utf-8"))
         if not zipfile.is_zipfile(path):
             raise ValueError("not what torch.save writes")  # torch.load would take it for its old format
+        check_zip(path, MAX_CHECKPOINT_BYTES)
         state = torch.load(path, weights_only=True, map_location="cpu")
         if not (isinstance(card, dict) and isinstance(state, dict)):
             raise TypeError("its card or its tensors are no dictionary")
         if not {"algorithm", "task", "config"} <= card.keys() or "parts" not in state:
             raise KeyError("its card or its tensors are not those of a learner")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as exc:
+    except Exception as exc:  # torch, pickle, zipfile and zlib have kinds of their own, and a damaged file meets all
         raise InputError(f"{path}: no checkpoint of a learner: {one_line(exc)}") from exc
     return state, card
 

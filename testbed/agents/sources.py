@@ -12,8 +12,6 @@ held against the closed forms on another (`Series.split`); what is estimated is 
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,14 @@ from numpy.typing import NDArray
 
 from testbed.agents.setting import Setting, Stack
 from testbed.core import seeds
+from testbed.core.archives import read_npz
 from testbed.core.config import Experiment, Scene
 from testbed.core.errors import InputError
 from testbed.core.registry import load_driver
 from testbed.core.types import CsiSeries
+
+MAX_BYTES = 1 << 32
+"""Of the channels in a file."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,8 @@ class Played:
 def load(path: Path) -> Series:
     """Return the channels of a NumPy archive: `h`, `g` and, where there is one, `fred`, as `Series` has them."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in ("h", "g", "fred") if name in file.files}
-    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
+        found = read_npz(path, MAX_BYTES, wanted=("h", "g", "fred").__contains__)
+    except (OSError, ValueError) as exc:
         raise InputError(
             f"{path}: no NumPy archive of channels: {exc}; accepted: .npz with h, g and maybe fred"
         ) from exc

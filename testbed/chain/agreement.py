@@ -1,8 +1,9 @@
 """Agreement: two CSI series become one common string, or an explicit failure.
 
 What leaks. The ledger counts what each message tells about the string that is left in the end: the quantizer's,
-parities, positions of corrected bits, the verification tag. Sacrificed bits are published in full and leave the string,
-so they count 0; what they tell about their neighbours the length rule takes off the entropy (`amplify.accounting`).
+parities, positions of corrected bits, the verification tag and, with it, the key's confirmation (`chain.confirm`).
+Sacrificed bits are published in full and leave the string, so they count 0; what they tell about their neighbours the
+length rule takes off the entropy (`amplify.accounting`).
 
 What a reconciler is charged, each by the same rule: every bit that Alice tells of her string, and all that Bob's
 messages tell beyond that. By the chain rule the string loses no more than I(string; Bob's messages) + Alice's bits.
@@ -32,6 +33,7 @@ import msgspec
 import numpy as np
 
 from testbed.chain.amplify.verify import TAG_BITS, TAG_BYTES, draw_point, verification_tag
+from testbed.chain.confirm import CODE_BITS, Transcript
 from testbed.chain.dialogue import (
     FAILED,
     PEER_FAILED,
@@ -39,10 +41,10 @@ from testbed.chain.dialogue import (
     failed_message,
     integer,
     large,
-    metered,
     packed,
     read,
     rounds_digest,
+    watched,
 )
 from testbed.chain.training import read_model_id, trained_features
 from testbed.core.antennas import canonical_antennas
@@ -65,6 +67,8 @@ MIN_BITS = 256
 LEAD, FOLLOW = "quantize_lead", "quantize_follow"
 SACRIFICE, ERRORS = "sacrifice", "sacrifice_errors"
 TAG, VERIFIED = "verify_tag", "verified"
+VERIFICATION_BITS = TAG_BITS + CODE_BITS
+"""What the tag tells of the string, and what the key's confirmation will: its length is decided in between."""
 
 
 @dataclass(slots=True)
@@ -85,6 +89,8 @@ class Agreed:
     """What was quantized; None where it did not come to that."""
     columns: I64 | None = None
     """(dimension, feature) the columns of `features` that a label is made of; None: each its own."""
+    transcript: Transcript = field(default_factory=Transcript)
+    """What was said so far."""
 
 
 @dataclass(slots=True)
@@ -102,7 +108,7 @@ class _Progress:
     values: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
     corrected: int | None = None
 
-    def agreed(self, ledger: Ledger, failure: str | None) -> Agreed:
+    def agreed(self, ledger: Ledger, transcript: Transcript, failure: str | None) -> Agreed:
         verified = failure is None
         report = AgreeReport(
             block=self.block,
@@ -121,7 +127,7 @@ class _Progress:
         )
         values = self.values if verified else np.zeros(0, np.uint8)
         return Agreed(
-            report, values, self.raw, self.sacrificed, ledger, self.csi, self.features, self.columns
+            report, values, self.raw, self.sacrificed, ledger, self.csi, self.features, self.columns, transcript
         )  # fmt: skip
 
 
@@ -139,21 +145,26 @@ class Agreement:
         verification_failed, not_trained, wrong_model, protocol, or peer_failed: <the peer's reason>) with whatever had
         been measured until then.
         """
-        ledger = Ledger()
+        ledger, transcript = Ledger(), Transcript()
+        peer: Side = "bob" if role == "alice" else "alice"
         csi = canonical_antennas(csi, role)
         progress = _Progress(block, csi)
         steps = self._alice if role == "alice" else self._bob
         rng = generator(seed, "chain", role, block)
 
+        def seen(whose: Literal["own", "peer"], message: PublicMessage) -> None:
+            ledger.count(message)
+            transcript.add(role if whose == "own" else peer, message)
+
         def side() -> Steps[Agreed]:
             failure: str | None = None
             try:
-                yield from metered(steps(csi, progress, rng), ledger)
+                yield from watched(steps(csi, progress, rng), seen)
             except DialogueFailed as exc:
                 failure = f"{PEER_FAILED}: {exc.detail}" if exc.reason == PEER_FAILED else exc.reason
                 if exc.reason != PEER_FAILED:
                     yield Send(failed_message(exc))  # in neither side's ledger: the string is thrown away
-            return progress.agreed(ledger, failure)
+            return progress.agreed(ledger, transcript, failure)
 
         return side()
 
@@ -196,7 +207,8 @@ class Agreement:
         progress.values, progress.corrected = outcome.values, None
         point = draw_point(rng)
         tag = verification_tag(outcome.values, point)
-        yield Send(PublicMessage(kind=TAG, body={"point": to_bytes(point), "tag": to_bytes(tag)}, leaked_bits=TAG_BITS))
+        told = {"point": to_bytes(point), "tag": to_bytes(tag)}
+        yield Send(PublicMessage(kind=TAG, body=told, leaked_bits=VERIFICATION_BITS))
         verified = yield Receive(VERIFIED)
         assert verified is not None
         _check_corrections(verified, kept, self.reconcile.shows_corrections)
@@ -229,8 +241,8 @@ class Agreement:
         message = yield Receive(TAG)
         assert message is not None
         point, tag = large(message, "point", TAG_BYTES), large(message, "tag", TAG_BYTES)
-        if message.leaked_bits != TAG_BITS:
-            raise DialogueFailed("protocol", f"{TAG} counts {message.leaked_bits} bits, accepted {TAG_BITS}")
+        if message.leaked_bits != VERIFICATION_BITS:
+            raise DialogueFailed("protocol", f"{TAG} counts {message.leaked_bits} bits, accepted {VERIFICATION_BITS}")
         if read(message, lambda: verification_tag(outcome.values, point)) != tag:
             raise DialogueFailed(
                 "verification_failed", f"{outcome.corrected} bits were corrected, yet the strings differ"

@@ -10,12 +10,14 @@ from __future__ import annotations
 from math import floor, log2
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from testbed.chain.agreement import Agreed, Side, Steps
 from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
 from testbed.chain.amplify.verify import TAG_BITS
-from testbed.chain.dialogue import integer, packed
+from testbed.chain.confirm import Transcript, answered, check_answered, check_shown, shown
+from testbed.chain.dialogue import integer, packed, watched
 from testbed.chain.knowledge import covered
 from testbed.core.config import Accounting
 from testbed.core.errors import DialogueFailed, InputError
@@ -50,9 +52,11 @@ class Amplification:
     """Alice's half and Bob's half of a block's amplification.
 
     blocks: how many blocks the run plans; ε is shared out among them, and there is no key after so many.
+    least_key_bits: a shorter key is none to this side.
     """
 
-    def __init__(self, accounting: Accounting, blocks: int = 1) -> None:
+    def __init__(self, accounting: Accounting, blocks: int = 1, least_key_bits: int = 1) -> None:
+        self._least_key_bits = least_key_bits
         self.accounting = accounting
         self.budget = Budget(accounting.epsilon_log2, blocks)
         self._decided: set[int] = set()
@@ -102,21 +106,30 @@ class Amplification:
         """Return one side's dialogue from a verified string to a key.
 
         `decided` is what `decide` returned at Alice, and None at Bob. Bob hashes only where his own ledger agrees and
-        the length is none that the rule could never give. Alice's key is delivered when Bob confirmed, Bob's when he
-        then heard `delivered`. The last message of any protocol can be lost (two generals): then Alice has a key that
-        Bob does not use, and his node reports the failure; two different keys are not possible.
+        the length is none that the rule could never give. Both then confirm the whole discussion and the string to one
+        another (`chain.confirm`): Alice's key is delivered when Bob's code was hers, Bob's when he then heard hers. The
+        last message of any protocol can be lost (two generals): then Alice has a key that Bob does not use, and his
+        node reports the failure; two different keys are not possible.
         A key of 0 bits is no key: (None, report) with the reason in `failure`. Raises ValueError where `agreed` is not
-        verified, DialogueFailed where the discussion fails (ledger_mismatch, protocol, peer_failed).
+        verified, DialogueFailed where the discussion fails (ledger_mismatch, key_too_short, confirmation_failed,
+        protocol, peer_failed).
         """
         if not agreed.report.verified:
             raise ValueError(f"block {agreed.report.block} was not verified ({agreed.report.failure})")
-        if role == "alice":
-            if decided is None:
-                raise ValueError(f"block {agreed.report.block}: Alice decides the length first")
-            return self._alice(agreed, decided, seed)
-        return self._bob(agreed)
+        said = agreed.transcript.copy()
+        if role == "bob":
+            return watched(self._bob(agreed, said), lambda whose, m: said.add("bob" if whose == "own" else "alice", m))
+        if decided is None:
+            raise ValueError(f"block {agreed.report.block}: Alice decides the length first")
+        if 0 < decided.key_bits < self._least_key_bits:
+            why = f"key_too_short: {decided.key_bits} bits, accepted here from {self._least_key_bits}"
+            decided = msgspec.structs.replace(decided, key_bits=0, failure=why)
+        steps = self._alice(agreed, decided, seed, said)
+        return watched(steps, lambda whose, m: said.add("alice" if whose == "own" else "bob", m))
 
-    def _alice(self, agreed: Agreed, decided: KeyReport, seed: int) -> Steps[tuple[Key | None, KeyReport]]:
+    def _alice(
+        self, agreed: Agreed, decided: KeyReport, seed: int, said: Transcript
+    ) -> Steps[tuple[Key | None, KeyReport]]:
         block, n, length = agreed.report.block, agreed.values.size, decided.key_bits
         rng = generator(seed, "chain", "amplify", block)
         toeplitz = rng.integers(0, 2, seed_length(n, length), dtype=np.uint8)
@@ -128,17 +141,21 @@ class Amplification:
             "seed": np.packbits(toeplitz).tobytes(),
         }
         yield Send(PublicMessage(kind=AMPLIFY, body=body))
+        code = said.code(agreed.values)
         if not length:
             return None, decided
         key = Key(block, toeplitz_hash(agreed.values, toeplitz, length))
-        yield Receive(CONFIRMED)
-        yield Send(PublicMessage(kind=DELIVERED, body={"block": block}))
+        confirmed = yield Receive(CONFIRMED)
+        assert confirmed is not None
+        check_shown(confirmed, code)
+        yield Send(PublicMessage(kind=DELIVERED, body={"block": block, **answered(code)}))
         return key, decided
 
-    def _bob(self, agreed: Agreed) -> Steps[tuple[Key | None, KeyReport]]:
+    def _bob(self, agreed: Agreed, said: Transcript) -> Steps[tuple[Key | None, KeyReport]]:
         block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
         message = yield Receive(AMPLIFY)
         assert message is not None
+        code = said.code(agreed.values)
         if integer(message, "block", 0, 1 << 62) != block:
             raise DialogueFailed("protocol", f"{AMPLIFY} speaks of another block than {block}")
         theirs = integer(message, "leaked", 0, 1 << 62), integer(message, "bits", 0, 1 << 62)
@@ -148,14 +165,18 @@ class Amplification:
         length = integer(message, "length", 0, self.longest(agreed))
         if length % STEP:
             raise DialogueFailed("protocol", f"{AMPLIFY}: length {length}, accepted: multiples of {STEP}")
+        if 0 < length < self._least_key_bits:
+            raise DialogueFailed("key_too_short", f"{length} bits, accepted here from {self._least_key_bits}")
         failure = None if length else SHORT
         report = KeyReport(block=block, key_bits=length, entropy=self.accounting.entropy, failure=failure)
         if not length:
             return None, report
         toeplitz = packed(message, "seed", seed_length(n, length))
         key = Key(block, toeplitz_hash(agreed.values, toeplitz, length))
-        yield Send(PublicMessage(kind=CONFIRMED, body={"block": block}))
-        yield Receive(DELIVERED)
+        yield Send(PublicMessage(kind=CONFIRMED, body={"block": block, **shown(code)}))
+        delivered = yield Receive(DELIVERED)
+        assert delivered is not None
+        check_answered(delivered, code)
         return key, report
 
 

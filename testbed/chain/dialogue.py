@@ -27,6 +27,9 @@ FAILED = "failed"
 PEER_FAILED = "peer_failed"
 UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, ProtocolError)
 """What reading a peer's garbage may raise; becomes DialogueFailed('protocol')."""
+MAX_MESSAGES = 1 << 17
+MAX_BYTES = 1 << 27
+"""Of one discussion, both directions; ten times what the longest block needs."""
 
 
 def failed_message(failure: DialogueFailed) -> PublicMessage:
@@ -77,8 +80,11 @@ class Conversation(Generic[T]):
         self.transcript.append(("peer", incoming))
         try:
             self.ledger.count(incoming)
-        except UNREADABLE as exc:
-            self._throw(DialogueFailed("protocol", f"{incoming.kind}: cannot be counted: {exc}"), outgoing)
+        except Exception as exc:
+            self._throw(DialogueFailed("protocol", f"{incoming.kind[:40]}: cannot be counted: {exc}"), outgoing)
+            return outgoing
+        if self.ledger.messages > MAX_MESSAGES or self.ledger.sent_bytes > MAX_BYTES:
+            self._throw(DialogueFailed("protocol", "the discussion does not come to an end"), outgoing)
             return outgoing
         if incoming.kind == FAILED:
             self._throw(DialogueFailed(PEER_FAILED, _reason(incoming)), outgoing)
@@ -104,9 +110,10 @@ class Conversation(Generic[T]):
             self._finish(stop.value)
         except DialogueFailed as exc:
             self._give_up(exc, outgoing)
-        except UNREADABLE as exc:
+        except Exception as exc:
             if reply is None:
                 raise  # nothing came from the peer: a fault of this side's code
+            # whatever reading the peer's message raised: it ends this discussion, and no more than that
             self._give_up(DialogueFailed("protocol", f"{reply.kind}: {type(exc).__name__}: {exc}"), outgoing)
 
     def _throw(self, failure: DialogueFailed, outgoing: list[PublicMessage]) -> None:
@@ -162,6 +169,11 @@ def run(alice: Dialogue[A], bob: Dialogue[B]) -> tuple[A, B, list[tuple[Sender, 
 
 def metered(dialogue: Dialogue[T], ledger: Ledger) -> Dialogue[T]:
     """Pass a dialogue through unchanged and count every message of both directions in `ledger`."""
+    return watched(dialogue, lambda _, message: ledger.count(message))
+
+
+def watched(dialogue: Dialogue[T], seen: Callable[[Side, PublicMessage], None]) -> Dialogue[T]:
+    """Pass a dialogue through unchanged and show every message of both directions, before its reader sees it."""
     reply: PublicMessage | None = None
     failure: DialogueFailed | None = None
     while True:
@@ -172,14 +184,14 @@ def metered(dialogue: Dialogue[T], ledger: Ledger) -> Dialogue[T]:
             return result
         failure = None
         if isinstance(step, Send):
-            ledger.count(step.message)
+            seen("own", step.message)
         try:
             reply = yield step
         except DialogueFailed as exc:
             failure = exc
             continue
         if isinstance(step, Receive) and reply is not None:
-            ledger.count(reply)
+            seen("peer", reply)
 
 
 def _reason(message: PublicMessage) -> str:

@@ -31,14 +31,16 @@ class KeyChain:
     a block number fix every random choice.
     """
 
-    def __init__(self, plan: ChainPlan, accounting: Accounting, blocks: int = 1) -> None:
-        """Build the stages; `blocks`: how many blocks the run plans (ε is shared out among them)."""
+    def __init__(self, plan: ChainPlan, accounting: Accounting, blocks: int = 1, least_key_bits: int = 1) -> None:
+        """Build the stages; `blocks`: how many blocks the run plans (ε is shared out among them); `least_key_bits`: a
+        shorter key is none to this side, see `core.config.Floors`.
+        """
         self.accounting = accounting
         self.enhance: Enhancer = registry.make_stage("enhance", plan.enhance, plan.enhance_options)
         self.quantize: Quantizer = registry.make_stage("quantize", plan.quantize, plan.quantize_options)
         self.reconcile: Reconciler = registry.make_stage("reconcile", plan.reconcile, plan.reconcile_options)
         self._agreement = Agreement(self.enhance, self.quantize, self.reconcile, accounting)
-        self._amplification = Amplification(accounting, blocks)
+        self._amplification = Amplification(accounting, blocks, least_key_bits)
         self._eavesdropping = Eavesdropping(self._agreement)
 
     def train(self, role: Side, csi: CsiSeries, block: int, seed: int) -> Dialogue[TrainReport]:

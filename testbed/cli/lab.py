@@ -11,7 +11,7 @@ import typer
 
 from testbed import config
 from testbed.cli.app import JsonOption, LabOption, VerboseOption, app
-from testbed.cli.runs import check_world, plan_of, stop_on_signals
+from testbed.cli.runs import stop_on_signals
 from testbed.cli.terminal import print_json, say
 from testbed.core import logs
 from testbed.core.config import RadioPlan
@@ -151,6 +151,7 @@ def ris_optimise(
     """
     logs.configure(verbose)
     from testbed.lab import surface
+    from testbed.lab.run import check_world, plan_of
 
     place = config.load_lab(lab)
     plan = surface.plan(plan_of(experiment, budget, seed), experiment, place, method, objective, probes, start, model)

@@ -6,10 +6,21 @@ from testbed.config.check import (
     check_experiment,
     check_lab,
     check_limits,
+    check_mode,
     check_run,
     violations,
 )
-from testbed.config.read import bundled, convert, find, json_schema, load_experiment, load_lab, state_root
+from testbed.config.read import (
+    bundled,
+    convert,
+    find,
+    json_schema,
+    load_chain,
+    load_experiment,
+    load_lab,
+    load_table,
+    state_root,
+)
 
 __all__ = [
     "MIN_TRAINING_ROUNDS",
@@ -18,12 +29,15 @@ __all__ = [
     "check_experiment",
     "check_lab",
     "check_limits",
+    "check_mode",
     "check_run",
     "convert",
     "find",
     "json_schema",
+    "load_chain",
     "load_experiment",
     "load_lab",
+    "load_table",
     "state_root",
     "violations",
 ]

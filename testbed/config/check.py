@@ -9,8 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from testbed.core import registry, schedule
-from testbed.core.config import Experiment, Lab, NodePlace, Options, PlacedNode, PlacedSurface
+from testbed.core.config import (
+    ChainPlan,
+    Experiment,
+    Lab,
+    NodePlace,
+    Options,
+    PlacedNode,
+    PlacedSurface,
+    Training,
+    radio_out_of_range,
+)
 from testbed.core.errors import InputError
+from testbed.core.gate import is_identifier
 from testbed.core.options import driver_options
 from testbed.core.radio import RadioLimits
 
@@ -20,34 +31,17 @@ MIN_TRAINING_ROUNDS = 20
 def check_experiment(e: Experiment, source: str) -> None:
     """Check what the schema cannot say, stage names and options included; raises InputError."""
 
-    def stage(table: str, key: str, name: str, options: Options) -> Any:
-        try:
-            return registry.make_stage(key, name, options)
-        except InputError as exc:
-            raise InputError(f"{source}: table [{table}]: {exc}") from exc
-
     try:
         schedule.parse(e.probing.schedule)
     except InputError as exc:
         raise InputError(f"{source}: table [probing]: key 'schedule': {exc}") from exc
-    stage("probing", "probing", e.probing.waveform, e.probing.waveform_options)
-    stage("probing", "csi", e.probing.estimator, e.probing.estimator_options)
-    enhancer = stage("chain", "enhance", e.chain.enhance, e.chain.enhance_options)
-    untrained = enhancer.trainable and enhancer.model_id is None
-    if untrained and e.training.rounds < MIN_TRAINING_ROUNDS:
-        raise InputError(
-            f"{source}: table [training]: key 'rounds': {e.training.rounds}; enhance = {e.chain.enhance!r} has to "
-            f'learn first: accepted from {MIN_TRAINING_ROUNDS}, or a saved model in enhance_options (model = "FILE")'
-        )
-    if e.training.rounds and not untrained:
-        raise InputError(
-            f"{source}: table [training]: key 'rounds': {e.training.rounds}; enhance = {e.chain.enhance!r} has nothing "
-            "to learn here: accepted 0"
-        )
-    stage("chain", "quantize", e.chain.quantize, e.chain.quantize_options)
-    stage("chain", "reconcile", e.chain.reconcile, e.chain.reconcile_options)
+    if (wrong := radio_out_of_range(e.radio)) is not None:
+        raise InputError(f"{source}: table [radio]: {wrong}")
+    _stage(source, "probing", "probing", e.probing.waveform, e.probing.waveform_options)
+    _stage(source, "probing", "csi", e.probing.estimator, e.probing.estimator_options)
+    check_chain(e.chain, e.training, source)
     if e.beams.policy != "none":
-        stage("beams", "beams", e.beams.policy, e.beams.options)
+        _stage(source, "beams", "beams", e.beams.policy, e.beams.options)
     for name in ("alice", "bob", "eve"):
         place: PlacedNode | None = getattr(e.scene, name)
         if place is None:
@@ -99,6 +93,31 @@ def check_experiment(e: Experiment, source: str) -> None:
             raise InputError(f"{source}: {exc}") from exc
 
 
+def check_chain(chain: ChainPlan, training: Training, source: str) -> None:
+    """Check the stages of a key chain and that a stage which has to learn gets something to learn from."""
+    enhancer = _stage(source, "chain", "enhance", chain.enhance, chain.enhance_options)
+    untrained = enhancer.trainable and enhancer.model_id is None
+    if untrained and training.rounds < MIN_TRAINING_ROUNDS:
+        raise InputError(
+            f"{source}: table [training]: key 'rounds': {training.rounds}; enhance = {chain.enhance!r} has to "
+            f'learn first: accepted from {MIN_TRAINING_ROUNDS}, or a saved model in enhance_options (model = "FILE")'
+        )
+    if training.rounds and not untrained:
+        raise InputError(
+            f"{source}: table [training]: key 'rounds': {training.rounds}; enhance = {chain.enhance!r} has nothing "
+            "to learn here: accepted 0"
+        )
+    _stage(source, "chain", "quantize", chain.quantize, chain.quantize_options)
+    _stage(source, "chain", "reconcile", chain.reconcile, chain.reconcile_options)
+
+
+def _stage(source: str, table: str, key: str, name: str, options: Options) -> Any:
+    try:
+        return registry.make_stage(key, name, options)
+    except InputError as exc:
+        raise InputError(f"{source}: table [{table}]: {exc}") from exc
+
+
 def check_run(e: Experiment, source: str) -> None:
     """Check what only a run asks of an experiment: a replay has its own number of rounds, and its own CSI.
 
@@ -132,10 +151,13 @@ def check_lab(lab: Lab, source: str) -> None:
             raise InputError(
                 f"{source}: tables [node.{names[0]}] and [node.{names[1]}] both have role = {role!r}; accepted: one"
             )
+    if not lab.curve:
+        _check_loopback(lab, source)
     for name in lab.node:
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name) or name in ("coordinator", "world"):
+        if not is_identifier(name) or len(name) > 40 or name in ("coordinator", "world"):
             raise InputError(
-                f"{source}: table [node.{name}]: a node's name is 1–40 letters, digits, _ or -, and not a daemon's"
+                f"{source}: table [node.{name}]: a node's name is 1–40 letters, digits, _ or -, not beginning with -, "
+                "and not a daemon's"
             )
     for name in lab.world.emulators if lab.world is not None else ():
         if name not in lab.node:
@@ -156,6 +178,27 @@ def check_lab(lab: Lab, source: str) -> None:
         raise InputError(
             f"{source}: table [node.{lab.by_role('alice')}]: key 'port': Alice's discussion port must be given "
             "where a node is remote"
+        )
+
+
+def _check_loopback(lab: Lab, source: str) -> None:
+    """Raise InputError where links without authentication could be reached from another machine."""
+    hosts = {"coordinator": lab.coordinator.host} | {f"node.{n}": p.host for n, p in lab.node.items()}
+    hosts |= {"world": lab.world.host} if lab.world is not None else {}
+    for table, host in hosts.items():
+        if host not in ("localhost", "::1", "[::1]") and not re.fullmatch(r"127(\.[0-9]{1,3}){3}", host):
+            raise InputError(
+                f"{source}: table [{table}]: key 'host': {host!r} with curve = false, which is accepted on this "
+                "machine only (127.0.0.1): anybody on the network could give orders"
+            )
+
+
+def check_mode(e: Experiment, lab: Lab, source: str) -> None:
+    """Raise InputError where a lab cannot keep what the experiment's mode promises."""
+    if e.mode == "private" and not lab.curve:
+        raise InputError(
+            f"{source}: key 'curve': false with an experiment of mode = 'private', whose keys would be nobody's: "
+            "anybody could stand between Alice and Bob; accepted: true"
         )
 
 

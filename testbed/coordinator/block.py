@@ -39,7 +39,7 @@ STAGES: Mapping[str, Mapping[str, str]] = {
     "closed": {},
 }
 LOST_MODEL = ("not_trained", "wrong_model")
-"""Reasons for a failure that say that an end has no trained enhancer, or another one than its peer."""
+"""Reasons for a failure by which an end has no trained enhancer, or another one than its peer."""
 GRACE_S = 5.0
 """How much longer than a node this side waits: the node gives up first, so that its reason arrives before ours."""
 EVE_GRACE_S = 10.0

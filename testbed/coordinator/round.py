@@ -81,7 +81,7 @@ class Round(Deadlines):
         """Return why the round is rejected; None where both ends have an estimate of the other."""
         reason = self.rejection.value if self.rejection else None
         pair = [(self.results.get(alice or ""), "bob"), (self.results.get(bob or ""), "alice")]
-        # what a node could not do comes before what the others therefore did not hear
+        # a node that did not transmit is the cause, and that the others received nothing is the consequence
         for result, _ in pair:
             reason = reason or (Reject.NODE_LOST.value if result is None else result.fault)
         for result, transmitter in pair:
@@ -265,7 +265,7 @@ class Rounds:
     # -- nodes that fail their part
 
     def forget_clock_of(self, name: str) -> None:
-        """What a node's former life measured says nothing about the clock of the new one."""
+        """Drop what a node measured before it was started anew: it does not apply to the clock that it has now."""
         for r in self.uncorrected:
             r.results.pop(name, None)
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
 import zmq
 
 from testbed.assess import run_summary
 from testbed.coordinator import events as e
+from testbed.coordinator.recorder import Recorder
 from testbed.coordinator.state import CoordinatorState
 from testbed.core import registry, schedule, seeds
 from testbed.core.clock import Clock, WallClock
 from testbed.core.config import Experiment, Lab, is_rehearsal, to_dict
 from testbed.core.errors import InputError, TestbedError
+from testbed.core.gate import identifier, printable
 from testbed.core.identity import Identity
+from testbed.core.machine import handler_of
 from testbed.core.types import AntennaFrame, SoundingFrame
 from testbed.net import messages as m
 from testbed.net import transport
@@ -30,6 +30,11 @@ from testbed.records.writer import RunWriter
 
 log = logging.getLogger("testbed.coordinator")
 _POLL_MS = 20
+_MESSAGES_A_LOOK = 256
+"""How many messages are read before the clock is looked at again."""
+_SHOWN = ("lost", "left_out", "failed", "refused", "rejoined", "rounds_lost", "no_answer")
+"""Notes that a person who watches is shown; the others go into the log."""
+_EXIT_STATUS: dict[e.RunStatus, documents.ExitStatus] = {"finished": "ok", "stopped": "aborted", "failed": "failed"}
 
 
 def _antenna_s(frame: SoundingFrame) -> float:
@@ -69,7 +74,7 @@ class Coordinator:
         self._clock = clock if clock is not None else WallClock()
         self.lab, self.experiment, self.folder = lab, experiment, folder
         # two runs that begin in the same second in different folders must not share a key folder
-        self.run_name = f"{folder.name}-{secrets.token_hex(3)}"
+        self.run_name = f"{identifier(folder.name)}-{secrets.token_hex(3)}"
         sounder = registry.make_stage("probing", experiment.probing.waveform, experiment.probing.waveform_options)
         self._frame = sounder.frame(experiment.radio.sample_rate_hz)
         slots = schedule.parse(experiment.probing.schedule)
@@ -88,14 +93,15 @@ class Coordinator:
         self.interrupted = False
         """A person asked for the end (exit status 130)."""
         self._stop_asked: list[e.FinishKind] = []
-        self._links_rejected: dict[str, Counter[str]] = {}
+        self._handle = handler_of(self.state)
         self._over: e.RunOver | None = None
-        self._drivers: dict[str, dict[str, Any]] = {}
-        self._accepted: dict[str, dict[str, Any]] = {}
-        self._let_time_pass: Callable[[float], None] | None = None
+        self._recorder: Recorder | None = None
+        self._progress: Callable[[Progress], None] = lambda _: None
+        self._world: str | None = None
+        """Endpoint of the simulated air."""
+        self._advance_world: Callable[[float], None] | None = None
         """From the simulated air, once it holds the scene."""
         self._began_s = 0.0
-        self._last_progress: Progress | None = None
 
     def ask_stop(self, kind: e.FinishKind) -> None:
         """Ask from a signal handler or a thread: stop finishes the round, abort drops it, halt silences at once."""
@@ -108,58 +114,64 @@ class Coordinator:
     def run(
         self,
         world: str | None,
-        gone: Callable[[], list[tuple[str, str]]] = lambda: [],
+        ended: Callable[[], list[tuple[str, str]]] = lambda: [],
         progress: Callable[[Progress], None] = lambda _: None,
         before_close: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """Drive the experiment to its end and write the run's folder. Never waits without a limit.
 
-        `world` is the endpoint of the simulated air, `gone` reports local processes that have ended, `before_close` is
+        `world` is the endpoint of the simulated air, `ended` reports local processes that have ended, `before_close` is
         called when the nodes have finished and the folder's files are about to be hashed.
         """
+        self._world, self._progress = world, progress
         start = documents.start(
             to_dict(self.experiment), to_dict(self.lab), seeds={"experiment": self.experiment.seed},
             subcarrier_hz=self._frame.subcarrier_hz,
         )  # fmt: skip
         with RunWriter(self.folder, start, summarise=run_summary.summary_of) as writer:
-            next_look_s = 0.0
-            while self._over is None:
-                now_s = self._clock.now_s()
-                if now_s >= next_look_s:
-                    next_look_s = now_s + _POLL_MS / 1000
-                    # what waits was sent before now: nobody is judged silent whose heartbeat lies here unread
-                    for received in self._waiting_messages():
-                        self._receive(received, writer, world, progress)
-                    self._take(e.Tick(now_s), writer, world, progress)
-                    for name, detail in gone():
-                        self._take(e.ProcessEnded(name, detail), writer, world, progress)
-                    while self._stop_asked:
-                        self._take(e.StopAsked(self._stop_asked.pop(0)), writer, world, progress)
-                try:
-                    received = self._hub.receive()
-                except zmq.Again:
-                    self._hub.socket.poll(_POLL_MS)
-                    continue
-                if received is not None and self._over is None:
-                    self._receive(received, writer, world, progress)
-            for node, counts in self._links_rejected.items():
-                log.info("%s could not use: %s", node, dict(counts))
-            writer.event("guard_rounds", {"rounds": self.state.guarded})
-            writer.event("links_rejected", {n: dict(c) for n, c in self._links_rejected.items()})
-            writer.event("messages_refused", dict(self._hub.refused))
-            status: documents.ExitStatus = {"finished": "ok", "stopped": "aborted", "failed": "failed"}[
-                self._over.status
-            ]  # type: ignore[assignment]
+            self._recorder = Recorder(writer, self.lab, self.run_name, private=self.experiment.mode == "private")
+            over = self._serve(ended)
+            self._recorder.totals(self.state.guarded, dict(self._hub.refused))
             before_close()
-            stop = documents.stop(status, None if status == "ok" else self._over.detail)
+            status = _EXIT_STATUS[over.status]
+            stop = documents.stop(status, None if status == "ok" else over.detail)
             writer.flush()
             summary = run_summary.summary_of(replace(reader.load(self.folder), stop=stop))
             writer.close(stop, summary)
-        return Outcome(self._over.status, self._over.detail, self.folder, summary)
+        return Outcome(over.status, over.detail, self.folder, summary)
+
+    def _serve(self, ended: Callable[[], list[tuple[str, str]]]) -> e.RunOver:
+        """Hand messages, time and what people ask for to the state machine until the run is over."""
+        self._take(e.Tick(self._clock.now_s()))
+        next_look_s = 0.0
+        while self._over is None:
+            now_s = self._clock.now_s()
+            if now_s >= next_look_s:
+                next_look_s = now_s + _POLL_MS / 1000
+                self._look_around(now_s, ended)
+            try:
+                received = self._hub.receive()
+            except zmq.Again:
+                self._hub.socket.poll(_POLL_MS)
+                continue
+            if received is not None and self._over is None:
+                self._receive(received)
+        return self._over
+
+    def _look_around(self, now_s: float, ended: Callable[[], list[tuple[str, str]]]) -> None:
+        """Take the time, and whatever else comes by no message."""
+        # what waits was sent before now: nobody is judged silent whose heartbeat lies here unread
+        for received in self._waiting_messages():
+            self._receive(received)
+        self._take(e.Tick(now_s))
+        for name, detail in ended():
+            self._take(e.ProcessEnded(name, detail))
+        while self._stop_asked:
+            self._take(e.StopAsked(self._stop_asked.pop(0)))
 
     def _waiting_messages(self) -> Iterator[Any]:
         """Yield what has arrived, up to a number that one look can take."""
-        for _ in range(256):
+        for _ in range(_MESSAGES_A_LOOK):
             try:
                 received = self._hub.receive()
             except zmq.Again:
@@ -167,127 +179,106 @@ class Coordinator:
             if received is not None and self._over is None:
                 yield received
 
-    def _receive(self, received: Any, writer: RunWriter, world: str | None, progress: Any) -> None:
+    def _receive(self, received: Any) -> None:
         name, header, body = received
+        if isinstance(body, m.Probed) and not self._fits(body):
+            self._hub.strike(name, "csi")
+            return
         if isinstance(body, m.Heartbeat):
             self._hub.send(name, m.Pulse(), to_pulse=True)
         if not self.state.virtual:
             # on the wall clock, plans are made from the time at which something happened
-            self._take(e.Tick(self._clock.now_s()), writer, world, progress)
-        self._take(e.Received(name, header.incarnation, body), writer, world, progress)
+            self._take(e.Tick(self._clock.now_s()))
+        try:
+            self._take(e.Received(name, header.incarnation, body))
+        except (TestbedError, OSError):
+            raise  # the run's own trouble: its files, its simulated air
+        except Exception as exc:
+            # whatever a message does to this process, it must cost its sender and nobody else
+            what = f"its {type(body).__name__} could not be handled: {type(exc).__name__}: {printable(str(exc))}"
+            log.error("%s: %s", name, what)
+            log.debug("%s", name, exc_info=True)
+            self._hub.blame(name)
+            self._take(e.ProcessEnded(name, what))
 
-    def _take(self, event: e.Event, writer: RunWriter, world: str | None, progress: Callable[[Progress], None]) -> None:
-        for instruction in self.state.handle(event):
-            match instruction:
-                case e.Send(node, body):
-                    self._hub.send(node, body)
-                    if isinstance(body, m.Finish) and body.kind == "halt":
-                        self._hub.send(node, body, to_pulse=True)
-                case e.ResetWorld():
-                    self._reset_world(world)
-                case e.AdvanceWorld(until_s):
-                    if self._let_time_pass is not None:
-                        self._let_time_pass(until_s)
-                case e.Note(kind, detail):
-                    self._note(kind, detail, writer, progress)
-                case e.NewPattern(pattern, name):
-                    writer.pattern(name, pattern.levels, pattern.phase_bits)
-                case e.RoundOver():
-                    self._record_round(instruction, writer)
-                    self._tell_progress(progress)
-                case e.BlockOver():
-                    self._record_block(instruction, writer)
-                    self._tell_progress(progress)
-                case e.RunOver():
-                    self._over = instruction
+    def _fits(self, body: m.Probed) -> bool:
+        """Whether CSI is of this run's waveform: policies and records take one link's CSI like another's."""
+        n = self._frame.subcarrier_hz.size
+        return all(x.csi is None or (x.shape[2] == n and min(x.shape[:2]) > 0) for x in body.links)
 
-    def _reset_world(self, endpoint: str | None) -> None:
+    def _take(self, event: e.Event) -> None:
+        """Hand an event to the state machine and carry out its instructions."""
+        for instruction in self._handle(event):
+            _DO[type(instruction)](self, instruction)
+
+    # -- instructions
+
+    def _send(self, x: e.Send) -> None:
+        self._hub.send(x.node, x.body)
+        if isinstance(x.body, m.Finish) and x.body.kind == "halt":
+            self._hub.send(x.node, x.body, to_pulse=True)
+
+    def _reset_world(self, x: e.ResetWorld) -> None:
         place = self.lab.world
-        if place is None or endpoint is None:
+        if place is None or self._world is None:
             raise TestbedError("this lab has a [world], but its endpoint is not known")
         driver = registry.load_driver("worlds", place.driver)
-        plan = self.experiment
+        plan, limit_s = self.experiment, self.lab.coordinator.operation_timeout_s
         # A run that is no rehearsal must not follow from a number in a file, the simulated air included.
         seed = plan.seed if is_rehearsal(self.lab, plan) else seeds.fresh()
-        limit_s = self.lab.coordinator.operation_timeout_s
-        driver.reset(endpoint, self._identity, plan.scene, plan.radio, seed, limit_s)
-        self._let_time_pass = driver.pacer(endpoint, self._identity)
+        driver.reset(self._world, self._identity, plan.scene, plan.radio, seed, limit_s)
+        self._advance_world = driver.pacer(self._world, self._identity)
 
-    def _note(self, kind: str, detail: dict[str, Any], writer: RunWriter, progress: Callable[[Progress], None]) -> None:
-        writer.event(kind, detail)
-        if kind in ("joined", "rejoined"):
-            self._drivers[detail["node"]] = detail["identity"]
-        if kind == "configured":
-            self._accepted[detail["node"]] = detail["accepted"]
-        if kind == "ready":
+    def _let_world_advance(self, x: e.AdvanceWorld) -> None:
+        if self._advance_world is not None:
+            self._advance_world(x.until_s)
+
+    def _note(self, x: e.Note) -> None:
+        assert self._recorder is not None
+        if x.kind == "ready":
             self._began_s = self._clock.now_s()
-            writer.set_up(radios=self._accepted, drivers=self._drivers)
-        text = f"{kind.replace('_', ' ')}: " + ", ".join(
-            f"{k} {v}" for k, v in detail.items() if k not in ("identity", "accepted")
-        )
-        if kind in ("lost", "left_out", "failed", "refused", "rejoined", "rounds_lost", "no_answer"):
-            self._tell_progress(progress, text)
+        self._recorder.note(x)
+        words = ", ".join(f"{k} {v}" for k, v in x.detail.items() if k not in ("identity", "accepted"))
+        text = printable(f"{x.kind.replace('_', ' ')}: {words}", 1000)  # nodes' own words, on a person's terminal
+        if x.kind in _SHOWN:
+            self._show_progress(text)
         else:
             log.info(text)
 
-    def _record_round(self, r: e.RoundOver, writer: RunWriter) -> None:
-        for node, links in r.links.items():
-            for link in links:
-                tx = self.lab.by_role(link.tx) or link.tx
-                if link.reason is not None:
-                    self._links_rejected.setdefault(node, Counter())[link.reason] += 1
-                    continue
-                if self.experiment.mode == "private":
-                    continue  # levels, SNR and arrival times tell about the channel, hence about the key
-                try:
-                    csi = None if link.csi is None else np.frombuffer(link.csi, dtype=np.complex64).reshape(link.shape)
-                except ValueError as exc:
-                    self._links_rejected.setdefault(node, Counter())["malformed"] += 1
-                    log.warning("%s: CSI of round %d does not fit its shape: %s", node, r.round, exc)
-                    continue
-                writer.probe(
-                    r.round,
-                    node,
-                    f"{tx}>{node}",
-                    link.device_time_s,
-                    link.snr_db,
-                    link.cfo_hz,
-                    link.rssi_dbfs,
-                    r.surface,
-                    csi,
-                )
-        writer.round(r.round, r.kept, r.reason, r.surface, r.start_s)
+    def _new_pattern(self, x: e.NewPattern) -> None:
+        assert self._recorder is not None
+        self._recorder.pattern(x)
 
-    def _record_block(self, b: e.BlockOver, writer: RunWriter) -> None:
-        if b.training:
-            reports = {role: to_dict(r) for role, r in b.trained.items()}
-            training = {"block": b.block, "rounds": len(b.rounds), "reports": reports, "failure": b.failure}
-            training["file"] = f"models/{self.run_name}.npz"
-            writer.event("training", training)
-            log.info("training on %d rounds: %s", len(b.rounds), b.failure or "done")
-            return
-        names = {role: self.lab.by_role(role) or role for role in ("alice", "bob", "eve")}
-        agree = {names[role]: r for role, r in (("alice", b.alice), ("bob", b.bob)) if r is not None}
-        # What Eve's node reports to Alice is large, and her CSI is recorded anyway.
-        eve = None if b.eve is None else msgspec.structs.replace(b.eve, heard=())
-        key = {names[role]: r for role, r in (("alice", b.key_alice), ("bob", b.key_bob)) if r is not None}
-        writer.block(documents.Block(block=b.block, rounds=list(b.rounds), agree=agree, eve=eve, key=key))
-        for role, raw in b.raw.items():
-            bits = np.frombuffer(raw, dtype=np.uint8)
-            if bits.size and bits.max() > 1:
-                log.warning("%s: bits of block %d are not 0 and 1: not recorded", names[role], b.block)
-                continue
-            writer.bits(b.block, names[role], "guess" if role == "eve" else "raw", bits)
-        if b.digests:
-            writer.event("key_digests", {"block": b.block, "by_role": b.digests})
-        if b.p_values:
-            writer.event("randomness", {"block": b.block, "p_values": b.p_values})
-        if b.failure:
-            writer.event("block_failed", {"block": b.block, "why": b.failure})
-            log.info("block %d: %s", b.block, b.failure)
+    def _round_over(self, x: e.RoundOver) -> None:
+        assert self._recorder is not None
+        self._recorder.round(x)
+        self._show_progress()
 
-    def _tell_progress(self, progress: Callable[[Progress], None], message: str | None = None) -> None:
+    def _block_over(self, x: e.BlockOver) -> None:
+        assert self._recorder is not None
+        self._recorder.block(x)
+        self._show_progress()
+
+    def _run_over(self, x: e.RunOver) -> None:
+        self._over = x
+
+    def _show_progress(self, message: str | None = None) -> None:
         st = self.state
         elapsed_s = self._clock.now_s() - self._began_s if self._began_s else 0.0
         rate = st.probed / elapsed_s if elapsed_s > 0 else 0.0
-        progress(Progress(st.phase, st.probed, self.experiment.rounds, st.kept, rate, st.snr_db, st.key_bits, message))
+        self._progress(
+            Progress(st.phase, st.probed, self.experiment.rounds, st.kept, rate, st.snr_db, st.key_bits, message)
+        )
+
+
+_DO: dict[type, Callable[[Coordinator, Any], None]] = {
+    e.Send: Coordinator._send,
+    e.ResetWorld: Coordinator._reset_world,
+    e.AdvanceWorld: Coordinator._let_world_advance,
+    e.Note: Coordinator._note,
+    e.NewPattern: Coordinator._new_pattern,
+    e.RoundOver: Coordinator._round_over,
+    e.BlockOver: Coordinator._block_over,
+    e.RunOver: Coordinator._run_over,
+}
+"""Instruction → who carries it out."""

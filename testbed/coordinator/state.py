@@ -7,9 +7,9 @@ holds, `timetable` the clocks, `rounds` the rounds under way, `tally` what came 
 keys. This file keeps what joins them: the phases (`TRANSITIONS`), what is done in each (`COURSE`), who takes which
 message (`_ON_MESSAGE`), and in which order deadlines are looked at (`_ON_TICK`). docs/states.md draws the tables.
 
-A round: the surface acknowledges its pattern, every node gets its slots, all say `Captured` (the air is free, the next
-round starts), then `Probed` with what they measured. In virtual time, where no pattern changes, nothing has to happen
-between two rounds: the next one is ordered while the nodes are busy with one, and nobody says `Captured`.
+A round: the surface acknowledges its pattern, every node is sent its slots, all report `Captured` (the air is free, the
+next round starts), then `Probed` with what they measured. In virtual time, where no pattern changes, nothing has to
+happen between two rounds: the next one is ordered while the nodes are busy with one, and nobody reports `Captured`.
 A round is used only if Alice and Bob both have an estimate, taken inside one acknowledged surface state; otherwise it
 is rejected with a reason and counted. Every wait has a deadline.
 The coordinator never sees key bits; in experiment mode it sees CSI and raw bits for the record.
@@ -58,8 +58,8 @@ OWN_PAUSE_S = 1.0
 """A longer time between two looks at the clock means that the coordinator was asleep, not that the nodes were."""
 LOADING_S = 60.0
 """How much longer nodes may take to get ready that load a trained policy and the library it needs."""
-GOODBYE_S = 3.0
-"""How long the coordinator waits at the end for the nodes to say that their transmitters are silent."""
+STOPPING_S = 3.0
+"""How long the coordinator waits at the end for the nodes to report that their transmitters are silent."""
 
 _FINISH = {"finishing": "the run fails, is aborted or halted"}
 TRANSITIONS: Mapping[str, Mapping[str, str]] = {
@@ -71,8 +71,8 @@ TRANSITIONS: Mapping[str, Mapping[str, str]] = {
     },
     "distilling": {"probing": "the block is closed", **_FINISH},
     "finishing": {
-        "over": "every node has said goodbye, or the time for it is over",
-        "finishing": "the run fails while the nodes say goodbye, or is aborted or halted then",
+        "over": "every node has reported that it stopped, or the time for it is over",
+        "finishing": "the run fails while the nodes stop, or is aborted or halted then",
     },
     "over": {},
 }
@@ -185,7 +185,7 @@ class CoordinatorState(Deadlines):
                 return self._ask_stop(kind)
 
     def _conclude(self, effects: list[Effect]) -> list[Instruction]:
-        """Return the instructions among the effects, and the end of the run where an owner says that it fails."""
+        """Return the instructions among the effects, and the end of the run where an owner finds that it fails."""
         out: list[Instruction] = []
         for effect in effects:
             if isinstance(effect, RunFails):
@@ -209,9 +209,9 @@ class CoordinatorState(Deadlines):
         if isinstance(body, m.Hello):
             return self._greeted(node, incarnation, body)
         if incarnation != node.incarnation:
-            return []  # an earlier life of this node
+            return []  # from a process of this node that has ended
         if not node.alive:
-            # it was given up, but it lives: it was paused, or its network was
+            # it was given up, but is alive: its process or its network had paused
             return self._admit(node) if isinstance(body, m.Heartbeat) and self.phase != "finishing" else []
         node.seen()
         take = _ON_MESSAGE.get(type(body))
@@ -257,7 +257,7 @@ class CoordinatorState(Deadlines):
         if timed:
             assert self.timetable.scheduler is not None
             latched_s = self.timetable.scheduler.reference_s(ris.name, body.device_time_s)
-        else:  # its clock is the host's, which says nothing of the air's: patterns are asked for between rounds
+        else:  # its clock is the host's and not the radios': but patterns are ordered between rounds only
             latched_s = self.timetable.last_end_s
         expected, exact = self.surface.is_answer(body), timed and self.roster.timed
         self.rounds.take_latch(latched_s, expected=expected, exact=exact)
@@ -318,7 +318,7 @@ class CoordinatorState(Deadlines):
     # -- losses
 
     def _process_ended(self, name: str, detail: str) -> list[Effect]:
-        """A local process has ended. One that never greeted will not: say why at once instead of waiting for it."""
+        """A local process has ended. One that never greeted never will: the run need not wait for it."""
         node = self.roster.nodes.get(name)
         if node is None:  # the simulated air
             return [RunFails(f"{name}: {detail}")] if self.phase != "finishing" else []
@@ -409,7 +409,7 @@ class CoordinatorState(Deadlines):
     def _look_at_block(self) -> list[Effect]:
         return self.blocks.look_for_late()
 
-    def _look_at_goodbyes(self) -> list[Effect]:
+    def _look_at_stopping(self) -> list[Effect]:
         return self._end() if self.phase == "finishing" and self.is_overdue(_PHASE) else []
 
     # -- joining and configuring
@@ -422,7 +422,7 @@ class CoordinatorState(Deadlines):
         loading_s = LOADING_S if self.experiment.beams.policy != "none" else 0.0
         self.set_deadline(_PHASE, self._timeout_s + loading_s)
         self.roster.settle_timing()
-        # a board that cannot say when it latched must not be asked to while a round may still be captured
+        # a board that cannot time its latch must not receive a pattern while a round may still be captured
         self.rounds.ahead = self.rounds.ahead and all(hello.timed for hello in self.roster.greetings())
         self.timetable.begin(self.roster)
         misfit = self.roster.misfit()
@@ -521,7 +521,7 @@ class CoordinatorState(Deadlines):
             return False
         if not self.roster.required_ready():
             return False
-        return self.roster.timed or not self.timetable.is_too_early
+        return not self.timetable.is_too_early(self.roster.timed)
 
     def _begin_round(self) -> list[Effect] | None:
         """Order the next round, or what the surface needs first; None where that has to wait for rounds under way."""
@@ -593,7 +593,7 @@ class CoordinatorState(Deadlines):
         return [note, *self._finish("stopped", f"{kind} was asked for", kind)]
 
     def _finish(self, status: RunStatus, detail: str, kind: FinishKind) -> list[Instruction]:
-        """Drop what is under way, order everybody to finish, and wait for their goodbye."""
+        """Drop what is under way, order everybody to finish, and wait until they have stopped."""
         out: list[Any] = []
         for r in self.rounds.drop_all():
             reason = (r.rejection or Reject.ABORTED).value
@@ -604,7 +604,7 @@ class CoordinatorState(Deadlines):
             out.append(Note("rounds_unused", {"rounds": self.tally.pending}))
         self._outcome = RunOver(status, detail)
         self._phases.enter("finishing")
-        self.set_deadline(_PHASE, GOODBYE_S)
+        self.set_deadline(_PHASE, STOPPING_S)
         return out + [Send(n, m.Finish(kind=kind)) for n, node in self.roster.nodes.items() if node.alive]
 
     def _everybody_has_stopped(self) -> bool:
@@ -696,6 +696,7 @@ _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]
 
 _ON_FAILURE: Mapping[str, Callable[[CoordinatorState, Node, m.Failed], list[Effect]]] = {
     "apply": _S._apply_failed,
+    "applynext": _S._apply_failed,
     "readsurface": _S._reading_failed,
     "configure": _S._node_failed,
     "readclock": _S._node_failed,
@@ -711,6 +712,6 @@ _ON_TICK: tuple[Callable[[CoordinatorState], list[Effect]], ...] = (
     _S._look_at_surface,
     _S._look_at_rounds,
     _S._look_at_block,
-    _S._look_at_goodbyes,
+    _S._look_at_stopping,
 )
 """Deadlines in the order in which they are looked at."""

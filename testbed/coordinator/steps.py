@@ -1,7 +1,7 @@
 """A round of radios that cannot time their samples: slot by slot, each step ordered when the one before is reported.
 
-The transmitter repeats its frame and says that it is on the air; then the receivers capture more than a period and say
-so; then the transmitter is silenced. Pure.
+The transmitter repeats its frame and reports that it is on the air; then the receivers capture more than a period and
+report that; then the transmitter is silenced. Pure.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Steps:
         return {n for do in self.todo for n in do.nodes}
 
     def advance(self, present: Iterable[str]) -> list[tuple[str, m.Step]]:
-        """Return whom to tell what now; nothing while somebody's report is awaited, or at the end."""
+        """Return the orders to send now, as (node, order); none while somebody's report is awaited, or at the end."""
         present = set(present)
         self.waiting &= present
         while not self.waiting and self.at + 1 < len(self.todo):

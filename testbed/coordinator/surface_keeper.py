@@ -215,7 +215,7 @@ class SurfaceKeeper(Deadlines):
     def is_answer(self, body: m.Applied) -> bool:
         """Return whether an acknowledgement is the one that is waited for.
 
-        The answer to an order that was given up says what the outputs hold, and that it is not what was counted on.
+        The answer to an order that was given up shows that the outputs hold something else than was counted on.
         """
         return self._order_round is not None and body.round == self._order_round
 
@@ -325,7 +325,7 @@ class SurfaceKeeper(Deadlines):
         if self.is_read_back and not self.unconfirmed:
             yield "the surface is read back although no round counts on it"
         if self.held is not None and self.held != self._acknowledged:
-            yield f"the surface is said to hold {self.held}, but acknowledged {self._acknowledged}"
+            yield f"the surface should hold {self.held}, but acknowledged {self._acknowledged}"
         if any(later <= earlier for earlier, later in pairwise(self.unconfirmed)):
             yield "the rounds that count on the pattern are out of order"
         if self.policy is None and (self.pattern is not None or self.unconfirmed):

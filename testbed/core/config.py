@@ -10,11 +10,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-Positive = Annotated[float, Meta(gt=0)]
-NonNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
+from testbed.core.gate import Delay, Identifier
+
+Positive = Annotated[float, Meta(gt=0, le=1e18)]
+NonNegative = Annotated[float, Meta(ge=0, le=1e18)]
+Wait = Annotated[float, Meta(gt=0, le=86_400)]
+Count = Annotated[int, Meta(ge=1, le=(1 << 31) - 1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Vector = Annotated[list[float], Meta(min_length=3, max_length=3)]
+Coordinate = Annotated[float, Meta(ge=-1e7, le=1e7)]
+Vector = Annotated[list[Coordinate], Meta(min_length=3, max_length=3)]
 Box = Annotated[list[Positive], Meta(min_length=3, max_length=3)]
 Role = Literal["alice", "bob", "eve", "ris"]
 Options = dict[str, Any]
@@ -42,11 +46,11 @@ class ProbingPlan(Table):
     estimator: str = "least_squares"
     estimator_options: Options = field(default_factory=dict)
     schedule: str = "A>BE B>AE"
-    interval_s: Positive = 0.05
+    interval_s: Wait = 0.05
     """From the start of one round to the start of the next, at least."""
-    turnaround_s: NonNegative = 100e-6
+    turnaround_s: Delay = 100e-6
     """Between the two slots of a round, on top of what the radios need."""
-    guard_s: Positive = 4e-6
+    guard_s: Annotated[float, Meta(gt=0, le=3600)] = 4e-6
     """A receiver listens this much longer on either side of the expected frame."""
 
 
@@ -80,7 +84,7 @@ class Attacker(PlacedSurface):
     phase_bits: Annotated[int, Meta(ge=1, le=8)] = 1
     flips: Literal["after_transmission", "never"] = "after_transmission"
     """never: it holds one random pattern, i.e. it is there and does nothing."""
-    reaction_s: NonNegative = 20e-6
+    reaction_s: Delay = 20e-6
     """From the end of a transmission to the new pattern."""
 
 
@@ -224,6 +228,18 @@ class Experiment(Table):
     records: Records = field(default_factory=Records)
 
 
+class ChainFile(Table):
+    """chain.toml: how keys are made of channels that are there already. A missing table is as the source has it."""
+
+    schema: Literal[1] = 1
+    title: str = ""
+    seed: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    chain: ChainPlan | None = None
+    accounting: Accounting | None = None
+    training: Training | None = None
+    """Where [chain] is given and this is not: no training."""
+
+
 # ---------------------------------------------------------------- lab
 
 
@@ -234,16 +250,16 @@ class CoordinatorPlace(Table):
     port: Port = 0
     """0: a free port is chosen; possible only where every node is local."""
     local: bool = True
-    join_timeout_s: Positive = 30.0
+    join_timeout_s: Wait = 30.0
     """For all nodes to say hello."""
-    heartbeat_s: Positive = 0.5
-    lost_after_s: Positive = 3.0
+    heartbeat_s: Wait = 0.5
+    lost_after_s: Wait = 3.0
     """A node silent for this long is lost."""
-    rejoin_timeout_s: Positive = 5.0
+    rejoin_timeout_s: Wait = 5.0
     """A lost Alice or Bob may come back within this time; then the run stops."""
-    operation_timeout_s: Positive = 10.0
+    operation_timeout_s: Wait = 10.0
     """For one operation of one node (a probe, a pattern)."""
-    distil_timeout_s: Positive = 60.0
+    distil_timeout_s: Wait = 60.0
     """For the public discussion of one block."""
 
 
@@ -256,12 +272,37 @@ class WorldPlace(Table):
     local: bool = True
     pace: Literal["virtual", "wall"] = "virtual"
     """virtual: as fast as the processes go; wall: no faster than real time."""
-    peer_timeout_s: Positive = 4.0
+    peer_timeout_s: Wait = 4.0
     """A radio that has not declared what it sends for this long (wall time) while another waits is dropped.
     Less than the 5 s after which a reception gives up."""
     emulators: dict[str, Options] = field(default_factory=dict)
     """By node: an emulated device on this air, which the node's driver reaches through its vendor's library. Its
     options are the emulator's (port, serial number, imperfections, faults)."""
+
+
+class Floors(Table):
+    """What a node demands of every run, whatever the coordinator asks for: [node.NAME.floors]. It refuses less.
+
+    A coordinator schedules and must not be able to talk a node into weak keys. Where nothing is given, private mode
+    (keys for use) has the floors named below, experiment mode (keys for science) only those of `modes` and `key_bits`.
+    """
+
+    epsilon_log2: Annotated[int, Meta(ge=8, le=128)] | None = None
+    """Least accounting.epsilon_log2: keys are 2^−this close to uniform, or closer. Private mode: 32."""
+    assumed_eve_correlation: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Least accounting.assumed_eve_correlation, where an experiment gives one. Private mode: 0.2."""
+    assumed_eve_distance_wavelengths: NonNegative | None = None
+    """Largest accounting.assumed_eve_distance_wavelengths, where an experiment gives one. Private mode: 1."""
+    assumed_eve_antennas: Annotated[int, Meta(ge=1, le=64)] | None = None
+    """Least accounting.assumed_eve_antennas. Private mode: 1."""
+    sacrifice_fraction: Annotated[float, Meta(ge=0, lt=0.5)] | None = None
+    """Least accounting.sacrifice_fraction: fewer published bits measure Eve too badly. Private mode: 0.02."""
+    key_bits: Annotated[int, Meta(ge=1, le=1 << 20)] = 128
+    """A shorter key is none: the block then ends without one."""
+    modes: Annotated[list[Literal["experiment", "private"]], Meta(min_length=1)] = field(
+        default_factory=lambda: ["experiment", "private"]
+    )
+    """Modes of runs that this node takes part in."""
 
 
 class NodePlace(Table):
@@ -283,22 +324,32 @@ class NodePlace(Table):
     measured of the device with this serial number, if it did, else 0."""
     private: bool = False
     """This node never gives away CSI or raw bits: it refuses to take part in an experiment-mode run."""
+    floors: Floors = field(default_factory=Floors)
 
 
 class Lab(Table):
     """lab.toml"""
 
     schema: Literal[1]
-    name: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,40}$")]
+    name: Annotated[Identifier, Meta(max_length=40)]
     node: dict[str, NodePlace]
     coordinator: CoordinatorPlace = field(default_factory=CoordinatorPlace)
     world: WorldPlace | None = None
     curve: bool = True
-    """Authenticate and encrypt every link; false only to debug."""
+    """Authenticate and encrypt every link; false only to debug, on one machine, in experiment mode."""
 
     def by_role(self, role: str) -> str | None:
         """Return the name of the node with this role, or None."""
         return next((name for name, place in self.node.items() if place.role == role), None)
+
+
+def radio_out_of_range(radio: RadioPlan) -> str | None:
+    """Return what no radio can be tuned to, in one line; None where there may be one."""
+    for key, low, high in (("carrier_hz", 1e3, 1e12), ("sample_rate_hz", 1e3, 1e11)):
+        value = getattr(radio, key)
+        if not low <= value <= high:
+            return f"key {key!r}: {value:g} Hz, accepted: {low:g} to {high:g} Hz"
+    return None
 
 
 def is_rehearsal(lab: Lab, experiment: Experiment) -> bool:

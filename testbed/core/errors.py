@@ -72,8 +72,11 @@ class Reject(StrEnum):
 
 
 class ProbeRejected(Exception):
-    """One probe is unusable: `reason` is counted, `detail` is logged."""
+    """One probe is unusable: `reason` is counted, `detail` is logged.
 
-    def __init__(self, reason: Reject, detail: str = "") -> None:
+    `cfo_hz`: the carrier offset where that is what was wrong with it, None otherwise.
+    """
+
+    def __init__(self, reason: Reject, detail: str = "", cfo_hz: float | None = None) -> None:
         super().__init__(f"{reason.value}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.cfo_hz = reason, detail, cfo_hz

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 
 class PublicMessage(msgspec.Struct, frozen=True, kw_only=True):
     """One message between Alice and Bob. Everybody hears it, Eve included."""
 
-    kind: str
+    kind: Annotated[str, Meta(max_length=80)]
     body: dict[str, Any]
     """msgpack-able values only: numbers, strings, bytes, lists, dicts. Arrays travel as bytes."""
-    leaked_bits: int = 0
+    leaked_bits: Annotated[int, Meta(ge=0, le=1 << 53)] = 0
     """What this message tells about the raw bits at most, in bits; goes into the ledger of both sides."""
 
 

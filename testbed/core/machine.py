@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from testbed.core.errors import TestbedError
 
@@ -20,15 +20,47 @@ CHECK_VARIABLE = "TESTBED_CHECK_STATE"
 """Environment variable; 1 makes the daemons check their invariants after every event."""
 STORY_ENTRIES = 4096
 """How many entries a story holds before it forgets the oldest."""
+STORY_IN_ERROR = 40
+"""How many of the latest entries go with an error."""
 
 
 class InvariantError(TestbedError):
     """A state machine is in a state that it must never be in: a mistake in the program, not in its input."""
 
 
-def checks_wanted() -> bool:
-    """Return whether the daemons were asked to check their state machines after every event."""
-    return os.environ.get(CHECK_VARIABLE, "") not in ("", "0")
+class Machine(Protocol):
+    """A pure state machine."""
+
+    def handle(self, event: Any) -> list[Any]:
+        """Take one event; return what to do, in order."""
+
+    def check(self) -> None:
+        """Raise InvariantError, naming every one, where an invariant of the machine does not hold."""
+
+    def story(self) -> list[str]:
+        """Return a line for everything remembered, oldest first."""
+
+
+def handler_of(machine: Machine) -> Callable[[Any], list[Any]]:
+    """Return what a daemon hands its events to: `machine.handle`, and a check after it where `CHECK_VARIABLE` asks.
+
+    A check that fails adds the last lines of the story to the error's notes.
+    """
+    if os.environ.get(CHECK_VARIABLE, "") in ("", "0"):
+        return machine.handle
+
+    def handle_and_check(event: Any) -> list[Any]:
+        out = machine.handle(event)
+        try:
+            machine.check()
+        except InvariantError as exc:
+            exc.add_note(f"after {event!r}")
+            for line in machine.story()[-STORY_IN_ERROR:]:
+                exc.add_note(line)
+            raise
+        return out
+
+    return handle_and_check
 
 
 def require(who: str, problems: Iterable[str]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+from testbed.core.gate import Finite, Number, Share, Tally, Text
 
 COVERAGE = 0.8
 """Least share of the sacrificed bits that Eve must have heard something about to count as measured: who hears nothing
@@ -14,59 +16,59 @@ errs on every other bit, which must not pass for security."""
 class AgreeReport(Struct, frozen=True, kw_only=True):
     """One side's view of a block from quantization to verification."""
 
-    block: int
-    probes: int
+    block: Number
+    probes: Tally
     """Rows of the CSI series that went in."""
-    raw_bits: int
+    raw_bits: Tally
     """Bits both sides kept after quantization."""
-    sacrificed_bits: int
-    sacrificed_errors: int
+    sacrificed_bits: Tally
+    sacrificed_errors: Tally
     """Of the sacrificed bits, how many differed between Alice and Bob."""
-    reconciled_bits: int
+    reconciled_bits: Tally
     """Length of the string that was reconciled (raw − sacrificed); 0 where it did not come to that."""
-    corrected_bits: int | None
+    corrected_bits: Tally | None
     """Bits Bob flipped: with `verified`, the exact number of errors. None at Alice and where reconciliation failed."""
-    leaked_bits: int
-    leaked_by_kind: dict[str, int]
-    public_bytes: int
-    messages: int
+    leaked_bits: Tally
+    leaked_by_kind: dict[str, Tally]
+    public_bytes: Tally
+    messages: Tally
     verified: bool
-    failure: str | None
+    failure: Text | None
     """Reason, where not verified."""
 
 
 class TrainReport(Struct, frozen=True, kw_only=True):
     """One side's view of a training block: no bit of it enters a key."""
 
-    block: int
-    probes: int
+    block: Number
+    probes: Tally
     """Rows of the CSI series that went in."""
-    model: str | None
+    model: Text | None
     """Name of the model, the same at both ends; None where there is none."""
-    nmse_before: float | None = None
+    nmse_before: Finite | None = None
     """Mean square of what differs between both ends' CSI over the mean square of Bob's, on the validation stretch."""
-    nmse_after: float | None = None
+    nmse_after: Finite | None = None
     """The same after the model. Both at Alice only."""
-    memory_rounds: int | None = None
+    memory_rounds: Tally | None = None
     """Rounds after which Alice's levels have forgotten, see `training.memory_rounds`; None: longer than can be told."""
     card: dict[str, Any] = {}
     """What the model is and what it was learnt from, plain values; as published. At Alice only."""
-    public_bytes: int
-    messages: int
-    failure: str | None
+    public_bytes: Tally
+    messages: Tally
+    failure: Text | None
 
 
 class HeardSeries(Struct, frozen=True, kw_only=True):
     """What one antenna of an Eve measured of one link in the rounds that were not reported before. Public."""
 
-    name: str
+    name: Text
     """Node, antenna and link, as "eve.0:alice"."""
     rounds: bytes
     """(round,) little-endian int64, ascending."""
-    dimensions: int
+    dimensions: Tally
     values: bytes
     """(round, dimension) little-endian float32, NaN where she heard nothing: features as the chain makes them."""
-    channels: int = 0
+    channels: Tally = 0
     csi: bytes = b""
     """(round, channel) little-endian complex64: a few channels of CSI."""
 
@@ -78,7 +80,7 @@ class SurfaceRecord(Struct, frozen=True, kw_only=True):
     """(round,) opaque number of the latched state: equal numbers are equal patterns."""
     levels: bytes | None = None
     """(round, element) uint8 phase levels, where the patterns are public; None where they are secret."""
-    phase_bits: int = 1
+    phase_bits: Annotated[int, Meta(ge=1, le=8)] = 1
     responses: bytes | None = None
     """(round,) complex64: what the surface's path between Alice and Bob responds by the scene's geometry, but for a
     factor, where patterns are public and the scene says where everything stands."""
@@ -87,13 +89,13 @@ class SurfaceRecord(Struct, frozen=True, kw_only=True):
 class EveReport(Struct, frozen=True, kw_only=True):
     """How well Eve's best attack did on the bits that were published anyway."""
 
-    block: int
-    sacrificed_bits: int
-    covered_bits: int
+    block: Number
+    sacrificed_bits: Tally
+    covered_bits: Tally
     """Of the sacrificed bits, for how many she had heard something to guess from."""
-    sacrificed_errors: int
+    sacrificed_errors: Tally
     """Of the covered bits, how many her best guess got wrong."""
-    best_link: str
+    best_link: Text
     """Which transmission served her best: from alice, from bob, or both."""
     transcript_complete: bool
     """False where she missed public messages; her attack is then weaker than it could be."""
@@ -115,22 +117,22 @@ class EveReport(Struct, frozen=True, kw_only=True):
 class EveRow(Struct, frozen=True, kw_only=True):
     """A row of "Who could know this key"."""
 
-    name: str
-    knows: str
-    guess_probability: float | None
+    name: Text
+    knows: Text
+    guess_probability: Share | None
     """Share of whole labels that she guesses, out of fold; None where she is assumed."""
-    upper_bound: float | None
+    upper_bound: Share | None
     """Confidence limit of it that the length goes by."""
-    key_bits: int
+    key_bits: Tally
     """What the key would be if she were the only Eve."""
 
 
 class LengthTerm(Struct, frozen=True, kw_only=True):
     """A line of the length's ledger: bits that are there, or taken off (negative)."""
 
-    name: str
-    bits: float
-    why: str
+    name: Text
+    bits: Finite
+    why: Text
 
 
 class KeyReport(Struct, frozen=True, kw_only=True):
@@ -138,23 +140,23 @@ class KeyReport(Struct, frozen=True, kw_only=True):
     leave her node in experiment mode only: they follow from her secret string.
     """
 
-    block: int
-    key_bits: int
-    min_entropy_per_bit: float | None = None
+    block: Number
+    key_bits: Tally
+    min_entropy_per_bit: Finite | None = None
     """Of the kept bits given everything in the portfolio, as used for the length. None where it was not estimated."""
     eve_measured: bool = False
-    entropy: str = "estimated"
+    entropy: Text = "estimated"
     """The rule: estimated or modelled (`core.config.Accounting`)."""
-    failure: str | None = None
+    failure: Text | None = None
     """Why the key has 0 bits or was not delivered."""
-    limiting: str | None = None
+    limiting: Text | None = None
     """The Eve who set the length."""
     eves: tuple[EveRow, ...] = ()
     sensitivity: tuple[EveRow, ...] = ()
     """What the key would be under other assumptions."""
     terms: tuple[LengthTerm, ...] = ()
-    assumptions: tuple[str, ...] = ()
-    epsilon_log2: dict[str, float] = {}
+    assumptions: tuple[Text, ...] = ()
+    epsilon_log2: dict[str, Finite] = {}
     """log2 of total, estimation, correction, amplification over the whole run."""
 
     def public(self) -> KeyReport:

@@ -24,6 +24,7 @@ from msgspec import Meta, Struct
 
 from testbed.core import seeds
 from testbed.core.errors import InputError
+from testbed.core.gate import printable
 from testbed.core.types import U8, SurfacePattern
 
 Shape = tuple[int, int]
@@ -123,11 +124,15 @@ def from_hex(text: str, shape: Shape, phase_bits: int) -> SurfacePattern:
     return SurfacePattern(levels.astype(np.uint8), phase_bits)
 
 
+MAX_BYTES = 1 << 24
+"""Of a saved pattern."""
+
+
 class _Saved(Struct, frozen=True):
     """What `save` writes."""
 
-    rows: Annotated[int, Meta(ge=1)]
-    columns: Annotated[int, Meta(ge=1)]
+    rows: Annotated[int, Meta(ge=1, le=1 << 16)]
+    columns: Annotated[int, Meta(ge=1, le=1 << 16)]
     phase_bits: Annotated[int, Meta(ge=1, le=8)]
     levels: Annotated[str, Meta(pattern="^0[xX][0-9a-fA-F]+$")]
     digest: str
@@ -148,6 +153,8 @@ def save(path: Path, pattern: SurfacePattern, provenance: dict[str, Any]) -> Non
 def load(path: Path) -> tuple[SurfacePattern, dict[str, Any]]:
     """Return a saved pattern and its provenance; raises InputError."""
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path.stat().st_size} bytes, accepted up to {MAX_BYTES}")
         saved = msgspec.convert(json.loads(path.read_text(encoding="utf-8")), _Saved)
         pattern = from_hex(saved.levels, (saved.rows, saved.columns), saved.phase_bits)
     except OSError as exc:
@@ -155,7 +162,7 @@ def load(path: Path) -> tuple[SurfacePattern, dict[str, Any]]:
     except InputError as exc:
         raise InputError(f"{path}: {exc}") from exc
     except (ValueError, RecursionError) as exc:  # msgspec.ValidationError is a ValueError
-        raise InputError(f"{path}: no saved pattern: {exc}") from exc
+        raise InputError(f"{path}: no saved pattern: {printable(str(exc))}") from exc
     if saved.digest != pattern.digest:
         raise InputError(f"{path}: damaged: its digest is not that of its levels")
     return pattern, saved.provenance

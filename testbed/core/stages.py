@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core.errors import ProbeRejected
 from testbed.core.ledger import Dialogue, PublicMessage
 from testbed.core.types import (
     C64,
@@ -44,8 +45,28 @@ class CsiEstimator(ABC):
     """IQ → CSI (`chain/csi`)."""
 
     @abstractmethod
+    def estimate_many(self, blocks: Sequence[IqBlock], frame: SoundingFrame) -> list[CsiFrame | ProbeRejected]:
+        """Find the frame in each block and estimate its channel; in the place of an unusable block, say why it is.
+
+        Blocks may differ in length and number of antennas; those that agree are worked on together. What a block gives
+        does not depend on the others, so that a train of rounds is estimated as each round would be. Raises ValueError
+        where a block's sample rate is not the frame's.
+
+            for csi in estimator.estimate_many(blocks, frame):
+                if isinstance(csi, ProbeRejected):
+                    count(csi.reason)
+        """
+
     def estimate(self, block: IqBlock, frame: SoundingFrame) -> CsiFrame:
-        """Find the frame in the block and estimate the channel; raises ProbeRejected with the reason."""
+        """Return the CSI of a batch of one; raises ProbeRejected with the reason."""
+        (found,) = self.estimate_many([block], frame)
+        if isinstance(found, ProbeRejected):
+            raise found
+        return found
+
+    @abstractmethod
+    def range_hz(self, frame: SoundingFrame) -> float:
+        """Return the largest carrier offset, either way, at which this frame is found; beyond, CFO_RANGE."""
 
     @abstractmethod
     def estimate_antennas(self, block: IqBlock, frame: AntennaFrame) -> CsiFrame:
@@ -226,7 +247,7 @@ class SurfacePolicy(ABC):
     watches: bool = False
     """Whether `pattern_for` needs `observe` of every earlier round first."""
     search_only: bool = False
-    """The run exists for this policy's sake: it ends once the policy is `done`, and nothing is distilled."""
+    """The run is made for this policy's search only: it ends once the policy is `done`, and no key is distilled."""
     done: bool = False
     """The policy has nothing more to try."""
 

@@ -5,13 +5,14 @@ The way of a block through this room:
     facts = Facts.of_bits(bits, published, rounds, time_s, features,      # Alice's string and what it was made of
                           csi=…, heard=(Heard(…), …), patterns=…, states=…, earlier=(Earlier(…), …))
     judgement = judge(facts, epsilon_log2=64, blocks=5, seed=…)           # every Eve of the portfolio, out of fold
-    key = key_length(facts, judgement, leaked_bits, Budget(64, 5), rule="estimated", assumed=AssumedEve(correlation=0.3))
+    key = key_length(facts, judgement, leaked_bits, Budget(64, 5), "estimated", AssumedEve(correlation=0.3))
 
     key.bits         ℓ, a multiple of 64, 0 where there is no key; key.failure says why
-    key.terms        the ledger, term by term; key.eves the rows of "Who could know this key"; key.sensitivity, key.assumptions
+    key.terms        the ledger, term by term; key.eves the rows of "Who could know this key";
+                     key.sensitivity, key.assumptions
 
-- `Facts`, `Heard` (one antenna of one Eve and one link, over her whole recording), `Earlier` (an earlier block, training
-  rounds, an earlier run): `facts`. Frozen; bad shapes, rounds or numbers are an InputError of one line.
+- `Facts`, `Heard` (one antenna of one Eve and one link, over her whole recording), `Earlier` (an earlier block,
+  training rounds, an earlier run): `facts`. Frozen; bad shapes, rounds or numbers are an InputError of one line.
 - `Attack`, `load_attacks`, `portfolio`: `attack`. One file each in `attacks`, or the entry point `testbed.attacks`.
 - `judge` → `Judgement` (`findings`, `failures`; a failure stops the key of the block): `judge`.
 - `key_length`, `Budget`, `AssumedEve` → `KeyLength`: `length`.

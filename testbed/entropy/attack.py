@@ -26,6 +26,8 @@ from testbed.core.types import F64, I64
 from testbed.entropy.facts import Facts
 
 Folds = Literal["probes", "symbols"]
+FOLDS = 10
+HIDDEN_CONTEXT = 1.0 / FOLDS
 
 
 class Attack(ABC):
@@ -48,6 +50,10 @@ class Attack(ABC):
     cliff: ClassVar[bool] = False
     """Whether less than half of the label bits count as none: for attacks that know everything but a few numbers, where
     what is left is the learner's error and no entropy."""
+    hidden_context: ClassVar[float] = 0.0
+    """Share of what this attack gains that judging by folds keeps from it: the labels that it would look up are hidden
+    together with the one in question. 0 for Eve's own signals, and for labels near a symbol, which are never in its
+    fold; `HIDDEN_CONTEXT` for labels from anywhere. The judge adds it."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

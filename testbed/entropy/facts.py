@@ -114,6 +114,9 @@ class Facts:
     """Shared by all views of a block: for results that follow from Eve's side alone and cost time. What an attack keeps
     here of Alice's labels is a lie that the judge's canary finds."""
 
+    view: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Of this view alone, for what attacks of one fold have in common."""
+
     def __post_init__(self) -> None:
         n, (n_probes, n_columns) = self.value.size, _series("Alice's features", self.rounds, self.time_s, self.features)
         for name in ("value", "bits", "probe", "dimension", "published"):
@@ -216,7 +219,7 @@ class Facts:
         if csi is not None:
             csi = csi.copy()
             csi[self.probe[test]] = np.nan
-        return replace(self, value=value, features=features, csi=csi)
+        return replace(self, value=value, features=features, csi=csi, view={})
 
 
 # ---------------------------------------------------------------- checks, one line each

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+import scipy
 
 from testbed.core.types import F64, I64, Bits
 
@@ -71,13 +71,13 @@ def normal_scores(values: F64) -> F64:
             continue
         ordered = np.sort(column)
         places = np.searchsorted(ordered, column, "left") + np.searchsorted(ordered, column, "right")
-        z[valid, d] = ndtri(places / (2.0 * column.size))
+        z[valid, d] = scipy.special.ndtri(places / (2.0 * column.size))
     return z
 
 
 def edges(m: int) -> F64:
     """Return (2**m + 1,) the cells' limits t, −∞ and ∞ included."""
-    return np.asarray(ndtri(np.arange((1 << m) + 1) / (1 << m)), np.float64)
+    return np.asarray(scipy.special.ndtri(np.arange((1 << m) + 1) / (1 << m)), np.float64)
 
 
 def cell_scores(m: int) -> F64:
@@ -92,7 +92,9 @@ def cell_probabilities(y: F64, rho: float, m: int, cells: I64) -> F64:
     t, s = edges(m), np.sqrt(1 - rho**2)
     low, high = (t[cells] - rho * y[:, None]) / s, (t[cells + 1] - rho * y[:, None]) / s
     above = low > 0  # differences of numbers near 1 would be lost
-    return np.asarray(ndtr(np.where(above, -low, high)) - ndtr(np.where(above, -high, low)), np.float64)
+    return np.asarray(
+        scipy.special.ndtr(np.where(above, -low, high)) - scipy.special.ndtr(np.where(above, -high, low)), np.float64
+    )
 
 
 def bit_llr(y: F64, rho: float, m: int, place: int, known: I64, doubt: float = 1e-6) -> F64:
@@ -138,7 +140,7 @@ def fit_noise(label: I64, m: int, y: F64) -> F64:
         mean, s = np.sqrt(1 - v) * y, np.sqrt(v)
         low, high = (t[label] - mean) / s, (t[label + 1] - mean) / s
         above = low > 0
-        p = ndtr(np.where(above, -low, high)) - ndtr(np.where(above, -high, low))
+        p = scipy.special.ndtr(np.where(above, -low, high)) - scipy.special.ndtr(np.where(above, -high, low))
         out[:, i] = [np.log((1 - doubt) * p + doubt / (1 << m)).sum() for doubt in DOUBTS]
     return out
 
@@ -163,5 +165,5 @@ def renyi_entropy(rho: float, m: int, order: float) -> float:
 @lru_cache(maxsize=64)
 def _conditional(rho: float, m: int) -> F64:
     """Return P(cell | score) (score, cell) over equally likely scores."""
-    y = np.asarray(ndtri((np.arange(_GRID) + 0.5) / _GRID))
+    y = np.asarray(scipy.special.ndtri((np.arange(_GRID) + 0.5) / _GRID))
     return cell_probabilities(y, rho, m, np.tile(np.arange(1 << m), (_GRID, 1)))

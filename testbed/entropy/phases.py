@@ -1,8 +1,8 @@
 """Complex combinations whose phase nobody saw: |Φw| fitted to amplitudes, one phase a probe free.
 
 Radios have no common phase, so Alice's CSI is known up to a phase a probe, the same for all of her channels. Fitted by
-turns: the phases that the present coefficients give, then least squares (Gerchberg and Saxton 1972; Netrapalli, Jain and
-Sanghavi 2015 start it from the leading eigenvector, as here).
+turns: the phases that the present coefficients give, then least squares (Gerchberg and Saxton 1972; Netrapalli, Jain
+and Sanghavi 2015 start it from the leading eigenvector, as here).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from testbed.core.types import F64
 from testbed.entropy.facts import C128
 
-_TURNS = 40
+_TURNS = 24
 _RIDGE = 1e-6
 
 
@@ -29,10 +29,10 @@ def amplitudes(phi: C128, h: C128 | F64) -> F64:
     if np.count_nonzero(teach) <= phi.shape[1] + 8:
         return out
     scale = np.sqrt((np.abs(phi[teach]) ** 2).mean(axis=0))
-    a = phi / np.where(scale > 0, scale, 1.0)
+    a: C128 = phi / np.where(scale > 0, scale, 1.0)
     at = a[teach]
     gram = at.conj().T @ at + _RIDGE * at.shape[0] * np.eye(at.shape[1])
-    solve = np.linalg.solve(gram, at.conj().T)
+    solve: C128 = np.linalg.solve(gram, at.conj().T)
     leverage = np.clip(np.einsum("ij,ji->i", at, solve).real, 0.0, 0.95)
     fitted = _best(at, solve, h[teach])
     out[heard] = np.abs(a[heard] @ fitted)
@@ -48,7 +48,8 @@ def _best(a: C128, solve: C128, h: C128 | F64) -> C128:
     starts = [_spectral(a, np.abs(h))]
     if np.iscomplexobj(h):
         starts.append(solve @ h)
-        starts.append(solve @ (h * np.exp(-1j * np.angle(h[:, :1]))))
+        if h.shape[1] > 1:
+            starts.append(solve @ (h * np.exp(-1j * np.angle(h[:, :1]))))
     ends = [_by_turns(a, solve, h, w) for w in starts]
     errors = [((np.abs(a @ w) - np.abs(h)) ** 2).sum(axis=0) for w in ends]
     best = np.argmin(errors, axis=0)
@@ -61,11 +62,16 @@ def _by_turns(a: C128, solve: C128, h: C128 | F64, w: C128) -> C128:
         guess = a @ w
         # first one phase a probe for all channels; then one for each, which no common mistake can hold up
         if joint and turn < _TURNS // 2:
-            turned = h * np.exp(1j * np.angle((guess * h.conj()).sum(axis=1, keepdims=True)))
+            turned = h * _unit((guess * h.conj()).sum(axis=1, keepdims=True))
         else:
-            turned = np.abs(h) * np.exp(1j * np.angle(guess))
+            turned = np.abs(h) * _unit(guess)
         w = solve @ turned
     return w
+
+
+def _unit(z: C128) -> C128:
+    """Return z / |z|."""
+    return np.asarray(z / np.maximum(np.abs(z), 1e-300))
 
 
 def _spectral(a: C128, amplitude: F64) -> C128:

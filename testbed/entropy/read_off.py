@@ -1,8 +1,8 @@
 """From "her estimate of Alice's analogue value, and how far off it is" to a distribution over labels.
 
-A target is one number a symbol that an attack can estimate: the normal score of Alice's feature, its magnitude, or any
-other. How labels lie along the target is learnt from training symbols, so that any code, any thresholds, guard bands and
-targets that several labels share are served alike:
+A target is what an attack can estimate of a symbol: the normal score of Alice's feature, its magnitude, or any other
+number; or the scores of all features that a vector label is made of. How labels lie in targets is learnt from training
+symbols, so that any code, any thresholds, guard bands and targets that several labels share are served alike:
 
     P(label | mean μ, spread σ) = ∫ N(t; μ, σ²) · share of the label among training symbols near t dt.
 
@@ -12,28 +12,40 @@ which nothing but the labels' frequencies is believed. An attack that found noth
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 
 from testbed.core.types import F64, I64
-from testbed.entropy.facts import Facts
+from testbed.entropy.facts import Facts, Mask
 from testbed.entropy.gaussian_labels import normal_scores
 
 _REACH = 3.4
 """Targets are normal scores: of some thousands none lies further out."""
-_STEP = 0.03
-_GRID: F64 = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
+_STEPS = {1: 0.04, 2: 0.03, 3: 0.03, 4: 0.015, 5: 0.015}
+_FINEST = 0.0075
+"""Grid of targets by the bits of a label: some ten points in each cell but the deepest."""
 _SPREADS = np.geomspace(0.012, 1.6, 22)
 _FACTORS = (-3, -2, -1, 0, 1, 2)
 """Steps on `_SPREADS`, each 1.26 times the one before."""
-_DOUBTS = np.array([1e-4, 2e-3, 1e-2, 0.04, 0.12, 0.3, 0.6, 0.85, 1.0])
+_DOUBTS = np.array([1e-4, 5e-3, 0.03, 0.12, 0.35, 0.75, 1.0])
 _SAME_CELLS = 0.97
+_MOST_JUDGES = 1500
+"""Training symbols, evenly spread, by which two numbers are calibrated."""
+_CLOUD_JUDGES = 150
+_GAIN_NATS = 20.0
+"""By how much surroundings must explain errors better than one spread for all does."""
+_SHRINK = 2.0
 
 
-def scores(features: F64) -> F64:
+def scores(facts: Facts) -> F64:
     """Return (probe, column) normal scores of Alice's features; NaN where hidden or where a column does not vary."""
-    return normal_scores(features)
+    if "scores" not in facts.view:
+        facts.view["scores"] = normal_scores(facts.features)
+    found: F64 = facts.view["scores"]
+    return found
 
 
 def own_target(facts: Facts, z: F64) -> F64:
@@ -43,11 +55,26 @@ def own_target(facts: Facts, z: F64) -> F64:
 
 def frequencies(facts: Facts, train: I64) -> F64:
     """Return (symbol, label) how frequent each label is among training symbols of the same depth."""
-    out = np.zeros((facts.value.size, facts.n_labels))
+    if "frequencies" in facts.view:
+        known: F64 = facts.view["frequencies"]
+        return known
+    out = facts.view["frequencies"] = np.zeros((facts.value.size, facts.n_labels))
     for bits in np.unique(facts.bits).tolist():
         count = np.bincount(facts.value[train[facts.bits[train] == bits]], minlength=1 << bits)[: 1 << bits] + 0.5
         out[facts.bits == bits, : 1 << bits] = count / count.sum()
     return out
+
+
+def read_off_columns(facts: Facts, train: I64, test: I64, z: F64, mean: F64, spread: F64) -> F64:
+    """As `read_off` from estimates and spreads (probe, column) of z: each symbol by all of its columns."""
+    if facts.columns is None or facts.columns.shape[1] == 1:
+        column = facts.main_column[facts.dimension]
+        return read_off(
+            facts, train, test, own_target(facts, z), mean[facts.probe, column], spread[facts.probe, column]
+        )
+    column = facts.columns[facts.dimension]
+    probe = facts.probe[:, None]
+    return _read_off(facts, train, test, z[probe, column], mean[probe, column], spread[probe, column].max(axis=1))
 
 
 def read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, spread: F64) -> F64:
@@ -56,99 +83,191 @@ def read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, spread
     `target` (symbol,) is NaN where hidden or not known. `mean`, `spread` (symbol,) are estimates of it, at training
     symbols without their own help; NaN in `mean` where there is no estimate.
     """
+    return _read_off(facts, train, test, target[:, None], mean[:, None], spread)
+
+
+def _read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, spread: F64) -> F64:
     prior = frequencies(facts, train)
     p = prior[test]
-    for own in _alike(facts, train, target):
-        teach = train[own[facts.dimension[train]] & np.isfinite(target[train])]
-        judge = teach[np.isfinite(mean[teach])]
-        ask = np.flatnonzero(own[facts.dimension[test]] & np.isfinite(mean[test]))
+    known, estimated = np.isfinite(target).all(axis=1), np.isfinite(mean).all(axis=1) & np.isfinite(spread)
+    spread = spread * here_and_now(facts, target[:, 0] - mean[:, 0], spread)
+    for own in _alike(facts, train, target, known):
+        teach = train[own[facts.dimension[train]] & known[train]]
+        judge = teach[estimated[teach]]
+        ask = np.flatnonzero(own[facts.dimension[test]] & estimated[test])
         if judge.size < 2 or not ask.size:
             continue
-        cells = _Cells(target[teach], facts.value[teach], 1 << int(facts.bits[teach[0]]))
+        bits = int(facts.bits[teach[0]])
+        learnt = _Cells if target.shape[1] == 1 else _Cloud
+        cells = learnt(target[teach], facts.value[teach], bits)
+        judge = judge[:: 1 + judge.size // cells.most_judges]
         factor, doubt = cells.calibrate(mean[judge], spread[judge], facts.value[judge], prior[judge])
         rows = test[ask]
-        k = cells.n_labels
+        k = 1 << bits
         p[ask, :k] = (1 - doubt) * cells.posterior(mean[rows], spread[rows], factor) + doubt * prior[rows, :k]
     return p
 
 
-def _alike(facts: Facts, train: I64, target: F64) -> list[np.ndarray]:
+def here_and_now(facts: Facts, error: F64, spread: F64) -> F64:
+    """Return (symbol,) a factor on the spread: how much better or worse estimates are around this symbol than usual.
+
+    An Eve who hears well at times, or every other time, knows when. Of several surroundings the one that makes the
+    errors of training symbols likeliest, if it does so by far: the same probe, probes around, rounds of the same phase
+    of a short period. A symbol's own error is not among them. `error` (symbol,) NaN where not known.
+    """
+    known = np.isfinite(error) & np.isfinite(spread)
+    square = np.where(known, error / np.where(known, spread, 1.0), 0.0) ** 2
+    n = facts.rounds.size
+    power, count = np.bincount(facts.probe, square, n), np.bincount(facts.probe, known, n)
+    best, out = _GAIN_NATS, np.ones(error.size)
+    for sums, numbers, usual in _surroundings(facts.rounds, power, count):
+        others, number = sums[facts.probe] - square, numbers[facts.probe] - known
+        factor = np.clip((others + usual) / (number + usual), 1e-4, 1e2)
+        gain = -0.5 * float((np.log(factor) + square / factor - square)[known].sum())
+        if gain > best:
+            best, out = gain, np.sqrt(factor)
+    return out
+
+
+def _surroundings(rounds: I64, power: F64, count: F64) -> Iterator[tuple[F64, F64, float]]:
+    """Yield (probe,) sums and numbers of squared errors around each probe, and how many usual errors weigh as much."""
+    for reach in (0, 2, 8):
+        window = np.ones(2 * reach + 1)
+        if rounds.size >= window.size:
+            yield np.convolve(power, window, "same"), np.convolve(count, window, "same"), _SHRINK
+    for period in range(2, 9):
+        phase = rounds % period
+        yield np.bincount(phase, power, period)[phase], np.bincount(phase, count, period)[phase], 1e-3
+
+
+def _alike(facts: Facts, train: I64, target: F64, known: Mask) -> list[Mask]:
     """Return sets of dimensions, (dimension,) masks, whose labels lie alike along the target: they learn together."""
-    depth = facts.depths
-    out = []
+    depth, out = facts.depths, []
     for bits in np.unique(depth[depth > 0]).tolist():
         own = depth == bits
-        known = train[own[facts.dimension[train]] & np.isfinite(target[train])]
-        if known.size and _one_code(target[known], facts.value[known], facts.dimension[known], 1 << bits):
+        rows = train[own[facts.dimension[train]] & known[train]]
+        if (
+            target.shape[1] == 1
+            and rows.size
+            and _one_code(target[rows], facts.value[rows], facts.dimension[rows], bits)
+        ):
             out.append(own)
         else:
             out += [np.arange(depth.size) == d for d in np.flatnonzero(own)]
     return out
 
 
-def _one_code(target: F64, value: I64, dimension: I64, n_labels: int) -> bool:
+def _one_code(target: F64, value: I64, dimension: I64, bits: int) -> bool:
     """Return whether in each dimension nearly every symbol's label is that of most symbols near it in any dimension."""
     if np.unique(dimension).size == 1:
         return True
-    usual = _Cells(target, value, n_labels).share.argmax(axis=1)[_bins(target)]
+    cells = _Cells(target, value, bits)
+    usual = cells.share.argmax(axis=1)[cells.bins(target[:, 0], cells.step)]
     right = np.bincount(dimension, usual == value)
     return bool((right >= _SAME_CELLS * np.bincount(dimension) - 3).all())
 
 
-def _bins(target: F64) -> I64:
-    return np.clip(np.rint((target + _REACH) / _STEP), 0, _GRID.size - 1).astype(np.int64)
+class _Learnt(ABC):
+    """How labels lie in targets."""
 
+    most_judges: int
 
-@lru_cache(maxsize=64)
-def _kernel(spread: int) -> F64:
-    """Return (mean, target) the weights of targets around each mean on the grid."""
-    k = np.exp(-(((_GRID[:, None] - _GRID[None, :]) / _SPREADS[spread]) ** 2) / 2)
-    return np.asarray(k / k.sum(axis=1, keepdims=True))
-
-
-class _Cells:
-    """How labels lie along a target."""
-
-    def __init__(self, target: F64, value: I64, n_labels: int) -> None:
-        self.n_labels = n_labels
-        count = np.bincount(_bins(target) * n_labels + value, minlength=_GRID.size * n_labels)
-        count = count.reshape(_GRID.size, n_labels).astype(np.float64)
-        seen = np.flatnonzero(count.any(axis=1))
-        nearest = seen[np.abs(np.arange(_GRID.size)[:, None] - seen[None, :]).argmin(axis=1)]
-        self.share = count[nearest] / count[nearest].sum(axis=1, keepdims=True)
-        self._tables: dict[int, F64] = {}
-
+    @abstractmethod
     def posterior(self, mean: F64, spread: F64, factor: int) -> F64:
-        """Return (estimate, label)."""
-        which, at = self._spreads(spread, factor), _bins(mean)
-        out = np.empty((mean.size, self.n_labels))
-        for s in np.unique(which).tolist():
-            rows = which == s
-            out[rows] = self._table(s)[at[rows]]
-        return out
+        """Return (estimate, label) for means (estimate, column) and spreads (estimate,), `factor` steps wider."""
 
     def calibrate(self, mean: F64, spread: F64, value: I64, prior: F64) -> tuple[int, float]:
         """Return the factor on the spread, in steps, and the doubt under which `value` is likeliest."""
-        at, base = _bins(mean), prior[np.arange(value.size), value]
+        rows = np.arange(value.size)
+        base = prior[rows, value]
         best, found = -np.inf, (0, 1.0)
         for factor in _FACTORS:
-            which = self._spreads(spread, factor)
-            p = np.empty(mean.size)
-            for s in np.unique(which).tolist():
-                rows = which == s
-                p[rows] = self._table(s)[at[rows], value[rows]]
+            p = self.posterior(mean, spread, factor)[rows, value]
             likely = np.log(p[:, None] * (1 - _DOUBTS) + base[:, None] * _DOUBTS).sum(axis=0)
             i = int(likely.argmax())
             if likely[i] > best:
                 best, found = float(likely[i]), (factor, float(_DOUBTS[i]))
         return found
 
-    def _spreads(self, spread: F64, factor: int) -> I64:
-        step = np.log(_SPREADS[1] / _SPREADS[0])
-        index = np.rint(np.log(np.maximum(spread, 1e-9) / _SPREADS[0]) / step) + factor
-        return np.clip(index, 0, _SPREADS.size - 1).astype(np.int64)
 
-    def _table(self, spread: int) -> F64:
-        if spread not in self._tables:
-            self._tables[spread] = _kernel(spread) @ self.share
-        return self._tables[spread]
+def _spread_index(spread: F64, factor: int) -> I64:
+    step = np.log(_SPREADS[1] / _SPREADS[0])
+    index = np.rint(np.log(np.maximum(spread, 1e-9) / _SPREADS[0]) / step) + factor
+    return np.clip(index, 0, _SPREADS.size - 1).astype(np.int64)
+
+
+class _Cells(_Learnt):
+    """Labels along one target, on a grid that is as fine as the labels and as coarse as the spread allows."""
+
+    most_judges = _MOST_JUDGES
+
+    def __init__(self, target: F64, value: I64, bits: int) -> None:
+        self.step = _STEPS.get(bits, _FINEST)
+        size, k = _size(self.step), 1 << bits
+        count = np.bincount(self.bins(target[:, 0], self.step) * k + value, minlength=size * k)
+        count = count.reshape(size, k).astype(np.float64)
+        seen = np.flatnonzero(count.any(axis=1))
+        # where no training symbol was, the nearest one's label counts: between thresholds that is exact
+        between = np.searchsorted(seen, np.arange(size))
+        left, right = seen[np.maximum(between - 1, 0)], seen[np.minimum(between, seen.size - 1)]
+        nearest = np.where(np.abs(np.arange(size) - left) < np.abs(right - np.arange(size)), left, right)
+        self.share = count[nearest] / count[nearest].sum(axis=1, keepdims=True)
+        self._tables: dict[int, F64] = {}
+
+    @staticmethod
+    def bins(target: F64, step: float) -> I64:
+        return np.clip(((target + _REACH) / step).astype(np.int64), 0, _size(step) - 1)
+
+    def posterior(self, mean: F64, spread: F64, factor: int) -> F64:
+        which = _spread_index(spread, factor)
+        out = np.empty((mean.shape[0], self.share.shape[1]))
+        for s in np.unique(which).tolist():
+            rows = which == s
+            out[rows] = self._table(s)[self.bins(mean[rows, 0], self.step * self._coarser(s))]
+        return out
+
+    def _coarser(self, s: int) -> int:
+        return max(1, int(_SPREADS[s] / 5.0 / self.step))
+
+    def _table(self, s: int) -> F64:
+        """Return (mean, label) for a spread."""
+        if s not in self._tables:
+            q = self._coarser(s)
+            size = _size(self.step * q)
+            starts = np.arange(0, self.share.shape[0], q)[:size]
+            sums = np.add.reduceat(self.share, starts, axis=0)
+            share = sums / sums.sum(axis=1, keepdims=True)
+            self._tables[s] = _kernel(s, self.step * q)[:, : share.shape[0]] @ share
+            self._tables[s] /= self._tables[s].sum(axis=1, keepdims=True)
+        return self._tables[s]
+
+
+def _size(step: float) -> int:
+    return int(np.ceil(2 * _REACH / step))
+
+
+@lru_cache(maxsize=128)
+def _kernel(s: int, step: float) -> F64:
+    """Return (mean, target) the weights of targets around each mean, both in the middles of bins."""
+    at = (np.arange(_size(step)) + 0.5) * step - _REACH
+    k = np.exp(-(((at[:, None] - at[None, :]) / _SPREADS[s]) ** 2) / 2)
+    return np.asarray(k / k.sum(axis=1, keepdims=True))
+
+
+class _Cloud(_Learnt):
+    """Labels of several columns: training symbols around an estimate vote, the nearer the more."""
+
+    most_judges = _CLOUD_JUDGES
+
+    def __init__(self, target: F64, value: I64, bits: int) -> None:
+        self._target, self._power = target, (target**2).sum(axis=1)
+        self._label = np.zeros((value.size, 1 << bits))
+        self._label[np.arange(value.size), value] = 1.0
+
+    def posterior(self, mean: F64, spread: F64, factor: int) -> F64:
+        distance = np.maximum((mean**2).sum(axis=1)[:, None] - 2.0 * mean @ self._target.T + self._power, 0.0)
+        width = _SPREADS[_spread_index(spread, factor)][:, None]
+        nearest = distance.min(axis=1, keepdims=True)
+        weight = np.exp(-(distance - nearest) / (2 * width**2))
+        votes = weight @ self._label
+        return np.asarray(votes / votes.sum(axis=1, keepdims=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from testbed.core.types import F64, I64
-from testbed.entropy.facts import Facts
+from testbed.entropy.facts import Facts, Mask
 from testbed.entropy.gaussian_labels import normal_scores
 from testbed.entropy.series import joined_of
 from testbed.entropy.shifts import Reference
@@ -55,18 +55,28 @@ def own(facts: Facts, z: F64) -> list[Reference]:
 
     z (probe, column): her scores of this block, NaN where hidden.
     """
-    rounds, values = _this_run(facts, z)
-    out = [Reference("own run", rounds, values, own=True)]
+    rounds, values, public = _this_run(facts, z)
+    out = [Reference("own run", rounds, values, public)]
     out += [Reference(e.name, e.rounds, normal_scores(e.features)) for e in facts.earlier if not e.same_run]
     back = [r.reversed() for r in out]
     return [*out, *back]
 
 
-def _this_run(facts: Facts, z: F64) -> tuple[I64, F64]:
-    parts = [(facts.rounds, z)]
-    parts += [(e.rounds, normal_scores(e.features)) for e in facts.earlier if e.same_run and e.rounds.size]
-    rounds = np.concatenate([r for r, _ in parts])
-    values = np.concatenate([v for _, v in parts])
+def _this_run(facts: Facts, z: F64) -> tuple[I64, F64, F64]:
+    """Return rounds, (round, column) scores, and those of them that everybody knows."""
+    before = [(e.rounds, normal_scores(e.features)) for e in facts.earlier if e.same_run and e.rounds.size]
+    rounds = np.concatenate([facts.rounds, *(r for r, _ in before)])
+    values = np.concatenate([z, *(v for _, v in before)])
+    public = np.concatenate([np.where(public_columns(facts), z, np.nan), *(v for _, v in before)])
     # this block comes first: of a round that stands in two series its own value counts
     rounds, first = np.unique(rounds, return_index=True)
-    return rounds, values[first]
+    return rounds, values[first], public[first]
+
+
+def public_columns(facts: Facts) -> Mask:
+    """Return (probe, column) whose labels were published."""
+    out = np.zeros(facts.features.shape, np.bool_)
+    told = np.flatnonzero(facts.published)
+    columns = facts.main_column[:, None] if facts.columns is None else facts.columns
+    out[facts.probe[told][:, None], columns[facts.dimension[told]]] = True
+    return out

@@ -1,12 +1,12 @@
 """At which shift another recording fits Alice's: for a whole block, or piece by piece after losses.
 
 A reference is any series that may repeat hers: Eve's channels, forwards or backwards, by round number or by time, at
-another rate; an earlier block; training; an earlier run; her own string elsewhere. Which of its columns belongs to which
-of hers, and with which sign, is not assumed: agreement is the sum of squared correlations over all pairs of columns.
+another rate; an earlier block; training; an earlier run; her own string elsewhere. Which of its columns belongs to
+which of hers, and with which sign, is not assumed: agreement is the sum of squared correlations over all pairs.
 
 Shifts worth trying come from a block's first question, all later folds look at the same ones and decide by their own
-training symbols. That tells a test symbol's label to no attack: of thousands of shifts a few dozen remain, and only where
-they stand out from the others as no chance would have it.
+training symbols. That tells a test symbol's label to no attack: of thousands of shifts a few dozen remain, and only
+where they stand out from the others as no chance would have it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft
+import scipy
 
 from testbed.core.types import F64, I64
 from testbed.entropy.facts import Facts
@@ -23,8 +23,8 @@ from testbed.entropy.series import at_rounds
 
 _GLOBAL, _LOCAL = 5.5, 6.5
 """Standard deviations by which a shift has to stand out, over the whole block and over one piece of it."""
-_PIECE = 48
-_LEAST_OVERLAP = 32
+_PIECE, _FEW_PAIRS = 48, 300
+_LEAST_OVERLAP = 24
 _MOST = 28
 _OWN_NEAR = 8
 """Alice's own neighbours nearer than this are another attack's matter."""
@@ -41,16 +41,31 @@ class Reference:
     """(round,) strictly ascending, any numbers: shifts are found."""
     values: F64
     """(round, channel) normal scores, NaN where unknown."""
-    own: bool = False
-    """It is Alice's own block: a probe is no evidence for itself, and neighbours do not count."""
+    public: F64 | None = None
+    """(round, channel) of Alice's own run: what was said in public or before this block, NaN elsewhere. Of rounds that
+    are not before the one in question nothing else is known: the chain rule takes the string in the order of time."""
+    backwards: bool = False
+    """Rounds count down: `rounds` are negative."""
 
-    def at(self, rounds: I64) -> F64:
-        """Return (round, channel); NaN where the reference has none."""
-        return at_rounds(self.rounds, self.values, rounds)
+    @property
+    def own(self) -> bool:
+        """It is Alice's own run: a probe is no evidence for itself, and neighbours do not count."""
+        return self.public is not None
+
+    def beside(self, alice: I64, shift: I64 | int) -> F64:
+        """Return (round, …, channel) what the reference has `shift` after Alice's rounds; NaN where nothing."""
+        there = alice + shift
+        out = at_rounds(self.rounds, self.values, there)
+        if self.public is not None:
+            known = at_rounds(self.rounds, self.public, there)
+            ahead = (-there if self.backwards else there) >= alice
+            out = np.where(ahead[..., None], known, out)
+        return out
 
     def reversed(self) -> Reference:
         """Return the series backwards: rounds −r."""
-        return Reference(f"{self.name}, backwards", -self.rounds[::-1], self.values[::-1], self.own)
+        public = None if self.public is None else self.public[::-1]
+        return Reference(f"{self.name}, backwards", -self.rounds[::-1], self.values[::-1], public, True)
 
 
 def dense(rounds: I64, values: F64, first: int, size: int) -> F64:
@@ -67,8 +82,10 @@ def candidates(reference: Reference, alice: I64, z: F64) -> I64:
         return np.zeros(0, np.int64)
     search = _Search(reference, alice, z)
     found = search.outstanding(slice(0, alice.size), _GLOBAL, _MOST // 2)
-    for start in range(0, max(1, alice.size - _PIECE // 2), _PIECE):
-        found += search.outstanding(slice(start, start + _PIECE), _LOCAL, 1)
+    # many pairs of columns drown a short piece
+    piece = _PIECE if z.shape[1] * reference.values.shape[1] > _FEW_PAIRS else _PIECE * 2 // 3
+    for start in range(0, max(1, alice.size - piece // 2), piece):
+        found += search.outstanding(slice(start, start + piece), _LOCAL, 1)
     return np.unique(np.array(found, np.int64))
 
 
@@ -80,11 +97,11 @@ class _Search:
         first, last = int(reference.rounds[0]), int(reference.rounds[-1])
         self.first, self.span = first, last - first + 1
         length = int(alice[-1] - alice[0]) + 1
-        self.n_fft = int(fft.next_fast_len(self.span + length, real=True))
+        self.n_fft = int(scipy.fft.next_fast_len(self.span + length, real=True))
         self.shifts = np.arange(first - int(alice[-1]), last - int(alice[0]) + 1)
-        self.spectrum = fft.rfft(dense(reference.rounds, reference.values, first, self.span).T, self.n_fft)
+        self.spectrum = scipy.fft.rfft(dense(reference.rounds, reference.values, first, self.span).T, self.n_fft)
         there = np.isfinite(reference.values).any(axis=1)[:, None].astype(np.float64)
-        self.there = fft.rfft(dense(reference.rounds, there, first, self.span).T, self.n_fft)
+        self.there = scipy.fft.rfft(dense(reference.rounds, there, first, self.span).T, self.n_fft)
 
     def outstanding(self, part: slice, threshold: float, count: int) -> list[int]:
         """Return up to `count` shifts at which this part of Alice's probes agrees better than chance has it."""
@@ -94,13 +111,13 @@ class _Search:
         begin = int(self.alice[0])
         heard = np.isfinite(z).any(axis=1)[:, None].astype(np.float64)
         length = int(self.alice[-1]) - begin + 1
-        mine = fft.rfft(dense(rounds, z, begin, length).T, self.n_fft)
-        overlap = fft.irfft(
-            np.conj(fft.rfft(dense(rounds, heard, begin, length).T, self.n_fft)) * self.there, self.n_fft
+        mine = scipy.fft.rfft(dense(rounds, z, begin, length).T, self.n_fft)
+        overlap = scipy.fft.irfft(
+            np.conj(scipy.fft.rfft(dense(rounds, heard, begin, length).T, self.n_fft)) * self.there, self.n_fft
         )[0]
         fit = np.zeros(self.n_fft, np.float32)
         for column in mine:
-            fit += (fft.irfft(np.conj(column) * self.spectrum, self.n_fft) ** 2).sum(axis=0)
+            fit += (scipy.fft.irfft(np.conj(column) * self.spectrum, self.n_fft) ** 2).sum(axis=0)
         # dense() counts from the first round of each: lag l of the spectra is shift l + first − begin
         lag = (self.shifts - self.first + begin) % self.n_fft
         overlap, fit = np.rint(overlap[lag]), np.asarray(fit[lag], np.float64)
@@ -144,13 +161,22 @@ def known_candidates(facts: Facts, reference: Reference, z: F64) -> I64:
     return found
 
 
+def _everywhere(facts: Facts, reference: Reference, z: F64) -> F64:
+    """Return (probe, candidate, channel) what the reference has at each candidate shift."""
+    kept = facts.view if reference.own else facts.scratch
+    key = ("everywhere", reference.name)
+    if key not in kept:
+        shifts = known_candidates(facts, reference, z)
+        kept[key] = reference.beside(facts.rounds[:, None], shifts[None, :])
+    found: F64 = kept[key]
+    return found
+
+
 def constant(facts: Facts, reference: Reference, z: F64, count: int = 1) -> list[Match]:
     """Return the reference at up to `count` shifts of the whole block, best first."""
-    out = [
-        Match(inputs, agreement_of(z, inputs))
-        for s in known_candidates(facts, reference, z)
-        for inputs in [reference.at(facts.rounds + s)]
-    ]
+    everywhere = _everywhere(facts, reference, z)
+    matches = (everywhere[:, i] for i in range(everywhere.shape[1]))
+    out = [Match(inputs, agreement_of(z, inputs)) for inputs in matches]
     return sorted(out, key=lambda m: -m.agreement)[:count]
 
 
@@ -159,7 +185,7 @@ def piecewise(facts: Facts, reference: Reference, z: F64, passes: int = 2) -> Ma
     shifts = known_candidates(facts, reference, z)
     if shifts.size < 2:
         return None
-    everywhere = reference.at(facts.rounds[:, None] + shifts)
+    everywhere = _everywhere(facts, reference, z)
     course = _first_course(z, everywhere)
     rows = np.arange(facts.rounds.size)
     for _ in range(passes):

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from testbed.core.types import F64, I64
 from testbed.entropy.facts import Facts
+from testbed.entropy.ridge import ridge, spread_where_missing
+
+Step = tuple[int, int]
+"""Probes and dimensions from a symbol to another."""
+Estimate = tuple[F64, F64, float]
 
 
 def label_scores(facts: Facts, train: I64, target: F64) -> F64:
@@ -35,15 +42,54 @@ def _means(code: I64, target: F64, n: int) -> F64:
     return np.asarray(np.bincount(code, target, n) / np.maximum(count, 1))
 
 
-def neighbours(facts: Facts, table: F64, steps: Sequence[tuple[int, int]]) -> F64:
-    """Return (symbol, step) the entries of a (probe, dimension) table k probes and j dimensions further; NaN outside."""
+def neighbours(facts: Facts, table: F64, steps: Sequence[Step], rows: NDArray[Any] | slice = slice(None)) -> F64:
+    """Return (symbol, step), of all symbols or some `rows`: the table's entries k probes and j dimensions further.
+
+    `table` is (probe, dimension). NaN outside, and for symbols that come later in that order and were not published:
+    the chain rule takes the published labels first and then the string.
+    """
     k, j = np.array(steps, np.int64).T
-    probe, dimension = facts.probe[:, None] + k, facts.dimension[:, None] + j
+    probe, dimension = facts.probe[rows][:, None] + k, facts.dimension[rows][:, None] + j
     inside = (probe >= 0) & (probe < table.shape[0]) & (dimension >= 0) & (dimension < table.shape[1])
-    return np.where(inside, table[np.where(inside, probe, 0), np.where(inside, dimension, 0)], np.nan)
+    probe, dimension = np.where(inside, probe, 0), np.where(inside, dimension, 0)
+    told = np.zeros(table.shape, np.bool_)
+    told[facts.probe[facts.published], facts.dimension[facts.published]] = True
+    later = (k > 0) | ((k == 0) & (j > 0))
+    return np.where(inside & (~later | told[probe, dimension]), table[probe, dimension], np.nan)
 
 
-def around(time: int, dimension: int) -> list[tuple[int, int]]:
-    """Return steps (probes, dimensions) to the neighbours of a symbol: so far along each axis, corners next to it."""
+def around(time: int, dimension: int) -> list[Step]:
+    """Return steps to the neighbours of a symbol: so far along each axis, corners next to it."""
     steps = [(k, j) for k in range(-time, time + 1) for j in range(-dimension, dimension + 1)]
     return [(k, j) for k, j in steps if (k, j) != (0, 0) and (j == 0 or abs(k) <= 1)]
+
+
+def before(time: int, dimension: int) -> list[Step]:
+    """Return those of `around` that come earlier in the order (probe, dimension)."""
+    return [(k, j) for k, j in around(time, dimension) if k < 0 or (k == 0 and j < 0)]
+
+
+def between(facts: Facts, table: F64, target: F64, steps: Sequence[Step], more: F64 | None = None) -> Estimate:
+    """Estimate (symbol,) targets from the labels before them; where the next probe's is public, from that as well.
+
+    What a label between two others is worth is learnt from all training symbols with both neighbours: learning may look
+    ahead, guessing may not. `more`: further inputs (symbol, input). Returns mean, spread, degrees of freedom.
+    """
+    extra = np.zeros((target.size, 0)) if more is None else more
+    past = np.concatenate([neighbours(facts, table, steps), extra], axis=1)
+    fit = ridge(past, target[:, None])
+    mean, freedom = fit.mean[:, 0], fit.freedom
+    spread = spread_where_missing(past, target[:, None], fit)[:, 0]
+    told = neighbours(facts, table, [(1, 0)])
+    if np.isfinite(told).any():
+        inside = facts.probe + 1 < table.shape[0]
+        learnt = np.where(inside, table[np.where(inside, facts.probe + 1, 0), facts.dimension], np.nan)[:, None]
+        rows = np.isfinite(learnt[:, 0])
+        both = np.concatenate([past, learnt], axis=1)[rows]
+        fit = ridge(both, target[rows][:, None])
+        off = spread_where_missing(both, target[rows][:, None], fit)[:, 0]
+        where = np.flatnonzero(rows)
+        use = np.isfinite(told[where, 0])
+        mean[where[use]], spread[where[use]] = fit.mean[use, 0], off[use]
+        freedom += 1.0
+    return mean, spread, freedom

@@ -20,8 +20,8 @@ from testbed.core.errors import DeviceError, LateTransmit, ProbeRejected
 from testbed.core.radio import Radio, RadioSettings
 from testbed.core.stages import first_antenna
 from testbed.core.types import C64, CsiFrame, IqBlock
+from testbed.core.windows import PERIODS, repeated_windows
 from testbed.nodes.calibration import Delay, GainStep, Heard
-from testbed.nodes.daemon import PERIODS, repeated_windows
 
 T = TypeVar("T")
 _ATTEMPTS = 3

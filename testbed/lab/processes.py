@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from testbed.config import devices, state_root
-from testbed.coordinator.server import Coordinator, Outcome, Progress
 from testbed.core import identity, registry, seeds
 from testbed.core.config import Experiment, Lab, RadioPlan, Scene
 from testbed.core.errors import InputError, TestbedError
@@ -26,6 +25,9 @@ from testbed.core.identity import Identity
 from testbed.core.radio import Radio
 from testbed.core.ris import Board
 from testbed.core.world import DriverContext
+
+if TYPE_CHECKING:  # loaded where a run is driven: nodes and the air have no use for it
+    from testbed.coordinator.server import Coordinator, Outcome, Progress
 
 _WORLD_START_S = 20.0
 _LIBRARY_S = 120.0
@@ -89,7 +91,8 @@ def new_run_folder(parent: Path, experiment_name: str) -> Path:
     for suffix in ("", *(f"-{i}" for i in range(2, 100))):
         folder = parent / f"{stamp}-{experiment_name}{suffix}"
         try:
-            folder.mkdir(parents=True)
+            parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700)  # raw bits come into it
         except FileExistsError:
             continue
         except OSError as exc:
@@ -144,6 +147,8 @@ class Crew:
         self._logs.mkdir(parents=True, exist_ok=True)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._reported: set[str] = set()
+        self._untold: set[str] = set()
+        """Nodes that were started and not told where the air is."""
         self._devices: dict[str, str] = {}
         """Node → URI of its emulated device."""
 
@@ -178,13 +183,20 @@ class Crew:
         """Return where a node's emulated device is, None where it has none."""
         return self._devices.get(name)
 
-    def start_node(self, name: str, coordinator: str, world: str | None) -> None:
-        arguments = ["node", name, "--coordinator", coordinator]
-        if world is not None:
-            arguments += ["--world", world]
-        if name in self._devices:
-            arguments += ["--uri", self._devices[name]]
-        self._start(name, arguments)
+    def start_node(self, name: str, coordinator: str) -> None:
+        """Start a node; it loads its libraries, then waits to be told where its device is."""
+        self._start(name, ["node", name, "--coordinator", coordinator])
+        self._untold.add(name)
+
+    def tell_node(self, name: str, world: str | None) -> None:
+        """Tell a node where the simulated air is, None without one, and its device where that is emulated on it."""
+        self._untold.discard(name)
+        pipe = self._processes[name].stdin
+        assert pipe is not None
+        line = json.dumps({"world": world, "uri": self._devices.get(name)})
+        with contextlib.suppress(OSError):  # it has died already: `gone` tells
+            pipe.write(line.encode() + b"\n")
+            pipe.flush()
 
     def _start(self, name: str, arguments: list[str], stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         # every daemon is single-threaded by design: BLAS threads would only fight for the cores
@@ -226,6 +238,8 @@ class Crew:
     def stop(self) -> None:
         """Wait for goodbyes, then terminate, then kill: each step bounded."""
         processes = list(self._processes.values())
+        for name in self._untold:  # waits for a word that will not come
+            self._close_pipes(self._processes[name])
         if "world" in self._processes:
             self._processes["world"].terminate()
         self._wait(processes)
@@ -237,10 +251,14 @@ class Crew:
             if process.poll() is None:
                 process.kill()
                 process.wait(timeout=_GRACE_S)
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
+            self._close_pipes(process)
+
+    @staticmethod
+    def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
 
     @staticmethod
     def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -297,6 +315,8 @@ def run(
 
     `on_coordinator` is called once everything is started (signal handlers, tests that kill a node).
     """
+    from testbed.coordinator.server import Coordinator
+
     driver = registry.load_driver("worlds", lab.world.driver) if lab.world is not None else None
     if driver is not None:
         driver.check(experiment.scene)
@@ -305,15 +325,18 @@ def run(
     coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"))
     crew = Crew(lab, lab_name)
     try:
+        endpoint = f"tcp://{lab.coordinator.host}:{coordinator.port}"
+        local = [name for name in coordinator.state.nodes if lab.node[name].local]
+        # side by side with the air: most of a start is loading libraries
+        for name in local:
+            crew.start_node(name, endpoint)
         world = crew.start_world()
         if driver is not None and world is not None and experiment.scene.uma is not None:
             # its library takes its time to load: before the nodes are there, whose patience the coordinator has to keep
             who, e = load_identity(lab, "coordinator"), experiment
             driver.reset(world, who, e.scene, e.radio, e.seed, _LIBRARY_S)
-        endpoint = f"tcp://{lab.coordinator.host}:{coordinator.port}"
-        for name in coordinator.state.nodes:
-            if lab.node[name].local:
-                crew.start_node(name, endpoint, world)
+        for name in local:
+            crew.tell_node(name, world)
         on_coordinator(coordinator, crew)
         return coordinator.run(world, crew.gone, progress, lambda: _collect_iq(lab, coordinator.run_name, folder))
     finally:

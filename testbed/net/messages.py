@@ -1,12 +1,14 @@
 """Every message between coordinator and nodes, as typed structs in one schema.
 
 On the wire a message is one msgpack map `{"header": …, "body": {"type": …, …}}`; anything that does not decode against
-the schema is refused and counted. Times are on the clock of the device of the node addressed, unless said otherwise.
+the schema, ranges and names included, is refused and counted (`core.gate`) before anything acts on it. Times are on the
+clock of the device of the node addressed, unless said otherwise.
 Integrity and authenticity are the transport's (CURVE): the header carries no signature of its own.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,6 +16,7 @@ from msgspec import Meta, Struct
 
 from testbed.core.config import Accounting, BeamPlan, ChainPlan, ProbingPlan, RadioPlan, SurfacePlan
 from testbed.core.errors import ProtocolError
+from testbed.core.gate import Delay, Duration, Finite, Gate, Identifier, IdentifierOrNone, Instant, Number, Tally, Text
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
 
@@ -21,16 +24,36 @@ VERSION = 4
 """Raised with every incompatible change; peers of another version are refused with a reason."""
 
 
+MAX_MESSAGE_BYTES = 1 << 24
+"""To the coordinator and from it. The largest is a block's raw bits, a byte each."""
+MAX_PUBLIC_BYTES = 1 << 25
+"""In the discussion. The largest is the CSI of a training."""
+MAX_ELEMENTS = 1 << 20
+"""Of a surface."""
+
+Role = Annotated[str, Meta(pattern=r"^(alice|bob|eve|ris)$(?!\n)")]
+Transmitter = Annotated[str, Meta(pattern=r"^(alice|bob|eve)$(?!\n)")]
+Antennas = Annotated[int, Meta(ge=1, le=256)]
+PhaseBits = Annotated[int, Meta(ge=0, le=8)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Endpoint = Annotated[str, Meta(pattern=r"^(tcp://[A-Za-z0-9.:\[\]_*-]{1,260}:[0-9]{1,5})?$(?!\n)")]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,128}$(?!\n)")]
+Edge = Annotated[int, Meta(ge=0, le=4096)]
+Reason = Annotated[str, Meta(pattern=r"^[a-z_]{1,40}$(?!\n)")]
+"""A code that is counted under its own name."""
+Rounds = Annotated[list[Number], Meta(max_length=1 << 20)]
+
+
 class Header(Struct, frozen=True):
     msg_id: Annotated[int, Meta(ge=0)]
     """Counts up from 0 in each incarnation of a sender; a repeated one is refused."""
     version: int
-    sender: str
-    incarnation: str
-    """Drawn by each process at its start: tells a node that came back from one that never left."""
-    run: str = ""
+    sender: Identifier
+    incarnation: Identifier
+    """Drawn by each process at its start: a node that was started anew has another one."""
+    run: IdentifierOrNone = ""
     """The run this belongs to; empty before a node was welcomed."""
-    parent: int | None = None
+    parent: Annotated[int, Meta(ge=0)] | None = None
     """msg_id of the message this answers."""
 
 
@@ -46,116 +69,116 @@ class Hello(_Body, frozen=True):
 
     role: Literal["alice", "bob", "eve", "ris"]
     identity: dict[str, Any]
-    pid: int
-    discussion_port: int = 0
-    transcript_port: int = 0
-    """Alice's: where Bob talks to her, and where everybody reads what was said."""
+    pid: Tally
+    discussion_port: Port = 0
+    transcript_port: Port = 0
+    """Of Alice's node: the port of her link to Bob, and the port at which everybody can read the public discussion."""
     timed: bool = True
-    turnaround_s: float = 0.0
+    turnaround_s: Delay = 0.0
     """As the driver states it."""
-    host_turnaround_s: float = 0.0
+    host_turnaround_s: Delay = 0.0
     """As `testbed doctor` measured it on the host's clock; 0 where it did not. Without meaning in virtual time."""
-    timing_spread_s: float = 0.0
+    timing_spread_s: Delay = 0.0
     """Standard deviation of arrivals about their schedule, as the doctor measured it; 0 where it did not."""
-    surface_shape: tuple[int, int] | None = None
-    phase_bits: int = 0
-    n_antennas: int = 1
+    surface_shape: tuple[Edge, Edge] | None = None
+    phase_bits: PhaseBits = 0
+    n_antennas: Antennas = 1
 
 
 class Heartbeat(_Body, frozen=True):
     """Sent by a thread of its own, whatever the node is busy with."""
 
-    state: str
+    state: Text
 
 
 class Configured(_Body, frozen=True):
     """The settings that the device accepted."""
 
-    accepted: dict[str, float]
+    accepted: dict[str, Finite]
 
 
 class ClockReading(_Body, frozen=True):
-    device_time_s: float
+    device_time_s: Instant
 
 
 class ApplyNext(_Body, frozen=True):
     """Hold the secret pattern of this round, which the surface's node draws itself."""
 
-    round: int
+    round: Number
 
 
 class Applied(_Body, frozen=True):
     """The surface holds the pattern."""
 
-    round: int
-    digest: str
+    round: Number
+    digest: Identifier
     """Of an ordered pattern its digest; of a secret one the opaque name of the state."""
-    device_time_s: float
-    levels: bytes | None = None
+    device_time_s: Instant
+    levels: Annotated[bytes, Meta(max_length=MAX_ELEMENTS)] | None = None
     """Of a secret pattern, (row, column) uint8, in experiment mode only: for the record."""
-    shape: tuple[int, int] = (0, 0)
-    phase_bits: int = 1
+    shape: tuple[Edge, Edge] = (0, 0)
+    phase_bits: PhaseBits = 1
 
 
 class SurfaceHeld(_Body, frozen=True):
     """What the surface holds, read back."""
 
-    round: int
-    digest: str
+    round: Number
+    digest: Identifier
 
 
 class Captured(_Body, frozen=True):
     """Both slots are over and the samples are in: the air is free, estimation goes on. Sent where it was asked for."""
 
-    round: int
+    round: Number
 
 
 class Stepped(_Body, frozen=True):
     """A step of an untimed round is done: on the air, samples in, or silent."""
 
-    round: int
-    step: int
+    round: Number
+    step: Number
 
 
 class LinkResult(Struct, frozen=True, kw_only=True):
     """What one receiver made of one transmission."""
 
-    tx: str
+    tx: Transmitter
     """Role of the transmitter."""
-    reason: str | None
+    reason: Reason | None
     """Why it was rejected; None where there is an estimate."""
-    detail: str = ""
-    timing_error_s: float = 0.0
+    detail: Text = ""
+    timing_error_s: Instant = 0.0
     """Arrival of the frame minus when the schedule expected it."""
-    device_time_s: float = 0.0
-    snr_db: float = 0.0
+    device_time_s: Instant = 0.0
+    snr_db: Finite = 0.0
     """Median over subcarriers."""
-    cfo_hz: float = 0.0
-    rssi_dbfs: float = 0.0
-    shape: tuple[int, int, int] = (0, 0, 0)
+    cfo_hz: Finite = 0.0
+    rssi_dbfs: Finite = 0.0
+    shape: tuple[Number, Number, Number] = (0, 0, 0)
     csi: bytes | None = None
     """complex64 in C order, in experiment mode only."""
 
 
 class Probed(_Body, frozen=True):
-    round: int
-    links: list[LinkResult]
-    fault: str | None = None
+    round: Number
+    links: Annotated[list[LinkResult], Meta(max_length=64)]
+    fault: Reason | None = None
     """Reject reason where this node could not do its part (late transmission, device error)."""
-    detail: str = ""
+    detail: Text = ""
 
 
 class Agreed(_Body, frozen=True):
     report: AgreeReport
     raw_bits: bytes | None = None
     """One byte a bit, experiment mode only."""
-    public_messages: int = 0
-    """Alice's count of the block's transcript so far, so that Eve knows whether she heard all."""
+    public_messages: Tally = 0
+    """Alice's count of the block's transcript so far, so that Eve can check that she has all of it."""
 
 
 class Trained(_Body, frozen=True):
     report: TrainReport
-    public_messages: int = 0
+    public_messages: Tally = 0
     """As in `Agreed`."""
 
 
@@ -167,52 +190,52 @@ class Attacked(_Body, frozen=True):
 
 class Amplified(_Body, frozen=True):
     report: KeyReport
-    digest: str | None = None
+    digest: Digest | None = None
     """SHA-256 of run, block and key, experiment mode only: shows whether two nodes hold the same key."""
-    public_messages: int = 0
-    p_values: dict[str, float] = {}
-    """Randomness tests on the key, experiment mode only: they tell something about its bits."""
+    public_messages: Tally = 0
+    p_values: dict[str, Finite] = {}
+    """Randomness tests on the key, experiment mode only: they depend on its bits."""
 
 
 class KeyGuessed(_Body, frozen=True):
     """Eve's guess of the final key, as its digest."""
 
-    block: int
-    digest: str | None
+    block: Number
+    digest: Digest | None
 
 
 class Failed(_Body, frozen=True):
     """An operation failed at a node; the node itself goes on."""
 
-    operation: str
-    state: str
-    detail: str
+    operation: Text
+    state: Text
+    detail: Text
 
 
 class Stopped(_Body, frozen=True):
     """The node's transmitter is silent and its records are closed."""
 
-    kind: str
+    kind: Text
 
 
 # ---------------------------------------------------------------- coordinator → node
 
 
 class Welcome(_Body, frozen=True):
-    run: str
+    run: Identifier
     """Name of the run this node is now part of."""
-    lost_after_s: float
+    lost_after_s: Duration
     """Silence of the coordinator after which a node gives up on it."""
 
 
 class Refused(_Body, frozen=True):
     """The coordinator will not take this node; it should exit with the reason."""
 
-    reason: str
+    reason: Text
 
 
 class Pulse(_Body, frozen=True):
-    """Answer to a heartbeat: the coordinator lives."""
+    """Answer to a heartbeat: the coordinator is alive."""
 
 
 class Configure(_Body, frozen=True):
@@ -222,20 +245,20 @@ class Configure(_Body, frozen=True):
     accounting: Accounting
     experiment_mode: bool
     record_iq: bool
-    seed: int
+    seed: Annotated[int, Meta(ge=0, le=2**62)]
     timed: bool = True
     """False: somebody's radio cannot time its samples, so nobody's does."""
     beams: BeamPlan = msgspec.field(default_factory=BeamPlan)
-    antennas: dict[str, int] = {}
+    antennas: dict[Role, Antennas] = {}
     """How many antennas each role has; one where it is not named."""
-    blocks: int = 1
+    blocks: Annotated[int, Meta(ge=1, le=1 << 31)] = 1
     """How many blocks the run plans."""
     rehearsal: bool = False
     """The run follows from its seed: nothing that it makes is a secret, and its keys are kept apart."""
     surface: SurfacePlan = msgspec.field(default_factory=SurfacePlan)
-    discussion: str = ""
+    discussion: Endpoint = ""
     """Endpoint of Alice's discussion socket (Bob's message)."""
-    transcript: str = ""
+    transcript: Endpoint = ""
     """Endpoint of the public transcript (Eve's message)."""
 
 
@@ -244,49 +267,49 @@ class ReadClock(_Body, frozen=True):
 
 
 class Apply(_Body, frozen=True):
-    round: int
-    levels: bytes
+    round: Number
+    levels: Annotated[bytes, Meta(max_length=MAX_ELEMENTS)]
     """uint8 in C order."""
-    shape: tuple[int, int]
-    phase_bits: int
+    shape: tuple[Edge, Edge]
+    phase_bits: PhaseBits
 
 
 class ReadSurface(_Body, frozen=True):
     """Read the surface's pattern back: the rounds before this one count on it."""
 
-    round: int
+    round: Number
 
 
 class SlotPlan(Struct, frozen=True):
-    tx: str
-    rx: list[str]
-    start_s: float
+    tx: Transmitter
+    rx: Annotated[list[Transmitter], Meta(max_length=8)]
+    start_s: Instant
     """Device time at which receivers open their window; the transmitter starts `margin_s` later."""
 
 
 class Probe(_Body, frozen=True):
-    round: int
-    slots: list[SlotPlan]
-    margin_s: float
-    end_s: float
+    round: Number
+    slots: Annotated[list[SlotPlan], Meta(max_length=64)]
+    margin_s: Annotated[float, Meta(ge=0, le=1)]
+    end_s: Instant
     """Device time until which this node transmits nothing else."""
-    tell_captured: bool = True
+    report_captured: bool = True
     """Say `Captured` before estimating."""
     sounding: bool = False
     """All antennas are sounded, for the beams and nothing else."""
 
 
 class Step(_Body, frozen=True):
-    """One step of a round whose radios cannot time their samples; the next is told when this one is reported.
+    """One step of a round whose radios cannot time their samples; the next one is ordered when this one is reported.
 
-    transmit: repeat the frame until told otherwise; receive: capture `tx`'s transmission, longer than a period;
+    transmit: repeat the frame until the next order; receive: capture `tx`'s transmission, longer than a period;
     silence: stop transmitting.
     """
 
-    round: int
-    step: int
+    round: Number
+    step: Number
     action: Literal["transmit", "receive", "silence"]
-    tx: str
+    tx: Transmitter
     """Role of the slot's transmitter."""
     last: bool
     """This node's part of the round ends here: it reports what it measured."""
@@ -295,43 +318,43 @@ class Step(_Body, frozen=True):
 class Distil(_Body, frozen=True):
     """Quantize these rounds, reconcile and verify with the peer."""
 
-    block: int
-    rounds: Annotated[list[int], Meta(min_length=1)]
+    block: Number
+    rounds: Annotated[list[Number], Meta(min_length=1, max_length=1 << 20)]
     """Strictly ascending; none of them in an earlier block."""
-    timeout_s: float
+    timeout_s: Duration
     purpose: Literal["key", "training"] = "key"
     """training: the enhancer learns from these rounds, and no bit of them enters a key."""
 
 
 class Attack(_Body, frozen=True):
-    """Eve: do what you can with this block."""
+    """Eve guesses the block's bits from her CSI and from everything that was published."""
 
-    block: int
-    rounds: list[int]
-    public_messages: int
+    block: Number
+    rounds: Rounds
+    public_messages: Tally
     purpose: Literal["key", "training"] = "key"
 
 
 class Amplify(_Body, frozen=True):
-    block: int
+    block: Number
     eve: EveReport | None
-    timeout_s: float
+    timeout_s: Duration
     surface: SurfaceRecord | None = None
     """What is public of the surface in the block's rounds."""
 
 
 class GuessKey(_Body, frozen=True):
-    """Eve: hash your reconciled guess by the published seed."""
+    """Eve hashes her reconciled guess by the published seed: her guess of the key."""
 
-    block: int
-    public_messages: int
+    block: Number
+    public_messages: Tally
 
 
 class Abandon(_Body, frozen=True):
     """Give up this block's discussion; its bits are gone."""
 
-    block: int
-    reason: str
+    block: Number
+    reason: Text
 
 
 class Finish(_Body, frozen=True):
@@ -353,21 +376,44 @@ class Envelope(Struct, frozen=True):
     )  # fmt: skip
 
 
+FROM_NODES = (
+    Hello, Heartbeat, Configured, ClockReading, Applied, SurfaceHeld, Captured, Stepped, Probed, Failed, Stopped,
+    Agreed, Trained, Attacked, Amplified, KeyGuessed,
+)  # fmt: skip
+"""What the coordinator listens to; an order that comes from a node is refused."""
+TO_NODES = (
+    Welcome, Refused, Pulse, Configure, ReadClock, Apply, ApplyNext, ReadSurface, Probe, Step, Abandon, Finish, Distil,
+    Attack, Amplify, GuessKey,
+)  # fmt: skip
+
+
 class PublicEnvelope(Struct, frozen=True):
     """One message of the public discussion, as Alice, Bob and everybody who listens sees it."""
 
-    run: str
-    block: int
+    run: Identifier
+    block: Number
     phase: Literal["agree", "amplify"]
-    index: int
+    index: Annotated[int, Meta(ge=-1, le=1 << 31)]
     """Position in the block's transcript, counted by Alice's node; −1 on Bob's own link."""
     sender: Literal["alice", "bob"]
     message: PublicMessage
 
 
+def _check(envelope: Envelope) -> None:
+    """Raise ValueError where parts of a message do not fit one another, which the schema cannot say."""
+    match envelope.body:
+        case Probed(links=links):
+            for link in links:
+                if link.csi is not None and len(link.csi) != 8 * math.prod(link.shape):
+                    raise ValueError(f"CSI of {len(link.csi)} bytes, accepted: 8 for each of shape {link.shape}")
+        case Apply(levels=bytes(levels), shape=shape) | Applied(levels=bytes(levels), shape=shape):
+            if len(levels) != math.prod(shape):
+                raise ValueError(f"{len(levels)} levels for a surface of shape {shape}")
+
+
 _encoder = msgspec.msgpack.Encoder()
-_envelopes = msgspec.msgpack.Decoder(Envelope)
-_public = msgspec.msgpack.Decoder(PublicEnvelope)
+_envelopes: Gate[Envelope] = Gate(Envelope, "message", MAX_MESSAGE_BYTES, _check)
+_public: Gate[PublicEnvelope] = Gate(PublicEnvelope, "public message", MAX_PUBLIC_BYTES)
 
 
 def encode(message: Envelope | PublicEnvelope) -> bytes:
@@ -375,19 +421,13 @@ def encode(message: Envelope | PublicEnvelope) -> bytes:
 
 
 def decode(data: bytes) -> Envelope:
-    """Decode and check one message; raises ProtocolError saying what does not fit."""
-    try:
-        envelope = _envelopes.decode(data)
-    except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as exc:
-        raise ProtocolError(f"message refused: {exc}") from exc
+    """Decode and check one message; raises ProtocolError saying what does not fit, and nothing else."""
+    envelope = _envelopes.read(data)
     if envelope.header.version != VERSION:
         raise ProtocolError(f"message of protocol version {envelope.header.version}, accepted: {VERSION}")
     return envelope
 
 
 def decode_public(data: bytes) -> PublicEnvelope:
-    """Decode and check one message of the discussion; raises ProtocolError."""
-    try:
-        return _public.decode(data)
-    except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as exc:
-        raise ProtocolError(f"public message refused: {exc}") from exc
+    """Decode and check one message of the discussion; raises ProtocolError, and nothing else."""
+    return _public.read(data)

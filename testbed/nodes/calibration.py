@@ -89,7 +89,7 @@ def read(state_dir: Path, identity: dict[str, Any]) -> Calibration | None:
         found = msgspec.json.decode(path.read_bytes(), type=Calibration)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as exc:
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as exc:
         log.warning("%s: not used: %s; run `testbed doctor` again", path, exc)
         return None
     if found.serial != identity.get("serial", ""):

@@ -22,6 +22,24 @@ _NOT_HASHED = (RUN, REPORT, LOCK)
 """run.json cannot hold its own hash; the report may be made again at any time."""
 
 
+MAX_JSON = 1 << 28
+"""Of run.json and summary.json: a million events."""
+MAX_BYTES = 1 << 36
+"""Of rounds.h5 and the journal."""
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder that its owner alone can look into, where it is missing; its parents as usual."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True, mode=0o700)
+
+
+def make_private(path: Path) -> None:
+    """Make an empty file that its owner alone can read: raw bits and CSI come into it."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+    path.chmod(0o600)
+
+
 def sha512(path: Path) -> str:
     """Return the hex sha512 of a file."""
     with path.open("rb") as f:
@@ -41,6 +59,8 @@ def hashes(folder: Path) -> dict[str, str]:
 def whole(path: Path) -> Iterator[Path]:
     """Give a temporary path to write; afterwards it is on the disk under its own name, or, on an error, not at all."""
     part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    make_private(part)
     try:
         yield part
         _sync(part)
@@ -65,7 +85,7 @@ class Lock:
     def __init__(self, folder: Path) -> None:
         """Take the lock; raises InputError naming the folder where somebody else holds it."""
         self._path = folder / LOCK
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -6,9 +6,12 @@ run closes. A committed row survives the death of the process; a power cut may c
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import msgspec
 import numpy as np
 
 from testbed.core.errors import InputError
+from testbed.core.gate import check_plain, printable
 from testbed.core.types import U8, SurfacePattern
 from testbed.records import files
 from testbed.records.documents import encode
@@ -50,6 +54,8 @@ class Journal:
 
     def __init__(self, folder: Path, *, fresh: bool = True, batch_rows: int = 50, batch_s: float = 0.5) -> None:
         """Create the journal of a folder; not `fresh`: append to the one that a dead process left."""
+        if fresh:  # its log gets the same mode
+            files.make_private(folder / files.JOURNAL)
         self._db = sqlite3.connect(folder / files.JOURNAL, isolation_level=None)
         self._db.execute("PRAGMA synchronous = NORMAL")
         # a checkpoint waits for the disk, tens of milliseconds in the middle of a round: seldom (10000 pages, 40 MB)
@@ -61,6 +67,22 @@ class Journal:
         self._pending: dict[str, list[tuple[Any, ...]]] = {}
         self._count = 0
         self._due_s = time.monotonic() + batch_s
+        self._together = 0
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Commit all that is appended inside, and what waited before, in one transaction at the end.
+
+        For a train of rounds: it costs one commit, and after a kill the journal holds the whole train or nothing of it.
+        Nested blocks end with the outermost.
+        """
+        self._together += 1
+        try:
+            yield
+        finally:
+            self._together -= 1
+        if not self._together:
+            self.flush()
 
     def _add(self, statement: str, row: tuple[Any, ...]) -> None:
         rows = self._pending.get(statement)
@@ -68,7 +90,7 @@ class Journal:
             rows = self._pending[statement] = []
         rows.append(row)
         self._count += 1
-        if self._count >= self._batch_rows or time.monotonic() >= self._due_s:
+        if not self._together and (self._count >= self._batch_rows or time.monotonic() >= self._due_s):
             self.flush()
 
     def probe(self, row: tuple[Any, ...]) -> None:
@@ -89,7 +111,8 @@ class Journal:
     def document(self, kind: str, document: Any) -> None:
         """Append a document; committed at once, since these are few and tell what went wrong."""
         self._add(_DOCUMENTS, (kind, encode(document)))
-        self.flush()
+        if not self._together:
+            self.flush()
 
     def flush(self) -> None:
         """Commit everything appended so far."""
@@ -130,7 +153,7 @@ class JournalReader:
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             self._db.execute("SELECT count(*) FROM documents").fetchone()
         except sqlite3.Error as exc:
-            raise InputError(f"{self.path}: not a readable journal: {exc}") from exc
+            raise InputError(f"{self.path}: not a readable journal: {printable(str(exc))}") from exc
         if version != 1:
             raise InputError(f"{self.path}: journal version {version}, accepted: 1")
 
@@ -143,23 +166,36 @@ class JournalReader:
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self._db.execute(query, values)
+        except sqlite3.ProgrammingError:
+            return  # given up half way, by who closed it
         except sqlite3.Error as exc:
-            raise InputError(f"{self.path}: damaged: {exc}") from exc
+            raise InputError(f"{self.path}: damaged: {printable(str(exc))}") from exc
 
     def documents(self, kind: str, type_: type[Any]) -> list[Any]:
         """Return all documents of a kind, in order."""
         try:
             rows = self._rows("SELECT body FROM documents WHERE kind = ? ORDER BY id", kind)
-            return [msgspec.json.decode(body, type=type_) for (body,) in rows]
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-            raise InputError(f"{self.path}: {kind} document: {exc}") from exc
+            found = [msgspec.json.decode(body, type=type_) for (body,) in rows]
+            for document in found:
+                check_plain(document, 32)
+            return found
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as exc:
+            raise InputError(f"{self.path}: {kind} document: {printable(str(exc))}") from exc
 
     def links(self) -> dict[str, tuple[int, tuple[int, int, int] | None]]:
         """Return link → (number of probes, (rx antenna, tx antenna, subcarrier) or None where no probe has CSI)."""
         query = (
-            "SELECT link, count(*), max(n_rx), max(n_tx), max(n_subcarrier) FROM probes GROUP BY link ORDER BY min(id)"
+            "SELECT link, count(*), max(n_rx), max(n_tx), max(n_subcarrier), max(length(csi)) FROM probes "
+            "GROUP BY link ORDER BY min(id)"
         )
-        return {name: (n, None if rx is None else (rx, tx, k)) for name, n, rx, tx, k in self._rows(query)}
+        found: dict[str, tuple[int, tuple[int, int, int] | None]] = {}
+        for name, n, *shape, n_bytes in self._rows(query):
+            if shape[0] is not None and (
+                any(type(k) is not int or k < 1 for k in shape) or 8 * math.prod(shape) != n_bytes
+            ):
+                raise InputError(f"{self.path}: damaged: CSI of {n_bytes} bytes for shape {str(shape)[:60]}")
+            found[name] = n, None if shape[0] is None else (shape[0], shape[1], shape[2])
+        return found
 
     def probes(self, link: str, shape: tuple[int, int, int] | None, chunk: int = 4096) -> Iterator[LinkRecord]:
         """Yield the probes of a link by ascending round, `chunk` at a time so that a long run fits in memory."""
@@ -206,6 +242,62 @@ class JournalReader:
     def bits(self) -> dict[BitsKey, U8]:
         rows = self._rows("SELECT block, node, kind, bit_values FROM bits ORDER BY id")
         return {(block, node, kind): np.frombuffer(values, np.uint8) for block, node, kind, values in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """Rows that a journal has grown by."""
+
+    probes: list[tuple[Any, ...]]
+    """(round, link, snr_db, cfo_hz, surface, n_rx, n_tx, n_subcarrier, csi as bytes or None)."""
+    rounds: list[tuple[Any, ...]]
+    """(round, kept, reason, surface, t0_s)."""
+    documents: list[tuple[Any, ...]]
+    """(kind, JSON)."""
+
+
+class JournalTail:
+    """Follows a live journal: each call returns what was committed since the one before.
+
+    Every call opens the file, reads, and closes it: between calls nothing is held, so that a writer that wants to
+    clear its log, or to remove the journal, finds nobody in its way.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._last = {"probes": 0, "rounds": 0, "documents": 0}
+
+    def read(self, most: int = 20_000) -> Grown | None:
+        """Return the rows that are new, at most so many of each table; None where there is no journal to read."""
+        try:
+            with JournalReader(self._folder) as journal:
+                return Grown(
+                    probes=self._new(
+                        journal, "probes", "round,link,snr_db,cfo_hz,surface,n_rx,n_tx,n_subcarrier,csi", most
+                    ),
+                    rounds=self._new(journal, "rounds", "round,kept,reason,surface,t0_s", most),
+                    documents=self._new(journal, "documents", "kind,body", most),
+                )
+        except InputError:  # not there yet, or removed in this moment: the run has closed
+            return None
+
+    def pattern(self, digest: str) -> SurfacePattern | None:
+        """Return one surface pattern; None where the journal has not got it."""
+        query = "SELECT n_rows, n_columns, phase_bits, levels FROM patterns WHERE digest = ?"
+        try:
+            with JournalReader(self._folder) as journal:
+                for n_rows, n_columns, bits, levels in journal._rows(query, digest):
+                    return SurfacePattern(np.frombuffer(levels, np.uint8).reshape(n_rows, n_columns), bits)
+        except InputError:
+            pass
+        return None
+
+    def _new(self, journal: JournalReader, table: str, columns: str, most: int) -> list[tuple[Any, ...]]:
+        query = f"SELECT id,{columns} FROM {table} WHERE id > ? ORDER BY id LIMIT ?"
+        rows = list(journal._rows(query, self._last[table], most))
+        if rows:
+            self._last[table] = rows[-1][0]
+        return [row[1:] for row in rows]
 
 
 def _floats(values: tuple[float | None, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -11,7 +11,8 @@ import numpy as np
 from msgspec import Struct, field
 
 from testbed.core.errors import InputError
-from testbed.records import files, rounds
+from testbed.core.gate import check_plain, printable
+from testbed.records import files, rounds, sound
 from testbed.records.documents import Block, Descriptor, Event, Start, Stop
 from testbed.records.journal import JournalReader
 from testbed.records.recorded import LinkRecord, RecordedRun
@@ -56,9 +57,8 @@ def load(folder: Path) -> RecordedRun:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    if (folder / files.JOURNAL).exists():
-        return _load_journal(folder)
-    return _load_closed(folder)
+    with sound.damaged(folder, "cannot be read"):  # HDF5, SQLite and numpy have kinds of their own
+        return sound.check(_load_journal(folder) if (folder / files.JOURNAL).exists() else _load_closed(folder))
 
 
 def told(journal: JournalReader) -> Told:
@@ -146,10 +146,14 @@ def _verify(path: Path, expected: str | None) -> None:
 
 def _json(path: Path, type_: Any) -> Any:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=type_)
+        if path.stat().st_size > files.MAX_JSON:
+            raise InputError(f"{path}: {path.stat().st_size} bytes, accepted up to {files.MAX_JSON}")
+        found = msgspec.json.decode(path.read_bytes(), type=type_)
+        check_plain(found, 32)
+        return found
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; accepted: the folder of a run") from None
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise InputError(f"{path}: damaged: {exc}") from exc
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        raise InputError(f"{path}: damaged: {printable(str(exc))}") from exc

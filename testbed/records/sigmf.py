@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta, Struct, field
 
 from testbed.core.errors import InputError
+from testbed.core.gate import check_plain, printable
 from testbed.core.types import IqBlock
 from testbed.records import documents, files
 
@@ -26,6 +28,43 @@ class Annotation:
     sample_count: int
     label: str
     comment: str | None = None
+
+
+MAX_META_BYTES = 1 << 24
+MAX_DATA_BYTES = 1 << 32
+_Positive = Annotated[float, Meta(gt=0, le=1e15)]
+_Count = Annotated[int, Meta(ge=0, le=1 << 40)]
+
+
+class _Head(Struct):
+    datatype: Annotated[str, Meta(max_length=40)] = field(name="core:datatype")
+    sample_rate: _Positive = field(name="core:sample_rate")
+    sha512: Annotated[str, Meta(max_length=128)] = field(name="core:sha512")
+    num_channels: Annotated[int, Meta(ge=1, le=1024)] = field(name="core:num_channels", default=1)
+
+
+class _Capture(Struct):
+    frequency: _Positive = field(name="core:frequency")
+    device_time_s: float = field(name="ris_skg:device_time_s")
+    overflow: bool = field(name="ris_skg:overflow")
+
+
+class _Mark(Struct):
+    sample_start: _Count = field(name="core:sample_start")
+    sample_count: _Count = field(name="core:sample_count")
+    label: str = field(name="core:label")
+    comment: str | None = field(name="core:comment", default=None)
+
+
+class _Meta(Struct):
+    """What is read of a .sigmf-meta file; there may be more in it."""
+
+    head: _Head = field(name="global")
+    captures: Annotated[list[_Capture], Meta(min_length=1)]
+    annotations: list[_Mark]
+
+
+_decoder = msgspec.json.Decoder(_Meta)
 
 
 def write(
@@ -87,25 +126,25 @@ def read(path_stem: Path) -> tuple[IqBlock, float, list[Annotation]]:
     data = path_stem.with_name(path_stem.name + ".sigmf-data")
     meta = path_stem.with_name(path_stem.name + ".sigmf-meta")
     try:
-        content = msgspec.json.decode(meta.read_bytes())
-        head, capture = content["global"], content["captures"][0]
-        if head["core:datatype"] != "cf32_le":
-            raise InputError(f"{meta}: core:datatype {head['core:datatype']!r}; accepted: 'cf32_le'")
-        if files.sha512(data) != head["core:sha512"]:
+        if meta.stat().st_size > MAX_META_BYTES or data.stat().st_size > MAX_DATA_BYTES:
+            raise InputError(f"{data}: more bytes than accepted: {MAX_DATA_BYTES}, described in {MAX_META_BYTES}")
+        found = _decoder.decode(meta.read_bytes())
+        check_plain(found, 32)
+        head, capture = found.head, found.captures[0]
+        if head.datatype != "cf32_le":
+            raise InputError(f"{meta}: core:datatype {printable(head.datatype, 40)!r}; accepted: 'cf32_le'")
+        if files.sha512(data) != head.sha512:
             raise InputError(f"{data}: its sha512 is not the one in {meta.name}: damaged or changed")
-        samples = np.fromfile(data, dtype="<c8").reshape(-1, head.get("core:num_channels", 1)).T
+        samples = np.fromfile(data, dtype="<c8").reshape(-1, head.num_channels).T
         block = IqBlock(
             samples=np.ascontiguousarray(samples, dtype=np.complex64),
-            sample_rate_hz=head["core:sample_rate"],
-            time_s=capture["ris_skg:device_time_s"],
-            overflow=capture["ris_skg:overflow"],
+            sample_rate_hz=head.sample_rate,
+            time_s=capture.device_time_s,
+            overflow=capture.overflow,
         )
-        marks = [
-            Annotation(a["core:sample_start"], a["core:sample_count"], a["core:label"], a.get("core:comment"))
-            for a in content["annotations"]
-        ]
+        marks = [Annotation(a.sample_start, a.sample_count, a.label, a.comment) for a in found.annotations]
     except OSError as exc:
         raise InputError(f"{exc.filename}: cannot be read: {exc.strerror}") from exc
-    except (msgspec.MsgspecError, KeyError, IndexError, TypeError, ValueError) as exc:
-        raise InputError(f"{meta}: not a SigMF recording of this testbed: {exc}") from exc
-    return block, capture["core:frequency"], marks
+    except (msgspec.MsgspecError, RecursionError, ValueError) as exc:
+        raise InputError(f"{meta}: not a SigMF recording of this testbed: {printable(str(exc))}") from exc
+    return block, capture.frequency, marks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,8 +12,9 @@ import msgspec
 import numpy as np
 
 from testbed.core.errors import InputError
+from testbed.core.gate import link_ends
 from testbed.core.types import C64, U8, SurfacePattern
-from testbed.records import documents, files, journal, reader, rounds
+from testbed.records import documents, files, journal, reader, rounds, sound
 from testbed.records.documents import Block, Descriptor, Event, Start, Stop
 from testbed.records.recorded import RecordedRun
 
@@ -35,7 +37,7 @@ class RunWriter:
 
         `summarise` makes summary.json where the body of the `with` block raises before `close` is given one.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        files.private_folder(folder)
         for name in (files.RUN, files.JOURNAL):
             if (folder / name).exists():
                 raise InputError(f"{folder}: already holds a run ({name}); choose another folder")
@@ -86,8 +88,8 @@ class RunWriter:
 
     def _first(self, node: str, link: str, csi: C64 | None) -> None:
         """Check what is new about a link, and describe it."""
-        transmitter, _, receiver = link.partition(">")
-        if not transmitter or receiver != node or "/" in link:
+        ends = link_ends(link)
+        if ends is None or ends[1] != node:
             raise ValueError(f"link {link!r} measured at {node!r}: accepted 'transmitter>{node}'")
         if csi is not None:
             known = self._shapes.get(link)
@@ -134,6 +136,16 @@ class RunWriter:
         """Record that something happened (node_joined, node_lost, error, health …); committed at once."""
         self._journal.document("event", Event(seq=self._events, time=documents.now(), kind=kind, data=data))
         self._events += 1
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return a block in which probes, rounds and events are written in one transaction: a train of rounds.
+
+        with writer.together():
+            for round in train:
+                writer.probe(…)
+                writer.round(…)
+        """
+        return self._journal.together()
 
     def flush(self) -> None:
         """Commit everything told so far."""
@@ -200,21 +212,28 @@ def recover(folder: Path, summarise: Summariser | None = None) -> RecordedRun:
         return reader.load(folder)
     lock = files.Lock(folder)
     try:
-        run = reader.load(folder)
-        if run.stop is None or (run.summary is None and summarise is not None):
-            # the dead process's journal is complete to its last commit: from here on it is ours to append to
-            ours = journal.Journal(folder, fresh=False)
-            if run.summary is None and summarise is not None:
-                ours.document("summary", summarise(run))
-            if run.stop is None:
-                ours.document("stop", documents.stop("killed", _last_word(run)))
-            ours.close()
-        _compact(folder)
+        with sound.damaged(folder, "cannot be recovered"):
+            _recover(folder, summarise)
     except BaseException:
         lock.release(remove=False)
         raise
     lock.release(remove=True)
     return reader.load(folder)
+
+
+def _recover(folder: Path, summarise: Summariser | None) -> None:
+    run = reader.load(folder)
+    if run.stop is None or (run.summary is None and summarise is not None):
+        # the dead process's journal is complete to its last commit: from here on it is ours to append to
+        ours = journal.Journal(folder, fresh=False)
+        try:
+            if run.summary is None and summarise is not None:
+                ours.document("summary", summarise(run))
+            if run.stop is None:
+                ours.document("stop", documents.stop("killed", _last_word(run)))
+        finally:
+            ours.close()
+    _compact(folder)
 
 
 def _last_word(run: RecordedRun) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-from testbed.records import files, reader
+from testbed.records import files, reader, sound
 from testbed.report import sections_channel, sections_key, sections_run, sections_secrecy
 from testbed.report.pieces import figure, missing, number, percent
 from testbed.report.style import CSS
@@ -21,7 +21,9 @@ def make(folder: Path, baseline: Path | None = None) -> Path:
 
     `baseline`: the folder of another run to hold this one against, e.g. the same room with the surface held fixed.
     """
-    page = _render(View(reader.load(folder), None if baseline is None else reader.load(baseline)))
+    run, other = reader.load(folder), None if baseline is None else reader.load(baseline)
+    with sound.damaged(folder, "cannot be shown"):
+        page = _render(View(run, other))
     path = folder / files.REPORT
     with files.whole(path) as part:
         part.write_text(page, encoding="utf-8")

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from testbed.coordinator.state import CoordinatorState
+from testbed.nodes.state import NodeState
 
-_MACHINES: tuple[type[Any], ...] = (CoordinatorState,)
+_MACHINES: tuple[type[Any], ...] = (CoordinatorState, NodeState)
 
 
 @pytest.fixture(autouse=True)

@@ -61,7 +61,7 @@ class Stage:
         self.notes: list[e.Note] = []
         self.over: e.RunOver | None = None
         self.held = ""
-        """Digest of the surface's pattern."""
+        """Digest of the surface's pattern, or the opaque name of a secret one."""
         self.lives = dict.fromkeys(self.state.nodes, 1)
         self.take(e.Tick(0.0))
 
@@ -119,6 +119,9 @@ class Stage:
                 levels = np.frombuffer(body.levels, dtype=np.uint8).reshape(body.shape)
                 digest = self.held = SurfacePattern(levels, body.phase_bits).digest
                 return [m.Applied(round=body.round, digest=digest, device_time_s=100.0)]
+            case m.ApplyNext():  # a secret pattern: only the board's node knows it
+                self.held = f"state-1-{body.round}"
+                return [m.Applied(round=body.round, digest=self.held, device_time_s=100.0)]
             case m.ReadSurface():
                 return [m.SurfaceHeld(round=body.round, digest=self.held)]
             case m.Probe():
@@ -139,7 +142,6 @@ class Stage:
                 report_ = KeyReport(
                     block=body.block,
                     key_bits=7,
-                    min_entropy_per_bit=0.5,
                     eve_measured=body.eve is not None,
                     failure=None,
                 )
@@ -159,7 +161,7 @@ def probed(node: str, body: m.Probe, reason: str | None = None) -> m.Probed:
 def agreement(block: int, verified: bool = True, failure: str | None = None) -> AgreeReport:
     return AgreeReport(
         block=block, probes=3, raw_bits=20, sacrificed_bits=2, sacrificed_errors=0, reconciled_bits=18,
-        corrected_bits=1, leaked_bits=5, leaked_by_kind={}, public_bytes=10, messages=3, source_min_entropy=0.9,
+        corrected_bits=1, leaked_bits=5, leaked_by_kind={}, public_bytes=10, messages=3,
         verified=verified, failure=failure,
     )  # fmt: skip
 
@@ -181,10 +183,10 @@ def test_every_round_has_its_own_acknowledged_pattern() -> None:
     stage.join()
     digests = [r.surface for r in stage.rounds]
     assert None not in digests
-    assert len(set(digests)) > 1
+    assert len(set(digests)) == 6
     orders = [type(body).__name__ for node, body in stage.told if node in ("ris", "alice")]
     first = orders.index("Probe")
-    assert "Apply" in orders[:first]
+    assert "ApplyNext" in orders[:first]
 
 
 def test_slots_are_told_on_each_nodes_own_clock() -> None:
@@ -352,14 +354,29 @@ def test_a_conversation_that_hangs_is_abandoned_on_both_sides() -> None:
     assert abandoned == {"alice", "bob"}
 
 
-def test_a_surface_that_never_acknowledges_ends_the_run() -> None:
-    stage = Stage(lambda n, b: [] if isinstance(b, m.Apply) else None)
+@pytest.mark.parametrize("surface", [{"policy": "random"}, {"policy": "fixed"}])
+def test_a_surface_that_never_acknowledges_ends_the_run(surface: dict[str, Any]) -> None:
+    stage = Stage(lambda n, b: [] if isinstance(b, m.Apply | m.ApplyNext) else None, surface=surface)
     stage.join()
     stage.wait(120.0)
     assert stage.over is not None
     assert stage.over.status == "failed"
     assert "surface" in stage.over.detail
     assert {r.reason for r in stage.rounds} == {"surface_not_applied"}
+
+
+def test_a_surface_that_refuses_its_secret_patterns_ends_the_run_with_the_reason() -> None:
+    def refuse(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.ApplyNext):
+            return [m.Failed(operation="applynext", state="applying", detail="loose cable")]
+        return None
+
+    stage = Stage(refuse)
+    stage.join()
+    assert stage.over is not None
+    assert stage.over.status == "failed"
+    assert "3 times in a row: loose cable" in stage.over.detail
+    assert [r.reason for r in stage.rounds] == ["surface_not_applied"] * 2
 
 
 def test_an_answer_to_an_order_that_was_given_up_counts_for_no_other() -> None:
@@ -495,8 +512,9 @@ def test_a_receiver_that_keeps_missing_frames_gets_a_wider_window() -> None:
     stage = Stage(deaf, rounds=14)
     stage.join()
     margins = [b.margin_s for n, b in stage.told if isinstance(b, m.Probe) and n == "bob"]
-    assert margins[0] == margins[3]
-    assert margins[6] > margins[5] > margins[4] > margins[0]
+    # until then it widens by what two crystals may have run apart since the clock was read, and no more
+    assert margins[3] <= margins[0] + 3 * 40e-6 * stage.state.experiment.probing.interval_s
+    assert margins[6] > margins[5] > margins[4] > margins[3] + 2e-6
     assert margins[-1] == margins[0]  # heard again
 
 
@@ -514,7 +532,7 @@ def test_one_round_is_ordered_ahead_and_never_two() -> None:
     stage.join()
     assert orders(stage) == [0, 1]
     first = next(body for _, body in stage.told if isinstance(body, m.Probe))
-    assert not first.tell_captured
+    assert not first.report_captured
     for name in ("alice", "bob"):
         stage.take(stage.says(name, probed(name, first)))
     assert orders(stage) == [0, 1]  # Eve still owes hers
@@ -709,20 +727,21 @@ def test_a_clock_is_learned_once_although_rounds_are_planned_ahead() -> None:
     errors = [abs(base - true_base_s) for base in bases]
     assert errors[0] > 2e-6
     assert errors[-1] < 0.1e-6
-    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(errors))
+    # once it is corrected, what is left is how the error is shared between offset and rate
+    assert all(later <= max(earlier, 0.2e-6) for earlier, later in pairwise(errors)), errors
 
 
-def lesson(block: int, failure: str | None = None) -> m.Trained:
+def training_report(block: int, failure: str | None = None) -> m.Trained:
     report = TrainReport(
         block=block, probes=3, model=None if failure else "m", public_bytes=9, messages=3, failure=failure
     )
     return m.Trained(report=report, public_messages=3)
 
 
-def teaching(failures: tuple[int, ...] = (), untrained: tuple[int, ...] = ()) -> Script:
+def training_script(failures: tuple[int, ...] = (), untrained: tuple[int, ...] = ()) -> Script:
     def script(node: str, body: Any) -> list[Any] | None:
         if isinstance(body, m.Distil) and body.purpose == "training":
-            return [lesson(body.block, "protocol (torn)" if body.block in failures else None)]
+            return [training_report(body.block, "protocol (torn)" if body.block in failures else None)]
         if isinstance(body, m.Distil) and body.block in untrained:
             return [m.Agreed(report=agreement(body.block, False, "not_trained"))]
         return None
@@ -734,7 +753,7 @@ TRAINING: dict[str, Any] = {"rounds": 16, "training": {"rounds": 4, "guard_round
 
 
 def test_training_rounds_come_first_and_enter_no_key() -> None:
-    stage = Stage(teaching(), **TRAINING)
+    stage = Stage(training_script(), **TRAINING)
     stage.join("alice", "bob", "eve")
     assert [(b.training, b.rounds) for b in stage.blocks] == [
         (True, [0, 1, 2, 3]), (False, [6, 7, 8]), (False, [9, 10, 11]), (False, [12, 13, 14]), (False, [15]),
@@ -747,7 +766,7 @@ def test_training_rounds_come_first_and_enter_no_key() -> None:
 
 
 def test_a_failed_training_is_tried_again_with_other_rounds() -> None:
-    stage = Stage(teaching(failures=(0,)), **TRAINING)
+    stage = Stage(training_script(failures=(0,)), **TRAINING)
     stage.join("alice", "bob", "eve")
     assert [(b.training, b.failure, b.rounds) for b in stage.blocks[:3]] == [
         (True, "protocol (torn)", [0, 1, 2, 3]), (True, None, [4, 5, 6, 7]), (False, None, [10, 11, 12]),
@@ -755,7 +774,7 @@ def test_a_failed_training_is_tried_again_with_other_rounds() -> None:
 
 
 def test_a_node_that_lost_its_model_is_taught_again() -> None:
-    stage = Stage(teaching(untrained=(1,)), **TRAINING)
+    stage = Stage(training_script(untrained=(1,)), **TRAINING)
     stage.join("alice", "bob", "eve")
     assert [(b.training, b.failure) for b in stage.blocks[:4]] == [
         (True, None), (False, "not_trained"), (True, None), (False, None),
@@ -763,7 +782,7 @@ def test_a_node_that_lost_its_model_is_taught_again() -> None:
 
 
 def test_a_run_too_short_for_its_training_makes_no_block() -> None:
-    stage = Stage(teaching(), **{**TRAINING, "rounds": 3})
+    stage = Stage(training_script(), **{**TRAINING, "rounds": 3})
     stage.join("alice", "bob", "eve")
     assert stage.blocks == []
     assert stage.over == e.RunOver("finished", "3 rounds")

@@ -59,11 +59,19 @@ def test_slots_leave_time_for_a_sounding() -> None:
     assert abs(gap(starts) - one - 3 * 30e-6) < 1e-9
 
 
-def test_an_eve_with_more_antennas_than_are_accounted_for_is_refused() -> None:
+def test_an_eve_with_several_antennas_is_taken_in_and_told_of() -> None:
+    done = stage(n_eve=8)
+    assert done.over is not None
+    assert done.over.status == "finished"
+    told = [body for _, body in done.told if isinstance(body, m.Configure)]
+    assert all(body.antennas == {"alice": 4, "bob": 4, "eve": 8} for body in told)
+
+
+def test_an_eve_with_several_antennas_takes_part_in_every_round() -> None:
     done = stage(n_eve=2)
     assert done.over is not None
-    assert done.over.status == "failed"
-    assert "eve: 2 antennas, accepted 1" in done.over.detail
+    assert done.over.status == "finished"
+    assert [body.round for node, body in done.told if node == "eve" and isinstance(body, m.Probe)] == list(range(7))
 
 
 def test_beams_need_radios_that_can_time_their_samples() -> None:

@@ -18,7 +18,9 @@ def test_benchmarks_are_found_by_file():
 
 def test_rows():
     rows = estimator.run(n_pairs=3, n_blocks=1)
-    assert [r.name for r in rows] == ["estimator_least_squares", "estimator_mmse"]
+    assert [r.name for r in rows] == [
+        "estimator_least_squares", "estimator_least_squares_train", "estimator_mmse", "estimator_mmse_train"
+    ]  # fmt: skip
     for row in rows:
         assert row.ours_s > 0
         assert row.peer_s > 0

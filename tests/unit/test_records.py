@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -32,7 +33,6 @@ AGREE = {
     "leaked_by_kind": {"parities": 10},
     "public_bytes": 99,
     "messages": 3,
-    "source_min_entropy": 0.8,
     "verified": True,
     "failure": None,
 }
@@ -361,6 +361,32 @@ def test_rows_are_committed_in_batches_and_documents_at_once(tmp_path: Path) -> 
     hasty.close()
 
 
+def test_a_train_is_committed_whole(tmp_path: Path) -> None:
+    """Not a row of it is in the file before its end, whatever the batches; then all of them, after one commit."""
+    folder = tmp_path / "r"
+    folder.mkdir()
+    j = journal.Journal(folder, batch_rows=3, batch_s=0.0)
+    j.document("start", a_start())
+
+    def seen() -> tuple[int, int]:
+        run = reader.load(folder)
+        return run.rounds.rounds.size, sum(link.rounds.size for link in run.links.values())
+
+    with j.together():
+        for r in range(20):
+            j.probe((r, "bob", "alice>bob", 0.0, 20.0, 0.0, -20.0, "", None, None, None, None))
+            j.round((r, True, "", "", 0.0))
+            j.document("event", documents.Event(seq=r, time=documents.now(), kind="note", data={}))
+        assert seen() == (0, 0)
+    assert seen() == (20, 20)
+    with contextlib.suppress(RuntimeError), j.together():
+        j.round((20, True, "", "", 0.0))
+        raise RuntimeError
+    assert seen() == (20, 20)
+    j.close()  # what was told before the fault is not lost
+    assert seen() == (21, 20)
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     order=st.lists(st.integers(0, 30), min_size=1, max_size=30, unique=True),
@@ -392,15 +418,20 @@ def test_compaction_keeps_every_value_whatever_the_chunks(
             np.testing.assert_array_equal(link.csi[i], csi(r))
 
 
-def test_the_commit_is_found_in_a_checkout_only(tmp_path: Path) -> None:
+def test_the_commit_is_found_in_a_checkout_and_else_told_by_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "module.py"
     file.write_text("")
+    monkeypatch.setattr(documents, "__commit__", None)
     assert documents._git(file) == (None, None)
+    monkeypatch.setattr(documents, "__commit__", "g0123abc")
+    assert documents._git(file) == ("0123abc", None)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x"]
     for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
         subprocess.run([*git, *command], check=True)
     # inside a checkout, but not part of it: as a package installed under somebody else's project
-    assert documents._git(file) == (None, None)
+    assert documents._git(file) == ("0123abc", None)
     subprocess.run([*git, "add", "module.py"], check=True)
     subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
     commit, modified = documents._git(file)

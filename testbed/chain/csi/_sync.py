@@ -4,61 +4,149 @@ Steps: (1) sliding correlation of the received samples with themselves one perio
 Cox, IEEE Trans. Commun. 45(12), 1997) and over the repeated symbols; (2) carrier offset from the preamble's halves;
 (3) cross-correlation with the known preamble, and the position whose cyclic prefix catches most of its energy;
 (4) carrier offset from the repeated symbols, made unambiguous by (2); (5) FFT of all symbols, least squares over what
-repeats, noise from what does not; (6) arrival time from the phase slope over frequency.
+repeats, noise from what does not; (6) arrival time from the phase slope over frequency. Where (3) and (4) do not find
+the frame, the carrier offset may be one that (2) cannot tell from a smaller one: it is searched for, and they go again.
+
+Blocks of one shape are worked on together, some at a time; what a block gives does not depend on the others.
 """
 
 from __future__ import annotations
 
-import cmath
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.chain.csi._acquire import (
+    Batch,
+    Scratch,
+    cycles_between,
+    detect,
+    dot,
+    energy,
+    fine_start,
+    half_period_cfo,
+    indices,
+    phasors,
+    search_cfo,
+)
+from testbed.chain.csi._plan import C128, Plan, power
 from testbed.core.errors import ProbeRejected, Reject
-from testbed.core.types import F64, I64, AntennaFrame, CsiFrame, IqBlock, SoundingFrame
+from testbed.core.types import C64, F64, I64, AntennaFrame, CsiFrame, IqBlock, SoundingFrame
 
-C128 = NDArray[np.complex128]
+_Record = TypeVar("_Record", "Soundings", "_Dc", "_Lock")
+Flags = NDArray[np.bool_]
 
 CLIP_LEVEL = 0.999
 _PREAMBLE_MATCH = 0.6
 """Coherence demanded between the received preamble and the one predicted from the symbols' estimate. A frame at 0 dB
 gives 0.73; of 32 random bins one in 10⁶ gives more than 0.6."""
+_SEARCHED_SIGMAS = 4.5
+"""The same after a search, which tries a hypothesis for every carrier: it takes more than one of few bins by chance."""
 _SIGMAS = 5.0
 """A self-correlation of n noise samples exceeds 5/√n with probability e⁻²⁵."""
 _DC_RESIDUE = 1e-3
 """DC expected to be left after the block's mean is taken off, relative to the signal's power."""
+_CHUNK_BYTES = 1 << 20
+"""Of samples in double precision that are worked on together: what stays in a core's cache."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sounding:
-    """A frame that was found and passed all checks."""
+class Soundings:
+    """Frames that were found and passed all checks; the first axis of every array is the frame."""
 
+    rows: I64
+    """Which block each was found in."""
     h: C128
-    """(rx antenna, subcarrier) least-squares estimate, delays relative to `time_s`."""
+    """(frame, rx antenna, subcarrier) least-squares estimate, delays relative to `time_s`."""
     h_noise: F64
-    """(rx antenna,) variance of `h`: σ² / (n_symbols · |pilot|²), mean over subcarriers."""
+    """(frame, rx antenna) variance of `h`: σ² / (n_symbols · |pilot|²), mean over subcarriers."""
     snr_db: F64
-    """(subcarrier,) of one symbol, averaged over antennas."""
-    cfo_hz: float
-    time_s: float
-    rssi_dbfs: float
-    start: int
+    """(frame, subcarrier) of one symbol, averaged over antennas."""
+    cfo_hz: F64
+    time_s: F64
+    rssi_dbfs: F64
+    start: I64
     """Sample of the block at which the earliest path's frame begins."""
-    delay: float
+    delay: F64
     """Of the power-weighted mean path after `start`, in samples."""
 
-    def csi(self, h: C128, subcarrier_hz: F64) -> CsiFrame:
-        """Return the frame's CSI with channel `h` (rx antenna, subcarrier) or (rx antenna, tx antenna, subcarrier)."""
-        return CsiFrame(
-            h=(h[:, None, :] if h.ndim == 2 else h).astype(np.complex64),
-            subcarrier_hz=subcarrier_hz,
-            snr_db=self.snr_db,
-            cfo_hz=self.cfo_hz,
-            time_s=self.time_s,
-            rssi_dbfs=self.rssi_dbfs,
-        )
+    def take(self, index: I64) -> Soundings:
+        return _taken(self, index)
+
+    def csi(self, h: C128, subcarrier_hz: F64) -> Iterator[tuple[int, CsiFrame]]:
+        """Yield (row, CSI) with channel `h`, (frame, rx antenna, subcarrier) or (frame, rx, tx antenna, subcarrier)."""
+        shaped = (h[:, :, None, :] if h.ndim == 3 else h).astype(np.complex64)
+        scalars = (self.rows.tolist(), self.cfo_hz.tolist(), self.time_s.tolist(), self.rssi_dbfs.tolist())
+        for i, (row, cfo_hz, time_s, rssi_dbfs) in enumerate(zip(*scalars, strict=True)):
+            yield row, CsiFrame(shaped[i], subcarrier_hz, self.snr_db[i], cfo_hz, time_s, rssi_dbfs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dc:
+    """What a constant in the received samples becomes in the corrected spectra: turns[symbol] · spectrum[bin]."""
+
+    turns: C128
+    """(frame, symbol)."""
+    spectrum: C128
+    """(frame, subcarrier)."""
+    total: C128
+    """(frame, antenna) sum of the received samples in the symbols' windows."""
+
+    def take(self, index: I64) -> _Dc:
+        return _taken(self, index)
+
+    @classmethod
+    def joined(cls, a: _Dc, b: _Dc) -> _Dc:
+        return _made(cls, [np.concatenate(pair) for pair in _pairs(a, b)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Lock:
+    """Frames whose start and carrier offset are known."""
+
+    rows: I64
+    start: I64
+    cfo: F64
+    """Cycles per sample."""
+    energy: F64
+    """(frame,) Σ|sample|² over the frame and all antennas."""
+    dc: _Dc
+    symbols: C128
+    """(frame, antenna, symbol, subcarrier) corrected spectra."""
+    mean: C128
+    """(frame, antenna, subcarrier) their mean."""
+    match: F64
+    """(frame,) coherence of the preamble with what the symbols predict."""
+    share: F64
+    """(frame,) of the channel's energy within the cyclic prefix."""
+
+    def take(self, index: I64) -> _Lock:
+        return _taken(self, index)
+
+    @classmethod
+    def joined(cls, a: _Lock, b: _Lock) -> _Lock:
+        return _made(cls, [_Dc.joined(x, y) if isinstance(x, _Dc) else np.concatenate([x, y]) for x, y in _pairs(a, b)])
+
+
+def _values(record: Any) -> list[Any]:
+    return [getattr(record, f.name) for f in fields(record)]
+
+
+def _pairs(a: Any, b: Any) -> Iterator[tuple[Any, Any]]:
+    return zip(_values(a), _values(b), strict=True)
+
+
+def _made(kind: Callable[..., _Record], values: list[Any]) -> _Record:
+    return kind(*values)
+
+
+def _taken(record: _Record, index: I64) -> _Record:
+    """Return a record of arrays with these frames only."""
+    return _made(type(record), [v.take(index) if isinstance(v, _Dc) else v[index] for v in _values(record)])
 
 
 class Synchroniser:
@@ -68,7 +156,7 @@ class Synchroniser:
     clip_fraction: share of the frame's samples at |I| or |Q| ≥ 0.999 above which it is CLIPPED.
     detection_threshold: self-correlation coefficient (0 to 1, about SNR/(1 + SNR) over the sampled band) below which
       there is NO_PREAMBLE; raised where the block holds too few samples for it to mean anything.
-    max_cfo_hz: carrier offsets beyond are CFO_RANGE. None: all that the preamble can tell apart, ±rate/(2·half).
+    max_cfo_hz: carrier offsets beyond are CFO_RANGE. None: all at which the frame's band stays inside the sampled one.
     """
 
     def __init__(
@@ -81,90 +169,64 @@ class Synchroniser:
         if not 0 < detection_threshold < 1:
             raise ValueError(f"detection_threshold = {detection_threshold}, accepted: between 0 and 1")
         if max_cfo_hz is not None and not max_cfo_hz > 0:
-            raise ValueError(f"max_cfo_hz = {max_cfo_hz}, accepted: > 0, or none for the preamble's range")
+            raise ValueError(f"max_cfo_hz = {max_cfo_hz}, accepted: > 0, or none for the frame's range")
         self.min_snr_db, self.clip_fraction = min_snr_db, clip_fraction
         self.detection_threshold, self.max_cfo_hz = detection_threshold, max_cfo_hz
-        self._plan: _Plan | None = None
+        self._plan: Plan | None = None
+        self._scratch = Scratch()
 
-    def plan(self, frame: SoundingFrame) -> _Plan:
+    def plan(self, frame: SoundingFrame) -> Plan:
         """Return what is derived from a frame's design, made once as long as the same object comes."""
         if self._plan is None or self._plan.frame is not frame:
-            self._plan = _Plan(frame)
+            self._plan = Plan(frame)
         return self._plan
 
-    def sound(self, block: IqBlock, frame: SoundingFrame) -> Sounding:
-        """Find the frame in `block.samples` (antenna, sample) and estimate the channel by least squares.
+    def range_hz(self, frame: SoundingFrame) -> float:
+        """Return the largest carrier offset, either way, that is accepted."""
+        widest_hz = self.plan(frame).max_cfo * frame.sample_rate_hz
+        return widest_hz if self.max_cfo_hz is None else min(self.max_cfo_hz, widest_hz)
 
-        Raises ProbeRejected with the reason, ValueError where block and frame differ in sample rate.
-        """
-        if block.sample_rate_hz != frame.sample_rate_hz:
-            raise ValueError(f"block at {block.sample_rate_hz:g} Hz, frame at {frame.sample_rate_hz:g} Hz")
-        if block.overflow:
-            raise ProbeRejected(Reject.OVERFLOW, "the device lost samples in this block")
+    def estimate(
+        self, blocks: Sequence[IqBlock], frame: SoundingFrame, refine: Callable[[Soundings], C128]
+    ) -> list[CsiFrame | ProbeRejected]:
+        """Return each block's CSI with the channel that `refine` makes of the soundings, or why it has none."""
         plan = self.plan(frame)
-        raw = np.ascontiguousarray(block.samples, dtype=np.complex64)
-        n = raw.shape[1]
-        if n < plan.frame_len:
-            raise ProbeRejected(Reject.TRUNCATED, f"{n} samples cannot hold a frame of {plan.frame_len}")
-        # A frame that runs out of the block must be seen to do so, hence zeros for what would follow.
-        y = np.zeros((raw.shape[0], n + plan.frame_len - plan.preamble_len), dtype=np.complex128)
-        np.subtract(raw, raw.sum(axis=1, keepdims=True, dtype=np.complex128) / n, out=y[:, :n])
+        out: list[CsiFrame | ProbeRejected | None] = [None] * len(blocks)
+        for found in self.sound(blocks, frame, out):
+            for row, csi in found.csi(refine(found), plan.subcarrier_hz):
+                out[row] = csi
+        return [x for x in out if x is not None]
 
-        coarse = self._detect(y, n, plan, raw)
-        coarse_cfo = _half_period_cfo(y, plan, coarse)
-        start = _fine_start(y, plan, coarse, coarse_cfo)
-        end = start + plan.frame_len
-        self._check_clipping(raw[:, max(start, 0) : end])
-        if start + plan.first < 0 or start + plan.n_cp < 0 or end > n:
-            raise ProbeRejected(Reject.TRUNCATED, f"frame at samples {start} to {end} of a block of {n}")
+    def sound(
+        self, blocks: Sequence[IqBlock], frame: SoundingFrame, rejected: list[CsiFrame | ProbeRejected | None]
+    ) -> Iterator[Soundings]:
+        """Find a frame in each of `blocks`, samples (antenna, sample), and estimate the channel by least squares.
 
-        cfo, dc, spectra = _spectra(y, plan, start, coarse_cfo)
-        symbols = spectra[:, 1:]
-        total = symbols.sum(axis=1)  # (antenna, bin)
-        match = _preamble_match(spectra[:, 0], total, plan)
-        if match < _PREAMBLE_MATCH:
-            self._check_cfo_range(y, n, plan, coarse, coarse_cfo)
-            raise ProbeRejected(Reject.NO_PREAMBLE, f"what repeats is not the expected waveform (match {match:.2f})")
+        Yields those that were found, some at a time; puts the reason for each other one in its place of `rejected`.
+        Raises ValueError where a block and the frame differ in sample rate.
+        """
+        plan = self.plan(frame)
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for i, block in enumerate(blocks):
+            rejected[i] = _unfit(block, plan)
+            if rejected[i] is None:
+                alike.setdefault(block.samples.shape, []).append(i)
+        for (n_antennas, n), members in alike.items():
+            size = max(1, _CHUNK_BYTES // (16 * n_antennas * (plan.before + n + plan.after)))
+            for part in (members[i : i + size] for i in range(0, len(members), size)):
+                raw = np.array([blocks[i].samples for i in part], dtype=np.complex64)
+                why: dict[int, ProbeRejected] = {}
+                times_s = np.array([blocks[i].time_s for i in part])
+                found = self._sound(Batch.of(raw, plan, self._scratch), times_s, plan, why)
+                for row, reason in why.items():
+                    rejected[part[row]] = reason
+                yield replace(found, rows=np.array(part)[found.rows])
 
-        mean, noise = _repeating(symbols[:, :, plan.used], total[:, plan.used] / plan.n_symbols, dc, plan)
-        snr = (_power(mean) / noise[:, None] - 1 / plan.n_symbols).sum(axis=0) / len(y)  # (subcarrier,)
-        mean_snr_db = 10 * math.log10(max(float(snr.sum()) / snr.size, 1e-6))
-        if mean_snr_db < self.min_snr_db:
-            raise ProbeRejected(Reject.LOW_SNR, f"{mean_snr_db:.1f} dB, accepted from {self.min_snr_db:g} dB")
-        cfo_hz = cfo * frame.sample_rate_hz
-        if self.max_cfo_hz is not None and abs(cfo_hz) > self.max_cfo_hz:
-            raise ProbeRejected(Reject.CFO_RANGE, f"{cfo_hz:.0f} Hz, accepted ±{self.max_cfo_hz:.0f} Hz")
-
-        h = mean / plan.symbol
-        share = _delay_share(h, plan)
-        if share < plan.min_delay_share:
-            raise ProbeRejected(
-                Reject.NO_PREAMBLE,
-                f"{share:.0%} of the channel's energy within the cyclic prefix, needs {plan.min_delay_share:.0%}",
-            )
-        delay = _mean_delay(h, plan)
-        if not -0.5 <= start + delay <= n - plan.frame_len + 0.5:
-            raise ProbeRejected(
-                Reject.TRUNCATED,
-                f"frame starts at sample {start + delay:.1f}, accepted 0 to {n - plan.frame_len}",
-            )
-        h *= np.exp((2j * np.pi * delay) * (plan.cycles + cfo))
-        power = float(_energy(y[:, max(start, 0) : end]).sum()) / (len(y) * (end - max(start, 0)))
-        return Sounding(
-            h=h,
-            h_noise=noise / plan.n_symbols * plan.inverse_power,
-            snr_db=10 * np.log10(np.maximum(snr, 1e-3)),
-            cfo_hz=cfo_hz,
-            time_s=block.time_s + (start + delay) / frame.sample_rate_hz,
-            rssi_dbfs=10 * math.log10(power + 1e-30),
-            start=start,
-            delay=delay,
-        )
-
-    def sound_antennas(self, block: IqBlock, frame: AntennaFrame) -> Sounding:
+    def sound_antennas(self, block: IqBlock, frame: AntennaFrame) -> Soundings:
         """Find the frame by the first antenna's section, then estimate every antenna by its own.
 
-        `h` is (rx antenna, tx antenna, subcarrier). Raises what `sound` raises, TRUNCATED for a later section too.
+        `h` is (1, rx antenna, tx antenna, subcarrier). Raises what makes the block useless, TRUNCATED for a later
+        section too.
         """
         n_antennas, n_symbols, plan = frame.n_antennas, frame.frame.n_symbols, self.plan(frame.frame)
         raw = np.ascontiguousarray(block.samples, dtype=np.complex64)
@@ -174,240 +236,244 @@ class Synchroniser:
                 Reject.TRUNCATED, f"{raw.shape[1]} samples cannot hold {n_antennas} antennas' {plan.frame_len + later}"
             )
         # the first section is where the others still fit behind it
-        found = self.sound(replace(block, samples=raw[:, : raw.shape[1] - later]), frame.frame)
-        self._check_clipping(raw[:, max(found.start, 0) :])
+        rejected: list[CsiFrame | ProbeRejected | None] = [None]
+        first = replace(block, samples=raw[:, : raw.shape[1] - later])
+        soundings = list(self.sound([first], frame.frame, rejected))
+        if isinstance(rejected[0], ProbeRejected):
+            raise rejected[0]
+        found, start = soundings[0], int(soundings[0].start[0])
+        if (clipped := self._clipped(raw[:, max(start, 0) :])) is not None:
+            raise clipped
         firsts = plan.parts[1:] + frame.stride * np.arange(n_antennas)[:, None]  # (antenna, symbol), after the start
-        index = found.start + firsts[:, :, None] + plan.samples
         y = raw - raw.mean(axis=1, keepdims=True, dtype=np.complex128)
-        windows = y[:, index]
+        windows = y[:, start + firsts[:, :, None] + plan.samples]
         # one oscillator serves all antennas: whatever repeats within their sections tells its offset
-        turn = cmath.phase(np.vdot(windows[:, :, :-1], windows[:, :, 1:])) / (2 * np.pi)
         cfo = found.cfo_hz / frame.frame.sample_rate_hz
-        cfo = (turn + round(cfo * plan.step - turn)) / plan.step
-        turns = _phasors(cfo, firsts.ravel()).reshape(n_antennas, n_symbols)
-        within = _phasors(cfo, plan.samples)
-        spectra = np.fft.fft(windows * within * turns[:, :, None], axis=-1)[..., plan.used]
-        h = np.empty((len(raw), n_antennas, plan.used.size), dtype=np.complex128)
-        noises, snr = [], np.zeros(plan.used.size)
-        for m in range(n_antennas):
-            dc = _Dc(turns[m], np.fft.fft(within), windows[:, m].sum(axis=(1, 2)))
-            mean, noise = _repeating(spectra[:, m], spectra[:, m].mean(axis=1), dc, plan)
-            h[:, m] = mean / plan.symbol
-            noises.append(noise)
-            snr += (_power(mean) / noise[:, None] - 1 / n_symbols).mean(axis=0) / n_antennas
-        h *= np.exp((2j * np.pi * found.delay) * (plan.cycles + cfo))
+        cfo = _unwrapped(cycles_between(windows[None, :, :, :-1], windows[None, :, :, 1:]), cfo, plan)
+        turns = phasors(cfo, firsts.ravel()).reshape(n_antennas, n_symbols)
+        within = phasors(cfo, plan.samples)[0]
+        spectra = np.fft.fft(windows * within * turns[:, :, None], axis=-1)
+        spectra = np.ascontiguousarray(spectra.swapaxes(0, 1)).take(plan.used, axis=-1)
+        pattern = np.broadcast_to(np.fft.fft(within)[plan.used], (n_antennas, plan.used.size))
+        dc = _Dc(turns, pattern, windows.sum(axis=(2, 3)).T)
+        mean, noise = _repeating(spectra, spectra.mean(axis=2), dc, plan)
+        snr = (power(mean) / noise[..., None] - 1 / n_symbols).mean(axis=(0, 1))
+        h = mean.swapaxes(0, 1) / plan.symbol * np.exp((2j * np.pi * found.delay) * (plan.cycles + cfo))
         return replace(
-            found, h=h, h_noise=np.mean(noises, axis=0) / n_symbols * plan.inverse_power,
-            snr_db=10 * np.log10(np.maximum(snr, 1e-3)), cfo_hz=cfo * frame.frame.sample_rate_hz,
+            found, h=h[None], h_noise=noise.mean(axis=0)[None] / n_symbols * plan.inverse_power,
+            snr_db=10 * np.log10(np.maximum(snr, 1e-3))[None], cfo_hz=cfo * frame.frame.sample_rate_hz,
         )  # fmt: skip
 
-    def _detect(self, y: C128, n: int, plan: _Plan, raw: NDArray[np.complex64]) -> int:
-        """Return the sample at which preamble and symbols, taken together, repeat best.
+    def _sound(self, batch: Batch, time_s: F64, plan: Plan, rejected: dict[int, ProbeRejected]) -> Soundings:
+        """Return what was found in blocks that begin at `time_s` (block,); `rejected` tells of all others."""
+        loud = ~(np.abs(batch.raw.view(np.float32)).max(axis=(1, 2)) < CLIP_LEVEL)
+        coarse, coefficient, n_products = detect(batch, plan)
+        threshold = np.maximum(self.detection_threshold, np.minimum(_SIGMAS / np.sqrt(n_products), 0.9))
+        seen = coefficient >= threshold
+        for i in indices(~seen).tolist():
+            rejected[i] = (self._clipped(batch.raw[i]) if loud[i] else None) or ProbeRejected(
+                Reject.NO_PREAMBLE, f"self-correlation {coefficient[i]:.2f}, needs {threshold[i]:.2f}"
+            )
+        rows = indices(seen)
+        coarse = coarse[rows]
+        cfo = half_period_cfo(batch, rows, coarse, plan)
+        lock, why = self._lock(batch, rows, coarse, cfo, loud, plan, _PREAMBLE_MATCH)
+        lost = _lost(rows, lock, why, plan)
+        if lost.size and plan.searchable:
+            cfo = search_cfo(batch, rows[lost], coarse[lost], cfo[lost], plan)
+            far, beyond = self._lock_far(batch, rows[lost], coarse[lost], cfo, loud, plan)
+            found = {*far.rows.tolist(), *beyond}
+            why = {row: reason for row, reason in why.items() if row not in found} | beyond
+            lock = _Lock.joined(lock.take(indices(~np.isin(lock.rows, list(found)))), far)
+        rejected.update(why)
+        return self._finish(lock, batch.n, time_s, plan, rejected)
 
-        `y` (antenna, sample) holds `n` samples and zeros after them.
-        """
-        n_starts = n - plan.preamble_len + 1
-        conj = y.conj()
-        halves = np.abs(_sliding(conj, y, plan.half, plan.preamble_len - plan.half, 0, n_starts))
-        symbols = np.abs(_sliding(conj, y, plan.step, plan.symbols_len - plan.step, plan.preamble_len, n_starts))
-        halves += symbols
-        start = int(halves.argmax())
+    def _lock_far(
+        self, batch: Batch, rows: I64, coarse: I64, cfo: F64, loud: Flags, plan: Plan
+    ) -> tuple[_Lock, dict[int, ProbeRejected]]:
+        """Try once more at carrier offsets that were searched for; also tell which frames lie beyond the range."""
+        least = max(_PREAMBLE_MATCH, min(_SEARCHED_SIGMAS / math.sqrt(2 * plan.even.size), 0.9))
+        lock, _ = self._lock(batch, rows, coarse, cfo, loud, plan, least)
+        compact, near = lock.share >= plan.min_delay_share, np.abs(lock.cfo) <= plan.max_cfo
+        rate_hz, limit_hz = plan.frame.sample_rate_hz, self.range_hz(plan.frame)
+        beyond = {int(lock.rows[i]): _beyond(lock.cfo[i] * rate_hz, limit_hz) for i in indices(compact & ~near)}
+        return lock.take(indices(compact & near)), beyond
 
-        most = float((_power(y[:, start : start + plan.frame_len]) @ plan.detection_share).sum())
-        coefficient = float(halves[start]) / max(most, 1e-30)
-        symbols_seen = min(plan.symbols_len, n - start - plan.preamble_len)
-        n_products = len(y) * (plan.preamble_len - plan.half + max(0, symbols_seen - plan.step))
-        threshold = max(self.detection_threshold, min(_SIGMAS / math.sqrt(n_products), 0.9))
-        if not coefficient >= threshold:
-            self._check_clipping(raw)
-            raise ProbeRejected(Reject.NO_PREAMBLE, f"self-correlation {coefficient:.2f}, needs {threshold:.2f}")
-        return start
+    def _lock(
+        self, batch: Batch, rows: I64, coarse: I64, cfo: F64, loud: Flags, plan: Plan, least_match: float
+    ) -> tuple[_Lock, dict[int, ProbeRejected]]:
+        """Find frames near `coarse` (row,), if their carrier offsets are about `cfo`; also tell why not, by row."""
+        start = fine_start(batch, rows, coarse, cfo, plan)
+        end = start + plan.frame_len
+        why: dict[int, ProbeRejected] = {}
+        for i in indices(loud[rows]).tolist():
+            clipped = self._clipped(batch.raw[rows[i], :, max(start[i], 0) : end[i]])
+            if clipped is not None:
+                why[int(rows[i])] = clipped
+        for i in indices((start + min(plan.first, plan.n_cp) < 0) | (end > batch.n)).tolist():
+            detail = f"frame at samples {start[i]} to {end[i]} of a block of {batch.n}"
+            why.setdefault(int(rows[i]), ProbeRejected(Reject.TRUNCATED, detail))
+        fits = np.array([row not in why for row in rows.tolist()], dtype=bool)
+        lock = _correct(batch, rows[fits], start[fits], cfo[fits], plan)
+        known = lock.match >= least_match
+        for i in indices(~known).tolist():
+            detail = f"what repeats is not the expected waveform (match {lock.match[i]:.2f})"
+            why[int(lock.rows[i])] = ProbeRejected(Reject.NO_PREAMBLE, detail)
+        return (lock if known.all() else lock.take(indices(known))), why
 
-    def _check_clipping(self, samples: NDArray[np.complex64]) -> None:
-        """Raise CLIPPED where too many of (antenna, sample) are at full scale."""
-        parts = np.ascontiguousarray(samples).view(np.float32)
-        if parts.max() < CLIP_LEVEL and parts.min() > -CLIP_LEVEL:
-            return
+    def _finish(self, lock: _Lock, n: int, time_s: F64, plan: Plan, rejected: dict[int, ProbeRejected]) -> Soundings:
+        """Estimate the channel of the frames in blocks of `n` samples, and reject those in which it is no good."""
+        rate_hz = plan.frame.sample_rate_hz
+        mean, noise = _repeating(lock.symbols, lock.mean, lock.dc, plan)
+        n_antennas = mean.shape[1]
+        snr = (power(mean) / noise[:, :, None] - 1 / plan.n_symbols).sum(axis=1) / n_antennas
+        mean_snr_db = 10 * np.log10(np.maximum(snr.sum(axis=-1) / snr.shape[-1], 1e-6))
+        h = mean / plan.symbol
+        delay = _mean_delay(h, plan)
+        checked = _Checked(lock.cfo * rate_hz, mean_snr_db, lock.share, lock.start + delay)
+        good = self._good(checked, n, plan)
+        for i in indices(~good).tolist():
+            rejected[int(lock.rows[i])] = self._why(checked.at(i), n, plan)
+        h *= np.exp((2j * np.pi * delay)[:, None] * (plan.cycles + lock.cfo[:, None]))[:, None, :]
+        inside = lock.start + plan.frame_len - np.maximum(lock.start, 0)
+        found = Soundings(
+            rows=lock.rows,
+            h=h,
+            h_noise=noise / plan.n_symbols * plan.inverse_power,
+            snr_db=10 * np.log10(np.maximum(snr, 1e-3)),
+            cfo_hz=checked.cfo_hz,
+            time_s=time_s[lock.rows] + checked.arrival / rate_hz,
+            rssi_dbfs=10 * np.log10(lock.energy / (n_antennas * inside) + 1e-30),
+            start=lock.start,
+            delay=delay,
+        )
+        return found if good.all() else found.take(indices(good))
+
+    def _good(self, checked: _Checked, n: int, plan: Plan) -> Flags:
+        """Return (frame,) which pass all checks that `_why` words."""
+        room = n - plan.frame_len
+        return (
+            (checked.snr_db >= self.min_snr_db)
+            & (np.abs(checked.cfo_hz) <= (self.max_cfo_hz or math.inf))
+            & (checked.share >= plan.min_delay_share)
+            & (checked.arrival >= -0.5)
+            & (checked.arrival <= room + 0.5)
+        )
+
+    def _why(self, frame: tuple[float, float, float, float], n: int, plan: Plan) -> ProbeRejected:
+        """Return the first check that a frame's (carrier offset, SNR, share, arrival) failed."""
+        cfo_hz, snr_db, share, arrival = frame
+        if snr_db < self.min_snr_db:
+            return ProbeRejected(Reject.LOW_SNR, f"{snr_db:.1f} dB, accepted from {self.min_snr_db:g} dB")
+        if self.max_cfo_hz is not None and abs(cfo_hz) > self.max_cfo_hz:
+            return _beyond(cfo_hz, self.range_hz(plan.frame))
+        if share < plan.min_delay_share:
+            detail = f"{share:.0%} of the channel's energy within the cyclic prefix, needs {plan.min_delay_share:.0%}"
+            return ProbeRejected(Reject.NO_PREAMBLE, detail)
+        return ProbeRejected(
+            Reject.TRUNCATED, f"frame starts at sample {arrival:.1f}, accepted 0 to {n - plan.frame_len}"
+        )
+
+    def _clipped(self, samples: C64) -> ProbeRejected | None:
+        """Return CLIPPED where too many of (antenna, sample) are at full scale."""
         clipped = np.maximum(np.abs(samples.real), np.abs(samples.imag)) >= CLIP_LEVEL
         share = np.count_nonzero(clipped) / clipped.size
-        if share > self.clip_fraction:
-            raise ProbeRejected(
-                Reject.CLIPPED, f"{share:.2%} of the samples at full scale, accepted {self.clip_fraction:.2%}"
-            )
-
-    def _check_cfo_range(self, y: C128, n: int, plan: _Plan, coarse: int, coarse_cfo: float) -> None:
-        """Raise CFO_RANGE where the frame fits at a carrier offset that looks the same to the preamble's halves."""
-        for turns in (-1, 1, -2, 2):
-            cfo = coarse_cfo + turns / plan.half
-            start = _fine_start(y, plan, coarse, cfo)
-            if start + plan.first < 0 or start + plan.n_cp < 0 or start + plan.frame_len > n:
-                continue
-            cfo, _, spectra = _spectra(y, plan, start, cfo)
-            total = spectra[:, 1:].sum(axis=1)
-            share = _delay_share(total[:, plan.used] / plan.symbol, plan)
-            if _preamble_match(spectra[:, 0], total, plan) >= _PREAMBLE_MATCH and share >= plan.min_delay_share:
-                cfo_hz, limit_hz = cfo * plan.frame.sample_rate_hz, plan.frame.sample_rate_hz / (2 * plan.half)
-                raise ProbeRejected(Reject.CFO_RANGE, f"{cfo_hz:.0f} Hz, accepted ±{limit_hz:.0f} Hz")
-
-
-class _Plan:
-    """What follows from a frame's design alone."""
-
-    def __init__(self, frame: SoundingFrame) -> None:
-        self.frame = frame
-        self.n_fft, self.n_cp, self.n_symbols = frame.n_fft, frame.n_cp, frame.n_symbols
-        self.half, self.preamble_len = frame.preamble_half, frame.preamble_len
-        self.step = frame.n_cp + frame.n_fft
-        self.symbols_len = frame.n_symbols * self.step
-        self.frame_len = frame.samples.size
-        self.bins: I64 = frame.bins
-        self.subcarrier_hz: F64 = frame.subcarrier_hz
-        if self.frame_len != self.preamble_len + self.symbols_len or self.preamble_len < self.n_fft:
-            raise ValueError("the frame's parts do not add up to its length")
-        if not 0 < 2 * self.n_cp <= self.n_fft:
-            raise ValueError(
-                f"cyclic prefix of {self.n_cp} samples, accepted: up to half the symbol, {self.n_fft // 2}"
-            )
-
-        samples = frame.samples.astype(np.complex128)
-        # Windows begin where the earliest path's cyclic prefix ends: any path up to n_cp later is still inside its own.
-        # The preamble's last n_fft samples are one more window, one step before those of the symbols.
-        self.first = self.preamble_len - self.n_fft
-        self.parts = self.first + self.step * np.arange(self.n_symbols + 1)
-        self.samples = np.arange(self.n_fft)
-
-        # How often each sample enters the products of the detection, halved: Σ|a||b| ≤ Σ(|a|² + |b|²)/2.
-        self.detection_share = np.zeros(self.frame_len)
-        for first_part, stop, lag in (
-            (0, self.preamble_len, self.half),
-            (self.preamble_len, self.frame_len, self.step),
-        ):
-            self.detection_share[first_part : stop - lag] += 0.5
-            self.detection_share[first_part + lag : stop] += 0.5
-
-        # Reach of the fine search around the coarse start; the preamble resembles itself again one half away.
-        self.reach = self.n_cp + self.half // 4
-        self.fine_len = _good_length(2 * self.reach + self.preamble_len)
-        self.fine_index = np.arange(self.fine_len)
-        self.preamble_conj = np.conj(np.fft.fft(samples[: self.preamble_len], self.fine_len))
-
-        preamble, symbol = np.fft.fft(samples[self.parts[:2, None] + self.samples], axis=1)
-        self.used: I64 = self.bins % self.n_fft
-        self.cycles: F64 = self.bins / self.n_fft
-        self.symbol = symbol[self.used]
-        self.inverse_power = float(np.mean(1 / _power(self.symbol)))
-        carried = np.abs(preamble[self.used]) > 0.1 * np.abs(preamble[self.used]).max()
-        self.even: I64 = self.used[carried]
-        self.preamble_over_symbol = preamble[self.even] / symbol[self.even]
-
-        # A channel fits into the cyclic prefix; what a carrier or another waveform seems to be spreads over all delays.
-        delays = np.arange(self.n_cp + 1)
-        self.to_delays = np.exp(2j * np.pi / self.n_fft * np.outer(self.bins, delays)) / np.sqrt(self.n_fft)
-        one_path = np.exp(-2j * np.pi / self.n_fft * self.bins * (self.n_cp // 2))
-        one_path_share = float(_power(one_path @ self.to_delays).sum()) / self.bins.size
-        self.min_delay_share = (one_path_share + delays.size / self.n_fft) / 2
-        self.neighbours = np.diff(self.bins) == 1
-
-
-def _good_length(n: int) -> int:
-    return 1 << (n - 1).bit_length()
-
-
-def _sliding(conj: C128, y: C128, lag: int, width: int, offset: int, n: int) -> C128:
-    """Return (n,) Σ over antennas and `width` samples of conj(y[i])·y[i + lag], i from offset + 0 … offset + n − 1."""
-    products = conj[:, offset : offset + n + width - 1] * y[:, offset + lag : offset + lag + n + width - 1]
-    total = np.zeros(n + width, dtype=np.complex128)
-    np.add.accumulate(products[0] if len(products) == 1 else products.sum(axis=0), out=total[1:])
-    return total[width:] - total[:n]
-
-
-def _half_period_cfo(y: C128, plan: _Plan, start: int) -> float:
-    """Return the carrier offset in cycles per sample from the preamble's halves; unambiguous within ±1/(2·half)."""
-    a = y[:, start : start + plan.preamble_len]
-    return cmath.phase(np.vdot(a[:, : -plan.half], a[:, plan.half :])) / (2 * np.pi * plan.half)
-
-
-def _fine_start(y: C128, plan: _Plan, coarse: int, cfo: float) -> int:
-    """Return the start for which most of the channel's energy arrives within one cyclic prefix after it."""
-    first = coarse - plan.reach
-    n = 2 * plan.reach + plan.preamble_len
-    segment = y[:, max(first, 0) : first + n]
-    if segment.shape[1] < n:
-        before = max(-first, 0)
-        segment = np.pad(segment, ((0, 0), (before, n - before - segment.shape[1])))
-    segment = segment * _phasors(cfo, plan.fine_index[:n])
-    spectrum = np.fft.fft(segment, plan.fine_len, axis=1)
-    spectrum *= plan.preamble_conj
-    power = _power(np.fft.ifft(spectrum, axis=1)[:, : 2 * plan.reach + 1])
-    energy = (power[0] if len(power) == 1 else power.sum(axis=0)).cumsum()
-    inside = energy[plan.n_cp :] - energy[: -plan.n_cp]
-    # The maximum is flat for a short channel; its middle moves less with the noise than its top.
-    best = (inside >= 0.995 * inside.max()).nonzero()[0]
-    return first + 1 + round(float(best[0] + best[-1]) / 2)
-
-
-def _spectra(y: C128, plan: _Plan, start: int, coarse_cfo: float) -> tuple[float, _Dc, C128]:
-    """Return the carrier offset in cycles per sample, what DC looks like, and the corrected (antenna, part, bin).
-
-    Part 0 is the preamble. The offset comes from the repeated symbols, unwrapped by the coarse one.
-    """
-    n_antennas, n_parts = len(y), plan.n_symbols + 1
-    first = start + plan.first
-    windows = y[:, first : first + n_parts * plan.step].reshape(n_antennas, n_parts, plan.step)[:, :, : plan.n_fft]
-    turn = cmath.phase(np.vdot(windows[:, 1:-1], windows[:, 2:])) / (2 * np.pi)
-    cfo = (turn + round(coarse_cfo * plan.step - turn)) / plan.step
-    turns, within = _phasors(cfo, plan.parts), _phasors(cfo, plan.samples)
-    # one transform for all: its price is mostly that of the call
-    corrected = np.empty((n_antennas * n_parts + 1, plan.n_fft), dtype=np.complex128)
-    corrected[-1] = within
-    body = corrected[:-1].reshape(windows.shape)
-    np.multiply(windows, within, out=body)
-    body *= turns[:, None]
-    spectra = np.fft.fft(corrected, axis=1)
-    dc = _Dc(turns[1:], spectra[-1], windows[:, 1:].sum(axis=(1, 2)))
-    return cfo, dc, spectra[:-1].reshape(windows.shape)
-
-
-def _preamble_match(preamble: C128, total: C128, plan: _Plan) -> float:
-    """Return the coherence, −1 to 1, of the preamble's spectrum with what the symbols predict; both (antenna, bin)."""
-    got = preamble[:, plan.even]
-    expected = total[:, plan.even] * plan.preamble_over_symbol
-    energy = float(np.vdot(got, got).real * np.vdot(expected, expected).real)
-    return float(np.vdot(expected, got).real) / math.sqrt(energy + 1e-60)
+        if share <= self.clip_fraction:
+            return None
+        return ProbeRejected(
+            Reject.CLIPPED, f"{share:.2%} of the samples at full scale, accepted {self.clip_fraction:.2%}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class _Dc:
-    """What a constant in the received samples becomes in the corrected spectra: turns[symbol] · spectrum[bin]."""
+class _Checked:
+    """What frames are judged by, each (frame,)."""
 
-    turns: C128
-    spectrum: C128
-    total: C128
-    """(antenna,) sum of the received samples in the symbols' windows."""
+    cfo_hz: F64
+    snr_db: F64
+    share: F64
+    """Of the channel's energy within the cyclic prefix."""
+    arrival: F64
+    """Sample of the block at which the frame arrived."""
 
-
-def _phasors(cfo: float, n: I64) -> C128:
-    """Return exp(−2πi·cfo·n); sine and cosine apart are faster than the complex exponential."""
-    angle = (-2 * np.pi * cfo) * n
-    out = np.empty(angle.size, dtype=np.complex128)
-    np.cos(angle, out=out.real)
-    np.sin(angle, out=out.imag)
-    return out
+    def at(self, i: int) -> tuple[float, float, float, float]:
+        return float(self.cfo_hz[i]), float(self.snr_db[i]), float(self.share[i]), float(self.arrival[i])
 
 
-def _power(a: C128) -> F64:
-    return a.real**2 + a.imag**2
+def _unfit(block: IqBlock, plan: Plan) -> ProbeRejected | None:
+    """Return why a block cannot hold the frame whatever its samples are; raises ValueError at another sample rate."""
+    if block.sample_rate_hz != plan.frame.sample_rate_hz:
+        raise ValueError(f"block at {block.sample_rate_hz:g} Hz, frame at {plan.frame.sample_rate_hz:g} Hz")
+    if block.overflow:
+        return ProbeRejected(Reject.OVERFLOW, "the device lost samples in this block")
+    n = block.samples.shape[1]
+    if n < plan.frame_len:
+        return ProbeRejected(Reject.TRUNCATED, f"{n} samples cannot hold a frame of {plan.frame_len}")
+    return None
 
 
-def _energy(a: C128) -> F64:
-    """Return (first axis,) the sum of |a|² over all other axes."""
-    return np.array([np.vdot(x, x).real for x in a])
+def _lost(rows: I64, lock: _Lock, why: Mapping[int, ProbeRejected], plan: Plan) -> I64:
+    """Return which of the rows may have been missed, or taken for what they are not, for another carrier offset."""
+    stray = lock.rows[lock.share < plan.min_delay_share].tolist()
+    missed = {row for row, reason in why.items() if reason.reason != Reject.CLIPPED}
+    return indices(np.isin(rows, [*missed, *stray])) if missed or stray else rows[:0]
 
 
-def _repeating(received: C128, mean: C128, dc: _Dc, plan: _Plan) -> tuple[C128, F64]:
-    """Return the mean over the symbols of (antenna, symbol, subcarrier) and the noise power on a bin of one symbol.
+def _beyond(cfo_hz: float, limit_hz: float) -> ProbeRejected:
+    return ProbeRejected(Reject.CFO_RANGE, f"{cfo_hz:.0f} Hz, accepted ±{limit_hz:.0f} Hz", cfo_hz=float(cfo_hz))
 
-    `mean` (antenna, subcarrier) is the plain one; the noise (antenna,) is what does not repeat.
+
+def _unwrapped(turn: F64, cfo: F64, plan: Plan) -> F64:
+    """Return carrier offsets in cycles per sample from cycles per step, which of them by the coarse `cfo`."""
+    return np.asarray((turn + np.rint(cfo * plan.step - turn)) / plan.step)
+
+
+def _correct(batch: Batch, rows: I64, start: I64, coarse_cfo: F64, plan: Plan) -> _Lock:
+    """Measure the carrier offset by the repeated symbols, unwrapped by the coarse one, and take it off."""
+    frames = batch.windows(rows, start, plan.span, plan)
+    n_frames, n_antennas, n_parts = len(frames), frames.shape[1], plan.n_symbols + 1
+    steps = frames[..., plan.first :].reshape(n_frames, n_antennas, n_parts, plan.step)
+    windows = steps[..., : plan.n_fft]
+    turn = cycles_between(windows[:, :, 1:-1], windows[:, :, 2:])
+    cfo = _unwrapped(turn, coarse_cfo, plan)
+    turns, within = phasors(cfo, plan.parts), phasors(cfo, plan.samples)
+    # one transform for all: its price is mostly that of the call
+    corrected = batch.scratch.array("corrected", (n_frames, n_antennas * n_parts + 1, plan.n_fft))
+    corrected[:, -1] = within
+    body = corrected[:, :-1].reshape(windows.shape)
+    np.multiply(windows, within[:, None, None, :], out=body)
+    body *= turns[:, None, :, None]
+    spectra = np.fft.fft(corrected, axis=-1)
+    dc = _Dc(turns[:, 1:], spectra[:, -1].take(plan.used, axis=-1), windows[:, :, 1:].sum(axis=(2, 3)))
+    parts = spectra[:, :-1].reshape(windows.shape)
+    preamble, symbols = parts[:, :, 0], parts[:, :, 1:]
+    total = symbols.sum(axis=2)
+    mean = total.take(plan.used, axis=-1) / plan.n_symbols
+    return _Lock(
+        rows=rows,
+        start=start,
+        cfo=cfo,
+        energy=energy(frames[..., : plan.frame_len], 1),
+        dc=dc,
+        symbols=symbols.take(plan.used, axis=-1),
+        mean=mean,
+        match=_preamble_match(preamble, total, plan),
+        share=_delay_share(mean / plan.symbol, plan),
+    )
+
+
+def _preamble_match(preamble: C128, total: C128, plan: Plan) -> F64:
+    """Return the coherence, −1 to 1, of the preambles' spectra with what the symbols predict; (frame, antenna, bin)."""
+    got = preamble.take(plan.even, axis=-1)
+    expected = total.take(plan.even, axis=-1) * plan.preamble_over_symbol
+    strength = dot(got, got).real * dot(expected, expected).real
+    return np.asarray(dot(expected, got).real / np.sqrt(strength + 1e-60))
+
+
+def _repeating(received: C128, mean: C128, dc: _Dc, plan: Plan) -> tuple[C128, F64]:
+    """Return the mean over the symbols of (frame, antenna, symbol, subcarrier) and the noise on a bin of one symbol.
+
+    `mean` (frame, antenna, subcarrier) is the plain one; the noise power (frame, antenna) is what does not repeat.
 
     What is left of a receiver's DC offset on the used bins is taken off. The block's mean was taken off before, but
     that takes some signal with it: once a carrier offset shifts it, the frame's mean is not zero. After correction DC
@@ -415,38 +481,38 @@ def _repeating(received: C128, mean: C128, dc: _Dc, plan: _Plan) -> tuple[C128, 
     by what does not repeat. Linear MMSE: where it hides behind the signal (a few carrier offsets at which it repeats
     too) and the noise is strong, less is taken off.
     """
-    n_symbols, n_fft, used = plan.n_symbols, plan.n_fft, dc.spectrum[plan.used]
-    common = complex(dc.turns.sum()) / n_symbols
-    used_energy, pattern = float(np.vdot(used, used).real), used.conj()
-    energy, mean_energy = _energy(received), _energy(mean)
-    noise = _noise(energy, mean_energy, plan)
+    n_symbols, n_fft, used = plan.n_symbols, plan.n_fft, dc.spectrum[:, None, :]
+    common = dc.turns.sum(axis=-1)[:, None] / n_symbols  # (frame, 1)
+    used_energy, pattern = energy(used)[:, 0, None], dc.spectrum.conj()[:, :, None]
+    total_energy, mean_energy = energy(received), energy(mean)
+    noise = _noise(total_energy, mean_energy, plan)
     # Least squares: DC's pattern less the part of it that looks like signal (repeating, on used bins). The spectra's
     # product with DC's pattern over all bins is, by Parseval, the windows' plain sum.
-    score = n_fft * dc.total - n_symbols * common.conjugate() * (mean @ pattern)
-    share = n_symbols * (n_fft**2 - abs(common) ** 2 * used_energy)
+    score = n_fft * dc.total - n_symbols * common.conj() * (mean @ pattern)[..., 0]
+    share = n_symbols * (n_fft**2 - power(common) * used_energy)
     offset = score / (share + noise / (_DC_RESIDUE / n_fft**2 * mean_energy + 1e-30))
-    mean = mean - (common * offset)[:, None] * used
-    along = (received @ pattern) @ dc.turns.conj()
-    energy -= 2 * (offset.conj() * along).real - n_symbols * used_energy * _power(offset)
-    return mean, _noise(energy, _energy(mean), plan)
+    mean = mean - (common * offset)[..., None] * used
+    along = ((received @ pattern[:, None])[..., 0] @ dc.turns.conj()[..., None])[..., 0]
+    total_energy -= 2 * (offset.conj() * along).real - n_symbols * used_energy * power(offset)
+    return mean, _noise(total_energy, energy(mean), plan)
 
 
-def _noise(energy: F64, mean_energy: F64, plan: _Plan) -> F64:
-    """Return (antenna,) what of the symbols' energy does not repeat, per bin; never zero, since samples are float32."""
+def _noise(total_energy: F64, mean_energy: F64, plan: Plan) -> F64:
+    """Return what of the symbols' energy does not repeat, per bin; never zero, since samples are float32."""
     n_bins = plan.used.size
-    noise = (energy - plan.n_symbols * mean_energy) / ((plan.n_symbols - 1) * n_bins)
+    noise = (total_energy - plan.n_symbols * mean_energy) / ((plan.n_symbols - 1) * n_bins)
     return np.asarray(np.maximum(noise, 1e-12 / n_bins * mean_energy + 1e-30))
 
 
-def _delay_share(h: C128, plan: _Plan) -> float:
-    """Return the share of the channel's energy that arrives within one cyclic prefix."""
-    return float(_energy(h @ plan.to_delays).sum() / (_energy(h).sum() + 1e-60))
+def _delay_share(h: C128, plan: Plan) -> F64:
+    """Return (frame,) the share of the channel's energy that arrives within one cyclic prefix."""
+    return np.asarray(energy(h @ plan.to_delays).sum(axis=-1) / (energy(h).sum(axis=-1) + 1e-60))
 
 
-def _mean_delay(h: C128, plan: _Plan) -> float:
-    """Return the channel's mean delay in samples after the FFT window's start, from the mean phase step over frequency.
+def _mean_delay(h: C128, plan: Plan) -> F64:
+    """Return (frame,) mean delays in samples after the FFT window's start, from the mean phase step over frequency.
 
     Weighted by power: the position of a single path exactly, the centre of gravity of several. Unlike the first or the
     strongest path it does not jump between paths when noise changes, so both ends of a link see the same one.
     """
-    return -cmath.phase(np.vdot(h[:, :-1] * plan.neighbours, h[:, 1:])) * plan.n_fft / (2 * np.pi)
+    return -cycles_between(h[..., :-1] * plan.neighbours, h[..., 1:]) * plan.n_fft

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from testbed.chain.csi._sync import Synchroniser
+from testbed.core.errors import ProbeRejected
 from testbed.core.stages import CsiEstimator
 from testbed.core.types import AntennaFrame, CsiFrame, IqBlock, SoundingFrame
 
@@ -14,7 +17,8 @@ class LeastSquares(CsiEstimator):
       min_snr_db: mean SNR over the subcarriers below which a probe is rejected (LOW_SNR).
       clip_fraction: share of the frame's samples with |I| or |Q| ≥ 0.999 above which it is rejected (CLIPPED).
       detection_threshold: self-correlation coefficient, 0 to 1, below which there is no frame (NO_PREAMBLE).
-      max_cfo_hz: carrier offset beyond which a probe is rejected (CFO_RANGE); absent: ±rate/(2·preamble_half).
+      max_cfo_hz: carrier offset beyond which a probe is rejected (CFO_RANGE); absent: all at which the
+        frame's band stays inside the sampled one, (n_fft/2 − highest bin)·rate/n_fft.
     """
 
     def __init__(
@@ -26,21 +30,24 @@ class LeastSquares(CsiEstimator):
     ) -> None:
         self._sync = Synchroniser(min_snr_db, clip_fraction, detection_threshold, max_cfo_hz)
 
-    def estimate(self, block: IqBlock, frame: SoundingFrame) -> CsiFrame:
-        """Find the frame in `block.samples` (antenna, sample) and estimate the channel.
+    def estimate_many(self, blocks: Sequence[IqBlock], frame: SoundingFrame) -> list[CsiFrame | ProbeRejected]:
+        """Find the frame in each `block.samples` (antenna, sample) and estimate the channel.
 
         `h` (rx antenna, 1, subcarrier) refers to `time_s`, the receiver's time at which the frame's first sample
         arrived over the channel's power-weighted mean delay; it holds delays relative to that, and the carriers' phase
         at that instant. `time_s` has sub-sample resolution. `snr_db` is that of one symbol (`h` itself is n_symbols
         times better), with the noise taken as white over the band; `rssi_dbfs` is the mean |sample|² over the frame.
 
-        A delay spread a little beyond the cyclic prefix biases the estimate and is not detected. Raises ProbeRejected
-        with NO_PREAMBLE, CLIPPED, LOW_SNR, CFO_RANGE, TRUNCATED or OVERFLOW; ValueError on different sample rates.
+        A delay spread a little beyond the cyclic prefix biases the estimate and is not detected. Rejects with
+        NO_PREAMBLE, CLIPPED, LOW_SNR, CFO_RANGE, TRUNCATED or OVERFLOW; raises ValueError on different sample rates.
         """
-        found = self._sync.sound(block, frame)
-        return found.csi(found.h, self._sync.plan(frame).subcarrier_hz)
+        return self._sync.estimate(blocks, frame, lambda found: found.h)
+
+    def range_hz(self, frame: SoundingFrame) -> float:
+        return self._sync.range_hz(frame)
 
     def estimate_antennas(self, block: IqBlock, frame: AntennaFrame) -> CsiFrame:
         """As `estimate`: `h` (rx antenna, tx antenna, subcarrier), each with the variance of a single antenna's."""
         found = self._sync.sound_antennas(block, frame)
-        return found.csi(found.h, self._sync.plan(frame.frame).subcarrier_hz)
+        ((_, csi),) = found.csi(found.h, self._sync.plan(frame.frame).subcarrier_hz)
+        return csi

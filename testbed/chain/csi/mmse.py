@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from testbed.chain.csi._sync import C128, Synchroniser
+from testbed.chain.csi._plan import C128, power
+from testbed.chain.csi._sync import Synchroniser
+from testbed.core.errors import ProbeRejected
 from testbed.core.stages import CsiEstimator
 from testbed.core.types import F64, AntennaFrame, CsiFrame, IqBlock, SoundingFrame
 
@@ -36,23 +40,24 @@ class Mmse(CsiEstimator):
         self._powers: F64 = np.empty(0)
         self._modes: C128 = np.empty((0, 0), dtype=np.complex128)
 
-    def estimate(self, block: IqBlock, frame: SoundingFrame) -> CsiFrame:
-        """Find the frame in `block.samples` (antenna, sample) and estimate the channel.
+    def estimate_many(self, blocks: Sequence[IqBlock], frame: SoundingFrame) -> list[CsiFrame | ProbeRejected]:
+        """Find the frame in each `block.samples` (antenna, sample) and estimate the channel.
 
         Same fields and rejections as `least_squares`; `snr_db` is that of the input, before smoothing.
         """
-        found = self._sync.sound(block, frame)
         self._prepare(frame)
-        h = np.stack([self._smooth(h, noise) for h, noise in zip(found.h, found.h_noise, strict=True)])
-        return found.csi(h, self._sync.plan(frame).subcarrier_hz)
+        return self._sync.estimate(blocks, frame, lambda found: self._smooth(found.h, found.h_noise))
+
+    def range_hz(self, frame: SoundingFrame) -> float:
+        return self._sync.range_hz(frame)
 
     def estimate_antennas(self, block: IqBlock, frame: AntennaFrame) -> CsiFrame:
         """As `estimate`: `h` (rx antenna, tx antenna, subcarrier), each pair smoothed on its own."""
         found = self._sync.sound_antennas(block, frame)
         self._prepare(frame.frame)
-        rows = zip(found.h, found.h_noise, strict=True)
-        h = np.stack([np.stack([self._smooth(pair, noise) for pair in row]) for row, noise in rows])
-        return found.csi(h, self._sync.plan(frame.frame).subcarrier_hz)
+        h = self._smooth(found.h, found.h_noise[..., None])
+        ((_, csi),) = found.csi(h, self._sync.plan(frame.frame).subcarrier_hz)
+        return csi
 
     def _prepare(self, frame: SoundingFrame) -> None:
         """Decompose R, once a frame. Delays are relative to their mean, so the profile starts at −rms_delay_s."""
@@ -62,11 +67,16 @@ class Mmse(CsiEstimator):
         powers, modes = np.linalg.eigh(np.exp(apart) / (1 + apart))
         self._powers, self._modes, self._frame = np.maximum(powers, 0.0), modes, frame
 
-    def _smooth(self, h: C128, noise: float) -> C128:
-        """Return (subcarrier,) smoothed, or as given where Stein's risk says that is better."""
-        power = max(float(np.square(np.abs(h)).mean()) - noise, 1e-30)
-        gains = self._powers / (self._powers + noise / power)
-        weights = np.conj(self._modes.T) @ h
-        removed = float(np.square(np.abs((1 - gains) * weights)).sum())
-        risk = removed + noise * (2 * float(gains.sum()) - h.size)
-        return self._modes @ (gains * weights) if risk < noise * h.size else h
+    def _smooth(self, h: C128, noise: F64) -> C128:
+        """Return (…, subcarrier) smoothed, each row as given where Stein's risk says that is better.
+
+        `noise` is the variance of each row.
+        """
+        noise = noise[..., None]
+        strength = np.maximum(power(h).mean(axis=-1, keepdims=True) - noise, 1e-30)
+        gains = self._powers / (self._powers + noise / strength)
+        weights = h @ self._modes.conj()
+        removed = power((1 - gains) * weights).sum(axis=-1, keepdims=True)
+        risk = removed + noise * (2 * gains.sum(axis=-1, keepdims=True) - h.shape[-1])
+        smooth = (gains * weights) @ self._modes.T
+        return np.where(risk < noise * h.shape[-1], smooth, h)

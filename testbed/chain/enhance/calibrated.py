@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from testbed.chain.enhance._features import C128, Reduction, whole
-from testbed.chain.enhance._trained import Arrays, Learned, Model, Split, Trained, as_complex, stacked
+from testbed.chain.enhance._trained import Arrays, Learned, Model, Split, Trained
 from testbed.chain.enhance._trainer import MOST_WIDTH, Recipe, run, squared, train
 from testbed.chain.enhance._wiener import predict, wiener
 from testbed.core.types import F64, CsiSeries
@@ -57,10 +57,10 @@ class Calibrated(Trained):
         return CsiSeries(csi.h * calibration["factor"], csi.rounds, csi.subcarrier_hz)
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
-        weights, history = wiener(as_complex(alice), as_complex(bob), split)
+        weights, history = wiener(self._joined(alice), self._joined(bob), split)
         if not self._hidden:
             return Learned(private=weights, history=history)
-        guess = stacked(predict(weights, as_complex(alice)))
+        guess = self._split(predict(weights, self._joined(alice)))
         level = float(np.sqrt((bob[split.train] ** 2).mean()))
         build = partial(network, guess.shape[1], self._hidden)
         found, how = train(build, squared, (guess / level, (bob - guess) / level), split, self._recipe, rng)
@@ -68,7 +68,7 @@ class Calibrated(Trained):
         return Learned(private=private, history={**history, **how})
 
     def _apply(self, model: Model, role: str, vectors: F64) -> F64:
-        guess = stacked(predict(model.private, as_complex(vectors)))
+        guess = self._split(predict(model.private, self._joined(vectors)))
         if not self._hidden:
             return guess
         level = float(model.private["level"])

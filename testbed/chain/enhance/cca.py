@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from testbed.chain.enhance._features import Reduction, whole
-from testbed.chain.enhance._trained import Learned, Model, Split, Trained, as_complex, stacked
+from testbed.chain.enhance._trained import Learned, Model, Split, Trained
 from testbed.core.types import F64
 
 RIDGES = np.logspace(-5, 0, 11)
@@ -29,7 +29,7 @@ class Cca(Trained):
         super().__init__(Reduction(1, "complex", "none", 1, align), model, validation, gap, {"pairs": pairs})
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
-        a, b = as_complex(alice), as_complex(bob)
+        a, b = self._joined(alice), self._joined(bob)
         if self._pairs > min(a.shape[1], b.shape[1]):
             raise ValueError(f"pairs = {self._pairs}, accepted: up to {min(a.shape[1], b.shape[1])}")
         mean_a, mean_b = a[split.train].mean(axis=0), b[split.train].mean(axis=0)
@@ -52,7 +52,7 @@ class Cca(Trained):
 
     def _apply(self, model: Model, role: str, vectors: F64) -> F64:
         end, arrays = ("alice", model.private) if role == "alice" else ("bob", model.public)
-        return stacked((as_complex(vectors) - arrays[f"mean_{end}"]) @ arrays[end])
+        return self._split((self._joined(vectors) - arrays[f"mean_{end}"]) @ arrays[end])
 
 
 def _whitener(power: np.ndarray, basis: np.ndarray, ridge: float) -> np.ndarray:

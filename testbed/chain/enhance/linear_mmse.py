@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from testbed.chain.enhance._features import Reduction
-from testbed.chain.enhance._trained import Learned, Model, Split, Trained, as_complex, stacked
+from testbed.chain.enhance._trained import Learned, Model, Split, Trained
 from testbed.chain.enhance._wiener import predict, wiener
 from testbed.core.types import F64
 
@@ -30,8 +30,8 @@ class LinearMmse(Trained):
         super().__init__(Reduction(step, scale, "none", 1, align), model, validation, gap, {})
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
-        weights, history = wiener(as_complex(alice), as_complex(bob), split)
+        weights, history = wiener(self._joined(alice), self._joined(bob), split)
         return Learned(private=weights, history=history)
 
     def _apply(self, model: Model, role: str, vectors: F64) -> F64:
-        return stacked(predict(model.private, as_complex(vectors)))
+        return self._split(predict(model.private, self._joined(vectors)))

@@ -31,7 +31,7 @@ class Pca(Trained):
             raise ValueError(f"components = {self._components}, accepted: up to {alice.shape[1]}")
         seen = alice[split.train]
         mean = seen.mean(axis=0)
-        power, basis = np.linalg.eigh(np.cov(seen, rowvar=False))
+        power, basis = np.linalg.eigh(np.atleast_2d(np.cov(seen, rowvar=False)))
         kept = basis[:, ::-1][:, : self._components]
         share = float(power[::-1][: self._components].sum() / power.sum())
         return Learned(public={"mean": mean, "basis": kept}, history={"variance_kept": share})

@@ -6,7 +6,7 @@ Every region is cut into places for one sample each, and samples are matched wit
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+import scipy
 
 from testbed.chain.quantize._balanced import prices_of
 from testbed.chain.quantize._vector import VectorQuantizer
@@ -39,12 +39,12 @@ def match_places(costs: F64) -> I64:
     k, n = costs.shape
     each, larger = divmod(n, k)
     if not larger:
-        _, place = linear_sum_assignment(np.repeat(costs, each, axis=0).T)
+        _, place = scipy.optimize.linear_sum_assignment(np.repeat(costs, each, axis=0).T)
         return np.asarray(place // each, np.int64)
     # One place more a region; k − larger dummies take all but `larger` of the extra places, and those only.
     each += 1
     table = np.full((n + k - larger, k * each), np.inf)
     table[:n] = np.repeat(costs, each, axis=0).T
     table[n:, each - 1 :: each] = 0.0
-    _, place = linear_sum_assignment(table)
+    _, place = scipy.optimize.linear_sum_assignment(table)
     return np.asarray(place[:n] // each, np.int64)

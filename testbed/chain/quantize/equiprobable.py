@@ -21,7 +21,7 @@ import warnings
 from math import ceil
 
 import numpy as np
-from scipy.special import ndtr
+import scipy
 
 from testbed.chain.quantize._messages import Mask, balance_bits, read_bytes, read_count, read_mask
 from testbed.core.errors import ProtocolError
@@ -191,7 +191,7 @@ def _worth(rho: float, m: int) -> float:
 
 def _cells(z: F64) -> I64:
     """Return the numbers of the finest cells; a score on a border belongs to the upper one, whatever the rounding."""
-    return np.minimum(np.floor(ndtr(z) * (1 << MOST_BITS) + 1e-9), (1 << MOST_BITS) - 1).astype(np.int64)
+    return np.minimum(np.floor(scipy.special.ndtr(z) * (1 << MOST_BITS) + 1e-9), (1 << MOST_BITS) - 1).astype(np.int64)
 
 
 def _to_bits(z: F64, kept: Mask, depth: I64) -> Bits:

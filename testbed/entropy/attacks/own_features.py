@@ -11,13 +11,12 @@ from testbed.entropy.references import own
 
 
 class OwnFeatures(EstimatingAttack):
-    """A ridge from all columns at neighbouring rounds, before and after."""
+    """A ridge from all columns at neighbouring rounds before, and at later ones as far as they are public."""
 
     knows = "Alice's analogue values at the rounds around, which are better than their labels"
     folds = "probes"
 
     def inputs(self, facts: Facts, z: F64) -> F64:
         run = own(facts, z)[0]
-        reach = 4 if z.shape[1] <= 12 else 2
-        steps = [s for s in range(-reach, reach + 1) if s]
-        return np.concatenate([run.at(facts.rounds + s) for s in steps], axis=1)
+        steps = [-1, -2, -3, -4, -5, 1] if z.shape[1] <= 12 else [-1, -2, 1]
+        return np.concatenate([run.beside(facts.rounds, s) for s in steps], axis=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from testbed.core.types import F64
+from testbed.entropy.attack import HIDDEN_CONTEXT
 from testbed.entropy.estimating import EstimatingAttack
 from testbed.entropy.facts import Facts
 from testbed.entropy.references import own
@@ -17,9 +18,9 @@ class Recurrence(EstimatingAttack):
     """A ridge from Alice's own series at the shifts that fit best, forwards and backwards, across blocks and runs."""
 
     knows = (
-        "that the channel comes back after any number of rounds, also backwards, from this and earlier blocks and runs"
+        "that the channel comes back after any number of rounds, also backwards, in this and earlier blocks and runs"
     )
-    folds = "probes"
+    hidden_context = HIDDEN_CONTEXT
 
     def inputs(self, facts: Facts, z: F64) -> F64 | None:
         found = [m for r in own(facts, z) for m in constant(facts, r, z, SHIFTS)]

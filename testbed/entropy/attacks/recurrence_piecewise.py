@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from testbed.core.types import F64
+from testbed.entropy.attack import HIDDEN_CONTEXT
 from testbed.entropy.estimating import DirectAttack
 from testbed.entropy.facts import Facts
 from testbed.entropy.references import own
@@ -15,6 +16,7 @@ class RecurrencePiecewise(DirectAttack):
     """Alice's own values elsewhere, as they stand: at shifts of the whole block together, or along a course of them."""
 
     knows = "that the channel comes back, at a shift that may change"
+    hidden_context = HIDDEN_CONTEXT
 
     def matches(self, facts: Facts, z: F64) -> list[Match]:
         references = own(facts, z)

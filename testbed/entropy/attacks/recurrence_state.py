@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from testbed.core.types import F64
+from testbed.core.types import F64, I64
+from testbed.entropy.attack import HIDDEN_CONTEXT
 from testbed.entropy.estimating import EstimatingAttack
-from testbed.entropy.facts import Facts
+from testbed.entropy.facts import Facts, Mask
 from testbed.entropy.gaussian_labels import normal_scores
+from testbed.entropy.references import public_columns
 
 
 class RecurrenceState(EstimatingAttack):
-    """A ridge from the mean of what rounds of the same state gave, this block's and earlier ones."""
+    """A ridge from the mean of what earlier rounds of the same state gave, and later ones as far as they are public."""
 
     knows = "in which rounds the surface had the same state, and Alice's values in the others of them"
     needs = ("states",)
+    hidden_context = HIDDEN_CONTEXT
 
     def applies(self, facts: Facts) -> bool:
         if facts.states is None:
@@ -25,16 +28,35 @@ class RecurrenceState(EstimatingAttack):
 
     def inputs(self, facts: Facts, z: F64) -> F64 | None:
         assert facts.states is not None
-        parts = [(facts.states, z)]
-        parts += [(e.states, normal_scores(e.features)) for e in facts.earlier if e.states is not None]
-        state, number = np.unique(np.concatenate([s for s, _ in parts]), return_inverse=True)
-        values = np.concatenate([v for _, v in parts])
-        there = np.isfinite(values)
-        total, count = np.zeros((state.size, z.shape[1])), np.zeros((state.size, z.shape[1]))
-        np.add.at(total, number, np.where(there, values, 0.0))
-        np.add.at(count, number, there)
-        mine = number[: facts.rounds.size]
-        # a probe's own value is no news of it
-        others = count[mine] - np.isfinite(z)
+        known = [(e.states, e.rounds, normal_scores(e.features)) for e in facts.earlier if e.states is not None]
+        # other runs came before this one, whatever their rounds were called
+        past = [(s, np.full(r.shape, np.iinfo(np.int64).min), v) for s, r, v in known]
+        state = np.concatenate([facts.states, *(s for s, _, _ in past)])
+        when = np.concatenate([facts.rounds, *(r for _, r, _ in past)])
+        value = np.concatenate([z, *(v for _, _, v in past)])
+        told = np.concatenate([public_columns(facts), *(np.zeros(v.shape, np.bool_) for _, _, v in past)])
+        total, count = _of_others(state, when, value, told)
+        n = facts.rounds.size
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(np.where(others > 0, (total[mine] - np.nan_to_num(z)) / others, np.nan))
+            return np.asarray(np.where(count[:n] > 0, total[:n] / count[:n], np.nan))
+
+
+def _of_others(state: I64, when: I64, value: F64, told: Mask) -> tuple[F64, F64]:
+    """Return (row, column) sum and number of the values of the same state that came before or were said in public."""
+    order = np.lexsort((when, state))
+    there = np.isfinite(value[order])
+    filled, public = np.where(there, value[order], 0.0), there & told[order]
+    new = np.ones(order.size, np.bool_)
+    new[1:] = np.diff(state[order]) != 0
+    group = np.cumsum(new) - 1
+    first = np.flatnonzero(new)
+    out = []
+    for amount in (filled, there.astype(np.float64)):
+        upto = np.cumsum(amount, axis=0)
+        begin = (upto - amount)[first][group]
+        told_upto = np.cumsum(np.where(public, amount, 0.0), axis=0)
+        told_all = told_upto[np.append(first[1:], order.size) - 1][group]
+        sums = np.empty(value.shape)
+        sums[order] = (upto - amount - begin) + (told_all - told_upto)
+        out.append(sums)
+    return out[0], out[1]

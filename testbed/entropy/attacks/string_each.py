@@ -8,37 +8,33 @@ from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack
 from testbed.entropy.facts import Facts
 from testbed.entropy.read_off import own_target, read_off, scores
-from testbed.entropy.ridge import ridge
-from testbed.entropy.series import at_rounds
-from testbed.entropy.strings import label_scores
+from testbed.entropy.ridge import ridge, spread_where_missing
+from testbed.entropy.strings import label_scores, neighbours
 
 MOST_INPUTS = 64
 
 
 class StringEach(Attack):
-    """A ridge for each dimension from all other labels of the same probe, and all of the probes beside it."""
+    """A ridge for each dimension from all other labels of the same probe, and of the two probes before."""
 
-    knows = "every other label of the string: all dimensions of the same probe and its neighbours, each in its own way"
+    knows = "every other label of the string: all dimensions of the same probe and those before, each in its own way"
     _freedom = 0.0
 
     def applies(self, facts: Facts) -> bool:
         return facts.n_dimensions > 1
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
-        z = scores(facts.features)
+        z = scores(facts)
         target = own_target(facts, z)
         table = label_scores(facts, train, target)
-        reach = 1 if 3 * table.shape[1] <= MOST_INPUTS else 0
-        x = np.concatenate([at_rounds(facts.rounds, table, facts.rounds + s) for s in range(-reach, reach + 1)], axis=1)
-        x = np.nan_to_num(x)
+        n = table.shape[1]
         mean, spread, self._freedom = np.full(target.size, np.nan), np.full(target.size, np.inf), 0.0
         for d in np.unique(facts.dimension).tolist():
             rows = facts.dimension == d
-            probes = facts.probe[rows]
-            own = x[probes].copy()
-            own[:, reach * table.shape[1] + d] = 0.0
-            fit = ridge(own, target[rows][:, None])
-            mean[rows], spread[rows] = fit.mean[:, 0], fit.spread[0]
+            steps = [(k, j - d) for k in (0, -1, -2) for j in range(n) if (k, j) != (0, d)][:MOST_INPUTS]
+            x, y = neighbours(facts, table, steps, rows), target[rows][:, None]
+            fit = ridge(x, y)
+            mean[rows], spread[rows] = fit.mean[:, 0], spread_where_missing(x, y, fit)[:, 0]
             self._freedom += fit.freedom
         return read_off(facts, train, test, target, mean, spread)
 

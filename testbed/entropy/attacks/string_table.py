@@ -8,9 +8,16 @@ from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack
 from testbed.entropy.facts import Facts
 from testbed.entropy.read_off import frequencies
-from testbed.entropy.strings import neighbours
+from testbed.entropy.strings import Step, neighbours
 
-_CONTEXTS = (((-1, 0),), ((-1, 0), (1, 0)), ((0, -1),), ((0, -1), (0, 1)), ((-1, 0), (0, -1)), ((-2, 0), (-1, 0)))
+_CONTEXTS: tuple[tuple[Step, ...], ...] = (
+    ((-1, 0),),
+    ((-1, 0), (1, 0)),
+    ((0, -1),),
+    ((0, -1), (0, 1)),
+    ((-1, 0), (0, -1)),
+    ((-2, 0), (-1, 0)),
+)
 _MOST_CELLS = 1 << 16
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from testbed.core import seeds
+from testbed.core.archives import check_zip
 from testbed.core.errors import InputError
+
+MAX_BYTES = 1 << 31
 
 
 class Net:
@@ -47,13 +49,14 @@ class Net:
         import torch
 
         try:
+            check_zip(path, MAX_BYTES)
             card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             if card["net"] != cls.NAME:
                 raise ValueError(f"it is a {card['net']}")
             net = cls(cls.SCENE(**card["scene"]), card["seed"], **card["options"])
             net.net.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
             net.history = card["history"]
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as exc:
+        except Exception as exc:  # torch, pickle, zipfile and zlib have kinds of their own
             raise InputError(f"{path}: no trained {cls.NAME}: {(str(exc) or 'empty').splitlines()[0]}") from exc
         return net
 

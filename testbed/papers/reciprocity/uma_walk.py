@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core import registry
+from testbed.core.archives import read_npz
 from testbed.core.config import PlacedNode, Scene, Uma
 from testbed.core.errors import InputError
 from testbed.core.seeds import generator
@@ -33,6 +34,7 @@ C128 = NDArray[np.complex128]
 CACHE_VARIABLE = "TESTBED_UMA_SNAPSHOTS"
 """Environment variable: the folder where studies keep snapshots, where they are given no other."""
 _ALICE_M, _BOB_M = (0.0, 0.0, 25.0), (100.0, 0.0, 1.5)
+MAX_BYTES = 1 << 32
 _FORMAT = 1
 """Part of a snapshot's name: raised when what is computed changes."""
 
@@ -208,8 +210,8 @@ def _computed(walk: Walk) -> Snapshots:
 def _read(path: Path, walk: Walk) -> Snapshots:
     shape = (walk.n_probes, walk.n_subcarriers)
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            found = Snapshots(**{name: kept[name].astype(np.complex128) for name in kept.files})
+        kept = read_npz(path, MAX_BYTES)
+        found = Snapshots(**{name: values.astype(np.complex128) for name, values in kept.items()})
     except (OSError, ValueError, TypeError) as exc:
         raise InputError(f"{path}: not the snapshots of a walk ({exc}); delete it, it is made anew") from exc
     if any(h is not None and h.shape != shape for h in (found.ab, found.ae, found.be)):

@@ -7,18 +7,24 @@ Nothing here touches a radio; what is loaded has the same shape as what a run me
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.config import Accounting, ChainPlan, Training
 from testbed.core.errors import InputError
+from testbed.core.gate import printable
 from testbed.core.types import I64, CsiSeries
+from testbed.replay import arrays
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +90,20 @@ class Recording:
 
 
 def discover() -> dict[str, ModuleType]:
-    """Return the source modules by name."""
-    names = sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
-    return {name: importlib.import_module(f"{__name__}.{name}") for name in names}
+    """Return the source modules by name; one that cannot be imported is logged and takes nothing else down."""
+    found = {}
+    for name in sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")):
+        try:
+            module = importlib.import_module(f"{__name__}.{name}")
+        except Exception as exc:  # a broken file of somebody's, whatever is wrong with it
+            log.warning("source %r cannot be used: %s: %s", name, type(exc).__name__, exc)
+            continue
+        missing = [part for part in ("ACCEPTS", "matches", "load") if not hasattr(module, part)]
+        if missing:
+            log.warning("source %r cannot be used: it has no %s", name, ", ".join(missing))
+            continue
+        found[name] = module
+    return found
 
 
 def load(path: Path) -> Recording:
@@ -95,8 +112,99 @@ def load(path: Path) -> Recording:
     accepted = "; ".join(f"{name}: {module.ACCEPTS}" for name, module in sources.items())
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; accepted: {accepted}")
-    for module in sources.values():
-        if module.matches(path):
-            recording: Recording = module.load(path)
-            return recording
+    for name, module in sources.items():
+        if _ask(name, path, module.matches):
+            return checked(_ask(name, path, module.load), f"{path}: source {name!r}")
+    if suggestion := arrays.suggest(path):
+        raise InputError(f"{suggestion}; without a map: {accepted}")
     raise InputError(f"{path}: not a recording this project can read; accepted: {accepted}")
+
+
+def _ask(name: str, path: Path, question: Callable[[Path], Any]) -> Any:
+    try:
+        return question(path)
+    except (InputError, MemoryError):
+        raise
+    except Exception as exc:  # a source's own mistake, or a file that it did not think of: one line all the same
+        what = printable(str(exc) or type(exc).__name__)
+        raise InputError(f"{path}: source {name!r} stumbles: {type(exc).__name__}: {what}") from exc
+
+
+# ---------------------------------------------------------------- what a source may return
+
+MAX_VALUES = 1 << 28
+"""Of one series: 2 GiB of CSI."""
+
+
+def checked(recording: Any, where: str) -> Recording:
+    """Return what a source returned if it is what the chain takes; raises InputError saying what is wrong with it."""
+    if not isinstance(recording, Recording):
+        raise InputError(f"{where}: gave a {type(recording).__name__}; accepted: a Recording")
+    if recording.main not in recording.cuts:
+        raise InputError(
+            f"{where}: main cut {recording.main!r}; accepted: one of {', '.join(recording.cuts) or 'none'}"
+        )
+    for name, cut in recording.cuts.items():
+        _check_cut(cut, f"{where}: cut {name!r}")
+    return recording
+
+
+def _check_cut(cut: Cut, where: str) -> None:
+    _check_series(cut.alice, f"{where}: Alice")
+    _check_series(cut.bob, f"{where}: Bob")
+    n, rx, tx, _ = cut.alice.h.shape
+    if cut.bob.h.shape != (n, tx, rx, cut.alice.h.shape[3]):
+        raise InputError(
+            f"{where}: Alice (probe, rx, tx, subcarrier) = {cut.alice.h.shape}, Bob {cut.bob.h.shape}; accepted: as "
+            "many probes and subcarriers, antennas the other way round"
+        )
+    both = np.isfinite(cut.alice.h).all(axis=(1, 2, 3)) & np.isfinite(cut.bob.h).all(axis=(1, 2, 3))
+    if both.sum() < 2:
+        raise InputError(f"{where}: {both.sum()} of {n} probes have CSI at both ends; accepted: from 2")
+    for label, eve in cut.eves.items():
+        for end, series in (("Alice", eve.from_alice), ("Bob", eve.from_bob)):
+            if series is not None:
+                _check_series(series, f"{where}: Eve {label!r} hearing {end}")
+                _same(f"{where}: Eve {label!r} hearing {end}: probes", len(series.h), n)
+                _same(f"{where}: Eve {label!r} hearing {end}: subcarriers", series.h.shape[3], cut.alice.h.shape[3])
+        if eve.told_over is not None:
+            _same(f"{where}: Eve {label!r}: told_over", eve.told_over.shape, (n,))
+    unknown = [label for label in cut.assumed if label not in cut.eves]
+    if unknown:
+        raise InputError(f"{where}: assumed Eve {unknown[0]!r}; accepted: {', '.join(cut.eves) or 'none'}")
+    _same(f"{where}: groups", cut.groups.shape, (n,))
+    _check_key_probes(cut.key_probes, n, where)
+    if cut.interval_s is not None and not 0 < cut.interval_s < np.inf:
+        raise InputError(f"{where}: interval_s = {cut.interval_s}; accepted: above 0, or None")
+
+
+def _check_key_probes(probes: Any, n: int, where: str) -> None:
+    if probes is None:
+        return
+    probes = np.asarray(probes)
+    if probes.dtype.kind not in "iu" or probes.ndim != 1 or not probes.size:
+        raise InputError(f"{where}: key_probes {probes.dtype} {probes.shape}; accepted: whole numbers, at least one")
+    if probes.min() < 0 or probes.max() >= n or np.unique(probes).size < probes.size:
+        raise InputError(f"{where}: key_probes {probes.min()} to {probes.max()}; accepted: 0 to {n - 1}, each once")
+
+
+def _check_series(series: CsiSeries, where: str) -> None:
+    h = series.h
+    if not isinstance(h, np.ndarray) or h.ndim != 4 or h.dtype.kind != "c" or 0 in h.shape:
+        told = f"{h.dtype} {h.shape}" if isinstance(h, np.ndarray) else type(h).__name__
+        raise InputError(f"{where}: {told}; accepted: complex (probe, rx, tx, subcarrier), at least one of each")
+    if h.size > MAX_VALUES:
+        raise InputError(f"{where}: {h.size} values; accepted: up to {MAX_VALUES}")
+    if np.isinf(h).any():
+        raise InputError(f"{where}: infinite values; accepted: finite ones, NaN for what is missing")
+    _same(f"{where}: rounds", series.rounds.shape, (len(h),))
+    if (np.diff(series.rounds) <= 0).any():
+        raise InputError(f"{where}: rounds do not ascend; accepted: each once, in order")
+    _same(f"{where}: subcarrier_hz", series.subcarrier_hz.shape, (h.shape[3],))
+    if not np.isfinite(series.subcarrier_hz).all():
+        raise InputError(f"{where}: subcarrier_hz is not finite")
+
+
+def _same(what: str, found: Any, wanted: Any) -> None:
+    if found != wanted:
+        raise InputError(f"{what}: {found}; accepted: {wanted}")

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from testbed.core.archives import read_npz
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.errors import InputError
 from testbed.core.types import C64, F64, I64, CsiSeries
@@ -29,6 +30,7 @@ from testbed.replay.sources import Cut, EveLinks, Recording
 
 ACCEPTS = "openris_ff.npz, a folder with it, or the published folder ff_singletile (tx_<deg>_<pol>/rx_<deg>/<n>.csv)"
 
+MAX_BYTES = 1 << 32
 CAVEATS = (
     "both directions come from one sweep of one analyser: no time between the two probes, one common clock",
     "Eve's positions were measured one after another, not at the same instant as Bob's",
@@ -61,7 +63,21 @@ _COLUMNS = "Freq(Hz),S33(DB),S33(DEG),S34(DB),S34(DEG),S43(DB),S43(DEG),S44(DB),
 
 
 def matches(path: Path) -> bool:
+    if path.is_file():
+        return _is_ours(path)
     return _npz(path) is not None or (path.is_dir() and any(_folders(path)))
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether an .npz file holds one of our arrays: other people's have the same ending."""
+    if file.suffix != ".npz":
+        return False
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return any(_CUT.match(name.removesuffix("_rx_deg")) for name in names)
 
 
 def load(path: Path) -> Recording:
@@ -232,9 +248,8 @@ def _folders(path: Path) -> list[Path]:
 
 def _from_npz(file: Path) -> tuple[F64, dict[str, tuple[C64, I64]]]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays: dict[str, Any] = {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, AttributeError) as exc:
+        arrays: dict[str, Any] = read_npz(file, MAX_BYTES)
+    except (OSError, ValueError) as exc:
         raise InputError(f"{file}: cannot be read, damaged or truncated ({exc}); accepted: {ACCEPTS}") from exc
     names = [name for name in arrays if _CUT.match(name)]
     missing = [n for n in ["freq_hz", *(f"{name}_rx_deg" for name in names)] if n not in arrays]

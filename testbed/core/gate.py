@@ -1,0 +1,147 @@
+"""The gate for what comes in from outside: names, sizes, depths, ranges, finite numbers.
+
+Everything that arrives from a socket passes here before anything acts on it, and so do the names that stand in files.
+Whatever is wrong with it becomes one `ProtocolError` of one printable line; nothing else leaves `Gate.read`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Annotated, Any, Generic, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from testbed.core.errors import ProtocolError
+
+T = TypeVar("T")
+
+# Python's `$` also matches before a newline at the end, which no name may have; editors know no `\Z`.
+IDENTIFIER = r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$(?!\n)"
+"""Names of runs, nodes, links' ends, patterns and models: they become parts of paths, keys and pages."""
+ACCEPTED_NAME = "1 to 100 letters, digits, _ or -, not beginning with -"
+Identifier = Annotated[str, Meta(pattern=IDENTIFIER)]
+IdentifierOrNone = Annotated[str, Meta(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_-]{0,99})?$(?!\n)")]
+"""'' where there is none yet."""
+Text = Annotated[str, Meta(max_length=1 << 16)]
+"""For people to read."""
+Number = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
+"""Of a round, a block, a message."""
+Tally = Annotated[int, Meta(ge=0, le=1 << 53)]
+Finite = Annotated[float, Meta(ge=-1e18, le=1e18)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Instant = Annotated[float, Meta(ge=-1e12, le=1e12)]
+"""A time of some clock, in s."""
+Duration = Annotated[float, Meta(gt=0, le=86_400)]
+"""How long somebody waits, in s: a day at most, never for ever."""
+Delay = Annotated[float, Meta(ge=0, le=3600)]
+
+MAX_DEPTH = 16
+MAX_TEXT = 1 << 20
+"""Characters of one string, the card of a model included."""
+
+_identifier = re.compile(IDENTIFIER)
+
+
+def is_identifier(text: Any) -> bool:
+    """Whether a text may be the name of a run, node, pattern or model."""
+    return isinstance(text, str) and _identifier.search(text) is not None
+
+
+def identifier(text: str) -> str:
+    """Make a name out of any text, e.g. of a folder: what a name may not have becomes `_`, at most 80 characters."""
+    found = re.sub(r"[^A-Za-z0-9_-]", "_", text)[:80]
+    return found if is_identifier(found) else f"_{found}"[:80]
+
+
+def link_ends(link: Any) -> tuple[str, str] | None:
+    """Return (transmitter, receiver) of a link's name 'tx>rx'; None where it is no such name."""
+    ends = link.split(">") if isinstance(link, str) else []
+    return (ends[0], ends[1]) if len(ends) == 2 and all(map(is_identifier, ends)) else None
+
+
+def printable(text: str, most: int = 200) -> str:
+    """Return a text as one line that a terminal can show: control and unprintable characters become `?`."""
+    line = "".join(c if c.isprintable() else "?" for c in text[: most + 1])
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def check_plain(value: Any, depth: int = MAX_DEPTH) -> None:
+    """Raise ValueError unless a decoded value is plain: finite numbers, short texts, bytes, lists and dicts of these.
+
+    Typed messages are looked through, too: a number that a schema calls a float may still be no number. `depth` is how
+    deep lists and dicts may lie in one another.
+    """
+    kind = type(value)
+    if kind is float:
+        if not math.isfinite(value):
+            raise ValueError(f"{value} given, accepted: finite numbers")
+    elif kind is str:
+        if len(value) > MAX_TEXT:
+            raise ValueError(f"a text of {len(value)} characters, accepted: up to {MAX_TEXT}")
+    elif kind in (int, bool, bytes, type(None)):
+        pass
+    elif depth <= 0:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    elif kind in (list, tuple):
+        for inner in value:
+            check_plain(inner, depth - 1)
+    elif kind is dict:
+        for key, inner in value.items():
+            if type(key) is not str or len(key) > 200:
+                raise ValueError(f"a key of type {type(key).__name__}, accepted: texts of up to 200 characters")
+            check_plain(inner, depth - 1)
+    elif isinstance(value, Struct):
+        for name in value.__struct_fields__:
+            check_plain(getattr(value, name), depth - 1)
+    else:
+        raise ValueError(f"a value of type {kind.__name__}, accepted: numbers, texts, bytes, lists and dicts")
+
+
+class Gate(Generic[T]):
+    """Reads msgpack messages of one schema, of at most `most_bytes`.
+
+    `check` raises ValueError for what the schema cannot say.
+    """
+
+    def __init__(self, kind: Any, what: str, most_bytes: int, check: Callable[[T], None] = lambda _: None) -> None:
+        self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(kind)
+        self._what, self._most_bytes, self._check = what, most_bytes, check
+
+    def read(self, data: bytes) -> T:
+        """Return the message; raises ProtocolError, one printable line, for whatever does not fit."""
+        if len(data) > self._most_bytes:
+            raise ProtocolError(f"{self._what} refused: {len(data)} bytes, accepted up to {self._most_bytes}")
+        try:
+            message = self._decoder.decode(data)
+            check_plain(message)
+            self._check(message)
+        except Exception as exc:  # whatever a decoder can raise: nothing has acted on the message yet
+            detail = printable(str(exc) or type(exc).__name__)
+            raise ProtocolError(f"{self._what} refused: {detail}") from exc
+        return message
+
+
+class Strikes:
+    """Counts the bad messages of each connection; after `most` of them a connection is not listened to any more.
+
+    Remembers `connections` of them and forgets the one that misbehaved longest ago.
+    """
+
+    def __init__(self, most: int = 5, connections: int = 1024) -> None:
+        self._most, self._connections = most, connections
+        self._counts: OrderedDict[Hashable, int] = OrderedDict()
+
+    def muted(self, connection: Hashable) -> bool:
+        return self._counts.get(connection, 0) >= self._most
+
+    def count(self, connection: Hashable) -> bool:
+        """Count one more bad message; True where it is the one that ends the connection."""
+        n = self._counts.pop(connection, 0) + 1
+        self._counts[connection] = n
+        while len(self._counts) > self._connections:
+            self._counts.popitem(last=False)
+        return n == self._most

@@ -1,0 +1,161 @@
+"""Eve's part in a block: she keeps what is published, and attacks once she has all of it or will get no more. Pure.
+
+    listening ──attack──► waiting for messages ──all there, or out of patience──► reported ──guess the key──► …
+
+Eve needs the CSI of the block's rounds until its last stage. Where patterns become opaque numbers she is given those
+with the rounds; nothing here depends on what they stand for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from testbed.chain.dialogue import MAX_MESSAGES
+from testbed.chain.pipeline import KeyChain
+from testbed.core.ledger import PublicMessage
+from testbed.core.machine import Deadlines, EventClock, Story
+from testbed.core.outcomes import EveReport
+from testbed.core.types import Key
+from testbed.net import messages as m
+from testbed.nodes.events import Instruction, Report
+from testbed.nodes.measured import MeasuredCsi
+from testbed.nodes.setup import Setup
+
+EVE_PATIENCE_S = 2.0
+"""How long Eve waits for public messages that are still under way to her."""
+
+MAX_BLOCKS = 16
+"""Blocks that Eve keeps what is published of, before she is ordered to attack them."""
+
+_MESSAGES = "the missing public messages"
+
+
+class _Overheard(Deadlines):
+    """What Eve has of one block."""
+
+    def __init__(self, clock: EventClock) -> None:
+        super().__init__(clock)
+        self.messages: dict[int, m.PublicEnvelope] = {}
+        self.rounds: list[int] = []
+        self.request: m.Attack | m.GuessKey | None = None
+        """What the coordinator has ordered and Eve has not reported yet."""
+
+    def wait_for_messages(self, request: m.Attack | m.GuessKey) -> None:
+        self.request = request
+        self.set_deadline(_MESSAGES, EVE_PATIENCE_S)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.request is not None and all(i in self.messages for i in range(self.request.public_messages))
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        return self.request is not None and self.is_overdue(_MESSAGES)
+
+    @property
+    def transcript(self) -> list[PublicMessage]:
+        return [self.messages[i].message for i in sorted(self.messages)]
+
+    def take_request(self) -> m.Attack | m.GuessKey:
+        request = self.request
+        assert request is not None
+        self.request = None
+        self.clear_deadline(_MESSAGES)
+        return request
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if (self.request is not None) != self.has_deadline(_MESSAGES):
+            yield "an attack and its deadline do not go together"
+
+
+class Eavesdropping:
+    """Eve's records, by block."""
+
+    def __init__(self, setup: Setup, measured: MeasuredCsi, clock: EventClock, story: Story) -> None:
+        self._setup, self._measured, self._clock, self._story = setup, measured, clock, story
+        self._blocks: dict[int, _Overheard] = {}
+
+    @property
+    def is_busy(self) -> bool:
+        # The heartbeat's thread asks for this, too: it must not iterate over a dictionary that grows meanwhile.
+        return any(record.request is not None for record in tuple(self._blocks.values()))
+
+    def clear(self) -> None:
+        self._blocks.clear()
+
+    def take(self, envelope: m.PublicEnvelope) -> list[Instruction]:
+        """Keep a public message; attack where it was the last one that was missing."""
+        if envelope.block not in self._blocks and len(self._blocks) >= MAX_BLOCKS:
+            return []
+        record = self._record(envelope.block)
+        if len(record.messages) >= MAX_MESSAGES:
+            return []
+        record.messages[envelope.index] = envelope
+        return self._report(envelope.block) if record.is_complete else []
+
+    def start(self, body: m.Attack | m.GuessKey) -> list[Instruction]:
+        """Take an order to attack or to guess the key; raises OrderRefused."""
+        self._setup.configured()
+        record = self._record(body.block)
+        record.wait_for_messages(body)
+        if isinstance(body, m.Attack):
+            record.rounds = body.rounds
+            for old in [b for b in self._blocks if b < body.block]:
+                del self._blocks[old]
+            if body.rounds:
+                self._measured.forget_until(body.rounds[0] - 1)
+        return self._report(body.block) if record.is_complete else []
+
+    def look_for_late(self) -> list[Instruction]:
+        """Attack with what there is where Eve has waited long enough."""
+        late = next((block for block, record in self._blocks.items() if record.is_out_of_patience), None)
+        return self._report(late) if late is not None else []
+
+    def _record(self, block: int) -> _Overheard:
+        return self._blocks.setdefault(block, _Overheard(self._clock))
+
+    def _report(self, block: int) -> list[Instruction]:
+        record = self._blocks[block]
+        complete, request = record.is_complete, record.take_request()
+        chain, plan = self._setup.configured()
+        self._story.add("attacks", rounds=record.rounds, block=block, order=type(request).__name__, complete=complete)
+        if isinstance(request, m.Attack) and request.purpose == "training":
+            return self._learn_from_training(chain, block, record, complete, plan.seed)
+        alice, bob = (self._measured.series(record.rounds, tx) for tx in ("alice", "bob"))
+        guess = chain.eavesdrop(block, alice, bob, record.transcript, complete)
+        if isinstance(request, m.Attack):
+            raw = guess.raw.tobytes() if plan.experiment_mode and guess.raw is not None else None
+            report = msgspec.structs.replace(guess.report, heard=chain.report_series(alice, bob))
+            return [Report(m.Attacked(report=report, guess=raw))]
+        self._forget(block, record)
+        digest = None
+        if guess.key is not None and plan.experiment_mode:
+            digest = self._setup.digest(Key(block=block, bits=guess.key))
+        return [Report(m.KeyGuessed(block=block, digest=digest))]
+
+    def _learn_from_training(
+        self, chain: KeyChain, block: int, record: _Overheard, complete: bool, seed: int
+    ) -> list[Instruction]:
+        alice, bob = (self._measured.series(record.rounds, tx) for tx in ("alice", "bob"))
+        chain.overhear_training(alice, bob, record.transcript, seed)
+        self._forget(block, record)
+        nothing = EveReport(
+            block=block, sacrificed_bits=0, covered_bits=0, sacrificed_errors=0, best_link="none",
+            transcript_complete=complete,
+        )  # fmt: skip
+        return [Report(m.Attacked(report=nothing))]
+
+    def _forget(self, block: int, record: _Overheard) -> None:
+        """The block is over: its messages and CSI are needed no more."""
+        del self._blocks[block]
+        if record.rounds:
+            self._measured.forget_until(record.rounds[-1])
+
+    def problems(self) -> Iterator[str]:
+        """Yield a sentence for every invariant that does not hold."""
+        for block, record in self._blocks.items():
+            for problem in record.problems():
+                yield f"block {block}: {problem}"

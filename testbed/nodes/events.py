@@ -1,0 +1,124 @@
+"""What a node's state machine takes in (events) and what it gives out (instructions to its daemon)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.core.types import CsiFrame, Key
+from testbed.net import messages as m
+
+# ---------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message of the coordinator arrived."""
+
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Discussed:
+    """A message of the public discussion arrived: the peer's, or for Eve anybody's."""
+
+    envelope: m.PublicEnvelope
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFound:
+    """The node's folder holds a model of the run that it was just welcomed to: it was trained before a restart."""
+
+    model: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeDone:
+    """The device did its slots and the estimator its work."""
+
+    report: m.Probed
+    csi: dict[str, CsiFrame]
+    """By role of the transmitter."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceDone:
+    """A device operation that is answered as it stands (settings accepted, clock read, pattern applied)."""
+
+    report: Any
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFault:
+    """A device operation failed."""
+
+    operation: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed."""
+
+    now_s: float
+
+
+# ---------------------------------------------------------------- instructions
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Send a message to the coordinator."""
+
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Send a message to the public discussion. Where Alice's node sends it, `index` is its place in the transcript."""
+
+    envelope: m.PublicEnvelope
+    to_peer: bool
+    """False: the peer sent it; only put it on record for those who listen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operate:
+    """Carry this order out with the device."""
+
+    body: m.Configure | m.ReadClock | m.Apply | m.ApplyNext | m.ReadSurface | m.Probe | m.Step
+
+
+@dataclass(frozen=True, slots=True)
+class StoreKey:
+    """Write a verified key into the node's key store."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class StoreModel:
+    """Keep what the training gave, for a restart within this run."""
+
+    model: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Silence the transmitter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """End the process with this status."""
+
+    code: int
+    reason: str
+
+
+Event = Received | Discussed | ModelFound | ProbeDone | DeviceDone | DeviceFault | Tick
+Instruction = Report | Publish | Operate | StoreKey | StoreModel | Silence | Exit
+
+
+class OrderRefused(Exception):
+    """The node cannot do what the coordinator orders; it reports the reason and goes on. Never leaves the machine."""

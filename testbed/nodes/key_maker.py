@@ -1,0 +1,271 @@
+"""Alice's or Bob's part in a block: the discussion with the peer, and what is reported of it. Pure.
+
+    idle ──distil──► agree ──agreed──► idle ──amplify──► amplify ──► idle
+                       │ failed, abandoned, out of time ──► idle
+
+The bits that were agreed on are kept from the end of the agreement to the start of the amplification, and nowhere else.
+Messages of the peer that arrive before the order they belong to wait for it. A block is a list of rounds however they
+were measured: trains of rounds and secret patterns change nothing here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from testbed.assess import randomness
+from testbed.chain.agreement import Agreed
+from testbed.chain.dialogue import Conversation
+from testbed.chain.knowledge import Knowledge, usable
+from testbed.chain.pipeline import KeyChain
+from testbed.core.errors import InputError
+from testbed.core.ledger import PublicMessage
+from testbed.core.machine import Deadlines, EventClock, Story
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
+from testbed.core.stages import TrainableEnhancer
+from testbed.core.types import CsiSeries, Key
+from testbed.net import messages as m
+from testbed.nodes.events import Instruction, OrderRefused, Publish, Report, StoreKey, StoreModel
+from testbed.nodes.measured import MeasuredCsi
+from testbed.nodes.setup import Setup
+
+Phase = Literal["agree", "amplify"]
+
+_PEER = "the peer's next message"
+MAX_EARLY = 64
+"""Messages of a discussion that this node was not ordered to begin yet."""
+
+
+class KeyMaker(Deadlines):
+    """One end of the pair. `role` of a node that is neither Alice nor Bob refuses every order."""
+
+    def __init__(self, role: str, setup: Setup, measured: MeasuredCsi, clock: EventClock, story: Story) -> None:
+        super().__init__(clock)
+        self._setup, self._measured, self._story = setup, measured, story
+        self._node_role = role
+        self._side: Literal["alice", "bob"] = "bob" if role == "bob" else "alice"
+        self._conversation: Conversation[Any] | None = None
+        self._is_training = False
+        self.block = -1
+        """Latest block that was begun."""
+        self.phase: Phase = "agree"
+        self._agreed: dict[int, Agreed] = {}
+        """The block that was agreed on and waits to be amplified."""
+        self._early: deque[m.PublicEnvelope] = deque()
+        """What the peer sent before this node was ordered to start."""
+        self._on_record = 0
+        """Alice: messages of the present block that are on the public record."""
+        self._trained_on: CsiSeries | None = None
+        """Alice: what the training under way learns from."""
+        self._knowledge = Knowledge()
+        """Alice: what others may know of this run's strings."""
+
+    @property
+    def is_busy(self) -> bool:
+        return self._conversation is not None
+
+    def clear(self) -> None:
+        """Forget everything: a new run begins."""
+        self._end_conversation()
+        self._agreed.clear()
+        self._early.clear()
+        self._trained_on, self._knowledge = None, Knowledge()
+        self.block = -1
+
+    # -- orders
+
+    def start_agreement(self, body: m.Distil) -> list[Instruction]:
+        """Begin a block, of a key or of training; raises OrderRefused."""
+        if self._node_role not in ("alice", "bob") or self._setup.chain is None or self._setup.plan is None:
+            raise OrderRefused("not configured as alice or bob")
+        if self.is_busy:
+            raise OrderRefused(f"block {self.block} is still open")
+        series = self._measured.use(body.rounds, "bob" if self._side == "alice" else "alice", body.block)
+        chain = self._setup.chain
+        self._is_training = body.purpose == "training"
+        self._trained_on = series if self._is_training and self._side == "alice" else None
+        self._on_record = 0
+        self._story.add("block begun", rounds=body.rounds, block=body.block, purpose=body.purpose)
+        start = chain.train if self._is_training else chain.agree
+        dialogue = start(self._side, series, body.block, self._setup.seed)
+        return self._begin(body.block, "agree", Conversation(dialogue), body.timeout_s)
+
+    def start_amplification(self, body: m.Amplify) -> list[Instruction]:
+        """Hash what was agreed on to a key; raises OrderRefused."""
+        agreed = self._agreed.pop(body.block, None)
+        if self._setup.chain is None or self._setup.plan is None or agreed is None or self.is_busy:
+            raise OrderRefused(f"block {body.block} was not agreed here")
+        chain = self._setup.chain
+        decided = self._decide(chain, agreed, body.eve, body.surface) if self._side == "alice" else None
+        dialogue = chain.amplify(self._side, agreed, decided, self._setup.seed)
+        return self._begin(body.block, "amplify", Conversation(dialogue), body.timeout_s)
+
+    def _decide(
+        self, chain: KeyChain, agreed: Agreed, eve: EveReport | None, surface: SurfaceRecord | None
+    ) -> KeyReport:
+        """Return how long the key may be, by everything that others may know; from now on they know this block.
+
+        Raises OrderRefused where what is told of Eve and the surface does not fit the block.
+        """
+        if eve is not None and usable(eve, agreed.report.block):
+            self._knowledge.add_heard(eve.heard)
+        try:
+            return chain.decide(agreed, self._knowledge.facts(agreed, surface), self._setup.seed)
+        except InputError as exc:
+            raise OrderRefused(f"block {agreed.report.block}: {exc}") from exc
+        finally:
+            self._give_away(agreed)
+
+    def _give_away(self, agreed: Agreed | None) -> None:
+        """Count a block as known to everybody: parts of it were said in public, and its key is somebody's."""
+        if self._side == "alice" and agreed is not None and agreed.features is not None:
+            self._knowledge.add_features(f"block {agreed.report.block}", agreed.features)
+
+    def abandon(self, body: m.Abandon) -> list[Instruction]:
+        """Give a block up; its bits are gone."""
+        self._give_away(self._agreed.pop(body.block, None))
+        if self.block == body.block:
+            self._end_conversation()
+            # what the peer sent of a later block may be here before this order is
+            self._early = deque(x for x in self._early if x.block > body.block)
+        self._story.add("abandoned", block=body.block, reason=body.reason)
+        return []
+
+    # -- the discussion
+
+    def _begin(self, block: int, phase: Phase, conversation: Conversation[Any], timeout_s: float) -> list[Instruction]:
+        self.block, self.phase, self._conversation = block, phase, conversation
+        self.set_deadline(_PEER, timeout_s)
+        return self._publish(conversation.advance(None)) + self._take_early_and_conclude(conversation)
+
+    def take(self, envelope: m.PublicEnvelope) -> list[Instruction]:
+        """Take a message of the peer, now or once its block is begun."""
+        of, present = (envelope.block, envelope.phase), (self.block, self.phase)
+        if self._conversation is None or of != present:
+            if of > present and len(self._early) < MAX_EARLY:
+                self._early.append(envelope)
+            return []
+        return self._advance(self._conversation, envelope) + self._take_early_and_conclude(self._conversation)
+
+    def _take_early_and_conclude(self, conversation: Conversation[Any]) -> list[Instruction]:
+        out: list[Instruction] = []
+        while not conversation.done and self._early:
+            envelope = self._early.popleft()
+            if (envelope.block, envelope.phase) == (self.block, self.phase):
+                out += self._advance(conversation, envelope)
+        return out + self._conclude(conversation) if conversation.done else out
+
+    def _advance(self, conversation: Conversation[Any], envelope: m.PublicEnvelope) -> list[Instruction]:
+        """Hand a message of the peer to the conversation; Alice's node also puts it on the public record."""
+        recorded: list[Instruction] = []
+        if self._side == "alice":
+            copy = m.PublicEnvelope(
+                self._setup.run, envelope.block, envelope.phase, self._next_index(), "bob", envelope.message
+            )
+            recorded.append(Publish(copy, to_peer=False))
+        return recorded + self._publish(conversation.advance(envelope.message))
+
+    def _publish(self, messages: list[PublicMessage]) -> list[Instruction]:
+        return [Publish(self._envelope(message), to_peer=True) for message in messages]
+
+    def _envelope(self, message: PublicMessage) -> m.PublicEnvelope:
+        index = self._next_index() if self._side == "alice" else -1
+        return m.PublicEnvelope(self._setup.run, self.block, self.phase, index, self._side, message)
+
+    def _next_index(self) -> int:
+        index, self._on_record = self._on_record, self._on_record + 1
+        return index
+
+    def look_for_late(self) -> list[Instruction]:
+        """End a conversation whose peer is silent; the peer is sent the reason."""
+        late = self._conversation
+        if late is None or not self.is_overdue(_PEER):
+            return []
+        return self._publish(late.fail("timeout", "the peer fell silent")) + self._conclude(late)
+
+    def _end_conversation(self) -> None:
+        self._conversation = None
+        self.clear_deadline(_PEER)
+
+    # -- reports
+
+    def _conclude(self, conversation: Conversation[Any]) -> list[Instruction]:
+        self._end_conversation()
+        failure = conversation.failure.reason if conversation.failure is not None else "protocol"
+        self._story.add(
+            "discussion over", block=self.block, phase=self.phase,
+            failure=failure if conversation.result is None else None,
+        )  # fmt: skip
+        if self.phase == "amplify":
+            return self._report_key(conversation.result, failure)
+        if self._is_training:
+            return self._report_training(conversation, failure)
+        return self._report_agreement(conversation.result, failure)
+
+    def _report_agreement(self, agreed: Agreed | None, failure: str) -> list[Instruction]:
+        if agreed is None:
+            report = AgreeReport(
+                block=self.block, probes=0, raw_bits=0, sacrificed_bits=0, sacrificed_errors=0, reconciled_bits=0,
+                corrected_bits=None, leaked_bits=0, leaked_by_kind={}, public_bytes=0, messages=self._on_record,
+                verified=False, failure=failure,
+            )  # fmt: skip
+            return [Report(m.Agreed(report=report, public_messages=self._on_record))]
+        if agreed.report.verified:
+            self._agreed = {self.block: agreed}
+        else:
+            self._give_away(agreed)
+        raw = agreed.raw.values.tobytes() if self._setup.is_experiment and agreed.raw is not None else None
+        return [Report(m.Agreed(report=agreed.report, raw_bits=raw, public_messages=self._on_record))]
+
+    def _report_training(self, conversation: Conversation[Any], failure: str) -> list[Instruction]:
+        report: TrainReport | None = conversation.result
+        if report is None:
+            ledger = conversation.ledger
+            report = TrainReport(
+                block=self.block, probes=0, model=None, public_bytes=ledger.sent_bytes, messages=ledger.messages,
+                failure=failure,
+            )  # fmt: skip
+        trained = Report(m.Trained(report=report, public_messages=self._on_record))
+        enhancer = self._setup.chain.enhance if self._setup.chain is not None else None
+        if report.failure is not None or not isinstance(enhancer, TrainableEnhancer):
+            return [trained]
+        self._setup.model = enhancer.dump()
+        self._learn_what_training_published()
+        return [StoreModel(self._setup.model), trained]
+
+    def _learn_what_training_published(self) -> None:
+        """The training's rounds were published: their features count as known to everybody."""
+        if self._trained_on is None or self._setup.chain is None:
+            return
+        features = self._setup.chain.features(self._trained_on, "alice")
+        if features is not None:
+            self._knowledge.add_features("training", features)
+
+    def _report_key(self, result: tuple[Key | None, KeyReport] | None, failure: str) -> list[Instruction]:
+        if result is None:
+            nothing = KeyReport(block=self.block, key_bits=0, failure=failure)
+            return [Report(m.Amplified(report=nothing, public_messages=self._on_record))]
+        key, report = result[0], self._setup.reportable(result[1])
+        if key is None:
+            return [Report(m.Amplified(report=report, public_messages=self._on_record))]
+        digest, p_values = None, {}
+        if self._setup.is_experiment:
+            digest = self._setup.digest(key)
+            if self._side == "alice":
+                p_values = {test: float(p[0]) for test, p in randomness.p_values(key.bits[None, :]).items()}
+        amplified = m.Amplified(report=report, digest=digest, public_messages=self._on_record, p_values=p_values)
+        return [StoreKey(key), Report(amplified)]
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.is_busy != self.has_deadline(_PEER):
+            yield f"the discussion of block {self.block} and its deadline do not go together"
+        if self.is_busy and (self._setup.chain is None or self._setup.plan is None):
+            yield f"block {self.block} is discussed by a node that is not configured"
+        if self.is_busy and self._conversation is not None and self._conversation.done:
+            yield f"the discussion of block {self.block} is over but was not concluded"
+        if len(self._agreed) > 1 or any(block > self.block for block in self._agreed):
+            yield f"bits of blocks {sorted(self._agreed)} are kept in block {self.block}"
+        if self.is_busy and any((e.block, e.phase) == (self.block, self.phase) for e in self._early):
+            yield f"messages of block {self.block} wait although it has begun"

@@ -1,0 +1,89 @@
+"""What a coordinator may order a node to do: checked before anything acts on it.
+
+A coordinator schedules; it is not trusted with more than that. Sizes, ranges and names of an order were checked when it
+was decoded (`net.messages`); here is checked what depends on who the node is, what it was told before, and what its
+own lab table demands.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import pairwise
+from typing import Any
+
+from testbed.core.config import Floors, radio_out_of_range
+from testbed.net import messages as m
+from testbed.nodes import floors as demands
+from testbed.nodes.events import OrderRefused
+
+_ANYBODY = (m.Welcome, m.Refused, m.Pulse, m.Configure, m.ReadClock, m.Finish)
+_RADIO = (m.Probe, m.Step, m.Abandon)
+_END = (*_RADIO, m.Distil, m.Amplify)
+_BY_ROLE: dict[str, tuple[type, ...]] = {
+    "alice": _END, "bob": _END, "eve": (*_RADIO, m.Attack, m.GuessKey),
+    "ris": (m.Apply, m.ApplyNext, m.ReadSurface, m.Abandon),
+}  # fmt: skip
+_NEED_A_PLAN = (m.Distil, m.Amplify, m.Attack, m.GuessKey)
+
+
+class BlockNumbers:
+    """Strictly rising within a run, also where the node is welcomed to it again: no block is begun twice.
+
+    Remembers the runs of its process, `most` of them.
+    """
+
+    def __init__(self, most: int = 256) -> None:
+        self._highest: OrderedDict[str, int] = OrderedDict()
+        self._most = most
+
+    def known(self, run: str, block: int) -> None:
+        """Take note of a block that was begun in an earlier life of this node."""
+        self._highest[run] = max(block, self._highest.get(run, -1))
+        self._highest.move_to_end(run)
+        while len(self._highest) > self._most:
+            self._highest.popitem(last=False)
+
+    def take(self, run: str, block: int) -> str | None:
+        """Begin a block; returns why it cannot be, in one line."""
+        last = self._highest.get(run, -1)
+        if block <= last:
+            return f"block {block} was begun before: blocks of a run rise, accepted from {last + 1}"
+        self.known(run, block)
+        return None
+
+
+class Orders:
+    """One node's view of what it may be told."""
+
+    def __init__(self, role: str, floors: Floors, authenticated: bool = True) -> None:
+        self.role, self.floors, self._authenticated = role, floors, authenticated
+        self.blocks = BlockNumbers()
+
+    def check(self, body: Any, run: str, configured: bool) -> None:
+        """Raise OrderRefused, one line, for an order that is not followed.
+
+        `run` is the one that the node was welcomed to, '' before; `configured` says whether it accepted a plan for it.
+        """
+        if (why := self.refusal(body, run, configured)) is not None:
+            raise OrderRefused(why)
+
+    def refusal(self, body: Any, run: str, configured: bool) -> str | None:
+        """Return why an order is not followed, in one line; None where it is. See `check`."""
+        if not isinstance(body, (*_ANYBODY, *_BY_ROLE[self.role])):
+            return f"{type(body).__name__} is no order for {self.role}"
+        if not run and not isinstance(body, (m.Welcome, m.Refused, m.Pulse, m.Finish)):
+            return "not welcomed to a run yet"
+        if isinstance(body, _NEED_A_PLAN) and not configured:
+            return "not configured for this run yet"
+        match body:
+            case m.Configure(accounting=accounting, experiment_mode=experiment):
+                if (wrong := radio_out_of_range(body.radio)) is not None:
+                    return wrong
+                if not experiment and not self._authenticated:
+                    return "private mode needs authenticated links: accepted with curve = true in the lab file"
+                return demands.refusal(self.floors, accounting, experiment)
+            case m.Distil(block=block, rounds=rounds):
+                if any(b <= a for a, b in pairwise(rounds)):
+                    return f"rounds of block {block} repeat or are out of order"
+                return self.blocks.take(run, block)
+        return None

@@ -1,0 +1,495 @@
+"""Cases without a radio: blocks whose secret bits are known exactly or bounded from above, and Eves of every kind.
+
+Each case stands for one that was granted a key once although somebody could know it, or for a harmless one that has to
+keep its key. `Case.make(rng, probes)` gives the facts and `true_bits`, an upper bound of the secret bits of the kept
+labels: their Shannon entropy given everything that this Eve has. Nobody can distil more than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr
+
+from testbed.core.types import F64, I64
+from testbed.entropy.facts import C128, Earlier, Facts, Heard
+from testbed.entropy.gaussian_labels import edges, level_entropies, normal_scores
+
+Rng = np.random.Generator
+DIMENSIONS = 6
+BITS = 2
+PUBLISHED = 0.1
+INTERVAL_S = 0.05
+FIRST_ROUND = 200
+"""Round of a block's first probe: Eve's recording begins before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    facts: Facts
+    true_bits: float
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One kind of block and Eve."""
+
+    name: str
+    harmless: bool
+    make: Callable[[Rng, int], Made]
+
+
+# ---------------------------------------------------------------- parts
+
+
+def labels(features: F64, bits: int = BITS) -> I64:
+    """Return (probe, dimension) equally likely cells by rank, in a Gray code."""
+    cell = np.minimum((ndtr(normal_scores(features)) * (1 << bits)).astype(np.int64), (1 << bits) - 1)
+    return np.asarray(cell ^ (cell >> 1))
+
+
+def block(rng: Rng, features: F64, bits: int = BITS, published: float = PUBLISHED, **rest: Any) -> Facts:
+    """Return facts of one block without Eve, one probe a round from `FIRST_ROUND` on, a tenth of its symbols published.
+
+    `rest`: further fields; `rounds` too, and `value` (probe, dimension) where labels are not cells by rank.
+    """
+    n, dimensions = features.shape
+    probe, dimension = np.divmod(np.arange(n * dimensions), dimensions)
+    rounds = rest.pop("rounds", np.arange(n) + FIRST_ROUND)
+    return Facts(
+        value=rest.pop("value", labels(features, bits)).reshape(-1),
+        bits=np.full(probe.size, bits),
+        probe=probe,
+        dimension=dimension,
+        published=rng.random(probe.size) < published,
+        rounds=rounds,
+        time_s=rounds * INTERVAL_S,
+        features=features,
+        **rest,
+    )
+
+
+def heard(values: F64, rounds: I64 | None = None, name: str = "eve.0:alice", csi: C128 | None = None) -> Heard:
+    """Return Eve's series; by default one value a round from round 0 on."""
+    rounds = np.arange(values.shape[0]) if rounds is None else rounds
+    return Heard(name, rounds, rounds * INTERVAL_S, values, csi)
+
+
+def noise(rng: Rng, like: F64, r: float) -> F64:
+    """Return a copy of unit variance with correlation r."""
+    return np.asarray(r * like + np.sqrt(1 - r**2) * rng.normal(size=like.shape))
+
+
+def left(facts: Facts, r: float) -> float:
+    """Return the Shannon entropy of independent Gaussian labels given a value of correlation r each."""
+    if r >= 1.0:
+        return 0.0
+    return float(sum(sum(level_entropies(round(abs(r), 6), int(m))) for m in facts.bits[facts.kept]))
+
+
+def fading(rng: Rng, rho: float, probes: int, dimensions: int = DIMENSIONS) -> F64:
+    """Return (probe, dimension) AR(1) of unit variance, dimensions independent."""
+    w = rng.normal(size=(probes, dimensions))
+    for k in range(1, probes):
+        w[k] = rho * w[k - 1] + np.sqrt(1 - rho**2) * w[k]
+    return w
+
+
+def ar1_surprisal(facts: Facts, rho: float) -> float:
+    """Return −log2 P(kept labels | published labels) of AR(1) fading by a filter on a grid: exact but for its step.
+
+    Cells are those of the stationary distribution.
+    """
+    order = np.argsort(facts.dimension, kind="stable")
+    total = 0.0
+    for d in np.unique(facts.dimension).tolist():
+        own = order[facts.dimension[order] == d]
+        value, public = facts.value[own], facts.published[own]
+        total += _surprisal(value, np.ones(own.size, bool), rho) - _surprisal(value, public, rho)
+    return total
+
+
+def _surprisal(value: I64, known: np.ndarray, rho: float, bits: int = BITS) -> float:
+    innovation = np.sqrt(1 - rho**2)
+    step = min(0.05, innovation / 2)
+    x = np.arange(-4.0, 4.0 + step / 2, step)
+    density = np.exp(-(x**2) / 2)
+    density /= density.sum()
+    move = np.exp(-(((x[None, :] - rho * x[:, None]) / innovation) ** 2) / 2)
+    move /= move.sum(axis=1, keepdims=True)
+    cell = np.searchsorted(edges(bits)[1:-1], x)
+    gray = cell ^ (cell >> 1)
+    out = 0.0
+    for k, v in enumerate(value.tolist()):
+        if k:
+            density = density @ move
+        if known[k]:
+            density = np.where(gray == v, density, 0.0)
+            p = density.sum()
+            out -= float(np.log2(max(p, 1e-300)))
+            density = density / max(p, 1e-300)
+    return out
+
+
+def series(rng: Rng, probes: int, before: int = FIRST_ROUND, after: int = 150) -> tuple[F64, F64]:
+    """Return white values of all rounds that Eve may record, from round 0 on, and those of Alice's block."""
+    every = rng.normal(size=(before + probes + after, DIMENSIONS))
+    return every, every[before : before + probes]
+
+
+def with_eve(rng: Rng, alice: F64, eves: Sequence[Heard], r: float) -> Made:
+    facts = block(rng, alice, heard=tuple(eves))
+    return Made(facts, left(facts, r))
+
+
+# ---------------------------------------------------------------- Eves who hear what Bob hears, in some disguise
+
+R = 0.999
+"""Correlation of a value that Eve has as good as Alice."""
+
+
+def disguised(change: Callable[[Rng, F64], F64]) -> Callable[[Rng, int], Made]:
+    """Make a case of an Eve whose series is a function of Alice's values of all rounds."""
+
+    def make(rng: Rng, probes: int) -> Made:
+        every, alice = series(rng, probes)
+        return with_eve(rng, alice, [heard(change(rng, noise(rng, every, R)))], R)
+
+    return make
+
+
+def late(rounds: int) -> Callable[[Rng, F64], F64]:
+    return lambda rng, v: np.roll(v, rounds, axis=0)
+
+
+def lost_packets(count: int) -> Callable[[Rng, F64], F64]:
+    def change(rng: Rng, v: F64) -> F64:
+        return np.delete(v, rng.choice(np.arange(FIRST_ROUND, v.shape[0] - 150), count, replace=False), axis=0)
+
+    return change
+
+
+def drifting(every: int) -> Callable[[Rng, F64], F64]:
+    """Her clock is slow: she repeats her last value once in so many rounds."""
+    return lambda rng, v: v[np.arange(v.shape[0]) - np.arange(v.shape[0]) // every]
+
+
+def permuted(rng: Rng, v: F64) -> F64:
+    return v[:, rng.permutation(v.shape[1])]
+
+
+def scaled(rng: Rng, v: F64) -> F64:
+    """An automatic gain that wanders by a factor of two, in steps, and signs of its own for each dimension."""
+    gain = 2.0 ** np.repeat(rng.uniform(-0.5, 0.5, v.shape[0] // 60 + 1), 60)[: v.shape[0]]
+    return v * gain[:, None] * rng.choice([-1.0, 1.0], v.shape[1])
+
+
+def inverted_on_one_link(rng: Rng, probes: int) -> Made:
+    every, alice = series(rng, probes)
+    eves = [heard(-noise(rng, every, 0.99)), heard(rng.normal(size=every.shape), name="eve.0:bob")]
+    return with_eve(rng, alice, eves, 0.99)
+
+
+def half_rate(rng: Rng, probes: int) -> Made:
+    """She records every other round and counts her own: half of the labels are hers."""
+    every, alice = series(rng, probes)
+    mine = noise(rng, every, R)[::2]
+    facts = block(rng, alice, heard=(heard(mine),))
+    even = facts.rounds[facts.probe[facts.kept]] % 2 == 0
+    return Made(facts, left(facts, R) * even.mean() + left(facts, 0.0) * (1 - even.mean()))
+
+
+def other_clock(rng: Rng, probes: int) -> Made:
+    """She lost many packets and counts only those that she has; her clock tells which."""
+    every, alice = series(rng, probes)
+    there = np.flatnonzero(rng.random(every.shape[0]) < 0.7)
+    values = noise(rng, every, R)[there]
+    facts = block(
+        rng, alice, heard=(Heard("eve.0:alice", np.arange(there.size), there * INTERVAL_S + 17 * INTERVAL_S, values),)
+    )
+    mine = np.isin(facts.rounds[facts.probe[facts.kept]], there)
+    return Made(facts, left(facts, R) * mine.mean() + left(facts, 0.0) * (1 - mine.mean()))
+
+
+def two_lags(rng: Rng, probes: int) -> Made:
+    """She hears Bob's place of now and of seven rounds ago on top of one another, on two links in other shares."""
+    every, alice = series(rng, probes)
+    old = np.roll(every, 7, axis=0)
+    eves = [heard(0.8 * every + 0.6 * old), heard(0.6 * every - 0.8 * old, name="eve.0:bob")]
+    return with_eve(rng, alice, eves, R)
+
+
+def some_dimensions(rng: Rng, probes: int) -> Made:
+    """Half of the band is hers, 25 rounds late, in any order."""
+    every, alice = series(rng, probes)
+    mine = rng.choice(DIMENSIONS, DIMENSIONS // 2, replace=False)
+    facts = block(rng, alice, heard=(heard(np.roll(noise(rng, every, R), 25, axis=0)[:, mine]),))
+    known = np.isin(facts.dimension[facts.kept], mine).mean()
+    return Made(facts, left(facts, R) * known + left(facts, 0.0) * (1 - known))
+
+
+def bob_only(rng: Rng, probes: int) -> Made:
+    """Of Alice's transmissions she hears nothing, of Bob's most."""
+    every, alice = series(rng, probes)
+    mine = noise(rng, every, R)
+    mine[rng.random(mine.shape[0]) < 0.1] = np.nan
+    nothing = np.full(every.shape, np.nan)
+    facts = block(rng, alice, heard=(heard(nothing), heard(mine, name="eve.0:bob")))
+    known = np.isfinite(mine[facts.rounds[facts.probe[facts.kept]], 0]).mean()
+    return Made(facts, left(facts, R) * known + left(facts, 0.0) * (1 - known))
+
+
+def at_times(rng: Rng, probes: int) -> Made:
+    """A lorry stands between her and them two thirds of the time, for a second or so at a time."""
+    every, alice = series(rng, probes)
+    clear = np.repeat(rng.random(every.shape[0] // 20 + 1) < 1 / 3, 20)[: every.shape[0]]
+    mine = np.where(clear[:, None], noise(rng, every, R), noise(rng, every, 0.2))
+    facts = block(rng, alice, heard=(heard(mine),))
+    good = clear[facts.rounds[facts.probe[facts.kept]]].mean()
+    return Made(facts, left(facts, R) * good + left(facts, 0.2) * (1 - good))
+
+
+def deep_labels(rng: Rng, probes: int) -> Made:
+    """Labels of one to five bits, as soft decoding takes them; Eve is 7 rounds late."""
+    every, alice = series(rng, probes)
+    depth = np.array([1, 2, 3, 4, 5, 5])
+    cell = np.minimum((ndtr(normal_scores(alice)) * 32).astype(np.int64), 31)
+    facts = block(rng, alice, bits=5, value=cell)
+    facts = replace(
+        facts,
+        bits=depth[facts.dimension],
+        value=facts.value >> (5 - depth[facts.dimension]),
+        heard=(heard(late(7)(rng, noise(rng, every, R))),),
+    )
+    return Made(facts, left(facts, R))
+
+
+def vector_labels(rng: Rng, probes: int) -> Made:
+    """Regions of pairs of columns, by their angle and size; Eve hears the same, mirrored."""
+    every, alice = series(rng, probes)
+    columns = np.arange(DIMENSIONS).reshape(-1, 2)
+    x, y = alice[:, columns[:, 0]], alice[:, columns[:, 1]]
+    value = (np.arctan2(y, x) * 4 / np.pi).astype(np.int64) % 8 + 8 * (np.hypot(x, y) > np.sqrt(2 * np.log(2)))
+    probe, dimension = np.divmod(np.arange(value.size), value.shape[1])
+    rounds = np.arange(probes) + FIRST_ROUND
+    facts = Facts(
+        value=value.reshape(-1),
+        bits=np.full(value.size, 4),
+        probe=probe,
+        dimension=dimension,
+        published=rng.random(value.size) < PUBLISHED,
+        rounds=rounds,
+        time_s=rounds * INTERVAL_S,
+        features=alice,
+        columns=columns,
+        heard=(heard(noise(rng, every, R)[:, ::-1]),),
+    )
+    return Made(facts, facts.kept_bits * 0.25)  # the regions' borders are longer than thresholds
+
+
+def inverted_return(rng: Rng, probes: int) -> Made:
+    """What comes back after a third of the block has the opposite sign, in another order of dimensions."""
+    part = rng.normal(size=((probes + 2) // 3, DIMENSIONS))
+    order = rng.permutation(DIMENSIONS)
+    every = np.concatenate([part, -part[:, order], part])[:probes]
+    facts = block(rng, noise(rng, every, R))
+    return Made(facts, facts.kept_bits / 3 * 1.05 + left(facts, R**2))
+
+
+def magnitude(change: Callable[[F64], F64]) -> Callable[[Rng, int], Made]:
+    """She has a value that knows no sign: one bit of each label is left."""
+
+    def make(rng: Rng, probes: int) -> Made:
+        every, alice = series(rng, probes)
+        facts = block(rng, alice, heard=(heard(change(every)),))
+        return Made(facts, float(facts.kept.size) * (1 + 0.02))
+
+    return make
+
+
+def antennas(count: int, r: float) -> Callable[[Rng, int], Made]:
+    """Several antennas, each of a correlation of its own noise: jointly R² = A·r² / (1 + (A − 1)·r²)."""
+
+    def make(rng: Rng, probes: int) -> Made:
+        every, alice = series(rng, probes)
+        eves = [heard(noise(rng, every, r), name=f"eve.{i}:alice") for i in range(count)]
+        return with_eve(rng, alice, eves, float(np.sqrt(count * r**2 / (1 + (count - 1) * r**2))))
+
+    return make
+
+
+def array(count: int) -> Callable[[Rng, int], Made]:
+    """Bob's field is a combination of the complex fields of her antennas, none of which is much like it."""
+
+    def make(rng: Rng, probes: int) -> Made:
+        n = FIRST_ROUND + probes
+        h = rng.normal(size=(n, count, DIMENSIONS)) + 1j * rng.normal(size=(n, count, DIMENSIONS))
+        h *= np.exp(2j * np.pi * rng.random((n, 1, 1)))
+        w = rng.normal(size=(count, DIMENSIONS)) + 1j * rng.normal(size=(count, DIMENSIONS))
+        bob = np.einsum("nad,ad->nd", h, w) * np.exp(2j * np.pi * rng.random((n, 1)))
+        bob += 0.02 * np.abs(bob).std() * (rng.normal(size=bob.shape) + 1j * rng.normal(size=bob.shape))
+        eves = tuple(heard(_db(h[:, a]), csi=h[:, a], name=f"eve.{a}:alice") for a in range(count))
+        facts = block(rng, _db(bob[FIRST_ROUND:]), csi=bob[FIRST_ROUND:], heard=eves)
+        return Made(facts, _small(facts))
+
+    return make
+
+
+def _db(h: C128) -> F64:
+    return np.asarray(20.0 * np.log10(np.abs(h)))
+
+
+def _small(facts: Facts) -> float:
+    """Return what 30 dB or more leave of labels: nearly nothing, bounded by a sixth of their bits."""
+    return facts.kept_bits / 6
+
+
+# ---------------------------------------------------------------- what comes back
+
+
+def codebook(patterns: int, blocks: int, which: int) -> Callable[[Rng, int], Made]:
+    """So many patterns swept again and again in a static room; block `which` of so many is judged."""
+
+    def make(rng: Rng, probes: int) -> Made:
+        values = rng.normal(size=(patterns, DIMENSIONS))
+        rounds = np.arange(probes * blocks)
+        every = values[rounds % patterns] + 0.01 * rng.normal(size=(rounds.size, DIMENSIONS))
+        parts = [slice(b * probes, (b + 1) * probes) for b in range(blocks)]
+        earlier = tuple(
+            Earlier(f"block {b}", True, rounds[p], rounds[p] * INTERVAL_S, every[p], rounds[p] % patterns)
+            for b, p in enumerate(parts[:which])
+        )
+        own = parts[which]
+        facts = block(rng, every[own], rounds=rounds[own], states=rounds[own] % patterns, earlier=earlier)
+        return Made(facts, _fresh(facts, rounds[own] % patterns, np.unique(rounds[: own.start] % patterns)))
+
+    return make
+
+
+def _fresh(facts: Facts, state: I64, seen: I64) -> float:
+    """Return the label bits of states and dimensions of which nothing was published, in this block or before."""
+    cell = state[facts.probe] * facts.n_dimensions + facts.dimension
+    told = np.union1d(cell[facts.published], cell[np.isin(state[facts.probe], seen)])
+    fresh = ~facts.published & ~np.isin(cell, told)
+    whole = float(np.unique(cell[fresh]).size * BITS)
+    return whole + 0.05 * facts.kept_bits  # noise of 40 dB, next to thresholds
+
+
+def run_again(rng: Rng, probes: int) -> Made:
+    """The same file run again, from the same seed: the earlier run counts its rounds from elsewhere."""
+    alice = rng.normal(size=(probes, DIMENSIONS))
+    rounds = np.arange(probes) + 3
+    before = Earlier("run before", False, rounds, rounds * INTERVAL_S, noise(rng, alice, R))
+    facts = block(rng, alice, earlier=(before,))
+    return Made(facts, left(facts, R))
+
+
+def training_again(rng: Rng, probes: int) -> Made:
+    """The track of the training is walked again, here slower, there faster, the other way round."""
+    track = rng.normal(size=(probes, DIMENSIONS))
+    walked = np.delete(track[::-1], rng.choice(probes, 5, replace=False), axis=0)
+    rounds = np.arange(walked.shape[0])
+    before = Earlier("training", True, rounds, rounds * INTERVAL_S, noise(rng, walked, R))
+    facts = block(rng, track, rounds=np.arange(probes) + probes + 40, earlier=(before,))
+    return Made(facts, left(facts, R) + 5 * DIMENSIONS * BITS)
+
+
+def there_and_back(rng: Rng, probes: int) -> Made:
+    """Bob walks to the wall and back in one block: each place counts once."""
+    half = rng.normal(size=((probes + 1) // 2, DIMENSIONS))
+    every = noise(rng, np.concatenate([half, half[::-1]])[:probes], R)
+    facts = block(rng, every)
+    return Made(facts, facts.kept_bits / 2 + left(facts, R**2))
+
+
+def patterns_public(elements: int, csi: bool, snr_db: float = 35.0) -> Callable[[Rng, int], Made]:
+    """A static room and a surface whose random patterns follow from a file."""
+
+    def make(rng: Rng, probes: int) -> Made:
+        states = rng.choice([-1.0, 1.0], (probes, elements)).astype(np.complex128)
+        w = rng.normal(size=(elements + 1, DIMENSIONS)) + 1j * rng.normal(size=(elements + 1, DIMENSIONS))
+        h = np.concatenate([np.ones((probes, 1)), states], axis=1) @ w
+        h = h + 10 ** (-snr_db / 20) * np.sqrt(elements) * (rng.normal(size=h.shape) + 1j * rng.normal(size=h.shape))
+        h = h * np.exp(2j * np.pi * rng.random((probes, 1)))
+        facts = block(rng, _db(h), patterns=states, states=np.arange(probes), csi=h if csi else None)
+        return Made(facts, facts.kept_bits * 0.35)
+
+    return make
+
+
+# ---------------------------------------------------------------- harmless
+
+
+def uncorrelated(rho: float) -> Callable[[Rng, int], Made]:
+    """AR(1) fading and an Eve with fading of her own."""
+
+    def make(rng: Rng, probes: int) -> Made:
+        alice = fading(rng, rho, probes)
+        cell = np.searchsorted(edges(BITS)[1:-1], alice)  # the truth is known for fixed cells
+        facts = block(rng, alice, value=cell ^ (cell >> 1))
+        mine = fading(rng, rho, FIRST_ROUND + probes + 100)
+        facts = replace(facts, heard=(heard(mine), heard(fading(rng, rho, mine.shape[0]), name="eve.0:bob")))
+        return Made(facts, ar1_surprisal(facts, rho) if rho else left(facts, 0.0))
+
+    return make
+
+
+def some_correlation(r: float) -> Callable[[Rng, int], Made]:
+    def make(rng: Rng, probes: int) -> Made:
+        every, alice = series(rng, probes)
+        return with_eve(rng, alice, [heard(noise(rng, every, r))], r)
+
+    return make
+
+
+ATTACKED = (
+    Case("Eve hears the same", False, disguised(lambda rng, v: v)),
+    Case("Eve walks 40 rounds behind", False, disguised(late(40))),
+    Case("Eve walks 40 rounds ahead", False, disguised(late(-40))),
+    Case("inverted on one link, the other unrelated", False, inverted_on_one_link),
+    Case("one packet missing", False, disguised(lost_packets(1))),
+    Case("six packets missing", False, disguised(lost_packets(6))),
+    *(Case(f"{n} probes late", False, disguised(late(n))) for n in (2, 5, 12)),
+    Case("subcarriers in another order", False, disguised(permuted)),
+    Case("subcarriers mirrored, 9 late", False, disguised(lambda rng, v: late(9)(rng, v[:, ::-1]))),
+    Case("8 antennas of correlation 0.75", False, antennas(8, 0.75)),
+    Case("8 antennas combined as complex fields", False, array(8)),
+    Case("codebook of 60 swept in one block", False, codebook(60, 1, 0)),
+    Case("codebook swept again in the next block", False, codebook(300, 3, 2)),
+    Case("a sweep of 1000 over blocks", False, codebook(1000, 4, 3)),
+    Case("the same file run again", False, run_again),
+    Case("training walked again, backwards", False, training_again),
+    Case("walk there and back", False, there_and_back),
+    Case("16 elements, patterns public, CSI", False, patterns_public(16, True)),
+    Case("4 elements, patterns public, features alone", False, patterns_public(4, False)),
+)
+
+HELD_BACK = (
+    Case("gain wanders, signs differ", False, disguised(scaled)),
+    Case("half rate", False, half_rate),
+    Case("packets lost, her clock known", False, other_clock),
+    Case("two lags mixed", False, two_lags),
+    Case("some dimensions, late", False, some_dimensions),
+    Case("only Bob's side", False, bob_only),
+    Case("clock drifts", False, disguised(drifting(70))),
+    Case("magnitude only", False, magnitude(np.abs)),
+    Case("power only", False, magnitude(lambda v: v**2)),
+    Case("backwards", False, disguised(lambda rng, v: v[::-1])),
+    Case("exponential", False, disguised(lambda rng, v: np.exp(3.0 * v))),
+    Case("twenty packets missing", False, disguised(lost_packets(20))),
+    Case("well at times", False, at_times),
+    Case("labels of one to five bits", False, deep_labels),
+    Case("vector labels", False, vector_labels),
+    Case("comes back inverted", False, inverted_return),
+    Case("dimensions mixed", False, disguised(lambda rng, v: v @ rng.normal(size=(DIMENSIONS, DIMENSIONS)))),
+)
+
+HARMLESS = (
+    *(Case(f"AR(1) {rho:g}, Eve unrelated", True, uncorrelated(rho)) for rho in (0.0, 0.5, 0.9, 0.99, 0.999)),
+    *(Case(f"Eve with correlation {r:g}", True, some_correlation(r)) for r in (0.3, 0.6)),
+)
+
+CASES = (*ATTACKED, *HELD_BACK, *HARMLESS)

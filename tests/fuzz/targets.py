@@ -1,0 +1,660 @@
+"""What is fuzzed: each target makes good inputs once, then feeds bad ones."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import random
+import shutil
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import mutations as mu
+import numpy as np
+
+from testbed import config
+from testbed.core.errors import DeviceError, DeviceTimeout, InputError, ProtocolError
+from testbed.core.ledger import PublicMessage
+from testbed.net import messages as m
+
+Feed = Callable[[random.Random], str]
+
+
+def refusing(read: Callable[[], Any], *kinds: type[Exception]) -> str:
+    """Return accepted or refused; a refusal of more than one line, or that a terminal cannot show, is harm."""
+    try:
+        read()
+    except kinds as exc:
+        told = str(exc)
+        if "\n" in told or not told.isprintable() or len(told) > 2000:
+            raise AssertionError(f"a refusal of {len(told)} characters: {told[:100]!r}") from exc
+        return "refused"
+    return "accepted"
+
+
+# ---------------------------------------------------------------- messages
+
+
+def _bodies() -> list[Any]:
+    from testbed.core.config import Accounting, ChainPlan, ProbingPlan, RadioPlan
+    from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
+
+    agree = AgreeReport(
+        block=0, probes=10, raw_bits=100, sacrificed_bits=10, sacrificed_errors=1, reconciled_bits=90, corrected_bits=1,
+        leaked_bits=9, leaked_by_kind={"x": 9}, public_bytes=10, messages=3, verified=True, failure=None,
+    )  # fmt: skip
+    eve = EveReport(
+        block=0, sacrificed_bits=10, covered_bits=10, sacrificed_errors=5, best_link="alice", transcript_complete=True
+    )
+    train = TrainReport(block=0, probes=10, model="m", card={"a": [1.0, "b"]}, public_bytes=1, messages=1, failure=None)
+    return [
+        m.Hello(role="bob", identity={"driver": "sim", "x": {"y": [1, 2.5]}}, pid=1, turnaround_s=1e-4),
+        m.Heartbeat(state="ready"), m.Configured(accepted={"carrier_hz": 2.4e9}), m.ClockReading(device_time_s=1.0),
+        m.Applied(round=1, digest="0123456789ab", device_time_s=1.0), m.SurfaceHeld(round=1, digest="0123456789ab"),
+        m.Captured(round=1), m.Stepped(round=1, step=0),
+        m.Probed(round=1, links=[m.LinkResult(tx="alice", reason=None, shape=(1, 1, 4), csi=bytes(32))]),
+        m.Failed(operation="probe", state="ready", detail="x"), m.Stopped(kind="stop"),
+        m.Agreed(report=agree, raw_bits=b"\0\1"), m.Trained(report=train), m.Attacked(report=eve, guess=b"\0"),
+        m.Amplified(report=KeyReport(block=0, key_bits=128), digest="ab" * 32, p_values={"frequency": 0.5}),
+        m.KeyGuessed(block=0, digest=None), m.Welcome(run="r", lost_after_s=8.0), m.Refused(reason="x"), m.Pulse(),
+        m.Configure(
+            radio=RadioPlan(), probing=ProbingPlan(), chain=ChainPlan(enhance_options={"step": 4}),
+            accounting=Accounting(), experiment_mode=True, record_iq=False, seed=5, discussion="tcp://127.0.0.1:5000",
+        ),
+        m.ReadClock(), m.Apply(round=1, levels=bytes(4), shape=(2, 2), phase_bits=1), m.ReadSurface(round=1),
+        m.Probe(round=1, slots=[m.SlotPlan("alice", ["bob"], 1.0)], margin_s=1e-6, end_s=2.0),
+        m.Step(round=1, step=0, action="transmit", tx="alice", last=False), m.Abandon(block=0, reason="x"),
+        m.Finish(kind="stop"), m.Distil(block=0, rounds=[1, 2], timeout_s=60.0),
+        m.Attack(block=0, rounds=[1, 2], public_messages=3), m.Amplify(block=0, eve=eve, timeout_s=60.0),
+        m.GuessKey(block=0, public_messages=3),
+    ]  # fmt: skip
+
+
+def _trees(messages: list[Any]) -> list[Any]:
+    return [msgspec.msgpack.decode(msgspec.msgpack.encode(x)) for x in messages]
+
+
+def _bad(trees: list[Any], rng: random.Random) -> bytes:
+    """A tree that was changed, or bytes that were; now and then only the headers of something huge."""
+    tree = rng.choice(trees)
+    if rng.random() < 0.01:
+        return rng.choice([b"\x81", b"\x91", b"\x81\xa1x", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff"]) * 3000
+    if rng.random() < 0.3:
+        return mu.spoil_bytes(mu.packed(tree), rng, [mu.packed(rng.choice(trees))])
+    return mu.packed(mu.spoil_tree(tree, rng))
+
+
+@contextlib.contextmanager
+def messages(_: Path) -> Iterator[Feed]:
+    trees = _trees([m.Envelope(m.Header(0, m.VERSION, "bob", "1", "r"), body) for body in _bodies()])
+    yield lambda rng: refusing(lambda: m.decode(_bad(trees, rng)), ProtocolError)
+
+
+@contextlib.contextmanager
+def public(_: Path) -> Iterator[Feed]:
+    said = PublicMessage(kind="sacrifice", body={"seed": 1, "bits": b"\1\2", "x": [1, 2.5]}, leaked_bits=3)
+    trees = _trees([m.PublicEnvelope("r", 0, "agree", -1, "bob", said)])
+    yield lambda rng: refusing(lambda: m.decode_public(_bad(trees, rng)), ProtocolError)
+
+
+@contextlib.contextmanager
+def node(_: Path) -> Iterator[Feed]:
+    """Bad orders that pass the gate, to nodes in different states."""
+    from testbed.nodes import events as e
+    from testbed.nodes.state import NodeState
+
+    trees = _trees([m.Envelope(m.Header(0, m.VERSION, "coordinator", "1", "r"), body) for body in _bodies()])
+    welcome = e.Received(m.Welcome(run="r", lost_after_s=8.0))
+    configure = e.Received(next(b for b in _bodies() if isinstance(b, m.Configure)))
+
+    def feed(rng: random.Random) -> str:
+        made = NodeState(rng.choice(["alice", "bob", "eve", "ris"]), 1)
+        for event in [welcome, configure][: rng.randrange(3)]:
+            made.handle(event)
+        outcome = "refused"
+        for _ in range(3):
+            try:
+                body = m.decode(_bad(trees, rng)).body
+            except ProtocolError:
+                continue
+            made.handle(e.Received(body))
+            made.handle(e.Tick(rng.random() * 100))
+            outcome = "accepted"
+        return outcome
+
+    yield feed
+
+
+@contextlib.contextmanager
+def world(_: Path) -> Iterator[Feed]:
+    """Bad requests to a world with two radios and a board."""
+    from sim_backend import messages as w
+    from sim_backend import server
+
+    replies: list[w.Reply] = []
+    made = server._Server(lambda route, frames: replies.append(w.decode_reply(frames[0])), "virtual", 1.0)
+    now, route = 0.0, itertools_count()
+
+    def ask(request: Any, *payload: bytes) -> w.Reply:
+        made.handle(b"good", [w.encode(request), *payload], now)
+        made.settle(now)
+        return replies[-1]
+
+    scene = config.load_experiment("static_room").scene
+    ask(w.Reset(id=1, scene=msgspec.to_builtins(scene), carrier_hz=2.4e9, seed=1))
+    trees: list[Any] = []
+    not_a_number = np.full(9, np.nan, np.complex64).tobytes()
+
+    def furnish() -> None:
+        trees.clear()
+        for name in ("alice", "bob", "ris"):
+            kind = "board" if name == "ris" else "radio"
+            session = ask(w.Attach(id=2, protocol=w.PROTOCOL, name=name, kind=kind)).session  # type: ignore[arg-type]
+            own = {"id": 3, "session": session}
+            if kind == "board":
+                ask(w.Hang(**own, rows=4, columns=4, phase_bits=1))
+                requests = [
+                    w.Hang(**own, rows=4, columns=4, phase_bits=1),
+                    w.Apply(**own, latency=5),
+                    w.Readback(**own),
+                ]
+            else:
+                tune = w.Tune(**own, place=name, carrier_hz=2.4e9, sample_rate_hz=4e7, turnaround_s=1e-5)
+                ask(tune)
+                requests = [
+                    tune, w.Transmit(**own, start=10**9, seed=1), w.Silence(**own), w.Declare(**own, until=10**9),
+                    w.Receive(**own, start=0, n_samples=100, timeout_s=1.0, seed=1), w.Now(**own),
+                    w.Pass(**own, until=5),
+                    w.Attach(id=2, protocol=w.PROTOCOL, name="eve", kind="radio"), w.Detach(**own),
+                ]  # fmt: skip
+            trees.extend(_trees(requests))
+
+    def feed(rng: random.Random) -> str:
+        nonlocal now
+        if rng.random() < 0.02:  # what was let go is put up again
+            ask(w.Reset(id=1, scene=msgspec.to_builtins(scene), carrier_hz=2.4e9, seed=1))
+            furnish()
+        now += 0.01
+        replies.clear()
+        payload = rng.choice([b"", bytes(16), bytes(800), rng.randbytes(80), not_a_number])
+        frames = [_bad(trees, rng), payload][: rng.choice([1, 2, 2])]
+        made.handle(b"%d" % next(route), frames, now)
+        made.settle(now)
+        assert made.due_in_s(now) >= 0
+        if any("could not be" in r.detail for r in replies):
+            raise AssertionError(f"guarded: {replies[-1].detail}")
+        return "refused" if replies and replies[-1].error else "accepted"
+
+    furnish()
+    yield feed
+
+
+def itertools_count() -> Iterator[int]:
+    import itertools
+
+    return itertools.count()
+
+
+@contextlib.contextmanager
+def dialogue(_: Path) -> Iterator[Feed]:
+    """Bad messages of a block's agreement, as they would come over the wire."""
+    from testbed.chain.dialogue import Conversation
+    from testbed.chain.pipeline import KeyChain
+    from testbed.core.config import Accounting, ChainPlan
+    from testbed.core.types import CsiSeries
+
+    noise = np.random.default_rng(1)
+    h, *own = (noise.normal(size=(120, 1, 1, 8, 2)) @ [1, 1j] for _ in range(3))
+    alice, bob = (
+        CsiSeries((h + 0.03 * n).astype(np.complex64), np.arange(120), np.arange(8) * 6e5) for n in own
+    )  # fmt: skip
+    plans = [ChainPlan(enhance_options={"step": 1}), ChainPlan(enhance_options={"step": 1}, reconcile="ldpc")]
+    chains = [KeyChain(plan, Accounting(epsilon_log2=8)) for plan in plans]
+
+    def feed(rng: random.Random) -> str:
+        chain = rng.choice(chains)
+        ends = {
+            "alice": Conversation(chain.agree("alice", alice, 0, 1)), "bob": Conversation(chain.agree("bob", bob, 0, 1))
+        }  # fmt: skip
+        line = [("alice", x) for x in ends["alice"].advance()] + [("bob", x) for x in ends["bob"].advance()]
+        at, refused = rng.choice([0, 1, 2, 3, 4, 5, 8, 13, 21, 40]), False
+        for n in range(5000):
+            if not line:
+                break
+            sender, message = line.pop(0)
+            reader = "bob" if sender == "alice" else "alice"
+            if n == at:
+                envelope = m.PublicEnvelope("r", 0, "agree", -1, sender, message)  # type: ignore[arg-type]
+                try:
+                    message = m.decode_public(_bad(_trees([envelope]), rng)).message
+                except ProtocolError:
+                    refused = True
+                    continue  # refused by the gate, hence lost
+            line += [(reader, x) for x in ends[reader].advance(message)]
+        else:
+            raise AssertionError("the discussion does not end")
+        for end in ends.values():
+            end.fail("timeout")
+            assert end.done
+        results = [end.result for end in ends.values()]
+        both = all(r is not None and r.report.verified for r in results)
+        if both:
+            assert np.array_equal(results[0].values, results[1].values)
+        return "refused" if refused or not both else "accepted"
+
+    yield feed
+
+
+# ---------------------------------------------------------------- boards and radios
+
+
+class FakeLine:
+    """A serial line whose other end is a function; nobody waits, time is counted."""
+
+    def __init__(self, answer: Callable[[bytes], bytes]) -> None:
+        self._answer, self.is_open, self.port, self._came = answer, True, "/dev/null", b""
+
+    def open(self) -> None:
+        self.is_open = True
+
+    def reopen(self, timeout_s: float) -> None:
+        self.is_open = True
+
+    def close(self) -> None:
+        self.is_open = False
+
+    def write(self, data: bytes, timeout_s: float) -> None:
+        self._came += self._answer(data)
+
+    def read_until(self, terminator: bytes, timeout_s: float, limit: int = 1024) -> bytes:
+        if terminator not in self._came[:limit]:
+            came, self._came = self._came, b""
+            raise DeviceTimeout("ris", "read", "open", f"only {came[:40]!r}")
+        end = self._came.index(terminator) + len(terminator)
+        out, self._came = self._came[:end], self._came[end:]
+        return out
+
+    def read(self, n_max: int, timeout_s: float) -> bytes:
+        out, self._came = self._came[:n_max], self._came[n_max:]
+        return out
+
+    def drain(self, timeout_s: float = 0.1) -> bytes:
+        out, self._came = self._came, b""
+        return out
+
+
+class FakeTime:
+    """A clock that goes on by itself whenever it is looked at, so that every deadline comes."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        self.now_s += 0.02
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@contextlib.contextmanager
+def _board(module: Any, answer: Callable[[random.Random], Callable[[bytes], bytes]], operate: Any) -> Iterator[Feed]:
+    from testbed.core.world import DriverContext
+
+    real = module.SerialLink, module.time
+    context = DriverContext(seed=1, world=None, identity=None, state_dir=Path())
+
+    def feed(rng: random.Random) -> str:
+        module.SerialLink = lambda *_: FakeLine(answer(rng))
+        module.time = FakeTime()
+        return refusing(lambda: operate(context, rng), DeviceError, InputError)
+
+    try:
+        yield feed
+    finally:
+        module.SerialLink, module.time = real
+
+
+@contextlib.contextmanager
+def opensourceris(_: Path) -> Iterator[Feed]:
+    from firmware_ctl.boards import opensourceris as module
+    from testbed.core import patterns
+
+    pattern = patterns.make("random(1)", (16, 16), 1)
+    held = b"#0X" + patterns.to_hex(pattern)[2:].upper().encode() + b"\n"
+    replies = {b"?SerialNo": b"#SerNo:  12\n", b"?Vext": b"#9.14 V\n", b"?Pattern": held, b"!Reset": b"#READY!\n"}
+
+    def answer(rng: random.Random) -> Callable[[bytes], bytes]:
+        share = rng.choice([0.02, 0.2, 1.0])
+
+        def say(data: bytes) -> bytes:
+            good = b"".join(replies.get(line, b"#OK\n") for line in data.split(b"\n") if line)
+            return mu.spoil_bytes(good, rng) if rng.random() < share else good
+
+        return say
+
+    def operate(context: Any, rng: random.Random) -> None:
+        board = module.OpenSourceRis("ris", context, uri="/dev/null")
+        board.apply(pattern)
+        board.readback()
+        board.reset()
+
+    with _board(module, answer, operate) as feed:
+        yield feed
+
+
+@contextlib.contextmanager
+def ris595(_: Path) -> Iterator[Feed]:
+    import binascii
+    import struct
+
+    from cobs import cobs
+
+    from firmware_ctl.boards import _frames
+    from firmware_ctl.boards import ris595 as module
+    from testbed.core import patterns
+
+    pattern = patterns.make("random(1)", (16, 16), 1)
+
+    def answer(rng: random.Random) -> Callable[[bytes], bytes]:
+        share = rng.choice([0.02, 0.2, 1.0])
+
+        def say(data: bytes) -> bytes:
+            out = b""
+            for frame in filter(None, data.split(b"\0")):
+                try:
+                    body = cobs.decode(frame)
+                except cobs.DecodeError:
+                    continue
+                if len(body) < 6:
+                    continue
+                _, seq, command = struct.unpack_from("<BHB", body)
+                payload = bytes(4) + binascii.crc32(body[4:-2]).to_bytes(4, "little")
+                if command == _frames.Command.HELLO:
+                    payload = body[4:8] + struct.pack("<4B3H", 1, 0, 0, 1, 16, 16, 64) + struct.pack("<HI", 0, 0)
+                    payload += struct.pack("<HIIBH", 200, 7, 1, 0, 300)
+                    payload = payload[:33].ljust(33, b"\0")
+                kind = _frames.DONE | command
+                if rng.random() < share:
+                    payload = mu.spoil_bytes(payload, rng)[:200]
+                    kind = rng.choice([kind, kind, kind, _frames.ERROR, _frames.QUEUED | command, rng.randrange(256)])
+                reply = struct.pack("<BHBB", _frames.PROTOCOL, seq, kind & 0xFF, rng.choice([0, 0, 255])) + payload
+                wire = cobs.encode(reply + struct.pack("<H", binascii.crc_hqx(reply, 0xFFFF))) + b"\0"
+                out += mu.spoil_bytes(wire, rng) if rng.random() < share / 4 else wire
+            return out
+
+        return say
+
+    def operate(context: Any, rng: random.Random) -> None:
+        board = module.Ris595("ris", context, uri="/dev/null")
+        jobs: list[Callable[[], Any]] = [
+            lambda: board.apply(pattern), board.readback, board.now_s, lambda: board.queue(pattern), board.trigger,
+            lambda: board.upload([pattern] * 3), lambda: board.apply_index(1), board.reset, board.identity,
+            lambda: board.set_watchdog(1.0),
+        ]  # fmt: skip
+        for job in rng.sample(jobs, 4):
+            with contextlib.suppress(DeviceError):
+                job()
+
+    with _board(module, answer, operate) as feed:
+        yield feed
+
+
+@contextlib.contextmanager
+def iio(_: Path) -> Iterator[Feed]:
+    """Bad commands to the emulated Pluto's server; a good client must be served after each."""
+    from sim_backend.emulators.pluto import EmulatedPluto
+    from sim_backend.local import world_in_thread
+    from testbed.core.config import PlacedNode, Scene
+    from testbed.core.world import DriverContext
+
+    scene = Scene(alice=PlacedNode(position_m=[2.0, 8.0, 1.5]), bob=PlacedNode(position_m=[7.0, 8.0, 1.5]))
+    commands = [
+        b"VERSION\r\n", b"PRINT\r\n", b"TIMEOUT 500\r\n", b"OPEN iio:device3 64 00000003\r\n", b"CLOSE iio:device3\r\n",
+        b"READBUF iio:device3 256\r\n", b"OPEN iio:device2 64 00000003\r\n",
+        b"WRITEBUF iio:device2 256\r\n" + bytes(256),
+        b"READ iio:device0 INPUT voltage0 hardwaregain\r\n", b"WRITE iio:device0 INPUT voltage0 hardwaregain 3\r\n12\n",
+        b"WRITE iio:device0 DEBUG direct_reg_access 3\r\n0x4\n", b"SET iio:device3 BUFFERS_COUNT 4\r\n",
+        b"GETTRIG iio:device3\r\n", b"READ iio:device0\r\n", b"EXIT\r\n",
+    ]  # fmt: skip
+
+    with world_in_thread(scene, seed=11) as endpoint:
+        context = DriverContext(seed=5, world=endpoint, identity=None, state_dir=Path())
+        pluto = EmulatedPluto("alice", context, cfo_ppm=0.0, canned=True)
+        _, host, port = pluto.uri.split(":")
+
+        def talk(data: bytes, wait_s: float) -> bytes:
+            heard = b""
+            with socket.create_connection((host, int(port)), timeout=5) as wire, contextlib.suppress(OSError):
+                wire.sendall(data)
+                wire.shutdown(socket.SHUT_WR)
+                wire.settimeout(wait_s)
+                while len(heard) < 1 << 20 and (more := wire.recv(65536)):
+                    heard += more
+            return heard
+
+        def feed(rng: random.Random) -> str:
+            script = b"".join(rng.choice(commands) for _ in range(rng.randrange(1, 6)))
+            heard = talk(mu.spoil_bytes(script, rng), 0.5)
+            told = talk(b"VERSION\r\nPRINT\r\nEXIT\r\n", 5.0)
+            if not told.startswith(b"0.2") or not told.rstrip().endswith(b"</context>"):
+                raise AssertionError(f"a good client hears {told[:60]!r}")
+            import xml.etree.ElementTree as tree
+
+            tree.fromstring(told[told.index(b"<?xml") :].strip())
+            return "refused" if b"-" in heard else "accepted"
+
+        try:
+            yield feed
+        finally:
+            pluto.close()
+
+
+# ---------------------------------------------------------------- files
+
+
+@contextlib.contextmanager
+def _text(folder: Path, names: list[Path], load: Callable[[str], Any], suffix: str) -> Iterator[Feed]:
+    seeds = [p.read_text() for p in names]
+    path = folder / f"x{suffix}"
+
+    def feed(rng: random.Random) -> str:
+        if rng.random() < 0.2:
+            path.write_bytes(mu.spoil_bytes(rng.choice(seeds).encode(), rng))
+        else:
+            path.write_text(mu.spoil_text(rng.choice(seeds), rng), encoding="utf-8", errors="replace")
+        return refusing(lambda: load(str(path)), InputError)
+
+    yield feed
+
+
+def lab(folder: Path) -> contextlib.AbstractContextManager[Feed]:
+    from testbed.core.config import Lab
+
+    return _text(folder, list(config.bundled(Lab).values()), config.load_lab, ".toml")
+
+
+def experiment(folder: Path) -> contextlib.AbstractContextManager[Feed]:
+    from testbed.core.config import Experiment
+
+    return _text(folder, list(config.bundled(Experiment).values()), config.load_experiment, ".toml")
+
+
+def pattern(folder: Path) -> contextlib.AbstractContextManager[Feed]:
+    from testbed.core import patterns
+
+    good = folder / "good.json"
+    patterns.save(good, patterns.make("random(1)", (4, 4), 1), {"from": "x"})
+    return _text(folder, [good], lambda path: patterns.load(Path(path)), ".json")
+
+
+@contextlib.contextmanager
+def model(folder: Path) -> Iterator[Feed]:
+    """Saved models: archives that were damaged, and whole ones of other arrays and cards."""
+    from testbed.core import registry
+    from testbed.core.types import CsiSeries
+
+    noise = np.random.default_rng(1)
+
+    def csi() -> CsiSeries:
+        h = noise.normal(size=(60, 1, 1, 8, 2)) @ [1, 1j]
+        return CsiSeries(h.astype(np.complex64), np.arange(60), np.arange(8) * 1e5)
+
+    stage = registry.make_stage("enhance", "linear_mmse", {})
+    stage.fit(csi(), csi(), np.random.default_rng(1))
+    good, series, path = stage.dump(), csi(), folder / "x.npz"
+    import io
+
+    with np.load(io.BytesIO(good)) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    card = json.loads(arrays["card"].tobytes())
+
+    def other(rng: random.Random) -> bytes:
+        found = dict(arrays)
+        text = json.dumps(mu.spoil_tree(card, rng), default=str).encode()
+        found["card"] = np.frombuffer(text, np.uint8)
+        name = rng.choice(list(found))
+        if rng.random() < 0.5:
+            shape = rng.choice([(0,), (3,), (2, 2), (), (1, 1, 1, 1)])
+            found[name] = np.full(
+                shape, rng.choice([0.0, np.nan, 1e300]), rng.choice(["<f8", "<f4", "<c8", "<i8", "?"])
+            )
+        out = io.BytesIO()
+        rng.choice([np.savez, np.savez_compressed])(out, **{rng.choice([k, k, k, "x"]): v for k, v in found.items()})
+        return out.getvalue()
+
+    def read() -> None:
+        new = stage.fresh()
+        new.read(path)
+        new.transform(series, "alice")
+
+    def feed(rng: random.Random) -> str:
+        path.write_bytes(mu.spoil_bytes(good, rng) if rng.random() < 0.4 else other(rng))
+        return refusing(read, InputError)
+
+    yield feed
+
+
+@contextlib.contextmanager
+def sigmf(folder: Path) -> Iterator[Feed]:
+    from testbed.core.types import IqBlock
+    from testbed.records import sigmf as module
+
+    block = IqBlock(np.ones((2, 40), np.complex64), 1e6, 0.5)
+    data, meta = module.write(folder / "x", block, 2.4e9, [module.Annotation(0, 4, "a")])
+    good, samples = meta.read_text(), data.read_bytes()
+
+    def feed(rng: random.Random) -> str:
+        tree = mu.spoil_tree(json.loads(good), rng)
+        text = json.dumps(tree, default=str) if rng.random() < 0.7 else mu.spoil_text(good, rng)
+        meta.write_text(text, encoding="utf-8", errors="replace")
+        data.write_bytes(samples if rng.random() < 0.8 else mu.spoil_bytes(samples, rng))
+        return refusing(lambda: module.read(folder / "x"), InputError)
+
+    yield feed
+
+
+def _recorded(folder: Path) -> None:
+    from testbed.records import documents
+    from testbed.records.writer import RunWriter
+
+    noise = np.random.default_rng(1)
+    setting = msgspec.to_builtins(config.load_experiment("static_room"))
+    place = msgspec.to_builtins(config.load_lab("sim"))
+    writer = RunWriter(folder, documents.start(setting, place, subcarrier_hz=[0.0, 1e6, 2e6]))
+    for r in range(20):
+        for link in ("alice>bob", "bob>alice"):
+            h = (noise.normal(size=(1, 1, 3, 2)) @ [1, 1j]).astype(np.complex64)
+            writer.probe(r, link.split(">")[1], link, r * 0.1, 30.0, 1.0, -30.0, "ab12", h)
+        writer.round(r, True, None, "ab12", r * 0.1)
+    writer.pattern("ab12", np.zeros((2, 2), np.uint8), 1)
+    writer.bits(0, "alice", "raw", np.array([0, 1, 1], np.uint8))
+    writer.event("joined", {"node": "bob"})
+    writer.flush()
+
+
+@contextlib.contextmanager
+def _runs(folder: Path, use: Callable[[Path], Any]) -> Iterator[Feed]:
+    """Closed runs and journals; where a file was changed, its hash is made to fit as often as not."""
+    from testbed.records import documents, files
+    from testbed.records.writer import recover
+
+    live, closed, tried = folder / "live", folder / "closed", folder / "tried"
+    _recorded(live)
+    for path in live.iterdir():
+        closed.mkdir(exist_ok=True)
+        shutil.copy(path, closed / path.name)
+    recover(closed, lambda run: {"rounds": 20, "health": []})
+    run = json.loads((closed / files.RUN).read_text())
+    del documents
+
+    def change(rng: random.Random) -> None:
+        shutil.rmtree(tried, ignore_errors=True)
+        if rng.random() < 0.35:
+            shutil.copytree(live, tried)
+            _spoil_journal(tried / files.JOURNAL, rng)
+            return
+        shutil.copytree(closed, tried)
+        name = rng.choice([files.RUN, files.RUN, files.ROUNDS, files.SUMMARY])
+        tree = mu.spoil_tree(run, rng) if name == files.RUN else run
+        if name != files.RUN:
+            path = tried / name
+            path.write_bytes(mu.spoil_bytes(path.read_bytes(), rng))
+        if isinstance(tree, dict) and rng.random() < 0.8:
+            known = {n: hashlib.sha512((tried / n).read_bytes()).hexdigest() for n in (files.ROUNDS, files.SUMMARY)}
+            tree = {**tree, "files": known}
+        text = json.dumps(tree, default=str)
+        (tried / files.RUN).write_text(mu.spoil_text(text, rng) if rng.random() < 0.1 else text)
+
+    def feed(rng: random.Random) -> str:
+        change(rng)
+        return refusing(lambda: use(tried), InputError)
+
+    yield feed
+
+
+def _spoil_journal(path: Path, rng: random.Random) -> None:
+    for log in path.parent.glob(f"{path.name}-*"):
+        log.unlink() if rng.random() < 0.2 else None
+    if rng.random() < 0.4:
+        path.write_bytes(mu.spoil_bytes(path.read_bytes(), rng))
+        return
+    table = rng.choice(["documents", "probes", "rounds", "patterns", "bits"])
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as db:
+        columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+        value = rng.choice([*mu.TEXTS, *mu.NUMBERS[:12], *mu.FLOATS, None, b"", b"\0" * 7, b"{}", "null"])
+        where = rng.choice(["1", f"id = {rng.randrange(1, 5)}"])
+        db.execute(f"UPDATE OR IGNORE {table} SET {rng.choice(columns)} = ? WHERE {where}", (value,))
+        db.commit()
+
+
+def run_folder(folder: Path) -> contextlib.AbstractContextManager[Feed]:
+    from testbed.records import reader
+
+    return _runs(folder, reader.load)
+
+
+def report(folder: Path) -> contextlib.AbstractContextManager[Feed]:
+    from testbed.assess import run_summary
+    from testbed.records import writer
+    from testbed.report import html
+
+    def show(path: Path) -> None:
+        writer.recover(path, run_summary.summary_of)
+        html.make(path)
+
+    return _runs(folder, show)
+
+
+TARGETS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Feed]]] = {
+    f.__name__: f
+    for f in (
+        messages, public, node, world, dialogue, ris595, opensourceris, iio, lab, experiment, pattern, model, sigmf,
+        run_folder, report,
+    )
+}  # fmt: skip
