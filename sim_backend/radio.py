@@ -16,7 +16,7 @@ from sim_backend.messages import MAX_SAMPLES, MAX_WINDOWS, Now, Receive, Reply, 
 from sim_backend.ticks import duration, to_ticks
 from testbed.core.errors import DeviceError, DeviceTimeout, InputError, LateTransmit
 from testbed.core.options import driver_options
-from testbed.core.radio import Radio, RadioCapabilities, RadioLimits, RadioSettings, Window
+from testbed.core.radio import Limits, Radio, RadioCapabilities, RadioSettings, Window
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
 
@@ -31,8 +31,8 @@ _LONGEST_LEAD_S = 64e-3
 
 
 _RANGES: dict[str, Any] = {
-    "sample_rate_hz": (0.2e6, 61.44e6),
     "carrier_hz": (70e6, 6e9),
+    "sample_rate_hz": (0.2e6, 61.44e6),
     "tx_gain_db": (-80.0, 20.0),
     "rx_gain_db": (0.0, 70.0),
 }
@@ -42,6 +42,7 @@ class SimRadio(Radio):
     """A radio in the simulated air. Options: the fields of `impairments.RadioOptions`."""
 
     options_type = RadioOptions
+    limits = Limits(**_RANGES, device="simulated radio")
 
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)
@@ -80,8 +81,8 @@ class SimRadio(Radio):
         )
 
     @classmethod
-    def limits(cls, options: Mapping[str, Any]) -> RadioLimits:
-        return RadioLimits("simulated radio", **_RANGES, can_transmit=options.get("receive_only") is not True)
+    def limits_of(cls, options: Mapping[str, Any]) -> Limits:
+        return replace(cls.limits, can_transmit=options.get("receive_only") is not True)
 
     def use_timing(self, timed: bool) -> None:
         if timed and not self._options.timed:

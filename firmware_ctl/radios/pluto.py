@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -24,7 +24,7 @@ from msgspec import Meta, Struct
 
 from testbed.core.errors import DeviceError, DeviceTimeout
 from testbed.core.options import driver_options
-from testbed.core.radio import Radio, RadioCapabilities, RadioLimits, RadioSettings
+from testbed.core.radio import Limits, Radio, RadioCapabilities, RadioSettings
 from testbed.core.types import IqBlock
 from testbed.core.world import DriverContext
 
@@ -82,13 +82,17 @@ class Pluto(Radio):
 
     options_type = PlutoOptions
 
+    limits = Limits(
+        carrier_hz=(70e6, 6e9), sample_rate_hz=(_LOWEST_RATE_HZ, 61.44e6), tx_gain_db=(-89.75, 0.0),
+        rx_gain_db=(-3.0, 71.0), device="PlutoSDR",
+    )  # fmt: skip
+
     @classmethod
-    def limits(cls, options: Mapping[str, Any]) -> RadioLimits:
-        device, carrier_hz, bandwidth_hz = _MODELS.get(options.get("model") or "", ("PlutoSDR", (70e6, 6e9), None))
-        return RadioLimits(
-            device, carrier_hz, (_LOWEST_RATE_HZ, 61.44e6), tx_gain_db=(-89.75, 0.0), rx_gain_db=(-3.0, 71.0),
-            bandwidth_hz=bandwidth_hz,
-        )  # fmt: skip
+    def limits_of(cls, options: Mapping[str, Any]) -> Limits:
+        found = _MODELS.get(options.get("model") or "")
+        if found is None:
+            return cls.limits
+        return replace(cls.limits, device=found[0], carrier_hz=found[1], bandwidth_hz=found[2])
 
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)

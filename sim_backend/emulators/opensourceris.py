@@ -24,7 +24,7 @@ from sim_backend.emulators.surface_port import SurfacePort
 from testbed.core.errors import DeviceError
 from testbed.core.seeds import generator
 from testbed.core.types import U8
-from testbed.core.world import DriverContext
+from testbed.core.world import DriverContext, Emulator
 
 log = logging.getLogger(__name__)
 _FIFO_BYTES = 128
@@ -103,8 +103,10 @@ class _Receiver:
         self.busy = b""
 
 
-class EmulatedOpenSourceRis:
+class EmulatedOpenSourceRis(Emulator):
     """The board at `uri`; `outputs` (16, 16) is what its surface does. It was powered up long before."""
+
+    options_type = OpenSourceRisOptions
 
     ends = b""  # commands that come together are not told apart on the line
 

@@ -16,7 +16,7 @@ import errno
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct, field
 
+from sim_backend.emulators._options import emulator_options
 from sim_backend.emulators.iio_tree import UNREADABLE, Device, Key
 from sim_backend.emulators.iiod import IiodServer, Stream
 from sim_backend.emulators.pluto_registers import OVERFLOW, UNDERFLOW, Patience, Registers
@@ -39,7 +40,7 @@ from testbed.core.errors import DeviceError, DeviceTimeout, InputError
 from testbed.core.radio import RadioCapabilities, RadioSettings
 from testbed.core.seeds import generator
 from testbed.core.types import C64, IqBlock
-from testbed.core.world import DriverContext
+from testbed.core.world import DriverContext, Emulator
 
 log = logging.getLogger(__name__)
 
@@ -103,16 +104,6 @@ class PlutoOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_fields=
     canned: bool = False
     """Every block is the same noise, made once: to measure the wire instead of the air."""
     faults: Faults = field(default_factory=Faults)
-
-
-def checked_options(name: str, options: Mapping[str, Any]) -> PlutoOptions:
-    """Return the table of the emulated device `name`; raises InputError, one line, for what it does not take."""
-    try:
-        return msgspec.convert(dict(options), PlutoOptions)
-    except msgspec.ValidationError as exc:
-        kind, keys = (Faults, "keys of faults") if "$.faults" in str(exc) else (PlutoOptions, "keys")
-        accepted = ", ".join(f.name for f in msgspec.structs.fields(kind))
-        raise InputError(f"table [world.emulators.{name}]: {exc}; accepted {keys}: {accepted}") from exc
 
 
 class _Chain(SimRadio):
@@ -187,11 +178,13 @@ class _Chain(SimRadio):
         return IqBlock(samples[None, :], self.settings.sample_rate_hz, 0.0)
 
 
-class EmulatedPluto:
+class EmulatedPluto(Emulator):
     """A PlutoSDR on a TCP port; `uri` says where. `options`: the fields of PlutoOptions."""
 
+    options_type = PlutoOptions
+
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
-        self._options = checked_options(name, options)
+        self._options = emulator_options(name, options, PlutoOptions)
         o = self._options
         self.name, self.faults = name, o.faults
         self.serial = o.serial or f"104473{context.seed & 0xFFFFFFFF:08x}{name.encode().hex():0<20.20}"

@@ -23,7 +23,7 @@ class Registers:
         self._spi = spi
         self._values = dict(_IDS if spi else _CORE)
         self._fixed = set(self._values)
-        self._at = 0
+        self._at: int | None = None
 
     def write(self, text: str) -> None:
         """Take `ADDRESS` or `ADDRESS VALUE`, decimal or 0x…; raises OSError (EINVAL) for anything else."""
@@ -45,7 +45,7 @@ class Registers:
         return value & 0xFF if self._spi else value
 
     def read(self) -> str:
-        return f"0x{self._values.get(self._at, 0):X}"
+        return "0x0" if self._at is None else f"0x{self._values.get(self._at, 0):X}"
 
     def raise_flag(self, flag: int) -> None:
         """Set a flag of the converter core's status, until a client clears it."""

@@ -157,7 +157,7 @@ def ris_optimise(
     plan = surface.plan(plan_of(experiment, budget, seed), experiment, place, method, objective, probes, start, model)
     check_world(plan, place, lab)
     config.check_drivers(place, lab)
-    config.check_limits(plan, place, experiment, lab)
+    config.check_limits(plan, place, experiment)
     if save is not None and (save.suffix != ".json" or save.is_dir() or not os.access(save.parent, os.W_OK)):
         raise InputError(f"--save {save}: accepted: a .json file in a folder that can be written")
     found = surface.optimise(plan, place, lab, experiment, save, out, say, stop_on_signals)

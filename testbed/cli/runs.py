@@ -76,9 +76,8 @@ def coordinator(
     from testbed.lab.run import check_world, plan_of
 
     plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
-    config.check_run(plan, experiment)
+    config.check_run(plan, experiment, place)
     check_world(plan, place, lab)
-    config.check_limits(plan, place, experiment, lab)
     if place.world is not None and world is None:
         if place.world.port == 0:
             raise InputError(f"{lab}: table [world]: key 'port' is 0, so say where the air is: --world tcp://HOST:PORT")

@@ -118,7 +118,7 @@ def test_the_command_prints_one_line_a_finding(tmp_path: Path) -> None:
     lines = said.stdout.splitlines()
     assert [x[:3] for x in lines].count("fix") == 1
     (line,) = (x for x in lines if x.startswith("fix"))
-    assert line.startswith("fix alice: driver: no driver 'simm'")
+    assert line.startswith("fix alice: driver: no radio driver is called 'simm'")
     assert "pluto" in line
     assert any(x.startswith("ok  bob → eve: link: SNR") for x in lines)
     said = subprocess.run([*command[:4], "--lab", "sim", "--json"], capture_output=True, timeout=60)
@@ -372,7 +372,7 @@ def test_with_an_experiment_everything_that_a_device_cannot_do_is_named(tmp_path
     diagnosis = doctor.examine(config.load_lab("wire"), "wire", plan.radio, 4, experiment=plan)
     assert {s for s, check in wrong(diagnosis) if check == "limits"} == {"alice", "bob", "eve"}
     found = the(diagnosis, "bob", "limits")
-    assert "carrier_hz = 5.8e+09, accepted 3.25e+08 to 3.8e+09" in found.detail
+    assert "'carrier_hz': 5.8e+09, accepted: 3.25e+08 to 3.8e+09" in found.detail
     assert "[radio] of the experiment (nearest: 3.8e+09)" in found.fix
 
 

@@ -45,7 +45,7 @@ def test_a_bob_who_can_only_receive_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "testbed", "run", "mobile_room", "--lab", lab, "--out", str(tmp_path / "runs")]
     said = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (said.returncode, said.stdout, said.stderr.count("\n")) == (2, "", 1)
-    assert "node bob is a simulated radio, which can only receive; accepted for role = 'eve'" in said.stderr
+    assert "table [node.bob]: key 'role': 'bob', accepted: 'eve' by driver 'sim'" in said.stderr
     assert not (tmp_path / "runs").exists()
     # whoever starts it another way is told by the node itself
     plan = msgspec.structs.replace(config.load_experiment("mobile_room"), rounds=6)

@@ -56,8 +56,8 @@ def test_a_stock_pluto_does_what_it_does(tmp_path: Path, plan: Experiment, beyon
         assert "PlutoSDR as sold (ad9363a)" in v.detail
         assert "of the experiment" in v.change
     if beyond:
-        with pytest.raises(InputError, match=r"^EXPERIMENT on lab LAB: ") as caught:
-            config.check_limits(plan, lab_of(tmp_path, "wire"), "EXPERIMENT", "LAB")
+        with pytest.raises(InputError, match=r"^EXPERIMENT on lab wire: ") as caught:
+            config.check_limits(plan, lab_of(tmp_path, "wire"), "EXPERIMENT")
         assert "\n" not in str(caught.value)
 
 
@@ -103,5 +103,5 @@ def test_every_bundled_experiment_on_air_is_within_a_stock_pluto(tmp_path: Path)
 
 def test_a_wrong_option_of_an_emulated_device_is_told_with_its_table(tmp_path: Path) -> None:
     lab = lab_of(tmp_path, "wire", ("cfo_ppm = -8.0", "colour = 1"))
-    with pytest.raises(InputError, match=r"LAB: table \[world\.emulators\.bob\].*colour"):
-        config.check_limits(tuned(), lab, "E", "LAB")
+    with pytest.raises(InputError, match=r"table \[world\.emulators\.bob\].*colour"):
+        config.check_limits(tuned(), lab, "E")

@@ -1,4 +1,4 @@
-"""Sections on the key chain: bits, disagreement, where bits went, keys, randomness."""
+"""Raw bits, and how much they differ stage by stage."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ import numpy as np
 
 from testbed.records.documents import Block
 from testbed.report import bit_flow, pictures
-from testbed.report import training as report_training
-from testbed.report.pieces import MAX_ROWS, Cell, figure, missing, number, picture, ratio, table
-from testbed.report.view import View, failure, no_blocks, no_summary
+from testbed.report.pieces import MAX_ROWS, figure, missing, number, picture, ratio, table
+from testbed.report.section import Section
+from testbed.report.view import View, failure, no_blocks
 
 STRIP_BITS = 512
 
 
-def bits(v: View) -> str:
-    return _strip(v) + "<h3>Disagreement, stage by stage</h3>" + _disagreement(v)
+class BitStrips(Section):
+    """Raw bits, and how much they differ stage by stage."""
+
+    order = 60
+    short = "Bits"
+    title = "Bits"
+
+    def html(self, v: View) -> str:
+        return _strip(v) + "<h3>Disagreement, stage by stage</h3>" + _disagreement(v)
 
 
 def _strip(v: View) -> str:
@@ -128,96 +135,3 @@ def _reconciliation(v: View) -> str:
         f"{number(told.get('frame_failures'))} failed frames",
     ]
     return f"<p>Reconciliation: {', '.join(parts)}.</p>"
-
-
-def training(v: View) -> str:
-    told = v.summary.get("training")
-    if not told:
-        return missing(no_summary(v) if v.run.summary is None else "No training was recorded.")
-    return table(("", ""), report_training.rows(told))
-
-
-def flow(v: View) -> str:
-    blocks = v.run.blocks
-    raw = bit_flow.raw_bits(blocks)
-    if not raw:
-        return missing(no_blocks(v) if not blocks else "The blocks held no raw bits.")
-    epsilon_log2 = v.run.start.experiment.get("accounting", {}).get("epsilon_log2")
-    if epsilon_log2 is None:
-        return missing("The start document holds no security parameter, so losses cannot be told apart.")
-    steps = bit_flow.flow(blocks, int(epsilon_log2))
-    key = sum(bit_flow.key_bits(b) for b in blocks)
-    alarm = ""
-    if steps[-1].bits < 0:
-        alarm = (
-            f'<p class="alarm">Blocks delivered {-steps[-1].bits:,} key bits more than their own account allows: '
-            "the accounting or a report is wrong.</p>"
-        )
-    losses = [(step.label, step.bits) for step in steps]
-    alt = f"Waterfall from {raw:,} raw bits to {key:,} key bits: " + ", ".join(f"{n} {b:,}" for n, b in losses)
-    svg = v.draw.waterfall(raw, losses, key, alt)
-    caption = f"Sum over {len(blocks)} blocks. A loss takes no more than what is left of its block."
-    rows = [(step.label, Cell(f"{step.bits:,}", "n"), step.why) for step in steps]
-    rows = [("raw bits", Cell(f"{raw:,}", "n"), "agreed positions after quantization"), *rows]
-    rows.append(("key", Cell(f"{key:,}", "n"), "bits that both sides hold"))
-    leaks: dict[str, int] = {}
-    for b in blocks:
-        agreed = bit_flow.report_of(b)
-        for kind, n in ({} if agreed is None else agreed.leaked_by_kind).items():
-            leaks[kind] = leaks.get(kind, 0) + n
-    by_kind = ""
-    if leaks:
-        ordered = sorted(leaks.items(), key=lambda item: -item[1])
-        by_kind = "<h3>What leaked, by kind of public message</h3>" + table(
-            ("message", Cell("bits", "n")), [(kind, Cell(f"{n:,}", "n")) for kind, n in ordered]
-        )
-    return alarm + picture(svg, caption) + table(("step", Cell("bits", "n"), "why"), rows) + by_kind
-
-
-def keys(v: View) -> str:
-    blocks = [b for b in v.run.blocks if b.agree or b.key]
-    if not blocks:
-        return missing(no_blocks(v))
-    rows = []
-    for b in blocks[:MAX_ROWS]:
-        verified = bool(b.agree) and all(a.verified for a in b.agree.values())
-        bits = bit_flow.key_bits(b)
-        entropy = next((k.min_entropy_per_bit for k in b.key.values() if k.min_entropy_per_bit is not None), None)
-        eve = "measured" if any(k.eve_measured for k in b.key.values()) else "assumed"
-        rows.append(
-            (
-                b.block,
-                Cell(f"{bits:,}", "n"),
-                Cell("yes", "ok") if verified else Cell("no", "bad"),
-                Cell(figure(entropy), "n"),
-                eve if b.key else "",
-                failure(b),
-            )
-        )
-    head = (
-        "block",
-        Cell("key bits", "n"),
-        "verified",
-        Cell("min-entropy a bit", "n"),
-        "Eve",
-        "why not",
-    )
-    note = "Keys lie in the nodes’ own folders; no key bit is in this run’s folder or on this page."
-    if v.run.bits:
-        note += " Raw bits and channels were recorded, though: these keys are for science, not for use."
-    return f"<p>{note}</p>" + table(head, rows, len(blocks))
-
-
-def randomness(v: View) -> str:
-    tests = v.summary.get("randomness")
-    if not tests:
-        return missing(
-            "No randomness test was recorded; short keys carry too few bits for most of them."
-            if v.run.summary is not None
-            else no_summary(v)
-        )
-    rows = [
-        (name, Cell(figure(told.get("pass_ratio")), "n"), Cell(figure(told.get("p_value")), "n"))
-        for name, told in tests.items()
-    ]
-    return table(("test", Cell("pass ratio", "n"), Cell("p-value", "n")), rows)
