@@ -113,7 +113,7 @@ class SimWorld(World):
         from sim_backend.emulators._options import emulator_options
         from sim_backend.emulators.pluto import PlutoOptions
 
-        return {"model": emulator_options(name, options, PlutoOptions).model}
+        return {"variant": emulator_options(name, options, PlutoOptions).model}
 
     @staticmethod
     def equip(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment | None:

@@ -59,7 +59,7 @@ class PlutoOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Hardware serial number that must be found there: addresses change hands, serial numbers do not."""
     timeout_s: Annotated[float, Meta(gt=0)] = 3.0
     """How long one exchange with the device may take."""
-    model: Literal["ad9363a", "ad9364"] | None = None
+    variant: Literal["ad9363a", "ad9364"] | None = None
     """ad9363a: as sold; ad9364: unlocked. Given, an experiment beyond it is refused before anything starts."""
 
 
@@ -89,7 +89,7 @@ class Pluto(Radio):
 
     @classmethod
     def limits_of(cls, options: Mapping[str, Any]) -> Limits:
-        found = _MODELS.get(options.get("model") or "")
+        found = _MODELS.get(options.get("variant") or "")
         if found is None:
             return cls.limits
         return replace(cls.limits, device=found[0], carrier_hz=found[1], bandwidth_hz=found[2])

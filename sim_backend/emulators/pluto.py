@@ -297,7 +297,7 @@ class EmulatedPluto(Emulator):
             raise OSError(errno.EACCES, "read only")
         if self.tree.refusals.get(key) in (errno.ENODEV, errno.EAGAIN):
             raise OSError(self.tree.refusals[key], "not there")
-        table = file in _TABLES
+        table = file in _TABLES or "\n" in self.tree.values[key]
         if len(value) > (_LONGEST_TABLE if table else _LONGEST_VALUE):
             raise OSError(errno.E2BIG, "too long")
         if not all(" " <= c <= "~" or (table and c in "\t\r\n") for c in value) or not value.strip():

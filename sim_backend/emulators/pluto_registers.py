@@ -12,8 +12,6 @@ UNDERFLOW, OVERFLOW = 0x1, 0x4
 _PRODUCT_ID = 0x37
 _IDS = {_PRODUCT_ID: 0x0A}
 """Any chip of the AD936x family says so, in its second revision."""
-_CORE = {0x0: 0x000A0300}
-"""Version 10.3 of the HDL cores."""
 
 
 class Registers:
@@ -21,7 +19,7 @@ class Registers:
 
     def __init__(self, spi: bool) -> None:
         self._spi = spi
-        self._values = dict(_IDS if spi else _CORE)
+        self._values = dict(_IDS) if spi else {}
         self._fixed = set(self._values)
         self._at: int | None = None
 

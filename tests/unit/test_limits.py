@@ -70,7 +70,7 @@ def test_a_real_lab_may_say_which_model_it_has(tmp_path: Path) -> None:
     """Without a word every Pluto might be unlocked; what the device itself says comes when it is opened."""
     plan = tuned(carrier_hz=5.8e9)
     assert config.violations(plan, lab_of(tmp_path, "bench_example")) == []
-    lab = lab_of(tmp_path, "bench_example", ('options = { uri = "ip', 'options = { model = "ad9363a", uri = "ip'))
+    lab = lab_of(tmp_path, "bench_example", ('options = { uri = "ip', 'options = { variant = "ad9363a", uri = "ip'))
     assert keys(config.violations(plan, lab)) == {(n, "carrier_hz") for n in ALL}
     assert keys(config.violations(plan, lab, ["bob"])) == {("bob", "carrier_hz")}
 
