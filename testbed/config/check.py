@@ -86,6 +86,11 @@ def check_experiment(e: Experiment, source: str) -> None:
                 f"{source}: table [surface]: policy = {e.surface.policy!r} watches the channel, which nodes keep to "
                 "themselves in private mode; accepted: mode = 'experiment', or a policy that does not watch"
             )
+    if e.surface.policy == "none" and e.surface.is_secret:
+        raise InputError(
+            f"{source}: table [surface]: key 'secret': true, but policy = 'none' leaves the surface alone; accepted: "
+            "false, or policy = 'random'"
+        )
     if e.surface.policy != "none" and e.scene.surface is None:
         raise InputError(
             f"{source}: table [surface]: policy = {e.surface.policy!r} needs a table [scene.surface] "
