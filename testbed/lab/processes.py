@@ -33,6 +33,8 @@ _WORLD_START_S = 20.0
 _LIBRARY_S = 120.0
 _BAD_INPUT = 2
 """A daemon's exit status."""
+MAX_RESTARTS = 3
+"""How often a node of this machine that dies within a run is started again."""
 _GRACE_S = 3.0
 """A process that was told to finish gets this long before it is terminated, and again before it is killed."""
 
@@ -69,6 +71,16 @@ def load_identity(lab: Lab, name: str) -> Identity | None:
     return identity.load(lab_folder(lab) / "transport", name, daemon_names(lab)) if lab.curve else None
 
 
+def own_identity(lab: Lab, name: str) -> Identity | None:
+    """Return a daemon's identity, knowing those others only whose public keys are here: enough for this machine's air.
+
+    None where the lab switched authentication off. Raises InputError where its own pair is missing.
+    """
+    folder = lab_folder(lab) / "transport"
+    known = [n for n in daemon_names(lab) if n == name or (folder / f"{n}.public").exists()]
+    return identity.load(folder, name, known) if lab.curve else None
+
+
 def node_state_dir(lab: Lab, name: str) -> Path:
     folder = lab_folder(lab) / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -101,7 +113,7 @@ def emulators(lab: Lab, source: str, driver: Any, plan: Experiment | None) -> It
     options = lab.world.emulators
 
     def announce(endpoint: str) -> None:
-        who = load_identity(lab, "world")
+        who = own_identity(lab, "world")
         if plan is not None:
             driver.reset(endpoint, who, plan.scene, plan.radio, plan.seed, _WORLD_START_S)
         print(json.dumps({"endpoint": endpoint, "devices": {n: d.uri for n, d in devices.items()}}), flush=True)
@@ -109,7 +121,7 @@ def emulators(lab: Lab, source: str, driver: Any, plan: Experiment | None) -> It
     def ready(endpoint: str) -> None:
         for name in options:
             context = DriverContext(
-                seed=seeds.derive(0, lab.name, name), world=endpoint, identity=load_identity(lab, "world"),
+                seed=seeds.derive(0, lab.name, name), world=endpoint, identity=own_identity(lab, "world"),
                 state_dir=node_state_dir(lab, name),
             )  # fmt: skip
             try:
@@ -139,6 +151,7 @@ class Crew:
         self._reported: set[str] = set()
         self._untold: set[str] = set()
         """Nodes that were started and not told where the air is."""
+        self._restarts: dict[str, int] = {}
         self._devices: dict[str, str] = {}
         """Node → URI of its emulated device."""
 
@@ -196,7 +209,7 @@ class Crew:
             "OPENBLAS_NUM_THREADS": "1",
             "TESTBED_STATE": str(state_root()),
         }
-        with open(self._logs / f"{name}.log", "wb") as log:
+        with open(self._logs / f"{name}.log", "ab" if self._restarts.get(name) else "wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "testbed", *arguments, "--lab", self._lab_name, "--supervised"],
                 stdin=subprocess.PIPE, stdout=stdout, stderr=log, env=environment,
@@ -204,6 +217,17 @@ class Crew:
             )  # fmt: skip
         self._processes[name] = process
         return process
+
+    def restart_node(self, name: str, coordinator: str, world: str | None) -> bool:
+        """Start a node again that has died; False where that was done too often, or where its file is to blame."""
+        if self._processes[name].poll() in (0, _BAD_INPUT) or self._restarts.get(name, 0) >= MAX_RESTARTS:
+            return False
+        self._restarts[name] = self._restarts.get(name, 0) + 1
+        self._close_pipes(self._processes[name])
+        self.start_node(name, coordinator)
+        self._reported.discard(name)
+        self.tell_node(name, world)
+        return True
 
     def pid(self, name: str) -> int:
         return self._processes[name].pid
@@ -264,7 +288,7 @@ def start_air(lab: Lab, crew: Crew, scene: Scene, radio: RadioPlan, seed: int) -
     assert lab.world is not None
     assert endpoint is not None
     if lab.world.local:  # one that is elsewhere may be in use, and keeps the scene it has
-        who = load_identity(lab, "coordinator" if lab.coordinator.local else "world")
+        who = own_identity(lab, "coordinator" if lab.coordinator.local else "world")
         registry.load_driver("worlds", lab.world.driver).reset(endpoint, who, scene, radio, seed, _WORLD_START_S)
     return endpoint
 
@@ -272,7 +296,8 @@ def start_air(lab: Lab, crew: Crew, scene: Scene, radio: RadioPlan, seed: int) -
 def open_device(lab: Lab, name: str, crew: Crew, air: str | None) -> Radio | Board:
     """Open a node's device in this process, as its daemon would; raises InputError for refused options."""
     context = DriverContext(
-        seed=seeds.derive(0, lab.name, name), world=air, identity=load_identity(lab, name),
+        seed=seeds.derive(0, lab.name, name), world=air,
+        identity=None if air is None else own_identity(lab, name),  # for the air; a real device asks for none
         state_dir=node_state_dir(lab, name),
     )  # fmt: skip
     uri = crew.device_uri(name)
@@ -304,6 +329,7 @@ def run(
 
     `on_coordinator` is called once everything is started (signal handlers, tests that kill a node).
     """
+    from testbed.coordinator.events import ProcessEnded
     from testbed.coordinator.server import Coordinator
 
     driver = registry.load_driver("worlds", lab.world.driver) if lab.world is not None else None
@@ -327,7 +353,18 @@ def run(
         for name in local:
             crew.tell_node(name, world)
         on_coordinator(coordinator, crew)
-        return coordinator.run(world, crew.gone, progress, lambda: _collect_iq(lab, coordinator.run_name, folder))
+
+        def ended() -> list[ProcessEnded]:
+            """Say who has died; a node that was part of the run is started again, where that helps."""
+            out = []
+            for name, detail in crew.gone():
+                node = coordinator.state.nodes.get(name)
+                joined = node is not None and node.incarnation != ""
+                again = joined and not coordinator.is_ending and crew.restart_node(name, endpoint, world)
+                out.append(ProcessEnded(name, detail + ("; it is started again" if again else ""), is_final=not again))
+            return out
+
+        return coordinator.run(world, ended, progress, lambda: _collect_iq(lab, coordinator.run_name, folder))
     finally:
         crew.stop()
         coordinator.close()

@@ -89,7 +89,7 @@ def test_both_agree_and_their_reports_match():
     differing = np.count_nonzero(alice.raw.values != bob.raw.values)
     assert differing == r.corrected_bits + r.sacrificed_errors > 0
     assert alice.report.corrected_bits is None  # how many differed stays with Bob
-    assert alice.report.leaked_by_kind["verify_tag"] == 256  # the string's tag, and the code of the transcript
+    assert alice.report.leaked_by_kind["verify_tag"] == 128  # all that is told of the string's tag
 
 
 def three_bits():
