@@ -8,6 +8,7 @@ from html import escape
 import numpy as np
 
 from testbed.core.types import F64
+from testbed.core.words import counted
 from testbed.report import pictures
 from testbed.report.pieces import figure, missing, picture
 from testbed.report.view import View, called, no_eve
@@ -133,9 +134,8 @@ def _patterns(v: View) -> str:
         n_rows, n_columns = pattern.levels.shape
         alt = f"Surface pattern {digest}: {n_rows} by {n_columns} elements of {pattern.phase_bits} bits"
         n = int(np.count_nonzero(v.run.rounds.surface == digest))
-        images.append(
-            f"<div>{pictures.pattern_image(pattern, alt)}<code>{escape(digest[:12])}</code><br>{n} rounds</div>"
-        )
+        drawn, shown = pictures.pattern_image(pattern, alt), counted(n, "round")
+        images.append(f"<div>{drawn}<code>{escape(digest[:12])}</code><br>{shown}</div>")
         if i == 0:
             depth = "1 bit" if pattern.phase_bits == 1 else f"{pattern.phase_bits} bits"
             size = f"{n_rows} × {n_columns} elements, {depth} of phase"

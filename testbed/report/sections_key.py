@@ -6,6 +6,7 @@ from html import escape
 
 import numpy as np
 
+from testbed.core.words import counted
 from testbed.records.documents import Block
 from testbed.report import bit_flow, pictures
 from testbed.report import training as report_training
@@ -76,7 +77,7 @@ def _disagreement(v: View) -> str:
     svg = v.draw.disagreement(
         [b.block for b in blocks],
         stages,
-        f"Share of differing bits at each stage for {len(blocks)} blocks",
+        f"Share of differing bits at each stage for {counted(len(blocks), 'block')}",
     )
     caption = (
         "Raw and Eve’s rates are counted on the sacrificed (published) bits of each block. Reconciled strings that "
@@ -156,7 +157,7 @@ def flow(v: View) -> str:
     losses = [(step.label, step.bits) for step in steps]
     alt = f"Waterfall from {raw:,} raw bits to {key:,} key bits: " + ", ".join(f"{n} {b:,}" for n, b in losses)
     svg = v.draw.waterfall(raw, losses, key, alt)
-    caption = f"Sum over {len(blocks)} blocks. A loss takes no more than what is left of its block."
+    caption = f"Sum over {counted(len(blocks), 'block')}. A loss takes no more than what is left of its block."
     rows = [(step.label, Cell(f"{step.bits:,}", "n"), step.why) for step in steps]
     rows = [("raw bits", Cell(f"{raw:,}", "n"), "agreed positions after quantization"), *rows]
     rows.append(("key", Cell(f"{key:,}", "n"), "bits that both sides hold"))

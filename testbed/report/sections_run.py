@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from testbed.assess import compare
+from testbed.core.words import plainly
 from testbed.records import files
 from testbed.report.pieces import MAX_ROWS, Cell, Code, figure, folded, inline, missing, percent, table
 from testbed.report.view import View, no_summary
@@ -74,7 +75,7 @@ def events(v: View) -> str:
     events = v.run.events
     if not events:
         return missing("None was recorded.")
-    rows = [(e.time[11:23], e.kind, Code(json.dumps(e.data, ensure_ascii=False))) for e in events[-MAX_ROWS:]]
+    rows = [(e.time[11:23], e.kind, plainly(e.data)) for e in events[-MAX_ROWS:]]
     note = f'<p class="note">The last {MAX_ROWS} of {len(events):,}.</p>' if len(events) > MAX_ROWS else ""
     return note + table(("UTC", "what", "details"), rows)
 
