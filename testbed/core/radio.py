@@ -7,7 +7,7 @@ suite (`tests/contract/test_radio.py`) runs over every radio that is found.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -43,6 +43,15 @@ class RadioSettings:
     sample_rate_hz: float
     tx_gain_db: float
     rx_gain_db: float
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One reception of a train."""
+
+    n_samples: int
+    at_s: float
+    """Device time of the first sample."""
 
 
 class Radio(ABC):
@@ -171,6 +180,39 @@ class Radio(ABC):
             raise DeviceError(self.name, "receive", self.state, f"n_samples = {n_samples}, accepted > 0")
         self._check_timed("receive", at_s)
         return self._do_receive(n_samples, at_s, timeout_s)
+
+    def receive_many(self, windows: Sequence[Window], timeout_s: float = 5.0) -> list[IqBlock | DeviceError]:
+        """Return the samples of each window of a train; in the place of one that failed, its error.
+
+        For radios that time their samples. What is transmitted meanwhile has to be queued before. Raises DeviceError
+        where the windows are not in ascending order or overlap, and what `receive` raises for one that is impossible.
+        `timeout_s` of wall time is for each of them.
+
+            for block in radio.receive_many([Window(1000, start_s + k * 0.01) for k in range(64)]):
+                if isinstance(block, DeviceError): …
+        """
+        self._require_configured("receive_many")
+        rate_hz, end_s = self.settings.sample_rate_hz, -np.inf
+        for window in windows:
+            if window.n_samples <= 0:
+                detail = f"n_samples = {window.n_samples}, accepted > 0"
+                raise DeviceError(self.name, "receive_many", self.state, detail)
+            self._check_timed("receive_many", window.at_s)
+            if window.at_s < end_s:
+                detail = f"a window at {window.at_s:.9f} s begins before the one before it ends, at {end_s:.9f} s"
+                raise DeviceError(self.name, "receive_many", self.state, detail)
+            end_s = window.at_s + window.n_samples / rate_hz
+        return self._do_receive_many(windows, timeout_s) if windows else []
+
+    def _do_receive_many(self, windows: Sequence[Window], timeout_s: float) -> list[IqBlock | DeviceError]:
+        """Receive one after the other; drivers whose device takes several orders at once override this."""
+        out: list[IqBlock | DeviceError] = []
+        for window in windows:
+            try:
+                out.append(self._do_receive(window.n_samples, window.at_s, timeout_s))
+            except DeviceError as exc:
+                out.append(exc)
+        return out
 
     def silence(self) -> None:
         """Stop transmitting now, whatever was queued. Safe in every state but closed."""

@@ -11,10 +11,13 @@ from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack, Folds
 from testbed.entropy.facts import Facts
 from testbed.entropy.gaussian_labels import normal_scores
-from testbed.entropy.read_off import frequencies, read_off_columns, scores
-from testbed.entropy.ridge import ridge
-from testbed.entropy.series import reduced
+from testbed.entropy.read_off import frequencies, here_and_now, read_off_columns, scores
+from testbed.entropy.ridge import screened, spread_where_missing
 from testbed.entropy.shifts import Match
+
+MOST_INPUTS = 96
+_LEAST_CONTRAST = 0.7
+"""Natural logarithm of how much errors have to vary before a regression heeds it."""
 
 
 class EstimatingAttack(Attack):
@@ -38,13 +41,33 @@ class EstimatingAttack(Attack):
             self._freedom = 0.0
             return np.asarray(frequencies(facts, train)[test])
         y = self.targets(z)
-        fit = ridge(reduced(x), y)
+        most = min(MOST_INPUTS, max(8, x.shape[0] // 6))
+        fit = screened(x, y, most)
+        spread = spread_where_missing(x, y, fit)
+        trust = trusted(facts, y - fit.mean, spread)
+        if trust is not None:
+            fit = screened(x, y, most, trust)
+            spread = spread_where_missing(x, y, fit)
         self._freedom = fit.freedom
-        return read_off_columns(facts, train, test, y, fit.mean, fit.spread)
+        return read_off_columns(facts, train, test, y, fit.mean, spread)
 
     @property
     def degrees_of_freedom(self) -> float:
         return self._freedom
+
+
+def trusted(facts: Facts, error: F64, spread: F64) -> F64 | None:
+    """Return (probe,) how much probes count in a regression whose errors (probe, column) vary; None: all the same."""
+    column = facts.main_column[facts.dimension]
+    usual = spread[facts.probe, column]
+    off = usual * here_and_now(facts, error[facts.probe, column], usual)
+    off = np.where(np.isfinite(off) & (off > 0), off, 1.0)
+    if np.ptp(np.log(off)) < _LEAST_CONTRAST:
+        return None
+    n = facts.rounds.size
+    count = np.bincount(facts.probe, minlength=n)
+    power = np.bincount(facts.probe, np.log(off), n) / np.maximum(count, 1)
+    return np.asarray(np.exp(-np.where(count > 0, power, 0.0)))
 
 
 class DirectAttack(Attack):
@@ -67,7 +90,7 @@ class DirectAttack(Attack):
         if best is None:
             return np.asarray(frequencies(facts, train)[test])
         mean, spread = direct(z, best.inputs)
-        return read_off_columns(facts, train, test, z, mean, spread)
+        return read_off_columns(facts, train, test, z, mean, np.broadcast_to(spread, mean.shape))
 
     @property
     def degrees_of_freedom(self) -> float:

@@ -23,8 +23,8 @@ from testbed.entropy.series import at_rounds
 
 _GLOBAL, _LOCAL = 5.5, 6.5
 """Standard deviations by which a shift has to stand out, over the whole block and over one piece of it."""
-_PIECE = 48
-_LEAST_OVERLAP = 32
+_PIECE, _FEW_PAIRS = 48, 300
+_LEAST_OVERLAP = 24
 _MOST = 28
 _OWN_NEAR = 8
 """Alice's own neighbours nearer than this are another attack's matter."""
@@ -82,8 +82,10 @@ def candidates(reference: Reference, alice: I64, z: F64) -> I64:
         return np.zeros(0, np.int64)
     search = _Search(reference, alice, z)
     found = search.outstanding(slice(0, alice.size), _GLOBAL, _MOST // 2)
-    for start in range(0, max(1, alice.size - _PIECE // 2), _PIECE):
-        found += search.outstanding(slice(start, start + _PIECE), _LOCAL, 1)
+    # many pairs of columns drown a short piece
+    piece = _PIECE if z.shape[1] * reference.values.shape[1] > _FEW_PAIRS else _PIECE * 2 // 3
+    for start in range(0, max(1, alice.size - piece // 2), piece):
+        found += search.outstanding(slice(start, start + piece), _LOCAL, 1)
     return np.unique(np.array(found, np.int64))
 
 
@@ -159,13 +161,22 @@ def known_candidates(facts: Facts, reference: Reference, z: F64) -> I64:
     return found
 
 
+def _everywhere(facts: Facts, reference: Reference, z: F64) -> F64:
+    """Return (probe, candidate, channel) what the reference has at each candidate shift."""
+    kept = facts.view if reference.own else facts.scratch
+    key = ("everywhere", reference.name)
+    if key not in kept:
+        shifts = known_candidates(facts, reference, z)
+        kept[key] = reference.beside(facts.rounds[:, None], shifts[None, :])
+    found: F64 = kept[key]
+    return found
+
+
 def constant(facts: Facts, reference: Reference, z: F64, count: int = 1) -> list[Match]:
     """Return the reference at up to `count` shifts of the whole block, best first."""
-    out = [
-        Match(inputs, agreement_of(z, inputs))
-        for s in known_candidates(facts, reference, z)
-        for inputs in [reference.beside(facts.rounds, s)]
-    ]
+    everywhere = _everywhere(facts, reference, z)
+    matches = (everywhere[:, i] for i in range(everywhere.shape[1]))
+    out = [Match(inputs, agreement_of(z, inputs)) for inputs in matches]
     return sorted(out, key=lambda m: -m.agreement)[:count]
 
 
@@ -174,7 +185,7 @@ def piecewise(facts: Facts, reference: Reference, z: F64, passes: int = 2) -> Ma
     shifts = known_candidates(facts, reference, z)
     if shifts.size < 2:
         return None
-    everywhere = reference.beside(facts.rounds[:, None], shifts[None, :])
+    everywhere = _everywhere(facts, reference, z)
     course = _first_course(z, everywhere)
     rows = np.arange(facts.rounds.size)
     for _ in range(passes):

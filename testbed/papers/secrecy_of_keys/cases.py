@@ -242,6 +242,63 @@ def bob_only(rng: Rng, probes: int) -> Made:
     return Made(facts, left(facts, R) * known + left(facts, 0.0) * (1 - known))
 
 
+def at_times(rng: Rng, probes: int) -> Made:
+    """A lorry stands between her and them two thirds of the time, for a second or so at a time."""
+    every, alice = series(rng, probes)
+    clear = np.repeat(rng.random(every.shape[0] // 20 + 1) < 1 / 3, 20)[: every.shape[0]]
+    mine = np.where(clear[:, None], noise(rng, every, R), noise(rng, every, 0.2))
+    facts = block(rng, alice, heard=(heard(mine),))
+    good = clear[facts.rounds[facts.probe[facts.kept]]].mean()
+    return Made(facts, left(facts, R) * good + left(facts, 0.2) * (1 - good))
+
+
+def deep_labels(rng: Rng, probes: int) -> Made:
+    """Labels of one to five bits, as soft decoding takes them; Eve is 7 rounds late."""
+    every, alice = series(rng, probes)
+    depth = np.array([1, 2, 3, 4, 5, 5])
+    cell = np.minimum((ndtr(normal_scores(alice)) * 32).astype(np.int64), 31)
+    facts = block(rng, alice, bits=5, value=cell)
+    facts = replace(
+        facts,
+        bits=depth[facts.dimension],
+        value=facts.value >> (5 - depth[facts.dimension]),
+        heard=(heard(late(7)(rng, noise(rng, every, R))),),
+    )
+    return Made(facts, left(facts, R))
+
+
+def vector_labels(rng: Rng, probes: int) -> Made:
+    """Regions of pairs of columns, by their angle and size; Eve hears the same, mirrored."""
+    every, alice = series(rng, probes)
+    columns = np.arange(DIMENSIONS).reshape(-1, 2)
+    x, y = alice[:, columns[:, 0]], alice[:, columns[:, 1]]
+    value = (np.arctan2(y, x) * 4 / np.pi).astype(np.int64) % 8 + 8 * (np.hypot(x, y) > np.sqrt(2 * np.log(2)))
+    probe, dimension = np.divmod(np.arange(value.size), value.shape[1])
+    rounds = np.arange(probes) + FIRST_ROUND
+    facts = Facts(
+        value=value.reshape(-1),
+        bits=np.full(value.size, 4),
+        probe=probe,
+        dimension=dimension,
+        published=rng.random(value.size) < PUBLISHED,
+        rounds=rounds,
+        time_s=rounds * INTERVAL_S,
+        features=alice,
+        columns=columns,
+        heard=(heard(noise(rng, every, R)[:, ::-1]),),
+    )
+    return Made(facts, facts.kept_bits * 0.25)  # the regions' borders are longer than thresholds
+
+
+def inverted_return(rng: Rng, probes: int) -> Made:
+    """What comes back after a third of the block has the opposite sign, in another order of dimensions."""
+    part = rng.normal(size=((probes + 2) // 3, DIMENSIONS))
+    order = rng.permutation(DIMENSIONS)
+    every = np.concatenate([part, -part[:, order], part])[:probes]
+    facts = block(rng, noise(rng, every, R))
+    return Made(facts, facts.kept_bits / 3 * 1.05 + left(facts, R**2))
+
+
 def magnitude(change: Callable[[F64], F64]) -> Callable[[Rng, int], Made]:
     """She has a value that knows no sign: one bit of each label is left."""
 
@@ -422,6 +479,11 @@ HELD_BACK = (
     Case("power only", False, magnitude(lambda v: v**2)),
     Case("backwards", False, disguised(lambda rng, v: v[::-1])),
     Case("exponential", False, disguised(lambda rng, v: np.exp(3.0 * v))),
+    Case("twenty packets missing", False, disguised(lost_packets(20))),
+    Case("well at times", False, at_times),
+    Case("labels of one to five bits", False, deep_labels),
+    Case("vector labels", False, vector_labels),
+    Case("comes back inverted", False, inverted_return),
     Case("dimensions mixed", False, disguised(lambda rng, v: v @ rng.normal(size=(DIMENSIONS, DIMENSIONS)))),
 )
 
