@@ -135,7 +135,7 @@ class Feed:
         for kind, document in [*told, *events, *blocks]:
             self._document(kind, json.loads(encode(document)))
         if not self.rounds:
-            for row in _rows(run):
+            for row in probe_rows(run):
                 self._probe(*row)
             table = run.rounds
             for i in range(table.rounds.size):
@@ -393,8 +393,8 @@ def _pearson(levels: dict[tuple[str, int], F64], a: str, b: str) -> float | None
     return float(np.corrcoef(x, y)[0, 1])
 
 
-def _rows(run: RecordedRun) -> Iterator[tuple[Any, ...]]:
-    """Return a closed run's probes as the journal has them, in the order of rounds."""
+def probe_rows(run: RecordedRun) -> Iterator[tuple[Any, ...]]:
+    """Yield a closed run's probes as `Grown.probes` has them, by ascending round; CSI that is NaN stands as it is."""
     names = list(run.links)
     sizes = [run.links[name].rounds.size for name in names]
     if not names:
