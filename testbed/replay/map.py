@@ -26,6 +26,8 @@ Axis = Literal["probe", "rx", "tx", "subcarrier", "part"]
 Quantity = Literal["csi", "amplitude", "power", "rssi_db"]
 LOWEST_DB, HIGHEST_DB = -300.0, 300.0
 CUT = "mapped"
+MOST_BLOCK = 4000
+"""Probes of a block where no chain file says how many, if there are as many: more take minutes to judge."""
 _USUAL: dict[int, tuple[Axis, ...]] = {
     1: ("probe",),
     2: ("probe", "subcarrier"),
@@ -375,7 +377,7 @@ def _recording(
         chain=ChainPlan(enhance_options={"step": 1}, quantize_options={"bits": 1, "guard": 0.3})
         if plan.quantity != "csi"
         else ChainPlan(),
-        accounting=Accounting(block_rounds=n),
+        accounting=Accounting(block_rounds=min(n, MOST_BLOCK)),
         eves=links,
         assumed=assumed,
         assumption=plan.assumption
