@@ -16,7 +16,7 @@ from sim_backend.messages import MAX_SAMPLES, MAX_WINDOWS, Now, Receive, Reply, 
 from sim_backend.ticks import duration, to_ticks
 from testbed.core.errors import DeviceError, DeviceTimeout, InputError, LateTransmit
 from testbed.core.options import driver_options
-from testbed.core.radio import Radio, RadioCapabilities, RadioSettings, Window
+from testbed.core.radio import Limits, Radio, RadioCapabilities, RadioSettings, Window
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
 
@@ -30,10 +30,19 @@ _LONGEST_LEAD_S = 64e-3
 """… and at most, after several that were too late still."""
 
 
+_RANGES = {
+    "carrier_hz": (70e6, 6e9),
+    "sample_rate_hz": (0.2e6, 61.44e6),
+    "tx_gain_db": (-80.0, 20.0),
+    "rx_gain_db": (0.0, 70.0),
+}
+
+
 class SimRadio(Radio):
     """A radio in the simulated air. Options: the fields of `impairments.RadioOptions`."""
 
     options_type = RadioOptions
+    limits = Limits(**_RANGES)
 
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)
@@ -66,11 +75,8 @@ class SimRadio(Radio):
         return RadioCapabilities(
             timed=self._timed,
             n_antennas=self._options.n_antennas,
-            sample_rate_hz=(0.2e6, 61.44e6),
-            carrier_hz=(70e6, 6e9),
-            tx_gain_db=(-80.0, 20.0),
-            rx_gain_db=(0.0, 70.0),
             turnaround_s=self._options.turnaround_s,
+            **_RANGES,
         )
 
     def use_timing(self, timed: bool) -> None:

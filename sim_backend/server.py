@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import math
 import secrets
@@ -26,19 +25,15 @@ from sim_backend.channel import Channel, responses
 from sim_backend.link import Link
 from sim_backend.ticks import to_seconds, to_ticks
 from sim_backend.world import Air, Reception, Refused
+from testbed.core import registry
 from testbed.core.config import RadioPlan, Scene, to_dict
 from testbed.core.errors import InputError, ProtocolError
 from testbed.core.gate import Strikes, printable
 from testbed.core.identity import Identity, secure, start_authenticator
+from testbed.core.options import convert
 from testbed.core.types import F64, SurfacePattern
-from testbed.core.world import DriverContext, Equipment, World
+from testbed.core.world import DriverContext, Emulator, Equipment, World
 
-_EMULATORS = {
-    "pluto": "pluto:EmulatedPluto",
-    "opensourceris": "opensourceris:EmulatedOpenSourceRis",
-    "ris595": "ris595:EmulatedRis595",
-}
-"""Driver → module of `emulators` and class of its twin; a USRP has a stand-in for its library (`equip`) instead."""
 _REPLACED = "another process attached under its name"
 _LOOK_UP_S = 0.05
 """How often the loop looks whether it was asked to stop."""
@@ -101,24 +96,22 @@ class SimWorld(World):
 
     @staticmethod
     def emulate(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Any:
-        if driver == "usrp":
-            from sim_backend.emulators.uhd_standin import check_options
-
-            check_options(name, options)
+        try:
+            twin: type[Emulator] = registry.find("emulators", driver)
+        except InputError as exc:
+            raise InputError(f"table [world.emulators.{name}]: {exc}") from exc
+        if twin.in_process:  # made by `equip`; here its options are checked
+            if twin.options_type is not None:
+                convert(dict(options), twin.options_type, "", [f"world.emulators.{name}"])
             return None
-        if driver not in _EMULATORS:
-            accepted = ", ".join((*_EMULATORS, "usrp"))
-            raise InputError(f"table [world.emulators.{name}]: no emulator for driver {driver!r}; accepted: {accepted}")
-        module, _, kind = _EMULATORS[driver].partition(":")
-        return getattr(importlib.import_module(f"sim_backend.emulators.{module}"), kind)(name, context, **options)
+        return twin(name, context, **options)  # type: ignore[call-arg]
 
     @staticmethod
     def equip(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment | None:
-        if driver != "usrp":
+        if driver not in registry.names("emulators"):
             return None
-        from sim_backend.emulators.uhd_standin import put_in_place
-
-        return put_in_place(name, context, options)
+        twin: type[Emulator] = registry.find("emulators", driver)
+        return twin.equip(name, context, options) if twin.in_process else None
 
 
 def serve(
@@ -356,7 +349,11 @@ class _Server:
                 if session is not None and session.name in air.stations and not session.gone:
                     air.declare(session.name, request.until)
                 return None
-        name = self._name(request)
+        return self._serve_device(route, request, self._name(request), payload, now)
+
+    def _serve_device(self, route: bytes, request: m.Request, name: str, payload: bytes, now: float) -> m.Reply | None:
+        """Serve what an attached device asks for."""
+        air = self._air
         match request:
             case m.Detach():
                 self._end(request.session, "it said goodbye")

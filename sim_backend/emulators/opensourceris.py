@@ -16,7 +16,7 @@ from sim_backend.emulators.surface_port import SurfacePort
 from testbed.core.errors import DeviceError
 from testbed.core.seeds import generator
 from testbed.core.types import U8
-from testbed.core.world import DriverContext
+from testbed.core.world import DriverContext, Emulator
 
 log = logging.getLogger(__name__)
 _LONGEST = 128
@@ -36,8 +36,10 @@ class OpenSourceRisOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Chance that a command meets one of `FAULTS`, drawn from the context's seed."""
 
 
-class EmulatedOpenSourceRis:
+class EmulatedOpenSourceRis(Emulator):
     """The board at `uri`; `outputs` (16, 16) is what its surface does."""
+
+    options_type = OpenSourceRisOptions
 
     ends = b""  # commands that come together are not told apart
 

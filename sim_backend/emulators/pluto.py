@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct, field
 
+from sim_backend.emulators._options import emulator_options
 from sim_backend.emulators.iio_tree import Device, Key
 from sim_backend.emulators.iiod import IiodServer, Stream
 from sim_backend.emulators.pluto_tree import ADC, DAC, LO_RANGES_HZ, PHY, RATE_FILES, XADC, pluto_tree, tone_file
@@ -36,7 +37,7 @@ from testbed.core.errors import DeviceError, DeviceTimeout, InputError
 from testbed.core.radio import RadioCapabilities, RadioSettings
 from testbed.core.seeds import generator
 from testbed.core.types import C64, IqBlock
-from testbed.core.world import DriverContext
+from testbed.core.world import DriverContext, Emulator
 
 log = logging.getLogger(__name__)
 
@@ -136,16 +137,13 @@ class _Chain(SimRadio):
         return IqBlock(samples[None, :], self.settings.sample_rate_hz, 0.0)
 
 
-class EmulatedPluto:
+class EmulatedPluto(Emulator):
     """A PlutoSDR on a TCP port; `uri` says where. `options`: the fields of PlutoOptions."""
 
+    options_type = PlutoOptions
+
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
-        try:
-            self._options = msgspec.convert(options, PlutoOptions)
-        except msgspec.ValidationError as exc:
-            kind, keys = (Faults, "keys of faults") if "$.faults" in str(exc) else (PlutoOptions, "keys")
-            accepted = ", ".join(f.name for f in msgspec.structs.fields(kind))
-            raise InputError(f"table [world.emulators.{name}]: {exc}; accepted {keys}: {accepted}") from exc
+        self._options = emulator_options(name, options, PlutoOptions)
         o = self._options
         self.name, self.faults = name, o.faults
         self.serial = o.serial or f"104473{context.seed & 0xFFFFFFFF:08x}{name.encode().hex():0<20.20}"

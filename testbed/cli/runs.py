@@ -76,7 +76,7 @@ def coordinator(
     from testbed.lab.run import check_world, plan_of
 
     plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
-    config.check_run(plan, experiment)
+    config.check_run(plan, experiment, place)
     check_world(plan, place, lab)
     if place.world is not None and world is None:
         if place.world.port == 0:

@@ -10,6 +10,7 @@ from testbed.core.config import (
     ChainPlan,
     Experiment,
     Lab,
+    NodePlace,
     Options,
     PlacedNode,
     PlacedSurface,
@@ -19,34 +20,28 @@ from testbed.core.config import (
 from testbed.core.errors import InputError
 from testbed.core.gate import is_identifier
 from testbed.core.options import driver_options
+from testbed.core.radio import Limits
 
 MIN_TRAINING_ROUNDS = 20
 
 
 def check_experiment(e: Experiment, source: str) -> None:
     """Check what the schema cannot say, stage names and options included; raises InputError."""
-
     try:
         schedule.parse(e.probing.schedule)
     except InputError as exc:
         raise InputError(f"{source}: table [probing]: key 'schedule': {exc}") from exc
     if (wrong := radio_out_of_range(e.radio)) is not None:
         raise InputError(f"{source}: table [radio]: {wrong}")
-    _stage(source, "probing", "probing", e.probing.waveform, e.probing.waveform_options)
-    _stage(source, "probing", "csi", e.probing.estimator, e.probing.estimator_options)
+    _stage(source, "probing", "waveform", "probing", e.probing.waveform, e.probing.waveform_options)
+    _stage(source, "probing", "estimator", "csi", e.probing.estimator, e.probing.estimator_options)
     check_chain(e.chain, e.training, source)
     if e.beams.policy != "none":
-        _stage(source, "beams", "beams", e.beams.policy, e.beams.options)
+        _stage(source, "beams", "policy", "beams", e.beams.policy, e.beams.options)
     for name in ("alice", "bob", "eve"):
         place: PlacedNode | None = getattr(e.scene, name)
-        if place is None:
-            continue
-        if (place.position_m is None) == (place.near is None):
-            raise InputError(
-                f"{source}: table [scene.{name}]: give either 'position_m' or 'near' (with 'offset_wavelengths')"
-            )
-        if place.near == name or (place.near is not None and name != "eve"):
-            raise InputError(f"{source}: table [scene.{name}]: key 'near': only eve may be placed near alice or bob")
+        if place is not None:
+            _check_place(name, place, source)
     if e.scene.uma is not None and None in (e.scene.alice.position_m, e.scene.bob.position_m):
         raise InputError(f"{source}: table [scene.uma]: alice and bob need a position_m each")
     if e.mode == "private" and e.records.iq:
@@ -58,39 +53,55 @@ def check_experiment(e: Experiment, source: str) -> None:
         if panel is not None and not any(panel.normal):
             raise InputError(f"{source}: table [scene.{name}]: key 'normal': of length 0, accepted: a direction")
     if e.surface.policy != "none":
-        try:
-            registry.stage_class("policy", e.surface.policy)
-        except InputError as exc:
-            raise InputError(f"{source}: table [surface]: key 'policy': {exc} (or 'none')") from exc
-        try:
-            policy = registry.make_stage("policy", e.surface.policy, e.surface.options)
-        except InputError as exc:
-            raise InputError(f"{source}: table [surface]: key 'options': {exc}") from exc
-        if e.surface.is_secret and not policy.can_be_secret:
-            raise InputError(
-                f"{source}: table [surface]: key 'secret': true, but the patterns of policy = {e.surface.policy!r} "
-                "follow from what is public; accepted: false, or policy = 'random'"
-            )
-        if policy.watches and e.mode == "private":
-            raise InputError(
-                f"{source}: table [surface]: policy = {e.surface.policy!r} watches the channel, which nodes keep to "
-                "themselves in private mode; accepted: mode = 'experiment', or a policy that does not watch"
-            )
-    if e.surface.policy != "none" and e.scene.surface is None:
+        _check_surface(e, source)
+
+
+def _stage(source: str, table: str, key: str, kind: str, name: str, options: Options) -> Any:
+    """Build a stage; raises InputError naming file, table and key, of the name or of the option."""
+    try:
+        registry.find(kind, name)
+    except InputError as exc:
+        none = " (or 'none')" if key == "policy" else ""
+        raise InputError(f"{source}: table [{table}]: key {key!r}: {exc}{none}") from exc
+    below = "options" if key == "policy" else f"{key}_options"
+    return registry.make_stage(kind, name, options, source, f"{table}.{below}")
+
+
+def _check_place(name: str, place: PlacedNode, source: str) -> None:
+    if (place.position_m is None) == (place.near is None):
+        raise InputError(
+            f"{source}: table [scene.{name}]: give either 'position_m' or 'near' (with 'offset_wavelengths')"
+        )
+    if place.near == name or (place.near is not None and name != "eve"):
+        raise InputError(f"{source}: table [scene.{name}]: key 'near': only eve may be placed near alice or bob")
+
+
+def _check_surface(e: Experiment, source: str) -> None:
+    policy = _stage(source, "surface", "policy", "policy", e.surface.policy, e.surface.options)
+    if e.surface.is_secret and not policy.can_be_secret:
+        raise InputError(
+            f"{source}: table [surface]: key 'secret': true, but the patterns of policy = {e.surface.policy!r} "
+            "follow from what is public; accepted: false, or policy = 'random'"
+        )
+    if policy.watches and e.mode == "private":
+        raise InputError(
+            f"{source}: table [surface]: policy = {e.surface.policy!r} watches the channel, which nodes keep to "
+            "themselves in private mode; accepted: mode = 'experiment', or a policy that does not watch"
+        )
+    if e.scene.surface is None:
         raise InputError(
             f"{source}: table [surface]: policy = {e.surface.policy!r} needs a table [scene.surface] "
             "(position_m, normal); accepted without it: policy = 'none'"
         )
-    if e.surface.policy != "none":
-        try:
-            policy.survey(e.scene, e.radio.carrier_hz)
-        except InputError as exc:
-            raise InputError(f"{source}: {exc}") from exc
+    try:
+        policy.survey(e.scene, e.radio.carrier_hz)
+    except InputError as exc:
+        raise InputError(f"{source}: {exc}") from exc
 
 
 def check_chain(chain: ChainPlan, training: Training, source: str) -> None:
     """Check the stages of a key chain and that a stage which has to learn gets something to learn from."""
-    enhancer = _stage(source, "chain", "enhance", chain.enhance, chain.enhance_options)
+    enhancer = _stage(source, "chain", "enhance", "enhance", chain.enhance, chain.enhance_options)
     untrained = enhancer.trainable and enhancer.model_id is None
     if untrained and training.rounds < MIN_TRAINING_ROUNDS:
         raise InputError(
@@ -102,22 +113,21 @@ def check_chain(chain: ChainPlan, training: Training, source: str) -> None:
             f"{source}: table [training]: key 'rounds': {training.rounds}; enhance = {chain.enhance!r} has nothing "
             "to learn here: accepted 0"
         )
-    _stage(source, "chain", "quantize", chain.quantize, chain.quantize_options)
-    _stage(source, "chain", "reconcile", chain.reconcile, chain.reconcile_options)
+    _stage(source, "chain", "quantize", "quantize", chain.quantize, chain.quantize_options)
+    _stage(source, "chain", "reconcile", "reconcile", chain.reconcile, chain.reconcile_options)
 
 
-def _stage(source: str, table: str, key: str, name: str, options: Options) -> Any:
-    try:
-        return registry.make_stage(key, name, options)
-    except InputError as exc:
-        raise InputError(f"{source}: table [{table}]: {exc}") from exc
-
-
-def check_run(e: Experiment, source: str) -> None:
+def check_run(e: Experiment, source: str, lab: Lab | None = None) -> None:
     """Check what only a run asks of an experiment: a replay has its own number of rounds, and its own CSI.
 
-    Raises InputError where the training leaves no round for a key, or where a saved model was made for other CSI.
+    With a lab, the carrier and rate too, against what the drivers of its radios say that they accept; a driver that
+    is not installed on this machine is left to the machine that has it.
+
+    Raises InputError where the training leaves no round for a key, where a saved model was made for other CSI, or
+    where a radio cannot be tuned so.
     """
+    if lab is not None:
+        _check_tuning(e, source, lab)
     t = e.training
     if t.rounds and t.rounds + t.guard_rounds >= e.rounds:
         raise InputError(
@@ -134,6 +144,30 @@ def check_run(e: Experiment, source: str) -> None:
             raise InputError(
                 f"{source}: table [chain]: {exc}; accepted: a model trained with the run's [radio] and [probing]"
             ) from exc
+
+
+def _check_tuning(e: Experiment, source: str, lab: Lab) -> None:
+    """Raise InputError where a radio's driver states limits that exclude the experiment's carrier or rate."""
+    for name, place in lab.node.items():
+        limits = _limits_of(place)
+        for key in ("carrier_hz", "sample_rate_hz"):
+            wrong = limits.refusal(key, getattr(e.radio, key))
+            if wrong is not None:
+                raise InputError(
+                    f"{source}: table [radio]: key {key!r}: {wrong} by driver {place.driver!r} of [node.{name}] in lab "
+                    f"{lab.name}"
+                )
+
+
+def _limits_of(place: NodePlace) -> Limits:
+    """Return what a radio's driver accepts at the most: anything for boards, and where it is not found here."""
+    if place.role == "ris":
+        return Limits()
+    try:
+        driver = registry.load_driver("radios", place.driver)
+    except InputError:
+        return Limits()
+    return getattr(driver, "limits", None) or Limits()
 
 
 def check_lab(lab: Lab, source: str) -> None:
@@ -198,32 +232,34 @@ def check_mode(e: Experiment, lab: Lab, source: str) -> None:
 
 
 def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None:
-    """Raise InputError where a driver is not installed here, or does not know an option that its table gives it.
+    """Raise InputError where a driver is not installed here, does not know an option that its table gives it, or
+    states limits that exclude the table's gains.
 
     Of the nodes `names`; by default of all that start on this machine, the simulated air included.
     """
     if names is None:
         names = [name for name, place in lab.node.items() if place.local]
         if lab.world is not None and lab.world.local:
-            _check_driver("worlds", lab.world.driver, f"{source}: table [world]")
+            _driver("worlds", lab.world.driver, f"{source}: table [world]")
     for name in names:
         place = lab.node[name]
         group = "boards" if place.role == "ris" else "radios"
-        _check_driver(group, place.driver, f"{source}: table [node.{name}]")
-        try:
-            kind = getattr(registry.load_driver(group, place.driver), "options_type", None)
-        except ImportError as exc:
-            raise InputError(f"{source}: table [node.{name}]: key 'driver': {place.driver!r}: {exc}") from exc
+        kind = getattr(_driver(group, place.driver, f"{source}: table [node.{name}]"), "options_type", None)
         if kind is not None:
             try:
                 driver_options(place.options, kind, name)
             except InputError as exc:
                 raise InputError(f"{source}: {exc}") from exc
+        limits = _limits_of(place)
+        for key in ("tx_gain_db", "rx_gain_db"):
+            wrong = limits.refusal(key, getattr(place, key))
+            if wrong is not None:
+                raise InputError(f"{source}: table [node.{name}]: key {key!r}: {wrong} by driver {place.driver!r}")
 
 
-def _check_driver(group: str, driver: str, where: str) -> None:
-    known = registry.driver_names(group)
-    if driver not in known:
-        raise InputError(
-            f"{where}: key 'driver': no {driver!r} among the installed {group}; accepted: {', '.join(known) or 'none'}"
-        )
+def _driver(group: str, driver: str, where: str) -> Any:
+    """Return a driver; raises InputError naming where it is asked for, and the installed ones or what is broken."""
+    try:
+        return registry.load_driver(group, driver)
+    except InputError as exc:
+        raise InputError(f"{where}: key 'driver': {exc} (among the installed {group})") from exc

@@ -12,8 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-
+from testbed.config import describe
 from testbed.config.check import check_chain, check_experiment, check_lab
 from testbed.core import options
 from testbed.core.config import ChainFile, Experiment, Lab, NodePlace, Table, Training
@@ -106,8 +105,8 @@ def convert(raw: dict[str, Any], kind: type[T], source: str) -> T:
 
 
 def json_schema(kind: type[Experiment] | type[Lab]) -> dict[str, Any]:
-    """Return the JSON Schema of a file kind."""
-    return msgspec.json.schema(kind)
+    """Return the JSON Schema of a file kind, with the options of everything that is installed here."""
+    return describe.schema(kind)
 
 
 def state_root() -> Path:

@@ -38,6 +38,16 @@ class ProcessEnded:
 
     node: str
     detail: str
+    is_final: bool = False
+    """It will not be started again."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChanged:
+    """There is no way to a node's main loop any more, or there is one again."""
+
+    node: str
+    is_up: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,13 @@ class Send:
 
     node: str
     body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawOrders:
+    """Of rounds and patterns: those that have not reached the node are not to reach it any more."""
+
+    node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +150,8 @@ class RunOver:
     detail: str
 
 
-Event = Received | Tick | ProcessEnded | StopAsked
-Instruction = Send | ResetWorld | AdvanceWorld | Note | NewPattern | RoundOver | BlockOver | RunOver
+Event = Received | Tick | ProcessEnded | LinkChanged | StopAsked
+Instruction = Send | WithdrawOrders | ResetWorld | AdvanceWorld | Note | NewPattern | RoundOver | BlockOver | RunOver
 
 
 @dataclass(frozen=True, slots=True)

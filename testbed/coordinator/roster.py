@@ -12,16 +12,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from testbed.coordinator.events import Effect, Note, RunFails, Send
+from testbed.coordinator.events import Effect, Note, RunFails, Send, WithdrawOrders
 from testbed.core.config import Experiment, Lab, is_rehearsal, planned_blocks
 from testbed.core.machine import Deadlines, EventClock, Story
 from testbed.net import messages as m
 
+LOADING_S = 60.0
+"""How much longer nodes may take to get ready that load a trained policy and the library it needs."""
+MAX_ASKED = 3
+"""How often a node that is alive is ordered to get ready before it is given up."""
 MAX_STRIKES = 3
 """Rounds in a row that a node may leave unanswered before it is treated as lost."""
 
 _HEARTBEAT = "a sign of life"
 _RETURN = "the node's return"
+_READY = "the node to get ready"
 
 
 class Node(Deadlines):
@@ -35,6 +40,13 @@ class Node(Deadlines):
         """An optional node that was given up; the run goes on without it."""
         self.ready = False
         """Configured, and its clock was read."""
+        self.is_missing = False
+        """It fell silent, and whatever it holds it may still hold: one that is heard again goes on where it was."""
+        self.link_is_up = True
+        """There is a way to it, as far as anybody has noticed."""
+        self.asked = 0
+        """How often it was ordered to get ready and did not."""
+        self._was_ready = False
         self.stopped = False
         self.incarnation = ""
         self.hello: m.Hello | None = None
@@ -66,26 +78,61 @@ class Node(Deadlines):
         """Take note of a sign of life."""
         self.set_deadline(_HEARTBEAT, self._lost_after_s)
 
+    @property
+    def is_late_to_get_ready(self) -> bool:
+        return self.alive and not self.ready and self.is_overdue(_READY)
+
+    @property
+    def where_it_fails(self) -> str:
+        """Whose fault a silence is, as far as can be told from here."""
+        if not self.link_is_up:
+            return "its connection is closed: the network, its machine or its process"
+        return "its connection stands: its machine or its process does not answer"
+
     def greet(self, incarnation: str, hello: m.Hello) -> None:
         self.incarnation, self.hello = incarnation, hello
 
     def admit(self) -> None:
         """Count it as alive; it starts with nothing."""
-        self.alive, self.left_out, self.ready, self.strikes = True, False, False, 0
+        self.alive, self.left_out, self.ready, self.strikes, self.asked = True, False, False, 0, 0
+        self.is_missing, self.link_is_up = False, True
         self.clear_deadline(_RETURN)
         self.seen()
 
+    def ask(self, within_s: float) -> None:
+        """It is ordered to get ready; a node that is alive and not ready always has a deadline."""
+        self.ready = False
+        self.asked += 1
+        self.set_deadline(_READY, within_s)
+
+    def get_ready(self) -> None:
+        self.ready, self.asked = True, 0
+        self.clear_deadline(_READY)
+
+    def miss(self) -> None:
+        """It is silent: nothing is ordered of it, and what it holds is not given up."""
+        self._was_ready = self.ready
+        self.lose()
+        self.is_missing = True
+
+    @property
+    def may_resume(self) -> bool:
+        """Whether it goes on where it was when it is heard again."""
+        return self.is_missing and self._was_ready and self.required
+
     def lose(self) -> None:
-        self.alive = self.ready = False
+        self.alive = self.ready = self.is_missing = False
         self.clear_deadline(_HEARTBEAT)
+        self.clear_deadline(_READY)
         self.set_deadline(_RETURN, self._return_within_s)
         self.left_out = self.left_out or not self.required
 
     def dismiss(self) -> None:
         """Give up an optional node that cannot serve."""
-        self.alive = self.ready = False
+        self.alive = self.ready = self.is_missing = False
         self.left_out = True
         self.clear_deadline(_HEARTBEAT)
+        self.clear_deadline(_READY)
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
@@ -95,6 +142,10 @@ class Node(Deadlines):
             yield f"{self.name} is alive but never greeted"
         if self.alive and not self.has_deadline(_HEARTBEAT):
             yield f"{self.name} is alive and may be silent for ever"
+        if self.alive and self.asked and not self.ready and not self.has_deadline(_READY):
+            yield f"{self.name} is alive and not ready, and nobody will ask it again"
+        if self.is_missing and self.alive:
+            yield f"{self.name} is missing but alive"
         if self.required and self.left_out:
             yield f"{self.name} is required but left out"
         if self.required and self.incarnation and not self.alive and not self.has_deadline(_RETURN):
@@ -142,6 +193,12 @@ class Roster:
     def all_alive(self) -> bool:
         return all(node.alive for node in self.taking_part())
 
+    @property
+    def ready_within_s(self) -> float:
+        """How long a node may take to get ready."""
+        loading_s = LOADING_S if self._experiment.beams.policy != "none" else 0.0
+        return self._lab.coordinator.operation_timeout_s + loading_s
+
     def all_ready(self) -> bool:
         return all(node.ready for node in self.taking_part())
 
@@ -174,9 +231,9 @@ class Roster:
     # -- messages
 
     def send(self, role: str, body: Any) -> list[Effect]:
-        """Send to the node of this role where it is alive."""
+        """Send to the node of this role where it is alive, or may be so behind a broken link."""
         node = self.by_role(role)
-        return [Send(node.name, body)] if node is not None and node.alive else []
+        return [Send(node.name, body)] if node is not None and (node.alive or node.is_missing) else []
 
     def refuse(self, name: str, why: str) -> list[Effect]:
         return [Send(name, m.Refused(reason=why)), Note("refused", {"node": name, "why": why})]
@@ -202,8 +259,9 @@ class Roster:
         self.timed = all(n.hello.timed for n in self.nodes.values() if n.hello and n.measures)
 
     def configure(self, node: Node) -> list[Effect]:
-        """Order a node to configure its device."""
+        """Order a node to configure its device, and wait for it to get ready."""
         e = self._experiment
+        node.ask(self.ready_within_s)
         alice = self.by_role("alice")
         discussion = transcript = ""
         if alice is not None and alice.hello is not None:
@@ -224,7 +282,7 @@ class Roster:
         node = self.by_role(role)
         if node is None or not node.alive:
             return []
-        node.ready = False
+        node.asked = 0
         return self.configure(node)
 
     # -- losses
@@ -233,6 +291,35 @@ class Roster:
         node.lose()
         self._story.add("lost", node=node.name, why=why)
         return [Note("lost", {"node": node.name, "detail": why})]
+
+    def miss(self, node: Node, why: str) -> list[Effect]:
+        """A node is silent; it may go on where it was."""
+        node.miss()
+        self._story.add("silent", node=node.name, why=why)
+        return [WithdrawOrders(node.name), Note("silent", {"node": node.name, "detail": why})]
+
+    def resume(self, node: Node) -> list[Effect]:
+        node.admit()
+        self._story.add("resumed", node=node.name)
+        note = Note("resumed", {"node": node.name, "detail": "it is heard again and goes on where it was"})
+        # its device may have been dropped meanwhile by an air that waited for it
+        return [note, *self.configure(node)]
+
+    def change_link(self, node: Node, is_up: bool) -> list[Effect]:
+        """Take note that there is no way to a node, or one again."""
+        node.link_is_up = is_up
+        self._story.add("link up" if is_up else "link down", node=node.name)
+        if is_up or not (node.alive or node.is_missing):
+            return []
+        return [Note("link_down", {"node": node.name, "detail": "orders wait until its connection is back"})]
+
+    def ask_again(self, node: Node) -> list[Effect]:
+        """Order a node again to get ready that is alive and did not; one that never does is given up."""
+        if node.asked >= MAX_ASKED:
+            why = f"is alive but did not get ready, asked {node.asked} times; {node.where_it_fails}"
+            return self.go_on_without([node], why, why)
+        self._story.add("asked again", node=node.name, asked=node.asked)
+        return [Note("asked_again", {"node": node.name, "times": node.asked}), *self.configure(node)]
 
     def leave_out(self, node: Node, why: str) -> list[Effect]:
         """Go on without an optional node."""
@@ -257,7 +344,7 @@ class Roster:
         if node.strikes < MAX_STRIKES:
             return out
         if node.required:
-            return [*out, RunFails(f"{name} left {MAX_STRIKES} rounds in a row unanswered")]
+            return [*out, RunFails(f"{name} left {MAX_STRIKES} rounds in a row unanswered; {node.where_it_fails}")]
         return out + self.leave_out(node, f"{MAX_STRIKES} rounds unanswered")
 
     def look_for_returns(self) -> list[Effect]:
@@ -265,7 +352,8 @@ class Roster:
         within_s = self._lab.coordinator.rejoin_timeout_s
         for node in self.nodes.values():
             if node.is_overdue_to_return:
-                return [RunFails(f"{node.name} was lost and did not come back within {within_s:g} s")]
+                why = f"; {node.where_it_fails}" if node.is_missing else ""
+                return [RunFails(f"{node.name} was lost and did not come back within {within_s:g} s{why}")]
         return []
 
     def problems(self) -> Iterator[str]:

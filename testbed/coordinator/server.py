@@ -32,7 +32,10 @@ log = logging.getLogger("testbed.coordinator")
 _POLL_MS = 20
 _MESSAGES_A_LOOK = 256
 """How many messages are read before the clock is looked at again."""
-_SHOWN = ("lost", "left_out", "failed", "refused", "rejoined", "rounds_lost", "no_answer")
+_SHOWN = (
+    "lost", "silent", "resumed", "link_down", "asked_again", "left_out", "failed", "refused", "rejoined",
+    "rounds_lost", "no_answer",
+)  # fmt: skip
 """Notes that a person who watches is shown; the others go into the log."""
 _EXIT_STATUS: dict[e.RunStatus, documents.ExitStatus] = {"finished": "ok", "stopped": "aborted", "failed": "failed"}
 
@@ -103,6 +106,11 @@ class Coordinator:
         """From the simulated air, once it holds the scene."""
         self._began_s = 0.0
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the nodes are on their way home."""
+        return self.state.phase in ("finishing", "over")
+
     def ask_stop(self, kind: e.FinishKind) -> None:
         """Ask from a signal handler or a thread: stop finishes the round, abort drops it, halt silences at once."""
         self._stop_asked.append(kind)
@@ -114,7 +122,7 @@ class Coordinator:
     def run(
         self,
         world: str | None,
-        ended: Callable[[], list[tuple[str, str]]] = lambda: [],
+        ended: Callable[[], list[e.ProcessEnded]] = lambda: [],
         progress: Callable[[Progress], None] = lambda _: None,
         before_close: Callable[[], None] = lambda: None,
     ) -> Outcome:
@@ -140,7 +148,7 @@ class Coordinator:
             writer.close(stop, summary)
         return Outcome(over.status, over.detail, self.folder, summary)
 
-    def _serve(self, ended: Callable[[], list[tuple[str, str]]]) -> e.RunOver:
+    def _serve(self, ended: Callable[[], list[e.ProcessEnded]]) -> e.RunOver:
         """Hand messages, time and what people ask for to the state machine until the run is over."""
         self._take(e.Tick(self._clock.now_s()))
         next_look_s = 0.0
@@ -158,14 +166,16 @@ class Coordinator:
                 self._receive(received)
         return self._over
 
-    def _look_around(self, now_s: float, ended: Callable[[], list[tuple[str, str]]]) -> None:
+    def _look_around(self, now_s: float, ended: Callable[[], list[e.ProcessEnded]]) -> None:
         """Take the time, and whatever else comes by no message."""
         # what waits was sent before now: nobody is judged silent whose heartbeat lies here unread
         for received in self._waiting_messages():
             self._receive(received)
         self._take(e.Tick(now_s))
-        for name, detail in ended():
-            self._take(e.ProcessEnded(name, detail))
+        for name, is_up in self._hub.link_changes():
+            self._take(e.LinkChanged(name, is_up))
+        for end in ended():
+            self._take(end)
         while self._stop_asked:
             self._take(e.StopAsked(self._stop_asked.pop(0)))
 
@@ -217,6 +227,9 @@ class Coordinator:
         self._hub.send(x.node, x.body)
         if isinstance(x.body, m.Finish) and x.body.kind == "halt":
             self._hub.send(x.node, x.body, to_pulse=True)
+
+    def _withdraw_orders(self, x: e.WithdrawOrders) -> None:
+        self._hub.withdraw(x.node, (m.Probe, m.Step, m.Apply, m.ApplyNext, m.ReadSurface))
 
     def _reset_world(self, x: e.ResetWorld) -> None:
         place = self.lab.world
@@ -273,6 +286,7 @@ class Coordinator:
 
 _DO: dict[type, Callable[[Coordinator, Any], None]] = {
     e.Send: Coordinator._send,
+    e.WithdrawOrders: Coordinator._withdraw_orders,
     e.ResetWorld: Coordinator._reset_world,
     e.AdvanceWorld: Coordinator._let_world_advance,
     e.Note: Coordinator._note,

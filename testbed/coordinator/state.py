@@ -30,6 +30,7 @@ from testbed.coordinator.events import (
     Event,
     FinishKind,
     Instruction,
+    LinkChanged,
     Note,
     ProcessEnded,
     Received,
@@ -56,8 +57,6 @@ from testbed.net import messages as m
 
 OWN_PAUSE_S = 1.0
 """A longer time between two looks at the clock means that the coordinator was asleep, not that the nodes were."""
-LOADING_S = 60.0
-"""How much longer nodes may take to get ready that load a trained policy and the library it needs."""
 STOPPING_S = 3.0
 """How long the coordinator waits at the end for the nodes to report that their transmitters are silent."""
 
@@ -179,8 +178,10 @@ class CoordinatorState(Deadlines):
                 return self._tick(now_s)
             case Received(node, incarnation, body):
                 return self._received(node, incarnation, body)
-            case ProcessEnded(node, detail):
-                return self._process_ended(node, detail)
+            case ProcessEnded(node, detail, is_final):
+                return self._process_ended(node, detail, is_final)
+            case LinkChanged(node, is_up):
+                return self.roster.change_link(self.roster.nodes[node], is_up) if node in self.roster.nodes else []
             case StopAsked(kind):
                 return self._ask_stop(kind)
 
@@ -211,11 +212,22 @@ class CoordinatorState(Deadlines):
         if incarnation != node.incarnation:
             return []  # from a process of this node that has ended
         if not node.alive:
-            # it was given up, but is alive: its process or its network had paused
-            return self._admit(node) if isinstance(body, m.Heartbeat) and self.phase != "finishing" else []
+            return self._heard_again(node, body)
         node.seen()
         take = _ON_MESSAGE.get(type(body))
         return take(self, node, body) if take is not None else []
+
+    def _heard_again(self, node: Node, body: Any) -> list[Effect]:
+        """It was given up, but is alive: its process or its network had paused."""
+        if self.phase == "finishing" or not isinstance(body, (m.Heartbeat, m.Here)):
+            return []
+        # a node that has lost nothing goes on where it was, once its orders reach it again
+        if not node.may_resume:
+            return self._admit(node)
+        if not isinstance(body, m.Here):
+            return []
+        self.rounds.forget_clock_of(node.name)
+        return self.roster.resume(node)
 
     def _greeted(self, node: Node, incarnation: str, body: m.Hello) -> list[Effect]:
         if body.role != node.role:
@@ -246,7 +258,7 @@ class CoordinatorState(Deadlines):
     def _clock_read(self, node: Node, body: m.ClockReading) -> list[Effect]:
         if not self.timetable.synchronise(node, body.device_time_s):
             return [Note("unexpected", {"node": node.name, "what": type(body).__name__})]
-        node.ready = True
+        node.get_ready()
         return []
 
     def _applied(self, node: Node, body: m.Applied) -> list[Effect]:
@@ -317,7 +329,7 @@ class CoordinatorState(Deadlines):
 
     # -- losses
 
-    def _process_ended(self, name: str, detail: str) -> list[Effect]:
+    def _process_ended(self, name: str, detail: str, is_final: bool) -> list[Effect]:
         """A local process has ended. One that never greeted never will: the run need not wait for it."""
         node = self.roster.nodes.get(name)
         if node is None:  # the simulated air
@@ -326,11 +338,14 @@ class CoordinatorState(Deadlines):
             return [RunFails(f"{name} did not start: {detail}")]
         if self.phase != "finishing" and not node.incarnation and not node.left_out:
             return self.roster.leave_out(node, detail)
-        return self._lose(node, detail)
+        out = self._lose(node, detail)
+        if is_final and node.required and self.phase != "finishing":
+            out.append(RunFails(f"{name} was lost and is not started again: {detail}"))
+        return out
 
     def _lose(self, node: Node, why: str) -> list[Effect]:
         """Go on without a node that is alive no more; what only it held is lost with it."""
-        if not node.alive:
+        if not node.alive and not node.is_missing:
             return []
         out = self.roster.lose(node, why)
         if node.role == "ris":
@@ -338,9 +353,18 @@ class CoordinatorState(Deadlines):
         self.rounds.lose(node.name, node.required)
         out += self.blocks.lose(node)
         if node.required and node.measures and self.tally.pending:
-            # its share of the undistilled rounds died with it: they count as rejected after all
+            # its share of the undistilled rounds died with it: no key comes of them, but the record keeps them
             out.append(Note("rounds_lost", {"node": node.name, "rounds": self.tally.pending}))
-            out += self.tally.withdraw(Reject.NODE_LOST)
+            out += self.tally.withdraw(Reject.MEASURED)
+        return out
+
+    def _miss(self, node: Node) -> list[Effect]:
+        """A node is silent. What only it holds is not given up before it had its time to be heard again."""
+        why = f"silent for {node.silent_s:.1f} s; {node.where_it_fails}"
+        if not (node.required and node.measures and node.ready):
+            return self._lose(node, why)
+        out = self.roster.miss(node, why)
+        self.rounds.lose(node.name, node.required)
         return out
 
     def _withdraw(self, why: str) -> list[Effect]:
@@ -370,7 +394,7 @@ class CoordinatorState(Deadlines):
 
     def _look_for_silence(self) -> list[Effect]:
         silent = [node for node in self.roster.nodes.values() if node.is_silent]
-        return [x for node in silent for x in self._lose(node, f"silent for {node.silent_s:.1f} s")]
+        return [x for node in silent for x in self._miss(node)]
 
     def _look_at_joining(self) -> list[Effect]:
         if self.phase != "joining" or not self.is_overdue(_PHASE):
@@ -381,6 +405,12 @@ class CoordinatorState(Deadlines):
 
     def _look_for_returns(self) -> list[Effect]:
         return self.roster.look_for_returns() if self.phase in ("configuring", "probing", "distilling") else []
+
+    def _look_for_unready(self) -> list[Effect]:
+        if self.phase not in ("probing", "distilling"):
+            return []
+        late = [node for node in self.roster.taking_part() if node.is_late_to_get_ready]
+        return [x for node in late for x in self.roster.ask_again(node)]
 
     def _look_at_configuring(self) -> list[Effect]:
         if self.phase != "configuring" or not self.is_overdue(_PHASE):
@@ -419,8 +449,7 @@ class CoordinatorState(Deadlines):
 
     def _begin_configuring(self) -> list[Effect]:
         self._phases.enter("configuring")
-        loading_s = LOADING_S if self.experiment.beams.policy != "none" else 0.0
-        self.set_deadline(_PHASE, self._timeout_s + loading_s)
+        self.set_deadline(_PHASE, self.roster.ready_within_s)
         self.roster.settle_timing()
         # a board that cannot time its latch must not receive a pattern while a round may still be captured
         self.rounds.ahead = self.rounds.ahead and all(hello.timed for hello in self.roster.greetings())
@@ -605,7 +634,7 @@ class CoordinatorState(Deadlines):
         self._outcome = RunOver(status, detail)
         self._phases.enter("finishing")
         self.set_deadline(_PHASE, STOPPING_S)
-        return out + [Send(n, m.Finish(kind=kind)) for n, node in self.roster.nodes.items() if node.alive]
+        return out + [Send(n, m.Finish(kind=kind)) for n, node in self.roster.nodes.items() if node.alive or node.is_missing]
 
     def _everybody_has_stopped(self) -> bool:
         return self.roster.all_stopped()
@@ -708,6 +737,7 @@ _ON_TICK: tuple[Callable[[CoordinatorState], list[Effect]], ...] = (
     _S._look_for_silence,
     _S._look_at_joining,
     _S._look_for_returns,
+    _S._look_for_unready,
     _S._look_at_configuring,
     _S._look_at_surface,
     _S._look_at_rounds,

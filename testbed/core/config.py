@@ -255,8 +255,8 @@ class CoordinatorPlace(Table):
     heartbeat_s: Wait = 0.5
     lost_after_s: Wait = 3.0
     """A node silent for this long is lost."""
-    rejoin_timeout_s: Wait = 5.0
-    """A lost Alice or Bob may come back within this time; then the run stops."""
+    rejoin_timeout_s: Wait = 15.0
+    """A lost or silent Alice or Bob may come back within this time; then the run stops."""
     operation_timeout_s: Wait = 10.0
     """For one operation of one node (a probe, a pattern)."""
     distil_timeout_s: Wait = 60.0

@@ -65,6 +65,9 @@ class Reject(StrEnum):
     SURFACE_CHANGED = "surface_changed"
     SURFACE_NOT_APPLIED = "surface_not_applied"
     NODE_LOST = "node_lost"
+    MEASURED = "measured"
+    """Measured at both ends, and good: only a key can no longer come of it, since one end's share died with its node.
+    A replay of the record takes it."""
     DUPLICATE = "duplicate"
     ABORTED = "aborted"
     SOUNDING = "sounding"

@@ -93,7 +93,8 @@ class EventClock:
     def advance(self, now_s: float) -> None:
         """Take the time of an event; a long gap since the last one is forgiven."""
         gap_s = now_s - self.now_s
-        if self.begun and gap_s >= self._own_pause_s:
+        # the first reading of all is such a gap, too: a deadline that was set before it counts from here
+        if gap_s >= self._own_pause_s:
             self.forgive(gap_s)
         self.now_s, self.begun = now_s, True
 

@@ -46,6 +46,30 @@ class RadioSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a driver's devices accept at the very most, known without opening one: (lowest, highest).
+
+    A run that asks for more is refused before anything starts. A single device may accept less, and then says so in
+    its `capabilities`. None: only the device knows.
+
+    >>> Limits(carrier_hz=(70e6, 6e9)).refusal("carrier_hz", 7e9)
+    '7e+09, accepted: 7e+07 to 6e+09'
+    """
+
+    carrier_hz: tuple[float, float] | None = None
+    sample_rate_hz: tuple[float, float] | None = None
+    tx_gain_db: tuple[float, float] | None = None
+    rx_gain_db: tuple[float, float] | None = None
+
+    def refusal(self, key: str, value: float) -> str | None:
+        """Return what is wrong with a value of one of the fields, None where it is accepted or not limited here."""
+        limit: tuple[float, float] | None = getattr(self, key)
+        if limit is None or limit[0] <= value <= limit[1]:
+            return None
+        return f"{value:g}, accepted: {limit[0]:g} to {limit[1]:g}"
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """One reception of a train."""
 
@@ -59,11 +83,32 @@ class Radio(ABC):
 
     After `configure` no sample from before the retune is ever returned. A transmission in the past raises
     `LateTransmit`. `close` silences the transmitter, may be called twice, and is what leaving a `with` block does.
+    Before `configure` there are the clock and `silence`, nothing else. The clock goes forward. A radio does not hear
+    itself while it sends.
+
+    >>> class Deaf(Radio):
+    ...     "Hears zeros; the least that a driver has to provide."
+    ...     capabilities = RadioCapabilities(False, 1, (1e6, 2e7), (7e7, 6e9), (-80, 0), (0, 70), 1e-3)
+    ...     def _do_configure(self, settings):
+    ...         return settings
+    ...     def _do_transmit(self, block, at_s): ...
+    ...     def _do_receive(self, n_samples, at_s, timeout_s):
+    ...         return IqBlock(np.zeros((1, n_samples), np.complex64), self.settings.sample_rate_hz, self.now_s())
+    ...     def _do_silence(self): ...
+    ...     def _do_close(self): ...
+    ...     def now_s(self):
+    ...         return 0.0
+    >>> with Deaf("alice") as radio:
+    ...     accepted = radio.configure(RadioSettings(2.4e9, 2e7, tx_gain_db=-10.0, rx_gain_db=20.0))
+    ...     radio.receive(3).samples
+    array([[0.+0.j, 0.+0.j, 0.+0.j]], dtype=complex64)
     """
 
     options_type: ClassVar[type[Struct] | None] = None
     """The keys of the node's `options` in the lab file, so that they can be checked before anything starts; None: the
     driver alone knows."""
+    limits: ClassVar[Limits | None] = None
+    """What no device of this driver exceeds, so that a run can be refused before anything starts; None: not known."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -12,10 +12,11 @@ from testbed.entropy.attack import Attack, Folds
 from testbed.entropy.facts import Facts
 from testbed.entropy.gaussian_labels import normal_scores
 from testbed.entropy.read_off import frequencies, here_and_now, read_off_columns, scores
-from testbed.entropy.ridge import screened, spread_where_missing
+from testbed.entropy.ridge import by_pattern, spread_where_missing
 from testbed.entropy.shifts import Match
 
 MOST_INPUTS = 96
+_PASSES = 3
 _LEAST_CONTRAST = 0.7
 """Natural logarithm of how much errors have to vary before a regression heeds it."""
 
@@ -42,32 +43,39 @@ class EstimatingAttack(Attack):
             return np.asarray(frequencies(facts, train)[test])
         y = self.targets(z)
         most = min(MOST_INPUTS, max(8, x.shape[0] // 6))
-        fit = screened(x, y, most)
+        fit = by_pattern(x, y, most)
         spread = spread_where_missing(x, y, fit)
-        trust = trusted(facts, y - fit.mean, spread)
-        if trust is not None:
-            fit = screened(x, y, most, trust)
-            spread = spread_where_missing(x, y, fit)
-        self._freedom = fit.freedom
-        return read_off_columns(facts, train, test, y, fit.mean, spread)
+        mean, self._freedom = fit.mean, fit.freedom
+        off = locally(facts, y - mean, spread)
+        for _ in range(_PASSES):
+            if np.ptp(off) < _LEAST_CONTRAST:
+                break
+            fit = by_pattern(x, y, most, np.exp(-off))
+            other = spread_where_missing(x, y, fit)
+            error = locally(facts, y - fit.mean, other)
+            # where the one estimate is off and the other is not, the other counts; where both are, neither
+            better = (error < off)[:, None]
+            mean, spread, off = (
+                np.where(better, fit.mean, mean),
+                np.where(better, other, spread),
+                np.minimum(error, off),
+            )
+            self._freedom = max(self._freedom, fit.freedom)
+        return read_off_columns(facts, train, test, y, mean, spread)
 
     @property
     def degrees_of_freedom(self) -> float:
         return self._freedom
 
 
-def trusted(facts: Facts, error: F64, spread: F64) -> F64 | None:
-    """Return (probe,) how much probes count in a regression whose errors (probe, column) vary; None: all the same."""
+def locally(facts: Facts, error: F64, spread: F64) -> F64:
+    """Return (probe,) the logarithm of how far estimates are off around each probe; error, spread (probe, column)."""
     column = facts.main_column[facts.dimension]
     usual = spread[facts.probe, column]
     off = usual * here_and_now(facts, error[facts.probe, column], usual)
-    off = np.where(np.isfinite(off) & (off > 0), off, 1.0)
-    if np.ptp(np.log(off)) < _LEAST_CONTRAST:
-        return None
-    n = facts.rounds.size
-    count = np.bincount(facts.probe, minlength=n)
-    power = np.bincount(facts.probe, np.log(off), n) / np.maximum(count, 1)
-    return np.asarray(np.exp(-np.where(count > 0, power, 0.0)))
+    off = np.log(np.where(np.isfinite(off) & (off > 0), off, 1.0))
+    count = np.bincount(facts.probe, minlength=facts.rounds.size)
+    return np.asarray(np.bincount(facts.probe, off, facts.rounds.size) / np.maximum(count, 1))
 
 
 class DirectAttack(Attack):

@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 
 from testbed.core.types import F64, I64
-from testbed.entropy.facts import Facts, Mask
+from testbed.entropy.facts import HIDDEN, Facts, Mask
 from testbed.entropy.gaussian_labels import normal_scores
 
 _REACH = 3.4
@@ -37,7 +37,7 @@ _MOST_JUDGES = 1500
 _CLOUD_JUDGES = 150
 _GAIN_NATS = 20.0
 """By how much surroundings must explain errors better than one spread for all does."""
-_SHRINK = 2.0
+_USUAL = (2.0, 0.1)
 
 
 def scores(facts: Facts) -> F64:
@@ -120,8 +120,12 @@ def here_and_now(facts: Facts, error: F64, spread: F64) -> F64:
     n = facts.rounds.size
     power, count = np.bincount(facts.probe, square, n), np.bincount(facts.probe, known, n)
     best, out = _GAIN_NATS, np.ones(error.size)
-    for sums, numbers, usual in _surroundings(facts.rounds, power, count):
-        others, number = sums[facts.probe] - square, numbers[facts.probe] - known
+    # where whole probes are hidden, training probes may not look at themselves either
+    hidden = np.unique(facts.probe[facts.value == HIDDEN])
+    apart = bool(count[hidden].sum() < 0.5 * np.bincount(facts.probe, minlength=n)[hidden].sum())
+    own, mine = (power[facts.probe], count[facts.probe]) if apart else (square, known)
+    for sums, numbers, usual in _surroundings(facts.rounds, power, count, 1 if apart else 0):
+        others, number = sums[facts.probe] - own, numbers[facts.probe] - mine
         factor = np.clip((others + usual) / (number + usual), 1e-4, 1e2)
         gain = -0.5 * float((np.log(factor) + square / factor - square)[known].sum())
         if gain > best:
@@ -129,12 +133,14 @@ def here_and_now(facts: Facts, error: F64, spread: F64) -> F64:
     return out
 
 
-def _surroundings(rounds: I64, power: F64, count: F64) -> Iterator[tuple[F64, F64, float]]:
+def _surroundings(rounds: I64, power: F64, count: F64, least: int) -> Iterator[tuple[F64, F64, float]]:
     """Yield (probe,) sums and numbers of squared errors around each probe, and how many usual errors weigh as much."""
-    for reach in (0, 2, 8):
+    for reach in (least, 2 + least, 8):
         window = np.ones(2 * reach + 1)
         if rounds.size >= window.size:
-            yield np.convolve(power, window, "same"), np.convolve(count, window, "same"), _SHRINK
+            sums, numbers = np.convolve(power, window, "same"), np.convolve(count, window, "same")
+            for usual in _USUAL:
+                yield sums, numbers, usual
     for period in range(2, 9):
         phase = rounds % period
         yield np.bincount(phase, power, period)[phase], np.bincount(phase, count, period)[phase], 1e-3

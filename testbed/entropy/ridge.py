@@ -15,6 +15,7 @@ from testbed.core.types import F64
 _PENALTIES = 10.0 ** np.arange(-7.0, 2.5, 0.75)
 """As shares of the number of rows times the mean variance of the inputs."""
 _LEAST_ROWS = 8
+_MOST_PATTERNS, _LEAST_ROWS_A_PATTERN = 4, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,32 @@ def ridge(x: F64, y: F64, fill: bool = False, trust: F64 | None = None) -> Fit:
             mean[:, targets], spread[targets] = m, s
             freedom += f
     return Fit(mean, spread, freedom)
+
+
+def by_pattern(x: F64, y: F64, most: int, trust: F64 | None = None) -> Fit:
+    """Regress as `screened`, and anew for rows that all lack the same inputs, where there are many of them.
+
+    What an input is worth depends on which others there are: such rows learn from all rows that have what they have.
+    """
+    fit = screened(x, y, most, trust)
+    there = np.isfinite(x)
+    if there.all():
+        return fit
+    patterns, which, count = np.unique(there, axis=0, return_inverse=True, return_counts=True)
+    mean, freedom = fit.mean.copy(), fit.freedom
+    for i in np.argsort(-count, kind="stable")[:_MOST_PATTERNS].tolist():
+        have = patterns[i]
+        if count[i] < _LEAST_ROWS_A_PATTERN or not have.any():
+            continue
+        rows = there[:, have].all(axis=1)
+        part = screened(x[rows][:, have], y[rows], most, None if trust is None else trust[rows])
+        own = which[rows] == i
+        mean[np.flatnonzero(rows)[own]] = part.mean[own]
+        freedom = max(freedom, part.freedom)
+    left = y - mean
+    known = np.isfinite(left)
+    power = (np.where(known, left, 0.0) ** 2).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    return Fit(mean, np.where(np.isfinite(fit.spread), np.sqrt(power), np.inf), freedom)
 
 
 def screened(x: F64, y: F64, most: int, trust: F64 | None = None) -> Fit:

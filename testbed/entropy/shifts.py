@@ -12,6 +12,7 @@ where they stand out from the others as no chance would have it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import scipy
@@ -26,6 +27,7 @@ _GLOBAL, _LOCAL = 5.5, 6.5
 _PIECE, _FEW_PAIRS = 48, 300
 _LEAST_OVERLAP = 24
 _MOST = 28
+_FILL = 8
 _OWN_NEAR = 8
 """Alice's own neighbours nearer than this are another attack's matter."""
 _CHANGE_NATS = 9.0
@@ -86,7 +88,13 @@ def candidates(reference: Reference, alice: I64, z: F64) -> I64:
     piece = _PIECE if z.shape[1] * reference.values.shape[1] > _FEW_PAIRS else _PIECE * 2 // 3
     for start in range(0, max(1, alice.size - piece // 2), piece):
         found += search.outstanding(slice(start, start + piece), _LOCAL, 1)
-    return np.unique(np.array(found, np.int64))
+    return _filled(np.unique(np.array(found, np.int64)))
+
+
+def _filled(shifts: I64) -> I64:
+    """Return the shifts with those between near ones: where packets are lost one by one, each has its stretch."""
+    gaps = [np.arange(a, b) for a, b in pairwise(shifts.tolist()) if 1 < b - a <= _FILL]
+    return np.unique(np.concatenate([shifts, *gaps]))[: 3 * _MOST]
 
 
 class _Search:

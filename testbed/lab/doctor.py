@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import entry_points
 from typing import Any
 
 import msgspec
@@ -229,10 +228,8 @@ def _drivers(lab: Lab, notes: _Notes) -> dict[str, Any]:
         try:
             found[name] = registry.load_driver(group, place.driver)
         except InputError as exc:
-            installed = ", ".join(sorted({p.name for p in entry_points(group=f"testbed.{group}")}))
+            installed = ", ".join(registry.names(group))
             notes.fix(name, "driver", str(exc), f"set driver to one of {installed}, or install the package that has it")
-        except ImportError as exc:
-            notes.fix(name, "driver", f"{place.driver!r} cannot be imported: {exc}", "install what it needs")
     return found
 
 

@@ -33,6 +33,8 @@ _WORLD_START_S = 20.0
 _LIBRARY_S = 120.0
 _BAD_INPUT = 2
 """A daemon's exit status."""
+MAX_RESTARTS = 3
+"""How often a node of this machine that dies within a run is started again."""
 _GRACE_S = 3.0
 """A process that was told to finish gets this long before it is terminated, and again before it is killed."""
 
@@ -139,6 +141,7 @@ class Crew:
         self._reported: set[str] = set()
         self._untold: set[str] = set()
         """Nodes that were started and not told where the air is."""
+        self._restarts: dict[str, int] = {}
         self._devices: dict[str, str] = {}
         """Node → URI of its emulated device."""
 
@@ -196,7 +199,7 @@ class Crew:
             "OPENBLAS_NUM_THREADS": "1",
             "TESTBED_STATE": str(state_root()),
         }
-        with open(self._logs / f"{name}.log", "wb") as log:
+        with open(self._logs / f"{name}.log", "ab" if self._restarts.get(name) else "wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "testbed", *arguments, "--lab", self._lab_name, "--supervised"],
                 stdin=subprocess.PIPE, stdout=stdout, stderr=log, env=environment,
@@ -204,6 +207,17 @@ class Crew:
             )  # fmt: skip
         self._processes[name] = process
         return process
+
+    def restart_node(self, name: str, coordinator: str, world: str | None) -> bool:
+        """Start a node again that has died; False where that was done too often, or where its file is to blame."""
+        if self._processes[name].poll() in (0, _BAD_INPUT) or self._restarts.get(name, 0) >= MAX_RESTARTS:
+            return False
+        self._restarts[name] = self._restarts.get(name, 0) + 1
+        self._close_pipes(self._processes[name])
+        self.start_node(name, coordinator)
+        self._reported.discard(name)
+        self.tell_node(name, world)
+        return True
 
     def pid(self, name: str) -> int:
         return self._processes[name].pid
@@ -304,6 +318,7 @@ def run(
 
     `on_coordinator` is called once everything is started (signal handlers, tests that kill a node).
     """
+    from testbed.coordinator.events import ProcessEnded
     from testbed.coordinator.server import Coordinator
 
     driver = registry.load_driver("worlds", lab.world.driver) if lab.world is not None else None
@@ -327,7 +342,18 @@ def run(
         for name in local:
             crew.tell_node(name, world)
         on_coordinator(coordinator, crew)
-        return coordinator.run(world, crew.gone, progress, lambda: _collect_iq(lab, coordinator.run_name, folder))
+
+        def ended() -> list[ProcessEnded]:
+            """Say who has died; a node that was part of the run is started again, where that helps."""
+            out = []
+            for name, detail in crew.gone():
+                node = coordinator.state.nodes.get(name)
+                joined = node is not None and node.incarnation != ""
+                again = joined and not coordinator.is_ending and crew.restart_node(name, endpoint, world)
+                out.append(ProcessEnded(name, detail + ("; it is started again" if again else ""), is_final=not again))
+            return out
+
+        return coordinator.run(world, ended, progress, lambda: _collect_iq(lab, coordinator.run_name, folder))
     finally:
         crew.stop()
         coordinator.close()

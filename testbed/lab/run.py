@@ -59,7 +59,7 @@ def run(
     Raises InputError for bad input, TestbedError where the run cannot start; a run that fails says so in `status`.
     """
     plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
-    config.check_run(plan, experiment)
+    config.check_run(plan, experiment, place)
     check_world(plan, place, lab)
     config.check_drivers(place, lab)
     folder = processes.new_run_folder(Path(out), Path(experiment).stem)

@@ -20,7 +20,7 @@ from testbed.core.gate import Delay, Duration, Finite, Gate, Identifier, Identif
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
 
-VERSION = 4
+VERSION = 5
 """Raised with every incompatible change; peers of another version are refused with a reason."""
 
 
@@ -46,7 +46,8 @@ Rounds = Annotated[list[Number], Meta(max_length=1 << 20)]
 
 class Header(Struct, frozen=True):
     msg_id: Annotated[int, Meta(ge=0)]
-    """Counts up from 0 in each incarnation of a sender; a repeated one is refused."""
+    """Counts up from 0 in each session of a sender (`net.session`); a repeated one is refused. Of `Here` and of its
+    answer: the number that the sender's next message will have."""
     version: int
     sender: Identifier
     incarnation: Identifier
@@ -55,6 +56,8 @@ class Header(Struct, frozen=True):
     """The run this belongs to; empty before a node was welcomed."""
     parent: Annotated[int, Meta(ge=0)] | None = None
     """msg_id of the message this answers."""
+    seen: Annotated[int, Meta(ge=-1)] = -1
+    """Highest msg_id that the sender has received in order from whom it speaks to; −1: nothing yet."""
 
 
 class _Body(Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True):
@@ -89,6 +92,11 @@ class Heartbeat(_Body, frozen=True):
     """Sent by a thread of its own, whatever the node is busy with."""
 
     state: Text
+
+
+class Here(_Body, frozen=True):
+    """Sent by the main loop on the path of the orders, where it has a moment: what it has received, and how much it has
+    said. A connection that broke is found by it, and what was lost with the connection is sent again."""
 
 
 class Configured(_Body, frozen=True):
@@ -235,7 +243,11 @@ class Refused(_Body, frozen=True):
 
 
 class Pulse(_Body, frozen=True):
-    """Answer to a heartbeat: the coordinator is alive."""
+    """Answer to a heartbeat, and to a `Here`: the coordinator is alive."""
+
+
+class Withdrawn(_Body, frozen=True):
+    """Stands for an order that was withdrawn before it reached the node, so that the numbers stay without a gap."""
 
 
 class Configure(_Body, frozen=True):
@@ -367,23 +379,23 @@ class Envelope(Struct, frozen=True):
     header: Header
     body: (
         # from nodes
-        Hello | Heartbeat | Configured | ClockReading | Applied | SurfaceHeld | Captured | Stepped | Probed | Failed
+        Hello | Heartbeat | Here | Configured | ClockReading | Applied | SurfaceHeld | Captured | Stepped | Probed | Failed
         | Stopped | Agreed | Trained | Attacked | Amplified | KeyGuessed
         # to nodes
-        | Welcome | Refused | Pulse | Configure | ReadClock | Apply | ApplyNext | ReadSurface | Probe | Step | Abandon
-        | Finish
+        | Welcome | Refused | Pulse | Withdrawn | Configure | ReadClock | Apply | ApplyNext | ReadSurface | Probe | Step
+        | Abandon | Finish
         | Distil | Attack | Amplify | GuessKey
     )  # fmt: skip
 
 
 FROM_NODES = (
-    Hello, Heartbeat, Configured, ClockReading, Applied, SurfaceHeld, Captured, Stepped, Probed, Failed, Stopped,
+    Hello, Heartbeat, Here, Configured, ClockReading, Applied, SurfaceHeld, Captured, Stepped, Probed, Failed, Stopped,
     Agreed, Trained, Attacked, Amplified, KeyGuessed,
 )  # fmt: skip
 """What the coordinator listens to; an order that comes from a node is refused."""
 TO_NODES = (
-    Welcome, Refused, Pulse, Configure, ReadClock, Apply, ApplyNext, ReadSurface, Probe, Step, Abandon, Finish, Distil,
-    Attack, Amplify, GuessKey,
+    Welcome, Refused, Pulse, Withdrawn, Configure, ReadClock, Apply, ApplyNext, ReadSurface, Probe, Step, Abandon,
+    Finish, Distil, Attack, Amplify, GuessKey,
 )  # fmt: skip
 
 

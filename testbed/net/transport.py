@@ -20,6 +20,7 @@ from testbed.core.errors import InputError, ProtocolError
 from testbed.core.gate import Strikes
 from testbed.core.identity import Identity, secure, start_authenticator
 from testbed.net import messages as m
+from testbed.net.session import Session
 
 log = logging.getLogger("testbed.net")
 
@@ -107,17 +108,24 @@ class Hub:
     def __init__(self, wire: Wire, host: str, port: int) -> None:
         self._wire = wire
         self.socket = wire.socket(zmq.ROUTER)
+        self.socket.router_mandatory = 1  # what cannot be routed is told, not dropped
         self.port = _bind(self.socket, host, port)
         self.run = ""
         self.refused: Counter[str] = Counter()
         self._incarnation = new_incarnation()
-        self._next_id = 0
+        self._sessions: dict[str, Session] = {}
+        """Name → what is said to the main loop of its latest process, and what that says."""
         self._routes: dict[tuple[str, bool], bytes] = {}
         """(node, is it its heartbeat thread) → route, learned from authenticated messages only: choosing somebody
         else's routing id gains an impostor nothing."""
+        self._pulses = 0
+        """Answers to heartbeats, which are numbered but not kept."""
         self._last_seen: OrderedDict[str, OrderedDict[bytes, tuple[str, int]]] = OrderedDict()
         """name → route → (incarnation, highest msg_id): TCP keeps order, so anything not above it is a repeat."""
         self._strikes = Strikes()
+        self._unreachable: set[str] = set()
+        """Nodes to which there is no way at present."""
+        self._changes: list[tuple[str, bool]] = []
 
     def receive(self) -> tuple[str, m.Header, Any] | None:
         """Return (authenticated node, header, body) or None where the message was refused (counted by reason).
@@ -148,14 +156,40 @@ class Hub:
         seen = self._last_seen.setdefault(name, OrderedDict())
         self._last_seen.move_to_end(name)
         incarnation, last = seen.get(route, (header.incarnation, -1))
-        if header.msg_id <= last or header.incarnation != incarnation:  # a connection belongs to one process
-            self._strike(route, "duplicate")
+        is_pulse = isinstance(envelope.body, m.Heartbeat)
+        if header.incarnation != incarnation or (is_pulse and header.msg_id <= last):
+            self._strike(route, "duplicate")  # a connection belongs to one process
             return None
-        seen[route] = header.incarnation, header.msg_id
+        seen[route] = header.incarnation, max(last, header.msg_id)
         seen.move_to_end(route)
-        self._routes[name, isinstance(envelope.body, m.Heartbeat)] = route
         self._forget(name)
-        return name, header, envelope.body
+        if is_pulse:
+            self._routes[name, True] = route
+            return name, header, envelope.body
+        return (name, header, envelope.body) if self._is_next(name, route, header, envelope.body) else None
+
+    def _is_next(self, name: str, route: bytes, header: m.Header, body: Any) -> bool:
+        """Take a message of a main loop into its session; returns whether it is to be acted on."""
+        session = self._sessions.get(name)
+        if session is None or (isinstance(body, m.Hello) and session.incarnation != header.incarnation):
+            session = self._sessions[name] = Session(header.incarnation, first=header.msg_id)
+        if session.incarnation != header.incarnation:
+            return True  # of a process that was replaced: whoever is handed it knows what to make of it
+        has_moved = self._routes.get((name, False)) != route
+        self._routes[name, False] = route
+        if name in self._unreachable:
+            self._unreachable.discard(name)
+            self._changes.append((name, True))
+        session.acknowledged(header.seen)
+        is_here = isinstance(body, m.Here)
+        verdict = "next" if is_here else session.take(header.msg_id)
+        if has_moved or (is_here and session.has_lost(header.seen, header.parent)):
+            self._send_again(name, session)
+        if is_here:
+            self._transmit(name, session, session.next_id, m.Pulse(), header.msg_id)
+        if verdict != "next":
+            self.refused[verdict] += 1
+        return verdict == "next"
 
     def blame(self, name: str) -> None:
         """Stop listening to a node whose message could not be handled; it may come back as a new process."""
@@ -180,17 +214,63 @@ class Hub:
             self._last_seen[name].popitem(last=False)
         while len(self._last_seen) > _NAMES:
             gone, _ = self._last_seen.popitem(last=False)
+            self._sessions.pop(gone, None)
             for pulse in (False, True):
                 self._routes.pop((gone, pulse), None)
 
     def send(self, name: str, body: Any, to_pulse: bool = False) -> None:
-        """Send to a node's main loop or to its heartbeat thread. A vanished node is not an error here."""
+        """Send to a node's main loop or to its heartbeat thread.
+
+        What its main loop does not get because a connection broke is sent again once it is back, in order and once; a
+        node without a way to it is told by `link_changes`. What its heartbeat thread does not get is lost.
+        """
+        if to_pulse:
+            self._pulses += 1
+            self._route(name, True, m.Header(self._pulses, m.VERSION, "coordinator", self._incarnation, self.run), body)
+            return
+        session = self._sessions.get(name)
+        if session is None:
+            return  # it has never greeted
+        number = session.say(body)
+        if number is None:
+            self.refused["queue_full"] += 1
+            return
+        self._transmit(name, session, number, body, None)
+
+    def link_changes(self) -> list[tuple[str, bool]]:
+        """Return (node, is there a way to it now) for every change since the last call."""
+        changes, self._changes = self._changes, []
+        return changes
+
+    def withdraw(self, name: str, kinds: tuple[type, ...]) -> None:
+        """Withdraw orders of these kinds that have not been acknowledged; one that has arrived is carried out."""
+        if (session := self._sessions.get(name)) is not None:
+            session.withdraw(lambda body: isinstance(body, kinds), m.Withdrawn())
+
+    def _send_again(self, name: str, session: Session) -> None:
+        for number, body, parent in list(session.owed):
+            self._transmit(name, session, number, body, parent)
+
+    def _transmit(self, name: str, session: Session, number: int, body: Any, parent: int | None) -> None:
+        header = m.Header(
+            number, m.VERSION, "coordinator", self._incarnation, self.run, parent=parent, seen=session.seen
+        )
+        self._route(name, False, header, body)
+
+    def _route(self, name: str, to_pulse: bool, header: m.Header, body: Any) -> None:
         route = self._routes.get((name, to_pulse))
         if route is None:
             return
-        header = m.Header(self._next_id, m.VERSION, "coordinator", self._incarnation, self.run)
-        self._next_id += 1
-        _send(self.socket, [route, m.encode(m.Envelope(header, body))], self.refused)
+        try:
+            _send(self.socket, [route, m.encode(m.Envelope(header, body))], self.refused)
+        except zmq.ZMQError as exc:
+            if exc.errno != zmq.EHOSTUNREACH:
+                raise
+            self.refused["unreachable"] += 1
+            del self._routes[name, to_pulse]
+            if not to_pulse:
+                self._unreachable.add(name)
+                self._changes.append((name, False))
 
 
 class Link:
@@ -202,9 +282,9 @@ class Link:
         self.socket.connect(endpoint)
         self.run = ""
         self.refused: Counter[str] = Counter()
-        self._next_id = 0
-        self._last = ("", -1)
-        """Incarnation of the coordinator and its highest msg_id. One that started anew has another, and begins at 0."""
+        self._session = Session("")
+        self._answered: int | None = None
+        """What the coordinator's next order was to be numbered by the latest word about it."""
 
     def waiting(self) -> bool:
         """Return whether a message can be received without waiting; a third of the price of a poll."""
@@ -216,20 +296,67 @@ class Link:
         except ProtocolError:
             self.refused["schema"] += 1
             return None
-        header, (incarnation, last) = envelope.header, self._last
-        if not isinstance(envelope.body, m.TO_NODES):
+        header, body = envelope.header, envelope.body
+        if not isinstance(body, m.TO_NODES):
             self.refused["direction"] += 1
             return None
-        if header.incarnation == incarnation and header.msg_id <= last:
-            self.refused["duplicate"] += 1
+        if header.incarnation != self._session.incarnation:
+            self._meet(header.incarnation)
+        self._session.acknowledged(header.seen)
+        if isinstance(body, m.Pulse) and header.parent is not None:
+            self._answered = header.msg_id
+            if self._session.has_lost(header.seen, header.parent):
+                self._send_again()
+            return header, body
+        verdict = self._verdict(header.msg_id)
+        if verdict != "next":
+            self.refused[verdict] += 1
             return None
-        self._last = header.incarnation, header.msg_id
-        return header, envelope.body
+        return header, body
+
+    def _verdict(self, number: int) -> str:
+        return self._session.take(number)
+
+    def _meet(self, incarnation: str) -> None:
+        """Begin anew with a coordinator that started anew: it numbers from 0, and takes what it is told first."""
+        self._session.incarnation, self._session.seen, self._answered = incarnation, -1, None
 
     def send(self, body: Any, parent: int | None = None) -> None:
-        header = m.Header(self._next_id, m.VERSION, self.name, self._incarnation, self.run, parent)
-        self._next_id += 1
+        """Send a message; one that is lost with a connection is sent again, in order."""
+        number = self._session.say(body, parent)
+        if number is None:
+            self.refused["queue_full"] += 1
+            return
+        self._transmit(number, body, parent)
+
+    def say_here(self) -> None:
+        """Tell the coordinator where this end is; to be called now and then."""
+        self._transmit(self._session.next_id, m.Here(), self._answered)
+
+    def _send_again(self) -> None:
+        for number, body, parent in list(self._session.owed):
+            self._transmit(number, body, parent)
+
+    def _transmit(self, number: int, body: Any, parent: int | None) -> None:
+        header = m.Header(
+            number, m.VERSION, self.name, self._incarnation, self.run, parent=parent, seen=self._session.seen
+        )
         _send(self.socket, [m.encode(m.Envelope(header, body))], self.refused)
+
+
+class PulseLink(Link):
+    """The link of a node's heartbeat thread. What is lost is never sent again: the next one will do."""
+
+    def send(self, body: Any, parent: int | None = None) -> None:
+        session = self._session
+        number, session.next_id = session.next_id, session.next_id + 1
+        self._transmit(number, body, parent)
+
+    def _verdict(self, number: int) -> str:
+        if number <= self._session.seen:
+            return "duplicate"
+        self._session.seen = number
+        return "next"
 
 
 class DiscussionHost:

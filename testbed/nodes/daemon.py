@@ -56,7 +56,7 @@ class _Pulse(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        link = transport.Link(self._wire, self._endpoint, self._node.name, self._node.incarnation)
+        link = transport.PulseLink(self._wire, self._endpoint, self._node.name, self._node.incarnation)
         try:
             while not self._over.is_set():
                 if self._node.welcomed:
@@ -93,7 +93,7 @@ class NodeDaemon:
         self._trouble = 0
         self.welcomed = False
         self._lost_after_s = lab.coordinator.join_timeout_s
-        self._next_greeting_s = 0.0
+        self._next_word_s = 0.0
         self._state_dir = state_dir
         self._device_lock = threading.Lock()
         self._halted = threading.Event()
@@ -112,6 +112,8 @@ class NodeDaemon:
         )
         self._host: transport.DiscussionHost | None = None
         self._guest: transport.DiscussionGuest | None = None
+        self._discussion = ""
+        """Where Bob's link to Alice goes."""
         self._poller = zmq.Poller()
         self._poller.register(self._link.socket, zmq.POLLIN)
         self._public: dict[Any, Any] = {}
@@ -162,8 +164,12 @@ class NodeDaemon:
                 self._from_discussion(public)
         if self._halted.is_set() and self._exit is None:
             self._exit = e.Exit(0, "halt")
-        if not self.welcomed and now_s > self._next_greeting_s:
-            self._greet()  # the coordinator may have started after us
+        if now_s > self._next_word_s:
+            if self.welcomed:
+                self._next_word_s = now_s + self.lab.coordinator.heartbeat_s
+                self._link.say_here()  # on the path of the orders, so that a break of it is noticed
+            else:
+                self._greet()  # the coordinator may have started after us
         silent_s = now_s - self._pulse.last_answer_s
         if silent_s > self._lost_after_s:
             self._exit = e.Exit(3, f"coordinator silent for {silent_s:.1f} s")
@@ -197,7 +203,7 @@ class NodeDaemon:
         self._wire.close()
 
     def _greet(self) -> None:
-        self._next_greeting_s = time.monotonic() + _GREET_EVERY_S
+        self._next_word_s = time.monotonic() + _GREET_EVERY_S
         surface: dict[str, Any] = {}
         if isinstance(self._device, Board):
             surface = {
@@ -230,6 +236,8 @@ class NodeDaemon:
         if received is None:
             return
         _, body = received
+        if isinstance(body, (m.Pulse, m.Withdrawn)):
+            return  # for the link itself
         if isinstance(body, m.Welcome):
             self.welcomed = True
             self._link.run = body.run
@@ -361,7 +369,8 @@ class NodeDaemon:
     def _configure(self, body: m.Configure) -> e.Event:
         if body.experiment_mode and self.place.private:
             raise InputError("this node is private by its lab file: it takes part in private mode only")
-        if self.role == "bob":
+        if self.role == "bob" and not (self.state.is_discussing and self._discussion == body.discussion):
+            self._discussion = body.discussion
             self._guest = transport.DiscussionGuest(self._wire, body.discussion, str(self.lab.by_role("alice")))
             self._listen(self._guest)
         if self.role == "eve":

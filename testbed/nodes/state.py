@@ -97,6 +97,11 @@ class NodeState:
         return self._phases.now
 
     @property
+    def is_discussing(self) -> bool:
+        """Whether a discussion with the peer is under way, so that nothing said in it may be lost."""
+        return self.key_maker.is_busy
+
+    @property
     def run(self) -> str:
         return self.setup.run
 

@@ -118,7 +118,7 @@ def test_the_command_prints_one_line_a_finding(tmp_path: Path) -> None:
     lines = said.stdout.splitlines()
     assert [x[:3] for x in lines].count("fix") == 1
     (line,) = (x for x in lines if x.startswith("fix"))
-    assert line.startswith("fix alice: driver: no driver 'simm'")
+    assert line.startswith("fix alice: driver: no radio driver is called 'simm'")
     assert "pluto" in line
     assert any(x.startswith("ok  bob → eve: link: SNR") for x in lines)
     said = subprocess.run([*command[:4], "--lab", "sim", "--json"], capture_output=True, timeout=60)

@@ -22,6 +22,7 @@ from testbed import config
 from testbed.core.config import to_dict
 from testbed.net import messages as m
 from testbed.net import transport
+from testbed.net.session import Session
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_20000_incarnations_leave_no_trace(house: House) -> None:
     links = [house.link(wire, "bob") for _ in range(3)]
     for n in range(20_000):
         link = links[n % len(links)]
-        link._incarnation, link._next_id = f"life{n}", 0
+        link._incarnation, link._session = f"life{n}", Session("")
         link.send(HELLO)
         while house.hub.socket.poll(0):
             house.hub.receive()

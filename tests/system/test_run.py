@@ -103,19 +103,45 @@ def test_a_moving_surface_makes_a_key_in_a_static_room(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("victim", ["bob", "alice"])
 def test_killing_an_end_mid_run_ends_in_a_clear_report_not_a_hang(tmp_path: Path, victim: str) -> None:
+    killed: set[int] = set()
+
     def kill(p: Progress, coordinator: Coordinator, crew: processes.Crew) -> None:
-        if p.round == 40 and p.message is None:
-            os.kill(crew.pid(victim), signal.SIGKILL)
+        """Kill it once a life: it is started again, but not for ever."""
+        pid = crew.pid(victim)
+        if p.round >= 40 and p.message is None and pid not in killed:
+            killed.add(pid)
+            os.kill(pid, signal.SIGKILL)
 
     outcome = run(tmp_path, "mobile_room", act=kill, **small("mobile_room", 5000, 5000))
     assert outcome.status == "failed"
-    assert f"{victim} was lost" in outcome.detail
+    assert f"{victim} was lost and is not started again" in outcome.detail
+    assert len(killed) == processes.MAX_RESTARTS + 1
     s = outcome.summary
     assert s["key_bits"] == 0
     assert 40 <= s["rounds"] < 5000
-    assert s["pairs_rejected"]["node_lost"] >= 40
+    assert s["pairs_rejected"]["measured"] >= 38
     assert sum(s["pairs_rejected"].values()) + s["pairs_kept"] == s["rounds"]
     assert any("SIGKILL" in h["detail"] for h in s["health"])
+
+
+def test_a_bob_who_dies_is_started_again_and_what_was_measured_can_be_replayed(tmp_path: Path) -> None:
+    from testbed.replay import sources
+
+    def kill(p: Progress, coordinator: Coordinator, crew: processes.Crew) -> None:
+        if p.round == 233 and p.message is None:
+            os.kill(crew.pid("bob"), signal.SIGKILL)
+
+    outcome = run(tmp_path, "mobile_room", act=kill, **small("mobile_room", 600, 300))
+    s = outcome.summary
+    assert outcome.status == "finished"
+    assert s["rounds"] == 600
+    assert s["keys_verified"] >= 1
+    assert s["keys_mismatched"] == 0
+    assert s["pairs_rejected"]["measured"] >= 220
+    recording = sources.load(outcome.folder)
+    assert recording.cuts["run"].alice.rounds.size >= 590
+    assert not np.isnan(recording.cuts["run"].alice.h).any()
+    assert "measured" not in recording.cuts["run"].rejected
 
 
 def test_killing_eve_costs_nothing_but_eve(tmp_path: Path) -> None:
@@ -272,7 +298,7 @@ def test_a_wrong_key_of_an_emulated_device_is_bad_input(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (2, "")
         line = done.stderr.splitlines()[0]
         assert done.stderr.count("\n") == 1
-        assert all(w in line for w in ("[world.emulators.bob]", "gremlins", "accepted keys of faults: early_requeue"))
+        assert all(w in line for w in ("[world.emulators.bob.faults]", "gremlins", "early_requeue"))
 
 
 def test_iq_is_recorded_into_the_runs_folder(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_an_unknown_key_is_not_heard_at_all(house: House, tmp_path: Path) -> Non
 def test_repeats_are_refused(house: House) -> None:
     link = house.link(house.wire("bob"), "bob")
     link.send(HELLO)
-    link._next_id = 0
+    link._session.next_id = 0
     link.send(HELLO)
     assert house.take() is not None
     assert house.take() is None

@@ -45,7 +45,7 @@ def options(name: str, carriers: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("carriers", [1, 6])
-@pytest.mark.parametrize("name", registry.stage_names("enhance"))
+@pytest.mark.parametrize("name", registry.names("enhance", ours=True))
 def test_every_enhancer_takes_levels(name: str, carriers: int) -> None:
     if name == "klt" and carriers > 1:
         pytest.skip("klt is the delay domain: of levels it is a transform like any other, and not what they are for")

@@ -24,7 +24,7 @@ EVES = ("eve_now", "string_near")
 
 @pytest.fixture(scope="module", autouse=True)
 def few_attacks():
-    """Judge by two quick Eves of the same round: what is tried here is who is heard, not how well a portfolio attacks."""
+    """Judge by two quick Eves: what is tried here is who is heard, not how well a portfolio attacks."""
     with pytest.MonkeyPatch.context() as patch:
         only(patch, *EVES)
         yield

@@ -518,7 +518,9 @@ def test_a_chain_file_needs_three_tables_only(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"table \[training\]: key 'rounds': 0"):
         load_chain(str(path))
     path.write_text('[chain]\nenhance = "nothing"\n')
-    with pytest.raises(InputError, match=r"chain\.toml: table \[chain\]: no enhance stage is called 'nothing'"):
+    with pytest.raises(
+        InputError, match=r"chain\.toml: table \[chain\]: key 'enhance': no enhancer is called 'nothing'"
+    ):
         load_chain(str(path))
     path.write_text("[accounting]\nblock_round = 5\n")
     with pytest.raises(InputError, match="did you mean 'block_rounds'"):

@@ -336,7 +336,7 @@ def test_wrong_board_options_and_a_second_board() -> None:
         world.board("ris")
         with pytest.raises(DeviceError, match="already hangs on board 'ris'"):
             world.board("other")
-        with pytest.raises(InputError, match="accepted keys: rows"):
+        with pytest.raises(InputError, match=r"unknown key 'row'; did you mean 'rows'\?; accepted: .*phase_bits, rows"):
             world.board("ris", row=3)
 
 

@@ -10,17 +10,20 @@ has nothing for `complex` to keep: there it is `db`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
+from testbed.core.options import StageOptions
 from testbed.core.types import F64, CsiSeries, Features
 
 C128 = NDArray[np.complex128]
 
-SCALES = ("db", "magnitude", "complex")
-DETRENDS = ("none", "difference", "highpass")
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+ScaleName = Literal["db", "magnitude", "complex"]
+Detrend = Literal["none", "difference", "highpass"]
 
 # complex64 magnitudes carry about 1e-6 dB of rounding. Rounding it away makes equal measurements (1 dB RSSI steps)
 # equal again, so that ties are ties for the quantizer at both ends.
@@ -29,27 +32,34 @@ _FINER = 2
 """Delays looked at per sample of the bandwidth."""
 
 
+class ScaleOptions(StageOptions, frozen=True):
+    """What all enhancers share that give CSI, not features of their own; the same at both ends."""
+
+    step: Count = 8
+    """Subcarriers averaged into one dimension; about a coherence bandwidth makes dimensions nearly independent."""
+    scale: ScaleName = "db"
+    """db: 20·log10 |h|; magnitude: |h|; complex: Re h and Im h of each frame without its delay and common phase."""
+    detrend: Detrend = "none"
+    """difference: minus the previous probe; highpass: minus the mean of the probes before: for channels that drift
+    slowly, whose level Eve can know as well as anybody."""
+    align: bool = True
+    """With complex, whether each frame's delay and common phase are taken off; false only where radios share clock and
+    phase."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """How magnitudes become features; the same options at both ends. Refused values raise ValueError."""
+    """How magnitudes become features; the same options at both ends."""
 
     step: int
     """Subcarriers averaged into one dimension; about a coherence bandwidth makes dimensions nearly independent."""
-    scale: str
+    scale: ScaleName
     """db: 20·log10 |h|; magnitude: |h|; complex: Re h and Im h of aligned CSI."""
-    detrend: str
+    detrend: Detrend
     """none; difference: minus the previous probe; highpass: minus the mean of the `window` probes before."""
     window: int
     align: bool = True
     """Whether each frame's delay and common phase are taken off; false only where radios share clock and phase."""
-
-    def __post_init__(self) -> None:
-        whole("step", self.step, 1)
-        whole("window", self.window, 1)
-        if self.scale not in SCALES:
-            raise ValueError(f"scale = {self.scale!r}, accepted: {', '.join(SCALES)}")
-        if self.detrend not in DETRENDS:
-            raise ValueError(f"detrend = {self.detrend!r}, accepted: {', '.join(DETRENDS)}")
 
     def phases(self, csi: CsiSeries) -> C128:
         """Return the CSI (probe, rx antenna, tx antenna, subcarrier) as `complex` takes it."""
@@ -80,12 +90,6 @@ class Reduction:
         elif self.detrend == "highpass":
             values = highpass(values, self.window)
         return Features(values=values, rounds=csi.rounds)
-
-
-def whole(name: str, value: int, least: int, most: int = 1_000_000) -> None:
-    """Raise ValueError unless `value` is a whole number, `least` to `most`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{name} = {value!r}, accepted: whole numbers from {least} to {most}")
 
 
 def levels_only(csi: CsiSeries) -> bool:

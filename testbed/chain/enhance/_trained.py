@@ -20,16 +20,19 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from testbed import __version__
-from testbed.chain.enhance._features import C128, Reduction, levels_only, of_levels, whole
+from testbed.chain.enhance._features import C128, Count, Reduction, ScaleName, levels_only, of_levels
 from testbed.core.archives import read_npz
 from testbed.core.errors import InputError
 from testbed.core.gate import check_plain
+from testbed.core.options import StageOptions
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import F64, I64, CsiSeries, Features
 
@@ -89,40 +92,61 @@ class Model:
         return digest({"card": np.frombuffer(_text(self.card).encode(), np.uint8), **self.public})[:16]
 
 
+class TrainedOptions(StageOptions, frozen=True):
+    """What all enhancers with a model share."""
+
+    align: bool = True
+    """Whether each frame's delay and common phase are taken off; false only where radios share clock and phase."""
+    model: str = ""
+    """File that a node or `save` wrote, instead of a training."""
+    validation: Annotated[float, Meta(gt=0, le=0.5)] = 0.2
+    """Last share of the training rounds, which judges."""
+    gap: Annotated[int, Meta(ge=0, le=1_000_000)] = 8
+    """Rounds left out before it."""
+
+
+class MappedOptions(TrainedOptions, frozen=True):
+    """Of those that predict Bob's CSI, which both ends then turn into the same features as `identity` does."""
+
+    step: Count = 8
+    """Subcarriers averaged into one dimension."""
+    scale: ScaleName = "complex"
+    """db: 20·log10 |h|; magnitude: |h|; complex: Re h and Im h."""
+
+
+_NOT_LEARNT = ("align", "model", "device", "step", "scale")
+"""Options that decide nothing of what is learnt, or stand among the parameters."""
+
+
 class Trained(TrainableEnhancer):
-    """Base of the enhancers with a model. Options as in the subclasses."""
+    """Base of the enhancers with a model."""
+
+    options_type = TrainedOptions
+    options: TrainedOptions
+    applied: ClassVar[tuple[str, ...]] = ()
+    """Options that say how a model is applied, so that one with others is refused. All the rest says how it is learnt,
+    which no longer matters to a model that is there."""
 
     maps_csi: ClassVar[bool] = True
     """Whether it predicts Bob's CSI at Alice; otherwise both ends compute features."""
 
-    def __init__(
-        self,
-        reduction: Reduction,
-        model: str,
-        validation: float,
-        gap: int,
-        parameters: dict[str, Any],
-        recipe: Mapping[str, Any] | None = None,
-    ) -> None:
-        """`model`: a file that `save` wrote, instead of a training.
-
-        Both for the card, the subclass's own: `parameters` say how a model is applied, so that one with others is
-        refused; `recipe` says how it is learnt, which no longer matters to a model that is there.
-        """
-        if not 0.0 < validation <= 0.5:
-            raise ValueError(f"validation = {validation!r}, accepted: above 0, to 0.5")
-        whole("gap", gap, 0)
-        self._reduction, self._validation, self._gap = reduction, validation, gap
-        self._parameters = {"align": reduction.align, **parameters}
-        self._recipe_card = {"validation": validation, "gap": gap, **(recipe or {})}
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        o = self.options
+        # those that give features of their own have neither
+        scale: ScaleName = getattr(o, "scale", "complex")
+        self._reduction = Reduction(getattr(o, "step", 1), scale, "none", 1, o.align)
+        values = msgspec.json.decode(msgspec.json.encode(o))  # as the card has them: lists, not tuples
+        self._parameters = {name: values[name] for name in ("align", *self.applied)}
+        self._recipe_card = {k: v for k, v in values.items() if k not in (*_NOT_LEARNT, *self.applied)}
         self._model: Model | None = None
         self._levels = False
         """Whether the vectors are levels, as of RSSI; follows the model, or the CSI that it is being learnt from."""
         self._file = ""
         """Where the model was read from."""
         self._scores: dict[str, float] = {}
-        if model:
-            self.read(Path(model))
+        if o.model:
+            self.read(Path(o.model))
 
     # ------------------------------------------------------------ what a subclass says
 
@@ -263,7 +287,7 @@ class Trained(TrainableEnhancer):
         calibration = self._calibrate(alice, bob)
         before, b = self._vectors(alice), self._vectors(bob)
         a = self._vectors(self._calibrated(calibration, alice))
-        split = Split.of(len(a), self._validation, self._gap)
+        split = Split.of(len(a), self.options.validation, self.options.gap)
         learned = self._learn(a, b, split, rng)
         learned.private.update(calibration)
         card = {
@@ -402,7 +426,8 @@ class Trained(TrainableEnhancer):
         carriers = card.get("subcarrier_hz")
         if not isinstance(carriers, list) or not all(isinstance(f, float) for f in carriers):
             raise ValueError("the card's subcarrier_hz is missing or wrong")
-        if len(carriers) != card["bob_shape"][-1] or "private_sha256" not in card:
+        same = {len(carriers), card["alice_shape"][-1], card["bob_shape"][-1]}
+        if len(same) > 1 or "private_sha256" not in card:
             raise ValueError("the card is incomplete")
         return card
 

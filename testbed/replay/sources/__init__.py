@@ -1,23 +1,31 @@
-"""Measured channels the key chain can be replayed over: one file a source, found by scanning this folder.
+"""Measured channels the key chain can be replayed over: one file a source, in this folder or installed.
 
-A source module has `ACCEPTS` (one line: which files it reads), `matches(path) -> bool` and `load(path) -> Recording`.
+A source is a module (or an object) with `ACCEPTS` (one line: which files it reads), `matches(path) -> bool` and
+`load(path) -> Recording`; a third party's is found by its entry point under `testbed.sources`. `matches` is asked of
+every path that somebody wants replayed: it looks only as far as it has to, raises nothing and says no to what another
+source reads. `load` raises InputError, in one line that begins with the path, for what it cannot read. Alice's and
+Bob's series have the same rounds, ascending, and as many subcarriers; what was not measured is NaN.
+
+>>> from pathlib import Path
+>>> from testbed.core import registry
+>>> registry.find("sources", "rfm12b_rssi").matches(Path("nowhere"))
+False
+
 Nothing here touches a radio; what is loaded has the same shape as what a run measures.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core import registry
 from testbed.core.config import Accounting, ChainPlan, Training
 from testbed.core.errors import InputError
 from testbed.core.gate import printable
@@ -89,26 +97,11 @@ class Recording:
     """Name of the cut that the summary speaks about."""
 
 
-def discover() -> dict[str, ModuleType]:
-    """Return the source modules by name; one that cannot be imported is logged and takes nothing else down."""
-    found = {}
-    for name in sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")):
-        try:
-            module = importlib.import_module(f"{__name__}.{name}")
-        except Exception as exc:  # a broken file of somebody's, whatever is wrong with it
-            log.warning("source %r cannot be used: %s: %s", name, type(exc).__name__, exc)
-            continue
-        missing = [part for part in ("ACCEPTS", "matches", "load") if not hasattr(module, part)]
-        if missing:
-            log.warning("source %r cannot be used: it has no %s", name, ", ".join(missing))
-            continue
-        found[name] = module
-    return found
-
-
 def load(path: Path) -> Recording:
     """Read a measured data set or a recorded run; raises InputError naming the file and what is accepted."""
-    sources = discover()
+    sources: dict[str, Any] = registry.usable("sources")
+    for problem in registry.problems(["sources"]):
+        log.warning("%s", problem)
     accepted = "; ".join(f"{name}: {module.ACCEPTS}" for name, module in sources.items())
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; accepted: {accepted}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from testbed.config import convert
 from testbed.core.config import Experiment
-from testbed.core.errors import InputError
+from testbed.core.errors import InputError, Reject
 from testbed.core.types import I64, CsiSeries
 from testbed.records import files, reader
 from testbed.records.recorded import RecordedRun
@@ -22,7 +22,7 @@ def matches(path: Path) -> bool:
 
 
 def load(path: Path) -> Recording:
-    """Read the CSI of the rounds that were kept; the chain and its accounting are those of the run's experiment."""
+    """Read the CSI of the rounds that were kept, and of those that were measured and lost to their key; the chain and its accounting are those of the run's experiment."""
     run = reader.load(path)
     if run.start.private:
         raise InputError(f"{path}: recorded in private mode, without CSI; accepted: {ACCEPTS}")
@@ -33,9 +33,11 @@ def load(path: Path) -> Recording:
         for tx, rx in (("bob", "alice"), ("alice", "bob"), ("alice", "eve"), ("bob", "eve"))
     }
     alice, bob = series["bob", "alice"], series["alice", "bob"]
-    rounds = run.rounds.rounds[run.rounds.kept]
+    # of those that were measured whole, and of which no key came because a node died with its share
+    usable = run.rounds.kept | (run.rounds.reason == Reject.MEASURED.value)
+    rounds = run.rounds.rounds[usable]
     if alice is None or bob is None or not rounds.size:
-        raise InputError(f"{path}: no CSI of both Alice and Bob in any kept round; accepted: {ACCEPTS}")
+        raise InputError(f"{path}: no CSI of both Alice and Bob in any round that was measured; accepted: {ACCEPTS}")
     from_alice, from_bob = (
         None if s is None else _at(s, rounds) for s in (series["alice", "eve"], series["bob", "eve"])
     )
@@ -78,7 +80,8 @@ def _at(series: CsiSeries, rounds: I64) -> CsiSeries:
 
 
 def _rejected(run: RecordedRun) -> dict[str, int]:
-    reasons, counts = np.unique(run.rounds.reason[~run.rounds.kept], return_counts=True)
+    unusable = ~run.rounds.kept & (run.rounds.reason != Reject.MEASURED.value)
+    reasons, counts = np.unique(run.rounds.reason[unusable], return_counts=True)
     return {str(reason) or "unknown": int(n) for reason, n in zip(reasons, counts, strict=True)}
 
 

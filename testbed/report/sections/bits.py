@@ -1,4 +1,4 @@
-"""Sections on the key chain: bits, disagreement, where bits went, keys, randomness."""
+"""Raw bits, and how much they differ stage by stage."""
 
 from __future__ import annotations
 
@@ -9,15 +9,22 @@ import numpy as np
 from testbed.core.words import counted
 from testbed.records.documents import Block
 from testbed.report import bit_flow, pictures
-from testbed.report import training as report_training
-from testbed.report.pieces import MAX_ROWS, Cell, figure, missing, number, picture, ratio, table
-from testbed.report.view import View, failure, no_blocks, no_summary
+from testbed.report.pieces import MAX_ROWS, figure, missing, number, picture, ratio, table
+from testbed.report.section import Section
+from testbed.report.view import View, failure, no_blocks
 
 STRIP_BITS = 512
 
 
-def bits(v: View) -> str:
-    return _strip(v) + "<h3>Disagreement, stage by stage</h3>" + _disagreement(v)
+class BitStrips(Section):
+    """Raw bits, and how much they differ stage by stage."""
+
+    order = 60
+    short = "Bits"
+    title = "Bits"
+
+    def html(self, v: View) -> str:
+        return _strip(v) + "<h3>Disagreement, stage by stage</h3>" + _disagreement(v)
 
 
 def _strip(v: View) -> str:
@@ -129,6 +136,7 @@ def _reconciliation(v: View) -> str:
         f"{number(told.get('frame_failures'))} failed frames",
     ]
     return f"<p>Reconciliation: {', '.join(parts)}.</p>"
+<<<<<<< HEAD:testbed/report/sections_key.py
 
 
 def training(v: View) -> str:
@@ -222,3 +230,5 @@ def randomness(v: View) -> str:
         for name, told in tests.items()
     ]
     return table(("test", Cell("pass ratio", "n"), Cell("p-value", "n")), rows)
+=======
+>>>>>>> main:testbed/report/sections/bits.py

@@ -1,0 +1,163 @@
+"""Links that break, clocks that jump and nodes that do not get ready, on paper: nothing waits for ever."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from test_coordinator import Stage, probed
+
+from testbed.coordinator import events as e
+from testbed.coordinator.roster import MAX_ASKED
+from testbed.net import messages as m
+
+
+def forgets(node: str, what: type, times: int) -> Any:
+    """Return a script by which a node does not answer its last orders of a kind, so many times."""
+    left = [times]
+
+    def script(name: str, body: Any) -> list[Any] | None:
+        if name == node and isinstance(body, what) and left[0]:
+            left[0] -= 1
+            return []
+        return None
+
+    return script
+
+
+def returning(what: type, times: int) -> Stage:
+    """Play a run in which Bob restarts in round 4 and then leaves orders to get ready unanswered."""
+    lost = forgets("bob", what, 0)
+
+    def script(name: str, body: Any) -> list[Any] | None:
+        if name == "bob" and isinstance(body, m.Probe) and body.round == 4 and stage.lives["bob"] == 1:
+            return []
+        return lost(name, body)
+
+    stage = Stage(script)
+    stage.join()
+    stage.take(e.ProcessEnded("bob", "killed"))
+    lost = forgets("bob", what, times)
+    stage.lives["bob"] = 2
+    stage.join("bob")
+    return stage
+
+
+@pytest.mark.parametrize("what", [m.Configure, m.ReadClock])
+def test_a_node_that_is_alive_and_not_ready_is_asked_again(what: type) -> None:
+    stage = returning(what, 1)
+    assert stage.over is None
+    stage.wait(25.0)
+    assert stage.over is not None
+    assert stage.over.status == "finished"
+    assert [n.detail["node"] for n in stage.notes if n.kind == "asked_again"] == ["bob"]
+
+
+def test_a_node_that_never_gets_ready_ends_the_run_in_bounded_time_and_is_named() -> None:
+    stage = returning(m.Configure, 100)
+    stage.wait(MAX_ASKED * 10.0 + 10.0)
+    assert stage.over is not None
+    assert stage.over.status == "failed"
+    assert stage.over.detail.startswith(f"bob is alive but did not get ready, asked {MAX_ASKED} times")
+
+
+def test_a_node_that_answers_twice_that_it_is_configured_is_ready_once() -> None:
+    def twice(name: str, body: Any) -> list[Any] | None:
+        match body:
+            case m.Configure():
+                return [m.Configured(accepted={}), m.Configured(accepted={})]
+            case m.ReadClock():
+                return [m.ClockReading(device_time_s=100.0), m.ClockReading(device_time_s=100.0)]
+        return None
+
+    stage = Stage(twice)
+    stage.join()
+    assert stage.over == e.RunOver("finished", "6 rounds")
+
+
+def test_an_order_without_a_way_is_an_event_and_the_words_name_the_link() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round >= 2 else None)
+    stage.join()
+    stage.take(e.LinkChanged("bob", False))
+    assert any(n.kind == "link_down" and n.detail["node"] == "bob" for n in stage.notes)
+    stage.wait(60.0, beating=("alice", "eve", "ris"))
+    assert stage.over is not None
+    assert "its connection is closed" in stage.over.detail
+
+
+def test_a_silent_node_with_a_standing_connection_is_said_to_be_the_trouble_itself() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round >= 2 else None)
+    stage.join()
+    stage.wait(60.0, beating=("alice", "eve", "ris"))
+    assert stage.over is not None
+    assert "its connection stands" in stage.over.detail
+
+
+def test_what_was_ordered_of_a_silent_node_is_withdrawn_so_that_it_does_not_transmit_late() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round >= 2 else None)
+    stage.join()
+    withdrawn = []
+    for _ in range(10):
+        stage.now_s += 0.5
+        for name in ("alice", "eve", "ris"):
+            stage.take(stage.says(name, m.Heartbeat(state="ready")))
+        withdrawn += [x.node for x in stage.state.handle(e.Tick(stage.now_s)) if isinstance(x, e.WithdrawOrders)]
+    assert withdrawn == ["bob"]
+
+
+def test_an_outage_in_a_block_costs_neither_the_block_nor_its_rounds() -> None:
+    held: list[Any] = []
+
+    def script(name: str, body: Any) -> list[Any] | None:
+        if name == "bob" and isinstance(body, m.Distil) and not held:
+            held.append(body)
+            return []
+        return None
+
+    stage = Stage(script)
+    stage.join()
+    stage.wait(10.0, beating=("alice", "eve", "ris"))
+    assert stage.over is None
+    assert not stage.state.nodes["bob"].alive
+    stage.take(stage.says("bob", m.Here()))
+    for answer in stage.usual("bob", held[0]):
+        stage.take(stage.says("bob", answer))
+    assert stage.over == e.RunOver("finished", "6 rounds")
+    assert [b.failure for b in stage.blocks] == [None, None]
+
+
+def test_a_hello_before_the_first_reading_of_the_clock_is_not_as_old_as_the_machine() -> None:
+    """The clock's origin is arbitrary: on Linux it is when the machine was started."""
+    stage = Stage(begun=False)
+    stage.join("bob")
+    stage.now_s = 1464.9
+    stage.take(e.Tick(stage.now_s))
+    assert stage.state.nodes["bob"].alive
+    stage.join("alice", "eve", "ris")
+    assert stage.over == e.RunOver("finished", "6 rounds")
+    assert not [n for n in stage.notes if n.kind in ("lost", "silent")]
+
+
+def test_a_coordinator_that_was_suspended_for_15_s_loses_nobody() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 2 else None)
+    stage.join()
+    stage.wait(2.0)
+    stage.now_s += 15.0
+    stage.take(e.Tick(stage.now_s))
+    assert all(node.alive for node in stage.state.nodes.values())
+    stage.take(stage.says("bob", probed("bob", last_probe(stage))))
+    assert stage.over == e.RunOver("finished", "6 rounds")
+    assert stage.state.kept == 6
+    assert stage.state.lab.coordinator.lost_after_s < 15.0
+
+
+def last_probe(stage: Stage) -> m.Probe:
+    return next(body for node, body in reversed(stage.told) if node == "bob" and isinstance(body, m.Probe))
+
+
+def test_a_node_that_is_not_started_again_ends_the_run_at_once() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
+    stage.join()
+    stage.take(e.ProcessEnded("bob", "killed by SIGKILL", is_final=True))
+    assert stage.over == e.RunOver("failed", "bob was lost and is not started again: killed by SIGKILL")
+    assert {r.round: r.reason for r in stage.rounds}[3] == "measured"
