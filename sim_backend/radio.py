@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +30,7 @@ _LONGEST_LEAD_S = 64e-3
 """… and at most, after several that were too late still."""
 
 
-_RANGES = {
+_RANGES: dict[str, Any] = {
     "carrier_hz": (70e6, 6e9),
     "sample_rate_hz": (0.2e6, 61.44e6),
     "tx_gain_db": (-80.0, 20.0),
@@ -42,7 +42,7 @@ class SimRadio(Radio):
     """A radio in the simulated air. Options: the fields of `impairments.RadioOptions`."""
 
     options_type = RadioOptions
-    limits = Limits(**_RANGES)
+    limits = Limits(**_RANGES, device="simulated radio")
 
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)
@@ -75,9 +75,14 @@ class SimRadio(Radio):
         return RadioCapabilities(
             timed=self._timed,
             n_antennas=self._options.n_antennas,
-            turnaround_s=self._options.turnaround_s,
             **_RANGES,
+            turnaround_s=self._options.turnaround_s,
+            can_transmit=not getattr(self._options, "receive_only", False),
         )
+
+    @classmethod
+    def limits_of(cls, options: Mapping[str, Any]) -> Limits:
+        return replace(cls.limits, can_transmit=options.get("receive_only") is not True)
 
     def use_timing(self, timed: bool) -> None:
         if timed and not self._options.timed:
@@ -119,12 +124,18 @@ class SimRadio(Radio):
         self._stale = self._options.stale_buffers
         return settings
 
+    def _nominal_hz(self, settings: RadioSettings) -> float:
+        """Return where the radio is on the air but for its own error: a correction is taken out of the oscillator."""
+        if not self.correction_ppm:
+            return settings.carrier_hz
+        return round(settings.carrier_hz * (1.0 + 1e-6 * self.correction_ppm), 3)
+
     def _tune(self, settings: RadioSettings) -> Reply:
         request = Tune(
             id=self._link.next_id(),
             session=self._link.session,
             place=self._options.place or self.name,
-            carrier_hz=settings.carrier_hz,
+            carrier_hz=self._nominal_hz(settings),
             sample_rate_hz=settings.sample_rate_hz,
             turnaround_s=self._options.turnaround_s,
             free=not self._timed,
@@ -332,6 +343,7 @@ class SimRadio(Radio):
     def _front_end(self) -> FrontEnd:
         if self._front is None:
             self._front = FrontEnd(self.name, self._options, self._seed, self._world_seed, self.settings)
+            self._front.oscillator.offset_hz -= 1e-6 * self.correction_ppm * self.settings.carrier_hz
         return self._front
 
 

@@ -107,6 +107,15 @@ class SimWorld(World):
         return twin(name, context, **options)  # type: ignore[call-arg]
 
     @staticmethod
+    def implied_options(name: str, driver: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        if driver != "pluto":
+            return {}
+        from sim_backend.emulators._options import emulator_options
+        from sim_backend.emulators.pluto import PlutoOptions
+
+        return {"variant": emulator_options(name, options, PlutoOptions).model}
+
+    @staticmethod
     def equip(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment | None:
         if driver not in registry.names("emulators"):
             return None

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sim_backend.arrays import Array, convolve, taps_of_pairs
 from sim_backend.channel import Channel, taps_many
+from sim_backend.mixing import common_band, reach, resample
 from sim_backend.ticks import TICKS_PER_S, duration, to_seconds, to_ticks
 from testbed.core.config import Attacker, Scene
 from testbed.core.seeds import generator
@@ -31,6 +32,9 @@ RETENTION = TICKS_PER_S
 """How far behind the frontier a reception may still begin."""
 LONGEST_PATH = TICKS_PER_S // 50_000
 """Echoes later than 20 µs (6 km) are not computed."""
+NEARLY = 1 / 32
+"""Carriers that differ by no more of the (same) rate are turned against one another sample by sample: what leaves the
+band at one end then comes in at the other, as it does in a receiver whose filter is that much too wide."""
 FOREVER = 1 << 62
 MAX_UNHEARD = 1 << 24
 """Samples of one radio that are still to be sent; 128 MiB of them."""
@@ -76,6 +80,14 @@ class Transmission:
         if self.cyclic:
             return self.samples[..., np.arange(first, stop) % self.samples.shape[-1]]
         return self.samples[..., first:stop]
+
+    def stretch(self, first: int, stop: int) -> C64:
+        """Return samples first…stop, zeros before it begins and after it ends."""
+        out = np.zeros((*self.samples.shape[:-1], stop - first), np.complex64)
+        begin, limit = max(first, 0), min(stop, self.length)
+        if begin < limit:
+            out[..., begin - first : limit - first] = self.take(begin, limit)
+        return out
 
 
 @dataclass(slots=True)
@@ -181,6 +193,8 @@ class _Piece:
     """Tick of the first of them."""
     offset: float
     """Samples from the reception's start to the transmission's."""
+    band_hz: tuple[float, float] | None = None
+    """What its band and the receiver's have in common, from its carrier on; None: they are the same, or nearly."""
     lag: int = 0
     h: NDArray[np.complex128] = field(default_factory=lambda: np.empty(0, np.complex128))
     """Taps from `lag` on."""
@@ -195,22 +209,53 @@ class _Piece:
         """Both ends have a single antenna."""
         return self.sent.array is None and self.to.array is None
 
+    @property
+    def delay_rate_hz(self) -> float:
+        """At which rate the taps are: the receiver's; the sender's where the two mix."""
+        return self.to.sample_rate_hz if self.band_hz is None else self.sent.sample_rate_hz
+
     def add_to(self, out: C64) -> None:
         """Add what is heard of it to the reception."""
+        if self.band_hz is not None:
+            return self._mix_into(out, self.band_hz)
         sent, lag, n_taps = self.sent, self.lag, self.h.shape[-1]
         # out[m] = Σ_i h[i] x[m − lag − i], where any of these x is sent
         first, stop = max(self.first, lag), min(self.stop, lag + n_taps - 1 + sent.length)
         if first >= stop:
             return
-        low, high = first - lag - n_taps + 1, stop - lag
-        x = np.zeros((*sent.samples.shape[:-1], high - low), np.complex64)
-        begin, limit = max(low, 0), min(high, sent.length)
-        x[..., begin - low : limit - low] = sent.take(begin, limit)
+        heard = self._through(first - lag - n_taps + 1, stop - lag)
+        if sent.carrier_hz != self.to.carrier_hz:
+            heard = heard * self._turn(first, stop)
+        out[..., first:stop] += heard if out.ndim == heard.ndim else heard[0]
+
+    def _mix_into(self, out: C64, band_hz: tuple[float, float]) -> None:
+        """Add it where it is in another band or at another rate: the channel at the sender's rate, then the change."""
+        sent_rate, rate = self.sent.sample_rate_hz, self.to.sample_rate_hz
+        n, n_taps = self.stop - self.first, self.h.shape[-1]
+        # where the receiver's samples lie, in samples of the sender
+        at, step = (self.time - self.sent.start - self.sent.shift) * sent_rate / TICKS_PER_S, sent_rate / rate
+        half = reach(sent_rate, rate)
+        low, high = math.floor(at) - half, math.ceil(at + step * n) + half + 1
+        if high <= 0 or low - self.lag - n_taps >= self.sent.length:
+            return
+        wave = self._through(low - self.lag - n_taps + 1, high - self.lag)
+        heard = resample(wave, at - low, step, n, sent_rate, rate, band_hz)
+        heard *= self._turn(self.first, self.stop)
+        out[..., self.first : self.stop] += heard if out.ndim == heard.ndim else heard[0]
+
+    def _through(self, first: int, stop: int) -> C64:
+        """Return what samples first…stop of the transmission become by the channel, the valid part of it."""
+        x = self.sent.stretch(first, stop)
         if self.alone:
-            out[first:stop] += np.convolve(x, self.h.astype(np.complex64), "valid")
-        else:
-            heard = convolve(np.atleast_2d(x), self.h)
-            out[..., first:stop] += heard if out.ndim == 2 else heard[0]
+            return np.convolve(x, self.h.astype(np.complex64), "valid")
+        return convolve(np.atleast_2d(x), self.h)
+
+    def _turn(self, first: int, stop: int) -> C64:
+        """Return (sample,) exp(j·phase) of the sender's carrier against the receiver's."""
+        away_hz, rate = self.sent.carrier_hz - self.to.carrier_hz, self.to.sample_rate_hz
+        time_s = to_seconds(self.time + duration(first, rate) - duration(self.first, rate))
+        turns = (away_hz * time_s) % 1.0 + away_hz / rate * np.arange(stop - first)
+        return np.asarray(np.exp(2j * np.pi * (turns % 1.0)), np.complex64)
 
 
 class Air:
@@ -394,15 +439,19 @@ class Air:
         edges = self._edges(start, r.n_samples, rate)
         out = []
         for sent in self._present(r, r.start + duration(r.n_samples, rate)):
-            if sent.radio == r.radio or not self._same_band(r.radio, station, sent):
+            away_hz = sent.carrier_hz - station.carrier_hz
+            band_hz = common_band(sent.carrier_hz, sent.sample_rate_hz, station.carrier_hz, rate)
+            if sent.radio == r.radio or band_hz is None:
                 continue
+            if sent.sample_rate_hz == rate and abs(away_hz) <= NEARLY * rate:
+                band_hz = None
             begins = _ceil_index(sent.start - start, rate)
             fades = FOREVER if sent.end == FOREVER else _ceil_index(_ended(sent) + LONGEST_PATH - start, rate)
             for first, stop in ((max(a, begins), b) for a, b in itertools.pairwise(edges)):
                 if first < min(stop, fades):
                     time = start + duration(first, rate)
                     offset = (sent.start + sent.shift - start) * rate / TICKS_PER_S
-                    out.append(_Piece(sent, station, first, stop, time, offset))
+                    out.append(_Piece(sent, station, first, stop, time, offset, band_hz))
         return out
 
     def _shape(self, pieces: list[_Piece]) -> None:
@@ -410,7 +459,7 @@ class Air:
         alike: dict[int, list[tuple[_Piece, NDArray[np.complex128], F64]]] = {}
         for piece in pieces:
             amplitude, delay_s = self._paths(piece)
-            delay = delay_s * piece.to.sample_rate_hz + piece.offset
+            delay = delay_s * piece.delay_rate_hz + (piece.offset if piece.band_hz is None else 0.0)
             if piece.alone:
                 alike.setdefault(amplitude.size, []).append((piece, amplitude, delay))
             else:
@@ -463,19 +512,6 @@ class Air:
         if self._attacker is not None:
             times += [t for t in self._attacker.changes(self._sent) if start < t < end]
         return sorted({0, n_samples, *(min(_ceil_index(t - start, rate), n_samples) for t in times)})
-
-    def _same_band(self, name: str, station: Station, sent: Transmission) -> bool:
-        """Same carrier and rate: heard. Bands apart: not heard. Anything between is refused rather than got wrong."""
-        if sent.carrier_hz == station.carrier_hz and sent.sample_rate_hz == station.sample_rate_hz:
-            return True
-        if abs(sent.carrier_hz - station.carrier_hz) >= (sent.sample_rate_hz + station.sample_rate_hz) / 2:
-            return False
-        raise Refused(
-            "device",
-            f"{sent.radio} sends {sent.sample_rate_hz:g} samples/s at {sent.carrier_hz:g} Hz into the band of {name} "
-            f"({station.sample_rate_hz:g} samples/s at {station.carrier_hz:g} Hz); "
-            "the simulated air mixes equal rates on one carrier only",
-        )
 
     def _forget(self) -> None:
         oldest = self.frontier - RETENTION - TICKS_PER_S // 1000

@@ -173,10 +173,10 @@ def sim(
     driver = registry.load_driver("worlds", place.world.driver)
     endpoint = f"tcp://{place.world.host}:{place.world.port if port is None else port}"
     scene = None if supervised else config.load_experiment(experiment)
+    # started by a run or by the doctor, which look for missing keys themselves, it admits those that are here
+    identity = (processes.own_identity if supervised else processes.load_identity)(place, "world")
     with processes.emulators(place, lab, driver, scene) as ready:
-        driver.serve(
-            endpoint, processes.load_identity(place, "world"), place.world.pace, place.world.peer_timeout_s, ready
-        )
+        driver.serve(endpoint, identity, place.world.pace, place.world.peer_timeout_s, ready)
 
 
 def stop_asked(server: Coordinator, kind: str) -> None:

@@ -1,6 +1,15 @@
 """The two files a user writes: reading them, checking them, opening the devices that a lab names."""
 
-from testbed.config.check import MIN_TRAINING_ROUNDS, check_drivers, check_experiment, check_lab, check_mode, check_run
+from testbed.config.check import (
+    MIN_TRAINING_ROUNDS,
+    check_drivers,
+    check_experiment,
+    check_lab,
+    check_limits,
+    check_mode,
+    check_run,
+    violations,
+)
 from testbed.config.read import (
     bundled,
     convert,
@@ -19,6 +28,7 @@ __all__ = [
     "check_drivers",
     "check_experiment",
     "check_lab",
+    "check_limits",
     "check_mode",
     "check_run",
     "convert",
@@ -29,4 +39,5 @@ __all__ = [
     "load_lab",
     "load_table",
     "state_root",
+    "violations",
 ]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from testbed.core import registry, schedule
 from testbed.core.config import (
@@ -127,7 +130,7 @@ def check_run(e: Experiment, source: str, lab: Lab | None = None) -> None:
     where a radio cannot be tuned so.
     """
     if lab is not None:
-        _check_tuning(e, source, lab)
+        check_limits(e, lab, source)
     t = e.training
     if t.rounds and t.rounds + t.guard_rounds >= e.rounds:
         raise InputError(
@@ -144,30 +147,6 @@ def check_run(e: Experiment, source: str, lab: Lab | None = None) -> None:
             raise InputError(
                 f"{source}: table [chain]: {exc}; accepted: a model trained with the run's [radio] and [probing]"
             ) from exc
-
-
-def _check_tuning(e: Experiment, source: str, lab: Lab) -> None:
-    """Raise InputError where a radio's driver states limits that exclude the experiment's carrier or rate."""
-    for name, place in lab.node.items():
-        limits = _limits_of(place)
-        for key in ("carrier_hz", "sample_rate_hz"):
-            wrong = limits.refusal(key, getattr(e.radio, key))
-            if wrong is not None:
-                raise InputError(
-                    f"{source}: table [radio]: key {key!r}: {wrong} by driver {place.driver!r} of [node.{name}] in lab "
-                    f"{lab.name}"
-                )
-
-
-def _limits_of(place: NodePlace) -> Limits:
-    """Return what a radio's driver accepts at the most: anything for boards, and where it is not found here."""
-    if place.role == "ris":
-        return Limits()
-    try:
-        driver = registry.load_driver("radios", place.driver)
-    except InputError:
-        return Limits()
-    return getattr(driver, "limits", None) or Limits()
 
 
 def check_lab(lab: Lab, source: str) -> None:
@@ -250,11 +229,94 @@ def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None
                 driver_options(place.options, kind, name)
             except InputError as exc:
                 raise InputError(f"{source}: {exc}") from exc
-        limits = _limits_of(place)
-        for key in ("tx_gain_db", "rx_gain_db"):
+        limits = _limits(lab, name)
+        for key in ("tx_gain_db", "rx_gain_db") if limits.can_transmit else ("rx_gain_db",):
             wrong = limits.refusal(key, getattr(place, key))
             if wrong is not None:
                 raise InputError(f"{source}: table [node.{name}]: key {key!r}: {wrong} by driver {place.driver!r}")
+
+
+class Violation(NamedTuple):
+    """Something of an experiment, or of a lab, that a node's device cannot do."""
+
+    node: str
+    key: str
+    detail: str
+    """What is wrong and what is accepted."""
+    change: str
+    """Which option to change, where, and to what."""
+
+
+def violations(e: Experiment, lab: Lab, names: list[str] | None = None) -> list[Violation]:
+    """Return what the devices of these nodes (by default all whose driver is installed here) cannot do.
+
+    From what their drivers state of them (`Radio.limits`); nothing is opened.
+    """
+    found = []
+    for name in names if names is not None else list(lab.node):
+        found += list(_beyond(e, name, lab.node[name], _limits(lab, name)))
+    return found
+
+
+def check_limits(e: Experiment, lab: Lab, source: str, names: list[str] | None = None) -> None:
+    """Raise InputError, in one line, where a device of the lab cannot do what the experiment `source` wants of it."""
+    found = violations(e, lab, names)
+    if found:
+        said = "; ".join(f"{v.detail}: {v.change}" for v in found)
+        raise InputError(f"{source} on lab {lab.name}: {said}")
+
+
+def _limits(lab: Lab, name: str) -> Limits:
+    """Return what a node's device accepts at the most: anything for boards, and where its driver is not found here."""
+    place = lab.node[name]
+    if place.role == "ris":
+        return Limits()
+    try:
+        driver = registry.load_driver("radios", place.driver)
+    except InputError:
+        return Limits()
+    options: Options = dict(place.options)
+    if lab.world is not None and name in lab.world.emulators:
+        world = registry.load_driver("worlds", lab.world.driver)
+        options |= world.implied_options(name, place.driver, lab.world.emulators[name])
+    limits_of = getattr(driver, "limits_of", None)
+    return (limits_of(options) if limits_of is not None else None) or Limits()
+
+
+def _beyond(e: Experiment, name: str, place: NodePlace, limits: Limits) -> Iterator[Violation]:
+    who = f"driver {place.driver!r} of [node.{name}]" + (f" ({limits.device})" if limits.device else "")
+    values = {"carrier_hz": e.radio.carrier_hz, "sample_rate_hz": e.radio.sample_rate_hz}
+    values |= {"rx_gain_db": place.rx_gain_db}
+    if limits.can_transmit:
+        values["tx_gain_db"] = place.tx_gain_db
+    elif place.role != "eve":
+        yield Violation(
+            name, "role", f"table [node.{name}]: key 'role': {place.role!r}, accepted: 'eve' by {who}, which can only "
+            "receive", "give it a radio that transmits",
+        )  # fmt: skip
+    for key, value in values.items():
+        wrong = limits.refusal(key, value)
+        if wrong is not None:
+            of_lab = key.endswith("gain_db")
+            nearest = min(getattr(limits, key), key=lambda end: abs(end - value))
+            where = f"table [node.{name}]" if of_lab else "table [radio]"
+            file = f"[node.{name}] of the lab" if of_lab else "[radio] of the experiment"
+            detail = f"{where}: key {key!r}: {wrong} by {who}"
+            yield Violation(name, key, detail, f"change it in table {file} (nearest: {nearest:g})")
+    yield from _too_wide(e, name, who, limits)
+
+
+def _too_wide(e: Experiment, name: str, who: str, limits: Limits) -> Iterator[Violation]:
+    rate_hz = e.radio.sample_rate_hz
+    sounder = registry.make_stage("probing", e.probing.waveform, e.probing.waveform_options)
+    span_hz = float(np.ptp(sounder.frame(rate_hz).subcarrier_hz))
+    if limits.bandwidth_hz is not None and span_hz > limits.bandwidth_hz:
+        most_hz = rate_hz * limits.bandwidth_hz / span_hz
+        yield Violation(
+            name, "bandwidth_hz", f"table [radio]: key 'sample_rate_hz': {rate_hz:g}, at which the probes occupy "
+            f"{span_hz / 1e6:.3g} MHz, accepted: {limits.bandwidth_hz / 1e6:g} MHz of analogue bandwidth by {who}",
+            f"lower sample_rate_hz in table [radio] of the experiment to {most_hz:.4g}",
+        )  # fmt: skip
 
 
 def _driver(group: str, driver: str, where: str) -> Any:

@@ -634,7 +634,9 @@ class CoordinatorState(Deadlines):
         self._outcome = RunOver(status, detail)
         self._phases.enter("finishing")
         self.set_deadline(_PHASE, STOPPING_S)
-        return out + [Send(n, m.Finish(kind=kind)) for n, node in self.roster.nodes.items() if node.alive or node.is_missing]
+        return out + [
+            Send(n, m.Finish(kind=kind)) for n, node in self.roster.nodes.items() if node.alive or node.is_missing
+        ]
 
     def _everybody_has_stopped(self) -> bool:
         return self.roster.all_stopped()

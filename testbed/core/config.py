@@ -319,6 +319,9 @@ class NodePlace(Table):
     port: Port = 0
     tx_gain_db: float = 0.0
     rx_gain_db: float = 0.0
+    correction_ppm: Annotated[float, Meta(ge=-200, le=200)] | None = None
+    """By how much this device's crystal is too fast: its carrier is set so much lower. Not given: what `testbed doctor`
+    measured of the device with this serial number, if it did, else 0."""
     private: bool = False
     """This node never gives away CSI or raw bits: it refuses to take part in an experiment-mode run."""
     floors: Floors = field(default_factory=Floors)

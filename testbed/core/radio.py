@@ -7,8 +7,8 @@ suite (`tests/contract/test_radio.py`) runs over every radio that is found.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -33,6 +33,8 @@ class RadioCapabilities:
     rx_gain_db: tuple[float, float]
     turnaround_s: float
     """Shortest time between the end of a transmission and the start of a reception, and the reverse."""
+    can_transmit: bool = True
+    """False: a receiver only, as an RTL-SDR is. Legal for Eve; its transmit gain means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ class Limits:
     sample_rate_hz: tuple[float, float] | None = None
     tx_gain_db: tuple[float, float] | None = None
     rx_gain_db: tuple[float, float] | None = None
+    device: str = ""
+    """What it is, in words; default: the driver's name."""
+    bandwidth_hz: float | None = None
+    """What its analogue filters let through, sent or received, around the carrier."""
+    can_transmit: bool = True
 
     def refusal(self, key: str, value: float) -> str | None:
         """Return what is wrong with a value of one of the fields, None where it is accepted or not limited here."""
@@ -110,9 +117,19 @@ class Radio(ABC):
     limits: ClassVar[Limits | None] = None
     """What no device of this driver exceeds, so that a run can be refused before anything starts; None: not known."""
 
+    @classmethod
+    def limits_of(cls, options: Mapping[str, Any]) -> Limits | None:
+        """Return `limits` of a device with these options of the lab file, where they tell more: its model, say.
+
+        They may be wrong, and are refused elsewhere.
+        """
+        return cls.limits
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.state = "open"
+        self.correction_ppm = 0.0
+        """By how much this device's oscillator is too fast: `configure` tunes it so much lower. Set before that."""
         self.tell_air: Callable[[float], None] = lambda time_s: None
         """Hears what a driver that knows nothing of simulated air promises, where its device is emulated there."""
         self._settings: RadioSettings | None = None
@@ -166,10 +183,13 @@ class Radio(ABC):
         return self._settings
 
     def configure(self, settings: RadioSettings) -> RadioSettings:
-        """Set carrier, rate and gains. Out-of-range values raise and change nothing; returns what was accepted."""
+        """Set carrier, rate and gains. Out-of-range values raise and change nothing; returns what was accepted.
+
+        The carrier is the one on the air: what the device is told differs from it by `correction_ppm`.
+        """
         self._require_open("configure")
         caps = self.capabilities
-        for key in ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db"):
+        for key in ("carrier_hz", "sample_rate_hz", *(["tx_gain_db"] if caps.can_transmit else []), "rx_gain_db"):
             low, high = getattr(caps, key)
             value = getattr(settings, key)
             if not low <= value <= high:
@@ -178,9 +198,17 @@ class Radio(ABC):
                     self.name, "configure", self.state,
                     f"{key} = {value:g}, accepted {low:g} to {high:g}: change it in table {table}",
                 )  # fmt: skip
-        self._settings = self._do_configure(settings)
+        self._settings = self._corrected(settings)
         self.state = "configured"
         return self._settings
+
+    def _corrected(self, settings: RadioSettings) -> RadioSettings:
+        """Have the driver tune to where its own oscillator meets the carrier; return what was accepted, on the air."""
+        scale = 1.0 + 1e-6 * self.correction_ppm
+        told = replace(settings, carrier_hz=settings.carrier_hz / scale)
+        accepted = self._do_configure(told)
+        same = accepted.carrier_hz == told.carrier_hz
+        return replace(accepted, carrier_hz=settings.carrier_hz if same else accepted.carrier_hz * scale)
 
     def transmit(self, block: IqBlock, at_s: float | None = None) -> None:
         """Send `block.samples` (antenna, sample) starting at device time `at_s`.
@@ -189,6 +217,8 @@ class Radio(ABC):
         a wrong shape, rate, or a sample beyond full scale.
         """
         self._require_configured("transmit")
+        if not self.capabilities.can_transmit:
+            raise DeviceError(self.name, "transmit", self.state, "this radio can only receive: accepted as Eve's")
         samples = block.samples
         if samples.ndim != 2 or samples.shape[0] != self.capabilities.n_antennas or samples.shape[1] == 0:
             raise DeviceError(

@@ -134,6 +134,14 @@ class World(ABC):
         """
 
     @staticmethod
+    def implied_options(name: str, driver: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the driver options that an emulated device makes true, such as its model: what `Radio.limits` asks.
+
+        `options` are the emulated device's. Raises InputError for refused ones, as `emulate` does.
+        """
+        return {}
+
+    @staticmethod
     @abstractmethod
     def equip(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment | None:
         """Emulate a device in the driver's own process, behind the vendor's library, before the driver is made.
