@@ -116,6 +116,7 @@ class Knowledge:
             states=states,
             patterns=patterns,
             responses=responses,
+            state_bits=None if surface is None else surface.elements * surface.phase_bits or None,
             earlier=tuple(self._before(name, f, same_run, features) for name, f, same_run in self._earlier),
         )
 

@@ -178,12 +178,16 @@ class SurfaceKeeper(Deadlines):
         if not self.is_secret:
             levels = b"".join(self._patterns[name].levels.tobytes() for name in known)
         bits = self._patterns[known[0]].phase_bits if levels is not None else 1
+        elements = 0
+        ris = self._roster.by_role("ris")
+        if self.is_secret and ris is not None and ris.hello is not None and ris.hello.surface_shape is not None:
+            elements, bits = ris.hello.surface_shape[0] * ris.hello.surface_shape[1], ris.hello.phase_bits
         responses = None if levels is None else self._responses(known)
         self._in_round = {r: name for r, name in self._in_round.items() if r > rounds[-1]}
         used = {*self._in_round.values(), self.held}
         self._patterns = {name: p for name, p in self._patterns.items() if name in used}
         return m.SurfaceRecord(
-            states=states, levels=levels, phase_bits=bits, responses=responses,
+            states=states, levels=levels, phase_bits=bits, responses=responses, elements=elements,
             other_rounds=tuple(others), other_states=other_states,
         )  # fmt: skip
 

@@ -45,6 +45,7 @@ def test_equal_states_have_equal_numbers_in_every_block() -> None:
     assert [r.states for r in records] == [(0, 1, 0), (2, 1, 0)]
     assert all(r.levels is None and r.responses is None for r in records)
     assert records == [body.surface for body in told(stage, m.Amplify, "bob")]
+    assert {(r.elements, r.phase_bits) for r in records} == {(4, 1)}  # how many bits a state was drawn with
 
 
 def test_what_the_surface_held_in_rounds_of_no_key_is_told_with_the_next_block() -> None:
