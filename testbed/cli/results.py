@@ -13,6 +13,7 @@ from testbed import config
 from testbed.cli.app import JsonOption, LabOption, VerboseOption, app
 from testbed.cli.terminal import print_json, say, training_line
 from testbed.core import logs
+from testbed.core.gate import printable
 
 if TYPE_CHECKING:
     pass
@@ -180,24 +181,23 @@ def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
     """
     from testbed.lab import processes
 
-    rows = []
+    rows, bad = [], 0
     place = config.load_lab(lab)
     for name in place.node:
         for path in sorted((processes.lab_folder(place) / name / "keys").glob("*/*.key")):
-            bits = json.loads(path.read_text())["bits"]
-            rows.append(
-                {
-                    "node": name,
-                    "run": path.parent.name,
-                    "block": int(path.stem.split("-")[1]),
-                    "bits": bits,
-                    "file": str(path),
-                }
-            )
+            try:
+                bits, block = int(json.loads(path.read_text())["bits"]), int(path.stem.split("-")[1])
+            except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as exc:
+                say(f"{path}: no key file: {printable(str(exc))}")
+                bad += 1
+                continue
+            rows.append({"node": name, "run": path.parent.name, "block": block, "bits": bits, "file": str(path)})
     if as_json:
         print_json(rows)
-        return
+        raise typer.Exit(1 if bad else 0)
     if not rows:
         say(f"no keys under {processes.lab_folder(place)}")
     for row in rows:
         print(f"{row['node']:<10} {row['run']}  block {row['block']:>4}  {row['bits']:>6} bits  {row['file']}")
+    if bad:
+        raise typer.Exit(1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -43,7 +45,7 @@ def run(
     check_world(plan, place, lab)
     config.check_drivers(place, lab)
     folder = processes.new_run_folder(out, Path(experiment).stem)
-    with ProgressBar() as bar:
+    with ProgressBar() as bar, unless_empty(folder):
         outcome = processes.run(plan, place, lab, folder, bar.update, stop_on_signals)
     conclude(outcome, as_json)
 
@@ -76,16 +78,18 @@ def coordinator(
         world = f"tcp://{place.world.host}:{place.world.port}"
     if place.curve:
         processes.make_keys(place, ["coordinator", *processes.local_names(place)])
-    server = Coordinator(
-        place, plan, processes.new_run_folder(out, Path(experiment).stem), processes.load_identity(place, "coordinator")
-    )
-    try:
-        stop_on_signals(server, None)
-        say(f"coordinator on tcp://{place.coordinator.host}:{server.port}, waiting for {', '.join(server.state.nodes)}")
-        with ProgressBar() as bar:
-            outcome = server.run(world, progress=bar.update)
-    finally:
-        server.close()
+    folder = processes.new_run_folder(out, Path(experiment).stem)
+    with unless_empty(folder):
+        server = Coordinator(place, plan, folder, processes.load_identity(place, "coordinator"))
+        try:
+            server.check_disk()
+            stop_on_signals(server, None)
+            nodes = ", ".join(server.state.nodes)
+            say(f"coordinator on tcp://{place.coordinator.host}:{server.port}, waiting for {nodes}")
+            with ProgressBar() as bar:
+                outcome = server.run(world, progress=bar.update)
+        finally:
+            server.close()
     conclude(outcome, as_json)
 
 
@@ -169,6 +173,16 @@ def sim(
         driver.serve(
             endpoint, processes.load_identity(place, "world"), place.world.pace, place.world.peer_timeout_s, ready
         )
+
+
+@contextlib.contextmanager
+def unless_empty(folder: Path) -> Iterator[None]:
+    """Keep a run's folder only where something of the run is in it: an empty one would be no run to any command."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def plan_of(experiment: str, rounds: int | None, seed: int | None) -> Experiment:

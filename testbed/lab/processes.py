@@ -329,6 +329,7 @@ def run(
     coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"))
     crew = Crew(lab, lab_name)
     try:
+        coordinator.check_disk()
         endpoint = f"tcp://{lab.coordinator.host}:{coordinator.port}"
         local = [name for name in coordinator.state.nodes if lab.node[name].local]
         # side by side with the air: most of a start is loading libraries

@@ -15,6 +15,7 @@ from collections import Counter, OrderedDict
 from typing import Any
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from testbed.core.errors import InputError, ProtocolError
 from testbed.core.gate import Strikes
@@ -102,6 +103,41 @@ class Wire:
         self.context.destroy(linger=200)
 
 
+class Handshakes:
+    """Watches the handshakes of a socket: who has a wrong key is told so by libzmq, and would otherwise only be silent.
+
+    Make it before the socket is bound or connected.
+    """
+
+    def __init__(self, wire: Wire, socket: Any) -> None:
+        address = f"inproc://handshakes-{id(socket)}"
+        socket.monitor(
+            address,
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+        )  # fmt: skip
+        self._events = wire.context.socket(zmq.PAIR)
+        self._events.rcvhwm = 0  # a full queue would hold up libzmq's own thread
+        self._events.linger = 0
+        self._events.connect(address)
+        self.succeeded = 0
+        self.refused_key = 0
+        """The server does not know the client's key."""
+        self.not_understood = 0
+        """The client did not speak to the server's own key, or is no ZeroMQ peer at all; also a line that broke."""
+
+    def look(self) -> None:
+        """Count what has happened since the last look."""
+        while self._events.poll(0):
+            event = parse_monitor_message(self._events.recv_multipart())["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.succeeded += 1
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self.refused_key += 1
+            else:
+                self.not_understood += 1
+
+
 class Hub:
     """The coordinator's end: one ROUTER for everybody."""
 
@@ -109,6 +145,7 @@ class Hub:
         self._wire = wire
         self.socket = wire.socket(zmq.ROUTER)
         self.socket.router_mandatory = 1  # what cannot be routed is told, not dropped
+        self.handshakes = Handshakes(wire, self.socket)
         self.port = _bind(self.socket, host, port)
         self.run = ""
         self.refused: Counter[str] = Counter()
@@ -273,6 +310,7 @@ class Link:
     def __init__(self, wire: Wire, endpoint: str, name: str, incarnation: str) -> None:
         self.name, self._incarnation = name, incarnation
         self.socket = wire.socket(zmq.DEALER, "coordinator")
+        self.handshakes = Handshakes(wire, self.socket)
         self.socket.connect(endpoint)
         self.run = ""
         self.refused: Counter[str] = Counter()
