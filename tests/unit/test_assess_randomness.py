@@ -234,17 +234,14 @@ def test_a_byte_order_mark_is_not_bits(tmp_path):
 @pytest.mark.parametrize(
     "content",
     [
-        "0101 2 1010 " * 20, "schlüssel: zufällig, größer als null " * 5, "ключ из случайных битов " * 5,
-        "01" * 100 + "\u00e9",
+        "0101 x 1010 " * 20, "schlüssel: zufällig, größer als null " * 5, "ключ из случайных битов " * 5,
+        "01" * 100 + "é",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1251"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_text_is_never_tested_as_if_it_were_bits(tmp_path, content, encoding):
     path = tmp_path / "notes.txt"
-    data = content.encode(encoding, errors="replace")
-    if encoding == "cp1251" and "к" in content:
-        pytest.skip("bytes of a one-byte Cyrillic code cannot be told from random ones")
-    path.write_bytes(data)
+    path.write_bytes(content.encode(encoding))
     with pytest.raises(InputError, match="printable text"):
         r.load(path)
 
