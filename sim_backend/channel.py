@@ -8,6 +8,7 @@ correlation with Bob follows from where they stand and nothing else, and a link 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,28 +30,56 @@ C128 = NDArray[np.complex128]
 
 def taps(amplitude: C128, delay_samples: F64) -> tuple[int, C128]:
     """Return (first, h): path n adds amplitude[n] at delay_samples[n]; h[i] is the tap at lag first + i samples."""
+    (found,) = taps_many(amplitude[None], delay_samples[None])
+    return found
+
+
+def taps_many(amplitude: C128, delay_samples: F64) -> list[tuple[int, C128]]:
+    """Return what `taps` gives for each row of (link, path), to the last bit."""
     floor = np.floor(delay_samples)
-    first = int(floor.min())
-    span = int(floor.max()) - first + 1
-    powers = np.empty((DEGREE + 1, delay_samples.size))
-    powers[0] = 1.0
-    powers[1:] = 2 * (delay_samples - floor) - 1
-    np.multiply.accumulate(powers[1:], axis=0, out=powers[1:])
-    # (step, re/im, path): each path in the row of its whole number of samples
-    spread = np.where(
-        (floor - first == np.arange(span)[:, None])[:, None, :], amplitude.view(np.float64).reshape(-1, 2).T, 0.0
-    )
+    first = floor.min(axis=-1)
+    spans = (floor.max(axis=-1) - first).astype(np.int64) + 1
+    powers = np.empty((len(floor), DEGREE + 1, floor.shape[-1]))
+    powers[:, 0] = 1.0
+    powers[:, 1:] = (2 * (delay_samples - floor) - 1)[:, None, :]
+    np.multiply.accumulate(powers[:, 1:], axis=1, out=powers[:, 1:])
+    parts = amplitude.view(np.float64).reshape(*amplitude.shape, 2).swapaxes(1, 2)
+    floor -= first[:, None]
+    lags = (first.astype(np.int64) + 1 - HALF).tolist()
+    out: list[tuple[int, C128]] = [(lag, _NONE) for lag in lags]
+    for span in set(spans.tolist()):
+        alike = (spans == span).nonzero()[0]
+        at_once = max(1, _MOST_SPREAD // (span * floor.shape[-1]))
+        for part in (alike[i : i + at_once] for i in range(0, alike.size, at_once)):
+            for row, h in zip(part.tolist(), _spread(parts[part], floor[part], powers[part], span), strict=True):
+                out[row] = (lags[row], h)
+    return out
+
+
+_NONE: C128 = np.empty(0, np.complex128)
+_MOST_SPREAD = 1 << 18
+"""Numbers of paths times samples that are spread at once: 4 MB."""
+
+
+def _spread(parts: F64, whole: F64, powers: F64, span: int) -> C128:
+    """Return (link, tap) of (link, re/im, path) `parts` that are `whole` samples late, up to `span` − 1 of them."""
+    n = len(parts)
+    # (link, step, re/im, path): each path in the row of its whole number of samples
+    spread = np.where((whole[:, None, :] == np.arange(span)[:, None])[:, :, None, :], parts[:, None], 0.0)
     # Row `step` begins `step` taps later than the first: written one longer than they are read, rows slip to the right.
     length = span - 1 + 2 * HALF
-    slipped = np.zeros((span, length + 1, 2))
-    slipped[:, : 2 * HALF] = (spread.reshape(2 * span, -1) @ powers.T @ FARROW).reshape(span, 2, -1).swapaxes(1, 2)
-    h = slipped.reshape(-1, 2)[: span * length].reshape(span, length, 2).sum(axis=0)
-    return first + 1 - HALF, h.view(np.complex128)[:, 0]
+    slipped = np.zeros((n, span, length + 1, 2))
+    rows = spread.reshape(n, 2 * span, -1) @ powers.swapaxes(1, 2) @ FARROW
+    slipped[:, :, : 2 * HALF] = rows.reshape(n, span, 2, -1).swapaxes(2, 3)
+    h = slipped.reshape(n, -1, 2)[:, : span * length].reshape(n, span, length, 2).sum(axis=1)
+    return h.view(np.complex128)[..., 0]
 
 
 # ---------------------------------------------------------------- geometry
 
 
+_LINKS_KEPT = 1024
+"""Links whose paths are remembered, each at one moment."""
 NEAR_FIELD = 2 * np.pi
 """Distances count as at least λ/2π: closer, free space would hand over more than was sent (coupling stops at −6 dB)."""
 
@@ -112,8 +141,8 @@ class Channel:
         """Return the names that a radio can stand at."""
         return list(self._places)
 
-    def position_m(self, place: str, time_s: float) -> F64:
-        """Return where a place is, (3,)."""
+    def position_m(self, place: str, time_s: float | F64) -> F64:
+        """Return where a place is, (3,), or (time, 3) for times (time, 1)."""
         start, velocity = self._places[place]
         return start + velocity * time_s
 
@@ -157,10 +186,53 @@ class Channel:
         key = (x, y, 0.0 if self._still[x] and self._still[y] else time_s, carrier_hz, at_x, at_y)
         found = self._links.get(key)
         if found is None:
-            if len(self._links) >= 64:
-                self._links.clear()
+            self._make_room(1)
             found = self._links[key] = self._trace(*key)
         return _transposed(*found) if turned and found[0].ndim > 1 else found
+
+    def prepare(self, x: str, y: str, times_s: Iterable[float], carrier_hz: float) -> None:
+        """Trace the paths between single antennas at several moments at once; `paths` then finds them, bit for bit.
+
+        Does nothing where that saves nothing (nobody moves) or where more than places move or reflect.
+        """
+        x, y = min(x, y), max(x, y)
+        if (self._still[x] and self._still[y]) or self._scatterers_move or self._elements is not None:
+            return
+        new = [t for t in dict.fromkeys(times_s) if (x, y, t, carrier_hz, None, None) not in self._links]
+        if len(new) < 2:
+            return
+        when = np.array(new)
+        (x_m, x_bodies), (y_m, y_bodies) = self._legs_at(x, when), self._legs_at(y, when)
+        step = x_m - y_m
+        step *= step
+        across = (x in self._far_side) != (y in self._far_side)
+        bodies = x_bodies + y_bodies + (self._gap_m if across else 0.0)
+        direct = np.sqrt(step.sum(axis=-1))[..., None]
+        length = np.concatenate([np.broadcast_to(direct, (when.size, 1)), bodies], axis=-1)
+        amplitude, delay_s = self._along(length, across, carrier_hz)
+        self._make_room(when.size)
+        for i, t in enumerate(new):
+            self._links[x, y, t, carrier_hz, None, None] = amplitude[i], delay_s[i]
+
+    def _legs_at(self, place: str, when: F64) -> tuple[F64, F64]:
+        """Return where a place is and its distances to the bodies: (3,) and (body,), or with the time before."""
+        far = self._scatterers.far_m
+        bodies = far if far is not None and place in self._far_side else self._scatterers.position_m
+        here = self.position_m(place, 0.0 if self._still[place] else when[:, None])
+        return here, distances(bodies, here)
+
+    def _along(self, length: F64, across: bool, carrier_hz: float) -> tuple[C128, F64]:
+        """Return (amplitude, delay_s) of air paths of so many metres, the direct one first."""
+        wavelength_m = SPEED_OF_LIGHT_M_S / carrier_hz
+        amplitude = (self._coefficient_across if across else self._coefficient) * (
+            wavelength_m / (4 * np.pi) / np.maximum(length, wavelength_m / NEAR_FIELD)
+        )
+        delay = length / SPEED_OF_LIGHT_M_S
+        return amplitude * np.exp(-2j * np.pi * carrier_hz * delay), delay
+
+    def _make_room(self, n: int) -> None:
+        if len(self._links) + n > _LINKS_KEPT:
+            self._links.clear()
 
     def _trace(
         self, x: str, y: str, time_s: float, carrier_hz: float, at_x: Array | None, at_y: Array | None

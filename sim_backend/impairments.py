@@ -63,6 +63,8 @@ class OneAntenna(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class RadioOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A simulated radio's; every field is a key of `options` in its lab table."""
 
+    receive_only: bool = False
+    """It cannot transmit, as an RTL-SDR cannot: for Eve."""
     n_antennas: Annotated[int, Meta(ge=1, le=64)] = 1
     """In a line, each with chains of its own on one oscillator; the first one is where the scene has the node."""
     antenna_spacing_wavelengths: Annotated[float, Meta(gt=0)] = 0.5

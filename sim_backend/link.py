@@ -22,10 +22,23 @@ class OffAir(DeviceError):
     """The World does not know this device (any more): it was dropped, replaced, or the World is a new one."""
 
 
+class Replaced(OffAir):
+    """Another process attached under this device's name."""
+
+
 class NewWorld(DeviceError):
     """The World was reset since this device last heard from it; `seed` is the new one's."""
 
     seed = 0
+
+
+_ERRORS: dict[str, type[DeviceError]] = {
+    "late": LateTransmit,
+    "timeout": DeviceTimeout,
+    "off_air": OffAir,
+    "replaced": Replaced,
+    "new_world": NewWorld,
+}
 
 
 class Link:
@@ -67,8 +80,7 @@ class Link:
                 break
         told.clear()
         if reply.error:
-            kinds = {"late": LateTransmit, "timeout": DeviceTimeout, "off_air": OffAir, "new_world": NewWorld}
-            error = kinds.get(reply.error, DeviceError)(self._name, operation, state, reply.detail)
+            error = _ERRORS.get(reply.error, DeviceError)(self._name, operation, state, reply.detail)
             if isinstance(error, NewWorld):
                 error.seed = reply.seed
             raise error

@@ -13,9 +13,11 @@ from msgspec import Meta, Struct
 
 from testbed.core.gate import Gate
 
-PROTOCOL = 2
+PROTOCOL = 3
 MAX_SAMPLES = 1 << 22
 """Of one request, all antennas together: 32 MiB."""
+MAX_WINDOWS = 4096
+"""Of one request."""
 MAX_HEADER_BYTES = 1 << 20
 """A scene is the longest."""
 MAX_FRAME_BYTES = 8 * MAX_SAMPLES + 1024
@@ -88,6 +90,31 @@ class Receive(_Request, tag="receive", kw_only=True):
     """Of the world whose samples are wanted."""
 
 
+class Window(Struct, forbid_unknown_fields=True, kw_only=True):
+    """One reception of several."""
+
+    start: Tick
+    shift: Tick = 0
+    n_samples: Count
+
+
+class ReceiveMany(_Request, tag="receive_many", kw_only=True):
+    """A train of receptions, answered once, by the samples of those that succeeded, one block after the other."""
+
+    windows: Annotated[list[Window], Meta(min_length=1, max_length=MAX_WINDOWS)]
+    timeout_s: Annotated[float, Meta(gt=0, le=86_400)]
+    """For all of them together."""
+    seed: Seed
+
+
+class Failure(Struct, kw_only=True, frozen=True):
+    """Why one of several receptions failed."""
+
+    window: int
+    error: Literal["timeout", "device"]
+    detail: str
+
+
 class Declare(_Request, tag="declare", kw_only=True):
     """Never answered."""
 
@@ -127,12 +154,15 @@ class Reset(_Request, tag="reset", kw_only=True):
     seed: Seed
 
 
-Request = Attach | Detach | Now | Tune | Transmit | Receive | Declare | Silence | Pass | Hang | Apply | Readback | Reset
+Request = (
+    Attach | Detach | Now | Tune | Transmit | Receive | ReceiveMany | Declare | Silence | Pass | Hang | Apply | Readback
+    | Reset
+)  # fmt: skip
 
 
 class Reply(Struct, kw_only=True, frozen=True):
     id: int
-    error: Literal["", "late", "timeout", "off_air", "new_world", "device"] = ""
+    error: Literal["", "late", "timeout", "off_air", "replaced", "new_world", "device"] = ""
     detail: str = ""
     session: str = ""
     now: int = 0
@@ -143,6 +173,8 @@ class Reply(Struct, kw_only=True, frozen=True):
     """Apply: first tick that sees the pattern."""
     seed: int = 0
     """Of the world as last reset."""
+    failed: tuple[Failure, ...] = ()
+    """ReceiveMany: the windows without samples, ascending."""
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from sim_backend import messages as m
 from sim_backend.impairments import FrontEnd, RadioOptions, device_clock, oscillator_ppm
-from sim_backend.link import ANSWER_S, NewWorld, OffAir, link_for
-from sim_backend.messages import MAX_SAMPLES, Now, Receive, Reply, Silence, Transmit, Tune
+from sim_backend.link import ANSWER_S, NewWorld, OffAir, Replaced, link_for
+from sim_backend.messages import MAX_SAMPLES, MAX_WINDOWS, Now, Receive, Reply, Silence, Transmit, Tune
 from sim_backend.ticks import duration, to_ticks
-from testbed.core.errors import DeviceError, InputError, LateTransmit
+from testbed.core.errors import DeviceError, DeviceTimeout, InputError, LateTransmit
 from testbed.core.options import driver_options
-from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
+from testbed.core.radio import Limits, Radio, RadioCapabilities, RadioSettings, Window
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
 
@@ -28,10 +30,19 @@ _LONGEST_LEAD_S = 64e-3
 """… and at most, after several that were too late still."""
 
 
+_RANGES: dict[str, Any] = {
+    "carrier_hz": (70e6, 6e9),
+    "sample_rate_hz": (0.2e6, 61.44e6),
+    "tx_gain_db": (-80.0, 20.0),
+    "rx_gain_db": (0.0, 70.0),
+}
+
+
 class SimRadio(Radio):
     """A radio in the simulated air. Options: the fields of `impairments.RadioOptions`."""
 
     options_type = RadioOptions
+    limits = Limits(**_RANGES, device="simulated radio")
 
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)
@@ -64,12 +75,14 @@ class SimRadio(Radio):
         return RadioCapabilities(
             timed=self._timed,
             n_antennas=self._options.n_antennas,
-            sample_rate_hz=(0.2e6, 61.44e6),
-            carrier_hz=(70e6, 6e9),
-            tx_gain_db=(-80.0, 20.0),
-            rx_gain_db=(0.0, 70.0),
+            **_RANGES,
             turnaround_s=self._options.turnaround_s,
+            can_transmit=not getattr(self._options, "receive_only", False),
         )
+
+    @classmethod
+    def limits_of(cls, options: Mapping[str, Any]) -> Limits:
+        return replace(cls.limits, can_transmit=options.get("receive_only") is not True)
 
     def use_timing(self, timed: bool) -> None:
         if timed and not self._options.timed:
@@ -111,12 +124,18 @@ class SimRadio(Radio):
         self._stale = self._options.stale_buffers
         return settings
 
+    def _nominal_hz(self, settings: RadioSettings) -> float:
+        """Return where the radio is on the air but for its own error: a correction is taken out of the oscillator."""
+        if not self.correction_ppm:
+            return settings.carrier_hz
+        return round(settings.carrier_hz * (1.0 + 1e-6 * self.correction_ppm), 3)
+
     def _tune(self, settings: RadioSettings) -> Reply:
         request = Tune(
             id=self._link.next_id(),
             session=self._link.session,
             place=self._options.place or self.name,
-            carrier_hz=settings.carrier_hz,
+            carrier_hz=self._nominal_hz(settings),
             sample_rate_hz=settings.sample_rate_hz,
             turnaround_s=self._options.turnaround_s,
             free=not self._timed,
@@ -132,6 +151,9 @@ class SimRadio(Radio):
             self._transmit(block, at_s, cyclic)
         except NewWorld as exc:
             self._enter(exc.seed)
+            self._transmit(block, at_s, cyclic)
+        except OffAir as exc:
+            self._come_back(exc)
             self._transmit(block, at_s, cyclic)
         self._stale = self._options.stale_buffers
 
@@ -185,6 +207,9 @@ class SimRadio(Radio):
         except NewWorld as exc:
             self._begin_again(exc.seed)
             block = self._receive(n_samples, at_s, timeout_s)
+        except OffAir as exc:
+            self._come_back(exc)
+            block = self._receive(n_samples, at_s, timeout_s)
         if self._stale > 0 and self._old is not None:
             self._stale -= 1
             return replace(block, samples=np.stack([np.resize(row, n_samples) for row in self._old]))
@@ -212,6 +237,53 @@ class SimRadio(Radio):
         time_s = self._clock.reading_s(start) if at_s is None else at_s
         return IqBlock(samples, self.settings.sample_rate_hz, time_s, overflow)
 
+    def _do_receive_many(self, windows: Sequence[Window], timeout_s: float) -> list[IqBlock | DeviceError]:
+        """Ask for as many windows as fit into an answer; the samples are those of one reception after the other."""
+        if self._stale > 0:
+            return super()._do_receive_many(windows, timeout_s)
+        out: list[IqBlock | DeviceError] = []
+        for some in _fitting(windows, MAX_SAMPLES // self._options.n_antennas):
+            try:
+                out += self._receive_many(some, timeout_s)
+                continue
+            except NewWorld as exc:
+                self._begin_again(exc.seed)
+            except OffAir as exc:
+                self._come_back(exc)
+            out += self._receive_many(some, timeout_s)
+        return out
+
+    def _receive_many(self, windows: Sequence[Window], timeout_s: float) -> list[IqBlock | DeviceError]:
+        front = self._front_end()
+        starts = [self._clock.world_ticks(w.at_s) for w in windows]
+        shifts = [front.jitter("rx", start) for start in starts]
+        asked = [
+            m.Window(start=start, shift=shift, n_samples=w.n_samples)
+            for start, shift, w in zip(starts, shifts, windows, strict=True)
+        ]
+        within_s = timeout_s * len(windows)
+        request = m.ReceiveMany(
+            id=self._link.next_id(), session=self._link.session, windows=asked, timeout_s=within_s,
+            seed=self._world_seed,
+        )  # fmt: skip
+        reply, raw = self._link.ask(request, self.state, timeout_s=within_s + ANSWER_S)
+        self._heard_from(reply)
+        failed = {f.window: f for f in reply.failed}
+        samples, used = np.frombuffer(raw, np.complex64), 0
+        out: list[IqBlock | DeviceError] = []
+        for i, window in enumerate(windows):
+            if i in failed:
+                kind = DeviceTimeout if failed[i].error == "timeout" else DeviceError
+                out.append(kind(self.name, "receive", self.state, failed[i].detail))
+                continue
+            size = window.n_samples * self._options.n_antennas
+            field = samples[used : used + size].reshape(self._options.n_antennas, -1)
+            used += size
+            heard, overflow = front.hear(field, starts[i] + shifts[i])
+            self._old = heard
+            out.append(IqBlock(heard, self.settings.sample_rate_hz, window.at_s, overflow))
+        return out
+
     def _do_silence(self) -> None:
         self._link.forget_told()
         try:
@@ -230,8 +302,25 @@ class SimRadio(Radio):
         except NewWorld as exc:  # what was sent before was not heard
             self._begin_again(exc.seed)
             reply = self._link.ask(request, self.state)[0]
+        except OffAir as exc:
+            self._come_back(exc)
+            return self._promised
         self._heard_from(reply)
         return reply.now
+
+    def _come_back(self, dropped: OffAir) -> None:
+        """Attach and tune anew after having been dropped from the air for silence.
+
+        Raises `dropped` afterwards where something was sent that nobody will hear: the round that it belonged to is
+        spoilt, the next one is not. Raises it at once where another process has taken this radio's name, or before
+        `configure`.
+        """
+        if isinstance(dropped, Replaced) or self._settings is None:
+            raise dropped
+        is_lost = bool(self._unheard)
+        self._do_configure(self._settings)
+        if is_lost:
+            raise dropped
 
     def _heard_from(self, reply: Reply) -> None:
         """Learn from an answer: requests are served in order, so what was sent before it is on the air."""
@@ -254,4 +343,16 @@ class SimRadio(Radio):
     def _front_end(self) -> FrontEnd:
         if self._front is None:
             self._front = FrontEnd(self.name, self._options, self._seed, self._world_seed, self.settings)
+            self._front.oscillator.offset_hz -= 1e-6 * self.correction_ppm * self.settings.carrier_hz
         return self._front
+
+
+def _fitting(windows: Sequence[Window], most: int) -> Iterator[list[Window]]:
+    """Yield the windows in parts of at most so many samples, and so many windows as a message may have."""
+    part: list[Window] = []
+    for window in windows:
+        if part and (len(part) == MAX_WINDOWS or sum(w.n_samples for w in part) + window.n_samples > most):
+            yield part
+            part = []
+        part.append(window)
+    yield part

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import math
 import secrets
@@ -11,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -25,20 +24,17 @@ from sim_backend.arrays import Array
 from sim_backend.channel import Channel, responses
 from sim_backend.link import Link
 from sim_backend.ticks import to_seconds, to_ticks
-from sim_backend.world import Air, Refused
+from sim_backend.world import Air, Reception, Refused
+from testbed.core import registry
 from testbed.core.config import RadioPlan, Scene, to_dict
 from testbed.core.errors import InputError, ProtocolError
 from testbed.core.gate import Strikes, printable
 from testbed.core.identity import Identity, secure, start_authenticator
+from testbed.core.options import convert
 from testbed.core.types import F64, SurfacePattern
-from testbed.core.world import DriverContext, Equipment, World
+from testbed.core.world import DriverContext, Emulator, Equipment, World
 
-_EMULATORS = {
-    "pluto": "pluto:EmulatedPluto",
-    "opensourceris": "opensourceris:EmulatedOpenSourceRis",
-    "ris595": "ris595:EmulatedRis595",
-}
-"""Driver → module of `emulators` and class of its twin; a USRP has a stand-in for its library (`equip`) instead."""
+_REPLACED = "another process attached under its name"
 _LOOK_UP_S = 0.05
 """How often the loop looks whether it was asked to stop."""
 _QUEUED = 1000
@@ -100,24 +96,31 @@ class SimWorld(World):
 
     @staticmethod
     def emulate(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Any:
-        if driver == "usrp":
-            from sim_backend.emulators.uhd_standin import check_options
-
-            check_options(name, options)
+        try:
+            twin: type[Emulator] = registry.find("emulators", driver)
+        except InputError as exc:
+            raise InputError(f"table [world.emulators.{name}]: {exc}") from exc
+        if twin.in_process:  # made by `equip`; here its options are checked
+            if twin.options_type is not None:
+                convert(dict(options), twin.options_type, "", [f"world.emulators.{name}"])
             return None
-        if driver not in _EMULATORS:
-            accepted = ", ".join((*_EMULATORS, "usrp"))
-            raise InputError(f"table [world.emulators.{name}]: no emulator for driver {driver!r}; accepted: {accepted}")
-        module, _, kind = _EMULATORS[driver].partition(":")
-        return getattr(importlib.import_module(f"sim_backend.emulators.{module}"), kind)(name, context, **options)
+        return twin(name, context, **options)  # type: ignore[call-arg]
+
+    @staticmethod
+    def implied_options(name: str, driver: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        if driver != "pluto":
+            return {}
+        from sim_backend.emulators._options import emulator_options
+        from sim_backend.emulators.pluto import PlutoOptions
+
+        return {"variant": emulator_options(name, options, PlutoOptions).model}
 
     @staticmethod
     def equip(name: str, driver: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment | None:
-        if driver != "usrp":
+        if driver not in registry.names("emulators"):
             return None
-        from sim_backend.emulators.uhd_standin import put_in_place
-
-        return put_in_place(name, context, options)
+        twin: type[Emulator] = registry.find("emulators", driver)
+        return twin.equip(name, context, options) if twin.in_process else None
 
 
 def serve(
@@ -188,14 +191,34 @@ class _Session:
 
 
 @dataclass(slots=True)
+class _Train:
+    """Receptions that are answered together."""
+
+    fields: list[Any]
+    """Samples by window, None until they are there."""
+    failed: list[m.Failure] = field(default_factory=list)
+    open: int = 0
+
+    def answer(self, id: int, now: int, seed: int) -> tuple[m.Reply, NDArray[np.complex64]]:
+        failed = tuple(sorted(self.failed, key=lambda f: f.window))
+        found = [x.ravel() for x in self.fields if x is not None]
+        reply = m.Reply(id=id, now=now, seed=seed, failed=failed)
+        return reply, np.concatenate(found) if found else np.empty(0, np.complex64)
+
+
+@dataclass(slots=True)
 class _Waiting:
     """A reception, or an answer in wall pace, that cannot go out yet."""
 
     route: bytes
-    request: m.Receive
+    request: m.Receive | m.ReceiveMany
+    window: m.Receive | m.Window
     name: str
     end: int
     deadline: float
+    train: _Train | None = None
+    index: int = 0
+    """Of the window in the train."""
 
 
 class _Server:
@@ -289,10 +312,12 @@ class _Server:
             self._next_look = now + min(_LOOK_UP_S, self._peer_timeout_s / 4)
             self._drop_silent(now)
         still: list[_Waiting] = []
+        ready: list[_Waiting] = []
         for w in sorted(self._waiting, key=lambda w: (w.end, w.name)):
             missing = self._air.undeclared(w.name, w.end)
             if not missing and self._wall_s(w.end) <= now:
-                self._complete(w)
+                self._air.pass_time(w.end)
+                ready.append(w)
             elif now >= w.deadline:
                 behind = ", ".join(
                     f"{n} ({to_seconds(w.end - self._air.stations[n].horizon):.6f} s behind)" for n in missing
@@ -300,10 +325,11 @@ class _Server:
                 detail = f"no samples within {w.request.timeout_s:g} s; " + (
                     f"waiting for {behind}" if behind else "not yet that late"
                 )
-                self._answer(w.route, m.Reply(id=w.request.id, error="timeout", detail=detail))
+                self._fail(w, "timeout", detail)
             else:
                 still.append(w)
         self._waiting = still
+        self._complete(ready)
 
     def due_in_s(self, now: float) -> float:
         """Return how long `settle` may be left alone if no message arrives."""
@@ -332,7 +358,11 @@ class _Server:
                 if session is not None and session.name in air.stations and not session.gone:
                     air.declare(session.name, request.until)
                 return None
-        name = self._name(request)
+        return self._serve_device(route, request, self._name(request), payload, now)
+
+    def _serve_device(self, route: bytes, request: m.Request, name: str, payload: bytes, now: float) -> m.Reply | None:
+        """Serve what an attached device asks for."""
+        air = self._air
         match request:
             case m.Detach():
                 self._end(request.session, "it said goodbye")
@@ -363,13 +393,16 @@ class _Server:
                     return None
             case m.Receive():
                 self._same_world(request.seed)
-                n_antennas = air.n_antennas(name)
-                if request.n_samples * n_antennas > m.MAX_SAMPLES:
-                    raise Refused("device", f"{request.n_samples} samples, accepted {m.MAX_SAMPLES // n_antennas}")
+                self._check_size(name, request.n_samples)
                 end = air.check_reception(name, request.start, request.n_samples)
                 # a client asks one thing at a time: what it waited for before was given up
                 self._waiting = [w for w in self._waiting if w.name != name]
-                self._waiting.append(_Waiting(route, request, name, end, now + request.timeout_s))
+                self._waiting.append(_Waiting(route, request, request, name, end, now + request.timeout_s))
+                return None
+            case m.ReceiveMany():
+                self._same_world(request.seed)
+                self._check_size(name, sum(window.n_samples for window in request.windows))
+                self._begin_train(route, request, name, now)
                 return None
             case m.Silence():
                 air.silence(name, request.repeated_only)
@@ -389,7 +422,7 @@ class _Server:
             )
         for token, session in self._sessions.items():
             if session.name == request.name and not session.gone:
-                self._end(token, "another process attached under its name")
+                self._end(token, _REPLACED)
         gone = [token for token, session in self._sessions.items() if session.gone]
         for token in gone[:-100]:  # the last ones may still come and ask why
             del self._sessions[token]
@@ -429,25 +462,75 @@ class _Server:
         if session is None:
             raise Refused("off_air", "this world does not know the device: configure() attaches it again")
         if session.gone:
-            raise Refused("off_air", f"dropped from the air: {session.gone}; configure() attaches it again")
+            kind = "replaced" if session.gone == _REPLACED else "off_air"
+            raise Refused(kind, f"dropped from the air: {session.gone}; what it sent since is lost")
         return session.name
 
     # ---------------------------------------------------------------- the air rule
 
-    def _complete(self, w: _Waiting) -> None:
+    def _check_size(self, name: str, n_samples: int) -> None:
+        """Refuse what does not fit into one answer."""
+        most = m.MAX_SAMPLES // self._air.n_antennas(name)
+        if n_samples > most:
+            raise Refused("device", f"{n_samples} samples, accepted {most}")
+
+    def _begin_train(self, route: bytes, request: m.ReceiveMany, name: str, now: float) -> None:
+        """Wait for every window of a train; those that are refused at once fail alone."""
+        self._waiting = [w for w in self._waiting if w.name != name]
+        train = _Train([None] * len(request.windows), open=len(request.windows))
+        for index, window in enumerate(request.windows):
+            w = _Waiting(route, request, window, name, 0, now + request.timeout_s, train, index)
+            try:
+                w.end = self._air.check_reception(name, window.start, window.n_samples)
+            except Refused as exc:
+                if exc.kind != "device":
+                    raise
+                self._fail(w, "device", exc.detail)
+                continue
+            self._waiting.append(w)
+
+    def _complete(self, ready: list[_Waiting]) -> None:
+        """Compute receptions together; where the air refuses one of them, each for itself."""
+        receptions = [Reception(w.name, w.window.start, w.window.n_samples, w.window.shift) for w in ready]
         try:
-            field = self._air.hear(w.name, w.request.start, w.request.n_samples, w.request.shift)
+            heard = self._air.hear_many(receptions) if receptions else []
         except Refused as exc:
-            self._answer(w.route, m.Reply(id=w.request.id, error=exc.kind, detail=exc.detail))  # type: ignore[arg-type]
+            if len(ready) == 1:
+                self._fail(ready[0], exc.kind, exc.detail)
+                return
+            for w in ready:
+                self._complete([w])
             return
         except Exception as exc:  # as for any other request: it costs who asked
             log.error("a reception could not be computed: %s: %s", type(exc).__name__, exc)
             log.debug("", exc_info=True)
-            self._strike(w.route)
-            detail = f"could not be computed: {type(exc).__name__}: {printable(str(exc))}"
-            self._answer(w.route, m.Reply(id=w.request.id, error="device", detail=detail))
+            if len(ready) > 1:
+                for w in ready:
+                    self._complete([w])
+                return
+            self._strike(ready[0].route)
+            self._fail(ready[0], "device", f"could not be computed: {type(exc).__name__}: {printable(str(exc))}")
             return
-        self._answer(w.route, m.Reply(id=w.request.id, now=self._air.now(w.name), seed=self._air.seed), field)
+        for w, samples in zip(ready, heard, strict=True):
+            if w.train is None:
+                reply = m.Reply(id=w.request.id, now=self._air.now(w.name), seed=self._air.seed)
+                self._answer(w.route, reply, samples)
+            else:
+                w.train.fields[w.index] = samples
+                self._close(w, w.train)
+
+    def _fail(self, w: _Waiting, error: Any, detail: str) -> None:
+        if w.train is None:
+            self._answer(w.route, m.Reply(id=w.request.id, error=error, detail=detail))
+            return
+        w.train.failed.append(m.Failure(window=w.index, error=error, detail=detail))
+        self._close(w, w.train)
+
+    def _close(self, w: _Waiting, train: _Train) -> None:
+        """Count a window of a train as done; with the last one, answer."""
+        train.open -= 1
+        if not train.open:
+            self._answer(w.route, *train.answer(w.request.id, self._air.now(w.name), self._air.seed))
 
     def _drop_silent(self, now: float) -> None:
         """Drop who was waited for too long without declaring anything. Who waits itself is not silent."""

@@ -11,17 +11,19 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim_backend.arrays import Array, convolve, taps_of_pairs
-from sim_backend.channel import Channel, taps
+from sim_backend.channel import Channel, taps_many
+from sim_backend.mixing import common_band, reach, resample
 from sim_backend.ticks import TICKS_PER_S, duration, to_seconds, to_ticks
 from testbed.core.config import Attacker, Scene
 from testbed.core.seeds import generator
-from testbed.core.types import C64, U8
+from testbed.core.types import C64, F64, U8
 
 SEGMENT = TICKS_PER_S // 10_000
 """The channel is evaluated once per 100 µs (a path turns by 0.015 rad in that time at 3 m/s and 2.4 GHz), on an
@@ -30,6 +32,9 @@ RETENTION = TICKS_PER_S
 """How far behind the frontier a reception may still begin."""
 LONGEST_PATH = TICKS_PER_S // 50_000
 """Echoes later than 20 µs (6 km) are not computed."""
+NEARLY = 1 / 32
+"""Carriers that differ by no more of the (same) rate are turned against one another sample by sample: what leaves the
+band at one end then comes in at the other, as it does in a receiver whose filter is that much too wide."""
 FOREVER = 1 << 62
 MAX_UNHEARD = 1 << 24
 """Samples of one radio that are still to be sent; 128 MiB of them."""
@@ -75,6 +80,14 @@ class Transmission:
         if self.cyclic:
             return self.samples[..., np.arange(first, stop) % self.samples.shape[-1]]
         return self.samples[..., first:stop]
+
+    def stretch(self, first: int, stop: int) -> C64:
+        """Return samples first…stop, zeros before it begins and after it ends."""
+        out = np.zeros((*self.samples.shape[:-1], stop - first), np.complex64)
+        begin, limit = max(first, 0), min(stop, self.length)
+        if begin < limit:
+            out[..., begin - first : limit - first] = self.take(begin, limit)
+        return out
 
 
 @dataclass(slots=True)
@@ -156,6 +169,93 @@ class _Attacker:
 
 def _ended(sent: Transmission) -> int:
     return sent.end + sent.shift
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """What a radio wants to hear: sample m is at tick start + shift + m / rate."""
+
+    radio: str
+    start: int
+    n_samples: int
+    shift: int = 0
+
+
+@dataclass(slots=True)
+class _Piece:
+    """One transmission in samples first…stop of a reception, in which neither the channel nor a pattern changes."""
+
+    sent: Transmission
+    to: Station
+    first: int
+    stop: int
+    time: int
+    """Tick of the first of them."""
+    offset: float
+    """Samples from the reception's start to the transmission's."""
+    band_hz: tuple[float, float] | None = None
+    """What its band and the receiver's have in common, from its carrier on; None: they are the same, or nearly."""
+    lag: int = 0
+    h: NDArray[np.complex128] = field(default_factory=lambda: np.empty(0, np.complex128))
+    """Taps from `lag` on."""
+
+    @property
+    def middle_s(self) -> float:
+        """When the channel is evaluated."""
+        return to_seconds(self.time // SEGMENT * SEGMENT + SEGMENT // 2)
+
+    @property
+    def alone(self) -> bool:
+        """Both ends have a single antenna."""
+        return self.sent.array is None and self.to.array is None
+
+    @property
+    def delay_rate_hz(self) -> float:
+        """At which rate the taps are: the receiver's; the sender's where the two mix."""
+        return self.to.sample_rate_hz if self.band_hz is None else self.sent.sample_rate_hz
+
+    def add_to(self, out: C64) -> None:
+        """Add what is heard of it to the reception."""
+        if self.band_hz is not None:
+            return self._mix_into(out, self.band_hz)
+        sent, lag, n_taps = self.sent, self.lag, self.h.shape[-1]
+        # out[m] = Σ_i h[i] x[m − lag − i], where any of these x is sent
+        first, stop = max(self.first, lag), min(self.stop, lag + n_taps - 1 + sent.length)
+        if first >= stop:
+            return
+        heard = self._through(first - lag - n_taps + 1, stop - lag)
+        if sent.carrier_hz != self.to.carrier_hz:
+            heard = heard * self._turn(first, stop)
+        out[..., first:stop] += heard if out.ndim == heard.ndim else heard[0]
+
+    def _mix_into(self, out: C64, band_hz: tuple[float, float]) -> None:
+        """Add it where it is in another band or at another rate: the channel at the sender's rate, then the change."""
+        sent_rate, rate = self.sent.sample_rate_hz, self.to.sample_rate_hz
+        n, n_taps = self.stop - self.first, self.h.shape[-1]
+        # where the receiver's samples lie, in samples of the sender
+        at, step = (self.time - self.sent.start - self.sent.shift) * sent_rate / TICKS_PER_S, sent_rate / rate
+        half = reach(sent_rate, rate)
+        low, high = math.floor(at) - half, math.ceil(at + step * n) + half + 1
+        if high <= 0 or low - self.lag - n_taps >= self.sent.length:
+            return
+        wave = self._through(low - self.lag - n_taps + 1, high - self.lag)
+        heard = resample(wave, at - low, step, n, sent_rate, rate, band_hz)
+        heard *= self._turn(self.first, self.stop)
+        out[..., self.first : self.stop] += heard if out.ndim == heard.ndim else heard[0]
+
+    def _through(self, first: int, stop: int) -> C64:
+        """Return what samples first…stop of the transmission become by the channel, the valid part of it."""
+        x = self.sent.stretch(first, stop)
+        if self.alone:
+            return np.convolve(x, self.h.astype(np.complex64), "valid")
+        return convolve(np.atleast_2d(x), self.h)
+
+    def _turn(self, first: int, stop: int) -> C64:
+        """Return (sample,) exp(j·phase) of the sender's carrier against the receiver's."""
+        away_hz, rate = self.sent.carrier_hz - self.to.carrier_hz, self.to.sample_rate_hz
+        time_s = to_seconds(self.time + duration(first, rate) - duration(self.first, rate))
+        turns = (away_hz * time_s) % 1.0 + away_hz / rate * np.arange(stop - first)
+        return np.asarray(np.exp(2j * np.pi * (turns % 1.0)), np.complex64)
 
 
 class Air:
@@ -305,66 +405,103 @@ class Air:
         The sum over transmitters of what they sent, convolved with their channel, at exact delays; zero elsewhere and
         while this radio itself sends or turns round. Sample m is at start + shift + m / rate.
         """
-        station = self._station(name)
-        rate = station.sample_rate_hz
-        end = start + duration(n_samples, rate)
-        start += shift
-        out = np.zeros(n_samples if station.array is None else (station.array.n, n_samples), np.complex64)
-        present = [s for s in self._sent if s.end > s.start and s.start < end and s.end > start - LONGEST_PATH]
+        (heard,) = self.hear_many([Reception(name, start, n_samples, shift)])
+        return heard
+
+    def hear_many(self, receptions: Sequence[Reception]) -> list[C64]:
+        """Return what `hear` gives for each, to the last bit; the channels of all are computed together."""
+        assert self._channel is not None
+        pieces = [self._pieces(r) for r in receptions]
+        together = [piece for of_one in pieces for piece in of_one]
+        moments: dict[tuple[str, str, float], list[float]] = {}
+        for piece in (p for p in together if p.alone):
+            moments.setdefault((piece.sent.place, piece.to.place, piece.sent.carrier_hz), []).append(piece.middle_s)
+        for (x, y, carrier_hz), times_s in moments.items():
+            self._channel.prepare(x, y, times_s, carrier_hz)
+        self._shape(together)
+        out = [self._lay(r, of_one) for r, of_one in zip(receptions, pieces, strict=True)]
+        for r in receptions:
+            self.pass_time(r.start + duration(r.n_samples, self._station(r.radio).sample_rate_hz))
+        self._forget()
+        return out
+
+    def _present(self, r: Reception, end: int) -> list[Transmission]:
+        """Return whatever of the transmissions may be heard until `end`."""
+        start = r.start + r.shift
+        found = [s for s in self._sent if s.end > s.start and s.start < end and s.end > start - LONGEST_PATH]
         # arrival order of the declarations must not change the rounding of the sum
-        present.sort(key=lambda s: (s.start, s.radio))
-        edges = self._edges(start, n_samples, rate)
-        for sent in present:
-            if sent.radio != name and self._same_band(name, station, sent):
-                for first, stop in itertools.pairwise(edges):
-                    self._add(out, station, start, rate, sent, first, stop)
-        for sent in present:
-            if sent.radio == name:
+        return sorted(found, key=lambda s: (s.start, s.radio))
+
+    def _pieces(self, r: Reception) -> list[_Piece]:
+        """Return what a reception is the sum of: transmissions, each while neither channel nor pattern changes."""
+        station = self._station(r.radio)
+        rate, start = station.sample_rate_hz, r.start + r.shift
+        edges = self._edges(start, r.n_samples, rate)
+        out = []
+        for sent in self._present(r, r.start + duration(r.n_samples, rate)):
+            away_hz = sent.carrier_hz - station.carrier_hz
+            band_hz = common_band(sent.carrier_hz, sent.sample_rate_hz, station.carrier_hz, rate)
+            if sent.radio == r.radio or band_hz is None:
+                continue
+            if sent.sample_rate_hz == rate and abs(away_hz) <= NEARLY * rate:
+                band_hz = None
+            begins = _ceil_index(sent.start - start, rate)
+            fades = FOREVER if sent.end == FOREVER else _ceil_index(_ended(sent) + LONGEST_PATH - start, rate)
+            for first, stop in ((max(a, begins), b) for a, b in itertools.pairwise(edges)):
+                if first < min(stop, fades):
+                    time = start + duration(first, rate)
+                    offset = (sent.start + sent.shift - start) * rate / TICKS_PER_S
+                    out.append(_Piece(sent, station, first, stop, time, offset, band_hz))
+        return out
+
+    def _shape(self, pieces: list[_Piece]) -> None:
+        """Give every piece its taps; those of single antennas with equally many paths at once."""
+        alike: dict[int, list[tuple[_Piece, NDArray[np.complex128], F64]]] = {}
+        for piece in pieces:
+            amplitude, delay_s = self._paths(piece)
+            delay = delay_s * piece.delay_rate_hz + (piece.offset if piece.band_hz is None else 0.0)
+            if piece.alone:
+                alike.setdefault(amplitude.size, []).append((piece, amplitude, delay))
+            else:
+                piece.lag, piece.h = taps_of_pairs(amplitude, delay)
+        for members in alike.values():
+            found = taps_many(np.array([a for _, a, _ in members]), np.array([d for _, _, d in members]))
+            for (piece, _, _), shaped in zip(members, found, strict=True):
+                piece.lag, piece.h = shaped
+
+    def _paths(self, piece: _Piece) -> tuple[NDArray[np.complex128], F64]:
+        """Return (amplitude, delay_s) of a piece's paths, the surfaces' phases included."""
+        assert self._channel is not None
+        sent = piece.sent
+        link = (sent.place, piece.to.place, piece.middle_s, sent.carrier_hz, sent.array, piece.to.array)
+        amplitude, delay_s = self._channel.paths(*link)
+        if amplitude.shape[-1] > self._channel.n_air and self._surface is not None:
+            amplitude = amplitude.copy()
+            amplitude[..., self._channel.n_air :] *= self._surface.phasor_at(piece.time)
+        if self._attacker is not None:
+            reflected, later_s = self._channel.attacked_paths(*link)
+            if reflected.size:
+                reflected = reflected * self._attacker.phasor_at(piece.time, self._sent)
+                amplitude = np.concatenate([amplitude, reflected], axis=-1)
+                delay_s = np.concatenate([delay_s, later_s], axis=-1)
+        return amplitude, delay_s
+
+    def _lay(self, r: Reception, pieces: list[_Piece]) -> C64:
+        """Return the sum of the pieces, and nothing while the radio itself sends or turns round."""
+        station = self._station(r.radio)
+        rate, start = station.sample_rate_hz, r.start + r.shift
+        shape = r.n_samples if station.array is None else (station.array.n, r.n_samples)
+        out = np.zeros(shape, np.complex64)
+        for piece in pieces:
+            piece.add_to(out)
+        for sent in self._present(r, r.start + duration(r.n_samples, rate)):
+            if sent.radio == r.radio:
                 deaf = [
                     _ceil_index(t - start, rate)
                     for t in (sent.start - station.turnaround, sent.end + station.turnaround)
                 ]
                 out[..., max(deaf[0], 0) : max(deaf[1], 0)] = 0.0
-        self.frontier = max(self.frontier, end)
-        self._forget()
         return out
-
-    def _add(self, out: C64, to: Station, start: int, rate: float, sent: Transmission, first: int, stop: int) -> None:
-        """Add one transmission to samples first…stop, in which neither the channel nor the pattern changes."""
-        assert self._channel is not None
-        first = max(first, _ceil_index(sent.start - start, rate))
-        if first >= stop:
-            return
-        time = start + duration(first, rate)
-        middle_s = to_seconds(time // SEGMENT * SEGMENT + SEGMENT // 2)
-        link = (sent.place, to.place, middle_s, sent.carrier_hz, sent.array, to.array)
-        amplitude, delay_s = self._channel.paths(*link)
-        if amplitude.shape[-1] > self._channel.n_air and self._surface is not None:
-            amplitude = amplitude.copy()
-            amplitude[..., self._channel.n_air :] *= self._surface.phasor_at(time)
-        if self._attacker is not None:
-            reflected, later_s = self._channel.attacked_paths(*link)
-            if reflected.size:
-                reflected = reflected * self._attacker.phasor_at(time, self._sent)
-                amplitude = np.concatenate([amplitude, reflected], axis=-1)
-                delay_s = np.concatenate([delay_s, later_s], axis=-1)
-        offset = (sent.start + sent.shift - start) * rate / TICKS_PER_S
-        alone = sent.array is None and to.array is None
-        lag, h = (taps if alone else taps_of_pairs)(amplitude, delay_s * rate + offset)
-        n_taps = h.shape[-1]
-        # out[m] = Σ_i h[i] x[m − lag − i], where any of these x is sent
-        first, stop = max(first, lag), min(stop, lag + n_taps - 1 + sent.length)
-        if first >= stop:
-            return
-        low, high = first - lag - n_taps + 1, stop - lag
-        x = np.zeros((*sent.samples.shape[:-1], high - low), np.complex64)
-        begin, limit = max(low, 0), min(high, sent.length)
-        x[..., begin - low : limit - low] = sent.take(begin, limit)
-        if alone:
-            out[first:stop] += np.convolve(x, h.astype(np.complex64), "valid")
-        else:
-            heard = convolve(np.atleast_2d(x), h)
-            out[..., first:stop] += heard if out.ndim == 2 else heard[0]
 
     def _edges(self, start: int, n_samples: int, rate: float) -> list[int]:
         """Return sample indices between which neither channel nor any pattern changes, 0 and n included."""
@@ -375,19 +512,6 @@ class Air:
         if self._attacker is not None:
             times += [t for t in self._attacker.changes(self._sent) if start < t < end]
         return sorted({0, n_samples, *(min(_ceil_index(t - start, rate), n_samples) for t in times)})
-
-    def _same_band(self, name: str, station: Station, sent: Transmission) -> bool:
-        """Same carrier and rate: heard. Bands apart: not heard. Anything between is refused rather than got wrong."""
-        if sent.carrier_hz == station.carrier_hz and sent.sample_rate_hz == station.sample_rate_hz:
-            return True
-        if abs(sent.carrier_hz - station.carrier_hz) >= (sent.sample_rate_hz + station.sample_rate_hz) / 2:
-            return False
-        raise Refused(
-            "device",
-            f"{sent.radio} sends {sent.sample_rate_hz:g} samples/s at {sent.carrier_hz:g} Hz into the band of {name} "
-            f"({station.sample_rate_hz:g} samples/s at {station.carrier_hz:g} Hz); "
-            "the simulated air mixes equal rates on one carrier only",
-        )
 
     def _forget(self) -> None:
         oldest = self.frontier - RETENTION - TICKS_PER_S // 1000

@@ -2,7 +2,8 @@
 
 Lines end in LF alone: CR kills a command without a word, as does anything else the board does not like. Replies carry
 no number, so commands go in lockstep and `#OK` alone proves little: a pattern counts as applied once the board has read
-it back. After any failure nothing is trusted before the line was quiet and a question was answered.
+it back. After any failure nothing is trusted before the line was quiet and a question was answered. Each command has a
+wait of its own: the Bluetooth key takes the board about 3 s, and sent again meanwhile it would begin anew.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ _READY = b"#READY!"
 _SERIAL = rb"#SerNo:\s+(\d+)"
 _OPEN_S = 3.0
 """Opening the port may reset the board, which then takes this long to say that it is ready."""
+_BLUETOOTH_S = 4.0
+"""The board restarts its Bluetooth module twice before it answers: 2.96 s, and the pass key may be stored twice."""
 
 
 class OpenSourceRisOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,7 +41,7 @@ class OpenSourceRisOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fie
     verify: bool = True
     """Read every pattern back; without, an `#OK` that is late or doubled may be taken for the next one's."""
     answer_s: Annotated[float, Meta(gt=0)] = 0.2
-    """How long one reply may take."""
+    """How long a reply may take, of commands that are answered at once (all but `!BT-Key`)."""
     quiet_s: Annotated[float, Meta(gt=0)] = 0.1
     """After a failure the line must be silent for this long."""
 
@@ -105,12 +108,20 @@ class OpenSourceRis(Board):
             if time.monotonic() >= deadline_s:
                 raise DeviceTimeout(self.name, "reset", self.state, "it talks, but does not say that it is ready")
 
-    def set_bluetooth_key(self, key: str, timeout_s: float = 2.0) -> None:
-        """Set the six decimal digits that Bluetooth clients need."""
+    def set_bluetooth_key(self, key: str, timeout_s: float = 10.0) -> None:
+        """Set the six decimal digits that Bluetooth clients need; the board takes about 3 s over it.
+
+        Raises DeviceError where the board says that its Bluetooth module refused.
+        """
         self._require_open("set_bluetooth_key")
         if not re.fullmatch("[0-9]{6}", key):
             raise DeviceError(self.name, "set_bluetooth_key", self.state, "accepted: six decimal digits")
-        self._try("set_bluetooth_key", timeout_s, lambda end: self._ask(f"!BT-Key={key}", b"#OK", end))
+        answer = self._try(
+            "set_bluetooth_key", timeout_s, lambda end: self._ask(f"!BT-Key={key}", b"#(OK|ERROR)", end, _BLUETOOTH_S)
+        )
+        if answer[1] != b"OK":
+            detail = "the board says #ERROR: its Bluetooth module refused the key or does not answer; reset it"
+            raise DeviceError(self.name, "set_bluetooth_key", self.state, detail)
 
     def _do_apply(self, pattern: SurfacePattern, timeout_s: float) -> AppliedPattern:
         wanted = patterns.to_hex(pattern)
@@ -201,14 +212,18 @@ class OpenSourceRis(Board):
             )  # fmt: skip
         raise _Confused("it gives different serial numbers")
 
-    def _ask(self, command: str, reply: bytes, end_s: float) -> re.Match[bytes]:
-        """Send one command and return the match of its reply; raises _Confused for any other."""
+    def _ask(self, command: str, reply: bytes, end_s: float, wait_s: float | None = None) -> re.Match[bytes]:
+        """Send one command and return the match of its reply, which may take `wait_s` (None: `answer_s`).
+
+        Raises _Confused for any other, and where none comes.
+        """
         left_s = end_s - time.monotonic()
         if left_s <= 0:
             raise _OutOfTime
         self._link.write(command.encode() + b"\n", left_s)
         try:
-            line = self._link.read_until(b"\n", min(self._options.answer_s, end_s - time.monotonic()))
+            wait_s = self._options.answer_s if wait_s is None else wait_s
+            line = self._link.read_until(b"\n", min(wait_s, end_s - time.monotonic()))
         except DeviceTimeout as exc:
             raise _Confused(exc.detail) from exc
         found = re.fullmatch(reply, line.strip())

@@ -15,16 +15,16 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from msgspec import Meta, Struct
 
 from testbed.core.errors import DeviceError, DeviceTimeout
 from testbed.core.options import driver_options
-from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
+from testbed.core.radio import Limits, Radio, RadioCapabilities, RadioSettings
 from testbed.core.types import IqBlock
 from testbed.core.world import DriverContext
 
@@ -40,6 +40,11 @@ _CONNECTION_LOST = {
     errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ENOTCONN, errno.ENODEV, errno.EBADF,
     errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN, errno.ESHUTDOWN,
 }  # fmt: skip
+_MODELS = {
+    "ad9363a": ("PlutoSDR as sold (ad9363a)", (325e6, 3.8e9), 20e6),
+    "ad9364": ("PlutoSDR unlocked as ad9364", (70e6, 6e9), 40e6),
+}
+"""Model → in words, carriers, analogue bandwidth that both directions have."""
 INSTALL = "apt-get install libiio0; pip install pyadi-iio==0.0.21 pylibiio==0.25"
 
 T = TypeVar("T")
@@ -54,6 +59,8 @@ class PlutoOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Hardware serial number that must be found there: addresses change hands, serial numbers do not."""
     timeout_s: Annotated[float, Meta(gt=0)] = 3.0
     """How long one exchange with the device may take."""
+    variant: Literal["ad9363a", "ad9364"] | None = None
+    """ad9363a: as sold; ad9364: unlocked. Given, an experiment beyond it is refused before anything starts."""
 
 
 @dataclass(slots=True)
@@ -75,6 +82,18 @@ class Pluto(Radio):
 
     options_type = PlutoOptions
 
+    limits = Limits(
+        carrier_hz=(70e6, 6e9), sample_rate_hz=(_LOWEST_RATE_HZ, 61.44e6), tx_gain_db=(-89.75, 0.0),
+        rx_gain_db=(-3.0, 71.0), device="PlutoSDR",
+    )  # fmt: skip
+
+    @classmethod
+    def limits_of(cls, options: Mapping[str, Any]) -> Limits:
+        found = _MODELS.get(options.get("variant") or "")
+        if found is None:
+            return cls.limits
+        return replace(cls.limits, device=found[0], carrier_hz=found[1], bandwidth_hz=found[2])
+
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)
         checked = driver_options(options, PlutoOptions, name)
@@ -86,6 +105,8 @@ class Pluto(Radio):
         self._may_radiate = False
         """Its transmitter is on, or was left in a state that nobody knows."""
         self._ranges: dict[str, tuple[float, float]] = {}
+        self._bandwidth_hz = {"rx": (200e3, 20e6), "tx": (200e3, 20e6)}
+        """Of the analogue filters."""
         self._identity: dict[str, Any] = {}
         self._worker = _Worker(name)
         try:
@@ -192,6 +213,7 @@ class Pluto(Radio):
         device = _Device(sdr, sdr._rxadc, sdr._txdac, los[1].attrs["powerdown"])
         self._worker.require_heard("open")
         self._ranges = ranges
+        self._bandwidth_hz = {"rx": _range(rx, "rf_bandwidth_available"), "tx": _range(tx, "rf_bandwidth_available")}
         self._identity = {
             "serial": found,
             "firmware": sdr.ctx.attrs.get("fw_version", ""),
@@ -229,7 +251,8 @@ class Pluto(Radio):
         self._zero_tones()
         # A rate resets gains and a carrier calibrates, so: rate, then carrier, gains last.
         sdr.sample_rate = round(settings.sample_rate_hz)
-        sdr.rx_rf_bandwidth = sdr.tx_rf_bandwidth = round(min(max(settings.sample_rate_hz, 200e3), 40e6))
+        for side, (low, high) in self._bandwidth_hz.items():
+            setattr(sdr, f"{side}_rf_bandwidth", round(min(max(settings.sample_rate_hz, low), high)))
         sdr.rx_lo = sdr.tx_lo = round(settings.carrier_hz)
         sdr.gain_control_mode_chan0 = "manual"  # otherwise pyadi-iio ignores the next line without a word
         sdr.rx_hardwaregain_chan0 = settings.rx_gain_db

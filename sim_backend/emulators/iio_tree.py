@@ -5,8 +5,9 @@ Values are keyed by (device, file name), not by attribute: in the kernel's sysfs
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from xml.sax.saxutils import quoteattr
+from xml.sax import saxutils
 
 DTD = (
     "<!DOCTYPE context ["
@@ -31,8 +32,16 @@ DTD = (
 UNREADABLE = "ERROR"
 """Stands in the XML, as the kernel's scan puts it there, for an attribute that cannot be read."""
 
+_LONGEST_IN_XML = 1023
+"""Clients have 1024 bytes for a value."""
+
 Key = tuple[str, str]
 """(device id, file name); debug and buffer attributes are files `debug/NAME` and `buffer/NAME`."""
+
+
+def quoteattr(value: str) -> str:
+    """Return a value in quotation marks, without what XML does not allow: whatever it is, clients can read the rest."""
+    return saxutils.quoteattr(re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd]", "?", value[:_LONGEST_IN_XML]))
 
 
 @dataclass(slots=True)

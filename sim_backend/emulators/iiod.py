@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 VERSION = (0, 24, "emulate")
 _REOPEN_S = 0.05
 """CLOSE and the next OPEN of a client come on two connections and may overtake each other: iiod waits this long."""
-_LONGEST_WRITE = 1 << 20
+_LONGEST_WRITE = 1 << 16
+"""Of an attribute: filters and gain tables have some kilobytes."""
 _LONGEST_LINE = 1024
 
 
@@ -32,9 +34,12 @@ class Stream:
 
     dribble_s = 0.0
     """How long a block takes on the wire: a device that is alive but hardly."""
+    longest_write = 0
+    """Bytes of one block to transmit."""
 
-    def read(self, n_bytes: int, timeout_s: float) -> memoryview | None:
-        """Return the next block, at most `n_bytes`; None: hang up in the middle of it. Raises OSError."""
+    def read(self, n_bytes: int, timeout_s: float) -> tuple[int, Iterator[memoryview]] | None:
+        """Return the length of the next block, at most `n_bytes`, and its bytes as they come; None: hang up in the
+        middle of it. Raises OSError, the bytes too."""
         raise OSError(errno.EINVAL, "not for reading")
 
     def write(self, data: bytes) -> None:
@@ -72,8 +77,8 @@ class IiodServer:
         self._host, self._port = self._listener.getsockname()[:2]
         self._sessions: set[_Session] = set()
         self._lock = threading.Lock()
-        self._holders: dict[str, _Session] = {}
-        """Device → the session that has its buffer open."""
+        self._holders: dict[str, dict[_Session, bool]] = {}
+        """Device → who has its buffer open, and whether for repeating: then nobody else may."""
         self.n_blocks: dict[str, int] = {}
         """Device → kernel buffers of its next open, as clients set them."""
         self._timeout_s = 2.5
@@ -166,6 +171,7 @@ class IiodServer:
                     # taken off the wire first: it must not be read as commands, whatever is wrong
                     n_bytes = int(n)
                     if not 0 <= n_bytes <= _LONGEST_WRITE:
+                        self._answer(session, -errno.E2BIG)
                         raise _HangUp
                     payload = session.lines.read(n_bytes)
                     if len(payload) < n_bytes:
@@ -244,7 +250,11 @@ class IiodServer:
         key = self._backend.tree.key(device, place, channel, attribute or "")
         if key is None:
             raise OSError(errno.ENOENT, "no such attribute")
-        self._backend.write_attribute(key, payload.split(b"\0")[0].decode("utf-8", "replace").rstrip("\n"))
+        try:
+            text = payload.split(b"\0")[0].decode("ascii").rstrip("\n")
+        except UnicodeDecodeError as exc:
+            raise OSError(errno.EINVAL, "not text") from exc
+        self._backend.write_attribute(key, text)
 
     # ---------------------------------------------------------------- buffers
 
@@ -256,11 +266,7 @@ class IiodServer:
         if not bits or bits & ~sum(1 << i for i in scan):
             raise OSError(errno.EINVAL, "mask")
         deadline_s = time.monotonic() + _REOPEN_S
-        while True:
-            with self._lock:
-                if device.id not in self._holders:
-                    self._holders[device.id] = session
-                    break
+        while not self._hold(session, device.id, cyclic):
             if time.monotonic() > deadline_s:
                 raise OSError(errno.EBUSY, "buffer already open")
             time.sleep(1e-4)
@@ -268,16 +274,27 @@ class IiodServer:
             stream = self._backend.open(device, n_samples, bits, cyclic, self.n_blocks.get(device.id, 4))
             session.open[device.id] = stream, bits
         except BaseException:
-            with self._lock:
-                del self._holders[device.id]
+            self._let_go(session, device.id)
             raise
+
+    def _hold(self, session: _Session, device: str, cyclic: bool) -> bool:
+        """Take a device's buffer: several may share it, but not with one that repeats; return whether that worked."""
+        with self._lock:
+            holders = self._holders.setdefault(device, {})
+            if session in holders or (holders and (cyclic or any(holders.values()))):
+                return False
+            holders[session] = cyclic
+            return True
+
+    def _let_go(self, session: _Session, device: str) -> None:
+        with self._lock:
+            self._holders.get(device, {}).pop(session, None)
 
     def _close_device(self, session: _Session, device: str) -> None:
         try:
             session.open.pop(device)[0].close()
         finally:
-            with self._lock:
-                self._holders.pop(device, None)
+            self._let_go(session, device)
 
     @staticmethod
     def _stream(session: _Session, device: Device) -> tuple[Stream, int]:
@@ -289,27 +306,35 @@ class IiodServer:
         (stream, mask), first = self._stream(session, device), b"%08x\n"
         while n_bytes > 0:
             block = stream.read(n_bytes, self._timeout_s)
+            length = n_bytes if block is None else block[0]
             # the mask goes before the first block of an answer only
-            head = b"%d\n" % (n_bytes if block is None else len(block)) + (first % mask if first else b"")
+            session.wire.sendall(b"%d\n" % length + (first % mask if first else b""))
             if block is None:
-                session.wire.sendall(head + bytes(n_bytes // 2))
+                session.wire.sendall(bytes(n_bytes // 2))
                 raise _HangUp
-            session.wire.sendall(head)
-            if stream.dribble_s:
-                step = max(len(block) // 16, 1)
-                for at in range(0, len(block), step):
-                    session.wire.sendall(block[at : at + step])
-                    ready, _, _ = select.select([session.wire], [], [], stream.dribble_s / 16)
-                    if ready and not session.wire.recv(1, socket.MSG_PEEK):
-                        raise _HangUp
-            else:
-                session.wire.sendall(block)
-            n_bytes -= len(block)
+            try:
+                for piece in block[1]:
+                    self._send_piece(session, piece, stream.dribble_s * len(piece) / length)
+            except OSError as exc:  # it cannot be told any more: the length has been promised
+                raise _HangUp from exc
+            n_bytes -= length
             first = b""
+
+    @staticmethod
+    def _send_piece(session: _Session, piece: memoryview, over_s: float) -> None:
+        if not over_s:
+            session.wire.sendall(piece)
+            return
+        step = max(len(piece) // 16, 1)
+        for at in range(0, len(piece), step):
+            session.wire.sendall(piece[at : at + step])
+            ready, _, _ = select.select([session.wire], [], [], over_s / 16)
+            if ready and not session.wire.recv(1, socket.MSG_PEEK):
+                raise _HangUp
 
     def _write_buffer(self, session: _Session, device: Device, n_bytes: int) -> None:
         stream, _ = self._stream(session, device)
-        if not 0 < n_bytes <= 1 << 26:
+        if not 0 < n_bytes <= stream.longest_write:  # refused before any of it is taken
             raise OSError(errno.EINVAL, "size")
         self._answer(session, 0)
         data = session.lines.read(n_bytes)

@@ -1,8 +1,9 @@
 """An emulated PlutoSDR: a front of the World that speaks IIO.
 
 It stands on the air as two free-running stations at one place, `NAME` receiving and `NAME-tx` sending: full duplex, two
-local oscillators on one crystal. Time is the World's: a block is captured when the driver queues it, from the World's
-present on, so that reading samples is what makes time pass; nobody ever waits for this radio to declare anything.
+local oscillators, on one crystal. Time is the World's: a block is captured when the driver queues it, from the World's
+present on, so that reading samples is what makes time pass; nobody ever waits for this radio to declare anything. Long
+blocks are simulated piece by piece and handed on as they grow.
 
 What a Pluto does to those who do not expect it is always on: a ring of four blocks filled at once when a buffer is
 opened, an automatic gain unless told otherwise, a transmit gain that a change of rate resets, tones and a leaking
@@ -14,7 +15,6 @@ from __future__ import annotations
 import errno
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,32 +25,40 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct, field
 
-from sim_backend.emulators.iio_tree import Device, Key
+from sim_backend.emulators._options import emulator_options
+from sim_backend.emulators.iio_tree import UNREADABLE, Device, Key
 from sim_backend.emulators.iiod import IiodServer, Stream
+from sim_backend.emulators.pluto_registers import OVERFLOW, UNDERFLOW, Patience, Registers
+from sim_backend.emulators.pluto_streams import SLICE, Block, Ring, RxStream, TxStream
 from sim_backend.emulators.pluto_tree import ADC, DAC, LO_RANGES_HZ, PHY, RATE_FILES, XADC, pluto_tree, tone_file
-from sim_backend.impairments import OneAntenna
-from sim_backend.link import ANSWER_S, OffAir
-from sim_backend.messages import MAX_SAMPLES, Silence
+from sim_backend.impairments import OneAntenna, device_clock
+from sim_backend.link import ANSWER_S, NewWorld, OffAir
+from sim_backend.messages import MAX_SAMPLES, Receive, Silence
 from sim_backend.radio import SimRadio
+from sim_backend.ticks import duration
 from testbed.core.errors import DeviceError, DeviceTimeout, InputError
 from testbed.core.radio import RadioCapabilities, RadioSettings
 from testbed.core.seeds import generator
 from testbed.core.types import C64, IqBlock
-from testbed.core.world import DriverContext
+from testbed.core.world import DriverContext, Emulator
 
 log = logging.getLogger(__name__)
 
 ADC_FULL_SCALE = 2048.0
 """12 bits, sign-extended to 16."""
-DAC_FULL_SCALE = 32768.0
 _LEAK = 10 ** (-50 / 20)
 """Carrier that leaks from the transmitter while its local oscillator runs, relative to full scale."""
-_AGC_TARGET_DBFS = -15.0
+_AGC_TARGET_DBFS = -12.0
 _TX_QUEUE = 4
 """Blocks that may wait to be sent before a writer has to."""
 _STANDSTILL = np.zeros(256, np.complex64)
 _RESET_TX_GAIN_DB = -10.0
 _TONE_SAMPLES = 4096
+_CHAIN_ECHOES = 3
+"""Samples that the receive chain remembers."""
+_LONGEST_VALUE = 256
+_LONGEST_TABLE = 1 << 15
+_TABLES = ("filter_fir_config", "gain_table_config")
 
 T = TypeVar("T")
 
@@ -85,8 +93,9 @@ class PlutoOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
     serial: str | None = None
     """Default: made from the name."""
-    model: Literal["ad9363a", "ad9364"] = "ad9364"
-    """ad9363a: 325 MHz to 3.8 GHz, as sold; ad9364: 70 MHz to 6 GHz, unlocked."""
+    model: Literal["ad9363a", "ad9364"] = "ad9363a"
+    """ad9363a: 325 MHz to 3.8 GHz and 20 MHz of analogue bandwidth, as sold; ad9364: 70 MHz to 6 GHz and 56 MHz (sent:
+    40 MHz), unlocked."""
     firmware: str = "v0.38"
     drift_ppm: Annotated[float, Meta(ge=0)] = 0.0
     """The crystal swings by this much around its error …"""
@@ -103,12 +112,17 @@ class _Chain(SimRadio):
     tuned: RadioSettings | None = None
     sending: C64 | None = None
     """What it repeats."""
+    _next = _shift = 0
+    """Tick of the sample after those that were heard, and how much later than it says all of them are."""
+    _tail = np.zeros((1, 0), np.complex64)
+    """The last of the field that was heard."""
 
     @property
     def capabilities(self) -> RadioCapabilities:
         return replace(
-            super().capabilities, sample_rate_hz=(520e3, 61.44e6), tx_gain_db=(-89.75, 0.0), rx_gain_db=(-3.0, 71.0)
-        )
+            super().capabilities, sample_rate_hz=(520e3, 61.44e6), tx_gain_db=(-89.75, 0.0), rx_gain_db=(-3.0, 71.0),
+            carrier_hz=(69e6, 6.01e9),  # where a crystal's error may take it
+        )  # fmt: skip
 
     def send_once(self, samples: C64, then: C64, queue_s: float) -> None:
         """Send after what is still being sent once, but let time pass until no more than `queue_s` of that is left.
@@ -120,6 +134,34 @@ class _Chain(SimRadio):
         self._receive(1, None, ANSWER_S, back_s=min(queue_s, 0.5))
         self._transmit(self._block(samples), None, cyclic=False)
         self._transmit(self._block(then), None, cyclic=True)
+
+    def listen(self, n_samples: int, goes_on: bool) -> C64:
+        """Return the next (sample,): from now, or, where it goes on, right after the ones before."""
+        try:
+            return self._listen(n_samples, goes_on)
+        except NewWorld as exc:
+            self._begin_again(exc.seed)
+            return self._listen(n_samples, goes_on=False)
+
+    def _listen(self, n_samples: int, goes_on: bool) -> C64:
+        rate = self.settings.sample_rate_hz
+        if not goes_on:
+            self._next = self._now()
+            self._shift = self._front_end().jitter("rx", self._next)
+            self._tail = np.zeros((1, 0), np.complex64)
+        front = self._front_end()
+        request = Receive(
+            id=self._link.next_id(), session=self._link.session, start=self._next, shift=self._shift,
+            n_samples=n_samples, timeout_s=ANSWER_S, seed=self._world_seed,
+        )  # fmt: skip
+        reply, raw = self._link.ask(request, self.state, timeout_s=2 * ANSWER_S)
+        self._heard_from(reply)
+        field = np.concatenate([self._tail, np.frombuffer(raw, np.complex64)[None]], axis=1)
+        before = self._tail.shape[1]
+        heard, _ = front.hear(field, self._next + self._shift - duration(before, rate))
+        self._next += duration(n_samples, rate)
+        self._tail = field[:, -_CHAIN_ECHOES:]
+        return heard[0, before:]
 
     def send_cyclic(self, samples: C64) -> None:
         self._do_transmit(self._block(samples), None)
@@ -136,21 +178,26 @@ class _Chain(SimRadio):
         return IqBlock(samples[None, :], self.settings.sample_rate_hz, 0.0)
 
 
-class EmulatedPluto:
+class EmulatedPluto(Emulator):
     """A PlutoSDR on a TCP port; `uri` says where. `options`: the fields of PlutoOptions."""
 
+    options_type = PlutoOptions
+
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
-        try:
-            self._options = msgspec.convert(options, PlutoOptions)
-        except msgspec.ValidationError as exc:
-            kind, keys = (Faults, "keys of faults") if "$.faults" in str(exc) else (PlutoOptions, "keys")
-            accepted = ", ".join(f.name for f in msgspec.structs.fields(kind))
-            raise InputError(f"table [world.emulators.{name}]: {exc}; accepted {keys}: {accepted}") from exc
+        self._options = emulator_options(name, options, PlutoOptions)
         o = self._options
         self.name, self.faults = name, o.faults
         self.serial = o.serial or f"104473{context.seed & 0xFFFFFFFF:08x}{name.encode().hex():0<20.20}"
         self.tree = pluto_tree(self.serial, o.model, o.firmware)
         self.blocks_captured = 0
+        self.registers = {PHY: Registers(spi=True), ADC: Registers(spi=False), DAC: Registers(spi=False)}
+        self._ring = Ring(self)
+        self._rx_patience, self._tx_patience = Patience(), Patience()
+        self._n_senders = 0
+        """Open transmit buffers."""
+        self._looped: deque[C64] = deque(maxlen=_TX_QUEUE)
+        """Blocks that were sent once and come back in the chip's own loopback."""
+        self._looped_at = 0
         self._context = context
         self._chains: dict[str, _Chain] = {}
         self._stale = {"rx", "tx"}
@@ -194,25 +241,15 @@ class EmulatedPluto:
     def read_attribute(self, key: Key) -> str:
         if key == (PHY, "in_voltage0_hardwaregain") and not self._manual_gain:
             return f"{self._agc_db:.6f} dB"
+        if key[1] == _REGISTER and key[0] in self.registers:
+            self._note_idleness()
+            return self.registers[key[0]].read()
         return self.tree.values[key]
 
     def write_attribute(self, key: Key, value: str) -> None:
-        """Check and take a value as the kernel drivers do; the radio follows."""
+        """Check and take a value as the kernel drivers do; the radio follows. Raises OSError."""
+        self._check_write(key, value)
         device, file = key
-        if file.endswith(("_available", "_rssi", "_input", "_raw_available", "path_rates", "data_available")):
-            raise OSError(errno.EACCES, "read only")
-        if device in (PHY, XADC) and file.endswith(("_raw", "_scale", "_offset")):
-            raise OSError(errno.EACCES, "read only")
-        if self.tree.refusals.get(key) in (errno.ENODEV, errno.EAGAIN):
-            raise OSError(self.tree.refusals[key], "not there")
-        # all channels of a kind share the list of what they accept
-        accepted = self.tree.values.get((device, file.replace("voltage0_", "voltage_") + "_available"), "[").split()
-        if (
-            not accepted[0].startswith("[")
-            and key not in RATE_FILES
-            and value.split()[:1] not in ([a] for a in accepted)
-        ):
-            raise OSError(errno.EINVAL, value)
         if key in RATE_FILES:
             self._set_rate(_whole(value))
         elif file.endswith("_LO_frequency"):
@@ -230,20 +267,60 @@ class EmulatedPluto:
             self.tree.values[key] = value
             self._changed("rx")
         elif file.endswith(("_rf_bandwidth", "_powerdown", "_fir_en")) or (device == DAC and "/" not in file):
-            number = _number(value)
-            fraction = file.endswith(("_scale", "_calibscale", "_calibphase"))
-            self.tree.values[key] = f"{number:.6f}" if fraction else str(round(number))
-            if file.endswith("_fir_en"):
-                for other in ("in_voltage_filter_fir_en", "out_voltage_filter_fir_en", "in_out_voltage_filter_fir_en"):
-                    self.tree.values[PHY, other] = str(round(number))
-            if device == DAC or "TX_LO" in file:
-                self._changed("tx")
+            self._set_number(key, _number(value))
+        elif file == _REGISTER and device in self.registers:
+            self.registers[device].write(value)
+        elif file == "xo_correction":
+            self.tree.values[key] = str(_whole(value))
+            self._stale.add("rx")
+            self._changed("tx", retune=True)
+        elif key == _LOOPBACK:
+            self.tree.values[key] = str(_within(_whole(value), 0, 2))
+            self._looped.clear()
+            self._changed("tx")
         elif "_LO_fastlock_" in file:
             self._fastlock(key, value)
         elif file == "filter_fir_config":
             self.tree.values[key] = _filter_summary(value)
-        else:
+        elif file == "gain_table_config":
+            if not value.lstrip().startswith("<gaintable ") or not value.rstrip().endswith("</gaintable>"):
+                raise OSError(errno.EINVAL, "no gain table")
+        elif self.tree.values[key] != UNREADABLE:  # what can only be written leaves nothing to read
             self.tree.values[key] = value
+
+    def _check_write(self, key: Key, value: str) -> None:
+        """Refuse what can only be read, what is not in its list or range, and what no such file takes."""
+        device, file = key
+        if file.endswith(("_available", "_rssi", "_input", "_raw_available", "path_rates", "data_available")):
+            raise OSError(errno.EACCES, "read only")
+        if device in (PHY, XADC) and file.endswith(("_raw", "_scale", "_offset")):
+            raise OSError(errno.EACCES, "read only")
+        if self.tree.refusals.get(key) in (errno.ENODEV, errno.EAGAIN):
+            raise OSError(self.tree.refusals[key], "not there")
+        table = file in _TABLES or "\n" in self.tree.values[key]
+        if len(value) > (_LONGEST_TABLE if table else _LONGEST_VALUE):
+            raise OSError(errno.E2BIG, "too long")
+        if not all(" " <= c <= "~" or (table and c in "\t\r\n") for c in value) or not value.strip():
+            raise OSError(errno.EINVAL, "not a value")
+        # all channels of a kind share the list of what they accept
+        accepted = self.tree.values.get((device, file.replace("voltage0_", "voltage_") + "_available"), "")
+        if accepted.startswith("[") and key not in RATE_FILES:
+            low, _, high = accepted.strip("[]").split()
+            _within(_number(value), float(low), float(high))
+        elif accepted and not accepted.startswith("[") and key not in RATE_FILES and value not in accepted.split():
+            raise OSError(errno.EINVAL, value)
+        elif not table and not accepted and _is_number(self.tree.values[key]):
+            _number(value)
+
+    def _set_number(self, key: Key, number: float) -> None:
+        device, file = key
+        fraction = file.endswith(("_scale", "_calibscale", "_calibphase"))
+        self.tree.values[key] = f"{number:.6f}" if fraction else str(round(number))
+        if file.endswith("_fir_en"):
+            for other in ("in_voltage_filter_fir_en", "out_voltage_filter_fir_en", "in_out_voltage_filter_fir_en"):
+                self.tree.values[PHY, other] = str(round(number))
+        if device == DAC or "TX_LO" in file:
+            self._changed("tx")
 
     def _fastlock(self, key: Key, value: str) -> None:
         """Keep a frequency under a number, or go back to it."""
@@ -290,7 +367,8 @@ class EmulatedPluto:
         gain[f"{side}_gain_db"] = _number(
             self.read_attribute(_RX_GAIN if side == "rx" else (PHY, "out_voltage0_hardwaregain"))
         )
-        return RadioSettings(carrier_hz=float(values[lo]), sample_rate_hz=self._rate_hz, **gain)
+        on_air_hz = float(values[lo]) * (1.0 + 1e-6 * self._cfo_ppm)
+        return RadioSettings(carrier_hz=on_air_hz, sample_rate_hz=self._rate_hz, **gain)
 
     # ---------------------------------------------------------------- buffers
 
@@ -302,37 +380,106 @@ class EmulatedPluto:
             raise OSError(errno.ENOMEM, "buffer too large")
         parts = [part for part in (0, 1) if mask >> part & 1]
         if device.id == ADC:
-            return _RxStream(self, n_samples, parts, n_blocks)
+            return RxStream(self._ring, self.faults, n_samples, parts, n_blocks)
         if device.id == DAC:
-            return _TxStream(self, parts, cyclic)
+            self._n_senders += 1
+            return TxStream(self, n_samples, parts, cyclic)
         raise OSError(errno.ENODEV, "no buffer")
+
+    # ---------------------------------------------------------------- flags
+
+    def asked(self) -> None:
+        """A client asks for received samples."""
+        if self._rx_patience.begin():
+            self.registers[ADC].raise_flag(OVERFLOW)
+
+    def took(self, duration_s: float, ring_s: float) -> None:
+        """A client was given so much; what the ring holds lasts for `ring_s`."""
+        self._rx_patience.end(duration_s, ring_s)
+
+    def _note_idleness(self) -> None:
+        """Raise the flags of converters that had to do without their client."""
+        if self._rx_patience.over():
+            self.registers[ADC].raise_flag(OVERFLOW)
+        if self._tx_patience.over():
+            self.registers[DAC].raise_flag(UNDERFLOW)
 
     # ---------------------------------------------------------------- the air
 
-    def capture(self, n_samples: int) -> np.ndarray:
-        """Return (sample, 2) int16 from the World's present on."""
-        if self._options.canned:
-            if len(self._can) != n_samples:
-                self._can = self._faults_rng.integers(-100, 100, (n_samples, 2)).astype("<i2")
-            return self._can
-        return self._on("rx", lambda chain: self._capture(chain, n_samples))
+    @property
+    def rate_hz(self) -> float:
+        return self._rate_hz
 
-    def _capture(self, chain: _Chain, n_samples: int) -> np.ndarray:
-        block = chain.receive(n_samples, timeout_s=5.0)
+    @property
+    def early_requeue(self) -> bool:
+        return self.faults.early_requeue
+
+    def capture(self, block: Block) -> None:
+        """Have a block filled, from the World's present on or once those before it are full; returns at once."""
+        try:
+            self._workers["rx"].submit(self._fill, block)
+        except RuntimeError:  # a client's last words while this is being closed
+            block.fail(OSError(errno.ENODEV, "switched off"))
+
+    def _fill(self, block: Block) -> None:
+        try:
+            if self._options.canned:
+                if len(self._can) != len(block.samples):
+                    self._can = self._faults_rng.integers(-100, 100, block.samples.shape).astype("<i2")
+                block.add(self._can)
+            elif self.tree.values[_LOOPBACK] == "1":
+                block.add(self._loop(len(block.samples)))
+            else:
+                self._do("rx", lambda chain: self._capture(chain, block))
+        except Exception as exc:  # in whatever form, it must reach the reader, who would wait for ever
+            block.fail(_refusal(exc))
+
+    def _loop(self, n_samples: int) -> np.ndarray:
+        """Return (sample, 2) int16 of what the converter plays: the chip's own loopback, sixteen bits cut to twelve."""
+        out = np.zeros(0, np.complex64)
+        while self._looped and out.size < n_samples:
+            out = np.concatenate([out, self._looped.popleft()])
+        if out.size > n_samples:
+            self._looped.appendleft(out[n_samples:])
+        wave = self._playing if self._playing is not None else self._tones()
+        rest = max(0, n_samples - out.size)
+        out = np.concatenate([out[:n_samples], wave[(self._looped_at + np.arange(rest)) % wave.size]])
+        self._looped_at += rest
+        levels = np.floor(out.view(np.float32).reshape(-1, 2) * ADC_FULL_SCALE)
+        return np.clip(levels, -ADC_FULL_SCALE, ADC_FULL_SCALE - 1).astype("<i2")
+
+    def _capture(self, chain: _Chain, block: Block) -> None:
+        n_samples, energy = len(block.samples), 0.0
+        loses = self._faults_rng.random() < self.faults.overflow_probability
+        while not block.whole:
+            if not block.wanted:
+                raise OSError(errno.EBADF, "closed")
+            goes_on = block.filled > 0
+            heard = chain.listen(min(SLICE, n_samples - block.filled), goes_on)
+            parts = heard.view(np.float32).reshape(-1, 2)
+            energy += float(np.sum(parts**2))
+            limit = self.faults.saturates_at
+            out = np.rint(np.clip(parts, -limit, limit) * ADC_FULL_SCALE)
+            samples = np.clip(out, -ADC_FULL_SCALE, ADC_FULL_SCALE - 1).astype("<i2")
+            if loses and not goes_on:
+                at = len(samples) // 2
+                samples[at:] = np.roll(samples[at:], -min(64, len(samples) - at), axis=0)
+                self.registers[ADC].raise_flag(OVERFLOW)
+            if self.tree.values[_LOOPBACK] == "2":
+                back = np.ascontiguousarray(heard)
+                self._on("tx", lambda sender, back=back: self._queue(sender, back))
+            if block.filled + len(samples) == n_samples:
+                self._measure(energy / n_samples)
+            block.add(samples)
+
+    def _measure(self, power: float) -> None:
+        """Note how strong a whole block was, and let the automatic gain follow."""
         self.blocks_captured += 1
-        parts = block.samples[0].view(np.float32).reshape(-1, 2)
-        power_dbfs = 10 * math.log10(float(np.mean(parts**2)) * 2 + 1e-12)
+        power_dbfs = 10 * math.log10(power + 1e-12)
         self.tree.values[PHY, "in_voltage0_rssi"] = f"{_number(self.read_attribute(_RX_GAIN)) - power_dbfs:.2f} dB"
         if not self._manual_gain:
             self._agc_db = min(max(self._agc_db + round(_AGC_TARGET_DBFS - power_dbfs), -3.0), 71.0)
             self._stale.add("rx")
-        limit = self.faults.saturates_at
-        out = np.rint(np.clip(parts, -limit, limit) * ADC_FULL_SCALE)
-        samples = np.clip(out, -ADC_FULL_SCALE, ADC_FULL_SCALE - 1).astype("<i2")
-        if self._faults_rng.random() < self.faults.overflow_probability:
-            at = n_samples // 2
-            samples[at:] = np.roll(samples[at:], -min(64, n_samples - at), axis=0)
-        return samples
 
     def play(self, samples: C64, cyclic: bool) -> None:
         """Send a block: once, after what is still being sent, or over and over until `stop`."""
@@ -340,12 +487,22 @@ class EmulatedPluto:
             self._playing = samples
             self._on("tx", lambda _: None, refresh=True)
         else:
+            if self._tx_patience.begin():
+                self.registers[DAC].raise_flag(UNDERFLOW)
+            if self.tree.values[_LOOPBACK] == "1":
+                self._looped.append(samples)
             # the converter is the buffer's as long as that is open: between blocks it stands at zero, without tones
             opened, self._playing = self._playing is None, _STANDSTILL
             self._on("tx", lambda chain: self._queue(chain, samples), refresh=opened)
+            lasts_s = len(samples) / self._rate_hz
+            self._tx_patience.end(lasts_s, _TX_QUEUE * lasts_s)
 
     def stop(self) -> None:
-        """The buffer is gone: the tones are heard again, and the carrier's leak."""
+        """A buffer is gone: after the last one the tones are heard again, and the carrier's leak."""
+        self._n_senders -= 1
+        if self._n_senders:
+            return
+        self._tx_patience.stop()
         self._playing = None
         self._changed("tx")
 
@@ -356,9 +513,11 @@ class EmulatedPluto:
         chain.send_once(_leaking(samples), standing, queue_s=_TX_QUEUE * len(samples) / self._rate_hz)
         chain.sending = standing
 
-    def _changed(self, side: str) -> None:
+    def _changed(self, side: str, retune: bool = False) -> None:
         """A control was moved: the transmitter follows at once, the receiver before its next block."""
         self._stale.add(side)
+        if retune and side in self._chains:
+            self._chains[side].tuned = None
         if side == "tx" and (self._tx_used or self._playing is not None or self._tones().any()):
             try:
                 self._on("tx", lambda _: None)
@@ -375,11 +534,8 @@ class EmulatedPluto:
             raise OSError(errno.ENODEV, "switched off") from exc
         try:
             return work.result()
-        except DeviceTimeout as exc:
-            raise OSError(errno.ETIMEDOUT, str(exc)) from exc
         except DeviceError as exc:
-            log.warning("%s", exc)
-            raise OSError(errno.EIO, str(exc)) from exc
+            raise _refusal(exc) from exc
 
     def _do(self, side: str, job: Callable[[_Chain], T]) -> T:
         chain = self._chains.get(side)
@@ -396,17 +552,27 @@ class EmulatedPluto:
             return job(chain)
 
     def _drift(self, chain: _Chain) -> None:
-        """Let the crystal be where it is at this time: what starts now is off by that much."""
-        if self._options.drift_ppm and chain.tuned is not None:
+        """Let the crystal be where it is at this time, less what the driver was told of it."""
+        told_ppm = 1e6 * (float(self.tree.values[PHY, "xo_correction"]) / 40e6 - 1)
+        if chain.tuned is None:
+            return
+        drift_ppm = 0.0
+        if self._options.drift_ppm:
             turn = 2 * math.pi * chain.now_s() / self._options.drift_period_s
-            chain.detune(self._cfo_ppm + self._options.drift_ppm * math.sin(turn))
+            drift_ppm = self._options.drift_ppm * math.sin(turn)
+        chain.detune(drift_ppm - told_ppm)
 
     def _make(self, side: str) -> _Chain:
         known = {f.name for f in msgspec.structs.fields(OneAntenna)}
         own = {k: v for k, v in msgspec.structs.asdict(self._options).items() if k in known}
         # no turn-around: it sends and receives at once, block after block
         own |= {"timed": False, "turnaround_s": 0.0, "place": self._options.place or self.name}
-        own["cfo_ppm"] = self._cfo_ppm  # one crystal for both
+        # one crystal for both: their oscillators and their clocks
+        clock = device_clock(self.name, self._options, self._context.seed)
+        # its oscillators' error is in the carrier that it is tuned to, so that what is repeated goes on without a seam
+        own |= {"cfo_ppm": 0.0, "clock_offset_s": clock.offset_s}
+        if self._options.clock_ppm is None:
+            own["clock_ppm"] = self._cfo_ppm
         return _Chain(self.name if side == "rx" else f"{self.name}-tx", self._context, **own)
 
     def _tune(self, side: str, chain: _Chain) -> None:
@@ -419,6 +585,7 @@ class EmulatedPluto:
             if settings != chain.tuned:
                 chain.configure(settings)
                 chain.tuned, chain.sending = settings, None  # being retuned ends what was sent
+                self._drift(chain)
             if side == "tx":
                 self._tx_used = True
                 wave = self._radiated()
@@ -437,6 +604,8 @@ class EmulatedPluto:
         values = self.tree.values
         if values[_TX_POWERDOWN] != "0":
             return None
+        if values[_LOOPBACK] == "2":  # what is received is sent; between blocks, nothing
+            return _leaking(_STANDSTILL)
         return _leaking(self._playing if self._playing is not None else self._tones())
 
     def _tones(self) -> C64:
@@ -454,65 +623,24 @@ class EmulatedPluto:
         return np.clip(out[0] + 1j * out[1], -2, 2).astype(np.complex64)
 
 
-class _RxStream(Stream):
-    """Reception through a ring of blocks, each filled when it is queued."""
-
-    def __init__(self, pluto: EmulatedPluto, n_samples: int, parts: list[int], n_blocks: int) -> None:
-        self._pluto, self._n, self._parts = pluto, n_samples, parts
-        self._ring = deque(pluto.capture(n_samples) for _ in range(n_blocks))
-        self._spent = False
-        """The block that was read last has not been queued again."""
-
-    def read(self, n_bytes: int, timeout_s: float) -> memoryview | None:
-        faults = self._pluto.faults
-        if faults.hang_s:
-            time.sleep(faults.hang_s)
-        if faults.silent:
-            time.sleep(timeout_s)
-            raise OSError(errno.ETIMEDOUT, "no samples")
-        self.dribble_s = faults.dribble_s
-        if faults.failing_reads:
-            faults.failing_reads -= 1
-            raise OSError(errno.EIO, "failed")
-        if faults.disconnect_reads:
-            faults.disconnect_reads -= 1
-            return None
-        if self._spent:
-            self._queue()
-        block = self._ring.popleft()
-        self._spent = not faults.early_requeue
-        if faults.early_requeue:
-            self._queue()
-        part = block if len(self._parts) == 2 else block[:, self._parts]
-        return np.ascontiguousarray(part).data.cast("B")[:n_bytes]
-
-    def _queue(self) -> None:
-        self._ring.append(self._pluto.capture(self._n))
-
-    def close(self) -> None:
-        self._ring.clear()
-
-
-class _TxStream(Stream):
-    """Transmission; closing it, or the client's going, ends what is repeated."""
-
-    def __init__(self, pluto: EmulatedPluto, parts: list[int], cyclic: bool) -> None:
-        self._pluto, self._parts, self._cyclic = pluto, parts, cyclic
-
-    def write(self, data: bytes) -> None:
-        width = 2 * len(self._parts)
-        if len(data) % width:
-            raise OSError(errno.EINVAL, "not whole samples")
-        levels = np.zeros((len(data) // width, 2), np.float32)
-        levels[:, self._parts] = np.frombuffer(data, "<i2").reshape(-1, len(self._parts)) / DAC_FULL_SCALE
-        self._pluto.play(levels.view(np.complex64)[:, 0], self._cyclic)
-
-    def close(self) -> None:
-        self._pluto.stop()
-
-
 _RX_GAIN: Key = (PHY, "in_voltage0_hardwaregain")
 _TX_POWERDOWN: Key = (PHY, "out_altvoltage1_TX_LO_powerdown")
+_LOOPBACK: Key = (PHY, "debug/loopback")
+"""0: off; 1: in the chip, what is sent comes back; 2: in the FPGA, what is received is sent."""
+_REGISTER = "debug/direct_reg_access"
+
+
+def _refusal(exc: Exception) -> OSError:
+    """Return what a client is told of an error on the air."""
+    if isinstance(exc, DeviceTimeout):
+        return OSError(errno.ETIMEDOUT, str(exc))
+    if isinstance(exc, OSError) and exc.errno:
+        return exc
+    if isinstance(exc, DeviceError):
+        log.warning("%s", exc)
+    else:
+        log.error("emulated Pluto: %s", exc, exc_info=exc)
+    return OSError(errno.EIO, str(exc))
 
 
 def _leaking(wave: C64) -> C64:
@@ -522,9 +650,20 @@ def _leaking(wave: C64) -> C64:
 
 def _number(value: str) -> float:
     try:
-        return float(value.split()[0])
+        number = float(value.split()[0])
     except (ValueError, IndexError) as exc:
         raise OSError(errno.EINVAL, f"{value!r} is no number") from exc
+    if not math.isfinite(number):
+        raise OSError(errno.EINVAL, f"{value!r} is no finite number")
+    return number
+
+
+def _is_number(value: str) -> bool:
+    try:
+        _number(value)
+    except OSError:
+        return False
+    return True
 
 
 def _filter_summary(config: str) -> str:

@@ -35,6 +35,8 @@ REFUSALS: dict[Key, int] = {
 }
 """What a real PlutoSDR refuses to be asked for, and how; everything else can be read."""
 LO_RANGES_HZ = {"ad9363a": (325_000_000, 3_800_000_000), "ad9364": (70_000_000, 6_000_000_000)}
+BANDWIDTHS_HZ = {"ad9363a": (20_000_000, 20_000_000), "ad9364": (56_000_000, 40_000_000)}
+"""The widest analogue filters, received and sent."""
 TONES = ("TX1_I_F1", "TX1_I_F2", "TX1_Q_F1", "TX1_Q_F2")
 _PORTS_RX = "A_BALANCED B_BALANCED C_BALANCED A_N A_P B_N B_P C_N C_P TX_MONITOR1 TX_MONITOR2 TX_MONITOR1_2"
 
@@ -48,6 +50,7 @@ def pluto_tree(serial: str, model: str, firmware: str) -> Tree:
     """Return the tree of a PlutoSDR as it is after booting. `model`: ad9363a (as sold) or ad9364 (range unlocked)."""
     values: dict[Key, str] = {}
     low, high = LO_RANGES_HZ[model]
+    widest_rx, widest_tx = BANDWIDTHS_HZ[model]
 
     def channel(
         device: str, id_: str, io: str, attributes: dict[str, str], *, name: str | None = None, form: str | None = None,
@@ -76,11 +79,12 @@ def pluto_tree(serial: str, model: str, firmware: str) -> Tree:
     rx_common = {
         "bb_dc_offset_tracking_en": "1", "filter_fir_en": "0",
         "gain_control_mode_available": "manual fast_attack slow_attack hybrid", "quadrature_tracking_en": "1",
-        "rf_bandwidth": "18000000", "rf_bandwidth_available": "[200000 1 56000000]", "rf_dc_offset_tracking_en": "1",
+        "rf_bandwidth": "18000000", "rf_bandwidth_available": f"[200000 1 {widest_rx}]",
+        "rf_dc_offset_tracking_en": "1",
         "rf_port_select_available": _PORTS_RX, "sampling_frequency": rate, "sampling_frequency_available": rates,
     }  # fmt: skip
     tx_common = {
-        "filter_fir_en": "0", "rf_bandwidth": "18000000", "rf_bandwidth_available": "[200000 1 40000000]",
+        "filter_fir_en": "0", "rf_bandwidth": "18000000", "rf_bandwidth_available": f"[200000 1 {widest_tx}]",
         "rf_port_select_available": "A B", "sampling_frequency": rate, "sampling_frequency_available": rates,
     }  # fmt: skip
     rx_own = {

@@ -22,7 +22,7 @@ from sim_backend.ticks import TICKS_PER_S
 from testbed.core.errors import DeviceError, InputError
 from testbed.core.seeds import generator
 from testbed.core.types import U8
-from testbed.core.world import DriverContext
+from testbed.core.world import DriverContext, Emulator
 
 log = logging.getLogger(__name__)
 _GRACE_S = 2.0
@@ -53,8 +53,10 @@ class Ris595EmulatorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Chance that a command meets one of `FAULTS`, drawn from the context's seed."""
 
 
-class EmulatedRis595:
+class EmulatedRis595(Emulator):
     """The board at `uri`; `outputs` (row, column) is what its surface does. `options`: Ris595EmulatorOptions."""
+
+    options_type = Ris595EmulatorOptions
 
     ends = b"\0"
 

@@ -49,9 +49,10 @@ class SurfacePort:
         return self._ask(lambda link: Now(id=link.next_id(), session=link.session))[0].now
 
     def close(self) -> None:
-        """Leave the air."""
-        if self._link is not None:
-            self._link.leave("closed")
+        """Leave the air; may be called twice."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.leave("closed")
 
     def _ask(self, request: Callable[[Link], Any], payload: bytes | None = None) -> tuple[Reply, bytes]:
         if self._context.world is None:

@@ -49,7 +49,7 @@ from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
 from testbed.core.options import driver_options
 from testbed.core.radio import RadioSettings
 from testbed.core.types import C64, IqBlock
-from testbed.core.world import DriverContext, Equipment
+from testbed.core.world import DriverContext, Emulator, Equipment
 
 ALL = (1 << 64) - 1
 """UHD's "every motherboard" and "every channel"."""
@@ -651,14 +651,9 @@ class StandInOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_field
     rx_faults: tuple[RxFault, ...] = ()
 
 
-def check_options(name: str, options: Mapping[str, Any]) -> StandInOptions:
-    """Return a table's options; raises InputError naming the table, the key and what is accepted."""
-    return emulator_options(name, options, StandInOptions)
-
-
 def put_in_place(name: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment:
     """Make a device and let `import uhd` find it in this process, instead of whatever UHD is installed."""
-    o = check_options(name, options)
+    o = emulator_options(name, options, StandInOptions)
     known = {f.name for f in msgspec.structs.fields(OneAntenna)}
     device = Device(
         serial=o.serial or f"{context.seed & 0xFFFFFFFF:08X}",
@@ -677,3 +672,17 @@ def put_in_place(name: str, context: DriverContext, options: Mapping[str, Any]) 
         shelf = sys.modules["uhd"] = UhdStandIn(context)  # type: ignore[assignment]
     shelf.devices[device.serial] = device
     return Equipment({"serial": device.serial}, device.idle_until)
+
+
+class EmulatedUsrp(Emulator):
+    """A USRP has no wire that could be spoken: its twin stands in for UHD, in the driver's process."""
+
+    options_type = StandInOptions
+    in_process = True
+
+    def close(self) -> None:
+        """Nothing was opened here: what `equip` puts in place belongs to the driver's process."""
+
+    @classmethod
+    def equip(cls, name: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment:
+        return put_in_place(name, context, options)

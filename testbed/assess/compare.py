@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,20 @@ def compare(summary: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[Row
     ]
     most = {"rate of agreed information": agreed_at_most_bps(baseline)}
     return [Row(name, unit, value(summary), value(baseline), most.get(name)) for name, unit, value in fields]
+
+
+def several(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row a figure: name, unit, `values` of every run, `ratios` to the first run's (None where none fits)."""
+    columns = [compare(summary, summaries[0]) for summary in summaries]
+    return [
+        {
+            "name": own[0].name,
+            "unit": own[0].unit,
+            "values": [row.ours for row in own],
+            "ratios": [None, *(row.ratio for row in own[1:])],
+        }
+        for own in zip(*columns, strict=True)
+    ]
 
 
 def agreed_rate_bps(summary: Mapping[str, Any]) -> float | None:

@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from testbed.assess import agreement, health, randomness, training
+from testbed.assess import agreement, audit, health, randomness, training
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.config import convert
 from testbed.core.antennas import canonical_antennas
 from testbed.core.config import Experiment
-from testbed.core.errors import Reject
+from testbed.core.errors import InputError, Reject
 from testbed.core.outcomes import TrainReport
 from testbed.core.stages import Verdict
 from testbed.core.types import F64, CsiSeries
@@ -55,6 +55,9 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
         if event.kind == "randomness":
             for test, p in event.data["p_values"].items():
                 p_values.setdefault(test, []).append(p)
+    exposed = _exposed(run)
+    if isinstance(exposed, str):
+        unmeasured["keys_exposed"] = exposed
     out = summarise(
         RunFacts(
             rounds=int(run.rounds.rounds.size),
@@ -66,6 +69,8 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
             wall_s=_wall_s(run),
             randomness=randomness.combine({test: np.array(p) for test, p in p_values.items()}),
             health=verdicts,
+            rehearsal=run.start.rehearsal,
+            keys_exposed=exposed if isinstance(exposed, int) else None,
             unmeasured=unmeasured,
             **correlations,
         )
@@ -76,6 +81,25 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
     out["links_rejected"] = _links_rejected(run)
     out["status"] = run.stop.exit_status if run.stop is not None else "killed"
     return out
+
+
+MOST_AUDITED = 8
+"""Blocks that are audited as a matter of course; of longer runs `testbed audit` does it when asked."""
+
+
+def _exposed(run: RecordedRun) -> int | str:
+    """Return how many keys somebody can predict who has the whole record, or why that is not known."""
+    keyed = [b for b in run.blocks if audit.key_bits(b)]
+    if not keyed or (len(run.blocks) == 1 and run.links):
+        return 0  # nothing is on record that was not known when the length was decided
+    if len(run.blocks) > MOST_AUDITED:
+        return f"{len(run.blocks)} blocks were not audited: testbed audit {run.folder.name}"
+    try:
+        outcomes = audit.audit(run, what_if=False)
+    except InputError:
+        return "private mode: nothing is on record that an audit could look at"
+    reasons = sorted({o.reason for o in outcomes if isinstance(o, audit.Unaudited)})
+    return reasons[0] if reasons else audit.exposed(outcomes)
 
 
 def _levels_db(run: RecordedRun, kept: np.ndarray) -> dict[str, F64]:

@@ -69,6 +69,10 @@ class RunFacts:
     randomness: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """test → {"pass_ratio": …, "p_value": …}"""
     health: Sequence[Verdict] = ()
+    rehearsal: bool = False
+    """Whether the run follows from a public seed, and so do its keys."""
+    keys_exposed: int | None = None
+    """Keys that an Eve of the audit after the run can predict; None where there was no audit."""
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     """Field of the summary → why it is null, where the caller knows better than the default."""
 
@@ -93,6 +97,7 @@ _DEFAULT_REASONS = {
     "probing_s": "the source has no probing duration",
     "key_bits_per_round": "no round was run",
     "randomness": "too few key bits for the tests",
+    "keys_exposed": "the keys were not audited after the run (testbed audit)",
     "eve_keys_recovered": "Eve was not measured, or the keys' digests were not told",
 }
 
@@ -132,6 +137,8 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
         "key_bits": key_bits,
         "keys_verified": len(delivered) - mismatched,
         "keys_mismatched": mismatched if len(compared) == len(delivered) else None,
+        "keys_exposed": facts.keys_exposed,
+        "keys_reproducible": len(delivered) - mismatched if facts.rehearsal else 0,
         "raw_rate_bps": _ratio(raw_bits, facts.probing_s),
         "key_rate_bps": _ratio(key_bits, facts.probing_s),
         "key_bits_per_round": _ratio(key_bits, facts.rounds),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import statistics
 import time
 from collections.abc import Callable
 
 import msgspec
 
-from testbed.core.errors import InputError
+from testbed.core import registry
 
 
 class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,17 +26,15 @@ class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def names() -> list[str]:
-    """Return the names that `run` accepts: the modules of this folder."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    """Return the names that `run` accepts: the modules of this folder, and installed ones (`testbed.benchmarks`)."""
+    return registry.names("benchmarks")
 
 
 def run(name: str | None = None) -> list[BenchRow]:
     """Run one benchmark, or all; raises InputError naming the accepted ones."""
-    if name is not None and name not in names():
-        raise InputError(f"no benchmark is called {name!r}; accepted: {', '.join(names())}")
     rows: list[BenchRow] = []
     for module in [name] if name is not None else names():
-        rows += importlib.import_module(f"{__name__}.{module}").run()
+        rows += registry.find("benchmarks", module).run()
     return rows
 
 

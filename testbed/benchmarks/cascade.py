@@ -52,7 +52,7 @@ class _Measured:
 
 
 def _measure(variant: str, rate: float) -> _Measured:
-    stage = Cascade(variant)
+    stage = Cascade(variant=variant)
     leaked, trips, failures, spent_s = [], [], 0, 0.0
     for block in range(BLOCKS):
         rng = generator(1, "bench", "cascade", str(rate), block)

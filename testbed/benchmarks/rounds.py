@@ -43,12 +43,12 @@ def run() -> list[BenchRow]:
     ]
 
 
-def round_s(lab: str, rounds: int, settled: int) -> tuple[float, int]:
-    """Return (seconds a round of `mobile_room` takes on a bundled lab after the first `settled`, rounds kept)."""
+def round_s(lab: str, rounds: int, settled: int, experiment: str = "mobile_room") -> tuple[float, int]:
+    """Return (seconds a round of an experiment takes on a bundled lab after the first `settled`, rounds kept)."""
     from testbed.coordinator.server import Progress
     from testbed.lab import processes
 
-    plan = config.load_experiment("mobile_room")
+    plan = config.load_experiment(experiment)
     # one block after the last round: distilling is not probing
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=10 * rounds)
     plan = msgspec.structs.replace(plan, rounds=rounds, accounting=accounting)

@@ -1,7 +1,7 @@
 """Agreement: two CSI series become one common string, or an explicit failure.
 
 What leaks. The ledger counts what each message tells about the string that is left in the end: the quantizer's,
-parities, positions of corrected bits, the verification tag and, with it, the key's confirmation (`chain.confirm`).
+parities, positions of corrected bits, the verification tag, of which the key's confirmation is made (`chain.confirm`).
 Sacrificed bits are published in full and leave the string, so they count 0; what they tell about their neighbours the
 length rule takes off the entropy (`amplify.accounting`).
 
@@ -33,7 +33,7 @@ import msgspec
 import numpy as np
 
 from testbed.chain.amplify.verify import TAG_BITS, TAG_BYTES, draw_point, verification_tag
-from testbed.chain.confirm import CODE_BITS, Transcript
+from testbed.chain.confirm import Transcript, shown_tag
 from testbed.chain.dialogue import (
     FAILED,
     PEER_FAILED,
@@ -67,8 +67,6 @@ MIN_BITS = 256
 LEAD, FOLLOW = "quantize_lead", "quantize_follow"
 SACRIFICE, ERRORS = "sacrifice", "sacrifice_errors"
 TAG, VERIFIED = "verify_tag", "verified"
-VERIFICATION_BITS = TAG_BITS + CODE_BITS
-"""What the tag tells of the string, and what the key's confirmation will: its length is decided in between."""
 
 
 @dataclass(slots=True)
@@ -91,6 +89,8 @@ class Agreed:
     """(dimension, feature) the columns of `features` that a label is made of; None: each its own."""
     transcript: Transcript = field(default_factory=Transcript)
     """What was said so far."""
+    tag: bytes = field(default=b"", repr=False)
+    """Of the verified string, and secret: the key of its key's confirmation."""
 
 
 @dataclass(slots=True)
@@ -107,6 +107,7 @@ class _Progress:
     kept: Bits | None = None
     values: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
     corrected: int | None = None
+    tag: bytes = b""
 
     def agreed(self, ledger: Ledger, transcript: Transcript, failure: str | None) -> Agreed:
         verified = failure is None
@@ -127,7 +128,8 @@ class _Progress:
         )
         values = self.values if verified else np.zeros(0, np.uint8)
         return Agreed(
-            report, values, self.raw, self.sacrificed, ledger, self.csi, self.features, self.columns, transcript
+            report, values, self.raw, self.sacrificed, ledger, self.csi, self.features, self.columns, transcript,
+            self.tag if verified else b"",
         )  # fmt: skip
 
 
@@ -207,8 +209,9 @@ class Agreement:
         progress.values, progress.corrected = outcome.values, None
         point = draw_point(rng)
         tag = verification_tag(outcome.values, point)
-        told = {"point": to_bytes(point), "tag": to_bytes(tag)}
-        yield Send(PublicMessage(kind=TAG, body=told, leaked_bits=VERIFICATION_BITS))
+        progress.tag = to_bytes(tag)
+        told = {"point": to_bytes(point), "tag": shown_tag(progress.tag)}
+        yield Send(PublicMessage(kind=TAG, body=told, leaked_bits=TAG_BITS))
         verified = yield Receive(VERIFIED)
         assert verified is not None
         _check_corrections(verified, kept, self.reconcile.shows_corrections)
@@ -240,10 +243,11 @@ class Agreement:
         outcome = yield from self.reconcile.bob(Evidence(kept, rate, features, public), rng)
         message = yield Receive(TAG)
         assert message is not None
-        point, tag = large(message, "point", TAG_BYTES), large(message, "tag", TAG_BYTES)
-        if message.leaked_bits != VERIFICATION_BITS:
-            raise DialogueFailed("protocol", f"{TAG} counts {message.leaked_bits} bits, accepted {VERIFICATION_BITS}")
-        if read(message, lambda: verification_tag(outcome.values, point)) != tag:
+        point = large(message, "point", TAG_BYTES)
+        if message.leaked_bits != TAG_BITS:
+            raise DialogueFailed("protocol", f"{TAG} counts {message.leaked_bits} bits, accepted {TAG_BITS}")
+        progress.tag = to_bytes(read(message, lambda: verification_tag(outcome.values, point)))
+        if message.body.get("tag") != shown_tag(progress.tag):
             raise DialogueFailed(
                 "verification_failed", f"{outcome.corrected} bits were corrected, yet the strings differ"
             )

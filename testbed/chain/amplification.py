@@ -141,7 +141,7 @@ class Amplification:
             "seed": np.packbits(toeplitz).tobytes(),
         }
         yield Send(PublicMessage(kind=AMPLIFY, body=body))
-        code = said.code(agreed.values)
+        code = said.code(agreed.tag)
         if not length:
             return None, decided
         key = Key(block, toeplitz_hash(agreed.values, toeplitz, length))
@@ -155,7 +155,7 @@ class Amplification:
         block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
         message = yield Receive(AMPLIFY)
         assert message is not None
-        code = said.code(agreed.values)
+        code = said.code(agreed.tag)
         if integer(message, "block", 0, 1 << 62) != block:
             raise DialogueFailed("protocol", f"{AMPLIFY} speaks of another block than {block}")
         theirs = integer(message, "leaked", 0, 1 << 62), integer(message, "bits", 0, 1 << 62)

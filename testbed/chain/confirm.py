@@ -1,13 +1,17 @@
 """Key confirmation: both ends show that they saw the same discussion and hold the same string, before a key is kept.
 
 The transcript is every message of a block, in order, as its sender said it: the quantizer's notes, positions, charges,
-the rounds, the length, the hash's seed. Both ends compute a code of it, keyed by the string that nobody else has. Bob
-shows the hash of his code, Alice answers with hers, of which the hash tells nothing new: together they tell CODE_BITS
-of the string, which the ledger charges beforehand, with the verification's tag. Whoever changes a message on its way
-changes one end's code, and would have to find the other's without the string, or from its hash.
+the rounds, the length, the hash's seed. Both ends compute a code of it, keyed by the tag of the verified string. Bob
+shows the hash of his code, Alice answers with hers. Whoever changes a message on its way changes one end's code, and
+would have to find the other's without the tag, or from its hash.
 
-The code is HMAC-SHA-512 and its hash SHA-512, both cut to 128 bits: to change messages unseen takes 2^128 work. The
-secrecy of the key does not rest on that: what was told of the string is charged as if all of it were read off.
+What it costs. The tag (`amplify.verify`, 128 bits, a polynomial of the string at a public point) is never told; what is
+told when strings are verified is its hash. That hash, the code's hash and the code are functions of the tag and of what
+is public, so together they tell no more of the string than the tag does: its 128 bits, charged with the verification.
+
+Hash and code are SHA-512 and HMAC-SHA-512, both cut to 128 bits: to change messages unseen takes 2^128 work, and two
+tags that differ are taken for one with probability 2^-128. The secrecy of the key does not rest on that: it is charged
+as if the whole tag were read off.
 """
 
 from __future__ import annotations
@@ -17,11 +21,9 @@ import hmac
 from typing import Literal
 
 import msgspec
-import numpy as np
 
 from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import PublicMessage
-from testbed.core.types import U8
 
 CODE_BITS = 128
 _HASH, _PROOF = "hash", "proof"
@@ -43,10 +45,14 @@ class Transcript:
         data = msgspec.msgpack.encode(message)
         self._state.update(b"%b %d " % (sender.encode(), len(data)) + data)
 
-    def code(self, values: U8) -> bytes:
-        """Return the code of all messages so far under a string, (bit,) of 0 and 1; to be kept secret."""
-        key = b"%d " % values.size + np.packbits(values).tobytes()
-        return hmac.digest(key, self._state.digest(), "sha512")[: CODE_BITS // 8]
+    def code(self, tag: bytes) -> bytes:
+        """Return the code of all messages so far under a string's tag; to be kept secret."""
+        return hmac.digest(tag, self._state.digest(), "sha512")[: CODE_BITS // 8]
+
+
+def shown_tag(tag: bytes) -> bytes:
+    """Return what Alice says of her string's tag."""
+    return hashlib.sha512(b"tag " + tag).digest()[: CODE_BITS // 8]
 
 
 def shown(code: bytes) -> dict[str, bytes]:

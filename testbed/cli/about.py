@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from testbed import config
 from testbed.cli.app import JsonOption, app
-from testbed.cli.terminal import print_json
+from testbed.cli.terminal import print_json, say
+from testbed.config import describe
 from testbed.core import logs
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()
@@ -54,16 +52,49 @@ def schema(
 
 
 @app.command("list")
-def list_bundled() -> None:
-    """List the bundled experiments and labs, and the stages a chain can be made of.
+def list_named(
+    kind: Annotated[Optional[str], typer.Argument(help="One kind of thing: quantize, radios …")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Argument(help="One of them.")] = None,  # noqa: UP045
+) -> None:
+    """List everything that has a name: bundled files, stages, drivers, checks, studies; with a KIND, their options.
 
-    Example: testbed list
+    What is there and cannot be used is named on stderr, one line each.
+    Example: testbed list quantize scalar
     """
-    from testbed import papers
     from testbed.core import registry
 
-    for title, kind in (("experiments", Experiment), ("labs", Lab)):
-        print(f"{title}: {', '.join(config.bundled(kind))}")
-    for stage in registry.STAGES:
-        print(f"{stage}: {', '.join(registry.stage_names(stage))}")
-    print(f"studies: {', '.join(papers.names())}")
+    if kind is None:
+        for title, files in (("experiments", Experiment), ("labs", Lab)):
+            print(f"{title}: {', '.join(config.bundled(files))}")
+        broken = registry.problems()
+        for key in registry.KINDS:
+            lost = {p.name for p in broken if p.kind == key}
+            print(f"{key}: {', '.join(n for n in registry.names(key) if n not in lost)}")
+    elif kind not in registry.KINDS:
+        raise InputError(f"no kind of thing is called {kind!r}; accepted: {', '.join(registry.KINDS)}")
+    elif name is not None:
+        broken = []
+        _describe(kind, name, registry.find(kind, name))
+    else:
+        broken = registry.problems([kind])
+        for key, thing in registry.usable(kind).items():
+            _describe(kind, key, thing)
+    for problem in broken:
+        say(f"testbed: {problem}")
+
+
+def _describe(kind: str, name: str, thing: Any) -> None:
+    """Print what something is, where it is, and its options with default, range and meaning."""
+    from testbed.core import registry
+
+    print(f"{kind} {name} ({registry.places(kind)[name][0]})\n    {describe.summary(thing)}")
+    limits = getattr(thing, "limits", None)
+    for key in ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db") if limits is not None else ():
+        if (limit := getattr(limits, key)) is not None:
+            print(f"  of every device: {key} from {limit[0]:g} to {limit[1]:g}")
+    struct = describe.options_type(thing)
+    for option in describe.fields(struct) if struct is not None else ():
+        given = "must be given" if option.default is None else f"= {option.default}"
+        print(f"  {option.name} {given}{f'; accepted: {option.accepted}' if option.accepted else ''}")
+        if option.meaning:
+            print(f"      {option.meaning}")

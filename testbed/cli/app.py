@@ -17,6 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Physical-layer secret key generation with reconfigurable surfaces: probe, distil, account.",
 )
 
@@ -28,6 +29,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to standard error.")]
+
+
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; results, failures and reasons only.")]
 
 
 SupervisedOption = Annotated[

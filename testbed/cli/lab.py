@@ -11,7 +11,7 @@ import typer
 
 from testbed import config
 from testbed.cli.app import JsonOption, LabOption, VerboseOption, app
-from testbed.cli.runs import check_world, plan_of, stop_on_signals
+from testbed.cli.runs import stop_on_signals
 from testbed.cli.terminal import print_json, say
 from testbed.core import logs
 from testbed.core.config import RadioPlan
@@ -23,29 +23,45 @@ if TYPE_CHECKING:
 
 @app.command()
 def doctor(
+    nodes: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(help="Nodes of this machine; default: found by their hosts.", metavar="NODE"),
+    ] = None,
     lab: LabOption = "sim",
+    experiment: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Measure with its carrier, rate, probes and scene, and name what it asks too much.",
+                     metavar="EXPERIMENT"),
+    ] = None,
     carrier_hz: Annotated[Optional[float], typer.Option(min=1e6, help="Measure at this carrier.")] = None,  # noqa: UP045
     rate_hz: Annotated[Optional[float], typer.Option(min=1e3, help="Measure at this sample rate.")] = None,  # noqa: UP045
     repeats: Annotated[int, typer.Option(min=4, max=1000, help="Frames a link.")] = 8,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
-) -> None:
+) -> None:  # fmt: skip
     """Check every radio, board, clock, port and key file of a lab on this machine, and say what to fix.
 
     What it measures of the radios is kept for the nodes. Exit status 1 if anything must be fixed.
-    Example: testbed doctor --lab bench.toml
+    Example: testbed doctor --lab bench.toml --experiment onair_first_key
     """
     logs.configure(verbose)
     from testbed.lab import doctor as examining
 
+    place = config.load_lab(lab)
+    for name in nodes or ():
+        if name not in place.node:
+            raise InputError(f"{lab}: no table [node.{name}]; accepted: {', '.join(place.node)}")
+    plan = None if experiment is None else config.load_experiment(experiment)
     changes = {"carrier_hz": carrier_hz, "sample_rate_hz": rate_hz}
-    plan = msgspec.structs.replace(RadioPlan(), **{k: v for k, v in changes.items() if v is not None})
+    radio = msgspec.structs.replace(
+        RadioPlan() if plan is None else plan.radio, **{k: v for k, v in changes.items() if v is not None}
+    )
 
     def tell(found: examining.Finding) -> None:
         advice = "" if found.ok else f" – fix: {found.fix}"
         print(f"{'ok ' if found.ok else 'fix'} {found.subject}: {found.check}: {found.detail}{advice}", flush=True)
 
-    diagnosis = examining.examine(config.load_lab(lab), lab, plan, repeats, (lambda _: None) if as_json else tell)
+    diagnosis = examining.examine(place, lab, radio, repeats, (lambda _: None) if as_json else tell, plan, nodes)
     if as_json:
         print_json(diagnosis)
     if not diagnosis.ok:
@@ -135,11 +151,13 @@ def ris_optimise(
     """
     logs.configure(verbose)
     from testbed.lab import surface
+    from testbed.lab.run import check_world, plan_of
 
     place = config.load_lab(lab)
     plan = surface.plan(plan_of(experiment, budget, seed), experiment, place, method, objective, probes, start, model)
     check_world(plan, place, lab)
     config.check_drivers(place, lab)
+    config.check_limits(plan, place, experiment)
     if save is not None and (save.suffix != ".json" or save.is_dir() or not os.access(save.parent, os.W_OK)):
         raise InputError(f"--save {save}: accepted: a .json file in a folder that can be written")
     found = surface.optimise(plan, place, lab, experiment, save, out, say, stop_on_signals)

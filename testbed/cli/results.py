@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from testbed import config
-from testbed.cli.app import JsonOption, LabOption, VerboseOption, app
-from testbed.cli.terminal import print_json, say, training_line
+from testbed.cli.app import JsonOption, LabOption, QuietOption, VerboseOption, app
+from testbed.cli.terminal import console, print_json, say, training_line
 from testbed.core import logs
+from testbed.core.errors import InputError
 from testbed.core.gate import printable
 
 if TYPE_CHECKING:
@@ -23,52 +24,63 @@ if TYPE_CHECKING:
 def replay(
     source: Annotated[Path, typer.Argument(help="A run's folder, or a measured data set (docs/datasets.md).")],
     chain: Annotated[
-        str | None, typer.Option("--chain", help="Experiment whose chain is used.", metavar="EXPERIMENT")
+        str | None,
+        typer.Option(
+            "--chain", help="File with the tables chain, accounting, training; or an experiment.", metavar="CHAIN"
+        ),
+    ] = None,
+    map_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--map", help="Which arrays of SOURCE are whose (docs/datasets.md).", metavar="MAP"),
     ] = None,
     cut: Annotated[Optional[str], typer.Option(help="Only this measured link.")] = None,  # noqa: UP045
     seed: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=0, max=2**62, help="Instead of the experiment's, or of the one that the source recommends."),
     ] = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Run the key chain over a recorded run or a measured data set: no radios.
+    """Run the key chain over a recorded run, a measured data set, or anybody's arrays: no radios.
 
-    Example: testbed replay datasets/openris_vna --json
+    Example: testbed replay measured.csv --map map.toml --chain chain.toml
     """
     logs.configure(verbose)
     from testbed.replay import replay as replaying
 
-    plan = config.load_experiment(chain) if chain is not None else None
-    watched = sys.stderr.isatty() or verbose
+    plan = config.load_chain(chain) if chain is not None else None
+    watched = (sys.stderr.isatty() or verbose) and not quiet
 
     def tell(share: float, what: str) -> None:
         if watched:
             say(f"{share:4.0%} {what}")
 
-    summary = replaying.replay(source, plan, cut, tell, seed)
+    summary = replaying.replay(source, plan, cut, tell, seed, map_file)
     if as_json:
         print_json(summary)
         return
-    from rich.console import Console
     from rich.table import Table
 
     heading, *rows = replaying.table(summary)
     shown = Table(*heading)
     for row in rows:
         shown.add_row(*row)
-    console = Console()
-    console.print(f"{summary['description']}", highlight=False)
-    console.print(shown)
-    console.print(f"* Eve: {summary['eve_assumption']}", highlight=False)
-    console.print(f"key: {summary['key_note']}", highlight=False)
+    out = console()
+    out.print(f"{summary['description']}", highlight=False)
+    out.print(shown)
+    out.print(f"* Eve: {summary['eve_assumption']}", highlight=False)
+    if summary["key_note"]:
+        out.print(f"key: {summary['key_note']}", highlight=False)
+    if summary["pairs_rejected"]:
+        told = ", ".join(f"{n} {reason}" for reason, n in summary["pairs_rejected"].items())
+        out.print(f"pairs: {summary['pairs_kept']} of {summary['rounds']}; not used: {told}", highlight=False)
     if "training" in summary:
-        console.print(training_line(summary["training"]), highlight=False, markup=False)
+        out.print(training_line(summary["training"]), highlight=False, markup=False)
     for caveat in summary["caveats"]:
-        console.print(f"note: {caveat}", highlight=False)
+        out.print(f"note: {caveat}", highlight=False)
     for entry in summary["health"]:
-        console.print(f"{'ok  ' if entry['ok'] else 'look'} {entry['check']}: {entry['detail']}", highlight=False)
+        out.print(f"{'ok  ' if entry['ok'] else 'look'} {entry['check']}: {entry['detail']}", highlight=False)
 
 
 @app.command()
@@ -133,6 +145,38 @@ def audit(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; the first is what others are held against.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Put runs side by side: what they were worth, and what each is as a multiple of the first.
+
+    Example: testbed compare runs/20260101-120000-eve_near runs/20260101-130000-mobile_room
+    """
+    from testbed.assess import compare as comparing
+    from testbed.records import reader
+
+    if len(runs) < 2:
+        raise InputError("testbed compare: one run; accepted: two or more")
+    summaries = [reader.load(folder).summary for folder in runs]
+    for folder, summary in zip(runs, summaries, strict=True):
+        if summary is None:
+            raise InputError(f"{folder}: has no summary yet; accepted: a run that is over, or testbed report {folder}")
+    rows = comparing.several([summary for summary in summaries if summary is not None])
+    if as_json:
+        print_json({"runs": [str(folder) for folder in runs], "figures": rows})
+        return
+    from rich.table import Table
+
+    shown = Table("", *(folder.name for folder in runs))
+    for row in rows:
+        cells = ["–" if v is None else f"{v:.4g}" for v in row["values"]]
+        cells = [c if r is None else f"{c} (× {r:.3g})" for c, r in zip(cells, row["ratios"], strict=True)]
+        shown.add_row(f"{row['name']}{', ' + row['unit'] if row['unit'] else ''}", *cells)
+    console().print(shown)
+
+
+@app.command()
 def randomness(
     file: Annotated[Path, typer.Argument(help="Bits: a file, or the folder of a node's keys.", metavar="FILE")],
     bits_per_sequence: Annotated[
@@ -154,7 +198,6 @@ def randomness(
         print_json(assessed)
         return
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     heading, *lines = testing.table(assessed)
@@ -170,7 +213,7 @@ def randomness(
         column.no_wrap = True
     for line in lines:
         shown.add_row(*line)
-    Console().print(shown)
+    console().print(shown)
 
 
 @app.command()

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
-import msgspec
 import typer
 
 from testbed import config
-from testbed.cli.app import JsonOption, LabOption, SupervisedOption, VerboseOption, app
+from testbed.cli.app import JsonOption, LabOption, QuietOption, SupervisedOption, VerboseOption, app
 from testbed.cli.terminal import ProgressBar, conclude, say
 from testbed.core import logs
-from testbed.core.config import Experiment, Lab
 from testbed.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +26,8 @@ def run(
     rounds: Annotated[Optional[int], typer.Option(min=1, help="Instead of the file's.")] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Instead of the file's.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
+    live: Annotated[bool, typer.Option("--live", help="Show it on a page of this machine while it goes.")] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -38,15 +36,21 @@ def run(
     Example: testbed run mobile_room --lab sim --rounds 400 --seed 7
     """
     logs.configure(verbose)
-    from testbed.lab import processes
+    from testbed.lab import run as running
+    from testbed.live.beside import Beside
 
-    plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
-    config.check_run(plan, experiment)
-    check_world(plan, place, lab)
-    config.check_drivers(place, lab)
-    folder = processes.new_run_folder(out, Path(experiment).stem)
-    with ProgressBar() as bar, unless_empty(folder):
-        outcome = processes.run(plan, place, lab, folder, bar.update, stop_on_signals)
+    def begun(server: Coordinator, crew: Crew) -> None:
+        stop_on_signals(server, crew)
+        page.ask = lambda kind: stop_asked(server, kind)
+        if live:
+            page.start(server.folder)
+
+    if live:
+        Beside.check()
+    with Beside(say) as page, ProgressBar(quiet) as bar:
+        outcome = running.run(
+            experiment, lab, rounds=rounds, seed=seed, out=out, progress=bar.update, on_coordinator=begun
+        )
     conclude(outcome, as_json)
 
 
@@ -58,6 +62,7 @@ def coordinator(
     rounds: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option(min=0)] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -68,9 +73,10 @@ def coordinator(
     logs.configure(verbose)
     from testbed.coordinator.server import Coordinator
     from testbed.lab import processes
+    from testbed.lab.run import check_world, plan_of
 
     plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
-    config.check_run(plan, experiment)
+    config.check_run(plan, experiment, place)
     check_world(plan, place, lab)
     if place.world is not None and world is None:
         if place.world.port == 0:
@@ -79,14 +85,14 @@ def coordinator(
     if place.curve:
         processes.make_keys(place, ["coordinator", *processes.local_names(place)])
     folder = processes.new_run_folder(out, Path(experiment).stem)
-    with unless_empty(folder):
+    with processes.unless_empty(folder):
         server = Coordinator(place, plan, folder, processes.load_identity(place, "coordinator"))
         try:
             server.check_disk()
             stop_on_signals(server, None)
             nodes = ", ".join(server.state.nodes)
             say(f"coordinator on tcp://{place.coordinator.host}:{server.port}, waiting for {nodes}")
-            with ProgressBar() as bar:
+            with ProgressBar(quiet) as bar:
                 outcome = server.run(world, progress=bar.update)
         finally:
             server.close()
@@ -169,38 +175,17 @@ def sim(
     driver = registry.load_driver("worlds", place.world.driver)
     endpoint = f"tcp://{place.world.host}:{place.world.port if port is None else port}"
     scene = None if supervised else config.load_experiment(experiment)
+    # started by a run or by the doctor, which look for missing keys themselves, it admits those that are here
+    identity = (processes.own_identity if supervised else processes.load_identity)(place, "world")
     with processes.emulators(place, lab, driver, scene) as ready:
-        driver.serve(
-            endpoint, processes.load_identity(place, "world"), place.world.pace, place.world.peer_timeout_s, ready
-        )
+        driver.serve(endpoint, identity, place.world.pace, place.world.peer_timeout_s, ready)
 
 
-@contextlib.contextmanager
-def unless_empty(folder: Path) -> Iterator[None]:
-    """Keep a run's folder only where something of the run is in it: an empty one would be no run to any command."""
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-
-
-def plan_of(experiment: str, rounds: int | None, seed: int | None) -> Experiment:
-    plan = config.load_experiment(experiment)
-    changes: dict[str, int] = {}
-    if rounds is not None:
-        changes["rounds"] = rounds
-    if seed is not None:
-        changes["seed"] = seed
-    return msgspec.structs.replace(plan, **changes)
-
-
-def check_world(plan: Experiment, place: Lab, lab: str) -> None:
-    config.check_mode(plan, place, lab)
-    if not place.curve:
-        say(f"{lab}: curve = false: links on this machine are not authenticated; keys are for experiments only")
-    if plan.surface.policy != "none" and place.by_role("ris") is None:
-        raise InputError(f"{lab}: the experiment moves a surface, but no node has role = 'ris'")
+def stop_asked(server: Coordinator, kind: str) -> None:
+    """Do what the live page asks for, as Ctrl-C does."""
+    server.interrupted = True
+    say(f"{kind}: asked on the live page")
+    server.ask_stop(kind)  # type: ignore[arg-type]
 
 
 def stop_on_signals(server: Coordinator, crew: Crew | None) -> None:

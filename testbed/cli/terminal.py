@@ -23,16 +23,28 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-class ProgressBar:
-    """Rounds, rounds/s, SNR and key bits on a terminal; a plain line every few seconds elsewhere."""
+_UNBROKEN = 10_000
+"""Columns of what is no terminal: a line of a table, or of text, stays one line for whoever reads it next."""
 
-    def __init__(self) -> None:
+
+def console() -> Any:
+    """Return a console on standard output that breaks lines on a terminal only."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else _UNBROKEN)
+
+
+class ProgressBar:
+    """Rounds, rounds/s, SNR and key bits on a terminal; a plain line every few seconds elsewhere; `quiet`: nothing."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None
         self._plain_at = 0
 
     def __enter__(self) -> ProgressBar:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._quiet:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -54,6 +66,8 @@ class ProgressBar:
             self._bar.stop()
 
     def update(self, p: Progress) -> None:
+        if self._quiet:
+            return
         snr = "   –" if math.isnan(p.snr_db) else f"{p.snr_db:4.1f} dB"  # private nodes do not tell it
         figures = f"{p.rounds_per_s:5.0f} rounds/s  SNR {snr}  kept {p.kept}  key bits {p.key_bits}"
         if p.message is not None:
@@ -111,36 +125,35 @@ def _eves(secrecy: dict[str, Any]) -> Any:
 
 
 def _show(outcome: Any, report_path: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     s = outcome.summary
-    console = Console()
+    out = console()
 
     def figure(value: Any, form: str = "") -> str:
         return "–" if value is None else format(value, form)
 
     rejected = ", ".join(f"{n} {why}" for why, n in s["pairs_rejected"].items()) or "none"
-    console.print(
+    out.print(
         f"[bold]{s['keys_verified']} verified keys, {s['key_bits']} bits[/bold]"
         f" (mismatched: {figure(s['keys_mismatched'])}; recovered by Eve: {figure(s['eve_keys_recovered'])})"
     )
-    console.print(
+    out.print(
         f"rounds {s['rounds']}, pairs kept {s['pairs_kept']}, rejected: {rejected}, "
         f"{figure(s['rounds_per_s'], '.0f')} rounds/s"
     )
-    console.print(
+    out.print(
         f"raw bits {s['raw_bits']}, disagreement Alice–Bob {figure(s['kdr_raw'], '.3f')}, "
         f"Eve {figure(s['kdr_eve'], '.3f')}, "
         f"min-entropy given Eve {figure(s['min_entropy_per_bit'], '.3f')} bit/bit, "
         f"key rate {figure(s['key_rate_bps'], '.1f')} bit/s of channel time"
     )
     if "training" in s:
-        console.print(training_line(s["training"]), highlight=False, markup=False)
+        out.print(training_line(s["training"]), highlight=False, markup=False)
     if s.get("secrecy"):
-        console.print(_eves(s["secrecy"]))
+        out.print(_eves(s["secrecy"]))
     table = Table(title="health", title_justify="left", show_header=False)
     for entry in s["health"]:
         table.add_row("[green]ok[/green]" if entry["ok"] else "[yellow]look[/yellow]", entry["check"], entry["detail"])
-    console.print(table)
-    console.print(f"report: {report_path}", soft_wrap=True)
+    out.print(table)
+    out.print(f"report: {report_path}", soft_wrap=True)

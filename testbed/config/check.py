@@ -3,60 +3,48 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from testbed.core import registry, schedule
-from testbed.core.config import Experiment, Lab, Options, PlacedNode, PlacedSurface, radio_out_of_range
+from testbed.core.config import (
+    ChainPlan,
+    Experiment,
+    Lab,
+    NodePlace,
+    Options,
+    PlacedNode,
+    PlacedSurface,
+    Training,
+    radio_out_of_range,
+)
 from testbed.core.errors import InputError
 from testbed.core.gate import is_identifier
 from testbed.core.options import driver_options
+from testbed.core.radio import Limits
 
 MIN_TRAINING_ROUNDS = 20
 
 
 def check_experiment(e: Experiment, source: str) -> None:
     """Check what the schema cannot say, stage names and options included; raises InputError."""
-
-    def stage(table: str, key: str, name: str, options: Options) -> Any:
-        try:
-            return registry.make_stage(key, name, options)
-        except InputError as exc:
-            raise InputError(f"{source}: table [{table}]: {exc}") from exc
-
     try:
         schedule.parse(e.probing.schedule)
     except InputError as exc:
         raise InputError(f"{source}: table [probing]: key 'schedule': {exc}") from exc
     if (wrong := radio_out_of_range(e.radio)) is not None:
         raise InputError(f"{source}: table [radio]: {wrong}")
-    stage("probing", "probing", e.probing.waveform, e.probing.waveform_options)
-    stage("probing", "csi", e.probing.estimator, e.probing.estimator_options)
-    enhancer = stage("chain", "enhance", e.chain.enhance, e.chain.enhance_options)
-    untrained = enhancer.trainable and enhancer.model_id is None
-    if untrained and e.training.rounds < MIN_TRAINING_ROUNDS:
-        raise InputError(
-            f"{source}: table [training]: key 'rounds': {e.training.rounds}; enhance = {e.chain.enhance!r} has to "
-            f'learn first: accepted from {MIN_TRAINING_ROUNDS}, or a saved model in enhance_options (model = "FILE")'
-        )
-    if e.training.rounds and not untrained:
-        raise InputError(
-            f"{source}: table [training]: key 'rounds': {e.training.rounds}; enhance = {e.chain.enhance!r} has nothing "
-            "to learn here: accepted 0"
-        )
-    stage("chain", "quantize", e.chain.quantize, e.chain.quantize_options)
-    stage("chain", "reconcile", e.chain.reconcile, e.chain.reconcile_options)
+    _stage(source, "probing", "waveform", "probing", e.probing.waveform, e.probing.waveform_options)
+    _stage(source, "probing", "estimator", "csi", e.probing.estimator, e.probing.estimator_options)
+    check_chain(e.chain, e.training, source)
     if e.beams.policy != "none":
-        stage("beams", "beams", e.beams.policy, e.beams.options)
+        _stage(source, "beams", "policy", "beams", e.beams.policy, e.beams.options)
     for name in ("alice", "bob", "eve"):
         place: PlacedNode | None = getattr(e.scene, name)
-        if place is None:
-            continue
-        if (place.position_m is None) == (place.near is None):
-            raise InputError(
-                f"{source}: table [scene.{name}]: give either 'position_m' or 'near' (with 'offset_wavelengths')"
-            )
-        if place.near == name or (place.near is not None and name != "eve"):
-            raise InputError(f"{source}: table [scene.{name}]: key 'near': only eve may be placed near alice or bob")
+        if place is not None:
+            _check_place(name, place, source)
     if e.scene.uma is not None and None in (e.scene.alice.position_m, e.scene.bob.position_m):
         raise InputError(f"{source}: table [scene.uma]: alice and bob need a position_m each")
     if e.mode == "private" and e.records.iq:
@@ -68,41 +56,81 @@ def check_experiment(e: Experiment, source: str) -> None:
         if panel is not None and not any(panel.normal):
             raise InputError(f"{source}: table [scene.{name}]: key 'normal': of length 0, accepted: a direction")
     if e.surface.policy != "none":
-        try:
-            registry.stage_class("policy", e.surface.policy)
-        except InputError as exc:
-            raise InputError(f"{source}: table [surface]: key 'policy': {exc} (or 'none')") from exc
-        try:
-            policy = registry.make_stage("policy", e.surface.policy, e.surface.options)
-        except InputError as exc:
-            raise InputError(f"{source}: table [surface]: key 'options': {exc}") from exc
-        if e.surface.is_secret and not policy.can_be_secret:
-            raise InputError(
-                f"{source}: table [surface]: key 'secret': true, but the patterns of policy = {e.surface.policy!r} "
-                "follow from what is public; accepted: false, or policy = 'random'"
-            )
-        if policy.watches and e.mode == "private":
-            raise InputError(
-                f"{source}: table [surface]: policy = {e.surface.policy!r} watches the channel, which nodes keep to "
-                "themselves in private mode; accepted: mode = 'experiment', or a policy that does not watch"
-            )
-    if e.surface.policy != "none" and e.scene.surface is None:
+        _check_surface(e, source)
+
+
+def _stage(source: str, table: str, key: str, kind: str, name: str, options: Options) -> Any:
+    """Build a stage; raises InputError naming file, table and key, of the name or of the option."""
+    try:
+        registry.find(kind, name)
+    except InputError as exc:
+        none = " (or 'none')" if key == "policy" else ""
+        raise InputError(f"{source}: table [{table}]: key {key!r}: {exc}{none}") from exc
+    below = "options" if key == "policy" else f"{key}_options"
+    return registry.make_stage(kind, name, options, source, f"{table}.{below}")
+
+
+def _check_place(name: str, place: PlacedNode, source: str) -> None:
+    if (place.position_m is None) == (place.near is None):
+        raise InputError(
+            f"{source}: table [scene.{name}]: give either 'position_m' or 'near' (with 'offset_wavelengths')"
+        )
+    if place.near == name or (place.near is not None and name != "eve"):
+        raise InputError(f"{source}: table [scene.{name}]: key 'near': only eve may be placed near alice or bob")
+
+
+def _check_surface(e: Experiment, source: str) -> None:
+    policy = _stage(source, "surface", "policy", "policy", e.surface.policy, e.surface.options)
+    if e.surface.is_secret and not policy.can_be_secret:
+        raise InputError(
+            f"{source}: table [surface]: key 'secret': true, but the patterns of policy = {e.surface.policy!r} "
+            "follow from what is public; accepted: false, or policy = 'random'"
+        )
+    if policy.watches and e.mode == "private":
+        raise InputError(
+            f"{source}: table [surface]: policy = {e.surface.policy!r} watches the channel, which nodes keep to "
+            "themselves in private mode; accepted: mode = 'experiment', or a policy that does not watch"
+        )
+    if e.scene.surface is None:
         raise InputError(
             f"{source}: table [surface]: policy = {e.surface.policy!r} needs a table [scene.surface] "
             "(position_m, normal); accepted without it: policy = 'none'"
         )
-    if e.surface.policy != "none":
-        try:
-            policy.survey(e.scene, e.radio.carrier_hz)
-        except InputError as exc:
-            raise InputError(f"{source}: {exc}") from exc
+    try:
+        policy.survey(e.scene, e.radio.carrier_hz)
+    except InputError as exc:
+        raise InputError(f"{source}: {exc}") from exc
 
 
-def check_run(e: Experiment, source: str) -> None:
+def check_chain(chain: ChainPlan, training: Training, source: str) -> None:
+    """Check the stages of a key chain and that a stage which has to learn gets something to learn from."""
+    enhancer = _stage(source, "chain", "enhance", "enhance", chain.enhance, chain.enhance_options)
+    untrained = enhancer.trainable and enhancer.model_id is None
+    if untrained and training.rounds < MIN_TRAINING_ROUNDS:
+        raise InputError(
+            f"{source}: table [training]: key 'rounds': {training.rounds}; enhance = {chain.enhance!r} has to "
+            f'learn first: accepted from {MIN_TRAINING_ROUNDS}, or a saved model in enhance_options (model = "FILE")'
+        )
+    if training.rounds and not untrained:
+        raise InputError(
+            f"{source}: table [training]: key 'rounds': {training.rounds}; enhance = {chain.enhance!r} has nothing "
+            "to learn here: accepted 0"
+        )
+    _stage(source, "chain", "quantize", "quantize", chain.quantize, chain.quantize_options)
+    _stage(source, "chain", "reconcile", "reconcile", chain.reconcile, chain.reconcile_options)
+
+
+def check_run(e: Experiment, source: str, lab: Lab | None = None) -> None:
     """Check what only a run asks of an experiment: a replay has its own number of rounds, and its own CSI.
 
-    Raises InputError where the training leaves no round for a key, or where a saved model was made for other CSI.
+    With a lab, the carrier and rate too, against what the drivers of its radios say that they accept; a driver that
+    is not installed on this machine is left to the machine that has it.
+
+    Raises InputError where the training leaves no round for a key, where a saved model was made for other CSI, or
+    where a radio cannot be tuned so.
     """
+    if lab is not None:
+        check_limits(e, lab, source)
     t = e.training
     if t.rounds and t.rounds + t.guard_rounds >= e.rounds:
         raise InputError(
@@ -183,32 +211,117 @@ def check_mode(e: Experiment, lab: Lab, source: str) -> None:
 
 
 def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None:
-    """Raise InputError where a driver is not installed here, or does not know an option that its table gives it.
+    """Raise InputError where a driver is not installed here, does not know an option that its table gives it, or
+    states limits that exclude the table's gains.
 
     Of the nodes `names`; by default of all that start on this machine, the simulated air included.
     """
     if names is None:
         names = [name for name, place in lab.node.items() if place.local]
         if lab.world is not None and lab.world.local:
-            _check_driver("worlds", lab.world.driver, f"{source}: table [world]")
+            _driver("worlds", lab.world.driver, f"{source}: table [world]")
     for name in names:
         place = lab.node[name]
         group = "boards" if place.role == "ris" else "radios"
-        _check_driver(group, place.driver, f"{source}: table [node.{name}]")
-        try:
-            kind = getattr(registry.load_driver(group, place.driver), "options_type", None)
-        except ImportError as exc:
-            raise InputError(f"{source}: table [node.{name}]: key 'driver': {place.driver!r}: {exc}") from exc
+        kind = getattr(_driver(group, place.driver, f"{source}: table [node.{name}]"), "options_type", None)
         if kind is not None:
             try:
                 driver_options(place.options, kind, name)
             except InputError as exc:
                 raise InputError(f"{source}: {exc}") from exc
+        limits = _limits(lab, name)
+        for key in ("tx_gain_db", "rx_gain_db") if limits.can_transmit else ("rx_gain_db",):
+            wrong = limits.refusal(key, getattr(place, key))
+            if wrong is not None:
+                raise InputError(f"{source}: table [node.{name}]: key {key!r}: {wrong} by driver {place.driver!r}")
 
 
-def _check_driver(group: str, driver: str, where: str) -> None:
-    known = registry.driver_names(group)
-    if driver not in known:
-        raise InputError(
-            f"{where}: key 'driver': no {driver!r} among the installed {group}; accepted: {', '.join(known) or 'none'}"
-        )
+class Violation(NamedTuple):
+    """Something of an experiment, or of a lab, that a node's device cannot do."""
+
+    node: str
+    key: str
+    detail: str
+    """What is wrong and what is accepted."""
+    change: str
+    """Which option to change, where, and to what."""
+
+
+def violations(e: Experiment, lab: Lab, names: list[str] | None = None) -> list[Violation]:
+    """Return what the devices of these nodes (by default all whose driver is installed here) cannot do.
+
+    From what their drivers state of them (`Radio.limits`); nothing is opened.
+    """
+    found = []
+    for name in names if names is not None else list(lab.node):
+        found += list(_beyond(e, name, lab.node[name], _limits(lab, name)))
+    return found
+
+
+def check_limits(e: Experiment, lab: Lab, source: str, names: list[str] | None = None) -> None:
+    """Raise InputError, in one line, where a device of the lab cannot do what the experiment `source` wants of it."""
+    found = violations(e, lab, names)
+    if found:
+        said = "; ".join(f"{v.detail}: {v.change}" for v in found)
+        raise InputError(f"{source} on lab {lab.name}: {said}")
+
+
+def _limits(lab: Lab, name: str) -> Limits:
+    """Return what a node's device accepts at the most: anything for boards, and where its driver is not found here."""
+    place = lab.node[name]
+    if place.role == "ris":
+        return Limits()
+    try:
+        driver = registry.load_driver("radios", place.driver)
+    except InputError:
+        return Limits()
+    options: Options = dict(place.options)
+    if lab.world is not None and name in lab.world.emulators:
+        world = registry.load_driver("worlds", lab.world.driver)
+        options |= world.implied_options(name, place.driver, lab.world.emulators[name])
+    limits_of = getattr(driver, "limits_of", None)
+    return (limits_of(options) if limits_of is not None else None) or Limits()
+
+
+def _beyond(e: Experiment, name: str, place: NodePlace, limits: Limits) -> Iterator[Violation]:
+    who = f"driver {place.driver!r} of [node.{name}]" + (f" ({limits.device})" if limits.device else "")
+    values = {"carrier_hz": e.radio.carrier_hz, "sample_rate_hz": e.radio.sample_rate_hz}
+    values |= {"rx_gain_db": place.rx_gain_db}
+    if limits.can_transmit:
+        values["tx_gain_db"] = place.tx_gain_db
+    elif place.role != "eve":
+        yield Violation(
+            name, "role", f"table [node.{name}]: key 'role': {place.role!r}, accepted: 'eve' by {who}, which can only "
+            "receive", "give it a radio that transmits",
+        )  # fmt: skip
+    for key, value in values.items():
+        wrong = limits.refusal(key, value)
+        if wrong is not None:
+            of_lab = key.endswith("gain_db")
+            nearest = min(getattr(limits, key), key=lambda end: abs(end - value))
+            where = f"table [node.{name}]" if of_lab else "table [radio]"
+            file = f"[node.{name}] of the lab" if of_lab else "[radio] of the experiment"
+            detail = f"{where}: key {key!r}: {wrong} by {who}"
+            yield Violation(name, key, detail, f"change it in table {file} (nearest: {nearest:g})")
+    yield from _too_wide(e, name, who, limits)
+
+
+def _too_wide(e: Experiment, name: str, who: str, limits: Limits) -> Iterator[Violation]:
+    rate_hz = e.radio.sample_rate_hz
+    sounder = registry.make_stage("probing", e.probing.waveform, e.probing.waveform_options)
+    span_hz = float(np.ptp(sounder.frame(rate_hz).subcarrier_hz))
+    if limits.bandwidth_hz is not None and span_hz > limits.bandwidth_hz:
+        most_hz = rate_hz * limits.bandwidth_hz / span_hz
+        yield Violation(
+            name, "bandwidth_hz", f"table [radio]: key 'sample_rate_hz': {rate_hz:g}, at which the probes occupy "
+            f"{span_hz / 1e6:.3g} MHz, accepted: {limits.bandwidth_hz / 1e6:g} MHz of analogue bandwidth by {who}",
+            f"lower sample_rate_hz in table [radio] of the experiment to {most_hz:.4g}",
+        )  # fmt: skip
+
+
+def _driver(group: str, driver: str, where: str) -> Any:
+    """Return a driver; raises InputError naming where it is asked for, and the installed ones or what is broken."""
+    try:
+        return registry.load_driver(group, driver)
+    except InputError as exc:
+        raise InputError(f"{where}: key 'driver': {exc} (among the installed {group})") from exc

@@ -12,15 +12,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-
-from testbed.config.check import check_experiment, check_lab
+from testbed.config import describe
+from testbed.config.check import check_chain, check_experiment, check_lab
 from testbed.core import options
-from testbed.core.config import Experiment, Lab, NodePlace
+from testbed.core.config import ChainFile, Experiment, Lab, NodePlace, Table, Training
 from testbed.core.errors import InputError
 from testbed.core.gate import printable
 
-T = TypeVar("T", Experiment, Lab)
+T = TypeVar("T", bound=Table)
 MAX_BYTES = 1 << 22
 """Of a file that somebody wrote by hand."""
 _BUNDLED = {Experiment: "experiments", Lab: "labs"}
@@ -44,12 +43,30 @@ def find(kind: type[Experiment] | type[Lab], name: str) -> Path:
     raise InputError(f"{name}: no such {what} file; bundled: {', '.join(known)}")
 
 
+def load_table(path: Path, kind: type[T]) -> T:
+    """Read a file of any other kind by the tables that describe it."""
+    return _load(path, kind)
+
+
 def load_experiment(name: str) -> Experiment:
     """Read and check an experiment file, stage names and options included."""
     path = find(Experiment, name)
     experiment = _load(path, Experiment)
     check_experiment(experiment, str(path))
     return experiment
+
+
+def load_chain(name: str) -> ChainFile:
+    """Read and check a chain file; of a whole experiment, by path or bundled name, the tables that a replay needs."""
+    path = find(Experiment, name)
+    raw = _parse(path)
+    if "scene" in raw:
+        e = load_experiment(name)
+        return ChainFile(title=e.title, seed=e.seed, chain=e.chain, accounting=e.accounting, training=e.training)
+    chain = convert(raw, ChainFile, str(path))
+    if chain.chain is not None:
+        check_chain(chain.chain, chain.training or Training(), str(path))
+    return chain
 
 
 def load_lab(name: str) -> Lab:
@@ -61,17 +78,20 @@ def load_lab(name: str) -> Lab:
 
 
 def _load(path: Path, kind: type[T]) -> T:
+    return convert(_parse(path), kind, str(path))
+
+
+def _parse(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path}: {path.stat().st_size} bytes, accepted up to {MAX_BYTES}")
-        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise InputError(f"{path}: not UTF-8 text at byte {exc.start}") from exc
     except (ValueError, RecursionError) as exc:  # besides its own error: dates and numbers that Python does not have
         raise InputError(f"{path}: not TOML: {printable(str(exc) or type(exc).__name__)}") from exc
-    return convert(raw, kind, str(path))
 
 
 def convert(raw: dict[str, Any], kind: type[T], source: str) -> T:
@@ -85,8 +105,8 @@ def convert(raw: dict[str, Any], kind: type[T], source: str) -> T:
 
 
 def json_schema(kind: type[Experiment] | type[Lab]) -> dict[str, Any]:
-    """Return the JSON Schema of a file kind."""
-    return msgspec.json.schema(kind)
+    """Return the JSON Schema of a file kind, with the options of everything that is installed here."""
+    return describe.schema(kind)
 
 
 def state_root() -> Path:

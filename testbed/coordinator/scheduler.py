@@ -1,22 +1,89 @@
 """When each slot of a round happens, on the clock of every node's own device.
 
-The coordinator keeps one reference timeline (seconds since synchronisation). A node's device clock is
-`base + reference time`; the base comes from one reading of each clock and is then tracked from the arrival times that
-receivers report, so that clocks may differ by milliseconds and drift by parts per million.
+The coordinator keeps one reference timeline (seconds since synchronisation): Alice's device, read once. A node's device
+clock is `base + reference time`, and the base moves with the difference of the two crystals. It comes from one reading
+of each clock and is then tracked, offset and rate, from the arrival times that receivers report. What is not known of a
+clock is known to be within a bound, which grows with the time since the last frame and shrinks with each one heard;
+receivers listen as much earlier and later as that says, so that any interval between rounds is possible.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from typing import Literal
 
 from testbed.core.schedule import Slot
 from testbed.net import messages as m
 
-_TRACKING_GAIN = 0.5
-"""Share of a measured timing error that is corrected: half filters noise and still follows 10 ppm easily."""
 _MISSES = 3
 """Frames in a row that a receiver must miss before its clock is doubted."""
-_WIDEST_S = 1e-3
+_WIDEST_DOUBT_S = 1e-3
+"""How far off a clock is believed to be that nothing but missed frames speaks against."""
+_CRYSTALS = 44e-6
+"""Most by which the rates of two devices differ: ±20 ppm each, a tenth for their age."""
+_WANDER = 2e-8
+"""Standard deviation of a rate's change over one second, growing with the root of time: half a ppm in ten minutes, what
+a crystal without an oven does where the room's temperature moves by a degree."""
+_SIGMAS = 3.0
+"""Standard deviations that make a bound."""
+_NOISE = 1 / 32
+"""Standard deviation of a measured arrival, in guards."""
+_READ = 1 / 6
+"""The same of a reading that is exact by its word: devices start when they say to within some of the guard."""
+_IN_GUARD = 0.75
+"""Share of the guard that a clock's drift may take before receivers listen for longer."""
+WIDEST_S = 50e-3
+"""Longest time that receivers listen early and late: crystals 40 ppm apart take 48 ms in twenty minutes."""
+
+
+Part = Literal["reference", "listener", "other"]
+"""Whose timeline it is (Alice), who has to hear her frames in time, and who has only a clock (a surface)."""
+
+
+@dataclass(slots=True)
+class _Line:
+    """Offset and rate of a clock by its measured offsets: a Kalman filter whose rate takes a random walk."""
+
+    at_s: float
+    """Reference time of the last measurement."""
+    offset_s: float
+    noise: float
+    """Variance of a measured offset, s²."""
+    p_offset: float
+    """Variances of offset and rate, and their covariance."""
+    rate: float = 0.0
+    p_both: float = 0.0
+    p_rate: float = (_CRYSTALS / _SIGMAS) ** 2
+
+    def offset_at(self, time_s: float) -> float:
+        return self.offset_s + self.rate * (time_s - self.at_s)
+
+    def bound_at(self, time_s: float) -> float:
+        """Return how far off `offset_at` may be."""
+        return _SIGMAS * math.sqrt(self._variance(max(0.0, time_s - self.at_s)))
+
+    def _variance(self, dt_s: float) -> float:
+        return self.p_offset + dt_s * (2 * self.p_both + dt_s * self.p_rate) + _WANDER**2 * dt_s**3 / 3
+
+    def learn(self, time_s: float, offset_s: float) -> None:
+        """Take a measured offset; rounds that overlap may tell theirs out of order, and then it counts as no later."""
+        dt_s = max(0.0, time_s - self.at_s)
+        error_s = offset_s - self.offset_at(time_s)
+        p_offset = self._variance(dt_s)
+        p_both = self.p_both + dt_s * self.p_rate + _WANDER**2 * dt_s**2 / 2
+        p_rate = self.p_rate + _WANDER**2 * dt_s
+        gain, gain_rate = p_offset / (p_offset + self.noise), p_both / (p_offset + self.noise)
+        self.offset_s = self.offset_at(self.at_s + dt_s) + gain * error_s
+        self.rate += gain_rate * error_s
+        self.at_s += dt_s
+        self.p_offset, self.p_both = (1 - gain) * p_offset, (1 - gain) * p_both
+        self.p_rate = p_rate - gain_rate * p_both
+
+    def restart(self, time_s: float, offset_s: float) -> None:
+        """Take a measured offset where none before it counts; what is known of the rate stays."""
+        self.at_s, self.offset_s = time_s, offset_s
+        self.p_offset, self.p_both = self.noise, 0.0
 
 
 @dataclass(slots=True)
@@ -24,9 +91,12 @@ class NodeClock:
     """What is known of one device's clock."""
 
     base_s: float
-    """Device time at reference time 0."""
+    """Device time less reference time, at the round that was planned last."""
     uncertainty_s: float
-    """How far off `base_s` may be until the first frame was received."""
+    """How far off `base_s` may be until the first frame was received, beside what drifts."""
+    line: _Line = field(repr=False)
+    listens: bool
+    """It has to hear the reference's frames: what is not known of other clocks makes no window wider."""
     missed: int = 0
     """Frames in a row that were not received."""
 
@@ -42,34 +112,60 @@ class Scheduler:
         turnaround_s: float,
         guard_s: float,
         lead_s: float,
+        widest_s: float = WIDEST_S,
     ) -> None:
         self._slots = slots
         self._frame_s = frame_s
         self._interval_s = interval_s
         self._turnaround_s = turnaround_s
         self._guard_s = guard_s
+        self._widest_s = max(guard_s, widest_s)
+        """Where no receiver can listen for longer, however little is known."""
         self._lead_s = lead_s
         """Least time between planning a round and its first sample (0 in virtual time)."""
         self.next_s = 0.0
         """Start of the next round at the earliest."""
         self.clocks: dict[str, NodeClock] = {}
+        self.margin_s = guard_s
+        """Of the round that was planned last."""
+        self._reference_doubt_s = 0.0
 
-    def synchronise(self, node: str, device_time_s: float, reference_s: float, uncertainty_s: float) -> None:
-        self.clocks[node] = NodeClock(device_time_s - reference_s, uncertainty_s)
+    def synchronise(
+        self, node: str, device_time_s: float, reference_s: float, uncertainty_s: float, part: Part = "listener"
+    ) -> None:
+        """Learn a reading of a device's clock at a reference time, wrong by up to `uncertainty_s`.
+
+        A listener is off by its own reading and by the reference's, until it has heard a frame.
+        """
+        base_s = device_time_s - reference_s
+        line = _Line(reference_s, base_s, (_NOISE * self._guard_s) ** 2, p_offset=(_READ * self._guard_s) ** 2)
+        if part == "reference":
+            self._reference_doubt_s = uncertainty_s
+            for clock in self.clocks.values():
+                clock.uncertainty_s += uncertainty_s if clock.listens else 0.0
+        elif part == "listener":
+            uncertainty_s += self._reference_doubt_s
+        self.clocks[node] = NodeClock(base_s, uncertainty_s, line, part == "listener")
 
     def reference_s(self, node: str, device_time_s: float) -> float:
         """Return a device time on the reference timeline."""
         return device_time_s - self.clocks[node].base_s
 
-    @property
-    def margin_s(self) -> float:
-        return self._guard_s + max((c.uncertainty_s for c in self.clocks.values()), default=0.0)
-
     def plan(self, now_s: float, not_before_s: float) -> tuple[float, float]:
         """Return (start, end) of the next round on the reference timeline and book it."""
-        start_s = max(self.next_s, now_s + self._lead_s, not_before_s)
+        # `now_s` is the coordinator's: its clock and that of the reference part, too
+        lead_s = self._lead_s + (_CRYSTALS * now_s if self._lead_s > 0 else 0.0)
+        start_s = max(self.next_s, now_s + lead_s, not_before_s)
         self.next_s = start_s + self._interval_s
+        listening = [clock for clock in self.clocks.values() if clock.listens]
+        wider_s = max((self._expect(clock, start_s) for clock in listening), default=0.0)
+        self.margin_s = min(self._guard_s + wider_s, self._widest_s)
         return start_s, start_s + len(self._slots) * self._slot_s
+
+    def _expect(self, clock: NodeClock, start_s: float) -> float:
+        """Set the clock's base for a round at `start_s`; returns by how much it may be off beyond the guard."""
+        clock.base_s = clock.line.offset_at(start_s)
+        return clock.uncertainty_s + max(0.0, clock.line.bound_at(start_s) - _IN_GUARD * self._guard_s)
 
     @property
     def _slot_s(self) -> float:
@@ -89,21 +185,23 @@ class Scheduler:
             sounding=sounding,
         )  # fmt: skip
 
-    def track(self, node: str, base_s: float) -> None:
-        """Learn that a frame's arrival speaks for this base: the one it was planned with plus its timing error.
+    def track(self, node: str, base_s: float, time_s: float) -> None:
+        """Learn that a frame at reference time `time_s` speaks for this base: the planned one plus its timing error.
 
         Said as a base, not as an error: rounds are planned ahead of what is learned, and an error that was corrected
         already would be corrected again by every round still under way.
         """
         clock = self.clocks[node]
         # While the clock is still uncertain the first arrival settles it whole.
-        gain = 1.0 if clock.uncertainty_s > 0 else _TRACKING_GAIN
-        clock.base_s += gain * (base_s - clock.base_s)
+        (clock.line.restart if clock.uncertainty_s > 0 else clock.line.learn)(time_s, base_s)
         clock.uncertainty_s, clock.missed = 0.0, 0
 
-    def miss(self, node: str) -> None:
-        """Learn that a frame was not found: after a few in a row, look for the next one in a wider window."""
+    def miss(self, node: str, is_certain: bool = False) -> None:
+        """Learn that a frame was not found: after a few in a row, look for the next one in a wider window.
+
+        `is_certain`: part of it was heard at the window's edge, so that its clock is off for certain.
+        """
         clock = self.clocks[node]
         clock.missed += 1
-        if clock.missed >= _MISSES:
-            clock.uncertainty_s = min(max(2 * clock.uncertainty_s, self._guard_s), _WIDEST_S)
+        if is_certain or clock.missed >= _MISSES:
+            clock.uncertainty_s = min(max(2 * clock.uncertainty_s, self._guard_s), _WIDEST_DOUBT_S)

@@ -250,6 +250,9 @@ class Coordinator:
 
     def _receive(self, received: Any) -> None:
         name, header, body = received
+        if isinstance(body, m.Probed) and not self._fits(body):
+            self._hub.strike(name, "csi")
+            return
         if isinstance(body, m.Heartbeat):
             self._hub.send(name, m.Pulse(), to_pulse=True)
         if not self.state.virtual:
@@ -266,6 +269,11 @@ class Coordinator:
             log.debug("%s", name, exc_info=True)
             self._hub.blame(name)
             self._take(e.ProcessEnded(name, what))
+
+    def _fits(self, body: m.Probed) -> bool:
+        """Whether CSI is of this run's waveform: policies and records take one link's CSI like another's."""
+        n = self._frame.subcarrier_hz.size
+        return all(x.csi is None or (x.shape[2] == n and min(x.shape[:2]) > 0) for x in body.links)
 
     def _take(self, event: e.Event) -> None:
         """Hand an event to the state machine and carry out its instructions."""

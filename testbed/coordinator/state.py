@@ -560,7 +560,7 @@ class CoordinatorState(Deadlines):
             return False
         if not self.roster.required_ready():
             return False
-        return self.roster.timed or not self.timetable.is_too_early
+        return not self.timetable.is_too_early(self.roster.timed)
 
     def _begin_round(self) -> list[Effect] | None:
         """Order the next round, or what the surface needs first; None where that has to wait for rounds under way."""

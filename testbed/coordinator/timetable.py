@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from testbed.coordinator.roster import Node, Roster
 from testbed.coordinator.round import Round
-from testbed.coordinator.scheduler import Scheduler
+from testbed.coordinator.scheduler import WIDEST_S, Part, Scheduler
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import Reject
 from testbed.core.machine import EventClock
@@ -24,6 +24,10 @@ READING_UNCERTAINTY_S = 1e-3
 """How far off a clock may be that was read over the network, beside half of the round trip."""
 _SPREADS = 6.0
 """A receiver listens this many standard deviations of the measured arrivals early and late, at least."""
+ORDERED_AHEAD_S = 1.0
+"""How long before its first sample a round may be ordered on the wall clock: nodes that wait hear nothing else."""
+MOST_SAMPLES = 4_000_000
+"""Of a window, all antennas together, whatever is known of the clocks: what drivers and the air take at once."""
 WALL_LEAD_S = 0.03
 """On the wall clock an order must reach the nodes before its first sample is due."""
 
@@ -58,13 +62,14 @@ class Timetable:
         if not self.virtual:  # in virtual time the air waits for the host
             turnaround_s = max([turnaround_s, *(h.host_turnaround_s for h in hellos)])
         p = self._experiment.probing
-        frame_s = self.frame_s
+        frame_s, n_antennas = self.frame_s, max(roster.antennas().values(), default=1)
         if self._experiment.beams.policy != "none":
-            frame_s += self.antenna_s * (max(roster.antennas().values()) - 1)
+            frame_s += self.antenna_s * (n_antennas - 1)
         self.scheduler = Scheduler(
             self._slots, frame_s, p.interval_s, p.turnaround_s + turnaround_s,
             max([p.guard_s, *(_SPREADS * h.timing_spread_s for h in hellos)]),
             0.0 if self.virtual else WALL_LEAD_S,
+            min(WIDEST_S, MOST_SAMPLES / 2 / (n_antennas * self._experiment.radio.sample_rate_hz)),
         )  # fmt: skip
 
     def fix_origin(self) -> float:
@@ -77,15 +82,17 @@ class Timetable:
         """Learn a reading of a node's clock; False where nobody can have asked for it yet."""
         if self.scheduler is None:
             return False
+        part: Part = "reference" if node.role == "alice" else "other" if node.role == "ris" else "listener"
         if self.virtual:
             # The air stands still while nobody probes. Before the first round it stands at 0 exactly; a node that
             # comes later finds it near the end of the last round.
             uncertainty_s = 0.0 if self._epoch_s is None else LATE_UNCERTAINTY_S
-            self.scheduler.synchronise(node.name, device_time_s, self.last_end_s, uncertainty_s)
+            self.scheduler.synchronise(node.name, device_time_s, self.last_end_s, uncertainty_s, part)
             return True
         round_trip_s = self._clock.now_s - node.clock_asked_s
         middle_s = node.clock_asked_s + round_trip_s / 2 - self.fix_origin()
-        self.scheduler.synchronise(node.name, device_time_s, middle_s, round_trip_s / 2 + READING_UNCERTAINTY_S)
+        uncertainty_s = round_trip_s / 2 + READING_UNCERTAINTY_S
+        self.scheduler.synchronise(node.name, device_time_s, middle_s, uncertainty_s, part)
         return True
 
     def knows(self, name: str) -> bool:
@@ -97,11 +104,10 @@ class Timetable:
         """Now on the reference timeline; 0 in virtual time, where the air waits."""
         return 0.0 if self.virtual else self._clock.now_s - (self._epoch_s or 0.0)
 
-    @property
-    def is_too_early(self) -> bool:
-        """Whether the next round's time has not come; radios that time their samples wait for it themselves."""
+    def is_too_early(self, timed: bool) -> bool:
+        """Return whether the next round's time has not come; radios that time their samples wait themselves at last."""
         assert self.scheduler is not None
-        return not self.virtual and self.scheduler.next_s > self.now_s
+        return not self.virtual and self.scheduler.next_s > self.now_s + (ORDERED_AHEAD_S if timed else 0.0)
 
     def plan(self, not_before_s: float) -> tuple[float, float]:
         """Book the next round; returns (start, end) on the reference timeline."""
@@ -118,16 +124,16 @@ class Timetable:
                 if link.reason is None and self._experiment.mode == "experiment":  # private nodes do not report it
                     snrs_db.append(link.snr_db)
                 if name in r.bases_s and link.tx == "alice":  # Alice's clock is the reference
-                    self._correct_clock(name, r.bases_s[name], link)
+                    self._correct_clock(name, r, link)
         if snrs_db:
             self.snr_db = sum(snrs_db) / len(snrs_db)
 
-    def _correct_clock(self, name: str, base_s: float, link: m.LinkResult) -> None:
+    def _correct_clock(self, name: str, r: Round, link: m.LinkResult) -> None:
         assert self.scheduler is not None
         if link.reason is None:
-            self.scheduler.track(name, base_s + link.timing_error_s)
-        elif link.reason == Reject.NO_PREAMBLE:
-            self.scheduler.miss(name)
+            self.scheduler.track(name, r.bases_s[name] + link.timing_error_s, r.start_s)
+        elif link.reason in (Reject.NO_PREAMBLE, Reject.TRUNCATED):
+            self.scheduler.miss(name, is_certain=link.reason == Reject.TRUNCATED)
 
     def problems(self) -> Iterator[str]:
         """Yield a sentence for every invariant that does not hold."""

@@ -228,6 +228,18 @@ class Experiment(Table):
     records: Records = field(default_factory=Records)
 
 
+class ChainFile(Table):
+    """chain.toml: how keys are made of channels that are there already. A missing table is as the source has it."""
+
+    schema: Literal[1] = 1
+    title: str = ""
+    seed: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    chain: ChainPlan | None = None
+    accounting: Accounting | None = None
+    training: Training | None = None
+    """Where [chain] is given and this is not: no training."""
+
+
 # ---------------------------------------------------------------- lab
 
 
@@ -307,6 +319,9 @@ class NodePlace(Table):
     port: Port = 0
     tx_gain_db: float = 0.0
     rx_gain_db: float = 0.0
+    correction_ppm: Annotated[float, Meta(ge=-200, le=200)] | None = None
+    """By how much this device's crystal is too fast: its carrier is set so much lower. Not given: what `testbed doctor`
+    measured of the device with this serial number, if it did, else 0."""
     private: bool = False
     """This node never gives away CSI or raw bits: it refuses to take part in an experiment-mode run."""
     floors: Floors = field(default_factory=Floors)

@@ -9,14 +9,53 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 import msgspec
-from msgspec import Struct
+import numpy as np
+from msgspec import Struct, inspect
 
 from testbed.core.errors import InputError
 
 C = TypeVar("C", bound=Struct)
+
+
+class StageOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the options of a stage, policy or search: a field for each key of its table.
+
+    The field's docstring is its meaning, its type holds the range, its default is used where the key is not given.
+    What two fields have to satisfy together is checked in `__post_init__`, which raises ValueError.
+    """
+
+
+class Configurable:
+    """Something that is picked by name and built from its options: `Kind(bits=2)`.
+
+    A subclass names the struct that declares its options in `options_type` and finds them, checked, in `self.options`:
+
+    >>> from testbed.chain.quantize.scalar import Scalar
+    >>> Scalar(bits=1).options
+    ScalarOptions(bits=1, guard=0.1)
+    >>> Scalar(bits=9)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    testbed.core.errors.InputError: quantize 'scalar': key 'bits': 9 given: expected `int` <= 4; accepted: ...
+    """
+
+    options_type: ClassVar[type[StageOptions]] = StageOptions
+    """The keys of its table; the base itself where there are none."""
+    stage: ClassVar[str] = ""
+    """Key of `core.registry.KINDS`, for errors."""
+    options: Any
+
+    def __init__(self, **options: Any) -> None:
+        """Check the options; raises InputError naming the key and what is accepted."""
+        # a study's numbers may be numpy's; they are the same options
+        plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in options.items()}
+        called = f"{self.stage} {type(self).__module__.rpartition('.')[2]!r}".lstrip()
+        if infinite := [key for key, value in plain.items() if isinstance(value, float) and not math.isfinite(value)]:
+            raise InputError(f"{called}: key {infinite[0]!r}: {plain[infinite[0]]} given, accepted: finite numbers")
+        self.options = convert(plain, self.options_type, called, None)
 
 
 def refuse_non_finite(value: Any, source: str, keys: list[str]) -> None:
@@ -31,18 +70,41 @@ def refuse_non_finite(value: Any, source: str, keys: list[str]) -> None:
         raise InputError(f"{source}: {_place(keys)}: {value} given, accepted: finite numbers")
 
 
-def _place(keys: list[str]) -> str:
+def _place(keys: Sequence[str]) -> str:
     """Say where in a file a key is."""
     table, key = ".".join(keys[:-1]), keys[-1] if keys else "file"
     return f"{f'table [{table}]' if table else 'top level'}: key {key!r}"
 
 
-def convert(raw: Any, kind: type[C], source: str, above: list[str]) -> C:
-    """Return plain values as `kind`; `above` are the keys that lead to them in `source`. Raises InputError."""
+def convert(raw: Any, kind: type[C], source: str, above: Sequence[str] | None = ()) -> C:
+    """Return plain values as `kind`; raises InputError in one line.
+
+    `source` is the file, or whatever else the values belong to ("" where there is nothing to be said of it); `above`
+    are the keys that lead to them in it, None where they stand in no table.
+    """
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as exc:
-        raise InputError(f"{source}: {_explain(str(exc), kind, above)}") from exc
+        raise InputError(f"{source}: {_explain(str(exc), kind, above, raw)}".removeprefix(": ")) from exc
+
+
+def driver_options(values: Mapping[str, Any], kind: type[C], node: str) -> C:
+    """Return the options of a node's lab table as the driver's own `kind`.
+
+    Raises InputError naming the table, the key and what is accepted.
+    """
+    return convert(dict(values), kind, "", [f"node.{node}.options"])
+
+
+def accepted(hint: Any) -> str:
+    """Return in words what a type takes, its range included; "" where there is nothing to be said.
+
+    >>> from typing import Annotated
+    >>> accepted(Annotated[int, msgspec.Meta(ge=1, le=4)]), accepted(bool)
+    ('whole numbers from 1 to 4', 'true, false')
+    """
+    choices = _choices(hint)  # in the order in which they were declared, which msgspec does not keep
+    return ", ".join(map(repr, choices)) if choices else _words(inspect.type_info(hint))
 
 
 def _choices(hint: Any) -> list[Any]:
@@ -52,7 +114,35 @@ def _choices(hint: Any) -> list[Any]:
     return [value for option in get_args(hint) if get_origin(option) is Literal for value in get_args(option)]
 
 
-def _type_at(kind: Any, keys: list[str]) -> Any:
+def _words(kind: inspect.Type) -> str:
+    match kind:
+        case inspect.LiteralType():
+            return ", ".join(repr(v) for v in kind.values)
+        case inspect.BoolType():
+            return "true, false"
+        case inspect.IntType() | inspect.FloatType():
+            return " ".join(filter(None, ("whole numbers" if isinstance(kind, inspect.IntType) else "numbers",
+                                          _range(kind.ge, kind.gt, kind.le, kind.lt))))  # fmt: skip
+        case inspect.StrType():
+            return "text" + (f" that matches {kind.pattern}" if kind.pattern else "")
+        case inspect.ListType() | inspect.SetType() | inspect.VarTupleType():
+            return f"lists of {_words(kind.item_type)}" if _words(kind.item_type) else "lists"
+        case inspect.UnionType():
+            return " or ".join(filter(None, (_words(t) for t in kind.types if not isinstance(t, inspect.NoneType))))
+        case inspect.DictType():
+            return "a table"
+        case _:
+            return ""
+
+
+def _range(ge: float | None, gt: float | None, le: float | None, lt: float | None) -> str:
+    low = f"from {ge:g}" if ge is not None else f"above {gt:g}" if gt is not None else ""
+    if le is not None:
+        return f"{low} to {le:g}" if low else f"up to {le:g}"
+    return " ".join(filter(None, (low, f"below {lt:g}" if lt is not None else "")))
+
+
+def _type_at(kind: Any, keys: Sequence[str]) -> Any:
     """Follow a path of keys through nested tables; None where it leaves them."""
     current: Any = kind
     for key in keys:
@@ -66,36 +156,39 @@ def _type_at(kind: Any, keys: list[str]) -> Any:
     return current
 
 
-def _explain(message: str, kind: Any, above: list[str]) -> str:
+def _value_at(raw: Any, keys: Sequence[str]) -> str:
+    """Return what was given there, as it is written, and " given: "; "" where it is long or has parts."""
+    for key in keys:
+        raw = raw.get(key) if isinstance(raw, Mapping) else None
+    return f"{raw!r} given: " if isinstance(raw, str | int | float) and len(repr(raw)) <= 40 else ""
+
+
+def _explain(message: str, kind: Any, above: Sequence[str] | None, raw: Any) -> str:
     """Turn msgspec's message into `table [table]: key 'key': what is wrong; accepted: …`."""
     text, _, where = message.partition(" - at `")
     # the place in a list is left out: the list has the key
     inner = [k for k in re.sub(r"\[(\d+|\.\.\.)\]", "", where.rstrip("`").lstrip("$")).split(".") if k]
-    keys = above + inner
-    unknown = re.match(r"Object contains unknown field `(.+)`", text)
-    missing = re.match(r"Object missing required field `(.+)`", text)
-    if unknown or missing:
-        table = f"table [{'.'.join(keys)}]" if keys else "top level"
-        found = _type_at(kind, inner)
-        accepted = sorted(f.name for f in msgspec.structs.fields(found)) if found is not None else []
-        if missing:
-            return f"{table}: missing {missing[1]!r}; accepted keys: {', '.join(accepted)}"
-        assert unknown is not None
-        near = difflib.get_close_matches(unknown[1], accepted, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{table}: unknown key {unknown[1]!r}{hint}; accepted: {', '.join(accepted)}"
-    choices = _choices(_type_at(kind, inner))
-    values = f"; accepted: {', '.join(map(repr, choices))}" if choices else ""
-    return f"{_place(keys)}: {text[0].lower()}{text[1:]}{values}"
+    keys = [*(above or ()), *inner]
+    table = f"table [{'.'.join(keys)}]: " if keys else "" if above is None else "top level: "
+    found = _type_at(kind, inner)
+    if unknown := re.match(r"Object contains unknown field `(.+)`", text):
+        return table + _unknown(unknown[1], found)
+    if missing := re.match(r"Object missing required field `(.+)`", text):
+        return f"{table}missing {missing[1]!r}; accepted keys: {', '.join(_keys_of(found))}"
+    if not inner:  # what `__post_init__` refused: it has named the keys itself
+        return table + text
+    place = f"key {inner[-1]!r}" if above is None and len(inner) == 1 else _place(keys)
+    values = "" if isinstance(found, type) and issubclass(found, Struct) else accepted(found) if found else ""
+    end = f"; accepted: {values}" if values else ""
+    return f"{place}: {_value_at(raw, inner)}{text[0].lower()}{text[1:]}{end}"
 
 
-def driver_options(values: dict[str, Any], kind: type[C], node: str) -> C:
-    """Return the options of a node's lab table as the driver's own `kind`.
+def _unknown(key: str, kind: Any) -> str:
+    known = _keys_of(kind)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown key {key!r}{hint}; accepted: {', '.join(known) or 'none'}"
 
-    Raises InputError naming the table, the key and what is accepted.
-    """
-    try:
-        return msgspec.convert(values, kind)
-    except msgspec.ValidationError as exc:
-        accepted = ", ".join(f.name for f in msgspec.structs.fields(kind))
-        raise InputError(f"table [node.{node}.options]: {exc}; accepted keys: {accepted}") from exc
+
+def _keys_of(kind: Any) -> list[str]:
+    return sorted(f.name for f in msgspec.structs.fields(kind)) if kind is not None else []

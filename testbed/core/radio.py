@@ -7,8 +7,8 @@ suite (`tests/contract/test_radio.py`) runs over every radio that is found.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -33,6 +33,8 @@ class RadioCapabilities:
     rx_gain_db: tuple[float, float]
     turnaround_s: float
     """Shortest time between the end of a transmission and the start of a reception, and the reverse."""
+    can_transmit: bool = True
+    """False: a receiver only, as an RTL-SDR is. Legal for Eve; its transmit gain means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +47,89 @@ class RadioSettings:
     rx_gain_db: float
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a driver's devices accept at the very most, known without opening one: (lowest, highest).
+
+    A run that asks for more is refused before anything starts. A single device may accept less, and then says so in
+    its `capabilities`. None: only the device knows.
+
+    >>> Limits(carrier_hz=(70e6, 6e9)).refusal("carrier_hz", 7e9)
+    '7e+09, accepted: 7e+07 to 6e+09'
+    """
+
+    carrier_hz: tuple[float, float] | None = None
+    sample_rate_hz: tuple[float, float] | None = None
+    tx_gain_db: tuple[float, float] | None = None
+    rx_gain_db: tuple[float, float] | None = None
+    device: str = ""
+    """What it is, in words; default: the driver's name."""
+    bandwidth_hz: float | None = None
+    """What its analogue filters let through, sent or received, around the carrier."""
+    can_transmit: bool = True
+
+    def refusal(self, key: str, value: float) -> str | None:
+        """Return what is wrong with a value of one of the fields, None where it is accepted or not limited here."""
+        limit: tuple[float, float] | None = getattr(self, key)
+        if limit is None or limit[0] <= value <= limit[1]:
+            return None
+        return f"{value:g}, accepted: {limit[0]:g} to {limit[1]:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One reception of a train."""
+
+    n_samples: int
+    at_s: float
+    """Device time of the first sample."""
+
+
 class Radio(ABC):
     """A half-duplex transceiver with its own sample clock.
 
     After `configure` no sample from before the retune is ever returned. A transmission in the past raises
     `LateTransmit`. `close` silences the transmitter, may be called twice, and is what leaving a `with` block does.
+    Before `configure` there are the clock and `silence`, nothing else. The clock goes forward. A radio does not hear
+    itself while it sends.
+
+    >>> class Deaf(Radio):
+    ...     "Hears zeros; the least that a driver has to provide."
+    ...     capabilities = RadioCapabilities(False, 1, (1e6, 2e7), (7e7, 6e9), (-80, 0), (0, 70), 1e-3)
+    ...     def _do_configure(self, settings):
+    ...         return settings
+    ...     def _do_transmit(self, block, at_s): ...
+    ...     def _do_receive(self, n_samples, at_s, timeout_s):
+    ...         return IqBlock(np.zeros((1, n_samples), np.complex64), self.settings.sample_rate_hz, self.now_s())
+    ...     def _do_silence(self): ...
+    ...     def _do_close(self): ...
+    ...     def now_s(self):
+    ...         return 0.0
+    >>> with Deaf("alice") as radio:
+    ...     accepted = radio.configure(RadioSettings(2.4e9, 2e7, tx_gain_db=-10.0, rx_gain_db=20.0))
+    ...     radio.receive(3).samples
+    array([[0.+0.j, 0.+0.j, 0.+0.j]], dtype=complex64)
     """
 
     options_type: ClassVar[type[Struct] | None] = None
     """The keys of the node's `options` in the lab file, so that they can be checked before anything starts; None: the
     driver alone knows."""
+    limits: ClassVar[Limits | None] = None
+    """What no device of this driver exceeds, so that a run can be refused before anything starts; None: not known."""
+
+    @classmethod
+    def limits_of(cls, options: Mapping[str, Any]) -> Limits | None:
+        """Return `limits` of a device with these options of the lab file, where they tell more: its model, say.
+
+        They may be wrong, and are refused elsewhere.
+        """
+        return cls.limits
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.state = "open"
+        self.correction_ppm = 0.0
+        """By how much this device's oscillator is too fast: `configure` tunes it so much lower. Set before that."""
         self.tell_air: Callable[[float], None] = lambda time_s: None
         """Hears what a driver that knows nothing of simulated air promises, where its device is emulated there."""
         self._settings: RadioSettings | None = None
@@ -112,10 +183,13 @@ class Radio(ABC):
         return self._settings
 
     def configure(self, settings: RadioSettings) -> RadioSettings:
-        """Set carrier, rate and gains. Out-of-range values raise and change nothing; returns what was accepted."""
+        """Set carrier, rate and gains. Out-of-range values raise and change nothing; returns what was accepted.
+
+        The carrier is the one on the air: what the device is told differs from it by `correction_ppm`.
+        """
         self._require_open("configure")
         caps = self.capabilities
-        for key in ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db"):
+        for key in ("carrier_hz", "sample_rate_hz", *(["tx_gain_db"] if caps.can_transmit else []), "rx_gain_db"):
             low, high = getattr(caps, key)
             value = getattr(settings, key)
             if not low <= value <= high:
@@ -124,9 +198,17 @@ class Radio(ABC):
                     self.name, "configure", self.state,
                     f"{key} = {value:g}, accepted {low:g} to {high:g}: change it in table {table}",
                 )  # fmt: skip
-        self._settings = self._do_configure(settings)
+        self._settings = self._corrected(settings)
         self.state = "configured"
         return self._settings
+
+    def _corrected(self, settings: RadioSettings) -> RadioSettings:
+        """Have the driver tune to where its own oscillator meets the carrier; return what was accepted, on the air."""
+        scale = 1.0 + 1e-6 * self.correction_ppm
+        told = replace(settings, carrier_hz=settings.carrier_hz / scale)
+        accepted = self._do_configure(told)
+        same = accepted.carrier_hz == told.carrier_hz
+        return replace(accepted, carrier_hz=settings.carrier_hz if same else accepted.carrier_hz * scale)
 
     def transmit(self, block: IqBlock, at_s: float | None = None) -> None:
         """Send `block.samples` (antenna, sample) starting at device time `at_s`.
@@ -135,6 +217,8 @@ class Radio(ABC):
         a wrong shape, rate, or a sample beyond full scale.
         """
         self._require_configured("transmit")
+        if not self.capabilities.can_transmit:
+            raise DeviceError(self.name, "transmit", self.state, "this radio can only receive: accepted as Eve's")
         samples = block.samples
         if samples.ndim != 2 or samples.shape[0] != self.capabilities.n_antennas or samples.shape[1] == 0:
             raise DeviceError(
@@ -171,6 +255,39 @@ class Radio(ABC):
             raise DeviceError(self.name, "receive", self.state, f"n_samples = {n_samples}, accepted > 0")
         self._check_timed("receive", at_s)
         return self._do_receive(n_samples, at_s, timeout_s)
+
+    def receive_many(self, windows: Sequence[Window], timeout_s: float = 5.0) -> list[IqBlock | DeviceError]:
+        """Return the samples of each window of a train; in the place of one that failed, its error.
+
+        For radios that time their samples. What is transmitted meanwhile has to be queued before. Raises DeviceError
+        where the windows are not in ascending order or overlap, and what `receive` raises for one that is impossible.
+        `timeout_s` of wall time is for each of them.
+
+            for block in radio.receive_many([Window(1000, start_s + k * 0.01) for k in range(64)]):
+                if isinstance(block, DeviceError): …
+        """
+        self._require_configured("receive_many")
+        rate_hz, end_s = self.settings.sample_rate_hz, -np.inf
+        for window in windows:
+            if window.n_samples <= 0:
+                detail = f"n_samples = {window.n_samples}, accepted > 0"
+                raise DeviceError(self.name, "receive_many", self.state, detail)
+            self._check_timed("receive_many", window.at_s)
+            if window.at_s < end_s:
+                detail = f"a window at {window.at_s:.9f} s begins before the one before it ends, at {end_s:.9f} s"
+                raise DeviceError(self.name, "receive_many", self.state, detail)
+            end_s = window.at_s + window.n_samples / rate_hz
+        return self._do_receive_many(windows, timeout_s) if windows else []
+
+    def _do_receive_many(self, windows: Sequence[Window], timeout_s: float) -> list[IqBlock | DeviceError]:
+        """Receive one after the other; drivers whose device takes several orders at once override this."""
+        out: list[IqBlock | DeviceError] = []
+        for window in windows:
+            try:
+                out.append(self._do_receive(window.n_samples, window.at_s, timeout_s))
+            except DeviceError as exc:
+                out.append(exc)
+        return out
 
     def silence(self) -> None:
         """Stop transmitting now, whatever was queued. Safe in every state but closed."""

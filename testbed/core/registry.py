@@ -1,124 +1,316 @@
-"""Finds things by name: stages by the file they live in, drivers by entry point.
+"""Finds things by name: what stands in a folder of ours by its file's name, what is installed by entry point.
 
-A stage's name in the configuration is the name of its module in the stage's folder; the class is the one concrete
-subclass of the stage's ABC that the module defines. Drivers come from entry points, so that an installed third-party
-package stands beside ours.
+A kind of thing (`KINDS`) has a folder, a group of entry points, or both; a third party's package stands beside ours in
+either case. The name in the configuration is the file's or the entry point's. A file, and an entry point that names a
+module, has to define exactly one class of the kind; files whose names begin with an underscore are nobody's. Names are
+listed without importing anything that bears them.
+
+What is broken (an import that fails, two classes in one file, a name that is given twice) takes nothing else down:
+`problems` names it, and whoever asks for exactly that name is told the cause.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import pkgutil
-from importlib.metadata import entry_points
-from typing import Any, TypeVar, get_type_hints
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from testbed.core.errors import InputError
-from testbed.core.stages import (
-    BeamPolicy,
-    CsiEstimator,
-    Enhancer,
-    Quantizer,
-    Reconciler,
-    Sounder,
-    SurfacePolicy,
-    SurfaceSearch,
-)  # fmt: skip
+from testbed.core.options import convert
 
-STAGES: dict[str, tuple[str, type[Any]]] = {
-    "probing": ("testbed.chain.probing", Sounder),
-    "csi": ("testbed.chain.csi", CsiEstimator),
-    "enhance": ("testbed.chain.enhance", Enhancer),
-    "quantize": ("testbed.chain.quantize", Quantizer),
-    "reconcile": ("testbed.chain.reconcile", Reconciler),
-    "policy": ("testbed.surface.policies", SurfacePolicy),
-    "search": ("testbed.surface.searches", SurfaceSearch),
-    "beams": ("testbed.agents.policies", BeamPolicy),
+OURS = "ris-skg-testbed"
+"""The distribution that this package is installed as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of thing that has a name."""
+
+    what: str
+    """One of them, in words."""
+    base: str = ""
+    """`module:Class` that each is a concrete subclass of; "": each is a module, or an object, that has `needs`."""
+    folder: str = ""
+    """Package whose files are found; "": there is none."""
+    needs: tuple[str, ...] = ()
+    pattern: str = r"([a-z0-9][A-Za-z0-9_]*)"
+    """A file is found whose name, below the folder and without its ending, matches this; its group is the name."""
+    group: str = ""
+    """Of entry points; "": `testbed.` and the kind's key."""
+
+
+def _stage(what: str, cls: str, folder: str, group: str = "") -> Kind:
+    return Kind(what, f"testbed.core.stages:{cls}", folder, group=group)
+
+
+KINDS: dict[str, Kind] = {
+    "probing": _stage("waveform", "Sounder", "testbed.chain.probing"),
+    "csi": _stage("estimator", "CsiEstimator", "testbed.chain.csi"),
+    "enhance": _stage("enhancer", "Enhancer", "testbed.chain.enhance"),
+    "quantize": _stage("quantizer", "Quantizer", "testbed.chain.quantize"),
+    "reconcile": _stage("reconciler", "Reconciler", "testbed.chain.reconcile"),
+    "policy": _stage("surface policy", "SurfacePolicy", "testbed.surface.policies", "testbed.policies"),
+    "search": _stage("surface search", "SurfaceSearch", "testbed.surface.searches", "testbed.searches"),
+    "beams": _stage("beam policy", "BeamPolicy", "testbed.agents.policies"),
+    "attacks": Kind("attack", "testbed.entropy.attack:Attack", "testbed.entropy.attacks"),
+    "sources": Kind("data source", "", "testbed.replay.sources", ("ACCEPTS", "matches", "load")),
+    "health": Kind("health check", "testbed.assess.health:HealthCheck", "testbed.assess.checks"),
+    "report_sections": Kind("report section", "testbed.report.section:Section", "testbed.report.sections"),
+    "studies": Kind("study", "", "testbed.papers", ("PAPER", "run"), r"(?!kit\.)(?:(\w+)\.study|\w+\.study_(\w+))"),
+    "benchmarks": Kind("benchmark", "", "testbed.benchmarks", ("run",)),
+    "radios": Kind("radio driver", "testbed.core.radio:Radio"),
+    "boards": Kind("board driver", "testbed.core.ris:Board"),
+    "worlds": Kind("simulated air", "testbed.core.world:World"),
+    "emulators": Kind("emulated device", "testbed.core.world:Emulator"),
 }
-
-S = TypeVar("S")
-
-
-def _class_in(module_name: str, base: type[Any]) -> type[Any] | None:
-    module = importlib.import_module(module_name)
-    found = [
-        c
-        for c in vars(module).values()
-        if inspect.isclass(c) and issubclass(c, base) and not inspect.isabstract(c) and c.__module__ == module_name
-    ]
-    return found[0] if len(found) == 1 else None
+"""What has a name. Stages have the key that chooses them in the experiment file."""
 
 
-def stage_names(stage: str) -> list[str]:
-    """Return the names that `[chain] <stage> = …` accepts."""
-    package_name, base = STAGES[stage]
-    package = importlib.import_module(package_name)
-    modules = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
-    return [m for m in modules if _class_in(f"{package_name}.{m}", base) is not None]
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something with a name is; it may never have been imported."""
+
+    module: str
+    attribute: str
+    """"": the module itself, or the one class that it defines."""
+    distribution: str
+    source: str = ""
+    """The file in our folder, or the entry point and its package: for people."""
+
+    def __str__(self) -> str:
+        return self.source
 
 
-def stage_class(stage: str, name: str) -> type[Any]:
-    """Return the class behind a stage's name; raises InputError naming the accepted ones."""
-    package_name, base = STAGES[stage]
-    if name.isidentifier() and not name.startswith("_"):
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is there and cannot be used."""
+
+    kind: str
+    name: str
+    cause: str
+    """Where, and what is wrong with it."""
+
+    def __str__(self) -> str:
+        return f"{KINDS[self.kind].what} {self.name!r} cannot be used: {self.cause}"
+
+
+class _Broken(Exception):
+    """Why a place gives nothing that can be used."""
+
+
+# ---------------------------------------------------------------- what there is
+
+
+def places(kind: str, ours: bool = False) -> dict[str, list[Place]]:
+    """Return where each name of a kind is, in ascending order of names; more than one place makes it ambiguous.
+
+    `ours`: only what belongs to this distribution.
+    """
+    found: dict[str, list[Place]] = {}
+    for name, module, file in _files(KINDS[kind]):
+        found.setdefault(name, []).append(Place(module, "", OURS, file))
+    for point in _entry_points(tuple(sys.path)):
+        if point.group == (KINDS[kind].group or f"testbed.{kind}"):
+            distribution = _distribution(point)
+            source = f"entry point {point.name} = {point.value} of {distribution}"
+            place = Place(point.module, point.attr or "", distribution, source)
+            if place not in found.setdefault(point.name, []) and not (ours and distribution != OURS):
+                found[point.name].append(place)
+    return {name: found[name] for name in sorted(found) if found[name]}
+
+
+def names(kind: str, ours: bool = False) -> list[str]:
+    """Return the names of a kind; nothing that bears one is imported, so that some may turn out to be broken."""
+    return list(places(kind, ours))
+
+
+def find(kind: str, name: str) -> Any:
+    """Return the class (or module) behind a name.
+
+    Raises InputError naming the accepted ones, or the cause where this one cannot be used.
+    """
+    known = places(kind)
+    if name not in known:
+        near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"no {KINDS[kind].what} is called {name!r}{hint}; accepted: {', '.join(known) or 'none'}")
+    try:
+        return _resolve(kind, known[name])
+    except _Broken as exc:
+        raise InputError(f"{KINDS[kind].what} {name!r} cannot be used: {exc}") from exc
+
+
+def problems(kinds: Iterable[str] = tuple(KINDS)) -> list[Problem]:
+    """Return what is there and cannot be used. Imports everything of these kinds."""
+    out = []
+    for kind in kinds:
+        for name, where in places(kind).items():
+            try:
+                _resolve(kind, where)
+            except _Broken as exc:
+                out.append(Problem(kind, name, str(exc)))
+    return out
+
+
+def usable(kind: str) -> dict[str, Any]:
+    """Return everything of a kind that can be used, by name; what is broken is left out (`problems` names it)."""
+    out = {}
+    for name, where in places(kind).items():
         try:
-            cls = _class_in(f"{package_name}.{name}", base)
-        except ModuleNotFoundError as exc:
-            if exc.name != f"{package_name}.{name}":
-                raise
-            cls = None
-        if cls is not None:
-            return cls
-    raise InputError(f"no {stage} stage is called {name!r}; accepted: {', '.join(stage_names(stage))}")
+            out[name] = _resolve(kind, where)
+        except _Broken:
+            continue
+    return out
 
 
-def options_of(stage: str, name: str) -> set[str]:
-    """Return the names of the options that a stage takes."""
-    return {p.name for p in inspect.signature(stage_class(stage, name)).parameters.values()}
+# ---------------------------------------------------------------- building
 
 
-def make_stage(stage: str, name: str, options: dict[str, Any]) -> Any:
-    """Build a stage from its name and options; refused ones raise InputError naming what is accepted."""
-    cls = stage_class(stage, name)
-    accepted = options_of(stage, name)
-    for key in options:
-        if key not in accepted:
-            raise InputError(
-                f"{stage} {name!r} has no option {key!r}; accepted: {', '.join(sorted(accepted)) or 'none'}"
-            )
-    _check_types(f"{stage} {name!r}", cls, options)
+def make_stage(kind: str, name: str, options: dict[str, Any], source: str = "", table: str = "") -> Any:
+    """Build a stage, policy or search from its name and options.
+
+    `source` and `table`: the file and the table in it that the options are from, for the error. Raises InputError that
+    names these, the key, and what is accepted.
+    """
+    cls = find(kind, name)
+    if table:
+        convert(options, cls.options_type, source, [table])
+    where = f"{source}: table [{table}]: ".removeprefix(": ") if table else ""
     try:
         return cls(**options)
+    except InputError as exc:
+        if not where:
+            raise
+        text = str(exc)
+        if text.startswith("table ["):  # below this one
+            raise InputError(where.replace("]: ", f".{text.removeprefix('table [')}")) from exc
+        raise InputError(f"{where}{text}") from exc
     except ValueError as exc:
-        raise InputError(f"{stage} {name!r}: {exc}") from exc
+        raise InputError(f"{where}{kind} {name!r}: {exc}") from exc
     except TypeError as exc:
         given = ", ".join(f"{key} = {value!r}" for key, value in options.items()) or "none given"
-        raise InputError(f"{stage} {name!r}: option types are not accepted: {given} ({exc})") from exc
+        raise InputError(f"{where}{kind} {name!r}: cannot be built from its options: {given} ({exc})") from exc
 
 
-def _check_types(what: str, cls: type[Any], options: dict[str, Any]) -> None:
-    """Hold options against the annotations of the constructor; raises InputError naming option and type."""
-    hints = get_type_hints(cls.__init__)
-    for key, value in options.items():
-        try:
-            msgspec.convert(value, hints.get(key, Any))
-        except msgspec.ValidationError as exc:
-            said = str(exc)
-            raise InputError(f"{what}: option types: {key} = {value!r}: {said[0].lower()}{said[1:]}") from exc
-
-
-def driver_names(group: str) -> list[str]:
-    """Return the names of the installed drivers of a group (radios, boards or worlds), none of them imported."""
-    return sorted({p.name for p in entry_points(group=f"testbed.{group}")})
+def options_of(kind: str, name: str) -> set[str]:
+    """Return the names of the options that something takes."""
+    return {f.name for f in msgspec.structs.fields(find(kind, name).options_type)}
 
 
 def load_driver(group: str, name: str) -> Any:
-    """Load a driver (`group` is radios, boards or worlds) by its entry point's name."""
-    points = {p.name: p for p in entry_points(group=f"testbed.{group}")}
-    if name not in points:
-        raise InputError(
-            f"no driver {name!r} among the installed {group}; accepted: {', '.join(sorted(points)) or 'none'}"
+    """Load a driver (`group` is radios, boards or worlds) by its entry point's name; raises InputError."""
+    return find(group, name)
+
+
+# ---------------------------------------------------------------- finding
+
+
+@lru_cache(maxsize=8)
+def _entry_points(path: tuple[str, ...]) -> list[EntryPoint]:
+    """Return all of ours and for us; `path` is sys.path, which decides what is installed."""
+    found = entry_points()
+    return [p for group in sorted(found.groups) if group.startswith("testbed.") for p in found.select(group=group)]
+
+
+def _distribution(point: EntryPoint) -> str:
+    return "a package without a name" if point.dist is None else re.sub(r"[-_.]+", "-", point.dist.name).lower()
+
+
+def _files(kind: Kind) -> list[tuple[str, str, str]]:
+    """Return (name, module, file) of every file of a kind; only the folder's own package is imported."""
+    if not kind.folder:
+        return []
+    try:
+        package = importlib.import_module(kind.folder)
+    except ModuleNotFoundError:
+        return []
+    found = []
+    for stem, file in _stems(list(package.__path__), nested=r"\." in kind.pattern):
+        match = re.fullmatch(kind.pattern, stem)
+        if match is not None:
+            found.append((next(g for g in match.groups() if g), f"{kind.folder}.{stem}", _shown(file)))
+    return found
+
+
+def _stems(path: list[str], nested: bool) -> list[tuple[str, Path]]:
+    """Return the dotted names and files of the modules of a package; `nested`: of those of its subfolders."""
+    out = []
+    for entry in path:
+        for module in pkgutil.iter_modules([entry]):
+            if nested and module.ispkg:
+                below = _stems([str(Path(entry, module.name))], nested=False)
+                out += [(f"{module.name}.{stem}", file) for stem, file in below]
+            elif not nested:
+                file = Path(entry, module.name, "__init__.py") if module.ispkg else Path(entry, f"{module.name}.py")
+                out.append((module.name, file))
+    return out
+
+
+def _shown(file: Path) -> str:
+    """Return a file's path, from the folder on in which this package lies."""
+    root = Path(__file__).parents[2]
+    return str(file.relative_to(root) if file.is_relative_to(root) else file)
+
+
+# ---------------------------------------------------------------- resolving
+
+
+def _resolve(kind: str, where: list[Place]) -> Any:
+    """Return what stands at the one place; raises _Broken."""
+    if len(where) > 1:
+        raise _Broken(f"the name is given {len(where)} times: {'; '.join(map(str, where))}")
+    place = where[0]
+    try:
+        found = importlib.import_module(place.module)
+        for part in place.attribute.split(".") if place.attribute else ():
+            found = getattr(found, part)
+        return _held_to(KINDS[kind], found)
+    except _Broken as exc:
+        raise _Broken(f"{place}: {exc}") from exc
+    except (Exception, SystemExit) as exc:  # whatever a file does when it is imported
+        raise _Broken(f"{place}: {type(exc).__name__}: {' '.join(str(exc).split())}") from exc
+
+
+def _held_to(kind: Kind, found: Any) -> Any:
+    """Return what was found, or the one class in it; raises _Broken where it is no such thing."""
+    if not kind.base:
+        missing = [name for name in kind.needs if not hasattr(found, name)]
+        if missing:
+            raise _Broken(f"no {kind.what}: it lacks {', '.join(missing)}")
+        return found
+    module, _, name = kind.base.partition(":")
+    base = getattr(importlib.import_module(module), name)
+    if not inspect.ismodule(found):
+        if not (inspect.isclass(found) and issubclass(found, base)):
+            raise _Broken(f"no {kind.what}: {found!r} is no subclass of {module}.{name}")
+        if inspect.isabstract(found):
+            raise _Broken(f"class {found.__name__} lacks {_lacking(found)}")
+        return found
+    classes = [
+        c for c in vars(found).values() if inspect.isclass(c) and issubclass(c, base) and c.__module__ == found.__name__
+    ]
+    whole = [c for c in classes if not inspect.isabstract(c)]
+    if len(whole) == 1:
+        return whole[0]
+    if whole:
+        raise _Broken(
+            f"{len(whole)} classes ({', '.join(c.__name__ for c in whole)}); accepted: one {kind.what} a file"
         )
-    return points[name].load()
+    lacking = "".join(f"; {c.__name__} lacks {_lacking(c)}" for c in classes)
+    raise _Broken(f"no {kind.what} in it, i.e. no concrete subclass of {module}.{name}{lacking}")
+
+
+def _lacking(cls: Any) -> str:
+    """Return the names of the methods that an abstract class still lacks."""
+    return ", ".join(sorted(cls.__abstractmethods__))

@@ -35,7 +35,28 @@ class BoardCapabilities:
 
 
 class Board(ABC):
-    """A surface controller with `shape` = (rows, columns) elements of `phase_bits` bits each."""
+    """A surface controller with `shape` = (rows, columns) elements of `phase_bits` bits each.
+
+    The caller may use its arrays again as soon as a call has returned. Acknowledged times never go backwards. `close`
+    may be called twice, and is what leaving a `with` block does; after it every operation raises.
+
+    >>> import time
+    >>> class Lamps(Board):
+    ...     "Four lamps in a row, which stand for a surface."
+    ...     shape, phase_bits = (1, 4), 1
+    ...     def _do_apply(self, pattern, timeout_s):
+    ...         self.held = SurfacePattern(pattern.levels.copy(), 1)
+    ...         return AppliedPattern(self.held.digest, self.now_s())
+    ...     def _do_readback(self, timeout_s):
+    ...         return self.held
+    ...     def _do_close(self): ...
+    ...     def now_s(self):
+    ...         return time.monotonic()
+    >>> with Lamps("wall") as board:
+    ...     applied = board.apply(SurfacePattern(np.array([[0, 1, 1, 0]], np.uint8), 1))
+    ...     board.readback().digest == applied.digest
+    True
+    """
 
     options_type: ClassVar[type[Struct] | None] = None
     """The keys of the node's `options` in the lab file, so that they can be checked before anything starts; None: the

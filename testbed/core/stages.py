@@ -1,7 +1,8 @@
 """One ABC a stage of the chain. A stage is picked by name (`core.registry`); adding one is adding one file.
 
-Stages are built as `Stage(**options)` from their table of the experiment file; a constructor's keyword arguments
-with defaults are the accepted options. Randomness enters as an explicit numpy Generator.
+Stages are built as `Stage(**options)` from their table of the experiment file, and declare what they take as a struct
+(`core.options.Configurable`). Randomness enters as an explicit numpy Generator. What each contract demands is checked
+by its suite in `testbed.testing`, which demands nothing that is not written here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from testbed.core.errors import ProbeRejected
 from testbed.core.ledger import Dialogue, PublicMessage
+from testbed.core.options import Configurable
 from testbed.core.types import (
     C64,
     F64,
@@ -34,15 +36,40 @@ if TYPE_CHECKING:
     from testbed.core.config import Scene
 
 
-class Sounder(ABC):
-    """Designs the probe waveform (`chain/probing`)."""
+class Sounder(Configurable, ABC):
+    """Designs the probe waveform (`chain/probing`).
+
+    Both ends build it from the same options and must get the same samples, bit for bit, on any machine. The layout is
+    that of `core.types.SoundingFrame`; the peak is at most 1. The sample rate changes nothing but the axis.
+
+    >>> from testbed.core.registry import make_stage
+    >>> frame = make_stage("probing", "ofdm", {"n_subcarriers": 16, "n_fft": 32, "n_cp": 8, "n_symbols": 2}).frame(20e6)
+    >>> frame.samples.size == frame.preamble_len + frame.n_symbols * (frame.n_cp + frame.n_fft)
+    True
+    """
+
+    stage = "probing"
 
     @abstractmethod
-    def frame(self, sample_rate_hz: float) -> SoundingFrame: ...
+    def frame(self, sample_rate_hz: float) -> SoundingFrame:
+        """Return the frame at a sample rate in Hz; raises ValueError for one that is not above 0 and finite."""
 
 
-class CsiEstimator(ABC):
-    """IQ → CSI (`chain/csi`)."""
+class CsiEstimator(Configurable, ABC):
+    """IQ → CSI (`chain/csi`).
+
+    A probe that cannot be used is rejected with its reason, never guessed at: no frame, cut off, clipped, samples lost.
+    Deterministic; the block is left alone. What it derives from a frame's design it may keep, from a block nothing.
+
+    >>> from testbed.core.registry import make_stage
+    >>> frame = make_stage("probing", "ofdm", {}).frame(20e6)
+    >>> block = IqBlock(np.pad(0.5 * frame.samples, 200)[None, :], 20e6, time_s=3.0)
+    >>> found = make_stage("csi", "least_squares", {}).estimate(block, frame)
+    >>> found.h.shape, round((found.time_s - 3.0) * 20e6)
+    ((1, 1, 64), 200)
+    """
+
+    stage = "csi"
 
     @abstractmethod
     def estimate_many(self, blocks: Sequence[IqBlock], frame: SoundingFrame) -> list[CsiFrame | ProbeRejected]:
@@ -73,8 +100,23 @@ class CsiEstimator(ABC):
         """As `estimate`, for each antenna of the transmitter: all of them with one common phase and arrival time."""
 
 
-class Enhancer(ABC):
-    """CSI → features that agree better between the two ends (`chain/enhance`)."""
+class Enhancer(Configurable, ABC):
+    """CSI → features that agree better between the two ends (`chain/enhance`).
+
+    One finite row a probe; a probe that is NaN gives a row of NaN and changes no other row. Both ends get the same
+    dimensions, any number of subcarriers works. Without a model each antenna pair has dimensions of its own, as many as
+    one pair alone has, and one subcarrier, as RSSI has it, gives one dimension. Deterministic; input is left alone.
+
+    >>> class Levels(Enhancer):
+    ...     def transform(self, csi, role):
+    ...         h = np.abs(csi.h).astype(float).reshape(len(csi.rounds), -1)
+    ...         return Features(20 * np.log10(h), csi.rounds)
+    >>> series = CsiSeries(np.full((3, 1, 1, 4), 10j, np.complex64), np.arange(3), np.arange(4) * 1e6)
+    >>> Levels().transform(series, "alice").values[0]
+    array([20., 20., 20., 20.])
+    """
+
+    stage = "enhance"
 
     trainable: ClassVar[bool] = False
     """Whether it needs a model first; then it is a `TrainableEnhancer`."""
@@ -88,7 +130,12 @@ class Enhancer(ABC):
 
 
 class TrainableEnhancer(Enhancer):
-    """An enhancer with a model that one end learns from both ends' CSI of rounds that never enter a key."""
+    """An enhancer with a model that one end learns from both ends' CSI of rounds that never enter a key.
+
+    The same data and generator give the same model, with the same `model_id`. CSI of different numbers of
+    subcarriers at the two ends, of other rounds, with a column that never changes, or with too few whole probes is
+    refused by name; after that there is no model, as before.
+    """
 
     trainable = True
 
@@ -136,11 +183,27 @@ class TrainableEnhancer(Enhancer):
         """Take what `dump` gave; raises ValueError for anything else. No code in it is run."""
 
 
-class Quantizer(ABC):
+class Quantizer(Configurable, ABC):
     """Features → bits (`chain/quantize`), in three public steps: Alice leads, Bob follows, Alice finishes.
 
-    Deterministic for a given rng. Probes that either side lacks (NaN rows) are dropped through the published indices.
+    Deterministic for a given rng, and without memory from one block to the next: a node may quantize a block again, or
+    leave one out, and the other end must not notice. Features are left alone. Bits stand in the order (probe,
+    dimension, place in the label). Probes that either side lacks (NaN rows) are dropped through the published indices;
+    a dimension that never varies gives no bits and changes no other; where nothing was measured there are none. A
+    message comes from the network: one that does not fit raises ProtocolError. What messages tell about the bits, and
+    what the method makes known about them, is counted in `leaked_bits`, less than there are bits. Too few samples
+    raise DialogueFailed.
+
+    >>> from testbed.core.registry import make_stage
+    >>> quantizer, rng = make_stage("quantize", "scalar", {"bits": 1, "guard": 0.0}), np.random.default_rng(1)
+    >>> alice = Features(np.array([[1.0], [4.0], [2.0], [3.0]]), np.arange(4))
+    >>> draft, lead = quantizer.lead(alice, rng)
+    >>> bob, follow = quantizer.follow(alice, lead)
+    >>> quantizer.finish(draft, follow).values, bob.values
+    (array([0, 1, 0, 1], dtype=uint8), array([0, 1, 0, 1], dtype=uint8))
     """
+
+    stage = "quantize"
 
     whole_symbols: bool = False
     """Whether labels are sacrificed whole: they are the binary numbers of equally likely cells, most significant bit
@@ -211,12 +274,30 @@ class Evidence:
         return cls(Bits(values, np.arange(values.size), none, none), error_rate)
 
 
-class Reconciler(ABC):
+class Reconciler(Configurable, ABC):
     """Makes Bob's bits equal to Alice's over the public discussion (`chain/reconcile`).
 
     Each side is a generator (`core.ledger.Dialogue`). Equal strings or DialogueFailed are the only outcomes that the
-    verification after it lets through; every parity or syndrome bit sent is counted in `leaked_bits`.
+    verification after it lets through; every parity or syndrome bit sent is counted in `leaked_bits`. Alice's string
+    is the common one. Strings of any length from 1 bit are taken and left alone; the same generators say the same.
+    Bare strings that are said to differ in more than a quarter of their bits are refused with
+    DialogueFailed('error_rate_too_high').
+
+    >>> from testbed.chain.dialogue import run
+    >>> from testbed.core.registry import make_stage
+    >>> a = np.random.default_rng(1).integers(0, 2, 300, dtype=np.uint8)
+    >>> b = a.copy()
+    >>> b[[7, 90]] ^= 1
+    >>> ends = [make_stage("reconcile", "cascade", {}) for _ in range(2)]
+    >>> alice, bob, said = run(
+    ...     ends[0].alice(Evidence.of(a, 0.01), np.random.default_rng(2)),
+    ...     ends[1].bob(Evidence.of(b, 0.01), np.random.default_rng(3)),
+    ... )
+    >>> bool((bob.values == a).all()), bob.corrected
+    (True, 2)
     """
+
+    stage = "reconcile"
 
     shows_corrections: bool = True
     """Whether the discussion lays open which bits Bob corrected; what that tells is then charged."""
@@ -233,12 +314,28 @@ class Reconciler(ABC):
         return guess
 
 
-class SurfacePolicy(ABC):
+class SurfacePolicy(Configurable, ABC):
     """Decides what the surface does, round by round (`surface/policies`). Pure: no device, no clock.
 
-    Built from its options by name; `survey` and `begin` are called once, then `pattern_for` once a round, in ascending
-    order.
+    Built from its options by name; `survey` and `begin` are called once, then `pattern_for` in ascending order of
+    rounds; some may be left out, and one asked for again has the same pattern. A policy that `watches` is told of every
+    round, lost ones included, before the next pattern. The same seed, board and observations give the same patterns.
+
+    >>> class Chessboard(SurfacePolicy):
+    ...     changes = False
+    ...     def begin(self, shape, phase_bits, seed):
+    ...         levels = np.indices(shape).sum(axis=0) % 2 << phase_bits - 1
+    ...         self.pattern = SurfacePattern(levels.astype(np.uint8), phase_bits)
+    ...     def pattern_for(self, round):
+    ...         return self.pattern
+    >>> policy = Chessboard()
+    >>> policy.begin((2, 3), 1, seed=1)
+    >>> policy.pattern_for(0).levels
+    array([[0, 1, 0],
+           [1, 0, 1]], dtype=uint8)
     """
+
+    stage = "policy"
 
     changes: bool = True
     """Whether the pattern may change during a run; where it does not, rounds are ordered ahead."""
@@ -278,13 +375,31 @@ def first_antenna(n: int) -> C64:
     return np.eye(1, n, dtype=np.complex64)[0]
 
 
-class BeamPolicy(ABC):
+class BeamPolicy(Configurable, ABC):
     """Chooses the beam of one end from what this end itself measured (`agents/policies`). Pure: no device, no clock.
 
     In sounding rounds every antenna is told apart; they are never used for a key. In all others the end sends w·s and
     takes wᵀy with the same w, so that the link is the scalar w_bᵀ H w_a both ways. Each of Alice and Bob has a policy
-    object of its own; what it hears and what it decides does not leave the node.
+    object of its own; what it hears and what it decides does not leave the node. There is a beam at any time, before
+    the first sounding too, and the same soundings give the same beams.
+
+    >>> class Strongest(BeamPolicy):
+    ...     def begin(self, n_own, n_peer, peer, seed):
+    ...         self.peer, self.w = peer, first_antenna(n_own)
+    ...     def hear(self, round, links):
+    ...         if self.peer in links:
+    ...             best = (np.abs(links[self.peer]) ** 2).sum(axis=(1, 2)).argmax()
+    ...             self.w = np.eye(len(self.w), dtype=np.complex64)[best]
+    ...     def beam(self, round):
+    ...         return self.w
+    >>> policy = Strongest()
+    >>> policy.begin(2, 1, "bob", seed=1)
+    >>> policy.hear(0, {"bob": np.array([[[1.0]], [[2.0]]], np.complex64)})
+    >>> policy.beam(1)
+    array([0.+0.j, 1.+0.j], dtype=complex64)
     """
+
+    stage = "beams"
 
     @abstractmethod
     def begin(self, n_own: int, n_peer: int, peer: str, seed: int) -> None:
@@ -306,11 +421,22 @@ class BeamPolicy(ABC):
         """Return (own antenna,) complex, of norm 1: the beam of a round that is not for sounding."""
 
 
-class SurfaceSearch(ABC):
+class SurfaceSearch(Configurable, ABC):
     """Looks for the best pattern by trying patterns (`surface/searches`): `ask`, probe, `tell`. Pure.
 
-    Worth is on a scale where more is better and independent parts add: power, not decibels.
+    Worth is on a scale where more is better and independent parts add: power, not decibels. It is noisy: a search ends
+    all the same. The same generator and worths give the same search; the start is left alone.
+
+    >>> from testbed.core.registry import make_stage
+    >>> search = make_stage("search", "greedy", {})
+    >>> search.begin(SurfacePattern(np.zeros((2, 2), np.uint8), 1), np.random.default_rng(1))
+    >>> while not search.done:
+    ...     search.tell(float(search.ask().levels.sum()), error=0.0)
+    >>> int(search.ask().levels.sum())
+    4
     """
+
+    stage = "search"
 
     done: bool = False
     """Nothing more to try."""

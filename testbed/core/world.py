@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from testbed.core.config import RadioPlan, Scene
@@ -38,6 +39,43 @@ class Equipment:
     """For the driver, in addition to the lab's: which device it is."""
     idle_until: Callable[[float], None]
     """Tells the air what the driver promises (`Radio.idle_until`): the vendor's library has no word for it."""
+
+
+class Emulator(ABC):
+    """The twin of a device on the simulated air, found by entry point `testbed.emulators` under its driver's name.
+
+    Made as `Twin(name, context, **options)` of the table `[world.emulators.NAME]`; refused options raise InputError.
+    The air at `context.world` is needed from its first use on, not when the twin is made; where that is None, nothing
+    is radiated or reflected and the twin works all the same. It is as unforgiving as the device: what that refuses,
+    loses or answers late, the twin refuses, loses or answers late. Faults that it can be asked for are drawn from
+    `context.seed`.
+
+    Most are reached by the driver over its own wire, at `uri`. One that stands in for the vendor's library
+    (`in_process`) is put in place in the driver's process by `equip` instead. Two twins are two devices, if their
+    nodes' folders (`context.state_dir`) are two; once closed, a twin is not found any more.
+
+    >>> class Nowhere(Emulator):
+    ...     def __init__(self, name, context):
+    ...         self.uri = f"nowhere:{name}"
+    ...     def close(self): ...
+    >>> Nowhere("ris", None).uri
+    'nowhere:ris'
+    """
+
+    options_type: ClassVar[type[Struct] | None] = None
+    """The keys of its table, so that they can be listed and checked before anything starts."""
+    in_process: ClassVar[bool] = False
+    uri: str
+    """Where the driver finds the device; given to it as its option `uri`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let the wire and the air go; may be called twice."""
+
+    @classmethod
+    def equip(cls, name: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment:
+        """Put the twin in the place of the vendor's library; raises InputError for refused options."""
+        raise NotImplementedError(f"{cls.__name__} is reached by wire")
 
 
 class World(ABC):
@@ -94,6 +132,14 @@ class World(ABC):
         by `equip`. It needs the world from its first use on, not when it is made. Raises InputError for refused
         options.
         """
+
+    @staticmethod
+    def implied_options(name: str, driver: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the driver options that an emulated device makes true, such as its model: what `Radio.limits` asks.
+
+        `options` are the emulated device's. Raises InputError for refused ones, as `emulate` does.
+        """
+        return {}
 
     @staticmethod
     @abstractmethod

@@ -34,7 +34,18 @@ class Attack(ABC):
     """One Eve. A fresh object judges a block; it is asked fold by fold and may keep what follows from Eve's side.
 
     Her unknown parameters may be fitted on Alice's own features and CSI of `train` ("genie"): what an Eve of unlimited
-    skill could find. Deterministic for a seed.
+    skill could find. Deterministic for a seed. The facts are left alone, and what is hidden does not matter: it is not
+    there.
+
+    >>> import numpy as np
+    >>> class Loudest(Attack):
+    ...     knows = "that label 0 is the most frequent one"
+    ...     def predict(self, facts, train, test):
+    ...         count = np.bincount(facts.value[train], minlength=facts.n_labels) + 0.5
+    ...         return np.tile(count / count.sum(), (test.size, 1))
+    >>> from testbed.testing.attack import block
+    >>> Loudest(seed=1).predict(block(), np.arange(300), np.arange(300, 360)).shape
+    (60, 4)
     """
 
     knows: ClassVar[str] = ""

@@ -11,10 +11,14 @@ from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack, Folds
 from testbed.entropy.facts import Facts
 from testbed.entropy.gaussian_labels import normal_scores
-from testbed.entropy.read_off import frequencies, read_off_columns, scores
-from testbed.entropy.ridge import ridge
-from testbed.entropy.series import reduced
+from testbed.entropy.read_off import frequencies, here_and_now, read_off_columns, scores
+from testbed.entropy.ridge import by_pattern, spread_where_missing
 from testbed.entropy.shifts import Match
+
+MOST_INPUTS = 96
+_PASSES = 3
+_LEAST_CONTRAST = 0.7
+"""Natural logarithm of how much errors have to vary before a regression heeds it."""
 
 
 class EstimatingAttack(Attack):
@@ -38,13 +42,40 @@ class EstimatingAttack(Attack):
             self._freedom = 0.0
             return np.asarray(frequencies(facts, train)[test])
         y = self.targets(z)
-        fit = ridge(reduced(x), y)
-        self._freedom = fit.freedom
-        return read_off_columns(facts, train, test, y, fit.mean, fit.spread)
+        most = min(MOST_INPUTS, max(8, x.shape[0] // 6))
+        fit = by_pattern(x, y, most)
+        spread = spread_where_missing(x, y, fit)
+        mean, self._freedom = fit.mean, fit.freedom
+        off = locally(facts, y - mean, spread)
+        for _ in range(_PASSES):
+            if np.ptp(off) < _LEAST_CONTRAST:
+                break
+            fit = by_pattern(x, y, most, np.exp(-off))
+            other = spread_where_missing(x, y, fit)
+            error = locally(facts, y - fit.mean, other)
+            # where the one estimate is off and the other is not, the other counts; where both are, neither
+            better = (error < off)[:, None]
+            mean, spread, off = (
+                np.where(better, fit.mean, mean),
+                np.where(better, other, spread),
+                np.minimum(error, off),
+            )
+            self._freedom = max(self._freedom, fit.freedom)
+        return read_off_columns(facts, train, test, y, mean, spread)
 
     @property
     def degrees_of_freedom(self) -> float:
         return self._freedom
+
+
+def locally(facts: Facts, error: F64, spread: F64) -> F64:
+    """Return (probe,) the logarithm of how far estimates are off around each probe; error, spread (probe, column)."""
+    column = facts.main_column[facts.dimension]
+    usual = spread[facts.probe, column]
+    off = usual * here_and_now(facts, error[facts.probe, column], usual)
+    off = np.log(np.where(np.isfinite(off) & (off > 0), off, 1.0))
+    count = np.bincount(facts.probe, minlength=facts.rounds.size)
+    return np.asarray(np.bincount(facts.probe, off, facts.rounds.size) / np.maximum(count, 1))
 
 
 class DirectAttack(Attack):
@@ -67,7 +98,7 @@ class DirectAttack(Attack):
         if best is None:
             return np.asarray(frequencies(facts, train)[test])
         mean, spread = direct(z, best.inputs)
-        return read_off_columns(facts, train, test, z, mean, spread)
+        return read_off_columns(facts, train, test, z, mean, np.broadcast_to(spread, mean.shape))
 
     @property
     def degrees_of_freedom(self) -> float:

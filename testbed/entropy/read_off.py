@@ -13,12 +13,13 @@ which nothing but the labels' frequencies is believed. An attack that found noth
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 
 from testbed.core.types import F64, I64
-from testbed.entropy.facts import Facts, Mask
+from testbed.entropy.facts import HIDDEN, Facts, Mask
 from testbed.entropy.gaussian_labels import normal_scores
 
 _REACH = 3.4
@@ -26,14 +27,17 @@ _REACH = 3.4
 _STEPS = {1: 0.04, 2: 0.03, 3: 0.03, 4: 0.015, 5: 0.015}
 _FINEST = 0.0075
 """Grid of targets by the bits of a label: some ten points in each cell but the deepest."""
-_SPREADS = np.geomspace(0.012, 1.6, 22)
-_FACTORS = (-3, -2, -1, 0, 1, 2)
-"""Steps on `_SPREADS`, each 1.26 times the one before."""
+_SPREADS = np.geomspace(0.012, 1.6, 16)
+_FACTORS = (-2, -1, 0, 1)
+"""Steps on `_SPREADS`, each 1.39 times the one before."""
 _DOUBTS = np.array([1e-4, 5e-3, 0.03, 0.12, 0.35, 0.75, 1.0])
 _SAME_CELLS = 0.97
 _MOST_JUDGES = 1500
 """Training symbols, evenly spread, by which two numbers are calibrated."""
 _CLOUD_JUDGES = 150
+_GAIN_NATS = 20.0
+"""By how much surroundings must explain errors better than one spread for all does."""
+_USUAL = (2.0, 0.1)
 
 
 def scores(facts: Facts) -> F64:
@@ -62,13 +66,15 @@ def frequencies(facts: Facts, train: I64) -> F64:
 
 
 def read_off_columns(facts: Facts, train: I64, test: I64, z: F64, mean: F64, spread: F64) -> F64:
-    """As `read_off` from estimates (probe, column) of z and (column,) spreads: each symbol by all of its columns."""
+    """As `read_off` from estimates and spreads (probe, column) of z: each symbol by all of its columns."""
     if facts.columns is None or facts.columns.shape[1] == 1:
         column = facts.main_column[facts.dimension]
-        return read_off(facts, train, test, own_target(facts, z), mean[facts.probe, column], spread[column])
+        return read_off(
+            facts, train, test, own_target(facts, z), mean[facts.probe, column], spread[facts.probe, column]
+        )
     column = facts.columns[facts.dimension]
     probe = facts.probe[:, None]
-    return _read_off(facts, train, test, z[probe, column], mean[probe, column], spread[column].max(axis=1))
+    return _read_off(facts, train, test, z[probe, column], mean[probe, column], spread[probe, column].max(axis=1))
 
 
 def read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, spread: F64) -> F64:
@@ -83,7 +89,9 @@ def read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, spread
 def _read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, spread: F64) -> F64:
     prior = frequencies(facts, train)
     p = prior[test]
-    known, estimated = np.isfinite(target).all(axis=1), np.isfinite(mean).all(axis=1) & np.isfinite(spread)
+    known = np.asarray(np.isfinite(target).all(axis=1))
+    estimated = np.asarray(np.isfinite(mean).all(axis=1) & np.isfinite(spread))
+    spread = spread * here_and_now(facts, target[:, 0] - mean[:, 0], spread)
     for own in _alike(facts, train, target, known):
         teach = train[own[facts.dimension[train]] & known[train]]
         judge = teach[estimated[teach]]
@@ -99,6 +107,47 @@ def _read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, sprea
         k = 1 << bits
         p[ask, :k] = (1 - doubt) * cells.posterior(mean[rows], spread[rows], factor) + doubt * prior[rows, :k]
     return p
+
+
+def here_and_now(facts: Facts, error: F64, spread: F64) -> F64:
+    """Return (symbol,) a factor on the spread: how much better or worse estimates are around this symbol than usual.
+
+    An Eve who hears well at times, or every other time, knows when. Of several surroundings the one that makes the
+    errors of training symbols likeliest, if it does so by far: the same probe, probes around, rounds of the same phase
+    of a short period. A symbol's own error is not among them. `error` (symbol,) NaN where not known.
+    """
+    known = np.isfinite(error) & np.isfinite(spread)
+    square = np.where(known, error / np.where(known, spread, 1.0), 0.0) ** 2
+    n = facts.rounds.size
+    power = np.asarray(np.bincount(facts.probe, square, n), np.float64)
+    count = np.asarray(np.bincount(facts.probe, known, n), np.float64)
+    best, out = _GAIN_NATS, np.ones(error.size)
+    # where whole probes are hidden, training probes may not look at themselves either
+    hidden = np.unique(facts.probe[facts.value == HIDDEN])
+    apart = bool(count[hidden].sum() < 0.5 * np.bincount(facts.probe, minlength=n)[hidden].sum())
+    own, mine = (power[facts.probe], count[facts.probe]) if apart else (square, known)
+    for sums, numbers, usual in _surroundings(facts.rounds, power, count, 1 if apart else 0):
+        others, number = sums[facts.probe] - own, numbers[facts.probe] - mine
+        factor = np.clip((others + usual) / (number + usual), 1e-4, 1e2)
+        gain = -0.5 * float((np.log(factor) + square / factor - square)[known].sum())
+        if gain > best:
+            best, out = gain, np.sqrt(factor)
+    return out
+
+
+def _surroundings(rounds: I64, power: F64, count: F64, least: int) -> Iterator[tuple[F64, F64, float]]:
+    """Yield (probe,) sums and numbers of squared errors around each probe, and how many usual errors weigh as much."""
+    for reach in (least, 2 + least, 8):
+        window = np.ones(2 * reach + 1)
+        if rounds.size >= window.size:
+            sums = np.asarray(np.convolve(power, window, "same"), np.float64)
+            numbers = np.asarray(np.convolve(count, window, "same"), np.float64)
+            for usual in _USUAL:
+                yield sums, numbers, usual
+    for period in range(2, 9):
+        phase = rounds % period
+        sums = np.asarray(np.bincount(phase, power, period)[phase], np.float64)
+        yield sums, np.asarray(np.bincount(phase, count, period)[phase], np.float64), 1e-3
 
 
 def _alike(facts: Facts, train: I64, target: F64, known: Mask) -> list[Mask]:

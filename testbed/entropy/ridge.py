@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from testbed.core.types import F64
 
 _PENALTIES = 10.0 ** np.arange(-7.0, 2.5, 0.75)
 """As shares of the number of rows times the mean variance of the inputs."""
 _LEAST_ROWS = 8
+_MOST_PATTERNS, _LEAST_ROWS_A_PATTERN = 4, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +30,16 @@ class Fit:
     """Effective number of parameters, all targets together."""
 
 
-def ridge(x: F64, y: F64, fill: bool = False) -> Fit:
+def ridge(x: F64, y: F64, fill: bool = False, trust: F64 | None = None) -> Fit:
     """Regress y (row, target), NaN where not known, on x (row, input), NaN taken for the input's mean.
 
     fill: unknown targets of a row that has others count as their mean, and estimates are scaled up for it: one
-    regression serves targets that are known in different rows.
+    regression serves targets that are known in different rows. trust: (row,) how much a row counts, as the inverse of
+    its errors; None: all the same.
     """
     if fill:
         known = np.isfinite(y)
-        rows = known.any(axis=1)
+        rows = np.asarray(known.any(axis=1))
         filled = np.where(rows[:, None], np.where(known, y, 0.0), np.nan)
         share = np.maximum(known.sum(axis=0), 1) / max(int(rows.sum()), 1)
         fit = ridge(x, filled)
@@ -45,31 +48,76 @@ def ridge(x: F64, y: F64, fill: bool = False) -> Fit:
         return Fit(fit.mean / share, spread, fit.freedom)
     mean, spread, freedom = np.full(y.shape, np.nan), np.full(y.shape[1], np.inf), 0.0
     known = np.isfinite(y)
-    codes = {}
+    codes: dict[bytes, list[int]] = {}
     for d in range(y.shape[1]):
         codes.setdefault(known[:, d].tobytes(), []).append(d)
     for targets in codes.values():
         teach = known[:, targets[0]]
         if np.count_nonzero(teach) >= _LEAST_ROWS and x.shape[1]:
-            m, s, f = _fit(x, y[:, targets], teach)
+            m, s, f = _fit(x, y[:, targets], teach, trust)
             mean[:, targets], spread[targets] = m, s
             freedom += f
     return Fit(mean, spread, freedom)
 
 
-def _fit(x: F64, y: F64, teach: np.ndarray) -> tuple[F64, F64, float]:
+def by_pattern(x: F64, y: F64, most: int, trust: F64 | None = None) -> Fit:
+    """Regress as `screened`, and anew for rows that all lack the same inputs, where there are many of them.
+
+    What an input is worth depends on which others there are: such rows learn from all rows that have what they have.
+    """
+    fit = screened(x, y, most, trust)
+    there = np.isfinite(x)
+    if there.all():
+        return fit
+    packed = np.ascontiguousarray(np.packbits(there, axis=1))
+    row = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
+    _, first, which, count = np.unique(row, return_index=True, return_inverse=True, return_counts=True)
+    mean, freedom = fit.mean.copy(), fit.freedom
+    for i in np.argsort(-count, kind="stable")[:_MOST_PATTERNS].tolist():
+        have = there[first[i]]
+        if count[i] < _LEAST_ROWS_A_PATTERN or not have.any():
+            continue
+        rows = np.asarray(there[:, have].all(axis=1))
+        part = screened(x[rows][:, have], y[rows], most, None if trust is None else trust[rows])
+        own = which[rows] == i
+        mean[np.flatnonzero(rows)[own]] = part.mean[own]
+        freedom = max(freedom, part.freedom)
+    left = y - mean
+    known = np.isfinite(left)
+    power = (np.where(known, left, 0.0) ** 2).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    return Fit(mean, np.where(np.isfinite(fit.spread), np.sqrt(power), np.inf), freedom)
+
+
+def screened(x: F64, y: F64, most: int, trust: F64 | None = None) -> Fit:
+    """Regress as `ridge`; of more inputs than `most`, each target gets those that are most correlated with it."""
+    if x.shape[1] <= most:
+        return ridge(x, y, trust=trust)
+    a, b = np.nan_to_num(x), np.nan_to_num(y)
+    power = np.sqrt((a**2).sum(axis=0))
+    strength = np.abs(b.T @ a) / np.where(power > 0, power, np.inf)
+    parts = [ridge(a[:, np.argsort(-s, kind="stable")[:most]], y[:, [d]], trust=trust) for d, s in enumerate(strength)]
+    return Fit(
+        np.concatenate([f.mean for f in parts], axis=1),
+        np.concatenate([f.spread for f in parts]),
+        sum(f.freedom for f in parts),
+    )
+
+
+def _fit(x: F64, y: F64, teach: NDArray[np.bool_], trust: F64 | None) -> tuple[F64, F64, float]:
     with np.errstate(invalid="ignore"):
         centre = np.nan_to_num(np.nansum(x[teach], axis=0) / np.maximum(np.isfinite(x[teach]).sum(axis=0), 1))
     x = np.nan_to_num(x - centre)
     power = np.sqrt((x[teach] ** 2).mean(axis=0))
     x = x / np.where(power > 1e-12 * max(power.max(initial=0.0), 1e-300), power, np.inf)
-    offset = y[teach].mean(axis=0)
-    xt, yt = x[teach], y[teach] - offset
+    w = np.ones((int(np.count_nonzero(teach)), 1)) if trust is None else trust[teach][:, None]
+    w = w / np.sqrt((w**2).mean())
+    offset = (w**2 * y[teach]).mean(axis=0)
+    xt, yt = w * x[teach], w * (y[teach] - offset)
     n = yt.shape[0]
     eigenvalues, vectors = np.linalg.eigh(xt.T @ xt)
     eigenvalues = np.maximum(eigenvalues, 0.0)
     turned = x @ vectors
-    onto = turned[teach].T @ yt
+    onto = (w * turned[teach]).T @ yt
     penalty = n * _PENALTIES
     shrink = 1.0 / (eigenvalues[None, :] + penalty[:, None])
     # residual sums of squares from the eigenvalues alone: (penalty, target)
@@ -79,7 +127,35 @@ def _fit(x: F64, y: F64, teach: np.ndarray) -> tuple[F64, F64, float]:
     best = gcv.argmin(axis=0)
     mean = turned @ (shrink[best].T * onto)
     # at rows that taught: what the others say alone, y − (y − ŷ)/(1 − h)
-    hat = 1.0 / n + turned[teach] ** 2 @ shrink[best].T
-    own = (yt - mean[teach]) / np.maximum(1.0 - hat, 1e-3)
-    mean[teach] = yt - own
+    hat = w**2 * (1.0 / n + turned[teach] ** 2 @ shrink[best].T)
+    known = y[teach] - offset
+    own = (known - mean[teach]) / np.maximum(1.0 - hat, 1e-3)
+    mean[teach] = known - own
     return mean + offset, np.sqrt((own**2).mean(axis=0)), float(freedom[best].sum())
+
+
+_SHARES = np.array([0.02, 0.3, 0.7])
+_LEAST_GROUP = 12
+
+
+def spread_where_missing(x: F64, y: F64, fit: Fit) -> F64:
+    """Return (row, target) how far estimates are off, apart for rows that lack little or much of what matters.
+
+    What matters is what is correlated with the targets. Rows beside hidden ones lack inputs that the hidden ones have:
+    their errors must not count for those.
+    """
+    there, error = np.isfinite(x), y - fit.mean
+    out = np.broadcast_to(fit.spread, y.shape).copy()
+    if there.all():
+        return out
+    a, b = np.nan_to_num(x), np.nan_to_num(y)
+    weight = ((b.T @ a) ** 2 / np.maximum((a**2).sum(axis=0), 1e-12)).sum(axis=0)
+    lack = (~there) @ weight / max(float(weight.sum()), 1e-12)
+    group = np.searchsorted(_SHARES, lack)
+    for g in np.unique(group).tolist():
+        rows = group == g
+        known = np.isfinite(error[rows])
+        enough = known.sum(axis=0) >= _LEAST_GROUP
+        power = (np.where(known, error[rows], 0.0) ** 2).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        out[rows] = np.where(enough, np.sqrt(power), fit.spread)
+    return out

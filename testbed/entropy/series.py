@@ -52,20 +52,16 @@ def standard(values: F64) -> F64:
     return np.asarray(out)
 
 
-MOST_CHANNELS = 160
-"""Of Eve's channels at Alice's rounds, the strongest directions that a regression gets: it has hundreds of rows."""
-
-
 def aligned(facts: Facts) -> F64:
     """Return (probe, channel) Eve's channels in Alice's rounds, in standard deviations; NaN where she lacks them."""
     if "aligned" not in facts.scratch:
         rounds, values = joined_of(facts, scores=False)
-        facts.scratch["aligned"] = reduced(at_rounds(rounds, values, facts.rounds))
+        facts.scratch["aligned"] = at_rounds(rounds, values, facts.rounds)
     found: F64 = facts.scratch["aligned"]
     return found
 
 
-def reduced(x: F64, most: int = MOST_CHANNELS) -> F64:
+def reduced(x: F64, most: int) -> F64:
     """Return at most so many columns that hold the most of x, as they are where they are few."""
     most = min(most, max(8, x.shape[0] // 4))
     if x.shape[1] <= most:

@@ -12,9 +12,11 @@ where they stand out from the others as no chance would have it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import scipy
+from numpy.typing import NDArray
 
 from testbed.core.types import F64, I64
 from testbed.entropy.facts import Facts
@@ -23,9 +25,10 @@ from testbed.entropy.series import at_rounds
 
 _GLOBAL, _LOCAL = 5.5, 6.5
 """Standard deviations by which a shift has to stand out, over the whole block and over one piece of it."""
-_PIECE = 48
-_LEAST_OVERLAP = 32
+_PIECE, _FEW_PAIRS = 48, 300
+_LEAST_OVERLAP = 24
 _MOST = 28
+_FILL = 8
 _OWN_NEAR = 8
 """Alice's own neighbours nearer than this are another attack's matter."""
 _CHANGE_NATS = 9.0
@@ -68,7 +71,7 @@ class Reference:
         return Reference(f"{self.name}, backwards", -self.rounds[::-1], self.values[::-1], public, True)
 
 
-def dense(rounds: I64, values: F64, first: int, size: int) -> F64:
+def dense(rounds: I64, values: F64, first: int, size: int) -> NDArray[np.float32]:
     """Return (round, column) float32 on every round from `first` on; 0 where nothing is known."""
     out = np.zeros((size, values.shape[1]), np.float32)
     inside = (rounds >= first) & (rounds < first + size)
@@ -82,9 +85,17 @@ def candidates(reference: Reference, alice: I64, z: F64) -> I64:
         return np.zeros(0, np.int64)
     search = _Search(reference, alice, z)
     found = search.outstanding(slice(0, alice.size), _GLOBAL, _MOST // 2)
-    for start in range(0, max(1, alice.size - _PIECE // 2), _PIECE):
-        found += search.outstanding(slice(start, start + _PIECE), _LOCAL, 1)
-    return np.unique(np.array(found, np.int64))
+    # many pairs of columns drown a short piece
+    piece = _PIECE if z.shape[1] * reference.values.shape[1] > _FEW_PAIRS else _PIECE * 2 // 3
+    for start in range(0, max(1, alice.size - piece // 2), piece):
+        found += search.outstanding(slice(start, start + piece), _LOCAL, 1)
+    return _filled(np.unique(np.array(found, np.int64)))
+
+
+def _filled(shifts: I64) -> I64:
+    """Return the shifts with those between near ones: where packets are lost one by one, each has its stretch."""
+    gaps = [np.arange(a, b) for a, b in pairwise(shifts.tolist()) if 1 < b - a <= _FILL]
+    return np.unique(np.concatenate([shifts, *gaps]))[: 3 * _MOST]
 
 
 class _Search:
@@ -98,7 +109,7 @@ class _Search:
         self.n_fft = int(scipy.fft.next_fast_len(self.span + length, real=True))
         self.shifts = np.arange(first - int(alice[-1]), last - int(alice[0]) + 1)
         self.spectrum = scipy.fft.rfft(dense(reference.rounds, reference.values, first, self.span).T, self.n_fft)
-        there = np.isfinite(reference.values).any(axis=1)[:, None].astype(np.float64)
+        there = np.asarray(np.isfinite(reference.values).any(axis=1), np.float64)[:, None]
         self.there = scipy.fft.rfft(dense(reference.rounds, there, first, self.span).T, self.n_fft)
 
     def outstanding(self, part: slice, threshold: float, count: int) -> list[int]:
@@ -107,7 +118,7 @@ class _Search:
         if rounds.size < _LEAST_OVERLAP:
             return []
         begin = int(self.alice[0])
-        heard = np.isfinite(z).any(axis=1)[:, None].astype(np.float64)
+        heard = np.asarray(np.isfinite(z).any(axis=1), np.float64)[:, None]
         length = int(self.alice[-1]) - begin + 1
         mine = scipy.fft.rfft(dense(rounds, z, begin, length).T, self.n_fft)
         overlap = scipy.fft.irfft(
@@ -159,13 +170,22 @@ def known_candidates(facts: Facts, reference: Reference, z: F64) -> I64:
     return found
 
 
+def _everywhere(facts: Facts, reference: Reference, z: F64) -> F64:
+    """Return (probe, candidate, channel) what the reference has at each candidate shift."""
+    kept = facts.view if reference.own else facts.scratch
+    key = ("everywhere", reference.name)
+    if key not in kept:
+        shifts = known_candidates(facts, reference, z)
+        kept[key] = reference.beside(facts.rounds[:, None], shifts[None, :])
+    found: F64 = kept[key]
+    return found
+
+
 def constant(facts: Facts, reference: Reference, z: F64, count: int = 1) -> list[Match]:
     """Return the reference at up to `count` shifts of the whole block, best first."""
-    out = [
-        Match(inputs, agreement_of(z, inputs))
-        for s in known_candidates(facts, reference, z)
-        for inputs in [reference.beside(facts.rounds, s)]
-    ]
+    everywhere = _everywhere(facts, reference, z)
+    matches = (everywhere[:, i] for i in range(everywhere.shape[1]))
+    out = [Match(inputs, agreement_of(z, inputs)) for inputs in matches]
     return sorted(out, key=lambda m: -m.agreement)[:count]
 
 
@@ -174,7 +194,7 @@ def piecewise(facts: Facts, reference: Reference, z: F64, passes: int = 2) -> Ma
     shifts = known_candidates(facts, reference, z)
     if shifts.size < 2:
         return None
-    everywhere = reference.beside(facts.rounds[:, None], shifts[None, :])
+    everywhere = _everywhere(facts, reference, z)
     course = _first_course(z, everywhere)
     rows = np.arange(facts.rounds.size)
     for _ in range(passes):

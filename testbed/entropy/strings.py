@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from testbed.core.types import F64, I64
 from testbed.entropy.facts import Facts
-from testbed.entropy.ridge import ridge
+from testbed.entropy.ridge import ridge, spread_where_missing
 
 Step = tuple[int, int]
 """Probes and dimensions from a symbol to another."""
@@ -78,15 +78,18 @@ def between(facts: Facts, table: F64, target: F64, steps: Sequence[Step], more: 
     extra = np.zeros((target.size, 0)) if more is None else more
     past = np.concatenate([neighbours(facts, table, steps), extra], axis=1)
     fit = ridge(past, target[:, None])
-    mean, spread, freedom = fit.mean[:, 0], np.full(target.size, fit.spread[0]), fit.freedom
+    mean, freedom = fit.mean[:, 0], fit.freedom
+    spread = spread_where_missing(past, target[:, None], fit)[:, 0]
     told = neighbours(facts, table, [(1, 0)])
     if np.isfinite(told).any():
         inside = facts.probe + 1 < table.shape[0]
         learnt = np.where(inside, table[np.where(inside, facts.probe + 1, 0), facts.dimension], np.nan)[:, None]
         rows = np.isfinite(learnt[:, 0])
-        fit = ridge(np.concatenate([past, learnt], axis=1)[rows], target[rows][:, None])
-        both = np.flatnonzero(rows)
-        use = np.isfinite(told[both, 0])
-        mean[both[use]], spread[both[use]] = fit.mean[use, 0], fit.spread[0]
+        both = np.concatenate([past, learnt], axis=1)[rows]
+        fit = ridge(both, target[rows][:, None])
+        off = spread_where_missing(both, target[rows][:, None], fit)[:, 0]
+        where = np.flatnonzero(rows)
+        use = np.isfinite(told[where, 0])
+        mean[where[use]], spread[where[use]] = fit.mean[use, 0], off[use]
         freedom += 1.0
     return mean, spread, freedom

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import entry_points
 from typing import Any
 
 import msgspec
@@ -23,7 +22,7 @@ from msgspec import Struct
 
 from testbed import config
 from testbed.core import identity, patterns, registry
-from testbed.core.config import Lab, RadioPlan
+from testbed.core.config import Experiment, Lab, ProbingPlan, RadioPlan
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.radio import Radio, RadioSettings
 from testbed.core.ris import Board
@@ -40,6 +39,15 @@ _OFFSET_DBFS = -25.0
 _NOISE_DBFS = -20.0
 _CLIPPED = 1e-3
 _SNR_DB = 10.0
+_HEADROOM_DBFS = -12.0
+"""Level of a good receive gain: fading adds up to a few decibels, the converter's steps are far below the noise."""
+_PPM_OFF = 2.0
+"""A correction in the lab file that is further off is not that of this device."""
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+Pair = tuple[str, str]
+"""(tx, rx)."""
 
 
 class Finding(Struct, frozen=True):
@@ -90,16 +98,33 @@ class _Notes:
 
 
 def examine(
-    lab: Lab, lab_name: str, radio: RadioPlan, repeats: int = 8, tell: Callable[[Finding], None] = lambda _: None
+    lab: Lab,
+    lab_name: str,
+    radio: RadioPlan,
+    repeats: int = 8,
+    tell: Callable[[Finding], None] = lambda _: None,
+    experiment: Experiment | None = None,
+    names: list[str] | None = None,
 ) -> Diagnosis:
-    """Check a lab and measure its local radios; `tell` hears each finding as it comes."""
+    """Check a lab and measure this machine's radios; `tell` hears each finding as it comes.
+
+    With an experiment its probes and scene are used (its carrier and rate are in `radio`), and what it asks of a device
+    that cannot do it is named. `names`: the nodes of this machine; by default those whose hosts are its own addresses,
+    or all that the lab calls local.
+    """
     notes = _Notes(tell)
+    here = _here(lab, names)
     if lab.curve:
-        _keys(lab, notes)
+        _keys(lab, here, notes)
     else:
         notes.fix("lab", "authentication", "curve = false: anybody on the network can give orders", "set curve = true")
-    _network(lab, notes)
-    drivers = _drivers(lab, notes)
+    _network(lab, here, notes)
+    drivers = _drivers(lab, here, notes)
+    if experiment is not None:
+        planned = msgspec.structs.replace(experiment, radio=radio)
+        with notes.guard("lab", "limits", "correct the lab file"):
+            for v in config.violations(planned, lab, [n for n in lab.node if n in here]):
+                notes.fix(v.node, "limits", v.detail, v.change)
     measured: dict[str, Calibration] = {}
     with ExitStack() as stack:
         crew = processes.Crew(lab, lab_name)
@@ -107,7 +132,7 @@ def examine(
         air: str | None = None
         if lab.world is not None:
             try:
-                scene = config.load_experiment(_SCENE).scene
+                scene = (experiment or config.load_experiment(_SCENE)).scene
                 air = processes.start_air(lab, crew, scene, radio, 1)
                 notes.ok("world", "simulated air", air)
             except TestbedError as exc:
@@ -123,45 +148,76 @@ def examine(
         for name, device in devices.items():
             if isinstance(device, Board):
                 _board(name, device, notes)
-        _radios(lab, {n: d for n, d in devices.items() if isinstance(d, Radio)}, radio, repeats, notes, measured)
+        probing = ProbingPlan() if experiment is None else experiment.probing
+        radios = {n: d for n, d in devices.items() if isinstance(d, Radio)}
+        _radios(lab, radios, radio, probing, repeats, notes, measured)
     for name, place in lab.node.items():
-        if not place.local:
-            notes.ok(name, "elsewhere", f"not of this machine: run `testbed doctor` on {place.host}")
+        if name not in here:
+            notes.ok(name, "elsewhere", f"not of this machine: run `testbed doctor {name}` on {place.host}")
     for name, found in measured.items():
-        calibration.write(processes.node_state_dir(lab, name), found)
+        folder = processes.node_state_dir(lab, name)
+        before = calibration.read(folder, {"serial": found.serial}) if found.correction_ppm is None else None
+        if before is not None:  # what could not be measured this time is as it was
+            found = msgspec.structs.replace(found, correction_ppm=before.correction_ppm, reference=before.reference)
+        calibration.write(folder, found)
     return Diagnosis(lab.name, all(f.ok for f in notes.all), notes.all, measured)
 
 
 # ---------------------------------------------------------------- files and ports
 
 
-def _keys(lab: Lab, notes: _Notes) -> None:
+def _keys(lab: Lab, here: set[str], notes: _Notes) -> None:
     folder = processes.lab_folder(lab) / "transport"
     names = processes.daemon_names(lab)
     everything_here = lab.coordinator.local and all(p.local for p in lab.node.values())
     if everything_here and (lab.world is None or lab.world.local):
         processes.make_keys(lab, names)  # as a run would
-    here = [n for n in names if _is_local(lab, n)]
+    own = [n for n in names if n in here]
     bad = False
-    for name in here:
+    for name in own:
         try:
             identity.load(folder, name, [])
         except InputError as exc:
             bad = True
             path = folder / f"{name}.secret"
             exposed = path.exists() and path.stat().st_mode & 0o077
-            fix = f"chmod 600 {path}" if exposed else f"testbed keygen-certs --lab {lab.name}, then copy .public files"
+            fix = f"chmod 600 {path}" if exposed else f"testbed keygen-certs --lab LAB {name}, then copy .public files"
             notes.fix(name, "transport key", str(exc), fix)
     for name in names:
         if name not in here and not (folder / f"{name}.public").exists():
             bad = True
-            notes.fix(name, "transport key", f"{folder / name}.public is missing", "copy it from that machine")
+            notes.fix(
+                name, "transport key", f"{folder / name}.public is missing here",
+                f"copy it from {_host(lab, name)}, where `testbed keygen-certs --lab LAB {name}` makes it",
+            )  # fmt: skip
     for path in sorted(processes.lab_folder(lab).glob("*/keys/*/*.key")):
         if path.stat().st_mode & 0o077:
             bad = True
             notes.fix(path.parts[-4], "delivered key", f"{path} is readable by others", f"chmod 600 {path}")
     if not bad:
-        notes.ok("lab", "keys", f"{len(here)} pairs in {folder}, readable by their owner only")
+        notes.ok("lab", "keys", f"{len(own)} pairs in {folder}, readable by their owner only")
+
+
+def _here(lab: Lab, names: list[str] | None) -> set[str]:
+    """Return the daemons of this machine: those that are named, or whose hosts are addresses of it.
+
+    A file that was written for the coordinator's machine calls other nodes remote; on theirs it is still the same file.
+    Where no remote daemon is found to be of this machine, it is the one whose daemons the file calls local.
+    """
+    if names:
+        return set(names)
+    remote = {n for n in processes.daemon_names(lab) if not _is_local(lab, n)}
+    found = {n for n in remote if _host(lab, n) not in _LOOPBACK and _port_trouble(_host(lab, n), 0) is None}
+    if not found:
+        return set(processes.local_names(lab))
+    ours = {_host(lab, n) for n in found}
+    return found | {n for n in processes.local_names(lab) if _host(lab, n) in ours}
+
+
+def _host(lab: Lab, name: str) -> str:
+    if name == "coordinator":
+        return lab.coordinator.host
+    return lab.world.host if name == "world" and lab.world is not None else lab.node[name].host
 
 
 def _is_local(lab: Lab, name: str) -> bool:
@@ -172,7 +228,7 @@ def _is_local(lab: Lab, name: str) -> bool:
     return lab.node[name].local
 
 
-def _network(lab: Lab, notes: _Notes) -> None:
+def _network(lab: Lab, here: set[str], notes: _Notes) -> None:
     """Every host has an address; every fixed port of this machine can be had."""
     hosts = {"coordinator": lab.coordinator.host, **({"world": lab.world.host} if lab.world else {})}
     hosts |= {n: p.host for n, p in lab.node.items()}
@@ -190,7 +246,7 @@ def _network(lab: Lab, notes: _Notes) -> None:
     if alice is not None and lab.node[alice].port:
         ports += [(alice, lab.node[alice].host, lab.node[alice].port + i) for i in (0, 1)]
     for name, host, port in ports:
-        if name in unknown or not _is_local(lab, name):
+        if name in unknown or name not in here:
             continue
         trouble = _port_trouble(host, port)
         if trouble:
@@ -203,7 +259,10 @@ def _network(lab: Lab, notes: _Notes) -> None:
 
 def _port_trouble(host: str, port: int) -> tuple[str, str] | None:
     """Return what keeps this machine from listening there, and what to do about it."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as exc:
+        return f"{host!r} has no address ({exc.strerror})", "correct 'host', or the name service"
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -220,19 +279,17 @@ def _port_trouble(host: str, port: int) -> tuple[str, str] | None:
 # ---------------------------------------------------------------- devices
 
 
-def _drivers(lab: Lab, notes: _Notes) -> dict[str, Any]:
+def _drivers(lab: Lab, here: set[str], notes: _Notes) -> dict[str, Any]:
     found = {}
     for name, place in lab.node.items():
-        if not place.local:
+        if name not in here:
             continue
         group = "boards" if place.role == "ris" else "radios"
         try:
             found[name] = registry.load_driver(group, place.driver)
         except InputError as exc:
-            installed = ", ".join(sorted({p.name for p in entry_points(group=f"testbed.{group}")}))
+            installed = ", ".join(registry.names(group))
             notes.fix(name, "driver", str(exc), f"set driver to one of {installed}, or install the package that has it")
-        except ImportError as exc:
-            notes.fix(name, "driver", f"{place.driver!r} cannot be imported: {exc}", "install what it needs")
     return found
 
 
@@ -274,8 +331,9 @@ def _board(name: str, board: Board, notes: _Notes) -> None:
 
 
 def _radios(
-    lab: Lab, radios: dict[str, Radio], plan: RadioPlan, repeats: int, notes: _Notes, measured: dict[str, Calibration]
-) -> None:
+    lab: Lab, radios: dict[str, Radio], plan: RadioPlan, probing: ProbingPlan, repeats: int, notes: _Notes,
+    measured: dict[str, Calibration],
+) -> None:  # fmt: skip
     virtual = lab.world is not None and lab.world.pace == "virtual"
     wanted = {
         n: RadioSettings(plan.carrier_hz, plan.sample_rate_hz, lab.node[n].tx_gain_db, lab.node[n].rx_gain_db)
@@ -283,6 +341,7 @@ def _radios(
     }
     ready: dict[str, Radio] = {}
     for name, radio in radios.items():
+        radio.correction_ppm = lab.node[name].correction_ppm or 0.0
         with notes.guard(name, "settings", f"change [node.{name}] gains, or --carrier-hz and --rate-hz"):
             accepted = radio.configure(wanted[name])
             ready[name] = radio
@@ -304,7 +363,7 @@ def _radios(
     if not ready:
         return
     with notes.guard("radios", "clocks", "the devices above were lost while they were checked"):
-        bench = measure.Bench(ready, wanted, virtual)
+        bench = measure.Bench(ready, wanted, virtual, probing)
         for name, radio in ready.items():
             _alone(lab, name, radio, bench, notes, measured)
         _links(lab, ready, bench, repeats, notes, measured)
@@ -359,41 +418,12 @@ def _links(
     if not pairs:
         notes.ok("radios", "links", "fewer than two radios that can be heard on this machine: nothing to measure")
         return
-    for name in radios:
-        source = next((tx for tx, rx in pairs if rx == name), None)
-        if source is None:
-            continue
-        with notes.guard(name, "gain", "check the device"):
-            table = bench.gain_table(name, source)
-            measured[name] = msgspec.structs.replace(measured[name], gain_table=table)
-            nominal_db = lab.node[name].rx_gain_db
-            notes.judge(name, "gain", *judge_gain(table, nominal_db, measured[name].noise_dbfs))
-    found: dict[tuple[str, str], list[measure.Sounding]] = {pair: [] for pair in pairs}
-    broken: dict[tuple[str, str], str] = {}
-    for _ in range(repeats):  # the directions in turn, so that drift and delay can be told apart
-        for pair in pairs:
-            if pair not in broken:
-                try:
-                    found[pair].append(bench.sound(*pair))
-                except TestbedError as exc:
-                    broken[pair] = str(exc)
+    _gains(lab, radios, pairs, bench, notes, measured)
+    links = _Links(bench, pairs, repeats)
+    links.sound(pairs)
+    _frequencies(lab, radios, links, notes, measured)
     for tx, rx in pairs:
-        subject, soundings = f"{tx} → {rx}", found[tx, rx]
-        if (tx, rx) in broken:
-            notes.fix(subject, "link", broken[tx, rx], "check both devices")
-        elif not any(s.found for s in soundings):
-            why = Counter(s.reason for s in soundings).most_common(1)[0][0]
-            notes.fix(
-                subject, "link", f"not heard in {repeats} frames ({why})", "check antennas and carrier; more gain, or "
-                "less where samples are clipped",
-            )  # fmt: skip
-        else:
-            heard, cfo_hz = measure.heard(soundings, found.get((rx, tx), []), repeats)
-            notes.judge(subject, "link", *_judge_link(heard, cfo_hz))
-            before = measured[rx]
-            measured[rx] = msgspec.structs.replace(
-                before, heard={**before.heard, tx: heard}, cfo_hz={**before.cfo_hz, tx: cfo_hz}
-            )
+        _judge_pair(lab, radios, links, (tx, rx), notes, measured)
     for name in radios:
         delays = [h.delay_s for h in measured[name].heard.values() if h.delay_s is not None]
         if delays:
@@ -403,6 +433,136 @@ def _links(
             measured[name] = msgspec.structs.replace(measured[name], delay_s=mean)
 
 
+def _gains(
+    lab: Lab, radios: dict[str, Radio], pairs: list[Pair], bench: measure.Bench, notes: _Notes,
+    measured: dict[str, Calibration],
+) -> None:  # fmt: skip
+    for name in radios:
+        source = next((tx for tx, rx in pairs if rx == name), None)
+        if source is None:
+            continue
+        with notes.guard(name, "gain", "check the device"):
+            table = bench.gain_table(name, source)
+            measured[name] = msgspec.structs.replace(measured[name], gain_table=table)
+            nominal_db = lab.node[name].rx_gain_db
+            detail, fix = judge_gain(table, nominal_db, measured[name].noise_dbfs)
+            notes.judge(name, "gain", detail, f"{fix} in [node.{name}]" if "rx_gain_db" in fix else fix)
+
+
+class _Links:
+    """Frames from radio to radio, and what became of them."""
+
+    def __init__(self, bench: measure.Bench, pairs: list[Pair], repeats: int) -> None:
+        self.bench, self.pairs, self.repeats = bench, pairs, repeats
+        self.found: dict[Pair, list[measure.Sounding]] = {pair: [] for pair in pairs}
+        self.broken: dict[Pair, str] = {}
+        self.apart_hz: dict[Pair, float] = {}
+        """Carrier of tx minus that of rx, nothing corrected that was not before the doctor came."""
+        self.taken_hz: dict[Pair, float] = dict.fromkeys(pairs, 0.0)
+        """What corrections of the doctor's own take out of it."""
+
+    def sound(self, pairs: list[Pair]) -> None:
+        for pair in pairs:
+            self.found[pair] = []
+        for _ in range(self.repeats):  # the directions in turn, so that drift and delay can be told apart
+            for pair in pairs:
+                if pair not in self.broken:
+                    try:
+                        self.found[pair].append(self.bench.sound(*pair))
+                    except TestbedError as exc:
+                        self.broken[pair] = str(exc)
+
+    def heard(self, pair: Pair) -> bool:
+        return any(s.found for s in self.found[pair])
+
+    def cfo_hz(self, pair: Pair) -> float | None:
+        """Return the carriers' difference, corrections of the doctor's own put back; None where nothing was heard."""
+        good = [s.found.cfo_hz for s in self.found[pair] if s.found is not None]
+        return float(np.mean(good)) + self.taken_hz[pair] if good else None
+
+
+def _frequencies(
+    lab: Lab, radios: dict[str, Radio], links: _Links, notes: _Notes, measured: dict[str, Calibration]
+) -> None:
+    """Find every crystal's error against one of them, by frames, and by tones where the offset is beyond frames'."""
+    for pair in links.pairs:
+        offset_hz = links.cfo_hz(pair)
+        if offset_hz is None and pair not in links.broken:
+            with notes.guard(f"{pair[0]} → {pair[1]}", "frequency", "check both devices"):
+                offset_hz = links.bench.offset_hz(*pair)
+        if offset_hz is not None:
+            links.apart_hz[pair] = offset_hz
+    reference = min(radios, key=lambda n: ("alice", "bob", "eve").index(lab.node[n].role))
+    carrier_hz = radios[reference].settings.carrier_hz
+    found = measure.crystals_ppm({p: 1e6 * hz / carrier_hz for p, hz in links.apart_hz.items()}, reference)
+    given = {n: lab.node[n].correction_ppm for n in radios}
+    for name, off_ppm in found.items():
+        total_ppm = off_ppm + (given[name] or 0.0) - (given[reference] or 0.0)
+        measured[name] = msgspec.structs.replace(measured[name], correction_ppm=total_ppm, reference=reference)
+        if name != reference:
+            notes.judge(name, "frequency", *_judge_frequency(name, reference, off_ppm, given[name], carrier_hz))
+    lost = [pair for pair in links.pairs if not links.heard(pair) and pair in links.apart_hz]
+    if lost:  # frames were beyond reach of their receivers: once more, corrected
+        for name, off_ppm in found.items():
+            with notes.guard(name, "frequency", "check the device"):
+                links.bench.correct(name, off_ppm + (given[name] or 0.0))
+        for tx, rx in lost:
+            links.taken_hz[tx, rx] = 1e-6 * carrier_hz * (found.get(tx, 0.0) - found.get(rx, 0.0))
+        links.sound(lost)
+
+
+def _judge_frequency(
+    name: str, reference: str, off_ppm: float, given_ppm: float | None, carrier_hz: float
+) -> tuple[str, str]:
+    off_hz = 1e-6 * off_ppm * carrier_hz
+    detail = f"{off_ppm:+.2f} ppm against {reference} ({off_hz:+.0f} Hz)"
+    if given_ppm is None:
+        return f"{detail}; stored for this device, taken out of its carrier from the next run on", ""
+    detail += f" with correction_ppm = {given_ppm:g} from the lab file"
+    if abs(off_ppm) > _PPM_OFF:
+        return detail, f"set correction_ppm = {given_ppm + off_ppm:.2f} in [node.{name}], or leave it out"
+    return detail, ""
+
+
+def _judge_pair(
+    lab: Lab, radios: dict[str, Radio], links: _Links, pair: Pair, notes: _Notes, measured: dict[str, Calibration]
+) -> None:
+    (tx, rx), soundings = pair, links.found[pair]
+    subject = f"{tx} → {rx}"
+    if pair in links.broken:
+        notes.fix(subject, "link", links.broken[pair], "check both devices")
+    elif not links.heard(pair):
+        why = Counter(s.reason for s in soundings).most_common(1)[0][0]
+        advice = f"check antennas and carrier; {_louder(lab, radios, pair, 20.0)}, or less where samples are clipped"
+        notes.fix(subject, "link", f"not heard in {links.repeats} frames ({why})", advice)
+    else:
+        back = links.found.get((rx, tx), [])
+        heard, _ = measure.heard(soundings, back, links.repeats)
+        cfo_hz = links.cfo_hz(pair) or 0.0
+        detail, fix = _judge_link(heard, cfo_hz)
+        if heard.snr_db < _SNR_DB:
+            fix = f"{_louder(lab, radios, pair, _SNR_DB + 5 - heard.snr_db)}, or a shorter distance"
+        notes.judge(subject, "link", detail, fix)
+        before = measured[rx]
+        measured[rx] = msgspec.structs.replace(
+            before, heard={**before.heard, tx: heard}, cfo_hz={**before.cfo_hz, tx: cfo_hz}
+        )
+
+
+def _louder(lab: Lab, radios: dict[str, Radio], pair: Pair, by_db: float) -> str:
+    """Return which gains to raise for so much more signal, and to what, as far as the devices go."""
+    tx, rx = pair
+    most_tx, most_rx = (radios[tx].capabilities.tx_gain_db[1], radios[rx].capabilities.rx_gain_db[1])
+    now_tx, now_rx = lab.node[tx].tx_gain_db, lab.node[rx].rx_gain_db
+    more_tx = min(by_db, most_tx - now_tx)
+    said = []
+    if more_tx > 0:
+        said.append(f"raise tx_gain_db to {now_tx + more_tx:.0f} in [node.{tx}]")
+    if by_db > more_tx and most_rx > now_rx:
+        said.append(f"raise rx_gain_db to {min(now_rx + by_db - max(more_tx, 0), most_rx):.0f} in [node.{rx}]")
+    return " and ".join(said) or f"both gains are at their ends ({now_tx:g} and {now_rx:g} dB)"
+
+
 def judge_gain(table: list[GainStep], nominal_db: float, noise_dbfs: float | None) -> tuple[str, str]:
     """Return what a gain table says, and what to do about it: nominal gain clips, or gain is not honoured."""
     nominal = next((s for s in table if s.rx_gain_db == nominal_db), None)
@@ -410,7 +570,14 @@ def judge_gain(table: list[GainStep], nominal_db: float, noise_dbfs: float | Non
         return "not measured", "check rx_gain_db"
     detail = f"{nominal.rssi_dbfs:.1f} dBFS at {nominal.rx_gain_db:g} dB"
     if nominal.clipped > _CLIPPED:
-        return f"{detail}, {100 * nominal.clipped:.1f} % of samples clipped", "lower rx_gain_db"
+        clear = [s for s in table if s.clipped <= _CLIPPED]
+        good_db = nominal_db - 10.0
+        if clear:
+            good_db = clear[-1].rx_gain_db + min(0.0, _HEADROOM_DBFS - clear[-1].rssi_dbfs)
+        return (
+            f"{detail}, {100 * nominal.clipped:.1f} % of samples clipped",
+            f"lower rx_gain_db to {good_db:.0f} ({_HEADROOM_DBFS:g} dBFS leave room for fading)",
+        )
     floor_dbfs = -np.inf if noise_dbfs is None else noise_dbfs + _WELL_ABOVE_NOISE_DB
     usable = [s for s in table if s.clipped <= _CLIPPED and s.rssi_dbfs > floor_dbfs]
     if len(usable) < 2:

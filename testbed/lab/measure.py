@@ -15,10 +15,11 @@ from typing import TypeVar
 import numpy as np
 
 from testbed.core import registry
+from testbed.core.config import ProbingPlan
 from testbed.core.errors import DeviceError, LateTransmit, ProbeRejected
 from testbed.core.radio import Radio, RadioSettings
 from testbed.core.stages import first_antenna
-from testbed.core.types import CsiFrame, IqBlock
+from testbed.core.types import C64, CsiFrame, IqBlock
 from testbed.core.windows import PERIODS, repeated_windows
 from testbed.nodes.calibration import Delay, GainStep, Heard
 
@@ -36,6 +37,8 @@ _DRIFT = 50e-6
 _SILENT_SAMPLES = 16384
 _READINGS = 5
 _TURNAROUNDS = 5
+_TONE_ABOVE = 1e3
+"""Times the median of the spectrum: 30 dB."""
 _GAIN_STEPS_DB = (-10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0)
 
 
@@ -83,10 +86,12 @@ def _in_time(job: Callable[[], T]) -> T:
 class Bench:
     """Radios in reach of one another, each at its settings of the lab file. Configures them and reads their clocks."""
 
-    def __init__(self, radios: Mapping[str, Radio], settings: Mapping[str, RadioSettings], virtual: bool) -> None:
+    def __init__(
+        self, radios: Mapping[str, Radio], settings: Mapping[str, RadioSettings], virtual: bool, probing: ProbingPlan
+    ) -> None:
         self._radios, self._settings, self._virtual = radios, settings, virtual
-        self._sounder = registry.make_stage("probing", "ofdm", {})
-        self._estimator = registry.make_stage("csi", "least_squares", {})
+        self._sounder = registry.make_stage("probing", probing.waveform, probing.waveform_options)
+        self._estimator = registry.make_stage("csi", probing.estimator, probing.estimator_options)
         rates = {settings[name].sample_rate_hz for name in radios}
         assert len(rates) == 1, "one plan tunes all radios"
         self.frame = self._sounder.frame(rates.pop())
@@ -140,9 +145,9 @@ class Bench:
         self._quiet_until(at_s + n_samples / self.frame.sample_rate_hz + 2 * margin_s)
         return radio.receive(n_samples, self._base_s[name] + at_s)
 
-    def _block(self, radio: Radio, time_s: float) -> IqBlock:
-        samples = np.outer(first_antenna(radio.capabilities.n_antennas), self.frame.samples)
-        return IqBlock(samples, self.frame.sample_rate_hz, time_s)
+    def _block(self, radio: Radio, time_s: float, samples: C64 | None = None) -> IqBlock:
+        wave = self.frame.samples if samples is None else samples
+        return IqBlock(np.outer(first_antenna(radio.capabilities.n_antennas), wave), self.frame.sample_rate_hz, time_s)
 
     def sound(self, tx: str, rx: str) -> Sounding:
         """Send one frame and look for it; raises DeviceError."""
@@ -153,14 +158,39 @@ class Bench:
             return self._sound_repeated(tx, rx)
         return _in_time(lambda: self._sound_timed(tx, rx))
 
-    def _sound_timed(self, tx: str, rx: str) -> Sounding:
+    def offset_hz(self, tx: str, rx: str) -> float | None:
+        """Return by how much the carrier of `tx` is higher than that of `rx`, by a tone: whatever it is within ± 3/8 of
+        the sample rate. None where no tone is heard. Raises DeviceError.
+        """
+        rate, n = self.frame.sample_rate_hz, self.frame.samples.size
+        cycles = max(1, round(n / 8))  # whole ones: the block is repeated where radios cannot time it
+        tone = (0.5 * np.exp(2j * np.pi * cycles / n * np.arange(n))).astype(np.complex64)
+        if self._radios[tx].capabilities.timed:
+            block = _in_time(lambda: self._sound_timed(tx, rx, tone)).block
+        else:
+            block = self._sound_repeated(tx, rx, tone).block
+        samples = block.samples[0] - block.samples[0].mean()
+        size = 1 << int(np.ceil(np.log2(8 * samples.size)))
+        power = np.abs(np.fft.fft(samples * np.hanning(samples.size), size)) ** 2
+        peak = int(np.argmax(power))
+        if power[peak] < _TONE_ABOVE * np.median(power):
+            return None
+        sent_hz = cycles / n * rate
+        return float((np.fft.fftfreq(size, 1 / rate)[peak] - sent_hz + rate / 2) % rate - rate / 2)
+
+    def correct(self, name: str, ppm: float) -> None:
+        """Have a radio take so much out of its carrier, and tune it anew. Raises DeviceError."""
+        self._radios[name].correction_ppm = ppm
+        self._radios[name].configure(self._settings[name])
+
+    def _sound_timed(self, tx: str, rx: str, samples: C64 | None = None) -> Sounding:
         sender, listener, rate = self._radios[tx], self._radios[rx], self.frame.sample_rate_hz
         at_s, margin_s = self._soon(), self._margin_s(tx, rx)
         n_samples = self.frame.samples.size + 2 * int(np.ceil(margin_s * rate))
         turnaround_s = max(sender.capabilities.turnaround_s, listener.capabilities.turnaround_s)
         sent_s = at_s + margin_s
         try:
-            sender.transmit(self._block(sender, sent_s), self._base_s[tx] + sent_s)
+            sender.transmit(self._block(sender, sent_s, samples), self._base_s[tx] + sent_s)
         finally:  # whatever happened, nobody may wait for this transmitter
             self._quiet_until(at_s + n_samples / rate + margin_s + turnaround_s)
         block = listener.receive(n_samples, self._base_s[rx] + at_s)
@@ -168,11 +198,11 @@ class Bench:
         error_s = found.time_s - (self._base_s[rx] + sent_s) if found is not None else None
         return Sounding(block, found, reason, sent_s, error_s)
 
-    def _sound_repeated(self, tx: str, rx: str) -> Sounding:
+    def _sound_repeated(self, tx: str, rx: str, samples: C64 | None = None) -> Sounding:
         sender, listener = self._radios[tx], self._radios[rx]
         n_samples = PERIODS * self.frame.samples.size
         try:
-            sender.transmit(self._block(sender, 0.0))
+            sender.transmit(self._block(sender, 0.0, samples))
             at_s = self._soon()
             self._quiet_until(at_s + _HOLD_S)
             start_s = self._base_s[rx] + at_s + _HOLD_S / 2 if listener.capabilities.timed else None
@@ -257,6 +287,24 @@ class Bench:
             return ended_s - began_s
         # giving the order, and the samples' way to the host after the last of them was taken
         return ordered_s - began_s + max(ended_s - self._origin_s - over_s - self.reading_s[name], 0.0)
+
+
+def crystals_ppm(offsets_ppm: Mapping[tuple[str, str], float], reference: str) -> dict[str, float]:
+    """Return by how much each radio's crystal is faster than the reference's, in ppm, by least squares.
+
+    `offsets_ppm`: (tx, rx) → carrier of tx minus that of rx. Only radios that are linked to the reference, directly or
+    through others, are in the answer; it is itself, at 0.
+    """
+    linked = {reference}
+    while more := {x for pair in offsets_ppm if linked & set(pair) for x in pair} - linked:
+        linked |= more
+    others = sorted(linked - {reference})
+    if not others:
+        return {}
+    pairs = [pair for pair in offsets_ppm if set(pair) <= linked]
+    design = np.array([[float(tx == n) - float(rx == n) for n in others] for tx, rx in pairs])
+    answer, *_ = np.linalg.lstsq(design, np.array([offsets_ppm[pair] for pair in pairs]), rcond=None)
+    return {reference: 0.0, **{n: float(x) for n, x in zip(others, answer, strict=True)}}
 
 
 def two_way(

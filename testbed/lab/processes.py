@@ -71,6 +71,16 @@ def load_identity(lab: Lab, name: str) -> Identity | None:
     return identity.load(lab_folder(lab) / "transport", name, daemon_names(lab)) if lab.curve else None
 
 
+def own_identity(lab: Lab, name: str) -> Identity | None:
+    """Return a daemon's identity, knowing those others only whose public keys are here: enough for this machine's air.
+
+    None where the lab switched authentication off. Raises InputError where its own pair is missing.
+    """
+    folder = lab_folder(lab) / "transport"
+    known = [n for n in daemon_names(lab) if n == name or (folder / f"{n}.public").exists()]
+    return identity.load(folder, name, known) if lab.curve else None
+
+
 def node_state_dir(lab: Lab, name: str) -> Path:
     folder = lab_folder(lab) / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -94,6 +104,16 @@ def new_run_folder(parent: Path, experiment_name: str) -> Path:
 
 
 @contextlib.contextmanager
+def unless_empty(folder: Path) -> Iterator[None]:
+    """Keep a run's folder only where something of the run is in it: an empty one would be no run to any command."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+@contextlib.contextmanager
 def emulators(lab: Lab, source: str, driver: Any, plan: Experiment | None) -> Iterator[Callable[[str], None]]:
     """Yield what to call with the air's endpoint once it is served: starts the lab's emulated devices, puts a plan's
     scene into the air, and prints where everything is as one line of JSON. Devices are let go when the block is left.
@@ -103,7 +123,7 @@ def emulators(lab: Lab, source: str, driver: Any, plan: Experiment | None) -> It
     options = lab.world.emulators
 
     def announce(endpoint: str) -> None:
-        who = load_identity(lab, "world")
+        who = own_identity(lab, "world")
         if plan is not None:
             driver.reset(endpoint, who, plan.scene, plan.radio, plan.seed, _WORLD_START_S)
         print(json.dumps({"endpoint": endpoint, "devices": {n: d.uri for n, d in devices.items()}}), flush=True)
@@ -111,7 +131,7 @@ def emulators(lab: Lab, source: str, driver: Any, plan: Experiment | None) -> It
     def ready(endpoint: str) -> None:
         for name in options:
             context = DriverContext(
-                seed=seeds.derive(0, lab.name, name), world=endpoint, identity=load_identity(lab, "world"),
+                seed=seeds.derive(0, lab.name, name), world=endpoint, identity=own_identity(lab, "world"),
                 state_dir=node_state_dir(lab, name),
             )  # fmt: skip
             try:
@@ -278,7 +298,7 @@ def start_air(lab: Lab, crew: Crew, scene: Scene, radio: RadioPlan, seed: int) -
     assert lab.world is not None
     assert endpoint is not None
     if lab.world.local:  # one that is elsewhere may be in use, and keeps the scene it has
-        who = load_identity(lab, "coordinator" if lab.coordinator.local else "world")
+        who = own_identity(lab, "coordinator" if lab.coordinator.local else "world")
         registry.load_driver("worlds", lab.world.driver).reset(endpoint, who, scene, radio, seed, _WORLD_START_S)
     return endpoint
 
@@ -286,7 +306,8 @@ def start_air(lab: Lab, crew: Crew, scene: Scene, radio: RadioPlan, seed: int) -
 def open_device(lab: Lab, name: str, crew: Crew, air: str | None) -> Radio | Board:
     """Open a node's device in this process, as its daemon would; raises InputError for refused options."""
     context = DriverContext(
-        seed=seeds.derive(0, lab.name, name), world=air, identity=load_identity(lab, name),
+        seed=seeds.derive(0, lab.name, name), world=air,
+        identity=None if air is None else own_identity(lab, name),  # for the air; a real device asks for none
         state_dir=node_state_dir(lab, name),
     )  # fmt: skip
     uri = crew.device_uri(name)

@@ -92,7 +92,7 @@ def _size_given(lab: Lab, node: str) -> tuple[int, int, int] | None:
     emulated = {} if lab.world is None else lab.world.emulators.get(node, {})
     try:
         kind: type[Board] = registry.load_driver("boards", lab.node[node].driver)
-    except ImportError:  # what is missing is said when the board is opened
+    except InputError:  # what is missing is said when the board is opened
         return None
     size = kind.size_given({**emulated, **lab.node[node].options})
     # … and so is what no board can have

@@ -234,6 +234,12 @@ class Hub:
             while not self._strikes.muted(route):
                 self._strikes.count(route)
 
+    def strike(self, name: str, reason: str) -> None:
+        """Count a message of a node that passed the gate and still cannot be used."""
+        route = self._routes.get((name, False))
+        if route is not None:
+            self._strike(route, reason)
+
     def _strike(self, route: bytes, reason: str, why: Exception | None = None) -> None:
         self.refused[reason] += 1
         if self._strikes.count(route):

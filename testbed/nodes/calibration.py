@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from testbed.core.radio import Radio
 from testbed.core.whole import write_whole
 
 log = logging.getLogger("testbed.node")
@@ -68,6 +69,10 @@ class Calibration(Struct, frozen=True, kw_only=True):
     cfo_hz: dict[str, float] = {}
     """By transmitter: its carrier minus this radio's."""
     heard: dict[str, Heard] = {}
+    correction_ppm: float | None = None
+    """By how much its crystal is faster than the reference's (`reference`): what its node takes out of the carrier."""
+    reference: str = ""
+    """The node whose crystal counts as right."""
 
 
 def write(state_dir: Path, calibration: Calibration) -> Path:
@@ -90,3 +95,15 @@ def read(state_dir: Path, identity: dict[str, Any]) -> Calibration | None:
         log.warning("%s: not used: it is of the device with serial number %r", path, found.serial)
         return None
     return found
+
+
+def correct(radio: Radio, given_ppm: float | None, measured: Calibration | None) -> dict[str, Any]:
+    """Have a radio take its crystal's error out of the carrier; return what is recorded of that with its identity.
+
+    What the lab file gives counts before what was measured.
+    """
+    stored_ppm = measured.correction_ppm if measured is not None else None
+    source = "lab" if given_ppm is not None else "doctor" if stored_ppm is not None else "none"
+    ppm = given_ppm if given_ppm is not None else stored_ppm
+    radio.correction_ppm = 0.0 if ppm is None else ppm
+    return {"correction_ppm": radio.correction_ppm, "correction_from": source}

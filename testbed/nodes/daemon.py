@@ -227,6 +227,7 @@ class NodeDaemon:
     def _greet(self) -> None:
         self._next_word_s = time.monotonic() + _GREET_EVERY_S
         surface: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
         if isinstance(self._device, Board):
             surface = {
                 "surface_shape": self._device.shape,
@@ -237,13 +238,14 @@ class NodeDaemon:
             caps = self._device.capabilities
             surface = {"timed": caps.timed, "turnaround_s": caps.turnaround_s, "n_antennas": caps.n_antennas}
             measured = calibration.read(self._state_dir, self._device.identity())
+            extra = calibration.correct(self._device, self.place.correction_ppm, measured)
             if measured is not None:
                 surface["host_turnaround_s"] = measured.turnaround_s or 0.0
                 surface["timing_spread_s"] = measured.delay_s.std_s if measured.delay_s is not None else 0.0
         self._link.send(
             m.Hello(
                 role=self.role,
-                identity={**self._device.identity(), "testbed": __version__},
+                identity={**self._device.identity(), **extra, "testbed": __version__},
                 pid=os.getpid(),
                 discussion_port=self._host.port if self._host else 0,
                 transcript_port=self._host.transcript_port if self._host else 0,

@@ -19,6 +19,7 @@ from testbed.chain.agreement import Agreed
 from testbed.chain.dialogue import Conversation
 from testbed.chain.knowledge import Knowledge, usable
 from testbed.chain.pipeline import KeyChain
+from testbed.core.errors import InputError
 from testbed.core.ledger import PublicMessage
 from testbed.core.machine import Deadlines, EventClock, Story
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
@@ -103,20 +104,31 @@ class KeyMaker(Deadlines):
     def _decide(
         self, chain: KeyChain, agreed: Agreed, eve: EveReport | None, surface: SurfaceRecord | None
     ) -> KeyReport:
-        """Return how long the key may be, by everything that others may know; from now on they know this block."""
+        """Return how long the key may be, by everything that others may know; from now on they know this block.
+
+        Raises OrderRefused where what is told of Eve and the surface does not fit the block.
+        """
         if eve is not None and usable(eve, agreed.report.block):
             self._knowledge.add_heard(eve.heard)
-        decided = chain.decide(agreed, self._knowledge.facts(agreed, surface), self._setup.seed)
-        if agreed.features is not None:
+        try:
+            return chain.decide(agreed, self._knowledge.facts(agreed, surface), self._setup.seed)
+        except InputError as exc:
+            raise OrderRefused(f"block {agreed.report.block}: {exc}") from exc
+        finally:
+            self._give_away(agreed)
+
+    def _give_away(self, agreed: Agreed | None) -> None:
+        """Count a block as known to everybody: parts of it were said in public, and its key is somebody's."""
+        if self._side == "alice" and agreed is not None and agreed.features is not None:
             self._knowledge.add_features(f"block {agreed.report.block}", agreed.features)
-        return decided
 
     def abandon(self, body: m.Abandon) -> list[Instruction]:
         """Give a block up; its bits are gone."""
-        self._agreed.pop(body.block, None)
+        self._give_away(self._agreed.pop(body.block, None))
         if self.block == body.block:
             self._end_conversation()
-            self._early.clear()
+            # what the peer sent of a later block may be here before this order is
+            self._early = deque(x for x in self._early if x.block > body.block)
         self._story.add("abandoned", block=body.block, reason=body.reason)
         return []
 
@@ -201,6 +213,8 @@ class KeyMaker(Deadlines):
             return [Report(m.Agreed(report=report, public_messages=self._on_record))]
         if agreed.report.verified:
             self._agreed = {self.block: agreed}
+        else:
+            self._give_away(agreed)
         raw = agreed.raw.values.tobytes() if self._setup.is_experiment and agreed.raw is not None else None
         return [Report(m.Agreed(report=agreed.report, raw_bits=raw, public_messages=self._on_record))]
 

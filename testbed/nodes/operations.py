@@ -65,6 +65,8 @@ class RadioWork:
         self._part = _Part(-1)
 
     def configure(self, body: m.Configure, run: str, seed: int) -> m.Configured:
+        if self._place.role != "eve" and not self._radio.capabilities.can_transmit:
+            raise InputError(f"{self._radio.name}'s radio can only receive: accepted for role = 'eve' only")
         settings = RadioSettings(
             carrier_hz=body.radio.carrier_hz,
             sample_rate_hz=body.radio.sample_rate_hz,

@@ -27,7 +27,7 @@ class Setup:
 
     def __init__(self, secret_seed: int, floors: Floors | None = None) -> None:
         self.secret_seed = secret_seed
-        self.floors = floors if floors is not None else Floors()
+        self.floors = floors if floors is not None else Floors(key_bits=1)
         self._secrets_drawn = 0
         self.run = ""
         self.plan: m.Configure | None = None

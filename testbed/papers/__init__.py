@@ -1,40 +1,29 @@
 """The five papers, one folder each: its model, its solvers, its studies. What they share is in `kit`.
 
 A study reproduces a paper's figures: parameters, curves, claims. It is a file `study.py`, named after its folder, or
-`study_NAME.py`, with `PAPER` (its letter) and `run(study)`, which fills the `Study` it is given. What it found goes
-to `results.json`, a PNG a figure beside it. Claims that do not hold are results like any other; what our own code has
-to satisfy whatever the paper says is marked `must_hold`.
+`study_NAME.py`, or a module installed under the entry point `testbed.studies`; with `PAPER` (its letter, or what else
+it is about) and `run(study)`, which fills the `Study` it is given. With `study.quick` it takes under a minute and
+makes the same claims; run twice, it says the same. What it found goes to `results.json`, a PNG a figure beside it.
+Claims that do not hold are results like any other; what our own code has to satisfy whatever the paper says is marked
+`must_hold`.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from testbed.core import registry
 from testbed.core.errors import InputError
 from testbed.papers.kit.study import Study
 
 
-def modules() -> dict[str, str]:
-    """Return the module of every study by its name; none of them is imported."""
-    found = {}
-    for folder in pkgutil.iter_modules(__path__, f"{__name__}."):
-        place = [str(Path(entry) / folder.name.rpartition(".")[2]) for entry in __path__]
-        for module in pkgutil.iter_modules(place):
-            stem, _, name = module.name.partition("_")
-            if stem == "study" and "kit" not in folder.name:
-                found[name or folder.name.rpartition(".")[2]] = f"{folder.name}.{module.name}"
-    return found
-
-
 def names() -> list[str]:
-    """Return the names that `run` accepts."""
-    return sorted(modules())
+    """Return the names that `run` accepts; nothing is imported."""
+    return registry.names("studies")
 
 
 def run(
@@ -50,9 +39,7 @@ def run(
     """
     from testbed.papers.kit import figures
 
-    if name not in names():
-        raise InputError(f"no study is called {name!r}; accepted: {', '.join(names()) or 'none'}")
-    module = importlib.import_module(modules()[name])
+    module = registry.find("studies", name)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as exc:

@@ -74,6 +74,11 @@ class Start(Struct, frozen=True, kw_only=True):
         """Whether only metrics may be recorded."""
         return self.experiment.get("mode") == "private"
 
+    @property
+    def rehearsal(self) -> bool:
+        """Whether the run follows from its seed, so that its keys are nobody's secret (`core.config.is_rehearsal`)."""
+        return self.lab.get("world") is not None and not self.private
+
 
 class Field(Struct, frozen=True, kw_only=True):
     """One field of a stream."""

@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,62 @@ class JournalReader:
     def bits(self) -> dict[BitsKey, U8]:
         rows = self._rows("SELECT block, node, kind, bit_values FROM bits ORDER BY id")
         return {(block, node, kind): np.frombuffer(values, np.uint8) for block, node, kind, values in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """Rows that a journal has grown by."""
+
+    probes: list[tuple[Any, ...]]
+    """(round, link, snr_db, cfo_hz, surface, n_rx, n_tx, n_subcarrier, csi as bytes or None)."""
+    rounds: list[tuple[Any, ...]]
+    """(round, kept, reason, surface, t0_s)."""
+    documents: list[tuple[Any, ...]]
+    """(kind, JSON)."""
+
+
+class JournalTail:
+    """Follows a live journal: each call returns what was committed since the one before.
+
+    Every call opens the file, reads, and closes it: between calls nothing is held, so that a writer that wants to
+    clear its log, or to remove the journal, finds nobody in its way.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._last = {"probes": 0, "rounds": 0, "documents": 0}
+
+    def read(self, most: int = 20_000) -> Grown | None:
+        """Return the rows that are new, at most so many of each table; None where there is no journal to read."""
+        try:
+            with JournalReader(self._folder) as journal:
+                return Grown(
+                    probes=self._new(
+                        journal, "probes", "round,link,snr_db,cfo_hz,surface,n_rx,n_tx,n_subcarrier,csi", most
+                    ),
+                    rounds=self._new(journal, "rounds", "round,kept,reason,surface,t0_s", most),
+                    documents=self._new(journal, "documents", "kind,body", most),
+                )
+        except InputError:  # not there yet, or removed in this moment: the run has closed
+            return None
+
+    def pattern(self, digest: str) -> SurfacePattern | None:
+        """Return one surface pattern; None where the journal has not got it."""
+        query = "SELECT n_rows, n_columns, phase_bits, levels FROM patterns WHERE digest = ?"
+        try:
+            with JournalReader(self._folder) as journal:
+                for n_rows, n_columns, bits, levels in journal._rows(query, digest):
+                    return SurfacePattern(np.frombuffer(levels, np.uint8).reshape(n_rows, n_columns), bits)
+        except InputError:
+            pass
+        return None
+
+    def _new(self, journal: JournalReader, table: str, columns: str, most: int) -> list[tuple[Any, ...]]:
+        query = f"SELECT id,{columns} FROM {table} WHERE id > ? ORDER BY id LIMIT ?"
+        rows = list(journal._rows(query, self._last[table], most))
+        if rows:
+            self._last[table] = rows[-1][0]
+        return [row[1:] for row in rows]
 
 
 def _floats(values: tuple[float | None, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:

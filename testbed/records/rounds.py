@@ -1,14 +1,19 @@
 """`rounds.h5`: a row a round and link. Written once, from the journal; units and axes stand as attributes.
 
+Axes are dimension scales of HDF5 as well, so that xarray and netCDF4 open a group with its dimensions by name:
+`xarray.open_dataset("rounds.h5", group="links/alice>bob", engine="h5netcdf")`; `testbed.open` puts all links together.
+
 /links/tx>rx/   csi (round, rx, tx, subcarrier) complex64, round, time_s, snr_db, cfo_hz, rssi_dbfs, surface
 /rounds/        round, kept, reason, surface, t0_s
 /patterns/DIGEST  levels (row, column) uint8, attribute phase_bits
 /bits/BLOCK/NODE/KIND  (bit,) uint8
+/subcarrier, /row, /column, and rx_antenna and tx_antenna of each link: the scales without values of their own
 /subcarrier_hz  (subcarrier,)
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,38 +83,84 @@ def write(path: Path, journal: JournalReader, start: Start) -> None:
     import h5py
 
     with h5py.File(path, "w") as f:
+        scales = _Scales(f)
         f.attrs.update({"schema": 1, "uid": start.uid, "time": start.time})
         if start.subcarrier_hz is not None:
             axis = f.create_dataset("subcarrier_hz", data=np.asarray(start.subcarrier_hz, dtype=np.float64))
             axis.attrs.update({"units": "Hz", "axes": ["subcarrier"], "long_name": "offset from the carrier"})
+            scales.attach(axis, ["subcarrier"])
         f.create_group("links")
         for link, (n, shape) in journal.links().items():
-            group = f.create_group(f"links/{link}")
-            transmitter, receiver = link.split(">")
-            group.attrs.update({"tx": transmitter, "rx": receiver})
-            at = 0
-            for record in journal.probes(link, shape):
-                columns = _link_columns(record)
-                if at == 0:
-                    for name, values in columns.items():
-                        _dataset(group, name, (n, *values.shape[1:]), values.dtype, LINK_UNITS[name], CSI_AXES)
-                for name, values in columns.items():
-                    group[name][at : at + len(values)] = values.astype(object) if values.dtype.kind == "U" else values
-                at += len(record.rounds)
+            _write_link(f.create_group(f"links/{link}"), link, n, journal.probes(link, shape), scales)
         group = f.create_group("rounds")
         for name, values in _round_columns(journal.rounds()).items():
             data = _dataset(group, name, values.shape, values.dtype, ROUND_UNITS[name], CSI_AXES)
             data[...] = values.astype(object) if values.dtype.kind == "U" else values
+        _scale_rounds(group)
         group = f.create_group("patterns", track_order=True)
         for digest, pattern in journal.patterns().items():
             levels = group.create_dataset(digest, data=pattern.levels)
             levels.attrs.update(
                 {"phase_bits": pattern.phase_bits, "units": "2π/2^phase_bits", "axes": ["row", "column"]}
             )
+            scales.attach(levels, ["row", "column"])
         group = f.create_group("bits")
         for (block, node, kind), values in journal.bits().items():
             data = group.create_dataset(f"{block}/{node}/{kind}", data=values)
             data.attrs.update({"units": "", "axes": ["bit"]})
+            data.make_scale(kind)  # strings differ in length: each is its own dimension
+
+
+def _write_link(group: Any, link: str, n: int, records: Iterable[LinkRecord], scales: _Scales) -> None:
+    transmitter, receiver = link.split(">")
+    group.attrs.update({"tx": transmitter, "rx": receiver})
+    at = 0
+    for record in records:
+        columns = _link_columns(record)
+        if at == 0:
+            for name, values in columns.items():
+                _dataset(group, name, (n, *values.shape[1:]), values.dtype, LINK_UNITS[name], CSI_AXES)
+        for name, values in columns.items():
+            group[name][at : at + len(values)] = values.astype(object) if values.dtype.kind == "U" else values
+        at += len(record.rounds)
+    _scale_rounds(group)
+    if "csi" in group:
+        scales.attach(group["csi"], ["", "", "", "subcarrier"])
+        # these are the link's own: nodes differ in antennas
+        _Scales(group).attach(group["csi"], ["", "rx_antenna", "tx_antenna"])
+
+
+def _scale_rounds(group: Any) -> None:
+    """Make `round` the scale of the first axis of everything else in a group."""
+    if "round" not in group:
+        return
+    group["round"].make_scale("round")
+    for name, data in group.items():
+        if name != "round":
+            data.dims[0].attach_scale(group["round"])
+
+
+class _Scales:
+    """The scales in one group, one a name and length, made when first asked for."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+        self._made: dict[tuple[str, int], Any] = {}
+
+    def attach(self, data: Any, names: Sequence[str]) -> None:
+        """Name the axes of a dataset; '' leaves one alone."""
+        for axis, name in enumerate(names):
+            if name:
+                data.dims[axis].attach_scale(self._scale(name, data.shape[axis]))
+
+    def _scale(self, name: str, n: int) -> Any:
+        if (name, n) not in self._made:
+            full = name if name not in self._group else f"{name}_{n}"  # boards of several shapes in one run
+            scale = self._group.create_dataset(full, data=np.arange(n))
+            scale.attrs.update({"units": "", "axes": [full], "long_name": "place, from 0"})
+            scale.make_scale(full)
+            self._made[name, n] = scale
+        return self._made[name, n]
 
 
 def check(path: Path, journal: JournalReader) -> None:

@@ -1,0 +1,39 @@
+"""The key chain over channels that somebody measured. The package can be called: `testbed.replay(SOURCE, …)`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+class _Callable(ModuleType):
+    """The function that a notebook looks for under `testbed.replay` has the name of the package it lives in."""
+
+    def __call__(
+        self,
+        source: str | Path,
+        *,
+        map: str | Path | None = None,
+        chain: str | Path | None = None,
+        cut: str | None = None,
+        seed: int | None = None,
+    ) -> dict[str, Any]:
+        """Run the key chain over a recorded run, a measured data set or anybody's arrays; return its summary.
+
+        `map` and `chain` are the files of `testbed replay --map --chain` (docs/datasets.md); `cut` restricts to one
+        set of links; `seed` replaces the one of the chain's file or the source.
+
+        Example: `testbed.replay("measured.npz", map="map.toml")["csi_correlation_ab"]`
+
+        Raises InputError in one line for anything that cannot be used.
+        """
+        from testbed import config
+        from testbed.replay.replay import replay
+
+        plan = None if chain is None else config.load_chain(str(chain))
+        return replay(Path(source), plan, cut, seed=seed, map_file=None if map is None else Path(map))
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ from testbed.chain.eavesdropping import EveGuess
 from testbed.chain.knowledge import Knowledge
 from testbed.chain.pipeline import KeyChain
 from testbed.core.antennas import canonical_antennas
-from testbed.core.config import Accounting, Experiment, Training
+from testbed.core.config import Accounting, ChainFile, Experiment, Training
 from testbed.core.errors import DialogueFailed, InputError
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import KeyReport
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import F64, I64, CsiSeries, Features, Key
+from testbed.replay import map as mapping
 from testbed.replay import sources
 from testbed.replay.sources import Cut, EveLinks, Recording
 
@@ -40,20 +41,22 @@ Progress = Callable[[float, str], None]
 
 def replay(
     source: Path,
-    experiment: Experiment | None = None,
+    experiment: Experiment | ChainFile | None = None,
     cut: str | None = None,
     progress: Progress = lambda share, what: None,
     seed: int | None = None,
+    map_file: Path | None = None,
 ) -> dict[str, Any]:
     """Distil keys from a measured data set or a recorded run and return its summary.
 
-    `experiment` replaces the chain, accounting and seed that the source recommends; `cut` restricts to one set of
-    links. The fields of summary.json describe the source's main cut (or `cut`); `cuts` has the same for each,
-    with `eves`: per Eve her correlations, her error rate and the key bits that would be left if she were there.
+    `experiment` replaces the chain, accounting, training and seed that the source recommends, as far as it has them;
+    `map_file` says which arrays of `source` are whose (`replay.map`); `cut` restricts to one set of links. The fields
+    of summary.json describe the source's main cut (or `cut`); `cuts` has the same for each, with `eves`: per Eve her
+    correlations, her error rate and the key bits that would be left if she were there.
     Raises InputError for a source or cut that cannot be used.
     """
     progress(0.0, f"reading {source}")
-    recording = sources.load(source)
+    recording = load(source, map_file)
     if cut is not None and cut not in recording.cuts:
         raise InputError(f"{source}: no cut {cut!r}; accepted: {', '.join(recording.cuts)}")
     main = cut or recording.main
@@ -61,7 +64,7 @@ def replay(
     results = {}
     for i, name in enumerate(names):
         progress(i / len(names), f"cut {name}")
-        results[name] = _replay_cut(recording, recording.cuts[name], experiment, seed)
+        results[name] = _replay_cut(_as_planned(recording.cuts[name], experiment, seed))
     progress(1.0, "done")
     about = {
         "source": recording.name,
@@ -112,14 +115,32 @@ class _Block:
     key: Key | None
 
 
-def _replay_cut(recording: Recording, cut: Cut, experiment: Experiment | None, seed: int | None) -> dict[str, Any]:
+def load(source: Path, map_file: Path | None = None) -> Recording:
+    """Read a source, by the map that describes it where there is one, and check what came of it; raises InputError."""
+    if map_file is None:
+        return sources.load(source)
+    return sources.checked(mapping.load(source, map_file), str(source))
+
+
+def _as_planned(cut: Cut, experiment: Experiment | ChainFile | None, seed: int | None) -> Cut:
+    """Return the cut with what a file says in place of what the source recommends."""
+    if experiment is not None:
+        # a chain that is told comes without the lessons of the one that it replaces
+        lessons = experiment.training or (cut.training if experiment.chain is None else Training())
+        cut = replace(
+            cut,
+            chain=experiment.chain or cut.chain,
+            accounting=experiment.accounting or cut.accounting,
+            training=lessons,
+            seed=cut.seed if experiment.seed is None else experiment.seed,
+        )
+    return cut if seed is None else replace(cut, seed=seed)
+
+
+def _replay_cut(cut: Cut) -> dict[str, Any]:
     started = time.monotonic()
-    plan = cut.chain if experiment is None else experiment.chain
-    accounting = cut.accounting if experiment is None else experiment.accounting
-    if seed is None:
-        seed = cut.seed if experiment is None else experiment.seed
+    plan, accounting, lessons, seed = cut.chain, cut.accounting, cut.training, cut.seed
     feeding = np.arange(cut.alice.h.shape[0]) if cut.key_probes is None else cut.key_probes
-    lessons = cut.training if experiment is None else experiment.training
     size = accounting.block_rounds
     n_blocks = max(1, (feeding.size - lessons.rounds - lessons.guard_rounds * bool(lessons.rounds)) // size)
     chain = KeyChain(plan, accounting, n_blocks)

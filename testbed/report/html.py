@@ -5,13 +5,12 @@ A section whose data are missing says why. Works on closed, live and killed runs
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
 from testbed.records import files, reader, sound
-from testbed.report import sections_channel, sections_key, sections_run, sections_secrecy
 from testbed.report.pieces import figure, missing, number, percent
+from testbed.report.section import sections_of
 from testbed.report.style import CSS
 from testbed.report.view import View, no_summary
 
@@ -31,26 +30,10 @@ def make(folder: Path, baseline: Path | None = None) -> Path:
 
 
 def _render(v: View) -> str:
-    sections: list[tuple[str, str, str, Callable[[View], str]]] = [
-        ("health", "Health", "Health", sections_run.health),
-        *([("baseline", "Baseline", "Against the baseline run", sections_run.baseline)] if v.baseline else []),
-        ("channel", "Channel", "The channel, as each node saw it", sections_channel.channel),
-        ("reciprocity", "Reciprocity", "Does Bob measure what Alice measures? Does Eve?", sections_channel.reciprocity),
-        *([("training", "Training", "What the enhancer learnt from", sections_key.training)] if v.trains else []),
-        ("bits", "Bits", "Bits", sections_key.bits),
-        ("flow", "Where bits went", "Where every bit went", sections_key.flow),
-        ("keys", "Keys", "Keys", sections_key.keys),
-        ("secrecy", "Eves", "Who could know this key", sections_secrecy.who_could_know),
-        ("randomness", "Randomness", "Randomness", sections_key.randomness),
-        ("surface", "Surface", "The surface", sections_channel.surface),
-        ("radio", "SNR and CFO", "SNR and carrier offset", sections_channel.over_time),
-        ("rejections", "Rejections", "Rejections", sections_run.rejections),
-        ("events", "Events", "Events", sections_run.events),
-        ("provenance", "Provenance", "Provenance", sections_run.provenance),
-    ]
+    sections = sections_of(v)
     title = str(v.run.start.experiment.get("title") or "Run")
     nav = "".join(f'<a href="#{key}">{short}</a>' for key, short, _, _ in sections)
-    body = "".join(f'<section id="{key}"><h2>{name}</h2>{fill(v)}</section>' for key, _, name, fill in sections)
+    body = "".join(f'<section id="{key}"><h2>{name}</h2>{inside}</section>' for key, _, name, inside in sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'

@@ -44,6 +44,17 @@ def no_blocks(v: View) -> str:
     return f"No block was distilled{need}."
 
 
+def no_csi(v: View) -> str | None:
+    """Say why there is no channel estimate to be shown, None where there is one."""
+    if any(link.magnitude_db is not None for link in v.links.values()):
+        return None
+    if v.run.start.private:
+        return "Not recorded: in private mode nodes report metrics only, never the channel."
+    if not v.links:
+        return "No probe was received by anybody."
+    return "No channel estimate was recorded."
+
+
 def no_eve(v: View) -> str:
     """Return a paragraph that says why Eve is missing, '' where she is not."""
     if any(link.role == "eve" for link in v.links.values()):

@@ -1,46 +1,31 @@
 """Benches for the contract suites: every driver needs one, and that is all a new driver adds here.
 
-A radio's bench gives two radios in reach of each other; a board's bench gives the board.
+A radio's bench gives two radios in reach of each other, a board's the board, an emulator's an air, a source's files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import msgspec
+import numpy as np
 import pytest
 
 from firmware_ctl.radios import usrp
 from sim_backend.emulators.uhd_standin import Device, UhdStandIn
 from sim_backend.local import world_in_thread
 from testbed.core.config import Multipath, PlacedNode, PlacedSurface, Scene
-from testbed.core.radio import Radio, RadioSettings
-from testbed.core.registry import load_driver
+from testbed.core.radio import RadioSettings
+from testbed.core.registry import find, load_driver, names
 from testbed.core.ris import Board
 from testbed.core.world import DriverContext
-
-
-@dataclass
-class RadioBench:
-    """What the radio suite works with."""
-
-    radio: Radio
-    """Under test."""
-    other: Radio
-    """Hears it and is heard by it."""
-    settings: RadioSettings
-    """Both can be tuned to this, and then hear each other well below clipping and well above noise."""
-    elsewhere: RadioSettings
-    """Another carrier: nothing sent at `settings` is heard there."""
-    start_error_s: float
-    """How far a timed start may be from what was asked."""
-
+from testbed.testing import EmulatorBench, RadioBench, SourceBench
+from testbed.testing.section import record
 
 SIM_SCENE = Scene(
     alice=PlacedNode(position_m=[4.0, 8.0, 1.5]),
@@ -161,3 +146,66 @@ BOARD_BENCHES: dict[str, Callable[[Path], Any]] = {
     "opensourceris": partial(serial_board, "opensourceris"),
     "ris595": partial(serial_board, "ris595", rows=5, columns=7, phase_bits=3),
 }
+
+
+@contextmanager
+def emulator(driver: str, state_dir: Path) -> Iterator[EmulatorBench]:
+    """A twin and its driver on an air of their own."""
+    kind = "boards" if driver in names("boards") else "radios"
+    if driver == "pluto":
+        pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
+    with world_in_thread(SIM_SCENE, seed=11) as endpoint:
+        context = DriverContext(seed=5, world=endpoint, identity=None, state_dir=state_dir)
+        name = "ris" if kind == "boards" else "alice"
+        yield EmulatorBench(find("emulators", driver), load_driver(kind, driver), context, name)
+
+
+# ---------------------------------------------------------------- sources
+
+
+def write_rfm12b(folder: Path) -> Path:
+    rng = np.random.default_rng(2)
+    for stem in (
+        "sniffer_nodeA_B",
+        "sniffer_nodeB_A",
+        "sniffer_nodeE_A",
+        "sniffer_nodeE_B",
+        "static_nodeA",
+        "static_nodeB",
+    ):
+        rows = rng.integers(-90, -60, size=(3, 20))
+        (folder / f"{stem}.txt").write_text("".join(";".join(map(str, row)) + ";&\r\n" for row in rows))
+    return folder
+
+
+def write_openris(folder: Path) -> Path:
+    rng = np.random.default_rng(3)
+    shape = (12, 11, 201, 1)
+    h = rng.normal(size=shape) + 1j * rng.normal(size=shape)
+    both = h + 0.01 * (rng.normal(size=(*shape[:3], 2)) + 1j * rng.normal(size=(*shape[:3], 2)))
+    path = folder / "openris_ff.npz"
+    np.savez(
+        path, freq_hz=np.linspace(3e9, 4e9, 201), tx_105_VV=(1e-3 * both).astype(np.complex64),
+        tx_105_VV_rx_deg=np.arange(0, 36, 3),
+    )  # fmt: skip
+    return path
+
+
+def write_run(folder: Path) -> Path:
+    record(folder / "run", 30)
+    return folder / "run"
+
+
+SOURCE_FILES: dict[str, Callable[[Path], Path]] = {
+    "rfm12b_rssi": write_rfm12b,
+    "openris_vna": write_openris,
+    "run_folder": write_run,
+}
+
+
+@contextmanager
+def source(name: str, folder: Path) -> Iterator[SourceBench]:
+    here, empty = folder / "recording", folder / "empty"
+    here.mkdir()
+    empty.mkdir()
+    yield SourceBench(find("sources", name), SOURCE_FILES[name](here), empty)

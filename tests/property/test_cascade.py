@@ -25,7 +25,7 @@ def test_ends_with_bits_and_an_honest_ledger(n, rate, estimate, seed, variant):
     rng = np.random.default_rng(seed)
     a = rng.integers(0, 2, n, dtype=np.uint8)
     b = a ^ (rng.random(n) < rate).astype(np.uint8)
-    stage = Cascade(variant)
+    stage = Cascade(variant=variant)
     alice, bob = (
         Conversation(stage.alice(Evidence.of(a, estimate), rng)),
         Conversation(stage.bob(Evidence.of(b, estimate), rng)),

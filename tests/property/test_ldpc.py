@@ -25,7 +25,7 @@ def test_corrected_or_refused_never_silently_wrong(n, rate, estimate, rounds, se
     rng = np.random.default_rng(seed)
     a = rng.integers(0, 2, n, dtype=np.uint8)
     b = a ^ (rng.random(n) < rate).astype(np.uint8)
-    stage = Ldpc(rounds)
+    stage = Ldpc(rounds=rounds)
     alice = Conversation(stage.alice(Evidence.of(a, estimate), rng))
     bob = Conversation(stage.bob(Evidence.of(b, estimate), rng))
     to_bob, steps = alice.advance() + [m for m in bob.advance()], 0

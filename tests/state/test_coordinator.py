@@ -516,8 +516,9 @@ def test_a_receiver_that_keeps_missing_frames_gets_a_wider_window() -> None:
     stage = Stage(deaf, rounds=14)
     stage.join()
     margins = [b.margin_s for n, b in stage.told if isinstance(b, m.Probe) and n == "bob"]
-    assert margins[0] == margins[3]
-    assert margins[6] > margins[5] > margins[4] > margins[0]
+    # until then it widens by what two crystals may have run apart since the clock was read, and no more
+    assert margins[3] <= margins[0] + 3 * 44e-6 * stage.state.experiment.probing.interval_s
+    assert margins[6] > margins[5] > margins[4] > margins[3] + 2e-6
     assert margins[-1] == margins[0]  # heard again
 
 
@@ -735,7 +736,8 @@ def test_a_clock_is_learned_once_although_rounds_are_planned_ahead() -> None:
     errors = [abs(base - true_base_s) for base in bases]
     assert errors[0] > 2e-6
     assert errors[-1] < 0.1e-6
-    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(errors))
+    # once it is corrected, what is left is how the error is shared between offset and rate
+    assert all(later <= max(earlier, 0.2e-6) for earlier, later in pairwise(errors)), errors
 
 
 def training_report(block: int, failure: str | None = None) -> m.Trained:

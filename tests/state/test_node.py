@@ -9,6 +9,7 @@ import pytest
 
 from testbed.core.config import Accounting, ChainPlan, ProbingPlan, RadioPlan
 from testbed.core.ledger import PublicMessage
+from testbed.core.outcomes import KeyReport, SurfaceRecord
 from testbed.core.types import CsiFrame, Key
 from testbed.net import messages as m
 from testbed.nodes import events as e
@@ -33,9 +34,12 @@ def configure(**changes: Any) -> m.Configure:
 
 
 class Trio:
-    """Alice, Bob and Eve with a shared fading channel; Eve's is her own, or a noisy copy of Bob's."""
+    """Alice, Bob and Eve with a shared fading channel; Eve's is her own, or a noisy copy of Bob's.
 
-    def __init__(self, eve_sees: float = 0.0, **changes: Any) -> None:
+    rounds_again: the second half of the rounds comes on the channels of the first.
+    """
+
+    def __init__(self, eve_sees: float = 0.0, rounds_again: bool = False, **changes: Any) -> None:
         self.nodes = {role: NodeState(role, secret_seed=i) for i, role in enumerate(("alice", "bob", "eve"))}
         self.reports: dict[str, list[Any]] = {role: [] for role in self.nodes}
         self.keys: dict[str, Key] = {}
@@ -49,6 +53,8 @@ class Trio:
             )
 
         common, own = fading(), fading()
+        if rounds_again:
+            common[len(ROUNDS) // 2 :] = common[: len(ROUNDS) // 2]
         for role, node in self.nodes.items():
             self.take(role, e.Received(m.Welcome(run="r", lost_after_s=10.0)))
             node.handle(e.Received(configure(**changes)))
@@ -90,8 +96,8 @@ class Trio:
         self.take("eve", e.Received(m.Attack(block=0, rounds=ROUNDS, public_messages=heard)))
         return self.last("eve", m.Attacked).report
 
-    def amplify(self, eve: Any) -> None:
-        order = m.Amplify(block=0, eve=eve, timeout_s=5.0)
+    def amplify(self, eve: Any, block: int = 0) -> None:
+        order = m.Amplify(block=block, eve=eve, timeout_s=5.0)
         self.take("bob", e.Received(order))
         self.take("alice", e.Received(order))
 
@@ -367,3 +373,93 @@ def test_a_reconciliation_message_that_was_tampered_with_costs_the_block_and_no_
         assert all((r.failure is None) == r.verified for r in reports)
     assert tampered_with
     assert trio.keys == {}
+
+
+# ---------------------------------------------------------------- what Alice takes into account
+
+
+def record(n: int = len(ROUNDS), **changes: Any) -> SurfaceRecord:
+    return SurfaceRecord(**{"states": tuple(range(n)), **changes})
+
+
+@pytest.mark.parametrize(
+    "surface",
+    [
+        record(3),
+        record(levels=b"\0" * 7),
+        record(levels=b"\0" * 4 * len(ROUNDS), phase_bits=9),
+        record(levels=b"", phase_bits=1),
+    ],
+    ids=["other rounds", "torn levels", "phase bits", "no element"],
+)
+def test_a_surface_record_that_does_not_fit_costs_the_block_and_not_the_node(surface: SurfaceRecord) -> None:
+    trio = Trio()
+    trio.distil()
+    trio.take("alice", e.Received(m.Amplify(block=0, eve=None, timeout_s=5.0, surface=surface)))
+    failed = trio.last("alice", m.Failed)
+    assert failed.operation == "amplify"
+    assert "accepted" in failed.detail
+    assert "\n" not in failed.detail
+    assert trio.nodes["alice"].name == "ready"
+    assert trio.keys == {}
+
+
+def test_private_mode_tells_nothing_that_follows_from_alices_string() -> None:
+    trio = Trio(experiment_mode=False)
+    trio.distil()
+    trio.amplify(trio.attack())
+    said = trio.last("alice", m.Amplified).report
+    bare = KeyReport(block=0, key_bits=trio.keys["alice"].bits.size, eve_measured=True, entropy="estimated")
+    assert said == bare
+    amplify = next(x.message for x in trio.transcript if x.message.kind == "amplify")
+    assert set(amplify.body) == {"block", "bits", "leaked", "length", "seed"}
+
+
+def test_a_private_block_without_a_key_tells_the_reason_and_no_entropy() -> None:
+    trio = Trio(eve_sees=0.97, experiment_mode=False)
+    trio.distil()
+    trio.amplify(trio.attack())
+    said = trio.last("alice", m.Amplified).report
+    assert said == KeyReport(block=0, key_bits=0, eve_measured=True, failure="entropy_exhausted")
+
+
+def test_what_is_measured_again_makes_no_second_key() -> None:
+    """The second block comes on the first one's channel: Eve is taken to know all of that block."""
+    trio = Trio(rounds_again=True, blocks=2, accounting=Accounting(epsilon_log2=32, assumed_eve_correlation=0.0))
+    half = len(ROUNDS) // 2
+    lengths = []
+    for block, rounds in enumerate((ROUNDS[:half], ROUNDS[half:])):
+        order = m.Distil(block=block, rounds=rounds, timeout_s=5.0)
+        trio.take("alice", e.Received(order))
+        trio.take("bob", e.Received(order))
+        trio.take("bob", e.Received(m.Amplify(block=block, eve=None, timeout_s=5.0)))
+        trio.take("alice", e.Received(m.Amplify(block=block, eve=None, timeout_s=5.0)))
+        lengths.append(trio.last("alice", m.Amplified).report)
+    assert lengths[0].min_entropy_per_bit > 0.4
+    assert lengths[1].min_entropy_per_bit < 0.1
+    assert lengths[1].key_bits == 0
+    assert lengths[1].limiting.startswith("recurrence")
+
+
+def test_a_block_that_failed_or_was_given_up_counts_as_known() -> None:
+    trio = Trio(rounds_again=True, blocks=2, accounting=Accounting(epsilon_log2=32, assumed_eve_correlation=0.0))
+    half = len(ROUNDS) // 2
+    order = m.Distil(block=0, rounds=ROUNDS[:half], timeout_s=5.0)
+    trio.take("alice", e.Received(order))
+    trio.take("bob", e.Received(order))
+    for role in ("alice", "bob"):  # Bob hears Alice's first word of block 1 before he is told to abandon block 0
+        trio.take(role, e.Received(m.Abandon(block=0, reason="eve was slow")))
+        trio.take(role, e.Received(m.Distil(block=1, rounds=ROUNDS[half:], timeout_s=5.0)))
+    assert trio.last("bob", m.Agreed).report.block == 1
+    trio.amplify(None, block=1)
+    assert trio.last("alice", m.Amplified).report.min_entropy_per_bit < 0.1
+
+
+def test_eves_features_are_reported_by_antenna_and_link() -> None:
+    trio = Trio()
+    trio.distil()
+    report = trio.attack()
+    assert sorted(series.name for series in report.heard) == ["eve.0:alice", "eve.0:bob"]
+    for series in report.heard:
+        assert len(series.rounds) == 8 * len(ROUNDS)
+        assert len(series.values) == 4 * len(ROUNDS) * series.dimensions

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from testbed import config
-from testbed.core import registry, seeds
+from testbed.core import registry
 from testbed.core.config import Lab, RadioPlan
 from testbed.core.errors import DeviceTimeout
 from testbed.core.ris import Board
@@ -118,7 +118,7 @@ def test_the_command_prints_one_line_a_finding(tmp_path: Path) -> None:
     lines = said.stdout.splitlines()
     assert [x[:3] for x in lines].count("fix") == 1
     (line,) = (x for x in lines if x.startswith("fix"))
-    assert line.startswith("fix alice: driver: no driver 'simm'")
+    assert line.startswith("fix alice: driver: no radio driver is called 'simm'")
     assert "pluto" in line
     assert any(x.startswith("ok  bob → eve: link: SNR") for x in lines)
     said = subprocess.run([*command[:4], "--lab", "sim", "--json"], capture_output=True, timeout=60)
@@ -302,13 +302,12 @@ def test_emulated_plutos_are_measured_through_libiio() -> None:
     pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
     diagnosis = examine("wire", repeats=16)
     assert wrong(diagnosis) == []
-    lab = config.load_lab("wire")
-    # the emulated crystals are drawn from these seeds
-    ppm = {
-        n: float(seeds.generator(seeds.derive(0, lab.name, n), n, "crystal").uniform(-10, 10)) for n in diagnosis.radios
-    }
+    ppm = {"alice": 12.0, "bob": -8.0, "eve": 20.0}
     for rx, tx in (("alice", "bob"), ("bob", "alice"), ("eve", "alice"), ("eve", "bob")):
         assert diagnosis.radios[rx].cfo_hz[tx] == pytest.approx(2.4e3 * (ppm[tx] - ppm[rx]), abs=500)
+    for name, found in diagnosis.radios.items():
+        assert found.correction_ppm == pytest.approx(ppm[name] - ppm["alice"], abs=0.2)
+        assert found.reference == "alice"
     table = diagnosis.radios["eve"].gain_table
     assert table[-1].rssi_dbfs - table[0].rssi_dbfs == pytest.approx(30.0, abs=1.0)
     for name in ("alice", "bob"):
@@ -365,3 +364,99 @@ def test_gain_is_judged(rssi_dbfs: list[float], clipped: list[float], fix: str) 
     ]
     _, advice = doctor.judge_gain(table, 10.0, -70.0)
     assert (fix in advice) if fix else advice == ""
+
+
+def test_with_an_experiment_everything_that_a_device_cannot_do_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
+    plan = config.load_experiment("mobile_room")
+    diagnosis = doctor.examine(config.load_lab("wire"), "wire", plan.radio, 4, experiment=plan)
+    assert {s for s, check in wrong(diagnosis) if check == "limits"} == {"alice", "bob", "eve"}
+    found = the(diagnosis, "bob", "limits")
+    assert "'carrier_hz': 5.8e+09, accepted: 3.25e+08 to 3.8e+09" in found.detail
+    assert "[radio] of the experiment (nearest: 3.8e+09)" in found.fix
+
+
+def test_an_experiments_own_probes_are_measured_and_corrections_are_kept(tmp_path: Path) -> None:
+    """Crystals 12 ppm fast and 8 ppm slow at 5.8 GHz and 1 MS/s: 116 kHz, beyond any frame's own acquisition."""
+    changes = [
+        (
+            f'[node.{name}]\nrole = "{name}"\ndriver = "sim"',
+            f'[node.{name}]\nrole = "{name}"\ndriver = "sim"\nrx_gain_db = 25.0\n'
+            f"options = {{ cfo_ppm = {ppm}, timed = false }}",
+        )
+        for name, ppm in {"alice": 12.0, "bob": -8.0, "eve": 20.0}.items()
+    ]
+    lab = lab_file(tmp_path, *changes)
+    plan = config.load_experiment("onair_first_key")
+    radio = RadioPlan(carrier_hz=5.8e9, sample_rate_hz=1e6)
+    diagnosis = doctor.examine(config.load_lab(lab), lab, radio, 4, experiment=plan)
+    assert [w for w in wrong(diagnosis) if w[1] in ("link", "frequency", "limits")] == []
+    for name, ppm in (("alice", 0.0), ("bob", -20.0), ("eve", 8.0)):
+        found = diagnosis.radios[name]
+        assert found.correction_ppm == pytest.approx(ppm, abs=0.1)
+        folder = processes.node_state_dir(config.load_lab(lab), name)
+        stored = calibration.read(folder, {"serial": found.serial})
+        assert stored is not None
+        assert stored.correction_ppm == found.correction_ppm
+    assert diagnosis.radios["bob"].cfo_hz["alice"] == pytest.approx(5.8e3 * 20.0, abs=300)
+    assert diagnosis.radios["bob"].settings["sample_rate_hz"] == 1e6
+    # what the lab file gives is held against the device that is there
+    text = Path(lab).read_text().replace('role = "bob"', 'role = "bob"\ncorrection_ppm = -12.0', 1)
+    Path(lab).write_text(text)
+    again = doctor.examine(config.load_lab(lab), lab, radio, 4, experiment=plan)
+    assert "set correction_ppm = -20.0" in the(again, "bob", "frequency").fix
+    assert "[node.bob]" in the(again, "bob", "frequency").fix
+
+
+def test_another_machines_missing_certificate_is_not_this_devices_fault(tmp_path: Path) -> None:
+    lab = lab_file(tmp_path, ('role = "bob"', 'role = "bob"\nlocal = false\nhost = "192.0.2.7"'))
+    Path(lab).write_text(Path(lab).read_text() + "\n[coordinator]\nport = 45999\n")
+    text = Path(lab).read_text().replace('role = "alice"', 'role = "alice"\nport = 45997')
+    Path(lab).write_text(text)
+    place = config.load_lab(lab)
+    processes.make_keys(place, processes.local_names(place))
+    diagnosis = examine(lab, repeats=4)
+    assert wrong(diagnosis) == [("bob", "transport key")]
+    assert "copy it from 192.0.2.7" in the(diagnosis, "bob", "transport key").fix
+    assert the(diagnosis, "alice", "device").ok
+    assert the(diagnosis, "alice → eve", "link").ok
+    assert "testbed doctor bob" in the(diagnosis, "bob", "elsewhere").detail
+
+
+@pytest.mark.parametrize("how", ["by its host", "by name"])
+def test_a_remote_nodes_own_machine_is_recognised_and_others_secrets_are_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The file was written for the coordinator's machine; this is Bob's."""
+    host, there = "127.0.0.7", 'host = "192.0.2.1"'
+    lab = lab_file(
+        tmp_path,
+        ('pace = "virtual"', 'pace = "virtual"\nlocal = true'),
+        ("[node.alice]", f"[coordinator]\n{there}\nport = 45999\n[node.alice]\n{there}\nport = 45997"),
+        ("[node.bob]", f'[node.bob]\nlocal = false\nhost = "{host}"'),
+    )  # fmt: skip
+    place = config.load_lab(lab)
+    if how == "by its host":
+        assert doctor._here(place, None) == {"bob"}  # 127.0.0.7 is an address of every machine
+    here = doctor._here(place, ["bob"] if how == "by name" else None)
+    notes = doctor._Notes(lambda _: None)
+    processes.make_keys(place, ["bob"])
+    doctor._keys(place, here, notes)
+    asked = {(f.subject, f.detail.rsplit(".", 1)[-1].split()[0]) for f in notes.all if not f.ok}
+    assert asked == {(n, "public") for n in ("coordinator", "world", "alice", "eve", "ris")}
+
+
+def test_advice_names_the_option_and_its_value(tmp_path: Path) -> None:
+    weak = examine(lab_file(tmp_path, ("tx_gain_db = -6.0", "tx_gain_db = -60.0")), repeats=4)
+    assert "raise tx_gain_db to -40 in [node.alice]" in the(weak, "alice → eve", "link").fix
+    loud = examine(lab_file(tmp_path, ("tx_gain_db = -6.0", "tx_gain_db = 20.0\nrx_gain_db = 60.0")), repeats=4)
+    fix = the(loud, "alice", "gain").fix
+    assert fix.startswith("lower rx_gain_db to ")
+    assert fix.endswith(" in [node.alice]")
+
+
+def test_a_receive_only_radio_is_measured_as_eves(tmp_path: Path) -> None:
+    lab = lab_file(tmp_path, ('role = "eve"', 'role = "eve"\noptions = { receive_only = true }'))
+    diagnosis = examine(lab, repeats=4)
+    assert wrong(diagnosis) == []
+    assert set(diagnosis.radios["eve"].heard) == {"alice", "bob"}

@@ -119,7 +119,7 @@ def test_a_refused_option_of_an_emulated_board_names_file_table_and_key(tmp_path
     assert done.returncode == 2
     assert f"{tmp_path / 'odd.toml'}: table [world.emulators.ris]: " in done.stderr
     assert "speed" in done.stderr
-    assert "accepted keys: baud" in done.stderr
+    assert "accepted: baud" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

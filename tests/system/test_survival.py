@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -40,8 +41,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def fill(disk: Path, leave_bytes: int) -> Path:
     filler = disk / "filler"
-    with filler.open("wb") as f:
-        f.write(bytes(max(0, files.free_bytes(disk) - leave_bytes)))
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as f:  # the run writes beside us
+        while (room := files.free_bytes(disk) - leave_bytes) > 0:
+            f.write(bytes(min(room, 1 << 20)))
     return filler
 
 
@@ -126,6 +128,7 @@ def other_key(folder: Path, name: str) -> str:
 def test_a_key_that_the_coordinator_does_not_know_is_told_on_both_sides(site: Site) -> None:
     site.lab.write_text(site.lab.read_text() + "join_timeout_s = 8.0\n")
     keys = processes.lab_folder(config.load_lab(str(site.lab))) / "transport"
+    when(site.start("sim").stdout, lambda line: "endpoint" in line)
     coordinator = site.start_coordinator("--rounds", "10")
     when(coordinator.stderr, lambda line: "waiting for" in line)  # it has read the keys: now Bob makes his anew
     (keys / "bob.secret").unlink()
@@ -143,6 +146,7 @@ def test_a_key_that_the_coordinator_does_not_know_is_told_on_both_sides(site: Si
 def test_a_stale_key_of_the_coordinator_is_told_by_the_node(site: Site, tmp_path: Path) -> None:
     site.lab.write_text(site.lab.read_text() + "join_timeout_s = 8.0\n")
     keys = processes.lab_folder(config.load_lab(str(site.lab))) / "transport"
+    when(site.start("sim").stdout, lambda line: "endpoint" in line)
     coordinator = site.start_coordinator("--rounds", "10")
     when(coordinator.stderr, lambda line: "waiting for" in line)
     (keys / "coordinator.public").write_text(other_key(tmp_path / "stale", "coordinator"))

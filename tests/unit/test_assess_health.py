@@ -2,6 +2,10 @@ import numpy as np
 import pytest
 
 from testbed.assess import health
+from testbed.assess.checks.gain_steps import gain_steps
+from testbed.assess.checks.pairing import pairing
+from testbed.assess.checks.reciprocal_variation import reciprocal_variation
+from testbed.assess.checks.slow_drift import slow_drift
 from testbed.core.stages import Verdict
 
 N, D = 240, 8
@@ -37,7 +41,7 @@ def test_a_good_bench_passes_every_check() -> None:
 
 def test_static_channel_is_named_as_such() -> None:
     h = np.tile(fading(1)[:1], (N, 1))
-    verdict = health.reciprocal_variation(heard(h, 2), heard(h, 3))
+    verdict = reciprocal_variation(heard(h, 2), heard(h, 3))
     assert not verdict.ok
     assert "static" in verdict.detail
     assert verdict.values["common_std_db"] < verdict.values["own_std_db"]
@@ -47,7 +51,7 @@ def test_slow_drift_is_not_mistaken_for_fading() -> None:
     drift = np.cumsum(np.random.default_rng(4).normal(size=(N, 1)), axis=0)
     rng = np.random.default_rng(5)
     a, b = drift + 1.5 * rng.normal(size=(N, 1)), drift + 1.5 * rng.normal(size=(N, 1))
-    verdict = health.slow_drift(a, b)
+    verdict = slow_drift(a, b)
     assert not verdict.ok
     assert verdict.values["r"] > 0.8
 
@@ -55,14 +59,14 @@ def test_slow_drift_is_not_mistaken_for_fading() -> None:
 @pytest.mark.parametrize("shift", [1, -3, 20])
 def test_wrong_pairing_is_found_with_its_shift(shift: int) -> None:
     h = fading(6)
-    verdict = health.pairing(np.roll(heard(h, 7), shift, axis=0), heard(h, 8))
+    verdict = pairing(np.roll(heard(h, 7), shift, axis=0), heard(h, 8))
     assert not verdict.ok
     assert verdict.values["best_shift"] == shift
 
 
 def test_unrelated_ends_are_not_called_wrongly_paired() -> None:
     for seed in range(10):
-        assert health.pairing(heard(fading(seed), 1), heard(fading(50 + seed), 2)).ok
+        assert pairing(heard(fading(seed), 1), heard(fading(50 + seed), 2)).ok
 
 
 def test_stuck_receiver_is_found_by_name() -> None:
@@ -80,7 +84,7 @@ def test_gain_step_at_one_end_is_found_and_placed(end: str, sign: float) -> None
     h = fading(14)
     a, b = heard(h, 15), heard(h, 16)
     (a if end == "Alice" else b)[150:] += sign * 6.0
-    verdict = health.gain_steps(a, b)
+    verdict = gain_steps(a, b)
     assert not verdict.ok
     assert verdict.values["steps"] == 1.0
     assert verdict.values["largest_db"] == pytest.approx(6.0, abs=0.5)
@@ -92,7 +96,7 @@ def test_gain_step_at_one_end_is_found_and_placed(end: str, sign: float) -> None
 def test_step_of_the_channel_itself_is_no_gain_step() -> None:
     h = fading(17)
     h[150:] *= 4.0
-    assert health.gain_steps(heard(h, 18), heard(h, 19)).ok
+    assert gain_steps(heard(h, 18), heard(h, 19)).ok
 
 
 def test_eve_absent_and_eve_too_close() -> None:

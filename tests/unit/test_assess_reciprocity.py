@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from testbed.assess import compare, health
+from testbed.assess.checks.reciprocity import reciprocity
 
 N, D = 200, 32
 
@@ -22,7 +23,7 @@ def level_db(h: Any, snr_db: float, seed: int) -> Any:
 
 
 def verdict(a: Any, b: Any, snr_db: float) -> Any:
-    return health.reciprocity(a, b, np.full(N, snr_db), np.full(N, snr_db))
+    return reciprocity(a, b, np.full(N, snr_db), np.full(N, snr_db))
 
 
 @pytest.mark.parametrize("snr_db", [12.0, 20.0, 35.0])
@@ -56,7 +57,7 @@ def test_where_noise_may_explain_it_nothing_is_claimed() -> None:
     found = verdict(level_db(gaussian(1, N, D), 5, 2), level_db(gaussian(7, N, D), 5, 3), 5)
     assert found.ok
     assert "too noisy" in found.detail
-    assert health.reciprocity(*(np.full((N, D), np.nan),) * 2, *(np.full(N, np.nan),) * 2).ok
+    assert reciprocity(*(np.full((N, D), np.nan),) * 2, *(np.full(N, np.nan),) * 2).ok
     assert "reciprocity" not in {v.check for v in health.check(np.zeros((0, D)), np.zeros((0, D)), None)}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from sim_backend.emulators._options import emulator_options
 from sim_backend.emulators.pluto import PlutoOptions
-from sim_backend.emulators.uhd_standin import check_options
+from sim_backend.server import SimWorld
 from testbed import config
 from testbed.chain.csi.least_squares import LeastSquares
 from testbed.chain.probing.ofdm import Ofdm
@@ -107,7 +107,11 @@ def test_an_unknown_policy_is_refused_in_one_line(tmp_path: Path) -> None:
     for before, after, words in (
         ('policy = "svd"', 'policy = "psychic"', r"table \[beams\].*accepted: .*svd"),
         ("sound_every = 25", "sound_every = 1", r"table \[beams\]: key 'sound_every'"),
-        ('policy = "svd"', 'policy = "svd"\noptions = { taps = 3 }', "no option 'taps'"),
+        (
+            'policy = "svd"',
+            'policy = "svd"\noptions = { taps = 3 }',
+            r"table \[beams\.options\]: unknown key 'taps'; accepted: none",
+        ),
     ):
         path.write_text(text.replace(before, after))
         with pytest.raises(InputError, match=words) as refused:
@@ -119,7 +123,7 @@ def test_emulated_and_real_radios_have_one_antenna_and_say_so() -> None:
     with pytest.raises(InputError, match=r"emulators.alice.*n_antennas"):
         emulator_options("alice", {"n_antennas": 4}, PlutoOptions)
     with pytest.raises(InputError, match=r"emulators.bob.*n_antennas"):
-        check_options("bob", {"n_antennas": 4})
+        SimWorld.emulate("bob", "usrp", None, {"n_antennas": 4})  # type: ignore[arg-type]
     for driver in ("pluto", "usrp"):
         kind = registry.load_driver("radios", driver).options_type
         with pytest.raises(InputError, match=r"node.alice.*n_antennas"):

@@ -5,7 +5,7 @@ import pytest
 
 from testbed.chain.dialogue import Conversation, run
 from testbed.chain.reconcile.cascade import ANSWER, ASK, VARIANTS, Cascade
-from testbed.core.errors import DialogueFailed
+from testbed.core.errors import DialogueFailed, InputError
 from testbed.core.ledger import PublicMessage
 from testbed.core.seeds import permutation
 from testbed.core.stages import Evidence
@@ -24,7 +24,7 @@ def strings(n: int, rate: float, seed: int):
 
 
 def discuss(a, b, estimate: float, variant: str = "weighted", seed: int = 0):
-    stage = Cascade(variant)
+    stage = Cascade(variant=variant)
     rng = np.random.default_rng(seed)
     _, bob, transcript = run(stage.alice(Evidence.of(a, estimate), rng), stage.bob(Evidence.of(b, estimate), rng))
     return bob, [m for _, m in transcript]
@@ -114,8 +114,8 @@ def test_unrelated_strings_fail_explicitly():
 
 
 def test_unknown_variant_is_refused():
-    with pytest.raises(ValueError, match="accepted: original"):
-        Cascade("best")
+    with pytest.raises(InputError, match="accepted: 'original'"):
+        Cascade(variant="best")
 
 
 def test_alice_that_contradicts_herself_is_found_out():

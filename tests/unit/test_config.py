@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from testbed import cli, config
 from testbed.core import registry
 from testbed.core.config import Experiment, Lab, to_dict
 from testbed.core.errors import InputError
+from testbed.core.options import StageOptions
 
 GOOD = """
 schema = 1
@@ -80,18 +82,26 @@ def refusal(tmp_path: Path, text: str, lab: bool = False) -> str:
         (
             "interval_s = 0.05",
             'estimator_options = { min_snr_db = "x" }',
-            ["[probing]", "option types", "min_snr_db = 'x'", "float"],
+            ["[probing.estimator_options]", "'min_snr_db': 'x' given", "`float`", "numbers from -20 to 60"],
         ),
-        ("[accounting]", "[chain]\nquantize_options = { bits = 2.5 }\n[accounting]", ["[chain]", "bits = 2.5", "int"]),
+        (
+            "[accounting]",
+            "[chain]\nquantize_options = { bits = 2.5 }\n[accounting]",
+            ["[chain.quantize_options]", "'bits': 2.5 given", "`int`", "1 to 4"],
+        ),
         ("schema = 1", "", ["missing 'schema'"]),
         ("[scene.alice]\nposition_m = [2.0, 3.0, 1.5]", "", ["[scene]", "missing 'alice'"]),
         ("position_m = [2.0, 3.0, 1.5]", "position_m = [2.0, 3.0]", ["[scene.alice]", "'position_m'", "3"]),
         ("position_m = [2.0, 3.0, 1.5]", "", ["[scene.alice]", "'position_m'", "'near'"]),
-        ("[accounting]", '[chain]\nquantize = "scalr"\n\n[accounting]', ["[chain]", "'scalr'", "scalar"]),
+        (
+            "[accounting]",
+            '[chain]\nquantize = "scalr"\n\n[accounting]',
+            ["[chain]", "'quantize'", "'scalr'", "did you mean 'scalar'"],
+        ),
         (
             "[accounting]",
             "[chain]\nquantize_options = { bit = 2 }\n\n[accounting]",
-            ["[chain]", "'bit'", "bits"],
+            ["[chain.quantize_options]", "unknown key 'bit'", "did you mean 'bits'", "accepted: bits, guard"],
         ),
         ("[accounting]", '[surface]\npolicy = "random"\n\n[accounting]', ["[surface]", "[scene.surface]"]),
         ("interval_s = 0.05", 'schedule = "A>E B>AE"', ["[probing]", "'schedule'", "A>B"]),
@@ -193,16 +203,44 @@ def test_json_schema_knows_every_table() -> None:
         assert word in text
 
 
-def test_a_type_that_only_the_stage_itself_refuses_is_told_with_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A third party's stage may have no annotations."""
+def test_json_schema_holds_the_options_of_what_is_chosen() -> None:
+    schema = config.json_schema(Experiment)
+    scalar = schema["$defs"]["quantize.scalar"]["properties"]
+    assert scalar["bits"] == {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 4,
+        "default": 2,
+        "description": "Per feature.",
+    }
+    assert not schema["$defs"]["quantize.scalar"]["additionalProperties"]
+    rules = schema["$defs"]["ChainPlan"]["allOf"]
+    chosen = {"properties": {"quantize": {"const": "scalar"}}, "required": ["quantize"]}
+    assert [r["then"] for r in rules if r["if"] == chosen] == [
+        {"properties": {"quantize_options": {"$ref": "#/$defs/quantize.scalar"}}}
+    ]
+    assert schema["$defs"]["policy.sweep"]["required"] == ["codebook"]
+    assert "listens this much longer" in schema["$defs"]["ProbingPlan"]["properties"]["guard_s"]["description"]
+    lab = config.json_schema(Lab)["$defs"]
+    assert "Hardware serial number" in lab["radios.pluto"]["properties"]["serial"]["description"]
+    assert any(r["if"]["properties"]["role"] == {"const": "ris"} for r in lab["NodePlace"]["allOf"])
+    # every reference leads somewhere
+    text = msgspec.json.encode(schema).decode()
+    for name in set(re.findall(r'"#/\$defs/([^"]+)"', text)):
+        assert name in schema["$defs"], name
+
+
+def test_a_stage_that_does_not_take_its_own_options_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third party's stage may have a constructor that does not fit its struct."""
 
     class Stage:
-        def __init__(self, depth=1):  # type: ignore[no-untyped-def]
-            if depth < 0:
-                raise ValueError
+        options_type = StageOptions
 
-    monkeypatch.setattr(registry, "stage_class", lambda stage, name: Stage)
-    with pytest.raises(InputError, match=r"option types.*depth = 'x'"):
+        def __init__(self) -> None:
+            raise AssertionError
+
+    monkeypatch.setattr(registry, "find", lambda kind, name: Stage)
+    with pytest.raises(InputError, match=r"enhance 'deep': cannot be built from its options: depth = 'x'"):
         registry.make_stage("enhance", "deep", {"depth": "x"})
 
 
@@ -230,6 +268,38 @@ def test_drivers_that_are_not_installed_are_named_before_anything_starts(name: s
             config.check_drivers(lab, "mine.toml", [name])
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("carrier_hz", 7e9, ["table [radio]: key 'carrier_hz': 7e+09", "7e+07 to 6e+09", "'sim'", "[node.alice]"]),
+        ("sample_rate_hz", 1e3, ["table [radio]: key 'sample_rate_hz': 1000", "200000 to 6.144e+07"]),
+    ],
+)
+def test_what_no_device_of_a_driver_can_be_tuned_to_is_refused_before_the_run(
+    key: str, value: float, words: list[str]
+) -> None:
+    lab, plan = config.load_lab("sim"), config.load_experiment("static_room")
+    config.check_run(plan, "mine.toml", lab)
+    setattr(plan.radio, key, value)
+    config.check_run(plan, "mine.toml")
+    with pytest.raises(InputError) as caught:
+        config.check_run(plan, "mine.toml", lab)
+    for word in ["mine.toml", "lab sim", *words]:
+        assert word in str(caught.value)
+    for place in lab.node.values():
+        place.driver = "not-installed-here"
+    config.check_run(plan, "mine.toml", lab)
+
+
+@pytest.mark.parametrize(("key", "value"), [("tx_gain_db", 20.5), ("rx_gain_db", -1.0)])
+def test_gains_beyond_a_drivers_limits_are_refused_before_the_run(key: str, value: float) -> None:
+    lab = config.load_lab("sim")
+    setattr(lab.node["bob"], key, value)
+    with pytest.raises(InputError, match=rf"mine.toml: table \[node.bob\]: key '{key}': {value:g}, accepted: .*'sim'"):
+        config.check_drivers(lab, "mine.toml")
+    config.check_drivers(lab, "mine.toml", ["alice"])
+
+
 def test_the_command_checks_drivers_before_it_makes_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(LAB.replace('driver = "sim"\ntx_gain_db', 'driver = "smi"\ntx_gain_db', 1))
@@ -244,9 +314,9 @@ def test_the_command_checks_drivers_before_it_makes_a_folder(tmp_path: Path, mon
     ("driver", "options", "words"),
     [
         ("sim", "noise_figur_db = 3", ["noise_figur_db", "noise_figure_db"]),
-        ("pluto", 'sreial = "1234"', ["sreial", "uri, serial, timeout_s"]),
+        ("pluto", 'sreial = "1234"', ["sreial", "did you mean 'serial'", "accepted: serial, timeout_s, uri"]),
         ("pluto", 'timeout_s = "long"', ["timeout_s", "float"]),
-        ("usrp", 'adr = "type=b200"', ["adr", "addr, serial"]),
+        ("usrp", 'adr = "type=b200"', ["adr", "did you mean 'addr'"]),
     ],
 )
 def test_the_command_checks_options_before_it_makes_a_folder(
@@ -259,7 +329,7 @@ def test_the_command_checks_options_before_it_makes_a_folder(
     for arguments in (["run", "static_room", "--out", str(tmp_path / "runs")], ["node", "alice"]):
         with pytest.raises(InputError) as caught:
             cli.app([*arguments, "--lab", str(path)], standalone_mode=False)
-        for word in ["mine.toml: table [node.alice.options]", "accepted keys", *words]:
+        for word in ["mine.toml: table [node.alice.options]", "accepted", *words]:
             assert word in str(caught.value)
         assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.toml"]

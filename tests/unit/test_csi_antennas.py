@@ -61,7 +61,7 @@ def test_every_pair_is_estimated_as_well_as_a_single_antenna(n_rx: int, n_tx: in
 def test_smoothing_helps_every_pair() -> None:
     ls, mmse = (
         np.mean([error(e.estimate_antennas(*(b := sounded(4, 4, 8.0, seed))[:2]), b[2]) for seed in range(6)])
-        for e in (LeastSquares(), Mmse(2 / RATE_HZ))
+        for e in (LeastSquares(), Mmse(rms_delay_s=2 / RATE_HZ))
     )
     assert 10 * np.log10(ls / mmse) > 3
 

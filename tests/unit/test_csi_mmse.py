@@ -45,14 +45,16 @@ def mean_errors(rms_samples, snr_db, estimators, n=30):
 
 @pytest.mark.parametrize("rms_samples", [1, 3, 6])
 def test_better_than_least_squares_at_5_db(rms_samples):
-    ls, mmse = mean_errors(rms_samples, 5, [LeastSquares(min_snr_db=0), Mmse(rms_samples / RATE_HZ, min_snr_db=0)])
+    ls, mmse = mean_errors(
+        rms_samples, 5, [LeastSquares(min_snr_db=0), Mmse(rms_delay_s=rms_samples / RATE_HZ, min_snr_db=0)]
+    )
     assert 10 * np.log10(ls / mmse) > 3
 
 
 @pytest.mark.parametrize("snr_db", [5, 20, 35])
 @pytest.mark.parametrize("rms_delay_s", [1e-12, 1e-9, 1e-6, 1e-4])
 def test_a_wrong_delay_spread_costs_little(snr_db, rms_delay_s):
-    ls, mmse = mean_errors(4, snr_db, [LeastSquares(min_snr_db=0), Mmse(rms_delay_s, min_snr_db=0)], n=15)
+    ls, mmse = mean_errors(4, snr_db, [LeastSquares(min_snr_db=0), Mmse(rms_delay_s=rms_delay_s, min_snr_db=0)], n=15)
     assert 10 * np.log10(mmse / ls) < 0.5
 
 

@@ -5,6 +5,7 @@ from testbed.chain.enhance._features import difference, group_subcarriers, highp
 from testbed.chain.enhance.identity import Identity
 from testbed.chain.enhance.savgol import Savgol, smoothing_matrix
 from testbed.core.antennas import canonical_antennas
+from testbed.core.errors import InputError
 from testbed.core.types import CsiSeries
 
 
@@ -116,11 +117,11 @@ def test_savgol_brings_two_noisy_ends_closer() -> None:
 
 @pytest.mark.parametrize("options", [{"step": 0}, {"step": 2.5}, {"scale": "dB"}, {"detrend": "mean"}, {"window": 0}])
 def test_identity_refuses_bad_options(options: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="accepted"):
+    with pytest.raises(InputError, match="accepted"):
         Identity(**options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("options", [{"window": 10}, {"window": 3, "order": 3}, {"order": -1}])
 def test_savgol_refuses_bad_options(options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="accepted"):
+    with pytest.raises(InputError, match="accepted"):
         Savgol(**options)  # type: ignore[arg-type]

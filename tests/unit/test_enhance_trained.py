@@ -8,7 +8,7 @@ import pytest
 from testbed.chain.enhance import crcnet
 from testbed.chain.enhance._features import aligned
 from testbed.chain.enhance._trained import Split
-from testbed.chain.enhance._trainer import Recipe, Scale, squared, train
+from testbed.chain.enhance._trainer import NetworkOptions, Scale, squared, train
 from testbed.chain.enhance.autoencoder import Autoencoder
 from testbed.chain.enhance.calibrated import Calibrated, reciprocity_factor
 from testbed.chain.enhance.cca import Cca
@@ -133,7 +133,7 @@ def test_wavelets_take_noise_and_leave_what_is_smooth() -> None:
     np.testing.assert_allclose(stage.denoise(smooth), smooth, atol=0.02)
     noise = 0.3 * rng.normal(size=smooth.shape)
     assert ((stage.denoise(smooth + noise) - smooth) ** 2).mean() < 0.5 * (noise**2).mean()
-    with pytest.raises(ValueError, match="accepted"):
+    with pytest.raises(InputError, match="accepted"):
         Wavelet(family="db99")
 
 
@@ -178,7 +178,7 @@ def test_training_stops_early_and_keeps_the_best_weights() -> None:
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(60, 4)), rng.normal(size=(60, 2))
     split = Split.of(60, 0.3, 2)
-    recipe = Recipe(epochs=200, patience=5, batch=16, rate=0.05, device="cpu")
+    recipe = NetworkOptions(epochs=200, patience=5, batch=16, rate=0.05)
 
     def build() -> Any:
         return nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 2))
@@ -211,7 +211,7 @@ def test_scale_brings_the_training_set_to_zero_and_one() -> None:
     ],
 )  # fmt: skip
 def test_bad_options_are_refused(kind: Any, options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="accepted"):
+    with pytest.raises(InputError, match="accepted"):
         kind(**options)
 
 
@@ -237,6 +237,6 @@ def test_more_components_than_there_are_is_refused(stage: Any) -> None:
 )
 def test_options_that_no_memory_or_arithmetic_holds_are_refused_by_name(name: str, options: dict[str, Any]) -> None:
     last = list(options)[-1]
-    with pytest.raises(InputError, match=rf"enhance '{name}': {last} = .*accepted: ") as told:
+    with pytest.raises(InputError, match=rf"enhance '{name}': key '{last}': .*accepted: ") as told:
         registry.make_stage("enhance", name, options)
     assert "\n" not in str(told.value)

@@ -31,7 +31,7 @@ def failures(quantize: str, alice: CsiSeries, bob: CsiSeries) -> tuple[Any, Any]
     return a.report.failure, b.report.failure
 
 
-@pytest.mark.parametrize("quantize", registry.stage_names("quantize"))
+@pytest.mark.parametrize("quantize", registry.names("quantize", ours=True))
 def test_csi_without_entropy_ends_the_block_with_a_reason(quantize: str) -> None:
     good = csi(2), csi(3)
     assert failures(quantize, *good) == (None, None)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from sim_backend.emulators.pluto import EmulatedPluto
+from sim_backend.emulators.pluto_streams import Block, Ring
+from sim_backend.emulators.pluto_tree import pluto_tree
 from sim_backend.local import world_in_thread
 from testbed.core.config import PlacedNode, Scene
 from testbed.core.errors import InputError
@@ -217,7 +220,7 @@ def test_overflow_is_silent_and_saturation_clips(endpoint: str) -> None:
     assert np.abs(block(client, 512)).max() <= 0.0015
     device.faults.saturates_at, device.faults.overflow_probability = 1.0, 1.0
     assert client.ask("SET iio:device3 BUFFERS_COUNT 0") == -errno.EINVAL
-    assert block(client, 512).shape == (512, 2)  # nothing tells
+    assert block(client, 512).shape == (512, 2)
     client.close()
     device.close()
 
@@ -239,7 +242,341 @@ def test_the_crystal_drifts_with_time(endpoint: str) -> None:
 
 
 def test_options_are_checked(endpoint: str) -> None:
-    with pytest.raises(InputError, match=r"world.emulators.alice.*colour.*accepted keys: .*drift_ppm.*faults"):
+    with pytest.raises(InputError, match=r"world.emulators.alice.*colour.*accepted: .*drift_ppm.*faults"):
         make(endpoint, colour="red")
-    with pytest.raises(InputError, match=r"world.emulators.alice.*gremlins.*accepted keys of faults: early_requeue, "):
+    with pytest.raises(InputError, match=r"world.emulators.alice.faults.*gremlins.*accepted: .*early_requeue, "):
         make(endpoint, faults={"gremlins": 1})
+
+
+# ---------------------------------------------------------------- one clock, any bands
+
+
+def tune(client: Client, rx_hz: float = 2.4e9, tx_hz: float = 2.4e9, rate_hz: float = 20e6, gain_db: int = 20) -> None:
+    for where, value in [
+        (f"{PHY} INPUT voltage0 sampling_frequency", str(round(rate_hz))),
+        (f"{PHY} OUTPUT altvoltage0 frequency", str(round(rx_hz))),
+        (f"{PHY} OUTPUT altvoltage1 frequency", str(round(tx_hz))),
+        (f"{PHY} INPUT voltage0 gain_control_mode", "manual"),
+        (f"{PHY} INPUT voltage0 hardwaregain", str(gain_db)),
+        (f"{PHY} OUTPUT voltage0 hardwaregain", "0"),
+    ]:
+        assert put(client, where, value) == len(value) + 1, where
+
+
+def put(client: Client, where: str, value: str) -> int:
+    return client.ask(f"WRITE {where} {len(value) + 1}", value.encode() + b"\0")
+
+
+def play(client: Client, wave: np.ndarray, cyclic: bool = True) -> None:
+    levels = np.rint(np.stack([wave.real, wave.imag], axis=1) * 32767).astype("<i2")
+    assert client.ask(f"OPEN {DAC} {len(levels)} 00000003{' CYCLIC' if cyclic else ''}") == 0
+    push(client, levels)
+
+
+def push(client: Client, levels: np.ndarray) -> None:
+    assert client.ask(f"WRITEBUF {DAC} {levels.nbytes}") == 0
+    client.socket.sendall(levels.tobytes())
+    assert int(client.line()) == levels.nbytes
+
+
+def listen(client: Client, n: int) -> np.ndarray:
+    assert client.ask(f"SET {ADC} BUFFERS_COUNT 1") == 0
+    assert client.ask(f"OPEN {ADC} {n} 00000003") == 0
+    parts = block(client, n)
+    assert client.ask(f"CLOSE {ADC}") == 0
+    return np.asarray(parts[:, 0] + 1j * parts[:, 1])
+
+
+def strongest_hz(heard: np.ndarray, rate_hz: float) -> float:
+    spectrum = np.abs(np.fft.fft((heard - heard.mean()) * np.hanning(heard.size)))
+    return float(np.fft.fftfreq(heard.size, 1 / rate_hz)[np.argmax(spectrum)])
+
+
+def tone(turns: int, n: int = 512) -> np.ndarray:
+    return np.asarray(0.8 * np.exp(2j * np.pi * turns * np.arange(n) / n))
+
+
+@pytest.fixture
+def pair(endpoint: str) -> Iterator[tuple[Client, Client]]:
+    devices = make(endpoint), make(endpoint, "bob")
+    clients = Client(devices[0]), Client(devices[1])
+    yield clients
+    for x in (*clients, *devices):
+        x.close()
+
+
+def test_the_first_capture_after_a_new_rate_is_as_good_as_any_with_the_transmitter_on(
+    pair: tuple[Client, Client],
+) -> None:
+    """One clock drives both directions: what was sent at the old rate is over when the new one begins."""
+    tx, _ = pair
+    tune(tx, rate_hz=20e6)
+    play(tx, tone(50))
+    for rate_hz in (10e6, 4e6, 2.5e6, 30.72e6, 20e6):
+        assert put(tx, f"{PHY} OUTPUT voltage0 sampling_frequency", str(round(rate_hz))) > 0
+        heard = listen(tx, 4096)  # its own transmitter
+        assert strongest_hz(heard[1000:], rate_hz) == pytest.approx(50 / 512 * rate_hz, abs=rate_hz / 2000)
+        assert strongest_hz(heard[:1000], rate_hz) == pytest.approx(50 / 512 * rate_hz, abs=rate_hz / 500)
+
+
+@pytest.mark.parametrize(
+    ("away_hz", "sent_rate_hz", "heard_rate_hz"),
+    [(0.0, 4e6, 10e6), (0.0, 10e6, 4e6), (3e6, 20e6, 20e6), (1.2e6, 4e6, 30.72e6), (-0.5e6, 3.84e6, 2.5e6)],
+)
+def test_any_mixture_of_carriers_and_rates_is_heard(
+    pair: tuple[Client, Client], away_hz: float, sent_rate_hz: float, heard_rate_hz: float
+) -> None:
+    tx, rx = pair
+    tune(tx, tx_hz=2.4e9 + away_hz, rate_hz=sent_rate_hz)
+    tune(rx, rate_hz=heard_rate_hz)
+    play(tx, tone(51))
+    expected_hz = away_hz + 51 / 512 * sent_rate_hz
+    assert strongest_hz(listen(rx, 8192), heard_rate_hz) == pytest.approx(expected_hz, abs=heard_rate_hz / 2000)
+
+
+# ---------------------------------------------------------------- long buffers, several readers
+
+
+def test_open_does_not_wait_for_a_long_buffer_and_its_samples_come_as_they_grow(
+    pair: tuple[Client, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured: list[int] = []
+    add = Block.add
+
+    def noted(self: Block, samples: np.ndarray) -> None:
+        add(self, samples)
+        captured.append(len(samples))
+
+    monkeypatch.setattr(Block, "add", noted)
+    tx, rx = pair
+    tune(tx, rate_hz=4e6)
+    tune(rx, rate_hz=4e6)
+    play(tx, tone(50))
+    n = 1 << 20
+    assert rx.ask(f"OPEN {ADC} {n} 00000003") == 0
+    assert sum(captured) < 4 * n  # four blocks were asked for
+    heard = block(rx, n)
+    samples = heard[:, 0] + 1j * heard[:, 1]
+    for part in np.array_split(samples, 64):  # no seam where one piece ends and the next begins
+        assert strongest_hz(part, 4e6) == pytest.approx(50 / 512 * 4e6, abs=1000)
+    assert rx.ask(f"CLOSE {ADC}") == 0
+    assert max(captured) < n
+
+
+def test_a_second_reader_shares_the_samples(device: EmulatedPluto) -> None:
+    """As iiod does; only what is repeated belongs to one client alone."""
+    first, second = Client(device), Client(device)
+    assert first.ask(f"OPEN {ADC} 256 00000003") == 0
+    assert second.ask(f"OPEN {ADC} 512 00000001") == 0
+    assert second.ask(f"READBUF {ADC} 1024") == 1024
+    assert second.line() == b"00000001\n"
+    assert len(second.file.read(1024)) == 1024
+    assert block(first, 256).shape == (256, 2)  # the start of a block of 512
+    assert second.ask(f"CLOSE {ADC}") == 0
+    assert block(first, 256).shape == (256, 2)
+    assert second.ask(f"OPEN {DAC} 64 00000003") == 0
+    assert first.ask(f"OPEN {DAC} 64 00000003") == 0
+    third = Client(device)
+    assert third.ask(f"OPEN {DAC} 64 00000003 CYCLIC") == -errno.EBUSY
+    for client in (first, second, third):
+        client.close()
+
+
+def test_readers_that_wait_together_are_given_the_same_block() -> None:
+    class Radio:
+        rate_hz, early_requeue = 1e6, False
+        blocks: ClassVar[list[Block]] = []
+
+        def capture(self, block: Block) -> None:
+            self.blocks.append(block)
+
+        def took(self, duration_s: float, ring_s: float) -> None: ...
+        def asked(self) -> None: ...
+
+    radio = Radio()
+    ring = Ring(radio)
+    n = 1 << 18
+    for reader in ("a", "b"):
+        ring.join(reader, n, 1)
+    assert [b.wanted for b in radio.blocks] == [False, True]  # begun anew for the second
+    taken: list[Block] = []
+    threads = [threading.Thread(target=lambda name=name: taken.append(ring.take(name))) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    radio.blocks[1].add(np.zeros((n // 2, 2), "<i2"))
+    for thread in threads:
+        thread.join(10)
+    assert [b is radio.blocks[1] for b in taken] == [True, True]
+    assert len(radio.blocks) == 2
+
+
+def test_a_source_that_waits_does_not_keep_a_sink_from_sending(device: EmulatedPluto) -> None:
+    """What GNU Radio does in one process: a context for its source, then one for its sink."""
+    source, sink = Client(device), Client(device)
+    tune(source, rate_hz=4e6)
+    assert source.ask(f"OPEN {ADC} 32768 00000003") == 0
+    play(sink, tone(50, 4096), cyclic=False)
+    for _ in range(6):
+        assert block(source, 32768).shape == (32768, 2)
+        push(sink, np.zeros((4096, 2), "<i2"))
+    for client in (source, sink):
+        client.close()
+
+
+# ---------------------------------------------------------------- loopback, registers, flags
+
+
+def test_the_chips_own_loopback_gives_back_what_is_sent_bit_by_bit(client: Client, device: EmulatedPluto) -> None:
+    assert put(client, f"{PHY} DEBUG loopback", "1") > 0
+    levels = np.stack([np.arange(2048) << 4, -(np.arange(2048) << 4) - 1], axis=1).astype("<i2")
+    assert client.ask(f"OPEN {DAC} 2048 00000003 CYCLIC") == 0
+    push(client, levels)
+    assert client.ask(f"OPEN {ADC} 3000 00000003") == 0
+    heard = np.concatenate([block(client, 3000) * 2048 for _ in range(3)])
+    at = np.arange(9000) % 2048
+    np.testing.assert_array_equal(heard, np.stack([at, -at - 1], axis=1))
+    assert put(client, f"{PHY} DEBUG loopback", "3") == -errno.EINVAL
+    assert client.read(f"{PHY} DEBUG loopback") == b"1\0\n"
+
+
+def test_the_fpgas_loopback_sends_what_is_received(endpoint: str) -> None:
+    names = ("alice", "bob")
+    devices = [make(endpoint, name) for name in names]
+    sender, mirror = (Client(d) for d in devices)
+    tune(sender, rate_hz=4e6, rx_hz=2.5e9)
+    tune(mirror, rate_hz=4e6, tx_hz=2.5e9, gain_db=50)
+    assert put(mirror, f"{PHY} DEBUG loopback", "2") > 0
+    play(sender, tone(50))
+    listen(mirror, 8192)
+    assert strongest_hz(listen(sender, 4096), 4e6) == pytest.approx(50 / 512 * 4e6, abs=4000)
+    for x in (sender, mirror, *devices):
+        x.close()
+
+
+def test_the_chip_says_which_family_it_is_of(client: Client) -> None:
+    assert put(client, f"{PHY} DEBUG direct_reg_access", "0x37") > 0
+    assert client.read(f"{PHY} DEBUG direct_reg_access") == b"0xA\0\n"
+    assert put(client, f"{PHY} DEBUG direct_reg_access", "0x37 0x55") > 0  # cannot be changed
+    assert client.read(f"{PHY} DEBUG direct_reg_access") == b"0xA\0\n"
+    assert put(client, f"{PHY} DEBUG direct_reg_access", "0x100 0x155") > 0
+    assert client.read(f"{PHY} DEBUG direct_reg_access") == b"0x55\0\n"
+    for wrong in ("0x400", "x", "1 2 3", "-1", "0x37 x"):
+        assert put(client, f"{PHY} DEBUG direct_reg_access", wrong) == -errno.EINVAL
+
+
+def status(client: Client, converter: str) -> int:
+    assert put(client, f"{converter} DEBUG direct_reg_access", "0x80000088") > 0
+    return int(client.read(f"{converter} DEBUG direct_reg_access").rstrip(b"\0\n"), 16)
+
+
+def test_a_client_that_idles_overflows_the_receiver_and_starves_the_transmitter(
+    client: Client, device: EmulatedPluto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [100.0]
+    for patience in (device._rx_patience, device._tx_patience):
+        monkeypatch.setattr(patience, "_clock", lambda: now_s[0])
+    tune(client, rate_hz=1e6 * 3)
+    n = 3000  # a millisecond
+    assert client.ask(f"OPEN {ADC} {n} 00000003") == 0
+    assert client.ask(f"OPEN {DAC} {n} 00000003") == 0
+    zeros = np.zeros((n, 2), "<i2")
+    for _ in range(5):
+        block(client, n)
+        push(client, zeros)
+        now_s[0] += 0.5e-3
+        assert (status(client, ADC), status(client, DAC)) == (0, 0)
+    now_s[0] += 20e-3
+    assert (status(client, ADC) & 4, status(client, DAC) & 1) == (4, 1)
+    block(client, n)
+    push(client, zeros)
+    assert (status(client, ADC) & 4, status(client, DAC) & 1) == (4, 1)  # until they are cleared
+    for converter in (ADC, DAC):
+        assert put(client, f"{converter} DEBUG direct_reg_access", "0x80000088 0x7") > 0
+        assert status(client, converter) == 0
+    now_s[0] += 20e-3
+    push(client, zeros)  # late: that is noticed, too
+    assert status(client, DAC) & 1
+
+
+def test_the_crystals_correction_moves_both_oscillators(endpoint: str) -> None:
+    """Told its true frequency, 40 MHz and 10 ppm, a device is on the carrier it was asked for."""
+    sender, listener = make(endpoint), make(endpoint, "bob")
+    sender._cfo_ppm = 10.0
+    clients = Client(sender), Client(listener)
+    for client in clients:
+        tune(client, rate_hz=4e6)
+    play(clients[0], tone(50))
+    for xo_hz, off_hz in ((40_000_000, 24e3), (40_000_400, 0.0), (40_000_800, -24e3)):
+        assert put(clients[0], f"{PHY} xo_correction", str(xo_hz)) > 0
+        heard = listen(clients[1], 512)  # one period: the phase begins anew with each
+        assert strongest_hz(np.pad(heard, (0, 7680)), 4e6) == pytest.approx(50 / 512 * 4e6 + off_hz, abs=4e3)
+    for x in (*clients, sender, listener):
+        x.close()
+
+
+# ---------------------------------------------------------------- what must not get in
+
+
+@pytest.mark.parametrize(
+    ("where", "payload", "answer"),
+    [
+        (f"{PHY} OUTPUT altvoltage0 fastlock_save", b"\x01\x02", errno.EINVAL),
+        (f"{PHY} OUTPUT altvoltage0 fastlock_load", b"A" * 300, errno.E2BIG),
+        (f"{PHY} OUTPUT altvoltage0 fastlock_save", b"ERROR", errno.EINVAL),
+        (f"{PHY} INPUT voltage0 rf_port_select", b"\x1b[31mA", errno.EINVAL),
+        (f"{PHY} INPUT voltage0 rf_port_select", b"Z_BALANCED", errno.EINVAL),
+        (f"{PHY} calib_mode", b"caf\xc3\xa9", errno.EINVAL),
+        (f"{PHY} xo_correction", b"nan", errno.EINVAL),
+        (f"{PHY} xo_correction", b"much", errno.EINVAL),
+        (f"{PHY} xo_correction", b"1", errno.EINVAL),
+        (f"{PHY} OUTPUT voltage0 hardwaregain", b"inf", errno.EINVAL),
+        (f"{PHY} OUTPUT altvoltage0 frequency", b"1e400", errno.EINVAL),
+        (f"{PHY} INPUT voltage0 rf_bandwidth", b"30000000", errno.EINVAL),
+        (f"{PHY} INPUT voltage0 rf_bandwidth", b"-1", errno.EINVAL),
+        (f"{PHY} gain_table_config", b"<x>\x00", errno.EINVAL),
+        (f"{PHY} gain_table_config", b"<gaintable " + b"9" * 40000 + b"</gaintable>", errno.E2BIG),
+        (f"{PHY} filter_fir_config", b"no filter\n\x07", errno.EINVAL),
+        (f"{PHY} DEBUG bist_tone", b"ERROR", errno.EINVAL),
+        (f"{ADC} BUFFER watermark", b"ERROR", errno.EINVAL),
+        (f"{ADC} BUFFER watermark", b"", errno.EINVAL),
+        (f"{PHY} ensm_mode", b"warp", errno.EINVAL),
+        (f"{DAC} OUTPUT altvoltage0 scale", b"]]>", errno.EINVAL),
+    ],
+)
+def test_nothing_that_is_written_locks_a_later_client_out(
+    client: Client, device: EmulatedPluto, where: str, payload: bytes, answer: int
+) -> None:
+    before = client.read(where)
+    assert client.ask(f"WRITE {where} {len(payload)}", payload) == -answer
+    assert client.read(where) == before
+    later = Client(device)
+    n = later.ask("PRINT")
+    ET.fromstring(later.file.read(n + 1).decode())
+    later.close()
+
+
+def test_whatever_a_value_is_the_xml_stays_one() -> None:
+    tree = pluto_tree("12\x00\x1f<&\"'\ud800", "ad9363a", "v\x0b0.38" + "x" * 5000)
+    root = ET.fromstring(tree.xml().encode("utf-8"))
+    assert all(len(str(a.get("value"))) < 1024 for a in root.iter() if a.get("value") is not None)
+
+
+@pytest.mark.parametrize("command", [f"WRITE {PHY} calib_mode", f"WRITEBUF {DAC}"])
+def test_sixty_four_mebibytes_are_refused_before_they_are_sent(client: Client, command: str) -> None:
+    assert client.ask(f"OPEN {DAC} 4096 00000003") == 0
+    assert client.ask(f"{command} {1 << 26}") < 0
+
+
+def test_it_is_as_sold_unless_it_is_unlocked(endpoint: str) -> None:
+    for options, carriers, bandwidth in (
+        ({}, b"[325000000 1 3800000000]", b"[200000 1 20000000]"),
+        ({"model": "ad9364"}, b"[70000000 1 6000000000]", b"[200000 1 56000000]"),
+    ):
+        device = make(endpoint, **options)
+        client = Client(device)
+        assert client.read(f"{PHY} OUTPUT altvoltage0 frequency_available") == carriers + b"\0\n"
+        assert client.read(f"{PHY} INPUT voltage0 rf_bandwidth_available") == bandwidth + b"\0\n"
+        expected = -errno.EINVAL if not options else 11
+        assert put(client, f"{PHY} OUTPUT altvoltage0 frequency", "5800000000") == expected
+        client.close()
+        device.close()

@@ -9,10 +9,6 @@ RATE_HZ = 40e6
 DESIGNS = [{}, {"n_subcarriers": 52, "n_fft": 64, "n_cp": 16, "n_symbols": 2}, {"n_subcarriers": 126, "seed": 7}]
 
 
-def test_only_the_waveform_is_a_stage():
-    assert registry.stage_names("probing") == ["ofdm"]
-
-
 @pytest.mark.parametrize("options", DESIGNS)
 def test_layout(options):
     frame = Ofdm(**options).frame(RATE_HZ)
@@ -74,9 +70,9 @@ def test_same_options_same_frame_other_seed_other_frame():
         ({"n_fft": 130}, "multiple of 4"),
         ({"n_fft": 1 << 20}, "8192"),
         ({"n_cp": 65}, "4 to n_fft/2 = 64"),
-        ({"n_cp": 3}, "4 to n_fft/2 = 64"),
-        ({"n_symbols": 1}, "2 to 256"),
-        ({"seed": -1}, "≥ 0"),
+        ({"n_cp": 3}, "from 4"),
+        ({"n_symbols": 1}, "from 2 to 256"),
+        ({"seed": -1}, "from 0"),
         ({"n_symbols": 4.0}, "n_symbols"),
         ({"n_cp": True}, "n_cp"),
     ],

@@ -6,7 +6,7 @@ import pytest
 from testbed.chain.quantize._gray import gray_table
 from testbed.chain.quantize._messages import balance_bits
 from testbed.chain.quantize.scalar import Scalar
-from testbed.core.errors import ProtocolError
+from testbed.core.errors import InputError, ProtocolError
 from testbed.core.ledger import PublicMessage
 from testbed.core.types import Bits, Features
 
@@ -133,5 +133,5 @@ def test_messages_that_do_not_fit_are_refused() -> None:
 
 @pytest.mark.parametrize("options", [{"bits": 0}, {"bits": 5}, {"bits": 1.5}, {"guard": -0.1}, {"guard": 0.6}])
 def test_bad_options_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="accepted"):
+    with pytest.raises(InputError, match="accepted"):
         Scalar(**options)  # type: ignore[arg-type]

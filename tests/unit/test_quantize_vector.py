@@ -14,7 +14,7 @@ from testbed.chain.quantize.balanced_kmeans import MAX_SAMPLES, BalancedKMeans
 from testbed.chain.quantize.bkq_bm import BkqBm
 from testbed.chain.quantize.ilp_bvq import IlpBvq
 from testbed.chain.quantize.kmeans import KMeans
-from testbed.core.errors import DialogueFailed, ProtocolError
+from testbed.core.errors import DialogueFailed, InputError, ProtocolError
 from testbed.core.ledger import PublicMessage
 from testbed.core.types import Features
 from testbed.entropy.corrections import correction_leak
@@ -293,5 +293,5 @@ def test_messages_that_do_not_fit_are_refused() -> None:
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="accepted"):
+    with pytest.raises(InputError, match="accepted"):
         IlpBvq(**options)  # type: ignore[arg-type]

@@ -33,7 +33,6 @@ AGREE = {
     "leaked_by_kind": {"parities": 10},
     "public_bytes": 99,
     "messages": 3,
-    "source_min_entropy": 0.8,
     "verified": True,
     "failure": None,
 }

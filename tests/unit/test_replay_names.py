@@ -45,7 +45,7 @@ def verified(folder: Path, **chain: str) -> bool:
     The block is small: what is left of it for a key after its accounting may be nothing.
     """
     name = chain.get("enhance", "identity")
-    trainable = registry.stage_class("enhance", name).trainable
+    trainable = registry.find("enhance", name).trainable
     lines = [f'{key} = "{value}"' for key, value in chain.items()]
     if "epochs" in registry.options_of("enhance", name):
         lines.append("enhance_options = { epochs = 1 }")
@@ -67,7 +67,7 @@ def verified(folder: Path, **chain: str) -> bool:
     return told["efficiency"] is not None  # known of verified strings only
 
 
-@pytest.mark.parametrize("name", registry.stage_names("enhance"))
+@pytest.mark.parametrize("name", registry.names("enhance", ours=True))
 def test_every_enhancer(tmp_path: Path, measured: None, name: str) -> None:
     assert verified(tmp_path, enhance=name) or name in UNTAUGHT
 
@@ -76,7 +76,7 @@ UNTAUGHT = ("crcnet", "kgnet", "autoencoder")
 """One epoch is not enough for them to agree."""
 
 
-@pytest.mark.parametrize("reconcile", registry.stage_names("reconcile"))
-@pytest.mark.parametrize("quantize", registry.stage_names("quantize"))
+@pytest.mark.parametrize("reconcile", registry.names("reconcile", ours=True))
+@pytest.mark.parametrize("quantize", registry.names("quantize", ours=True))
 def test_every_quantizer_with_every_reconciler(tmp_path: Path, measured: None, quantize: str, reconcile: str) -> None:
     assert verified(tmp_path, quantize=quantize, reconcile=reconcile)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from testbed.core.errors import InputError
-from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, LengthTerm
 from testbed.core.types import SurfacePattern
 from testbed.records import documents, reader, writer
 from testbed.records.documents import Block
@@ -38,10 +39,9 @@ def agree(
         "reconciled_bits": raw - sacrificed,
         "corrected_bits": None,
         "leaked_bits": leaked,
-        "leaked_by_kind": {"parities": leaked - 64, "verification tag": 64},
+        "leaked_by_kind": {"parities": leaked - 128, "verification tag": 128},
         "public_bytes": 5000,
         "messages": 60,
-        "source_min_entropy": 0.9,
         "verified": verified,
         "failure": None if verified else "verification_failed",
     }
@@ -133,7 +133,7 @@ def build(
         w.block(
             Block(
                 block=k,
-                agree={alice: agree(k), bob: agree(k, corrected_bits=120, source_min_entropy=None)},
+                agree={alice: agree(k), bob: agree(k, corrected_bits=120)},
                 eve=eve_report if eve else None,
                 key={alice: key(k, key_bits, eve=eve), bob: key(k, key_bits, eve=eve)},
             )
@@ -146,6 +146,29 @@ def build(
                 w.bits(k, eavesdropper, "guess", rng.integers(0, 2, 4000, dtype=np.uint8))
     w.flush()
     return w
+
+
+SECRECY: dict[str, Any] = {
+    "eves": [
+        {
+            "name": "eve_now", "knows": "her own signals <now>", "guess_probability": 0.2713, "upper_bound": 0.3154,
+            "key_bits": 1544,
+        },
+        {
+            "name": "assumed", "knows": "one antenna a wavelength away", "guess_probability": None,
+            "upper_bound": None, "key_bits": 1792,
+        },
+    ],
+    "sensitivity": [
+        {
+            "name": "8 antennas", "knows": "a row of eight", "guess_probability": None, "upper_bound": None,
+            "key_bits": 64,
+        },
+    ],
+    "limiting": "eve_now",
+    "epsilon_log2": {"total": -64.0, "estimation": -66.0, "correction": -66.0, "amplification": -66.0},
+    "assumptions": ["no Eve is better than the 18 attacks that were tried", "the surface's patterns are secret"],
+}  # fmt: skip
 
 
 def summary(**change: Any) -> dict[str, Any]:
@@ -170,6 +193,9 @@ def summary(**change: Any) -> dict[str, Any]:
         "key_rate_bps": 257.3,
         "key_bits_per_round": 12.9,
         "randomness": {"monobit": {"pass_ratio": 1.0, "p_value": 0.41}},
+        "secrecy": SECRECY,
+        "keys_exposed": 0,
+        "keys_reproducible": 0,
         "health": [
             {"check": "reciprocity", "ok": True, "detail": "A–B 0.97"},
             {"check": "drift", "ok": False, "detail": "slow <drift>"},
@@ -256,6 +282,16 @@ def test_a_whole_run_shows_everything_and_quotes_the_summary(tmp_path: Path) -> 
     assert "slow <drift>" in text
     assert "<script>" in text  # as text: the checker refuses the tag
     assert 'class="missing"' not in page
+
+
+def test_who_could_know_the_key_is_told_by_eve(tmp_path: Path) -> None:
+    build(tmp_path, n_rounds=5).close(documents.stop("ok"), summary(keys_exposed=2, keys_reproducible=3))
+    section = rendered(tmp_path)[0].split('id="secrecy"')[1].split("</section>")[0]
+    for quoted in (
+        "<strong>eve_now</strong>", "her own signals &lt;now&gt;", "27.1 %", "31.5 %", "1,544", "1,792", "8 antennas",
+        "the surface&#x27;s patterns are secret", "2^−64", "2^−66", "2 keys are exposed", "3 keys follow",
+    ):  # fmt: skip
+        assert quoted in section, quoted
 
 
 @pytest.mark.parametrize(
@@ -352,7 +388,7 @@ def test_probes_that_all_failed_are_drawn_as_gaps(tmp_path: Path) -> None:
 @given(
     raw=st.integers(0, 5000),
     errors=st.integers(0, 10),
-    leaked=st.integers(64, 9000),
+    leaked=st.integers(128, 9000),
     verified=st.booleans(),
     entropy=st.floats(0, 1),
     bits=st.integers(0, 2000),
@@ -371,10 +407,12 @@ def test_the_flow_of_bits_adds_up(
     assert all(s.bits >= 0 for s in steps[:-1])
 
 
-def test_the_flow_follows_the_key_length_formula() -> None:
-    # ℓ = n·h_min − s − leak − 2·log2(1/ε) = 4000·0.5 − 400 − 900 − 128
-    block = Block(block=0, agree={"alice": agree(0)}, key={"alice": key(0, 572), "bob": key(0, 572)})
-    assert [s.bits for s in bit_flow.flow([block], 64)] == [400, 0, 900, 2000, 128, 0]
+def test_the_flow_follows_the_length_rule() -> None:
+    # ℓ = ⌊n·h − leaked − 2·(64 + 2) − log2(57)⌋ of n = 3600 kept bits in steps of 64: 1800 − 900 − 132 − 5.8 = 762.2
+    terms = tuple(LengthTerm(name=n, bits=b, why="") for n, b in (("hashing", -132.0), ("lengths", -np.log2(57))))
+    alice = structs.replace(key(0, 704), terms=terms)
+    block = Block(block=0, agree={"alice": agree(0)}, key={"alice": alice, "bob": key(0, 704)})
+    assert [s.bits for s in bit_flow.flow([block], 64)] == [400, 0, 900, 1800, 138, 58]
 
 
 @given(st.sets(st.integers(0, 5000), min_size=1, max_size=60))

@@ -15,6 +15,7 @@ from testbed.chain.pipeline import KeyChain
 from testbed.chain.quantize.equiprobable import Equiprobable
 from testbed.chain.reconcile.multilevel import Multilevel, first_checks
 from testbed.core.config import Accounting, ChainPlan
+from testbed.core.errors import InputError
 from testbed.core.stages import Evidence
 from testbed.core.types import Bits, CsiSeries, Features
 from testbed.entropy.gaussian_labels import (
@@ -190,13 +191,13 @@ def test_klt_dimensions_are_uncorrelated_ordered_and_reciprocal():
     assert values.sum() == pytest.approx(32)
     h = ((rng.normal(size=(n, 32)) + 1j * rng.normal(size=(n, 32))) * np.sqrt(np.maximum(values, 0) / 2)) @ vectors.T
     csi = CsiSeries(h[:, None, None, :].astype(np.complex64), np.arange(n), f)
-    out = Klt(100e-9, 5, "coherent").transform(csi, "alice").values
+    out = Klt(rms_delay_s=100e-9, dimensions=5, phase="coherent").transform(csi, "alice").values
     assert out.shape == (n, 10)
     np.testing.assert_allclose(out.var(axis=0), np.repeat(values[:5], 2) / 2, rtol=0.08)
     assert np.abs(np.corrcoef(out.T) - np.eye(10)).max() < 0.06
     # without a common phase and delay the other end sees the same
     turned = replace(csi, h=(csi.h * np.exp(1j * (rng.uniform(0, 6.28, (n, 1, 1, 1)) + 2e-6 * f))).astype(np.complex64))
-    aligned = Klt(100e-9, 5)
+    aligned = Klt(rms_delay_s=100e-9, dimensions=5)
     np.testing.assert_allclose(
         aligned.transform(turned, "bob").values, aligned.transform(csi, "alice").values, atol=2e-3
     )
@@ -263,7 +264,7 @@ def test_an_unmeasured_eve_costs_what_is_assumed():
     ],
 )  # fmt: skip
 def test_refused_options_are_named(stage, options):
-    with pytest.raises(ValueError, match="accepted"):
+    with pytest.raises(InputError, match="accepted"):
         stage(**options)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
-from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
+from testbed.core.outcomes import AgreeReport, EveReport, EveRow, KeyReport
 from testbed.core.stages import Verdict
 
 FIELDS = {
@@ -34,6 +34,9 @@ FIELDS = {
     "key_bits_per_round",
     "randomness",
     "health",
+    "secrecy",
+    "keys_exposed",
+    "keys_reproducible",
 }
 
 
@@ -50,14 +53,24 @@ def agree(side, *, verified=True, failure=None, raw=1000, sacrificed=100, correc
         leaked_by_kind={"quantize_lead": 6, "cascade_answer": leaked - 80, "verify_tag": 64, "verified": 10},
         public_bytes=1,
         messages=1,
-        source_min_entropy=0.9 if side == "alice" else None,
         verified=verified,
         failure=failure,
     )
 
 
-def key(bits=300, failure=None, h_min=0.6):
-    return KeyReport(block=0, key_bits=bits, min_entropy_per_bit=h_min, eve_measured=True, failure=failure)
+def key(bits=300, failure=None, h_min=0.6, eves=None):
+    rows = (EveRow(name="eve_now", knows="her signals", guess_probability=0.25, upper_bound=0.3, key_bits=bits),)
+    return KeyReport(
+        block=0,
+        key_bits=bits,
+        min_entropy_per_bit=h_min,
+        eve_measured=True,
+        failure=failure,
+        limiting="eve_now",
+        eves=rows if eves is None else eves,
+        assumptions=("no Eve is better",),
+        epsilon_log2={"total": -64.0},
+    )
 
 
 def block(**changes):
@@ -95,6 +108,7 @@ def facts(*blocks, **changes):
         csi_correlation_ab_detrended=0.97,
         randomness={"runs": {"pass_ratio": 1.0, "p_value": 0.4}},
         health=[Verdict("pairing", True, "fine")],
+        keys_exposed=0,
     )
     return replace(known, **changes)
 
@@ -273,10 +287,46 @@ def test_no_null_without_an_explanation(probing_s, wall_s, r, rounds, eve, corre
     assert s["keys_mismatched"] in (None, 0, 1)
 
 
-def test_health_says_where_the_standards_entropy_estimators_had_no_say():
-    told = [e for e in summarise(facts(block(), block()))["health"] if e["check"] == "min_entropy_90b"]
+def test_secrecy_has_a_row_for_every_eve_over_all_blocks():
+    def row(name, guess, bits):
+        return EveRow(name=name, knows=f"{name}'s", guess_probability=guess, upper_bound=guess, key_bits=bits)
+
+    one = key(eves=(row("eve_now", 0.2, 640), row("assumed", None, 384), row("nearest", 0.3, 256)))
+    two = structs.replace(key(eves=(row("eve_now", 0.4, 0), row("assumed", None, 384))), assumptions=("another",))
+    s = summarise(facts(block(alice_key=one), block(alice_key=two), block(alice_key=structs.replace(one, eves=()))))
+    told = {r["name"]: (r["guess_probability"], r["key_bits"]) for r in s["secrecy"]["eves"]}
+    assert told == {"nearest": (0.3, 256), "eve_now": (pytest.approx(0.3), 640), "assumed": (None, 768)}
+    assert [r["name"] for r in s["secrecy"]["eves"]] == ["nearest", "eve_now", "assumed"]  # the worst comes first
+    assert s["secrecy"]["limiting"] == "eve_now"
+    assert s["secrecy"]["epsilon_log2"] == {"total": -64.0}
+    assert s["secrecy"]["assumptions"] == ["no Eve is better", "another"]
+
+
+def test_private_nodes_keep_who_could_know_to_themselves():
+    s = summarise(facts(block(alice_key=key().public(), bob_key=key().public())))
+    assert s["secrecy"] is None
+    assert s["min_entropy_per_bit"] is None
+    assert any("private mode" in e["detail"] and "secrecy" in e["check"] for e in s["health"])
+
+
+def test_keys_of_a_rehearsal_are_counted_as_reproducible():
+    blocks = (block(), block(bob_digest="bb"), block(alice_key=key(0, "entropy_exhausted: 1")))
+    assert summarise(facts(*blocks))["keys_reproducible"] == 0
+    assert summarise(facts(*blocks, rehearsal=True))["keys_reproducible"] == 1  # of those that are verified
+
+
+def test_exposed_keys_are_unknown_until_somebody_looks():
+    s = summarise(facts(block(), keys_exposed=None))
+    assert s["keys_exposed"] is None
+    assert any("audit" in e["detail"] and "keys_exposed" in e["check"] for e in s["health"])
+    assert summarise(facts(block(), keys_exposed=2))["keys_exposed"] == 2
+
+
+def test_health_says_which_keys_go_by_the_model():
+    told = [e["check"] for e in summarise(facts(block()))["health"]]
+    assert "min_entropy_model" not in told
+    modelled = structs.replace(key(), entropy="modelled")
+    told = [e for e in summarise(facts(block(alice_key=modelled)))["health"] if e["check"] == "min_entropy_model"]
     assert len(told) == 1
     assert told[0]["ok"]
-    assert "0 of 2 blocks" in told[0]["detail"]
-    nothing = summarise(facts(block(alice=None, bob=None)))
-    assert "min_entropy_90b" not in {e["check"] for e in nothing["health"]}
+    assert "independent" in told[0]["detail"]

@@ -33,16 +33,20 @@ def test_a_sweep_dwells_and_starts_over() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("sweep", {"codebook": []}, "from one pattern"),
-        ("sweep", {"codebook": ["uniform"], "dwell": 0}, "one round"),
+        ("sweep", {"codebook": []}, "'codebook'.*length >= 1"),
+        ("sweep", {"codebook": ["uniform"], "dwell": 0}, "'dwell': 0 given"),
         ("sweep", {"codebook": ["wobble"]}, "wobble"),
         ("sweep", {}, "codebook"),
         ("fixed", {"pattern": "gone.json"}, "cannot be read"),
         ("closed_loop", {"search": "oracle"}, "accepted: conditional_mean, greedy, hadamard, random_search"),
-        ("closed_loop", {"objective": "luck"}, "accepted: power, correlation, key_rate, leakage"),
-        ("closed_loop", {"budget": 5}, "accepted 0"),
-        ("closed_loop", {"search_options": {"grop": 2}}, "grop"),
-        ("closed_loop", {"probes": 0}, "probes from 1"),
+        ("closed_loop", {"objective": "luck"}, "accepted: 'power', 'correlation', 'key_rate', 'leakage'"),
+        ("closed_loop", {"budget": 5}, "budget = 5, accepted: 0"),
+        (
+            "closed_loop",
+            {"search_options": {"grop": 2}},
+            "table .search_options.: unknown key 'grop'; did you mean 'group'",
+        ),
+        ("closed_loop", {"probes": 0}, "'probes': 0 given.*from 1"),
     ],
 )
 def test_refusals_say_what_is_accepted(name: str, options: dict[str, Any], words: str) -> None:

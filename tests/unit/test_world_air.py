@@ -176,15 +176,76 @@ def test_a_cyclic_transmission_goes_on_until_silence() -> None:
     assert not air.hear("bob", 100 * US, 500)[100:].any()
 
 
-def test_bands() -> None:
+def test_bands_that_have_nothing_in_common_are_not_heard() -> None:
     air = air_of("alice", "bob")
     air.tune("alice", "alice", CARRIER_HZ + 40e6, RATE_HZ, 0)
     air.transmit("alice", 0, burst())
     assert not air.hear("bob", 0, 400).any()
-    air.tune("alice", "alice", CARRIER_HZ + 10e6, RATE_HZ, 0)
-    air.transmit("alice", 20 * US, burst())
-    with pytest.raises(Refused, match="equal rates on one carrier"):
-        air.hear("bob", 20 * US, 400)
+
+
+def tone_heard(away_hz: float, sent_rate_hz: float, heard_rate_hz: float, tone_hz: float) -> tuple[float, complex]:
+    """Return at which frequency a tone is heard, and its phasor there referred to the world's time 0."""
+    air = air_of("alice", "bob")
+    air.tune("alice", "alice", CARRIER_HZ + away_hz, sent_rate_hz, 0)
+    air.tune("bob", "bob", CARRIER_HZ, heard_rate_hz, 0)
+    n = round(600e-6 * sent_rate_hz)
+    air.transmit("alice", 0, np.exp(2j * np.pi * tone_hz / sent_rate_hz * np.arange(n)).astype(np.complex64))
+    start = 100 * US
+    y = air.hear("bob", start, round(400e-6 * heard_rate_hz))
+    spectrum = np.abs(np.fft.fft(y))
+    found_hz = float(np.fft.fftfreq(y.size, 1 / heard_rate_hz)[np.argmax(spectrum)])
+    # in double precision: the phase of 10⁵ turns counts
+    time_s = 100e-6 + np.arange(y.size) / heard_rate_hz
+    return found_hz, complex(np.mean(y * np.exp(-2j * np.pi * (tone_hz + away_hz) * time_s)))
+
+
+@pytest.mark.parametrize(
+    ("away_hz", "sent_rate_hz", "heard_rate_hz", "tone_hz"),
+    [
+        (10e6, RATE_HZ, RATE_HZ, -5e6),  # overlapping bands
+        (-13e6, RATE_HZ, RATE_HZ, 9e6),
+        (0.0, RATE_HZ, RATE_HZ / 4, 1e6),  # rates of a simple ratio, down and up
+        (0.0, RATE_HZ / 4, RATE_HZ, 1e6),
+        (0.0, 2.5e6, 3.84e6, -0.7e6),  # … and of none
+        (1.5e6, 30.72e6, 4e6, -2.5e6),
+        (-1e6, 0.6e6, 5e6, 0.2e6),
+    ],
+)
+def test_a_tone_is_heard_where_it_belongs_whatever_carrier_and_rate_it_was_sent_with(
+    away_hz: float, sent_rate_hz: float, heard_rate_hz: float, tone_hz: float
+) -> None:
+    found_hz, phasor = tone_heard(away_hz, sent_rate_hz, heard_rate_hz, tone_hz)
+    assert found_hz == pytest.approx(tone_hz + away_hz, abs=2500)
+    # sent the plain way by a radio that is tuned to it: free space differs by the ratio of the carriers
+    _, plain = tone_heard(0.0, RATE_HZ, RATE_HZ, tone_hz + away_hz)
+    assert abs(phasor) == pytest.approx(abs(plain), rel=2e-3 + 1.5 * abs(away_hz) / CARRIER_HZ)
+
+
+def test_nothing_of_what_lies_outside_the_receivers_band_folds_into_it() -> None:
+    _, inside = tone_heard(0.0, RATE_HZ, RATE_HZ / 8, 0.5e6)
+    air = air_of("alice", "bob")
+    air.tune("bob", "bob", CARRIER_HZ, RATE_HZ / 8, 0)
+    for tone_hz in (3.0e6, -4.0e6, 9.0e6):
+        begin, n = max(air.now("alice"), air.now("bob")), round(600e-6 * RATE_HZ)
+        wave = np.exp(2j * np.pi * tone_hz / RATE_HZ * np.arange(n)).astype(np.complex64)
+        air.transmit("alice", begin, wave)
+        y = air.hear("bob", begin + 200 * US, 500)  # clear of where it begins and ends, which is heard everywhere
+        assert np.abs(y).max() < 3e-4 * abs(inside)  # −70 dB
+
+
+def test_a_wave_in_halves_is_the_wave_whole() -> None:
+    """How a receiver cuts its blocks changes nothing, at other rates either."""
+    heard = []
+    for cuts in ([400], [150, 250]):
+        air = air_of("alice", "bob")
+        air.tune("bob", "bob", CARRIER_HZ + 1e6, 7e6, 0)
+        air.transmit("alice", 0, burst(4000))
+        at, parts = 0, []
+        for n in cuts:
+            parts.append(air.hear("bob", round(at / 7e6 * 1e12), n))
+            at += n
+        heard.append(np.concatenate(parts))
+    np.testing.assert_allclose(heard[0], heard[1], atol=2e-3 * np.abs(heard[0]).max())
 
 
 def test_without_a_scene_there_is_no_air() -> None:

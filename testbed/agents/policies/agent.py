@@ -17,37 +17,44 @@ import importlib
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
 from testbed.agents.policies.svd import Svd
 from testbed.core.errors import InputError
+from testbed.core.options import StageOptions
 from testbed.core.stages import BeamPolicy
 from testbed.core.types import C64
 
 _PREDICTING = ("lstm", "kalman", "last")
 
 
+class AgentOptions(StageOptions, frozen=True):
+    checkpoint: str
+    """File that a learner saved, its card (.json) beside it; on every node's own machine."""
+    run: Annotated[int, Meta(ge=0)] = 0
+    """Which of the runs that were trained side by side."""
+    fred: str = "eve"
+    """Role of the transmitter that stands for Fred."""
+
+
 class Agent(BeamPolicy):
-    """Asks the checkpoint's policy after every sounding.
+    """Asks the checkpoint's policy after every sounding."""
 
-    Options
-      checkpoint: file that a learner saved, its card (.json) beside it; on every node's own machine.
-      run: which of the runs that were trained side by side.
-      fred: role of the transmitter that stands for Fred.
-    """
+    options_type = AgentOptions
+    options: AgentOptions
 
-    def __init__(self, checkpoint: str = "", run: int = 0, fred: str = "eve") -> None:
-        if not checkpoint:
-            raise ValueError("no checkpoint given, accepted: checkpoint = the file that a learner saved")
-        self._path = Path(checkpoint)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._path = Path(self.options.checkpoint)
         if not self._path.is_file():
-            raise ValueError(f"checkpoint: {self._path} is not there, accepted: the file that a learner saved")
+            raise InputError(f"checkpoint: {self._path} is not there, accepted: the file that a learner saved")
         card = self._path.with_suffix(".json")
         if not card.is_file():
-            raise ValueError(f"checkpoint: {self._path} has no card beside it ({card.name}), which a learner saves too")
-        self._run, self._fred = run, fred
+            raise InputError(f"checkpoint: {self._path} has no card beside it ({card.name}), which a learner saves too")
+        self._run, self._fred = self.options.run, self.options.fred
 
     def begin(self, n_own: int, n_peer: int, peer: str, seed: int) -> None:
         # by name: it needs torch, which nodes with other policies never load

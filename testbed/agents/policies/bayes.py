@@ -9,45 +9,50 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
 from testbed.agents.policies.svd import Svd
+from testbed.core.options import StageOptions
 from testbed.core.stages import BeamPolicy, first_antenna
 from testbed.core.types import C64
 
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class BayesOptions(StageOptions, frozen=True):
+    fred: str = "eve"
+    """Role of the transmitter that stands for Fred."""
+    kappa_fred: Share = 0.995
+    """Correlation of his channel with Eve's."""
+    kappa_eve: Share = 0.9
+    """Correlation of Eve's channel with the legitimate one."""
+    fred_noise: Annotated[float, Meta(ge=0, le=1e9)] = 1e-3
+    """Error variance of a coefficient of his channel, of unit variance itself."""
+    snr: Annotated[float, Meta(gt=0, le=1e9)] = 10.0
+    """P/σ² at one antenna."""
+    mu: Share = 1.0
+    """Weight of the key rate; 1 − mu of the data rate."""
+    rho: Share = 0.95
+    """AR(1) coefficient from one probe to the other."""
+
 
 class Bayes(BeamPolicy):
-    """Trades by the latest sounding.
+    """Trades by the latest sounding."""
 
-    Options
-      fred: role of the transmitter that stands for Fred.
-      kappa_fred: correlation of his channel with Eve's; kappa_eve: of Eve's channel with the legitimate one.
-      fred_noise: error variance of a coefficient of his channel, of unit variance itself.
-      snr: P/σ² at one antenna; mu: weight of the key rate, 1 − mu of the data rate.
-      rho: AR(1) coefficient from one probe to the other.
-    """
+    options_type = BayesOptions
+    options: BayesOptions
 
-    def __init__(
-        self,
-        fred: str = "eve",
-        kappa_fred: float = 0.995,
-        kappa_eve: float = 0.9,
-        fred_noise: float = 1e-3,
-        snr: float = 10.0,
-        mu: float = 1.0,
-        rho: float = 0.95,
-    ) -> None:
-        self._fred = fred
-        self._numbers = {"kappa_fred": kappa_fred, "kappa_eve": kappa_eve, "fred_noise": fred_noise, "mu": mu}
-        self._numbers |= {"rho": rho, "power": snr, "noise_power": 1.0}
-        for name, value in self._numbers.items():
-            most = 1 if name in ("kappa_fred", "kappa_eve", "mu", "rho") else 1e9
-            if not 0 <= value <= most:
-                raise ValueError(f"{'snr' if name == 'power' else name} = {value}, accepted: 0 to {most:g}")
-        if snr <= 0:
-            raise ValueError(f"snr = {snr}, accepted: above 0")
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        o = self.options
+        self._fred = o.fred
+        self._numbers = {
+            "kappa_fred": o.kappa_fred, "kappa_eve": o.kappa_eve, "fred_noise": o.fred_noise, "mu": o.mu, "rho": o.rho,
+            "power": o.snr, "noise_power": 1.0,
+        }  # fmt: skip
 
     def begin(self, n_own: int, n_peer: int, peer: str, seed: int) -> None:
         self._peer, self._is_alice = peer, peer == "bob"

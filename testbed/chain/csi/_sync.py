@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from testbed.chain.csi._acquire import (
@@ -35,6 +36,7 @@ from testbed.chain.csi._acquire import (
 )
 from testbed.chain.csi._plan import C128, Plan, power
 from testbed.core.errors import ProbeRejected, Reject
+from testbed.core.options import StageOptions
 from testbed.core.types import C64, F64, I64, AntennaFrame, CsiFrame, IqBlock, SoundingFrame
 
 _Record = TypeVar("_Record", "Soundings", "_Dc", "_Lock")
@@ -149,29 +151,27 @@ def _taken(record: _Record, index: I64) -> _Record:
     return _made(type(record), [v.take(index) if isinstance(v, _Dc) else v[index] for v in _values(record)])
 
 
+class SyncOptions(StageOptions, frozen=True):
+    """What all estimators share: which probes they reject."""
+
+    min_snr_db: Annotated[float, Meta(ge=-20, le=60)] = 3.0
+    """Mean SNR of one symbol over the subcarriers below which a probe is rejected as LOW_SNR."""
+    clip_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.001
+    """Share of the frame's samples with |I| or |Q| ≥ 0.999 above which it is rejected as CLIPPED."""
+    detection_threshold: Annotated[float, Meta(gt=0, lt=1)] = 0.25
+    """Self-correlation coefficient, about SNR/(1 + SNR) over the sampled band, below which there is NO_PREAMBLE; raised
+    where the block holds too few samples for it to mean anything."""
+    max_cfo_hz: Annotated[float, Meta(gt=0)] | None = None
+    """Carrier offset beyond which a probe is rejected as CFO_RANGE; none: all at which the frame's band stays
+    inside the sampled one, (n_fft/2 − highest bin)·rate/n_fft."""
+
+
 class Synchroniser:
-    """Finds frames in blocks. Holds what it derived from the last frame design; not for use by several threads.
+    """Finds frames in blocks. Holds what it derived from the last frame design; not for use by several threads."""
 
-    min_snr_db: mean SNR of one symbol over the subcarriers below which a probe is LOW_SNR.
-    clip_fraction: share of the frame's samples at |I| or |Q| ≥ 0.999 above which it is CLIPPED.
-    detection_threshold: self-correlation coefficient (0 to 1, about SNR/(1 + SNR) over the sampled band) below which
-      there is NO_PREAMBLE; raised where the block holds too few samples for it to mean anything.
-    max_cfo_hz: carrier offsets beyond are CFO_RANGE. None: all at which the frame's band stays inside the sampled one.
-    """
-
-    def __init__(
-        self, min_snr_db: float, clip_fraction: float, detection_threshold: float, max_cfo_hz: float | None
-    ) -> None:
-        if not -20 <= min_snr_db <= 60:
-            raise ValueError(f"min_snr_db = {min_snr_db}, accepted: −20 to 60")
-        if not 0 <= clip_fraction <= 1:
-            raise ValueError(f"clip_fraction = {clip_fraction}, accepted: 0 to 1")
-        if not 0 < detection_threshold < 1:
-            raise ValueError(f"detection_threshold = {detection_threshold}, accepted: between 0 and 1")
-        if max_cfo_hz is not None and not max_cfo_hz > 0:
-            raise ValueError(f"max_cfo_hz = {max_cfo_hz}, accepted: > 0, or none for the frame's range")
-        self.min_snr_db, self.clip_fraction = min_snr_db, clip_fraction
-        self.detection_threshold, self.max_cfo_hz = detection_threshold, max_cfo_hz
+    def __init__(self, options: SyncOptions) -> None:
+        self.min_snr_db, self.clip_fraction = options.min_snr_db, options.clip_fraction
+        self.detection_threshold, self.max_cfo_hz = options.detection_threshold, options.max_cfo_hz
         self._plan: Plan | None = None
         self._scratch = Scratch()
 

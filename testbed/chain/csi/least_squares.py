@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from testbed.chain.csi._sync import Synchroniser
+from testbed.chain.csi._sync import Synchroniser, SyncOptions
 from testbed.core.errors import ProbeRejected
 from testbed.core.stages import CsiEstimator
 from testbed.core.types import AntennaFrame, CsiFrame, IqBlock, SoundingFrame
 
 
 class LeastSquares(CsiEstimator):
-    """Least-squares estimate on every subcarrier, with variance σ²/(n_symbols·|pilot|²).
+    """Least-squares estimate on every subcarrier, with variance σ²/(n_symbols·|pilot|²)."""
 
-    Options
-      min_snr_db: mean SNR over the subcarriers below which a probe is rejected (LOW_SNR).
-      clip_fraction: share of the frame's samples with |I| or |Q| ≥ 0.999 above which it is rejected (CLIPPED).
-      detection_threshold: self-correlation coefficient, 0 to 1, below which there is no frame (NO_PREAMBLE).
-      max_cfo_hz: carrier offset beyond which a probe is rejected (CFO_RANGE); absent: all at which the
-        frame's band stays inside the sampled one, (n_fft/2 − highest bin)·rate/n_fft.
-    """
+    options_type = SyncOptions
+    options: SyncOptions
 
-    def __init__(
-        self,
-        min_snr_db: float = 3.0,
-        clip_fraction: float = 0.001,
-        detection_threshold: float = 0.25,
-        max_cfo_hz: float | None = None,
-    ) -> None:
-        self._sync = Synchroniser(min_snr_db, clip_fraction, detection_threshold, max_cfo_hz)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._sync = Synchroniser(self.options)
 
     def estimate_many(self, blocks: Sequence[IqBlock], frame: SoundingFrame) -> list[CsiFrame | ProbeRejected]:
         """Find the frame in each `block.samples` (antenna, sample) and estimate the channel.

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
 from testbed.chain.csi._plan import C128, power
-from testbed.chain.csi._sync import Synchroniser
+from testbed.chain.csi._sync import Synchroniser, SyncOptions
 from testbed.core.errors import ProbeRejected
 from testbed.core.stages import CsiEstimator
 from testbed.core.types import F64, AntennaFrame, CsiFrame, IqBlock, SoundingFrame
+
+
+class MmseOptions(SyncOptions, frozen=True):
+    rms_delay_s: Annotated[float, Meta(gt=0, lt=1e-3)] = 50e-9
+    """Of the exponential power delay profile."""
 
 
 class Mmse(CsiEstimator):
@@ -20,22 +27,15 @@ class Mmse(CsiEstimator):
     exponential power delay profile with r.m.s. delay `rms_delay_s` and P the measured mean power. Where the profile
     does not fit the channel, Stein's unbiased risk estimate shows that smoothing would hurt; then the least-squares
     estimate is kept.
-
-    Options: `rms_delay_s` in seconds, and those of `least_squares`.
     """
 
-    def __init__(
-        self,
-        rms_delay_s: float = 50e-9,
-        min_snr_db: float = 3.0,
-        clip_fraction: float = 0.001,
-        detection_threshold: float = 0.25,
-        max_cfo_hz: float | None = None,
-    ) -> None:
-        if not 0 < rms_delay_s < 1e-3:
-            raise ValueError(f"rms_delay_s = {rms_delay_s}, accepted: above 0 and below 1e-3 s")
-        self.rms_delay_s = rms_delay_s
-        self._sync = Synchroniser(min_snr_db, clip_fraction, detection_threshold, max_cfo_hz)
+    options_type = MmseOptions
+    options: MmseOptions
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.rms_delay_s = self.options.rms_delay_s
+        self._sync = Synchroniser(self.options)
         self._frame: SoundingFrame | None = None
         self._powers: F64 = np.empty(0)
         self._modes: C128 = np.empty((0, 0), dtype=np.complex128)

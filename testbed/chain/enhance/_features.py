@@ -3,23 +3,27 @@
 What the quantizers get is real numbers of one of three scales. Levels (`db`, `magnitude`) are the same at both ends
 whatever the oscillators do. `complex` keeps the phases over frequency, twice as many dimensions, and needs `aligned`: a
 frame's common phase depends on two free-running oscillators and its delay on when each receiver found it, so neither is
-reciprocal, and each end takes off what it can see of them in its own frame.
+reciprocal, and each end takes off what it can see of them in its own frame. CSI without phases (RSSI, amplitudes only)
+has nothing for `complex` to keep: there it is `db`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
+from testbed.core.options import StageOptions
 from testbed.core.types import F64, CsiSeries, Features
 
 C128 = NDArray[np.complex128]
 
-SCALES = ("db", "magnitude", "complex")
-DETRENDS = ("none", "difference", "highpass")
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+ScaleName = Literal["db", "magnitude", "complex"]
+Detrend = Literal["none", "difference", "highpass"]
 
 # complex64 magnitudes carry about 1e-6 dB of rounding. Rounding it away makes equal measurements (1 dB RSSI steps)
 # equal again, so that ties are ties for the quantizer at both ends.
@@ -28,44 +32,56 @@ _FINER = 2
 """Delays looked at per sample of the bandwidth."""
 
 
+class ScaleOptions(StageOptions, frozen=True):
+    """What all enhancers share that give CSI, not features of their own; the same at both ends."""
+
+    step: Count = 8
+    """Subcarriers averaged into one dimension; about a coherence bandwidth makes dimensions nearly independent."""
+    scale: ScaleName = "db"
+    """db: 20·log10 |h|; magnitude: |h|; complex: Re h and Im h of each frame without its delay and common phase."""
+    detrend: Detrend = "none"
+    """difference: minus the previous probe; highpass: minus the mean of the probes before: for channels that drift
+    slowly, whose level Eve can know as well as anybody."""
+    align: bool = True
+    """With complex, whether each frame's delay and common phase are taken off; false only where radios share clock and
+    phase."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """How magnitudes become features; the same options at both ends. Refused values raise ValueError."""
+    """How magnitudes become features; the same options at both ends."""
 
     step: int
     """Subcarriers averaged into one dimension; about a coherence bandwidth makes dimensions nearly independent."""
-    scale: str
+    scale: ScaleName
     """db: 20·log10 |h|; magnitude: |h|; complex: Re h and Im h of aligned CSI."""
-    detrend: str
+    detrend: Detrend
     """none; difference: minus the previous probe; highpass: minus the mean of the `window` probes before."""
     window: int
     align: bool = True
     """Whether each frame's delay and common phase are taken off; false only where radios share clock and phase."""
 
-    def __post_init__(self) -> None:
-        whole("step", self.step, 1)
-        whole("window", self.window, 1)
-        if self.scale not in SCALES:
-            raise ValueError(f"scale = {self.scale!r}, accepted: {', '.join(SCALES)}")
-        if self.detrend not in DETRENDS:
-            raise ValueError(f"detrend = {self.detrend!r}, accepted: {', '.join(DETRENDS)}")
-
     def phases(self, csi: CsiSeries) -> C128:
         """Return the CSI (probe, rx antenna, tx antenna, subcarrier) as `complex` takes it."""
-        return aligned(csi) if self.align else csi.h.astype(np.complex128)
+        return aligned(csi) if self.align and not self.levels(csi) else csi.h.astype(np.complex128)
+
+    def levels(self, csi: CsiSeries) -> bool:
+        """Whether nothing but levels can be told of this CSI: real values from 0 on, or one subcarrier to align."""
+        return (self.align and csi.h.shape[-1] < 2) or levels_only(csi)
 
     def apply(self, h: F64 | C128, csi: CsiSeries) -> Features:
         """Return features of h (probe, rx antenna, tx antenna, subcarrier), complex or, for levels, |h|.
 
         Dimension = ((rx · n_tx) + tx) · n_groups + group, groups of subcarriers in ascending order; with `complex`
-        (((rx · n_tx) + tx) · 2 + part) · n_groups + group, part 0 being Re. NaN in, NaN out; a magnitude ≤ 0 has no dB
-        value and becomes NaN too.
+        (((rx · n_tx) + tx) · 2 + part) · n_groups + group, part 0 being Re, or as `db` where `levels` are all there
+        is. NaN in, NaN out; a magnitude ≤ 0 has no dB value and becomes NaN too.
         """
-        grouped = group_subcarriers(h if self.scale == "complex" else np.abs(h), self.step)
-        if self.scale == "complex":
+        scale = "db" if self.scale == "complex" and self.levels(csi) else self.scale
+        grouped = group_subcarriers(h if scale == "complex" else np.abs(h), self.step)
+        if scale == "complex":
             grouped = np.stack([grouped.real, grouped.imag], axis=3)
         values: F64 = grouped.reshape(grouped.shape[0], -1)
-        if self.scale == "db":
+        if scale == "db":
             with np.errstate(divide="ignore", invalid="ignore"):
                 values = np.round(20.0 * np.log10(values), _DB_DECIMALS)
             values[~np.isfinite(values)] = np.nan
@@ -76,10 +92,15 @@ class Reduction:
         return Features(values=values, rounds=csi.rounds)
 
 
-def whole(name: str, value: int, least: int, most: int = 1_000_000) -> None:
-    """Raise ValueError unless `value` is a whole number, `least` to `most`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{name} = {value!r}, accepted: whole numbers from {least} to {most}")
+def levels_only(csi: CsiSeries) -> bool:
+    """Whether this CSI has no phases, as RSSI: some value is known, and every known one is real and not negative."""
+    known = csi.h[np.isfinite(csi.h)]
+    return bool(known.size and not known.imag.any() and (known.real >= 0.0).all())
+
+
+def of_levels(csi: CsiSeries) -> CsiSeries:
+    """Return the CSI without its phases."""
+    return CsiSeries(np.abs(csi.h).astype(np.complex64), csi.rounds, csi.subcarrier_hz)
 
 
 def magnitudes(csi: CsiSeries) -> F64:

@@ -3,6 +3,7 @@
 A subclass learns from pairs of real vectors (probe, element): Re of all antenna pairs and subcarriers, then Im, of CSI
 without each frame's delay and common phase (`_features.aligned`). It gives either Bob's CSI as Alice predicts it
 (`maps_csi`), which both ends then turn into the same features as `identity` does; or features of its own, at both ends.
+Of CSI without phases (RSSI) the vectors are the levels in dB, one element a subcarrier, and one subcarrier is enough.
 
 A stretch of time is split, not shuffled: the last part validates, a gap before it belongs to neither, because
 neighbouring probes are nearly the same. The rounds that enter keys come after all of them (`[training] guard_rounds`).
@@ -19,16 +20,19 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from testbed import __version__
-from testbed.chain.enhance._features import C128, Reduction, whole
+from testbed.chain.enhance._features import C128, Count, Reduction, ScaleName, levels_only, of_levels
 from testbed.core.archives import read_npz
 from testbed.core.errors import InputError
 from testbed.core.gate import check_plain
+from testbed.core.options import StageOptions
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import F64, I64, CsiSeries, Features
 from testbed.core.whole import write_whole
@@ -89,38 +93,61 @@ class Model:
         return digest({"card": np.frombuffer(_text(self.card).encode(), np.uint8), **self.public})[:16]
 
 
+class TrainedOptions(StageOptions, frozen=True):
+    """What all enhancers with a model share."""
+
+    align: bool = True
+    """Whether each frame's delay and common phase are taken off; false only where radios share clock and phase."""
+    model: str = ""
+    """File that a node or `save` wrote, instead of a training."""
+    validation: Annotated[float, Meta(gt=0, le=0.5)] = 0.2
+    """Last share of the training rounds, which judges."""
+    gap: Annotated[int, Meta(ge=0, le=1_000_000)] = 8
+    """Rounds left out before it."""
+
+
+class MappedOptions(TrainedOptions, frozen=True):
+    """Of those that predict Bob's CSI, which both ends then turn into the same features as `identity` does."""
+
+    step: Count = 8
+    """Subcarriers averaged into one dimension."""
+    scale: ScaleName = "complex"
+    """db: 20·log10 |h|; magnitude: |h|; complex: Re h and Im h."""
+
+
+_NOT_LEARNT = ("align", "model", "device", "step", "scale")
+"""Options that decide nothing of what is learnt, or stand among the parameters."""
+
+
 class Trained(TrainableEnhancer):
-    """Base of the enhancers with a model. Options as in the subclasses."""
+    """Base of the enhancers with a model."""
+
+    options_type = TrainedOptions
+    options: TrainedOptions
+    applied: ClassVar[tuple[str, ...]] = ()
+    """Options that say how a model is applied, so that one with others is refused. All the rest says how it is learnt,
+    which no longer matters to a model that is there."""
 
     maps_csi: ClassVar[bool] = True
     """Whether it predicts Bob's CSI at Alice; otherwise both ends compute features."""
 
-    def __init__(
-        self,
-        reduction: Reduction,
-        model: str,
-        validation: float,
-        gap: int,
-        parameters: dict[str, Any],
-        recipe: Mapping[str, Any] | None = None,
-    ) -> None:
-        """`model`: a file that `save` wrote, instead of a training.
-
-        Both for the card, the subclass's own: `parameters` say how a model is applied, so that one with others is
-        refused; `recipe` says how it is learnt, which no longer matters to a model that is there.
-        """
-        if not 0.0 < validation <= 0.5:
-            raise ValueError(f"validation = {validation!r}, accepted: above 0, to 0.5")
-        whole("gap", gap, 0)
-        self._reduction, self._validation, self._gap = reduction, validation, gap
-        self._parameters = {"align": reduction.align, **parameters}
-        self._recipe_card = {"validation": validation, "gap": gap, **(recipe or {})}
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        o = self.options
+        # those that give features of their own have neither
+        scale: ScaleName = getattr(o, "scale", "complex")
+        self._reduction = Reduction(getattr(o, "step", 1), scale, "none", 1, o.align)
+        values = msgspec.json.decode(msgspec.json.encode(o))  # as the card has them: lists, not tuples
+        self._parameters = {name: values[name] for name in ("align", *self.applied)}
+        self._recipe_card = {k: v for k, v in values.items() if k not in (*_NOT_LEARNT, *self.applied)}
         self._model: Model | None = None
+        self._levels = False
+        """Whether the vectors are levels, as of RSSI; follows the model, or the CSI that it is being learnt from."""
         self._file = ""
         """Where the model was read from."""
         self._scores: dict[str, float] = {}
-        if model:
-            self.read(Path(model))
+        if o.model:
+            self.read(Path(o.model))
 
     # ------------------------------------------------------------ what a subclass says
 
@@ -148,9 +175,10 @@ class Trained(TrainableEnhancer):
         NaN rows stay NaN. Raises InputError without a model, or where it was made for other subcarriers or antennas.
         """
         model = self._checked(role, csi.h.shape[1:], csi.subcarrier_hz)
+        csi = self._as_learnt(csi)
         if self.maps_csi and role != "alice":
             return self._reduction.apply(self._reduction.phases(csi), csi)
-        vectors = stacked(self._reduction.phases(self._calibrated(model.private, csi) if role == "alice" else csi))
+        vectors = self._vectors(self._calibrated(model.private, csi) if role == "alice" else csi)
         present = np.isfinite(vectors).all(axis=1)
         try:
             out = self._apply(model, role, vectors[present]) if present.any() else np.zeros((0, 1))
@@ -160,11 +188,41 @@ class Trained(TrainableEnhancer):
         found[present] = out
         if not self.maps_csi:
             return Features(values=found, rounds=csi.rounds)
-        if present.any() and found.shape[1] != 2 * math.prod(model.card["bob_shape"]):
+        if present.any() and found.shape[1] != (1 if self._levels else 2) * math.prod(model.card["bob_shape"]):
             raise InputError(f"{self._called} predicts {found.shape[1]} numbers for {model.card['bob_shape']}")
         if not present.any():
             return self._reduction.apply(np.full(csi.h.shape, np.nan + 0j), csi)
-        return self._reduction.apply(unstacked(found, model.card["bob_shape"]), csi)
+        shape = model.card["bob_shape"]
+        predicted = 10.0 ** (found / 20.0).reshape(-1, *shape) if self._levels else unstacked(found, shape)
+        return self._reduction.apply(predicted, csi)
+
+    def _as_learnt(self, csi: CsiSeries) -> CsiSeries:
+        """Return CSI as the model knows it: of one of levels, levels; raises InputError where it wants phases."""
+        if self._levels:
+            return of_levels(csi)
+        if levels_only(csi):
+            raise InputError(f"{self._called} was trained on CSI with phases, this CSI has levels only")
+        return csi
+
+    def _vectors(self, csi: CsiSeries) -> F64:
+        """Return (probe, element) as the subclass learns from it; what has no level in dB is NaN."""
+        if not self._levels:
+            return stacked(self._reduction.phases(csi))
+        with np.errstate(divide="ignore"):
+            out: F64 = 20.0 * np.log10(np.abs(csi.h.astype(np.complex128)).reshape(csi.h.shape[0], -1))
+        out[~np.isfinite(out)] = np.nan
+        return out
+
+    def _joined(self, vectors: F64) -> Any:
+        """Return vectors as a linear method takes them: complex (probe, element / 2), or real where they are levels."""
+        return vectors if self._levels else as_complex(vectors)
+
+    def _split(self, values: Any) -> F64:
+        """Undo `_joined`."""
+        return np.asarray(values) if self._levels else stacked(values)
+
+    def _take(self, model: Model) -> None:
+        self._model, self._levels = model, bool(model.card.get("levels", False))
 
     def check(self, shape: tuple[int, ...], subcarrier_hz: F64) -> None:
         for role in ("alice", "bob"):
@@ -209,29 +267,28 @@ class Trained(TrainableEnhancer):
             raise ValueError(
                 f"Alice's and Bob's CSI are of other rounds: {alice.h.shape[0]} and {bob.h.shape[0]} of them"
             )
-        if alice.h.shape[-1] < MIN_SUBCARRIERS or alice.h.shape[-1] != bob.h.shape[-1]:
+        levels = self._reduction.levels(alice) or self._reduction.levels(bob)
+        least = 1 if levels else MIN_SUBCARRIERS
+        if alice.h.shape[-1] < least or alice.h.shape[-1] != bob.h.shape[-1]:
             raise ValueError(
-                f"{alice.h.shape[-1]} subcarriers at Alice, {bob.h.shape[-1]} at Bob; accepted: the same, "
-                f"from {MIN_SUBCARRIERS}"
+                f"{alice.h.shape[-1]} subcarriers at Alice, {bob.h.shape[-1]} at Bob; accepted: the same, from {least}"
             )
-        whole_csi = [np.isfinite(c.h).all(axis=(1, 2, 3)) for c in (alice, bob)]
+        self._levels = levels
+        if levels:
+            alice, bob = of_levels(alice), of_levels(bob)
+        # what has no value, or no level in dB, is missing
+        whole_csi = [
+            np.isfinite(self._vectors(c) if levels else c.h.reshape(len(c.h), -1)).all(axis=1) for c in (alice, bob)
+        ]
         both = whole_csi[0] & whole_csi[1]
         if both.sum() < MIN_PROBES:
             raise ValueError(f"{both.sum()} of {both.size} probes have CSI at both ends, accepted from {MIN_PROBES}")
         alice, bob = (CsiSeries(c.h[both], c.rounds[both], c.subcarrier_hz) for c in (alice, bob))
-        for end, vectors in (("Alice", stacked(alice.h)), ("Bob", stacked(bob.h))):
-            constant = np.flatnonzero(np.ptp(vectors, axis=0) == 0)
-            if constant.size:
-                half = vectors.shape[1] // 2
-                part, element = ("Re", constant[0]) if constant[0] < half else ("Im", constant[0] - half)
-                raise ValueError(
-                    f"{end}'s CSI: {part} of subcarrier {element % alice.h.shape[-1]} never changes over {both.sum()} "
-                    f"probes ({constant.size} such columns): there is nothing to learn from it"
-                )
+        self._check_changing(alice, bob)
         calibration = self._calibrate(alice, bob)
-        before, b = stacked(self._reduction.phases(alice)), stacked(self._reduction.phases(bob))
-        a = stacked(self._reduction.phases(self._calibrated(calibration, alice)))
-        split = Split.of(len(a), self._validation, self._gap)
+        before, b = self._vectors(alice), self._vectors(bob)
+        a = self._vectors(self._calibrated(calibration, alice))
+        split = Split.of(len(a), self.options.validation, self.options.gap)
         learned = self._learn(a, b, split, rng)
         learned.private.update(calibration)
         card = {
@@ -248,21 +305,42 @@ class Trained(TrainableEnhancer):
                 "train": int(split.train.size), "validate": int(split.validate.size),
             },
             "private_sha256": digest(learned.private),
+            **({"levels": True} if levels else {}),
             "history": learned.history,
             "versions": {"testbed": __version__, "numpy": np.__version__, **_torch_version()},
         }  # fmt: skip
-        self._model = Model(card, learned.private, learned.public)
+        self._take(Model(card, learned.private, learned.public))
         self._scores = self._score(*(x[split.validate] for x in (before, a, b)))
 
+    def _check_changing(self, alice: CsiSeries, bob: CsiSeries) -> None:
+        """Raise ValueError where a column never changes."""
+        n = alice.h.shape[-1]
+        for end, csi in (("Alice", alice), ("Bob", bob)):
+            vectors = self._vectors(csi) if self._levels else stacked(csi.h)
+            constant = np.flatnonzero(np.ptp(vectors, axis=0) == 0)
+            if constant.size:
+                part = "the level" if self._levels else ("Re" if constant[0] < vectors.shape[1] // 2 else "Im")
+                raise ValueError(
+                    f"{end}'s CSI: {part} of subcarrier {constant[0] % n} never changes over {len(vectors)} "
+                    f"probes ({constant.size} such columns): there is nothing to learn from it"
+                )
+
     def _score(self, before: F64, alice: F64, bob: F64) -> dict[str, float]:
-        """Return what is left between the ends before and after, over Bob's power, in what each compares."""
+        """Return what is left between the ends before and after, over Bob's power, in what each compares.
+
+        Levels in dB have a zero by convention only: there it is over their variance.
+        """
         assert self._model is not None
         after = self._apply(self._model, "alice", alice)
         target = bob if self.maps_csi else self._apply(self._model, "bob", bob)
-        scores = {"nmse_after": float(((after - target) ** 2).mean() / (target**2).mean())}
+        scores = {"nmse_after": self._nmse(after, target)}
         if before.shape == bob.shape:
-            scores["nmse_before"] = float(((before - bob) ** 2).mean() / (bob**2).mean())
+            scores["nmse_before"] = self._nmse(before, bob)
         return scores
+
+    def _nmse(self, found: F64, wanted: F64) -> float:
+        power = wanted.var(axis=0).mean() if self._levels else (wanted**2).mean()
+        return float(((found - wanted) ** 2).mean() / power)
 
     @property
     def model_id(self) -> str | None:
@@ -294,7 +372,8 @@ class Trained(TrainableEnhancer):
     def adopt(self, publication: Mapping[str, Any]) -> None:
         """Take Alice's model: its card and what Bob needs. Raises ValueError for anything else."""
         card = self._read_card(publication["card"])
-        self._model, self._scores = Model(card, {}, unpacked(publication["public"])), {}
+        self._take(Model(card, {}, unpacked(publication["public"])))
+        self._scores = {}
 
     def dump(self) -> bytes:
         if self._model is None:
@@ -319,7 +398,7 @@ class Trained(TrainableEnhancer):
             parts[part][key] = values
         if parts["private"] and digest(parts["private"]) != card["private_sha256"]:
             raise ValueError("the weights are not those of the card (SHA-256 differs)")
-        self._model = Model(card, **parts)
+        self._take(Model(card, **parts))
 
     def _read_card(self, text: Any) -> dict[str, Any]:
         try:
@@ -348,7 +427,8 @@ class Trained(TrainableEnhancer):
         carriers = card.get("subcarrier_hz")
         if not isinstance(carriers, list) or not all(isinstance(f, float) for f in carriers):
             raise ValueError("the card's subcarrier_hz is missing or wrong")
-        if len(carriers) != card["bob_shape"][-1] or "private_sha256" not in card:
+        same = {len(carriers), card["alice_shape"][-1], card["bob_shape"][-1]}
+        if len(same) > 1 or "private_sha256" not in card:
             raise ValueError("the card is incomplete")
         return card
 

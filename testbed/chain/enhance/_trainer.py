@@ -8,48 +8,46 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from testbed.chain.enhance._features import whole
-from testbed.chain.enhance._trained import Arrays, Split
+from testbed.chain.enhance._features import Count, ScaleName
+from testbed.chain.enhance._trained import Arrays, Split, TrainedOptions
 from testbed.core.types import F64
 from testbed.learning import torch_device
 
-MOST_WIDTH = 8192
-"""Of a layer: far more than CSI needs, and little enough for a node's memory."""
+Width = Annotated[int, Meta(ge=1, le=8192)]
+"""Of a layer: far more than CSI needs at most, and little enough for a node's memory."""
 Build = Callable[[], Any]
 """Returns a fresh torch module."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a network is trained; refused values raise ValueError."""
+class NetworkOptions(TrainedOptions, frozen=True):
+    """How a network is trained, beside what all enhancers with a model share."""
 
-    epochs: int
+    epochs: Count = 200
     """At most; training ends where the validation has not improved for `patience` epochs."""
-    patience: int
-    batch: int
-    rate: float
+    patience: Count = 20
+    """Epochs without improvement after which training ends."""
+    batch: Count = 64
+    """Probes in a step of the optimiser."""
+    rate: Annotated[float, Meta(gt=0, le=1)] = 1e-3
     """Adam's learning rate; it falls to a hundredth along a half cosine."""
-    device: str
-    """cpu, cuda, or auto: see `learning.torch_device`."""
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    """Where torch computes; auto: see `learning.torch_device`."""
 
-    def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch"):
-            whole(name, getattr(self, name), 1)
-        if not 0.0 < self.rate <= 1.0:
-            raise ValueError(f"rate = {self.rate!r}, accepted: above 0, to 1")
-        if self.device not in torch_device.CHOICES:
-            raise ValueError(f"device = {self.device!r}, accepted: {', '.join(torch_device.CHOICES)}")
 
-    @property
-    def card(self) -> dict[str, Any]:
-        """Return what decides the result, for a model's card: not the device, which each end has its own."""
-        return {k: v for k, v in asdict(self).items() if k != "device"}
+class MappedNetworkOptions(NetworkOptions, frozen=True):
+    """Of the networks that predict Bob's CSI, which both ends then turn into the same features as `identity` does."""
+
+    step: Count = 8
+    """Subcarriers averaged into one dimension."""
+    scale: ScaleName = "complex"
+    """db: 20·log10 |h|; magnitude: |h|; complex: Re h and Im h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ def train(
     loss: Callable[..., Any],
     data: tuple[F64, ...],
     split: Split,
-    recipe: Recipe,
+    recipe: NetworkOptions,
     rng: np.random.Generator,
 ) -> tuple[Arrays, dict[str, Any]]:
     """Return the weights of least validation loss and how they were found.

@@ -7,70 +7,57 @@ CSI must let one decoder rebuild both ends' CSI, and must be the same at both en
 from __future__ import annotations
 
 from functools import partial
-from math import inf
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
-from testbed.chain.enhance._features import Reduction, whole
 from testbed.chain.enhance._trained import Learned, Model, Split, Trained
-from testbed.chain.enhance._trainer import MOST_WIDTH, Recipe, Scale, run, train
+from testbed.chain.enhance._trainer import NetworkOptions, Scale, Width, run, train
 from testbed.core.types import F64
+
+
+class AutoencoderOptions(NetworkOptions, frozen=True):
+    codes: Width = 16
+    """Features."""
+    hidden: Width = 128
+    """Width of the layer before and after the code."""
+    agreement: Annotated[float, Meta(ge=0)] = 0.1
+    """Weight of the difference of the two codes."""
 
 
 class Autoencoder(Trained):
     """Gives `codes` features: the code, of mean 0 and variance 1 over a batch, of an encoder that Alice publishes.
 
     Loss: mean squared error of the four reconstructions (either end's code, either end's CSI) plus `agreement` times
-    that of the two codes. hidden: width of the layer before and after the code. Other options as `crcnet`'s.
+    that of the two codes.
     """
 
     maps_csi = False
 
-    def __init__(
-        self,
-        codes: int = 16,
-        hidden: int = 128,
-        agreement: float = 0.1,
-        align: bool = True,
-        model: str = "",
-        validation: float = 0.2,
-        gap: int = 8,
-        epochs: int = 200,
-        patience: int = 20,
-        batch: int = 64,
-        rate: float = 1e-3,
-        device: str = "cpu",
-    ) -> None:
-        whole("codes", codes, 1, MOST_WIDTH)
-        whole("hidden", hidden, 1, MOST_WIDTH)
-        if not 0.0 <= agreement < inf:
-            raise ValueError(f"agreement = {agreement!r}, accepted: finite, from 0")
-        self._recipe = Recipe(epochs, patience, batch, rate, device)
-        self._codes, self._hidden, self._agreement = codes, hidden, agreement
-        reduction, parameters = Reduction(1, "complex", "none", 1, align), {"codes": codes, "hidden": hidden}
-        recipe = {"agreement": agreement, **self._recipe.card}
-        super().__init__(reduction, model, validation, gap, parameters, recipe)
+    options_type = AutoencoderOptions
+    options: AutoencoderOptions
+    applied = ("codes", "hidden")
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
         if alice.shape != bob.shape:
             raise ValueError(f"{alice.shape[1]} elements at Alice, {bob.shape[1]} at Bob; accepted: the same")
         scale = Scale.of(np.concatenate([alice[split.train], bob[split.train]]))
-        build = partial(network, alice.shape[1], self._hidden, self._codes)
+        build = partial(network, alice.shape[1], self.options.hidden, self.options.codes)
         data = scale.apply(alice), scale.apply(bob)
-        weights, history = train(build, self._loss, data, split, self._recipe, rng)
+        weights, history = train(build, self._loss, data, split, self.options, rng)
         encoder = {k: v for k, v in weights.items() if k.startswith("net.encoder.")}
         return Learned(public={**encoder, **scale.arrays("csi")}, history=history)
 
     def _loss(self, net: Any, x: Any, y: Any) -> Any:
         a, b = net.encoder(x), net.encoder(y)
         rebuilt = [((net.decoder(code) - end) ** 2).mean() for code in (a, b) for end in (x, y)]
-        return sum(rebuilt) + self._agreement * ((a - b) ** 2).mean()
+        return sum(rebuilt) + self.options.agreement * ((a - b) ** 2).mean()
 
     def _apply(self, model: Model, role: str, vectors: F64) -> F64:
         scale = Scale.read(model.public, "csi")
         weights = {k.replace("net.encoder.", "net."): v for k, v in model.public.items()}
-        build = partial(encoder, scale.low.size, self._hidden, self._codes)
+        build = partial(encoder, scale.low.size, self.options.hidden, self.options.codes)
         return run(build, weights, scale.apply(vectors))
 
 

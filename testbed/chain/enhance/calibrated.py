@@ -10,43 +10,33 @@ nothing more to learn it stays zero, so it cannot do worse on the validation str
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
-from testbed.chain.enhance._features import C128, Reduction, whole
-from testbed.chain.enhance._trained import Arrays, Learned, Model, Split, Trained, as_complex, stacked
-from testbed.chain.enhance._trainer import MOST_WIDTH, Recipe, run, squared, train
+from testbed.chain.enhance._features import C128, Count
+from testbed.chain.enhance._trained import Arrays, Learned, Model, Split, Trained
+from testbed.chain.enhance._trainer import MappedNetworkOptions, run, squared, train
 from testbed.chain.enhance._wiener import predict, wiener
 from testbed.core.types import F64, CsiSeries
 
 
+class CalibratedOptions(MappedNetworkOptions, frozen=True):
+    hidden: Annotated[int, Meta(ge=0, le=8192)] = 64
+    """Width of the hidden layer; 0: there is no network."""
+    epochs: Count = 100
+    """At most; training ends where the validation has not improved for `patience` epochs."""
+    patience: Count = 10
+    """Epochs without improvement after which training ends."""
+
+
 class Calibrated(Trained):
-    """Predicts Bob's CSI by a factor a subcarrier, `linear_mmse`'s filter, and a residual network of one hidden layer.
+    """Predicts Bob's CSI by a factor a subcarrier, `linear_mmse`'s filter, and a residual network."""
 
-    hidden: its width, 0 for none. Other options as `crcnet`'s.
-    """
-
-    def __init__(
-        self,
-        hidden: int = 64,
-        step: int = 8,
-        scale: str = "complex",
-        align: bool = True,
-        model: str = "",
-        validation: float = 0.2,
-        gap: int = 8,
-        epochs: int = 100,
-        patience: int = 10,
-        batch: int = 64,
-        rate: float = 1e-3,
-        device: str = "cpu",
-    ) -> None:
-        whole("hidden", hidden, 0, MOST_WIDTH)
-        self._recipe = Recipe(epochs, patience, batch, rate, device)
-        self._hidden = hidden
-        reduction, parameters = Reduction(step, scale, "none", 1, align), {"hidden": hidden}
-        super().__init__(reduction, model, validation, gap, parameters, self._recipe.card)
+    options_type = CalibratedOptions
+    options: CalibratedOptions
+    applied = ("hidden",)
 
     def _calibrate(self, alice: CsiSeries, bob: CsiSeries) -> Arrays:
         if alice.h.shape != bob.h.shape:  # other antennas, as an Eve may have: nothing to hold against one another
@@ -57,22 +47,22 @@ class Calibrated(Trained):
         return CsiSeries(csi.h * calibration["factor"], csi.rounds, csi.subcarrier_hz)
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
-        weights, history = wiener(as_complex(alice), as_complex(bob), split)
-        if not self._hidden:
+        weights, history = wiener(self._joined(alice), self._joined(bob), split)
+        if not self.options.hidden:
             return Learned(private=weights, history=history)
-        guess = stacked(predict(weights, as_complex(alice)))
+        guess = self._split(predict(weights, self._joined(alice)))
         level = float(np.sqrt((bob[split.train] ** 2).mean()))
-        build = partial(network, guess.shape[1], self._hidden)
-        found, how = train(build, squared, (guess / level, (bob - guess) / level), split, self._recipe, rng)
+        build = partial(network, guess.shape[1], self.options.hidden)
+        found, how = train(build, squared, (guess / level, (bob - guess) / level), split, self.options, rng)
         private: Arrays = {**weights, **found, "level": np.array(level)}
         return Learned(private=private, history={**history, **how})
 
     def _apply(self, model: Model, role: str, vectors: F64) -> F64:
-        guess = stacked(predict(model.private, as_complex(vectors)))
-        if not self._hidden:
+        guess = self._split(predict(model.private, self._joined(vectors)))
+        if not self.options.hidden:
             return guess
         level = float(model.private["level"])
-        build = partial(network, guess.shape[1], self._hidden)
+        build = partial(network, guess.shape[1], self.options.hidden)
         return np.asarray(guess + level * run(build, model.private, guess / level))
 
 

@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import numpy as np
 
-from testbed.chain.enhance._features import Reduction, whole
-from testbed.chain.enhance._trained import Learned, Model, Split, Trained, as_complex, stacked
+from testbed.chain.enhance._features import Count
+from testbed.chain.enhance._trained import Learned, Model, Split, Trained, TrainedOptions
 from testbed.core.types import F64
 
 RIDGES = np.logspace(-5, 0, 11)
 """Relative to the mean variance of a subcarrier; the validation stretch chooses."""
 
 
+class CcaOptions(TrainedOptions, frozen=True):
+    pairs: Count = 8
+    """Canonical variates, of which each gives two features."""
+
+
 class Cca(Trained):
     """Gives Re and Im of the `pairs` strongest canonical variates; Alice publishes Bob's transform.
 
-    On Gaussian channels no other linear features of as many dimensions share more information. align, model,
-    validation, gap: as `linear_mmse`'s.
+    On Gaussian channels no other linear features of as many dimensions share more information.
     """
 
     maps_csi = False
 
-    def __init__(
-        self, pairs: int = 8, align: bool = True, model: str = "", validation: float = 0.2, gap: int = 8
-    ) -> None:
-        whole("pairs", pairs, 1)
-        self._pairs = pairs
-        super().__init__(Reduction(1, "complex", "none", 1, align), model, validation, gap, {"pairs": pairs})
+    options_type = CcaOptions
+    options: CcaOptions
+    applied = ("pairs",)
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
-        a, b = as_complex(alice), as_complex(bob)
-        if self._pairs > min(a.shape[1], b.shape[1]):
-            raise ValueError(f"pairs = {self._pairs}, accepted: up to {min(a.shape[1], b.shape[1])}")
+        a, b = self._joined(alice), self._joined(bob)
+        if self.options.pairs > min(a.shape[1], b.shape[1]):
+            raise ValueError(f"pairs = {self.options.pairs}, accepted: up to {min(a.shape[1], b.shape[1])}")
         mean_a, mean_b = a[split.train].mean(axis=0), b[split.train].mean(axis=0)
         x, y = a[split.train] - mean_a, b[split.train] - mean_b
         best = (-1.0, 0.0, x[:0], y[:0])
@@ -39,7 +40,7 @@ class Cca(Trained):
         for ridge in RIDGES:
             wx, wy = (_whitener(power, basis, ridge) for power, basis in spectra)
             u, _, v = np.linalg.svd((x @ wx).conj().T @ (y @ wy))
-            ta, tb = wx @ u[:, : self._pairs], wy @ v.conj().T[:, : self._pairs]
+            ta, tb = wx @ u[:, : self.options.pairs], wy @ v.conj().T[:, : self.options.pairs]
             p, q = (a[split.validate] - mean_a) @ ta, (b[split.validate] - mean_b) @ tb
             together = np.abs((p.conj() * q).sum(axis=0))
             r = together / np.sqrt((np.abs(p) ** 2).sum(axis=0) * (np.abs(q) ** 2).sum(axis=0))
@@ -52,7 +53,7 @@ class Cca(Trained):
 
     def _apply(self, model: Model, role: str, vectors: F64) -> F64:
         end, arrays = ("alice", model.private) if role == "alice" else ("bob", model.public)
-        return stacked((as_complex(vectors) - arrays[f"mean_{end}"]) @ arrays[end])
+        return self._split((self._joined(vectors) - arrays[f"mean_{end}"]) @ arrays[end])
 
 
 def _whitener(power: np.ndarray, basis: np.ndarray, ridge: float) -> np.ndarray:

@@ -11,49 +11,39 @@ from typing import Any
 
 import numpy as np
 
-from testbed.chain.enhance._features import Reduction, whole
+from testbed.chain.enhance._features import Count
 from testbed.chain.enhance._trained import Learned, Model, Split, Trained
-from testbed.chain.enhance._trainer import MOST_WIDTH, Recipe, Scale, run, squared, train
+from testbed.chain.enhance._trainer import MappedNetworkOptions, Scale, Width, run, squared, train
 from testbed.core.types import F64
 
 
+class KgNetOptions(MappedNetworkOptions, frozen=True):
+    hidden: tuple[Width, ...] = (512, 1024, 1024, 512)
+    """Widths of the hidden layers."""
+    epochs: Count = 100
+    """At most; training ends where the validation has not improved for `patience` epochs."""
+    patience: Count = 15
+    """Epochs without improvement after which training ends."""
+    batch: Count = 128
+    """Probes in a step of the optimiser."""
+
+
 class KgNet(Trained):
-    """Predicts Bob's CSI by four hidden layers (512, 1024, 1024, 512; ReLU) and a sigmoid output, on [0, 1] scales.
+    """Predicts Bob's CSI by four hidden layers (512, 1024, 1024, 512; ReLU) and a sigmoid output, on [0, 1] scales."""
 
-    Other options as `crcnet`'s; `hidden` are the widths of the hidden layers.
-    """
-
-    def __init__(
-        self,
-        hidden: tuple[int, ...] = (512, 1024, 1024, 512),
-        step: int = 8,
-        scale: str = "complex",
-        align: bool = True,
-        model: str = "",
-        validation: float = 0.2,
-        gap: int = 8,
-        epochs: int = 100,
-        patience: int = 15,
-        batch: int = 128,
-        rate: float = 1e-3,
-        device: str = "cpu",
-    ) -> None:
-        for width in hidden:
-            whole("hidden", width, 1, MOST_WIDTH)
-        self._recipe = Recipe(epochs, patience, batch, rate, device)
-        self._hidden = tuple(hidden)
-        reduction, parameters = Reduction(step, scale, "none", 1, align), {"hidden": list(hidden)}
-        super().__init__(reduction, model, validation, gap, parameters, self._recipe.card)
+    options_type = KgNetOptions
+    options: KgNetOptions
+    applied = ("hidden",)
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
         x, y = Scale.of(alice[split.train]), Scale.of(bob[split.train])
-        build = partial(network, (alice.shape[1], *self._hidden, bob.shape[1]))
-        weights, history = train(build, squared, (x.apply(alice), y.apply(bob)), split, self._recipe, rng)
+        build = partial(network, (alice.shape[1], *self.options.hidden, bob.shape[1]))
+        weights, history = train(build, squared, (x.apply(alice), y.apply(bob)), split, self.options, rng)
         return Learned(private={**weights, **x.arrays("alice"), **y.arrays("bob")}, history=history)
 
     def _apply(self, model: Model, role: str, vectors: F64) -> F64:
         x, y = Scale.read(model.private, "alice"), Scale.read(model.private, "bob")
-        build = partial(network, (x.low.size, *self._hidden, y.low.size))
+        build = partial(network, (x.low.size, *self.options.hidden, y.low.size))
         return y.undo(run(build, model.private, x.apply(vectors)))
 
 

@@ -8,14 +8,16 @@ gives each the bits that it deserves.
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from testbed.chain.enhance._features import aligned, whole
+from testbed.chain.enhance._features import aligned
+from testbed.core.options import StageOptions
 from testbed.core.stages import Enhancer
 from testbed.core.types import F64, CsiSeries, Features
-
-PHASES = ("aligned", "coherent")
 
 
 def delay_basis(subcarrier_hz: F64, rms_delay_s: float) -> tuple[F64, NDArray[np.complex128]]:
@@ -32,29 +34,29 @@ def delay_basis(subcarrier_hz: F64, rms_delay_s: float) -> tuple[F64, NDArray[np
     return values, vectors
 
 
+class KltOptions(StageOptions, frozen=True):
+    rms_delay_s: Annotated[float, Meta(gt=0, lt=1)] = 50e-9
+    """Of the assumed profile."""
+    dimensions: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """Components kept of each antenna pair; 0: those within 30 dB of the strongest."""
+    phase: Literal["aligned", "coherent"] = "aligned"
+    """aligned: each frame's mean delay and common phase are taken off first, as radios need whose oscillators are not
+    locked to each other; coherent: CSI as measured."""
+
+
 class Klt(Enhancer):
-    """Turns complex CSI into real and imaginary parts of its strongest delay components.
+    """Turns complex CSI into real and imaginary parts of its strongest delay components."""
 
-    rms_delay_s: of the assumed profile, above 0. dimensions: components kept of each antenna pair, 0: those within
-    30 dB of the strongest. phase: 'aligned' (each frame's mean delay and common phase are taken off first: radios whose
-    oscillators are not locked to each other) or 'coherent' (CSI as measured).
-    """
-
-    def __init__(self, rms_delay_s: float = 50e-9, dimensions: int = 0, phase: str = "aligned") -> None:
-        whole("dimensions", dimensions, 0)
-        if isinstance(rms_delay_s, bool) or not 0.0 < rms_delay_s < 1.0:
-            raise ValueError(f"rms_delay_s = {rms_delay_s!r}, accepted: above 0, below 1")
-        if phase not in PHASES:
-            raise ValueError(f"phase = {phase!r}, accepted: {', '.join(PHASES)}")
-        self._delay_s, self._dimensions, self._phase = float(rms_delay_s), dimensions, phase
+    options_type = KltOptions
+    options: KltOptions
 
     def transform(self, csi: CsiSeries, role: str) -> Features:
         """Return (probe, dimension): Re and Im in turn of each component, antenna pair after antenna pair."""
-        h = aligned(csi) if self._phase == "aligned" else csi.h.astype(np.complex128)
-        values, vectors = delay_basis(csi.subcarrier_hz.astype(np.float64), self._delay_s)
-        count = self._dimensions or int(np.count_nonzero(values > 1e-3 * values[0]))
+        h = aligned(csi) if self.options.phase == "aligned" else csi.h.astype(np.complex128)
+        values, vectors = delay_basis(csi.subcarrier_hz.astype(np.float64), self.options.rms_delay_s)
+        count = self.options.dimensions or int(np.count_nonzero(values > 1e-3 * values[0]))
         components = h @ vectors[:, :count].conj()
         both = np.stack([components.real, components.imag], axis=-1)
-        if self._phase == "aligned" and csi.subcarrier_hz.size < 2:
+        if self.options.phase == "aligned" and csi.subcarrier_hz.size < 2:
             both = both[..., :1]  # without its phase a single value is real
         return Features(values=both.reshape(both.shape[0], -1), rounds=csi.rounds)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from testbed.chain.enhance._features import Reduction
-from testbed.chain.enhance._trained import Learned, Model, Split, Trained, as_complex, stacked
+from testbed.chain.enhance._trained import Learned, MappedOptions, Model, Split, Trained
 from testbed.chain.enhance._wiener import predict, wiener
 from testbed.core.types import F64
 
@@ -13,25 +12,14 @@ from testbed.core.types import F64
 class LinearMmse(Trained):
     """Predicts Bob's CSI by ĥ_B = m_B + W (h_A − m_A), W = C_BA (C_AA + λI)⁻¹ from the training's covariances.
 
-    The ridge λ stands for what a short training does not tell. step, scale, align: as `identity`'s. model: a saved
-    model instead of a training. validation: last share of the training rounds, which judges; gap: rounds left out
-    before it.
+    The ridge λ stands for what a short training does not tell.
     """
 
-    def __init__(
-        self,
-        step: int = 8,
-        scale: str = "complex",
-        align: bool = True,
-        model: str = "",
-        validation: float = 0.2,
-        gap: int = 8,
-    ) -> None:
-        super().__init__(Reduction(step, scale, "none", 1, align), model, validation, gap, {})
+    options_type = MappedOptions
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
-        weights, history = wiener(as_complex(alice), as_complex(bob), split)
+        weights, history = wiener(self._joined(alice), self._joined(bob), split)
         return Learned(private=weights, history=history)
 
     def _apply(self, model: Model, role: str, vectors: F64) -> F64:
-        return stacked(predict(model.private, as_complex(vectors)))
+        return self._split(predict(model.private, self._joined(vectors)))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Annotated, Any
 
-from testbed.chain.enhance._features import Reduction, magnitudes, whole
+import numpy as np
+from msgspec import Meta
+
+from testbed.chain.enhance._features import Count, Reduction, ScaleOptions, magnitudes
 from testbed.core.stages import Enhancer
 from testbed.core.types import F64, CsiSeries, Features
 
@@ -24,36 +27,39 @@ def smoothing_matrix(n: int, window: int, order: int) -> F64:
     return out
 
 
+class SavgolOptions(ScaleOptions, frozen=True):
+    window: Count = 11
+    """Subcarriers in a fit, odd."""
+    order: Annotated[int, Meta(ge=0, le=1_000_000)] = 3
+    """Degree of the polynomial, below `window`."""
+    detrend_window: Count = 32
+    """Probes before, of which `detrend = "highpass"` takes the mean."""
+
+    def __post_init__(self) -> None:
+        if self.window % 2 == 0 or self.order >= self.window:
+            raise ValueError(
+                f"window = {self.window}, order = {self.order}; accepted: an odd window longer than the order"
+            )
+
+
 class Savgol(Enhancer):
     """Smooths along subcarriers by local polynomials, then does as `identity` with the same options.
 
     |h| is smoothed, or with scale 'complex' Re h and Im h of each frame without its delay and common phase.
-
-    window: subcarriers in a fit, odd. order: degree of the polynomial, below `window`.
-    detrend_window: as `identity`'s window. align: as `identity`'s.
     """
 
-    def __init__(
-        self,
-        window: int = 11,
-        order: int = 3,
-        step: int = 8,
-        scale: str = "db",
-        detrend: str = "none",
-        detrend_window: int = 32,
-        align: bool = True,
-    ) -> None:
-        whole("window", window, 1)
-        whole("order", order, 0)
-        if window % 2 == 0 or order >= window:
-            raise ValueError(f"window = {window}, order = {order}; accepted: an odd window longer than the order")
-        self._window, self._order = window, order
-        self._reduction = Reduction(step, scale, detrend, detrend_window, align)
+    options_type = SavgolOptions
+    options: SavgolOptions
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        o = self.options
+        self._reduction = Reduction(o.step, o.scale, o.detrend, o.detrend_window, o.align)
 
     def transform(self, csi: CsiSeries, role: str) -> Features:
         """Return (probe, dimension) features in the order of `Identity.transform`; NaN rows stay NaN."""
         # A matrix product keeps a NaN inside its own row; scipy's filter fits the edges of all rows together.
-        smooth = smoothing_matrix(csi.h.shape[-1], self._window, self._order)
+        smooth = smoothing_matrix(csi.h.shape[-1], self.options.window, self.options.order)
         if self._reduction.scale == "complex":
             return self._reduction.apply(self._reduction.phases(csi) @ smooth.T, csi)
         measured = magnitudes(csi)

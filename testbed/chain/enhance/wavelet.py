@@ -2,44 +2,40 @@
 
 from __future__ import annotations
 
-from math import inf
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta
 
-from testbed.chain.enhance._features import Reduction, magnitudes, whole
+from testbed.chain.enhance._features import Count, Reduction, ScaleOptions, magnitudes
 from testbed.core.stages import Enhancer
 from testbed.core.types import F64, CsiSeries, Features
 
-FAMILIES = ("haar", "db2", "db4", "sym4", "coif1")
+
+class WaveletOptions(ScaleOptions, frozen=True):
+    family: Literal["haar", "db2", "db4", "sym4", "coif1"] = "sym4"
+    """Of wavelets."""
+    levels: Count = 3
+    """Of the decomposition, as many as fit."""
+    strength: Annotated[float, Meta(ge=0)] = 1.0
+    """Factor on the threshold."""
+    detrend_window: Count = 32
+    """Probes before, of which `detrend = "highpass"` takes the mean."""
 
 
 class Wavelet(Enhancer):
     """Shrinks wavelet details of |h|, or of Re h and Im h (scale 'complex'), then does as `identity`.
 
     Soft threshold σ·√(2 ln n), with σ from the median of each frame's finest details (Donoho and Johnstone, 1994).
-    family: of wavelets. levels: of the decomposition, as many as fit. strength: factor on the threshold.
-    detrend_window: as `identity`'s window. align: as `identity`'s.
     """
 
-    def __init__(
-        self,
-        family: str = "sym4",
-        levels: int = 3,
-        strength: float = 1.0,
-        step: int = 8,
-        scale: str = "db",
-        detrend: str = "none",
-        detrend_window: int = 32,
-        align: bool = True,
-    ) -> None:
-        if family not in FAMILIES:
-            raise ValueError(f"family = {family!r}, accepted: {', '.join(FAMILIES)}")
-        whole("levels", levels, 1)
-        if not 0.0 <= strength < inf:
-            raise ValueError(f"strength = {strength!r}, accepted: finite, from 0")
-        self._family, self._levels, self._strength = family, levels, strength
-        self._reduction = Reduction(step, scale, detrend, detrend_window, align)
+    options_type = WaveletOptions
+    options: WaveletOptions
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        o = self.options
+        self._reduction = Reduction(o.step, o.scale, o.detrend, o.detrend_window, o.align)
 
     def transform(self, csi: CsiSeries, role: str) -> Features:
         """Return (probe, dimension) features in the order of `Identity.transform`; NaN rows stay NaN."""
@@ -55,12 +51,12 @@ class Wavelet(Enhancer):
         import pywt
 
         n = values.shape[-1]
-        levels = min(self._levels, pywt.dwt_max_level(n, self._family))
+        levels = min(self.options.levels, pywt.dwt_max_level(n, self.options.family))
         if levels < 1:
             return values
-        parts: list[Any] = pywt.wavedec(values, self._family, mode="symmetric", level=levels, axis=-1)
+        parts: list[Any] = pywt.wavedec(values, self.options.family, mode="symmetric", level=levels, axis=-1)
         noise = np.median(np.abs(parts[-1]), axis=-1, keepdims=True) / 0.6745
-        threshold = self._strength * noise * np.sqrt(2 * np.log(n))
+        threshold = self.options.strength * noise * np.sqrt(2 * np.log(n))
         for i in range(1, len(parts)):
             parts[i] = np.sign(parts[i]) * np.maximum(np.abs(parts[i]) - threshold, 0.0)
-        return np.asarray(pywt.waverec(parts, self._family, mode="symmetric", axis=-1)[..., :n])
+        return np.asarray(pywt.waverec(parts, self.options.family, mode="symmetric", axis=-1)[..., :n])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
+from msgspec import Meta
 
 from testbed.core import seeds
+from testbed.core.options import StageOptions
 from testbed.core.stages import Sounder
 from testbed.core.types import C64, I64, SoundingFrame
 
@@ -12,6 +16,26 @@ PEAK = 0.9
 """Peak magnitude of the frame; full scale is 1. What is left is for the transmitter's interpolation filters."""
 _PHASE_STEPS = 256
 _PAPR_ITERATIONS = 100
+
+
+class OfdmOptions(StageOptions, frozen=True):
+    n_subcarriers: Annotated[int, Meta(ge=16, le=8190)] = 64
+    """Even; at most n_fft − 2."""
+    n_fft: Annotated[int, Meta(ge=32, le=8192, multiple_of=4)] = 128
+    """Samples of a symbol."""
+    n_cp: Annotated[int, Meta(ge=4, le=4096)] = 32
+    """Samples of the cyclic prefix, at most n_fft/2."""
+    n_symbols: Annotated[int, Meta(ge=2, le=256)] = 4
+    """Repetitions, between which the noise is measured."""
+    seed: Annotated[int, Meta(ge=0)] = 1
+    """Of the phases."""
+
+    def __post_init__(self) -> None:
+        most = self.n_fft - 2
+        if self.n_subcarriers % 2 or self.n_subcarriers > most:
+            raise ValueError(f"n_subcarriers = {self.n_subcarriers}, accepted: even, from 16 to n_fft − 2 = {most}")
+        if self.n_cp > self.n_fft // 2:
+            raise ValueError(f"n_cp = {self.n_cp}, accepted: 4 to n_fft/2 = {self.n_fft // 2}")
 
 
 class Ofdm(Sounder):
@@ -23,60 +47,39 @@ class Ofdm(Sounder):
     a chirp (Zadoff–Chu, Newman): a chirp shifted in frequency is a chirp shifted in time, so that a receiver could
     mistake a carrier offset for a delay.
 
-    Both ends must use the same options; raises ValueError for refused ones.
+    Both ends must use the same options.
     """
 
-    def __init__(
-        self, n_subcarriers: int = 64, n_fft: int = 128, n_cp: int = 32, n_symbols: int = 4, seed: int = 1
-    ) -> None:
-        options = {"n_subcarriers": n_subcarriers, "n_fft": n_fft, "n_cp": n_cp, "n_symbols": n_symbols, "seed": seed}
-        for name, value in options.items():
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise ValueError(f"{name} = {value!r}, accepted: a whole number")
-        if n_fft % 4 or not 32 <= n_fft <= 8192:
-            raise ValueError(f"n_fft = {n_fft}, accepted: a multiple of 4 from 32 to 8192")
-        if n_subcarriers % 2 or not 16 <= n_subcarriers <= n_fft - 2:
-            raise ValueError(f"n_subcarriers = {n_subcarriers}, accepted: even, from 16 to n_fft − 2 = {n_fft - 2}")
-        if not 4 <= n_cp <= n_fft // 2:
-            raise ValueError(f"n_cp = {n_cp}, accepted: 4 to n_fft/2 = {n_fft // 2}")
-        if not 2 <= n_symbols <= 256:
-            raise ValueError(f"n_symbols = {n_symbols}, accepted: 2 to 256 (the noise is measured between repetitions)")
-        if seed < 0:
-            raise ValueError(f"seed = {seed}, accepted: ≥ 0")
-        self.n_subcarriers, self.n_fft, self.n_cp, self.n_symbols, self.seed = (
-            n_subcarriers,
-            n_fft,
-            n_cp,
-            n_symbols,
-            seed,
-        )
+    options_type = OfdmOptions
+    options: OfdmOptions
 
     def frame(self, sample_rate_hz: float) -> SoundingFrame:
         """Return the frame at a sample rate in Hz; its peak magnitude is 0.9 of full scale. Raises ValueError."""
         if not (np.isfinite(sample_rate_hz) and sample_rate_hz > 0):
             raise ValueError(f"sample_rate_hz = {sample_rate_hz}, accepted: > 0")
-        side = np.arange(1, self.n_subcarriers // 2 + 1)
+        o = self.options
+        side = np.arange(1, o.n_subcarriers // 2 + 1)
         bins: I64 = np.concatenate([-side[::-1], side]).astype(np.int64)
         even = bins[bins % 2 == 0]
 
-        spectrum = np.zeros((2, self.n_fft), dtype=np.complex128)
-        spectrum[0, even] = _low_crest(even, self.n_fft, seeds.generator(self.seed, "ofdm", "preamble"))
+        spectrum = np.zeros((2, o.n_fft), dtype=np.complex128)
+        spectrum[0, even] = _low_crest(even, o.n_fft, seeds.generator(o.seed, "ofdm", "preamble"))
         spectrum[0, even] *= np.sqrt(bins.size / even.size)  # as strong as a symbol
-        spectrum[1, bins] = _low_crest(bins, self.n_fft, seeds.generator(self.seed, "ofdm", "symbol"))
-        preamble, symbol = np.fft.ifft(spectrum, axis=1) * np.sqrt(self.n_fft)
+        spectrum[1, bins] = _low_crest(bins, o.n_fft, seeds.generator(o.seed, "ofdm", "symbol"))
+        preamble, symbol = np.fft.ifft(spectrum, axis=1) * np.sqrt(o.n_fft)
 
         samples = np.concatenate(
-            [preamble[-self.n_cp :], preamble, np.tile(np.concatenate([symbol[-self.n_cp :], symbol]), self.n_symbols)]
+            [preamble[-o.n_cp :], preamble, np.tile(np.concatenate([symbol[-o.n_cp :], symbol]), o.n_symbols)]
         )
         scale = PEAK / np.abs(samples).max()
         return SoundingFrame(
             samples=(samples * scale).astype(np.complex64),
             sample_rate_hz=float(sample_rate_hz),
-            n_fft=self.n_fft,
-            n_cp=self.n_cp,
-            n_symbols=self.n_symbols,
-            preamble_len=self.n_cp + self.n_fft,
-            preamble_half=self.n_fft // 2,
+            n_fft=o.n_fft,
+            n_cp=o.n_cp,
+            n_symbols=o.n_symbols,
+            preamble_len=o.n_cp + o.n_fft,
+            preamble_half=o.n_fft // 2,
             bins=bins,
             pilots=(spectrum[1, bins] * scale).astype(np.complex64),
         )

@@ -29,58 +29,59 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from math import ceil, lgamma, log, log2
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta
 
 from testbed.chain.quantize._labels import label_bits, label_regions
 from testbed.chain.quantize._messages import Mask, balance_bits, read_bytes, read_count, read_mask
 from testbed.core.errors import DialogueFailed, ProtocolError
 from testbed.core.ledger import PublicMessage
+from testbed.core.options import StageOptions
 from testbed.core.stages import Quantizer
 from testbed.core.types import F64, I64, U8, Bits, Features
 
-GROUPINGS = ("adjacent", "spread")
 MAX_REGIONS, MAX_DIMENSION = 256, 256
 _RANGE = 4.0
 """Centroids lie within ± this many standard deviations; farther ones are published at the edge."""
 _MAX_ROUNDS = 100
 
 
+class VectorOptions(StageOptions, frozen=True):
+    """What all vector quantizers share."""
+
+    dimension: Annotated[int, Meta(ge=1, le=MAX_DIMENSION)] = 2
+    """Features a sample."""
+    regions: Annotated[int, Meta(ge=2, le=MAX_REGIONS)] = 16
+    """Each named by whole bits; powers of two waste none."""
+    guard: Annotated[float, Meta(ge=0, le=0.5)] = 0.1
+    """Share of each region's samples dropped, those nearest to another region."""
+    grouping: Literal["adjacent", "spread"] = "adjacent"
+    """Which features form a sample: adjacent dimensions, or ones as far apart as there are groups. Dimensions left over
+    are not used."""
+    precision: Annotated[int, Meta(ge=0, le=8)] = 4
+    """Bits a centroid's coordinate has beyond the log2(regions)/dimension that tell regions apart; more costs more
+    leakage."""
+    bob: Literal["same", "nearest"] = "same"
+    """How Bob assigns with Alice's centroids: as Alice (the paper's way), or each sample to the nearest."""
+
+
 class VectorQuantizer(Quantizer):
-    """Quantizes groups of features together; options as in the subclasses."""
+    """Quantizes groups of features together."""
+
+    options_type = VectorOptions
+    options: VectorOptions
 
     balanced = True
     """Whether regions get equally many samples at Alice."""
 
-    def __init__(
-        self,
-        dimension: int = 2,
-        regions: int = 16,
-        guard: float = 0.1,
-        grouping: str = "adjacent",
-        precision: int = 4,
-        bob: str = "same",
-    ) -> None:
-        """Take the options that all vector quantizers share; raises ValueError.
-
-        dimension: features a sample, 1 to 256. regions: 2 to 256, each named by whole bits; powers of two waste none.
-        guard: share of each region's samples dropped, those nearest to another region, 0 to 0.5.
-        grouping: which features form a sample: 'adjacent' dimensions, or 'spread' ones, as far apart as there are
-        groups. Dimensions left over are not used. precision: bits a centroid's coordinate has beyond the
-        log2(regions)/dimension that tell regions apart, 0 to 8; more costs more leakage.
-        bob: how Bob assigns with Alice's centroids: 'same' as Alice (the paper's way) or 'nearest'.
-        """
-        _whole("dimension", dimension, 1, MAX_DIMENSION)
-        _whole("regions", regions, 2, MAX_REGIONS)
-        _whole("precision", precision, 0, 8)
-        if not 0.0 <= guard <= 0.5:
-            raise ValueError(f"guard = {guard!r}, accepted: 0 to 0.5")
-        if grouping not in GROUPINGS:
-            raise ValueError(f"grouping = {grouping!r}, accepted: {', '.join(GROUPINGS)}")
-        if bob not in ("same", "nearest"):
-            raise ValueError(f"bob = {bob!r}, accepted: same, nearest")
-        self._d, self._k, self._guard = dimension, regions, guard
-        self._spread, self._nearest_bob = grouping == "spread", bob == "nearest"
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        o = self.options
+        dimension, regions, precision = o.dimension, o.regions, o.precision
+        self._d, self._k, self._guard = dimension, regions, o.guard
+        self._spread, self._nearest_bob = o.grouping == "spread", o.bob == "nearest"
         self._bits = label_bits(regions)
         self._digits = ceil(self._bits / dimension) + precision
         self._step = 2.0 * _RANGE / (1 << self._digits)
@@ -360,8 +361,3 @@ def _multisets_log2(bits: int, k: int) -> float:
         return k * bits - lgamma(k + 1) / log(2.0)
     cells = float(1 << bits)
     return (lgamma(cells + k) - lgamma(cells) - lgamma(k + 1)) / log(2.0)
-
-
-def _whole(name: str, value: int, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{name} = {value!r}, accepted: {least} to {most}")

@@ -13,7 +13,7 @@ from testbed.core.types import F64, I64
 
 
 class BkqBm(VectorQuantizer):
-    """Greedy balanced k-means; options of `VectorQuantizer`."""
+    """Greedy balanced k-means."""
 
     def assign(self, costs: F64, prices: F64 | None = None) -> tuple[I64, F64]:
         """Return the regions and prices of 0: a greedy assignment has none."""

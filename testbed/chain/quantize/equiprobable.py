@@ -19,20 +19,22 @@ from __future__ import annotations
 
 import warnings
 from math import ceil
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import scipy
+from msgspec import Meta
 
 from testbed.chain.quantize._messages import Mask, balance_bits, read_bytes, read_count, read_mask
 from testbed.core.errors import ProtocolError
 from testbed.core.ledger import PublicMessage
+from testbed.core.options import StageOptions
 from testbed.core.seeds import permutation
 from testbed.core.stages import Quantizer
 from testbed.core.types import F64, I64, Bits, Features
 from testbed.entropy.gaussian_labels import cell_scores, level_entropies, normal_scores
 
 MOST_BITS = 8
-CELLS = ("rank", "normal")
 _ALLOCATION_BITS = 4
 _LEAST_VALUES = 16
 _WORTH = 0.02
@@ -41,29 +43,33 @@ _CLEAR, _GAP, _OFFSET = 0.94, 1.01, 0.022
 """What a bit of conditional entropy h costs to reconcile: all of it from `_CLEAR` on, else h·_GAP + _OFFSET."""
 
 
+class EquiprobableOptions(StageOptions, frozen=True):
+    bits: Annotated[int, Meta(ge=0, le=MOST_BITS)] = 0
+    """m of every dimension; 0: chosen for each by its pilots."""
+    pilots: Annotated[int, Meta(ge=8, le=4096)] = 32
+    """Published values a dimension, at most a sixteenth of what there is."""
+    shortfall: Annotated[float, Meta(ge=0, le=0.5)] = 0.01
+    """Entropy that the accounting is expected to take off each raw bit; the larger, the fewer bits."""
+    cells: Literal["rank", "normal"] = "rank"
+    """rank: for features of any distribution; normal: saves short blocks the charge for balance where features are
+    Gaussian; cells of others are not equally likely, which the entropy estimate charges and the model does not."""
+
+
 class Equiprobable(Quantizer):
     """Cuts each dimension into 2**m equally likely cells; binary labels, no guard bands.
 
-    bits: m of every dimension, 1 to 8; 0: chosen for each by its pilots. pilots: published values a dimension, 8 to
-    4096, at most a sixteenth of what there is. shortfall: entropy that the accounting is expected to take off each raw
-    bit, 0 to 0.5; the larger, the fewer bits. cells: 'rank', for features of any distribution, or 'normal', which saves
-    short blocks the charge for balance where features are Gaussian; cells of others are not equally likely, which the
-    entropy estimate charges and the model does not.
     Dimensions without variation or with fewer than 16 values give no bits.
     """
 
     whole_symbols = True
 
-    def __init__(self, bits: int = 0, pilots: int = 32, shortfall: float = 0.01, cells: str = "rank") -> None:
-        if isinstance(bits, bool) or not isinstance(bits, int) or not 0 <= bits <= MOST_BITS:
-            raise ValueError(f"bits = {bits!r}, accepted: 0 to {MOST_BITS}")
-        if isinstance(pilots, bool) or not isinstance(pilots, int) or not 8 <= pilots <= 4096:
-            raise ValueError(f"pilots = {pilots!r}, accepted: 8 to 4096")
-        if not 0.0 <= shortfall <= 0.5:
-            raise ValueError(f"shortfall = {shortfall!r}, accepted: 0 to 0.5")
-        if cells not in CELLS:
-            raise ValueError(f"cells = {cells!r}, accepted: {', '.join(CELLS)}")
-        self._bits, self._pilots, self._shortfall, self._by_rank = bits, pilots, shortfall, cells == "rank"
+    options_type = EquiprobableOptions
+    options: EquiprobableOptions
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        o = self.options
+        self._bits, self._pilots, self._shortfall, self._by_rank = o.bits, o.pilots, o.shortfall, o.cells == "rank"
 
     def lead(self, features: Features, rng: np.random.Generator) -> tuple[Bits, PublicMessage]:
         """Label Alice's values with 8 bits each; publish which entries there are, and the pilots."""

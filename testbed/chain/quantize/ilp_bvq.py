@@ -8,7 +8,7 @@ from testbed.core.types import F64, I64
 
 
 class IlpBvq(VectorQuantizer):
-    """Exact balanced vector quantization; options of `VectorQuantizer`."""
+    """Exact balanced vector quantization."""
 
     def assign(self, costs: F64, prices: F64 | None = None) -> tuple[I64, F64]:
         """Return a cheapest balanced assignment and its prices."""

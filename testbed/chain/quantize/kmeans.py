@@ -10,7 +10,7 @@ from testbed.core.types import F64, I64
 
 
 class KMeans(VectorQuantizer):
-    """k-means; options of `VectorQuantizer` (bob = 'same' and 'nearest' are one)."""
+    """k-means; `bob = "same"` and "nearest" are one."""
 
     balanced = False
 

@@ -24,29 +24,39 @@ What the public messages reveal. Alice and Bob publish which (probe, dimension) 
 from __future__ import annotations
 
 from math import ceil
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
 from testbed.chain.quantize._gray import gray_table
 from testbed.chain.quantize._messages import Mask, balance_bits, read_count, read_mask
 from testbed.core.errors import ProtocolError
 from testbed.core.ledger import PublicMessage
+from testbed.core.options import StageOptions
 from testbed.core.stages import Quantizer
 from testbed.core.types import F64, I64, Bits, Features
+
+
+class ScalarOptions(StageOptions, frozen=True):
+    bits: Annotated[int, Meta(ge=1, le=4)] = 2
+    """Per feature."""
+    guard: Annotated[float, Meta(ge=0, le=0.5)] = 0.1
+    """Share of a level's nominal probability 1/2**bits dropped on either side of each threshold."""
 
 
 class Scalar(Quantizer):
     """Cuts each dimension into 2**bits equally likely levels.
 
-    bits: per feature, 1 to 4. guard: share of a level's nominal probability 1/2**bits dropped on either side of each
-    threshold, 0 to 0.5. Dimensions without any variation, or with fewer than 2 values a level, give no bits.
+    Dimensions without any variation, or with fewer than 2 values a level, give no bits.
     """
 
-    def __init__(self, bits: int = 2, guard: float = 0.1) -> None:
-        if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 4:
-            raise ValueError(f"bits = {bits!r}, accepted: 1 to 4")
-        if not 0.0 <= guard <= 0.5:
-            raise ValueError(f"guard = {guard!r}, accepted: 0 to 0.5")
+    options_type = ScalarOptions
+    options: ScalarOptions
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        bits, guard = self.options.bits, self.options.guard
         self._bits, self._n_levels = bits, 1 << bits
         self._gap = guard / self._n_levels
         self._keep = (1.0 - 2.0 * (self._n_levels - 1) * self._gap) / self._n_levels

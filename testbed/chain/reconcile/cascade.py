@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import Dialogue, PublicMessage, Receive, Send
+from testbed.core.options import StageOptions
 from testbed.core.seeds import permutation
 from testbed.core.stages import Evidence, ReconciledBits, Reconciler
 from testbed.core.types import F64, I64, U8
@@ -61,17 +62,24 @@ VARIANTS = {
 }
 
 
+class CascadeOptions(StageOptions, frozen=True):
+    variant: Literal["original", "yanetal", "option7", "weighted"] = "weighted"
+    """Which blocks in which pass: a row of `VARIANTS`."""
+
+
 class Cascade(Reconciler):
     """Interactive reconciliation, leak ≈ f·n·h2(error rate).
 
-    variant: a row of `VARIANTS`. Refuses an error rate above 25 % with DialogueFailed('error_rate_too_high').
+    Refuses an error rate above 25 % with DialogueFailed('error_rate_too_high').
     The string may have any length from 1 bit; an estimate that is too low costs efficiency, not correctness.
     """
 
-    def __init__(self, variant: str = "weighted") -> None:
-        if variant not in VARIANTS:
-            raise ValueError(f"option 'variant' = {variant!r}, accepted: {', '.join(VARIANTS)}")
-        self.variant = VARIANTS[variant]
+    options_type = CascadeOptions
+    options: CascadeOptions
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.variant = VARIANTS[self.options.variant]
 
     def alice(self, evidence: Evidence, rng: np.random.Generator) -> Dialogue[ReconciledBits]:
         """Answer Bob's questions until he is done. Answers at most n bits: more could not help anybody but Eve."""

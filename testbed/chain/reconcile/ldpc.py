@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, log2, sqrt
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from msgspec import Meta
 
 from testbed.chain.reconcile._code import Code, code
 from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import Dialogue, PublicMessage, Receive, Send
+from testbed.core.options import StageOptions
 from testbed.core.seeds import permutation
 from testbed.core.stages import Evidence, ReconciledBits, Reconciler
 from testbed.core.types import F64, I64, U8
@@ -30,6 +32,13 @@ _CLEAR_SHARE = 0.97
 _LEAST_CHECKS = 8
 
 
+class LdpcOptions(StageOptions, frozen=True):
+    rounds: Annotated[int, Meta(ge=0, le=6)] = 4
+    """How often Bob may ask for more parities; 0: one message, then corrected or refused."""
+    margin: Annotated[float, Meta(ge=0, le=6)] = 1.0
+    """Parities of the first message beyond the codes' threshold, in standard deviations of what n bits need."""
+
+
 class Ldpc(Reconciler):
     """Syndrome coding with own irregular codes, leak = f·n·h2(error rate).
 
@@ -38,20 +47,18 @@ class Ldpc(Reconciler):
     block needs a second message, 4 % more. With the default margin 33 of 40 were decoded at 1 % with one message, all
     with two, and f was 1.19 over all.
 
-    rounds: how often Bob may ask for more parities, 0 to 6; 0: one message, then corrected or refused.
-    margin: parities of the first message beyond the codes' threshold, in standard deviations of what n bits need,
-    0 to 6. Strings from 1 bit; above 131 072 they are cut into frames. Raises DialogueFailed('not_decoded') where the
+    Strings from 1 bit; above 131 072 they are cut into frames. Raises DialogueFailed('not_decoded') where the
     last attempt failed, and 'error_rate_too_high' for an estimate above 25 %.
     """
 
     shows_corrections = False
 
-    def __init__(self, rounds: int = 4, margin: float = 1.0) -> None:
-        if isinstance(rounds, bool) or not 0 <= rounds <= 6:
-            raise ValueError(f"rounds = {rounds!r}, accepted: 0 to 6")
-        if not 0.0 <= margin <= 6.0:
-            raise ValueError(f"margin = {margin!r}, accepted: 0 to 6")
-        self._rounds, self._margin = rounds, float(margin)
+    options_type = LdpcOptions
+    options: LdpcOptions
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._rounds, self._margin = self.options.rounds, self.options.margin
 
     def alice(self, evidence: Evidence, rng: np.random.Generator) -> Dialogue[ReconciledBits]:
         """Publish the syndrome, then more of it for the frames that Bob asks for."""

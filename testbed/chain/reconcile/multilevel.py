@@ -21,13 +21,15 @@ from __future__ import annotations
 import binascii
 from dataclasses import dataclass, field, replace
 from math import ceil, log2, sqrt
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
 from testbed.chain.reconcile._code import code
 from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import Dialogue, PublicMessage, Receive, Send
+from testbed.core.options import StageOptions
 from testbed.core.seeds import permutation
 from testbed.core.stages import Evidence, ReconciledBits, Reconciler
 from testbed.core.types import F64, I64, U8, Bits
@@ -59,26 +61,31 @@ _PRIOR = 2.0
 """Weight of all dimensions' sacrificed symbols beside a dimension's own, in symbols."""
 
 
+class MultilevelOptions(StageOptions, frozen=True):
+    rounds: Annotated[int, Meta(ge=0, le=40)] = 16
+    """How often Bob may ask for more parities; from 16 on the last are the bits themselves."""
+    step: Annotated[float, Meta(ge=0.005, le=0.2)] = 0.015
+    """Share of a frame's parities that each of the first further messages adds."""
+    margin: Annotated[float, Meta(ge=-3, le=6)] = 0.0
+    """Parities of the first message beyond the codes' threshold, in standard deviations of what the frame needs."""
+
+
 class Multilevel(Reconciler):
     """Soft-decision reconciliation of binary labels of equally likely cells.
 
-    rounds: how often Bob may ask for more parities, 0 to 40; from 16, the default, the last are the bits themselves.
-    step: share of a frame's parities that each of the first further messages adds, 0.005 to 0.2. margin: parities of
-    the first message beyond the codes' threshold, in standard deviations of what the frame needs, −3 to 6. Raises
-    DialogueFailed('not_decoded') where the last attempt failed.
+    Raises DialogueFailed('not_decoded') where the last attempt failed.
     """
 
     shows_corrections = False
     most_errors = 0.5
 
-    def __init__(self, rounds: int = 16, step: float = 0.015, margin: float = 0.0) -> None:
-        if isinstance(rounds, bool) or not isinstance(rounds, int) or not 0 <= rounds <= 40:
-            raise ValueError(f"rounds = {rounds!r}, accepted: 0 to 40")
-        if not 0.005 <= step <= 0.2:
-            raise ValueError(f"step = {step!r}, accepted: 0.005 to 0.2")
-        if not -3.0 <= margin <= 6.0:
-            raise ValueError(f"margin = {margin!r}, accepted: -3 to 6")
-        self._rounds, self._step, self._margin = rounds, float(step), float(margin)
+    options_type = MultilevelOptions
+    options: MultilevelOptions
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        o = self.options
+        self._rounds, self._step, self._margin = o.rounds, o.step, o.margin
 
     def alice(self, evidence: Evidence, rng: np.random.Generator) -> Dialogue[ReconciledBits]:
         """Publish the syndromes that Bob's plan asks for, then more of those frames that he asks for."""

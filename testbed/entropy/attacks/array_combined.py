@@ -9,9 +9,7 @@ from testbed.entropy.estimating import EstimatingAttack
 from testbed.entropy.facts import C128, Facts
 from testbed.entropy.phases import alice_channels, amplitudes, on_scales
 from testbed.entropy.ridge import ridge
-from testbed.entropy.series import aligned, at_rounds, reduced
-
-CHANNELS = 48
+from testbed.entropy.series import aligned, at_rounds
 
 
 class ArrayCombined(EstimatingAttack):
@@ -24,7 +22,7 @@ class ArrayCombined(EstimatingAttack):
         return bool(_arrays(facts))
 
     def inputs(self, facts: Facts, z: F64) -> F64:
-        parts = [reduced(aligned(facts), CHANNELS)]
+        parts = [aligned(facts)]
         for alice in alice_channels(facts.csi, facts.features):
             for array in _arrays(facts):
                 parts += [on_scales(self._linear(array, alice)), on_scales(self._by_power(array, alice))]

@@ -8,7 +8,7 @@ from testbed.core.types import F64
 from testbed.entropy.estimating import EstimatingAttack
 from testbed.entropy.facts import Facts
 from testbed.entropy.gaussian_labels import normal_scores
-from testbed.entropy.series import at_rounds, joined_of, reduced
+from testbed.entropy.series import at_rounds, joined_of
 
 
 class EveMagnitude(EstimatingAttack):
@@ -19,7 +19,7 @@ class EveMagnitude(EstimatingAttack):
 
     def inputs(self, facts: Facts, z: F64) -> F64:
         if "magnitude" not in facts.scratch:
-            x = reduced(at_rounds(*joined_of(facts), facts.rounds), 80)
+            x = at_rounds(*joined_of(facts), facts.rounds)
             facts.scratch["magnitude"] = np.concatenate([x, np.abs(x)], axis=1)
         found: F64 = facts.scratch["magnitude"]
         return found

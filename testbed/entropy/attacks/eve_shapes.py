@@ -7,18 +7,27 @@ import numpy as np
 from testbed.core.types import F64
 from testbed.entropy.estimating import EstimatingAttack
 from testbed.entropy.facts import Facts
-from testbed.entropy.series import at_rounds, joined_of, reduced
+from testbed.entropy.series import at_rounds, joined_of, standard
+
+MOST_SERIES = 4
 
 
 class EveShapes(EstimatingAttack):
-    """A ridge from ranks of Eve's channels, their squares and magnitudes."""
+    """A ridge from ranks of Eve's channels, their squares and magnitudes, and products of two links' channels."""
 
     knows = "her own signals of the same round, bent in any of the usual ways"
     needs = ("heard",)
 
     def inputs(self, facts: Facts, z: F64) -> F64:
         if "shapes" not in facts.scratch:
-            x = reduced(at_rounds(*joined_of(facts), facts.rounds), 50)
-            facts.scratch["shapes"] = np.concatenate([x, x**2 - 1.0, np.abs(x)], axis=1)
+            x = at_rounds(*joined_of(facts), facts.rounds)
+            facts.scratch["shapes"] = np.concatenate([x, x**2 - 1.0, np.abs(x), _products(facts)], axis=1)
         found: F64 = facts.scratch["shapes"]
         return found
+
+
+def _products(facts: Facts) -> F64:
+    """Return (probe, product) of like dimensions of different links, as a cascade of two channels makes them."""
+    parts = [at_rounds(h.rounds, standard(h.values), facts.rounds) for h in facts.heard[:MOST_SERIES]]
+    pairs = [(a, b) for i, a in enumerate(parts) for b in parts[:i] if a.shape == b.shape]
+    return np.concatenate([np.zeros((facts.rounds.size, 0)), *(a * b for a, b in pairs)], axis=1)

@@ -28,8 +28,8 @@ class EveString(Attack):
         z = scores(facts)
         target = own_target(facts, z)
         shifted = [m for r in eves(facts)[:1] for m in constant(facts, r, z, 1)]
-        x = reduced(np.concatenate([aligned(facts), *(m.inputs for m in shifted)], axis=1), CHANNELS)
-        hers = ridge(x, z, fill=True)
+        x = np.concatenate([aligned(facts), *(m.inputs for m in shifted)], axis=1)
+        hers = ridge(reduced(x, CHANNELS), z, fill=True)
         estimate = hers.mean[:, facts.main_column]
         near, table = before(3, 2), label_scores(facts, train, target)
         surprise = neighbours(facts, table - estimate, near)

@@ -6,7 +6,7 @@ import numpy as np
 
 from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack
-from testbed.entropy.facts import Facts
+from testbed.entropy.facts import Facts, Mask
 from testbed.entropy.read_off import frequencies, own_target, scores
 from testbed.entropy.references import eves, own
 from testbed.entropy.series import at_rounds, joined_of
@@ -17,6 +17,8 @@ _NEIGHBOURS = (1, 3, 9, 27)
 _PRIORS = (0.02, 0.3, 3.0, 30.0)
 _JUDGES = 120
 _MOST_INPUTS = 48
+_AHEAD = 60
+"""Rounds."""
 
 
 class Nearest(Attack):
@@ -46,9 +48,10 @@ class Nearest(Attack):
             judge = np.sort(rng.choice(teach.size, min(_JUDGES // 2 + 20, teach.size), replace=False))
             rows = np.concatenate([teach, test[ask]])
             x = _weighed(np.concatenate([by_probe[facts.probe[rows]], labels[rows]], axis=1), target[teach], teach.size)
-            near = _nearest(x[teach.size :], x[: teach.size], None)
-            asked.append((ask, facts.value[teach][near]))
-            near = _nearest(x[judge], x[: teach.size], judge)
+            known = self._known(facts, teach, test[ask])
+            asked.append((ask, facts.value[teach][_nearest(x[teach.size :], x[: teach.size], known)]))
+            known = self._known(facts, teach, teach[judge])
+            near = _nearest(x[judge], x[: teach.size], known)
             judged.append((teach[judge], facts.value[teach][near]))
         if not asked:
             return p
@@ -56,6 +59,16 @@ class Nearest(Attack):
         for ask, value in asked:
             p[ask] = _vote(value[:, :k], weight, base[test[ask]])
         return p
+
+    @staticmethod
+    def _known(facts: Facts, teach: I64, ask: I64) -> Mask:
+        """Return (question, training symbol) who may vote.
+
+        What lies just ahead in time may not, unless it is public: a channel's memory would give it away, and the chain
+        rule does not. What lies further ahead may teach how labels depend on what Eve has.
+        """
+        ahead = facts.rounds[facts.probe[teach]][None, :] - facts.rounds[facts.probe[ask]][:, None]
+        return ((ahead < 0) | (ahead > _AHEAD) | facts.published[teach]) & (teach != ask[:, None])
 
     def _of_probes(self, facts: Facts, z: F64) -> F64:
         """Return (probe, input), 0 where missing."""
@@ -96,11 +109,10 @@ def _weighed(x: F64, target: F64, n: int) -> F64:
     return np.asarray(x[:, keep] * np.maximum(r[keep] - 2.0 / np.sqrt(count), 1e-3))
 
 
-def _nearest(ask: F64, teach: F64, selves: I64 | None) -> I64:
-    """Return (question, neighbour) rows of `teach`, nearest first; `selves` are not their own neighbours."""
+def _nearest(ask: F64, teach: F64, known: Mask) -> I64:
+    """Return (question, neighbour) rows of `teach`, nearest first; (question, row) `known` ones."""
     distance = (teach**2).sum(axis=1) - 2.0 * ask @ teach.T
-    if selves is not None:
-        distance[np.arange(selves.size), selves] = np.inf
+    distance = np.where(known, distance, np.inf)
     most = max(_NEIGHBOURS)
     part = np.argpartition(distance, most, axis=1)[:, :most]
     order = np.argsort(np.take_along_axis(distance, part, axis=1), axis=1, kind="stable")

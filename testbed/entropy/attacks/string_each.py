@@ -8,7 +8,7 @@ from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack
 from testbed.entropy.facts import Facts
 from testbed.entropy.read_off import own_target, read_off, scores
-from testbed.entropy.ridge import ridge
+from testbed.entropy.ridge import ridge, spread_where_missing
 from testbed.entropy.strings import label_scores, neighbours
 
 MOST_INPUTS = 64
@@ -32,8 +32,9 @@ class StringEach(Attack):
         for d in np.unique(facts.dimension).tolist():
             rows = facts.dimension == d
             steps = [(k, j - d) for k in (0, -1, -2) for j in range(n) if (k, j) != (0, d)][:MOST_INPUTS]
-            fit = ridge(neighbours(facts, table, steps, rows), target[rows][:, None])
-            mean[rows], spread[rows] = fit.mean[:, 0], fit.spread[0]
+            x, y = neighbours(facts, table, steps, rows), target[rows][:, None]
+            fit = ridge(x, y)
+            mean[rows], spread[rows] = fit.mean[:, 0], spread_where_missing(x, y, fit)[:, 0]
             self._freedom += fit.freedom
         return read_off(facts, train, test, target, mean, spread)
 

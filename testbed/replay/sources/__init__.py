@@ -1,25 +1,38 @@
-"""Measured channels the key chain can be replayed over: one file a source, found by scanning this folder.
+"""Measured channels the key chain can be replayed over: one file a source, in this folder or installed.
 
-A source module has `ACCEPTS` (one line: which files it reads), `matches(path) -> bool` and `load(path) -> Recording`.
+A source is a module (or an object) with `ACCEPTS` (one line: which files it reads), `matches(path) -> bool` and
+`load(path) -> Recording`; a third party's is found by its entry point under `testbed.sources`. `matches` is asked of
+every path that somebody wants replayed: it looks only as far as it has to, raises nothing and says no to what another
+source reads. `load` raises InputError, in one line that begins with the path, for what it cannot read. Alice's and
+Bob's series have the same rounds, ascending, and as many subcarriers; what was not measured is NaN.
+
+>>> from pathlib import Path
+>>> from testbed.core import registry
+>>> registry.find("sources", "rfm12b_rssi").matches(Path("nowhere"))
+False
+
 Nothing here touches a radio; what is loaded has the same shape as what a run measures.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core import registry
 from testbed.core.config import Accounting, ChainPlan, Training
 from testbed.core.errors import InputError
 from testbed.core.gate import printable
 from testbed.core.types import I64, CsiSeries
+from testbed.replay import arrays
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +97,107 @@ class Recording:
     """Name of the cut that the summary speaks about."""
 
 
-def discover() -> dict[str, ModuleType]:
-    """Return the source modules by name."""
-    names = sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
-    return {name: importlib.import_module(f"{__name__}.{name}") for name in names}
-
-
 def load(path: Path) -> Recording:
     """Read a measured data set or a recorded run; raises InputError naming the file and what is accepted."""
-    sources = discover()
+    sources: dict[str, Any] = registry.usable("sources")
+    for problem in registry.problems(["sources"]):
+        log.warning("%s", problem)
     accepted = "; ".join(f"{name}: {module.ACCEPTS}" for name, module in sources.items())
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; accepted: {accepted}")
-    for module in sources.values():
-        if module.matches(path):
-            try:
-                recording: Recording = module.load(path)
-            except InputError:
-                raise
-            except Exception as exc:  # a file that is damaged in a way that nobody thought of is still one line
-                what = printable(str(exc) or type(exc).__name__)
-                raise InputError(f"{path}: damaged, or not {module.ACCEPTS}: {type(exc).__name__}: {what}") from exc
-            return recording
+    for name, module in sources.items():
+        if _ask(name, path, module.matches):
+            return checked(_ask(name, path, module.load), f"{path}: source {name!r}")
+    if suggestion := arrays.suggest(path):
+        raise InputError(f"{suggestion}; without a map: {accepted}")
     raise InputError(f"{path}: not a recording this project can read; accepted: {accepted}")
+
+
+def _ask(name: str, path: Path, question: Callable[[Path], Any]) -> Any:
+    try:
+        return question(path)
+    except (InputError, MemoryError):
+        raise
+    except Exception as exc:  # a source's own mistake, or a file that it did not think of: one line all the same
+        what = printable(str(exc) or type(exc).__name__)
+        raise InputError(f"{path}: source {name!r} stumbles: {type(exc).__name__}: {what}") from exc
+
+
+# ---------------------------------------------------------------- what a source may return
+
+MAX_VALUES = 1 << 28
+"""Of one series: 2 GiB of CSI."""
+
+
+def checked(recording: Any, where: str) -> Recording:
+    """Return what a source returned if it is what the chain takes; raises InputError saying what is wrong with it."""
+    if not isinstance(recording, Recording):
+        raise InputError(f"{where}: gave a {type(recording).__name__}; accepted: a Recording")
+    if recording.main not in recording.cuts:
+        raise InputError(
+            f"{where}: main cut {recording.main!r}; accepted: one of {', '.join(recording.cuts) or 'none'}"
+        )
+    for name, cut in recording.cuts.items():
+        _check_cut(cut, f"{where}: cut {name!r}")
+    return recording
+
+
+def _check_cut(cut: Cut, where: str) -> None:
+    _check_series(cut.alice, f"{where}: Alice")
+    _check_series(cut.bob, f"{where}: Bob")
+    n, rx, tx, _ = cut.alice.h.shape
+    if cut.bob.h.shape != (n, tx, rx, cut.alice.h.shape[3]):
+        raise InputError(
+            f"{where}: Alice (probe, rx, tx, subcarrier) = {cut.alice.h.shape}, Bob {cut.bob.h.shape}; accepted: as "
+            "many probes and subcarriers, antennas the other way round"
+        )
+    both = np.isfinite(cut.alice.h).all(axis=(1, 2, 3)) & np.isfinite(cut.bob.h).all(axis=(1, 2, 3))
+    if both.sum() < 2:
+        raise InputError(f"{where}: {both.sum()} of {n} probes have CSI at both ends; accepted: from 2")
+    for label, eve in cut.eves.items():
+        for end, series in (("Alice", eve.from_alice), ("Bob", eve.from_bob)):
+            if series is not None:
+                _check_series(series, f"{where}: Eve {label!r} hearing {end}")
+                _same(f"{where}: Eve {label!r} hearing {end}: probes", len(series.h), n)
+                _same(f"{where}: Eve {label!r} hearing {end}: subcarriers", series.h.shape[3], cut.alice.h.shape[3])
+        if eve.told_over is not None:
+            _same(f"{where}: Eve {label!r}: told_over", eve.told_over.shape, (n,))
+    unknown = [label for label in cut.assumed if label not in cut.eves]
+    if unknown:
+        raise InputError(f"{where}: assumed Eve {unknown[0]!r}; accepted: {', '.join(cut.eves) or 'none'}")
+    _same(f"{where}: groups", cut.groups.shape, (n,))
+    _check_key_probes(cut.key_probes, n, where)
+    if cut.interval_s is not None and not 0 < cut.interval_s < np.inf:
+        raise InputError(f"{where}: interval_s = {cut.interval_s}; accepted: above 0, or None")
+
+
+def _check_key_probes(probes: Any, n: int, where: str) -> None:
+    if probes is None:
+        return
+    probes = np.asarray(probes)
+    if probes.dtype.kind not in "iu" or probes.ndim != 1 or not probes.size:
+        raise InputError(f"{where}: key_probes {probes.dtype} {probes.shape}; accepted: whole numbers, at least one")
+    if probes.min() < 0 or probes.max() >= n or np.unique(probes).size < probes.size:
+        raise InputError(f"{where}: key_probes {probes.min()} to {probes.max()}; accepted: 0 to {n - 1}, each once")
+
+
+def _check_series(series: CsiSeries, where: str) -> None:
+    h = series.h
+    if not isinstance(h, np.ndarray) or h.ndim != 4 or h.dtype.kind != "c" or 0 in h.shape:
+        told = f"{h.dtype} {h.shape}" if isinstance(h, np.ndarray) else type(h).__name__
+        raise InputError(f"{where}: {told}; accepted: complex (probe, rx, tx, subcarrier), at least one of each")
+    if h.size > MAX_VALUES:
+        raise InputError(f"{where}: {h.size} values; accepted: up to {MAX_VALUES}")
+    if np.isinf(h).any():
+        raise InputError(f"{where}: infinite values; accepted: finite ones, NaN for what is missing")
+    _same(f"{where}: rounds", series.rounds.shape, (len(h),))
+    if (np.diff(series.rounds) <= 0).any():
+        raise InputError(f"{where}: rounds do not ascend; accepted: each once, in order")
+    _same(f"{where}: subcarrier_hz", series.subcarrier_hz.shape, (h.shape[3],))
+    if not np.isfinite(series.subcarrier_hz).all():
+        raise InputError(f"{where}: subcarrier_hz is not finite")
+
+
+def _same(what: str, found: Any, wanted: Any) -> None:
+    if found != wanted:
+        raise InputError(f"{what}: {found}; accepted: {wanted}")

@@ -14,6 +14,7 @@ mean). Alice is the fixed horn, Bob the moved one, Eve the same receiver elsewhe
 from __future__ import annotations
 
 import re
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,21 @@ _COLUMNS = "Freq(Hz),S33(DB),S33(DEG),S34(DB),S34(DEG),S43(DB),S43(DEG),S44(DB),
 
 
 def matches(path: Path) -> bool:
+    if path.is_file():
+        return _is_ours(path)
     return _npz(path) is not None or (path.is_dir() and any(_folders(path)))
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether an .npz file holds one of our arrays: other people's have the same ending."""
+    if file.suffix != ".npz":
+        return False
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return any(_CUT.match(name.removesuffix("_rx_deg")) for name in names)
 
 
 def load(path: Path) -> Recording:

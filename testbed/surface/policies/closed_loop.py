@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta, field
 
 from testbed.core import patterns, registry, seeds
 from testbed.core.config import Scene
 from testbed.core.errors import InputError
+from testbed.core.options import StageOptions
 from testbed.core.stages import SurfacePolicy, SurfaceSearch
 from testbed.core.types import C64, SurfacePattern
 from testbed.surface import focus, objectives
@@ -18,37 +20,48 @@ from testbed.surface.line_of_sight import LineOfSight
 Phase = Literal["start", "model", "model_confirm", "search", "confirm", "held"]
 
 
+class ClosedLoopOptions(StageOptions, frozen=True):
+    search: str = "greedy"
+    """Which search: a file of `surface/searches`, or an installed one."""
+    search_options: dict[str, Any] = field(default_factory=dict)
+    """Its options (`testbed list search NAME`)."""
+    objective: Literal["power", "correlation", "key_rate", "leakage"] = "power"
+    """What is sought, see `surface/objectives`."""
+    probes: Annotated[int, Meta(ge=1)] = 1
+    """Rounds each pattern is tried for; their mean counts."""
+    start: str = "random(1)"
+    """Where the search begins, see `core.patterns`."""
+    confirm: Annotated[int, Meta(ge=2)] = 8
+    """Rounds for which the start and the result are measured; a result worse than the start is dropped."""
+    budget: Annotated[int, Meta(ge=0)] = 0
+    """The search is cut short so that all is over by this round; 0: no limit."""
+    search_only: bool = False
+    """Whether the run is made for this search: it ends with it, and no key is distilled."""
+    model: Literal["none", "start", "answer"] = "none"
+    """start: after `start`, the patterns that focus from Alice on Bob by the scene's geometry are tried
+    (`surface/focus`), and the search begins with the best of them; answer: that one is the result."""
+
+    def __post_init__(self) -> None:
+        least = 2 * self.confirm + self.probes
+        if 0 < self.budget < least:
+            raise ValueError(f"budget = {self.budget}, accepted: 0 (none) or from {least}")
+
+
 class ClosedLoop(SurfacePolicy):
-    """Probes what a search asks for and tells it what that was worth.
+    """Probes what a search asks for and tells it what that was worth."""
 
-    Options
-      search, search_options: which search (`surface/searches`).
-      objective: power, correlation, key_rate or leakage (`surface/objectives`).
-      probes: rounds each pattern is tried for; their mean counts.
-      start: where the search begins (`core.patterns`).
-      model: start: after `start`, the patterns that focus from Alice on Bob by the scene's geometry are tried
-        (`surface/designers/focus`), and the search begins with the best of them; answer: that one is the result.
-      confirm: rounds for which the start and the result are measured; a result worse than the start is dropped.
-      budget: the search is cut short so that all is over by this round; 0: no limit.
-      search_only: the run is made for this search: it ends with it, and no key is distilled.
-    """
-
+    options_type = ClosedLoopOptions
+    options: ClosedLoopOptions
     watches = True
 
-    def __init__(
-        self, search: str = "greedy", search_options: dict[str, Any] | None = None, objective: str = "power",
-        probes: int = 1, start: str = "random(1)", confirm: int = 8, budget: int = 0, search_only: bool = False,
-        model: Literal["none", "start", "answer"] = "none",
-    ) -> None:  # fmt: skip
-        if probes < 1 or confirm < 2:
-            raise ValueError(f"probes = {probes}, confirm = {confirm}, accepted probes from 1, confirm from 2")
-        if budget < 0 or 0 < budget < 2 * confirm + probes:
-            raise ValueError(f"budget = {budget}, accepted 0 (none) or from {2 * confirm + probes}")
-        patterns.check(start)
-        self.objective = objectives.by_name(objective)
-        self._search: SurfaceSearch = registry.make_stage("search", search, search_options or {})
-        self._probes, self._start, self._confirm, self._budget = probes, start, confirm, budget
-        self.search_only, self._model = search_only, model
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        o = self.options
+        patterns.check(o.start)
+        self.objective = objectives.by_name(o.objective)
+        self._search: SurfaceSearch = registry.make_stage("search", o.search, o.search_options, "", "search_options")
+        self._probes, self._start, self._confirm, self._budget = o.probes, o.start, o.confirm, o.budget
+        self.search_only, self._model = o.search_only, o.model
         self._scene: tuple[Scene, float] | None = None
         self._designed: list[SurfacePattern] = []
         """What the model has to offer and was not tried yet."""

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
+from msgspec import Meta
 
 from testbed.core import seeds
+from testbed.core.options import StageOptions
 from testbed.core.stages import SurfacePolicy
 from testbed.core.types import SurfacePattern
+
+
+class RandomOptions(StageOptions, frozen=True):
+    every: Annotated[int, Meta(ge=1)] = 1
+    """Rounds for which a pattern is held."""
 
 
 class Random(SurfacePolicy):
     """Draws every element uniformly, anew every `every` rounds."""
 
+    options_type = RandomOptions
+    options: RandomOptions
     can_be_secret = True
-
-    def __init__(self, every: int = 1) -> None:
-        if every < 1:
-            raise ValueError(f"every = {every}, accepted from 1")
-        self._every = every
 
     def begin(self, shape: tuple[int, int], phase_bits: int, seed: int) -> None:
         self._shape, self._phase_bits = shape, phase_bits
@@ -25,7 +31,7 @@ class Random(SurfacePolicy):
         self._drawn_for = -1
 
     def group(self, round: int) -> int:
-        return round // self._every
+        return round // self.options.every
 
     def pattern_for(self, round: int) -> SurfacePattern:
         if self._drawn_for < 0 or self.group(round) != self.group(self._drawn_for):

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
+from msgspec import Meta
+
 from testbed.core import patterns
+from testbed.core.options import StageOptions
 from testbed.core.stages import SurfacePolicy
 from testbed.core.types import SurfacePattern
 
 
-class Sweep(SurfacePolicy):
-    """Holds each of `codebook` (`core.patterns`) for `dwell` rounds."""
+class SweepOptions(StageOptions, frozen=True):
+    codebook: Annotated[tuple[str, ...], Meta(min_length=1)]
+    """Patterns, see `core.patterns`."""
+    dwell: Annotated[int, Meta(ge=1)] = 1
+    """Rounds for which each is held."""
 
-    def __init__(self, codebook: list[str], dwell: int = 1) -> None:
-        if not codebook or dwell < 1:
-            raise ValueError(
-                f"codebook of {len(codebook)} patterns, dwell = {dwell}, accepted from one pattern and one round"
-            )
-        for spec in codebook:
+
+class Sweep(SurfacePolicy):
+    """Holds each pattern of the codebook for `dwell` rounds."""
+
+    options_type = SweepOptions
+    options: SweepOptions
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for spec in self.options.codebook:
             patterns.check(spec)
-        self._specs, self._dwell = codebook, dwell
-        self.changes = len(codebook) > 1
+        self.changes = len(self.options.codebook) > 1
 
     def begin(self, shape: tuple[int, int], phase_bits: int, seed: int) -> None:
-        self._codebook = [patterns.make(spec, shape, phase_bits) for spec in self._specs]
+        self._codebook = [patterns.make(spec, shape, phase_bits) for spec in self.options.codebook]
 
     def pattern_for(self, round: int) -> SurfacePattern:
-        return self._codebook[round // self._dwell % len(self._codebook)]
+        return self._codebook[round // self.options.dwell % len(self._codebook)]

@@ -10,29 +10,41 @@ found: held elements add to the static part, and the drawn ones turn to the sum.
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Annotated
 
+import numpy as np
+from msgspec import Meta
+
+from testbed.core.options import StageOptions
 from testbed.core.stages import SurfaceSearch
 from testbed.core.types import SurfacePattern
 
 
+class ConditionalMeanOptions(StageOptions, frozen=True):
+    samples: Annotated[int, Meta(ge=0)] = 0
+    """Random patterns in each round, from 8; 0: as many as there are elements, but at least 32."""
+    rounds: Annotated[int, Meta(ge=1)] = 8
+    """After each of which the elements choose."""
+
+    def __post_init__(self) -> None:
+        if 0 < self.samples < 8:
+            raise ValueError(f"samples = {self.samples}, accepted: 0 or from 8")
+
+
 class ConditionalMean(SurfaceSearch):
-    """Draws `samples` random patterns in each of `rounds` rounds (0: as many as there are elements, but at least 32),
-    and after each lets the elements choose.
+    """Draws random patterns in each round, and after each lets the elements choose.
 
     In the first round all elements are drawn, from the second on a random half of them, the others being held. An
     element that was drawn changes where its best level's average beats that of its present one by more than the
     standard error of their difference. Tries rounds·samples patterns.
     """
 
-    def __init__(self, samples: int = 0, rounds: int = 8) -> None:
-        if 0 < samples < 8 or samples < 0 or rounds < 1:
-            raise ValueError(f"samples = {samples}, rounds = {rounds}, accepted samples 0 or from 8, rounds from 1")
-        self._samples, self._rounds = samples, rounds
+    options_type = ConditionalMeanOptions
+    options: ConditionalMeanOptions
 
     def begin(self, start: SurfacePattern, rng: np.random.Generator) -> None:
         self._held, self._rng = start, rng
-        self._samples = self._samples or max(32, start.levels.size)
+        self._samples = self.options.samples or max(32, start.levels.size)
         self._round = 0
         self._begin_round()
 
@@ -45,7 +57,7 @@ class ConditionalMean(SurfaceSearch):
         if len(self._worths) == self._samples:
             self._choose()
             self._round += 1
-            self.done = self._round == self._rounds
+            self.done = self._round == self.options.rounds
             self._begin_round()
         else:
             self._draw()

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 
+from testbed.core.options import StageOptions
 from testbed.core.stages import SurfaceSearch
 from testbed.core.types import SurfacePattern
 
 _REFRESH = 16
 """Groups between two looks at what is held: what was kept for being lucky is not compared with for ever."""
+
+
+class GreedyOptions(StageOptions, frozen=True):
+    group: Annotated[int, Meta(ge=1)] = 1
+    """Elements that are turned together."""
+    sweeps: Annotated[int, Meta(ge=1)] = 3
+    """Times over all elements, at most."""
 
 
 class Greedy(SurfaceSearch):
@@ -20,10 +30,8 @@ class Greedy(SurfaceSearch):
     that changed nothing. Tries (2^bits − 1)·elements/group patterns a sweep, and 1/16 more to look again.
     """
 
-    def __init__(self, group: int = 1, sweeps: int = 3) -> None:
-        if group < 1 or sweeps < 1:
-            raise ValueError(f"group = {group}, sweeps = {sweeps}, accepted from 1")
-        self._group, self._sweeps = group, sweeps
+    options_type = GreedyOptions
+    options: GreedyOptions
 
     def begin(self, start: SurfacePattern, rng: np.random.Generator) -> None:
         self._held = self._tried = start
@@ -41,15 +49,15 @@ class Greedy(SurfaceSearch):
     def _search(self, rng: np.random.Generator) -> Iterator[bool]:
         """Leave a pattern in `_tried` at every step; what it was worth is there when the next step is asked for."""
         n_levels, n = 1 << self._held.phase_bits, self._held.levels.size
-        for _ in range(self._sweeps):
+        for _ in range(self.options.sweeps):
             changed = False
             order = rng.permutation(n)
-            for i, first in enumerate(range(0, n, self._group)):
+            for i, first in enumerate(range(0, n, self.options.group)):
                 if i % _REFRESH == 0:
                     self._tried = self._held
                     yield True
                     worth = self._worth
-                base, chosen = self._held.levels.ravel(), order[first : first + self._group]
+                base, chosen = self._held.levels.ravel(), order[first : first + self.options.group]
                 for step in range(1, n_levels):
                     levels = base.copy()
                     levels[chosen] = (levels[chosen] + step) % n_levels

@@ -11,11 +11,21 @@ meaningless, never enter. Against one element at a time, an element's share is m
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 
+from testbed.core.options import StageOptions
 from testbed.core.stages import SurfaceSearch
 from testbed.core.types import F64, SurfacePattern
+
+
+class HadamardOptions(StageOptions, frozen=True):
+    groups: Annotated[int, Meta(ge=2)] = 4
+    """Interleaved groups of elements; one changes while the others are the reference."""
+    sweeps: Annotated[int, Meta(ge=1)] = 2
+    """Times over all groups, at most."""
 
 
 class Hadamard(SurfaceSearch):
@@ -26,10 +36,8 @@ class Hadamard(SurfaceSearch):
     reference.
     """
 
-    def __init__(self, groups: int = 4, sweeps: int = 2) -> None:
-        if groups < 2 or sweeps < 1:
-            raise ValueError(f"groups = {groups}, sweeps = {sweeps}, accepted groups from 2, sweeps from 1")
-        self._groups, self._sweeps = groups, sweeps
+    options_type = HadamardOptions
+    options: HadamardOptions
 
     def begin(self, start: SurfacePattern, rng: np.random.Generator) -> None:
         self._held = self._tried = start
@@ -49,11 +57,11 @@ class Hadamard(SurfaceSearch):
         shape, bits = self._held.levels.shape, self._held.phase_bits
         n_levels, n = 1 << bits, self._held.levels.size
         turns = np.exp(2j * np.pi * np.arange(n_levels) / n_levels)
-        for _ in range(self._sweeps):
+        for _ in range(self.options.sweeps):
             changed = False
             order = rng.permutation(n)
-            for first in range(min(self._groups, n)):
-                chosen = order[first :: self._groups]
+            for first in range(min(self.options.groups, n)):
+                chosen = order[first :: self.options.groups]
                 signs = _signs(chosen.size)
                 share, errors = np.zeros(chosen.size, complex), []
                 for quarter in range(1 if bits == 1 else 2):

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Annotated, Any
 
+import numpy as np
+from msgspec import Meta
+
+from testbed.core.options import StageOptions
 from testbed.core.stages import SurfaceSearch
 from testbed.core.types import SurfacePattern
+
+
+class RandomSearchOptions(StageOptions, frozen=True):
+    trials: Annotated[int, Meta(ge=1)] = 1000
+    """Patterns drawn."""
 
 
 class RandomSearch(SurfaceSearch):
     """Draws `trials` patterns uniformly and keeps the one that was worth most, the start included."""
 
-    def __init__(self, trials: int = 1000) -> None:
-        if trials < 1:
-            raise ValueError(f"trials = {trials}, accepted from 1")
-        self._left = trials
+    options_type = RandomSearchOptions
+    options: RandomSearchOptions
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._left = self.options.trials
 
     def begin(self, start: SurfacePattern, rng: np.random.Generator) -> None:
         self._rng = rng

@@ -1,0 +1,1 @@
+"""The health checks, one file each: `testbed.assess.health`."""

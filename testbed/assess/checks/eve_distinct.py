@@ -1,0 +1,52 @@
+"""Does Eve see a channel of her own? Flagged where |r| with Alice or Bob exceeds half of r between these two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from testbed.assess.agreement import correlation, detrend
+from testbed.assess.health import HealthCheck, Measured
+from testbed.core.stages import Verdict
+from testbed.core.types import F64
+
+
+class EveDistinct(HealthCheck):
+    """Does Eve see a channel of her own? Flagged where |r| with Alice or Bob exceeds half of r between these two."""
+
+    order = 80
+
+    def verdicts(self, m: Measured) -> list[Verdict]:
+        return [eve_distinct(m.alice_db, m.bob_db, m.eve_db)] if m.eve_db else []
+
+
+def eve_distinct(alice_db: F64, bob_db: F64, eve_db: Mapping[str, F64]) -> Verdict:
+    """Does Eve see a channel of her own? Flagged where |r| with Alice or Bob exceeds half of r between these two."""
+    name = "eve_distinct"
+    legitimate = correlation(alice_db, bob_db)
+    found = {}
+    for heard, values in eve_db.items():
+        for end, other in (("Alice", alice_db), ("Bob", bob_db)):
+            for kind, x, y in (("levels", other, values), ("changes", detrend(other), detrend(values))):
+                r = correlation(x, y)
+                if r is not None:
+                    chance = 4.0 / np.sqrt(_independent_probes(x, y))
+                    found[f"{kind} of Eve hearing {heard} and of {end}"] = (r, chance)
+    if not found or legitimate is None:
+        return Verdict(name, False, "Eve's channel could not be compared: one of the three ends shows no variation.")
+    # how far above what chance gives, first; then how large
+    where = max(found, key=lambda key: (abs(found[key][0]) > found[key][1], abs(found[key][0])))
+    worst, chance = found[where]
+    values_out = {"r_eve": worst, "r": legitimate}
+    figures = f"the {where} correlate by {worst:.2f}, Alice and Bob by {legitimate:.2f}"
+    if abs(worst) > max(0.5 * abs(legitimate), chance):
+        return Verdict(name, False, f"Eve sees much of the same channel: {figures}.", values_out)
+    return Verdict(name, True, f"At most, {figures}.", values_out)
+
+
+def _independent_probes(a: F64, b: F64) -> float:
+    """Return how many independent probes the correlation of two series with memory is worth (Bartlett 1935)."""
+    n = a.shape[0]
+    memory = max(0.0, (correlation(a[1:], a[:-1]) or 0.0) * (correlation(b[1:], b[:-1]) or 0.0))
+    return max(1.0, n * (1.0 - memory) / (1.0 + memory))

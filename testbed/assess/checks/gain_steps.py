@@ -1,0 +1,61 @@
+"""Did the gain of one end jump (AGC, temperature): a lasting step of Alice − Bob, common to all dimensions?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.assess.checks._levels import centred, row_median
+from testbed.assess.health import HealthCheck, Measured
+from testbed.core.stages import Verdict
+from testbed.core.types import F64
+
+
+class GainSteps(HealthCheck):
+    """Did the gain of one end jump (AGC, temperature): a lasting step of Alice − Bob, common to all dimensions?"""
+
+    order = 50
+
+    def verdicts(self, m: Measured) -> list[Verdict]:
+        return [gain_steps(m.alice_db, m.bob_db)]
+
+
+def gain_steps(alice_db: F64, bob_db: F64) -> Verdict:
+    """Did the gain of one end jump (AGC, temperature): a lasting step of Alice − Bob, common to all dimensions?"""
+    name = "gain_steps"
+    offset = row_median(centred(alice_db) - centred(bob_db))
+    rows = np.flatnonzero(np.isfinite(offset))
+    window = int(np.clip(rows.size // 16, 8, 64))
+    if rows.size < 4 * window:
+        return Verdict(name, True, f"Fewer than {4 * window} common probes: gain steps were not looked for.")
+    offset = offset[rows]
+    # medians before and after each probe: single outliers do not count as steps
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(offset, window), axis=1)
+    step = medians[window:] - medians[:-window]
+    # What such differences do where nothing happens, measured (1.4826·MAD = std of a Gaussian): offsets that wander
+    # by themselves, because the ends see different channels, must not look like gain steps.
+    limit = max(1.0, 6.0 * 1.4826 * float(np.median(np.abs(step - np.median(step)))))
+    found: list[int] = []
+    strength = np.abs(step)
+    while strength.size and strength.max() > limit:
+        at = int(strength.argmax())
+        found.append(at)
+        strength[max(0, at - 2 * window) : at + 2 * window + 1] = 0.0
+    values = {"steps": float(len(found)), "largest_db": float(np.abs(step).max()), "limit_db": float(limit)}
+    if not found:
+        return Verdict(name, True, f"No common step of Alice − Bob above {limit:.1f} dB.", values)
+    at = found[0]
+    row = int(rows[at + window])
+    detail = (
+        f"{len(found)} gain step(s) at one end only, the largest {abs(step[at]):.1f} dB at probe {row}, "
+        f"at {_stepping_end(alice_db[rows], bob_db[rows], at, window)}: fix the gain (no AGC) or discard that stretch."
+    )
+    return Verdict(name, False, detail, values)
+
+
+def _stepping_end(alice_db: F64, bob_db: F64, at: int, window: int) -> str:
+    """Name the end whose own level jumped more; the channel's movement is common to both."""
+    jumps = []
+    for values in (alice_db, bob_db):
+        level = row_median(centred(values))
+        jumps.append(abs(np.nanmedian(level[at + window : at + 2 * window]) - np.nanmedian(level[at : at + window])))
+    return "Alice" if jumps[0] >= jumps[1] else "Bob"

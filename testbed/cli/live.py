@@ -1,0 +1,52 @@
+"""Commands that look at a run while it goes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from testbed.cli.app import SupervisedOption, app
+from testbed.cli.terminal import say
+
+
+@app.command()
+def live(
+    folder: Annotated[Path, typer.Argument(help="A run's folder: one that goes, or has gone.", metavar="RUN")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 chooses one.")] = 0,
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    supervised: SupervisedOption = False,
+) -> None:
+    """Serve a run's live page on this machine, until Ctrl-C; from elsewhere, through an ssh tunnel.
+
+    Example: testbed live runs/20260101-120000-mobile_room --open
+    """
+    from testbed.live import server
+
+    def ready(url: str) -> None:
+        if supervised:
+            print(json.dumps({"url": url}), flush=True)
+            return
+        say(f"live: {url} (Ctrl-C ends it)")
+        if open_it:
+            import webbrowser
+
+            webbrowser.open(url)
+
+    server.serve(folder, port, supervised, ready)
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(help="A run's folder: one that goes, or has gone.", metavar="RUN")],
+) -> None:
+    """Follow a run in a terminal, over ssh for instance: links, correlation, key bits, rejections.
+
+    Example: testbed watch runs/20260101-120000-mobile_room
+    """
+    from testbed.live import watch as watching
+
+    watching.watch(folder, print, sys.stdout.isatty())

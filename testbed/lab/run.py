@@ -1,0 +1,68 @@
+"""One call from two names to a finished run: what `testbed run` and `testbed.run` do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from testbed import config
+from testbed.core.config import Experiment, Lab
+from testbed.core.errors import InputError
+from testbed.lab import processes
+
+if TYPE_CHECKING:
+    from testbed.coordinator.server import Coordinator, Outcome, Progress
+    from testbed.lab.processes import Crew
+
+log = logging.getLogger(__name__)
+
+
+def plan_of(experiment: str, rounds: int | None = None, seed: int | None = None) -> Experiment:
+    """Read an experiment, by path or bundled name, with some of its values replaced."""
+    plan = config.load_experiment(experiment)
+    changes = {name: value for name, value in (("rounds", rounds), ("seed", seed)) if value is not None}
+    return msgspec.structs.replace(plan, **changes)
+
+
+def check_world(plan: Experiment, place: Lab, lab: str) -> None:
+    """Raise InputError where an experiment asks for what the lab has not: a surface, or private nodes."""
+    config.check_mode(plan, place, lab)
+    if not place.curve:
+        log.warning("%s: curve = false: links here are not authenticated; keys are for experiments only", lab)
+    if plan.surface.policy != "none" and place.by_role("ris") is None:
+        raise InputError(f"{lab}: the experiment moves a surface, but no node has role = 'ris'")
+
+
+def run(
+    experiment: str,
+    lab: str = "sim",
+    *,
+    rounds: int | None = None,
+    seed: int | None = None,
+    out: str | Path = "runs",
+    progress: Callable[[Progress], None] = lambda _: None,
+    on_folder: Callable[[Path], None] = lambda _: None,
+    on_coordinator: Callable[[Coordinator, Crew], None] = lambda *_: None,
+) -> Outcome:
+    """Run an experiment on a lab, both by path or bundled name, and return its outcome: folder, summary, status.
+
+    Starts the lab's local daemons, drives all rounds, distils keys and writes the run's folder under `out`; `rounds`
+    and `seed` replace the file's. `progress` is told how far it is; `on_folder` the folder, before anything starts;
+    `on_coordinator` the coordinator, once everything has.
+
+    Example: `testbed.run("static_room", rounds=200).summary["key_bits"]`
+
+    Raises InputError for bad input, TestbedError where the run cannot start; a run that fails says so in `status`.
+    """
+    plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
+    config.check_run(plan, experiment, place)
+    check_world(plan, place, lab)
+    config.check_drivers(place, lab)
+    folder = processes.new_run_folder(Path(out), Path(experiment).stem)
+    with processes.unless_empty(folder):
+        on_folder(folder)
+        return processes.run(plan, place, lab, folder, progress, on_coordinator)

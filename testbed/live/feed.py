@@ -1,0 +1,423 @@
+"""What is shown of a run, grown from its journal: bounded in memory however long the run is.
+
+Rounds are gathered into windows, each of which is one point of every curve; where there are too many windows, pairs of
+them are joined. Reads only what is committed and never holds the journal open, so the run goes on as if nobody looked.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from testbed.core.errors import InputError
+from testbed.core.types import C64, F64, SurfacePattern
+from testbed.records import files, reader
+from testbed.records.documents import Start, encode
+from testbed.records.journal import Grown, JournalTail
+from testbed.records.recorded import RecordedRun
+
+MAX_WINDOWS = 600
+"""Points of a curve; beyond that, neighbours are joined."""
+LEAST_WINDOW = 8
+"""Rounds in a window: fewer make no correlation."""
+SCATTER = 64
+"""Latest values shown in the complex plane."""
+EVENTS = 100
+_QUIET = ("key_digests", "randomness")
+"""Events that tell a person nothing while the run goes."""
+
+
+@dataclass(slots=True)
+class Link:
+    """The latest of one link."""
+
+    csi: C64 | None = None
+    """(rx antenna, tx antenna, subcarrier)."""
+    middle: deque[complex] = field(default_factory=lambda: deque(maxlen=SCATTER))
+    """Latest values of the middle subcarrier, first antennas."""
+    rounds: int = 0
+
+
+@dataclass(slots=True)
+class Window:
+    """Sums over some rounds."""
+
+    first: int
+    last: int
+    levels: dict[tuple[str, int], F64] = field(default_factory=dict)
+    """(link, round) → dB of each subcarrier; emptied when the window is closed."""
+    snr: dict[str, list[float]] = field(default_factory=dict)
+    cfo: dict[str, list[float]] = field(default_factory=dict)
+
+
+class Feed:
+    """Grows with a run. `poll` from one thread; `message` is what a page is told."""
+
+    def __init__(self, folder: Path, expected: bool = False) -> None:
+        """Raises InputError where the folder holds no run, live or closed, unless one is about to begin there."""
+        if not expected and not (folder / files.JOURNAL).exists() and not (folder / files.RUN).exists():
+            raise InputError(f"{folder}: holds no run; accepted: the folder of one that goes or has gone")
+        self.folder = folder
+        self.state = "waiting"
+        self.start: Start | None = None
+        self.links: dict[str, Link] = {}
+        self.points: list[dict[str, Any]] = []
+        self.generation = 0
+        """Changes when points are joined, so that whoever has some of them starts again."""
+        self.rejected: Counter[str] = Counter()
+        self.kept = self.rounds = self.last_round = 0
+        self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
+        self.event_count = 0
+        self.nodes: dict[str, str] = {}
+        self.blocks: dict[int, dict[str, Any]] = {}
+        self.summary: dict[str, Any] | None = None
+        self.stop: dict[str, Any] | None = None
+        self.surface = ""
+        self.pattern: tuple[str, SurfacePattern] | None = None
+        """Digest and pattern that the surface showed last."""
+        self.roles: dict[str, str] = {}
+        self._lock = threading.Lock()
+        """Between the thread that polls and those that tell."""
+        self._tail = JournalTail(folder)
+        self._window_rounds = LEAST_WINDOW
+        self._window: Window | None = None
+        self._ticks: deque[tuple[float, int]] = deque(maxlen=20)
+
+    # ------------------------------------------------------------ growing
+
+    def poll(self) -> None:
+        """Take what is new; raises InputError for a run that cannot be read."""
+        if self.state in ("closed", "killed"):
+            return
+        # before the journal is looked at: a run that closes in between is found closed by the next poll
+        held = files.held(self.folder)
+        grown = self._tail.read()
+        if grown is not None:
+            with self._lock:
+                self._grow(grown)
+                self._ticks.append((time.monotonic(), self.rounds))
+                if not (grown.probes or grown.rounds or grown.documents or held):
+                    self._close_window()
+                    self.state = "killed"
+        elif (self.folder / files.RUN).exists():
+            run = reader.load(self.folder)
+            with self._lock:
+                self._finish(run)
+
+    def _grow(self, grown: Grown) -> None:
+        for kind, body in grown.documents:
+            self._document(kind, json.loads(body))
+        for row in grown.probes:
+            self._probe(*row)
+        for round, kept, reason, surface, _ in grown.rounds:
+            self._round(round, bool(kept), reason, surface)
+        if self.surface and (self.pattern is None or self.pattern[0] != self.surface):
+            found = self._tail.pattern(self.surface)
+            self.pattern = None if found is None else (self.surface, found)
+
+    def _finish(self, run: RecordedRun) -> None:
+        """Take the end of a run; all of it, where nothing was seen before."""
+        told = [("start", run.start)] if self.start is None else []
+        events = [("event", event) for event in run.events[self.event_count :]]
+        blocks = [("block", block) for block in run.blocks]
+        for kind, document in [*told, *events, *blocks]:
+            self._document(kind, json.loads(encode(document)))
+        if not self.rounds:
+            for row in _rows(run):
+                self._probe(*row)
+            table = run.rounds
+            for i in range(table.rounds.size):
+                self._round(int(table.rounds[i]), bool(table.kept[i]), str(table.reason[i]), str(table.surface[i]))
+        self._close_window()
+        if self.surface in run.patterns:
+            self.pattern = self.surface, run.patterns[self.surface]
+        self.summary = run.summary
+        self.stop = None if run.stop is None else json.loads(encode(run.stop))
+        self.state = "closed"
+
+    def _document(self, kind: str, body: dict[str, Any]) -> None:
+        if kind == "start":
+            self._begin(body)
+        elif kind == "event":
+            self.event_count += 1
+            self._event(body)
+        elif kind == "block":
+            known = self.blocks.setdefault(body["block"], {"block": body["block"], "agree": {}, "key": {}, "eve": None})
+            known["agree"] |= body.get("agree") or {}
+            known["key"] |= body.get("key") or {}
+            known["eve"] = body.get("eve") or known["eve"]
+        elif kind == "summary":
+            self.summary = body
+        elif kind == "stop":
+            self.stop = body
+
+    def _begin(self, body: dict[str, Any]) -> None:
+        self.start = msgspec.convert(body, Start)
+        self.state = "live"
+        self.roles = {name: self.start.role(name) for name in self.start.lab.get("node", {})}
+        planned = int(self.start.experiment.get("rounds") or 0)
+        self._window_rounds = max(LEAST_WINDOW, -(-planned // MAX_WINDOWS))
+
+    def _event(self, body: dict[str, Any]) -> None:
+        kind, data = body["kind"], body["data"]
+        node = data.get("node")
+        if node is not None:
+            state = {"joined": "here", "configured": "ready", "lost": "lost", "left": "left"}.get(kind, "")
+            self.nodes[str(node)] = state or self.nodes.get(str(node), "")
+        if kind not in _QUIET:
+            self.events.append({"n": self.event_count, "time": body["time"], "kind": kind, "text": words(kind, data)})
+
+    def _probe(
+        self, round: int, link: str, snr_db: float | None, cfo_hz: float | None, surface: str,
+        n_rx: int | None, n_tx: int | None, n_subcarrier: int | None, csi: bytes | None,
+    ) -> None:  # fmt: skip
+        known = self.links.setdefault(link, Link())
+        known.rounds += 1
+        self.surface = surface or self.surface
+        if self._window is not None and round - self._window.first >= self._window_rounds:
+            self._close_window()
+        if self._window is None:
+            self._window = Window(round, round)
+        self._window.last = max(self._window.last, round)
+        for store, value in ((self._window.snr, snr_db), (self._window.cfo, cfo_hz)):
+            if value is not None and np.isfinite(value):
+                store.setdefault(link, []).append(value)
+        if csi is None or n_rx is None or n_tx is None or n_subcarrier is None:
+            return
+        h = np.frombuffer(csi, dtype="<c8").reshape(n_rx, n_tx, n_subcarrier)
+        if not np.isfinite(h).all():
+            return
+        known.csi = h
+        known.middle.append(complex(h[0, 0, n_subcarrier // 2]))
+        self._window.levels[link, round] = 20.0 * np.log10(np.abs(h[0, 0]).astype(np.float64) + 1e-30)
+
+    def _round(self, round: int, kept: bool, reason: str, surface: str) -> None:
+        self.rounds += 1
+        self.last_round = max(self.last_round, round)
+        self.surface = surface or self.surface
+        if kept:
+            self.kept += 1
+        else:
+            self.rejected[reason or "unknown"] += 1
+
+    # ------------------------------------------------------------ curves
+
+    def _close_window(self) -> None:
+        window, self._window = self._window, None
+        if window is None:
+            return
+        self.points.append(
+            {
+                "first": window.first,
+                "last": window.last,
+                "snr_db": {link: float(np.mean(v)) for link, v in window.snr.items()},
+                "cfo_hz": {link: float(np.mean(v)) for link, v in window.cfo.items()},
+                "r": self._correlations(window),
+            }
+        )
+        if len(self.points) > MAX_WINDOWS:
+            self.points = [joined(*self.points[i : i + 2]) for i in range(0, len(self.points), 2)]
+            self._window_rounds *= 2
+            self.generation += 1
+
+    def _correlations(self, window: Window) -> dict[str, float]:
+        """Return Pearson's r of the levels in dB, over rounds and subcarriers, between the links by what they are."""
+        by_role = {tuple(self.roles.get(n, n) for n in link.split(">")): link for link in self.links}
+        own = by_role.get(("bob", "alice")), by_role.get(("alice", "bob"))
+        pairs = {
+            "Alice–Bob": own,
+            "Bob–Eve": (own[1], by_role.get(("alice", "eve"))),
+            "Alice–Eve": (own[0], by_role.get(("bob", "eve"))),
+        }
+        out = {}
+        for name, (a, b) in pairs.items():
+            r = None if a is None or b is None else _pearson(window.levels, a, b)
+            if r is not None:
+                out[name] = r
+        return out
+
+    @property
+    def rounds_per_s(self) -> float | None:
+        if len(self._ticks) < 2 or self._ticks[-1][0] == self._ticks[0][0]:
+            return None
+        (t0, n0), (t1, n1) = self._ticks[0], self._ticks[-1]
+        return (n1 - n0) / (t1 - t0)
+
+    @property
+    def key_bits(self) -> int:
+        """Key bits of blocks in which both ends have as many."""
+        total = 0
+        for block in self.blocks.values():
+            bits = [report["key_bits"] for report in block["key"].values()]
+            total += bits[0] if len(bits) > 1 and len(set(bits)) == 1 else 0
+        return total
+
+    def bit_flow(self) -> dict[str, int]:
+        """Return where Alice's raw bits went: published to judge errors, leaked, taken off for Eve, left as a key."""
+        flow: Counter[str] = Counter()
+        for block in self.blocks.values():
+            agree = self._of(block["agree"], "alice")
+            if agree is None:
+                continue
+            key = self._of(block["key"], "alice")
+            left = 0 if key is None else key["key_bits"]
+            rest = agree["raw_bits"] - agree["sacrificed_bits"] - left
+            leaked = min(max(rest, 0), agree["leaked_bits"]) if agree["verified"] else 0
+            flow.update(
+                {
+                    "raw": agree["raw_bits"],
+                    "sacrificed": agree["sacrificed_bits"],
+                    "leaked": leaked,
+                    "lost": max(0, rest - leaked),
+                    "key": left,
+                }
+            )
+        return dict(flow)
+
+    def _of(self, reports: dict[str, Any], role: str) -> dict[str, Any] | None:
+        return next((r for node, r in reports.items() if self.roles.get(node, node) == role), None)
+
+    def eves(self) -> list[dict[str, Any]]:
+        """Return what each Eve who was considered would leave, over all blocks, the one who leaves least first."""
+        rows: dict[str, dict[str, Any]] = {}
+        for block in self.blocks.values():
+            key = self._of(block["key"], "alice") or {}
+            for eve in key.get("eves") or []:
+                row = rows.setdefault(
+                    eve["name"], {"name": eve["name"], "knows": eve["knows"], "bits": 0, "guess": 0.0}
+                )
+                row["bits"] += eve["key_bits"]
+                row["guess"] = max(row["guess"], eve["guess_probability"] or 0.0)
+        return sorted(rows.values(), key=lambda row: (row["bits"], -row["guess"]))
+
+    # ------------------------------------------------------------ telling
+
+    def message(self, cursor: dict[str, int] | None = None) -> tuple[dict[str, Any], dict[str, int]]:
+        """Return what a page is told that has seen everything up to `cursor`, and the cursor after it."""
+        with self._lock:
+            return self._message(cursor or {})
+
+    def _message(self, cursor: dict[str, int]) -> tuple[dict[str, Any], dict[str, int]]:
+        whole = cursor.get("generation") != self.generation
+        since = 0 if whole else cursor["points"]
+        start = self.start
+        told: dict[str, Any] = {
+            "state": self.state,
+            "whole": whole,
+            "title": "" if start is None else str(start.experiment.get("title", "")),
+            "planned": 0 if start is None else int(start.experiment.get("rounds") or 0),
+            "round": self.last_round,
+            "rounds": self.rounds,
+            "kept": self.kept,
+            "rejected": dict(self.rejected),
+            "rounds_per_s": self.rounds_per_s if self.state == "live" else None,
+            "points": self.points[since:],
+            "links": {name: self._link(name, link) for name, link in self.links.items()},
+            "subcarrier_hz": None if start is None or not whole else start.subcarrier_hz,
+            "nodes": [{"name": n, "role": self.roles.get(n, n), "state": s} for n, s in sorted(self.nodes.items())],
+            "events": [event for event in self.events if event["n"] > cursor.get("events", 0)],
+            "blocks": [self._block(block) for _, block in sorted(self.blocks.items())],
+            "key_bits": self.key_bits,
+            "flow": self.bit_flow(),
+            "eves": self.eves()[:12],
+            "surface": self._pattern(),
+            "stop": self.stop,
+        }
+        return told, {"generation": self.generation, "points": len(self.points), "events": self.event_count}
+
+    def _link(self, name: str, link: Link) -> dict[str, Any]:
+        transmitter, receiver = name.split(">")
+        out: dict[str, Any] = {
+            "rounds": link.rounds,
+            "from": transmitter,
+            "at": receiver,
+            "role": self.roles.get(receiver),
+        }
+        if link.csi is not None:
+            level_db = 20.0 * np.log10(np.abs(link.csi[0, 0]).astype(np.float64) + 1e-30)
+            out["level_db"] = np.round(level_db, 2).tolist()
+            scale = max(map(abs, link.middle), default=1.0) or 1.0
+            out["plane"] = [[round(v.real / scale, 3), round(v.imag / scale, 3)] for v in link.middle]
+        return out
+
+    def _block(self, block: dict[str, Any]) -> dict[str, Any]:
+        agree, key = (self._of(block[part], "alice") or {} for part in ("agree", "key"))
+        eve, n = block["eve"] or {}, agree.get("sacrificed_bits") or 0
+        return {
+            "block": block["block"],
+            "kdr": agree["sacrificed_errors"] / n if n else None,
+            "kdr_eve": eve["sacrificed_errors"] / eve["covered_bits"] if eve.get("covered_bits") else None,
+            "key_bits": key.get("key_bits"),
+            "failure": agree.get("failure") or key.get("failure"),
+        }
+
+    def _pattern(self) -> dict[str, Any] | None:
+        if self.pattern is None:
+            return None
+        digest, pattern = self.pattern
+        return {"digest": digest, "bits": pattern.phase_bits, "levels": pattern.levels.tolist()}
+
+
+def joined(a: dict[str, Any], b: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return one point in place of two neighbours; the last may have none."""
+    if b is None:
+        return a
+    out: dict[str, Any] = {"first": a["first"], "last": b["last"]}
+    for name in ("snr_db", "cfo_hz", "r"):
+        keys = a[name].keys() | b[name].keys()
+        out[name] = {k: float(np.mean([p[name][k] for p in (a, b) if k in p[name]])) for k in keys}
+    return out
+
+
+def words(kind: str, data: dict[str, Any]) -> str:
+    """Return an event's data as a person reads it: names and plain values, no nested tables."""
+    parts = []
+    for key, value in data.items():
+        if isinstance(value, dict):
+            told = ", ".join(f"{k} {_plain(v)}" for k, v in value.items() if not isinstance(v, (dict, list)))
+            value = told or f"{len(value)} values"
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value[:8])) + (" …" if len(value) > 8 else "")
+        parts.append(f"{key}: {_plain(value)}" if key not in ("node", "detail", "text") else _plain(value))
+    return "; ".join(part for part in parts if part)[:300]
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _pearson(levels: dict[tuple[str, int], F64], a: str, b: str) -> float | None:
+    rounds = sorted({r for link, r in levels if link == a} & {r for link, r in levels if link == b})
+    if len(rounds) < 3:
+        return None
+    x, y = (np.concatenate([levels[link, r] for r in rounds]) for link in (a, b))
+    if x.shape != y.shape or not np.ptp(x) or not np.ptp(y):
+        return None
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _rows(run: RecordedRun) -> Iterator[tuple[Any, ...]]:
+    """Return a closed run's probes as the journal has them, in the order of rounds."""
+    names = list(run.links)
+    sizes = [run.links[name].rounds.size for name in names]
+    if not names:
+        return
+    link = np.repeat(np.arange(len(names)), sizes)
+    place = np.concatenate([np.arange(n) for n in sizes])
+    order = np.argsort(np.concatenate([run.links[name].rounds for name in names]), kind="stable")
+    for j, i in zip(link[order].tolist(), place[order].tolist(), strict=True):
+        record = run.links[names[j]]
+        head = int(record.rounds[i]), names[j], float(record.snr_db[i]), float(record.cfo_hz[i]), str(record.surface[i])
+        if record.csi is None:
+            yield *head, None, None, None, None
+        else:
+            yield *head, *record.csi.shape[1:], record.csi[i].tobytes()

@@ -1,0 +1,108 @@
+"""A run in a terminal: the same feed as the live page, as a table that is drawn anew, or a line now and then."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from testbed.live.feed import Feed
+
+LINE_S = 5.0
+"""Between two lines where the output is no terminal."""
+PERIOD_S = 0.5
+
+
+def line(told: dict[str, Any]) -> str:
+    """Return the state of a run in one line: rounds, rate, correlation, key bits, rejections."""
+    last = latest(told)
+    parts = [f"{told['state']}: round {told['rounds']}/{told['planned']}"]
+    if told["rounds_per_s"] is not None:
+        parts.append(f"{told['rounds_per_s']:.0f} rounds/s")
+    parts += [f"r {name} {r:+.2f}" for name, r in last["r"].items()]
+    if last["snr_db"]:
+        parts.append(f"SNR {min(last['snr_db'].values()):.0f} dB")
+    parts.append(f"{told['key_bits']} key bits")
+    if told["rejected"]:
+        parts.append("rejected: " + ", ".join(f"{n} {reason}" for reason, n in told["rejected"].items()))
+    return "  ".join(parts)
+
+
+def table(told: dict[str, Any]) -> Any:
+    """Return a rich table of the links, the curves' last points, nodes and latest events."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    last = latest(told)
+    links = Table("link", "probes", "SNR (dB)", "CFO (Hz)", "level (dB)")
+    for name, link in sorted(told["links"].items()):
+        level = link.get("level_db")
+        links.add_row(
+            name,
+            str(link["rounds"]),
+            _figure(last["snr_db"].get(name), ".1f"),
+            _figure(last["cfo_hz"].get(name), ".0f"),
+            spark(level) if level else "–",
+        )
+    flow = told["flow"]
+    bits = ", ".join(f"{name} {n}" for name, n in flow.items()) or "no block yet"
+    nodes = ", ".join(f"{n['name']} {n['state']}" for n in told["nodes"]) or "none yet"
+    events = [Text(f"{e['time'][11:19]} {e['kind']} {e['text']}"[:160], style="dim") for e in told["events"][-5:]]
+    head = Text(told["title"], style="bold"), Text(line(told))
+    return Group(*head, links, Text(f"bits: {bits}"), Text(f"nodes: {nodes}"), *events)
+
+
+def latest(told: dict[str, Any]) -> dict[str, Any]:
+    """Return the last point of the curves, of those with a correlation where there is one."""
+    empty: dict[str, Any] = {"r": {}, "snr_db": {}, "cfo_hz": {}}
+    points = told["points"] or [empty]
+    return next((point for point in reversed(points) if point["r"]), points[-1])
+
+
+def spark(values: list[float], width: int = 32) -> str:
+    """Return a spectrum as a row of blocks, from its lowest to its highest level."""
+    n = min(width, len(values))
+    edges = [i * len(values) // n for i in range(n + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(means), max(means)
+    steps, span = "▁▂▃▄▅▆▇█", (high - low) or 1.0
+    return "".join(steps[int((v - low) / span * (len(steps) - 1))] for v in means) + f" {low:.0f}…{high:.0f}"
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "–" if value is None or math.isnan(value) else format(value, form)
+
+
+def watch(folder: Path, say: Callable[[str], None], drawn: bool) -> None:
+    """Follow a run until it is over; `drawn`: on a terminal, else `say` a line now and then."""
+    feed = Feed(folder)
+    if not drawn:
+        _lines(feed, say)
+        return
+    from rich.live import Live
+
+    with Live(refresh_per_second=4) as screen:
+        while True:
+            feed.poll()
+            told, _ = feed.message()
+            screen.update(table(told))
+            if feed.state in ("closed", "killed"):
+                return
+            time.sleep(PERIOD_S)
+
+
+def _lines(feed: Feed, say: Callable[[str], None]) -> None:
+    due_s = 0.0
+    while True:
+        feed.poll()
+        over = feed.state in ("closed", "killed")
+        if over or time.monotonic() >= due_s:
+            say(line(feed.message()[0]))
+            due_s = time.monotonic() + LINE_S
+        if over:
+            return
+        time.sleep(PERIOD_S)

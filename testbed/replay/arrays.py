@@ -1,0 +1,231 @@
+"""Reads named arrays out of other people's files: CSV, NPZ and NPY, HDF5, MAT.
+
+Sizes are read before the numbers, so that a file of a few kilobytes cannot ask for all the memory there is. Nothing in
+a file is run: pickled objects are refused. Every failure is an InputError of one line.
+"""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.core.errors import InputError
+
+MAX_BYTES = 1 << 31
+"""Of one array in memory, and of one CSV file: 2 GiB."""
+SHOWN = 12
+"""Names of arrays shown in a message."""
+Array = NDArray[Any]
+
+
+class ArrayFile:
+    """One opened file. `names` are its arrays with shape and type in words; `get` reads one of them."""
+
+    def __init__(self, path: Path, names: dict[str, str], read: Callable[[str], Array], glob: bool = False) -> None:
+        self.path, self.names = path, names
+        self._read, self._glob = read, glob
+
+    def get(self, name: str) -> Array:
+        """Return an array; in a CSV file `*` and `?` in the name stand for several columns, side by side, in order."""
+        found = natural(fnmatch.filter(self.names, name)) if self._glob and name not in self.names else [name]
+        if not found or found[0] not in self.names:
+            raise InputError(f"{self.path}: no array {name!r}; accepted: {self.told()}")
+        if len(found) == 1:
+            return self._read(found[0])
+        return np.stack([self._read(column) for column in found], axis=1)
+
+    def told(self) -> str:
+        """Return the arrays in words."""
+        told = [f"{name} {what}".rstrip() for name, what in self.names.items()]
+        return ", ".join(told[:SHOWN]) + (f" and {len(told) - SHOWN} more" if len(told) > SHOWN else "") or "none"
+
+
+def natural(names: Sequence[str]) -> list[str]:
+    """Sort names such that h2 stands before h10."""
+    return sorted(names, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
+
+
+@contextmanager
+def open_arrays(path: Path) -> Iterator[ArrayFile]:
+    """Open a file by its ending; raises InputError naming it where it cannot be read."""
+    ending = path.suffix.lower()
+    if ending not in OPENERS:
+        raise InputError(f"{path}: ending {ending!r}; accepted: {', '.join(OPENERS)}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with OPENERS[ending](path) as file:
+            yield file
+    except InputError:
+        raise
+    except MemoryError as exc:
+        raise InputError(f"{path}: too large for the memory of this machine") from exc
+    except Exception as exc:  # damaged files make the libraries raise whatever they happen to stumble over
+        said = (str(exc).splitlines() or [""])[0][:200]
+        raise InputError(f"{path}: damaged, or not a {ending} file: {type(exc).__name__}: {said}") from exc
+
+
+def check_bytes(path: Path, name: str, n_bytes: int) -> None:
+    """Raise InputError where an array would take more than MAX_BYTES."""
+    if n_bytes > MAX_BYTES:
+        raise InputError(f"{path}: array {name!r}: {n_bytes / 2**30:.1f} GiB; accepted: up to {MAX_BYTES >> 30} GiB")
+
+
+def _told(shape: Sequence[int], dtype: Any) -> str:
+    return f"{tuple(int(n) for n in shape)} {dtype}"
+
+
+# ---------------------------------------------------------------- CSV
+
+
+@contextmanager
+def _csv(path: Path) -> Iterator[ArrayFile]:
+    check_bytes(path, "", path.stat().st_size)
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as f:
+        first = f.readline()
+        f.seek(0)
+        delimiter = max(",;\t", key=first.count)
+        lines = csv.reader(f, delimiter=delimiter)
+        rows = [row for row in lines if any(cell.strip() for cell in row) and not row[0].startswith("#")]
+    if not rows:
+        raise InputError(f"{path}: empty; accepted: a line of column names, then a line a probe")
+    header = [cell.strip() for cell in rows[0]]
+    if all(_number(cell) is not None for cell in header):
+        header = [str(i) for i in range(len(header))]  # no heading: columns go by their place
+    else:
+        del rows[0]
+    wrong = next((i for i, row in enumerate(rows) if len(row) != len(header)), None)
+    if wrong is not None:
+        raise InputError(f"{path}: row {wrong + 1}: {len(rows[wrong])} cells; accepted: as the heading, {len(header)}")
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise InputError(f"{path}: two columns are called {twice!r}; accepted: a name each")
+    place = {name: i for i, name in enumerate(header)}
+    yield ArrayFile(path, dict.fromkeys(header, ""), lambda name: column([r[place[name]] for r in rows]), glob=True)
+
+
+def column(cells: list[str]) -> Array:
+    """Return a column: numbers where all are (empty cells are NaN), else text."""
+    values = [_number(cell) for cell in cells]
+    if any(v is None for v in values):
+        return np.array([cell.strip() for cell in cells])
+    return np.array(values, dtype=np.complex128 if any(isinstance(v, complex) for v in values) else np.float64)
+
+
+def _number(cell: str) -> float | complex | None:
+    text = cell.strip().replace("i", "j") if "inf" not in cell.lower() else cell.strip()
+    if not text:
+        return float("nan")
+    for kind in (float, complex):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None
+
+
+# ---------------------------------------------------------------- numpy, HDF5, MATLAB
+
+
+@contextmanager
+def _npz(path: Path) -> Iterator[ArrayFile]:
+    with zipfile.ZipFile(path) as archive:
+        sizes = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
+        names = {}
+        for name, info in sizes.items():
+            with archive.open(info) as f:
+                names[name] = _told(*_npy_head(f))
+    with np.load(path, allow_pickle=False) as arrays:
+
+        def read(name: str) -> Array:
+            check_bytes(path, name, sizes[name].file_size)
+            return np.asarray(arrays[name])
+
+        yield ArrayFile(path, names, read)
+
+
+def _npy_head(f: Any) -> tuple[tuple[int, ...], Any]:
+    version = np.lib.format.read_magic(f)
+    head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = head(f)
+    return shape, dtype
+
+
+@contextmanager
+def _npy(path: Path) -> Iterator[ArrayFile]:
+    check_bytes(path, path.stem, path.stat().st_size)
+    values = np.load(path, allow_pickle=False)
+    yield ArrayFile(path, {path.stem: _told(values.shape, values.dtype)}, lambda _: values)
+
+
+@contextmanager
+def _hdf5(path: Path) -> Iterator[ArrayFile]:
+    import h5py
+
+    with h5py.File(path, "r") as f:
+        names: dict[str, str] = {}
+
+        def note(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                names[name] = _told(item.shape or (), item.dtype)
+
+        f.visititems(note)
+
+        def read(name: str) -> Array:
+            check_bytes(path, name, f[name].size * f[name].dtype.itemsize)
+            return _complex_fields(f[name].asstr()[...] if h5py.check_string_dtype(f[name].dtype) else f[name][...])
+
+        yield ArrayFile(path, names, read)
+
+
+def _complex_fields(values: Array) -> Array:
+    """Return complex numbers that were stored as pairs (MATLAB: real, imag; others: r, i) as such."""
+    for re_name, im_name in (("real", "imag"), ("r", "i")):
+        if values.dtype.names == (re_name, im_name):
+            return np.asarray(values[re_name] + 1j * values[im_name])
+    return values
+
+
+@contextmanager
+def _mat(path: Path) -> Iterator[ArrayFile]:
+    import scipy.io
+
+    with path.open("rb") as f:
+        hdf5 = b"MATLAB 7.3" in f.read(128)
+    if hdf5:  # HDF5 inside, axes the other way round
+        with _hdf5(path) as file:
+            yield ArrayFile(path, file.names, lambda name: file.get(name).T)
+        return
+    variables = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
+
+    def read(name: str) -> Array:
+        shape, _ = variables[name]
+        check_bytes(path, name, 16 * int(np.prod(shape, dtype=np.float64)))
+        values = np.asarray(scipy.io.loadmat(path, variable_names=[name])[name])
+        # MATLAB has no vectors: a column or a row of it is one
+        return values.ravel() if values.ndim == 2 and 1 in values.shape else values
+
+    yield ArrayFile(path, {name: _told(*about) for name, about in variables.items()}, read)
+
+
+OPENERS: dict[str, Callable[[Path], Any]] = {
+    ".csv": _csv, ".tsv": _csv, ".txt": _csv, ".npz": _npz, ".npy": _npy,
+    ".h5": _hdf5, ".hdf5": _hdf5, ".hdf": _hdf5, ".nc": _hdf5, ".mat": _mat,
+}  # fmt: skip
+
+
+def suggest(path: Path) -> str:
+    """Say what a file holds that has to be mapped, for the message where no map was given; '' for other files."""
+    if path.suffix.lower() not in OPENERS or not path.is_file():
+        return ""
+    with open_arrays(path) as file:
+        return f"{path} holds {file.told()}; which of them is whose is said by --map MAP.toml (docs/datasets.md)"

@@ -1,0 +1,49 @@
+"""Key bits, block by block."""
+
+from __future__ import annotations
+
+from testbed.report import bit_flow
+from testbed.report.pieces import MAX_ROWS, Cell, figure, missing, table
+from testbed.report.section import Section
+from testbed.report.view import View, failure, no_blocks
+
+
+class Keys(Section):
+    """Key bits, block by block."""
+
+    order = 80
+    short = "Keys"
+    title = "Keys"
+
+    def html(self, v: View) -> str:
+        blocks = [b for b in v.run.blocks if b.agree or b.key]
+        if not blocks:
+            return missing(no_blocks(v))
+        rows = []
+        for b in blocks[:MAX_ROWS]:
+            verified = bool(b.agree) and all(a.verified for a in b.agree.values())
+            bits = bit_flow.key_bits(b)
+            entropy = next((k.min_entropy_per_bit for k in b.key.values() if k.min_entropy_per_bit is not None), None)
+            eve = "measured" if any(k.eve_measured for k in b.key.values()) else "assumed"
+            rows.append(
+                (
+                    b.block,
+                    Cell(f"{bits:,}", "n"),
+                    Cell("yes", "ok") if verified else Cell("no", "bad"),
+                    Cell(figure(entropy), "n"),
+                    eve if b.key else "",
+                    failure(b),
+                )
+            )
+        head = (
+            "block",
+            Cell("key bits", "n"),
+            "verified",
+            Cell("min-entropy a bit", "n"),
+            "Eve",
+            "why not",
+        )
+        note = "Keys lie in the nodes’ own folders; no key bit is in this run’s folder or on this page."
+        if v.run.bits:
+            note += " Raw bits and channels were recorded, though: these keys are for science, not for use."
+        return f"<p>{note}</p>" + table(head, rows, len(blocks))

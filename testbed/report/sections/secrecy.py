@@ -1,0 +1,80 @@
+"""Who could know the key, by what, and under which assumptions."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from testbed.report.pieces import Cell, missing, number, percent, table
+from testbed.report.section import Section
+from testbed.report.view import View, no_summary
+
+WORDS = {
+    "total": "all keys of the run, together",
+    "estimation": "an Eve of the portfolio is better than her confidence limit",
+    "correction": "both ends confirm strings that differ",
+    "amplification": "what hashing leaves",
+}
+
+
+class Secrecy(Section):
+    """Who could know the key, by what, and under which assumptions."""
+
+    order = 85
+    short = "Eves"
+    title = "Who could know this key"
+
+    def html(self, v: View) -> str:
+        """Return a row for every Eve: what she knows, what she guesses of a label, the key she alone would leave."""
+        secrecy = v.summary.get("secrecy")
+        if not secrecy:
+            return missing("No key’s length was judged." if v.run.summary is not None else no_summary(v))
+        parts = [_marks(v.summary)]
+        parts.append(
+            f"<p>The key is as long as the most able of these Eves allows: <strong>{escape(str(secrecy['limiting']))}"
+            "</strong>. Each guessed Alice’s labels out of fold, with her unknown parameters fitted on Alice’s own "
+            "measurements. No statistic excludes an attack that is not in this table.</p>"
+        )
+        parts.append(_table(secrecy["eves"]))
+        if secrecy.get("sensitivity"):
+            parts.append("<h3>If somebody assumed more</h3>" + _table(secrecy["sensitivity"]))
+        assumptions = "".join(f"<li>{escape(text)}</li>" for text in secrecy["assumptions"])
+        parts.append(f"<h3>Assumptions</h3><ul>{assumptions}</ul>")
+        chances = [
+            (WORDS.get(name, name), Cell(f"2^{value:g}".replace("-", "−"), "n"))
+            for name, value in secrecy["epsilon_log2"].items()
+        ]
+        parts.append("<h3>How likely something fails</h3>" + table(("what", Cell("at most", "n")), chances))
+        return "".join(parts)
+
+
+def _marks(summary: dict[str, Any]) -> str:
+    out = ""
+    if summary.get("keys_exposed"):
+        out += (
+            f'<p class="alarm"><strong>{summary["keys_exposed"]} keys are exposed:</strong> an Eve of the audit after '
+            "the run can predict them. Do not use them.</p>"
+        )
+    if summary.get("keys_reproducible"):
+        out += (
+            f"<p>{summary['keys_reproducible']} keys follow from the experiment’s public seed: this was a rehearsal. "
+            "They are kept apart and delivered to nobody.</p>"
+        )
+    return out
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    head = ("Eve", "what she knows", Cell("labels guessed", "n"), Cell("at most", "n"), Cell("key left, bits", "n"))
+    return table(
+        head,
+        [
+            (
+                row["name"],
+                row["knows"],
+                Cell("–" if row["guess_probability"] is None else percent(row["guess_probability"]), "n"),
+                Cell("–" if row["upper_bound"] is None else percent(row["upper_bound"]), "n"),
+                Cell(number(row["key_bits"]), "n"),
+            )
+            for row in rows
+        ],
+    )

@@ -1,0 +1,1 @@
+"""Extensions of the testbed as a third party would write them."""

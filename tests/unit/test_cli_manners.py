@@ -1,0 +1,96 @@
+"""How the commands behave towards a person and a pipe: -h, --quiet, no broken lines, runs side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.assess.compare import several
+from testbed.cli import main
+from testbed.cli.terminal import ProgressBar
+from testbed.coordinator.server import Progress
+from testbed.records import documents
+from testbed.records.writer import RunWriter
+
+
+def said(monkeypatch: Any, capsys: Any, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr("sys.argv", ["testbed", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    out = capsys.readouterr()
+    return int(left.value.code or 0), out.out, out.err
+
+
+def a_run(folder: Path, **summary: Any) -> Path:
+    lab = {"node": {n: {"role": n} for n in ("alice", "bob")}}
+    w = RunWriter(folder, documents.start({"title": "t"}, lab))
+    w.close(documents.stop("ok"), {"raw_bits": 1000, **summary} if summary else None)
+    return folder
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["replay"], ["ris", "apply"], ["live"]])
+def test_help_by_its_short_name(monkeypatch: Any, capsys: Any, command: list[str]) -> None:
+    status, out, _ = said(monkeypatch, capsys, *command, "-h")
+    assert status == 0
+    assert out.startswith("Usage: ")
+    assert "-h, --help" in out
+
+
+def test_runs_side_by_side(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    runs = [
+        a_run(tmp_path / "first", key_bits=100, kdr_raw=0.02, raw_rate_bps=50.0),
+        a_run(
+            tmp_path / "a_run_with_a_name_longer_than_most_terminals_would_give_it_in_a_table",
+            key_bits=250,
+            kdr_raw=0.01,
+        ),
+        a_run(tmp_path / "third", key_bits=0),
+    ]
+    names = [str(run) for run in runs]
+    status, out, _ = said(monkeypatch, capsys, "compare", *names, "--json")
+    told = json.loads(out)
+    assert (status, told["runs"]) == (0, names)
+    rows = {row["name"]: row for row in told["figures"]}
+    assert rows["key bits"]["values"] == [100, 250, 0]
+    assert rows["key bits"]["ratios"] == [None, 2.5, 0]
+    assert rows["raw rate"]["values"] == [50.0, None, None]
+    assert rows["raw disagreement Alice–Bob"]["ratios"] == [None, None, None], "a ratio of these says nothing"
+    status, out, _ = said(monkeypatch, capsys, "compare", *names)
+    line = next(line for line in out.splitlines() if "key bits" in line)
+    assert "250 (× 2.5)" in line
+    assert runs[1].name in out, "in a pipe no line is broken"
+
+
+def test_what_cannot_be_compared_is_one_line(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    whole, empty = a_run(tmp_path / "a", key_bits=1), a_run(tmp_path / "b")
+    assert said(monkeypatch, capsys, "compare", str(whole))[0] == 2
+    status, _, err = said(monkeypatch, capsys, "compare", str(whole), str(empty))
+    assert status == 2
+    assert err == f"testbed: {empty}: has no summary yet; accepted: a run that is over, or testbed report {empty}\n"
+    assert said(monkeypatch, capsys, "compare", str(whole), str(tmp_path / "none"))[0] == 2
+
+
+def test_ratios_are_to_the_first() -> None:
+    rows = several([{"key_bits": 4}, {"key_bits": 2}, {"key_bits": 8}])
+    assert next(r for r in rows if r["name"] == "key bits")["ratios"] == [None, 0.5, 2.0]
+
+
+def test_quiet_shows_no_progress(capsys: Any) -> None:
+    def told(quiet: bool) -> str:
+        with ProgressBar(quiet) as bar:
+            for n in range(0, 401, 100):
+                bar.update(a_progress(n))
+        return str(capsys.readouterr().err)
+
+    assert told(False).count("rounds/s") >= 2
+    assert told(True) == ""
+
+
+def a_progress(n: int) -> Progress:
+    values: dict[str, Any] = {
+        "phase": "probing", "round": n, "rounds": 400, "kept": n, "snr_db": 9.0, "rounds_per_s": 50.0, "key_bits": 0,
+    }  # fmt: skip
+    return Progress(**values)

@@ -1,0 +1,146 @@
+"""What the shells of node and coordinator do with what should not have come: nothing outside their folder, no end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from testbed.coordinator import events as ce
+from testbed.coordinator.server import Coordinator
+from testbed.core.errors import TestbedError
+from testbed.core.types import Key
+from testbed.net import messages as m
+from testbed.nodes import daemon as daemons
+from testbed.nodes import events as e
+from testbed.nodes.daemon import NodeDaemon
+
+KEY = Key(3, np.array([1, 0, 1, 1] * 32, np.uint8))
+
+
+def node(folder: Path, run: str = "run-1", rehearsal: bool = False) -> NodeDaemon:
+    """A daemon without sockets and device."""
+    made = object.__new__(NodeDaemon)
+    made.name, made._state_dir, made._trouble = "alice", folder, 0
+    made.state = SimpleNamespace(run=run, is_rehearsal=rehearsal, name="ready")  # type: ignore[assignment]
+    return made
+
+
+def test_keys_are_their_owners_and_never_overwritten(tmp_path: Path) -> None:
+    made = node(tmp_path)
+    assert made._store_key(KEY) is None
+    path = tmp_path / "keys" / "run-1" / "block-0003.key"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    before = path.read_bytes()
+    lost = made._store_key(Key(3, 1 - KEY.bits))
+    assert lost is not None
+    assert "block 3 cannot be kept" in lost
+    assert "\n" not in lost
+    assert path.read_bytes() == before
+    assert made._kept_blocks() == 3
+    assert node(tmp_path, rehearsal=True)._store_key(KEY) is None  # apart from those for use
+    assert (tmp_path / "rehearsals" / "run-1" / "block-0003.key").is_file()
+
+
+def test_a_link_that_somebody_laid_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "keys" / "run-1").mkdir(parents=True)
+    victim = tmp_path / "victim"
+    os.symlink(victim, tmp_path / "keys" / "run-1" / "block-0003.key")
+    assert node(tmp_path)._store_key(KEY) is not None
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize("run", ["../x", "/tmp/x", "", "a/b", "..", "a\0b", "a\nb"])
+def test_no_name_of_a_run_leads_out_of_the_nodes_folder(tmp_path: Path, run: str) -> None:
+    """The gate refuses these names already; nothing is written should one ever pass it."""
+    made = node(tmp_path / "state", run)
+    with pytest.raises(TestbedError, match="cannot be part of a path"):
+        made._store_key(KEY)
+    with pytest.raises(TestbedError, match="cannot be part of a path"):
+        made._store_model(e.StoreModel(b"x"))
+    assert not list(tmp_path.rglob("*.key"))
+
+
+def test_models_are_their_owners(tmp_path: Path) -> None:
+    made = node(tmp_path)
+    for data in (b"first", b"second"):
+        made._store_model(e.StoreModel(data))
+    path = tmp_path / "models" / "run-1.npz"
+    assert path.read_bytes() == b"second"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_that_cannot_be_kept_is_not_reported(tmp_path: Path) -> None:
+    made = node(tmp_path)
+    sent: list[Any] = []
+    made._link = SimpleNamespace(send=sent.append)  # type: ignore[assignment]
+    report = e.Report(m.Pulse())
+    made._machine = lambda event: [e.StoreKey(KEY), report]
+    made._take(e.Tick(0.0))
+    made._take(e.Tick(1.0))
+    assert [type(x) for x in sent] == [m.Pulse, m.Failed]
+    assert sent[1].operation == "amplify"
+
+
+def test_what_a_node_cannot_handle_costs_the_sender_and_not_the_node(tmp_path: Path) -> None:
+    made = node(tmp_path)
+
+    def broken(event: Any) -> Any:
+        raise AssertionError("not\nreachable")
+
+    made._machine = broken
+    for _ in range(daemons.MAX_TROUBLE - 1):
+        (report,) = made._handle(e.Received(m.ReadClock()))
+        assert isinstance(report, e.Report)
+        assert report.body.operation == "readclock"
+        assert "\n" not in report.body.detail
+    with pytest.raises(TestbedError, match="20 messages could not be handled"):
+        made._handle(e.Received(m.ReadClock()))
+
+
+def test_what_the_coordinator_cannot_handle_ends_its_sender_and_not_the_run() -> None:
+    made = object.__new__(Coordinator)
+    blamed: list[str] = []
+    taken: list[Any] = []
+    made._hub = SimpleNamespace(send=lambda *_, **__: None, blame=blamed.append)  # type: ignore[assignment]
+    made.state = SimpleNamespace(virtual=True)  # type: ignore[assignment]
+
+    def handle(event: Any) -> list[Any]:
+        taken.append(event)
+        if isinstance(event, ce.Received) and event.node == "eve":
+            raise KeyError("../x")
+        return []
+
+    made._handle = handle
+    made._receive(("eve", m.Header(0, m.VERSION, "eve", "1"), m.Captured(round=1)))
+    made._receive(("bob", m.Header(0, m.VERSION, "bob", "1"), m.Captured(round=1)))
+    assert blamed == ["eve"]
+    ended = [x for x in taken if isinstance(x, ce.ProcessEnded)]
+    assert [x.node for x in ended] == ["eve"]
+    assert isinstance(taken[-1], ce.Received)
+    assert taken[-1].node == "bob"
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"), [((1, 1, 4), True), ((2, 1, 4), True), ((1, 4, 1), False), ((0, 1, 4), False)]
+)
+def test_csi_of_another_shape_than_the_runs_reaches_neither_policies_nor_records(
+    shape: tuple[int, int, int], fits: bool
+) -> None:
+    made = object.__new__(Coordinator)
+    struck: list[tuple[str, str]] = []
+    taken: list[Any] = []
+    made._hub = SimpleNamespace(strike=lambda *x: struck.append(x))  # type: ignore[assignment]
+    made._frame = SimpleNamespace(subcarrier_hz=np.zeros(4))  # type: ignore[assignment]
+    made.state = SimpleNamespace(virtual=True)  # type: ignore[assignment]
+    made._handle = lambda event: taken.append(event) or []  # type: ignore[func-returns-value]
+    csi = bytes(8 * int(np.prod(shape)))
+    probed = m.Probed(round=1, links=[m.LinkResult(tx="alice", reason=None, shape=shape, csi=csi)])
+    made._receive(("eve", m.Header(0, m.VERSION, "eve", "1"), probed))
+    assert bool(taken) == fits
+    assert struck == ([] if fits else [("eve", "csi")])
