@@ -41,10 +41,11 @@ def make(folder: Path, name: str) -> None:
             f"{public_path}: here without {secret_path.name}, so this pair was made on another machine; "
             f"to run {name!r} here, remove it and make a pair of its own"
         )
-    public, secret = zmq.curve_keypair()
+    _, secret = zmq.curve_keypair()
     with contextlib.suppress(FileExistsError):  # somebody else was first
         write_whole(secret_path, secret.decode() + "\n", fresh=True)
-        write_whole(public_path, public.decode() + "\n", private=False)
+    # whoever is first, the other half is there when this returns
+    write_whole(public_path, _public(secret_path) + "\n", private=False)
 
 
 def _public(secret_path: Path) -> str:

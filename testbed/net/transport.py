@@ -8,6 +8,7 @@ before anybody has proved who he is.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import uuid
@@ -83,6 +84,9 @@ class Wire:
         self.context = zmq.Context()
         self._names = {key: name for name, key in identity.known.items()} if identity is not None else {}
         self._authenticator = start_authenticator(self.context, identity)
+        self.watched: list[tuple[Any, Any]] = []
+        """Sockets whose handshakes are watched, and where these are told: libzmq's own thread would wait for ever for
+        a reader that is gone, so both live as long as this."""
 
     def socket(
         self, kind: int, server: str | None = None, most_bytes: int = m.MAX_MESSAGE_BYTES, queued: int = _QUEUED
@@ -98,6 +102,9 @@ class Wire:
         return None if self.identity is None else self._names.get(frame.get("User-Id"), "?")
 
     def close(self) -> None:
+        for socket, _ in self.watched:
+            with contextlib.suppress(zmq.ZMQError):  # closed already
+                socket.disable_monitor()
         if self._authenticator is not None:
             self._authenticator.stop()
         self.context.destroy(linger=200)
@@ -120,6 +127,7 @@ class Handshakes:
         self._events.rcvhwm = 0  # a full queue would hold up libzmq's own thread
         self._events.linger = 0
         self._events.connect(address)
+        wire.watched.append((socket, self._events))
         self.succeeded = 0
         self.refused_key = 0
         """The server does not know the client's key."""
@@ -313,10 +321,13 @@ class Hub:
 class Link:
     """A node's end. Not shared between threads: the heartbeat thread has its own."""
 
+    is_watched = True
+    """Whether anybody looks at its handshakes."""
+
     def __init__(self, wire: Wire, endpoint: str, name: str, incarnation: str) -> None:
         self.name, self._incarnation = name, incarnation
         self.socket = wire.socket(zmq.DEALER, "coordinator")
-        self.handshakes = Handshakes(wire, self.socket)
+        self.handshakes = Handshakes(wire, self.socket) if self.is_watched else None
         self.socket.connect(endpoint)
         self.run = ""
         self.refused: Counter[str] = Counter()
@@ -384,6 +395,8 @@ class Link:
 
 class PulseLink(Link):
     """The link of a node's heartbeat thread. What is lost is never sent again: the next one will do."""
+
+    is_watched = False
 
     def send(self, body: Any, parent: int | None = None) -> None:
         session = self._session

@@ -175,8 +175,7 @@ class NodeDaemon:
                 self._link.say_here()  # on the path of the orders, so that a break of it is noticed
             else:
                 self._greet()  # the coordinator may have started after us
-        if not self.welcomed:
-            self._look_at_handshakes()
+        self._look_at_handshakes()
         silent_s = now_s - self._pulse.last_answer_s
         if silent_s > self._lost_after_s and self._exit is None:
             why = f"; {self._key_trouble}" if self._key_trouble else ""
@@ -185,6 +184,8 @@ class NodeDaemon:
     def _look_at_handshakes(self) -> None:
         """Find a wrong key, which looks like nobody's being there; one that is refused stays so."""
         found, keys = self._link.handshakes, self._state_dir.parent / "transport"
+        if found is None:
+            return
         found.look()
         if found.refused_key:
             why = f"the coordinator does not know the key of {self.name!r}"

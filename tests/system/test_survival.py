@@ -126,18 +126,19 @@ def other_key(folder: Path, name: str) -> str:
 
 
 def test_a_key_that_the_coordinator_does_not_know_is_told_on_both_sides(site: Site) -> None:
-    site.lab.write_text(site.lab.read_text() + "join_timeout_s = 8.0\n")
+    site.lab.write_text(site.lab.read_text() + "join_timeout_s = 40.0\n")
     keys = processes.lab_folder(config.load_lab(str(site.lab))) / "transport"
-    when(site.start("sim").stdout, lambda line: "endpoint" in line)
     coordinator = site.start_coordinator("--rounds", "10")
     when(coordinator.stderr, lambda line: "waiting for" in line)  # it has read the keys: now Bob makes his anew
     (keys / "bob.secret").unlink()
     (keys / "bob.public").unlink()
+    identity.make(keys, "bob")
+    when(site.start("sim").stdout, lambda line: "endpoint" in line)
     bob = site.start("node", "bob")
-    _, err = bob.communicate(timeout=40)
+    _, err = bob.communicate(timeout=60)
     assert bob.returncode == 1
     assert f"copy {keys / 'bob.public'} to its machine" in err
-    assert coordinator.wait(timeout=60) == 1
+    assert coordinator.wait(timeout=100) == 1
     run = reader.load(site.run_folder())
     assert run.stop is not None
     assert f"whose key is in no {keys}/NAME.public" in str(run.stop.reason)
