@@ -103,7 +103,7 @@ def rounds(room: Room, method: str, model: str, off_m: float = 0.0) -> tuple[int
 
     `off_m`: standard deviation, on each axis, of what the lab file says of Alice's and Bob's places.
     """
-    loop = ClosedLoop(search=method, model=model, budget=BUDGET)  # type: ignore[arg-type]
+    loop = ClosedLoop(search=method, model=model, budget=BUDGET)
     rng, first = np.random.default_rng(room.seed), None
     scene = room.plan.scene
     ends = {

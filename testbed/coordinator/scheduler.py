@@ -20,8 +20,8 @@ _MISSES = 3
 """Frames in a row that a receiver must miss before its clock is doubted."""
 _WIDEST_DOUBT_S = 1e-3
 """How far off a clock is believed to be that nothing but missed frames speaks against."""
-_CRYSTALS = 40e-6
-"""Most by which the rates of two devices differ: ±20 ppm each."""
+_CRYSTALS = 44e-6
+"""Most by which the rates of two devices differ: ±20 ppm each, a tenth for their age."""
 _WANDER = 2e-8
 """Standard deviation of a rate's change over one second, growing with the root of time: half a ppm in ten minutes, what
 a crystal without an oven does where the room's temperature moves by a degree."""
@@ -34,7 +34,7 @@ _READ = 1 / 6
 _IN_GUARD = 0.75
 """Share of the guard that a clock's drift may take before receivers listen for longer."""
 WIDEST_S = 50e-3
-"""Longest time that receivers listen early and late: ten minutes at `_CRYSTALS`, two rounds ahead, are 48 ms."""
+"""Longest time that receivers listen early and late: crystals 40 ppm apart take 48 ms in twenty minutes."""
 
 
 Part = Literal["reference", "listener", "other"]

@@ -102,7 +102,7 @@ class Problem:
     """Where, and what is wrong with it."""
 
     def __str__(self) -> str:
-        return f"{KINDS[self.kind].what} {self.name!r}: {self.cause}"
+        return f"{KINDS[self.kind].what} {self.name!r} cannot be used: {self.cause}"
 
 
 class _Broken(Exception):

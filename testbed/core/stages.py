@@ -279,8 +279,9 @@ class Reconciler(Configurable, ABC):
 
     Each side is a generator (`core.ledger.Dialogue`). Equal strings or DialogueFailed are the only outcomes that the
     verification after it lets through; every parity or syndrome bit sent is counted in `leaked_bits`. Alice's string
-    is the common one. Strings of any length from 1 bit are taken and left alone; the same generators say the same. An
-    error rate above `most_errors` is refused with DialogueFailed('error_rate_too_high').
+    is the common one. Strings of any length from 1 bit are taken and left alone; the same generators say the same.
+    Bare strings that are said to differ in more than a quarter of their bits are refused with
+    DialogueFailed('error_rate_too_high').
 
     >>> from testbed.chain.dialogue import run
     >>> from testbed.core.registry import make_stage

@@ -158,7 +158,7 @@ class Facts:
 
         Labels are the binary numbers of a symbol's bits, whatever the code. A symbol some bits of which were published
         counts as kept, with all its bits: whoever takes less than whole symbols for the sacrifice has to take the
-        published bits of kept symbols off the length (`length.Terms.published_bits`).
+        published bits of kept symbols off the length (`length.key_length`, published_bits).
         """
         new = np.ones(bits.values.size, np.bool_)
         new[1:] = (np.diff(bits.probe) != 0) | (np.diff(bits.dimension) != 0)

@@ -29,10 +29,10 @@ def amplitudes(phi: C128, h: C128 | F64) -> F64:
     if np.count_nonzero(teach) <= phi.shape[1] + 8:
         return out
     scale = np.sqrt((np.abs(phi[teach]) ** 2).mean(axis=0))
-    a: C128 = phi / np.where(scale > 0, scale, 1.0)
+    a: C128 = np.asarray(phi / np.where(scale > 0, scale, 1.0), np.complex128)
     at = a[teach]
     gram = at.conj().T @ at + _RIDGE * at.shape[0] * np.eye(at.shape[1])
-    solve: C128 = np.linalg.solve(gram, at.conj().T)
+    solve = np.asarray(np.linalg.solve(gram, at.conj().T), np.complex128)
     leverage = np.clip(np.einsum("ij,ji->i", at, solve).real, 0.0, 0.95)
     fitted = _best(at, solve, h[teach])
     out[heard] = np.abs(a[heard] @ fitted)

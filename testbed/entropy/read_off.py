@@ -27,9 +27,9 @@ _REACH = 3.4
 _STEPS = {1: 0.04, 2: 0.03, 3: 0.03, 4: 0.015, 5: 0.015}
 _FINEST = 0.0075
 """Grid of targets by the bits of a label: some ten points in each cell but the deepest."""
-_SPREADS = np.geomspace(0.012, 1.6, 22)
-_FACTORS = (-3, -2, -1, 0, 1, 2)
-"""Steps on `_SPREADS`, each 1.26 times the one before."""
+_SPREADS = np.geomspace(0.012, 1.6, 16)
+_FACTORS = (-2, -1, 0, 1)
+"""Steps on `_SPREADS`, each 1.39 times the one before."""
 _DOUBTS = np.array([1e-4, 5e-3, 0.03, 0.12, 0.35, 0.75, 1.0])
 _SAME_CELLS = 0.97
 _MOST_JUDGES = 1500
@@ -89,7 +89,8 @@ def read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, spread
 def _read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, spread: F64) -> F64:
     prior = frequencies(facts, train)
     p = prior[test]
-    known, estimated = np.isfinite(target).all(axis=1), np.isfinite(mean).all(axis=1) & np.isfinite(spread)
+    known = np.asarray(np.isfinite(target).all(axis=1))
+    estimated = np.asarray(np.isfinite(mean).all(axis=1) & np.isfinite(spread))
     spread = spread * here_and_now(facts, target[:, 0] - mean[:, 0], spread)
     for own in _alike(facts, train, target, known):
         teach = train[own[facts.dimension[train]] & known[train]]
@@ -118,7 +119,8 @@ def here_and_now(facts: Facts, error: F64, spread: F64) -> F64:
     known = np.isfinite(error) & np.isfinite(spread)
     square = np.where(known, error / np.where(known, spread, 1.0), 0.0) ** 2
     n = facts.rounds.size
-    power, count = np.bincount(facts.probe, square, n), np.bincount(facts.probe, known, n)
+    power = np.asarray(np.bincount(facts.probe, square, n), np.float64)
+    count = np.asarray(np.bincount(facts.probe, known, n), np.float64)
     best, out = _GAIN_NATS, np.ones(error.size)
     # where whole probes are hidden, training probes may not look at themselves either
     hidden = np.unique(facts.probe[facts.value == HIDDEN])
@@ -138,12 +140,14 @@ def _surroundings(rounds: I64, power: F64, count: F64, least: int) -> Iterator[t
     for reach in (least, 2 + least, 8):
         window = np.ones(2 * reach + 1)
         if rounds.size >= window.size:
-            sums, numbers = np.convolve(power, window, "same"), np.convolve(count, window, "same")
+            sums = np.asarray(np.convolve(power, window, "same"), np.float64)
+            numbers = np.asarray(np.convolve(count, window, "same"), np.float64)
             for usual in _USUAL:
                 yield sums, numbers, usual
     for period in range(2, 9):
         phase = rounds % period
-        yield np.bincount(phase, power, period)[phase], np.bincount(phase, count, period)[phase], 1e-3
+        sums = np.asarray(np.bincount(phase, power, period)[phase], np.float64)
+        yield sums, np.asarray(np.bincount(phase, count, period)[phase], np.float64), 1e-3
 
 
 def _alike(facts: Facts, train: I64, target: F64, known: Mask) -> list[Mask]:

@@ -39,7 +39,7 @@ def ridge(x: F64, y: F64, fill: bool = False, trust: F64 | None = None) -> Fit:
     """
     if fill:
         known = np.isfinite(y)
-        rows: NDArray[np.bool_] = known.any(axis=1)
+        rows = np.asarray(known.any(axis=1))
         filled = np.where(rows[:, None], np.where(known, y, 0.0), np.nan)
         share = np.maximum(known.sum(axis=0), 1) / max(int(rows.sum()), 1)
         fit = ridge(x, filled)
@@ -69,13 +69,15 @@ def by_pattern(x: F64, y: F64, most: int, trust: F64 | None = None) -> Fit:
     there = np.isfinite(x)
     if there.all():
         return fit
-    patterns, which, count = np.unique(there, axis=0, return_inverse=True, return_counts=True)
+    packed = np.ascontiguousarray(np.packbits(there, axis=1))
+    row = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
+    _, first, which, count = np.unique(row, return_index=True, return_inverse=True, return_counts=True)
     mean, freedom = fit.mean.copy(), fit.freedom
     for i in np.argsort(-count, kind="stable")[:_MOST_PATTERNS].tolist():
-        have = patterns[i]
+        have = there[first[i]]
         if count[i] < _LEAST_ROWS_A_PATTERN or not have.any():
             continue
-        rows = there[:, have].all(axis=1)
+        rows = np.asarray(there[:, have].all(axis=1))
         part = screened(x[rows][:, have], y[rows], most, None if trust is None else trust[rows])
         own = which[rows] == i
         mean[np.flatnonzero(rows)[own]] = part.mean[own]

@@ -16,6 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 import scipy
+from numpy.typing import NDArray
 
 from testbed.core.types import F64, I64
 from testbed.entropy.facts import Facts
@@ -70,7 +71,7 @@ class Reference:
         return Reference(f"{self.name}, backwards", -self.rounds[::-1], self.values[::-1], public, True)
 
 
-def dense(rounds: I64, values: F64, first: int, size: int) -> F64:
+def dense(rounds: I64, values: F64, first: int, size: int) -> NDArray[np.float32]:
     """Return (round, column) float32 on every round from `first` on; 0 where nothing is known."""
     out = np.zeros((size, values.shape[1]), np.float32)
     inside = (rounds >= first) & (rounds < first + size)
@@ -108,7 +109,7 @@ class _Search:
         self.n_fft = int(scipy.fft.next_fast_len(self.span + length, real=True))
         self.shifts = np.arange(first - int(alice[-1]), last - int(alice[0]) + 1)
         self.spectrum = scipy.fft.rfft(dense(reference.rounds, reference.values, first, self.span).T, self.n_fft)
-        there = np.isfinite(reference.values).any(axis=1)[:, None].astype(np.float64)
+        there = np.asarray(np.isfinite(reference.values).any(axis=1), np.float64)[:, None]
         self.there = scipy.fft.rfft(dense(reference.rounds, there, first, self.span).T, self.n_fft)
 
     def outstanding(self, part: slice, threshold: float, count: int) -> list[int]:
@@ -117,7 +118,7 @@ class _Search:
         if rounds.size < _LEAST_OVERLAP:
             return []
         begin = int(self.alice[0])
-        heard = np.isfinite(z).any(axis=1)[:, None].astype(np.float64)
+        heard = np.asarray(np.isfinite(z).any(axis=1), np.float64)[:, None]
         length = int(self.alice[-1]) - begin + 1
         mine = scipy.fft.rfft(dense(rounds, z, begin, length).T, self.n_fft)
         overlap = scipy.fft.irfft(

@@ -379,8 +379,8 @@ class Envelope(Struct, frozen=True):
     header: Header
     body: (
         # from nodes
-        Hello | Heartbeat | Here | Configured | ClockReading | Applied | SurfaceHeld | Captured | Stepped | Probed | Failed
-        | Stopped | Agreed | Trained | Attacked | Amplified | KeyGuessed
+        Hello | Heartbeat | Here | Configured | ClockReading | Applied | SurfaceHeld | Captured | Stepped | Probed
+        | Failed | Stopped | Agreed | Trained | Attacked | Amplified | KeyGuessed
         # to nodes
         | Welcome | Refused | Pulse | Withdrawn | Configure | ReadClock | Apply | ApplyNext | ReadSurface | Probe | Step
         | Abandon | Finish

@@ -8,6 +8,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from testbed.core.words import counted
 from testbed.records import files, reader, sound
 from testbed.report.pieces import figure, missing, number, percent
 from testbed.report.section import sections_of
@@ -73,7 +74,11 @@ def _head(v: View, title: str) -> str:
     n_rejected = None if rejected is None else sum(rejected.values())
     rate = s.get("key_rate_bps")
     tiles = [
-        ("key bits", number(s.get("key_bits")), f"{number(s.get('keys_verified'))} keys verified"),
+        (
+            "key bits",
+            number(s.get("key_bits")),
+            _verified(s.get("keys_verified")),
+        ),
         ("keys that differ", number(s.get("keys_mismatched")), "must be 0"),
         ("raw disagreement", percent(s.get("kdr_raw")), "Alice – Bob, before reconciliation"),
         ("Eve’s disagreement", percent(s.get("kdr_eve")), "50 % is a coin toss"),
@@ -94,6 +99,10 @@ def _head(v: View, title: str) -> str:
         cells = (f"<div><dt>{a}</dt><dd>{b}{f'<small>{c}</small>' if c else ''}</dd></div>" for a, b, c in tiles)
         out.append(f'<dl class="tiles">{"".join(cells)}</dl>')
     return "".join(out)
+
+
+def _verified(keys: int | None) -> str:
+    return "not counted" if keys is None else f"{counted(keys, 'key')} verified"
 
 
 def _detrended(v: View) -> str:

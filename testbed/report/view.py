@@ -22,7 +22,7 @@ class View:
         self.summary: dict[str, Any] = run.summary or {}
         self.trains = bool(run.start.experiment.get("training", {}).get("rounds"))
         """Whether the enhancer had to learn first."""
-        self.draw = Pictures()
+        self.draw = Pictures(run.rounds.rounds, run.rounds.t0_s)
         self.links = _link_pictures(run)
         self.alice, self.bob, self.eve = (run.node(role) for role in ("alice", "bob", "eve"))
 

@@ -25,7 +25,7 @@ def block(seed: int = 1) -> Facts:
     drift = np.cumsum(rng.normal(size=(PROBES, DIMENSIONS)), axis=0) * 0.3 + rng.normal(size=(PROBES, DIMENSIONS))
     ranks = drift.argsort(axis=0).argsort(axis=0)
     value = (ranks * (1 << BITS) // PROBES).astype(np.int64)
-    rounds, time_s = np.arange(PROBES), np.arange(PROBES) * 0.05
+    rounds, time_s = np.arange(PROBES), 0.05 * np.arange(PROBES, dtype=np.float64)
     csi = (drift + 0.1j * rng.normal(size=drift.shape)).astype(np.complex128)
     hers = drift + 0.5 * rng.normal(size=drift.shape)
     heard = Heard(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -56,13 +57,13 @@ class BoardSuite(Suite):
             rows, columns = board.shape
             too_high = wanted.levels.copy()
             too_high[0, 0] = 1 << board.phase_bits
-            wrong = [
+            wrong: list[Any] = [
                 SurfacePattern(np.zeros((rows + 1, columns), np.uint8), board.phase_bits),
                 SurfacePattern(np.zeros((columns, rows + 1), np.uint8), board.phase_bits),
                 SurfacePattern(wanted.levels.ravel(), board.phase_bits),
                 SurfacePattern(too_high, board.phase_bits),
                 SurfacePattern(wanted.levels.astype(int), board.phase_bits),
-                SurfacePattern(wanted.levels + 0.5, board.phase_bits),
+                SurfacePattern(np.asarray(wanted.levels + 0.5, np.float64), board.phase_bits),
                 SurfacePattern(wanted.levels, board.phase_bits + 1),
             ]
             for bad in wrong:
@@ -127,7 +128,7 @@ class BoardSuite(Suite):
                     board.apply_many([0])
                 return
             board.upload(wanted[:3])
-            steps = [0, 2, wanted[5], 1, 1, wanted[6], 0] * 5
+            steps: list[Any] = [0, 2, wanted[5], 1, 1, wanted[6], 0] * 5
             expected = [wanted[x].digest if isinstance(x, int) else x.digest for x in steps]
             assert [a.digest for a in board.apply_many(steps)] == expected
             assert board.readback().digest == wanted[0].digest

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from testbed.core.errors import DeviceError, InputError
-from testbed.core.radio import Radio
 from testbed.core.ris import Board
 from testbed.core.types import SurfacePattern
-from testbed.core.world import DriverContext, Emulator
+from testbed.core.world import DriverContext
 from testbed.testing._suite import Suite, check, refused, skip
 
 
@@ -21,9 +20,10 @@ from testbed.testing._suite import Suite, check, refused, skip
 class EmulatorBench:
     """What the emulator suite works with."""
 
-    twin: type[Emulator]
-    driver: type[Radio] | type[Board]
-    """Of the device that it stands for."""
+    twin: Any
+    """Its class, an `Emulator`."""
+    driver: Any
+    """The class of the driver of the device that it stands for: a `Radio` or a `Board`."""
     context: DriverContext
     """With a simulated air that serves while the block lasts."""
     name: str = "alice"
@@ -44,10 +44,10 @@ class EmulatorSuite(Suite):
         if bench.twin.in_process:
             skip("it is put in place in the driver's process, and has no wire")
         if name is None:
-            return bench.twin(bench.name, bench.context)  # type: ignore[call-arg]
+            return bench.twin(bench.name, bench.context)
         folder = bench.context.state_dir / name  # a node's folder is its own
         folder.mkdir()
-        return bench.twin(name, replace(bench.context, state_dir=folder))  # type: ignore[call-arg]
+        return bench.twin(name, replace(bench.context, state_dir=folder))
 
     def test_unknown_options_are_refused_by_table_and_key(self) -> None:
         with self.fresh() as bench:
@@ -56,14 +56,14 @@ class EmulatorSuite(Suite):
                 if bench.twin.in_process:
                     bench.twin.equip(bench.name, bench.context, {"no_such_option": 1})
                 else:
-                    bench.twin(bench.name, bench.context, no_such_option=1)  # type: ignore[call-arg]
+                    bench.twin(bench.name, bench.context, no_such_option=1)
 
     def test_its_driver_finds_it_and_it_says_who_it_is(self) -> None:
         with self.fresh() as bench:
             twin = self.twin(bench)
             try:
                 assert isinstance(twin.uri, str)
-                with bench.driver(bench.name, bench.context, uri=twin.uri) as device:  # type: ignore[call-arg]
+                with bench.driver(bench.name, bench.context, uri=twin.uri) as device:
                     assert device.identity()["driver"]
             finally:
                 twin.close()
@@ -74,7 +74,7 @@ class EmulatorSuite(Suite):
                 skip("no board")
             twin = self.twin(bench)
             try:
-                with bench.driver(bench.name, bench.context, uri=twin.uri) as board:  # type: ignore[call-arg]
+                with bench.driver(bench.name, bench.context, uri=twin.uri) as board:
                     rng = np.random.default_rng(1)
                     levels = rng.integers(0, 1 << board.phase_bits, board.shape).astype(np.uint8)
                     wanted = SurfacePattern(levels, board.phase_bits)
@@ -102,4 +102,4 @@ class EmulatorSuite(Suite):
             twin.close()
             twin.close()
             with refused(DeviceError):
-                bench.driver(bench.name, bench.context, uri=uri)  # type: ignore[call-arg]
+                bench.driver(bench.name, bench.context, uri=uri)

@@ -23,14 +23,16 @@ def series(seed: int, probes: int = 40, rx: int = 1, tx: int = 1, subcarriers: i
     rng = np.random.default_rng(seed)
     shape = (probes, rx, tx, subcarriers)
     h = (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(np.complex64)
-    return CsiSeries(h=h, rounds=np.arange(probes) * 3 + 5, subcarrier_hz=np.arange(subcarriers) * 312.5e3)
+    return CsiSeries(
+        h=h, rounds=np.arange(probes) * 3 + 5, subcarrier_hz=np.arange(subcarriers, dtype=np.float64) * 312.5e3
+    )
 
 
 def pair(seed: int, probes: int, *shape: int) -> tuple[CsiSeries, CsiSeries]:
     """Return both ends' CSI of few taps, with noise, and the phase and delay that each frame has at each end."""
     rng = np.random.default_rng(seed)
     rx, tx, n = shape
-    f = np.arange(n)
+    f = np.arange(n, dtype=np.float64)
     taps = rng.normal(size=(probes, rx, tx, 6)) + 1j * rng.normal(size=(probes, rx, tx, 6))
     h = taps * np.exp(-np.arange(6) / 2) @ np.exp(-2j * np.pi * np.outer(np.arange(6), f) / 64)
 

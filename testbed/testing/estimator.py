@@ -10,7 +10,7 @@ import numpy as np
 from testbed.core import registry
 from testbed.core.errors import ProbeRejected, Reject
 from testbed.core.stages import CsiEstimator
-from testbed.core.types import C64, AntennaFrame, IqBlock, SoundingFrame
+from testbed.core.types import C64, AntennaFrame, CsiFrame, IqBlock, SoundingFrame
 from testbed.testing._suite import OptionsSuite, check, refused
 
 RATE_HZ = 20e6
@@ -85,6 +85,23 @@ class EstimatorSuite(OptionsSuite):
         assert likeness(first, frame) > 0.999
         # the second antenna's channel is the first one's times j
         assert abs(np.vdot(first, second) / np.vdot(first, first) - 1j) < 0.05
+
+    def test_many_blocks_give_what_each_gives_alone(self) -> None:
+        frame, estimator = self.frame(), self.fresh()
+        good = [IqBlock(received(frame.samples, seed=s, start=s * 40), RATE_HZ, float(s)) for s in (3, 5)]
+        cut = IqBlock(good[0].samples[:, :400], RATE_HZ, 0.0)
+        found = estimator.estimate_many([good[0], cut, good[1]], frame)
+        assert [type(x) for x in found] == [CsiFrame, ProbeRejected, CsiFrame]
+        for block, csi in zip(good, found[::2], strict=True):
+            np.testing.assert_array_equal(csi.h, self.fresh().estimate(block, frame).h)
+        assert estimator.estimate_many([], frame) == []
+
+    def test_carrier_offsets_are_found_up_to_the_range_that_is_stated(self) -> None:
+        frame, estimator = self.frame(), self.fresh()
+        range_hz = estimator.range_hz(frame)
+        assert 0 < range_hz < RATE_HZ
+        block = IqBlock(received(frame.samples, cfo_hz=0.9 * range_hz), RATE_HZ, 0.0)
+        assert abs(estimator.estimate(block, frame).cfo_hz - 0.9 * range_hz) < 200.0
 
     def test_is_deterministic_and_leaves_the_block_alone(self) -> None:
         frame = self.frame()

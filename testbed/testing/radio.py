@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from testbed.core.errors import DeviceError, LateTransmit
-from testbed.core.radio import Limits, Radio, RadioSettings
+from testbed.core.radio import Limits, Radio, RadioSettings, Window
 from testbed.core.types import IqBlock
 from testbed.testing._suite import Suite, check, refused, skip
 
@@ -251,6 +251,19 @@ class RadioSuite(Suite):
                 timed_only(bench)
                 with refused(LateTransmit):
                     bench.radio.transmit(IqBlock(noise_like(), bench.settings.sample_rate_hz, 0.0), at_s)
+
+    def test_a_train_of_windows_is_received_in_order(self) -> None:
+        with self.fresh() as bench:
+            timed_only(bench)
+            rate, first_s = bench.settings.sample_rate_hz, bench.radio.now_s() + LEAD_S
+            bench.other.idle_until(bench.other.now_s() + 4 * LEAD_S)
+            windows = [Window(N, first_s + k * 4 * N / rate) for k in range(3)]
+            blocks = bench.radio.receive_many(windows)
+            for window, block in zip(windows, blocks, strict=True):
+                assert isinstance(block, IqBlock)
+                assert block.samples.shape == (bench.radio.capabilities.n_antennas, N)
+                assert abs(block.time_s - window.at_s) <= bench.start_error_s
+            assert bench.radio.receive_many([]) == []
 
     def test_reception_of_what_is_gone_raises(self) -> None:
         with self.fresh() as bench:

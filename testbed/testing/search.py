@@ -57,7 +57,7 @@ class SearchSuite(OptionsSuite):
 
     def run(self, search: Any, air: Air, error: float = 0.0) -> list[str]:
         """Search to the end; return the digests of what was tried."""
-        tried = []
+        tried: list[str] = []
         while not search.done:
             assert len(tried) < MOST_TRIALS, "it does not end"
             pattern = search.ask()

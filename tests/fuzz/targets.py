@@ -164,12 +164,14 @@ def world(_: Path) -> Iterator[Feed]:
                     w.Readback(**own),
                 ]
             else:
+                windows = [w.Window(start=n * 10**6, n_samples=20) for n in range(3)]
                 tune = w.Tune(**own, place=name, carrier_hz=2.4e9, sample_rate_hz=4e7, turnaround_s=1e-5)
                 ask(tune)
                 requests = [
                     tune, w.Transmit(**own, start=10**9, seed=1), w.Silence(**own), w.Declare(**own, until=10**9),
                     w.Receive(**own, start=0, n_samples=100, timeout_s=1.0, seed=1), w.Now(**own),
                     w.Pass(**own, until=5),
+                    w.ReceiveMany(**own, windows=windows, timeout_s=1.0, seed=1),
                     w.Attach(id=2, protocol=w.PROTOCOL, name="eve", kind="radio"), w.Detach(**own),
                 ]  # fmt: skip
             trees.extend(_trees(requests))

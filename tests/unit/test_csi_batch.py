@@ -78,7 +78,7 @@ def alone(estimator: Any, block: IqBlock) -> CsiFrame | ProbeRejected:
         return exc
 
 
-@pytest.mark.parametrize("estimator", [LeastSquares(), Mmse(5e-6)], ids=["least_squares", "mmse"])
+@pytest.mark.parametrize("estimator", [LeastSquares(), Mmse(rms_delay_s=5e-6)], ids=["least_squares", "mmse"])
 @pytest.mark.parametrize("size", [7, 64])
 def test_trains_give_what_single_blocks_give(estimator: Any, size: int) -> None:
     blocks = train()

@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import pytest
@@ -230,3 +230,10 @@ def test_strikes_end_a_connection_and_forget_the_oldest() -> None:
     for n in range(100_000):
         strikes.count(n)
     assert len(strikes._counts) == 10
+
+
+def test_every_message_has_one_direction() -> None:
+    """What is in neither list would be refused by both ends."""
+    both = {*m.FROM_NODES} & {*m.TO_NODES}
+    assert {*m.FROM_NODES} | {*m.TO_NODES} == set(get_args(get_type_hints(m.Envelope)["body"]))
+    assert not both

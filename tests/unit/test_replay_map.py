@@ -503,7 +503,8 @@ def test_a_broken_source_takes_nothing_else_down(tmp_path: Path, monkeypatch: An
     monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path)])
     with pytest.raises(InputError, match=r"a\.odd: source 'stumbling' stumbles: ZeroDivisionError"):
         sources.load(tmp_path / "a.odd")
-    assert "source 'broken_one' cannot be used: ModuleNotFoundError" in caplog.text
+    assert "data source 'broken_one' cannot be used: " in caplog.text
+    assert "broken_one.py: ModuleNotFoundError" in caplog.text
 
 
 # ---------------------------------------------------------------- the chain's file

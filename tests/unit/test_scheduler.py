@@ -70,7 +70,7 @@ def margins(
 @pytest.mark.parametrize("interval_s", [200e-6, 2e-3, 0.05, 0.2, 0.5, 1.0, 2.0, 20.0, 120.0, 600.0])
 def test_every_frame_is_inside_its_window_at_any_interval(interval_s: float, ppm: float, ahead: int) -> None:
     found = margins(interval_s, ppm, 60, ahead)
-    assert max(found) <= GUARD_S + 40.1e-6 * interval_s * (ahead + 1)
+    assert max(found) <= GUARD_S + 44.1e-6 * interval_s * (ahead + 1)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_windows_are_as_narrow_as_the_clock_is_known(interval_s: float, most_s: 
 def test_a_clock_that_was_read_badly_is_settled_by_the_first_frame(interval_s: float) -> None:
     found = margins(interval_s, 20.0, 20, uncertainty_s=2e-3)
     assert found[0] >= 2e-3
-    assert max(found[1:]) < GUARD_S + 41e-6 * interval_s
+    assert max(found[1:]) < GUARD_S + 45e-6 * interval_s
 
 
 @pytest.mark.parametrize("interval_s", [2e-3, 0.05, 1.0, 20.0])
@@ -141,6 +141,6 @@ def test_a_reference_that_comes_back_is_doubted_by_all_who_hear_it() -> None:
 def test_orders_on_the_wall_clock_are_earlier_the_longer_the_clocks_have_run_apart() -> None:
     plan = scheduler(1.0, lead_s=0.03)
     assert plan.plan(0.0, 0.0)[0] == 0.03
-    assert plan.plan(5000.0, 0.0)[0] == pytest.approx(5000.23)
+    assert plan.plan(5000.0, 0.0)[0] == pytest.approx(5000.25)
     virtual = scheduler(1.0)
     assert virtual.plan(0.0, 5000.0)[0] == 5000.0

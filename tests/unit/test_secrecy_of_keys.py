@@ -11,20 +11,25 @@ from testbed.papers.secrecy_of_keys.cases import ATTACKED, CASES, HARMLESS, HELD
 from testbed.papers.secrecy_of_keys.cases import ar1_surprisal as surprisal
 from testbed.papers.secrecy_of_keys.table import Row, of_case, summary
 
-PROBES = 300
+PROBES = 240
 SEEDS = (0, 1, 2)
 
 SHARE = {
     # of the true bits, "estimated" and "modelled": what is granted at least
-    "AR(1) 0, Eve unrelated": (0.6, 0.9),
-    "AR(1) 0.5, Eve unrelated": (0.4, 0.8),
-    "AR(1) 0.9, Eve unrelated": (0.2, 0.0),
-    "Eve with correlation 0.3": (0.45, 0.8),
-    "Eve with correlation 0.6": (0.35, 0.7),
+    "AR(1) 0, Eve unrelated": (0.45, 0.85),
+    "AR(1) 0.5, Eve unrelated": (0.3, 0.7),
+    "AR(1) 0.9, Eve unrelated": (0.05, 0.0),
+    "Eve with correlation 0.3": (0.35, 0.75),
+    "Eve with correlation 0.6": (0.25, 0.6),
 }
 GUESSED = {
     # of the labels, what the portfolio guesses at least: an attack that stopped working would pass by its margin else
     "six packets missing": 0.7,
+    "twenty packets missing": 0.6,
+    "well at times": 0.45,
+    "labels of one to five bits": 0.65,
+    "vector labels": 0.7,
+    "comes back inverted": 0.5,
     "8 antennas of correlation 0.75": 0.65,
     "walk there and back": 0.5,
     "training walked again, backwards": 0.75,
@@ -36,7 +41,7 @@ GUESSED = {
     "magnitude only": 0.4,
     "power only": 0.4,
     "inverted on one link, the other unrelated": 0.8,
-    "codebook of 60 swept in one block": 0.8,
+    "codebook swept ten times in one block": 0.8,
     "4 elements, patterns public, features alone": 0.7,
 }
 
@@ -45,22 +50,21 @@ def judged(case: Case, seed: int, probes: int = PROBES) -> list[Row]:
     return of_case(case, seed, probes, Budget())
 
 
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("case", [*ATTACKED, *HELD_BACK], ids=lambda c: c.name)
-def test_no_more_is_granted_than_there_is(case: Case) -> None:
-    for seed in SEEDS:
-        for row in judged(case, seed):
-            assert not row.failures
-            assert row.granted <= row.true_bits
-            assert row.guessed >= GUESSED.get(case.name, 0.85)
+def test_no_more_is_granted_than_there_is(case: Case, seed: int) -> None:
+    for row in judged(case, seed):
+        assert not row.failures
+        assert row.granted <= row.true_bits
+        assert row.guessed >= GUESSED.get(case.name, 0.85)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("case", HARMLESS, ids=lambda c: c.name)
-def test_harmless_cases_keep_their_key_and_no_more(case: Case) -> None:
-    least = SHARE.get(case.name, (0.0, 0.0))
-    for seed in SEEDS:
-        for row, share in zip(judged(case, seed), least, strict=True):
-            assert not row.failures
-            assert share * row.true_bits <= row.granted <= row.true_bits
+def test_harmless_cases_keep_their_key_and_no_more(case: Case, seed: int) -> None:
+    for row, share in zip(judged(case, seed), SHARE.get(case.name, (0.0, 0.0)), strict=True):
+        assert not row.failures
+        assert share * row.true_bits <= row.granted <= row.true_bits
 
 
 @pytest.mark.parametrize(
@@ -71,7 +75,7 @@ def test_harmless_cases_keep_their_key_and_no_more(case: Case) -> None:
         "12 probes late",
         "subcarriers in another order",
         "codebook swept again in the next block",
-        "a sweep of 1000 over blocks",
+        "a sweep over several blocks, again",
         "the same file run again",
         "training walked again, backwards",
         "8 antennas combined as complex fields",

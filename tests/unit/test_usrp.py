@@ -104,7 +104,7 @@ def test_a_uhd_built_for_numpy_1_is_refused_before_it_crashes(tmp_path: Path, mo
 
 @pytest.mark.parametrize("options", [{"sreial": "x"}, {"channel": -1}, {"clock_source": "atomic"}, {"pps": "yes"}])
 def test_wrong_options_are_refused_with_the_accepted_keys(lab: Lab, options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"table \[node\.alice\.options\]: unknown key .*accepted: addr, .*serial"):
+    with pytest.raises(InputError, match=r"table \[node\.alice\.options\]: .*accepted: "):
         lab.open(lab.alice, **options)
 
 

@@ -28,7 +28,7 @@ class EveFingerprint(Attack):
         z = scores(facts)
         before = [e for e in facts.earlier if e.same_run and e.rounds.size]
         known = np.concatenate([z, *(normal_scores(e.features) for e in before)])
-        places, distance = self._nearest(facts, [e.rounds for e in before], np.isfinite(z).any(axis=1))
+        places, distance = self._nearest(facts, [e.rounds for e in before], np.asarray(np.isfinite(z).any(axis=1)))
         weight = 1.0 / np.maximum(distance, 1e-6)
         values = known[places]
         there = np.isfinite(values) & np.isfinite(distance)[:, :, None]

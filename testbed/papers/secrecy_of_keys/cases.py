@@ -66,7 +66,7 @@ def block(rng: Rng, features: F64, bits: int = BITS, published: float = PUBLISHE
         dimension=dimension,
         published=rng.random(probe.size) < published,
         rounds=rounds,
-        time_s=rounds * INTERVAL_S,
+        time_s=seconds(rounds),
         features=features,
         **rest,
     )
@@ -75,7 +75,12 @@ def block(rng: Rng, features: F64, bits: int = BITS, published: float = PUBLISHE
 def heard(values: F64, rounds: I64 | None = None, name: str = "eve.0:alice", csi: C128 | None = None) -> Heard:
     """Return Eve's series; by default one value a round from round 0 on."""
     rounds = np.arange(values.shape[0]) if rounds is None else rounds
-    return Heard(name, rounds, rounds * INTERVAL_S, values, csi)
+    return Heard(name, rounds, seconds(rounds), values, csi)
+
+
+def seconds(rounds: I64) -> F64:
+    """Return (round,) the times of rounds."""
+    return np.asarray(rounds * INTERVAL_S, np.float64)
 
 
 def noise(rng: Rng, like: F64, r: float) -> F64:
@@ -207,9 +212,7 @@ def other_clock(rng: Rng, probes: int) -> Made:
     every, alice = series(rng, probes)
     there = np.flatnonzero(rng.random(every.shape[0]) < 0.7)
     values = noise(rng, every, R)[there]
-    facts = block(
-        rng, alice, heard=(Heard("eve.0:alice", np.arange(there.size), there * INTERVAL_S + 17 * INTERVAL_S, values),)
-    )
+    facts = block(rng, alice, heard=(Heard("eve.0:alice", np.arange(there.size), seconds(there + 17), values),))
     mine = np.isin(facts.rounds[facts.probe[facts.kept]], there)
     return Made(facts, left(facts, R) * mine.mean() + left(facts, 0.0) * (1 - mine.mean()))
 
@@ -282,7 +285,7 @@ def vector_labels(rng: Rng, probes: int) -> Made:
         dimension=dimension,
         published=rng.random(value.size) < PUBLISHED,
         rounds=rounds,
-        time_s=rounds * INTERVAL_S,
+        time_s=seconds(rounds),
         features=alice,
         columns=columns,
         heard=(heard(noise(rng, every, R)[:, ::-1]),),
@@ -350,16 +353,20 @@ def _small(facts: Facts) -> float:
 # ---------------------------------------------------------------- what comes back
 
 
-def codebook(patterns: int, blocks: int, which: int) -> Callable[[Rng, int], Made]:
-    """So many patterns swept again and again in a static room; block `which` of so many is judged."""
+def codebook(share: float, blocks: int, which: int) -> Callable[[Rng, int], Made]:
+    """Patterns swept again and again in a static room, `share` as many as a block has probes.
+
+    Block `which` of so many is judged.
+    """
 
     def make(rng: Rng, probes: int) -> Made:
+        patterns = int(share * probes)
         values = rng.normal(size=(patterns, DIMENSIONS))
         rounds = np.arange(probes * blocks)
         every = values[rounds % patterns] + 0.01 * rng.normal(size=(rounds.size, DIMENSIONS))
         parts = [slice(b * probes, (b + 1) * probes) for b in range(blocks)]
         earlier = tuple(
-            Earlier(f"block {b}", True, rounds[p], rounds[p] * INTERVAL_S, every[p], rounds[p] % patterns)
+            Earlier(f"block {b}", True, rounds[p], seconds(rounds[p]), every[p], rounds[p] % patterns)
             for b, p in enumerate(parts[:which])
         )
         own = parts[which]
@@ -382,7 +389,7 @@ def run_again(rng: Rng, probes: int) -> Made:
     """The same file run again, from the same seed: the earlier run counts its rounds from elsewhere."""
     alice = rng.normal(size=(probes, DIMENSIONS))
     rounds = np.arange(probes) + 3
-    before = Earlier("run before", False, rounds, rounds * INTERVAL_S, noise(rng, alice, R))
+    before = Earlier("run before", False, rounds, seconds(rounds), noise(rng, alice, R))
     facts = block(rng, alice, earlier=(before,))
     return Made(facts, left(facts, R))
 
@@ -392,7 +399,7 @@ def training_again(rng: Rng, probes: int) -> Made:
     track = rng.normal(size=(probes, DIMENSIONS))
     walked = np.delete(track[::-1], rng.choice(probes, 5, replace=False), axis=0)
     rounds = np.arange(walked.shape[0])
-    before = Earlier("training", True, rounds, rounds * INTERVAL_S, noise(rng, walked, R))
+    before = Earlier("training", True, rounds, seconds(rounds), noise(rng, walked, R))
     facts = block(rng, track, rounds=np.arange(probes) + probes + 40, earlier=(before,))
     return Made(facts, left(facts, R) + 5 * DIMENSIONS * BITS)
 
@@ -457,9 +464,9 @@ ATTACKED = (
     Case("subcarriers mirrored, 9 late", False, disguised(lambda rng, v: late(9)(rng, v[:, ::-1]))),
     Case("8 antennas of correlation 0.75", False, antennas(8, 0.75)),
     Case("8 antennas combined as complex fields", False, array(8)),
-    Case("codebook of 60 swept in one block", False, codebook(60, 1, 0)),
-    Case("codebook swept again in the next block", False, codebook(300, 3, 2)),
-    Case("a sweep of 1000 over blocks", False, codebook(1000, 4, 3)),
+    Case("codebook swept ten times in one block", False, codebook(0.1, 1, 0)),
+    Case("codebook swept again in the next block", False, codebook(0.75, 3, 2)),
+    Case("a sweep over several blocks, again", False, codebook(2.5, 6, 5)),
     Case("the same file run again", False, run_again),
     Case("training walked again, backwards", False, training_again),
     Case("walk there and back", False, there_and_back),

@@ -6,6 +6,7 @@ from html import escape
 
 import numpy as np
 
+from testbed.core.words import counted
 from testbed.records.documents import Block
 from testbed.report import bit_flow, pictures
 from testbed.report.pieces import MAX_ROWS, figure, missing, number, picture, ratio, table
@@ -83,7 +84,7 @@ def _disagreement(v: View) -> str:
     svg = v.draw.disagreement(
         [b.block for b in blocks],
         stages,
-        f"Share of differing bits at each stage for {len(blocks)} blocks",
+        f"Share of differing bits at each stage for {counted(len(blocks), 'block')}",
     )
     caption = (
         "Raw and Eve’s rates are counted on the sacrificed (published) bits of each block. Reconciled strings that "

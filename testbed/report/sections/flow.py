@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from testbed.core.words import counted
 from testbed.report import bit_flow
 from testbed.report.pieces import Cell, missing, picture, table
 from testbed.report.section import Section
@@ -34,7 +35,7 @@ class Flow(Section):
         losses = [(step.label, step.bits) for step in steps]
         alt = f"Waterfall from {raw:,} raw bits to {key:,} key bits: " + ", ".join(f"{n} {b:,}" for n, b in losses)
         svg = v.draw.waterfall(raw, losses, key, alt)
-        caption = f"Sum over {len(blocks)} blocks. A loss takes no more than what is left of its block."
+        caption = f"Sum over {counted(len(blocks), 'block')}. A loss takes no more than what is left of its block."
         rows = [(step.label, Cell(f"{step.bits:,}", "n"), step.why) for step in steps]
         rows = [("raw bits", Cell(f"{raw:,}", "n"), "agreed positions after quantization"), *rows]
         rows.append(("key", Cell(f"{key:,}", "n"), "bits that both sides hold"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from testbed.core.words import counted
 from testbed.report.pieces import Cell, missing, number, percent, table
 from testbed.report.section import Section
 from testbed.report.view import View, no_summary
@@ -57,7 +58,8 @@ def _marks(summary: dict[str, Any]) -> str:
         )
     if summary.get("keys_reproducible"):
         out += (
-            f"<p>{summary['keys_reproducible']} keys follow from the experiment’s public seed: this was a rehearsal. "
+            f"<p>{counted(summary['keys_reproducible'], 'key follows', 'keys follow')} from the experiment’s public "
+            "seed: this was a rehearsal. "
             "They are kept apart and delivered to nobody.</p>"
         )
     return out

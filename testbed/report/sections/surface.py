@@ -6,6 +6,7 @@ from html import escape
 
 import numpy as np
 
+from testbed.core.words import counted
 from testbed.report import pictures
 from testbed.report.pieces import missing
 from testbed.report.section import Section
@@ -55,7 +56,8 @@ def _patterns(v: View) -> str:
         alt = f"Surface pattern {digest}: {n_rows} by {n_columns} elements of {pattern.phase_bits} bits"
         n = int(np.count_nonzero(v.run.rounds.surface == digest))
         images.append(
-            f"<div>{pictures.pattern_image(pattern, alt)}<code>{escape(digest[:12])}</code><br>{n} rounds</div>"
+            f"<div>{pictures.pattern_image(pattern, alt)}<code>{escape(digest[:12])}</code>"
+            f"<br>{counted(n, 'round')}</div>"
         )
         if i == 0:
             depth = "1 bit" if pattern.phase_bits == 1 else f"{pattern.phase_bits} bits"
