@@ -16,6 +16,7 @@ import numpy as np
 from testbed.core.outcomes import AgreeReport, EveReport, EveRow, KeyReport
 from testbed.core.stages import Verdict
 from testbed.core.types import U8
+from testbed.core.words import counted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -335,19 +336,23 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
             reason = "a node stopped reporting" if None in reports else "0 key bits"
         reasons[reason] = reasons.get(reason, 0) + 1
     if reasons or not facts.blocks:
-        detail = "; ".join(f"{n} of {len(facts.blocks)} blocks: {reason}" for reason, n in reasons.items())
+        detail = "; ".join(f"{n} of {counted(len(facts.blocks), 'block')}: {reason}" for reason, n in reasons.items())
         entries.append({"check": "every block gives a key", "ok": False, "detail": detail or "no block was distilled"})
     one_sided = sum(_delivered(b.alice_key) != _delivered(b.bob_key) for b in facts.blocks)
     if one_sided:
         entries.append(
-            {"check": "keys on both sides", "ok": False, "detail": f"{one_sided} keys were delivered on one side only"}
+            {
+                "check": "keys on both sides",
+                "ok": False,
+                "detail": f"delivered on one side only: {counted(one_sided, 'key')}",
+            }
         )
     attacked = [b for b in facts.blocks if b.eve is not None]
     assumed = sum(not _eve_counted(b) for b in attacked)
     if assumed:
         detail = (
-            f"{assumed} of {len(attacked)} blocks: Eve received too few probes, missed public messages, or sent an "
-            "unusable report; what she knows of these blocks is assumed, not measured"
+            f"{assumed} of {counted(len(attacked), 'block')}: Eve received too few probes, missed public messages, or "
+            "sent an unusable report; what she knows is assumed, not measured"
         )
         entries.append({"check": "Eve's attack is a measurement", "ok": False, "detail": detail})
     mismatched = sum(
@@ -355,7 +360,11 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
     )
     if mismatched:
         entries.append(
-            {"check": "keys equal", "ok": False, "detail": f"{mismatched} verified keys differ: do not use any"}
+            {
+                "check": "keys equal",
+                "ok": False,
+                "detail": f"{counted(mismatched, 'verified key differs', 'verified keys differ')}: do not use any",
+            }
         )
     return entries
 

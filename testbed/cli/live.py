@@ -50,3 +50,20 @@ def watch(
     from testbed.live import watch as watching
 
     watching.watch(folder, print, sys.stdout.isatty())
+
+
+@app.command()
+def stream(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run that goes.", metavar="RUN")],
+    bind: Annotated[str, typer.Option(help="tcp://127.0.0.1:PORT or ipc://PATH.", metavar="ENDPOINT")] = (
+        "tcp://127.0.0.1:5570"
+    ),
+) -> None:
+    """Publish a run's CSI to other programs on this machine (ZeroMQ PUB), probe by probe, until it is over.
+
+    Example: testbed stream runs/20260101-120000-mobile_room --bind ipc:///tmp/csi
+    """
+    from testbed.live import stream as streaming
+
+    told = streaming.publish(folder, bind, lambda where: say(f"publishing on {where}"))
+    say(f"the run is over: {told:,} probes")

@@ -228,13 +228,14 @@ def randomness(
 def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
     """List delivered keys: node, run, block, length and where the file is, never the bits.
 
-    Example: testbed keys --lab sim
+    Keys of rehearsals follow from a public seed: they are counted and not listed. Example: testbed keys --lab sim
     """
     from testbed.lab import processes
 
-    rows = []
+    rows, rehearsed = [], 0
     place = config.load_lab(lab)
     for name in place.node:
+        rehearsed += sum(1 for _ in (processes.lab_folder(place) / name / "rehearsals").glob("*/*.key"))
         for path in sorted((processes.lab_folder(place) / name / "keys").glob("*/*.key")):
             bits = json.loads(path.read_text())["bits"]
             rows.append(
@@ -246,6 +247,10 @@ def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
                     "file": str(path),
                 }
             )
+    if rehearsed:
+        say(
+            f"{rehearsed} keys of rehearsals are not listed: they follow from a public seed and are delivered to nobody"
+        )
     if as_json:
         print_json(rows)
         return

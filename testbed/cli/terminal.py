@@ -11,7 +11,8 @@ import msgspec
 import typer
 
 if TYPE_CHECKING:
-    from testbed.coordinator.server import Progress
+    from testbed.core.words import counted
+from testbed.coordinator.server import Progress
 
 
 def print_json(value: Any) -> None:
@@ -135,7 +136,7 @@ def _show(outcome: Any, report_path: Path) -> None:
 
     rejected = ", ".join(f"{n} {why}" for why, n in s["pairs_rejected"].items()) or "none"
     out.print(
-        f"[bold]{s['keys_verified']} verified keys, {s['key_bits']} bits[/bold]"
+        f"[bold]{counted(s['keys_verified'], 'verified key')}, {counted(s['key_bits'], 'bit')}[/bold]"
         f" (mismatched: {figure(s['keys_mismatched'])}; recovered by Eve: {figure(s['eve_keys_recovered'])})"
     )
     out.print(
