@@ -57,6 +57,11 @@ def check_experiment(e: Experiment, source: str) -> None:
             raise InputError(f"{source}: table [scene.{name}]: key 'normal': of length 0, accepted: a direction")
     if e.surface.policy != "none":
         _check_surface(e, source)
+    elif e.surface.is_secret:
+        raise InputError(
+            f"{source}: table [surface]: key 'secret': true, but policy = 'none' leaves the surface alone; accepted: "
+            "false, or policy = 'random'"
+        )
 
 
 def _stage(source: str, table: str, key: str, kind: str, name: str, options: Options) -> Any:

@@ -92,7 +92,7 @@ def _measure_run(experiment: str, lab: str, seed: str, work: Path) -> dict[str, 
     (folder,) = (work / "runs").iterdir()
     told = json.loads((folder / "run.json").read_bytes())
     csi, bits = _digests(folder / "rounds.h5")
-    keys = _keys(_testbed(work, "keys", "--lab", lab, "--json"))
+    keys = _keys(work / "state")
     return {
         **_counts(summary),
         "links_rejected": summary.get("links_rejected"),
@@ -159,11 +159,12 @@ def _digests(path: Path) -> tuple[dict[str, str], dict[int, dict[str, str]]]:
     return csi, bits
 
 
-def _keys(listed: list[dict[str, Any]]) -> dict[int, dict[str, str]]:
+def _keys(state: Path) -> dict[int, dict[str, str]]:
+    """Return digests of the keys by block and node; those of rehearsals are not listed by `testbed keys`."""
     found: dict[int, dict[str, str]] = {}
-    for key in listed:
-        content = bytes.fromhex(json.loads(Path(key["file"]).read_bytes())["hex"])
-        found.setdefault(key["block"], {})[key["node"]] = _sha256(content)
+    for path in sorted(state.glob("*/*/rehearsals/*/block-*.key")):
+        content = bytes.fromhex(json.loads(path.read_bytes())["hex"])
+        found.setdefault(int(path.stem.split("-")[1]), {})[path.parents[2].name] = _sha256(content)
     return found
 
 

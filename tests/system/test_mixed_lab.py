@@ -51,7 +51,8 @@ def test_a_pluto_between_simulated_radios_gives_equal_keys(tmp_path: Path) -> No
     assert (s["keys_verified"], s["keys_mismatched"]) == (1, 0)
     assert s["key_bits"] > 0
     keys = [
-        [p.read_text() for p in (tmp_path / "state" / "mixed" / n / "keys").glob("*/*.key")] for n in ("alice", "bob")
+        [p.read_text() for p in (tmp_path / "state" / "mixed" / n / "rehearsals").glob("*/*.key")]
+        for n in ("alice", "bob")
     ]
     assert keys[0] == keys[1]
     assert len(keys[0]) == 1

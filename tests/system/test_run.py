@@ -41,8 +41,9 @@ def run(
     return processes.run(plan, config.load_lab(lab), lab, tmp_path / name, progress, on_coordinator)
 
 
-def key_files(tmp_path: Path, node: str) -> dict[str, str]:
-    return {p.name: p.read_text() for p in sorted((tmp_path / "state" / "sim" / node / "keys").glob("*/*.key"))}
+def key_files(tmp_path: Path, node: str, kind: str = "rehearsals") -> dict[str, str]:
+    """Return a node's key files by name; what follows from its seed is apart from the keys that are delivered."""
+    return {p.name: p.read_text() for p in sorted((tmp_path / "state" / "sim" / node / kind).glob("*/*.key"))}
 
 
 def small(plan: str, rounds: int, block: int) -> dict[str, Any]:
@@ -66,6 +67,12 @@ def test_a_walk_through_the_room_gives_one_key_at_both_ends(tmp_path: Path) -> N
     assert abs(s["csi_correlation_ae"]) < 0.3
     alice, bob = key_files(tmp_path, "alice"), key_files(tmp_path, "bob")
     assert alice == bob
+    assert s["keys_reproducible"] == 1
+    assert key_files(tmp_path, "alice", "keys") == {}
+    listed = cli("keys", "--json")
+    assert (listed.returncode, json.loads(listed.stdout)) == (0, [])
+    assert listed.stderr.startswith("2 keys of rehearsals are not listed")
+    assert len(listed.stderr.splitlines()) == 1
     assert json.loads(next(iter(alice.values())))["bits"] == s["key_bits"]
     assert key_files(tmp_path, "eve") == {}
     for path in (tmp_path / "state").rglob("*.key"):
@@ -331,7 +338,9 @@ def test_private_mode_leaves_nothing_to_guess_from(tmp_path: Path) -> None:
     assert outcome.summary["keys_verified"] == 1
     assert recorded.links == {}
     assert recorded.bits == {}
-    assert key_files(tmp_path, "alice") == key_files(tmp_path, "bob") != {}
+    assert key_files(tmp_path, "alice", "keys") == key_files(tmp_path, "bob", "keys") != {}
+    assert key_files(tmp_path, "alice") == {}
+    assert outcome.summary["keys_reproducible"] == 0
     assert outcome.summary["csi_correlation_ab"] is None
     assert outcome.summary["keys_mismatched"] is None
 

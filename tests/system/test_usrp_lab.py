@@ -45,7 +45,7 @@ def test_a_run_on_emulated_usrps_ends_in_equal_keys(tmp_path: Path) -> None:
     assert (s["keys_verified"], s["keys_mismatched"]) == (1, 0)
     assert s["key_bits"] > 0
     folder = tmp_path / "state" / "usrp_standin"
-    keys = [[p.read_text() for p in (folder / n / "keys").glob("*/*.key")] for n in ("alice", "bob")]
+    keys = [[p.read_text() for p in (folder / n / "rehearsals").glob("*/*.key")] for n in ("alice", "bob")]
     assert keys[0] == keys[1]
     assert len(keys[0]) == 1
 

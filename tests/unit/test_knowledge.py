@@ -1,4 +1,4 @@
-"""What others may know of a string: reports of Eve, good and garbage, over blocks; the surface as far as it is public."""
+"""What others may know of a string: Eve's reports, good and garbage, over blocks; the surface as far as public."""
 
 from __future__ import annotations
 

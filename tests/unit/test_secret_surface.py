@@ -1,0 +1,92 @@
+"""A secret surface: names that tell nothing, the same for equal patterns, fresh for every life; who may have one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from testbed import config
+from testbed.core import seeds
+from testbed.core.config import Experiment, SurfacePlan
+from testbed.core.errors import InputError
+from testbed.nodes.secret_surface import UNKNOWN, SecretSurface
+
+
+def surface(seed: int = 7, shape: tuple[int, int] = (4, 4), life: str = "0") -> SecretSurface:
+    return SecretSurface("random", {}, shape, 1, seed, life)
+
+
+def test_names_follow_the_order_of_drawing_and_nothing_else() -> None:
+    one, two = surface(1), surface(2)
+    names = [[s.name_of(s.pattern_for(r).digest) for r in range(50)] for s in (one, two)]
+    assert names[0] == names[1] == [f"state-0-{i}" for i in range(50)]
+    assert not np.array_equal(one.pattern_for(50).levels, two.pattern_for(50).levels)
+
+
+def test_equal_patterns_have_equal_names() -> None:
+    """Two elements of one bit have four patterns: what comes back is seen to come back."""
+    s = surface(shape=(1, 2))
+    patterns = [s.pattern_for(r) for r in range(60)]
+    names = [s.name_of(p.digest) for p in patterns]
+    assert set(names) == {f"state-0-{i}" for i in range(4)}
+    by_name = {name: {p.levels.tobytes() for p, n in zip(patterns, names, strict=True) if n == name} for name in names}
+    assert all(len(levels) == 1 for levels in by_name.values())
+
+
+def test_what_was_not_drawn_here_has_no_name() -> None:
+    s = surface()
+    s.pattern_for(0)
+    assert s.name_of("0" * 64) == UNKNOWN
+    assert UNKNOWN not in (s.name_of(s.pattern_for(r).digest) for r in range(3))
+
+
+def test_another_life_has_other_names() -> None:
+    lives = [surface(life=life) for life in ("a", "b")]
+    names = {s.name_of(s.pattern_for(0).digest) for s in lives}
+    assert names == {"state-a-0", "state-b-0"}
+
+
+def test_a_name_holds_nothing_of_the_pattern() -> None:
+    s = surface(shape=(16, 16))
+    for r in range(20):
+        pattern = s.pattern_for(r)
+        name = s.name_of(pattern.digest)
+        assert re.fullmatch(r"state-0-\d+", name)
+        assert pattern.digest[:6] not in name
+
+
+def test_a_seed_of_the_operating_system_is_never_the_same() -> None:
+    drawn = {seeds.fresh() for _ in range(100)}
+    assert len(drawn) == 100
+    assert all(0 <= seed < 1 << 63 for seed in drawn)
+
+
+# ---------------------------------------------------------------- who may have one
+
+
+def test_random_patterns_are_secret_unless_they_are_said_not_to_be() -> None:
+    assert SurfacePlan(policy="random").is_secret
+    assert not SurfacePlan(policy="random", secret=False).is_secret
+    for policy in ("none", "fixed", "sweep", "closed_loop"):
+        assert not SurfacePlan(policy=policy).is_secret
+
+
+@pytest.mark.parametrize(
+    "table", ['policy = "fixed"', 'policy = "sweep"\noptions = { codebook = ["uniform"] }', 'policy = "none"']
+)
+def test_a_secret_that_a_policy_cannot_keep_is_refused_in_one_line(tmp_path: Path, table: str) -> None:
+    text = config.bundled(Experiment)["static_room"].read_text()
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace('policy = "random"', f"{table}\nsecret = true", 1))
+    with pytest.raises(InputError) as refused:
+        config.load_experiment(str(path))
+    said = str(refused.value)
+    assert "\n" not in said
+    assert "secret" in said
+    assert "accepted" in said
+    assert "mine.toml" in said
+    path.write_text(text.replace('policy = "random"', f"{table}\nsecret = false", 1))
+    assert not config.load_experiment(str(path)).surface.is_secret
