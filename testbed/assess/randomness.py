@@ -78,7 +78,9 @@ def assess(bits: U8, alpha: float = ALPHA) -> dict[str, Any]:
             rows.append(_unmeasured(test, test, f"needs {least} bits a sequence"))
         for statistic in (s for s in found if sp800_22.family(s) == test):
             if statistic not in combined:
-                rows.append(_unmeasured(test, statistic, "too few cycles between zeros of the sum in every sequence"))
+                rows.append(
+                    _unmeasured(test, statistic, "the running sum of every sequence returns to zero too seldom")
+                )
                 continue
             counted = int(np.count_nonzero(~np.isnan(found[statistic])))
             ratio, p = combined[statistic]["pass_ratio"], combined[statistic]["p_value"]
@@ -97,8 +99,8 @@ def _unmeasured(test: str, statistic: str, reason: str) -> dict[str, Any]:
 def table(assessed: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return the lines of the printed table, its heading first: one a test, its worst statistic where it has many.
 
-    Of many statistics some fail by chance: as many may as 4.2.1 allows of sequences, none with p < 0.0001. Of one
-    sequence there is no share that passes, only a p-value.
+    Where a test has many statistics, some fail by chance: as many may fail as 4.2.1 allows of sequences, and none may
+    have p < 0.0001. One sequence alone has a p-value and no share of passes.
     """
     lines: list[tuple[str, ...]] = [("test", "passed", "pass ratio", "p-value", "", "")]
     for test in sp800_22.LEAST_BITS:
@@ -114,7 +116,8 @@ def table(assessed: Mapping[str, Any]) -> list[tuple[str, ...]]:
         ok = ok and (len(run) == 1 or worst["p_value"] >= UNIFORM_ALPHA)
         note = f"worst: {worst['statistic'].removeprefix(test + '_')}" if len(run) > 1 else ""
         if ok and passed < len(run):
-            note += f"; {floor(len(run) * (1 - least_pass_ratio(len(run), assessed['alpha'])))} may fail by chance"
+            allowed = floor(len(run) * (1 - least_pass_ratio(len(run), assessed["alpha"])))
+            note += f"; up to {allowed} failures are expected by chance"
         ratio = f"{worst['pass_ratio']:.4f}" if worst["sequences"] > 1 else "–"
         figures = (ratio, f"{worst['p_value']:.6f}", "ok" if ok else "look", note)
         lines.append((test, f"{passed}/{len(run)}", *figures))

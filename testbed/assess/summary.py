@@ -16,6 +16,7 @@ import numpy as np
 from testbed.core.outcomes import AgreeReport, EveReport, EveRow, KeyReport
 from testbed.core.stages import Verdict
 from testbed.core.types import U8
+from testbed.core.words import counted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,24 +82,24 @@ NOT_RECONCILIATION = ("quantize", "sacrifice", "verify", "verified", "amplify")
 """How the kinds of public messages begin whose leaked bits are not parities or syndromes."""
 
 _DEFAULT_REASONS = {
-    "wall_s": "the run did not say how long it took",
-    "rounds_per_s": "the run did not say how long it took",
+    "wall_s": "the run did not record how long it took",
+    "rounds_per_s": "the run did not record how long it took",
     "csi_correlation_ab": "no CSI of both Alice and Bob was recorded",
     "csi_correlation_ae": "Eve was not measured",
     "csi_correlation_ab_detrended": "no CSI of both Alice and Bob was recorded",
     "kdr_raw": "no block reached the comparison of raw bits",
     "kdr_eve": "Eve was not measured",
     "min_entropy_per_bit": "no block reached privacy amplification",
-    "secrecy": "no key's length was judged, or the nodes keep it to themselves (private mode)",
-    "reconciliation.efficiency": "no verified block with errors to correct",
-    "keys_mismatched": "the keys' digests of both sides were not compared",
-    "raw_rate_bps": "the source has no probing duration",
-    "key_rate_bps": "the source has no probing duration",
-    "probing_s": "the source has no probing duration",
+    "secrecy": "no key length was computed, or the nodes did not report how (private mode)",
+    "reconciliation.efficiency": "no verified block had errors to correct",
+    "keys_mismatched": "the key digests of the two sides were not compared",
+    "raw_rate_bps": "the source does not state how long the probing took",
+    "key_rate_bps": "the source does not state how long the probing took",
+    "probing_s": "the source does not state how long the probing took",
     "key_bits_per_round": "no round was run",
-    "randomness": "too few key bits for the tests",
-    "keys_exposed": "the keys were not audited after the run (testbed audit)",
-    "eve_keys_recovered": "Eve was not measured, or the keys' digests were not told",
+    "randomness": "the keys have too few bits for the tests",
+    "keys_exposed": "the keys were not audited after the run (testbed audit does it)",
+    "eve_keys_recovered": "Eve was not measured, or no key digests were reported",
 }
 
 
@@ -165,7 +166,8 @@ def _entropy_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:
     """Say where the min-entropy comes from."""
     if any(b.alice_key is not None and b.alice_key.entropy == "modelled" for b in blocks):
         detail = (
-            "Key lengths go by the log-loss of the best Eve, which assumes labels independent given what she knows."
+            "Key lengths follow from the log-loss of the best Eve; this rule assumes that, given what she knows, "
+            "labels are independent."
         )
         return [Verdict("min_entropy_model", True, detail)]
     return []
@@ -334,19 +336,23 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
             reason = "a node stopped reporting" if None in reports else "0 key bits"
         reasons[reason] = reasons.get(reason, 0) + 1
     if reasons or not facts.blocks:
-        detail = "; ".join(f"{n} of {len(facts.blocks)} blocks: {reason}" for reason, n in reasons.items())
+        detail = "; ".join(f"{n} of {counted(len(facts.blocks), 'block')}: {reason}" for reason, n in reasons.items())
         entries.append({"check": "every block gives a key", "ok": False, "detail": detail or "no block was distilled"})
     one_sided = sum(_delivered(b.alice_key) != _delivered(b.bob_key) for b in facts.blocks)
     if one_sided:
         entries.append(
-            {"check": "keys on both sides", "ok": False, "detail": f"{one_sided} keys were delivered on one side only"}
+            {
+                "check": "keys on both sides",
+                "ok": False,
+                "detail": f"delivered on one side only: {counted(one_sided, 'key')}",
+            }
         )
     attacked = [b for b in facts.blocks if b.eve is not None]
     assumed = sum(not _eve_counted(b) for b in attacked)
     if assumed:
         detail = (
-            f"{assumed} of {len(attacked)} blocks: Eve heard too little, missed messages, or her report "
-            "was unusable; what she knows is assumed, not measured"
+            f"{assumed} of {counted(len(attacked), 'block')}: Eve received too few probes, missed public messages, or "
+            "sent an unusable report; what she knows is assumed, not measured"
         )
         entries.append({"check": "Eve's attack is a measurement", "ok": False, "detail": detail})
     mismatched = sum(
@@ -354,7 +360,11 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
     )
     if mismatched:
         entries.append(
-            {"check": "keys equal", "ok": False, "detail": f"{mismatched} verified keys differ: do not use any"}
+            {
+                "check": "keys equal",
+                "ok": False,
+                "detail": f"{counted(mismatched, 'verified key differs', 'verified keys differ')}: do not use any",
+            }
         )
     return entries
 

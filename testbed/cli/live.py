@@ -15,8 +15,8 @@ from testbed.cli.terminal import say
 
 @app.command()
 def live(
-    folder: Annotated[Path, typer.Argument(help="A run's folder: one that goes, or has gone.", metavar="RUN")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 chooses one.")] = 0,
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, going on or ended.", metavar="RUN")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 chooses a free one.")] = 0,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     supervised: SupervisedOption = False,
 ) -> None:
@@ -41,7 +41,7 @@ def live(
 
 @app.command()
 def watch(
-    folder: Annotated[Path, typer.Argument(help="A run's folder: one that goes, or has gone.", metavar="RUN")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, going on or ended.", metavar="RUN")],
 ) -> None:
     """Follow a run in a terminal, over ssh for instance: links, correlation, key bits, rejections.
 
@@ -50,3 +50,20 @@ def watch(
     from testbed.live import watch as watching
 
     watching.watch(folder, print, sys.stdout.isatty())
+
+
+@app.command()
+def stream(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run that goes.", metavar="RUN")],
+    bind: Annotated[str, typer.Option(help="tcp://127.0.0.1:PORT or ipc://PATH.", metavar="ENDPOINT")] = (
+        "tcp://127.0.0.1:5570"
+    ),
+) -> None:
+    """Publish a run's CSI to other programs on this machine (ZeroMQ PUB), probe by probe, until it is over.
+
+    Example: testbed stream runs/20260101-120000-mobile_room --bind ipc:///tmp/csi
+    """
+    from testbed.live import stream as streaming
+
+    told = streaming.publish(folder, bind, lambda where: say(f"publishing on {where}"))
+    say(f"the run is over: {told:,} probes")

@@ -1,4 +1,4 @@
-"""What a person sees: lines, progress, the outcome of a run."""
+"""Output for people: lines, progress, the outcome of a run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
+
+from testbed.core.words import counted
 
 if TYPE_CHECKING:
     from testbed.coordinator.server import Progress
@@ -24,7 +26,7 @@ def say(text: str) -> None:
 
 
 _UNBROKEN = 10_000
-"""Columns of what is no terminal: a line of a table, or of text, stays one line for whoever reads it next."""
+"""Width of output that goes to a file or a pipe: wide enough that no line is broken."""
 
 
 def console() -> Any:
@@ -83,7 +85,7 @@ class ProgressBar:
 
 
 def conclude(outcome: Any, as_json: bool) -> None:
-    """Make the report, show the outcome, leave with the right status."""
+    """Write the report, print the outcome, and exit with the status that belongs to it."""
     from testbed.report import html
 
     path = html.make(outcome.folder)
@@ -115,7 +117,7 @@ MOST_EVES = 6
 def _eves(secrecy: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    table = Table(title="who could know this key (the most able first; all in the report)", title_justify="left")
+    table = Table(title="who could know this key (the most able Eve first; the report lists all)", title_justify="left")
     for heading in ("Eve", "she knows", "guesses", "key left"):
         table.add_column(heading, justify="right" if heading in ("guesses", "key left") else "left")
     for row in secrecy["eves"][:MOST_EVES]:
@@ -135,7 +137,7 @@ def _show(outcome: Any, report_path: Path) -> None:
 
     rejected = ", ".join(f"{n} {why}" for why, n in s["pairs_rejected"].items()) or "none"
     out.print(
-        f"[bold]{s['keys_verified']} verified keys, {s['key_bits']} bits[/bold]"
+        f"[bold]{counted(s['keys_verified'], 'verified key')}, {counted(s['key_bits'], 'bit')}[/bold]"
         f" (mismatched: {figure(s['keys_mismatched'])}; recovered by Eve: {figure(s['eve_keys_recovered'])})"
     )
     out.print(

@@ -247,7 +247,7 @@ class Crew:
     def _last_words(self, name: str) -> str:
         path = self._logs / f"{name}.log"
         lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-        return f"{lines[-1]} (log: {path})" if lines else f"nothing was logged ({path})"
+        return f"{lines[-1]} (log: {path})" if lines else f"its log is empty ({path})"
 
     def stop(self) -> None:
         """Wait for goodbyes, then terminate, then kill: each step bounded."""
@@ -361,7 +361,7 @@ def run(
                 node = coordinator.state.nodes.get(name)
                 joined = node is not None and node.incarnation != ""
                 again = joined and not coordinator.is_ending and crew.restart_node(name, endpoint, world)
-                out.append(ProcessEnded(name, detail + ("; it is started again" if again else ""), is_final=not again))
+                out.append(ProcessEnded(name, detail + ("; it is restarted" if again else ""), is_final=not again))
             return out
 
         return coordinator.run(world, ended, progress, lambda: _collect_iq(lab, coordinator.run_name, folder))

@@ -20,6 +20,7 @@ import numpy as np
 
 from testbed.core.errors import InputError
 from testbed.core.types import C64, F64, SurfacePattern
+from testbed.core.words import plainly
 from testbed.records import files, reader
 from testbed.records.documents import Start, encode
 from testbed.records.journal import Grown, JournalTail
@@ -32,6 +33,8 @@ LEAST_WINDOW = 8
 SCATTER = 64
 """Latest values shown in the complex plane."""
 EVENTS = 100
+MAX_TEXT = 300
+"""Letters of an event that are shown."""
 _QUIET = ("key_digests", "randomness")
 """Events that tell a person nothing while the run goes."""
 
@@ -132,7 +135,7 @@ class Feed:
         for kind, document in [*told, *events, *blocks]:
             self._document(kind, json.loads(encode(document)))
         if not self.rounds:
-            for row in _rows(run):
+            for row in probe_rows(run):
                 self._probe(*row)
             table = run.rounds
             for i in range(table.rounds.size):
@@ -174,7 +177,9 @@ class Feed:
             state = {"joined": "here", "configured": "ready", "lost": "lost", "left": "left"}.get(kind, "")
             self.nodes[str(node)] = state or self.nodes.get(str(node), "")
         if kind not in _QUIET:
-            self.events.append({"n": self.event_count, "time": body["time"], "kind": kind, "text": words(kind, data)})
+            self.events.append(
+                {"n": self.event_count, "time": body["time"], "kind": kind, "text": plainly(data)[:MAX_TEXT]}
+            )
 
     def _probe(
         self, round: int, link: str, snr_db: float | None, cfo_hz: float | None, surface: str,
@@ -378,23 +383,6 @@ def joined(a: dict[str, Any], b: dict[str, Any] | None = None) -> dict[str, Any]
     return out
 
 
-def words(kind: str, data: dict[str, Any]) -> str:
-    """Return an event's data as a person reads it: names and plain values, no nested tables."""
-    parts = []
-    for key, value in data.items():
-        if isinstance(value, dict):
-            told = ", ".join(f"{k} {_plain(v)}" for k, v in value.items() if not isinstance(v, (dict, list)))
-            value = told or f"{len(value)} values"
-        elif isinstance(value, list):
-            value = ", ".join(map(str, value[:8])) + (" …" if len(value) > 8 else "")
-        parts.append(f"{key}: {_plain(value)}" if key not in ("node", "detail", "text") else _plain(value))
-    return "; ".join(part for part in parts if part)[:300]
-
-
-def _plain(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
 def _pearson(levels: dict[tuple[str, int], F64], a: str, b: str) -> float | None:
     rounds = sorted({r for link, r in levels if link == a} & {r for link, r in levels if link == b})
     if len(rounds) < 3:
@@ -405,8 +393,8 @@ def _pearson(levels: dict[tuple[str, int], F64], a: str, b: str) -> float | None
     return float(np.corrcoef(x, y)[0, 1])
 
 
-def _rows(run: RecordedRun) -> Iterator[tuple[Any, ...]]:
-    """Return a closed run's probes as the journal has them, in the order of rounds."""
+def probe_rows(run: RecordedRun) -> Iterator[tuple[Any, ...]]:
+    """Yield a closed run's probes as `Grown.probes` has them, by ascending round; CSI that is NaN stands as it is."""
     names = list(run.links)
     sizes = [run.links[name].rounds.size for name in names]
     if not names:

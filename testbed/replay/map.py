@@ -26,6 +26,8 @@ Axis = Literal["probe", "rx", "tx", "subcarrier", "part"]
 Quantity = Literal["csi", "amplitude", "power", "rssi_db"]
 LOWEST_DB, HIGHEST_DB = -300.0, 300.0
 CUT = "mapped"
+MOST_BLOCK = 4000
+"""Probes of a block where no chain file says how many, if there are as many: more take minutes to judge."""
 _USUAL: dict[int, tuple[Axis, ...]] = {
     1: ("probe",),
     2: ("probe", "subcarrier"),
@@ -258,7 +260,7 @@ class _Reader:
             other = _numbers(file.get(second), f"{where}: array {second!r}")
             if other.shape != main.shape:
                 raise InputError(f"{where}: array {second!r} of shape {other.shape}; accepted: {main.shape}")
-        if end.imag is not None:
+        if end.imag is not None and other is not None:
             return np.asarray(main + 1j * other)
         amplitude = _amplitude(main, quantity, f"{where}: array {end.array!r}")
         if other is None:
@@ -356,15 +358,14 @@ def _recording(
         h = np.where((rows >= 0)[:, None, None, None], m.h[rows], np.complex64(np.nan))[..., used]
         return CsiSeries(h.astype(np.complex64), np.arange(n, dtype=np.int64), subcarrier_hz)
 
+    def heard(name: str, link: str, end: Measured, own: I64) -> CsiSeries | None:
+        """Return what an Eve has of one transmitter, held against the end that heard the same transmission."""
+        eve = everybody.get(f"eve.{name}.{link}")
+        return None if eve is None else series(eve, _rows(plan, eve, end, own, way))
+
     links = {
-        name: EveLinks(
-            **{
-                link: series(everybody[f"eve.{name}.{link}"], rows) if link in heard else None
-                for link, end, own in (("from_alice", b, pairs.bob), ("from_bob", a, pairs.alice))
-                for rows in [_rows(plan, everybody.get(f"eve.{name}.{link}"), end, own, way)]
-            }
-        )
-        for name, heard in eves.items()
+        name: EveLinks(heard(name, "from_alice", b, pairs.bob), heard(name, "from_bob", a, pairs.alice))
+        for name in eves
     }
     assumed = tuple(name for name in links if plan.eve[name].assumed)
     cut = Cut(
@@ -376,7 +377,7 @@ def _recording(
         chain=ChainPlan(enhance_options={"step": 1}, quantize_options={"bits": 1, "guard": 0.3})
         if plan.quantity != "csi"
         else ChainPlan(),
-        accounting=Accounting(block_rounds=n),
+        accounting=Accounting(block_rounds=min(n, MOST_BLOCK)),
         eves=links,
         assumed=assumed,
         assumption=plan.assumption
@@ -405,12 +406,12 @@ def _same_subcarriers(everybody: Mapping[str, Measured], where: str) -> None:
 
 
 def _way(plan: MapFile, everybody: Mapping[str, Measured], where: str) -> str:
-    have = {
+    have: dict[str, list[str]] = {
         "index": [name for name, m in everybody.items() if m.index is None],
         "time": [name for name, m in everybody.items() if m.time_s is None],
         "order": [],
     }
-    way = plan.pair_by or next(w for w, lacking in have.items() if not lacking)
+    way: str = plan.pair_by or next(w for w, lacking in have.items() if not lacking)
     if have[way]:
         raise InputError(f"{where}: pair_by = {way!r}, but [{have[way][0]}] has no {way}; accepted: one at every end")
     sizes = {name: len(m.h) for name, m in everybody.items()}
@@ -442,9 +443,9 @@ def _pairs(plan: MapFile, alice: Measured, bob: Measured, way: str, where: str) 
     return pairing.Pairs(rows, rows, {})
 
 
-def _rows(plan: MapFile, eve: Measured | None, end: Measured, own: I64, way: str) -> I64:
-    """Return Eve's row of each pair, −1 where she has none: she is held against who heard the same transmission."""
-    if eve is None or way == "order":
+def _rows(plan: MapFile, eve: Measured, end: Measured, own: I64, way: str) -> I64:
+    """Return Eve's row of each pair, −1 where she has none."""
+    if way == "order":
         return own
     if way == "index":
         assert eve.index is not None

@@ -81,7 +81,7 @@ def _four_axes(csi: Array) -> Array:
 def _subcarriers(kind: str, n: int) -> F64 | None:
     if kind == "intel" and n == len(_INTEL_20_MHZ):
         return np.asarray(_INTEL_20_MHZ, dtype=np.float64) * _SPACING_HZ
-    if kind == "nexmon":
+    if kind == "nexmon" or (kind == "esp32" and n == _LLTF):
         return np.asarray((np.arange(n) - n // 2) * _SPACING_HZ, dtype=np.float64)
     return None
 
@@ -122,8 +122,7 @@ def _esp32(path: Path) -> Capture:
     if csi.shape[1] == _LLTF:
         csi = np.fft.fftshift(csi, axes=1)
     columns = {name: column([row[i] for row in kept]) for i, name in enumerate(names[:-1])}
-    axis = (np.arange(_LLTF) - _LLTF // 2) * _SPACING_HZ if csi.shape[1] == _LLTF else None
-    return Capture(path, {"csi": _four_axes(csi), **columns}, axis)
+    return Capture(path, {"csi": _four_axes(csi), **columns}, _subcarriers("esp32", csi.shape[1]))
 
 
 def _bytes_of(cell: str) -> Array:

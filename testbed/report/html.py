@@ -8,6 +8,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from testbed.core.words import counted
 from testbed.records import files, reader, sound
 from testbed.report.pieces import figure, missing, number, percent
 from testbed.report.section import sections_of
@@ -55,7 +56,7 @@ def _head(v: View, title: str) -> str:
     lab = run.start.lab.get("name")
     out.append(f"{escape(run.start.time[:19].replace('T', ' '))} UTC")
     out.append(f" · lab <code>{escape(str(lab))}</code>" if lab else "")
-    out.append(f" · mode {escape(str(run.start.experiment.get('mode', 'not told')))}</p>")
+    out.append(f" · mode {escape(str(run.start.experiment.get('mode', 'not recorded')))}</p>")
     if run.stop is not None and run.stop.reason:
         out.append(f'<p class="alarm">{escape(run.stop.reason)}</p>')
     if run.state == "killed":
@@ -73,10 +74,14 @@ def _head(v: View, title: str) -> str:
     n_rejected = None if rejected is None else sum(rejected.values())
     rate = s.get("key_rate_bps")
     tiles = [
-        ("key bits", number(s.get("key_bits")), f"{number(s.get('keys_verified'))} keys verified"),
+        (
+            "key bits",
+            number(s.get("key_bits")),
+            _verified(s.get("keys_verified")),
+        ),
         ("keys that differ", number(s.get("keys_mismatched")), "must be 0"),
         ("raw disagreement", percent(s.get("kdr_raw")), "Alice – Bob, before reconciliation"),
-        ("Eve’s disagreement", percent(s.get("kdr_eve")), "50 % is a coin toss"),
+        ("Eve’s disagreement", percent(s.get("kdr_eve")), "50 % is chance"),
         ("CSI correlation A–B", figure(s.get("csi_correlation_ab")), _detrended(v)),
         ("CSI correlation A–E", figure(s.get("csi_correlation_ae")), ""),
         ("pairs kept", number(s.get("pairs_kept")), f"{number(n_rejected)} rejected"),
@@ -96,6 +101,10 @@ def _head(v: View, title: str) -> str:
     return "".join(out)
 
 
+def _verified(keys: int | None) -> str:
+    return "not counted" if keys is None else f"{counted(keys, 'key')} verified"
+
+
 def _detrended(v: View) -> str:
     value = v.summary.get("csi_correlation_ab_detrended")
     return "" if value is None else f"{figure(value)} detrended"
@@ -105,7 +114,7 @@ def _verdict(v: View) -> str:
     s = v.summary
     key_bits, verified = s.get("key_bits"), s.get("keys_verified")
     if key_bits is None:
-        return "How much key came out was not recorded."
+        return "The number of key bits was not recorded."
     if key_bits == 0:
         reasons = sorted({k.failure for b in v.run.blocks for k in b.key.values() if k.failure})
         reasons += sorted({a.failure for b in v.run.blocks for a in b.agree.values() if a.failure})
@@ -115,7 +124,7 @@ def _verdict(v: View) -> str:
     keys = f"{verified} verified key{'' if verified == 1 else 's'}"
     measured = s.get("kdr_eve")
     eve = (
-        "Eve was not measured; the length goes by an assumed one."
+        "Eve was not measured; the key length is that against an assumed Eve."
         if measured is None
         else f"Eve’s best guess of a raw bit was wrong {percent(measured)} of the time."
     )

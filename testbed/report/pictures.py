@@ -73,10 +73,14 @@ class LinkPicture:
 
 
 class Pictures:
-    """Draws for one page: keeps the identifiers of its SVGs apart."""
+    """Draws for one page: keeps the identifiers of its SVGs apart.
 
-    def __init__(self) -> None:
+    `rounds` and `t0_s` (round,), ascending: when each round began, for a second axis in seconds; None: rounds only.
+    """
+
+    def __init__(self, rounds: I64 | None = None, t0_s: F64 | None = None) -> None:
         self._number = count(1)
+        self._clock = _clock(rounds, t0_s)
 
     def heat_maps(self, links: Sequence[LinkPicture], subcarrier_hz: F64, alt: str) -> str:
         """CSI magnitude over rounds and frequency, a row a link, all on one colour scale."""
@@ -109,7 +113,7 @@ class Pictures:
                 )
                 ax.set_title(link.title, color=ROLES.get(link.role, INK), fontweight="bold")
                 ax.set_ylabel("MHz")
-            axes[-1].set_xlabel("round")
+            self._time_axis(axes[-1], -0.5)
             bar = fig.colorbar(image, ax=list(axes), fraction=0.02, pad=0.015, aspect=25 * len(shown) / 2)
             bar.set_label("|h| relative to the link's median, dB")
             bar.outline.set_linewidth(0)
@@ -151,11 +155,30 @@ class Pictures:
                 for ax, values in ((top, link.snr_db), (bottom, link.cfo_hz / 1e3)):
                     ax.plot(x, np.where(there, values[column], np.nan), label=link.title, **style)
             top.set_ylabel("SNR, dB")
-            bottom.set(ylabel="CFO, kHz", xlabel="round", xlim=(first - 0.5, last + 0.5))
+            bottom.set(ylabel="CFO, kHz", xlim=(first - 0.5, last + 0.5))
+            self._time_axis(bottom, -0.38)
             for ax in (top, bottom):
                 ax.grid(True, axis="y")
             top.legend(ncols=4, loc="lower left", bbox_to_anchor=(-0.01, 1.0), handlelength=1.6, columnspacing=1.4)
             return self._inline(fig, alt)
+
+    def _time_axis(self, ax: Any, below: float) -> None:
+        """Name an axis of rounds and, where it is known when they began, give it seconds on a second line."""
+        ax.set_xlabel("round")
+        if self._clock is None:
+            return
+        rounds, seconds = self._clock
+
+        def through(x: Any, of: F64, to: F64) -> Any:
+            x = np.asarray(x, dtype=np.float64)  # matplotlib asks beyond the ends, where interp alone would stand still
+            slope = (to[-1] - to[0]) / (of[-1] - of[0])
+            outside = np.where(x < of[0], to[0] + (x - of[0]) * slope, to[-1] + (x - of[-1]) * slope)
+            return np.where((x < of[0]) | (x > of[-1]), outside, np.interp(x, of, to))
+
+        time = ax.secondary_xaxis(
+            below, functions=(lambda x: through(x, rounds, seconds), lambda x: through(x, seconds, rounds))
+        )
+        time.set_xlabel("time since the first round, s")
 
     def disagreement(self, blocks: Sequence[int], stages: dict[str, tuple[str, list[float | None]]], alt: str) -> str:
         """Share of differing bits a block: stage → (colour, one value a block, None where unknown)."""
@@ -315,6 +338,17 @@ def decimated(links: Sequence[LinkPicture]) -> bool:
     """Whether a picture of these links leaves rounds out."""
     first, last = _span(links)
     return last - first + 1 > MAX_COLUMNS
+
+
+def _clock(rounds: I64 | None, t0_s: F64 | None) -> tuple[F64, F64] | None:
+    """Return rounds and seconds since the first, both strictly ascending; None where they do not tell a time."""
+    if rounds is None or t0_s is None:
+        return None
+    known = np.isfinite(t0_s)
+    x, t = rounds[known].astype(np.float64), t0_s[known]
+    if x.size < 2 or (np.diff(x) <= 0).any() or (np.diff(t) <= 0).any():
+        return None
+    return x, t - t[0]
 
 
 def _span(links: Sequence[LinkPicture]) -> tuple[int, int]:

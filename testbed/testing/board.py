@@ -63,7 +63,7 @@ class BoardSuite(Suite):
                 SurfacePattern(wanted.levels.ravel(), board.phase_bits),
                 SurfacePattern(too_high, board.phase_bits),
                 SurfacePattern(wanted.levels.astype(int), board.phase_bits),
-                SurfacePattern(np.asarray(wanted.levels + 0.5, np.float64), board.phase_bits),  # type: ignore[arg-type]
+                SurfacePattern(np.asarray(wanted.levels + 0.5, np.float64), board.phase_bits),
                 SurfacePattern(wanted.levels, board.phase_bits + 1),
             ]
             for bad in wrong:

@@ -257,9 +257,9 @@ def test_a_relay_gets_no_two_keys_and_nobody_hangs(name: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", PLANS)
 def test_thousands_of_manipulations(name: str) -> None:
-    found = meddle(name, range(100, 500 if name == "multilevel" else 2100))
+    found = meddle(name, range(100, 200 if name == "multilevel" else 2100))
     print(f"\n{name}: {dict(found)}")
-    assert found["no key"] > 200
+    assert found["no key"] > 40
 
 
 def replacing(changes: dict[str, Callable[[PublicMessage], PublicMessage]]) -> Relay:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def find() -> str:

@@ -103,7 +103,7 @@ def test_a_run_is_watched_in_a_browser_and_stopped_from_it(live_run: Any, tmp_pa
         browser.value("setTimeout(() => ask('stop'), 0)")
         browser.wait("document.getElementById('state').textContent.startsWith('over') || state.last.state === 'closed'")
         assert browser.errors == []
-    assert process.wait(120) == 130
+    assert process.wait(200) == 130
 
 
 def test_neither_a_browser_that_never_reads_nor_a_stranger_reaches_the_run(live_run: Any) -> None:
@@ -134,7 +134,7 @@ def test_neither_a_browser_that_never_reads_nor_a_stranger_reaches_the_run(live_
     assert answer(url + "control/halt") == 405
     assert process.poll() is None
     assert answer(url + "control/halt", "POST", x_token=token) == 200
-    assert process.wait(120) == 130
+    assert process.wait(200) == 130
 
 
 def test_a_run_that_is_over_has_a_page_too_and_nobody_to_ask(tmp_path: Path) -> None:

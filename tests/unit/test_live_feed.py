@@ -183,9 +183,3 @@ def test_the_terminals_table_and_a_spectrum_in_blocks(tmp_path: Path) -> None:
     assert all(link in text for link in LINKS)
     assert watch.spark([0.0, 10.0, 20.0]) == "▁▄█ 0…20"
     w.close(documents.stop("ok"), {})
-
-
-def test_events_are_told_in_words() -> None:
-    told = module.words("joined", {"node": "bob", "identity": {"driver": "sim", "clock_ppm": 1.23456789, "more": {}}})
-    assert told == "bob; identity: driver sim, clock_ppm 1.23457"
-    assert module.words("ready", {"nodes": ["alice", "bob"]}) == "nodes: alice, bob"

@@ -314,7 +314,7 @@ def test_who_could_know_the_key_is_told_by_eve(tmp_path: Path) -> None:
             {"n_rounds": 0, "n_blocks": 0},
             "aborted",
             None,
-            ["No probe was received", "No round was finished", "without a summary"],
+            ["No node received a probe", "No round was finished", "without a summary"],
         ),
         ({"n_rounds": 1, "n_blocks": 1}, "ok", {}, []),
         (
@@ -353,7 +353,7 @@ def test_a_live_a_killed_and_a_recovered_run(tmp_path: Path) -> None:
     page, text = rendered(tmp_path)
     assert "killed, not recovered" in text
     assert n_pictures(page) == 3
-    assert "killed before it summed up" in text
+    assert "killed before it wrote its summary" in text
     assert "no_preamble" in text
     writer.recover(tmp_path, lambda run: summary())
     _, text = rendered(tmp_path)
@@ -475,7 +475,7 @@ def test_a_training_is_told_where_there_was_one(tmp_path: Path) -> None:
         "1 × untrainable (&lt;few&gt;)",
     ):  # fmt: skip
         assert quoted in section, quoted
-    assert "What the enhancer learnt from" in text
+    assert "Training of the enhancer" in text
     build(tmp_path / "plain").close(documents.stop("ok"), summary())
     assert 'id="training"' not in rendered(tmp_path / "plain")[0]
 

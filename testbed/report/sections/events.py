@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
-from testbed.report.pieces import MAX_ROWS, Code, missing, table
+from testbed.core.words import plainly
+from testbed.report.pieces import MAX_ROWS, missing, table
 from testbed.report.section import Section
 from testbed.report.view import View
 
@@ -19,7 +18,7 @@ class Events(Section):
     def html(self, v: View) -> str:
         events = v.run.events
         if not events:
-            return missing("None was recorded.")
-        rows = [(e.time[11:23], e.kind, Code(json.dumps(e.data, ensure_ascii=False))) for e in events[-MAX_ROWS:]]
+            return missing("No event was recorded.")
+        rows = [(e.time[11:23], e.kind, plainly(e.data)) for e in events[-MAX_ROWS:]]
         note = f'<p class="note">The last {MAX_ROWS} of {len(events):,}.</p>' if len(events) > MAX_ROWS else ""
         return note + table(("UTC", "what", "details"), rows)

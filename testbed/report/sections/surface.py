@@ -6,6 +6,7 @@ from html import escape
 
 import numpy as np
 
+from testbed.core.words import counted
 from testbed.report import pictures
 from testbed.report.pieces import missing
 from testbed.report.section import Section
@@ -35,7 +36,7 @@ def _adversary(v: View) -> str:
     )
     return (
         f'<p class="alarm">The simulated scene holds an adversary’s surface of {attacker["rows"]} × '
-        f"{attacker['columns']} elements, which {does}. Nobody in the run is told of it; see the health check "
+        f"{attacker['columns']} elements, which {does}. No node of the run knows of it; see the health check "
         "<code>reciprocity</code>.</p>"
     )
 
@@ -47,15 +48,16 @@ def _patterns(v: View) -> str:
         if v.run.node("ris") is None and policy in (None, "none"):
             return missing("No surface took part in this run.")
         if policy == "none":
-            return missing("The surface was left alone: the experiment’s policy is “none”.")
-        return missing("No pattern was acknowledged by the surface.")
+            return missing("The surface kept its pattern: the experiment’s policy is “none”.")
+        return missing("The surface acknowledged no pattern.")
     images = []
     for i, (digest, pattern) in enumerate(list(patterns.items())[:MAX_PATTERNS]):
         n_rows, n_columns = pattern.levels.shape
         alt = f"Surface pattern {digest}: {n_rows} by {n_columns} elements of {pattern.phase_bits} bits"
         n = int(np.count_nonzero(v.run.rounds.surface == digest))
         images.append(
-            f"<div>{pictures.pattern_image(pattern, alt)}<code>{escape(digest[:12])}</code><br>{n} rounds</div>"
+            f"<div>{pictures.pattern_image(pattern, alt)}<code>{escape(digest[:12])}</code>"
+            f"<br>{counted(n, 'round')}</div>"
         )
         if i == 0:
             depth = "1 bit" if pattern.phase_bits == 1 else f"{pattern.phase_bits} bits"

@@ -1,0 +1,35 @@
+"""Numbers and plain data in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """Return "1 block", "2 blocks", "1,000 blocks"; `plural` where an s does not make it."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def plainly(data: Mapping[str, Any]) -> str:
+    """Return the data of an event as a person reads it, "bob; accepted: carrier_hz 5.8e+09", not as a program does.
+
+    Node and detail stand without their names; tables inside tables are told by their keys and values, in brackets.
+    """
+    parts = []
+    for key, value in data.items():
+        text = _plain(value)
+        if text:
+            parts.append(text if key in ("node", "detail", "text") else f"{key}: {text}")
+    return "; ".join(parts)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inner = ((k, f"({_plain(v)})" if isinstance(v, Mapping) else _plain(v)) for k, v in value.items())
+        return ", ".join(f"{k} {text}" for k, text in inner if text)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
