@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import typer
 
+from testbed.core.words import counted
+
 if TYPE_CHECKING:
-    from testbed.core.words import counted
-from testbed.coordinator.server import Progress
+    from testbed.coordinator.server import Progress
 
 
 def print_json(value: Any) -> None:
