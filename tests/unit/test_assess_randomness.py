@@ -126,7 +126,13 @@ def test_one_failure_among_many_templates_is_chance() -> None:
         return next(x for x in r.table({"alpha": 0.01, "tests": rows}) if x[0] == "non_overlapping_template")
 
     # one sequence passes or not: a ratio of 0 beside "ok" would say that all went wrong
-    assert line([0.5] * 147 + [0.005])[1:] == ("147/148", "–", "0.005000", "ok", "worst: 147; 5 may fail by chance")
+    assert line([0.5] * 147 + [0.005])[1:] == (
+        "147/148",
+        "–",
+        "0.005000",
+        "ok",
+        "worst: 147; up to 5 failures are expected by chance",
+    )
     assert line([0.5] * 148, 2)[2:] == ("1.0000", "0.500000", "ok", "worst: 0")
     assert line([0.5] * 143 + [0.005] * 5)[4] == "ok"
     assert line([0.5] * 142 + [0.005] * 6)[4] == "look"

@@ -70,7 +70,8 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path, monkeypatch: Any, c
     assert said(monkeypatch, capsys, "compare", str(whole))[0] == 2
     status, _, err = said(monkeypatch, capsys, "compare", str(whole), str(empty))
     assert status == 2
-    assert err == f"testbed: {empty}: has no summary yet; accepted: a run that is over, or testbed report {empty}\n"
+    accepted = f"a run that has ended (`testbed report {empty}` closes a killed one)"
+    assert err == f"testbed: {empty}: has no summary yet; accepted: {accepted}\n"
     assert said(monkeypatch, capsys, "compare", str(whole), str(tmp_path / "none"))[0] == 2
 
 

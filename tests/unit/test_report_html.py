@@ -308,7 +308,7 @@ def test_who_could_know_the_key_is_told_by_eve(tmp_path: Path) -> None:
             {"n_blocks": 0, "n_rounds": 30},
             "failed",
             {"key_bits": 0, "raw_bits": 0},
-            ["No key. No block was complete", "28 rounds were kept, a block takes 200", "bob: lost"],
+            ["No key. No block was complete", "28 rounds were kept, and a block takes 200", "bob: lost"],
         ),
         (
             {"n_rounds": 0, "n_blocks": 0},
@@ -469,8 +469,8 @@ def test_a_training_is_told_where_there_was_one(tmp_path: Path) -> None:
     page, text = rendered(tmp_path / "trained")
     section = page.split('id="training"')[1].split("</section>")[0]
     for quoted in (
-        "crcnet (align = True, filters = 4)", "800 rounds", "410 kB", "20 more rounds", "632 pairs, judged on 160",
-        "37 kept of 52, at most 100", "0.0123, untrained 0.25", "0.0421 on the later pairs, 0.31 without",
+        "crcnet (align = True, filters = 4)", "800 rounds", "410 kB", "20 further rounds", "632 pairs, validated on 160",
+        "epoch 37 of 52 was best; at most 100", "0.0123 after training, 0.25 before", "0.0421 on the later pairs, 0.31 without",
         "a1a1a1a1a1a1a1a1…", "b2b2b2b2b2b2b2b2…", "0123456789abcdef", "models/run-1.npz", "2, of which 1 failed",
         "1 × untrainable (&lt;few&gt;)",
     ):  # fmt: skip

@@ -50,7 +50,7 @@ def gain_steps(alice_db: F64, bob_db: F64) -> Verdict:
     at = found[0]
     row = int(rows[at + window])
     detail = (
-        f"The gain of one end stepped {len(found)} time(s); the largest step is {abs(step[at]):.1f} dB at probe {row} "
+        f"The gain of one end stepped {len(found)} time(s); the largest step is {abs(step[at]):.1f} dB at probe {row}, "
         f"at {_stepping_end(alice_db[rows], bob_db[rows], at, window)}. Switch automatic gain control off, or discard "
         "these probes."
     )
