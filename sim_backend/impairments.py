@@ -7,7 +7,7 @@ never on the order in which processes asked for it.
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import numpy as np
 from msgspec import Meta, Struct
@@ -266,7 +266,16 @@ def _echoed(samples: C64, echoes: list[complex]) -> C64:
     return out
 
 
-def device_clock(name: str, options: RadioOptions, seed: int) -> DeviceClock:
+class Crystal(Protocol):
+    """What a radio's options say of its clock; None: drawn."""
+
+    @property
+    def clock_ppm(self) -> float | None: ...
+    @property
+    def clock_offset_s(self) -> float | None: ...
+
+
+def device_clock(name: str, options: Crystal, seed: int) -> DeviceClock:
     """Return the radio's clock, drawn where the options leave it open."""
     rng = generator(seed, name, "clock")
     ppm, offset_s = float(rng.uniform(-2, 2)), float(rng.uniform(-1e-3, 1e-3))

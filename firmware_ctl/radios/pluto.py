@@ -104,7 +104,8 @@ class Pluto(Radio):
         self._tx_buffer: Any = None
         self._may_radiate = False
         """Its transmitter is on, or was left in a state that nobody knows."""
-        self._ranges: dict[str, tuple[float, float]] = {}
+        self._ranges: dict[str, Any] = {}
+        """Fields of the capabilities that the device states once it is open."""
         self._bandwidth_hz = {"rx": (200e3, 20e6), "tx": (200e3, 20e6)}
         """Of the analogue filters."""
         self._identity: dict[str, Any] = {}

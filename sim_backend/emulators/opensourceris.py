@@ -221,10 +221,10 @@ class EmulatedOpenSourceRis(Emulator):
         return self._boot(now_s)
 
     def _set_pattern(self, bits: bytes, fault: str) -> bytes:
-        levels = np.unpackbits(np.frombuffer(bits, np.uint8))
+        flat = np.unpackbits(np.frombuffer(bits, np.uint8))
         if fault == "bit_order":
-            levels = levels[::-1]
-        levels = levels.reshape(16, 16).copy()
+            flat = flat[::-1]
+        levels = flat.reshape(16, 16).copy()
         if fault == "early":
             self._timers = [t for t in self._timers if t.is_alive()]
             self._timers.append(threading.Timer(0.01, self._latch, (levels,)))

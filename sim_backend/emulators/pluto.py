@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -467,7 +468,7 @@ class EmulatedPluto(Emulator):
                 self.registers[ADC].raise_flag(OVERFLOW)
             if self.tree.values[_LOOPBACK] == "2":
                 back = np.ascontiguousarray(heard)
-                self._on("tx", lambda sender, back=back: self._queue(sender, back))
+                self._on("tx", partial(self._queue, samples=back))
             if block.filled + len(samples) == n_samples:
                 self._measure(energy / n_samples)
             block.add(samples)

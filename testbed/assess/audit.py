@@ -1,9 +1,9 @@
-"""Audit after a run: could somebody predict a key who knows what only became known later?
+"""Audit after a run: could an Eve predict a key with what became known only after its length was decided?
 
-While a run goes on, a key is sized against what is known until then. Afterwards everything is on record: Eve's signals
-of later rounds, later blocks in full, other runs of the same lab. The same portfolio is judged on all of it. A key is
-exposed where less is left of its string than the key is long, by the best Eve's own success rate (not its confidence
-limit, so that an audit without news never exposes a key that was granted).
+During a run, a key's length is decided with what is known until then. Afterwards the record holds more: Eve's signals
+of later rounds, later blocks in full, other runs of the same lab. The audit judges the same portfolio on all of it. A
+key is exposed where the best Eve leaves fewer bits of its string than the key has. The audit goes by her success rate
+and not by its confidence limit, so that it never exposes a granted key unless something new is known.
 
 Needs a run of experiment mode: CSI of Alice and Bob. Alice's string is made again from her CSI by the run's own chain,
 and only counted where it is the recorded one.
@@ -48,14 +48,14 @@ class Audited:
     """The best Eve."""
     guess_probability: float
     left_bits: int
-    """What she leaves of the string, less what was said of it in public."""
+    """Bits of the string that she cannot predict, less the bits that were leaked about it in public."""
     exposed: bool
-    """Never said of a what-if: only what is on record exposes a key."""
+    """Always False under a what-if assumption: only what is on record exposes a key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unaudited:
-    """A key that could not be looked at, and why."""
+    """A key that could not be audited, and why."""
 
     run: str
     block: int
@@ -73,7 +73,7 @@ def audit(run: RecordedRun, others: Sequence[RecordedRun] = (), what_if: bool = 
     experiment, alice, bob = _recorded(run)
     chain = KeyChain(experiment.chain, experiment.accounting)
     if isinstance(chain.enhance, TrainableEnhancer):
-        why = "its enhancer was trained, and models are not in records"
+        why = "its enhancer was trained, and the record does not hold the model"
         return [Unaudited(run.folder.name, b.block, why) for b in run.blocks if key_bits(b)]
     again = {b.block: _again(chain, b, alice, bob, experiment.seed) for b in run.blocks if b.rounds}
     elsewhere = [(other.folder.name, chain.features(_recorded(other)[1], "alice")) for other in others]
@@ -83,7 +83,13 @@ def audit(run: RecordedRun, others: Sequence[RecordedRun] = (), what_if: bool = 
             continue
         agreed = again.get(block.block)
         if agreed is None or agreed.raw is None or not _same_string(run, block, agreed):
-            out.append(Unaudited(run.folder.name, block.block, "the string cannot be made again from the record"))
+            out.append(
+                Unaudited(
+                    run.folder.name,
+                    block.block,
+                    "the recorded CSI does not reproduce the string that the key was made of",
+                )
+            )
             continue
         known = _knowledge(run, chain, again, block.block, elsewhere)
         is_secret = experiment.surface.is_secret  # public patterns are on record, and no what-if

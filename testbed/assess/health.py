@@ -74,4 +74,4 @@ def _asked(name: str, cls: type[HealthCheck], measured: Measured) -> list[Verdic
     try:
         return cls().verdicts(measured)
     except Exception as exc:  # a third party's, on data that it was not made for
-        return [Verdict(name, False, f"This health check failed itself: {type(exc).__name__}: {exc}.")]
+        return [Verdict(name, False, f"This health check could not be computed: {type(exc).__name__}: {exc}.")]

@@ -5,6 +5,7 @@ The tests themselves are in `sp800_22`. A test that the sequences are too short 
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping
 from math import floor, sqrt
@@ -78,7 +79,9 @@ def assess(bits: U8, alpha: float = ALPHA) -> dict[str, Any]:
             rows.append(_unmeasured(test, test, f"needs {least} bits a sequence"))
         for statistic in (s for s in found if sp800_22.family(s) == test):
             if statistic not in combined:
-                rows.append(_unmeasured(test, statistic, "too few cycles between zeros of the sum in every sequence"))
+                rows.append(
+                    _unmeasured(test, statistic, "the running sum of every sequence returns to zero too seldom")
+                )
                 continue
             counted = int(np.count_nonzero(~np.isnan(found[statistic])))
             ratio, p = combined[statistic]["pass_ratio"], combined[statistic]["p_value"]
@@ -97,8 +100,8 @@ def _unmeasured(test: str, statistic: str, reason: str) -> dict[str, Any]:
 def table(assessed: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return the lines of the printed table, its heading first: one a test, its worst statistic where it has many.
 
-    Of many statistics some fail by chance: as many may as 4.2.1 allows of sequences, none with p < 0.0001. Of one
-    sequence there is no share that passes, only a p-value.
+    Where a test has many statistics, some fail by chance: as many may fail as 4.2.1 allows of sequences, and none may
+    have p < 0.0001. One sequence alone has a p-value and no share of passes.
     """
     lines: list[tuple[str, ...]] = [("test", "passed", "pass ratio", "p-value", "", "")]
     for test in sp800_22.LEAST_BITS:
@@ -114,7 +117,8 @@ def table(assessed: Mapping[str, Any]) -> list[tuple[str, ...]]:
         ok = ok and (len(run) == 1 or worst["p_value"] >= UNIFORM_ALPHA)
         note = f"worst: {worst['statistic'].removeprefix(test + '_')}" if len(run) > 1 else ""
         if ok and passed < len(run):
-            note += f"; {floor(len(run) * (1 - least_pass_ratio(len(run), assessed['alpha'])))} may fail by chance"
+            allowed = floor(len(run) * (1 - least_pass_ratio(len(run), assessed["alpha"])))
+            note += f"; up to {allowed} failures are expected by chance"
         ratio = f"{worst['pass_ratio']:.4f}" if worst["sequences"] > 1 else "–"
         figures = (ratio, f"{worst['p_value']:.6f}", "ok" if ok else "look", note)
         lines.append((test, f"{passed}/{len(run)}", *figures))
@@ -154,14 +158,14 @@ def load(path: Path, kind: str = "auto", bits_per_sequence: int | None = None) -
 
 
 def _parse(path: Path, kind: str) -> tuple[U8, str]:
-    content = path.read_bytes()
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     dense = b"".join(content.split())
     if kind == "auto":
         if dense and not dense.strip(b"01"):
             kind = "text"
         elif dense and not dense.strip(b"0123456789abcdefABCDEF"):
             kind = "hex"
-        elif dense and not dense.strip(bytes(range(0x21, 0x7F))):
+        elif _is_text(content):
             raise InputError(
                 f"{path}: printable text, but not of 0 and 1 (text) or hexadecimal digits (hex) alone; "
                 "accepted: one of these, or --format raw to test the text's bytes"
@@ -178,6 +182,25 @@ def _parse(path: Path, kind: str) -> tuple[U8, str]:
         return np.unpackbits(np.frombuffer(bytes.fromhex(dense.decode("ascii")), np.uint8)), kind
     except ValueError:
         raise InputError(f"{path}: not an even number of hexadecimal digits (--format hex)") from None
+
+
+_TEXT_SHARE = 0.9
+"""Share of printable bytes from which on a file is somebody's text; of random bytes it is 0.39."""
+_PRINTABLE = bytes(range(0x20, 0x7F)) + b"\t\r\n"
+
+
+def _is_text(content: bytes) -> bool:
+    """Return whether a file is text that somebody wrote, in whichever encoding: its bits are no key's."""
+    if not content:
+        return False
+    if len(content.translate(None, _PRINTABLE)) <= (1.0 - _TEXT_SHARE) * len(content):
+        return True
+    encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return all(c.isprintable() or c.isspace() for c in text)
 
 
 def _keys(folder: Path) -> U8:

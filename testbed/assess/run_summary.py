@@ -93,11 +93,11 @@ def _exposed(run: RecordedRun) -> int | str:
     if not keyed or (len(run.blocks) == 1 and run.links):
         return 0  # nothing is on record that was not known when the length was decided
     if len(run.blocks) > MOST_AUDITED:
-        return f"{len(run.blocks)} blocks were not audited: testbed audit {run.folder.name}"
+        return f"the run has {len(run.blocks)} blocks, which `testbed audit {run.folder.name}` audits"
     try:
         outcomes = audit.audit(run, what_if=False)
     except InputError:
-        return "private mode: nothing is on record that an audit could look at"
+        return "private mode: the record holds no CSI that an audit could use"
     reasons = sorted({o.reason for o in outcomes if isinstance(o, audit.Unaudited)})
     return reasons[0] if reasons else audit.exposed(outcomes)
 
@@ -170,17 +170,19 @@ def _attempts(run: RecordedRun) -> list[training.Attempt]:
 
 
 def _course(run: RecordedRun, experiment: Experiment) -> list[Verdict]:
-    """How the run itself went."""
+    """Say whether the run was completed, kept its interval and its nodes, and rejected few rounds."""
     out = []
     if run.stop is None or run.stop.exit_status != "ok":
         status = "killed" if run.stop is None else run.stop.exit_status
         out.append(
             Verdict(
-                "run_completed", False, f"The run ended as {status}: {(run.stop and run.stop.reason) or 'no word why'}."
+                "run_completed",
+                False,
+                f"The run ended as {status}: {(run.stop and run.stop.reason) or 'no reason was recorded'}.",
             )
         )
     else:
-        out.append(Verdict("run_completed", True, "The run went to its end."))
+        out.append(Verdict("run_completed", True, "All rounds of the run were driven."))
     lost = [
         f"{e.data['node']} ({e.data.get('detail') or e.data.get('why')})"
         for e in run.events
@@ -193,11 +195,12 @@ def _course(run: RecordedRun, experiment: Experiment) -> list[Verdict]:
     if gaps_s.size:
         wanted_s, got_s = experiment.probing.interval_s, float(np.median(gaps_s))
         kept_up = got_s <= 1.2 * wanted_s
-        detail = f"{got_s:.3g} s from round to round (median), {wanted_s:g} s asked for" + (
-            "." if kept_up else ": too slow."
+        detail = (
+            f"Rounds follow one another every {got_s:.3g} s (median); probing.interval_s asks for {wanted_s:g} s"
+            + ("." if kept_up else ", so the run was too slow.")
         )
         out.append(Verdict("interval_kept", kept_up, detail))
-    meant = run.rounds.reason != Reject.SOUNDING.value  # for a key: those that sounded the antennas were not
+    meant = run.rounds.reason != Reject.SOUNDING.value  # sounding rounds are not meant to give a key
     total = int(meant.sum())
     if total:
         share = 1.0 - float(run.rounds.kept[meant].mean())
@@ -205,7 +208,7 @@ def _course(run: RecordedRun, experiment: Experiment) -> list[Verdict]:
         named = ", ".join(f"{n} {reason}" for reason, n in counts.most_common())
         detail = f"{share:.1%} of {total} rounds were rejected" + (f": {named}." if named else ".")
         if total < meant.size:
-            detail += f" {meant.size - total} more sounded the antennas."
+            detail += f" {meant.size - total} further rounds were soundings, which give no key."
         out.append(Verdict("rounds_kept", share <= 0.1, detail))
     if experiment.mode == "experiment":
         out.append(

@@ -82,24 +82,24 @@ NOT_RECONCILIATION = ("quantize", "sacrifice", "verify", "verified", "amplify")
 """How the kinds of public messages begin whose leaked bits are not parities or syndromes."""
 
 _DEFAULT_REASONS = {
-    "wall_s": "the run did not say how long it took",
-    "rounds_per_s": "the run did not say how long it took",
+    "wall_s": "the run did not record how long it took",
+    "rounds_per_s": "the run did not record how long it took",
     "csi_correlation_ab": "no CSI of both Alice and Bob was recorded",
     "csi_correlation_ae": "Eve was not measured",
     "csi_correlation_ab_detrended": "no CSI of both Alice and Bob was recorded",
     "kdr_raw": "no block reached the comparison of raw bits",
     "kdr_eve": "Eve was not measured",
     "min_entropy_per_bit": "no block reached privacy amplification",
-    "secrecy": "no key's length was judged, or the nodes keep it to themselves (private mode)",
-    "reconciliation.efficiency": "no verified block with errors to correct",
-    "keys_mismatched": "the keys' digests of both sides were not compared",
-    "raw_rate_bps": "the source has no probing duration",
-    "key_rate_bps": "the source has no probing duration",
-    "probing_s": "the source has no probing duration",
+    "secrecy": "no key length was computed, or the nodes did not report how (private mode)",
+    "reconciliation.efficiency": "no verified block had errors to correct",
+    "keys_mismatched": "the key digests of the two sides were not compared",
+    "raw_rate_bps": "the source does not state how long the probing took",
+    "key_rate_bps": "the source does not state how long the probing took",
+    "probing_s": "the source does not state how long the probing took",
     "key_bits_per_round": "no round was run",
-    "randomness": "too few key bits for the tests",
-    "keys_exposed": "the keys were not audited after the run (testbed audit)",
-    "eve_keys_recovered": "Eve was not measured, or the keys' digests were not told",
+    "randomness": "the keys have too few bits for the tests",
+    "keys_exposed": "the keys were not audited after the run (testbed audit does it)",
+    "eve_keys_recovered": "Eve was not measured, or no key digests were reported",
 }
 
 
@@ -166,7 +166,8 @@ def _entropy_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:
     """Say where the min-entropy comes from."""
     if any(b.alice_key is not None and b.alice_key.entropy == "modelled" for b in blocks):
         detail = (
-            "Key lengths go by the log-loss of the best Eve, which assumes labels independent given what she knows."
+            "Key lengths follow from the log-loss of the best Eve; this rule assumes that, given what she knows, "
+            "labels are independent."
         )
         return [Verdict("min_entropy_model", True, detail)]
     return []
@@ -350,8 +351,8 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
     assumed = sum(not _eve_counted(b) for b in attacked)
     if assumed:
         detail = (
-            f"{assumed} of {counted(len(attacked), 'block')}: Eve heard too little, missed messages, or her report "
-            "was unusable; what she knows is assumed, not measured"
+            f"{assumed} of {counted(len(attacked), 'block')}: Eve received too few probes, missed public messages, or "
+            "sent an unusable report; what she knows is assumed, not measured"
         )
         entries.append({"check": "Eve's attack is a measurement", "ok": False, "detail": detail})
     mismatched = sum(

@@ -46,18 +46,21 @@ def _done(attempts: Sequence[Attempt]) -> Attempt | None:
 
 
 def guard_verdict(attempts: Sequence[Attempt], guard_rounds: int) -> Verdict:
-    """Say whether the channel had forgotten what was published when the first round of a key came."""
+    """Say whether the first rounds of a key were still correlated with the training CSI that was published."""
     done = _done(attempts)
     alice = done.alice if done is not None else None
     if alice is None:
-        return Verdict("training_guard", True, "No training, nothing published.")
+        return Verdict("training_guard", True, "No model was trained, so no training CSI was published.")
     needed = alice.memory_rounds
     if needed is None:
-        detail = f"The levels did not forget within half of the {alice.probes} rounds that trained"
-        return Verdict("training_guard", False, f"{detail}: what was published may tell of the first bits of a key.")
-    detail = f"The levels forget within {needed} rounds (autocorrelation ≤ 0.1), guard_rounds = {guard_rounds}."
+        detail = f"The levels stay correlated over more than half of the {alice.probes} training rounds"
+        return Verdict("training_guard", False, f"{detail}: the published CSI may reveal the first bits of a key.")
+    detail = (
+        f"The autocorrelation of the levels falls to 0.1 within {needed} rounds; {guard_rounds} guard rounds "
+        "(training.guard_rounds) lie between the training and the first key."
+    )
     if needed > guard_rounds:
-        detail += f" What was published may tell of the first bits of a key: set guard_rounds to {needed} or more."
+        detail += f" The published CSI may reveal the first bits of a key: set guard_rounds to {needed} or more."
     return Verdict("training_guard", needed <= guard_rounds, detail)
 
 
@@ -65,11 +68,14 @@ def verdict(attempts: Sequence[Attempt]) -> Verdict:
     """Say whether the enhancer has a model, and whether it helps on the validation stretch."""
     failures = [a.failure for a in attempts if a.failure is not None]
     if not attempts or attempts[-1].failure is not None:
-        detail = "; ".join(failures) if failures else "too few rounds were kept"
+        detail = "; ".join(failures) if failures else "too few training rounds were kept"
         return Verdict("enhancer_trained", False, f"The enhancer was not trained: {detail}.")
     alice = attempts[-1].alice
     before, after = (None, None) if alice is None else (alice.nmse_before, alice.nmse_after)
     if before is None or after is None:
         return Verdict("enhancer_trained", True, "The enhancer was trained.")
-    detail = f"Difference of the ends over power on the validation stretch: {before:.3g} before, {after:.3g} after."
+    detail = (
+        "On the validation rounds, the power of the difference between the ends over that of the channel is "
+        f"{before:.3g} without the model and {after:.3g} with it."
+    )
     return Verdict("enhancer_trained", after <= before, detail)

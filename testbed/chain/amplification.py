@@ -94,7 +94,7 @@ class Amplification:
         self._decided.add(block)
         if len(self._decided) > self.budget.blocks:
             raise InputError(
-                f"budget_spent: ε was shared out among {self.budget.blocks} blocks, and this would be one more"
+                f"budget_spent: ε is shared among the run's {self.budget.blocks} blocks, and this is a further one"
             )
 
     def longest(self, agreed: Agreed) -> int:
@@ -200,7 +200,7 @@ def unfittable(facts: Facts) -> str | None:
     unknown = min(facts.patterns.shape[1] + 1, n_states)
     if n_states > 1 and facts.rounds.size < PROBES_A_COEFFICIENT * unknown:
         return (
-            f"public_patterns: {facts.rounds.size} probes cannot tell a surface of {unknown} unknown coefficients "
+            f"public_patterns: {facts.rounds.size} probes cannot separate a surface of {unknown} unknown coefficients "
             f"from what moves; accepted: {PROBES_A_COEFFICIENT * unknown} probes a block, or a secret surface"
         )
     return None

@@ -83,5 +83,5 @@ def _check(message: PublicMessage, key: str, own: bytes) -> None:
     theirs = message.body.get(key)
     if not isinstance(theirs, bytes) or not hmac.compare_digest(theirs, own):
         raise DialogueFailed(
-            "confirmation_failed", "both ends did not see the same discussion, or do not hold the same string"
+            "confirmation_failed", "the two ends saw different public messages, or their strings differ"
         )

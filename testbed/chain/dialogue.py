@@ -33,19 +33,19 @@ MAX_BYTES = 1 << 27
 
 
 def failed_message(failure: DialogueFailed) -> PublicMessage:
-    """Return what tells the peer that this side gave up, and why."""
+    """Return the message by which the peer learns that this side gave up, and why."""
     return PublicMessage(kind=FAILED, body={"reason": failure.reason, "detail": failure.detail})
 
 
 def rounds_digest(csi: CsiSeries) -> str:
-    """Return what names the rounds of a series; they are public, being what the coordinator asked for."""
+    """Return a digest of a series' round numbers, which are public because the coordinator ordered them."""
     return hashlib.sha256(np.ascontiguousarray(csi.rounds, np.int64).tobytes()).hexdigest()[:16]
 
 
 def check_rounds(message: PublicMessage, own: CsiSeries) -> None:
     """Raise DialogueFailed('other_rounds') unless the peer's message speaks of this side's rounds."""
     if message.body.get("rounds") != rounds_digest(own):
-        detail = f"{message.kind}: the peer's pairs are not of this side's {own.rounds.size} rounds"
+        detail = f"{message.kind}: the peer distils other rounds than this side's {own.rounds.size}"
         raise DialogueFailed("other_rounds", detail)
 
 
@@ -84,7 +84,7 @@ class Conversation(Generic[T]):
             self._throw(DialogueFailed("protocol", f"{incoming.kind[:40]}: cannot be counted: {exc}"), outgoing)
             return outgoing
         if self.ledger.messages > MAX_MESSAGES or self.ledger.sent_bytes > MAX_BYTES:
-            self._throw(DialogueFailed("protocol", "the discussion does not come to an end"), outgoing)
+            self._throw(DialogueFailed("protocol", "the discussion exceeds its limit of messages or bytes"), outgoing)
             return outgoing
         if incoming.kind == FAILED:
             self._throw(DialogueFailed(PEER_FAILED, _reason(incoming)), outgoing)
@@ -117,7 +117,7 @@ class Conversation(Generic[T]):
             self._give_up(DialogueFailed("protocol", f"{reply.kind}: {type(exc).__name__}: {exc}"), outgoing)
 
     def _throw(self, failure: DialogueFailed, outgoing: list[PublicMessage]) -> None:
-        """Tell the dialogue; it may end in an orderly way (its last words are sent) or by raising."""
+        """Raise `failure` in the dialogue, which may send a last message and return, or raise in turn."""
         try:
             self._follow(self._dialogue.throw(failure), outgoing)
         except StopIteration as stop:

@@ -42,7 +42,7 @@ def training(
         card: dict[str, Any] = {}
         try:
             if not isinstance(enhancer, TrainableEnhancer):
-                raise DialogueFailed("untrainable", "this enhancer has nothing to learn")
+                raise DialogueFailed("untrainable", "this enhancer is not trained")
             steps = _alice(enhancer, csi, block, rng, scores) if role == "alice" else _bob(enhancer, csi, block)
             yield from metered(steps, ledger)
             model = enhancer.model_id

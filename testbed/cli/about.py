@@ -18,7 +18,7 @@ from testbed.core.errors import InputError
 
 @app.command()
 def bench(
-    name: Annotated[Optional[str], typer.Argument(help="One benchmark; all without it.")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Argument(help="Name of one benchmark; default: all.")] = None,  # noqa: UP045
     as_json: JsonOption = False,
 ) -> None:
     """Measure performance, each figure beside a peer measured in the same run.
@@ -53,10 +53,10 @@ def schema(
 
 @app.command("list")
 def list_named(
-    kind: Annotated[Optional[str], typer.Argument(help="One kind of thing: quantize, radios …")] = None,  # noqa: UP045
-    name: Annotated[Optional[str], typer.Argument(help="One of them.")] = None,  # noqa: UP045
+    kind: Annotated[Optional[str], typer.Argument(help="Kind to list: quantize, radios …")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Argument(help="Name of one thing of that kind.")] = None,  # noqa: UP045
 ) -> None:
-    """List everything that has a name: bundled files, stages, drivers, checks, studies; with a KIND, their options.
+    """List the bundled files, stages, drivers, checks and studies; with a KIND, also the options of each.
 
     What is there and cannot be used is named on stderr, one line each.
     Example: testbed list quantize scalar
@@ -91,7 +91,7 @@ def _describe(kind: str, name: str, thing: Any) -> None:
     limits = getattr(thing, "limits", None)
     for key in ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db") if limits is not None else ():
         if (limit := getattr(limits, key)) is not None:
-            print(f"  of every device: {key} from {limit[0]:g} to {limit[1]:g}")
+            print(f"  range of every device: {key} from {limit[0]:g} to {limit[1]:g}")
     struct = describe.options_type(thing)
     for option in describe.fields(struct) if struct is not None else ():
         given = "must be given" if option.default is None else f"= {option.default}"

@@ -1,4 +1,4 @@
-"""Commands for the radios and boards on the table: examine, key files, the surface by hand."""
+"""Commands for the bench: check its devices, make transport keys, set the surface by hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def doctor(
     lab: LabOption = "sim",
     experiment: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Measure with its carrier, rate, probes and scene, and name what it asks too much.",
+        typer.Option(help="Measure with this experiment's carrier, rate, probes and scene, and "
+"check what it asks of the devices.",
                      metavar="EXPERIMENT"),
     ] = None,
     carrier_hz: Annotated[Optional[float], typer.Option(min=1e6, help="Measure at this carrier.")] = None,  # noqa: UP045
@@ -68,7 +69,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-ris = typer.Typer(no_args_is_help=True, help="Look at, set, or search for a pattern of the lab's surface.")
+ris = typer.Typer(no_args_is_help=True, help="Show, set, or search for a pattern of the lab's surface.")
 
 
 app.add_typer(ris, name="ris")
@@ -81,7 +82,7 @@ PatternArgument = Annotated[str, typer.Argument(help="A pattern's name, 0xHEX, o
 def ris_show(
     pattern: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(help="Show this one instead of what the board holds.", metavar="PATTERN"),
+        typer.Argument(help="Show this pattern instead of the one that the board holds.", metavar="PATTERN"),
     ] = None,
     lab: LabOption = "sim",
     as_json: JsonOption = False,
@@ -108,7 +109,7 @@ def ris_show(
 def ris_apply(pattern: PatternArgument, lab: LabOption = "sim", as_json: JsonOption = False) -> None:
     """Set a pattern on the lab's surface, read it back, and say how long it took.
 
-    A simulated air of this machine ends with the command, and the pattern with it.
+    A simulated surface loses the pattern when the command ends, because the simulated air ends with it.
     Example: testbed ris apply best.json --lab bench.toml
     """
     logs.configure(False)
@@ -129,11 +130,14 @@ def ris_optimise(
     ] = "static_room",
     method: Annotated[str, typer.Option(help="hadamard, greedy, conditional_mean, random_search")] = "hadamard",
     objective: Annotated[str, typer.Option(help="power, correlation, key_rate, leakage")] = "power",
-    probes: Annotated[int, typer.Option(min=1, help="Rounds each pattern is tried for.")] = 1,
+    probes: Annotated[int, typer.Option(min=1, help="Rounds that each pattern is measured in.")] = 1,
     budget: Annotated[int, typer.Option(min=20, help="Rounds at most.", metavar="ROUNDS")] = 6000,
     start: Annotated[str, typer.Option(help="Pattern to begin with.", metavar="PATTERN")] = "random(1)",
     model: Annotated[
-        str, typer.Option(help="What the scene's geometry tells is: start of the search, answer, none.")
+        str,
+        typer.Option(
+            help="Use of the pattern computed from the scene's geometry: start (of the search), answer, none."
+        ),
     ] = "none",
     seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Instead of the file's.")] = None,  # noqa: UP045
     save: Annotated[
@@ -165,10 +169,10 @@ def ris_optimise(
         print_json(found)
     elif found["digest"] is None:
         if found["status"] != "failed":
-            say("no pattern was judged")
+            say("no pattern was measured")
     else:
         gained = "" if found["gain"] is None else f", {found['gain']:+.3f} on the start"
-        sure = "" if found["confirmed"] else " (not measured afresh: the search was cut short)"
+        sure = "" if found["confirmed"] else " (not measured again: the search was stopped early)"
         print(f"{found['after']:.3f} {found['unit']}{gained} after {found['rounds']} rounds{sure}: {found['saved']}")
     if found["status"] == "failed":
         say(f"search failed: {found['detail']}")
@@ -181,7 +185,9 @@ def ris_optimise(
 def keygen_certs(
     names: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(help="Daemons of this machine; default: those that the lab calls local.", metavar="NAME"),
+        typer.Argument(
+            help="Daemons of this machine; default: those that the lab file says are local.", metavar="NAME"
+        ),
     ] = None,
     lab: LabOption = "sim",
 ) -> None:

@@ -15,8 +15,8 @@ from testbed.cli.terminal import say
 
 @app.command()
 def live(
-    folder: Annotated[Path, typer.Argument(help="A run's folder: one that goes, or has gone.", metavar="RUN")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 chooses one.")] = 0,
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, going on or ended.", metavar="RUN")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 chooses a free one.")] = 0,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     supervised: SupervisedOption = False,
 ) -> None:
@@ -41,7 +41,7 @@ def live(
 
 @app.command()
 def watch(
-    folder: Annotated[Path, typer.Argument(help="A run's folder: one that goes, or has gone.", metavar="RUN")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, going on or ended.", metavar="RUN")],
 ) -> None:
     """Follow a run in a terminal, over ssh for instance: links, correlation, key bits, rejections.
 

@@ -19,16 +19,18 @@ if TYPE_CHECKING:
 
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(help="One of: see `testbed list`.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Under a minute: fewer points, the same claims.")] = False,
+    name: Annotated[str, typer.Argument(help="Name of the study; `testbed list` shows all.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Compute fewer points for the same claims, in under a minute.")
+    ] = False,
     out: Annotated[Optional[Path], typer.Option(help="Default: studies/NAME.", metavar="DIR")] = None,  # noqa: UP045
     scheduler: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="A Dask scheduler that does the work.", metavar="ADDRESS"),
+        typer.Option(help="Dask scheduler on whose workers the study runs.", metavar="ADDRESS"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Reproduce a paper's figures: results.json and a PNG a figure, with each claim and whether it holds.
+    """Reproduce a paper's figures; write them and results.json, which says of each claim whether it holds.
 
     Example: testbed study pkgnet --quick
     """
@@ -47,7 +49,7 @@ def study(
         print(f"{results['seconds']:.0f} s; figures and results.json: {folder}")
     broken = [row["claim"] for row in results["claims"] if row["must_hold"] and not row["holds"]]
     if broken:
-        say(f"testbed: study {name}: our own code breaks what it promises: {'; '.join(broken)}")
+        say(f"testbed: study {name}: these claims about our own code do not hold: {'; '.join(broken)}")
         raise typer.Exit(1)
 
 
@@ -69,20 +71,30 @@ def train(
     channels: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="An experiment, whose scene's channels are played, or a .npz of h, g and maybe fred. Default: AR(1).",
+            help="An experiment, whose scene gives the channels, or a .npz of h, g and "
+            "maybe fred. Default: AR(1) model.",
             metavar="EXPERIMENT|FILE",
         ),
     ] = None,
     step_s: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="Between two steps of an experiment's channels; default: its interval between rounds."),
+        typer.Option(help="Time between two steps of an experiment's channels; default: its interval between rounds."),
     ] = None,
-    updates: Annotated[Optional[int], typer.Option(min=1, help="Default: 600 of direct, 1200 of the others.")] = None,  # noqa: UP045
-    view: Annotated[str, typer.Option(help="Of Eve: kalman, lstm, none, or full, which no node has.")] = "kalman",
+    updates: Annotated[Optional[int], typer.Option(min=1, help="Default: 600 for direct, 1200 for the others.")] = None,  # noqa: UP045
+    view: Annotated[
+        str,
+        typer.Option(
+            help="What the policy knows of Eve's channel: kalman, lstm, none, or full (no real node has that)."
+        ),
+    ] = "kalman",
     frame: Annotated[str, typer.Option(help="turned or antenna.")] = "turned",
     change: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", help="A number of the setting, as kappa_eve=0.9; repeat for more.", metavar="NAME=VALUE"),
+        typer.Option(
+            "--set",
+            help="Set one number of the setting, as kappa_eve=0.9; may be given more than once.",
+            metavar="NAME=VALUE",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**62)] = 1,
     as_json: JsonOption = False,

@@ -1,4 +1,4 @@
-"""Commands on what was measured: replay, report, randomness, keys."""
+"""Commands that evaluate what was measured: replay, report, audit, compare, randomness, keys."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from testbed.cli.app import JsonOption, LabOption, QuietOption, VerboseOption, a
 from testbed.cli.terminal import console, print_json, say, training_line
 from testbed.core import logs
 from testbed.core.errors import InputError
+from testbed.core.gate import printable
 
 if TYPE_CHECKING:
     pass
@@ -30,12 +31,16 @@ def replay(
     ] = None,
     map_file: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--map", help="Which arrays of SOURCE are whose (docs/datasets.md).", metavar="MAP"),
+        typer.Option(
+            "--map", help="Map file: which arrays of SOURCE belong to which node (docs/datasets.md).", metavar="MAP"
+        ),
     ] = None,
-    cut: Annotated[Optional[str], typer.Option(help="Only this measured link.")] = None,  # noqa: UP045
+    cut: Annotated[Optional[str], typer.Option(help="Replay only this cut of the source.")] = None,  # noqa: UP045
     seed: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=0, max=2**62, help="Instead of the experiment's, or of the one that the source recommends."),
+        typer.Option(
+            min=0, max=2**62, help="Seed in place of the experiment's, or of the one that the source recommends."
+        ),
     ] = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -88,7 +93,7 @@ def report(
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     baseline: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Hold it against this run, with ratios.", metavar="RUN"),
+        typer.Option(help="Compare with this run, with ratios.", metavar="RUN"),
     ] = None,
 ) -> None:
     """(Re)make the HTML report of a run; a killed run's journal is first turned into its lasting files.
@@ -113,7 +118,7 @@ def audit(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, recorded in experiment mode.", metavar="RUN…")],
     as_json: JsonOption = False,
 ) -> None:
-    """Look at keys again with all that became known later: whole records, later blocks, the other runs.
+    """Audit keys with all that became known later: the whole record, later blocks, the other runs.
 
     Exit status 1 where a key is exposed. Example: testbed audit runs/MONDAY runs/TUESDAY
     """
@@ -145,10 +150,10 @@ def audit(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; the first is what others are held against.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; the others are compared with the first.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Put runs side by side: what they were worth, and what each is as a multiple of the first.
+    """Compare runs: each figure of each run, and its ratio to that of the first run.
 
     Example: testbed compare runs/20260101-120000-eve_near runs/20260101-130000-mobile_room
     """
@@ -160,7 +165,10 @@ def compare(
     summaries = [reader.load(folder).summary for folder in runs]
     for folder, summary in zip(runs, summaries, strict=True):
         if summary is None:
-            raise InputError(f"{folder}: has no summary yet; accepted: a run that is over, or testbed report {folder}")
+            raise InputError(
+                f"{folder}: has no summary yet; accepted: a run that has ended (`testbed "
+                f"report {folder}` closes a killed one)"
+            )
     rows = comparing.several([summary for summary in summaries if summary is not None])
     if as_json:
         print_json({"runs": [str(folder) for folder in runs], "figures": rows})
@@ -180,12 +188,14 @@ def randomness(
     file: Annotated[Path, typer.Argument(help="Bits: a file, or the folder of a node's keys.", metavar="FILE")],
     bits_per_sequence: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=100, help="Length of a sequence; default: the whole file, in pieces of a million."),
+        typer.Option(
+            min=100, help="Length of a sequence; default: the whole file, cut into sequences of a million bits."
+        ),
     ] = None,
     kind: Annotated[str, typer.Option("--format", help="auto, raw, text (0 and 1), hex or keys.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Test bits for randomness by NIST SP 800-22: all 15 tests, or the reason why the bits are too few for one.
+    """Test bits for randomness by the 15 tests of NIST SP 800-22; a test that needs more bits says how many.
 
     Example: testbed randomness key.bin --bits-per-sequence 100000
     """
@@ -223,29 +233,28 @@ def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
     """
     from testbed.lab import processes
 
-    rows, rehearsed = [], 0
+    rows, rehearsed, bad = [], 0, 0
     place = config.load_lab(lab)
     for name in place.node:
         rehearsed += sum(1 for _ in (processes.lab_folder(place) / name / "rehearsals").glob("*/*.key"))
         for path in sorted((processes.lab_folder(place) / name / "keys").glob("*/*.key")):
-            bits = json.loads(path.read_text())["bits"]
-            rows.append(
-                {
-                    "node": name,
-                    "run": path.parent.name,
-                    "block": int(path.stem.split("-")[1]),
-                    "bits": bits,
-                    "file": str(path),
-                }
-            )
+            try:
+                bits, block = int(json.loads(path.read_text())["bits"]), int(path.stem.split("-")[1])
+            except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as exc:
+                say(f"{path}: no key file: {printable(str(exc))}")
+                bad += 1
+                continue
+            rows.append({"node": name, "run": path.parent.name, "block": block, "bits": bits, "file": str(path)})
     if rehearsed:
         say(
             f"{rehearsed} keys of rehearsals are not listed: they follow from a public seed and are delivered to nobody"
         )
     if as_json:
         print_json(rows)
-        return
+        raise typer.Exit(1 if bad else 0)
     if not rows:
         say(f"no keys under {processes.lab_folder(place)}")
     for row in rows:
         print(f"{row['node']:<10} {row['run']}  block {row['block']:>4}  {row['bits']:>6} bits  {row['file']}")
+    if bad:
+        raise typer.Exit(1)

@@ -26,7 +26,7 @@ def run(
     rounds: Annotated[Optional[int], typer.Option(min=1, help="Instead of the file's.")] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Instead of the file's.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
-    live: Annotated[bool, typer.Option("--live", help="Show it on a page of this machine while it goes.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Serve a live page of the run on this machine.")] = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -80,20 +80,24 @@ def coordinator(
     check_world(plan, place, lab)
     if place.world is not None and world is None:
         if place.world.port == 0:
-            raise InputError(f"{lab}: table [world]: key 'port' is 0, so say where the air is: --world tcp://HOST:PORT")
+            raise InputError(
+                f"{lab}: table [world]: key 'port' is 0, so give the address of the simulated air: --world tcp://HOST:PORT"
+            )
         world = f"tcp://{place.world.host}:{place.world.port}"
     if place.curve:
         processes.make_keys(place, ["coordinator", *processes.local_names(place)])
-    server = Coordinator(
-        place, plan, processes.new_run_folder(out, Path(experiment).stem), processes.load_identity(place, "coordinator")
-    )
-    try:
-        stop_on_signals(server, None)
-        say(f"coordinator on tcp://{place.coordinator.host}:{server.port}, waiting for {', '.join(server.state.nodes)}")
-        with ProgressBar(quiet) as bar:
-            outcome = server.run(world, progress=bar.update)
-    finally:
-        server.close()
+    folder = processes.new_run_folder(out, Path(experiment).stem)
+    with processes.unless_empty(folder):
+        server = Coordinator(place, plan, folder, processes.load_identity(place, "coordinator"))
+        try:
+            server.check_disk()
+            stop_on_signals(server, None)
+            nodes = ", ".join(server.state.nodes)
+            say(f"coordinator on tcp://{place.coordinator.host}:{server.port}, waiting for {nodes}")
+            with ProgressBar(quiet) as bar:
+                outcome = server.run(world, progress=bar.update)
+        finally:
+            server.close()
     conclude(outcome, as_json)
 
 
@@ -127,7 +131,7 @@ def node(
     if coordinator is None:
         if place.coordinator.port == 0:
             raise InputError(
-                f"{lab}: table [coordinator]: key 'port' is 0, so say where it is: --coordinator tcp://HOST:PORT"
+                f"{lab}: table [coordinator]: key 'port' is 0, so give the coordinator's address: --coordinator tcp://HOST:PORT"
             )
         coordinator = f"tcp://{place.coordinator.host}:{place.coordinator.port}"
     if world is None and place.world is not None and place.world.port:
@@ -149,7 +153,7 @@ def sim(
     lab: LabOption = "sim",
     port: Annotated[Optional[int], typer.Option(min=0, max=65535, help="Instead of the lab's; 0 chooses one.")] = None,  # noqa: UP045
     experiment: Annotated[
-        str, typer.Option(help="Whose scene the air holds until a run brings its own.")
+        str, typer.Option(help="Experiment whose scene the air simulates until a run sends its own.")
     ] = "static_room",
     supervised: SupervisedOption = False,
     verbose: VerboseOption = False,
@@ -182,7 +186,7 @@ def sim(
 def stop_asked(server: Coordinator, kind: str) -> None:
     """Do what the live page asks for, as Ctrl-C does."""
     server.interrupted = True
-    say(f"{kind}: asked on the live page")
+    say(f"{kind}: requested on the live page")
     server.ask_stop(kind)  # type: ignore[arg-type]
 
 
@@ -197,8 +201,8 @@ def stop_on_signals(server: Coordinator, crew: Crew | None) -> None:
         server.interrupted = True
         say(
             {
-                "stop": "finishing the round (again: drop it)",
-                "abort": "dropping the round (again: halt)",
+                "stop": "finishing the round (Ctrl-C again drops it)",
+                "abort": "dropping the round (Ctrl-C again halts the transmitters)",
                 "halt": "halt",
             }[kind]
         )

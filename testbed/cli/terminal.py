@@ -1,4 +1,4 @@
-"""What a person sees: lines, progress, the outcome of a run."""
+"""Output for people: lines, progress, the outcome of a run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import typer
 
+from testbed.core.words import counted
+
 if TYPE_CHECKING:
-    from testbed.core.words import counted
-from testbed.coordinator.server import Progress
+    from testbed.coordinator.server import Progress
 
 
 def print_json(value: Any) -> None:
@@ -25,7 +26,7 @@ def say(text: str) -> None:
 
 
 _UNBROKEN = 10_000
-"""Columns of what is no terminal: a line of a table, or of text, stays one line for whoever reads it next."""
+"""Width of output that goes to a file or a pipe: wide enough that no line is broken."""
 
 
 def console() -> Any:
@@ -84,7 +85,7 @@ class ProgressBar:
 
 
 def conclude(outcome: Any, as_json: bool) -> None:
-    """Make the report, show the outcome, leave with the right status."""
+    """Write the report, print the outcome, and exit with the status that belongs to it."""
     from testbed.report import html
 
     path = html.make(outcome.folder)
@@ -116,7 +117,7 @@ MOST_EVES = 6
 def _eves(secrecy: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    table = Table(title="who could know this key (the most able first; all in the report)", title_justify="left")
+    table = Table(title="who could know this key (the most able Eve first; the report lists all)", title_justify="left")
     for heading in ("Eve", "she knows", "guesses", "key left"):
         table.add_column(heading, justify="right" if heading in ("guesses", "key left") else "left")
     for row in secrecy["eves"][:MOST_EVES]:

@@ -6,14 +6,14 @@ H of `entropy.judge` (or of an assumed Eve, or of the bits that a secret surface
 e = −log2 ε of a whole run of B blocks. The budget:
 
     ε_PE  2^−(e+2)   over all blocks and attacks: an attack is better than its confidence limit says
-    ε_EC  2^−(e+2)   both sides confirm strings that differ
+    ε_EC  2^−(e+2)   both sides verify strings that differ
     ε_PA  2^−(e+2)   over all blocks: what hashing leaves (leftover hash lemma: Impagliazzo, Levin and Luby 1989; with
                      side information and smoothing, Renner 2005; each block gets ε_PA/B, hence 2·(e + 2 + log2 B))
     the fourth quarter is for smoothing in the rule "modelled".
 
-The leftover hash lemma holds for a length that is fixed beforehand. Here the length follows from the string, so it is
-told, and a message of one of k possible contents costs log2 k bits (Dodis, Ostrovsky, Reyzin and Smith 2008, lemma 2.2:
-average min-entropy): that is why lengths come in steps, and why no entropy is ever announced.
+The leftover hash lemma holds for a length that is fixed beforehand. Here the length follows from the string and is
+published, and a message of one of k possible contents costs log2 k bits (Dodis, Ostrovsky, Reyzin and Smith 2008,
+lemma 2.2: average min-entropy): that is why lengths come in steps, and why no entropy is ever announced.
 
 The leftover hash lemma, the charge for messages and the sum over blocks are proofs *given H*. H is an estimate.
 """
@@ -43,7 +43,7 @@ _NOISE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a run may fail with, and over how many blocks that is shared out."""
+    """Probability with which a run's keys may fail, and the number of blocks that share it."""
 
     epsilon_log2: int = 64
     """e: the keys of a run are together within 2**−e of ideal, given H."""
@@ -242,7 +242,7 @@ def key_length(
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """All of the rule but H."""
+    """All terms of the length rule except H."""
 
     facts: Facts
     judgement: Judgement
@@ -262,12 +262,18 @@ class _Question:
         return eve.min_entropy(self.facts, self.budget)
 
     def terms(self, h: float, leaked: int, published: int, limiting: str | None) -> tuple[Term, ...]:
-        out = [Term("min_entropy", h, f"what {limiting or 'nobody'} leaves of {self.judgement.kept_bits} label bits")]
+        out = [
+            Term(
+                "min_entropy",
+                h,
+                f"min-entropy of {self.judgement.kept_bits} label bits given what {limiting or 'nobody'} knows",
+            )
+        ]
         if published:
             out.append(Term("published", -float(published), "bits of kept symbols that were published"))
-        out.append(Term("leaked", -float(leaked), "everything said about the kept string"))
+        out.append(Term("leaked", -float(leaked), "bits that public messages reveal of the kept string"))
         out.append(Term("hashing", -self.budget.hashing_bits, "2·log2 1/ε_PA, leftover hash lemma"))
-        out.append(Term("lengths", -self._lengths_bits, "the length follows from the string, and is told"))
+        out.append(Term("lengths", -self._lengths_bits, "the length follows from the string and is published"))
         return tuple(out)
 
     def row(self, finding: Finding) -> EveRow:
@@ -307,7 +313,10 @@ def _assumptions(
         out.append(assumed.words)
     if facts.states is not None and facts.patterns is None:
         out.append("the surface's patterns are secret")
-    out.append("nobody stands later where Alice or Bob stood while the surroundings and the surface are the same")
+    out.append(
+        "nobody measures later where Alice or Bob stood, in the same surroundings "
+        "and with the same state of the surface"
+    )
     if rule == "modelled":
         out.append("labels are independent of one another given what the limiting attack knows")
     return tuple(out)

@@ -29,6 +29,7 @@ _PIECE, _FEW_PAIRS = 48, 300
 _LEAST_OVERLAP = 24
 _MOST = 28
 _FILL = 8
+_PASSES = 2
 _OWN_NEAR = 8
 """Alice's own neighbours nearer than this are another attack's matter."""
 _CHANGE_NATS = 9.0
@@ -183,21 +184,33 @@ def _everywhere(facts: Facts, reference: Reference, z: F64) -> F64:
 
 def constant(facts: Facts, reference: Reference, z: F64, count: int = 1) -> list[Match]:
     """Return the reference at up to `count` shifts of the whole block, best first."""
-    everywhere = _everywhere(facts, reference, z)
-    matches = (everywhere[:, i] for i in range(everywhere.shape[1]))
-    out = [Match(inputs, agreement_of(z, inputs)) for inputs in matches]
-    return sorted(out, key=lambda m: -m.agreement)[:count]
+    key = ("constant", reference.name)
+    if key not in facts.view:
+        everywhere = _everywhere(facts, reference, z)
+        matches = (everywhere[:, i] for i in range(everywhere.shape[1]))
+        out = [Match(inputs, agreement_of(z, inputs)) for inputs in matches]
+        facts.view[key] = sorted(out, key=lambda m: -m.agreement)
+    found: list[Match] = facts.view[key]
+    return found[:count]
 
 
-def piecewise(facts: Facts, reference: Reference, z: F64, passes: int = 2) -> Match | None:
+def piecewise(facts: Facts, reference: Reference, z: F64) -> Match | None:
     """Return the reference along the likeliest course of shifts (Viterbi); None where there are fewer than 2 shifts."""
+    key = ("piecewise", reference.name)
+    if key not in facts.view:
+        facts.view[key] = _along_a_course(facts, reference, z)
+    found: Match | None = facts.view[key]
+    return found
+
+
+def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
     shifts = known_candidates(facts, reference, z)
     if shifts.size < 2:
         return None
     everywhere = _everywhere(facts, reference, z)
     course = _first_course(z, everywhere)
     rows = np.arange(facts.rounds.size)
-    for _ in range(passes):
+    for _ in range(_PASSES):
         inputs = everywhere[rows, course]
         if not np.isfinite(inputs).any():
             return None

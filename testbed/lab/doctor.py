@@ -1,8 +1,8 @@
-"""Finds and checks everything a lab file names, on this machine: keys, ports, clocks, radios, boards.
+"""Checks everything of this machine that a lab file names: key files, ports, clocks, radios, boards.
 
-Every finding is one line, with what to do about it where something must be done. Radios are measured and what was found
-is kept beside the node's state (`nodes/calibration.py`), where its daemon reads it. No daemon is started, so every
-device of this machine is driven from here; only the simulated air and its emulated devices are processes of their own.
+Every finding is one line; where something must be mended, the line says how. What was measured of a radio is stored
+in its node's state folder (`nodes/calibration.py`), where the node's daemon reads it. The doctor starts no daemons and
+drives every device of this machine itself; only the simulated air and its emulated devices are separate processes.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _NOISE_DBFS = -20.0
 _CLIPPED = 1e-3
 _SNR_DB = 10.0
 _HEADROOM_DBFS = -12.0
-"""Level of a good receive gain: fading adds up to a few decibels, the converter's steps are far below the noise."""
+"""Level that a good receive gain gives: fading may add a few decibels, and quantization stays far below the noise."""
 _PPM_OFF = 2.0
-"""A correction in the lab file that is further off is not that of this device."""
+"""A correction in the lab file that is off by more than this belongs to another device."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -374,13 +374,14 @@ def _alone(
 ) -> None:
     who = radio.identity()
     source = ", ".join(f"{k} {who[k]}" for k in ("clock_source", "time_source") if k in who)
-    timed = "samples are timed" if radio.capabilities.timed else "samples cannot be timed: rounds go step by step"
+    untimed = "samples cannot be timed, so the slots of a round are ordered one by one"
+    timed = "samples are timed" if radio.capabilities.timed else untimed
     notes.ok(name, "clock", f"read within ± {1e3 * bench.reading_s[name]:.3f} ms; {source or timed}")
     with notes.guard(name, "silence", "check the device"):
         quiet = bench.silence(name)
         fix = ""
         if quiet.clipped > _CLIPPED or quiet.noise_dbfs > _NOISE_DBFS:
-            fix = "somebody sends on this carrier, or rx_gain_db is far too high"
+            fix = "find who else transmits on this carrier, or lower rx_gain_db, which may be far too high"
         elif quiet.dc_offset_dbfs > _OFFSET_DBFS:
             fix = "let the device calibrate its DC offset"
         notes.judge(
@@ -393,7 +394,7 @@ def _alone(
         return
     with notes.guard(name, "turn-around", "check the device"):
         took_s, stated_s = bench.turnaround_s(name), radio.capabilities.turnaround_s
-        note = "; in virtual time nobody waits for it" if measured[name].virtual else ""
+        note = "; virtual time does not include it" if measured[name].virtual else ""
         notes.ok(
             name, "turn-around",
             f"{1e3 * took_s:.2f} ms on the host, the driver states {1e3 * stated_s:.3f} ms{note}",
@@ -410,13 +411,13 @@ def _links(
     timed = {n: r.capabilities.timed for n, r in radios.items()}
     if len(set(timed.values())) > 1:
         notes.fix(
-            "radios", "timing", f"{', '.join(n for n in timed if not timed[n])} cannot time samples and so do not hear "
-            f"{', '.join(n for n in timed if timed[n])}, which send a frame once, at its time",
+            "radios", "timing", f"{', '.join(n for n in timed if not timed[n])} cannot time samples and so miss the "
+            f"frames of {', '.join(n for n in timed if timed[n])}, which are sent once, at a set time",
             "use radios of one kind; simulated ones take options = { timed = false }",
         )  # fmt: skip
     pairs = [(tx, rx) for tx in senders for rx in radios if tx != rx and timed[tx] <= timed[rx]]
     if not pairs:
-        notes.ok("radios", "links", "fewer than two radios that can be heard on this machine: nothing to measure")
+        notes.ok("radios", "links", "this machine has no two radios that can receive one another: no link was measured")
         return
     _gains(lab, radios, pairs, bench, notes, measured)
     links = _Links(bench, pairs, repeats)
@@ -457,9 +458,9 @@ class _Links:
         self.found: dict[Pair, list[measure.Sounding]] = {pair: [] for pair in pairs}
         self.broken: dict[Pair, str] = {}
         self.apart_hz: dict[Pair, float] = {}
-        """Carrier of tx minus that of rx, nothing corrected that was not before the doctor came."""
+        """Carrier of tx minus that of rx, in Hz, without the corrections that the doctor itself applied."""
         self.taken_hz: dict[Pair, float] = dict.fromkeys(pairs, 0.0)
-        """What corrections of the doctor's own take out of it."""
+        """Part of that difference, in Hz, which the doctor's own corrections remove."""
 
     def sound(self, pairs: list[Pair]) -> None:
         for pair in pairs:
@@ -476,7 +477,7 @@ class _Links:
         return any(s.found for s in self.found[pair])
 
     def cfo_hz(self, pair: Pair) -> float | None:
-        """Return the carriers' difference, corrections of the doctor's own put back; None where nothing was heard."""
+        """Return the carriers' difference in Hz without the doctor's own corrections; None where no frame was found."""
         good = [s.found.cfo_hz for s in self.found[pair] if s.found is not None]
         return float(np.mean(good)) + self.taken_hz[pair] if good else None
 
@@ -484,7 +485,7 @@ class _Links:
 def _frequencies(
     lab: Lab, radios: dict[str, Radio], links: _Links, notes: _Notes, measured: dict[str, Calibration]
 ) -> None:
-    """Find every crystal's error against one of them, by frames, and by tones where the offset is beyond frames'."""
+    """Measure every crystal's error against one of them: by frames, or by tones where frames are not found."""
     for pair in links.pairs:
         offset_hz = links.cfo_hz(pair)
         if offset_hz is None and pair not in links.broken:
@@ -502,7 +503,7 @@ def _frequencies(
         if name != reference:
             notes.judge(name, "frequency", *_judge_frequency(name, reference, off_ppm, given[name], carrier_hz))
     lost = [pair for pair in links.pairs if not links.heard(pair) and pair in links.apart_hz]
-    if lost:  # frames were beyond reach of their receivers: once more, corrected
+    if lost:  # no frame was found because the offset was too large: measure again with the offset corrected
         for name, off_ppm in found.items():
             with notes.guard(name, "frequency", "check the device"):
                 links.bench.correct(name, off_ppm + (given[name] or 0.0))
@@ -517,7 +518,7 @@ def _judge_frequency(
     off_hz = 1e-6 * off_ppm * carrier_hz
     detail = f"{off_ppm:+.2f} ppm against {reference} ({off_hz:+.0f} Hz)"
     if given_ppm is None:
-        return f"{detail}; stored for this device, taken out of its carrier from the next run on", ""
+        return f"{detail}; stored as this device's correction, which applies from the next run on", ""
     detail += f" with correction_ppm = {given_ppm:g} from the lab file"
     if abs(off_ppm) > _PPM_OFF:
         return detail, f"set correction_ppm = {given_ppm + off_ppm:.2f} in [node.{name}], or leave it out"
@@ -533,8 +534,8 @@ def _judge_pair(
         notes.fix(subject, "link", links.broken[pair], "check both devices")
     elif not links.heard(pair):
         why = Counter(s.reason for s in soundings).most_common(1)[0][0]
-        advice = f"check antennas and carrier; {_louder(lab, radios, pair, 20.0)}, or less where samples are clipped"
-        notes.fix(subject, "link", f"not heard in {links.repeats} frames ({why})", advice)
+        advice = f"check antennas and carrier; {_louder(lab, radios, pair, 20.0)}, or less if samples are clipped"
+        notes.fix(subject, "link", f"none of {links.repeats} frames was received ({why})", advice)
     else:
         back = links.found.get((rx, tx), [])
         heard, _ = measure.heard(soundings, back, links.repeats)
@@ -550,7 +551,7 @@ def _judge_pair(
 
 
 def _louder(lab: Lab, radios: dict[str, Radio], pair: Pair, by_db: float) -> str:
-    """Return which gains to raise for so much more signal, and to what, as far as the devices go."""
+    """Return which gains to raise, and to which values within the devices' ranges, for `by_db` more signal."""
     tx, rx = pair
     most_tx, most_rx = (radios[tx].capabilities.tx_gain_db[1], radios[rx].capabilities.rx_gain_db[1])
     now_tx, now_rx = lab.node[tx].tx_gain_db, lab.node[rx].rx_gain_db
@@ -560,11 +561,11 @@ def _louder(lab: Lab, radios: dict[str, Radio], pair: Pair, by_db: float) -> str
         said.append(f"raise tx_gain_db to {now_tx + more_tx:.0f} in [node.{tx}]")
     if by_db > more_tx and most_rx > now_rx:
         said.append(f"raise rx_gain_db to {min(now_rx + by_db - max(more_tx, 0), most_rx):.0f} in [node.{rx}]")
-    return " and ".join(said) or f"both gains are at their ends ({now_tx:g} and {now_rx:g} dB)"
+    return " and ".join(said) or f"both gains are at their maximum ({now_tx:g} and {now_rx:g} dB)"
 
 
 def judge_gain(table: list[GainStep], nominal_db: float, noise_dbfs: float | None) -> tuple[str, str]:
-    """Return what a gain table says, and what to do about it: nominal gain clips, or gain is not honoured."""
+    """Return what a gain table shows and, where the nominal gain clips or gain settings have no effect, the advice."""
     nominal = next((s for s in table if s.rx_gain_db == nominal_db), None)
     if nominal is None:
         return "not measured", "check rx_gain_db"
@@ -581,23 +582,23 @@ def judge_gain(table: list[GainStep], nominal_db: float, noise_dbfs: float | Non
     floor_dbfs = -np.inf if noise_dbfs is None else noise_dbfs + _WELL_ABOVE_NOISE_DB
     usable = [s for s in table if s.clipped <= _CLIPPED and s.rssi_dbfs > floor_dbfs]
     if len(usable) < 2:
-        return f"{detail}: too little above noise or too near clipping to judge gain steps", ""
+        return f"{detail}: the level is too near the noise or clipping to check the steps of gain", ""
     asked_db = usable[-1].rx_gain_db - usable[0].rx_gain_db
     seen_db = usable[-1].rssi_dbfs - usable[0].rssi_dbfs
-    detail += f"; {asked_db:+g} dB asked for, {seen_db:+.1f} dB seen"
+    detail += f"; a change of gain by {asked_db:+g} dB changed the level by {seen_db:+.1f} dB"
     if abs(seen_db - asked_db) > _GAIN_ERROR_DB:
-        return detail, "gain is not honoured: switch automatic gain control off"
+        return detail, "switch automatic gain control off: the device does not keep the gain that is set"
     clips = next((s.rx_gain_db for s in table if s.clipped > _CLIPPED), None)
-    return detail + (f"; clips from {clips:g} dB" if clips is not None else ""), ""
+    return detail + (f"; samples clip from a gain of {clips:g} dB on" if clips is not None else ""), ""
 
 
 def _judge_link(heard: Heard, cfo_hz: float) -> tuple[str, str]:
     detail = f"SNR {heard.snr_db:.1f} dB, {heard.frames} of {heard.asked} frames, carrier {cfo_hz:+.0f} Hz"
     if heard.delay_s is not None:
         detail += f", delay {1e9 * heard.delay_s.mean_s:.1f} ± {1e9 * heard.delay_s.std_s:.1f} ns"
-        detail += "" if heard.two_way else " (one way: with what reading the clocks got wrong)"
+        detail += "" if heard.two_way else " (measured one way, so it includes the error of reading the clocks)"
     if heard.snr_db < _SNR_DB:
-        return detail, "more gain, or a shorter distance"
+        return detail, "raise a gain, or shorten the distance"
     if heard.frames < heard.asked:
-        return detail, "frames are lost: check gains, and who else uses this carrier"
+        return detail, "check the gains, and whether somebody else transmits on this carrier: frames were lost"
     return detail, ""

@@ -153,7 +153,9 @@ class Bench:
         """Send one frame and look for it; raises DeviceError."""
         sender, listener = self._radios[tx], self._radios[rx]
         if sender.capabilities.timed and not listener.capabilities.timed:
-            raise DeviceError(tx, "sound", sender.state, f"sends once, at a time, and {rx} cannot say when it listens")
+            raise DeviceError(
+                tx, "sound", sender.state, f"sends a frame once, at a set time, and {rx} cannot time its reception"
+            )
         if not sender.capabilities.timed:
             return self._sound_repeated(tx, rx)
         return _in_time(lambda: self._sound_timed(tx, rx))

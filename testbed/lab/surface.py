@@ -80,7 +80,9 @@ def apply(lab: Lab, lab_name: str, spec: str) -> dict[str, Any]:
         held = board.readback()
         if held.digest != pattern.digest:
             wrong = int(np.count_nonzero(held.levels != pattern.levels))
-            raise TestbedError(f"{node}: {wrong} of {board.n_elements} elements read back differently than set")
+            raise TestbedError(
+                f"{node}: {wrong} of {board.n_elements} elements were read back differently from what was set"
+            )
         return {
             "node": node, "digest": applied.digest, "levels": patterns.to_hex(held), "board_time_s": applied.time_s,
             "apply_ms": 1e3 * took_s,
@@ -111,7 +113,9 @@ def _open_board(lab: Lab, lab_name: str) -> Iterator[Board]:
     """Open the lab's board in this process, on its simulated air where it has one."""
     name = _surface_node(lab, lab_name)
     if not lab.node[name].local:
-        raise InputError(f"{lab_name}: table [node.{name}]: the board is on {lab.node[name].host}: run this there")
+        raise InputError(
+            f"{lab_name}: table [node.{name}]: the board is attached to {lab.node[name].host}: run this command there"
+        )
     config.check_drivers(lab, lab_name, [name])
     if lab.curve:
         processes.make_keys(lab, ["coordinator", *processes.local_names(lab)])
@@ -221,7 +225,10 @@ def optimise(
                 raise TestbedError(f"{exc}; the pattern is in {kept}") from exc
             found["saved"] = str(save)
     elif outcome.status == "finished":
-        found |= {"status": "failed", "detail": f"no round had what the objective needs: {', '.join(objective.needs)}"}
+        found |= {
+            "status": "failed",
+            "detail": f"no round measured the links that the objective needs: {', '.join(objective.needs)}",
+        }
     return found
 
 

@@ -239,6 +239,11 @@ def _estimate(
     )
 
 
+def life_of(incarnation: str) -> str:
+    """Return a mark of one life of a node: its random part, for processes that follow one another have like numbers."""
+    return incarnation.rpartition("-")[2][:6]
+
+
 class BoardWork:
     """One node's surface, `name` for messages. `life` marks the names of patterns that this process has drawn."""
 

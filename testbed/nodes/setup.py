@@ -48,9 +48,14 @@ class Setup:
 
     def configure(self, plan: m.Configure) -> None:
         """Take what the coordinator configures; raises OrderRefused."""
-        fixed = (plan.experiment_mode, plan.rehearsal, plan.blocks, plan.accounting)
+        fixed = (plan.experiment_mode, plan.rehearsal, plan.blocks, plan.accounting, plan.chain)
         if self._fixed is not None and self._fixed != fixed:
-            raise OrderRefused("the mode of a run, its accounting and its number of blocks cannot change within it")
+            raise OrderRefused(
+                "the mode of a run, its chain, its accounting and its number of blocks cannot change within it"
+            )
+        if self.chain is not None:
+            self.plan = plan  # the same chain goes on
+            return
         self.plan = plan
         try:
             self.chain = KeyChain(plan.chain, plan.accounting, plan.blocks, self.floors.key_bits, self._decided)

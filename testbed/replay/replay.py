@@ -1,8 +1,8 @@
 """The key chain over channels that somebody measured: no radios, no nodes, both sides in this process.
 
-Alice and Bob hold the discussion that nodes hold; Eve hears all of it and attacks from every position that was
-measured. The key is sized against the strongest of those that the source assumes possible; what it would be against
-each of the others is told beside it.
+Alice and Bob hold the same discussion as nodes do; Eve receives all of it and attacks from every position that was
+measured. The key's length is decided against the strongest of those Eves that the source assumes possible; the lengths
+against each of the others are reported beside it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from testbed.replay import sources
 from testbed.replay.sources import Cut, EveLinks, Recording
 
 Progress = Callable[[float, str], None]
-"""Told the share that is done (0 to 1) and what is being worked on."""
+"""Receives the share that is done (0 to 1) and what is being worked on."""
 
 
 def replay(
@@ -111,7 +111,7 @@ class _Block:
     key_bits_if: dict[str, int]
     """Eve's label → key bits if she alone were there."""
     key_bits_unmeasured: int
-    """Key bits if nobody had measured Eve, by the error rate that the accounting then assumes."""
+    """Key bits if nobody had measured Eve: against the Eve that the accounting then assumes."""
     key: Key | None
 
 
@@ -123,15 +123,15 @@ def load(source: Path, map_file: Path | None = None) -> Recording:
 
 
 def _as_planned(cut: Cut, experiment: Experiment | ChainFile | None, seed: int | None) -> Cut:
-    """Return the cut with what a file says in place of what the source recommends."""
+    """Return the cut with the file's settings in place of those that the source recommends."""
     if experiment is not None:
-        # a chain that is told comes without the lessons of the one that it replaces
-        lessons = experiment.training or (cut.training if experiment.chain is None else Training())
+        # a chain that the file gives does not inherit the training plan of the chain that it replaces
+        training_plan = experiment.training or (cut.training if experiment.chain is None else Training())
         cut = replace(
             cut,
             chain=experiment.chain or cut.chain,
             accounting=experiment.accounting or cut.accounting,
-            training=lessons,
+            training=training_plan,
             seed=cut.seed if experiment.seed is None else experiment.seed,
         )
     return cut if seed is None else replace(cut, seed=seed)
@@ -139,14 +139,15 @@ def _as_planned(cut: Cut, experiment: Experiment | ChainFile | None, seed: int |
 
 def _replay_cut(cut: Cut) -> dict[str, Any]:
     started = time.monotonic()
-    plan, accounting, lessons, seed = cut.chain, cut.accounting, cut.training, cut.seed
+    plan, accounting, training_plan, seed = cut.chain, cut.accounting, cut.training, cut.seed
     feeding = np.arange(cut.alice.h.shape[0]) if cut.key_probes is None else cut.key_probes
     size = accounting.block_rounds
-    n_blocks = max(1, (feeding.size - lessons.rounds - lessons.guard_rounds * bool(lessons.rounds)) // size)
+    spent = training_plan.rounds + training_plan.guard_rounds * bool(training_plan.rounds)
+    n_blocks = max(1, (feeding.size - spent) // size)
     chain = KeyChain(plan, accounting, n_blocks)
     _check_model(chain, cut)
     known = {label: Knowledge() for label in (ALL, NOBODY, *cut.eves)}
-    attempts, feeding = _train(chain, cut, feeding, lessons, seed, known)
+    attempts, feeding = _train(chain, cut, feeding, training_plan, seed, known)
     blocks = [
         _distil(chain, cut, _Probes(feeding, i * size, size), i + len(attempts), seed, known) for i in range(n_blocks)
     ]
@@ -162,8 +163,8 @@ def _replay_cut(cut: Cut) -> dict[str, Any]:
     nearest = max(guarding, key=lambda label: abs(guarding[label]), default=None)
     correlation_ab = _correlation(cut, alice_db, bob_db)
     verdicts = health.check(alice_db, bob_db, _eve_db(cut, nearest))
-    if lessons.rounds:
-        verdicts += [training.verdict(attempts), training.guard_verdict(attempts, lessons.guard_rounds)]
+    if training_plan.rounds:
+        verdicts += [training.verdict(attempts), training.guard_verdict(attempts, training_plan.guard_rounds)]
     facts = RunFacts(
         rounds=rounds,
         pairs_kept=int(both.sum()),
@@ -189,12 +190,12 @@ def _replay_cut(cut: Cut) -> dict[str, Any]:
         "key_probes": int(feeding.size),
         "key_note": cut.key_note,
         "block_digests": [_block_digests(block.facts) for block in blocks],
-        **({"training": training.summarise(attempts, lessons.guard_rounds)} if lessons.rounds else {}),
+        **({"training": training.summarise(attempts, training_plan.guard_rounds)} if training_plan.rounds else {}),
     }
 
 
 def _block_digests(facts: BlockFacts) -> dict[str, Any]:
-    """Return what tells whether a repetition gave the same: digests by side, never bits; null where there is nothing.
+    """Return digests, never bits, by which a repetition of the replay can be compared; null where a side has none.
 
     `raw_sha256` is over one byte of 0 or 1 a raw bit, `key_sha256` over the key packed into bytes.
     """
@@ -225,20 +226,21 @@ def _check_model(chain: KeyChain, cut: Cut) -> None:
 
 
 def _train(
-    chain: KeyChain, cut: Cut, feeding: I64, lessons: Training, seed: int, known: Mapping[str, Knowledge]
+    chain: KeyChain, cut: Cut, feeding: I64, training_plan: Training, seed: int, known: Mapping[str, Knowledge]
 ) -> tuple[list[training.Attempt], I64]:
-    """Train the enhancer on the first probes; return how that went and the probes that may feed keys.
+    """Train the enhancer on the first probes; return the attempt's report and the probes that are left for keys.
 
-    A replay tries once: the same probes would fail again. Every Eve learns for herself.
+    A replay tries once, because the same probes would fail again. Every Eve trains a model of her own.
     """
-    if not lessons.rounds:
+    if not training_plan.rounds:
         return [], feeding
-    if feeding.size <= lessons.rounds + lessons.guard_rounds:
+    if feeding.size <= training_plan.rounds + training_plan.guard_rounds:
         raise InputError(
-            f"cut {cut.name!r}: {feeding.size} probes, the training and its guard take "
-            f"{lessons.rounds + lessons.guard_rounds}; accepted: fewer of these ([training] rounds, guard_rounds)"
+            f"cut {cut.name!r}: {feeding.size} probes, but the training and its guard take "
+            f"{training_plan.rounds + training_plan.guard_rounds}; accepted: fewer of "
+            "these ([training] rounds, guard_rounds)"
         )
-    probes = feeding[: lessons.rounds]
+    probes = feeding[: training_plan.rounds]
     a, b, said = dialogue.run(
         chain.train("alice", _take(cut.alice, probes), 0, seed), chain.train("bob", _take(cut.bob, probes), 0, seed)
     )
@@ -247,12 +249,12 @@ def _train(
         heard = _maybe(eve.from_alice, probes), _maybe(eve.from_bob, probes)
         chain.overhear_training(*heard, [m for _, m in said], seed, label)
     # Counted backwards, so that every block comes later.
-    before = np.arange(-lessons.rounds - lessons.guard_rounds, -lessons.guard_rounds, dtype=np.int64)
+    before = np.arange(-training_plan.rounds - training_plan.guard_rounds, -training_plan.guard_rounds, dtype=np.int64)
     published = chain.features(_take(cut.alice, probes, before), "alice")
     if published is not None:
         for memory in known.values():
             memory.add_features("training", published)
-    return [training.Attempt(probes.size, failure, a, b)], feeding[lessons.rounds + lessons.guard_rounds :]
+    return [training.Attempt(probes.size, failure, a, b)], feeding[training_plan.rounds + training_plan.guard_rounds :]
 
 
 def _assumed(accounting: Accounting) -> str:
@@ -260,7 +262,7 @@ def _assumed(accounting: Accounting) -> str:
 
 
 ALL, NOBODY = "*", ""
-"""Who is taken to be there: every Eve of the cut that is assumed possible, all together; or none that was measured."""
+"""Against whom a key is made: all Eves together that the source assumes possible, or an Eve who was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +296,8 @@ def _distil(
         label: (_maybe(eve.from_alice, probes.which), _maybe(eve.from_bob, probes.which))
         for label, eve in cut.eves.items()
     }
-    # Her error rate is judged on raw bits; what the parities give her is charged as leakage, and tried on the key.
+    # Her error rate is counted on raw bits. What the parities reveal is charged as leakage; her attack on the key
+    # below uses them, too.
     early = [message for message in heard if message.kind in (LEAD, FOLLOW, SACRIFICE)]
     guesses = {label: chain.eavesdrop(number, *pair, early, True, label) for label, pair in links.items()}
     judged = {label: guess.report for label, guess in guesses.items() if guess.report.measured}

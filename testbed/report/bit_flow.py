@@ -21,11 +21,17 @@ class Step:
 
 STEPS = {
     "sacrificed": ("sacrificed", "published to estimate error rates"),
-    "failed": ("blocks without agreement", "reconciliation or verification failed, or the run ended before"),
+    "failed": ("blocks without agreement", "reconciliation or verification failed, or the run ended before them"),
     "leaked": ("leaked", "revealed by reconciliation and verification; the ledger counts every public bit"),
-    "deficit": ("min-entropy deficit", "what the best Eve may know or guess: kept bits·(1 − min-entropy per bit)"),
-    "epsilon": ("security margin", "2·log2(1/ε) bits a block for hashing, and what the length itself tells"),
-    "other": ("rounding, undelivered", "key lengths come in steps; a key that one side lacks is not delivered"),
+    "deficit": ("min-entropy deficit", "what the best Eve may know or guess: kept bits × (1 − min-entropy per bit)"),
+    "epsilon": (
+        "security margin",
+        "2·log2(1/ε) bits a block for hashing, and the bits that the published length reveals",
+    ),
+    "other": (
+        "rounding, undelivered",
+        "key lengths are rounded down to a multiple, and a key that one side lacks is not delivered",
+    ),
 }
 
 

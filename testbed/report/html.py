@@ -25,7 +25,7 @@ def make(folder: Path, baseline: Path | None = None) -> Path:
     with sound.damaged(folder, "cannot be shown"):
         page = _render(View(run, other))
     path = folder / files.REPORT
-    with files.whole(path) as part:
+    with files.on_disk(folder), files.whole(path) as part:
         part.write_text(page, encoding="utf-8")
     return path
 
@@ -56,7 +56,7 @@ def _head(v: View, title: str) -> str:
     lab = run.start.lab.get("name")
     out.append(f"{escape(run.start.time[:19].replace('T', ' '))} UTC")
     out.append(f" · lab <code>{escape(str(lab))}</code>" if lab else "")
-    out.append(f" · mode {escape(str(run.start.experiment.get('mode', 'not told')))}</p>")
+    out.append(f" · mode {escape(str(run.start.experiment.get('mode', 'not recorded')))}</p>")
     if run.stop is not None and run.stop.reason:
         out.append(f'<p class="alarm">{escape(run.stop.reason)}</p>')
     if run.state == "killed":
@@ -81,7 +81,7 @@ def _head(v: View, title: str) -> str:
         ),
         ("keys that differ", number(s.get("keys_mismatched")), "must be 0"),
         ("raw disagreement", percent(s.get("kdr_raw")), "Alice – Bob, before reconciliation"),
-        ("Eve’s disagreement", percent(s.get("kdr_eve")), "50 % is a coin toss"),
+        ("Eve’s disagreement", percent(s.get("kdr_eve")), "50 % is chance"),
         ("CSI correlation A–B", figure(s.get("csi_correlation_ab")), _detrended(v)),
         ("CSI correlation A–E", figure(s.get("csi_correlation_ae")), ""),
         ("pairs kept", number(s.get("pairs_kept")), f"{number(n_rejected)} rejected"),
@@ -114,7 +114,7 @@ def _verdict(v: View) -> str:
     s = v.summary
     key_bits, verified = s.get("key_bits"), s.get("keys_verified")
     if key_bits is None:
-        return "How much key came out was not recorded."
+        return "The number of key bits was not recorded."
     if key_bits == 0:
         reasons = sorted({k.failure for b in v.run.blocks for k in b.key.values() if k.failure})
         reasons += sorted({a.failure for b in v.run.blocks for a in b.agree.values() if a.failure})
@@ -124,7 +124,7 @@ def _verdict(v: View) -> str:
     keys = f"{verified} verified key{'' if verified == 1 else 's'}"
     measured = s.get("kdr_eve")
     eve = (
-        "Eve was not measured; the length goes by an assumed one."
+        "Eve was not measured; the key length is that against an assumed Eve."
         if measured is None
         else f"Eve’s best guess of a raw bit was wrong {percent(measured)} of the time."
     )

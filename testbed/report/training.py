@@ -1,4 +1,4 @@
-"""What a run or a replay tells of the training of its enhancer, for pages and terminals: quoted from the summary."""
+"""What the summary of a run or a replay reports of the enhancer's training, as rows for pages and terminals."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ def rows(told: Mapping[str, Any]) -> list[tuple[str, str]]:
     out.append(
         (
             "public",
-            f"Bob’s CSI of {number(told['rounds'])} rounds, which give no key; {told['public_bytes'] / 1e3:,.0f} kB "
-            f"with the model and the words around it; {number(told['guard_rounds'])} more rounds thrown away",
+            f"Bob’s CSI of {number(told['rounds'])} rounds, which make no key; {told['public_bytes'] / 1e3:,.0f} kB "
+            f"with the model and the protocol's messages; {number(told['guard_rounds'])} "
+            "further rounds were discarded as guard",
         )
     )
     card = told.get("card") or {}
@@ -26,17 +27,23 @@ def rows(told: Mapping[str, Any]) -> list[tuple[str, str]]:
     out.insert(0, ("scheme", f"{card['enhance']} ({options})"))
     data, history, recipe = (card.get(k) or {} for k in ("data", "history", "recipe"))
     out.append(
-        ("learnt from", f"{number(data.get('train'))} pairs, judged on {number(data.get('validate'))} later ones")
+        ("trained on", f"{number(data.get('train'))} pairs, validated on {number(data.get('validate'))} later ones")
     )
     if "best_epoch" in history:
-        out.append(("epochs", f"{history['best_epoch']} kept of {history['epochs']}, at most {recipe.get('epochs')}"))
+        epochs = f"epoch {history['best_epoch']} of {history['epochs']} was best; at most {recipe.get('epochs')}"
+        out.append(("epochs", epochs))
         first, best = (figure(history[f"validation_{which}"]) for which in ("first", "best"))
-        out.append(("loss on the later pairs", f"{best}, untrained {first}"))
+        out.append(("loss on the later pairs", f"{best} after training, {first} before"))
     before, after = figure(told["nmse_before"]), figure(told["nmse_after"])
-    out.append(("difference of the ends over power", f"{after} on the later pairs, {before} without the model"))
+    out.append(
+        (
+            "power of the ends’ difference over that of the channel",
+            f"{after} on the later pairs, {before} without the model",
+        )
+    )
     digests = ", ".join(f"{end} {data[key][:16]}…" for end, key in _DIGESTS if data.get(key))
     out.append(("SHA-256 of the CSI", digests))
-    where = f"; each node’s part: {told['file']} in its own folder" if told.get("file") else "; not kept"
+    where = f"; each node’s part: {told['file']} in its own folder" if told.get("file") else "; not stored"
     return [*out, ("model", f"{told['model']}{where}")]
 
 

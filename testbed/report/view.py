@@ -32,7 +32,7 @@ def no_summary(v: View) -> str:
     if v.run.state == "live":
         return "No figures yet: the run is still being written."
     if v.run.state == "killed":
-        return "No figures: the run was killed before it summed up."
+        return "No figures: the run was killed before it wrote its summary."
     return "No figures: the run ended without a summary."
 
 
@@ -40,7 +40,7 @@ def no_blocks(v: View) -> str:
     """Say why no block was distilled."""
     asked = v.run.start.experiment.get("accounting", {}).get("block_rounds")
     kept = int(np.count_nonzero(v.run.rounds.kept))
-    need = f": {kept} rounds were kept, a block takes {asked}" if asked and kept < asked else ""
+    need = f": {kept} rounds were kept, and a block takes {asked}" if asked and kept < asked else ""
     return f"No block was distilled{need}."
 
 
@@ -51,7 +51,7 @@ def no_csi(v: View) -> str | None:
     if v.run.start.private:
         return "Not recorded: in private mode nodes report metrics only, never the channel."
     if not v.links:
-        return "No probe was received by anybody."
+        return "No node received a probe."
     return "No channel estimate was recorded."
 
 

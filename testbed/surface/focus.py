@@ -1,9 +1,10 @@
 """Focusing by geometry: conjugate phases, quantized; a candidate for each phase that the rest of the channel may have.
 
-What comes from the surface adds up in phase, whatever the rest does; which common phase brings the sum in line with
-the rest, walls and bodies included, geometry does not tell. With levels of 2π/2^bits, turning the common phase by a
-level turns all elements by one, and in between other elements are rounded to another level: `n` phases over the whole
-circle are tried on the bench, and with 8 of them the best one is at most π/8 off: 0.3 dB of the part that beats.
+The paths over the surface add up in phase, whatever the other paths do. Which common phase aligns their sum with the
+other paths, over walls and bodies, does not follow from the geometry and has to be tried. Turning the common phase by a
+whole level (2π/2^bits) turns every element by one level; in between, some elements are rounded to another level. So
+`n` phases over the whole circle are tried: with 8 of them the best one is at most π/8 off, which costs 0.3 dB of the
+surface's part.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a bench's geometry alone tells: the direct path and one path an element, all in line of sight, exact distances.
+"""Channels from the scene's geometry alone: the direct path and one path an element, in line of sight, exact distances.
 
 h(φ) = h₀ + Σ gₙ exp(jφₙ),  gₙ = (λ/4πd₁ₙ)(λ/4πd₂ₙ)·10^(gain/20)·exp(−j2π(d₁ₙ + d₂ₙ)/λ) at the carrier; near field, no
 plane waves. Walls and bodies are not in it: what they add does not change with the pattern, so that on a real bench h₀

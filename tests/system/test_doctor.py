@@ -410,9 +410,10 @@ def test_an_experiments_own_probes_are_measured_and_corrections_are_kept(tmp_pat
 
 def test_another_machines_missing_certificate_is_not_this_devices_fault(tmp_path: Path) -> None:
     lab = lab_file(tmp_path, ('role = "bob"', 'role = "bob"\nlocal = false\nhost = "192.0.2.7"'))
-    Path(lab).write_text(Path(lab).read_text() + "\n[coordinator]\nport = 45999\n")
-    text = Path(lab).read_text().replace('role = "alice"', 'role = "alice"\nport = 45997')
-    Path(lab).write_text(text)
+    with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
+        ports = a.getsockname()[1], b.getsockname()[1]
+    text = Path(lab).read_text() + f"\n[coordinator]\nport = {ports[0]}\n"
+    Path(lab).write_text(text.replace('role = "alice"', f'role = "alice"\nport = {ports[1]}'))
     place = config.load_lab(lab)
     processes.make_keys(place, processes.local_names(place))
     diagnosis = examine(lab, repeats=4)

@@ -142,7 +142,8 @@ def test_gnu_radio_receives_sends_and_does_both_in_one_process(parts: str) -> No
         command = [python, "-c", GNU_RADIO, ready["devices"]["alice"], parts]
         done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == ("4000000" if "source" in parts else "0")
+    # its marks of overflow and underflow stand anywhere: in virtual time the device does not wait for the host
+    assert re.sub("[OU\\s]", "", done.stdout) == ("4000000" if "source" in parts else "0")
 
 
 def run(tmp_path: Path, lab: str, rounds: int, progress: Callable[[Progress], None] = lambda _: None) -> Any:
@@ -169,9 +170,7 @@ def test_a_run_over_the_wire_ends_in_equal_keys(tmp_path: Path) -> None:
     assert abs(s["csi_correlation_ae"]) < 0.4
     assert (s["keys_verified"], s["keys_mismatched"]) == (1, 0)
     assert s["key_bits"] > 0
-    keys = delivered(tmp_path)
-    assert keys[0] == keys[1]
-    assert len(keys[0]) == 1
+    assert delivered(tmp_path) == [[], []]  # a rehearsal: its keys follow from its seed
 
 
 def test_rounds_on_the_wall_clock_are_heard(tmp_path: Path) -> None:
@@ -232,9 +231,7 @@ def test_a_pluto_that_vanishes_in_the_middle_of_a_run_and_returns_is_used_again(
     assert devices[1].tree.values[PHY, "out_altvoltage1_TX_LO_powerdown"] == "1"
     assert devices[1].blocks_captured > 200
     assert (s["keys_verified"], s["keys_mismatched"]) == (1, 0)
-    keys = delivered(tmp_path)
-    assert keys[0] == keys[1]
-    assert len(keys[0]) == 1
+    assert delivered(tmp_path) == [[], []]  # a rehearsal: its keys follow from its seed
 
 
 @pytest.mark.parametrize(

@@ -281,7 +281,7 @@ def test_a_flip_attack_is_refused_and_named_and_an_idle_adversary_is_not(tmp_pat
         assert np.array_equal(link.surface, run.rounds.surface[link.rounds])
     page = html.make(folder).read_text()
     assert "adversary’s surface" in page
-    assert "Not reciprocal beyond noise" in page
+    assert "The channel is not reciprocal" in page
     s, _ = attack(tmp_path, "never")
     assert s["csi_correlation_ab"] > 0.9
     assert next(h for h in s["health"] if h["check"] == "reciprocity")["ok"]

@@ -62,7 +62,7 @@ def test_there_is_no_key_after_the_planned_number_of_blocks(few_attacks: None) -
     assert lengths[0] > 0
     third = decide(stage, 2)
     assert third.key_bits == 0
-    assert third.failure == "budget_spent: ε was shared out among 2 blocks, and this would be one more"
+    assert third.failure == "budget_spent: ε is shared among the run's 2 blocks, and this is a further one"
     assert third.public().failure == "budget_spent"
 
 
@@ -158,7 +158,7 @@ class Remembers(Attack):
     [
         (Crashes, "attack wrong failed: ZeroDivisionError: by her own fault"),
         (Boasts, "attack wrong failed: AttackLied: probabilities of a symbol's labels add up to"),
-        (Remembers, "attack wrong failed: AttackLied: its answer about hidden symbols changed"),
+        (Remembers, "attack wrong failed: AttackLied: its prediction of hidden symbols changed"),
     ],
 )
 def test_an_attack_that_fails_or_lies_stops_the_key_and_not_the_run(
@@ -308,7 +308,9 @@ def test_public_patterns_need_probes_enough_to_tell_the_surface_from_the_rest(fe
     states = tuple(range(N))
     report = decide(Amplification(Accounting()), states=states, levels=levels.tobytes())
     assert report.key_bits == 0
-    assert report.failure.startswith(f"public_patterns: {N} probes cannot tell a surface of 64 unknown coefficients")
+    assert report.failure.startswith(
+        f"public_patterns: {N} probes cannot separate a surface of 64 unknown coefficients"
+    )
     assert report.public().failure == "public_patterns"
     # where the patterns are secret, or nobody changes them, nothing has to be told apart
     assert decide(Amplification(Accounting()), states=states).key_bits > 0

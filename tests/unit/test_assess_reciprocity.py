@@ -40,7 +40,7 @@ def test_a_flip_between_the_slots_is_named(share: float) -> None:
     flipped = [np.sqrt(1 - share**2) * h + share * gaussian(s, N, D) for s in (4, 5)]
     found = verdict(level_db(flipped[0], 25, 2), level_db(flipped[1], 25, 3), 25)
     assert not found.ok
-    assert "Not reciprocal beyond noise" in found.detail
+    assert "The channel is not reciprocal" in found.detail
     assert "adversary's surface" in found.detail
     assert "gain control" in found.detail
     combined = health.check(level_db(flipped[0], 25, 2), level_db(flipped[1], 25, 3), None, (np.full(N, 25.0),) * 2)
@@ -56,7 +56,7 @@ def test_constant_differences_of_uncalibrated_hardware_are_no_flip() -> None:
 def test_where_noise_may_explain_it_nothing_is_claimed() -> None:
     found = verdict(level_db(gaussian(1, N, D), 5, 2), level_db(gaussian(7, N, D), 5, 3), 5)
     assert found.ok
-    assert "too noisy" in found.detail
+    assert "SNR is too low" in found.detail
     assert reciprocity(*(np.full((N, D), np.nan),) * 2, *(np.full(N, np.nan),) * 2).ok
     assert "reciprocity" not in {v.check for v in health.check(np.zeros((0, D)), np.zeros((0, D)), None)}
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from testbed.assess.compare import several
 from testbed.cli import main
-from testbed.cli.terminal import ProgressBar
+from testbed.cli.terminal import ProgressBar, _show
 from testbed.coordinator.server import Progress
 from testbed.records import documents
 from testbed.records.writer import RunWriter
@@ -69,13 +70,31 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path, monkeypatch: Any, c
     assert said(monkeypatch, capsys, "compare", str(whole))[0] == 2
     status, _, err = said(monkeypatch, capsys, "compare", str(whole), str(empty))
     assert status == 2
-    assert err == f"testbed: {empty}: has no summary yet; accepted: a run that is over, or testbed report {empty}\n"
+    accepted = f"a run that has ended (`testbed report {empty}` closes a killed one)"
+    assert err == f"testbed: {empty}: has no summary yet; accepted: {accepted}\n"
     assert said(monkeypatch, capsys, "compare", str(whole), str(tmp_path / "none"))[0] == 2
 
 
 def test_ratios_are_to_the_first() -> None:
     rows = several([{"key_bits": 4}, {"key_bits": 2}, {"key_bits": 8}])
     assert next(r for r in rows if r["name"] == "key bits")["ratios"] == [None, 0.5, 2.0]
+
+
+def test_one_key_is_one_key(capsys: Any, tmp_path: Path) -> None:
+    summary: dict[str, Any] = dict.fromkeys(
+        ("keys_mismatched", "eve_keys_recovered", "rounds_per_s", "kdr_raw", "kdr_eve", "min_entropy_per_bit",
+         "key_rate_bps")
+    )  # fmt: skip
+    summary |= {
+        "keys_verified": 1,
+        "key_bits": 128,
+        "rounds": 9,
+        "pairs_kept": 9,
+        "pairs_rejected": {},
+        "raw_bits": 400,
+    }
+    _show(SimpleNamespace(summary={**summary, "health": []}), tmp_path / "report.html")
+    assert capsys.readouterr().out.startswith("1 verified key, 128 bits ")
 
 
 def test_quiet_shows_no_progress(capsys: Any) -> None:

@@ -308,13 +308,13 @@ def test_who_could_know_the_key_is_told_by_eve(tmp_path: Path) -> None:
             {"n_blocks": 0, "n_rounds": 30},
             "failed",
             {"key_bits": 0, "raw_bits": 0},
-            ["No key. No block was complete", "28 rounds were kept, a block takes 200", "bob: lost"],
+            ["No key. No block was complete", "28 rounds were kept, and a block takes 200", "bob: lost"],
         ),
         (
             {"n_rounds": 0, "n_blocks": 0},
             "aborted",
             None,
-            ["No probe was received", "No round was finished", "without a summary"],
+            ["No node received a probe", "No round was finished", "without a summary"],
         ),
         ({"n_rounds": 1, "n_blocks": 1}, "ok", {}, []),
         (
@@ -353,7 +353,7 @@ def test_a_live_a_killed_and_a_recovered_run(tmp_path: Path) -> None:
     page, text = rendered(tmp_path)
     assert "killed, not recovered" in text
     assert n_pictures(page) == 3
-    assert "killed before it summed up" in text
+    assert "killed before it wrote its summary" in text
     assert "no_preamble" in text
     writer.recover(tmp_path, lambda run: summary())
     _, text = rendered(tmp_path)
@@ -469,13 +469,15 @@ def test_a_training_is_told_where_there_was_one(tmp_path: Path) -> None:
     page, text = rendered(tmp_path / "trained")
     section = page.split('id="training"')[1].split("</section>")[0]
     for quoted in (
-        "crcnet (align = True, filters = 4)", "800 rounds", "410 kB", "20 more rounds", "632 pairs, judged on 160",
-        "37 kept of 52, at most 100", "0.0123, untrained 0.25", "0.0421 on the later pairs, 0.31 without",
+        "crcnet (align = True, filters = 4)", "800 rounds", "410 kB", "20 further rounds",
+        "632 pairs, validated on 160",
+        "epoch 37 of 52 was best; at most 100", "0.0123 after training, 0.25 before",
+        "0.0421 on the later pairs, 0.31 without",
         "a1a1a1a1a1a1a1a1…", "b2b2b2b2b2b2b2b2…", "0123456789abcdef", "models/run-1.npz", "2, of which 1 failed",
         "1 × untrainable (&lt;few&gt;)",
     ):  # fmt: skip
         assert quoted in section, quoted
-    assert "What the enhancer learnt from" in text
+    assert "Training of the enhancer" in text
     build(tmp_path / "plain").close(documents.stop("ok"), summary())
     assert 'id="training"' not in rendered(tmp_path / "plain")[0]
 

@@ -114,9 +114,9 @@ def test_a_pattern_of_another_board_is_refused() -> None:
         LineOfSight.of(scene(), CARRIER_HZ, SHAPE).response(patterns.make("uniform", (4, 4), 1))
 
 
-def test_a_loop_with_a_model_must_be_told_of_the_scene_and_refuses_one_it_cannot_use() -> None:
+def test_a_loop_with_a_model_needs_the_scene_and_refuses_one_it_cannot_use() -> None:
     loop = registry.make_stage("policy", "closed_loop", {"model": "start"})
-    with pytest.raises(InputError, match="which nobody gave"):
+    with pytest.raises(InputError, match="which this experiment does not give"):
         loop.begin(SHAPE, 1, 1)
     with pytest.raises(InputError, match="behind the surface"):
         loop.survey(moved("bob", [6.0, -1.0, 1.5]), CARRIER_HZ)

@@ -245,4 +245,4 @@ def test_what_the_channel_still_remembers_is_named(memory: int | None, guard: in
     report = msgspec.structs.replace(alice, memory_rounds=memory)
     found = assess_training.guard_verdict([assess_training.Attempt(PROBES, None, report, None)], guard)
     assert found.ok == ok
-    assert (str(memory) if memory else "may tell") in found.detail
+    assert (str(memory) if memory else "may reveal") in found.detail

@@ -1,4 +1,4 @@
-"""Does Eve see a channel of her own? Flagged where |r| with Alice or Bob exceeds half of r between these two."""
+"""Is Eve's channel her own? It is not where its |r| with Alice or Bob exceeds half of that between these two."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testbed.core.types import F64
 
 
 class EveDistinct(HealthCheck):
-    """Does Eve see a channel of her own? Flagged where |r| with Alice or Bob exceeds half of r between these two."""
+    """Is Eve's channel her own? It is not where its |r| with Alice or Bob exceeds half of that between these two."""
 
     order = 80
 
@@ -22,7 +22,7 @@ class EveDistinct(HealthCheck):
 
 
 def eve_distinct(alice_db: F64, bob_db: F64, eve_db: Mapping[str, F64]) -> Verdict:
-    """Does Eve see a channel of her own? Flagged where |r| with Alice or Bob exceeds half of r between these two."""
+    """Is Eve's channel her own? It is not where its |r| with Alice or Bob exceeds half of that between these two."""
     name = "eve_distinct"
     legitimate = correlation(alice_db, bob_db)
     found = {}
@@ -32,17 +32,17 @@ def eve_distinct(alice_db: F64, bob_db: F64, eve_db: Mapping[str, F64]) -> Verdi
                 r = correlation(x, y)
                 if r is not None:
                     chance = 4.0 / np.sqrt(_independent_probes(x, y))
-                    found[f"{kind} of Eve hearing {heard} and of {end}"] = (r, chance)
+                    found[f"{kind} of {heard}'s probes at Eve and those at {end}"] = (r, chance)
     if not found or legitimate is None:
-        return Verdict(name, False, "Eve's channel could not be compared: one of the three ends shows no variation.")
-    # how far above what chance gives, first; then how large
+        return Verdict(name, False, "Eve's channel could not be compared: the levels at Alice, Bob or Eve do not vary.")
+    # correlations beyond what chance gives come first, then the largest
     where = max(found, key=lambda key: (abs(found[key][0]) > found[key][1], abs(found[key][0])))
     worst, chance = found[where]
     values_out = {"r_eve": worst, "r": legitimate}
     figures = f"the {where} correlate by {worst:.2f}, Alice and Bob by {legitimate:.2f}"
     if abs(worst) > max(0.5 * abs(legitimate), chance):
-        return Verdict(name, False, f"Eve sees much of the same channel: {figures}.", values_out)
-    return Verdict(name, True, f"At most, {figures}.", values_out)
+        return Verdict(name, False, f"Eve's channel resembles that of Alice and Bob: {figures}.", values_out)
+    return Verdict(name, True, f"Eve's channel is her own: at most, {figures}.", values_out)
 
 
 def _independent_probes(a: F64, b: F64) -> float:

@@ -1,4 +1,4 @@
-"""Was there an Eve?"""
+"""Did an Eve measure any probe, or is what she knows assumed?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from testbed.core.types import F64
 
 
 class EveMeasured(HealthCheck):
-    """Was there an Eve?"""
+    """Did an Eve measure any probe, or is what she knows assumed?"""
 
     order = 70
 
@@ -19,7 +19,11 @@ class EveMeasured(HealthCheck):
 
 
 def eve_measured(eve_db: Mapping[str, F64]) -> Verdict:
-    """Was there an Eve?"""
+    """Did an Eve measure any probe, or is what she knows assumed?"""
     if not eve_db:
-        return Verdict("eve_measured", False, "Eve was not measured: her error rate is assumed, not known.")
-    return Verdict("eve_measured", True, f"Eve was measured hearing {' and '.join(sorted(eve_db))}.")
+        return Verdict(
+            "eve_measured",
+            False,
+            "Eve was not measured: what she knows is assumed (table [accounting], assumed_eve_…).",
+        )
+    return Verdict("eve_measured", True, f"Eve measured the probes of {' and '.join(sorted(eve_db))}.")

@@ -26,13 +26,15 @@ def gain_steps(alice_db: F64, bob_db: F64) -> Verdict:
     rows = np.flatnonzero(np.isfinite(offset))
     window = int(np.clip(rows.size // 16, 8, 64))
     if rows.size < 4 * window:
-        return Verdict(name, True, f"Fewer than {4 * window} common probes: gain steps were not looked for.")
+        return Verdict(
+            name, True, f"Alice and Bob have fewer than {4 * window} common probes: gain steps were not searched for."
+        )
     offset = offset[rows]
     # medians before and after each probe: single outliers do not count as steps
     medians = np.median(np.lib.stride_tricks.sliding_window_view(offset, window), axis=1)
     step = medians[window:] - medians[:-window]
-    # What such differences do where nothing happens, measured (1.4826·MAD = std of a Gaussian): offsets that wander
-    # by themselves, because the ends see different channels, must not look like gain steps.
+    # The limit follows from the spread of all such differences (1.4826·MAD = std of a Gaussian): where the ends see
+    # different channels the offset wanders all the time, and that must not look like gain steps.
     limit = max(1.0, 6.0 * 1.4826 * float(np.median(np.abs(step - np.median(step)))))
     found: list[int] = []
     strength = np.abs(step)
@@ -42,12 +44,15 @@ def gain_steps(alice_db: F64, bob_db: F64) -> Verdict:
         strength[max(0, at - 2 * window) : at + 2 * window + 1] = 0.0
     values = {"steps": float(len(found)), "largest_db": float(np.abs(step).max()), "limit_db": float(limit)}
     if not found:
-        return Verdict(name, True, f"No common step of Alice − Bob above {limit:.1f} dB.", values)
+        return Verdict(
+            name, True, f"The difference of Alice's and Bob's levels never steps by more than {limit:.1f} dB.", values
+        )
     at = found[0]
     row = int(rows[at + window])
     detail = (
-        f"{len(found)} gain step(s) at one end only, the largest {abs(step[at]):.1f} dB at probe {row}, "
-        f"at {_stepping_end(alice_db[rows], bob_db[rows], at, window)}: fix the gain (no AGC) or discard that stretch."
+        f"The gain of one end stepped {len(found)} time(s); the largest step is {abs(step[at]):.1f} dB at probe {row}, "
+        f"at {_stepping_end(alice_db[rows], bob_db[rows], at, window)}. Switch automatic gain control off, or discard "
+        "these probes."
     )
     return Verdict(name, False, detail, values)
 

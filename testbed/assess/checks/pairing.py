@@ -33,7 +33,9 @@ def pairing(alice_db: F64, bob_db: F64) -> Verdict:
     by_shift |= {-k: correlation(a[:-k], b[k:]) for k in range(1, reach + 1)}
     shifted = {shift: r for shift, r in by_shift.items() if r is not None}
     if r0 is None or not shifted:
-        return Verdict(name, True, "Too few common probes, or no variation, to tell whether probes are paired rightly.")
+        return Verdict(
+            name, True, "The pairing cannot be checked: there are too few common probes, or the levels do not vary."
+        )
     best = max(shifted, key=lambda shift: shifted[shift])
     # signed: differences of a fast channel correlate by −0.5 where the true shift is 1
     at_zero = max(0.0, correlation(a, b) or 0.0)
@@ -45,4 +47,6 @@ def pairing(alice_db: F64, bob_db: F64) -> Verdict:
             f"Alice is shifted by {best} probes: the rounds are paired wrongly."
         )
         return Verdict(name, False, detail, values)
-    return Verdict(name, True, f"No shift of up to {reach} probes correlates better than the pairing as it is.", values)
+    return Verdict(
+        name, True, f"No shift of Alice's probes by up to {reach} correlates better than the recorded pairing.", values
+    )

@@ -37,8 +37,8 @@ def receiver_alive(name: str, values_db: F64) -> Verdict:
     values = {"modal_share": share, "std_db": spread}
     if share >= 0.9:
         detail = (
-            f"{name} reads one and the same value in {share:.0%} of the probes (std {spread:.2f} dB): "
-            "its receiver is saturated or its gain is stuck, so its figures say little."
+            f"{name} measured the same level in {share:.0%} of the probes (std {spread:.2f} dB): "
+            "the receiver is saturated or its gain is stuck, so figures that involve it say little."
         )
         return Verdict(label, False, detail, values)
     return Verdict(label, True, f"The level at {name} varies by {spread:.2f} dB (std over probes).", values)

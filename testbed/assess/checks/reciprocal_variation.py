@@ -32,7 +32,7 @@ def reciprocal_variation(alice_db: F64, bob_db: F64) -> Verdict:
     common = float(np.sqrt(max(0.0, float(np.nanmean(a * b)))))
     own = float(np.sqrt(np.nanmean((a - b) ** 2) / 2.0))
     values = {"common_std_db": common, "own_std_db": own}
-    figures = f"{common:.2f} dB (std) of variation is common to Alice and Bob, {own:.2f} dB is each end's own"
+    figures = f"Alice and Bob share {common:.2f} dB (std) of variation, and {own:.2f} dB is each end's own"
     if common <= own:
         cause = (
             "the channel is static and what varies is noise"
@@ -42,7 +42,8 @@ def reciprocal_variation(alice_db: F64, bob_db: F64) -> Verdict:
         return Verdict(
             name,
             False,
-            f"{figures}: {cause}, so there is (nearly) nothing to make a key from; move, or switch the surface.",
+            f"{figures}: {cause}, so there is (nearly) no common randomness for a key. Move a node, or let the surface "
+            "change its pattern.",
             values,
         )
     return Verdict(name, True, f"{figures}.", values)

@@ -47,14 +47,14 @@ def reciprocity(alice_db: F64, bob_db: F64, alice_snr_db: F64, bob_snr_db: F64) 
         f"{snrs_db[1]:.0f} dB explains {noise_db:.2f} dB"
     )
     if min(snrs_db) < _CLEAR_SNR_DB:
-        return Verdict(name, True, f"{figures[0].upper()}{figures[1:]}: too noisy to tell more.", values)
+        return Verdict(name, True, f"{figures[0].upper()}{figures[1:]}. The SNR is too low for a verdict.", values)
     if own_db > max(3.0 * noise_db, 1.0):
         return Verdict(
             name,
             False,
-            f"Not reciprocal beyond noise: {figures}. Something changed the channel between the two slots of a round: "
-            "an adversary's surface that flips does this, and so do automatic gain control, wrong pairing or a channel "
-            "faster than the gap between the slots.",
+            f"The channel is not reciprocal: {figures}. Something changed it between the two slots of a round: an "
+            "adversary's surface that changes its pattern in between, automatic gain control, wrong pairing, or "
+            "movement that is fast against the gap between the slots.",
             values,
         )
     return Verdict(name, True, f"{figures[0].upper()}{figures[1:]}.", values)

@@ -22,14 +22,18 @@ def slow_drift(alice_db: F64, bob_db: F64) -> Verdict:
     name = "slow_drift"
     raw, fast = correlation(alice_db, bob_db), detrended(alice_db, bob_db)
     if raw is None or fast is None:
-        return Verdict(name, True, "No correlation could be measured, so none that could be drift.")
+        return Verdict(
+            name,
+            True,
+            "The correlation could not be measured: there are too few common probes, or the levels do not vary.",
+        )
     values = {"r": raw, "r_detrended": fast}
     figures = f"Alice and Bob correlate by {raw:.2f}, their changes from probe to probe by {fast:.2f}"
     if raw >= 0.3 and fast < 0.5 * raw:
         return Verdict(
             name,
             False,
-            f"{figures}: what they share is mostly slow drift, which holds few secret bits a probe.",
+            f"{figures}: their common variation is mostly slow drift, which gives few secret bits a probe.",
             values,
         )
     return Verdict(name, True, f"{figures}.", values)

@@ -114,7 +114,7 @@ class Ldpc(Reconciler):
                 )
             ranges = {k: splits_of(first[k].frame.size, first[k].checks, step) for k in failed}
             if any(start == stop for start, stop in ranges.values()):
-                raise DialogueFailed("not_decoded", "no parities are left to be told")
+                raise DialogueFailed("not_decoded", "all parities of the code have been published")
             messages += 1
             leaked = _flags(len(failed), len(first))
             yield Send(PublicMessage(kind=REPLY, body={"failed": failed}, leaked_bits=leaked))

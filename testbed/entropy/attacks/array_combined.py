@@ -15,7 +15,9 @@ from testbed.entropy.series import aligned, at_rounds
 class ArrayCombined(EstimatingAttack):
     """Alice's amplitudes as |Σ wₐhₐ|, and her powers as Σ W·hₐh*ᵦ, channel by channel, fitted on her side."""
 
-    knows = "the complex signals of all her antennas, combined linearly and by power as fits Alice best"
+    knows = (
+        "the complex signals of all her antennas, combined linearly and by power with the weights that fit Alice best"
+    )
     needs = ("heard",)
 
     def applies(self, facts: Facts) -> bool:

@@ -13,7 +13,7 @@ from testbed.entropy.shifts import Match, agreement_of, constant, piecewise
 class EveDirect(DirectAttack):
     """One of her channels for each of Alice's columns; the shift is none, one, or a course."""
 
-    knows = "her own ranks at the right shift, sign and dimension"
+    knows = "the ranks of her own signals, at the shift, sign and dimension that fit Alice best"
     needs = ("heard",)
 
     def matches(self, facts: Facts, z: F64) -> list[Match]:

@@ -14,7 +14,9 @@ from testbed.entropy.series import at_rounds, joined_of
 class EveMagnitude(EstimatingAttack):
     """A ridge to the magnitude of Alice's scores: labels that share one share the probability."""
 
-    knows = "the magnitude of Alice's values, not their side, from her own signals of the same round"
+    knows = (
+        "how far Alice's values are from their median, but not on which side, from her own signals of the same round"
+    )
     needs = ("heard",)
 
     def inputs(self, facts: Facts, z: F64) -> F64:

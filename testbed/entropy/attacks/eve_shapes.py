@@ -15,7 +15,7 @@ MOST_SERIES = 4
 class EveShapes(EstimatingAttack):
     """A ridge from ranks of Eve's channels, their squares and magnitudes, and products of two links' channels."""
 
-    knows = "her own signals of the same round, bent in any of the usual ways"
+    knows = "her own signals of the same round, through any of several non-linear functions"
     needs = ("heard",)
 
     def inputs(self, facts: Facts, z: F64) -> F64:

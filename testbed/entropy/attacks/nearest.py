@@ -29,7 +29,7 @@ class Nearest(Attack):
     tend to a limit: Stone 1977; as a bound on leakage: Cherubin, Chatzikokolakis and Palamidessi, S&P 2019).
     """
 
-    knows = "all of the above at once, compared with the most similar symbols of the string"
+    knows = "her own signals and the rest of the string at once, compared with the most similar other symbols"
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
         z = scores(facts)

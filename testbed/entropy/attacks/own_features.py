@@ -13,7 +13,7 @@ from testbed.entropy.references import own
 class OwnFeatures(EstimatingAttack):
     """A ridge from all columns at neighbouring rounds before, and at later ones as far as they are public."""
 
-    knows = "Alice's analogue values at the rounds around, which are better than their labels"
+    knows = "Alice's analogue values in neighbouring rounds, which say more than their labels"
     folds = "probes"
 
     def inputs(self, facts: Facts, z: F64) -> F64:

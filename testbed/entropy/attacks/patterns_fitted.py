@@ -16,7 +16,7 @@ LINEAR = 64
 class PatternsFitted(EstimatingAttack):
     """|c₀ + Σ cₙ·rₙ| with coefficients fitted on Alice's side, as level and power, and the patterns as they stand."""
 
-    knows = "every pattern of the surface, and what a channel fitted to Alice's own values makes of it"
+    knows = "every pattern of the surface, and a channel model fitted to Alice's own values"
     needs = ("patterns",)
     cliff = True
 

@@ -18,7 +18,7 @@ class Recurrence(EstimatingAttack):
     """A ridge from Alice's own series at the shifts that fit best, forwards and backwards, across blocks and runs."""
 
     knows = (
-        "that the channel comes back after any number of rounds, also backwards, in this and earlier blocks and runs"
+        "that the channel repeats after any number of rounds, also in reverse, in this and in earlier blocks and runs"
     )
     hidden_context = HIDDEN_CONTEXT
 

@@ -15,7 +15,7 @@ SHIFTS = 12
 class RecurrencePiecewise(DirectAttack):
     """Alice's own values elsewhere, as they stand: at shifts of the whole block together, or along a course of them."""
 
-    knows = "that the channel comes back, at a shift that may change"
+    knows = "that the channel repeats, after a number of rounds that may change within the block"
     hidden_context = HIDDEN_CONTEXT
 
     def matches(self, facts: Facts, z: F64) -> list[Match]:

@@ -15,7 +15,7 @@ from testbed.entropy.references import public_columns
 class RecurrenceState(EstimatingAttack):
     """A ridge from the mean of what earlier rounds of the same state gave, and later ones as far as they are public."""
 
-    knows = "in which rounds the surface had the same state, and Alice's values in the others of them"
+    knows = "in which rounds the surface had the same state, and Alice's values in the other rounds of that state"
     needs = ("states",)
     hidden_context = HIDDEN_CONTEXT
 

@@ -17,7 +17,10 @@ MOST_INPUTS = 64
 class StringEach(Attack):
     """A ridge for each dimension from all other labels of the same probe, and of the two probes before."""
 
-    knows = "every other label of the string: all dimensions of the same probe and those before, each in its own way"
+    knows = (
+        "every other label of the string: all dimensions of the same and of earlier "
+        "probes, with weights for each dimension"
+    )
     _freedom = 0.0
 
     def applies(self, facts: Facts) -> bool:

@@ -12,7 +12,7 @@ from testbed.entropy.strings import before, between, label_scores
 class StringNear(Attack):
     """One ridge for all symbols from the labels before them, another where the next one is public too."""
 
-    knows = "every other label of the string: neighbours in time and frequency, alike in all dimensions"
+    knows = "every other label of the string: neighbours in time and frequency, with the same weights in all dimensions"
     _freedom = 0.0
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:

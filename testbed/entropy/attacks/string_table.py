@@ -24,7 +24,7 @@ _MOST_CELLS = 1 << 16
 class StringTable(Attack):
     """Look-ups of a label by the labels beside it; of several sets of neighbours the one that served best."""
 
-    knows = "what was seen beside the same neighbouring labels elsewhere in the string"
+    knows = "which labels stand beside the same neighbouring labels elsewhere in the string"
     _freedom = 0.0
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:

@@ -19,7 +19,7 @@ from testbed.papers.secrecy_of_keys.cases import CASES
 from testbed.papers.secrecy_of_keys.table import RULES, Row, of_case, summary
 
 PAPER = "length rule"
-SEEDS, PROBES = 20, 400
+SEEDS, PROBES = 20, 300
 QUICK_SEEDS, QUICK_PROBES = 1, 300
 
 

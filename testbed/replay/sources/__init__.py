@@ -120,7 +120,7 @@ def _ask(name: str, path: Path, question: Callable[[Path], Any]) -> Any:
         raise
     except Exception as exc:  # a source's own mistake, or a file that it did not think of: one line all the same
         what = printable(str(exc) or type(exc).__name__)
-        raise InputError(f"{path}: source {name!r} stumbles: {type(exc).__name__}: {what}") from exc
+        raise InputError(f"{path}: source {name!r} failed: {type(exc).__name__}: {what}") from exc
 
 
 # ---------------------------------------------------------------- what a source may return

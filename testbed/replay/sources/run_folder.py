@@ -22,7 +22,10 @@ def matches(path: Path) -> bool:
 
 
 def load(path: Path) -> Recording:
-    """Read the CSI of the rounds that were kept, and of those that were measured and lost to their key; the chain and its accounting are those of the run's experiment."""
+    """Read the CSI of every round that both ends measured, whether or not a key came of it.
+
+    The chain and its accounting are those of the run's experiment.
+    """
     run = reader.load(path)
     if run.start.private:
         raise InputError(f"{path}: recorded in private mode, without CSI; accepted: {ACCEPTS}")

@@ -38,7 +38,8 @@ class Baseline(Section):
         title = escape(str(v.baseline.start.experiment.get("title") or "a run"))
         note = (
             f'<p class="note">The baseline is run {escape(v.baseline.start.uid)} (“{title}”). The experiments differ '
-            f"in {named}. Agreed information is the raw rate times 1 − h(disagreement): quantized noise counts for "
-            "nothing, and a ratio to it is to the most that it can be within 3 standard deviations.</p>"
+            f"in {named}. Agreed information is the raw rate times 1 − h(disagreement), so that quantized "
+            "noise counts for nothing. Its ratio divides by the largest baseline value within 3 standard "
+            "deviations.</p>"
         )
         return table(("", Cell("this run", "n"), Cell("baseline", "n"), Cell("ratio", "n")), rows) + note

@@ -52,7 +52,7 @@ def _strip(v: View) -> str:
     text = ", ".join(f"{label} differs from Alice in {n}" for label, n in differ.items())
     svg = pictures.bit_strip(rows, shown, f"The first {shown} raw bits of block {block}: {text}")
     caption = (
-        f"The first {shown} raw bits of block {block}, before anything was corrected; strong is 1, pale is 0. "
+        f"The first {shown} raw bits of block {block}, before reconciliation; a strong colour is 1, a pale one 0. "
         f"Red cells differ from Alice’s: {text}."
     )
     lone = "" if "eve" in {r for _, r, _ in rows} else missing("Eve’s guess of these bits was not recorded.")
@@ -88,7 +88,7 @@ def _disagreement(v: View) -> str:
     )
     caption = (
         "Raw and Eve’s rates are counted on the sacrificed (published) bits of each block. Reconciled strings that "
-        "a universal hash verified count as 0; of a failed block the rate is not known."
+        "a universal hash verified count as 0; the rate of a failed block is not known."
     )
     rows = []
     for b in blocks[:MAX_ROWS]:
@@ -111,7 +111,7 @@ def _disagreement(v: View) -> str:
         "differ, sacrificed",
         "corrected by Bob",
         "after reconciliation",
-        "Eve wrong, sacrificed",
+        "Eve’s errors, sacrificed",
         "Eve’s link",
     )
     return picture(svg, caption) + table(head, rows, len(blocks)) + _reconciliation(v)

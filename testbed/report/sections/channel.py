@@ -28,7 +28,8 @@ class Channel(Section):
         antennas = any(r.csi is not None and r.csi.shape[1] * r.csi.shape[2] > 1 for r in v.run.links.values())
         caption = (
             "Magnitude of every channel estimate, each link relative to its own median, all on the same scale. "
-            "Reciprocity shows as Alice’s and Bob’s pictures being alike; gaps are rounds without an estimate. "
+            "Where the channel is reciprocal, Alice’s and Bob’s pictures look alike; "
+            "gaps are rounds without an estimate. "
             "Frequency is the offset from the carrier."
         )
         if antennas:

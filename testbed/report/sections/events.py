@@ -18,7 +18,7 @@ class Events(Section):
     def html(self, v: View) -> str:
         events = v.run.events
         if not events:
-            return missing("None was recorded.")
+            return missing("No event was recorded.")
         rows = [(e.time[11:23], e.kind, plainly(e.data)) for e in events[-MAX_ROWS:]]
         note = f'<p class="note">The last {MAX_ROWS} of {len(events):,}.</p>' if len(events) > MAX_ROWS else ""
         return note + table(("UTC", "what", "details"), rows)

@@ -20,10 +20,10 @@ class Flow(Section):
         blocks = v.run.blocks
         raw = bit_flow.raw_bits(blocks)
         if not raw:
-            return missing(no_blocks(v) if not blocks else "The blocks held no raw bits.")
+            return missing(no_blocks(v) if not blocks else "No block had raw bits.")
         epsilon_log2 = v.run.start.experiment.get("accounting", {}).get("epsilon_log2")
         if epsilon_log2 is None:
-            return missing("The start document holds no security parameter, so losses cannot be told apart.")
+            return missing("The start document holds no security parameter, so the losses cannot be separated.")
         steps = bit_flow.flow(blocks, int(epsilon_log2))
         key = sum(bit_flow.key_bits(b) for b in blocks)
         alarm = ""
@@ -35,7 +35,7 @@ class Flow(Section):
         losses = [(step.label, step.bits) for step in steps]
         alt = f"Waterfall from {raw:,} raw bits to {key:,} key bits: " + ", ".join(f"{n} {b:,}" for n, b in losses)
         svg = v.draw.waterfall(raw, losses, key, alt)
-        caption = f"Sum over {counted(len(blocks), 'block')}. A loss takes no more than what is left of its block."
+        caption = f"Sum over {counted(len(blocks), 'block')}. No loss exceeds what its block still had."
         rows = [(step.label, Cell(f"{step.bits:,}", "n"), step.why) for step in steps]
         rows = [("raw bits", Cell(f"{raw:,}", "n"), "agreed positions after quantization"), *rows]
         rows.append(("key", Cell(f"{key:,}", "n"), "bits that both sides hold"))

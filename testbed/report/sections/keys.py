@@ -43,7 +43,7 @@ class Keys(Section):
             "Eve",
             "why not",
         )
-        note = "Keys lie in the nodes’ own folders; no key bit is in this run’s folder or on this page."
+        note = "The keys are stored in the nodes’ own folders; this run’s folder and this page contain no key bit."
         if v.run.bits:
             note += " Raw bits and channels were recorded, though: these keys are for science, not for use."
         return f"<p>{note}</p>" + table(head, rows, len(blocks))

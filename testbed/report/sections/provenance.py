@@ -23,7 +23,7 @@ class Provenance(Section):
         start = v.run.start
         commit = "not run from a git checkout"
         if start.git_hash:
-            commit = start.git_hash + (" with changes on top" if start.git_modified else "")
+            commit = start.git_hash + (" with uncommitted changes" if start.git_modified else "")
         rows: list[tuple[Any, ...]] = [("run", Code(start.uid)), ("started", start.time)]
         if v.run.stop is not None:
             rows.append(("stopped", v.run.stop.time))

@@ -18,7 +18,7 @@ class RadioOverTime(Section):
 
     def html(self, v: View) -> str:
         if not v.links:
-            return missing("No probe was received by anybody.")
+            return missing("No node received a probe.")
         svg = v.draw.over_time(
             list(v.links.values())[:6],
             "Signal-to-noise ratio and carrier frequency offset of every link over rounds",

@@ -18,7 +18,7 @@ class Randomness(Section):
         tests = v.summary.get("randomness")
         if not tests:
             return missing(
-                "No randomness test was recorded; short keys carry too few bits for most of them."
+                "No randomness test was recorded; most tests need more bits than short keys have."
                 if v.run.summary is not None
                 else no_summary(v)
             )

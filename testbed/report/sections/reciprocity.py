@@ -38,7 +38,7 @@ class Reciprocity(Section):
             points = _points(v, at_alice, other)
             if points is None:
                 if role == "bob":
-                    return missing("There is no round in which both Alice and Bob have an estimate.")
+                    return missing("In no round do both Alice and Bob have a channel estimate.")
                 continue
             value = s.get(key)
             quoted = "correlation not measured" if value is None else f"correlation {figure(value)}"

@@ -12,9 +12,9 @@ from testbed.report.view import View, no_summary
 
 WORDS = {
     "total": "all keys of the run, together",
-    "estimation": "an Eve of the portfolio is better than her confidence limit",
-    "correction": "both ends confirm strings that differ",
-    "amplification": "what hashing leaves",
+    "estimation": "an Eve of the portfolio guesses more often than her confidence limit",
+    "correction": "both ends verify strings that differ",
+    "amplification": "a hashed key is distinguishable from a random one",
 }
 
 
@@ -26,26 +26,28 @@ class Secrecy(Section):
     title = "Who could know this key"
 
     def html(self, v: View) -> str:
-        """Return a row for every Eve: what she knows, what she guesses of a label, the key she alone would leave."""
+        """Return a row for every Eve: what she knows, how often she guesses right, the key against her alone."""
         secrecy = v.summary.get("secrecy")
         if not secrecy:
-            return missing("No key’s length was judged." if v.run.summary is not None else no_summary(v))
+            return missing("No key length was computed." if v.run.summary is not None else no_summary(v))
         parts = [_marks(v.summary)]
         parts.append(
             f"<p>The key is as long as the most able of these Eves allows: <strong>{escape(str(secrecy['limiting']))}"
-            "</strong>. Each guessed Alice’s labels out of fold, with her unknown parameters fitted on Alice’s own "
-            "measurements. No statistic excludes an attack that is not in this table.</p>"
+            "</strong>. Each guessed those of Alice’s labels that her attack was not "
+            "trained on; her unknown parameters "
+            "were fitted to Alice’s own measurements. No statistic can exclude that another attack, "
+            "which is not in this table, does better.</p>"
         )
         parts.append(_table(secrecy["eves"]))
         if secrecy.get("sensitivity"):
-            parts.append("<h3>If somebody assumed more</h3>" + _table(secrecy["sensitivity"]))
+            parts.append("<h3>Under stronger assumptions</h3>" + _table(secrecy["sensitivity"]))
         assumptions = "".join(f"<li>{escape(text)}</li>" for text in secrecy["assumptions"])
         parts.append(f"<h3>Assumptions</h3><ul>{assumptions}</ul>")
         chances = [
             (WORDS.get(name, name), Cell(f"2^{value:g}".replace("-", "−"), "n"))
             for name, value in secrecy["epsilon_log2"].items()
         ]
-        parts.append("<h3>How likely something fails</h3>" + table(("what", Cell("at most", "n")), chances))
+        parts.append("<h3>Bounds on the probability of failure</h3>" + table(("what", Cell("at most", "n")), chances))
         return "".join(parts)
 
 

@@ -36,7 +36,7 @@ def _adversary(v: View) -> str:
     )
     return (
         f'<p class="alarm">The simulated scene holds an adversary’s surface of {attacker["rows"]} × '
-        f"{attacker['columns']} elements, which {does}. Nobody in the run is told of it; see the health check "
+        f"{attacker['columns']} elements, which {does}. No node of the run knows of it; see the health check "
         "<code>reciprocity</code>.</p>"
     )
 
@@ -48,8 +48,8 @@ def _patterns(v: View) -> str:
         if v.run.node("ris") is None and policy in (None, "none"):
             return missing("No surface took part in this run.")
         if policy == "none":
-            return missing("The surface was left alone: the experiment’s policy is “none”.")
-        return missing("No pattern was acknowledged by the surface.")
+            return missing("The surface kept its pattern: the experiment’s policy is “none”.")
+        return missing("The surface acknowledged no pattern.")
     images = []
     for i, (digest, pattern) in enumerate(list(patterns.items())[:MAX_PATTERNS]):
         n_rows, n_columns = pattern.levels.shape

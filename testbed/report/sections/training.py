@@ -13,7 +13,7 @@ class Training(Section):
 
     order = 50
     short = "Training"
-    title = "What the enhancer learnt from"
+    title = "Training of the enhancer"
 
     def shows(self, v: View) -> bool:
         return v.trains

@@ -48,7 +48,7 @@ class ClosedLoopOptions(StageOptions, frozen=True):
 
 
 class ClosedLoop(SurfacePolicy):
-    """Probes what a search asks for and tells it what that was worth."""
+    """Probes the patterns that a search asks for, and gives it the objective's value of each."""
 
     options_type = ClosedLoopOptions
     options: ClosedLoopOptions
@@ -90,7 +90,9 @@ class ClosedLoop(SurfacePolicy):
         self._search.begin(self._tried, seeds.generator(seed, "search"))
         if self._model != "none":
             if self._scene is None:
-                raise InputError(f"model = {self._model!r} needs the scene's geometry, which nobody gave")
+                raise InputError(
+                    f"model = {self._model!r} needs the scene's geometry, which this experiment does not give"
+                )
             self._designed = focus.candidates(LineOfSight.of(*self._scene, shape), phase_bits)
         self._heard: list[Mapping[str, C64]] = []
         self._one_round = 0.0
@@ -133,7 +135,7 @@ class ClosedLoop(SurfacePolicy):
                 else:
                     self._go("confirm" if self._model == "answer" else "model_confirm", self._best_pattern)
             case "model_confirm":
-                # what a search makes of it has to beat what it was worth when measured afresh, not when it was lucky
+                # the search has to beat the value that was measured again, as the first may have been a lucky one
                 self._floor, self._one_round = (self._tried, worth), spread
                 self.best = self._floor
                 self._search.begin(self._tried, seeds.generator(self._seed, "search"))
@@ -141,7 +143,7 @@ class ClosedLoop(SurfacePolicy):
             case "search":
                 self._note(worth)
                 self._search.tell(worth, self._one_round / np.sqrt(self._probes))
-                # what a search found is what it says at its end: not always the luckiest of all that it tried
+                # the result is what the search returns at its end, not the pattern with the highest noisy value
                 self._go("confirm" if self._search.done else "search", self._search.ask())
             case "confirm":
                 if self._floor is not None and worth <= self._floor[1]:

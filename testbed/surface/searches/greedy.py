@@ -1,4 +1,4 @@
-"""Element after element: try its other levels, keep what is better (coordinate ascent)."""
+"""Coordinate ascent: try the other levels of one group of elements after the other and keep what is better."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testbed.core.stages import SurfaceSearch
 from testbed.core.types import SurfacePattern
 
 _REFRESH = 16
-"""Groups between two looks at what is held: what was kept for being lucky is not compared with for ever."""
+"""The kept pattern is measured again every so many groups, as it may have been kept because of a lucky noise sample."""
 
 
 class GreedyOptions(StageOptions, frozen=True):
@@ -27,7 +27,8 @@ class Greedy(SurfaceSearch):
     """Turns `group` elements together through their other levels, in random order, up to `sweeps` times over all.
 
     A change is kept where it is better by more than the standard error of the comparison. Ends early after a sweep
-    that changed nothing. Tries (2^bits − 1)·elements/group patterns a sweep, and 1/16 more to look again.
+    that changed nothing. Tries (2^bits − 1)·elements/group patterns a sweep, and measures the kept one again after
+    every 16th group.
     """
 
     options_type = GreedyOptions
@@ -47,7 +48,7 @@ class Greedy(SurfaceSearch):
         self.done = next(self._course, None) is None
 
     def _search(self, rng: np.random.Generator) -> Iterator[bool]:
-        """Leave a pattern in `_tried` at every step; what it was worth is there when the next step is asked for."""
+        """Leave a pattern in `_tried` at every step; `_worth` and `_error` hold its result at the next step."""
         n_levels, n = 1 << self._held.phase_bits, self._held.levels.size
         for _ in range(self.options.sweeps):
             changed = False

@@ -1,4 +1,4 @@
-"""Every element's share from Hadamard-coded patterns: each probe tells about all elements of a group at once.
+"""Every element's share from Hadamard-coded patterns: each probe measures all elements of a group at once.
 
 While the rest of the surface holds still and carries the reference r, the elements of one group take half-turns by the
 rows of a Hadamard matrix. Power is |r + Σ sₙgₙ|² (s = ±1); the difference to the same row with all signs turned
