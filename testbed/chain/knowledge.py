@@ -72,6 +72,10 @@ class Knowledge:
         """Take features that everybody knows from now on: a training's, a finished block's, those of another run."""
         self._earlier.append((name, features, same_run))
 
+    def add_states(self, rounds: I64, states: I64) -> None:
+        """Take what the surface held: (round,) opaque numbers, equal where it was the same."""
+        self._states |= dict(zip(rounds.tolist(), states.tolist(), strict=True))
+
     def add_heard(self, series: Sequence[HeardSeries]) -> None:
         """Take what Eve's node reports of the rounds until now."""
         for one in series[:MOST_SERIES]:
@@ -99,7 +103,7 @@ class Knowledge:
         published[agreed.sacrificed] = True
         states, patterns, responses = _surface(surface, features.rounds)
         if states is not None:
-            self._states |= dict(zip(features.rounds.tolist(), states.tolist(), strict=True))
+            self.add_states(features.rounds, states)
         if surface is not None:
             if len(surface.other_rounds) != len(surface.other_states):
                 raise InputError("other rounds of the surface and their states do not go together")

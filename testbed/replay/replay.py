@@ -28,7 +28,7 @@ from testbed.core.antennas import canonical_antennas
 from testbed.core.config import Accounting, ChainFile, Experiment, Training
 from testbed.core.errors import DialogueFailed, InputError
 from testbed.core.ledger import PublicMessage
-from testbed.core.outcomes import KeyReport
+from testbed.core.outcomes import KeyReport, SurfaceRecord
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import F64, I64, CsiSeries, Features, Key
 from testbed.replay import map as mapping
@@ -254,6 +254,7 @@ def _train(
     if published is not None:
         for memory in known.values():
             memory.add_features("training", published)
+        _hear(chain, cut, probes, before, known)
     return [training.Attempt(probes.size, failure, a, b)], feeding[training_plan.rounds + training_plan.guard_rounds :]
 
 
@@ -309,13 +310,14 @@ def _distil(
         guess = guesses[strongest].raw if strongest is not None else None
         raw = RawBits(alice.raw.values, bob.raw.values, guess)
     eve = judged[strongest] if strongest is not None else None
-    _hear(chain, cut, probes, known)
+    _hear(chain, cut, probes.which, probes.places, known)
     if not (alice.report.verified and bob.report.verified):
         _close(alice, probes, known)
         return _Block(BlockFacts(alice.report, bob.report, eve, raw=raw), guesses, strongest, {}, 0, None)
-    if_there = {label: _amplify(chain, alice, bob, known[label], probes, seed).key_bits for label in judged}
-    unmeasured = _amplify(chain, alice, bob, known[NOBODY], probes, seed).key_bits
-    final = _amplify(chain, alice, bob, known[ALL], probes, seed)
+    surface = _surface(cut, probes)
+    if_there = {label: _amplify(chain, alice, bob, known[label], probes, surface, seed).key_bits for label in judged}
+    unmeasured = _amplify(chain, alice, bob, known[NOBODY], probes, surface, seed).key_bits
+    final = _amplify(chain, alice, bob, known[ALL], probes, surface, seed)
     _close(alice, probes, known)
     eve_key = None
     if strongest is not None and final.alice is not None:
@@ -334,10 +336,13 @@ def _distil(
     return _Block(facts, guesses, strongest, if_there, unmeasured, final.alice)
 
 
-def _hear(chain: KeyChain, cut: Cut, probes: _Probes, known: Mapping[str, Knowledge]) -> None:
-    """Let each Eve report these probes to whoever judges a key against her."""
+def _hear(chain: KeyChain, cut: Cut, probes: I64, places: I64, known: Mapping[str, Knowledge]) -> None:
+    """Let each Eve report these probes to whoever judges a key against her; what the surface held, everybody knows."""
+    if cut.surface is not None:
+        for memory in known.values():
+            memory.add_states(places, cut.surface.states[probes])
     for label, eve in cut.eves.items():
-        pair = [_maybe(series, probes.which, probes.places) for series in (eve.from_alice, eve.from_bob)]
+        pair = [_maybe(series, probes, places) for series in (eve.from_alice, eve.from_bob)]
         series = chain.report_series(pair[0], pair[1], label)
         known[label].add_heard(series)
         if label in cut.assumed:
@@ -365,10 +370,23 @@ class _Amplified:
         return 0 if self.alice is None or self.bob is None else self.alice.bits.size
 
 
+def _surface(cut: Cut, probes: _Probes) -> SurfaceRecord | None:
+    if cut.surface is None:
+        return None
+    s, which = cut.surface, probes.which
+    return SurfaceRecord(
+        states=tuple(s.states[which].tolist()),
+        levels=None if s.levels is None else np.ascontiguousarray(s.levels[which], np.uint8).tobytes(),
+        phase_bits=s.phase_bits,
+        elements=s.elements,
+    )
+
+
 def _amplify(
-    chain: KeyChain, alice: Agreed, bob: Agreed, known: Knowledge, probes: _Probes, seed: int
+    chain: KeyChain, alice: Agreed, bob: Agreed, known: Knowledge, probes: _Probes, surface: SurfaceRecord | None,
+    seed: int,
 ) -> _Amplified:  # fmt: skip
-    facts = known.facts(alice, rounds=probes.places)
+    facts = known.facts(alice, surface, rounds=probes.places)
     decided = chain.decide(alice, facts, seed)
     try:
         (a, a_report), (b, b_report), said = dialogue.run(

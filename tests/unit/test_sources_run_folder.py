@@ -7,6 +7,7 @@ from testbed.core.errors import InputError
 from testbed.records import documents
 from testbed.records.writer import RunWriter
 from testbed.replay import sources
+from testbed.replay.replay import _Probes, _surface
 
 SUBCARRIERS = 4
 EXPERIMENT = {
@@ -18,11 +19,13 @@ EXPERIMENT = {
 }
 
 
-def record(folder, experiment=EXPERIMENT, eve=True, close=True, with_csi=True):
+def record(folder, experiment=EXPERIMENT, eve=True, close=True, with_csi=True, held=(None,) * 6, patterns=()):
     """Record rounds 0 to 5: 2 is rejected, in 4 Alice's estimate is missing."""
     lab = {"node": {n: {"role": n} for n in ("alice", "bob", "eve")}}
     start = documents.start(experiment, lab, subcarrier_hz=np.arange(SUBCARRIERS) * 1e5)
     writer = RunWriter(folder, start)
+    for name, levels in patterns:
+        writer.pattern(name, np.array(levels, np.uint8), 1)
     for r in range(6):
         for link, shift in (("alice>bob", 0), ("bob>alice", 100), ("alice>eve", 200)):
             if link == "alice>eve" and not eve:
@@ -30,7 +33,7 @@ def record(folder, experiment=EXPERIMENT, eve=True, close=True, with_csi=True):
             h = np.full((1, 1, SUBCARRIERS), r + shift + 1j, np.complex64)
             missing = not with_csi or (link == "bob>alice" and r == 4)
             writer.probe(r, link.split(">")[1], link, r * 0.1, 20.0, 0.0, -30.0, None, None if missing else h)
-        writer.round(r, r != 2, "low_snr" if r == 2 else None, None, r * 0.25)
+        writer.round(r, r != 2, "low_snr" if r == 2 else None, held[r], r * 0.25)
     if close:
         writer.close(documents.stop("ok"), {})
     else:
@@ -53,6 +56,44 @@ def test_kept_rounds_come_back(tmp_path, close):
     assert cut.rejected == {"low_snr": 1}
     assert cut.interval_s == pytest.approx(0.25)
     assert (cut.seed, cut.accounting.block_rounds) == (7, 50)
+
+
+BOARD = [("one", [[0, 1]]), ("two", [[1, 1]])]
+HELD = ("one", "two", "two", "one", "two", "two")
+
+
+def with_surface(secret):
+    surface = {"policy": "random", "secret": secret}
+    return {
+        **EXPERIMENT,
+        "surface": surface,
+        "scene": {**EXPERIMENT["scene"], "surface": {"position_m": [1, -1, 1], "normal": [0, 1, 0]}},
+    }
+
+
+def test_public_patterns_come_back_and_secret_ones_only_as_numbers(tmp_path):
+    """A replay that forgot them granted a static room hundreds of bits that the run itself had refused."""
+    for secret in (False, True):
+        folder = tmp_path / str(secret)
+        record(folder, with_surface(secret), held=HELD, patterns=BOARD)
+        cut = sources.load(folder).cuts["run"]
+        held = cut.surface
+        assert held.states.tolist() == [0, 1, 0, 1, 1]
+        assert (held.elements, held.phase_bits) == (2, 1)
+        told = _surface(cut, _Probes(np.arange(5), 1, 3))
+        assert (told.states, told.elements, told.phase_bits) == ((1, 0, 1), 2, 1)
+        if secret:
+            assert held.levels is None
+            assert told.levels is None
+        else:
+            assert held.levels.tolist() == [[0, 1], [1, 1], [0, 1], [1, 1], [1, 1]]
+            assert told.levels == bytes([1, 1, 0, 1, 1, 1])
+
+
+def test_a_run_whose_patterns_are_not_on_record_is_not_replayed(tmp_path):
+    record(tmp_path, with_surface(False), held=HELD, patterns=BOARD[:1])
+    with pytest.raises(InputError, match="pattern of round 1 is not on record"):
+        sources.load(tmp_path)
 
 
 def test_without_eve(tmp_path):

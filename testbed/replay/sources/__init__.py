@@ -49,6 +49,18 @@ class EveLinks:
 
 
 @dataclass(frozen=True, slots=True)
+class Surface:
+    """What a surface held at each probe of a cut, as far as it is public."""
+
+    states: I64
+    """(probe,) number of the state: equal numbers are equal patterns."""
+    elements: int
+    phase_bits: int
+    levels: NDArray[np.uint8] | None = None
+    """(probe, element) where the patterns are public; None where they are secret."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cut:
     """One set of links measured together: what one replay distils a key from."""
 
@@ -80,6 +92,8 @@ class Cut:
     """Rounds that were probed but are not among the probes, by reason."""
     seed: int = 1
     """For every random choice of the chain, where no experiment is given."""
+    surface: Surface | None = None
+    """None where no surface took part: without it nobody can be tried who knows its patterns."""
     interval_s: float | None = None
     """From probe pair to probe pair; None where the source has no meaningful timing, so no rates can be given."""
 

@@ -12,7 +12,7 @@ from testbed.core.errors import InputError, Reject
 from testbed.core.types import I64, CsiSeries
 from testbed.records import files, reader
 from testbed.records.recorded import RecordedRun
-from testbed.replay.sources import Cut, EveLinks, Recording
+from testbed.replay.sources import Cut, EveLinks, Recording, Surface
 
 ACCEPTS = f"folder of a run recorded in experiment mode ({files.RUN} or {files.JOURNAL})"
 
@@ -60,6 +60,7 @@ def load(path: Path) -> Recording:
         assumption="Eve is no better placed than the recorded one" if eves else "",
         rejected=_rejected(run),
         seed=experiment.seed,
+        surface=_surface(run, experiment, rounds, path),
         interval_s=_interval_s(run),
     )
     title = run.start.experiment.get("title", "")
@@ -80,6 +81,20 @@ def _at(series: CsiSeries, rounds: I64) -> CsiSeries:
     _, into, of = np.intersect1d(rounds, series.rounds, return_indices=True)
     h[into] = series.h[of]
     return CsiSeries(h=h, rounds=rounds, subcarrier_hz=series.subcarrier_hz)
+
+
+def _surface(run: RecordedRun, experiment: Experiment, rounds: I64, path: Path) -> Surface | None:
+    """Return what the surface held in these rounds; its levels only where the experiment does not keep them secret."""
+    if experiment.surface.policy == "none":
+        return None
+    held = dict(zip(run.rounds.rounds.tolist(), run.rounds.surface.tolist(), strict=True))
+    names = [held.get(r, "") for r in rounds.tolist()]
+    unknown = next((r for r, name in zip(rounds.tolist(), names, strict=True) if name not in run.patterns), None)
+    if unknown is not None:
+        raise InputError(f"{path}: the surface's pattern of round {unknown} is not on record; accepted: {ACCEPTS}")
+    first, states = run.patterns[names[0]], np.unique(names, return_inverse=True)[1]
+    public = None if experiment.surface.is_secret else np.stack([run.patterns[n].levels.ravel() for n in names])
+    return Surface(states.astype(np.int64), first.levels.size, first.phase_bits, public)
 
 
 def _rejected(run: RecordedRun) -> dict[str, int]:
