@@ -1,0 +1,89 @@
+"""A track walked again at another pace: no shift fits it for long, but places follow one another as they did before."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.core.types import F64, I64
+from testbed.entropy.estimating import EstimatingAttack
+from testbed.entropy.facts import Facts
+from testbed.entropy.gaussian_labels import normal_scores
+from testbed.entropy.shifts import Match, agreement_of
+
+_FINER = 2
+"""Places between two rounds of the earlier walk, by linear interpolation."""
+_STEPS = range(3 * _FINER + 1)
+"""From one probe to the next: from a halt to three times the pace."""
+_STEP_NATS, _JUMP_NATS, _WORST_NATS = 1.5, 12.0, -6.0
+_PASSES = 3
+_MOST_PLACES = 6000
+
+
+class RecurrenceWarped(EstimatingAttack):
+    """What Alice measured earlier along the likeliest course of places, each way (dynamic time warping)."""
+
+    knows = "that the track of earlier blocks, training or runs is walked again, at any pace, either way"
+    needs = ("earlier",)
+
+    def inputs(self, facts: Facts, z: F64) -> F64 | None:
+        found: list[Match] = []
+        for values in _walks(facts):
+            for walk in (values, values[::-1]):
+                course = _course(z, walk)
+                around = [walk[np.clip(course + k * _FINER, 0, len(walk) - 1)] for k in (-1, 0, 1)]
+                found.append(Match(np.concatenate(around, axis=1), agreement_of(z, walk[course])))
+        return max(found, key=lambda m: m.agreement).inputs if found else None
+
+
+def _walks(facts: Facts) -> list[F64]:
+    """Return (place, column) scores of what is known of this run in order, and of each earlier run."""
+    if "walks" not in facts.scratch:
+        own = sorted((e for e in facts.earlier if e.same_run and e.rounds.size), key=lambda e: int(e.rounds[0]))
+        others = [normal_scores(e.features) for e in facts.earlier if not e.same_run and e.rounds.size]
+        walks = ([np.concatenate([normal_scores(e.features) for e in own])] if own else []) + others
+        facts.scratch["walks"] = [_finer(np.nan_to_num(w[-_MOST_PLACES // _FINER :])) for w in walks if len(w) > 1]
+    found: list[F64] = facts.scratch["walks"]
+    return found
+
+
+def _finer(values: F64) -> F64:
+    at = np.arange((values.shape[0] - 1) * _FINER + 1) / _FINER
+    rows = np.arange(values.shape[0])
+    return np.stack([np.interp(at, rows, column) for column in values.T], axis=1)
+
+
+def _course(z: F64, walk: F64) -> I64:
+    """Return (probe,) the likeliest places, by Viterbi; how far values are off is learnt on the way."""
+    known = np.isfinite(z)
+    mine = np.nan_to_num(z)
+    apart = (mine**2).sum(axis=1)[:, None] - 2.0 * mine @ walk.T + known.astype(np.float64) @ (walk**2).T
+    alone = (mine**2).sum(axis=1)[:, None] / 2.0
+    number = known.sum(axis=1)[:, None]
+    variance, course = 0.3, np.zeros(z.shape[0], np.int64)
+    for _ in range(_PASSES):
+        gain = np.maximum(alone - apart / (2.0 * variance) - number * np.log(variance) / 2.0, _WORST_NATS)
+        course = _viterbi(gain)
+        left = apart[np.arange(course.size), course]
+        variance = float(np.clip(left.sum() / max(1, int(known.sum())), 0.02, 0.9))
+    return course
+
+
+def _viterbi(gain: F64) -> I64:
+    n, m = gain.shape
+    came = np.empty((n, m), np.int64)
+    place = np.arange(m)
+    score = gain[0]
+    for i in range(1, n):
+        jump = int(score.argmax())
+        best, best_from = np.full(m, score[jump] - _JUMP_NATS), np.full(m, jump)
+        for step in _STEPS:
+            reached = score[: m - step] - _STEP_NATS
+            better = reached > best[step:]
+            best[step:] = np.where(better, reached, best[step:])
+            best_from[step:] = np.where(better, place[: m - step], best_from[step:])
+        came[i], score = best_from, best + gain[i]
+    course = np.empty(n, np.int64)
+    course[-1] = int(score.argmax())
+    for i in range(n - 1, 0, -1):
+        course[i - 1] = came[i, course[i]]
+    return course
