@@ -469,8 +469,10 @@ def test_a_training_is_told_where_there_was_one(tmp_path: Path) -> None:
     page, text = rendered(tmp_path / "trained")
     section = page.split('id="training"')[1].split("</section>")[0]
     for quoted in (
-        "crcnet (align = True, filters = 4)", "800 rounds", "410 kB", "20 further rounds", "632 pairs, validated on 160",
-        "epoch 37 of 52 was best; at most 100", "0.0123 after training, 0.25 before", "0.0421 on the later pairs, 0.31 without",
+        "crcnet (align = True, filters = 4)", "800 rounds", "410 kB", "20 further rounds",
+        "632 pairs, validated on 160",
+        "epoch 37 of 52 was best; at most 100", "0.0123 after training, 0.25 before",
+        "0.0421 on the later pairs, 0.31 without",
         "a1a1a1a1a1a1a1a1…", "b2b2b2b2b2b2b2b2…", "0123456789abcdef", "models/run-1.npz", "2, of which 1 failed",
         "1 × untrainable (&lt;few&gt;)",
     ):  # fmt: skip
