@@ -26,6 +26,7 @@ from testbed.agents.setting import Setting, Stack
 from testbed.agents.sources import Series
 from testbed.core import seeds
 from testbed.core.errors import InputError, TestbedError
+from testbed.core.whole import whole
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ class Direct:
     def save(self, path: Path) -> None:
         """Write a checkpoint from which training goes on exactly, and what it is for beside it (`path` with .json)."""
         state = {"parts": {k: v.state_dict() for k, v in self._parts().items()}, "n_updates": self.n_updates}
-        torch.save(state, path)
+        with whole(path, private=False) as part:
+            torch.save(state, part)
         write_card(path, {"algorithm": self.name, "task": asdict(self.task), "config": asdict(self.config)})
 
     def load(self, path: Path, to_act: bool = False) -> None:

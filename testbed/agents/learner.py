@@ -21,6 +21,7 @@ from testbed.agents.sources import Series
 from testbed.core import seeds
 from testbed.core.archives import check_zip
 from testbed.core.errors import InputError
+from testbed.core.whole import whole, write_whole
 
 MAX_CARD_BYTES = 1 << 22
 MAX_CHECKPOINT_BYTES = 1 << 31
@@ -182,7 +183,8 @@ class Learner(ABC):
             "n_steps": self.n_steps, "curve": self.curve, "earned": self._earned, "counted": self._counted,
             "predictor": None if self.predictor is None else self.predictor.state_dict(),
         }  # fmt: skip
-        torch.save(state, path)
+        with whole(path, private=False) as part:
+            torch.save(state, part)
         card = {"algorithm": self.name, "task": asdict(self.task), "config": asdict(self.config)}
         if self.predictor is not None:
             card["predictor"] = asdict(self.predictor.config)
@@ -224,7 +226,7 @@ class Learner(ABC):
 
 def write_card(path: Path, card: dict[str, Any]) -> None:
     """Write a checkpoint's card beside it, with the suffix .json."""
-    path.with_suffix(".json").write_text(json.dumps(card, indent=1), encoding="utf-8")
+    write_whole(path.with_suffix(".json"), json.dumps(card, indent=1), private=False)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -5,6 +5,7 @@ The tests themselves are in `sp800_22`. A test that the sequences are too short 
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping
 from math import floor, sqrt
@@ -157,14 +158,14 @@ def load(path: Path, kind: str = "auto", bits_per_sequence: int | None = None) -
 
 
 def _parse(path: Path, kind: str) -> tuple[U8, str]:
-    content = path.read_bytes()
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     dense = b"".join(content.split())
     if kind == "auto":
         if dense and not dense.strip(b"01"):
             kind = "text"
         elif dense and not dense.strip(b"0123456789abcdefABCDEF"):
             kind = "hex"
-        elif dense and not dense.strip(bytes(range(0x21, 0x7F))):
+        elif _is_text(content):
             raise InputError(
                 f"{path}: printable text, but not of 0 and 1 (text) or hexadecimal digits (hex) alone; "
                 "accepted: one of these, or --format raw to test the text's bytes"
@@ -181,6 +182,25 @@ def _parse(path: Path, kind: str) -> tuple[U8, str]:
         return np.unpackbits(np.frombuffer(bytes.fromhex(dense.decode("ascii")), np.uint8)), kind
     except ValueError:
         raise InputError(f"{path}: not an even number of hexadecimal digits (--format hex)") from None
+
+
+_TEXT_SHARE = 0.9
+"""Share of printable bytes from which on a file is somebody's text; of random bytes it is 0.39."""
+_PRINTABLE = bytes(range(0x20, 0x7F)) + b"\t\r\n"
+
+
+def _is_text(content: bytes) -> bool:
+    """Return whether a file is text that somebody wrote, in whichever encoding: its bits are no key's."""
+    if not content:
+        return False
+    if len(content.translate(None, _PRINTABLE)) <= (1.0 - _TEXT_SHARE) * len(content):
+        return True
+    encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return all(c.isprintable() or c.isspace() for c in text)
 
 
 def _keys(folder: Path) -> U8:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -20,6 +21,9 @@ _UsageError: Any = typer.BadParameter.__base__
 
 def main() -> None:
     """Entry point: turn every expected failure into one line and an exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that has no character for it is shown a question mark
+            stream.reconfigure(errors="replace")
     try:
         status = app(standalone_mode=False)
     except InputError as exc:

@@ -14,6 +14,7 @@ from testbed.cli.app import JsonOption, LabOption, QuietOption, VerboseOption, a
 from testbed.cli.terminal import console, print_json, say, training_line
 from testbed.core import logs
 from testbed.core.errors import InputError
+from testbed.core.gate import printable
 
 if TYPE_CHECKING:
     pass
@@ -232,29 +233,28 @@ def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
     """
     from testbed.lab import processes
 
-    rows, rehearsed = [], 0
+    rows, rehearsed, bad = [], 0, 0
     place = config.load_lab(lab)
     for name in place.node:
         rehearsed += sum(1 for _ in (processes.lab_folder(place) / name / "rehearsals").glob("*/*.key"))
         for path in sorted((processes.lab_folder(place) / name / "keys").glob("*/*.key")):
-            bits = json.loads(path.read_text())["bits"]
-            rows.append(
-                {
-                    "node": name,
-                    "run": path.parent.name,
-                    "block": int(path.stem.split("-")[1]),
-                    "bits": bits,
-                    "file": str(path),
-                }
-            )
+            try:
+                bits, block = int(json.loads(path.read_text())["bits"]), int(path.stem.split("-")[1])
+            except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as exc:
+                say(f"{path}: no key file: {printable(str(exc))}")
+                bad += 1
+                continue
+            rows.append({"node": name, "run": path.parent.name, "block": block, "bits": bits, "file": str(path)})
     if rehearsed:
         say(
             f"{rehearsed} keys of rehearsals are not listed: they follow from a public seed and are delivered to nobody"
         )
     if as_json:
         print_json(rows)
-        return
+        raise typer.Exit(1 if bad else 0)
     if not rows:
         say(f"no keys under {processes.lab_folder(place)}")
     for row in rows:
         print(f"{row['node']:<10} {row['run']}  block {row['block']:>4}  {row['bits']:>6} bits  {row['file']}")
+    if bad:
+        raise typer.Exit(1)

@@ -86,16 +86,18 @@ def coordinator(
         world = f"tcp://{place.world.host}:{place.world.port}"
     if place.curve:
         processes.make_keys(place, ["coordinator", *processes.local_names(place)])
-    server = Coordinator(
-        place, plan, processes.new_run_folder(out, Path(experiment).stem), processes.load_identity(place, "coordinator")
-    )
-    try:
-        stop_on_signals(server, None)
-        say(f"coordinator on tcp://{place.coordinator.host}:{server.port}, waiting for {', '.join(server.state.nodes)}")
-        with ProgressBar(quiet) as bar:
-            outcome = server.run(world, progress=bar.update)
-    finally:
-        server.close()
+    folder = processes.new_run_folder(out, Path(experiment).stem)
+    with processes.unless_empty(folder):
+        server = Coordinator(place, plan, folder, processes.load_identity(place, "coordinator"))
+        try:
+            server.check_disk()
+            stop_on_signals(server, None)
+            nodes = ", ".join(server.state.nodes)
+            say(f"coordinator on tcp://{place.coordinator.host}:{server.port}, waiting for {nodes}")
+            with ProgressBar(quiet) as bar:
+                outcome = server.run(world, progress=bar.update)
+        finally:
+            server.close()
     conclude(outcome, as_json)
 
 

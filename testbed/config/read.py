@@ -85,7 +85,7 @@ def _parse(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path}: {path.stat().st_size} bytes, accepted up to {MAX_BYTES}")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
@@ -111,6 +111,8 @@ def json_schema(kind: type[Experiment] | type[Lab]) -> dict[str, Any]:
 
 def state_root() -> Path:
     """Return the folder for identities and key stores: $TESTBED_STATE, or the user's state folder."""
-    if "TESTBED_STATE" in os.environ:
-        return Path(os.environ["TESTBED_STATE"])
-    return Path(os.environ.get("XDG_STATE_HOME", "~/.local/state")).expanduser() / "ris-skg-testbed"
+    # a variable that is set to nothing says nothing, as the XDG specification has it: keys are not for the folder that
+    # somebody happens to be in
+    if chosen := os.environ.get("TESTBED_STATE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "ris-skg-testbed"

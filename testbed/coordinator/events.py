@@ -51,6 +51,20 @@ class LinkChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRefused:
+    """Somebody was not let in for the key that he has, or has of us."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiskLow:
+    """There will soon be no room to close the records."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopAsked:
     """A person asked for the end of the run."""
 
@@ -150,7 +164,7 @@ class RunOver:
     detail: str
 
 
-Event = Received | Tick | ProcessEnded | LinkChanged | StopAsked
+Event = Received | Tick | ProcessEnded | LinkChanged | KeyRefused | DiskLow | StopAsked
 Instruction = Send | WithdrawOrders | ResetWorld | AdvanceWorld | Note | NewPattern | RoundOver | BlockOver | RunOver
 
 

@@ -338,6 +338,8 @@ class Roster:
     def strike(self, name: str, number: int) -> list[Effect]:
         """Count a round that a node left unanswered; after some in a row it is given up."""
         node = self.nodes[name]
+        if node.left_out:  # by the round before this one
+            return []
         node.strikes += 1
         self._story.add("no answer", round=number, node=name, strikes=node.strikes)
         out: list[Effect] = [Note("no_answer", {"node": name, "round": number, "strikes": node.strikes})]

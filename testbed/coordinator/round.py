@@ -25,6 +25,10 @@ from testbed.net import messages as m
 
 MAX_UNDER_WAY = 2
 """The one on the air, and the one before it, whose estimates are still being made."""
+OPTIONAL_S = 3.0
+"""How long a round waits for nodes that it can do without once the others have answered."""
+OPTIONAL_AGAIN_S = 0.5
+"""The same for one that left the round before unanswered."""
 _ANSWERS = "the answers"
 
 
@@ -53,6 +57,11 @@ class Round(Deadlines):
 
     def wait_for_answers(self, within_s: float) -> None:
         self.set_deadline(_ANSWERS, within_s)
+
+    def hurry(self, within_s: float) -> None:
+        """Wait for the answers for so long from now, or for what is left of their time where that is less."""
+        if self.overdue_s(_ANSWERS) < -within_s:
+            self.set_deadline(_ANSWERS, within_s)
 
     @property
     def is_complete(self) -> bool:
@@ -194,11 +203,23 @@ class Rounds:
             return [Note("duplicate" if repeated else "late_answer", {"node": name, "round": body.round})]
         r.results[name] = body
         r.captured.add(name)
-        self._roster.nodes[name].strikes = 0
+        node = self._roster.nodes[name]
         self._story.add("reported", round=r.number, node=name, fault=body.fault)
+        self._hurry(r)
         if body.fault is None:
+            node.strikes = 0
             return []
-        return [Note("fault", {"node": name, "round": body.round, "reason": body.fault, "detail": body.detail})]
+        # an optional node whose radio only fails is no use, and slows everybody down
+        out = [] if node.required else self._roster.strike(name, r.number)
+        node.strikes *= not node.required
+        return [*out, Note("fault", {"node": name, "round": body.round, "reason": body.fault, "detail": body.detail})]
+
+    def _hurry(self, r: Round) -> None:
+        """Where a round waits for nobody but nodes that it can do without, wait no longer than they are worth."""
+        owed = [self._roster.nodes[name] for name in r.expected if r.owes(name)]
+        if owed and not any(node.required for node in owed) and r.steps is None:
+            struck = any(node.strikes for node in owed)
+            r.hurry(OPTIONAL_AGAIN_S if struck else OPTIONAL_S)
 
     def take_failure(self, name: str) -> bool:
         """A node's part in the oldest round that it owes has failed; False where it owes none."""
@@ -254,6 +275,7 @@ class Rounds:
         r = self.settling.pop(0)
         if self.ahead and self.settling:
             self.settling[0].wait_for_answers(self._timeout_s)
+            self._hurry(self.settling[0])
         self.uncorrected.append(r)
         return r
 

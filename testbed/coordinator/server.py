@@ -12,6 +12,7 @@ from typing import Any
 import zmq
 
 from testbed.assess import run_summary
+from testbed.config import state_root
 from testbed.coordinator import events as e
 from testbed.coordinator.recorder import Recorder
 from testbed.coordinator.state import CoordinatorState
@@ -25,7 +26,7 @@ from testbed.core.machine import handler_of
 from testbed.core.types import AntennaFrame, SoundingFrame
 from testbed.net import messages as m
 from testbed.net import transport
-from testbed.records import documents, reader
+from testbed.records import documents, files, reader
 from testbed.records.writer import RunWriter
 
 log = logging.getLogger("testbed.coordinator")
@@ -33,10 +34,19 @@ _POLL_MS = 20
 _MESSAGES_A_LOOK = 256
 """How many messages are read before the clock is looked at again."""
 _SHOWN = (
-    "lost", "silent", "resumed", "link_down", "asked_again", "left_out", "failed", "refused", "rejoined",
+    "key_refused", "lost", "silent", "resumed", "link_down", "asked_again", "left_out", "failed", "refused", "rejoined",
     "rounds_lost", "no_answer",
 )  # fmt: skip
 """Notes that a person who watches is shown; the others go into the log."""
+_CHECK_S = 1.0
+"""How often the disk and the handshakes are looked at."""
+_MANY_HANDSHAKES = 5
+_BYTES_A_VALUE = 8 + 3
+"""Of CSI, in the journal and then compressed in rounds.h5."""
+_KEYS_BYTES = 8 << 20
+"""What nodes may write of keys, models and logs."""
+_BYTES_A_ROUND = 2000
+"""Of everything else that is recorded of a round."""
 _EXIT_STATUS: dict[e.RunStatus, documents.ExitStatus] = {"finished": "ok", "stopped": "aborted", "failed": "failed"}
 
 
@@ -105,11 +115,25 @@ class Coordinator:
         self._advance_world: Callable[[float], None] | None = None
         """From the simulated air, once it holds the scene."""
         self._began_s = 0.0
+        self._next_check_s = 0.0
+        self._reported_keys: set[str] = set()
 
     @property
     def is_ending(self) -> bool:
         """Whether the nodes are on their way home."""
         return self.state.phase in ("finishing", "over")
+
+    def check_disk(self) -> None:
+        """Raise InputError where the run's records would not fit on their disk, or a key not on its own."""
+        n_links = 2 + 2 * (self.experiment.scene.eve is not None)
+        values = n_links * len(self._frame.subcarrier_hz) if self.experiment.mode == "experiment" else 0
+        needed = files.RESERVE_BYTES + self.experiment.rounds * (_BYTES_A_ROUND + _BYTES_A_VALUE * values)
+        for folder, least in ((self.folder, needed), (state_root(), _KEYS_BYTES)):
+            if (free := files.free_bytes(folder)) < least:
+                raise InputError(
+                    f"{folder}: {free >> 20} MB free, this run needs about {least >> 20} MB there; "
+                    "free some, or choose fewer rounds or another disk"
+                )
 
     def ask_stop(self, kind: e.FinishKind) -> None:
         """Ask from a signal handler or a thread: stop finishes the round, abort drops it, halt silences at once."""
@@ -138,7 +162,11 @@ class Coordinator:
         )  # fmt: skip
         with RunWriter(self.folder, start, summarise=run_summary.summary_of) as writer:
             self._recorder = Recorder(writer, self.lab, self.run_name, private=self.experiment.mode == "private")
-            over = self._serve(ended)
+            try:
+                over = self._serve(ended)
+            except (TestbedError, OSError):
+                self._send_home()
+                raise
             self._recorder.totals(self.state.guarded, dict(self._hub.refused))
             before_close()
             status = _EXIT_STATUS[over.status]
@@ -147,6 +175,11 @@ class Coordinator:
             summary = run_summary.summary_of(replace(reader.load(self.folder), stop=stop))
             writer.close(stop, summary)
         return Outcome(over.status, over.detail, self.folder, summary)
+
+    def _send_home(self) -> None:
+        """Order everybody to finish where the run cannot be ended by its rules, since it cannot be recorded."""
+        for name in self.state.nodes:
+            self._hub.send(name, m.Finish(kind="abort"))
 
     def _serve(self, ended: Callable[[], list[e.ProcessEnded]]) -> e.RunOver:
         """Hand messages, time and what people ask for to the state machine until the run is over."""
@@ -174,10 +207,36 @@ class Coordinator:
         self._take(e.Tick(now_s))
         for name, is_up in self._hub.link_changes():
             self._take(e.LinkChanged(name, is_up))
+        if now_s >= self._next_check_s:
+            self._next_check_s = now_s + _CHECK_S
+            self._look_at_handshakes()
+            self._look_at_disk()
         for end in ended():
             self._take(end)
         while self._stop_asked:
             self._take(e.StopAsked(self._stop_asked.pop(0)))
+
+    def _look_at_handshakes(self) -> None:
+        """Report, once a kind, that somebody is kept out by a key."""
+        found, keys = self._hub.handshakes, state_root() / self.lab.name / "transport"
+        found.look()
+        kinds = {
+            f"somebody came whose key is in no {keys}/NAME.public: copy it again from the node's machine":
+                found.refused_key,
+            f"somebody came who has another key for the coordinator than {keys / 'coordinator.public'}: copy that to "
+            "the node's machine": found.not_understood >= _MANY_HANDSHAKES,
+        }  # fmt: skip
+        for detail, happened in kinds.items():
+            if happened and detail not in self._reported_keys and self.lab.curve:
+                self._reported_keys.add(detail)
+                self._take(e.KeyRefused(detail))
+
+    def _look_at_disk(self) -> None:
+        """End the run in order while its records can still be closed."""
+        free, needed = files.free_bytes(self.folder), files.needed_to_close(self.folder)
+        if free < needed:
+            left = f"{free >> 20} MB left, about {needed >> 20} MB needed to close the run"
+            self._take(e.DiskLow(f"{self.folder}: disk nearly full: {left}"))
 
     def _waiting_messages(self) -> Iterator[Any]:
         """Yield what has arrived, up to a number that one look can take."""

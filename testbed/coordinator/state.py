@@ -26,10 +26,12 @@ from testbed.coordinator import steps
 from testbed.coordinator.block import Blocks
 from testbed.coordinator.events import (
     AdvanceWorld,
+    DiskLow,
     Effect,
     Event,
     FinishKind,
     Instruction,
+    KeyRefused,
     LinkChanged,
     Note,
     ProcessEnded,
@@ -106,6 +108,8 @@ class CoordinatorState(Deadlines):
         self.blocks = Blocks(lab, experiment, self.roster, self.surface, self.tally, clock, story)
         self._stop_asked = False
         """The round on the air and what was gathered are finished, and nothing more is begun."""
+        self._key_trouble = ""
+        """What is known of keys that do not fit, for whoever does not join."""
         self._outcome: RunOver | None = None
 
     # -- what the shell and its users read
@@ -182,6 +186,11 @@ class CoordinatorState(Deadlines):
                 return self._process_ended(node, detail, is_final)
             case LinkChanged(node, is_up):
                 return self.roster.change_link(self.roster.nodes[node], is_up) if node in self.roster.nodes else []
+            case KeyRefused(detail):
+                self._key_trouble = f"; {detail}"
+                return [Note("key_refused", {"detail": detail})]
+            case DiskLow(detail):
+                return [] if self.phase == "finishing" else [RunFails(detail)]
             case StopAsked(kind):
                 return self._ask_stop(kind)
 
@@ -401,7 +410,8 @@ class CoordinatorState(Deadlines):
             return []
         missing = [node for node in self.roster.nodes.values() if not node.alive]
         within_s = self.lab.coordinator.join_timeout_s
-        return self.roster.go_on_without(missing, f"did not join within {within_s:g} s", "did not join in time")
+        failure = f"did not join within {within_s:g} s{self._key_trouble}"
+        return self.roster.go_on_without(missing, failure, "did not join in time")
 
     def _look_for_returns(self) -> list[Effect]:
         return self.roster.look_for_returns() if self.phase in ("configuring", "probing", "distilling") else []

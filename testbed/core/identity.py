@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import InputError
+from testbed.core.whole import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,28 +20,6 @@ class Identity:
     secret: str = field(repr=False)
     known: dict[str, str]
     """name → public key."""
-
-
-def _write_private(path: Path, text: str) -> bool:
-    """Create `path` with mode 0600, whole at once; False if somebody else was first."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "w") as f:
-        f.write(text)
-    try:
-        os.link(part, path)
-    except FileExistsError:
-        return False
-    finally:
-        part.unlink()
-    return True
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file that others may be reading: they see all of it or none."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text)
-    part.replace(path)
 
 
 def make(folder: Path, name: str) -> None:
@@ -55,16 +34,18 @@ def make(folder: Path, name: str) -> None:
     secret_path, public_path = folder / f"{name}.secret", folder / f"{name}.public"
     if secret_path.exists():
         if not public_path.exists():
-            _write_whole(public_path, _public(secret_path) + "\n")
+            write_whole(public_path, _public(secret_path) + "\n", private=False)
         return
     if public_path.exists():
         raise InputError(
             f"{public_path}: here without {secret_path.name}, so this pair was made on another machine; "
             f"to run {name!r} here, remove it and make a pair of its own"
         )
-    public, secret = zmq.curve_keypair()
-    if _write_private(secret_path, secret.decode() + "\n"):
-        _write_whole(public_path, public.decode() + "\n")
+    _, secret = zmq.curve_keypair()
+    with contextlib.suppress(FileExistsError):  # somebody else was first
+        write_whole(secret_path, secret.decode() + "\n", fresh=True)
+    # whoever is first, the other half is there when this returns
+    write_whole(public_path, _public(secret_path) + "\n", private=False)
 
 
 def _public(secret_path: Path) -> str:

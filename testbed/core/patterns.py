@@ -26,6 +26,7 @@ from testbed.core import seeds
 from testbed.core.errors import InputError
 from testbed.core.gate import printable
 from testbed.core.types import U8, SurfacePattern
+from testbed.core.whole import write_whole
 
 Shape = tuple[int, int]
 ACCEPTED = "uniform(LEVEL), random(SEED), stripes(WIDTH), beam(AZIMUTH, ELEVATION), hadamard(ROW), 0xHEX, a .json file"
@@ -145,7 +146,7 @@ def save(path: Path, pattern: SurfacePattern, provenance: dict[str, Any]) -> Non
     document = {"rows": rows, "columns": columns, "phase_bits": pattern.phase_bits, "levels": to_hex(pattern),
                 "digest": pattern.digest, "provenance": provenance}  # fmt: skip
     try:
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(document, indent=2) + "\n", private=False)
     except OSError as exc:
         raise InputError(f"{path}: cannot be written: {exc.strerror}") from exc
 

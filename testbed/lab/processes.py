@@ -104,6 +104,16 @@ def new_run_folder(parent: Path, experiment_name: str) -> Path:
 
 
 @contextlib.contextmanager
+def unless_empty(folder: Path) -> Iterator[None]:
+    """Keep a run's folder only where something of the run is in it: an empty one would be no run to any command."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+@contextlib.contextmanager
 def emulators(lab: Lab, source: str, driver: Any, plan: Experiment | None) -> Iterator[Callable[[str], None]]:
     """Yield what to call with the air's endpoint once it is served: starts the lab's emulated devices, puts a plan's
     scene into the air, and prints where everything is as one line of JSON. Devices are let go when the block is left.
@@ -340,6 +350,7 @@ def run(
     coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"))
     crew = Crew(lab, lab_name)
     try:
+        coordinator.check_disk()
         endpoint = f"tcp://{lab.coordinator.host}:{coordinator.port}"
         local = [name for name in coordinator.state.nodes if lab.node[name].local]
         # side by side with the air: most of a start is loading libraries

@@ -63,5 +63,6 @@ def run(
     check_world(plan, place, lab)
     config.check_drivers(place, lab)
     folder = processes.new_run_folder(Path(out), Path(experiment).stem)
-    on_folder(folder)
-    return processes.run(plan, place, lab, folder, progress, on_coordinator)
+    with processes.unless_empty(folder):
+        on_folder(folder)
+        return processes.run(plan, place, lab, folder, progress, on_coordinator)

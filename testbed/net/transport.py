@@ -8,6 +8,7 @@ before anybody has proved who he is.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import uuid
@@ -15,6 +16,7 @@ from collections import Counter, OrderedDict
 from typing import Any
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from testbed.core.errors import InputError, ProtocolError
 from testbed.core.gate import Strikes
@@ -82,6 +84,9 @@ class Wire:
         self.context = zmq.Context()
         self._names = {key: name for name, key in identity.known.items()} if identity is not None else {}
         self._authenticator = start_authenticator(self.context, identity)
+        self.watched: list[tuple[Any, Any]] = []
+        """Sockets whose handshakes are watched, and where these are told: libzmq's own thread would wait for ever for
+        a reader that is gone, so both live as long as this."""
 
     def socket(
         self, kind: int, server: str | None = None, most_bytes: int = m.MAX_MESSAGE_BYTES, queued: int = _QUEUED
@@ -97,9 +102,48 @@ class Wire:
         return None if self.identity is None else self._names.get(frame.get("User-Id"), "?")
 
     def close(self) -> None:
+        for socket, _ in self.watched:
+            with contextlib.suppress(zmq.ZMQError):  # closed already
+                socket.disable_monitor()
         if self._authenticator is not None:
             self._authenticator.stop()
         self.context.destroy(linger=200)
+
+
+class Handshakes:
+    """Watches the handshakes of a socket: who has a wrong key is told so by libzmq, and would otherwise only be silent.
+
+    Make it before the socket is bound or connected.
+    """
+
+    def __init__(self, wire: Wire, socket: Any) -> None:
+        address = f"inproc://handshakes-{id(socket)}"
+        socket.monitor(
+            address,
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+        )  # fmt: skip
+        self._events = wire.context.socket(zmq.PAIR)
+        self._events.rcvhwm = 0  # a full queue would hold up libzmq's own thread
+        self._events.linger = 0
+        self._events.connect(address)
+        wire.watched.append((socket, self._events))
+        self.succeeded = 0
+        self.refused_key = 0
+        """The server does not know the client's key."""
+        self.not_understood = 0
+        """The client did not speak to the server's own key, or is no ZeroMQ peer at all; also a line that broke."""
+
+    def look(self) -> None:
+        """Count what has happened since the last look."""
+        while self._events.poll(0):
+            event = parse_monitor_message(self._events.recv_multipart())["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.succeeded += 1
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self.refused_key += 1
+            else:
+                self.not_understood += 1
 
 
 class Hub:
@@ -109,6 +153,7 @@ class Hub:
         self._wire = wire
         self.socket = wire.socket(zmq.ROUTER)
         self.socket.router_mandatory = 1  # what cannot be routed is told, not dropped
+        self.handshakes = Handshakes(wire, self.socket)
         self.port = _bind(self.socket, host, port)
         self.run = ""
         self.refused: Counter[str] = Counter()
@@ -276,9 +321,13 @@ class Hub:
 class Link:
     """A node's end. Not shared between threads: the heartbeat thread has its own."""
 
+    is_watched = True
+    """Whether anybody looks at its handshakes."""
+
     def __init__(self, wire: Wire, endpoint: str, name: str, incarnation: str) -> None:
         self.name, self._incarnation = name, incarnation
         self.socket = wire.socket(zmq.DEALER, "coordinator")
+        self.handshakes = Handshakes(wire, self.socket) if self.is_watched else None
         self.socket.connect(endpoint)
         self.run = ""
         self.refused: Counter[str] = Counter()
@@ -346,6 +395,8 @@ class Link:
 
 class PulseLink(Link):
     """The link of a node's heartbeat thread. What is lost is never sent again: the next one will do."""
+
+    is_watched = False
 
     def send(self, body: Any, parent: int | None = None) -> None:
         session = self._session

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from testbed.core.radio import Radio
+from testbed.core.whole import write_whole
 
 log = logging.getLogger("testbed.node")
 _FILE = "calibration.json"
@@ -76,9 +77,7 @@ class Calibration(Struct, frozen=True, kw_only=True):
 
 def write(state_dir: Path, calibration: Calibration) -> Path:
     path = state_dir / _FILE
-    part = path.with_suffix(".part")
-    part.write_bytes(msgspec.json.format(msgspec.json.encode(calibration), indent=2) + b"\n")
-    part.replace(path)
+    write_whole(path, msgspec.json.format(msgspec.json.encode(calibration), indent=2) + b"\n")
     return path
 
 

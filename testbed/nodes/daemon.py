@@ -31,6 +31,7 @@ from testbed.core.machine import handler_of
 from testbed.core.radio import Radio
 from testbed.core.ris import Board
 from testbed.core.types import Key
+from testbed.core.whole import write_whole
 from testbed.core.world import DriverContext
 from testbed.net import messages as m
 from testbed.net import transport
@@ -42,6 +43,8 @@ from testbed.nodes.state import NodeState
 log = logging.getLogger("testbed.node")
 _POLL_MS = 100
 _GREET_EVERY_S = 1.0
+MANY_HANDSHAKES = 5
+"""Handshakes in a row that came to nothing, after which the key is suspected."""
 MAX_TROUBLE = 20
 """Messages that this node could not handle, after which it gives up: something is wrong that will not pass."""
 
@@ -94,6 +97,8 @@ class NodeDaemon:
         self.welcomed = False
         self._lost_after_s = lab.coordinator.join_timeout_s
         self._next_word_s = 0.0
+        self._key_trouble = ""
+        """Why the coordinator cannot be spoken to, by the handshakes."""
         self._state_dir = state_dir
         self._device_lock = threading.Lock()
         self._halted = threading.Event()
@@ -170,9 +175,27 @@ class NodeDaemon:
                 self._link.say_here()  # on the path of the orders, so that a break of it is noticed
             else:
                 self._greet()  # the coordinator may have started after us
+        self._look_at_handshakes()
         silent_s = now_s - self._pulse.last_answer_s
-        if silent_s > self._lost_after_s:
-            self._exit = e.Exit(3, f"coordinator silent for {silent_s:.1f} s")
+        if silent_s > self._lost_after_s and self._exit is None:
+            why = f"; {self._key_trouble}" if self._key_trouble else ""
+            self._exit = e.Exit(3, f"coordinator silent for {silent_s:.1f} s{why}")
+
+    def _look_at_handshakes(self) -> None:
+        """Find a wrong key, which looks like nobody's being there; one that is refused stays so."""
+        found, keys = self._link.handshakes, self._state_dir.parent / "transport"
+        if found is None:
+            return
+        found.look()
+        if found.refused_key:
+            why = f"the coordinator does not know the key of {self.name!r}"
+            self._exit = e.Exit(1, f"{why}: copy {keys / self.name}.public to its machine")
+        elif not found.succeeded and found.not_understood >= MANY_HANDSHAKES and not self._key_trouble:
+            self._key_trouble = (
+                f"the coordinator does not take this node's greeting: {keys / 'coordinator.public'} is not its key "
+                "(copy it again from its machine), or something else listens there"
+            )
+            log.error("%s: %s", self.name, self._key_trouble)
 
     def interrupt(self) -> None:
         """Leave the main loop at its next turn (signal handler); leaving silences the transmitter."""
@@ -304,11 +327,10 @@ class NodeDaemon:
         """Write a verified key into this node's own folder, readable by its owner only; return why it is lost."""
         folder = self._key_folder("rehearsals" if self.state.is_rehearsal else "keys")
         path = folder / f"block-{key.block:04d}.key"
+        content = json.dumps({"bits": int(key.bits.size), "hex": np.packbits(key.bits).tobytes().hex()})
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)  # never overwritten
-            with os.fdopen(fd, "w") as f:
-                json.dump({"bits": int(key.bits.size), "hex": np.packbits(key.bits).tobytes().hex()}, f)
+            write_whole(path, content, fresh=True)  # never overwritten
         except OSError as exc:
             return f"the key of block {key.block} cannot be kept: {path}: {exc.strerror}"
         return None
@@ -332,14 +354,13 @@ class NodeDaemon:
         return max((int(n) for n in numbers if n.isdecimal()), default=-1)
 
     def _store_model(self, x: e.StoreModel) -> None:
-        """Write the enhancer's model into this node's own folder, whole or not at all."""
+        """Write the enhancer's model into this node's own folder; without it, a later life trains again."""
         path = self._model_path()
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = path.with_suffix(".part")
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
-            f.write(x.model)
-        part.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_whole(path, x.model)
+        except OSError as exc:
+            log.error("%s: the trained model cannot be kept: %s: %s", self.name, path, exc.strerror)
 
     def _silence(self, x: e.Silence) -> None:
         with self._device_lock:

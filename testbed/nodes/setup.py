@@ -44,6 +44,13 @@ class Setup:
         """Take what the coordinator configures; raises OrderRefused."""
         if self.plan is not None and self.plan.experiment_mode != plan.experiment_mode:
             raise OrderRefused("the mode of a run cannot change within it")
+        if self.plan is not None and self.chain is not None:
+            if (self.plan.chain, self.plan.accounting, self.plan.blocks) != (plan.chain, plan.accounting, plan.blocks):
+                raise OrderRefused(
+                    "the chain, the accounting and the number of blocks of a run cannot change within it"
+                )
+            self.plan = plan  # the same chain goes on: what it has spent of the run's ε stays spent
+            return
         self.plan = plan
         try:
             self.chain = KeyChain(plan.chain, plan.accounting, plan.blocks, self.floors.key_bits)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from testbed.core.errors import InputError
+from testbed.core.errors import InputError, TestbedError
+from testbed.core.whole import whole as whole  # the way every file of a run is written
 
 JOURNAL = "journal.sqlite"
 LOCK = "journal.lock"
@@ -55,28 +58,41 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
+RESERVE_BYTES = 32 << 20
+"""What a run's folder needs beside its records: the report, the database's own room, the file system's."""
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how much may be written under `folder`, or under its nearest parent that exists."""
+    while not folder.exists():
+        folder = folder.parent
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def needed_to_close(folder: Path) -> int:
+    """Return how many bytes it may take to make the lasting files of a run from its journal."""
+    sizes = ((folder / (JOURNAL + end)) for end in ("", "-wal"))
+    return RESERVE_BYTES + sum(path.stat().st_size for path in sizes if path.exists()) // 2
+
+
+def disk_full(folder: Path) -> TestbedError:
+    """Return what to say where a run cannot be written on: one line, with what to do."""
+    missing_mb = max(1, (needed_to_close(folder) - free_bytes(folder)) >> 20)
+    return TestbedError(f"{folder}: disk full: free {missing_mb} MB, then `testbed report {folder}`")
+
+
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write; afterwards it is on the disk under its own name, or, on an error, not at all."""
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    make_private(part)
+def on_disk(folder: Path) -> Iterator[None]:
+    """Turn whatever a full disk raises inside, in whichever library, into `disk_full`."""
     try:
-        yield part
-        _sync(part)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        yield
+    except (OSError, sqlite3.OperationalError) as exc:
+        words = str(exc).lower()
+        full = getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in words
+        if not full and "no space left" not in words:  # as HDF5 says it
+            raise
+        raise disk_full(folder) from exc
 
 
 class Lock:

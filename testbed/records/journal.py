@@ -54,6 +54,7 @@ class Journal:
 
     def __init__(self, folder: Path, *, fresh: bool = True, batch_rows: int = 50, batch_s: float = 0.5) -> None:
         """Create the journal of a folder; not `fresh`: append to the one that a dead process left."""
+        self._folder = folder
         if fresh:  # its log gets the same mode
             files.make_private(folder / files.JOURNAL)
         self._db = sqlite3.connect(folder / files.JOURNAL, isolation_level=None)
@@ -115,20 +116,31 @@ class Journal:
             self.flush()
 
     def flush(self) -> None:
-        """Commit everything appended so far."""
+        """Commit everything appended so far; where the disk is full, it waits for the next call, and this raises."""
         if self._count:
-            self._db.execute("BEGIN")
-            for statement, rows in self._pending.items():
-                self._db.executemany(statement, rows)
-            self._db.execute("COMMIT")
+            with files.on_disk(self._folder):
+                self._commit()
             self._pending.clear()
             self._count = 0
         self._due_s = time.monotonic() + self._batch_s
 
+    def _commit(self) -> None:
+        self._db.execute("BEGIN")
+        try:
+            for statement, rows in self._pending.items():
+                self._db.executemany(statement, rows)
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
     def close(self) -> None:
-        """Commit and close; the file stays."""
-        self.flush()
-        self._db.close()
+        """Commit and close; the file stays, and is closed where the last rows find no room on the disk."""
+        try:
+            self.flush()
+        finally:
+            self._db.close()
 
 
 def remove(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
-from testbed.core.errors import InputError
+from testbed.core.errors import InputError, TestbedError
 from testbed.core.gate import link_ends
 from testbed.core.types import C64, U8, SurfacePattern
 from testbed.records import documents, files, journal, reader, rounds, sound
@@ -44,7 +45,8 @@ class RunWriter:
         self.folder, self.start = folder, start
         self._summarise = summarise
         self._lock = files.Lock(folder)
-        self._journal = journal.Journal(folder)
+        with files.on_disk(folder):
+            self._journal = journal.Journal(folder)
         self._shapes: dict[str, tuple[int, ...] | None] = {}
         self._events = 0
         self._closed = False
@@ -191,7 +193,8 @@ class RunWriter:
             # the body's error is the one to show; the journal keeps what was recorded
             if not self._closed:
                 self._closed = True
-                self._journal.close()
+                with contextlib.suppress(TestbedError):  # of a full disk, which is what is told already
+                    self._journal.close()
                 self._lock.release(remove=False)
             if exc is None:
                 raise
@@ -244,6 +247,13 @@ def _last_word(run: RecordedRun) -> str:
 
 def _compact(folder: Path) -> None:
     """Write rounds.h5, summary.json and run.json from the journal, whole and on the disk; then drop the journal."""
+    with files.on_disk(folder):
+        _write_lasting(folder)
+    reader.verified(folder)
+    journal.remove(folder)
+
+
+def _write_lasting(folder: Path) -> None:
     with journal.JournalReader(folder) as source:
         told = reader.told(source)
         with files.whole(folder / files.ROUNDS) as part:
@@ -252,8 +262,6 @@ def _compact(folder: Path) -> None:
         if told.summary is not None:
             _write_json(folder / files.SUMMARY, told.summary)
         _write_json(folder / files.RUN, reader.RunFile(**told.documents(), files=files.hashes(folder)))
-    reader.verified(folder)
-    journal.remove(folder)
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -25,7 +25,7 @@ def make(folder: Path, baseline: Path | None = None) -> Path:
     with sound.damaged(folder, "cannot be shown"):
         page = _render(View(run, other))
     path = folder / files.REPORT
-    with files.whole(path) as part:
+    with files.on_disk(folder), files.whole(path) as part:
         part.write_text(page, encoding="utf-8")
     return path
 

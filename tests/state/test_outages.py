@@ -161,3 +161,52 @@ def test_a_node_that_is_not_started_again_ends_the_run_at_once() -> None:
     stage.take(e.ProcessEnded("bob", "killed by SIGKILL", is_final=True))
     assert stage.over == e.RunOver("failed", "bob was lost and is not started again: killed by SIGKILL")
     assert {r.round: r.reason for r in stage.rounds}[3] == "measured"
+
+
+def test_a_disk_that_fills_up_ends_the_run_in_order_while_there_is_room_to_close_it() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
+    stage.join()
+    stage.take(e.DiskLow("runs/x: disk nearly full"))
+    assert stage.over == e.RunOver("failed", "runs/x: disk nearly full")
+    assert {node for node, body in stage.told if isinstance(body, m.Finish)} == {"alice", "bob", "eve", "ris"}
+
+
+def test_a_wrong_key_is_told_with_who_did_not_join() -> None:
+    stage = Stage()
+    stage.join("alice", "eve", "ris")
+    stage.take(e.KeyRefused("somebody came whose key is in no /keys/NAME.public"))
+    stage.wait(60.0)
+    assert stage.over is not None
+    assert stage.over.detail == "bob did not join within 30 s; somebody came whose key is in no /keys/NAME.public"
+
+
+def slow_eve(**changes: Any) -> tuple[Stage, list[float]]:
+    """Play a run in which Eve's radio is silent: she answers nothing. Returns when each round was over."""
+    stage = Stage(lambda n, b: [] if n == "eve" and isinstance(b, m.Probe) else None, rounds=40, **changes)
+    stage.join()
+    over_s: list[float] = []
+    while stage.over is None and stage.now_s < 300.0:
+        stage.wait(0.5)
+        over_s += [stage.now_s] * (len(stage.rounds) - len(over_s))
+    return stage, over_s
+
+
+@pytest.mark.parametrize("policy", ["none", "random"])
+def test_an_eve_whose_radio_is_silent_slows_three_rounds_and_is_told(policy: str) -> None:
+    stage, over_s = slow_eve(surface={"policy": policy})
+    assert stage.over == e.RunOver("finished", "40 rounds")
+    assert stage.state.kept == 40
+    assert over_s[-1] <= 8.0  # of 40 rounds; three of them waited, where each one did for 10 s
+    assert [n.detail["node"] for n in stage.notes if n.kind == "left_out"] == ["eve"]
+
+
+def test_an_eve_whose_radio_fails_in_every_round_is_left_out() -> None:
+    def fails(name: str, body: Any) -> list[Any] | None:
+        if name == "eve" and isinstance(body, m.Probe):
+            return [m.Captured(round=body.round), m.Probed(round=body.round, links=[], fault="device")]
+        return None
+
+    stage = Stage(fails, rounds=10)
+    stage.join()
+    assert stage.over == e.RunOver("finished", "10 rounds")
+    assert [n.detail["node"] for n in stage.notes if n.kind == "left_out"] == ["eve"]

@@ -39,7 +39,7 @@ def test_beams_give_equal_keys_and_a_better_link_than_first_antennas(tmp_path: P
         assert link.csi is not None
         assert link.csi.shape[1:3] == (1, 1)
         assert not np.isin(link.rounds % 25, 0).any()
-    again = replay.replay(beams.folder)
+    again = replay(beams.folder)
     assert again["raw_bits"] == s["raw_bits"]
     first = run(tmp_path, "none", 40)
     before = reader.load(first.folder)

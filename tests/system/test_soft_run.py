@@ -45,7 +45,7 @@ def test_soft_decisions_give_a_key_and_the_record_gives_it_again(tmp_path: Path,
     assert s["reconciliation"]["method"] == "multilevel"
     reports = [k for block in reader.load(outcome.folder).blocks for k in block.key.values()]
     assert [k.entropy for k in reports] == ["modelled", "modelled"]
-    again = replay.replay(outcome.folder, plan)
+    again = replay(outcome.folder, plan)
     assert (again["keys_verified"], again["keys_mismatched"]) == (1, 0)
     assert again["kdr_raw"] == s["kdr_raw"]
     assert again["raw_bits"] == s["raw_bits"]

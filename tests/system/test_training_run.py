@@ -54,7 +54,7 @@ def test_a_training_phase_on_rough_radios_and_its_replay(tmp_path: Path) -> None
     assert "private.matrix" in kept["alice"]
     assert not any(name.startswith("private") for name in kept["bob"])
     # the records hold all that is needed to do the same again
-    again = replay.replay(outcome.folder)
+    again = replay(outcome.folder)
     assert again["training"]["nmse_after"] == lesson["nmse_after"]
     assert again["training"]["card"]["data"] == card["data"]
     assert again["kdr_raw"] == s["kdr_raw"]
@@ -63,4 +63,4 @@ def test_a_training_phase_on_rough_radios_and_its_replay(tmp_path: Path) -> None
         training=Training(),
         chain=msgspec.structs.replace(plan.chain, enhance="identity", enhance_options={"step": 16, "scale": "complex"}),
     )
-    assert replay.replay(outcome.folder, untrained)["kdr_raw"] > 3 * s["kdr_raw"]
+    assert replay(outcome.folder, untrained)["kdr_raw"] > 3 * s["kdr_raw"]

@@ -74,7 +74,7 @@ def test_given_cascades_whole_discussion_the_key_is_as_secret_as_promised():
         errors[wrong] = 1
         asked, answers, leaked = [], [], 0
         for alice in [np.zeros(n, np.uint8), *np.eye(n, dtype=np.uint8)]:
-            stage = Cascade("original")
+            stage = Cascade(variant="original")
             _, bob, said = run(
                 stage.alice(Evidence.of(alice, 0.05), np.random.default_rng(1)),
                 stage.bob(Evidence.of(alice ^ errors, 0.05), np.random.default_rng(2)),

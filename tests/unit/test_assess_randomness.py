@@ -226,3 +226,35 @@ def test_command_prints_json_and_table(
     assert "universal" in out
     status, out, err = call(str(tmp_path / "nowhere"))
     assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+def test_a_byte_order_mark_is_not_bits(tmp_path):
+    path = tmp_path / "bits.txt"
+    text = "01" * 100
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    bits, kind = r.load(path)
+    assert kind == "text"
+    assert "".join(map(str, bits.ravel())) == text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "0101 x 1010 " * 20, "schlüssel: zufällig, größer als null " * 5, "ключ из случайных битов " * 5,
+        "01" * 100 + "é",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_is_never_tested_as_if_it_were_bits(tmp_path, content, encoding):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content.encode(encoding))
+    with pytest.raises(InputError, match="printable text"):
+        r.load(path)
+
+
+def test_random_bytes_are_bits(tmp_path):
+    path = tmp_path / "key.bin"
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        path.write_bytes(rng.bytes(64))
+        assert r.load(path)[1] == "raw"

@@ -26,7 +26,7 @@ GUESSED = {
     # of the labels, what the portfolio guesses at least: an attack that stopped working would pass by its margin else
     "six packets missing": 0.7,
     "twenty packets missing": 0.6,
-    "well at times": 0.45,
+    "well at times": 0.35,
     "labels of one to five bits": 0.65,
     "vector labels": 0.7,
     "comes back inverted": 0.5,

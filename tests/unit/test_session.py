@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -50,59 +51,71 @@ def test_what_is_withdrawn_leaves_its_number() -> None:
     assert [body for _, body, _ in session.owed] == ["nothing", "abandon", "nothing"]
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_over_any_connections_everything_arrives_once_and_in_order(seed: int) -> None:
-    """Two ends over a line that breaks at random and then loses all that is under way in both directions."""
-    rng = random.Random(seed)
-    ends = {0: Session("1"), 1: Session("0")}
-    line: dict[int, list[tuple[str, int, object, int | None, int]]] = {0: [], 1: []}  # what travels towards the end
-    got: dict[int, list[object]] = {0: [], 1: []}
-    answered: int | None = None
-    said = {0: 0, 1: 0}
+class Pair:
+    """Two ends over a line that breaks and then loses all that is under way in both directions."""
 
-    def put(end: int, kind: str, number: int, body: object, parent: int | None) -> None:
-        line[1 - end].append((kind, number, body, parent, ends[end].seen))
+    def __init__(self) -> None:
+        self.ends = (Session("1"), Session("0"))
+        self.line: tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]] = ([], [])
+        """What travels towards each end."""
+        self.got: tuple[list[int], list[int]] = ([], [])
+        self.said = [0, 0]
+        self.answered: int | None = None
 
-    def again(end: int) -> None:
-        for number, body, _ in ends[end].owed:
-            put(end, "said", number, body, None)
+    def put(self, end: int, kind: str, number: int, body: object = None, parent: int | None = None) -> None:
+        self.line[1 - end].append((kind, number, body, parent, self.ends[end].seen))
 
-    def deliver(end: int) -> None:
-        nonlocal answered
-        kind, number, body, parent, seen = line[end].pop(0)
-        session = ends[end]
+    def say(self, end: int) -> None:
+        number = self.ends[end].say(self.said[end])
+        assert number is not None
+        self.put(end, "said", number, self.said[end])
+        self.said[end] += 1
+
+    def say_here(self) -> None:
+        self.put(0, "here", self.ends[0].next_id, None, self.answered)
+
+    def break_line(self) -> None:
+        self.line[0].clear()
+        self.line[1].clear()
+
+    def deliver(self, end: int) -> None:
+        if not self.line[end]:
+            return
+        kind, number, body, parent, seen = self.line[end].pop(0)
+        session = self.ends[end]
         session.acknowledged(seen)
         if kind == "said":
             if session.take(number) == "next":
-                got[end].append(body)
+                self.got[end].append(body)
             return
         if session.has_lost(seen, parent):
-            again(end)
+            for old, owed, _ in session.owed:
+                self.put(end, "said", old, owed)
         if kind == "here":
-            put(end, "pulse", session.next_id, None, number)
+            self.put(end, "pulse", session.next_id, None, number)
         else:
-            answered = number
+            self.answered = number
 
-    for step in range(4000):
-        action = rng.random()
-        end = rng.randrange(2)
-        if action < 0.02 and step < 3000:
-            line = {0: [], 1: []}
-        elif action < 0.3 and step < 2500:
-            word = (end, said[end])
-            said[end] += 1
-            number = ends[end].say(word)
-            assert number is not None
-            put(end, "said", number, word, None)
-        elif action < 0.4:
-            put(0, "here", ends[0].next_id, None, answered)
-        elif line[end]:
-            deliver(end)
-    while line[0] or line[1]:
-        for end in (0, 1):
-            if line[end]:
-                deliver(end)
-        if not line[0] and not line[1] and (ends[0].owed or ends[1].owed):
-            put(0, "here", ends[0].next_id, None, answered)
+
+@pytest.mark.parametrize("seed", range(20))
+def test_over_any_connections_everything_arrives_once_and_in_order(seed: int) -> None:
+    rng, pair = random.Random(seed), Pair()
+    for _ in range(4000):
+        end, deed = rng.randrange(2), rng.choices(("deliver", "say", "here", "break"), (65, 25, 10, 1))[0]
+        match deed:
+            case "deliver":
+                pair.deliver(end)
+            case "say":
+                pair.say(end)
+            case "here":
+                pair.say_here()
+            case "break":
+                pair.break_line()
+    for _ in range(10):  # the line holds from now on
+        pair.say_here()
+        while pair.line[0] or pair.line[1]:
+            pair.deliver(0)
+            pair.deliver(1)
+    assert min(pair.said) > 300
     for end in (0, 1):
-        assert got[end] == [(1 - end, n) for n in range(said[1 - end])]
+        assert pair.got[end] == list(range(pair.said[1 - end]))

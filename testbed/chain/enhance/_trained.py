@@ -35,6 +35,7 @@ from testbed.core.gate import check_plain
 from testbed.core.options import StageOptions
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import F64, I64, CsiSeries, Features
+from testbed.core.whole import write_whole
 
 MIN_SUBCARRIERS = 4
 MAX_MODEL_BYTES = 1 << 26
@@ -433,8 +434,8 @@ class Trained(TrainableEnhancer):
 
     def save(self, path: Path) -> None:
         """Write the model (`path`, an .npz file) and, to be read by people, its card beside it (.json)."""
-        path.write_bytes(self.dump())
-        path.with_suffix(".json").write_text(json.dumps(self.card, indent=1) + "\n", encoding="utf-8")
+        write_whole(path, self.dump(), private=False)
+        write_whole(path.with_suffix(".json"), json.dumps(self.card, indent=1) + "\n", private=False)
 
     def read(self, path: Path) -> None:
         """Take a model that `save` or a node wrote; raises InputError for anything else. No code in it is run."""

@@ -1,0 +1,51 @@
+"""Writes a file of value so that it is whole or absent, whatever happens: a kill, a power cut, a full disk.
+
+A temporary beside it is written, brought to the disk, and only then given the name, which is brought to the disk too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: Path, *, private: bool = True, fresh: bool = False, shared: bool = False) -> Iterator[Path]:
+    """Give a temporary path to write; afterwards it is on the disk under its own name, or, on an error, not at all.
+
+    `private`: only its owner can read it. `fresh`: raises FileExistsError where `path` exists, which stays as it is.
+    `shared`: other processes may be writing the same file; the last one, or the first `fresh` one, wins.
+
+    with whole(Path("model.npz")) as part:
+        part.write_bytes(model)
+    """
+    # one name where nobody else writes, so that what a killed process left is replaced and not collected
+    part = path.with_name(f"{path.name}.{os.getpid()}.part" if shared else f"{path.name}.part")
+    part.unlink(missing_ok=True)
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600 if private else 0o666))
+    try:
+        yield part
+        _sync(part)
+        if fresh:
+            os.link(part, path)
+        else:
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def write_whole(path: Path, content: bytes | str, *, private: bool = True, fresh: bool = False) -> None:
+    """Write `content` (text as UTF-8) as `whole` does."""
+    with whole(path, private=private, fresh=fresh, shared=True) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

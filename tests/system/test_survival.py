@@ -1,0 +1,187 @@
+"""Full disks, wrong keys, odd terminals and early signals: one line that says what to do, and nothing lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_daemons import Site, when
+
+from testbed import config
+from testbed.core import identity
+from testbed.lab import processes
+from testbed.records import files, reader
+
+
+def cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "testbed", *arguments], capture_output=True, text=True, timeout=120, errors="replace",
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 MB of its own; only root can make one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(place)], capture_output=True)
+    if made.returncode:
+        pytest.skip("a file system cannot be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(disk: Path, leave_bytes: int) -> Path:
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as f:  # the run writes beside us
+        while (room := files.free_bytes(disk) - leave_bytes) > 0:
+            f.write(bytes(min(room, 1 << 20)))
+    return filler
+
+
+def begun(disk: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "testbed", "run", "mobile_room", "--rounds", "1500", "--out", str(disk / "runs")],
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "200/" in line:
+            return process
+    pytest.fail("it did not begin")
+
+
+def test_a_run_that_does_not_fit_on_its_disk_is_refused_before_it_starts(small_disk: Path) -> None:
+    done = cli("run", "mobile_room", "--rounds", "100000", "--out", str(small_disk / "runs"))
+    assert done.returncode == 2
+    assert "MB free, this run needs about" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list((small_disk / "runs").iterdir())
+
+
+def test_a_disk_that_gets_full_ends_the_run_in_order(small_disk: Path) -> None:
+    process = begun(small_disk)
+    fill(small_disk, 16 << 20)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "disk nearly full: " in err.strip().splitlines()[-1]
+    assert "Traceback" not in err
+    run = reader.load(next((small_disk / "runs").iterdir()))
+    assert run.state == "closed"
+    assert run.rounds.rounds.size >= 200
+
+
+def test_a_disk_that_is_full_at_once_is_one_line_and_the_run_is_recovered(small_disk: Path) -> None:
+    process = begun(small_disk)
+    filler = fill(small_disk, 0)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    folder = next((small_disk / "runs").iterdir())
+    last = err.strip().splitlines()[-1]
+    assert "disk full: free " in last
+    assert last.endswith(f"MB, then `testbed report {folder}`")
+    assert "Traceback" not in err
+    filler.unlink()
+    done = cli("report", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert reader.load(folder).rounds.rounds.size >= 150
+
+
+def test_keys_names_a_bad_file_and_lists_the_rest(tmp_path: Path) -> None:
+    folder = tmp_path / "state" / "sim" / "bob" / "keys" / "run-1"
+    folder.mkdir(parents=True)
+    (folder / "block-0000.key").write_text(json.dumps({"bits": 7, "hex": "fe"}))
+    for n, content in enumerate([b"", b"{}", b"[]", b'{"bits": null}', b"\xff\xfe"]):
+        (folder / f"block-{n + 1:04d}.key").write_bytes(content)
+    done = cli("keys", "--json")
+    assert [row["block"] for row in json.loads(done.stdout)] == [0]
+    assert done.returncode == 1
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 5
+    assert all(f"block-{n + 1:04d}.key: no key file" in line for n, line in enumerate(lines))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    for child in site.children:
+        if child.poll() is None:
+            child.kill()
+        child.communicate()
+
+
+def other_key(folder: Path, name: str) -> str:
+    """Return the public key of another pair of this name: one that was made anew, on the other machine."""
+    identity.make(folder, name)
+    return (folder / f"{name}.public").read_text()
+
+
+def test_a_key_that_the_coordinator_does_not_know_is_told_on_both_sides(site: Site) -> None:
+    site.lab.write_text(site.lab.read_text() + "join_timeout_s = 40.0\n")
+    keys = processes.lab_folder(config.load_lab(str(site.lab))) / "transport"
+    coordinator = site.start_coordinator("--rounds", "10")
+    when(coordinator.stderr, lambda line: "waiting for" in line)  # it has read the keys: now Bob makes his anew
+    (keys / "bob.secret").unlink()
+    (keys / "bob.public").unlink()
+    identity.make(keys, "bob")
+    when(site.start("sim").stdout, lambda line: "endpoint" in line)
+    bob = site.start("node", "bob")
+    _, err = bob.communicate(timeout=60)
+    assert bob.returncode == 1
+    assert f"copy {keys / 'bob.public'} to its machine" in err
+    assert coordinator.wait(timeout=100) == 1
+    run = reader.load(site.run_folder())
+    assert run.stop is not None
+    assert f"whose key is in no {keys}/NAME.public" in str(run.stop.reason)
+
+
+def test_a_stale_key_of_the_coordinator_is_told_by_the_node(site: Site, tmp_path: Path) -> None:
+    site.lab.write_text(site.lab.read_text() + "join_timeout_s = 8.0\n")
+    keys = processes.lab_folder(config.load_lab(str(site.lab))) / "transport"
+    when(site.start("sim").stdout, lambda line: "endpoint" in line)
+    coordinator = site.start_coordinator("--rounds", "10")
+    when(coordinator.stderr, lambda line: "waiting for" in line)
+    (keys / "coordinator.public").write_text(other_key(tmp_path / "stale", "coordinator"))
+    bob = site.start("node", "bob")
+    _, err = bob.communicate(timeout=60)
+    assert bob.returncode == 3
+    assert f"{keys / 'coordinator.public'} is not its key" in err
+    coordinator.wait(timeout=60)
+
+
+def test_a_terminal_without_the_characters_is_no_failure(tmp_path: Path) -> None:
+    done = cli("run", "mobile_room", "--rounds", "60", "--out", str(tmp_path / "runs"), PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0, done.stderr
+    assert "rounds 60" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("after", ["importlib", "'numpy'", "'testbed.coordinator.server'"])
+def test_a_signal_in_the_first_seconds_is_130_without_a_traceback(
+    tmp_path: Path, number: signal.Signals, after: str
+) -> None:
+    """It comes when a certain module begins to be loaded."""
+    code = (
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {after if after.startswith(chr(39)) else repr('typer')}:\n"
+        f"            os.kill(os.getpid(), {int(number)})\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from testbed.__main__ import main\n"
+        f"sys.argv = ['testbed', 'run', 'mobile_room', '--rounds', '10', '--out', {str(tmp_path / 'runs')!r}]\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())

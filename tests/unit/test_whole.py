@@ -1,0 +1,109 @@
+"""Files are whole or absent, whatever the disk does, and whoever else writes them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.config import load_lab, state_root
+from testbed.core import identity
+from testbed.core.errors import TestbedError
+from testbed.core.whole import whole, write_whole
+from testbed.records import files
+
+
+def full(*_: Any) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_is_there_with_its_content_and_mode_and_nothing_else_is(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a.key", "secret")
+    write_whole(tmp_path / "b.json", b"{}", private=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.key", "b.json"]
+    assert (tmp_path / "a.key").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "b.json").stat().st_mode & 0o400
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace", "open"])
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    path = tmp_path / "model.npz"
+    write_whole(path, b"old")
+    monkeypatch.setattr(os, fails, full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.npz"]
+
+
+def test_a_full_disk_leaves_no_empty_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(tmp_path / "block-0000.key", "{}", fresh=True)
+    with pytest.raises(OSError, match="No space"):
+        identity.make(tmp_path / "transport", "bob")
+    monkeypatch.undo()
+    assert not list(tmp_path.glob("*.key*"))
+    assert not list((tmp_path / "transport").iterdir())
+
+
+def test_a_fresh_file_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "block-0000.key"
+    write_whole(path, "first", fresh=True)
+    with pytest.raises(FileExistsError):
+        write_whole(path, "second", fresh=True)
+    assert path.read_text() == "first"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "rounds.h5.part").write_bytes(b"half")
+    with whole(tmp_path / "rounds.h5") as part:
+        part.write_bytes(b"all")
+    assert [p.name for p in tmp_path.iterdir()] == ["rounds.h5"]
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        OSError(errno.ENOSPC, "x"),
+        OSError(errno.EDQUOT, "x"),
+        OSError("Can't write (errno = 28, No space left on device)"),
+    ],
+)
+def test_a_full_disk_is_one_line_with_what_to_do(tmp_path: Path, trouble: OSError) -> None:
+    with pytest.raises(TestbedError) as found, files.on_disk(tmp_path):
+        raise trouble
+    text = str(found.value)
+    assert "disk full: free " in text
+    assert text.endswith(f"MB, then `testbed report {tmp_path}`")
+    assert "\n" not in text
+
+
+def test_other_troubles_are_left_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), files.on_disk(tmp_path):
+        raise PermissionError(errno.EACCES, "x")
+
+
+@pytest.mark.parametrize("variable", ["TESTBED_STATE", "XDG_STATE_HOME"])
+def test_a_variable_set_to_nothing_does_not_put_keys_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("TESTBED_STATE", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "")
+    assert state_root() == Path.home() / ".local/state/ris-skg-testbed"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_lab_file(tmp_path: Path) -> None:
+    from testbed import config
+    from testbed.core.config import Lab
+
+    path = tmp_path / "lab.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + config.find(Lab, "sim").read_bytes())
+    assert load_lab(str(path)) == load_lab("sim")
