@@ -220,7 +220,7 @@ def test_json_schema_holds_the_options_of_what_is_chosen() -> None:
         {"properties": {"quantize_options": {"$ref": "#/$defs/quantize.scalar"}}}
     ]
     assert schema["$defs"]["policy.sweep"]["required"] == ["codebook"]
-    assert "listens this much longer" in schema["$defs"]["ProbingPlan"]["properties"]["guard_s"]["description"]
+    assert "longer than the expected frame" in schema["$defs"]["ProbingPlan"]["properties"]["guard_s"]["description"]
     lab = config.json_schema(Lab)["$defs"]
     assert "Hardware serial number" in lab["radios.pluto"]["properties"]["serial"]["description"]
     assert any(r["if"]["properties"]["role"] == {"const": "ris"} for r in lab["NodePlace"]["allOf"])
