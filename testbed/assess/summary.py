@@ -98,7 +98,7 @@ _DEFAULT_REASONS = {
     "probing_s": "the source does not state how long the probing took",
     "key_bits_per_round": "no round was run",
     "randomness": "the keys have too few bits for the tests",
-    "keys_exposed": "the keys were not audited after the run (testbed audit does it)",
+    "keys_exposed": "the keys were not audited after the run (`testbed audit RUN` does it for a recorded run)",
     "eve_keys_recovered": "Eve was not measured, or no key digests were reported",
 }
 

@@ -116,6 +116,8 @@ class Judgement:
 
     def modelled_bits(self, finding: Finding) -> float:
         """Return H that this Eve alone would leave by the rule "modelled", 0 to M, the cliff included."""
+        if finding.estimated_bits == 0.0:  # below the cliff of an attack that knows everything but a few numbers
+            return 0.0
         most = max((f.degrees_of_freedom for f in self.findings), default=0.0)
         bits = min(self.kept_bits, finding.log_loss_bits - finding.smoothing_bits) - BITS_A_PARAMETER * most
         if bits < self.kept_bits / 2:

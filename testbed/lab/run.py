@@ -22,10 +22,13 @@ log = logging.getLogger(__name__)
 
 
 def plan_of(experiment: str, rounds: int | None = None, seed: int | None = None) -> Experiment:
-    """Read an experiment, by path or bundled name, with some of its values replaced."""
+    """Read an experiment, by path or bundled name, with some of its values replaced.
+
+    Raises InputError where the file cannot be used, or a value given here is none that the file could hold.
+    """
     plan = config.load_experiment(experiment)
     changes = {name: value for name, value in (("rounds", rounds), ("seed", seed)) if value is not None}
-    return msgspec.structs.replace(plan, **changes)
+    return config.convert(msgspec.to_builtins(plan) | changes, Experiment, f"{experiment}, as changed by its caller")
 
 
 def check_world(plan: Experiment, place: Lab, lab: str) -> None:

@@ -80,6 +80,8 @@ class Cut:
     """Rounds that were probed but are not among the probes, by reason."""
     seed: int = 1
     """For every random choice of the chain, where no experiment is given."""
+    least_key_bits: int = 1
+    """A shorter key is none, where somebody demanded so."""
     interval_s: float | None = None
     """From probe pair to probe pair; None where the source has no meaningful timing, so no rates can be given."""
 

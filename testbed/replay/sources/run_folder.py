@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from testbed.config import convert
-from testbed.core.config import Experiment
+from testbed.core.config import Experiment, Floors
 from testbed.core.errors import InputError, Reject
 from testbed.core.types import I64, CsiSeries
 from testbed.records import files, reader
@@ -24,7 +24,7 @@ def matches(path: Path) -> bool:
 def load(path: Path) -> Recording:
     """Read the CSI of every round that both ends measured, whether or not a key came of it.
 
-    The chain and its accounting are those of the run's experiment.
+    The chain and its accounting are those of the run's experiment, the least length of a key that of its nodes' floors.
     """
     run = reader.load(path)
     if run.start.private:
@@ -60,6 +60,7 @@ def load(path: Path) -> Recording:
         assumption="Eve is no better placed than the recorded one" if eves else "",
         rejected=_rejected(run),
         seed=experiment.seed,
+        least_key_bits=max(_least_key_bits(run, names[role]) for role in ("alice", "bob")),
         interval_s=_interval_s(run),
     )
     title = run.start.experiment.get("title", "")
@@ -80,6 +81,11 @@ def _at(series: CsiSeries, rounds: I64) -> CsiSeries:
     _, into, of = np.intersect1d(rounds, series.rounds, return_indices=True)
     h[into] = series.h[of]
     return CsiSeries(h=h, rounds=rounds, subcarrier_hz=series.subcarrier_hz)
+
+
+def _least_key_bits(run: RecordedRun, name: str | None) -> int:
+    place = run.start.lab.get("node", {}).get(name, {})
+    return convert(place.get("floors", {}), Floors, f"the run's lab: table [node.{name}.floors]").key_bits
 
 
 def _rejected(run: RecordedRun) -> dict[str, int]:
