@@ -248,14 +248,14 @@ class Ris595(Board):
         """Return whether this is the last reply to the first request in flight; raises where none can come."""
         wrong = None
         if answer.kind == _frames.BOOTED:
-            wrong = "the board started anew"
+            wrong = "the board was reset"
         elif answer.kind == _frames.ERROR:
             refusal = answer.payload[1] if len(answer.payload) == 2 else 0
             if answer.seq == 0:
                 wrong = "a request was damaged on its way"
             elif any(x.seq == answer.seq for x in in_flight):
                 told: dict[int, str] = {
-                    Refusal.NO_SESSION: "the board started anew",
+                    Refusal.NO_SESSION: "the board was reset",
                     Refusal.STALE: "an acknowledgement was lost",
                 }
                 wrong = told.get(refusal, f"the board refuses: {_name(refusal)}")
@@ -264,7 +264,7 @@ class Ris595(Board):
         elif answer.seq == first.seq:
             if len(answer.payload) >= 8 and int.from_bytes(answer.payload[4:8], "little") == first.crc:
                 return True
-            wrong = "the board's outputs hold something else than what was sent"
+            wrong = "the board's outputs differ from the pattern that was sent"
         elif any(x.seq == answer.seq for x in in_flight):
             wrong = "an acknowledgement was lost"
         if wrong is not None:
@@ -318,7 +318,7 @@ class Ris595(Board):
                 continue
             if time.monotonic() >= deadline_s or not anew:
                 raise DeviceError(
-                    self.name, operation, self.state, "the board's outputs hold something else than what was sent"
+                    self.name, operation, self.state, "the board's outputs differ from the pattern that was sent"
                 )
 
     def _wait_for(self, crc: int, until_s: float) -> Reply | None:
@@ -333,7 +333,7 @@ class Ris595(Board):
         self._hello(deadline_s, operation)
         if not anew:
             raise DeviceError(
-                self.name, operation, self.state, "the board started anew: queue, codebook and upload are lost"
+                self.name, operation, self.state, "the board was reset: queue, codebook and upload are lost"
             )
 
     def _ask(self, operation: str, command: Command, payload: bytes, deadline_s: float) -> Reply:
@@ -393,7 +393,7 @@ class Ris595(Board):
         chunk, serial, clock_us, _, input_bytes = struct.unpack_from("<HIIBH", payload, 20)
         if not (1 <= bits <= 8 and rows and columns and chunk and input_bytes):
             raise DeviceError(
-                self.name, operation, self.state, f"the board at {self._link.port} says that it has {rows}×{columns} "
+                self.name, operation, self.state, f"the board at {self._link.port} reports {rows}×{columns} "
                 f"elements of {bits} bit and takes {chunk} bytes of {input_bytes}: no such board",
             )  # fmt: skip
         was, found = self._board, (serial, rows, columns, bits)
@@ -401,7 +401,7 @@ class Ris595(Board):
         if was is not None and was != found:
             raise DeviceError(
                 self.name, operation, self.state, f"another board answers at {self._link.port}: {_told(*found)}, was "
-                f"{_told(*was)}: plug that one in again, or start anew",
+                f"{_told(*was)}: plug that one in again, or restart this program",
             )  # fmt: skip
         self._board, self._serial, self._shape, self._phase_bits = found, serial, (rows, columns), bits
         self._capacity, self._chunk, self._input_bytes = capacity, chunk, input_bytes

@@ -247,7 +247,7 @@ def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
             rows.append({"node": name, "run": path.parent.name, "block": block, "bits": bits, "file": str(path)})
     if any(rehearsed.values()):
         at = ", ".join(f"{n} at {name}" for name, n in rehearsed.items() if n)
-        say(f"keys of rehearsals are not listed ({at}): they follow from a public seed and are delivered to nobody")
+        say(f"keys of rehearsals are not listed ({at}): they follow from a public seed and must not be used")
     if as_json:
         print_json(rows)
         raise typer.Exit(1 if bad else 0)

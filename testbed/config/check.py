@@ -210,8 +210,8 @@ def check_mode(e: Experiment, lab: Lab, source: str) -> None:
     """Raise InputError where a lab cannot keep what the experiment's mode promises."""
     if e.mode == "private" and not lab.curve:
         raise InputError(
-            f"{source}: key 'curve': false with an experiment of mode = 'private', whose keys would be nobody's: "
-            "anybody could stand between Alice and Bob; accepted: true"
+            f"{source}: key 'curve': false with an experiment of mode = 'private', which needs authenticated "
+            "links: without them anybody could pose as Alice or Bob; accepted: true"
         )
 
 

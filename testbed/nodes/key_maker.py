@@ -133,7 +133,8 @@ class KeyMaker(Deadlines):
         try:
             if self._first:
                 why = (
-                    f"earlier_blocks_unknown: this node joined at block {self._first}, others may know what was before"
+                    f"earlier_blocks_unknown: this node joined at block {self._first}, what others may "
+                    "know of earlier blocks is not known here"
                 )
                 return KeyReport(block=block, key_bits=0, entropy=plan.accounting.entropy, failure=why)
             _check_surface(plan.surface, surface, block)
@@ -319,4 +320,4 @@ def _check_surface(plan: SurfacePlan, surface: SurfaceRecord | None, block: int)
     if plan.policy == "none":
         return
     if surface is None or (surface.levels is None and not plan.is_secret):
-        raise OrderRefused(f"block {block}: the surface's patterns are public and were not told")
+        raise OrderRefused(f"block {block}: the surface's patterns are public and were not reported")

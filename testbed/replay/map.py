@@ -396,7 +396,7 @@ def _recording(
     )
     caveats = [f"subcarriers left out, zero throughout: {', '.join(map(str, dead))}"] if dead else []
     if way == "order":
-        caveats.append("which probe of Alice belongs to which of Bob is taken from their places in the file")
+        caveats.append("probes of Alice and Bob are paired by their positions in the file")
     kind = "CSI" if plan.quantity == "csi" else "levels without phases"
     return Recording(
         name="map",
@@ -491,7 +491,7 @@ def _axis(plan: MapFile, alice: Measured, where: str) -> F64:
     elif n == 1:
         hz = np.zeros(1)
     else:
-        raise InputError(f"{where}: {n} subcarriers; accepted: subcarrier_hz or subcarrier_spacing_hz says where")
+        raise InputError(f"{where}: {n} subcarriers; accepted: subcarrier_hz or subcarrier_spacing_hz in the map")
     if hz.shape != (n,) or not np.isfinite(hz).all() or (np.diff(hz) <= 0).any():
         raise InputError(f"{where}: subcarrier_hz: {hz.size} values; accepted: {n} that are finite and ascend")
     return hz
