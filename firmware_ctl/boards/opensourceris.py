@@ -211,7 +211,7 @@ class OpenSourceRis(Board):
             raise _AnotherBoard(
                 self.name, operation, self.state, f"another board answers at {self._options.uri}: serial number "
                 f"{found.decode()}, was {self._serial_number.decode()}: plug that one "
-"in again, or restart this program",
+                "in again, or restart this program",
             )  # fmt: skip
         raise _Confused("it gives different serial numbers")
 

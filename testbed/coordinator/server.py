@@ -224,7 +224,7 @@ class Coordinator:
             f"a connection was refused whose key is in no {keys}/NAME.public: copy it again from the node's machine":
                 found.refused_key,
             "a connection was refused that expects another key of the coordinator than "
-f"{keys / 'coordinator.public'}: copy that to "
+            f"{keys / 'coordinator.public'}: copy that to "
             "the node's machine": found.not_understood >= _MANY_HANDSHAKES,
         }  # fmt: skip
         for detail, happened in kinds.items():

@@ -231,7 +231,4 @@ def suggest(path: Path) -> str:
     if path.suffix.lower() not in OPENERS or not path.is_file():
         return ""
     with open_arrays(path) as file:
-        return f"{path} holds {file.told()}; give a map file that assigns them to the "
-
-
-"nodes: --map MAP.toml (docs/datasets.md)"
+        return f"{path} holds {file.told()}; assign these to the nodes by --map MAP.toml (docs/datasets.md)"
