@@ -44,6 +44,19 @@ def lab_folder(lab: Lab) -> Path:
     return state_root() / lab.name
 
 
+def make_lab_folder(lab: Lab) -> Path:
+    """Return the lab's folder, made; raises InputError where it cannot be."""
+    folder = lab_folder(lab)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise InputError(
+            f"{folder}: the lab's state cannot be kept there: {exc.strerror}; accepted: a folder that can be written, "
+            "chosen by the variable TESTBED_STATE"
+        ) from exc
+    return folder
+
+
 def daemon_names(lab: Lab) -> list[str]:
     return ["coordinator", *(["world"] if lab.world else []), *lab.node]
 
