@@ -92,9 +92,10 @@ def audit(run: RecordedRun, others: Sequence[RecordedRun] = (), what_if: bool = 
             )
             continue
         known = _knowledge(run, chain, again, block.block, elsewhere)
-        facts = known.facts(agreed, _states(run, agreed, patterns=False))
+        is_secret = experiment.surface.is_secret  # public patterns are on record, and no what-if
+        facts = known.facts(agreed, _states(run, agreed, patterns=not is_secret))
         out.append(_found(run, block, facts, AS_RUN))
-        surface = _states(run, agreed, patterns=True) if what_if else None
+        surface = _states(run, agreed, patterns=True) if what_if and is_secret else None
         if surface is not None and surface.levels is not None:
             out.append(_found(run, block, known.facts(agreed, surface), PATTERNS_KNOWN))
     return out
@@ -174,9 +175,12 @@ def _states(run: RecordedRun, agreed: Agreed, patterns: bool) -> SurfaceRecord |
     levels = None
     if patterns and len(known) == len(names):
         levels = b"".join(p.levels.tobytes() for p in known)
+    own = set(agreed.features.rounds.tolist())
+    others = {r: numbers[name] for r, name in held.items() if name and r not in own}
     return SurfaceRecord(
-        states=tuple(numbers[name] for name in names), levels=levels, phase_bits=known[0].phase_bits if known else 1
-    )
+        states=tuple(numbers[name] for name in names), levels=levels, phase_bits=known[0].phase_bits if known else 1,
+        other_rounds=tuple(others), other_states=tuple(others.values()),
+    )  # fmt: skip
 
 
 def _found(run: RecordedRun, block: Block, facts: Facts, assumption: str) -> Audited:

@@ -52,14 +52,17 @@ class Amplification:
     """Alice's half and Bob's half of a block's amplification.
 
     blocks: how many blocks the run plans; ε is shared out among them, and there is no key after so many.
-    least_key_bits: a shorter key is none to this side.
+    least_key_bits: a shorter key is none to this side. decided: the blocks of the run that ε was spent on, shared with
+    whoever takes over when a node is configured again.
     """
 
-    def __init__(self, accounting: Accounting, blocks: int = 1, least_key_bits: int = 1) -> None:
+    def __init__(
+        self, accounting: Accounting, blocks: int = 1, least_key_bits: int = 1, decided: set[int] | None = None
+    ) -> None:
         self._least_key_bits = least_key_bits
         self.accounting = accounting
         self.budget = Budget(accounting.epsilon_log2, blocks)
-        self._decided: set[int] = set()
+        self._decided = set() if decided is None else decided
 
     def decide(self, agreed: Agreed, facts: Facts, seed: int) -> KeyReport:
         """Return how long the key of a verified block may be, and why; Alice's side only.

@@ -14,7 +14,7 @@ import numpy as np
 
 from testbed.chain.agreement import Agreed
 from testbed.core.errors import InputError
-from testbed.core.outcomes import COVERAGE, EveReport, HeardSeries, SurfaceRecord
+from testbed.core.outcomes import COVERAGE, HeardSeries, SurfaceRecord
 from testbed.core.types import C64, F64, I64, CsiSeries, Features
 from testbed.entropy.facts import C128, Earlier, Facts, Heard
 
@@ -100,6 +100,10 @@ class Knowledge:
         states, patterns, responses = _surface(surface, features.rounds)
         if states is not None:
             self._states |= dict(zip(features.rounds.tolist(), states.tolist(), strict=True))
+        if surface is not None:
+            if len(surface.other_rounds) != len(surface.other_states):
+                raise InputError("other rounds of the surface and their states do not go together")
+            self._states |= dict(zip(surface.other_rounds, surface.other_states, strict=True))
         return Facts.of_bits(
             raw,
             published,
@@ -112,6 +116,7 @@ class Knowledge:
             states=states,
             patterns=patterns,
             responses=responses,
+            state_bits=None if surface is None else surface.elements * surface.phase_bits or None,
             earlier=tuple(self._before(name, f, same_run, features) for name, f, same_run in self._earlier),
         )
 
@@ -129,11 +134,6 @@ def covered(facts: Facts) -> bool:
         if np.isin(facts.rounds, series.rounds[rows]).mean() >= COVERAGE:
             return True
     return False
-
-
-def usable(eve: EveReport | None, block: int) -> bool:
-    """Return whether a report speaks of this block and of a complete transcript: its node may be wrong or broken."""
-    return eve is not None and eve.block == block and eve.transcript_complete
 
 
 def _joined(parts: list[Heard]) -> Heard:

@@ -31,16 +31,24 @@ class KeyChain:
     a block number fix every random choice.
     """
 
-    def __init__(self, plan: ChainPlan, accounting: Accounting, blocks: int = 1, least_key_bits: int = 1) -> None:
+    def __init__(
+        self,
+        plan: ChainPlan,
+        accounting: Accounting,
+        blocks: int = 1,
+        least_key_bits: int = 1,
+        decided: set[int] | None = None,
+    ) -> None:
         """Build the stages; `blocks`: how many blocks the run plans (ε is shared out among them); `least_key_bits`: a
-        shorter key is none to this side, see `core.config.Floors`.
+        shorter key is none to this side, see `core.config.Floors`; `decided`: blocks of this run that another chain
+        spent ε on before, added to as this one does.
         """
         self.accounting = accounting
         self.enhance: Enhancer = registry.make_stage("enhance", plan.enhance, plan.enhance_options)
         self.quantize: Quantizer = registry.make_stage("quantize", plan.quantize, plan.quantize_options)
         self.reconcile: Reconciler = registry.make_stage("reconcile", plan.reconcile, plan.reconcile_options)
         self._agreement = Agreement(self.enhance, self.quantize, self.reconcile, accounting)
-        self._amplification = Amplification(accounting, blocks, least_key_bits)
+        self._amplification = Amplification(accounting, blocks, least_key_bits, decided)
         self._eavesdropping = Eavesdropping(self._agreement)
 
     def train(self, role: Side, csi: CsiSeries, block: int, seed: int) -> Dialogue[TrainReport]:

@@ -14,7 +14,7 @@ pattern and acknowledges an opaque number, that number takes the digest's place 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -170,16 +170,29 @@ class SurfaceKeeper(Deadlines):
         if self.policy is None or None in names:
             return None
         known = [name for name in names if name is not None]
-        states = tuple(self._numbers.setdefault(name, len(self._numbers)) for name in known)
+        own = set(rounds)
+        # trained on, or of a block that failed: what was said of them counts where the surface comes back
+        others = {r: name for r, name in sorted(self._in_round.items()) if r <= rounds[-1] and r not in own}
+        states, other_states = self._numbered(known), self._numbered(others.values())
         levels = None
         if not self.is_secret:
             levels = b"".join(self._patterns[name].levels.tobytes() for name in known)
         bits = self._patterns[known[0]].phase_bits if levels is not None else 1
+        elements = 0
+        ris = self._roster.by_role("ris")
+        if self.is_secret and ris is not None and ris.hello is not None and ris.hello.surface_shape is not None:
+            elements, bits = ris.hello.surface_shape[0] * ris.hello.surface_shape[1], ris.hello.phase_bits
         responses = None if levels is None else self._responses(known)
         self._in_round = {r: name for r, name in self._in_round.items() if r > rounds[-1]}
         used = {*self._in_round.values(), self.held}
         self._patterns = {name: p for name, p in self._patterns.items() if name in used}
-        return m.SurfaceRecord(states=states, levels=levels, phase_bits=bits, responses=responses)
+        return m.SurfaceRecord(
+            states=states, levels=levels, phase_bits=bits, responses=responses, elements=elements,
+            other_rounds=tuple(others), other_states=other_states,
+        )  # fmt: skip
+
+    def _numbered(self, names: Iterable[str]) -> tuple[int, ...]:
+        return tuple(self._numbers.setdefault(name, len(self._numbers)) for name in names)
 
     def _responses(self, names: Sequence[str]) -> bytes | None:
         """Return what the surface responds by the scene's geometry; None where the scene does not say."""

@@ -84,6 +84,12 @@ class SurfaceRecord(Struct, frozen=True, kw_only=True):
     responses: bytes | None = None
     """(round,) complex64: what the surface's path between Alice and Bob responds by the scene's geometry, but for a
     factor, where patterns are public and the scene says where everything stands."""
+    elements: Annotated[int, Meta(ge=0, le=1 << 16)] = 0
+    """Of a secret surface, each of `phase_bits`: so many bits a state was drawn with. 0 where that is not told."""
+    other_rounds: tuple[int, ...] = ()
+    """Rounds until now that were in no record, ascending: of training, of blocks that failed."""
+    other_states: tuple[int, ...] = ()
+    """(other round,) what the surface held in them."""
 
 
 class EveReport(Struct, frozen=True, kw_only=True):

@@ -109,6 +109,8 @@ class Facts:
     """(probe, path) what the surface's paths respond to each pattern by the scene's geometry, where both are public."""
     states: I64 | None = None
     """(probe,) opaque number of the surface's state; None where there is no surface."""
+    state_bits: int | None = None
+    """How many bits a secret state was drawn with: elements times bits each; None where states are not secret."""
     earlier: tuple[Earlier, ...] = ()
     scratch: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     """Shared by all views of a block: for results that follow from Eve's side alone and cost time. What an attack keeps
@@ -199,6 +201,25 @@ class Facts:
     def kept_bits(self) -> int:
         """M: the label bits of the kept symbols."""
         return int(self.bits[~self.published].sum())
+
+    @property
+    def surface_bits(self) -> float | None:
+        """What the kept labels can be worth in bits where nothing but the surface changes; None without a secret one.
+
+        They then follow from the states that were never held in an earlier series. Those were drawn uniformly, and all
+        that is known of them is that they differ: log2 of K·(K − 1)·…, less what the published labels tell of them.
+        """
+        if self.states is None or self.state_bits is None:
+            return None
+        before = np.concatenate([np.zeros(0, np.int64), *(e.states for e in self.earlier if e.states is not None)])
+        before = np.unique(before[before >= 0])
+        new = np.setdiff1d(self.states, before).size
+        if self.state_bits > 32:  # so many states that none is missed
+            drawn = float(new * self.state_bits)
+        else:
+            left = (1 << self.state_bits) - before.size - np.arange(new)
+            drawn = float(np.log2(np.maximum(left, 1)).sum())
+        return max(0.0, drawn - float(self.bits[self.published].sum()))
 
     @property
     def main_column(self) -> I64:

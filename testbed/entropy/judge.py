@@ -116,6 +116,8 @@ class Judgement:
 
     def modelled_bits(self, finding: Finding) -> float:
         """Return H that this Eve alone would leave by the rule "modelled", 0 to M, the cliff included."""
+        if finding.estimated_bits == 0.0:  # below the cliff of an attack that knows everything but a few numbers
+            return 0.0
         most = max((f.degrees_of_freedom for f in self.findings), default=0.0)
         bits = min(self.kept_bits, finding.log_loss_bits - finding.smoothing_bits) - BITS_A_PARAMETER * most
         if bits < self.kept_bits / 2:
@@ -243,7 +245,9 @@ def _predictions(facts: Facts, attack: Attack, seed: int) -> tuple[F64, float]:
     # it said before; one that kept what it should not have seen does better.
     test = views[0][0]
     if np.abs(_ask(_another_string(facts, test, seed).hide(test), attack, test) - p[test]).max() > _SAME:
-        raise AttackLied("its prediction of hidden symbols changed when it was shown their labels, so it used them")
+        raise AttackLied(
+            "its prediction of hidden symbols changed when it was shown their labels, so it used them (canary)"
+        )
     if not all(np.isfinite(f) and f >= 0 for f in freedom):
         raise AttackLied(f"degrees_of_freedom = {freedom}; accepted: numbers from 0")
     return p, float(np.mean(freedom))

@@ -2,7 +2,8 @@
 
     ℓ = ⌊H − leaked − 2·(e + 2 + log2 B) − log2(number of possible lengths)⌋, in steps of 64,
 
-H of `entropy.judge` (or of an assumed Eve, whichever is less), e = −log2 ε of a whole run of B blocks. The budget:
+H of `entropy.judge` (or of an assumed Eve, or of the bits that a secret surface was drawn with, whichever is least),
+e = −log2 ε of a whole run of B blocks. The budget:
 
     ε_PE  2^−(e+2)   over all blocks and attacks: an attack is better than its confidence limit says
     ε_EC  2^−(e+2)   both sides verify strings that differ
@@ -33,6 +34,7 @@ from testbed.entropy.judge import Finding, Judgement, Rule
 
 STEP = 64
 TAG_BITS = 128
+SURFACE_COUNTED = "everything but the patterns of the surface, which were drawn with so many bits and no more"
 _ORDERS = 1.0 + np.geomspace(1e-4, 1.0, 25)
 _MOST_R2 = 0.999999
 _NOISE = 0.01
@@ -215,6 +217,8 @@ def key_length(
     h, limiting = (0.0, None) if measured is None else (judgement.bits(measured, rule), measured.attack)
     if assumed is not None and measured is not None and (guess := ask.assumed(assumed)) < h:
         h, limiting = guess, "assumed"
+    if (drawn := facts.surface_bits) is not None and drawn < h:
+        h, limiting = drawn, "surface_counted"
     if judgement.failures:
         h, limiting = 0.0, judgement.failures[0].attack
     terms = ask.terms(h, leaked_bits, published_bits, limiting)
@@ -281,12 +285,16 @@ class _Question:
         out = [self.row(f) for f in self.judgement.findings]
         if assumed is not None:
             out.append(EveRow("assumed", assumed.words, None, None, self.rounded(self.assumed(assumed))))
+        if (drawn := self.facts.surface_bits) is not None:
+            out.append(EveRow("surface_counted", SURFACE_COUNTED, None, None, self.rounded(drawn)))
         return tuple(sorted(out, key=lambda r: (r.key_bits, -(r.guess_probability or 0.0))))
 
     def sensitivity(self, assumed: AssumedEve | None, antennas: Sequence[int]) -> tuple[EveRow, ...]:
         """Return what the key would be under other assumptions: never more than under those that were made."""
         worst = self.judgement.worst(self.rule)
         most = 0 if self.judgement.failures or worst is None else self.rounded(self.judgement.bits(worst, self.rule))
+        if (drawn := self.facts.surface_bits) is not None:
+            most = min(most, self.rounded(drawn))
         out = []
         if assumed is not None:
             for n in antennas:

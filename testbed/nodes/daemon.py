@@ -37,7 +37,7 @@ from testbed.net import messages as m
 from testbed.net import transport
 from testbed.nodes import calibration
 from testbed.nodes import events as e
-from testbed.nodes.operations import BoardWork, RadioWork
+from testbed.nodes.operations import BoardWork, RadioWork, life_of
 from testbed.nodes.state import NodeState
 
 log = logging.getLogger("testbed.node")
@@ -113,7 +113,7 @@ class NodeDaemon:
         self._work: RadioWork | BoardWork = (
             RadioWork(self._device, self.place, state_dir, self._link.send)
             if isinstance(self._device, Radio)
-            else BoardWork(self._device, name, self.incarnation[:4])
+            else BoardWork(self._device, name, life_of(self.incarnation))
         )
         self._host: transport.DiscussionHost | None = None
         self._guest: transport.DiscussionGuest | None = None

@@ -14,11 +14,14 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import msgspec
+
 from testbed.assess import randomness
 from testbed.chain.agreement import Agreed
 from testbed.chain.dialogue import Conversation
-from testbed.chain.knowledge import Knowledge, usable
+from testbed.chain.knowledge import Knowledge
 from testbed.chain.pipeline import KeyChain
+from testbed.core.config import SurfacePlan
 from testbed.core.errors import InputError
 from testbed.core.ledger import PublicMessage
 from testbed.core.machine import Deadlines, EventClock, Story
@@ -56,21 +59,29 @@ class KeyMaker(Deadlines):
         """What the peer sent before this node was ordered to start."""
         self._on_record = 0
         """Alice: messages of the present block that are on the public record."""
-        self._trained_on: CsiSeries | None = None
-        """Alice: what the training under way learns from."""
+        self._discussed: CsiSeries | None = None
+        """Alice: what the discussion under way is about."""
+        self._told: list[tuple[str, CsiSeries]] = []
+        """Alice: what trainings and broken discussions were about; known to everybody, but not yet in features."""
         self._knowledge = Knowledge()
         """Alice: what others may know of this run's strings."""
+        self._first: int | None = None
+        """The first block of this run that was begun in this life of the node."""
 
     @property
     def is_busy(self) -> bool:
         return self._conversation is not None
 
-    def clear(self) -> None:
-        """Forget everything: a new run begins."""
+    def clear(self, same_run: bool = False) -> None:
+        """Forget everything: a new run begins. Of the same run what others know of it is kept."""
+        self._give_up()
         self._end_conversation()
+        for agreed in self._agreed.values():
+            self._give_away(agreed)
         self._agreed.clear()
         self._early.clear()
-        self._trained_on, self._knowledge = None, Knowledge()
+        if not same_run:
+            self._told, self._knowledge, self._first = [], Knowledge(), None
         self.block = -1
 
     # -- orders
@@ -84,7 +95,11 @@ class KeyMaker(Deadlines):
         series = self._measured.use(body.rounds, "bob" if self._side == "alice" else "alice", body.block)
         chain = self._setup.chain
         self._is_training = body.purpose == "training"
-        self._trained_on = series if self._is_training and self._side == "alice" else None
+        self._discussed = series if self._side == "alice" else None
+        for agreed in self._agreed.values():  # never amplified, never abandoned
+            self._give_away(agreed)
+        self._agreed.clear()
+        self._first = body.block if self._first is None else self._first
         self._on_record = 0
         self._story.add("block begun", rounds=body.rounds, block=body.block, purpose=body.purpose)
         start = chain.train if self._is_training else chain.agree
@@ -108,9 +123,19 @@ class KeyMaker(Deadlines):
 
         Raises OrderRefused where what is told of Eve and the surface does not fit the block.
         """
-        if eve is not None and usable(eve, agreed.report.block):
+        block, plan = agreed.report.block, self._setup.plan
+        assert plan is not None
+        # her series are measurements: they count however much of the discussion she missed
+        if eve is not None and eve.block == block:
             self._knowledge.add_heard(eve.heard)
+        self._learn_what_was_told(chain)
         try:
+            if self._first:
+                why = (
+                    f"earlier_blocks_unknown: this node joined at block {self._first}, others may know what was before"
+                )
+                return KeyReport(block=block, key_bits=0, entropy=plan.accounting.entropy, failure=why)
+            _check_surface(plan.surface, surface, block)
             return chain.decide(agreed, self._knowledge.facts(agreed, surface), self._setup.seed)
         except InputError as exc:
             raise OrderRefused(f"block {agreed.report.block}: {exc}") from exc
@@ -122,10 +147,28 @@ class KeyMaker(Deadlines):
         if self._side == "alice" and agreed is not None and agreed.features is not None:
             self._knowledge.add_features(f"block {agreed.report.block}", agreed.features)
 
+    def _give_up(self) -> None:
+        """Count what a discussion was about as known to everybody: nobody knows how far it came."""
+        if self._discussed is not None:
+            self._told.append((f"block {self.block}", self._discussed))
+        self._discussed = None
+
+    def _learn_what_was_told(self, chain: KeyChain) -> None:
+        """Turn into features what was published as CSI or given up, as soon as there is a model for it."""
+        waiting = []
+        for name, csi in self._told:
+            features = chain.features(csi, "alice")
+            if features is None:
+                waiting.append((name, csi))
+            else:
+                self._knowledge.add_features(name, features)
+        self._told = waiting
+
     def abandon(self, body: m.Abandon) -> list[Instruction]:
         """Give a block up; its bits are gone."""
         self._give_away(self._agreed.pop(body.block, None))
         if self.block == body.block:
+            self._give_up()
             self._end_conversation()
             # what the peer sent of a later block may be here before this order is
             self._early = deque(x for x in self._early if x.block > body.block)
@@ -205,21 +248,28 @@ class KeyMaker(Deadlines):
 
     def _report_agreement(self, agreed: Agreed | None, failure: str) -> list[Instruction]:
         if agreed is None:
+            self._give_up()
             report = AgreeReport(
                 block=self.block, probes=0, raw_bits=0, sacrificed_bits=0, sacrificed_errors=0, reconciled_bits=0,
                 corrected_bits=None, leaked_bits=0, leaked_by_kind={}, public_bytes=0, messages=self._on_record,
                 verified=False, failure=failure,
             )  # fmt: skip
             return [Report(m.Agreed(report=report, public_messages=self._on_record))]
+        self._discussed = None
         if agreed.report.verified:
             self._agreed = {self.block: agreed}
         else:
             self._give_away(agreed)
         raw = agreed.raw.values.tobytes() if self._setup.is_experiment and agreed.raw is not None else None
-        return [Report(m.Agreed(report=agreed.report, raw_bits=raw, public_messages=self._on_record))]
+        report = agreed.report
+        if not self._setup.is_experiment:
+            # where Bob corrected stays with him, and how often follows from both strings
+            report = msgspec.structs.replace(report, corrected_bits=None)
+        return [Report(m.Agreed(report=report, raw_bits=raw, public_messages=self._on_record))]
 
     def _report_training(self, conversation: Conversation[Any], failure: str) -> list[Instruction]:
         report: TrainReport | None = conversation.result
+        self._give_up()  # CSI was published, whatever came of it
         if report is None:
             ledger = conversation.ledger
             report = TrainReport(
@@ -231,16 +281,7 @@ class KeyMaker(Deadlines):
         if report.failure is not None or not isinstance(enhancer, TrainableEnhancer):
             return [trained]
         self._setup.model = enhancer.dump()
-        self._learn_what_training_published()
         return [StoreModel(self._setup.model), trained]
-
-    def _learn_what_training_published(self) -> None:
-        """The training's rounds were published: their features count as known to everybody."""
-        if self._trained_on is None or self._setup.chain is None:
-            return
-        features = self._setup.chain.features(self._trained_on, "alice")
-        if features is not None:
-            self._knowledge.add_features("training", features)
 
     def _report_key(self, result: tuple[Key | None, KeyReport] | None, failure: str) -> list[Instruction]:
         if result is None:
@@ -269,3 +310,11 @@ class KeyMaker(Deadlines):
             yield f"bits of blocks {sorted(self._agreed)} are kept in block {self.block}"
         if self.is_busy and any((e.block, e.phase) == (self.block, self.phase) for e in self._early):
             yield f"messages of block {self.block} wait although it has begun"
+
+
+def _check_surface(plan: SurfacePlan, surface: SurfaceRecord | None, block: int) -> None:
+    """Raise OrderRefused where a run has a surface and what is public of it was not told: nobody could judge a key."""
+    if plan.policy == "none":
+        return
+    if surface is None or (surface.levels is None and not plan.is_secret):
+        raise OrderRefused(f"block {block}: the surface's patterns are public and were not told")

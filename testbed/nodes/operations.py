@@ -216,8 +216,9 @@ def _estimate(
     try:
         found = tuned.antennas.estimate(tuned.estimator, number, slot.tx, block, sounding)
     except ProbeRejected as exc:
-        cfo_hz = (exc.cfo_hz or 0.0) if tuned.is_experiment else 0.0
-        return m.LinkResult(tx=slot.tx, reason=exc.reason.value, detail=exc.detail, cfo_hz=cfo_hz)
+        if not tuned.is_experiment:  # details name levels and SNR, which are much like those of the rounds around
+            return m.LinkResult(tx=slot.tx, reason=exc.reason.value)
+        return m.LinkResult(tx=slot.tx, reason=exc.reason.value, detail=exc.detail, cfo_hz=exc.cfo_hz or 0.0)
     csi[slot.tx] = found
     timing_error_s = found.time_s - (slot.start_s + margin_s)
     if not tuned.is_experiment:
@@ -238,6 +239,11 @@ def _estimate(
     )
 
 
+def life_of(incarnation: str) -> str:
+    """Return a mark of one life of a node: its random part, for processes that follow one another have like numbers."""
+    return incarnation.rpartition("-")[2][:6]
+
+
 class BoardWork:
     """One node's surface, `name` for messages. `life` marks the names of patterns that this process has drawn."""
 
@@ -256,6 +262,8 @@ class BoardWork:
             shape, bits = self._board.shape, self._board.phase_bits
             self._secret = SecretSurface(plan.policy, plan.options, shape, bits, seed, self._life)
             self._secret_run = run
+        elif not plan.is_secret:
+            self._secret, self._secret_run = None, ""
         return m.Configured(accepted={})
 
     def apply_next(self, body: m.ApplyNext) -> m.Applied:
@@ -271,6 +279,8 @@ class BoardWork:
         )  # fmt: skip
 
     def apply(self, body: m.Apply) -> m.Applied:
+        if self._secret is not None:
+            raise InputError(f"{self._name} draws its own patterns in this run: none is taken from anybody")
         levels = np.frombuffer(body.levels, dtype=np.uint8)
         if levels.size != body.shape[0] * body.shape[1]:
             raise InputError(f"{levels.size} levels for a surface of shape {body.shape}")

@@ -29,6 +29,10 @@ class Setup:
         self.secret_seed = secret_seed
         self.floors = floors if floors is not None else Floors(key_bits=1)
         self._secrets_drawn = 0
+        self._decided: set[int] = set()
+        """Blocks of this run that ε was spent on, however often the node was configured."""
+        self._fixed: tuple[object, ...] | None = None
+        """What this run was first configured with and must not change."""
         self.run = ""
         self.plan: m.Configure | None = None
         self.chain: KeyChain | None = None
@@ -36,24 +40,26 @@ class Setup:
         """What the training of this run gave."""
 
     def join(self, run: str) -> None:
-        """Become part of a run; nothing of an earlier one is left."""
+        """Become part of a run; nothing of an earlier one is left, of the same one what was promised and spent."""
+        if run != self.run:
+            self._decided, self._fixed = set(), None
         self.run = run
         self.plan = self.chain = self.model = None
 
     def configure(self, plan: m.Configure) -> None:
         """Take what the coordinator configures; raises OrderRefused."""
-        if self.plan is not None and self.plan.experiment_mode != plan.experiment_mode:
-            raise OrderRefused("the mode of a run cannot change within it")
-        if self.plan is not None and self.chain is not None:
-            if (self.plan.chain, self.plan.accounting, self.plan.blocks) != (plan.chain, plan.accounting, plan.blocks):
-                raise OrderRefused(
-                    "the chain, the accounting and the number of blocks of a run cannot change within it"
-                )
-            self.plan = plan  # the same chain goes on: what it has spent of the run's ε stays spent
+        fixed = (plan.experiment_mode, plan.rehearsal, plan.blocks, plan.accounting, plan.chain)
+        if self._fixed is not None and self._fixed != fixed:
+            raise OrderRefused(
+                "the mode of a run, its chain, its accounting and its number of blocks cannot change within it"
+            )
+        if self.chain is not None:
+            self.plan = plan  # the same chain goes on
             return
         self.plan = plan
         try:
-            self.chain = KeyChain(plan.chain, plan.accounting, plan.blocks, self.floors.key_bits)
+            self.chain = KeyChain(plan.chain, plan.accounting, plan.blocks, self.floors.key_bits, self._decided)
+            self._fixed = fixed
         except InputError as exc:  # a model file that this machine does not have
             raise OrderRefused(str(exc)) from exc
         if self.model is not None and isinstance(self.chain.enhance, TrainableEnhancer):

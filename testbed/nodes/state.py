@@ -176,12 +176,12 @@ class NodeState:
             return [Report(m.Failed(operation=operation, state=self.name, detail=str(exc)))]
 
     def _welcomed(self, body: m.Welcome) -> list[Instruction]:
-        """A new run, or the same one anew: nothing of an earlier one may reach its keys."""
+        """A new run, or the same one anew: nothing measured before may reach its keys, nothing said is forgotten."""
         self._phases.enter("ready")
         self._operation = None
+        self.key_maker.clear(same_run=body.run == self.run)
         self.setup.join(body.run)
         self.measured.clear()
-        self.key_maker.clear()
         self.eavesdropping.clear()
         return []
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from testbed.core.config import Accounting, ChainPlan, ProbingPlan, RadioPlan
+from testbed.core.config import Accounting, ChainPlan, ProbingPlan, RadioPlan, SurfacePlan
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import KeyReport, SurfaceRecord
 from testbed.core.types import CsiFrame, Key
@@ -453,6 +453,115 @@ def test_a_block_that_failed_or_was_given_up_counts_as_known() -> None:
     assert trio.last("bob", m.Agreed).report.block == 1
     trio.amplify(None, block=1)
     assert trio.last("alice", m.Amplified).report.min_entropy_per_bit < 0.1
+
+
+def again_in_two_halves(**changes: Any) -> tuple[Trio, int]:
+    accounting = Accounting(epsilon_log2=32, assumed_eve_correlation=0.0)
+    return Trio(rounds_again=True, **{"blocks": 2, "accounting": accounting, **changes}), len(ROUNDS) // 2
+
+
+def second_half(trio: Trio, half: int, block: int = 1) -> KeyReport:
+    for role in ("alice", "bob"):
+        trio.take(role, e.Received(m.Distil(block=block, rounds=ROUNDS[half:], timeout_s=5.0)))
+    trio.amplify(None, block=block)
+    report: KeyReport = trio.last("alice", m.Amplified).report
+    return report
+
+
+def measured(trio: Trio, role: str) -> dict[int, Any]:
+    return {r: dict(f) for r, f in trio.nodes[role].measured._frames.items()}
+
+
+def welcome_alice_anew(trio: Trio) -> None:
+    """The coordinator had given her up; what she measures from now on is the second half."""
+    kept = measured(trio, "alice")
+    trio.take("alice", e.Received(m.Welcome(run="r", lost_after_s=10.0)))
+    trio.take("alice", e.Received(trio.nodes["bob"].setup.plan))
+    for r, frames in kept.items():
+        trio.take("alice", e.ProbeDone(m.Probed(round=r, links=[]), frames))
+
+
+def test_a_discussion_that_is_broken_off_counts_as_known() -> None:
+    """Sacrificed bits and parities were said when the block was given up."""
+    trio, half = again_in_two_halves()
+    trio.lost = lambda envelope: envelope.message.kind == "verified"
+    for role in ("alice", "bob"):
+        trio.take(role, e.Received(m.Distil(block=0, rounds=ROUNDS[:half], timeout_s=5.0)))
+    assert trio.nodes["alice"].key_maker.is_busy
+    for role in ("alice", "bob"):
+        trio.take(role, e.Received(m.Abandon(block=0, reason="bob was lost")))
+    trio.lost = lambda envelope: False
+    assert second_half(trio, half).min_entropy_per_bit < 0.1
+
+
+def test_a_node_that_is_welcomed_to_its_run_again_forgets_nothing_that_was_said() -> None:
+    trio, half = again_in_two_halves()
+    for role in ("alice", "bob"):
+        trio.take(role, e.Received(m.Distil(block=0, rounds=ROUNDS[:half], timeout_s=5.0)))
+    trio.amplify(None)
+    welcome_alice_anew(trio)
+    report = second_half(trio, half)
+    assert report.min_entropy_per_bit < 0.1
+    assert report.key_bits == 0
+
+
+def test_a_restarted_alice_who_cannot_know_what_was_said_before_makes_no_key() -> None:
+    trio, half = again_in_two_halves()
+    report = second_half(trio, half, block=1)  # her process never saw block 0
+    assert report.key_bits == 0
+    assert "earlier_blocks_unknown" in str(report.failure)
+    assert trio.keys == {}
+
+
+def test_a_node_that_is_configured_again_has_spent_what_it_spent() -> None:
+    trio, half = again_in_two_halves(blocks=1)
+    for role in ("alice", "bob"):
+        trio.take(role, e.Received(m.Distil(block=0, rounds=ROUNDS[:half], timeout_s=5.0)))
+    trio.amplify(None)
+    trio.take("alice", e.Received(trio.nodes["alice"].setup.plan))
+    assert "budget_spent" in str(second_half(trio, half).failure)
+
+
+@pytest.mark.parametrize("change", [{"rehearsal": True}, {"blocks": 9}, {"accounting": Accounting(epsilon_log2=33)}])
+@pytest.mark.parametrize("welcomed", [False, True])
+def test_what_a_run_promises_cannot_change_within_it(change: dict[str, Any], welcomed: bool) -> None:
+    """Patterns drawn as a rehearsal follow from a public seed: their keys must not become real ones afterwards."""
+    trio = Trio(rehearsal=False)
+    if welcomed:
+        trio.take("alice", e.Received(m.Welcome(run="r", lost_after_s=10.0)))
+    trio.take("alice", e.Received(configure(**change)))
+    assert trio.last("alice", m.Failed).operation == "configure"
+    trio.take("alice", e.Received(m.Welcome(run="another", lost_after_s=10.0)))
+    assert trio.nodes["alice"].setup.plan is None
+    trio.take("alice", e.Received(configure(**change)))
+    assert trio.nodes["alice"].setup.plan == configure(**change)
+
+
+def test_what_eve_measured_counts_however_much_of_the_discussion_she_missed() -> None:
+    trio = Trio(eve_sees=0.97, accounting=Accounting(epsilon_log2=32, assumed_eve_correlation=0.0))
+    trio.distil()
+    trio.take("eve", e.Received(m.Attack(block=0, rounds=ROUNDS, public_messages=999)))
+    trio.take("eve", e.Tick(EVE_PATIENCE_S + 1.0))
+    eve = trio.last("eve", m.Attacked).report
+    assert not eve.transcript_complete
+    trio.amplify(eve)
+    assert trio.last("alice", m.Amplified).report.key_bits == 0
+
+
+@pytest.mark.parametrize("surface", [None, record()], ids=["nothing", "states without patterns"])
+def test_a_public_surface_of_which_nothing_was_told_makes_no_key(surface: SurfaceRecord | None) -> None:
+    trio = Trio(surface=SurfacePlan(policy="random", secret=False))
+    trio.distil()
+    trio.take("alice", e.Received(m.Amplify(block=0, eve=None, timeout_s=5.0, surface=surface)))
+    assert "not told" in trio.last("alice", m.Failed).detail
+    assert trio.keys == {}
+
+
+@pytest.mark.parametrize("experiment_mode", [False, True])
+def test_how_often_bob_corrected_leaves_his_node_in_experiment_mode_only(experiment_mode: bool) -> None:
+    trio = Trio(experiment_mode=experiment_mode)
+    trio.distil()
+    assert (trio.last("bob", m.Agreed).report.corrected_bits is not None) is experiment_mode
 
 
 def test_eves_features_are_reported_by_antenna_and_link() -> None:

@@ -45,6 +45,20 @@ def test_equal_states_have_equal_numbers_in_every_block() -> None:
     assert [r.states for r in records] == [(0, 1, 0), (2, 1, 0)]
     assert all(r.levels is None and r.responses is None for r in records)
     assert records == [body.surface for body in told(stage, m.Amplify, "bob")]
+    assert {(r.elements, r.phase_bits) for r in records} == {(4, 1)}  # how many bits a state was drawn with
+
+
+def test_what_the_surface_held_in_rounds_of_no_key_is_told_with_the_next_block() -> None:
+    """Training publishes CSI: a state that comes back afterwards is known."""
+    stage = Stage(repeating("abacba"), **SECRET)
+    surface = stage.state.surface
+    for r, name in enumerate("abacba"):
+        surface._in_round[r] = name
+    told_of = surface.record([3, 4])
+    assert told_of is not None
+    assert told_of.states == (0, 1)
+    assert dict(zip(told_of.other_rounds, told_of.other_states, strict=True)) == {0: 2, 1: 1, 2: 2}
+    assert surface.record([5]).other_rounds == ()
 
 
 def test_public_patterns_are_told_with_their_levels() -> None:

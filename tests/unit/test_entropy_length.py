@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from math import log2
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.special import j0
 
 from testbed.core.errors import InputError
-from testbed.entropy.facts import Facts, Heard
+from testbed.entropy.facts import Earlier, Facts, Heard
 from testbed.entropy.gaussian_labels import renyi_entropy
 from testbed.entropy.judge import Failure, Finding, Judgement
 from testbed.entropy.length import STEP, AssumedEve, Budget, key_length
@@ -189,3 +190,49 @@ def test_an_unmeasured_eve_is_said() -> None:
     heard = Heard("eve.0:alice", np.arange(3), np.zeros(3), np.zeros((3, 1)))
     measured = Facts(**{**{f: getattr(facts(), f) for f in Facts.__slots__}, "heard": (heard,)})
     assert "no Eve was measured" not in key_length(measured, judgement(), 0, Budget()).assumptions
+
+
+# ---------------------------------------------------------------- a secret surface of few elements
+
+
+def under_states(
+    states: list[int], state_bits: int | None, published: int = 0, earlier: tuple[Earlier, ...] = ()
+) -> Facts:
+    """One label of 8 bits in each of 16 dimensions a probe: 128 bits that follow from the surface's state."""
+    n, d = len(states), 16
+    hidden = np.arange(n * d) >= published
+    return Facts(
+        value=np.zeros(n * d, np.int64), bits=np.full(n * d, 8), probe=np.repeat(np.arange(n), d),
+        dimension=np.tile(np.arange(d), n), published=~hidden, rounds=np.arange(n), time_s=np.arange(n) * 0.1,
+        features=np.zeros((n, d)), states=np.array(states), state_bits=state_bits, earlier=earlier,
+    )  # fmt: skip
+
+
+def known_states(*states: int) -> Earlier:
+    n = len(states)
+    return Earlier("block 0", True, np.arange(-n, 0), np.arange(-n, 0) * 0.1, np.zeros((n, 16)), np.array(states))
+
+
+def test_a_surface_is_worth_no_more_than_its_patterns_were_drawn_with() -> None:
+    fifty = list(range(50))
+    assert under_states(fifty, 40).surface_bits == 50 * 40
+    assert under_states(fifty, 40, published=10).surface_bits == 50 * 40 - 10 * 8
+    assert under_states(fifty * 2, 40).surface_bits == 50 * 40
+    assert under_states(fifty, 40, earlier=(known_states(-1, 7, 7, 9),)).surface_bits == 48 * 40
+    assert under_states([0, 1, 2, 0], 2).surface_bits == pytest.approx(log2(4 * 3 * 2))
+    assert under_states([2, 1, 3, 0], 2, earlier=(known_states(0, 1),)).surface_bits == pytest.approx(1.0)
+    assert under_states(fifty, None).surface_bits is None
+
+
+@pytest.mark.parametrize("rule", ["estimated", "modelled"])
+def test_labels_beyond_the_surfaces_bits_make_no_key(rule: Any) -> None:
+    """16 elements of one bit, 100 rounds: 1600 bits were drawn, whatever 12 800 label bits look like to the attacks."""
+    seen = under_states(list(range(100)), 16)
+    free = Judgement(1600, 12800, (finding(estimated=12000.0, loss=12700.0),), (), 1, -66.0)
+    length = key_length(seen, free, 100, Budget(64, 1), rule)
+    assert length.limiting == "surface_counted"
+    drawn = sum(log2((1 << 16) - i) for i in range(100))
+    assert length.min_entropy_bits == pytest.approx(drawn)
+    assert length.bits == int(drawn - 100 - 2 * 66 - log2(12800 // STEP + 1)) // STEP * STEP
+    row = next(r for r in length.eves if r.name == "surface_counted")
+    assert row.key_bits == length.bits

@@ -16,7 +16,7 @@ from testbed.chain.dialogue import run
 from testbed.chain.pipeline import KeyChain
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.errors import InputError
-from testbed.core.outcomes import EveReport, HeardSeries, SurfaceRecord
+from testbed.core.outcomes import HeardSeries, SurfaceRecord
 from testbed.core.types import CsiSeries, Features
 
 N, CARRIERS = 80, 8
@@ -146,16 +146,6 @@ def test_each_antenna_and_link_is_a_series_of_its_own() -> None:
     np.testing.assert_allclose(facts.heard[2].values, CHAIN.features(second, "eve").values, rtol=1e-6)
 
 
-@pytest.mark.parametrize("change", [{"block": 1}, {"transcript_complete": False}])
-def test_a_report_of_another_block_or_half_a_transcript_is_not_used(change: dict[str, Any]) -> None:
-    report = EveReport(
-        block=0, sacrificed_bits=9, covered_bits=9, sacrificed_errors=4, best_link="bob", transcript_complete=True
-    )  # fmt: skip
-    assert k.usable(report, 0)
-    assert not k.usable(msgspec.structs.replace(report, **change), 0)
-    assert not k.usable(None, 0)
-
-
 def test_who_hears_too_little_does_not_count_as_measured() -> None:
     heard = CHAIN.report_series(csi(5), None)
     for lost, measured in ((0, True), (15, True), (17, False), (N, False)):
@@ -181,6 +171,18 @@ def test_facts_are_of_whole_labels_and_the_sacrificed_ones_are_published() -> No
     np.testing.assert_array_equal(facts.features, alice.features.values)
     assert facts.csi is not None
     assert facts.csi.shape == (N, k.MOST_CHANNELS)
+
+
+def test_states_of_training_and_of_failed_blocks_are_known() -> None:
+    known = k.Knowledge()
+    known.add_features("training", Features(np.ones((3, CARRIERS)), np.array([-9, -8, -7])))
+    told = SurfaceRecord(states=tuple(range(N)), other_rounds=(-9, -7), other_states=(4, 2))
+    states = known.facts(agreed(), told).earlier[0].states
+    assert states is not None
+    assert states[[0, 2]].tolist() == [4, 2]
+    assert states[1] < 0
+    with pytest.raises(InputError):
+        known.facts(agreed(), msgspec.structs.replace(told, other_states=(4,)))
 
 
 def test_earlier_blocks_are_known_with_their_rounds_and_states() -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from testbed import config
 from testbed.core import seeds
-from testbed.core.config import Experiment, SurfacePlan
+from testbed.core.config import Accounting, ChainPlan, Experiment, ProbingPlan, RadioPlan, SurfacePlan
 from testbed.core.errors import InputError
+from testbed.core.types import AppliedPattern, SurfacePattern
+from testbed.net import messages as m
+from testbed.nodes.operations import BoardWork, life_of
 from testbed.nodes.secret_surface import UNKNOWN, SecretSurface
 
 
@@ -47,6 +51,42 @@ def test_another_life_has_other_names() -> None:
     lives = [surface(life=life) for life in ("a", "b")]
     names = {s.name_of(s.pattern_for(0).digest) for s in lives}
     assert names == {"state-a-0", "state-b-0"}
+
+
+def test_lives_of_one_machine_have_marks_of_their_own() -> None:
+    """Process numbers of a node that was started again begin alike, and in a container they are the same."""
+    assert life_of("27181-0123456789ab") != life_of("27185-fedcba987654") != life_of("27185-0123456789ab")
+
+
+class Held:
+    """A board of sixteen elements."""
+
+    shape, phase_bits = (4, 4), 1
+
+    def __init__(self) -> None:
+        self.pattern: SurfacePattern | None = None
+
+    def apply(self, pattern: SurfacePattern) -> AppliedPattern:
+        self.pattern = pattern
+        return AppliedPattern(pattern.digest, 1.0)
+
+
+@pytest.mark.parametrize("secret", [False, True])
+def test_nobody_chooses_a_pattern_of_a_secret_surface(secret: bool) -> None:
+    work = BoardWork(Held(), "ris", "life")
+    plan = SurfacePlan(policy="random", secret=secret)
+    configured = m.Configure(
+        radio=RadioPlan(), probing=ProbingPlan(), chain=ChainPlan(), accounting=Accounting(), experiment_mode=False,
+        record_iq=False, seed=1, surface=plan,
+    )  # fmt: skip
+    work.configure(configured, "run", 7)
+    chosen = m.Apply(round=0, levels=bytes(16), shape=(4, 4), phase_bits=1)
+    if secret:
+        with pytest.raises(InputError, match="draws its own"):
+            work.apply(chosen)
+        assert work.apply_next(m.ApplyNext(round=0)).digest == "state-life-0"
+        work.configure(msgspec.structs.replace(configured, surface=SurfacePlan(policy="random", secret=False)), "b", 7)
+    assert work.apply(chosen).digest == SurfacePattern(np.zeros((4, 4), np.uint8), 1).digest
 
 
 def test_a_name_holds_nothing_of_the_pattern() -> None:
