@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import selectors
@@ -49,6 +50,8 @@ def make_lab_folder(lab: Lab) -> Path:
     folder = lab_folder(lab)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as exc:
         raise InputError(
             f"{folder}: the lab's state cannot be kept there: {exc.strerror}; accepted: a folder that can be written, "
