@@ -225,6 +225,16 @@ def randomness(
     console().print(shown)
 
 
+def _key_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.glob("*/*.key"))
+    except OSError as exc:
+        raise InputError(
+            f"{folder}: cannot be read: {exc.strerror}; accepted: as the user whose nodes made them, or another "
+            "folder in the variable TESTBED_STATE"
+        ) from exc
+
+
 @app.command()
 def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
     """List delivered keys: node, run, block, length and where the file is, never the bits.
@@ -236,8 +246,8 @@ def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
     rows, rehearsed, bad = [], {}, 0
     place = config.load_lab(lab)
     for name in place.node:
-        rehearsed[name] = sum(1 for _ in (processes.lab_folder(place) / name / "rehearsals").glob("*/*.key"))
-        for path in sorted((processes.lab_folder(place) / name / "keys").glob("*/*.key")):
+        rehearsed[name] = len(_key_files(processes.lab_folder(place) / name / "rehearsals"))
+        for path in _key_files(processes.lab_folder(place) / name / "keys"):
             try:
                 bits, block = int(json.loads(path.read_text())["bits"]), int(path.stem.split("-")[1])
             except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as exc:

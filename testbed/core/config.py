@@ -204,6 +204,12 @@ class Accounting(Table):
     modelled: from the log-loss of her predictions; assumes that labels are independent given what she knows. It gives
     more bits, and for long blocks only. The report says which was used."""
 
+    def __post_init__(self) -> None:
+        if self.assumed_eve_correlation is not None and self.assumed_eve_distance_wavelengths is not None:
+            raise ValueError(
+                "'assumed_eve_correlation' and 'assumed_eve_distance_wavelengths' are both given; accepted: one of them"
+            )
+
 
 class Records(Table):
     """What a run records in addition."""

@@ -126,7 +126,8 @@ def _words(kind: inspect.Type) -> str:
         case inspect.StrType():
             return "text" + (f" that matches {kind.pattern}" if kind.pattern else "")
         case inspect.ListType() | inspect.SetType() | inspect.VarTupleType():
-            return f"lists of {_words(kind.item_type)}" if _words(kind.item_type) else "lists"
+            n = f"{kind.min_length} " if kind.min_length is not None and kind.min_length == kind.max_length else ""
+            return f"lists of {n}{_words(kind.item_type)}" if _words(kind.item_type) else "lists"
         case inspect.UnionType():
             return " or ".join(filter(None, (_words(t) for t in kind.types if not isinstance(t, inspect.NoneType))))
         case inspect.DictType():

@@ -114,6 +114,8 @@ class Radio(ABC):
     options_type: ClassVar[type[Struct] | None] = None
     """The keys of the node's `options` in the lab file, so that they can be checked before anything starts; None: the
     driver alone knows."""
+    needs_world: ClassVar[bool] = False
+    """Simulated: a lab with such a device has a table [world], which is checked before anything starts."""
     limits: ClassVar[Limits | None] = None
     """What no device of this driver exceeds, so that a run can be refused before anything starts; None: not known."""
 
