@@ -36,6 +36,7 @@ class SimBoard(Board):
     """The board behind the scene's surface; where the scene has none, it latches patterns that nobody hears."""
 
     options_type = BoardOptions
+    needs_world = True
 
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)

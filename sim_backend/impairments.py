@@ -25,15 +25,15 @@ THERMAL_DBM_HZ = -173.98
 
 
 class OneAntenna(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a simulated radio is like, or one that an emulated device is made of."""
+    """Properties of a simulated radio with one antenna; an emulated device has the same."""
 
     place: str | None = None
     """Where in the scene it stands: alice, bob or eve. Default: the node's name."""
     timed: bool = True
-    """False: like a stock Pluto, it cannot start at a given time and repeats what it sends until silenced."""
+    """False: like a stock Pluto, it cannot start at a given time, and repeats its transmission until it is silenced."""
     noise_figure_db: NonNegative = 6.0
     tx_power_dbm: float = 0.0
-    """Of a full-scale constant envelope at transmit gain 0 dB."""
+    """Transmit power of a full-scale constant envelope at transmit gain 0 dB."""
     full_scale_dbm: float = -20.0
     """Received power that just fills the converter at receive gain 0 dB."""
     clock_ppm: float | None = None
@@ -41,32 +41,33 @@ class OneAntenna(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     clock_offset_s: float | None = None
     """What the device clock reads at world time 0; default: drawn within ±1 ms."""
     cfo_ppm: float | None = None
-    """Error of the local oscillator; default: the sample clock's, both hang on one crystal."""
+    """Error of the local oscillator; default: that of the sample clock, as both follow one crystal."""
     timing_jitter_s: NonNegative = 2e-9
-    """Standard deviation of actual minus reported start times, cut at four of them."""
+    """Standard deviation of actual minus reported start times; no error exceeds four of them."""
     phase_noise_linewidth_hz: NonNegative = 10.0
     chain_ripple_db: NonNegative = 0.5
     """Rms ripple of each of the transmit and receive chains' own frequency responses."""
     gain_step_db: NonNegative = 0.0
     gain_step_probability: Probability = 0.0
-    """Chance that a reception is amplified by ± gain_step_db more than reported."""
+    """Probability that a reception is amplified by ± gain_step_db more than reported."""
     adc_bits: Annotated[int, Meta(ge=1, le=24)] = 12
     dc_offset_dbfs: float = -60.0
     turnaround_s: NonNegative = 5e-6
     overflow_probability: Probability = 0.0
-    """Chance that a reception loses samples in the middle and says so."""
+    """Probability that a reception loses samples in the middle and reports it."""
     stale_buffers: Annotated[int, Meta(ge=0)] = 0
-    """Fault, off by default: after a retune or a transmission so many receptions return samples from before it, under
-    new times. A driver that does this breaks the Radio contract."""
+    """Fault, off by default: so many receptions after a retune or a transmission return samples from before it with new
+    times. A driver that does this breaks the Radio contract."""
 
 
 class RadioOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A simulated radio's; every field is a key of `options` in its lab table."""
+    """Options of a simulated radio; every field is a key of `options` in its lab table."""
 
     receive_only: bool = False
     """It cannot transmit, as an RTL-SDR cannot: for Eve."""
     n_antennas: Annotated[int, Meta(ge=1, le=64)] = 1
-    """In a line, each with chains of its own on one oscillator; the first one is where the scene has the node."""
+    """Antennas in a line, each with its own chains, all on one oscillator; the first is at the node's place in the
+    scene."""
     antenna_spacing_wavelengths: Annotated[float, Meta(gt=0)] = 0.5
     antenna_axis: tuple[float, float, float] = (1.0, 0.0, 0.0)
     """Direction of that line."""
@@ -75,9 +76,9 @@ class RadioOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_fields=
 class Oscillator:
     """A free-running local oscillator: offset, random start, Wiener phase noise; a function of world time alone.
 
-    Phase noise of linewidth Δν is Brownian motion of variance 2πΔν·t. To look it up anywhere without walking there, it
-    is built coarse to fine: a walk over blocks of 2²⁴ µs, Brownian bridges of 256 cells in each, of 256 cells in each
-    of those and of 256 µs in each of those, straight lines below 1 µs.
+    Phase noise of linewidth Δν is Brownian motion of variance 2πΔν·t. So that it can be computed at any time without
+    all the steps before, it is built from coarse to fine: a random walk over blocks of 2²⁴ µs, three levels of Brownian
+    bridges of 256 steps each (the finest has steps of 1 µs), and straight lines in between.
     """
 
     _FINE = to_ticks(1e-6)
@@ -90,7 +91,7 @@ class Oscillator:
         self.offset_hz = offset_hz
         sigma = math.sqrt(2 * math.pi * linewidth_hz * 1e-6)
         self._sigmas = [sigma * self._STEPS ** (level / 2) for level in range(self._LEVELS + 1)]
-        """Deviation of a step of each level's bridges, finest first; the last one is the walk's."""
+        """Standard deviation of one step at each level of bridges, finest first; the last one is that of the walk."""
         self._start = float(generator(seed, name, "oscillator", "start").uniform(0, 2 * np.pi))
         self._walk_rng = generator(seed, name, "oscillator", "walk")
         self._walk = [0.0]
@@ -172,11 +173,11 @@ class FrontEnd:
     """One radio's analogue parts and converters at one setting, in one world."""
 
     def __init__(self, name: str, options: RadioOptions, seed: int, world_seed: int, settings: RadioSettings) -> None:
-        """`seed` makes the device (chains, clock), `world_seed` what happens to it in this run (noise, jitter)."""
+        """`seed` draws the device (chains, clock), `world_seed` what is random in this run (noise, jitter)."""
         self._name, self._options, self._settings = name, options, settings
         self._run = (seed, world_seed, name)
         rows = range(options.n_antennas)
-        # the first antenna's parts and noise are those of a radio that has no other
+        # the first antenna has the parts and the noise of a radio with one antenna
         self._noises = [Streams(*self._run, "noise", *([i] if i else [])) for i in rows]
         ppm = oscillator_ppm(name, options, seed)
         self.oscillator = Oscillator(
@@ -190,7 +191,7 @@ class FrontEnd:
         self._dc = [complex(10 ** (options.dc_offset_dbfs / 20) * np.exp(1j * turn)) for turn in turns]
 
     def _chain(self, seed: int, side: str, antenna: int) -> list[complex]:
-        """Return the three small echoes, one to three samples late, that ripple the band by the given rms."""
+        """Return three small echoes, one to three samples late, whose ripple over the band has the given rms."""
         rng = generator(seed, self._name, "chain", side, *([antenna] if antenna else []))
         echoes = rng.standard_normal(3) + 1j * rng.standard_normal(3)
         rms = 10 ** (self._options.chain_ripple_db / 20) - 1
@@ -215,7 +216,7 @@ class FrontEnd:
         return out if samples.ndim == 2 else out[0]
 
     def hear(self, field: C64, start: int) -> tuple[C64, bool]:
-        """Turn √mW at the antennas into what the converters say, and whether samples were lost.
+        """Return the converters' samples for a field in √mW at the antennas, and whether samples were lost.
 
         (antenna, sample), or (sample,) of a single one.
         """
@@ -232,7 +233,7 @@ class FrontEnd:
             row += noise.view(np.complex64)
         rng = rngs[0]
         gain_db = self._settings.rx_gain_db - options.full_scale_dbm
-        # what goes wrong is drawn after the noise, so that turning it on leaves the noise alone
+        # faults are drawn after the noise, so that a fault that is switched on does not change the noise
         steps, loses = rng.random() < options.gain_step_probability, rng.random() < options.overflow_probability
         if steps:
             gain_db += options.gain_step_db * (1.0 if rng.random() < 0.5 else -1.0)
@@ -267,7 +268,7 @@ def _echoed(samples: C64, echoes: list[complex]) -> C64:
 
 
 class Crystal(Protocol):
-    """What a radio's options say of its clock; None: drawn."""
+    """The options that describe a radio's clock; None: drawn from the seed."""
 
     @property
     def clock_ppm(self) -> float | None: ...

@@ -42,6 +42,7 @@ class SimRadio(Radio):
     """A radio in the simulated air. Options: the fields of `impairments.RadioOptions`."""
 
     options_type = RadioOptions
+    needs_world = True
     limits = Limits(**_RANGES, device="simulated radio")
 
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:

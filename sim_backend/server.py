@@ -460,7 +460,7 @@ class _Server:
     def _name(self, request: m.Request) -> str:
         session = self._sessions.get(request.session)
         if session is None:
-            raise Refused("off_air", "this world does not know the device: configure() attaches it again")
+            raise Refused("off_air", "the device is not attached to this world: configure() attaches it again")
         if session.gone:
             kind = "replaced" if session.gone == _REPLACED else "off_air"
             raise Refused(kind, f"dropped from the air: {session.gone}; what it sent since is lost")

@@ -345,7 +345,7 @@ class Air:
         if start < earliest:
             raise Refused("late", f"{(earliest - start) / 1e6:.6f} µs too late")
         if sum(s.samples.size for s in self._sent if s.radio == name and s.end > self.frontier) > MAX_UNHEARD:
-            raise Refused("device", f"more than {MAX_UNHEARD} samples wait to be heard, accepted: no more")
+            raise Refused("device", f"more than {MAX_UNHEARD} samples wait for reception, accepted: no more")
         end = FOREVER if cyclic else start + duration(samples.shape[-1], station.sample_rate_hz)
         self._sent.append(
             Transmission(

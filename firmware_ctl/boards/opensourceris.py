@@ -106,7 +106,9 @@ class OpenSourceRis(Board):
         self._link.write(b"!Reset\n", timeout_s)
         while _READY not in self._link.read_until(b"\n", max(0.0, deadline_s - time.monotonic())):
             if time.monotonic() >= deadline_s:
-                raise DeviceTimeout(self.name, "reset", self.state, "it talks, but does not say that it is ready")
+                raise DeviceTimeout(
+                    self.name, "reset", self.state, "it sends data, but does not report that it is ready"
+                )
 
     def set_bluetooth_key(self, key: str, timeout_s: float = 10.0) -> None:
         """Set the six decimal digits that Bluetooth clients need; the board takes about 3 s over it.
@@ -120,7 +122,7 @@ class OpenSourceRis(Board):
             "set_bluetooth_key", timeout_s, lambda end: self._ask(f"!BT-Key={key}", b"#(OK|ERROR)", end, _BLUETOOTH_S)
         )
         if answer[1] != b"OK":
-            detail = "the board says #ERROR: its Bluetooth module refused the key or does not answer; reset it"
+            detail = "the board reported #ERROR: its Bluetooth module refused the key or does not answer; reset it"
             raise DeviceError(self.name, "set_bluetooth_key", self.state, detail)
 
     def _do_apply(self, pattern: SurfacePattern, timeout_s: float) -> AppliedPattern:
@@ -208,7 +210,8 @@ class OpenSourceRis(Board):
         if self._ask("?SerialNo", _SERIAL, end_s)[1] == found:  # once could be a digit that was lost on the way
             raise _AnotherBoard(
                 self.name, operation, self.state, f"another board answers at {self._options.uri}: serial number "
-                f"{found.decode()}, was {self._serial_number.decode()}: plug that one in again, or start anew",
+                f"{found.decode()}, was {self._serial_number.decode()}: plug that one "
+                "in again, or restart this program",
             )  # fmt: skip
         raise _Confused("it gives different serial numbers")
 

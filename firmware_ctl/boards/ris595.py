@@ -1,8 +1,9 @@
 """Our own controller (`firmware_ctl/firmware`) over a serial line.
 
-A pattern counts as applied only when the board reported the CRC-32 of what its outputs hold, under the sequence number
-of this very request. The board executes a sequence number once, so an unanswered request is simply sent again; a board
-that started anew says so to everything, and is greeted and asked again.
+A pattern counts as applied only when the board has reported, with the sequence number of that request, the CRC-32 of
+what its outputs hold. The board executes a sequence number only once, so an unanswered request is simply sent again. A
+board that was reset answers every request with "no session"; the driver then begins a new session and sends the request
+again.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from testbed.core.types import AppliedPattern, SurfacePattern
 from testbed.core.world import DriverContext
 
 _PATIENCE_S = 0.1
-"""For an answer, beyond the time it spends on the wire: adapters hold bytes back for up to 16 ms, hosts are busy."""
+"""Time to wait for an answer, beyond that on the wire: adapters delay bytes by up to 16 ms, and hosts may be busy."""
 _LONGEST_REPLY = 2**16
 _LONGEST_SILENCE_S = 1000.0
-"""For the board's watchdog."""
+"""Longest time that the board's watchdog can be set to."""
 _LATE_S = 0.05
-"""A board whose outputs do not hold what it acknowledged gets this long before it is told again."""
+"""If the board's outputs do not hold what it acknowledged, the driver waits this long before it repeats the command."""
 
 
 class Ris595Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,11 +46,11 @@ class Ris595Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Its serial port, e.g. /dev/ttyUSB0."""
     baud: Annotated[int, Meta(ge=1200, le=4_000_000)] = 500_000
     rows: Annotated[int, Meta(ge=1)] | None = None
-    """Where given, rows, columns and phase_bits must be what the board says of itself."""
+    """Where given, rows, columns and phase_bits must be those that the board reports."""
     columns: Annotated[int, Meta(ge=1)] | None = None
     phase_bits: Annotated[int, Meta(ge=1, le=3)] | None = None
     open_timeout_s: Annotated[float, Meta(gt=0)] = 2.0
-    """How long the board may take to answer when it is opened (some start anew when their port is opened)."""
+    """How long the board may take to answer when it is opened (some boards are reset when their port is opened)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,13 @@ class _InFlight:
     seq: int
     command: Command
     crc: int
-    """Of what the outputs have to hold then."""
+    """CRC-32 of what the outputs must hold after the request."""
     digest: str
     frame: bytes
 
 
 class _Rebooted(Exception):
-    """The board knows nothing of our session."""
+    """The board was reset and has no session with this driver."""
 
 
 class Ris595(Board):
@@ -79,17 +80,17 @@ class Ris595(Board):
         if o.uri is None:
             raise InputError(f"table [node.{name}.options]: key 'uri': not given, accepted: a serial port")
         self._baud = o.baud
-        self._seq = int.from_bytes(os.urandom(2), "little")  # not where an earlier process left off
+        self._seq = int.from_bytes(os.urandom(2), "little")  # random, so that no earlier process used the same numbers
         self._known = 0
         """The board's clock when it was last read, in µs, not wrapped; `_known_at_s` on the host's."""
         self._known_at_s = time.monotonic()
         self._book: list[SurfacePattern] = []
-        """What the board's codebook holds, as far as we know."""
+        """The patterns that this driver stored in the board's codebook."""
         self._queued: SurfacePattern | None = None
         self._board: tuple[int, int, int, int] | None = None
         """Serial number, rows, columns, phase bits of the board that was opened."""
         self._strange = False
-        """Another board answered last: nothing is said to it before it is the right one again."""
+        """Another board answered last; no command is sent until the right one answers again."""
         self._link = SerialLink(name, o.uri, o.baud)
         self._link.open()
         try:
@@ -134,7 +135,7 @@ class Ris595(Board):
         return self._latched_s(reply)
 
     def set_watchdog(self, silence_s: float, timeout_s: float = 2.0) -> None:
-        """Have the board set every element to level 0 when it hears nothing for `silence_s`; 0 switches that off."""
+        """Have the board set every element to level 0 when it receives nothing for `silence_s`; 0 switches this off."""
         self._require_open("watchdog")
         if not 0 <= silence_s <= _LONGEST_SILENCE_S:
             accepted = f"accepted 0 to {_LONGEST_SILENCE_S:g} s"
@@ -142,7 +143,7 @@ class Ris595(Board):
         self._run("watchdog", Command.WATCHDOG, struct.pack("<I", round(1e3 * silence_s)), timeout_s)
 
     def reset(self, timeout_s: float = 2.0) -> None:
-        """Start the board anew: every element at level 0, no codebook, nothing in waiting."""
+        """Reset the board: every element at level 0, no codebook, no queued pattern."""
         self._require_open("reset")
         deadline_s = time.monotonic() + timeout_s
         self._run("reset", Command.RESET, b"", timeout_s)
@@ -195,8 +196,8 @@ class Ris595(Board):
     def _do_apply_many(
         self, steps: Sequence[SurfacePattern | int], timeout_s: float
     ) -> Generator[AppliedPattern, None, None]:
-        """Several requests on the way at a time, so that neither the wire nor the adapter's latency is waited for."""
-        self._run("apply_many", Command.TIME, b"", timeout_s)  # a board that was away is greeted first
+        """Keep several requests in flight, so that the adapter's latency does not delay every pattern."""
+        self._run("apply_many", Command.TIME, b"", timeout_s)  # begins a session with a board that was reset
         for step in steps:
             if isinstance(step, int):
                 self._stored("apply_many", step)
@@ -222,7 +223,7 @@ class Ris595(Board):
             if answer is None:
                 if time.monotonic() >= deadline_s:
                     raise DeviceTimeout(self.name, "apply_many", self.state, "the board does not answer")
-                # as far as it got them it repeats its reply, or refuses what it is past: it does nothing twice
+                # the board repeats its reply to requests that it executed and refuses older ones: it does nothing twice
                 self._link.write(b"".join(x.frame for x in in_flight), timeout_s)
                 again_s = time.monotonic() + 10 * n_bytes / self._baud + _PATIENCE_S
                 continue
@@ -233,7 +234,7 @@ class Ris595(Board):
                 yield AppliedPattern(first.digest, self._latched_s(answer))
 
     def _step(self, step: SurfacePattern | int) -> _InFlight:
-        """Return what is to be sent for a pattern or the index of a stored one."""
+        """Return the request for a pattern or for the index of a stored one."""
         self._seq = self._seq % 0xFFFF + 1
         if isinstance(step, SurfacePattern):
             command, pattern, payload = Command.APPLY, step, _packed(step)
@@ -247,14 +248,14 @@ class Ris595(Board):
         """Return whether this is the last reply to the first request in flight; raises where none can come."""
         wrong = None
         if answer.kind == _frames.BOOTED:
-            wrong = "the board started anew"
+            wrong = "the board was reset"
         elif answer.kind == _frames.ERROR:
             refusal = answer.payload[1] if len(answer.payload) == 2 else 0
             if answer.seq == 0:
                 wrong = "a request was damaged on its way"
             elif any(x.seq == answer.seq for x in in_flight):
                 told: dict[int, str] = {
-                    Refusal.NO_SESSION: "the board started anew",
+                    Refusal.NO_SESSION: "the board was reset",
                     Refusal.STALE: "an acknowledgement was lost",
                 }
                 wrong = told.get(refusal, f"the board refuses: {_name(refusal)}")
@@ -263,7 +264,7 @@ class Ris595(Board):
         elif answer.seq == first.seq:
             if len(answer.payload) >= 8 and int.from_bytes(answer.payload[4:8], "little") == first.crc:
                 return True
-            wrong = "the board's outputs hold something else than what was sent"
+            wrong = "the board's outputs differ from the pattern that was sent"
         elif any(x.seq == answer.seq for x in in_flight):
             wrong = "an acknowledgement was lost"
         if wrong is not None:
@@ -293,8 +294,9 @@ class Ris595(Board):
     ) -> Reply:  # fmt: skip
         """Have a command executed and return its last reply.
 
-        `crc`: of what the outputs have to hold then; the command is given again while they hold something else.
-        `anew`: a board that started anew may be given the command again; otherwise what it stands on is gone.
+        `crc`: of what the outputs must hold afterwards; the command is repeated while they hold something else.
+        `anew`: whether the command may be repeated after a reset of the board; it may not if it depends on earlier
+        ones.
         """
         deadline_s = time.monotonic() + timeout_s
         while True:
@@ -316,11 +318,11 @@ class Ris595(Board):
                 continue
             if time.monotonic() >= deadline_s or not anew:
                 raise DeviceError(
-                    self.name, operation, self.state, "the board's outputs hold something else than what was sent"
+                    self.name, operation, self.state, "the board's outputs differ from the pattern that was sent"
                 )
 
     def _wait_for(self, crc: int, until_s: float) -> Reply | None:
-        """Look whether the outputs come to hold a pattern after all; the time is then that of the look."""
+        """Poll until the outputs hold a pattern; the time of its acknowledgement is then that of the poll."""
         while time.monotonic() < until_s:
             with contextlib.suppress(DeviceTimeout):
                 if self._ask("apply", Command.READBACK, b"", until_s).payload[-4:] == crc.to_bytes(4, "little"):
@@ -331,11 +333,11 @@ class Ris595(Board):
         self._hello(deadline_s, operation)
         if not anew:
             raise DeviceError(
-                self.name, operation, self.state, "the board started anew: queue, codebook and upload are lost"
+                self.name, operation, self.state, "the board was reset: queue, codebook and upload are lost"
             )
 
     def _ask(self, operation: str, command: Command, payload: bytes, deadline_s: float) -> Reply:
-        """Send one request until it is answered under its sequence number; raises what the board refuses."""
+        """Send a request until the board answers with its sequence number; raises DeviceError where it refuses."""
         self._seq = self._seq % 0xFFFF + 1
         frame = _frames.request(self._seq, command, payload)
         first = True
@@ -349,7 +351,7 @@ class Ris595(Board):
                     raise _Rebooted
                 if answer.kind == _frames.ERROR:
                     refusal = answer.payload[1] if len(answer.payload) == 2 else 0
-                    if answer.seq == 0:  # it could not read the frame: send it again
+                    if answer.seq == 0:  # the board could not read the frame: send it again
                         break
                     if answer.seq != self._seq:
                         continue
@@ -375,11 +377,11 @@ class Ris595(Board):
         return None
 
     def _hello(self, deadline_s: float, operation: str = "hello") -> None:
-        """Begin a session: what was sent before it has no effect any more. Raises where it is another board."""
+        """Begin a session: requests sent before have no effect any more. Raises where another board answers."""
         session = os.urandom(4)
         while True:
             self._link.drain()
-            self._link.write(b"\0", max(deadline_s - time.monotonic(), 0.01))  # ends whatever was half sent
+            self._link.write(b"\0", max(deadline_s - time.monotonic(), 0.01))  # ends a frame that was sent in part
             try:
                 payload = self._ask("hello", Command.HELLO, session, deadline_s).payload
             except PortLost:
@@ -391,7 +393,7 @@ class Ris595(Board):
         chunk, serial, clock_us, _, input_bytes = struct.unpack_from("<HIIBH", payload, 20)
         if not (1 <= bits <= 8 and rows and columns and chunk and input_bytes):
             raise DeviceError(
-                self.name, operation, self.state, f"the board at {self._link.port} says that it has {rows}×{columns} "
+                self.name, operation, self.state, f"the board at {self._link.port} reports {rows}×{columns} "
                 f"elements of {bits} bit and takes {chunk} bytes of {input_bytes}: no such board",
             )  # fmt: skip
         was, found = self._board, (serial, rows, columns, bits)
@@ -399,7 +401,7 @@ class Ris595(Board):
         if was is not None and was != found:
             raise DeviceError(
                 self.name, operation, self.state, f"another board answers at {self._link.port}: {_told(*found)}, was "
-                f"{_told(*was)}: plug that one in again, or start anew",
+                f"{_told(*was)}: plug that one in again, or restart this program",
             )  # fmt: skip
         self._board, self._serial, self._shape, self._phase_bits = found, serial, (rows, columns), bits
         self._capacity, self._chunk, self._input_bytes = capacity, chunk, input_bytes
@@ -430,7 +432,7 @@ class Ris595(Board):
 
 
 def _packed(pattern: SurfacePattern) -> bytes:
-    """Return the pattern as the board takes it: `patterns.to_hex`, in whole bytes."""
+    """Return the pattern in the board's format: the bits of `patterns.to_hex` in whole bytes."""
     digits = patterns.to_hex(pattern)[2:]
     return bytes.fromhex(digits + "0" * (len(digits) % 2))
 
@@ -443,7 +445,7 @@ _LEAST_PAYLOAD = {
     Command.TIME: 4, Command.BOOK_END: 6, Command.APPLY: 8, Command.TRIGGER: 8, Command.INDEX: 8, Command.QUEUE: 4,
     Command.READBACK: 4,
 }  # fmt: skip
-"""Bytes of the last reply; one that is shorter was damaged in a way that its checksum does not show."""
+"""Bytes of the last reply to each command; a shorter one was damaged without effect on its checksum."""
 
 
 def _final(command: Command) -> int:

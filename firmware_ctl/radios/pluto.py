@@ -191,7 +191,7 @@ class Pluto(Radio):
         found = sdr.ctx.attrs.get("hw_serial", "")
         if self._serial is not None and found != self._serial:
             raise self._error(
-                "open", f"the device at {uri} has serial number {found!r}, the lab file says {self._serial!r}: "
+                "open", f"the device at {uri} has serial number {found!r}, the lab file states {self._serial!r}: "
                 f"correct uri or serial in [node.{self.name}.options]",
             )  # fmt: skip
         # the device gives up after half of what the client is told
@@ -229,7 +229,7 @@ class Pluto(Radio):
         """Return the URI of the device with the serial number."""
         table = f"[node.{self.name}.options]"
         if self._serial is None:
-            raise self._error("open", f"say which device in {table}: uri = …, or serial = …")
+            raise self._error("open", f"choose the device in {table}: uri = …, or serial = …")
         try:
             there = self._iio.scan_contexts()
         except OSError as exc:  # without Avahi libiio hands the error of another library on as one of its own
@@ -357,7 +357,7 @@ class Pluto(Radio):
     def _lose(self, operation: str) -> str:
         """Give a connection up, silence a transmitter that it leaves on; say how that went and what comes next."""
         self._abandon()
-        again = "configure() opens the device anew"
+        again = "configure() opens the device again"
         if not self._may_radiate or operation not in ("transmit", "receive", "silence"):
             return again
         try:

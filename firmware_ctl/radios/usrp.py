@@ -167,7 +167,7 @@ class Usrp(Radio):
         """Say which USRPs UHD sees, for the line that says that the one asked for is not among them."""
         seen = [dict(addr.to_dict()) for addr in self._uhd.find("")]
         listed = ", ".join(f"{d.get('product', d.get('type', 'USRP'))} serial={d.get('serial', '?')}" for d in seen)
-        return f"found: {listed}" if seen else "found none: check power, cable and that nobody else has it open"
+        return f"found: {listed}" if seen else "no device was found: check power and its cable"
 
     def _set_up(self, usrp: Any) -> None:
         """Choose front end, reference and time source, wait for the lock, then set the time."""

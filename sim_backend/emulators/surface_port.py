@@ -1,4 +1,4 @@
-"""Where an emulated board's outputs meet the simulated air's surface."""
+"""Connects an emulated board's outputs with the surface in the simulated air."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from testbed.core.world import DriverContext
 
 
 class SurfacePort:
-    """The board's place in the air. Without an air nothing is reflected and time stands at 0.
+    """The board's connection to the air. Without an air nothing is reflected and the time is always 0.
 
-    What the air does not confirm raises DeviceError: a board must not report what did not happen.
+    Raises DeviceError where the air does not confirm an order, because a board must not report what did not happen.
     """
 
     def __init__(
         self, name: str, context: DriverContext, shape: tuple[int, int], phase_bits: int, latency_s: float = 0.0
     ) -> None:
-        """`latency_s`: from the command to the outputs' latch, in the air's time."""
+        """`latency_s`: time of the air from a command until the outputs are latched."""
         self._latency = to_ticks(latency_s)
         self._name, self._context, self._shape, self._phase_bits = name, context, shape, phase_bits
         self._link: Link | None = None
@@ -36,8 +36,8 @@ class SurfacePort:
         return reply.time
 
     def held(self, levels: U8) -> U8:
-        """Return what the air's surface does, which ought to be `levels`: a new scene in the air is a power-up of all
-        that is in it, and an order that the air confirmed too late was carried out all the same.
+        """Return the levels that the air's surface has, which may differ from `levels`: a new scene resets the surface,
+        and the air executes an order even if its confirmation comes too late.
         """
         if self._context.world is None:
             return levels
@@ -60,7 +60,7 @@ class SurfacePort:
         link = self._link = self._link or self._attached()
         try:
             return link.ask(request(link), "open", payload)
-        except OffAir:  # the air was started anew
+        except OffAir:  # the air was restarted
             link = self._link = self._attached()
             return link.ask(request(link), "open", payload)
 

@@ -1,5 +1,5 @@
-"""Reinforcement learning of beams: environment, multi-agent SAC with LSTM, TD3, PPO, and what they are held against.
+"""Reinforcement learning of beams (paper E): environment, multi-agent SAC with LSTM, TD3, PPO, and reference beams.
 
-Paper E; the equations are the reading of the project's model description, because the paper's own are lost. Every
-module here imports torch when it is imported, so nothing else of the testbed imports one at its top.
+The equations are those of the project's model description, because the paper's own are not available. Every module
+here imports torch when it is imported, so the rest of the testbed imports these modules only where it uses them.
 """

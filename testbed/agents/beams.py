@@ -1,16 +1,18 @@
-"""Yardsticks of the learners: random and SVD beams, the trade of gain against a null, Bayes, the per-step oracle.
+"""Reference beams for the learners: random, SVD, the best compromise between gain and null, Bayes, per-step oracle.
 
 Each takes an environment and returns unit-norm beams (run, copy, antenna) of Alice and Bob for its present channels.
-`oracle` and `ascent` look at Eve's true channel, `svd` at none, `trade` and `bayes` at what Fred tells of it.
+`oracle` and `ascent` use Eve's true channel, `svd` uses none, `trade` and `bayes` use the prediction from Fred's
+channel.
 
-**The frontier.** Bob's best answer to w_a is matched, so K_L ∝ ‖Hw_a‖². Reward rises with it and falls with |gᵀw_a|,
-and so does its mean over a posterior of g with independent, equal errors, |mᵀw_a| in place of |gᵀw_a|: turning the
-space around m changes nothing. The two quadratic forms have a convex joint range (Toeplitz–Hausdorff), so all that can
-be best are the principal vectors of HᴴH − λ m*mᵀ, λ ≥ 0. With HᴴH = V diag(d) Vᴴ and Vᵀm turned real, they are
+**The frontier.** Bob's best beam for w_a is the matched one, so K_L ∝ ‖Hw_a‖². The reward rises with ‖Hw_a‖² and falls
+with |gᵀw_a|. The same holds for its mean over a posterior of g with mean m and independent, equal errors, with |mᵀw_a|
+in place of |gᵀw_a|, because such a posterior is symmetric around m. The two quadratic forms have a convex joint range
+(Toeplitz–Hausdorff), so the best beam is among the principal vectors of HᴴH − λ m*mᵀ, λ ≥ 0. With HᴴH = V diag(d) Vᴴ
+and phases such that Vᵀm is real, these are
 
-    w = V c,   c_1 ∝ m_1,   c_i ∝ −m_i x/(δ_i − x),   δ_i = d_1 − d_i,   0 ≤ x ≤ x_null < δ_2:
+    w = V c,   c_1 ∝ m_1,   c_i ∝ −m_i x/(δ_i − x),   δ_i = d_1 − d_i,   0 ≤ x ≤ x_null < δ_2.
 
-SVD beams at x = 0, a perfect null towards m at x_null. One number is left to be found, whatever the antennas.
+x = 0 gives the SVD beams, x_null a perfect null towards m. Only x has to be found, whatever the number of antennas.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def random(env: Environment) -> Beams:
 
 
 def svd(env: Environment) -> Beams:
-    """Return the principal singular vectors: optimal where Eve sleeps or is uncorrelated."""
+    """Return the principal singular vectors, which are optimal where Eve is inactive or uncorrelated."""
     alice = _eigh(env.h)[1][..., -1]
     return alice, matched(env.h, alice)
 
@@ -53,7 +55,7 @@ def matched(h: torch.Tensor, alice: torch.Tensor) -> torch.Tensor:
 
 
 def trade(env: Environment) -> Beams:
-    """Return the best trade of gain against a null, with Eve's predicted channel and mode taken for the true ones."""
+    """Return the best compromise between gain and null, assuming that Eve's predicted channel and mode are true."""
     mean = kalman.predict(env).mean
     awake = (_power(mean).sum(-1) > env.stack.threshold * env.stack.n_antennas).float()
     return best_if_certain(env, mean, awake)
@@ -65,7 +67,7 @@ def oracle(env: Environment) -> Beams:
 
 
 def best_if_certain(env: Environment, g: torch.Tensor, awake: torch.Tensor) -> Beams:
-    """Return the best of the frontier with Eve's channel (run, copy, antenna) and mode (run, copy) taken for true."""
+    """Return the best of the frontier, assuming that Eve has channel g (run, copy, antenna) and mode (run, copy)."""
 
     def worth(at: Points) -> torch.Tensor:
         return rates(at.gain, at.heard**2, awake[..., None], env.stack).reward
@@ -74,16 +76,16 @@ def best_if_certain(env: Environment, g: torch.Tensor, awake: torch.Tensor) -> B
 
 
 def bayes(env: Environment, belief: kalman.Belief | None = None) -> Beams:
-    """Return the beams of the highest expected reward given Fred's history: no partial observer can do better.
+    """Return the beams of highest expected reward given Fred's history: no policy with that knowledge can do better.
 
-    `belief`: of Eve's channel; the Kalman filter's where not given. SVD beams are among those compared.
+    `belief`: posterior of Eve's channel, by default that of the Kalman filter. SVD beams are among those compared.
     """
     known = belief or kalman.predict(env)
     return Frontier(env.h, known.mean).best(lambda at: expected_reward(at, known, env.stack))
 
 
 def bayes_alone(env: Environment) -> Beams:
-    """As `bayes`, for a Bob who cannot know Alice's choice and keeps to his SVD beam: what two nodes can deploy."""
+    """As `bayes`, for a Bob who does not know Alice's choice and keeps to his SVD beam, as two real nodes must."""
     belief = kalman.predict(env)
     frontier = Frontier(env.h, belief.mean, bob_follows=False)
     alice, _ = frontier.best(lambda at: expected_reward(at, belief, env.stack))
@@ -93,7 +95,7 @@ def bayes_alone(env: Environment) -> Beams:
 def expected_reward(at: Points, belief: kalman.Belief, stack: Stack, n_samples: int = 64) -> torch.Tensor:
     """Return (run, copy, point) the mean reward over Eve's posterior channels, by quasi-random points.
 
-    Of g it takes the part along the beam, one across it towards m, and the power of the rest (a Gamma variate).
+    A point draws three parts of g: that along the beam, that across it towards m, and the power of the rest (Gamma).
     """
     spread = belief.variance[..., None].sqrt()
     aside = (_power(belief.mean).sum(-1)[..., None] - at.heard**2).clamp_min(0).sqrt()
@@ -118,10 +120,10 @@ def _draws(n: int, n_antennas: int) -> list[list[float]]:
 
 
 def ascent(env: Environment, n_steps: int = 150, rate: float = 0.05) -> Beams:
-    """Return where gradient ascent on the true reward, Eve's channel and mode known, ends from the SVD start.
+    """Return the result of gradient ascent on the true reward (Eve's channel and mode known) from the SVD beams.
 
-    The yardstick of the model description. Not concave: where little is at stake it ends below `oracle`. Where it ends
-    below its start, the start stands.
+    This is the reference of the model description. The reward is not concave, so the ascent may end below `oracle`.
+    Where it ends below its start, the start is returned.
     """
     start = torch.cat([torch.view_as_real(w).flatten(-2) for w in svd(env)], -1)
     x = start.clone().requires_grad_()
@@ -161,7 +163,7 @@ class Frontier:
     """The beams from the SVD's to the null towards m for channels h (run, copy, b, a) and m (run, copy, a)."""
 
     def __init__(self, h: torch.Tensor, mean: torch.Tensor, bob_follows: bool = True) -> None:
-        """`bob_follows`: Bob answers any beam with the matched one; else he keeps to the strongest mode's."""
+        """`bob_follows`: Bob uses the matched beam for any of Alice's; otherwise that of the strongest mode."""
         self._h = h
         self.basis, d, m = turned(h, mean)
         if not bob_follows:
@@ -186,11 +188,12 @@ class Frontier:
         return Points(c, (d * c**2).sum(-1), (m * c).sum(-1).abs())
 
     def along(self, t: torch.Tensor) -> Points:
-        """Return the points at t (run, copy, point), 0 (SVD) to 1 (null), denser where a little matters most."""
+        """Return the points at t (run, copy, point), 0 (SVD) to 1 (null), denser where the reward changes fastest."""
         return self.at(self.null[..., None] * (1 - (1 - t) ** 2))
 
     def best(self, worth: Callable[[Points], torch.Tensor], n_points: int = 24, n_finer: int = 7) -> Beams:
-        """Return the beams that `worth` says are best: a grid over the frontier, then finer ones around its best."""
+        """Return the beams of the largest `worth`, by a grid over the frontier and finer grids around its best
+        point."""
         t = torch.linspace(0, 1, n_points, device=self.null.device).expand(*self.null.shape, n_points)
         step, offsets = 1 / (n_points - 1), torch.linspace(-1, 1, n_finer, device=t.device)
         for _ in range(3):

@@ -1,11 +1,10 @@
 """A net trained by differentiating the known reward, under partial observation: no critic, no exploration.
 
-What can be best lies on the frontier between the SVD beam and the null towards Eve's predicted channel (`beams`), so
-one number is all a net has to find. One net serves every weight, correlation, power and Fred: it sees what is left of
-the problem in the turned frame – the modes' SNRs, Eve's predicted SNR along each, how sure the prediction is – and
-the setting's numbers, and says where on the frontier to go. Its loss is minus the reward at Eve's true channel, which
-the simulator knows in training. Where the posterior's expected reward of its answer is below that of the SVD beams,
-the SVD beams stand.
+The best beam lies on the frontier between the SVD beam and the null towards Eve's predicted channel (`beams`), so the
+net has to find one number only. One net serves every weight, correlation, power and quality of Fred's estimates. Its
+inputs are the modes' SNRs, Eve's predicted SNR along each mode, the variance of the prediction, and the setting's
+numbers; its output is a point of the frontier. Its loss is minus the reward at Eve's true channel, which the simulator
+knows in training. Where the expected reward of the net's beams is below that of the SVD beams, the SVD beams are used.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from testbed.core.whole import whole
 class Config:
     hidden: int = 64
     n_settings: int = 128
-    """Random settings that are trained for."""
+    """Number of random settings that are trained at once."""
     n_envs: int = 8
     rate: float = 3e-3
     decay_steps: int = 600
@@ -41,10 +40,10 @@ class Config:
     power_db: tuple[float, float] = (-10.0, 20.0)
     """Range of P in the settings trained for; µ and κ_E are uniform over 0 to 1."""
     least_fred: float = 0.8
-    """κ_F is trained for from here to 1, most of it near 1; channels that have a Fred keep to their own."""
+    """Training draws κ_F from here to 1, mostly near 1; given channels with a Fred have a κ_F of their own."""
     bob_follows: bool = True
-    """Whether Bob knows Alice's beam and answers it; else he keeps to his SVD beam, as nodes do that tell each other
-    nothing."""
+    """Whether Bob knows Alice's beam and uses the matched one; otherwise he uses his SVD beam, as nodes do that
+    exchange no information."""
 
 
 class Direct:
@@ -60,8 +59,8 @@ class Direct:
         device: str = "cpu",
         channels: Series | None = None,
     ) -> None:
-        """`setting`: antennas, noise and statistics; its µ, κ_E, κ_F and power are not trained for, but acted by where
-        no environment has others. `channels`: that are trained on, the model's own where not given.
+        """`setting`: antennas, noise and statistics; its µ, κ_E, κ_F and power do not limit the training, but apply
+        where the environment gives none. `channels` to train on; by default those of the AR(1) model.
         """
         self.setting, self.seed, self.config, self.device = setting, seed, config or Config(), device
         self.task = Task((setting,), (seed,), "kalman", "turned", device)
@@ -99,7 +98,7 @@ class Direct:
         ]
 
     def train(self, n_updates: int) -> Direct:
-        """Climb the reward; returns itself."""
+        """Take `n_updates` steps of gradient ascent on the reward; returns itself."""
         for _ in range(n_updates):
             env = self._env
             _, frontier, points = self._answer(env)
@@ -116,7 +115,7 @@ class Direct:
         return self
 
     def policy(self, env: Environment) -> Beams:
-        """Return the beams for an environment's present channels, as far as Fred tells of Eve's."""
+        """Return the beams for an environment's present channels, with Eve's predicted from Fred's."""
         if env.stack.n_antennas != self.setting.n_antennas:
             raise InputError(
                 f"agents: the direct net is for {self.setting.n_antennas} antennas, the environment has "
@@ -132,7 +131,7 @@ class Direct:
             return frontier.beams(chosen) if self.config.bob_follows else (frontier.alice(chosen), svd(env)[1])
 
     def _answer(self, env: Environment) -> tuple[kalman.Belief, Frontier, Points]:
-        """Return what is known of Eve, the frontier, and the net's one point of it."""
+        """Return the posterior of Eve's channel, the frontier, and the point on it that the net chooses."""
         stack = env.stack
         with torch.no_grad():
             belief = kalman.predict(env)
@@ -150,16 +149,16 @@ class Direct:
         return belief, frontier, frontier.along(t)
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint from which training goes on exactly, and what it is for beside it (`path` with .json)."""
+        """Write a checkpoint from which training continues exactly, and its card beside it (`path` with .json)."""
         state = {"parts": {k: v.state_dict() for k, v in self._parts().items()}, "n_updates": self.n_updates}
         with whole(path, private=False) as part:
             torch.save(state, part)
         write_card(path, {"algorithm": self.name, "task": asdict(self.task), "config": asdict(self.config)})
 
     def load(self, path: Path, to_act: bool = False) -> None:
-        """Go on from a checkpoint; raises InputError where it is none, or of another algorithm, shape or channels.
+        """Continue from a checkpoint; raises InputError where it is none, or of another algorithm, shape or channels.
 
-        `to_act`: take the net alone; its training would begin anew elsewhere.
+        `to_act`: load the net only, without the state of its training.
         """
         state, card = read(path)
         if card["algorithm"] != self.name:

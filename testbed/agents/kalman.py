@@ -1,9 +1,9 @@
-"""The optimal predictor of Eve's channel from Fred's: what an LSTM can tie and not pass.
+"""The optimal predictor of Eve's channel from Fred's: an LSTM can be as good and no better.
 
-Fred's channel and Eve's are Gaussian AR(1) with the same ρ and a fixed correlation κ_F. Turned into Fred's channel f
-and what is independent of it, Eve's is g = κ_F f + √(1−κ_F²) f⊥, and f⊥ shows in no estimate of f, past or present.
-So the posterior of g is a scalar Kalman filter's on f, coefficient by coefficient, and nothing more: mean κ_F m,
-variance κ_F² p + 1 − κ_F².
+Fred's channel f and Eve's g are Gaussian AR(1) processes with the same ρ and a fixed correlation κ_F. Hence
+g = κ_F f + √(1−κ_F²) f⊥, where f⊥ is independent of every estimate of f, past or present. A scalar Kalman filter for
+each coefficient gives the posterior of f, with mean m and variance p; that of g has mean κ_F m and variance κ_F² p + 1
+− κ_F².
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from testbed.agents.setting import Stack
 
 
 class Belief(NamedTuple):
-    """Eve's channel as far as it can be known: every coefficient CN(mean, variance), independently."""
+    """Posterior distribution of Eve's channel: the coefficients are independent and CN(mean, variance)."""
 
     mean: torch.Tensor
     """(run, copy, antenna) complex64."""
@@ -27,7 +27,7 @@ class Belief(NamedTuple):
 
 
 def predict(env: Environment) -> Belief:
-    """Return the posterior of Eve's present channel given the environment's history of Fred's."""
+    """Return the posterior of Eve's present channel given the environment's past estimates of Fred's channel."""
     return filtered(env.fred, env.stack)
 
 
@@ -53,6 +53,6 @@ def awake_probability(belief: Belief, stack: Stack) -> torch.Tensor:
     centre = (mean.abs() ** 2).sum(-1).double().cpu().numpy()
     gate = (stack.threshold * n).double().cpu().numpy()
     tail = ncx2.sf(gate / half, 2 * n, centre / half)
-    # scipy's series gives up far from the threshold, where the answer is certain
+    # scipy's series does not converge far from the threshold, where the probability is 0 or 1
     tail = np.where(np.isfinite(tail), tail, centre > gate)
     return torch.as_tensor(tail, dtype=torch.float32, device=mean.device)

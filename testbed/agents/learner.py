@@ -1,4 +1,4 @@
-"""What all learners share: who is trained on what, the views of the state, replay, curves, checkpoints."""
+"""Base of all learners: the task, the agents' views of the state, replay memory, curves, checkpoints."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ class Task:
     settings: tuple[Setting, ...]
     seeds: tuple[int, ...]
     view: str = "full"
-    """What the agents see of Eve: `full` her channel and mode, `lstm` or `kalman` what is predicted from Fred's
-    history, `last` Fred's latest estimate in its place, `none` nothing. The legitimate channel is always seen."""
+    """What the agents observe of Eve: `full` her channel and mode; `lstm` or `kalman` a prediction of them from Fred's
+    history; `last` the latest estimate of Fred's channel in place of hers; `none` nothing. They always observe the
+    legitimate channel."""
     frame: str = "antenna"
-    """Of states and actions: `antenna`, as in the paper, or `turned` (`frames`)."""
+    """Coordinates of states and actions: `antenna`, as in the paper, or `turned` (`frames`)."""
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -51,7 +52,7 @@ class Task:
 
 
 class Replay:
-    """The last transitions of every run, drawn from uniformly."""
+    """The latest transitions of every run; samples are drawn uniformly."""
 
     def __init__(self, n_runs: int, capacity: int, widths: Sequence[int], device: str) -> None:
         self._columns = [torch.zeros(n_runs, capacity, w, device=device) for w in widths]
@@ -68,7 +69,7 @@ class Replay:
         self.size = min(self.size + n, self._capacity)
 
     def sample(self, n: int, generator: torch.Generator) -> list[torch.Tensor]:
-        """Return n rows of every column, (run, n, width), the same places in all runs."""
+        """Return n rows of every column, (run, n, width), with the same row numbers in all runs."""
         index = torch.randint(self.size, (n,), generator=generator, device=self._columns[0].device)
         return [column[:, index] for column in self._columns]
 
@@ -93,7 +94,7 @@ class Replay:
 
 
 class Learner(ABC):
-    """A learner of all its task's runs. Subclasses name what they keep in `_modules` and `_optimisers`."""
+    """A learner of all its task's runs. Subclasses list their networks and optimisers in `_modules`, `_optimisers`."""
 
     name: ClassVar[str]
     config_type: ClassVar[type[Any]]
@@ -103,7 +104,7 @@ class Learner(ABC):
     def __init__(
         self, task: Task, config: Any = None, predictor: Predictor | None = None, channels: Series | None = None
     ) -> None:
-        """`channels`: that are trained on, the model's own where not given."""
+        """`channels` to train on; by default those of the AR(1) model."""
         if task.view == "lstm" and predictor is None:
             raise InputError(
                 f"agents: {self.name} with the view 'lstm' needs a predictor; accepted: one that is trained"
@@ -126,7 +127,7 @@ class Learner(ABC):
 
     @abstractmethod
     def _build(self) -> None:
-        """Make the networks, their optimisers and what is remembered of the steps."""
+        """Make the networks, their optimisers and the memory of past steps."""
 
     def train(self, n_steps: int, writer: Any = None, log_every: int = 200) -> None:
         """Take steps, learn from them. `writer`: a `torch.utils.tensorboard.SummaryWriter` to log to.
@@ -148,7 +149,7 @@ class Learner(ABC):
                         writer.add_scalar(f"{self.name}/reward/run{i}", mean, self.curve[-1][0])
 
     def _begin(self) -> None:
-        """Look at the environment, which is at another moment now."""
+        """Observe the environment again, because its state was set anew."""
 
     @abstractmethod
     def _step(self) -> torch.Tensor:
@@ -174,7 +175,7 @@ class Learner(ABC):
         """Return everything with a `state_dict`, by name."""
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint from which training goes on exactly, and what it is for beside it (`path` with .json)."""
+        """Write a checkpoint from which training continues exactly, and its card beside it (`path` with .json)."""
         state = {
             "parts": {k: v.state_dict() for k, v in self._parts().items()},
             "env": self.env.state_dict(),
@@ -190,15 +191,15 @@ class Learner(ABC):
         write_card(path, card)
 
     def load(self, path: Path, to_act: bool = False) -> None:
-        """Go on from a checkpoint; raises InputError where it is none, or of another algorithm, shape or channels.
+        """Continue from a checkpoint; raises InputError where it is none, or of another algorithm, shape or channels.
 
-        `to_act`: leave its environment alone, which played channels that may not be here: the policy is as it was, and
-        training would go on elsewhere.
+        `to_act`: do not restore the environment, whose channels may not be available here. The policy is the saved one,
+        but training would not continue from the same state.
         """
         state, card = read(path)
         if card["algorithm"] != self.name:
             raise InputError(f"{path}: a checkpoint of {card['algorithm']!r}; accepted: {self.name!r}")
-        # views of the same shape mean other things
+        # two views may have the same shape and another meaning
         if (saved := task_of(card)).view != self.task.view or saved.frame != self.task.frame:
             raise InputError(
                 f"{path}: a checkpoint of view {saved.view!r}, frame {saved.frame!r}; "
@@ -224,7 +225,7 @@ class Learner(ABC):
 
 
 def write_card(path: Path, card: dict[str, Any]) -> None:
-    """Write what a checkpoint is for beside it, with the suffix .json."""
+    """Write a checkpoint's card beside it, with the suffix .json."""
     write_whole(path.with_suffix(".json"), json.dumps(card, indent=1), private=False)
 
 
@@ -236,14 +237,14 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise ValueError(f"a card of {beside.stat().st_size} bytes, accepted up to {MAX_CARD_BYTES}")
         card = json.loads(beside.read_text(encoding="utf-8"))
         if not zipfile.is_zipfile(path):
-            raise ValueError("not what torch.save writes")  # torch.load would take it for its old format
+            raise ValueError("not what torch.save writes")  # torch.load would try to read it in its old format
         check_zip(path, MAX_CHECKPOINT_BYTES)
         state = torch.load(path, weights_only=True, map_location="cpu")
         if not (isinstance(card, dict) and isinstance(state, dict)):
             raise TypeError("its card or its tensors are no dictionary")
         if not {"algorithm", "task", "config"} <= card.keys() or "parts" not in state:
             raise KeyError("its card or its tensors are not those of a learner")
-    except Exception as exc:  # torch, pickle, zipfile and zlib have kinds of their own, and a damaged file meets all
+    except Exception as exc:  # a damaged file raises errors of torch, pickle, zipfile or zlib
         raise InputError(f"{path}: no checkpoint of a learner: {one_line(exc)}") from exc
     return state, card
 

@@ -188,7 +188,7 @@ def from_csi(legitimate: CsiSeries, eve: CsiSeries, fred: CsiSeries | None = Non
     common = sorted(set.intersection(*(set(k) for k in known)))
     rows = [[k[r] for k in known] for r in common if all(np.isfinite(k[r]).all() for k in known)]
     if not rows:
-        raise InputError("agents: no round has CSI of every link; accepted: runs with soundings that all nodes hear")
+        raise InputError("agents: no round has CSI of every link; accepted: runs with soundings that all nodes receive")
     h, g, *rest = (_steady(np.stack(x).astype(np.complex128)) for x in zip(*rows, strict=True))
     return Series(h, g[:, 0], rest[0][:, 0] if rest else None)
 

@@ -22,14 +22,14 @@ class Config:
     """Steps of random actions before the first update."""
     rate: float = 3e-4
     gamma: float = 0.0
-    """As in `masac`."""
+    """Discount factor, 0 as in `masac`."""
     tau: float = 0.005
     explore: float = 0.1
-    """Standard deviation of what is added to an action when exploring."""
+    """Standard deviation of the noise that exploration adds to an action."""
     smooth: float = 0.2
-    """… and to the target's action, clipped to ±0.5."""
+    """Standard deviation of the noise that is added to the target's action, clipped to ±0.5."""
     delay: int = 2
-    """Critic updates an actor update."""
+    """Number of critic updates for each actor update."""
 
 
 class Td3(Learner):

@@ -139,8 +139,11 @@ def load(path: Path, kind: str = "auto", bits_per_sequence: int | None = None) -
     """
     if kind not in FORMATS:
         raise InputError(f"--format {kind}: no such format; accepted: {', '.join(FORMATS)}")
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
+    try:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+    except OSError as exc:  # in a folder that is closed to us
+        raise InputError(f"{path}: cannot be read: {exc.strerror}; accepted: a file or folder that can be") from exc
     if path.is_dir() and kind not in ("auto", "keys"):
         raise InputError(f"{path}: a folder, but --format {kind} reads a file")
     if path.is_dir() or kind == "keys" or (kind == "auto" and path.suffix == ".key"):

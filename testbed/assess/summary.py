@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from testbed.chain.dialogue import PEER_FAILED
 from testbed.core.outcomes import AgreeReport, EveReport, EveRow, KeyReport
 from testbed.core.stages import Verdict
 from testbed.core.types import U8
@@ -98,7 +99,7 @@ _DEFAULT_REASONS = {
     "probing_s": "the source does not state how long the probing took",
     "key_bits_per_round": "no round was run",
     "randomness": "the keys have too few bits for the tests",
-    "keys_exposed": "the keys were not audited after the run (testbed audit does it)",
+    "keys_exposed": "the keys were not audited after the run (`testbed audit RUN` does it for a recorded run)",
     "eve_keys_recovered": "Eve was not measured, or no key digests were reported",
 }
 
@@ -331,7 +332,9 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
         if block in delivered:
             continue
         reports = (block.alice, block.bob, block.alice_key, block.bob_key)
-        reason = next((r.failure for r in reports if r is not None and r.failure), None)
+        failures = [r.failure for r in reports if r is not None and r.failure]
+        # the end at which it went wrong has the cause and its figures; the other only heard of it
+        reason = min(failures, key=lambda failure: failure.startswith(PEER_FAILED), default=None)
         if reason is None:
             reason = "a node stopped reporting" if None in reports else "0 key bits"
         reasons[reason] = reasons.get(reason, 0) + 1

@@ -160,7 +160,7 @@ class Amplification:
         assert message is not None
         code = said.code(agreed.tag)
         if integer(message, "block", 0, 1 << 62) != block:
-            raise DialogueFailed("protocol", f"{AMPLIFY} speaks of another block than {block}")
+            raise DialogueFailed("protocol", f"{AMPLIFY} is about another block than {block}")
         theirs = integer(message, "leaked", 0, 1 << 62), integer(message, "bits", 0, 1 << 62)
         if theirs != (leaked, n):
             detail = f"Alice counts {theirs[0]} leaked of {theirs[1]} bits, Bob {leaked} of {n}"

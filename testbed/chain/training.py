@@ -103,7 +103,7 @@ def _bob(enhancer: TrainableEnhancer, csi: CsiSeries, block: int) -> Steps[None]
     learner = enhancer.fresh()
     try:
         if message.body.get("block") != block:
-            raise ValueError(f"it speaks of block {str(message.body.get('block'))[:20]}, not of {block}")
+            raise ValueError(f"it is about block {str(message.body.get('block'))[:20]}, not of {block}")
         learner.adopt(message.body["model"])
         learner.transform(csi, "bob")  # a model that cannot be used here must not be confirmed
     except (*UNREADABLE, InputError) as exc:
@@ -129,7 +129,7 @@ def read_series(message: PublicMessage, own: CsiSeries, block: int | None) -> Cs
     body = message.body
     shape, data = body.get("shape"), body.get("csi")
     if block is not None and body.get("block") != block:
-        raise DialogueFailed("protocol", f"{message.kind} speaks of another block than {block}")
+        raise DialogueFailed("protocol", f"{message.kind} is about another block than {block}")
     check_rounds(message, own)
     if not isinstance(shape, list) or shape[:1] != [own.h.shape[0]] or shape[-1:] != [own.h.shape[-1]]:
         raise DialogueFailed(

@@ -15,14 +15,14 @@ from testbed.cli.app import app
 from testbed.cli.terminal import say
 from testbed.core.errors import InputError, TestbedError
 
-# typer ships its own copy of click or uses an installed one, by version: this is its UsageError either way
+# Depending on its version, typer has its own copy of click or uses the installed one; this is its UsageError in both.
 _UsageError: Any = typer.BadParameter.__base__
 
 
 def main() -> None:
     """Entry point: turn every expected failure into one line and an exit status."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that has no character for it is shown a question mark
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show becomes "?"
             stream.reconfigure(errors="replace")
     try:
         status = app(standalone_mode=False)
@@ -39,7 +39,7 @@ def main() -> None:
     except _UsageError as exc:
         command = exc.ctx.command_path if getattr(exc, "ctx", None) else "testbed"
         said = exc.format_message()
-        say(said if "\n" in said else f"testbed: {said} (see `{command} --help`)")  # no command at all: the help
+        say(said if "\n" in said else f"testbed: {said} (see `{command} --help`)")  # no command: the help
         status = 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

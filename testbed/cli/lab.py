@@ -31,7 +31,7 @@ def doctor(
     experiment: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Measure with this experiment's carrier, rate, probes and scene, and "
-"check what it asks of the devices.",
+        "check what it asks of the devices.",
                      metavar="EXPERIMENT"),
     ] = None,
     carrier_hz: Annotated[Optional[float], typer.Option(min=1e6, help="Measure at this carrier.")] = None,  # noqa: UP045

@@ -54,7 +54,7 @@ def watch(
 
 @app.command()
 def stream(
-    folder: Annotated[Path, typer.Argument(help="The folder of a run that goes.", metavar="RUN")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a run that is going on.", metavar="RUN")],
     bind: Annotated[str, typer.Option(help="tcp://127.0.0.1:PORT or ipc://PATH.", metavar="ENDPOINT")] = (
         "tcp://127.0.0.1:5570"
     ),

@@ -225,6 +225,16 @@ def randomness(
     console().print(shown)
 
 
+def _key_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.glob("*/*.key"))
+    except OSError as exc:
+        raise InputError(
+            f"{folder}: cannot be read: {exc.strerror}; accepted: as the user whose nodes made them, or another "
+            "folder in the variable TESTBED_STATE"
+        ) from exc
+
+
 @app.command()
 def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
     """List delivered keys: node, run, block, length and where the file is, never the bits.
@@ -233,11 +243,11 @@ def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
     """
     from testbed.lab import processes
 
-    rows, rehearsed, bad = [], 0, 0
+    rows, rehearsed, bad = [], {}, 0
     place = config.load_lab(lab)
     for name in place.node:
-        rehearsed += sum(1 for _ in (processes.lab_folder(place) / name / "rehearsals").glob("*/*.key"))
-        for path in sorted((processes.lab_folder(place) / name / "keys").glob("*/*.key")):
+        rehearsed[name] = len(_key_files(processes.lab_folder(place) / name / "rehearsals"))
+        for path in _key_files(processes.lab_folder(place) / name / "keys"):
             try:
                 bits, block = int(json.loads(path.read_text())["bits"]), int(path.stem.split("-")[1])
             except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as exc:
@@ -245,10 +255,9 @@ def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
                 bad += 1
                 continue
             rows.append({"node": name, "run": path.parent.name, "block": block, "bits": bits, "file": str(path)})
-    if rehearsed:
-        say(
-            f"{rehearsed} keys of rehearsals are not listed: they follow from a public seed and are delivered to nobody"
-        )
+    if any(rehearsed.values()):
+        at = ", ".join(f"{n} at {name}" for name, n in rehearsed.items() if n)
+        say(f"keys of rehearsals are not listed ({at}): they follow from a public seed and must not be used")
     if as_json:
         print_json(rows)
         raise typer.Exit(1 if bad else 0)

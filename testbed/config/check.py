@@ -210,14 +210,14 @@ def check_mode(e: Experiment, lab: Lab, source: str) -> None:
     """Raise InputError where a lab cannot keep what the experiment's mode promises."""
     if e.mode == "private" and not lab.curve:
         raise InputError(
-            f"{source}: key 'curve': false with an experiment of mode = 'private', whose keys would be nobody's: "
-            "anybody could stand between Alice and Bob; accepted: true"
+            f"{source}: key 'curve': false with an experiment of mode = 'private', which needs authenticated "
+            "links: without them anybody could pose as Alice or Bob; accepted: true"
         )
 
 
 def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None:
-    """Raise InputError where a driver is not installed here, does not know an option that its table gives it, or
-    states limits that exclude the table's gains.
+    """Raise InputError where a driver is not installed here, needs a simulated air that the lab has not, does not know
+    an option that its table gives it, or states limits that exclude the table's gains.
 
     Of the nodes `names`; by default of all that start on this machine, the simulated air included.
     """
@@ -228,7 +228,13 @@ def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None
     for name in names:
         place = lab.node[name]
         group = "boards" if place.role == "ris" else "radios"
-        kind = getattr(_driver(group, place.driver, f"{source}: table [node.{name}]"), "options_type", None)
+        driver = _driver(group, place.driver, f"{source}: table [node.{name}]")
+        if lab.world is None and getattr(driver, "needs_world", False):
+            raise InputError(
+                f"{source}: table [node.{name}]: key 'driver': {place.driver!r} is a simulated device in a lab without "
+                "simulated air; accepted: with a table [world], or the driver of a real device"
+            )
+        kind = getattr(driver, "options_type", None)
         if kind is not None:
             try:
                 driver_options(place.options, kind, name)

@@ -1,6 +1,6 @@
-"""What options mean: read from the structs that declare them, for `testbed list` and for the JSON Schema.
+"""Meaning, range and default of options, read from the structs that declare them, for `testbed list` and JSON Schemas.
 
-A field's meaning is the docstring below it (or `Meta(description=…)`), its range and default stand in its type.
+A field's meaning is the docstring below it (or `Meta(description=…)`); its type and declaration give range and default.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Field:
 
     name: str
     default: str | None
-    """As TOML has it; None: it has to be given."""
+    """The default as TOML writes it; None: the option has no default and must be given."""
     accepted: str
     meaning: str
 
@@ -41,13 +41,13 @@ def fields(kind: type[Struct]) -> list[Field]:
 
 
 def options_type(cls: Any) -> type[Struct] | None:
-    """Return the struct that declares what something takes; None where it does not say."""
+    """Return the struct that declares a class's options; None where the class names none."""
     kind = getattr(cls, "options_type", None)
     return kind if isinstance(kind, type) and issubclass(kind, Struct) else None
 
 
 def summary(thing: Any) -> str:
-    """Return the first sentence of what a class or module says of itself."""
+    """Return the first sentence of a class's or module's docstring."""
     text = inspect.getdoc(thing) or inspect.getdoc(inspect.getmodule(thing)) or ""
     return " ".join(text.split("\n\n")[0].split())
 
@@ -71,7 +71,7 @@ def _meanings(kind: type[Struct]) -> dict[str, str]:
 
 
 def _text(statement: ast.stmt | None) -> str:
-    """Return a bare string's text on one line."""
+    """Return the text of a docstring statement on one line; empty where the statement is none."""
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
         return " ".join(str(statement.value.value).split())
     return ""
@@ -119,7 +119,7 @@ def schema(kind: type[Struct]) -> dict[str, Any]:
 
 
 def _rules(definitions: dict[str, Any], key: str, below: str, kind: str) -> list[dict[str, Any]]:
-    """Return what the options have to be, by the name that is chosen; the definitions are added."""
+    """Return one if-then rule for each name that may be chosen; its options' definitions are added to `definitions`."""
     rules = []
     for name, cls in registry.usable(kind).items():
         struct = options_type(cls)

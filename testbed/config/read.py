@@ -34,8 +34,11 @@ def bundled(kind: type[Experiment] | type[Lab]) -> dict[str, Path]:
 def find(kind: type[Experiment] | type[Lab], name: str) -> Path:
     """Return the path of a file given by path or bundled name; raises InputError naming the bundled ones."""
     path = Path(name)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as exc:  # in a folder that is closed to us
+        raise InputError(f"{path}: cannot be read: {exc.strerror}; accepted: a file that can be") from exc
     known = bundled(kind)
     if name in known:
         return known[name]

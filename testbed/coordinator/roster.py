@@ -301,7 +301,7 @@ class Roster:
     def resume(self, node: Node) -> list[Effect]:
         node.admit()
         self._story.add("resumed", node=node.name)
-        note = Note("resumed", {"node": node.name, "detail": "it is heard again and goes on where it was"})
+        note = Note("resumed", {"node": node.name, "detail": "it answers again and continues where it was"})
         # its device may have been dropped meanwhile by an air that waited for it
         return [note, *self.configure(node)]
 

@@ -221,9 +221,10 @@ class Coordinator:
         found, keys = self._hub.handshakes, state_root() / self.lab.name / "transport"
         found.look()
         kinds = {
-            f"somebody came whose key is in no {keys}/NAME.public: copy it again from the node's machine":
+            f"a connection was refused whose key is in no {keys}/NAME.public: copy it again from the node's machine":
                 found.refused_key,
-            f"somebody came who has another key for the coordinator than {keys / 'coordinator.public'}: copy that to "
+            "a connection was refused that expects another key of the coordinator than "
+            f"{keys / 'coordinator.public'}: copy that to "
             "the node's machine": found.not_understood >= _MANY_HANDSHAKES,
         }  # fmt: skip
         for detail, happened in kinds.items():

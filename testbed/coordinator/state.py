@@ -240,7 +240,7 @@ class CoordinatorState(Deadlines):
 
     def _greeted(self, node: Node, incarnation: str, body: m.Hello) -> list[Effect]:
         if body.role != node.role:
-            return self.roster.refuse(node.name, f"claims role {body.role!r}, the lab file says {node.role!r}")
+            return self.roster.refuse(node.name, f"claims role {body.role!r}, the lab file states {node.role!r}")
         if node.incarnation == incarnation:
             return []  # repeated greeting
         out = self._lose(node, "restarted")
@@ -289,7 +289,7 @@ class CoordinatorState(Deadlines):
             return self.surface.unexpected(body)
         if self.surface.confirm(body):
             return []
-        return self._withdraw("it holds another pattern than it acknowledged: the board has started anew")
+        return self._withdraw("it holds another pattern than it acknowledged: the board was reset")
 
     def _captured(self, node: Node, body: m.Captured) -> list[Effect]:
         self.rounds.take_captured(node.name, body)

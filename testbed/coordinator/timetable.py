@@ -1,7 +1,7 @@
-"""When rounds happen, on the reference timeline, and what the nodes' clocks are known to show then. Pure.
+"""Times of the rounds on the reference timeline, and the nodes' clock readings at these times. Pure.
 
-Wraps the `Scheduler` with what it needs of a run: the origin of the timeline, the end of the last round, and the
-corrections of the clocks from what receivers reported.
+Gives the `Scheduler` what it needs of a run: the origin of the timeline, the end of the last round, and the corrections
+of the clocks that follow from the receivers' reports.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from testbed.core.schedule import Slot
 from testbed.net import messages as m
 
 LATE_UNCERTAINTY_S = 200e-6
-"""How far off the clock of a node may be that joined a run in virtual time."""
+"""Largest error of the clock of a node that joined a run late, in virtual time."""
 READING_UNCERTAINTY_S = 1e-3
-"""How far off a clock may be that was read over the network, beside half of the round trip."""
+"""Largest error of a clock that was read over the network, in addition to half of the round trip."""
 _SPREADS = 6.0
-"""A receiver listens this many standard deviations of the measured arrivals early and late, at least."""
+"""A receiver's window is longer on both sides by at least this many standard deviations of the arrival times."""
 ORDERED_AHEAD_S = 1.0
-"""How long before its first sample a round may be ordered on the wall clock: nodes that wait hear nothing else."""
+"""Longest time before its first sample at which a round is ordered on the wall clock: a node that waits for a round
+handles no other message."""
 MOST_SAMPLES = 4_000_000
-"""Of a window, all antennas together, whatever is known of the clocks: what drivers and the air take at once."""
+"""Most samples of one window, over all antennas, however uncertain the clocks are: drivers and air accept no more."""
 WALL_LEAD_S = 0.03
 """On the wall clock an order must reach the nodes before its first sample is due."""
 
@@ -49,14 +50,14 @@ class Timetable:
         self.scheduler: Scheduler | None = None
         """None until everybody has joined."""
         self.last_end_s = 0.0
-        """End of the last round planned, on the reference timeline; in virtual time the air stands there."""
+        """End of the last planned round on the reference timeline; in virtual time, the air's present time."""
         self._epoch_s: float | None = None
         """Origin of the reference timeline, on the coordinator's clock."""
         self.snr_db = math.nan
         """Mean over the links of the last round that the clocks were corrected from."""
 
     def begin(self, roster: Roster) -> None:
-        """Make the schedule, as wide as the devices that joined need it."""
+        """Make the scheduler, with gaps and guards as wide as the devices that joined need them."""
         hellos = roster.greetings()
         turnaround_s = max((h.turnaround_s for h in hellos), default=0.0)
         if not self.virtual:  # in virtual time the air waits for the host
@@ -79,13 +80,13 @@ class Timetable:
         return self._epoch_s
 
     def synchronise(self, node: Node, device_time_s: float) -> bool:
-        """Learn a reading of a node's clock; False where nobody can have asked for it yet."""
+        """Take a reading of a node's clock; False where the reading comes before any could have been asked for."""
         if self.scheduler is None:
             return False
         part: Part = "reference" if node.role == "alice" else "other" if node.role == "ris" else "listener"
         if self.virtual:
-            # The air stands still while nobody probes. Before the first round it stands at 0 exactly; a node that
-            # comes later finds it near the end of the last round.
+            # Virtual time does not pass while nobody probes. Before the first round it is exactly 0; a node that
+            # joins later finds it near the end of the last round.
             uncertainty_s = 0.0 if self._epoch_s is None else LATE_UNCERTAINTY_S
             self.scheduler.synchronise(node.name, device_time_s, self.last_end_s, uncertainty_s, part)
             return True
@@ -105,7 +106,7 @@ class Timetable:
         return 0.0 if self.virtual else self._clock.now_s - (self._epoch_s or 0.0)
 
     def is_too_early(self, timed: bool) -> bool:
-        """Return whether the next round's time has not come; radios that time their samples wait themselves at last."""
+        """Return whether it is too early to order the next round; radios that time samples may be ordered ahead."""
         assert self.scheduler is not None
         return not self.virtual and self.scheduler.next_s > self.now_s + (ORDERED_AHEAD_S if timed else 0.0)
 
@@ -117,7 +118,8 @@ class Timetable:
         return start_s, end_s
 
     def correct_clocks(self, r: Round) -> None:
-        """Learn from the arrival times of a closed round; a receiver that found no frame may have a clock far off."""
+        """Correct the clocks by the arrival times of a closed round; a missed frame may mean that a clock is far
+        off."""
         snrs_db = []
         for name, result in r.results.items():
             for link in result.links:

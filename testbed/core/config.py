@@ -1,6 +1,7 @@
 """The tables of the two files a user writes: the lab (which hardware, where) and the experiment (what is done with it).
 
-`testbed.config` reads and checks the files. A field's docstring is its meaning; defaults and ranges stand in its type.
+`testbed.config` reads and checks the files. A field's docstring is its meaning; its declaration gives default and
+range.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Table(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class RadioPlan(Table):
-    """What every radio is tuned to."""
+    """Carrier and sample rate of every radio."""
 
     carrier_hz: Positive = 2.4e9
     sample_rate_hz: Positive = 40e6
@@ -47,11 +48,11 @@ class ProbingPlan(Table):
     estimator_options: Options = field(default_factory=dict)
     schedule: str = "A>BE B>AE"
     interval_s: Wait = 0.05
-    """From the start of one round to the start of the next, at least."""
+    """Least time from the start of one round to the start of the next."""
     turnaround_s: Delay = 100e-6
-    """Between the two slots of a round, on top of what the radios need."""
+    """Time between the two slots of a round, in addition to what the radios need."""
     guard_s: Annotated[float, Meta(gt=0, le=3600)] = 4e-6
-    """A receiver listens this much longer on either side of the expected frame."""
+    """A receiver's window is longer than the expected frame by this much on either side."""
 
 
 class PlacedNode(Table):
@@ -60,12 +61,12 @@ class PlacedNode(Table):
     position_m: Vector | None = None
     velocity_m_s: Vector = field(default_factory=lambda: [0.0, 0.0, 0.0])
     near: Literal["alice", "bob"] | None = None
-    """Instead of position_m: at `offset_wavelengths` from that node, moving with it."""
+    """In place of position_m: the node stands at `offset_wavelengths` from that node and moves with it."""
     offset_wavelengths: NonNegative = 0.0
 
 
 class PlacedSurface(Table):
-    """Where the surface hangs and which way it looks; its size is the board's."""
+    """Position and direction of the surface; its size is that of the board."""
 
     position_m: Vector
     normal: Vector
@@ -75,17 +76,17 @@ class PlacedSurface(Table):
 
 
 class Attacker(PlacedSurface):
-    """An adversary's surface. It hears every transmission end and then takes a fresh random pattern, so that the two
-    slots of a round see different channels (arXiv 2108.05497); nothing of it is told to anybody in the run.
+    """An adversary's surface. It detects the end of every transmission and then takes a fresh random pattern, so that
+    the two slots of a round see different channels (arXiv 2108.05497). No node of the run knows of it.
     """
 
     rows: Annotated[int, Meta(ge=1, le=256)] = 32
     columns: Annotated[int, Meta(ge=1, le=256)] = 32
     phase_bits: Annotated[int, Meta(ge=1, le=8)] = 1
     flips: Literal["after_transmission", "never"] = "after_transmission"
-    """never: it holds one random pattern, i.e. it is there and does nothing."""
+    """after_transmission: it takes a new pattern after every transmission; never: it keeps one random pattern."""
     reaction_s: Delay = 20e-6
-    """From the end of a transmission to the new pattern."""
+    """Time from the end of a transmission to the new pattern."""
 
 
 class Multipath(Table):
@@ -95,7 +96,7 @@ class Multipath(Table):
     room_m: Box = field(default_factory=lambda: [20.0, 16.0, 3.0])
     """Scatterers are drawn uniformly in this box, whose lower corner is the origin."""
     direct_db: float = -10.0
-    """Direct path relative to free space; -200 where it is blocked (far below any noise, and still a number)."""
+    """Gain of the direct path relative to free space; -200 where it is blocked (far below any noise)."""
     scatter_loss_db: NonNegative = 6.0
     """Mean loss at a bounce."""
     scatterer_speed_m_s: NonNegative = 0.0
@@ -106,8 +107,9 @@ class Uma(Table):
     """Scatterers drawn from 3GPP TR 38.901 UMa (V19.2), in place of [scene.multipath]'s; needs the extra `uma`.
 
     Alice is the base station (25 m high in the standard), Bob the terminal (1.5 m). Delays, powers and the angles at
-    both ends are the standard's, drawn once for Bob's first position; then the bodies stand still and geometry does
-    the rest, so that neighbouring snapshots, and an Eve near either end, belong to the same scatterers.
+    both ends are drawn once, by the standard, for Bob's first position, and each path gets a scatterer at a fixed
+    place. All later channels follow from the geometry, so that neighbouring snapshots, and an Eve near either end, see
+    the same scatterers.
     """
 
     line_of_sight: bool = False
@@ -118,28 +120,30 @@ class Uma(Table):
 
 
 class Scene(Table):
-    """Geometry. A simulated lab builds it; on a real lab it documents the bench and starts the designers."""
+    """Geometry. A simulated lab simulates it; for a real lab it documents the bench, and surface designs start from
+    it."""
 
     alice: PlacedNode
     bob: PlacedNode
     eve: PlacedNode | None = None
     surface: PlacedSurface | None = None
     attacker: Attacker | None = None
-    """A simulated lab puts it up; no radio, board or coordinator knows of it."""
+    """Part of the simulated scene only; no radio, board or coordinator knows of it."""
     multipath: Multipath = field(default_factory=Multipath)
     uma: Uma | None = None
-    """Instead of multipath."""
+    """Used in place of multipath."""
 
 
 class SurfacePlan(Table):
-    """What the surface does while the channel is probed."""
+    """Patterns of the surface while the channel is probed."""
 
     policy: str = "none"
-    """none: it is left alone; otherwise the name of a policy (`testbed list`)."""
+    """none: the surface keeps its pattern; otherwise the name of a policy (`testbed list policy`)."""
     options: Options = field(default_factory=dict)
     secret: bool | None = None
-    """Whether patterns are key material: drawn by the node that holds the board from the operating system's randomness,
-    fresh every run and never told. By default true for policy "random" and false for all others, which cannot be."""
+    """Whether patterns are key material: the node that holds the board draws them from the operating system's
+    randomness, anew in every run, and never publishes them. By default true for policy "random"; other policies cannot
+    be secret."""
 
     @property
     def is_secret(self) -> bool:
@@ -150,10 +154,11 @@ class BeamPlan(Table):
     """Which beams Alice and Bob use where their radios have several antennas (simulated ones: `n_antennas`)."""
 
     policy: str = "none"
-    """none: first antennas only; otherwise the name of a policy (`testbed list`): each end finds its own beam."""
+    """none: only first antennas are used; otherwise the name of a policy (`testbed list`) by which each end chooses its
+    beam."""
     options: Options = field(default_factory=dict)
     sound_every: Annotated[int, Meta(ge=2)] = 10
-    """Every so many rounds, from the first one on, all antennas are sounded instead; no key is made of these rounds."""
+    """Every so many rounds, from the first one on, a round is a sounding of all antennas, and no key is made of it."""
 
 
 class ChainPlan(Table):
@@ -168,40 +173,46 @@ class ChainPlan(Table):
 
 
 class Training(Table):
-    """The rounds from which a trainable enhancer learns. Bob's CSI of them is published: they never enter a key."""
+    """The rounds that train an enhancer. Bob's CSI of them is published, so no key is made of them."""
 
     rounds: Annotated[int, Meta(ge=0)] = 0
-    """Kept rounds at the beginning of the run; tried again with the next ones where the training fails."""
+    """Number of kept rounds at the beginning of the run; where the training fails, the next rounds are tried."""
     guard_rounds: Annotated[int, Meta(ge=0)] = 20
-    """Kept rounds after them that are thrown away: as many as the channel needs to forget what was published.
+    """Number of kept rounds after the training that are discarded, because they are correlated with the published ones.
 
-    The health table says how many it needed."""
+    The health check `training_guard` says how many were needed."""
 
 
 class Accounting(Table):
-    """How bits become key bits, and how many."""
+    """Block size and assumptions from which a key's length follows."""
 
     block_rounds: Count = 200
-    """Kept rounds that are distilled together."""
+    """Number of kept rounds that are distilled into one key."""
     sacrifice_fraction: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
-    """Share of labels published to estimate Bob's error rate; they are gone."""
+    """Share of labels that are published to estimate Bob's error rate; no key is made of them."""
     epsilon_log2: Annotated[int, Meta(ge=8, le=128)] = 64
     """Security parameter: all keys of the run together are 2^−this close to uniform for every Eve of the portfolio."""
     assumed_eve_correlation: Annotated[float, Meta(ge=0, le=1)] | None = None
-    """An Eve that nobody measured: correlation of one antenna's feature with Alice's. The key is held against the least
-    of measured and assumed. Where neither this nor a distance is given: 0.9 without a measured Eve, else one
-    wavelength of distance."""
+    """An Eve that nobody measured: correlation of one antenna's feature with Alice's. The key has the smaller of the
+    lengths against the measured and the assumed Eve. Where neither this nor a distance is given: 0.9 without a measured
+    Eve, else one wavelength of distance."""
     assumed_eve_distance_wavelengths: NonNegative | None = None
-    """Instead of a correlation: how near she may be to either end, in scattering from all sides."""
+    """In place of a correlation: her least distance from either end, in scattering from all sides."""
     assumed_eve_antennas: Annotated[int, Meta(ge=1, le=64)] = 1
     entropy: Literal["estimated", "modelled"] = "estimated"
-    """estimated: −log2 of how often the best Eve of the portfolio guesses a label, at its confidence limit.
-    modelled: from the log-loss of her predictions; assumes that labels are independent given what she knows. More bits,
-    and for long blocks only. The report says which was used."""
+    """estimated: −log2 of the share of labels that the best Eve of the portfolio guesses, at its confidence limit.
+    modelled: from the log-loss of her predictions; assumes that labels are independent given what she knows. It gives
+    more bits, and for long blocks only. The report says which was used."""
+
+    def __post_init__(self) -> None:
+        if self.assumed_eve_correlation is not None and self.assumed_eve_distance_wavelengths is not None:
+            raise ValueError(
+                "'assumed_eve_correlation' and 'assumed_eve_distance_wavelengths' are both given; accepted: one of them"
+            )
 
 
 class Records(Table):
-    """What is written."""
+    """What a run records in addition."""
 
     iq: bool = False
     """Record every captured IQ block as SigMF (large)."""
@@ -229,7 +240,8 @@ class Experiment(Table):
 
 
 class ChainFile(Table):
-    """chain.toml: how keys are made of channels that are there already. A missing table is as the source has it."""
+    """chain.toml: how keys are made of channels that were measured before. Missing tables are as the source
+    recommends."""
 
     schema: Literal[1] = 1
     title: str = ""
@@ -237,30 +249,30 @@ class ChainFile(Table):
     chain: ChainPlan | None = None
     accounting: Accounting | None = None
     training: Training | None = None
-    """Where [chain] is given and this is not: no training."""
+    """Without this table, a file that gives [chain] has no training."""
 
 
 # ---------------------------------------------------------------- lab
 
 
 class CoordinatorPlace(Table):
-    """Where the coordinator listens, and how patient it is."""
+    """Address of the coordinator, and how long it waits."""
 
     host: str = "127.0.0.1"
     port: Port = 0
     """0: a free port is chosen; possible only where every node is local."""
     local: bool = True
     join_timeout_s: Wait = 30.0
-    """For all nodes to say hello."""
+    """How long the coordinator waits for all nodes to join."""
     heartbeat_s: Wait = 0.5
     lost_after_s: Wait = 3.0
     """A node silent for this long is lost."""
     rejoin_timeout_s: Wait = 15.0
     """A lost or silent Alice or Bob may come back within this time; then the run stops."""
     operation_timeout_s: Wait = 10.0
-    """For one operation of one node (a probe, a pattern)."""
+    """Longest time of one operation of one node (a probe, a pattern)."""
     distil_timeout_s: Wait = 60.0
-    """For the public discussion of one block."""
+    """Longest time of the public discussion of one block."""
 
 
 class WorldPlace(Table):
@@ -273,18 +285,19 @@ class WorldPlace(Table):
     pace: Literal["virtual", "wall"] = "virtual"
     """virtual: as fast as the processes go; wall: no faster than real time."""
     peer_timeout_s: Wait = 4.0
-    """A radio that has not declared what it sends for this long (wall time) while another waits is dropped.
-    Less than the 5 s after which a reception gives up."""
+    """A radio is dropped when another one has waited for this long (wall time) for it to declare what it sends.
+    It must be less than the 5 s after which a reception fails."""
     emulators: dict[str, Options] = field(default_factory=dict)
-    """By node: an emulated device on this air, which the node's driver reaches through its vendor's library. Its
-    options are the emulator's (port, serial number, imperfections, faults)."""
+    """By node: options of an emulated device on this air (port, serial number, imperfections, faults), which the node's
+    driver reaches through its vendor's library."""
 
 
 class Floors(Table):
-    """What a node demands of every run, whatever the coordinator asks for: [node.NAME.floors]. It refuses less.
+    """Least requirements of a node for every run, whatever the coordinator asks for: [node.NAME.floors].
 
-    A coordinator schedules and must not be able to talk a node into weak keys. Where nothing is given, private mode
-    (keys for use) has the floors named below, experiment mode (keys for science) only those of `modes` and `key_bits`.
+    A coordinator must not be able to make a node accept weak keys, so the node refuses runs below these floors. By
+    default, private mode (keys for use) has the floors named below, and experiment mode (keys for science) only those
+    of `modes` and `key_bits`.
     """
 
     epsilon_log2: Annotated[int, Meta(ge=8, le=128)] | None = None
@@ -296,13 +309,13 @@ class Floors(Table):
     assumed_eve_antennas: Annotated[int, Meta(ge=1, le=64)] | None = None
     """Least accounting.assumed_eve_antennas. Private mode: 1."""
     sacrifice_fraction: Annotated[float, Meta(ge=0, lt=0.5)] | None = None
-    """Least accounting.sacrifice_fraction: fewer published bits measure Eve too badly. Private mode: 0.02."""
+    """Least accounting.sacrifice_fraction: fewer published bits measure Eve too inexactly. Private mode: 0.02."""
     key_bits: Annotated[int, Meta(ge=1, le=1 << 20)] = 128
-    """A shorter key is none: the block then ends without one."""
+    """Least length of a key: a block that would give a shorter one gives none."""
     modes: Annotated[list[Literal["experiment", "private"]], Meta(min_length=1)] = field(
         default_factory=lambda: ["experiment", "private"]
     )
-    """Modes of runs that this node takes part in."""
+    """Modes of the runs that this node takes part in."""
 
 
 class NodePlace(Table):
@@ -313,17 +326,17 @@ class NodePlace(Table):
     options: Options = field(default_factory=dict)
     """Passed to the driver: URI, serial number, impairments of a simulated device …"""
     local: bool = True
-    """Started by `testbed run`; false: somebody starts `testbed node` there."""
+    """true: `testbed run` starts this daemon; false: somebody starts `testbed node` on its machine."""
     host: str = "127.0.0.1"
-    """Where this node can be reached (Alice's discussion socket)."""
+    """Address at which this node can be reached (Alice's discussion socket)."""
     port: Port = 0
     tx_gain_db: float = 0.0
     rx_gain_db: float = 0.0
     correction_ppm: Annotated[float, Meta(ge=-200, le=200)] | None = None
-    """By how much this device's crystal is too fast: its carrier is set so much lower. Not given: what `testbed doctor`
-    measured of the device with this serial number, if it did, else 0."""
+    """By how much this device's crystal is too fast; its carrier is set lower by as much. Where it is not given, the
+    value applies that `testbed doctor` measured of the device with this serial number, or else 0."""
     private: bool = False
-    """This node never gives away CSI or raw bits: it refuses to take part in an experiment-mode run."""
+    """This node never reports CSI or raw bits: it refuses to take part in a run of experiment mode."""
     floors: Floors = field(default_factory=Floors)
 
 
@@ -344,7 +357,7 @@ class Lab(Table):
 
 
 def radio_out_of_range(radio: RadioPlan) -> str | None:
-    """Return what no radio can be tuned to, in one line; None where there may be one."""
+    """Return one line that names a setting beyond the range of every radio; None where there is none."""
     for key, low, high in (("carrier_hz", 1e3, 1e12), ("sample_rate_hz", 1e3, 1e11)):
         value = getattr(radio, key)
         if not low <= value <= high:
@@ -353,12 +366,12 @@ def radio_out_of_range(radio: RadioPlan) -> str | None:
 
 
 def is_rehearsal(lab: Lab, experiment: Experiment) -> bool:
-    """Return whether a run follows from its seed: simulated air, in experiment mode. Its keys are never delivered."""
+    """Return whether a run follows from its seed (simulated air, experiment mode), so that no key is delivered."""
     return lab.world is not None and experiment.mode == "experiment"
 
 
 def planned_blocks(experiment: Experiment) -> int:
-    """Return how many blocks a run may distil: what ε is shared out among."""
+    """Return how many blocks a run may distil, which is the number of blocks that share ε."""
     t, size = experiment.training, experiment.accounting.block_rounds
     rounds = experiment.rounds - (t.rounds + t.guard_rounds if t.rounds else 0)
     return max(1, -(-rounds // size))

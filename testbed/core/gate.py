@@ -1,7 +1,7 @@
-"""The gate for what comes in from outside: names, sizes, depths, ranges, finite numbers.
+"""Checks everything that comes from outside: names, sizes, depths, ranges, finite numbers.
 
-Everything that arrives from a socket passes here before anything acts on it, and so do the names that stand in files.
-Whatever is wrong with it becomes one `ProtocolError` of one printable line; nothing else leaves `Gate.read`.
+Every message from a socket, and every name in a file, is checked here before anything acts on it. `Gate.read` raises
+nothing but `ProtocolError`, with one printable line.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ IDENTIFIER = r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$(?!\n)"
 ACCEPTED_NAME = "1 to 100 letters, digits, _ or -, not beginning with -"
 Identifier = Annotated[str, Meta(pattern=IDENTIFIER)]
 IdentifierOrNone = Annotated[str, Meta(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_-]{0,99})?$(?!\n)")]
-"""'' where there is none yet."""
+"""A name, or '' where there is none yet."""
 Text = Annotated[str, Meta(max_length=1 << 16)]
-"""For people to read."""
+"""Text for people."""
 Number = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
-"""Of a round, a block, a message."""
+"""Number of a round, a block or a message."""
 Tally = Annotated[int, Meta(ge=0, le=1 << 53)]
 Finite = Annotated[float, Meta(ge=-1e18, le=1e18)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Instant = Annotated[float, Meta(ge=-1e12, le=1e12)]
-"""A time of some clock, in s."""
+"""A reading of a clock, in s."""
 Duration = Annotated[float, Meta(gt=0, le=86_400)]
-"""How long somebody waits, in s: a day at most, never for ever."""
+"""A time to wait, in s: at most a day."""
 Delay = Annotated[float, Meta(ge=0, le=3600)]
 
 MAX_DEPTH = 16
 MAX_TEXT = 1 << 20
-"""Characters of one string, the card of a model included."""
+"""Most characters of one string; the longest is the card of a model."""
 
 _identifier = re.compile(IDENTIFIER)
 
@@ -52,7 +52,7 @@ def is_identifier(text: Any) -> bool:
 
 
 def identifier(text: str) -> str:
-    """Make a name out of any text, e.g. of a folder: what a name may not have becomes `_`, at most 80 characters."""
+    """Make a name of at most 80 characters out of any text: characters that no name may have become `_`."""
     found = re.sub(r"[^A-Za-z0-9_-]", "_", text)[:80]
     return found if is_identifier(found) else f"_{found}"[:80]
 
@@ -72,8 +72,8 @@ def printable(text: str, most: int = 200) -> str:
 def check_plain(value: Any, depth: int = MAX_DEPTH) -> None:
     """Raise ValueError unless a decoded value is plain: finite numbers, short texts, bytes, lists and dicts of these.
 
-    Typed messages are looked through, too: a number that a schema calls a float may still be no number. `depth` is how
-    deep lists and dicts may lie in one another.
+    Typed messages are checked, too, because a float of their schema may still be NaN or infinite. `depth` is the
+    largest depth to which lists and dicts may be nested.
     """
     kind = type(value)
     if kind is float:
@@ -102,9 +102,9 @@ def check_plain(value: Any, depth: int = MAX_DEPTH) -> None:
 
 
 class Gate(Generic[T]):
-    """Reads msgpack messages of one schema, of at most `most_bytes`.
+    """Reads msgpack messages of one schema and at most `most_bytes` bytes.
 
-    `check` raises ValueError for what the schema cannot say.
+    `check` raises ValueError where a condition fails that the schema cannot express.
     """
 
     def __init__(self, kind: Any, what: str, most_bytes: int, check: Callable[[T], None] = lambda _: None) -> None:
@@ -119,16 +119,16 @@ class Gate(Generic[T]):
             message = self._decoder.decode(data)
             check_plain(message)
             self._check(message)
-        except Exception as exc:  # whatever a decoder can raise: nothing has acted on the message yet
+        except Exception as exc:  # decoders raise many kinds; nothing has acted on the message yet
             detail = printable(str(exc) or type(exc).__name__)
             raise ProtocolError(f"{self._what} refused: {detail}") from exc
         return message
 
 
 class Strikes:
-    """Counts the bad messages of each connection; after `most` of them a connection is not listened to any more.
+    """Counts the bad messages of each connection; after `most` of them its messages are ignored.
 
-    Remembers `connections` of them and forgets the one that misbehaved longest ago.
+    Keeps the counts of `connections` connections and drops the one whose last bad message is the oldest.
     """
 
     def __init__(self, most: int = 5, connections: int = 1024) -> None:

@@ -71,29 +71,29 @@ def require(who: str, problems: Iterable[str]) -> None:
 
 
 class EventClock:
-    """The time of the latest event, and how much of the time this process itself slept through.
+    """The time of the latest event, and for how much of the time this process itself was suspended.
 
-    A machine never asks for the time: events bring it. Where two readings lie `own_pause_s` or more apart, this
-    process was suspended, and the others had no chance to be heard: that time is forgiven to all deadlines at once,
-    since they are measured in `awake_s`.
+    A machine never reads a clock: events carry the time. Where two events are `own_pause_s` or more apart, this process
+    was suspended and could not receive from others. All deadlines are measured in `awake_s`, which leaves that time
+    out.
     """
 
     def __init__(self, own_pause_s: float = math.inf) -> None:
         self.now_s = 0.0
         self.begun = False
-        """Some event has told the time."""
+        """Whether an event has given the time yet."""
         self._own_pause_s = own_pause_s
         self._forgiven_s = 0.0
 
     @property
     def awake_s(self) -> float:
-        """Seconds, not counting what was forgiven."""
+        """Seconds, without the time for which the process was suspended."""
         return self.now_s - self._forgiven_s
 
     def advance(self, now_s: float) -> None:
         """Take the time of an event; a long gap since the last one is forgiven."""
         gap_s = now_s - self.now_s
-        # the first reading of all is such a gap, too: a deadline that was set before it counts from here
+        # the first event ends such a gap, too: a deadline that was set before it counts from here
         if gap_s >= self._own_pause_s:
             self.forgive(gap_s)
         self.now_s, self.begun = now_s, True
@@ -115,14 +115,14 @@ class Deadlines:
         self._due_s[what] = self._clock.awake_s + within_s
 
     def clear_deadline(self, what: str) -> None:
-        """Wait for `what` no longer; nothing happens where nobody did."""
+        """Stop waiting for `what`; does nothing where there is no such deadline."""
         self._due_s.pop(what, None)
 
     def has_deadline(self, what: str) -> bool:
         return what in self._due_s
 
     def is_overdue(self, what: str) -> bool:
-        """Return whether the time for `what` is over; false where nobody waits for it."""
+        """Return whether the deadline for `what` has passed; false where there is none."""
         return what in self._due_s and self._clock.awake_s > self._due_s[what]
 
     def overdue_s(self, what: str) -> float:
@@ -162,7 +162,7 @@ class Entry:
 
 
 class Story:
-    """The last `size` things that happened in a machine; nothing is put into words before somebody reads it."""
+    """The last `size` things that happened in a machine; text is made of them only when the story is read."""
 
     def __init__(self, clock: EventClock, size: int = STORY_ENTRIES) -> None:
         self._clock = clock
@@ -179,7 +179,7 @@ class Story:
     def tell(self, *, round: int | None = None, block: int | None = None, node: str | None = None) -> list[str]:
         """Return a line for everything remembered of this round, block or node, oldest first; all where none is named.
 
-        A round's story contains that of no other round of its block, but says when the block took it.
+        A round's story contains that of no other round, but says in which block the round was distilled.
         """
         return [
             str(e)

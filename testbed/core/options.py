@@ -1,7 +1,7 @@
 """Turns plain values into the struct that declares them, and msgspec's errors into one line a user understands.
 
-The two files, every driver's options and every stage's options pass through here, so that a mistake is worded alike
-wherever it is made: where it stands, what is wrong, what is accepted.
+The lab file, the experiment file and the options of every driver and stage are read here, so that every mistake is
+reported in the same words: where it is, what is wrong, what is accepted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class StageOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Base of the options of a stage, policy or search: a field for each key of its table.
 
     The field's docstring is its meaning, its type holds the range, its default is used where the key is not given.
-    What two fields have to satisfy together is checked in `__post_init__`, which raises ValueError.
+    A condition that concerns two fields together is checked in `__post_init__`, which raises ValueError.
     """
 
 
@@ -43,14 +43,14 @@ class Configurable:
     """
 
     options_type: ClassVar[type[StageOptions]] = StageOptions
-    """The keys of its table; the base itself where there are none."""
+    """The struct that declares the options; the base itself where there are none."""
     stage: ClassVar[str] = ""
     """Key of `core.registry.KINDS`, for errors."""
     options: Any
 
     def __init__(self, **options: Any) -> None:
         """Check the options; raises InputError naming the key and what is accepted."""
-        # a study's numbers may be numpy's; they are the same options
+        # studies may pass numpy's numbers; they are turned into Python's
         plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in options.items()}
         called = f"{self.stage} {type(self).__module__.rpartition('.')[2]!r}".lstrip()
         if infinite := [key for key, value in plain.items() if isinstance(value, float) and not math.isfinite(value)]:
@@ -79,8 +79,8 @@ def _place(keys: Sequence[str]) -> str:
 def convert(raw: Any, kind: type[C], source: str, above: Sequence[str] | None = ()) -> C:
     """Return plain values as `kind`; raises InputError in one line.
 
-    `source` is the file, or whatever else the values belong to ("" where there is nothing to be said of it); `above`
-    are the keys that lead to them in it, None where they stand in no table.
+    `source` names the file, or whatever else the values belong to; "" leaves it out of the message. `above` are the
+    keys of the tables that contain the values; None where they are in no table.
     """
     try:
         return msgspec.convert(raw, kind)
@@ -97,7 +97,7 @@ def driver_options(values: Mapping[str, Any], kind: type[C], node: str) -> C:
 
 
 def accepted(hint: Any) -> str:
-    """Return in words what a type takes, its range included; "" where there is nothing to be said.
+    """Return in words which values a type accepts, with its range; "" where any value is accepted.
 
     >>> from typing import Annotated
     >>> accepted(Annotated[int, msgspec.Meta(ge=1, le=4)]), accepted(bool)
@@ -126,7 +126,8 @@ def _words(kind: inspect.Type) -> str:
         case inspect.StrType():
             return "text" + (f" that matches {kind.pattern}" if kind.pattern else "")
         case inspect.ListType() | inspect.SetType() | inspect.VarTupleType():
-            return f"lists of {_words(kind.item_type)}" if _words(kind.item_type) else "lists"
+            n = f"{kind.min_length} " if kind.min_length is not None and kind.min_length == kind.max_length else ""
+            return f"lists of {n}{_words(kind.item_type)}" if _words(kind.item_type) else "lists"
         case inspect.UnionType():
             return " or ".join(filter(None, (_words(t) for t in kind.types if not isinstance(t, inspect.NoneType))))
         case inspect.DictType():
@@ -143,7 +144,7 @@ def _range(ge: float | None, gt: float | None, le: float | None, lt: float | Non
 
 
 def _type_at(kind: Any, keys: Sequence[str]) -> Any:
-    """Follow a path of keys through nested tables; None where it leaves them."""
+    """Return the type that a path of keys leads to through nested tables; None where there is none."""
     current: Any = kind
     for key in keys:
         if not (isinstance(current, type) and issubclass(current, Struct)):
@@ -157,7 +158,7 @@ def _type_at(kind: Any, keys: Sequence[str]) -> Any:
 
 
 def _value_at(raw: Any, keys: Sequence[str]) -> str:
-    """Return what was given there, as it is written, and " given: "; "" where it is long or has parts."""
+    """Return the value at a path of keys as it is written, followed by " given: "; "" where it is long or a table."""
     for key in keys:
         raw = raw.get(key) if isinstance(raw, Mapping) else None
     return f"{raw!r} given: " if isinstance(raw, str | int | float) and len(repr(raw)) <= 40 else ""
@@ -166,7 +167,7 @@ def _value_at(raw: Any, keys: Sequence[str]) -> str:
 def _explain(message: str, kind: Any, above: Sequence[str] | None, raw: Any) -> str:
     """Turn msgspec's message into `table [table]: key 'key': what is wrong; accepted: …`."""
     text, _, where = message.partition(" - at `")
-    # the place in a list is left out: the list has the key
+    # the index within a list is left out, because the key names the list
     inner = [k for k in re.sub(r"\[(\d+|\.\.\.)\]", "", where.rstrip("`").lstrip("$")).split(".") if k]
     keys = [*(above or ()), *inner]
     table = f"table [{'.'.join(keys)}]: " if keys else "" if above is None else "top level: "
@@ -175,7 +176,7 @@ def _explain(message: str, kind: Any, above: Sequence[str] | None, raw: Any) -> 
         return table + _unknown(unknown[1], found)
     if missing := re.match(r"Object missing required field `(.+)`", text):
         return f"{table}missing {missing[1]!r}; accepted keys: {', '.join(_keys_of(found))}"
-    if not inner:  # what `__post_init__` refused: it has named the keys itself
+    if not inner:  # raised by `__post_init__`, whose message names the keys itself
         return table + text
     place = f"key {inner[-1]!r}" if above is None and len(inner) == 1 else _place(keys)
     values = "" if isinstance(found, type) and issubclass(found, Struct) else accepted(found) if found else ""

@@ -1,7 +1,7 @@
 """The Radio contract. A driver subclasses `Radio` and overrides the `_do_…` methods; nothing else.
 
-The public methods validate once and keep the state, so every driver fails in the same words. One contract test
-suite (`tests/contract/test_radio.py`) runs over every radio that is found.
+The public methods validate arguments and keep the state, so that all drivers report errors in the same words.
+`testbed.testing.radio` is the conformance suite of this contract.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from testbed.core.types import IqBlock
 
 @dataclass(frozen=True, slots=True)
 class RadioCapabilities:
-    """What the device can do; the scheduler plans from this."""
+    """Capabilities of the device, by which the scheduler plans rounds."""
 
     timed: bool
     """It can start a transmission or reception at a given device time. Where False, `at_s` must be None, transmissions
@@ -34,12 +34,12 @@ class RadioCapabilities:
     turnaround_s: float
     """Shortest time between the end of a transmission and the start of a reception, and the reverse."""
     can_transmit: bool = True
-    """False: a receiver only, as an RTL-SDR is. Legal for Eve; its transmit gain means nothing."""
+    """False: the device only receives, as an RTL-SDR does. Only Eve may use it; its transmit gain has no effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class RadioSettings:
-    """What a radio is asked for, and what it answers that it accepted."""
+    """Settings that a radio is asked for, and, as its answer, those that it accepted."""
 
     carrier_hz: float
     sample_rate_hz: float
@@ -49,10 +49,10 @@ class RadioSettings:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a driver's devices accept at the very most, known without opening one: (lowest, highest).
+    """Widest ranges (lowest, highest) that any device of a driver accepts, known without opening a device.
 
-    A run that asks for more is refused before anything starts. A single device may accept less, and then says so in
-    its `capabilities`. None: only the device knows.
+    A run that asks for more is refused before anything starts. A single device may accept less; its `capabilities` then
+    have the narrower range. None: only the device knows its range.
 
     >>> Limits(carrier_hz=(70e6, 6e9)).refusal("carrier_hz", 7e9)
     '7e+09, accepted: 7e+07 to 6e+09'
@@ -63,9 +63,9 @@ class Limits:
     tx_gain_db: tuple[float, float] | None = None
     rx_gain_db: tuple[float, float] | None = None
     device: str = ""
-    """What it is, in words; default: the driver's name."""
+    """The device's name for messages; default: the driver's name."""
     bandwidth_hz: float | None = None
-    """What its analogue filters let through, sent or received, around the carrier."""
+    """Bandwidth of its analogue filters around the carrier, for sending and receiving."""
     can_transmit: bool = True
 
     def refusal(self, key: str, value: float) -> str | None:
@@ -89,9 +89,9 @@ class Radio(ABC):
     """A half-duplex transceiver with its own sample clock.
 
     After `configure` no sample from before the retune is ever returned. A transmission in the past raises
-    `LateTransmit`. `close` silences the transmitter, may be called twice, and is what leaving a `with` block does.
-    Before `configure` there are the clock and `silence`, nothing else. The clock goes forward. A radio does not hear
-    itself while it sends.
+    `LateTransmit`. `close` silences the transmitter, may be called twice, and is called at the end of a `with` block.
+    Before `configure` only the clock and `silence` may be used. The clock never goes back. A radio does not receive its
+    own transmission.
 
     >>> class Deaf(Radio):
     ...     "Hears zeros; the least that a driver has to provide."
@@ -114,14 +114,16 @@ class Radio(ABC):
     options_type: ClassVar[type[Struct] | None] = None
     """The keys of the node's `options` in the lab file, so that they can be checked before anything starts; None: the
     driver alone knows."""
+    needs_world: ClassVar[bool] = False
+    """Simulated: a lab with such a device has a table [world], which is checked before anything starts."""
     limits: ClassVar[Limits | None] = None
     """What no device of this driver exceeds, so that a run can be refused before anything starts; None: not known."""
 
     @classmethod
     def limits_of(cls, options: Mapping[str, Any]) -> Limits | None:
-        """Return `limits` of a device with these options of the lab file, where they tell more: its model, say.
+        """Return the limits of a device with these options of the lab file, which may narrow them (by its model, say).
 
-        They may be wrong, and are refused elsewhere.
+        The options may be invalid: this method does not check them, and must not raise.
         """
         return cls.limits
 
@@ -129,9 +131,9 @@ class Radio(ABC):
         self.name = name
         self.state = "open"
         self.correction_ppm = 0.0
-        """By how much this device's oscillator is too fast: `configure` tunes it so much lower. Set before that."""
+        """By how much this device's oscillator is too fast; `configure` tunes it lower by as much. Set it before."""
         self.tell_air: Callable[[float], None] = lambda time_s: None
-        """Hears what a driver that knows nothing of simulated air promises, where its device is emulated there."""
+        """Called with the time until which the device will not transmit; an emulated device passes it to the air."""
         self._settings: RadioSettings | None = None
 
     # -- what drivers provide
@@ -153,14 +155,14 @@ class Radio(ABC):
         """Return the device's clock in seconds."""
 
     def idle_until(self, time_s: float) -> None:
-        """Promise not to transmit before device time `time_s`. Simulated air waits for this; real air does not care."""
+        """Promise not to transmit before device time `time_s`. Simulated air waits for this; real air does not."""
         self.tell_air(time_s)
 
     def use_timing(self, timed: bool) -> None:
         """Choose, before `configure`, whether samples are timed; `capabilities` then say what was chosen.
 
-        A radio that can time its samples must be able to go without beside one that cannot: it then repeats what it
-        sends until `silence()`. Raises DeviceError where it does not; nothing has changed then.
+        Beside a radio that cannot time its samples, one that can has to work untimed, too: it then repeats its
+        transmission until `silence()`. Raises DeviceError, without any change, where it cannot.
         """
         if timed != self.capabilities.timed:
             detail = (
@@ -185,7 +187,7 @@ class Radio(ABC):
     def configure(self, settings: RadioSettings) -> RadioSettings:
         """Set carrier, rate and gains. Out-of-range values raise and change nothing; returns what was accepted.
 
-        The carrier is the one on the air: what the device is told differs from it by `correction_ppm`.
+        The carrier is that on the air; the frequency that the device is set to differs from it by `correction_ppm`.
         """
         self._require_open("configure")
         caps = self.capabilities
@@ -203,7 +205,8 @@ class Radio(ABC):
         return self._settings
 
     def _corrected(self, settings: RadioSettings) -> RadioSettings:
-        """Have the driver tune to where its own oscillator meets the carrier; return what was accepted, on the air."""
+        """Tune the device so that, with its oscillator's error, the carrier is right; return the settings on the
+        air."""
         scale = 1.0 + 1e-6 * self.correction_ppm
         told = replace(settings, carrier_hz=settings.carrier_hz / scale)
         accepted = self._do_configure(told)
@@ -247,8 +250,8 @@ class Radio(ABC):
     def receive(self, n_samples: int, at_s: float | None = None, timeout_s: float = 5.0) -> IqBlock:
         """Return `n_samples` starting at device time `at_s` (now where None), with the first sample's time.
 
-        Raises DeviceTimeout after `timeout_s` of wall time, DeviceError where `at_s` lies before what the device
-        still holds.
+        Raises DeviceTimeout after `timeout_s` of wall time, DeviceError where the device no longer has the samples of
+        `at_s`.
         """
         self._require_configured("receive")
         if n_samples <= 0:
@@ -257,11 +260,11 @@ class Radio(ABC):
         return self._do_receive(n_samples, at_s, timeout_s)
 
     def receive_many(self, windows: Sequence[Window], timeout_s: float = 5.0) -> list[IqBlock | DeviceError]:
-        """Return the samples of each window of a train; in the place of one that failed, its error.
+        """Return the samples of each window of a train, or the error of a window that failed.
 
-        For radios that time their samples. What is transmitted meanwhile has to be queued before. Raises DeviceError
-        where the windows are not in ascending order or overlap, and what `receive` raises for one that is impossible.
-        `timeout_s` of wall time is for each of them.
+        For radios that time their samples. Transmissions between the windows must be queued before. Raises DeviceError
+        where the windows are not in ascending order or overlap, and what `receive` raises for an impossible window.
+        Each window may take `timeout_s` of wall time.
 
             for block in radio.receive_many([Window(1000, start_s + k * 0.01) for k in range(64)]):
                 if isinstance(block, DeviceError): …
@@ -290,12 +293,12 @@ class Radio(ABC):
         return out
 
     def silence(self) -> None:
-        """Stop transmitting now, whatever was queued. Safe in every state but closed."""
+        """Stop transmitting now and drop what was queued. Allowed in every state except closed."""
         if self.state != "closed":
             self._do_silence()
 
     def close(self) -> None:
-        """Silence the transmitter and let the device go. May be called twice."""
+        """Silence the transmitter and release the device. May be called twice."""
         if self.state == "closed":
             return
         try:

@@ -61,6 +61,8 @@ class Board(ABC):
     options_type: ClassVar[type[Struct] | None] = None
     """The keys of the node's `options` in the lab file, so that they can be checked before anything starts; None: the
     driver alone knows."""
+    needs_world: ClassVar[bool] = False
+    """Simulated: a lab with such a device has a table [world], which is checked before anything starts."""
 
     @classmethod
     def size_given(cls, options: Mapping[str, Any]) -> tuple[int, int, int] | None:

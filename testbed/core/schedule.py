@@ -32,7 +32,7 @@ def parse(text: str) -> tuple[Slot, ...]:
         n = sum(slot.tx == tx and rx in slot.rx for slot in slots)
         if n != 1:
             raise InputError(
-                f"schedule {text!r}: {rx} hears {tx} {n} times a round; "
+                f"schedule {text!r}: {rx} receives {tx} {n} times a round; "
                 f"accepted: exactly once, one slot {_LETTERS[tx]}>{_LETTERS[rx]}"
             )
     return slots
@@ -55,5 +55,5 @@ def _slot(token: str) -> Slot:
     if len(set(rx)) != len(rx):
         raise refuse("a receiver is named twice")
     if tx in rx:
-        raise refuse(f"{ROLES[tx]} cannot hear its own transmission")
+        raise refuse(f"{ROLES[tx]} cannot receive its own transmission")
     return Slot(ROLES[tx], tuple(ROLES[letter] for letter in rx))

@@ -7,14 +7,14 @@ from typing import Any
 
 
 def counted(n: int, noun: str, plural: str | None = None) -> str:
-    """Return "1 block", "2 blocks", "1,000 blocks"; `plural` where an s does not make it."""
+    """Return "1 block", "2 blocks", "1,000 blocks"; give `plural` where it is not formed by an s."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
 def plainly(data: Mapping[str, Any]) -> str:
-    """Return the data of an event as a person reads it, "bob; accepted: carrier_hz 5.8e+09", not as a program does.
+    """Return the data of an event as text for people, as "bob; accepted: carrier_hz 5.8e+09".
 
-    Node and detail stand without their names; tables inside tables are told by their keys and values, in brackets.
+    The values of `node` and `detail` are given without their names, nested tables as keys and values in brackets.
     """
     parts = []
     for key, value in data.items():

@@ -257,7 +257,7 @@ def _series(what: str, rounds: I64, time_s: F64, values: F64) -> tuple[int, int]
     if not np.isfinite(time_s).all():
         raise InputError(f"{what}: a time is not finite")
     if np.isinf(values).any():
-        raise InputError(f"{what}: a feature is infinite; accepted: finite numbers, NaN where nothing was heard")
+        raise InputError(f"{what}: a feature is infinite; accepted: finite numbers, NaN where nothing was received")
     return int(values.shape[0]), int(values.shape[1])
 
 

@@ -1,8 +1,9 @@
-"""Labels of equally likely cells of a standard normal variable: what another, correlated normal variable tells of them.
+"""Probabilities of a label, the cell of a standard normal variable, given another, correlated normal variable.
 
-A value's normal score z is Φ⁻¹ of its place among the values of its dimension, a label the number of the cell of 2**m
-equally likely ones that z lies in, written in binary, most significant bit first. Two ends' scores are taken for
-jointly normal with correlation ρ (a Gaussian copula: the values themselves may have any distribution). Then
+A value's normal score z is Φ⁻¹ of its relative rank among the values of its dimension. Its label is the number of the
+cell, one of 2**m equally likely ones, in which z lies, written in binary with the most significant bit first. The
+scores of the two ends are assumed to be jointly normal with correlation ρ (a Gaussian copula, so the values themselves
+may have any distribution). Then
 
     P(cell q | score y) = Φ((t[q+1] − ρ·y)/√(1−ρ²)) − Φ((t[q] − ρ·y)/√(1−ρ²)),   t[q] = Φ⁻¹(q / 2**m).
 """
@@ -18,17 +19,17 @@ import scipy
 from testbed.core.types import F64, I64, Bits
 
 _GRID = 512
-"""Points at which integrals over a score are taken: equally likely cells' middles."""
+"""Points at which integrals over a score are evaluated: the middles of so many equally likely cells."""
 _CHUNK = 1 << 14
 _NOISES = np.geomspace(1e-5, 0.9999, 400)
-"""1 − ρ² that `fit_noise` chooses from: steps of 3 %."""
+"""Values of 1 − ρ² that `fit_noise` tries, in steps of 3 %."""
 DOUBTS = (1e-6, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
-"""Shares of scores that have nothing to do with the label, which `fit_noise` judges."""
+"""Shares of outliers (scores that are independent of the label) that `fit_noise` tries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Symbols:
-    """The labels of a string whose bits stand in the order (probe, dimension, place)."""
+    """The labels of a string whose bits are in the order (probe, dimension, place within the label)."""
 
     first: I64
     """(symbol,) index of its most significant bit in the string."""
@@ -39,7 +40,7 @@ class Symbols:
     value: I64
     """(symbol,) the number of the cell."""
     whole: bool
-    """Every symbol has all places of its dimension, in order; else the other fields mean little."""
+    """Whether every symbol has all its bits, in order; if not, the other fields are not meaningful."""
 
     @classmethod
     def of(cls, bits: Bits) -> Symbols:
@@ -91,7 +92,7 @@ def cell_probabilities(y: F64, rho: float, m: int, cells: I64) -> F64:
     """Return P(cell | score y): (sample, candidate) for `cells` of the same shape."""
     t, s = edges(m), np.sqrt(1 - rho**2)
     low, high = (t[cells] - rho * y[:, None]) / s, (t[cells + 1] - rho * y[:, None]) / s
-    above = low > 0  # differences of numbers near 1 would be lost
+    above = low > 0  # take the smaller tail: a difference of numbers near 1 loses digits
     return np.asarray(
         scipy.special.ndtr(np.where(above, -low, high)) - scipy.special.ndtr(np.where(above, -high, low)), np.float64
     )
@@ -100,7 +101,7 @@ def cell_probabilities(y: F64, rho: float, m: int, cells: I64) -> F64:
 def bit_llr(y: F64, rho: float, m: int, place: int, known: I64, doubt: float = 1e-6) -> F64:
     """Return (sample,) ln P(0)/P(1) of the bit worth 2**place, given the score y and the less significant bits `known`.
 
-    `doubt`: probability with which a score is not what the model says; keeps an outlier from being certain.
+    `doubt`: probability that a score is an outlier, independent of the label; it bounds the certainty of every bit.
     """
     out = np.empty(y.size)
     step = (np.arange(1 << (m - place)) << place)[None, :]
@@ -116,8 +117,9 @@ def bit_llr(y: F64, rho: float, m: int, place: int, known: I64, doubt: float = 1
 def level_entropies(rho: float, m: int, doubt: float = 0.0) -> tuple[float, ...]:
     """Return the entropy of each bit given the other end's score and the less significant bits, least first.
 
-    They add up to H(label | score). Decoded in this order the first bits are nearly random and the last nearly certain,
-    more so than in the opposite order or with a Gray code: less is left in between, where codes lose.
+    They add up to H(label | score). In this order of decoding the first bits are nearly random and the last nearly
+    certain, more so than in the opposite order or with a Gray code. Few bits are in between, where codes are least
+    efficient.
     """
     p = (1 - doubt) * _conditional(rho, m) + doubt / (1 << m)
     out, before = [], 0.0
@@ -130,9 +132,9 @@ def level_entropies(rho: float, m: int, doubt: float = 0.0) -> tuple[float, ...]
 
 
 def fit_noise(label: I64, m: int, y: F64) -> F64:
-    """Return (doubt, candidate) the log-likelihood in nats of labels of m bits given scores y.
+    """Return the log-likelihood in nats of labels of m bits given scores y, (doubt, candidate).
 
-    By the share of outliers in `DOUBTS`, and by 1 − ρ² in `noises`.
+    The first axis follows the shares of outliers in `DOUBTS`, the second the values of 1 − ρ² of `noises`.
     """
     t = edges(m)
     out = np.empty((len(DOUBTS), _NOISES.size))

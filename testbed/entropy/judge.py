@@ -245,7 +245,9 @@ def _predictions(facts: Facts, attack: Attack, seed: int) -> tuple[F64, float]:
     # it said before; one that kept what it should not have seen does better.
     test = views[0][0]
     if np.abs(_ask(_another_string(facts, test, seed).hide(test), attack, test) - p[test]).max() > _SAME:
-        raise AttackLied("its prediction of hidden symbols changed when it was shown their labels, so it used them")
+        raise AttackLied(
+            "its prediction of hidden symbols changed when it was shown their labels, so it used them (canary)"
+        )
     if not all(np.isfinite(f) and f >= 0 for f in freedom):
         raise AttackLied(f"degrees_of_freedom = {freedom}; accepted: numbers from 0")
     return p, float(np.mean(freedom))

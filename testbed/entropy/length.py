@@ -119,7 +119,8 @@ class AssumedEve:
         n = "one antenna" if self.antennas == 1 else f"{self.antennas} antennas"
         if self.correlation is not None:
             return f"Eve has {n}, each with correlation {self.correlation:g} at most"
-        return f"Eve has {n}, none nearer than {self.distance_wavelengths:g} wavelengths, in scattering from all sides"
+        far = "1 wavelength" if self.distance_wavelengths == 1 else f"{self.distance_wavelengths:g} wavelengths"
+        return f"Eve has {n}, none nearer than {far}, in scattering from all sides"
 
     def min_entropy(self, facts: Facts, budget: Budget) -> float:
         """Return the smooth min-entropy in bits of the kept labels given her, by the Gaussian copula model.

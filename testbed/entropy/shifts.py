@@ -1,12 +1,13 @@
-"""At which shift another recording fits Alice's: for a whole block, or piece by piece after losses.
+"""Finds the shift at which another series fits Alice's: for a whole block, or piece by piece where rounds were lost.
 
-A reference is any series that may repeat hers: Eve's channels, forwards or backwards, by round number or by time, at
-another rate; an earlier block; training; an earlier run; her own string elsewhere. Which of its columns belongs to
-which of hers, and with which sign, is not assumed: agreement is the sum of squared correlations over all pairs.
+A reference is any series that may repeat Alice's: Eve's channels, forwards or backwards, by round number or by time, at
+another rate; an earlier block; training; an earlier run; another part of Alice's own string. Which column of the
+reference belongs to which of Alice's, and with which sign, is not assumed: agreement is the sum of squared correlations
+over all pairs of columns.
 
-Shifts worth trying come from a block's first question, all later folds look at the same ones and decide by their own
-training symbols. That tells a test symbol's label to no attack: of thousands of shifts a few dozen remain, and only
-where they stand out from the others as no chance would have it.
+A block's first question selects the candidate shifts. All later folds use the same candidates and choose among them by
+their own training symbols. The selection reveals no test symbol's label: of thousands of shifts a few dozen remain, and
+only those whose agreement is too large for chance.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ _MOST = 28
 _FILL = 8
 _PASSES = 2
 _OWN_NEAR = 8
-"""Alice's own neighbours nearer than this are another attack's matter."""
+"""Alice's own neighbours nearer than so many rounds are left to other attacks (`string_near`, `string_each`)."""
 _CHANGE_NATS = 9.0
-"""What a change of shift costs: about ln of how many there could be at each probe."""
+"""Penalty for a change of shift: about the logarithm of the number of possible changes at each probe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +43,23 @@ class Reference:
 
     name: str
     rounds: I64
-    """(round,) strictly ascending, any numbers: shifts are found."""
+    """(round,) strictly ascending numbers; any origin will do, since the shift is searched for."""
     values: F64
     """(round, channel) normal scores, NaN where unknown."""
     public: F64 | None = None
-    """(round, channel) of Alice's own run: what was said in public or before this block, NaN elsewhere. Of rounds that
-    are not before the one in question nothing else is known: the chain rule takes the string in the order of time."""
+    """(round, channel) for a series of Alice's own run: the values that are public or from before this block, NaN
+    elsewhere. Of rounds from the one in question on only these may be used, because the chain rule takes the string in
+    the order of time."""
     backwards: bool = False
-    """Rounds count down: `rounds` are negative."""
+    """The series is reversed in time: `rounds` are negative."""
 
     @property
     def own(self) -> bool:
-        """It is Alice's own run: a probe is no evidence for itself, and neighbours do not count."""
+        """Whether the series is from Alice's own run: then a probe and its near neighbours must not predict it."""
         return self.public is not None
 
     def beside(self, alice: I64, shift: I64 | int) -> F64:
-        """Return (round, …, channel) what the reference has `shift` after Alice's rounds; NaN where nothing."""
+        """Return (round, …, channel) the reference's values `shift` rounds after Alice's; NaN where it has none."""
         there = alice + shift
         out = at_rounds(self.rounds, self.values, there)
         if self.public is not None:
@@ -67,7 +69,7 @@ class Reference:
         return out
 
     def reversed(self) -> Reference:
-        """Return the series backwards: rounds −r."""
+        """Return the series reversed in time: round r becomes −r."""
         public = None if self.public is None else self.public[::-1]
         return Reference(f"{self.name}, backwards", -self.rounds[::-1], self.values[::-1], public, True)
 
@@ -86,7 +88,7 @@ def candidates(reference: Reference, alice: I64, z: F64) -> I64:
         return np.zeros(0, np.int64)
     search = _Search(reference, alice, z)
     found = search.outstanding(slice(0, alice.size), _GLOBAL, _MOST // 2)
-    # many pairs of columns drown a short piece
+    # over many pairs of columns, chance hides the agreement of a short piece
     piece = _PIECE if z.shape[1] * reference.values.shape[1] > _FEW_PAIRS else _PIECE * 2 // 3
     for start in range(0, max(1, alice.size - piece // 2), piece):
         found += search.outstanding(slice(start, start + piece), _LOCAL, 1)
@@ -94,13 +96,13 @@ def candidates(reference: Reference, alice: I64, z: F64) -> I64:
 
 
 def _filled(shifts: I64) -> I64:
-    """Return the shifts with those between near ones: where packets are lost one by one, each has its stretch."""
+    """Return the shifts and all shifts between near ones, which occur where packets are lost one at a time."""
     gaps = [np.arange(a, b) for a, b in pairwise(shifts.tolist()) if 1 < b - a <= _FILL]
     return np.unique(np.concatenate([shifts, *gaps]))[: 3 * _MOST]
 
 
 class _Search:
-    """Agreement at all shifts at once, by spectra."""
+    """Computes the agreement at all shifts at once, by Fourier transforms."""
 
     def __init__(self, reference: Reference, alice: I64, z: F64) -> None:
         self.alice, self.z, self.own = alice, z, reference.own
@@ -114,7 +116,7 @@ class _Search:
         self.there = scipy.fft.rfft(dense(reference.rounds, there, first, self.span).T, self.n_fft)
 
     def outstanding(self, part: slice, threshold: float, count: int) -> list[int]:
-        """Return up to `count` shifts at which this part of Alice's probes agrees better than chance has it."""
+        """Return up to `count` shifts at which this part of Alice's probes agrees better than chance explains."""
         rounds, z = self.alice[part], self.z[part]
         if rounds.size < _LEAST_OVERLAP:
             return []
@@ -157,13 +159,13 @@ class Match:
     """A reference at the shifts that fit Alice's training symbols."""
 
     inputs: F64
-    """(probe, channel) the reference beside each of Alice's probes; NaN where it has nothing."""
+    """(probe, channel) the reference's values at each of Alice's probes; NaN where it has none."""
     agreement: float
-    """Sum over all pairs of columns of n·r², per pair 1 by chance."""
+    """Sum of n·r² over all pairs of columns; chance gives about 1 for each pair."""
 
 
 def known_candidates(facts: Facts, reference: Reference, z: F64) -> I64:
-    """As `candidates`, reckoned at a block's first question."""
+    """Return `candidates`, computed once at a block's first question."""
     key = ("candidates", reference.name)
     if key not in facts.scratch:
         facts.scratch[key] = candidates(reference, facts.rounds, z)
@@ -172,7 +174,7 @@ def known_candidates(facts: Facts, reference: Reference, z: F64) -> I64:
 
 
 def _everywhere(facts: Facts, reference: Reference, z: F64) -> F64:
-    """Return (probe, candidate, channel) what the reference has at each candidate shift."""
+    """Return (probe, candidate, channel) the reference's values at each candidate shift."""
     kept = facts.view if reference.own else facts.scratch
     key = ("everywhere", reference.name)
     if key not in kept:
@@ -195,7 +197,7 @@ def constant(facts: Facts, reference: Reference, z: F64, count: int = 1) -> list
 
 
 def piecewise(facts: Facts, reference: Reference, z: F64) -> Match | None:
-    """Return the reference along the likeliest course of shifts (Viterbi); None where there are fewer than 2 shifts."""
+    """Return the reference along the likeliest sequence of shifts (Viterbi); None with fewer than 2 candidates."""
     key = ("piecewise", reference.name)
     if key not in facts.view:
         facts.view[key] = _along_a_course(facts, reference, z)
@@ -220,7 +222,7 @@ def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
 
 
 def combined(z: F64, inputs: list[F64]) -> F64:
-    """Return (probe, column) the mean of what several shifts say of each column, weighed by how well each fits it."""
+    """Return (probe, column) the mean of several shifts' predictions of each column, weighted by how well each fits."""
     total, weight = np.zeros(z.shape), np.zeros(z.shape)
     for x in inputs:
         x = x[:, : z.shape[1]]
@@ -236,14 +238,14 @@ def combined(z: F64, inputs: list[F64]) -> F64:
 
 
 def agreement_of(z: F64, inputs: F64) -> float:
-    """Return the sum over all pairs of columns of n·r², per pair about 1 by chance."""
+    """Return the sum of n·r² over all pairs of columns; chance gives about 1 for each pair."""
     a, b = np.nan_to_num(z), np.nan_to_num(inputs)
     n = max(1, int(np.count_nonzero(a.any(axis=1) & b.any(axis=1))))
     return float(((a.T @ b) ** 2).sum() / n)
 
 
 def _first_course(z: F64, everywhere: F64) -> I64:
-    """Return (probe,) for each piece of the block the candidate that agrees best there."""
+    """Return (probe,) the candidate that agrees best in the piece of the block to which the probe belongs."""
     course = np.zeros(z.shape[0], np.int64)
     for start in range(0, z.shape[0], _PIECE // 2):
         part = slice(max(0, start - _PIECE // 4), start + _PIECE * 3 // 4)
@@ -253,7 +255,8 @@ def _first_course(z: F64, everywhere: F64) -> I64:
 
 
 def _log_likelihood(z: F64, inputs: F64, everywhere: F64) -> F64:
-    """Return (probe, shift) how likely Alice's values are with each shift, by a ridge on the present course."""
+    """Return (probe, shift) the log-likelihood of Alice's values at each shift, by ridge regression on the present
+    sequence of shifts."""
     fit = ridge(inputs, z)
     centre, coefficients = _coefficients(inputs, fit.mean)
     guess = np.nan_to_num(np.nan_to_num(everywhere - centre) @ coefficients)
@@ -267,7 +270,7 @@ def _log_likelihood(z: F64, inputs: F64, everywhere: F64) -> F64:
 
 
 def _coefficients(inputs: F64, mean: F64) -> tuple[F64, F64]:
-    """Return centre and linear map that a regression's estimates stand for."""
+    """Return centre and linear map of a regression, recovered from its estimates."""
     centre = np.nan_to_num(np.nansum(inputs, axis=0) / np.maximum(np.isfinite(inputs).sum(axis=0), 1))
     x = np.nan_to_num(inputs - centre)
     y = np.nan_to_num(mean)
@@ -276,7 +279,7 @@ def _coefficients(inputs: F64, mean: F64) -> tuple[F64, F64]:
 
 
 def _viterbi(likely: F64, shifts: I64) -> I64:
-    """Return (probe,) the likeliest course of candidates, a change costing the same wherever it leads."""
+    """Return (probe,) the likeliest sequence of candidates; every change has the same penalty."""
     n, k = likely.shape
     came = np.zeros((n, k), np.int64)
     score = likely[0].copy()

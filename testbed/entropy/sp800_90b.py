@@ -1,9 +1,9 @@
 """Min-entropy of a binary string by NIST SP 800-90B, 6.3.1–6.3.10: the estimators for sources that are not IID.
 
 Each takes (bit,) uint8 of 0 and 1 and returns bits of min-entropy per bit, 0 to 1, at the standard's 99 % bound; None
-where the string is too short or too regular for it to be defined. All are exact transcriptions: what is sequential in
-the standard is computed here in whole arrays, or in one pass. The standard wants 10⁶ bits; below some 10⁵ the bounds
-rule and even ideal bits look poor.
+where the string is too short or too regular for it to be defined. All give exactly the standard's results; its loops
+are computed here over whole arrays, or in one pass. The standard asks for 10⁶ bits; below about 10⁵ the confidence
+bounds dominate, and even ideal bits get low estimates.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from testbed.core.types import F64, I64, U8
 
 Z = 2.5758293035489008
-"""Of the two-sided 99 % interval."""
+"""Quantile of the two-sided 99 % interval."""
 LEAST_BITS = 100_000
-"""Bits below which `min_entropy_90b` says nothing: ideal bits would lose more than a quarter to the bounds."""
+"""Bits below which `min_entropy_90b` returns None: the bounds would take more than a quarter from ideal bits."""
 
 _COMPRESSION_BLOCK, _COMPRESSION_FIRST = 6, 1000
 _TUPLE_CUTOFF = 35
@@ -47,9 +47,9 @@ def estimates(bits: U8) -> dict[str, float | None]:
 
 
 def min_entropy_90b(bits: U8) -> float | None:
-    """Return the least of `estimates`, bits per bit; None for fewer than `LEAST_BITS`, where it would mean nothing.
+    """Return the least of `estimates`, bits per bit; None for fewer than `LEAST_BITS`, where it is not meaningful.
 
-    Of ideal bits some 0.85 is left at 10⁶ of them, 0.78 at 10⁵: the compression estimate's bound costs most.
+    Ideal bits get about 0.85 with 10⁶ of them and 0.78 with 10⁵; the bound of the compression estimate costs most.
     """
     if bits.size < LEAST_BITS:
         return None
@@ -76,7 +76,7 @@ def most_common_value(bits: U8) -> float | None:
 
 
 def collision(bits: U8) -> float | None:
-    """6.3.2: how soon a value repeats; for bits after two or three, so its equation is X̄′ = 2 + 2p(1 − p)."""
+    """6.3.2: the mean time until a value repeats; bits repeat after two or three, so that X̄′ = 2 + 2p(1 − p)."""
     times = collision_times(bits)
     if times.size < 2:
         return None
@@ -128,11 +128,11 @@ def compression(bits: U8, block: int = _COMPRESSION_BLOCK, n_first: int = _COMPR
         return None
     code = bits[: n_blocks * block].reshape(n_blocks, block) @ (1 << np.arange(block - 1, -1, -1))
     order = np.argsort(code, kind="stable")
-    distance = order + 1  # a block that never was counts from the start
+    distance = order + 1  # the distance of a block that has not occurred counts from the start
     same = code[order[1:]] == code[order[:-1]]
     distance[1:][same] -= order[:-1][same] + 1
     logs = np.log2(distance[order >= n_first])
-    # the standard divides by ν − 1 here, whatever its name for it
+    # the standard divides by ν − 1 here
     spread = 0.5907 * sqrt(max(0.0, (logs**2).sum() / (n_tested - 1) - logs.mean() ** 2))
     bound = float(logs.mean()) - Z * spread / sqrt(n_tested)
     counts = np.arange(1, n_blocks + 1)
@@ -162,8 +162,8 @@ def compression(bits: U8, block: int = _COMPRESSION_BLOCK, n_first: int = _COMPR
 def tuple_statistics(symbols: U8) -> tuple[F64, F64]:
     """Return, by length − 1, how often the most frequent tuple occurs and how many pairs of equal tuples there are.
 
-    Up to the longest repeated one; (n,) symbols of any small alphabet. By suffix array: tuples of t symbols that are
-    equal stand side by side in it, joined by common prefixes of t or more.
+    The lengths end with that of the longest repeated tuple; (n,) symbols may be of any small alphabet. The suffix array
+    gives both: equal tuples of t symbols are neighbours in it, with common prefixes of t symbols or more.
     """
     lcp = common_prefixes(symbols)
     longest = int(lcp.max(initial=0))
@@ -189,7 +189,8 @@ def tuple_statistics(symbols: U8) -> tuple[F64, F64]:
 def common_prefixes(symbols: U8) -> I64:
     """Return (n − 1,) the length of the common prefix of neighbours among the sorted suffixes of (n,) symbols.
 
-    Prefix doubling: ranks by 1, 2, 4, … symbols, each a sort of pairs of the ranks before.
+    By prefix doubling: suffixes are ranked by their first 1, 2, 4, … symbols, each time by sorting pairs of former
+    ranks.
     """
     n = symbols.size
     order = np.argsort(symbols, kind="stable")
@@ -226,7 +227,7 @@ def t_tuple(n: int, statistics: tuple[F64, F64], cutoff: int = _TUPLE_CUTOFF) ->
 
 
 def longest_repeated_substring(n: int, statistics: tuple[F64, F64], cutoff: int = _TUPLE_CUTOFF) -> float | None:
-    """6.3.6: how likely two tuples are equal, of the lengths above those of `t_tuple`."""
+    """6.3.6: the probability that two tuples are equal, over the lengths above those of `t_tuple`."""
     most, pairs = statistics
     lengths = np.flatnonzero(most < cutoff) + 1
     if not lengths.size:
@@ -254,7 +255,7 @@ def multi_mcw(bits: U8, windows: tuple[int, ...] = _WINDOWS) -> float | None:
 
 
 def lag(symbols: U8, lags: int = _LAGS) -> float | None:
-    """6.3.8: the symbol 1, 2, … 128 before."""
+    """6.3.8: predicts a symbol by the one 1, 2, … 128 before."""
     n = symbols.size
     if n < 3:
         return None
@@ -265,7 +266,7 @@ def lag(symbols: U8, lags: int = _LAGS) -> float | None:
 
 
 def multi_mmc(bits: U8, depth: int = _DEPTH, entries: int = _MMC_ENTRIES) -> float | None:
-    """6.3.9: what followed the last 1, 2, … 16 bits most often so far."""
+    """6.3.9: predicts the bit that has most often followed the last 1, 2, … 16 bits so far."""
     n = bits.size
     if n < depth + 3:
         return None
@@ -275,7 +276,7 @@ def multi_mmc(bits: U8, depth: int = _DEPTH, entries: int = _MMC_ENTRIES) -> flo
         pair = 2 * context + following
         first = _firsts(pair)
         learnt = None
-        if first.size > entries:  # pairs that came too late never enter the dictionary
+        if first.size > entries:  # later pairs do not enter a full dictionary
             late = np.zeros(2 << d, dtype=np.bool_)
             late[pair[np.sort(first)[entries:]]] = True
             learnt = ~late[pair]
@@ -285,13 +286,13 @@ def multi_mmc(bits: U8, depth: int = _DEPTH, entries: int = _MMC_ENTRIES) -> flo
 
 
 def lz78y(bits: U8, depth: int = _DEPTH, entries: int = _LZ_ENTRIES) -> float | None:
-    """6.3.10: of what followed the last 16, 15, … 1 bits so far, the most frequent; the longest context of equals."""
+    """6.3.10: predicts the most frequent follower of the last 16, 15, … 1 bits; ties go to the longest context."""
     n = bits.size
     if n < depth + 3:
         return None
     following = bits[depth:]
     contexts = {d: _contexts(bits, d)[depth - d :] for d in range(depth, 0, -1)}
-    # the dictionary fills in order of time, longer contexts first, until it is full
+    # entries are added in order of time, longer contexts first, until the dictionary is full
     arrivals = [(_firsts(context) * depth + (depth - d), d) for d, context in contexts.items()]
     every = np.sort(np.concatenate([when for when, _ in arrivals]))
     last = every[min(entries, every.size) - 1]
@@ -309,7 +310,7 @@ def lz78y(bits: U8, depth: int = _DEPTH, entries: int = _LZ_ENTRIES) -> float | 
 
 
 def _contexts(bits: U8, d: int) -> I64:
-    """Return (n − d,) the d bits before bits d, d + 1, … as numbers."""
+    """Return (n − d,) the d bits before each of the bits d, d + 1, …, as numbers."""
     code = np.zeros(bits.size - d, dtype=np.int64)
     for i in range(d):
         code = 2 * code + bits[i : i + code.size]
@@ -342,8 +343,9 @@ def _seen(context: I64, following: U8, learnt: NDArray[np.bool_] | None) -> tupl
 def _winners(hits: NDArray[np.bool_], chunk: int = 1 << 14) -> NDArray[np.bool_]:
     """Return (i,) whether the sub-predictor that led the scoreboard before i is right at i, of (sub-predictor, i).
 
-    The standard's leader is the last one that reached the highest score, the later in order at equal times. All of
-    that is in one number for each: score, time of the last hit, place; the largest leads. None has a hit: the first.
+    The standard's leader is the sub-predictor that reached the highest score last; at equal times it is the later one
+    in order, and the first one before any hit. One number for each (score, time of the last hit, place) expresses this
+    rule: the largest number leads.
     """
     n_predictors, n = hits.shape
     assert n_predictors <= 128  # 7 bits for the place
@@ -364,7 +366,7 @@ def _winners(hits: NDArray[np.bool_], chunk: int = 1 << 14) -> NDArray[np.bool_]
 
 
 def _predicted(correct: NDArray[np.bool_]) -> float:
-    """Return the entropy of a predictor that is right at (i,): by its share of hits and by its longest run of them."""
+    """Return the entropy by a predictor that is right at (i,): from its share of hits and its longest run of hits."""
     n, hits = correct.size, int(np.count_nonzero(correct))
     p_global = _upper(hits / n, n) if hits else 1.0 - 0.01 ** (1.0 / n)
     misses = np.flatnonzero(~correct)
@@ -395,7 +397,7 @@ def local_probability(longest: int, n: int) -> float:
         p = (low + high) / 2.0
         try:
             below = log_no_run(p) > log(0.99)
-        except (ValueError, OverflowError):  # runs are certain: the root of the recursion is lost
+        except (ValueError, OverflowError):  # such runs are certain, and the recursion has no root
             below = False
         low, high = (p, high) if below else (low, p)
     return high

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import selectors
@@ -42,6 +43,21 @@ _GRACE_S = 3.0
 def lab_folder(lab: Lab) -> Path:
     """Return the folder of a lab's transport keys, node states and logs."""
     return state_root() / lab.name
+
+
+def make_lab_folder(lab: Lab) -> Path:
+    """Return the lab's folder, made; raises InputError where it cannot be."""
+    folder = lab_folder(lab)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as exc:
+        raise InputError(
+            f"{folder}: the lab's state cannot be kept there: {exc.strerror}; accepted: a folder that can be written, "
+            "chosen by the variable TESTBED_STATE"
+        ) from exc
+    return folder
 
 
 def daemon_names(lab: Lab) -> list[str]:

@@ -13,6 +13,7 @@ from testbed import config
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import InputError
 from testbed.lab import processes
+from testbed.nodes import floors
 
 if TYPE_CHECKING:
     from testbed.coordinator.server import Coordinator, Outcome, Progress
@@ -22,15 +23,24 @@ log = logging.getLogger(__name__)
 
 
 def plan_of(experiment: str, rounds: int | None = None, seed: int | None = None) -> Experiment:
-    """Read an experiment, by path or bundled name, with some of its values replaced."""
+    """Read an experiment, by path or bundled name, with some of its values replaced.
+
+    Raises InputError where the file cannot be used, or a value given here is none that the file could hold.
+    """
     plan = config.load_experiment(experiment)
     changes = {name: value for name, value in (("rounds", rounds), ("seed", seed)) if value is not None}
-    return msgspec.structs.replace(plan, **changes)
+    return config.convert(msgspec.to_builtins(plan) | changes, Experiment, f"{experiment}, as changed by its caller")
 
 
 def check_world(plan: Experiment, place: Lab, lab: str) -> None:
-    """Raise InputError where an experiment asks for what the lab has not: a surface, or private nodes."""
+    """Raise InputError where an experiment asks for what the lab has not, a surface or private nodes, or for less than
+    its local nodes demand. What a remote node demands stands in its own file, and it refuses by itself.
+    """
     config.check_mode(plan, place, lab)
+    for name, node in place.node.items():
+        why = floors.refusal(node.floors, plan.accounting, plan.mode == "experiment") if node.local else None
+        if why is not None:
+            raise InputError(f"{lab}: table [node.{name}.floors]: {why}")
     if not place.curve:
         log.warning("%s: curve = false: links here are not authenticated; keys are for experiments only", lab)
     if plan.surface.policy != "none" and place.by_role("ris") is None:
@@ -62,6 +72,7 @@ def run(
     config.check_run(plan, experiment, place)
     check_world(plan, place, lab)
     config.check_drivers(place, lab)
+    processes.make_lab_folder(place)
     folder = processes.new_run_folder(Path(out), Path(experiment).stem)
     with processes.unless_empty(folder):
         on_folder(folder)

@@ -1,6 +1,7 @@
-"""What a daemon hears on its standard input from the process that started it: where the air is, then nothing more.
+"""Standard input of a daemon, as a channel from the process that started it.
 
-The other end is held open as long as that process lives, so that it cannot leave orphans.
+The starter writes one line (the address of the air) and then keeps the pipe open for as long as it lives. When the pipe
+closes, the daemon exits, so that a starter that dies leaves no daemons behind.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import Any
 
 
 def told() -> dict[str, Any]:
-    """Wait for the line that the starter writes once all is there; a starter that died ends this process.
+    """Wait for the starter's line and return its values; exits this process where the starter has died.
 
-    Nodes are started while the air still is, and load their libraries in the meantime.
+    Nodes are started at the same time as the air and load their libraries while it starts.
     """
     line = b""
     while not line.endswith(b"\n"):
-        # the bare descriptor, a byte at a time: what is read ahead into a buffer would be lost to `watch_parent`
+        # read the bare descriptor byte by byte: a buffer would read ahead, and `watch_parent` would miss those bytes
         byte = os.read(0, 1)
         if not byte:
             raise SystemExit(1)
@@ -33,7 +34,7 @@ def watch_parent() -> None:
 
     def wait() -> None:
         try:
-            # the bare descriptor: a thread inside sys.stdin's buffer would hold its lock when the interpreter exits
+            # read the bare descriptor: a thread that reads sys.stdin holds its lock when the interpreter exits
             while os.read(0, 1):
                 pass
         finally:

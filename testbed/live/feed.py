@@ -68,7 +68,7 @@ class Feed:
     def __init__(self, folder: Path, expected: bool = False) -> None:
         """Raises InputError where the folder holds no run, live or closed, unless one is about to begin there."""
         if not expected and not (folder / files.JOURNAL).exists() and not (folder / files.RUN).exists():
-            raise InputError(f"{folder}: holds no run; accepted: the folder of one that goes or has gone")
+            raise InputError(f"{folder}: holds no run; accepted: the folder of a run, going on or ended")
         self.folder = folder
         self.state = "waiting"
         self.start: Start | None = None

@@ -48,7 +48,7 @@ def publish(folder: Path, endpoint: str, ready: Callable[[str], None] = lambda _
     import zmq
 
     if not (folder / files.JOURNAL).exists():
-        raise InputError(f"{folder}: holds no run that goes; accepted: one, and testbed.open for one that is over")
+        raise InputError(f"{folder}: holds no run that is going on; testbed.open reads one that has ended")
     if not endpoint.startswith(("tcp://127.0.0.1:", "ipc://")):
         raise InputError(f"{endpoint}: CSI is what keys are made of; accepted: tcp://127.0.0.1:PORT or ipc://PATH")
     with zmq.Context() as context, context.socket(zmq.PUB) as socket:

@@ -188,7 +188,7 @@ class NodeDaemon:
             return
         found.look()
         if found.refused_key:
-            why = f"the coordinator does not know the key of {self.name!r}"
+            why = f"the coordinator does not have the public key of {self.name!r}"
             self._exit = e.Exit(1, f"{why}: copy {keys / self.name}.public to its machine")
         elif not found.succeeded and found.not_understood >= MANY_HANDSHAKES and not self._key_trouble:
             self._key_trouble = (

@@ -1,4 +1,4 @@
-"""What a node demands of a run, whatever the coordinator asks for: its own lab table, `[node.NAME.floors]`."""
+"""Least requirements of a node for a run, whatever the coordinator asks for: the lab table `[node.NAME.floors]`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _PRIVATE = {
     "epsilon_log2": 32, "sacrifice_fraction": 0.02, "assumed_eve_correlation": 0.2,
     "assumed_eve_distance_wavelengths": 1.0, "assumed_eve_antennas": 1,
 }  # fmt: skip
-"""What holds in private mode where the table says nothing: keys of experiment mode are for science, not for use."""
+"""Floors of private mode where the table gives none. Experiment mode has none of these, as its keys are for science."""
 _AT_MOST = ("assumed_eve_distance_wavelengths",)
-"""A nearer Eve is the stronger one; of everything else more is stronger."""
+"""Floors that are upper limits, because a nearer Eve is stronger; all others are lower limits."""
 
 
 def refusal(floors: Floors, accounting: Accounting, experiment_mode: bool) -> str | None:
@@ -21,7 +21,7 @@ def refusal(floors: Floors, accounting: Accounting, experiment_mode: bool) -> st
     for name, usual in _PRIVATE.items():
         own, asked = getattr(floors, name), getattr(accounting, name)
         floor = usual if own is None and not experiment_mode else own
-        if floor is None or asked is None:  # what the experiment leaves open is assumed as the length rule does it
+        if floor is None or asked is None:  # for a value that the experiment leaves open, the length rule has a default
             continue
         if asked > floor if name in _AT_MOST else asked < floor:
             bound = "up to" if name in _AT_MOST else "from"

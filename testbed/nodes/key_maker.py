@@ -3,9 +3,9 @@
     idle ──distil──► agree ──agreed──► idle ──amplify──► amplify ──► idle
                        │ failed, abandoned, out of time ──► idle
 
-The bits that were agreed on are kept from the end of the agreement to the start of the amplification, and nowhere else.
-Messages of the peer that arrive before the order they belong to wait for it. A block is a list of rounds however they
-were measured: trains of rounds and secret patterns change nothing here.
+The agreed bits are kept from the end of the agreement to the start of the amplification, and nowhere else. A message of
+the peer that arrives before the coordinator's order for that block waits for the order. A block is a list of rounds; it
+makes no difference here whether they were measured in trains or under secret patterns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Phase = Literal["agree", "amplify"]
 
 _PEER = "the peer's next message"
 MAX_EARLY = 64
-"""Messages of a discussion that this node was not ordered to begin yet."""
+"""Most messages that wait for a discussion which this node was not ordered to begin yet."""
 
 
 class KeyMaker(Deadlines):
@@ -51,29 +51,30 @@ class KeyMaker(Deadlines):
         self._conversation: Conversation[Any] | None = None
         self._is_training = False
         self.block = -1
-        """Latest block that was begun."""
+        """Number of the latest block that was begun."""
         self.phase: Phase = "agree"
         self._agreed: dict[int, Agreed] = {}
         """The block that was agreed on and waits to be amplified."""
         self._early: deque[m.PublicEnvelope] = deque()
-        """What the peer sent before this node was ordered to start."""
+        """Messages that the peer sent before this node was ordered to begin the block."""
         self._on_record = 0
         """Alice: messages of the present block that are on the public record."""
         self._discussed: CsiSeries | None = None
-        """Alice: what the discussion under way is about."""
+        """Alice: CSI of the block under discussion."""
         self._told: list[tuple[str, CsiSeries]] = []
-        """Alice: what trainings and broken discussions were about; known to everybody, but not yet in features."""
+        """Alice: CSI of trainings and of interrupted discussions, which counts as public; not yet turned into
+        features."""
         self._knowledge = Knowledge()
         """Alice: what others may know of this run's strings."""
         self._first: int | None = None
-        """The first block of this run that was begun in this life of the node."""
+        """The first block of this run that this process of the node began."""
 
     @property
     def is_busy(self) -> bool:
         return self._conversation is not None
 
     def clear(self, same_run: bool = False) -> None:
-        """Forget everything: a new run begins. Of the same run what others know of it is kept."""
+        """Forget everything for a new run; `same_run`: keep what others may know of this run's strings."""
         self._give_up()
         self._end_conversation()
         for agreed in self._agreed.values():
@@ -107,7 +108,7 @@ class KeyMaker(Deadlines):
         return self._begin(body.block, "agree", Conversation(dialogue), body.timeout_s)
 
     def start_amplification(self, body: m.Amplify) -> list[Instruction]:
-        """Hash what was agreed on to a key; raises OrderRefused."""
+        """Hash the agreed bits to a key; raises OrderRefused."""
         agreed = self._agreed.pop(body.block, None)
         if self._setup.chain is None or self._setup.plan is None or agreed is None or self.is_busy:
             raise OrderRefused(f"block {body.block} was not agreed here")
@@ -119,20 +120,21 @@ class KeyMaker(Deadlines):
     def _decide(
         self, chain: KeyChain, agreed: Agreed, eve: EveReport | None, surface: SurfaceRecord | None
     ) -> KeyReport:
-        """Return how long the key may be, by everything that others may know; from now on they know this block.
+        """Return how long the key may be, given all that others may know; later blocks count this block as known.
 
-        Raises OrderRefused where what is told of Eve and the surface does not fit the block.
+        Raises OrderRefused where the reports on Eve and the surface do not fit the block.
         """
         block, plan = agreed.report.block, self._setup.plan
         assert plan is not None
-        # her series are measurements: they count however much of the discussion she missed
+        # Eve's series are measurements, so they count even if she missed public messages
         if eve is not None and eve.block == block:
             self._knowledge.add_heard(eve.heard)
         self._learn_what_was_told(chain)
         try:
             if self._first:
                 why = (
-                    f"earlier_blocks_unknown: this node joined at block {self._first}, others may know what was before"
+                    f"earlier_blocks_unknown: this node joined at block {self._first}, what others may "
+                    "know of earlier blocks is not known here"
                 )
                 return KeyReport(block=block, key_bits=0, entropy=plan.accounting.entropy, failure=why)
             _check_surface(plan.surface, surface, block)
@@ -143,18 +145,18 @@ class KeyMaker(Deadlines):
             self._give_away(agreed)
 
     def _give_away(self, agreed: Agreed | None) -> None:
-        """Count a block as known to everybody: parts of it were said in public, and its key is somebody's."""
+        """Count a block as known to everybody: parts of it were published, and its key is in use."""
         if self._side == "alice" and agreed is not None and agreed.features is not None:
             self._knowledge.add_features(f"block {agreed.report.block}", agreed.features)
 
     def _give_up(self) -> None:
-        """Count what a discussion was about as known to everybody: nobody knows how far it came."""
+        """Count an interrupted discussion's CSI as known to everybody, because it is unknown how much was published."""
         if self._discussed is not None:
             self._told.append((f"block {self.block}", self._discussed))
         self._discussed = None
 
     def _learn_what_was_told(self, chain: KeyChain) -> None:
-        """Turn into features what was published as CSI or given up, as soon as there is a model for it."""
+        """Turn published CSI and that of interrupted discussions into features, once there is a model for it."""
         waiting = []
         for name, csi in self._told:
             features = chain.features(csi, "alice")
@@ -165,12 +167,12 @@ class KeyMaker(Deadlines):
         self._told = waiting
 
     def abandon(self, body: m.Abandon) -> list[Instruction]:
-        """Give a block up; its bits are gone."""
+        """Give a block up and delete its bits."""
         self._give_away(self._agreed.pop(body.block, None))
         if self.block == body.block:
             self._give_up()
             self._end_conversation()
-            # what the peer sent of a later block may be here before this order is
+            # messages of a later block may arrive before this order
             self._early = deque(x for x in self._early if x.block > body.block)
         self._story.add("abandoned", block=body.block, reason=body.reason)
         return []
@@ -183,7 +185,7 @@ class KeyMaker(Deadlines):
         return self._publish(conversation.advance(None)) + self._take_early_and_conclude(conversation)
 
     def take(self, envelope: m.PublicEnvelope) -> list[Instruction]:
-        """Take a message of the peer, now or once its block is begun."""
+        """Handle a message of the peer, now or once its block is begun."""
         of, present = (envelope.block, envelope.phase), (self.block, self.phase)
         if self._conversation is None or of != present:
             if of > present and len(self._early) < MAX_EARLY:
@@ -200,7 +202,7 @@ class KeyMaker(Deadlines):
         return out + self._conclude(conversation) if conversation.done else out
 
     def _advance(self, conversation: Conversation[Any], envelope: m.PublicEnvelope) -> list[Instruction]:
-        """Hand a message of the peer to the conversation; Alice's node also puts it on the public record."""
+        """Pass a message of the peer to the conversation; Alice's node also adds it to the public record."""
         recorded: list[Instruction] = []
         if self._side == "alice":
             copy = m.PublicEnvelope(
@@ -263,13 +265,13 @@ class KeyMaker(Deadlines):
         raw = agreed.raw.values.tobytes() if self._setup.is_experiment and agreed.raw is not None else None
         report = agreed.report
         if not self._setup.is_experiment:
-            # where Bob corrected stays with him, and how often follows from both strings
+            # which bits Bob corrected is secret, and their number follows from both strings
             report = msgspec.structs.replace(report, corrected_bits=None)
         return [Report(m.Agreed(report=report, raw_bits=raw, public_messages=self._on_record))]
 
     def _report_training(self, conversation: Conversation[Any], failure: str) -> list[Instruction]:
         report: TrainReport | None = conversation.result
-        self._give_up()  # CSI was published, whatever came of it
+        self._give_up()  # CSI was published, whether or not the training succeeded
         if report is None:
             ledger = conversation.ledger
             report = TrainReport(
@@ -313,8 +315,9 @@ class KeyMaker(Deadlines):
 
 
 def _check_surface(plan: SurfacePlan, surface: SurfaceRecord | None, block: int) -> None:
-    """Raise OrderRefused where a run has a surface and what is public of it was not told: nobody could judge a key."""
+    """Raise OrderRefused where a run has a surface whose public patterns were not reported: no length can be
+    decided."""
     if plan.policy == "none":
         return
     if surface is None or (surface.levels is None and not plan.is_secret):
-        raise OrderRefused(f"block {block}: the surface's patterns are public and were not told")
+        raise OrderRefused(f"block {block}: the surface's patterns are public and were not reported")

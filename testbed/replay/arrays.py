@@ -34,11 +34,14 @@ class ArrayFile:
         self.path, self.names = path, names
         self._read, self._glob = read, glob
 
-    def get(self, name: str) -> Array:
-        """Return an array; in a CSV file `*` and `?` in the name stand for several columns, side by side, in order."""
+    def get(self, name: str, where: str = "") -> Array:
+        """Return an array; in a CSV file `*` and `?` in the name stand for several columns, side by side, in order.
+
+        Raises InputError where it is not there, which begins with `where`: the place of a map that asks for it.
+        """
         found = natural(fnmatch.filter(self.names, name)) if self._glob and name not in self.names else [name]
         if not found or found[0] not in self.names:
-            raise InputError(f"{self.path}: no array {name!r}; accepted: {self.told()}")
+            raise InputError(f"{where}: {self.path}: no array {name!r}; accepted: {self.told()}".removeprefix(": "))
         if len(found) == 1:
             return self._read(found[0])
         return np.stack([self._read(column) for column in found], axis=1)
@@ -228,4 +231,4 @@ def suggest(path: Path) -> str:
     if path.suffix.lower() not in OPENERS or not path.is_file():
         return ""
     with open_arrays(path) as file:
-        return f"{path} holds {file.told()}; which of them is whose is said by --map MAP.toml (docs/datasets.md)"
+        return f"{path} holds {file.told()}; assign these to the nodes by --map MAP.toml (docs/datasets.md)"

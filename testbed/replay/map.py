@@ -18,8 +18,9 @@ from testbed.config import load_table
 from testbed.core.config import Accounting, ChainPlan, Options, Positive, Table
 from testbed.core.errors import InputError
 from testbed.core.types import C64, F64, I64, CsiSeries
+from testbed.core.words import counted
 from testbed.replay import iq, pairing, wifi
-from testbed.replay.arrays import Array, ArrayFile, check_bytes, open_arrays
+from testbed.replay.arrays import SHOWN, Array, ArrayFile, check_bytes, open_arrays
 from testbed.replay.sources import Cut, EveLinks, Recording
 
 Axis = Literal["probe", "rx", "tx", "subcarrier", "part"]
@@ -187,13 +188,14 @@ class _Reader:
             time_s = stamps * _SECONDS[end.time_unit] + end.time_offset_s
         hz = known_hz
         if isinstance(self._plan.subcarrier_hz, str) and where.endswith("[alice]"):
-            hz = _real(file.get(self._plan.subcarrier_hz).ravel(), f"{where}: subcarrier_hz")
+            hz = _real(file.get(self._plan.subcarrier_hz, str(self._map)).ravel(), f"{where}: subcarrier_hz")
         measured = Measured(h, index, time_s, hz)
         keep = np.ones(len(h), dtype=bool)
         for name, value in end.where.items():
-            keep &= _equal(self._along(file, name, h, where), value)
-        if not keep.any():
-            raise InputError(f"{where}: no probe is left by where = {end.where}; accepted: values that occur")
+            column = self._along(file, name, h, where)
+            keep &= _equal(column, value)
+            if not keep.any():
+                raise InputError(f"{where}: where: {name} = {value!r} leaves no probe; accepted: {_occurring(column)}")
         return self._selected(measured.take(keep), end, where)
 
     def _selected(self, measured: Measured, end: End, where: str) -> Measured:
@@ -209,7 +211,7 @@ class _Reader:
 
     @staticmethod
     def _along(file: ArrayFile, name: str, h: C64, where: str) -> Array:
-        values = file.get(name)
+        values = file.get(name, where)
         values = values.reshape(-1) if values.size == len(h) else values
         if values.shape != (len(h),):
             raise InputError(f"{where}: array {name!r} has shape {values.shape}; accepted: one a probe, ({len(h)},)")
@@ -217,7 +219,7 @@ class _Reader:
 
     def _channel(self, file: ArrayFile, end: End, where: str) -> C64:
         """Return (probe, rx, tx, subcarrier) of whatever way it was stored."""
-        main = _numbers(file.get(end.array), f"{where}: array {end.array!r}")
+        main = _numbers(file.get(end.array, where), f"{where}: array {end.array!r}")
         axes = list(end.axes) if end.axes is not None else list(_USUAL.get(main.ndim, ()))
         if len(axes) != main.ndim or len(set(axes)) != len(axes) or "probe" not in axes:
             raise InputError(
@@ -257,7 +259,7 @@ class _Reader:
             raise InputError(f"{where}: array {end.array!r} is complex; accepted: real numbers, or quantity = 'csi'")
         other = None
         if second is not None:
-            other = _numbers(file.get(second), f"{where}: array {second!r}")
+            other = _numbers(file.get(second, where), f"{where}: array {second!r}")
             if other.shape != main.shape:
                 raise InputError(f"{where}: array {second!r} of shape {other.shape}; accepted: {main.shape}")
         if end.imag is not None and other is not None:
@@ -290,9 +292,16 @@ def _amplitude(values: Array, quantity: str, where: str) -> F64:
     return np.where(amplitude == 0, np.nan, amplitude)
 
 
+def _occurring(column: Array) -> str:
+    """Return the values of a column in words, as far as a line holds them."""
+    values = np.unique(column).tolist()
+    told = ", ".join(map(repr, values[:SHOWN]))
+    return f"values that occur: {told}" + (f" and {len(values) - SHOWN} more" if len(values) > SHOWN else "")
+
+
 def _numbers(values: Array, where: str) -> Array:
     if values.dtype.kind not in "fciu":
-        raise InputError(f"{where}: {values.dtype}; accepted: numbers")
+        raise InputError(f"{where}: {'text' if values.dtype.kind in 'USO' else values.dtype}; accepted: numbers")
     if 0 in values.shape:
         raise InputError(f"{where}: shape {values.shape}; accepted: at least one value")
     return values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)
@@ -387,11 +396,11 @@ def _recording(
     )
     caveats = [f"subcarriers left out, zero throughout: {', '.join(map(str, dead))}"] if dead else []
     if way == "order":
-        caveats.append("which probe of Alice belongs to which of Bob is taken from their places in the file")
+        caveats.append("probes of Alice and Bob are paired by their positions in the file")
     kind = "CSI" if plan.quantity == "csi" else "levels without phases"
     return Recording(
         name="map",
-        description=plan.title or f"{kind}, {n} pairs by {way}, {subcarrier_hz.size} subcarriers",
+        description=plan.title or f"{kind}, {n} pairs by {way}, {counted(subcarrier_hz.size, 'subcarrier')}",
         caveats=tuple(caveats),
         cuts={CUT: cut},
         main=CUT,
@@ -482,7 +491,7 @@ def _axis(plan: MapFile, alice: Measured, where: str) -> F64:
     elif n == 1:
         hz = np.zeros(1)
     else:
-        raise InputError(f"{where}: {n} subcarriers; accepted: subcarrier_hz or subcarrier_spacing_hz says where")
+        raise InputError(f"{where}: {n} subcarriers; accepted: subcarrier_hz or subcarrier_spacing_hz in the map")
     if hz.shape != (n,) or not np.isfinite(hz).all() or (np.diff(hz) <= 0).any():
         raise InputError(f"{where}: subcarrier_hz: {hz.size} values; accepted: {n} that are finite and ascend")
     return hz

@@ -144,7 +144,7 @@ def _replay_cut(cut: Cut) -> dict[str, Any]:
     size = accounting.block_rounds
     spent = training_plan.rounds + training_plan.guard_rounds * bool(training_plan.rounds)
     n_blocks = max(1, (feeding.size - spent) // size)
-    chain = KeyChain(plan, accounting, n_blocks)
+    chain = KeyChain(plan, accounting, n_blocks, cut.least_key_bits)
     _check_model(chain, cut)
     known = {label: Knowledge() for label in (ALL, NOBODY, *cut.eves)}
     attempts, feeding = _train(chain, cut, feeding, training_plan, seed, known)

@@ -9,7 +9,7 @@ from testbed.report.pieces import figure, number
 
 
 def rows(told: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (what, told) of the summary's field `training`."""
+    """Return rows (name, text) of the summary's field `training`."""
     out = [("attempts", f"{told['blocks']}, of which {sum(told['failures'].values())} failed")]
     out += [("failed", f"{n} × {why}") for why, n in told["failures"].items()]
     out.append(

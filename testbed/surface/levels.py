@@ -11,7 +11,7 @@ MAX_BITS = 8
 
 
 def levels_rad(bits: int) -> F64:
-    """Return the (2^bits,) phases of a board; raises InputError for bits that no board has."""
+    """Return the (2^bits,) phases of a board in radians; raises InputError for a number of bits that no board has."""
     if isinstance(bits, bool) or bits not in range(1, MAX_BITS + 1):
         raise InputError(f"{bits} phase bits, accepted: 1 to {MAX_BITS}")
     n = 1 << int(bits)

@@ -1,7 +1,7 @@
-"""What a pattern is worth, from live probes. More is better; independent contributions add.
+"""Objectives that rate a surface pattern by live probes; a larger worth is better, independent contributions add.
 
-Every figure uses magnitudes and differences within one frame only: nothing relies on the phase or the arrival time of
-one frame against another's.
+Every objective uses magnitudes and phase differences within one frame only, because the phases and arrival times of two
+frames cannot be compared.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Objective:
     """Links without which a round cannot be judged."""
     worth: Callable[[Links], float]
     decibels: bool = False
-    """A power: shown in dB."""
+    """The worth is a power and is shown in dB."""
 
     def text(self, worth: float) -> str:
         shown = 10 * np.log10(max(worth, 1e-30)) if self.decibels else worth
@@ -38,7 +38,7 @@ class Objective:
         return float(10 * np.log10(max(worth, 1e-30))) if self.decibels else float(worth)
 
     def judge(self, rounds: list[Links]) -> tuple[float, float] | None:
-        """Return (mean worth, standard deviation of one round, 0 for a single one); None where no round has it all."""
+        """Return mean and standard deviation (0 for one round) of the worths; None where no round has all links."""
         worths = [self.worth(links) for links in rounds if all(link in links for link in self.needs)]
         if not worths:
             return None
@@ -57,7 +57,7 @@ def _power(links: Links) -> float:
 
 
 def _ends(links: Links) -> tuple[C64, C64]:
-    """Alice's and Bob's measurement on the same axes."""
+    """Return Alice's and Bob's measurements with the same order of axes."""
     return links["bob>alice"].swapaxes(0, 1), links["alice>bob"]
 
 
@@ -70,9 +70,10 @@ def _correlation(links: Links) -> float:
 
 
 def _snr(links: Links) -> float:
-    """SNR of one estimate, taken as equal at both ends: what their magnitudes do not share is noise.
+    """SNR of one estimate, assumed equal at both ends: the difference of their magnitudes is taken for noise.
 
-    |h + n| differs from |h| by the noise's part along h, half its power; the ends' two halves add up to one.
+    |h + n| differs from |h| by the noise's component along h, which has half of the noise's power. The difference of
+    two such magnitudes therefore has the power of one end's noise.
     """
     a, b = (np.abs(h).ravel() / np.sqrt(np.mean(np.abs(h) ** 2)) for h in _ends(links))
     return float(1.0 / max(np.mean((a - b) ** 2), 1e-9))
@@ -86,7 +87,7 @@ def _coherence(x: C64, y: C64) -> float:
 
 
 def _eve(links: Links) -> float:
-    """Her largest coherence with what Alice and Bob share, over what she hears of either; first antennas."""
+    """Return the largest coherence of a channel at Eve (from Alice or from Bob) with that of Alice and Bob."""
     heard = [links[link][0, 0] for link in ("alice>eve", "bob>eve") if link in links]
     return max((_coherence(h, end[0, 0]) for h in heard for end in _ends(links)), default=0.0)
 

@@ -60,10 +60,10 @@ def test_the_default():
         ("A>B >A", r"'>A': 0 transmitters"),
         ("A>B B>", r"'B>': no receiver"),
         ("A>BB B>A", r"'A>BB': a receiver is named twice"),
-        ("A>B B>AB", r"'B>AB': bob cannot hear"),
-        ("A>B", r"alice hears bob 0 times a round; accepted: exactly once, one slot B>A"),
-        ("A>B A>B B>A", r"bob hears alice 2 times"),
-        ("", r"bob hears alice 0 times"),
+        ("A>B B>AB", r"'B>AB': bob cannot receive"),
+        ("A>B", r"alice receives bob 0 times a round; accepted: exactly once, one slot B>A"),
+        ("A>B A>B B>A", r"bob receives alice 2 times"),
+        ("", r"bob receives alice 0 times"),
     ],
 )
 def test_refusals_name_the_token(text, says):

@@ -553,7 +553,7 @@ def test_a_public_surface_of_which_nothing_was_told_makes_no_key(surface: Surfac
     trio = Trio(surface=SurfacePlan(policy="random", secret=False))
     trio.distil()
     trio.take("alice", e.Received(m.Amplify(block=0, eve=None, timeout_s=5.0, surface=surface)))
-    assert "not told" in trio.last("alice", m.Failed).detail
+    assert "not reported" in trio.last("alice", m.Failed).detail
     assert trio.keys == {}
 
 

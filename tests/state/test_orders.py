@@ -202,3 +202,24 @@ def test_links_without_authentication_are_for_one_machine_and_for_experiments(tm
     for host in ("0.0.0.0", "192.168.1.2", "*", "example.org", "127.0.0.1.example.org"):
         with pytest.raises(InputError, match=r"table \[node.alice\]: key 'host'"):
             lab(tmp_path, "false", host)
+
+
+def test_what_a_local_node_would_refuse_is_refused_before_anything_starts(tmp_path: Any) -> None:
+    from testbed.lab.run import check_world, plan_of
+
+    plan, place = plan_of("mobile_room", rounds=20), lab(tmp_path)
+    check_world(plan, place, "mine.toml")
+    plan.mode, plan.accounting.epsilon_log2 = "private", 10
+    with pytest.raises(InputError, match=r"mine.toml: table \[node.alice.floors\]: accounting.epsilon_log2 = 10"):
+        check_world(plan, place, "mine.toml")
+    for node in place.node.values():
+        node.local = False
+    check_world(plan, place, "mine.toml")
+
+
+@pytest.mark.parametrize("rounds", ["x", 0, 2.5])
+def test_rounds_that_no_file_could_ask_for_are_refused_in_python_too(rounds: Any) -> None:
+    from testbed.lab.run import plan_of
+
+    with pytest.raises(InputError, match=r"key 'rounds'.*accepted: whole numbers from 1"):
+        plan_of("mobile_room", rounds=rounds)

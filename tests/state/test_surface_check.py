@@ -65,7 +65,7 @@ def test_a_board_that_forgot_costs_the_rounds_since_the_last_look_and_is_told_ag
     assert [n for n, (kept, _) in last.items() if kept] == list(range(7))
     assert {reason for n, (_, reason) in last.items() if n >= 7} == {"surface_changed"}
     note = next(n for n in stage.notes if n.kind == "surface_lost")
-    assert "started anew" in note.detail["detail"]
+    assert "was reset" in note.detail["detail"]
 
 
 def test_it_is_told_again_and_the_rounds_after_that_count() -> None:

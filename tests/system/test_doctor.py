@@ -326,7 +326,7 @@ def test_a_wrong_serial_number_and_a_pluto_twice_are_named(tmp_path: Path) -> No
     )
     diagnosis = examine(lab, repeats=4)
     assert ("alice", "device") in wrong(diagnosis)
-    assert "the lab file says '1234'" in the(diagnosis, "alice", "device").detail
+    assert "the lab file states '1234'" in the(diagnosis, "alice", "device").detail
     assert ("bob, eve", "serial number") in wrong(diagnosis)
 
 

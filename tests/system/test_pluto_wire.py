@@ -237,7 +237,7 @@ def test_a_pluto_that_vanishes_in_the_middle_of_a_run_and_returns_is_used_again(
 @pytest.mark.parametrize(
     ("old", "new", "status", "reason"),
     [
-        ('role = "alice"', 'role = "alice"\noptions = { serial = "1" }', 1, "serial number .* the lab file says '1'"),
+        ('role = "alice"', 'role = "alice"\noptions = { serial = "1" }', 1, "serial number .* the lab file states '1'"),
         ("tx_gain_db = -6.0", "tx_gain_db = 60.0", 2, r"node\.alice\]: key 'tx_gain_db': 60, accepted: -89.75 to 0 "),
         (
             "[world.emulators.alice]\ncfo_ppm = 12.0 ", "", 1,

@@ -91,7 +91,11 @@ def refusal(tmp_path: Path, text: str, lab: bool = False) -> str:
         ),
         ("schema = 1", "", ["missing 'schema'"]),
         ("[scene.alice]\nposition_m = [2.0, 3.0, 1.5]", "", ["[scene]", "missing 'alice'"]),
-        ("position_m = [2.0, 3.0, 1.5]", "position_m = [2.0, 3.0]", ["[scene.alice]", "'position_m'", "3"]),
+        (
+            "position_m = [2.0, 3.0, 1.5]",
+            "position_m = [2.0, 3.0]",
+            ["[scene.alice]", "'position_m'", "lists of 3 numbers"],
+        ),
         ("position_m = [2.0, 3.0, 1.5]", "", ["[scene.alice]", "'position_m'", "'near'"]),
         (
             "[accounting]",
@@ -114,6 +118,11 @@ def refusal(tmp_path: Path, text: str, lab: bool = False) -> str:
             "[accounting]",
             "[scene.surface]\nposition_m = [0, 0, 2]\nnormal = [0, 0, 0]\n[accounting]",
             ["[scene.surface]", "'normal'", "length 0"],
+        ),
+        (
+            "[accounting]",
+            "[accounting]\nassumed_eve_correlation = 0.5\nassumed_eve_distance_wavelengths = 1.0",
+            ["'accounting'", "'assumed_eve_distance_wavelengths' are both given; accepted: one of them"],
         ),
         ("schema = 1", "schema = = 1", ["not TOML", "line 2"]),
     ],
@@ -220,7 +229,7 @@ def test_json_schema_holds_the_options_of_what_is_chosen() -> None:
         {"properties": {"quantize_options": {"$ref": "#/$defs/quantize.scalar"}}}
     ]
     assert schema["$defs"]["policy.sweep"]["required"] == ["codebook"]
-    assert "listens this much longer" in schema["$defs"]["ProbingPlan"]["properties"]["guard_s"]["description"]
+    assert "longer than the expected frame" in schema["$defs"]["ProbingPlan"]["properties"]["guard_s"]["description"]
     lab = config.json_schema(Lab)["$defs"]
     assert "Hardware serial number" in lab["radios.pluto"]["properties"]["serial"]["description"]
     assert any(r["if"]["properties"]["role"] == {"const": "ris"} for r in lab["NodePlace"]["allOf"])
@@ -266,6 +275,16 @@ def test_drivers_that_are_not_installed_are_named_before_anything_starts(name: s
         config.check_drivers(lab, "mine.toml")
         with pytest.raises(InputError):
             config.check_drivers(lab, "mine.toml", [name])
+
+
+@pytest.mark.parametrize("name", ["alice", "ris"])
+def test_a_simulated_device_without_simulated_air_is_refused_before_anything_starts(name: str) -> None:
+    lab = config.load_lab("sim")
+    lab.world = None
+    with pytest.raises(InputError) as caught:
+        config.check_drivers(lab, "mine.toml", [name])
+    assert f"mine.toml: table [node.{name}]: key 'driver': 'sim' is a simulated device" in str(caught.value)
+    assert "accepted: with a table [world]" in str(caught.value)
 
 
 @pytest.mark.parametrize(

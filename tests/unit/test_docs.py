@@ -72,3 +72,10 @@ def test_every_health_check_is_explained() -> None:
                 checks.add(rows["check"].value)  # type: ignore[union-attr]
     assert {"pairing", "rounds_kept", "keys equal"} <= checks
     assert sorted(c for c in checks if f"| `{c}` |" not in _explained()) == []
+
+
+def test_every_attack_of_the_portfolio_is_told_of() -> None:
+    page = (ROOT / "docs" / "what-eve-knows.md").read_text()
+    attacks = {p.stem for p in (ROOT / "testbed" / "entropy" / "attacks").glob("[!_]*.py")}
+    assert {"nearest", "eve_now"} <= attacks
+    assert sorted(a for a in attacks if f"`{a}`" not in page) == []

@@ -245,5 +245,5 @@ def test_a_reset_of_a_board_that_only_talks_ends_in_time(
 ) -> None:
     with OpenSourceRis("ris", context(tmp_path), uri=twin.uri) as board:
         monkeypatch.setattr(board._link, "read_until", lambda *_: b"#OK\n")
-        with pytest.raises(DeviceTimeout, match="does not say that it is ready"):
+        with pytest.raises(DeviceTimeout, match="does not report that it is ready"):
             board.reset(timeout_s=0.1)

@@ -539,6 +539,26 @@ def test_tables_that_are_missing_stay_the_sources(tmp_path: Path) -> None:
     assert replay._as_planned(cut, load_chain(str(path)), 11).seed == 11
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (('"seq"', '"sek"'), "map.toml: table [alice]: m.csv: no array 'sek'; accepted: seq, node, rssi"),
+        (('"rssi"', '"node"'), "map.toml: table [alice]: array 'node': text; accepted: numbers"),
+        (('"a"', '"c"'), "[alice]: where: node = 'c' leaves no probe; accepted: values that occur: 'a', 'b'"),
+    ],
+)
+def test_a_wrong_column_of_a_table_is_one_line(tmp_path: Path, change: tuple[str, str], says: str) -> None:
+    lines = ["seq,node,rssi"] + [f"{i},{node},-60.5" for i in range(40) for node in "ab"]
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    text = 'schema = 1\nquantity = "rssi_db"\n' + "".join(
+        f'[{end}]\narray = "rssi"\nindex = "seq"\nwhere = {{ node = "{node}" }}\n'
+        for end, node in (("alice", "a"), ("bob", "b"))
+    )
+    with pytest.raises(InputError) as caught:
+        loaded(tmp_path, "m.csv", text.replace(*change, 1))
+    assert says in str(caught.value).replace(f"{tmp_path}/", "")
+
+
 def test_rssi_of_a_table_goes_through_the_whole_chain(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     """From a CSV to a summary by the command line, with a trained enhancer, every probe accounted for."""
     rng = np.random.default_rng(8)

@@ -186,7 +186,7 @@ def test_a_board_whose_process_died_starts_anew_with_the_next_command(twin: Emul
         board.apply(pattern(seed))
         twin._firmware.process.kill()
         twin._firmware.process.wait()
-        with pytest.raises(DeviceError, match="started anew: queue, codebook and upload are lost"):
+        with pytest.raises(DeviceError, match="was reset: queue, codebook and upload are lost"):
             board.upload([pattern(9)])
         assert not twin.outputs.any()
         assert not board.readback().levels.any()

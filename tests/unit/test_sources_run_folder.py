@@ -19,9 +19,9 @@ EXPERIMENT = {
 }
 
 
-def record(folder, experiment=EXPERIMENT, eve=True, close=True, with_csi=True, held=(None,) * 6, patterns=()):
+def record(folder, experiment=EXPERIMENT, eve=True, close=True, with_csi=True, held=(None,) * 6, patterns=(), **nodes):
     """Record rounds 0 to 5: 2 is rejected, in 4 Alice's estimate is missing."""
-    lab = {"node": {n: {"role": n} for n in ("alice", "bob", "eve")}}
+    lab = {"node": {n: {"role": n} | nodes.get(n, {}) for n in ("alice", "bob", "eve")}}
     start = documents.start(experiment, lab, subcarrier_hz=np.arange(SUBCARRIERS) * 1e5)
     writer = RunWriter(folder, start)
     for name, levels in patterns:
@@ -94,6 +94,13 @@ def test_a_run_whose_patterns_are_not_on_record_is_not_replayed(tmp_path):
     record(tmp_path, with_surface(False), held=HELD, patterns=BOARD[:1])
     with pytest.raises(InputError, match="pattern of round 1 is not on record"):
         sources.load(tmp_path)
+
+
+def test_keys_that_the_runs_nodes_would_refuse_as_too_short_are_none_in_its_replay_either(tmp_path):
+    record(tmp_path / "usual")
+    record(tmp_path / "strict", bob={"floors": {"key_bits": 512}})
+    assert sources.load(tmp_path / "usual").cuts["run"].least_key_bits == 128  # as a lab without a table says
+    assert sources.load(tmp_path / "strict").cuts["run"].least_key_bits == 512
 
 
 def test_without_eve(tmp_path):

@@ -223,13 +223,13 @@ def test_keys_that_eve_may_have_are_not_counted_without_digests():
 def test_a_failed_block_is_explained():
     broken = BlockFacts(
         alice=agree("alice", verified=False, failure="peer_failed: verification_failed"),
-        bob=agree("bob", verified=False, failure="verification_failed"),
+        bob=agree("bob", verified=False, failure="verification_failed: the tags differ"),
     )
     s = summarise(facts(block(), broken))
     assert s["reconciliation"]["frame_failures"] == 1
     assert s["key_bits"] == 300
     detail = next(e["detail"] for e in s["health"] if e["check"] == "every block gives a key")
-    assert detail == "1 of 2 blocks: peer_failed: verification_failed"
+    assert detail == "1 of 2 blocks: verification_failed: the tags differ"
     # of the failed block only a sample is known
     assert s["kdr_raw"] == pytest.approx((20 + 2) / (1000 + 100))
 

@@ -113,7 +113,7 @@ def test_a_wrong_serial_names_what_is_there(lab: Lab) -> None:
         lab.open(lab.alice, addr="type=b200", serial="NONE")
     assert "\n" not in str(e.value)
     lab.alice.unplugged = lab.bob.unplugged = True
-    with pytest.raises(DeviceError, match="found none: check power"):
+    with pytest.raises(DeviceError, match="no device was found: check power"):
         lab.open(lab.alice)
 
 

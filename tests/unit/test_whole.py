@@ -11,7 +11,7 @@ import pytest
 
 from testbed.config import load_lab, state_root
 from testbed.core import identity
-from testbed.core.errors import TestbedError
+from testbed.core.errors import InputError, TestbedError
 from testbed.core.whole import whole, write_whole
 from testbed.records import files
 
@@ -107,3 +107,29 @@ def test_a_byte_order_mark_is_no_part_of_a_lab_file(tmp_path: Path) -> None:
     path = tmp_path / "lab.toml"
     path.write_bytes(b"\xef\xbb\xbf" + config.find(Lab, "sim").read_bytes())
     assert load_lab(str(path)) == load_lab("sim")
+
+
+def test_a_folder_that_is_closed_to_us_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from testbed.cli.results import _key_files
+    from testbed.lab import processes
+
+    def closed(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    lab = load_lab("sim")
+    monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "state"))
+    assert processes.make_lab_folder(lab) == tmp_path / "state" / "sim"
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda *_: False)  # root may do anything, so tests cannot close a folder
+        with pytest.raises(InputError, match=r"state/sim: the lab's state cannot be kept there: Permission denied"):
+            processes.make_lab_folder(lab)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"file/sim: the lab's state cannot be kept there: Not a directory"):
+        processes.make_lab_folder(lab)
+    monkeypatch.setattr(Path, "is_file", closed)
+    with pytest.raises(InputError, match=r"closed/mine\.toml: cannot be read: Permission denied; accepted"):
+        load_lab("closed/mine.toml")
+    monkeypatch.setattr(Path, "glob", closed)
+    with pytest.raises(InputError, match=r"keys: cannot be read: Permission denied; accepted"):
+        _key_files(tmp_path / "keys")

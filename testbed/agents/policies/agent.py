@@ -1,14 +1,14 @@
-"""Beams of a trained policy (paper E): a checkpoint of `testbed.agents`, acting on what this end sounded.
+"""Beams of a trained policy (paper E): a checkpoint of `testbed.agents`, applied to the soundings that this end
+received.
 
-The policies are narrow-band: the subcarrier in the middle of the band is what they see. Trained with the view `none`
-they need the legitimate channel only, and either end acts by itself. Those that predict Eve's channel (`lstm`,
-`kalman`, `last`) need Fred, the friendly node beside her: `fred` is the role whose transmissions stand for his, so a
-schedule such as "A>BE B>AE E>AB" lets the lab's Eve lend her antenna for it. Only Alice's beam trades gain against Eve
-then; until she heard him often enough, and at Bob, who does not know what Alice knows, the beam is the closed form
-`svd`.
+The policies are narrow-band: they use the subcarrier in the middle of the band. Trained with the view `none`, they need
+the legitimate channel only, and each end acts by itself. Those that predict Eve's channel (`lstm`, `kalman`, `last`)
+need Fred, the friendly node beside her. `fred` is the role that transmits in his place: with a schedule such as
+"A>BE B>AE E>AB" the lab's Eve does. Then only Alice's beam weighs her gain to Bob against that to Eve. The beam is that
+of `svd` until Alice has received Fred often enough, and always at Bob, who does not have Alice's prediction.
 
-Every sounding comes with a phase of its own, because oscillators run freely. H is turned so that the first pair of
-antennas is real at either end; Fred's past is turned to agree with his present as well as it can.
+Every sounding has a phase of its own, because oscillators run freely. Each end turns H so that the coefficient of the
+first pair of antennas is real, and turns Fred's earlier channels so that they agree best with his latest one.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class AgentOptions(StageOptions, frozen=True):
     checkpoint: str
     """File that a learner saved, its card (.json) beside it; on every node's own machine."""
     run: Annotated[int, Meta(ge=0)] = 0
-    """Which of the runs that were trained side by side."""
+    """Number of the run to use, of those that the checkpoint trained side by side."""
     fred: str = "eve"
     """Role of the transmitter that stands for Fred."""
 
 
 class Agent(BeamPolicy):
-    """Asks the checkpoint's policy after every sounding."""
+    """Computes the beam by the checkpoint's policy after every sounding."""
 
     options_type = AgentOptions
     options: AgentOptions
@@ -64,7 +64,7 @@ class Agent(BeamPolicy):
             raise InputError(f"{self._path}: trained for {n} antennas at both ends, these have {n_own} and {n_peer}")
         if view not in ("none", *_PREDICTING):
             raise InputError(
-                f"{self._path}: trained with the view {view!r}, which nobody has here; accepted: none, "
+                f"{self._path}: trained with the view {view!r}, which no node can have; accepted: none, "
                 + ", ".join(_PREDICTING)
             )
         self._peer, self._role = peer, "alice" if peer == "bob" else "bob"
@@ -102,7 +102,7 @@ def _middle(h: C64) -> Any:
 
 
 class _Scale:
-    """Brings channels to coefficients of mean power 1, by all that were heard so far."""
+    """Scales channels to coefficients of mean power 1, by the mean over all that were received so far."""
 
     def __init__(self) -> None:
         self._power, self._n = 0.0, 0

@@ -1,8 +1,8 @@
-"""The beam along the strongest mode of the channel: closed form, the best there is while nobody listens (paper E).
+"""The beam along the strongest mode of the channel: a closed form, and optimal while no Eve listens (paper E).
 
-With H (own antenna, peer antenna) of each subcarrier, the own beam maximises the power Σ‖Hᵀw‖² over the band: the
-dominant eigenvector of Σ H Hᴴ, conjugated. Where the band is narrow that is the pair of singular vectors that the two
-ends of H find each on its own; a phase or delay that differs from sounding to sounding changes nothing.
+With H (own antenna, peer antenna) of each subcarrier, an end's beam maximises the power Σ‖Hᵀw‖² over the band: it is
+the conjugate of the dominant eigenvector of Σ H Hᴴ. In a narrow band the two ends thus find the pair of dominant
+singular vectors, each from its own sounding; a phase or delay that differs between soundings has no effect.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from testbed.core.types import C64
 
 
 class Svd(BeamPolicy):
-    """Points along the strongest mode of the latest sounding; before the first one, uses the first antenna."""
+    """Uses the beam along the strongest mode of the latest sounding; before the first one, the first antenna."""
 
     def begin(self, n_own: int, n_peer: int, peer: str, seed: int) -> None:
         self._peer = peer

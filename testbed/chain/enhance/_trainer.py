@@ -1,7 +1,7 @@
 """The one trainer of all networks: scaling by the training set, Adam, early stopping, seeds.
 
-Data is (probe, element) float64 on one stretch of time, split by `_trained.Split`; the weights come back as plain
-arrays. torch is imported where it is used: a node that trains nothing starts without it.
+Data is (probe, element) float64 of consecutive probes, split by `_trained.Split`; the weights are returned as plain
+arrays. torch is imported where it is used, so that a node that trains nothing starts without it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from testbed.core.types import F64
 from testbed.learning import torch_device
 
 Width = Annotated[int, Meta(ge=1, le=8192)]
-"""Of a layer: far more than CSI needs at most, and little enough for a node's memory."""
+"""Width of a layer; the limit is far more than CSI needs and fits a node's memory."""
 Build = Callable[[], Any]
 """Returns a fresh torch module."""
 
@@ -30,7 +30,7 @@ class NetworkOptions(TrainedOptions, frozen=True):
     """How a network is trained, beside what all enhancers with a model share."""
 
     epochs: Count = 200
-    """At most; training ends where the validation has not improved for `patience` epochs."""
+    """Most epochs; training ends before when the validation loss has not improved for `patience` epochs."""
     patience: Count = 20
     """Epochs without improvement after which training ends."""
     batch: Count = 64
@@ -38,11 +38,11 @@ class NetworkOptions(TrainedOptions, frozen=True):
     rate: Annotated[float, Meta(gt=0, le=1)] = 1e-3
     """Adam's learning rate; it falls to a hundredth along a half cosine."""
     device: Literal["auto", "cpu", "cuda"] = "cpu"
-    """Where torch computes; auto: see `learning.torch_device`."""
+    """Device on which torch computes; auto: see `learning.torch_device`."""
 
 
 class MappedNetworkOptions(NetworkOptions, frozen=True):
-    """Of the networks that predict Bob's CSI, which both ends then turn into the same features as `identity` does."""
+    """Options of networks that predict Bob's CSI, from which both ends compute features as `identity` does."""
 
     step: Count = 8
     """Subcarriers averaged into one dimension."""
@@ -52,7 +52,7 @@ class MappedNetworkOptions(NetworkOptions, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Brings each element to [0, 1] over the training set, beyond it elsewhere (paper B, section 3)."""
+    """Scales each element to [0, 1] over the training set; other values may lie outside (paper B, section 3)."""
 
     low: F64
     span: F64
@@ -84,10 +84,10 @@ def train(
     recipe: NetworkOptions,
     rng: np.random.Generator,
 ) -> tuple[Arrays, dict[str, Any]]:
-    """Return the weights of least validation loss and how they were found.
+    """Return the weights of least validation loss and the history of the training.
 
-    `loss(network, *rows)` is a scalar of float32 tensors, the rows of `data` of a batch. Fresh weights and the order of
-    batches come from `rng`.
+    `loss(network, *rows)` returns a scalar; `rows` are the batch's rows of `data` as float32 tensors. `rng` draws the
+    initial weights and the order of batches.
     """
     import torch
 

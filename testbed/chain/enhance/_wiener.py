@@ -1,4 +1,4 @@
-"""The linear map of least mean squared error, with a ridge that a validation stretch chooses."""
+"""The linear map of least mean squared error, with the ridge that is best on the validation rounds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from testbed.chain.enhance._features import C128
 from testbed.chain.enhance._trained import Arrays, Split
 
 RIDGES = np.logspace(-6, 2, 25)
-"""Relative to the mean variance of a subcarrier; which one is best is judged on the validation stretch."""
+"""Ridges to choose from, relative to the mean variance of a subcarrier; the best on the validation rounds is taken."""
 
 
 def wiener(a: C128, b: C128, split: Split) -> tuple[Arrays, dict[str, float]]:
-    """Return the map of complex vectors (probe, element) and how it was chosen."""
+    """Return the map of complex vectors (probe, element), the ridge and its validation error."""
     mean_a, mean_b = a[split.train].mean(axis=0), b[split.train].mean(axis=0)
     x, y = a[split.train] - mean_a, b[split.train] - mean_b
     power, basis = np.linalg.eigh(x.T @ x.conj() / len(x))  # C_AA[i, j] = E a_i a_j*
@@ -29,5 +29,5 @@ def wiener(a: C128, b: C128, split: Split) -> tuple[Arrays, dict[str, float]]:
 
 
 def predict(weights: Arrays, a: C128) -> C128:
-    """Return Bob's complex vectors (probe, element) as the map gives them."""
+    """Return Bob's complex vectors (probe, element) as the map predicts them."""
     return np.asarray((a - weights["mean_alice"]) @ weights["matrix"].T + weights["mean_bob"])

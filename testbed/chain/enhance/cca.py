@@ -9,7 +9,7 @@ from testbed.chain.enhance._trained import Learned, Model, Split, Trained, Train
 from testbed.core.types import F64
 
 RIDGES = np.logspace(-5, 0, 11)
-"""Relative to the mean variance of a subcarrier; the validation stretch chooses."""
+"""Ridges to choose from, relative to the mean variance of a subcarrier; the best on the validation rounds is taken."""
 
 
 class CcaOptions(TrainedOptions, frozen=True):
@@ -57,5 +57,5 @@ class Cca(Trained):
 
 
 def _whitener(power: np.ndarray, basis: np.ndarray, ridge: float) -> np.ndarray:
-    """Return W such that x @ W is white, but for the ridge; x has covariance `basis` · `power` · `basis`ᴴ."""
+    """Return W such that x @ W is white up to the ridge, for x of covariance `basis` · `power` · `basis`ᴴ."""
     return np.asarray(basis / np.sqrt(np.maximum(power, 0.0) + ridge * max(power.mean(), 1e-300)))

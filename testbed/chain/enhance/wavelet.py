@@ -1,4 +1,4 @@
-"""Wavelet denoising along subcarriers (paper B's peer "WAKG"): small details are taken for noise and shrunk."""
+"""Wavelet denoising along subcarriers (paper B's peer "WAKG"): small details are assumed to be noise and are shrunk."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from testbed.core.types import F64, CsiSeries, Features
 
 class WaveletOptions(ScaleOptions, frozen=True):
     family: Literal["haar", "db2", "db4", "sym4", "coif1"] = "sym4"
-    """Of wavelets."""
+    """Family of wavelets."""
     levels: Count = 3
-    """Of the decomposition, as many as fit."""
+    """Levels of the decomposition; fewer where the band is too short."""
     strength: Annotated[float, Meta(ge=0)] = 1.0
     """Factor on the threshold."""
     detrend_window: Count = 32
-    """Probes before, of which `detrend = "highpass"` takes the mean."""
+    """Number of earlier probes whose mean `detrend = "highpass"` subtracts."""
 
 
 class Wavelet(Enhancer):
-    """Shrinks wavelet details of |h|, or of Re h and Im h (scale 'complex'), then does as `identity`.
+    """Shrinks wavelet details of |h|, or of Re h and Im h (scale 'complex'), then computes features as `identity` does.
 
     Soft threshold σ·√(2 ln n), with σ from the median of each frame's finest details (Donoho and Johnstone, 1994).
     """
@@ -47,7 +47,7 @@ class Wavelet(Enhancer):
         return self._reduction.apply(smooth, csi)
 
     def denoise(self, values: F64) -> F64:
-        """Return real values (…, subcarrier) with small details shrunk; a band too short for a level as it is."""
+        """Return real values (…, subcarrier) with small details shrunk; a band too short for one level is unchanged."""
         import pywt
 
         n = values.shape[-1]

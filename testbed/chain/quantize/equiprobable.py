@@ -109,7 +109,7 @@ class Equiprobable(Quantizer):
         kept = read_mask(follow, "kept", int(first.sum()))
         depth = _read_depth(follow)
         if depth.size <= draft.dimension.max(initial=-1):
-            raise ProtocolError(f"equiprobable quantizer: {follow.kind} speaks of {depth.size} dimensions")
+            raise ProtocolError(f"equiprobable quantizer: {follow.kind} is about {depth.size} dimensions")
         chosen = np.repeat(kept, MOST_BITS)
         chosen[chosen] = draft.level_bit[chosen] < depth[draft.dimension[chosen]]
         return draft.take(chosen)
@@ -119,7 +119,7 @@ class Equiprobable(Quantizer):
         kept, _ = self._read_lead(lead)
         offered, depth = kept.copy(), _read_depth(follow)
         if depth.size != offered.shape[1]:
-            raise ProtocolError(f"equiprobable quantizer: {follow.kind} speaks of {depth.size} dimensions")
+            raise ProtocolError(f"equiprobable quantizer: {follow.kind} is about {depth.size} dimensions")
         kept[kept] = read_mask(follow, "kept", int(kept.sum()))
         own = features.values[:, : offered.shape[1]]
         if own.shape[0] != offered.shape[0]:

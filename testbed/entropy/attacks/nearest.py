@@ -1,4 +1,4 @@
-"""Nearest neighbours on everything at once: the check that assumes no shape of dependence at all."""
+"""Nearest neighbours in all inputs at once: the attack that assumes nothing about the form of the dependence."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ _PRIORS = (0.02, 0.3, 3.0, 30.0)
 _JUDGES = 120
 _MOST_INPUTS = 48
 _AHEAD = 60
-"""Rounds."""
+"""Number of rounds ahead of the question's whose labels may not vote, unless they are public."""
 
 
 class Nearest(Attack):
-    """The labels of the most similar training symbols of the same dimension.
+    """Predicts a label by those of the most similar training symbols of the same dimension.
 
-    Similar in Eve's signals now and at the best shift, in the labels around, in what came back, in the patterns; each
-    weighed by how much it has to do with Alice's value or its magnitude (universally consistent for any weights that
-    tend to a limit: Stone 1977; as a bound on leakage: Cherubin, Chatzikokolakis and Palamidessi, S&P 2019).
+    Similarity counts Eve's signals of the same round and at the best shift, the neighbouring labels, earlier
+    repetitions of the channel, and the surface's patterns. Each input is weighted by its dependence on Alice's value or
+    its magnitude (universally consistent for any weights that tend to a limit: Stone 1977; as a bound on leakage:
+    Cherubin, Chatzikokolakis and Palamidessi, S&P 2019).
     """
 
     knows = "her own signals and the rest of the string at once, compared with the most similar other symbols"
@@ -62,10 +63,11 @@ class Nearest(Attack):
 
     @staticmethod
     def _known(facts: Facts, teach: I64, ask: I64) -> Mask:
-        """Return (question, training symbol) who may vote.
+        """Return (question, training symbol) whether the training symbol may vote on the question.
 
-        What lies just ahead in time may not, unless it is public: a channel's memory would give it away, and the chain
-        rule does not. What lies further ahead may teach how labels depend on what Eve has.
+        Symbols just after the question may not vote unless they are public. The channel's memory would reveal the
+        label, but the chain rule conditions on earlier symbols only. Symbols far later may vote, because they only show
+        how labels depend on Eve's signals.
         """
         ahead = facts.rounds[facts.probe[teach]][None, :] - facts.rounds[facts.probe[ask]][:, None]
         return ((ahead < 0) | (ahead > _AHEAD) | facts.published[teach]) & (teach != ask[:, None])
@@ -83,7 +85,8 @@ class Nearest(Attack):
 
     @staticmethod
     def _choice(judged: list[tuple[I64, I64]], facts: Facts, base: F64) -> tuple[int, float]:
-        """Return the number of neighbours and the weight of the labels' frequencies that served training symbols."""
+        """Return the number of neighbours and the weight of the labels' frequencies that did best on training
+        symbols."""
 
         def likely(choice: tuple[int, float]) -> float:
             k, weight = choice
@@ -96,7 +99,7 @@ class Nearest(Attack):
 
 
 def _weighed(x: F64, target: F64, n: int) -> F64:
-    """Return the inputs that have most to do with the target, each as large as it has; n rows teach."""
+    """Return the inputs that depend most on the target, each scaled by its dependence, estimated from n rows."""
     x = x - x[:n].mean(axis=0)
     power = np.sqrt((x[:n] ** 2).mean(axis=0))
     x = x / np.where(power > 1e-9, power, np.inf)

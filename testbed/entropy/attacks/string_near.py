@@ -1,4 +1,4 @@
-"""Neighbours in Alice's own string: earlier and later probes, lower and higher dimensions, at like distances."""
+"""Attack from neighbouring labels in Alice's own string: earlier and later probes, lower and higher dimensions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from testbed.entropy.strings import before, between, label_scores
 
 
 class StringNear(Attack):
-    """One ridge for all symbols from the labels before them, another where the next one is public too."""
+    """One ridge regression predicts all symbols from earlier labels, a second one those whose next label is public."""
 
     knows = "every other label of the string: neighbours in time and frequency, with the same weights in all dimensions"
     _freedom = 0.0

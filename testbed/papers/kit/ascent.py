@@ -22,8 +22,8 @@ def maximise(
 ) -> tuple[F64, F64, list[float]]:
     """Return x (…, variable), the values there (…), and the mean value after each iteration, the start first.
 
-    `function` gives values (…) and gradients (…, variable). No value ever falls. Ends where every problem gained less
-    than `tolerance` of its value `PATIENCE` times in a row.
+    `function` gives values (…) and gradients (…, variable). No value ever falls. The ascent ends where every problem
+    gained less than `tolerance` of its value in each of the last `PATIENCE` iterations.
     """
     value, gradient = function(x)
     history = [float(np.mean(value))]
@@ -35,7 +35,7 @@ def maximise(
         uphill = slope > 0
         direction = np.where(uphill[..., None], direction, gradient)
         slope = np.where(uphill, slope, _dot(gradient, gradient))
-        # without a pair to tell the scale: a step of length one
+        # no pair (step, change of gradient) gives the scale yet: take a step of length one
         known = np.any([inverse > 0 for _, _, inverse in steps], axis=0) if steps else np.zeros(value.shape, bool)
         size = np.where(known, 1.0, 1 / np.sqrt(np.maximum(_dot(direction, direction), 1e-300)))
         active = idle < PATIENCE
@@ -45,7 +45,7 @@ def maximise(
         tried, now, steeper = np.where(keep, x, tried), np.where(falls, value, now), np.where(keep, gradient, steeper)
         s, y = tried - x, gradient - steeper
         curvature = _dot(s, y)
-        # a pair without curvature counts for nothing
+        # a pair without curvature gets weight 0, which leaves it out of the two-loop recursion
         good = curvature > 1e-12 * np.sqrt(_dot(s, s) * _dot(y, y))
         steps.append((s, y, np.where(good, 1 / np.where(good, curvature, 1.0), 0.0)))
         del steps[:-memory]
@@ -60,10 +60,10 @@ def maximise(
 def _search(
     function: Callable[[F64], tuple[F64, F64]], x: F64, value: F64, direction: F64, slope: F64, size: F64, active: Any
 ) -> tuple[F64, F64, F64, Any]:
-    """Return a point, its value and gradient, and where none was found that climbs enough.
+    """Return a point, its value and gradient, and which problems found no step with enough gain.
 
-    Halves a step that climbs too little; doubles one that climbs as promised and still points uphill as steeply as at
-    its start: there the function curves upwards, and pairs from short steps would never tell L-BFGS anything.
+    Halves a step that gains too little. Doubles a step that gains enough and at whose end the slope is as steep as at
+    its start: there the function curves upwards, and short steps would never give L-BFGS a pair with usable curvature.
     """
     for _ in range(25):
         tried = x + size[..., None] * direction
@@ -88,7 +88,7 @@ def _search(
 
 
 def _direction(gradient: F64, steps: list[tuple[F64, F64, F64]]) -> F64:
-    """Return the two-loop recursion's answer (…, variable)."""
+    """Return the direction of ascent (…, variable) by L-BFGS's two-loop recursion."""
     q, weights = gradient.copy(), []
     for s, y, inverse in reversed(steps):
         weight = inverse * _dot(s, q)

@@ -1,4 +1,4 @@
-"""Paper C's baseline without a surface: its links are zero, the precoders are algorithm 1's."""
+"""Paper C's baseline without a surface: the links over the surface are zero, and algorithm 1 finds the precoders."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from testbed.surface.design import Design
 
 
 def design(model: MultiCell) -> Design:
-    """Return precoders for `model.without_surface()`; the phases (zeros) mean nothing."""
+    """Return precoders for `model.without_surface()`; the phases are zeros, which have no effect."""
     bare = model.without_surface()
     return cells_precoders.design(bare, np.zeros((*model.batch, model.n_phases)))

@@ -1,7 +1,7 @@
 """Paper A's baseline (Section IV): equal phases, and powers from a rate whose noise term was simplified.
 
 With P = √P_a·P_e the paper sets P_e^T P_e* = I in the noise. A beam of eigenvalue ρ and power share q (Σ q = M) then
-counts log₂[(1 + P_b a)(1 + P_a a) / (1 + (P_a + P_b) a)], a = δ²ρq/σ² (eq. 26), though in truth Alice's SNR does not
+counts log₂[(1 + P_b a)(1 + P_a a) / (1 + (P_a + P_b) a)], a = δ²ρq/σ² (eq. 26), although Alice's true SNR does not
 depend on q.
 """
 
@@ -30,15 +30,15 @@ def design(model: SingleCell) -> Design:
 def _shares(model: SingleCell, rho: F64, gain: float) -> F64:
     """Maximise the simplified rate over q ≥ 0, Σ q = M.
 
-    It is convex near q = 0 (two noisy looks at a weak beam are worth their product), so the best of several starts:
-    all beams alike, and the strongest 1 … M of them.
+    The rate is not concave: near q = 0 it grows with the product of both ends' SNRs. So the result is the best of
+    several starts: equal shares of all beams, and of the strongest 1 … M of them.
     """
     m = len(rho)
     snr = gain * rho / model.noise_w
     p_a, p_b = model.power_a_w, model.power_b_w
 
     def loss(q: F64) -> tuple[float, F64]:
-        a = snr * np.maximum(q, 0.0)  # the solver's line search steps over its bounds
+        a = snr * np.maximum(q, 0.0)  # the solver's line search may leave its bounds
         value = np.log1p(p_b * a) + np.log1p(p_a * a) - np.log1p((p_a + p_b) * a)
         slope = p_b / (1 + p_b * a) + p_a / (1 + p_a * a) - (p_a + p_b) / (1 + (p_a + p_b) * a)
         return -float(value.sum()), -slope * snr

@@ -1,17 +1,18 @@
-"""Paper B, figures 16 and 17: what Eve's key tells about Bob's and Alice's, over the correlation of her channel.
+"""Paper B, figures 16 and 17: what Eve's key reveals of Bob's and Alice's, over the correlation of her channel.
 
-Two ways to a correlation. Synthetic: Gaussian coefficients whose correlation is set, many samples, no hardware. In
-place: Eve stands at a distance from Bob, or from Alice, in the walks of `_uma`; what she measures follows from
-geometry. She runs the same quantizer with everything that was published. In place she is also given the common phase
-between her channel and the victim's, which she does not know and might find out: the figures then err in her favour.
+Eve's channel gets its correlation in two ways. Synthetic: Gaussian coefficients of a given correlation, with many
+samples and no hardware. In place: Eve stands at a distance from Bob, or from Alice, in the walks of `uma_walk`, and her
+measurements follow from the geometry. She uses the same quantizer and all public messages. In place she is also given
+the common phase between her channel and the victim's, which a real Eve would have to find: the figures err in her
+favour.
 
-Leak is mutual information as a share of the label's 4 bits: of whole labels, which is what her key tells; of their bits
-one by one, which is what comparing keys bit by bit sees; and of what an Eve knows who keeps her analogue values. None
-can exceed the Gaussian −log₂(1 − ρ²) between the channels.
+The leak is mutual information as a share of the label's 4 bits: between whole labels, as her key has them; between
+single bits, as a bitwise comparison of keys shows it; and between labels and Eve's analogue values. None can exceed the
+Gaussian −log₂(1 − ρ²) between the channels.
 
-Near Alice the paper compensates Alice's CSI by its network. Here one complex factor a subcarrier, learnt on a stretch
-of the walk that gives no key, stands for it: it undoes what differs between the devices for good. Bob's CSI of
-that stretch is public, so an Eve near Alice can learn the same for her own.
+Near Alice the paper compensates Alice's CSI by its network. Here one complex factor for each subcarrier replaces the
+network; it is estimated on a part of the walk that gives no key, and removes the constant differences between the
+devices. Bob's CSI of that part is public, so an Eve near Alice can estimate such factors for her own CSI.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from testbed.papers.reciprocity.quantized import BITS, ILP, KMEANS, SCALAR, Case
 PAPER = "B"
 C128 = NDArray[np.complex128]
 CASES = (SCALAR, KMEANS, ILP)
-"""As in the paper: the balanced quantizers differ at Alice only in how long they take, or (BKQ-BM) in quality."""
+"""The quantizers of the paper's figures. At Alice, the balanced ones differ only in time, or (BKQ-BM) in quality."""
 SUBCARRIERS = 8
 """Every eighth of 64: 2.5 MHz from one to the next."""
 SNR_DB = 20.0
@@ -43,9 +44,9 @@ NEAR: dict[str, tuple[float, ...]] = {"bob": (0.05, 0.1, 0.2, 0.3, 0.5, 1.0), "a
 """Eve's distances in wavelengths: around Alice, high above the clutter, the channel changes slowly."""
 QUICK_NEAR: dict[str, tuple[float, ...]] = {"bob": (0.1, 0.5), "alice": (0.5, 4.0)}
 TRAINING = 1 / 3
-"""Share of a walk that teaches the compensation and gives no key."""
+"""Share of a walk from which the compensation is estimated and which gives no key."""
 GAP = 4
-"""Probes between it and the key's."""
+"""Number of probes between that part and the key's."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def run(study: Study) -> None:
 
 
 def leaks(eve: U8, victim: U8) -> dict[str, float]:
-    """Return what (coefficient, bit) labels of Eve tell about the victim's, as shares: whole labels, and bit by bit."""
+    """Return what Eve's (coefficient, bit) labels reveal of the victim's, as shares: whole labels, and bit by bit."""
     k = 1 << BITS
     whole = quantized.shared_bits(quantized.symbols(eve), quantized.symbols(victim), k) / BITS
     pairs = zip(eve.T, victim.T, strict=True)
@@ -102,7 +103,7 @@ def _swept(sweep: Sweep) -> dict[str, Any]:
         block = quantized.quantized(case, alice, bob, sweep.seed)
         shared = quantized.shared_bits(quantized.symbols(block.alice), quantized.symbols(block.bob), REGIONS)
         out[case.label] = {**leaks(quantized.guessed(case, block, eve), block.bob), "alice": shared / BITS}
-    # correlation of what is measured: noise lowers it
+    # correlation of the measured coefficients, which noise lowers
     rho = sweep.rho / (1 + 10 ** (-SNR_DB / 10))
     out["bound"] = float(-np.log2(1 - rho**2)) / BITS
     for case in CASES:
@@ -147,7 +148,7 @@ def analogue_bits(label: Callable[[C128], I64], rho: float, rng: np.random.Gener
 
 
 def _over_correlation(study: Study, rhos: list[float], found: list[list[dict[str, Any]]]) -> None:
-    """Draw figure 16 and say what holds. `found` is (correlation, seed)."""
+    """Draw figure 16 and check the claims on it. `found` is (correlation, seed)."""
     n_seeds = len(found[0])
 
     def curve(label: str, what: str) -> tuple[F64, F64]:
@@ -205,7 +206,7 @@ def _over_correlation(study: Study, rhos: list[float], found: list[list[dict[str
 
 
 def _in_place(walk: uma_walk.Walk) -> dict[str, Any]:
-    """Return the correlation of Eve's channel with Alice–Bob, and the leaks by quantizer and side of the story."""
+    """Return the correlation of Eve's channel with Alice–Bob, and the leaks by quantizer and kind of compensation."""
     plan = uma_walk.Impairments(SNR_DB)
     found = uma_walk.snapshots(walk)
     alice, bob = uma_walk.pair(found, walk, plan)
@@ -219,7 +220,8 @@ def _in_place(walk: uma_walk.Walk) -> dict[str, Any]:
     key = slice(n_train + GAP, None)
 
     def compensated(x: C128) -> C128:
-        """Return x (probe, subcarrier) times one factor a subcarrier, learnt from Bob's public training CSI."""
+        """Return x (probe, subcarrier) times one factor for each subcarrier, estimated from Bob's public training
+        CSI."""
         seen, wanted = x[:n_train], bob[:n_train]
         factor = (wanted * seen.conj()).sum(axis=0) / (np.abs(seen) ** 2).sum(axis=0)
         return np.asarray(x * factor)
@@ -228,7 +230,7 @@ def _in_place(walk: uma_walk.Walk) -> dict[str, Any]:
         plain = quantized.quantized(case, alice[key], bob[key], walk.seed)
         raw = quantized.guessed(case, plain, eve[key])
         better = quantized.quantized(case, compensated(alice)[key], bob[key], walk.seed)
-        # next to Alice the victim is what Alice quantizes, next to Bob what Bob does
+        # next to Alice, Eve's labels are compared with Alice's; next to Bob, with Bob's
         side = "alice" if walk.eve_near == "alice" else "bob"
         out[case.label] = {
             "kdr": plain.kdr,

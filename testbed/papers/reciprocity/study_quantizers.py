@@ -1,9 +1,9 @@
 """Paper B, figures 11, 13, 14 and Table 2: disagreement, time and randomness of the five quantizers.
 
 All get the same complex least-squares CSI of the same probes, 16 regions, no guard bands: 4 bits a coefficient. Samples
-are coefficients (Re, Im), of subcarriers a coherence bandwidth apart. The paper's scalar quantizer sees magnitudes
-only; a second one that sees what the others see, at as many bits, tells quantizing in several dimensions apart from
-having the phase.
+are coefficients (Re, Im) of subcarriers that are a coherence bandwidth apart. The paper's scalar quantizer uses
+magnitudes only. A second scalar quantizer uses the same features as the others with as many bits: the comparison with
+it shows the gain of vector quantization alone, without that of the phase.
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ CONDITIONS = {
     "impairments": uma_walk.Impairments(),
 }
 LESS = tuple(case for case in CASES if case is not HUNGARIAN)
-"""Without the one that gives ILP-BVQ's result in more time."""
+"""All quantizers but the one that gives the same result as ILP-BVQ in more time."""
 WORTH_SNRS_DB = (10.0, 20.0, 30.0)
 GAINS_DB = (0.0, 0.5, 1.0, 2.0, 4.0)
-"""How much weaker Bob's receiver is than Alice's, where nobody takes levels out."""
+"""By how much Bob's receiver is weaker than Alice's, where the ends do not normalise their levels."""
 SEQUENCES, SEQUENCE_BITS, DROPS = 100, 256, 20
-"""Of Table 2, and the drops that a set of sequences comes from."""
+"""Sequences of Table 2, their length, and the number of drops that a set of sequences comes from."""
 KEY_SUBCARRIERS = 2
-"""For the keys of Table 2: 10 MHz apart and a probe every 0.4 s (1.6 wavelengths), nearly independent."""
+"""Subcarriers for the keys of Table 2, 10 MHz apart; with a probe every 0.4 s (1.6 wavelengths) the samples are nearly
+independent."""
 WORTH_SAMPLES = {True: 4096, False: 16384}
-"""By whether the study is a quick one."""
+"""Number of samples, by whether the study is a quick one."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _over_seeds(
 
 
 def _compare(point: Point) -> dict[str, Any]:
-    """Return disagreement of one block by quantizer, and what identifies the keys that must be alike."""
+    """Return the disagreement of one block by quantizer, and digests of the keys that must be equal."""
     alice, bob = uma_walk.pair(uma_walk.snapshots(point.walk), point.walk, CONDITIONS[point.condition].at(point.snr_db))
     out = {}
     for case in CASES if point.condition == "noise" else LESS:
@@ -125,7 +126,7 @@ def _compare(point: Point) -> dict[str, Any]:
 
 
 def _worth(study: Study, n_seeds: int) -> None:
-    """Tabulate what disagreement alone does not say: entropy, and information both sides share a coefficient."""
+    """Tabulate entropy and mutual information of the two sides per coefficient, which disagreement does not show."""
     n = WORTH_SAMPLES[study.quick]
     items = [(snr_db, seed, n) for snr_db in WORTH_SNRS_DB for seed in range(1, n_seeds + 1)]
     found = {item[:2]: f for item, f in zip(items, study.map(_worth_at, items), strict=True)}
@@ -247,7 +248,7 @@ def _mismatched(walk: uma_walk.Walk) -> F64:
 
 
 def _labelling(study: Study) -> None:
-    """Say how good bit labels of regions in the plane can be."""
+    """Compute by how many bits neighbouring regions in the plane differ under the best bit labels."""
     rows = []
     for n_regions in (4, 8, 16, 32, 64):
         rng = generator(1, "quantizers", "labels", n_regions)
@@ -299,7 +300,8 @@ def _times(study: Study, snrs_db: list[float], regions: list[int], n: int, times
 
 
 def _timed(n: int, n_regions: int, noise: float, times: int) -> list[float]:
-    """Return the median seconds of each vector quantizer; repetitions in turn, so that all meet the same machine."""
+    """Return the median seconds of each vector quantizer; repetitions alternate, so that all see the same machine
+    load."""
     import time
 
     took = np.empty((times, len(VECTOR)))

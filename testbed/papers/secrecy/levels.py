@@ -1,4 +1,4 @@
-"""Phases in 2^b steps for paper D: any method's answer on a real board, projected or solved for."""
+"""Phases in 2^b levels for paper D: a method's phases rounded to a board's levels, or optimised over the levels."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def projected(model: Secrecy, phases_rad: F64, bits: int) -> Design:
 
 
 def design(model: Secrecy, phases_rad: F64, bits: int) -> Design:
-    """Return levels that no single element can change for the better, climbed from `projected`, and never below it."""
+    """Return levels that no change of a single element improves, found by ascent from those of `projected`."""
     return secrecy_coordinate.design(model, phases_rad, phase_bits=bits)

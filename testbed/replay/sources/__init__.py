@@ -94,6 +94,8 @@ class Cut:
     """For every random choice of the chain, where no experiment is given."""
     surface: Surface | None = None
     """None where no surface took part: without it nobody can be tried who knows its patterns."""
+    least_key_bits: int = 1
+    """A shorter key is none, where somebody demanded so."""
     interval_s: float | None = None
     """From probe pair to probe pair; None where the source has no meaningful timing, so no rates can be given."""
 

@@ -35,7 +35,7 @@ CAVEATS = (
     "both directions come from one sweep of one analyser: no time between the two probes, one common clock",
     "Eve's positions were measured one after another, not at the same instant as Bob's",
     "only 11 surface configurations, each aimed at one direction, known to Eve as to everybody",
-    "which of S34 and S43 is heard by the fixed horn is not documented; we take S34 (figures move by < 0.01)",
+    "which of S34 and S43 the fixed horn receives is not documented; we assume S34 (figures move by < 0.01)",
 )
 BAND_HZ = (3.48e9, 3.68e9)
 """Where the surface works: the A–B correlation of its part is 0.99 here and 0.6 at 3 GHz."""
@@ -50,7 +50,7 @@ EVE_STEPS_DEG = (3, 6, 9, 15, 30)
 ASSUMED = ("15deg", "30deg", "codebook")
 ASSUMPTION = (
     "Eve is 15 degrees (2.2 m) or more from Bob, knows the codebook and where Bob stands, and nobody ever measures at "
-    "Bob's places: the scene is static, so that would give the key away"
+    "Bob's places: the scene is static, so such a measurement would reveal the key"
 )
 KEY_NOTE = (
     f"positions {KEY_STEP_DEG} degrees apart, Bob more than {BEAM_DEG} degrees off the beam, 10 of 11 configurations: "

@@ -27,7 +27,8 @@ ACCEPTS = (
 )
 
 CAVEATS = (
-    "missing RSSI was replaced upstream by constants (-70 at A, -72 at B, -66 and -67 at Eve) and cannot be told apart",
+    "missing RSSI was replaced upstream by constants (-70 at A, -72 at B, -66 and -67 at Eve) "
+    "and cannot be distinguished from measured values",
     "which row of Eve's files belongs to which row of A and B is assumed from the upstream script, not proved",
     "Eve's receiver saturates on A (two values only) and her place is not documented: she bounds nothing but herself",
     "a line joins several captures, so neighbouring values of a line need not be neighbours in time",

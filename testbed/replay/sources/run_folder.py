@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from testbed.config import convert
-from testbed.core.config import Experiment
+from testbed.core.config import Experiment, Floors
 from testbed.core.errors import InputError, Reject
 from testbed.core.types import I64, CsiSeries
 from testbed.records import files, reader
@@ -24,7 +24,7 @@ def matches(path: Path) -> bool:
 def load(path: Path) -> Recording:
     """Read the CSI of every round that both ends measured, whether or not a key came of it.
 
-    The chain and its accounting are those of the run's experiment.
+    The chain and its accounting are those of the run's experiment, the least length of a key that of its nodes' floors.
     """
     run = reader.load(path)
     if run.start.private:
@@ -61,6 +61,7 @@ def load(path: Path) -> Recording:
         rejected=_rejected(run),
         seed=experiment.seed,
         surface=_surface(run, experiment, rounds, path),
+        least_key_bits=max(_least_key_bits(run, names[role]) for role in ("alice", "bob")),
         interval_s=_interval_s(run),
     )
     title = run.start.experiment.get("title", "")
@@ -95,6 +96,11 @@ def _surface(run: RecordedRun, experiment: Experiment, rounds: I64, path: Path) 
     first, states = run.patterns[names[0]], np.unique(names, return_inverse=True)[1]
     public = None if experiment.surface.is_secret else np.stack([run.patterns[n].levels.ravel() for n in names])
     return Surface(states.astype(np.int64), first.levels.size, first.phase_bits, public)
+
+
+def _least_key_bits(run: RecordedRun, name: str | None) -> int:
+    place = run.start.lab.get("node", {}).get(name, {})
+    return convert(place.get("floors", {}), Floors, f"the run's lab: table [node.{name}.floors]").key_bits
 
 
 def _rejected(run: RecordedRun) -> dict[str, int]:

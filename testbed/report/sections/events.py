@@ -1,4 +1,4 @@
-"""What happened, in the order in which it did."""
+"""The run's events in the order of their times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from testbed.report.view import View
 
 
 class Events(Section):
-    """What happened, in the order in which it did."""
+    """The run's events in the order of their times."""
 
     order = 130
     short = "Events"

@@ -44,7 +44,7 @@ class Provenance(Section):
             out.append(folded("Versions", table(("package", "version"), versions)))
         if v.run.files:
             rows = [(name, Code(digest[:32] + "…")) for name, digest in list(v.run.files.items())[:MAX_ROWS]]
-            note = f'<p class="note">In full in <code>{files.RUN}</code>.</p>'
+            note = f'<p class="note">The full text is in <code>{files.RUN}</code>.</p>'
             out.append(folded("Files", note + table(("file", "sha512"), rows, len(v.run.files))))
         for name, content in (("Experiment", start.experiment), ("Lab", start.lab)):
             text = escape(json.dumps(content, indent=1, ensure_ascii=False))
