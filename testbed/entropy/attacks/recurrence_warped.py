@@ -8,7 +8,6 @@ from testbed.core.types import F64, I64
 from testbed.entropy.estimating import EstimatingAttack
 from testbed.entropy.facts import Facts
 from testbed.entropy.gaussian_labels import normal_scores
-from testbed.entropy.shifts import Match, agreement_of
 
 _FINER = 2
 """Places between two rounds of the earlier walk, by linear interpolation."""
@@ -26,13 +25,16 @@ class RecurrenceWarped(EstimatingAttack):
     needs = ("earlier",)
 
     def inputs(self, facts: Facts, z: F64) -> F64 | None:
-        found: list[Match] = []
-        for values in _walks(facts):
-            for walk in (values, values[::-1]):
-                course = _course(z, walk)
-                around = [walk[np.clip(course + k * _FINER, 0, len(walk) - 1)] for k in (-1, 0, 1)]
-                found.append(Match(np.concatenate(around, axis=1), agreement_of(z, walk[course])))
-        return max(found, key=lambda m: m.agreement).inputs if found else None
+        if "walked again" not in facts.scratch:  # which of them, as all later folds take it: it costs time
+            ways = [walk for values in _walks(facts) for walk in (values, values[::-1])]
+            gains = [_course(z, walk)[1] for walk in ways]
+            best = int(np.argmax(gains)) if gains else -1
+            facts.scratch["walked again"] = ways[best] if gains and gains[best] > 0.0 else None
+        walk: F64 | None = facts.scratch["walked again"]
+        if walk is None:
+            return None
+        course = _course(z, walk)[0]
+        return np.concatenate([walk[np.clip(course + k * _FINER, 0, len(walk) - 1)] for k in (-1, 0, 1)], axis=1)
 
 
 def _walks(facts: Facts) -> list[F64]:
@@ -52,23 +54,25 @@ def _finer(values: F64) -> F64:
     return np.stack([np.interp(at, rows, column) for column in values.T], axis=1)
 
 
-def _course(z: F64, walk: F64) -> I64:
-    """Return (probe,) the likeliest places, by Viterbi; how far values are off is learnt on the way."""
+def _course(z: F64, walk: F64) -> tuple[I64, float]:
+    """Return (probe,) the likeliest places, by Viterbi, and what they gain over none; how far values are off is learnt
+    on the way.
+    """
     known = np.isfinite(z)
     mine = np.nan_to_num(z)
     apart = (mine**2).sum(axis=1)[:, None] - 2.0 * mine @ walk.T + known.astype(np.float64) @ (walk**2).T
     alone = (mine**2).sum(axis=1)[:, None] / 2.0
     number = known.sum(axis=1)[:, None]
-    variance, course = 0.3, np.zeros(z.shape[0], np.int64)
+    variance, course, total = 0.3, np.zeros(z.shape[0], np.int64), 0.0
     for _ in range(_PASSES):
         gain = np.maximum(alone - apart / (2.0 * variance) - number * np.log(variance) / 2.0, _WORST_NATS)
-        course = _viterbi(gain)
+        course, total = _viterbi(gain)
         left = apart[np.arange(course.size), course]
         variance = float(np.clip(left.sum() / max(1, int(known.sum())), 0.02, 0.9))
-    return course
+    return course, total
 
 
-def _viterbi(gain: F64) -> I64:
+def _viterbi(gain: F64) -> tuple[I64, float]:
     n, m = gain.shape
     came = np.empty((n, m), np.int64)
     place = np.arange(m)
@@ -86,4 +90,4 @@ def _viterbi(gain: F64) -> I64:
     course[-1] = int(score.argmax())
     for i in range(n - 1, 0, -1):
         course[i - 1] = came[i, course[i]]
-    return course
+    return course, float(score.max())
