@@ -94,10 +94,11 @@ def audit(run: RecordedRun, others: Sequence[RecordedRun] = (), what_if: bool = 
         known = _knowledge(run, chain, again, block.block, elsewhere)
         is_secret = experiment.surface.is_secret  # public patterns are on record, and no what-if
         facts = known.facts(agreed, _states(run, agreed, patterns=not is_secret))
-        out.append(_found(run, block, facts, AS_RUN))
+        out.append(_found(run, block, facts, AS_RUN, experiment.accounting.entropy))
         surface = _states(run, agreed, patterns=True) if what_if and is_secret else None
         if surface is not None and surface.levels is not None:
-            out.append(_found(run, block, known.facts(agreed, surface), PATTERNS_KNOWN))
+            facts = known.facts(agreed, surface)
+            out.append(_found(run, block, facts, PATTERNS_KNOWN, experiment.accounting.entropy))
     return out
 
 
@@ -183,14 +184,14 @@ def _states(run: RecordedRun, agreed: Agreed, patterns: bool) -> SurfaceRecord |
     )  # fmt: skip
 
 
-def _found(run: RecordedRun, block: Block, facts: Facts, assumption: str) -> Audited:
+def _found(run: RecordedRun, block: Block, facts: Facts, assumption: str, rule: str) -> Audited:
     judgement = judge(facts, seed=block.block)
     leaked = max((a.leaked_bits for a in block.agree.values()), default=0)
-    best = min(judgement.findings, key=_left, default=None)
+    best = min(judgement.findings, key=lambda f: _left(f, rule, facts.kept_bits), default=None)
     if best is None or judgement.failures:
         name = judgement.failures[0].attack if judgement.failures else "none"
         return Audited(run.folder.name, block.block, key_bits(block), assumption, name, 1.0, 0, assumption == AS_RUN)
-    left = int(_left(best)) - leaked
+    left = int(_left(best, rule, facts.kept_bits)) - leaked
     return Audited(
         run=run.folder.name,
         block=block.block,
@@ -203,8 +204,13 @@ def _found(run: RecordedRun, block: Block, facts: Facts, assumption: str) -> Aud
     )
 
 
-def _left(finding: Finding) -> float:
-    """Return the bits that an Eve leaves of the kept labels at the rate at which she guessed."""
+def _left(finding: Finding, rule: str, kept_bits: int) -> float:
+    """Return the bits that an Eve leaves of the kept labels: by how often she guessed, or by how likely she took them.
+
+    As the run's own rule has it: by guesses alone, an audit without news would expose keys of the rule "modelled".
+    """
+    if rule == "modelled":
+        return 0.0 if finding.log_loss_bits < kept_bits / 2 else finding.log_loss_bits
     share = finding.guess_probability
     return 0.0 if share >= 1.0 else -finding.symbols * log2(max(share, 2.0**-8))
 

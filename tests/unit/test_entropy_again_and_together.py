@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from testbed.assess.audit import _left
 from testbed.core.types import F64
 from testbed.entropy.attack import portfolio
 from testbed.entropy.facts import Earlier, Heard
 from testbed.entropy.judge import Finding, judge
+from testbed.entropy.length import Budget, key_length
 from testbed.papers.secrecy_of_keys.cases import block
 
 STEP_M, TRACK_M, PLACES = 0.11, 34.0, 160
@@ -65,3 +67,18 @@ def test_an_eve_with_more_channels_than_the_surface_has_elements_knows_what_it_d
     whole = finding(replace(facts, heard=eves), "eve_channels")
     assert whole.guess_probability > 0.8
     assert finding(replace(facts, heard=eves), "array_combined").guess_probability < whole.guess_probability - 0.2
+
+
+def test_an_audit_without_news_exposes_no_key_of_either_rule() -> None:
+    """An Eve of correlation 0.7 guesses half of the labels and still leaves more than a bit of each."""
+    rng = np.random.default_rng(2)
+    alice = rng.normal(size=(500, 6))
+    hers = 0.7 * alice + np.sqrt(1 - 0.7**2) * rng.normal(size=alice.shape)
+    facts = block(rng, alice)
+    facts = replace(facts, heard=(Heard("eve.0:alice", facts.rounds, facts.time_s, hers),))
+    judgement = judge(facts, seed=1, attacks=portfolio(1, ["eve_now"]))
+    for rule in ("estimated", "modelled"):
+        granted = key_length(facts, judgement, 0, Budget(64), rule).bits
+        assert granted > 1000
+        assert _left(judgement.findings[0], rule, facts.kept_bits) > granted
+    assert granted > _left(judgement.findings[0], "estimated", facts.kept_bits)
