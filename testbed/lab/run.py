@@ -43,8 +43,8 @@ def check_world(plan: Experiment, place: Lab, lab: str) -> None:
             raise InputError(f"{lab}: table [node.{name}.floors]: {why}")
         if node.local and node.private and plan.mode == "experiment":
             raise InputError(
-                f"{lab}: table [node.{name}]: key 'private': true, but the experiment records CSI and raw bits; accepted: "
-                "false, or an experiment of mode = 'private'"
+                f"{lab}: table [node.{name}]: key 'private': true, but the experiment records CSI and raw bits; "
+                "accepted: false, or an experiment of mode = 'private'"
             )
     if not place.curve:
         log.warning("%s: curve = false: links here are not authenticated; keys are for experiments only", lab)
