@@ -46,6 +46,8 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
         why = "private mode: nodes keep their CSI and bits to themselves"
         unmeasured |= {k: why for k in ("csi_correlation_ab", "csi_correlation_ae", "csi_correlation_ab_detrended")}
         unmeasured |= {k: why for k in ("keys_mismatched", "randomness", "eve_keys_recovered")}
+        if any(audit.key_bits(block) for block in run.blocks):
+            unmeasured |= {k: why for k in ("min_entropy_per_bit", "secrecy")}
     verdicts += _course(run, experiment)
     attempts = _attempts(run)
     if experiment.training.rounds:

@@ -41,6 +41,11 @@ def check_world(plan: Experiment, place: Lab, lab: str) -> None:
         why = floors.refusal(node.floors, plan.accounting, plan.mode == "experiment") if node.local else None
         if why is not None:
             raise InputError(f"{lab}: table [node.{name}.floors]: {why}")
+        if node.local and node.private and plan.mode == "experiment":
+            raise InputError(
+                f"{lab}: table [node.{name}]: key 'private': true, but the experiment records CSI and raw bits; "
+                "accepted: false, or an experiment of mode = 'private'"
+            )
     if not place.curve:
         log.warning("%s: curve = false: links here are not authenticated; keys are for experiments only", lab)
     if plan.surface.policy != "none" and place.by_role("ris") is None:

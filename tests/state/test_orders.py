@@ -209,7 +209,12 @@ def test_what_a_local_node_would_refuse_is_refused_before_anything_starts(tmp_pa
 
     plan, place = plan_of("mobile_room", rounds=20), lab(tmp_path)
     check_world(plan, place, "mine.toml")
-    plan.mode, plan.accounting.epsilon_log2 = "private", 10
+    place.node["bob"].private = True
+    with pytest.raises(InputError, match=r"mine.toml: table \[node.bob\]: key 'private': true"):
+        check_world(plan, place, "mine.toml")
+    plan.mode = "private"
+    check_world(plan, place, "mine.toml")
+    plan.accounting.epsilon_log2 = 10
     with pytest.raises(InputError, match=r"mine.toml: table \[node.alice.floors\]: accounting.epsilon_log2 = 10"):
         check_world(plan, place, "mine.toml")
     for node in place.node.values():

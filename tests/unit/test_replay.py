@@ -100,7 +100,8 @@ def test_a_surface_gives_a_key_that_goes_as_eve_comes_near(openris_replay):
     # all that are assumed possible, together, leave no more than each of them alone
     assert summary["key_bits"] <= min(eve["key_bits"] for eve in eves.values() if eve["assumed"])
     assert 0 < eves["3deg"]["key_bits"] < summary["key_bits"]
-    assert 0 < summary["key_bits_if_eve_unmeasured"] < summary["key_bits"]
+    # equal where an attack on the string alone is the most able one, whoever Eve is
+    assert 0 < summary["key_bits_if_eve_unmeasured"] <= summary["key_bits"]
     assert eves["3deg"]["kdr_eve"] < eves["15deg"]["kdr_eve"]
     assert summary["raw_rate_bps"] is None
     assert "15 degrees" in summary["eve_assumption"]
