@@ -29,8 +29,11 @@ _GLOBAL, _LOCAL = 5.5, 6.5
 _PIECE, _FEW_PAIRS = 48, 300
 _LEAST_OVERLAP = 24
 _MOST = 28
-_FILL = 8
-_PASSES = 2
+_FILL = 24
+_PASSES = 4
+_BEYOND = 10
+_CLOSE = 0.3
+"""Standard deviation of a column about the reference's same one, in an Eve who is followed as she stands."""
 _OWN_NEAR = 8
 """Alice's own neighbours nearer than so many rounds are left to other attacks (`string_near`, `string_each`)."""
 _CHANGE_NATS = 9.0
@@ -98,6 +101,8 @@ def candidates(reference: Reference, alice: I64, z: F64) -> I64:
 def _filled(shifts: I64) -> I64:
     """Return the shifts and all shifts between near ones, which occur where packets are lost one at a time."""
     gaps = [np.arange(a, b) for a, b in pairwise(shifts.tolist()) if 1 < b - a <= _FILL]
+    if shifts.size > 1:  # where it changes it may have begun earlier and ended later than what was found
+        gaps += [np.arange(shifts[0] - _BEYOND, shifts[0]), np.arange(shifts[-1] + 1, shifts[-1] + 1 + _BEYOND)]
     return np.unique(np.concatenate([shifts, *gaps]))[: 3 * _MOST]
 
 
@@ -210,8 +215,16 @@ def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
     if shifts.size < 2:
         return None
     everywhere = _everywhere(facts, reference, z)
-    course = _first_course(z, everywhere)
-    rows = np.arange(facts.rounds.size)
+    starts = [_first_course(z, everywhere)]
+    if everywhere.shape[2] >= z.shape[1]:
+        starts.append(_viterbi(_as_it_stands(z, everywhere), shifts))
+    ends = [_settled(z, everywhere, shifts, start) for start in starts]
+    return max((m for m in ends if m is not None), key=lambda m: m.agreement, default=None)
+
+
+def _settled(z: F64, everywhere: F64, shifts: I64, course: I64) -> Match | None:
+    """Return the reference along a course, after a few turns of fitting the map and following it."""
+    rows = np.arange(z.shape[0])
     for _ in range(_PASSES):
         inputs = everywhere[rows, course]
         if not np.isfinite(inputs).any():
@@ -219,6 +232,16 @@ def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
         course = _viterbi(_log_likelihood(z, inputs, everywhere), shifts)
     inputs = everywhere[rows, course]
     return Match(inputs, agreement_of(z, inputs))
+
+
+def _as_it_stands(z: F64, everywhere: F64) -> F64:
+    """Return (probe, shift) the log-likelihood of Alice's values if each of the reference's columns is her own.
+
+    This start needs no long pieces: an Eve who hears well and only loses packets is followed through short ones.
+    """
+    error = (z[:, None] - everywhere[:, :, : z.shape[1]]) ** 2 / (2 * _CLOSE**2)
+    with np.errstate(invalid="ignore"):
+        return -np.where(np.isfinite(error), np.minimum(error, 12.0), 6.0).sum(axis=2)
 
 
 def combined(z: F64, inputs: list[F64]) -> F64:

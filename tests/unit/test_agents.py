@@ -400,7 +400,7 @@ def test_the_bayes_policy_of_a_node_nulls_eve_and_needs_fred() -> None:
     assert float(found.reward.mean()) > float(svd) + 0.6 * float(together - svd) > float(svd)
     alice.hear(40, {"bob": h.T[..., None]})
     np.testing.assert_allclose(np.linalg.norm(alice.beam(40)), 1, atol=1e-5)
-    with pytest.raises(InputError, match=r"kappa_eve = 1\.5, accepted: 0 to 1"):
+    with pytest.raises(InputError, match=r"'kappa_eve': 1\.5 .*accepted: numbers from 0 to 1"):
         registry.make_stage("beams", "bayes", {"kappa_eve": 1.5})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from testbed import cli, papers
+from testbed.core import registry
 from testbed.core.errors import InputError
 from testbed.papers.kit.study import Study
 
@@ -34,8 +34,8 @@ def _body(study: Study) -> None:
 def toy(monkeypatch: pytest.MonkeyPatch) -> str:
     module: Any = ModuleType("testbed.papers.toy.study")
     module.PAPER, module.run = "A", _body
-    monkeypatch.setitem(sys.modules, "testbed.papers.toy.study", module)
-    monkeypatch.setattr(papers, "modules", lambda: {"toy": "testbed.papers.toy.study"})
+    find = registry.find
+    monkeypatch.setattr(registry, "find", lambda kind, name: module if name == "toy" else find(kind, name))
     return "toy"
 
 
