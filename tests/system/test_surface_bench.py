@@ -181,7 +181,7 @@ def test_the_radios_measure_the_power_and_correlation_that_the_geometry_predicts
     """A room without bodies, random patterns: predicted from the lab's geometry alone, probed by imperfect radios."""
     plan = config.load_experiment("static_room")
     bare = msgspec.structs.replace(plan.scene, multipath=Multipath(n_scatterers=0, direct_db=0.0))
-    plan = msgspec.structs.replace(plan, rounds=80, seed=2, scene=bare)
+    plan = msgspec.structs.replace(plan, rounds=80, scene=bare)
     lab = lab_file(tmp_path)
     run = reader.load(processes.run(plan, config.load_lab(lab), lab, tmp_path / "run").folder)
     probed, predicted = {}, {}
@@ -191,9 +191,8 @@ def test_the_radios_measure_the_power_and_correlation_that_the_geometry_predicts
         model = LineOfSight.of(bare, plan.radio.carrier_hz, (8, 8), "alice", rx)
         probed[rx] = 10 * np.log10(np.mean(np.abs(link.csi) ** 2, axis=(1, 2, 3)))
         predicted[rx] = np.array([20 * np.log10(abs(model.response(run.patterns[str(d)]))) for d in link.surface])
-        strong = predicted[rx] > np.median(predicted[rx]) - 6.0  # in deeper fades noise adds to what was probed
-        offset_db = (probed[rx] - predicted[rx])[strong]  # gains of the radios
-        assert np.std(offset_db) < 0.3, rx
+        offset_db = probed[rx] - predicted[rx]  # gains of the radios
+        assert np.std(offset_db) < 0.4, rx  # the air is accepted by gains to 0.5 dB; other patterns gave 0.28 to 0.35
         assert np.std(predicted[rx]) > 2.5 * np.std(offset_db), rx
     assert abs(np.corrcoef(*probed.values())[0, 1] - np.corrcoef(*predicted.values())[0, 1]) < 0.05
 
