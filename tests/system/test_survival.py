@@ -172,6 +172,9 @@ def test_a_signal_in_the_first_seconds_is_130_without_a_traceback(
     """It comes when a certain module begins to be loaded."""
     code = (
         "import os, signal, sys\n"
+        # whoever runs the tests may ignore some, and children inherit that
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "class Finder:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         f"        if name == {after if after.startswith(chr(39)) else repr('typer')}:\n"
