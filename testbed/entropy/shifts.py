@@ -24,14 +24,18 @@ from testbed.entropy.facts import Facts
 from testbed.entropy.ridge import ridge
 from testbed.entropy.series import at_rounds
 
-_GLOBAL, _LOCAL = 5.5, 6.5
-"""Standard deviations by which a shift has to stand out, over the whole block and over one piece of it."""
+_GLOBAL, _LOCAL, _SHORTS = 5.5, 6.5, 8.0
+"""Standard deviations by which a shift has to stand out over the whole block, over one piece of it, over a short one."""
+_ONE_OF_MANY = 8.0
+"""The same for one antenna's or link's channels, of which there may be many."""
 _PIECE, _FEW_PAIRS = 48, 300
 _LEAST_OVERLAP = 24
 _MOST = 28
 _FILL = 24
-_PASSES = 4
-_BEYOND = 10
+_PASSES = 3
+_BEYOND = 16
+_SHORT = 16
+_STARTS = 3
 _CLOSE = 0.3
 """Standard deviation of a column about the reference's same one, in an Eve who is followed as she stands."""
 _OWN_NEAR = 8
@@ -55,6 +59,8 @@ class Reference:
     the order of time."""
     backwards: bool = False
     """The series is reversed in time: `rounds` are negative."""
+    searched_closely: bool = False
+    """Whether pieces are searched for that are as short as frequent losses leave them."""
 
     @property
     def own(self) -> bool:
@@ -85,17 +91,50 @@ def dense(rounds: I64, values: F64, first: int, size: int) -> NDArray[np.float32
     return out
 
 
-def candidates(reference: Reference, alice: I64, z: F64) -> I64:
-    """Return the shifts s at which reference round k + s is worth comparing with Alice's round k; may be none."""
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A piece of the block that agrees with the reference at one shift far better than chance explains."""
+
+    standing_out: float
+    """Standard deviations."""
+    shift: int
+    rows: slice
+    """Of Alice's probes."""
+    columns: slice
+    """Of the reference's channels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Shifts s at which reference round k + s is worth comparing with Alice's round k."""
+
+    shifts: I64
+    """May be none."""
+    anchors: tuple[Anchor, ...]
+    """Pieces from which a course may be followed, the one that stands out most first."""
+
+    @property
+    def standing_out(self) -> float:
+        return max((a.standing_out for a in self.anchors), default=0.0)
+
+
+def candidates(reference: Reference, alice: I64, z: F64) -> Candidates:
+    """Search the block as a whole, long pieces, and short ones such as losses of packets leave."""
     if not reference.rounds.size or not reference.values.shape[1]:
-        return np.zeros(0, np.int64)
+        return Candidates(np.zeros(0, np.int64), ())
     search = _Search(reference, alice, z)
     found = search.outstanding(slice(0, alice.size), _GLOBAL, _MOST // 2)
+    pieces: list[Anchor] = []
     # over many pairs of columns, chance hides the agreement of a short piece
     piece = _PIECE if z.shape[1] * reference.values.shape[1] > _FEW_PAIRS else _PIECE * 2 // 3
     for start in range(0, max(1, alice.size - piece // 2), piece):
-        found += search.outstanding(slice(start, start + piece), _LOCAL, 1)
-    return _filled(np.unique(np.array(found, np.int64)))
+        pieces += search.outstanding(slice(start, start + piece), _LOCAL, 1)
+    if reference.searched_closely:
+        for start in range(0, alice.size - _SHORT + 1, _SHORT):
+            pieces += search.outstanding(slice(start, start + _SHORT), _SHORTS, 1)
+    anchors = sorted(pieces, key=lambda a: -a.standing_out)
+    shifts = np.unique(np.array([a.shift for a in (*found, *anchors[: 2 * _MOST])], np.int64))
+    return Candidates(_filled(shifts), tuple(sorted((*anchors, *found), key=lambda a: -a.standing_out)))
 
 
 def _filled(shifts: I64) -> I64:
@@ -103,7 +142,7 @@ def _filled(shifts: I64) -> I64:
     gaps = [np.arange(a, b) for a, b in pairwise(shifts.tolist()) if 1 < b - a <= _FILL]
     if shifts.size > 1:  # where it changes it may have begun earlier and ended later than what was found
         gaps += [np.arange(shifts[0] - _BEYOND, shifts[0]), np.arange(shifts[-1] + 1, shifts[-1] + 1 + _BEYOND)]
-    return np.unique(np.concatenate([shifts, *gaps]))[: 3 * _MOST]
+    return np.unique(np.concatenate([shifts, *gaps]))[: 4 * _MOST]
 
 
 class _Search:
@@ -111,6 +150,11 @@ class _Search:
 
     def __init__(self, reference: Reference, alice: I64, z: F64) -> None:
         self.alice, self.z, self.own = alice, z, reference.own
+        n, width = reference.values.shape[1], z.shape[1]
+        self.sets = [slice(0, n)]
+        """Channels that are judged together: all, and those of each antenna and link by itself."""
+        if n > width and n % width == 0:
+            self.sets += [slice(i, i + width) for i in range(0, n, width)]
         first, last = int(reference.rounds[0]), int(reference.rounds[-1])
         self.first, self.span = first, last - first + 1
         length = int(alice[-1] - alice[0]) + 1
@@ -120,10 +164,10 @@ class _Search:
         there = np.asarray(np.isfinite(reference.values).any(axis=1), np.float64)[:, None]
         self.there = scipy.fft.rfft(dense(reference.rounds, there, first, self.span).T, self.n_fft)
 
-    def outstanding(self, part: slice, threshold: float, count: int) -> list[int]:
+    def outstanding(self, part: slice, threshold: float, count: int) -> list[Anchor]:
         """Return up to `count` shifts at which this part of Alice's probes agrees better than chance explains."""
         rounds, z = self.alice[part], self.z[part]
-        if rounds.size < _LEAST_OVERLAP:
+        if rounds.size < _SHORT:
             return []
         begin = int(self.alice[0])
         heard = np.asarray(np.isfinite(z).any(axis=1), np.float64)[:, None]
@@ -132,28 +176,34 @@ class _Search:
         overlap = scipy.fft.irfft(
             np.conj(scipy.fft.rfft(dense(rounds, heard, begin, length).T, self.n_fft)) * self.there, self.n_fft
         )[0]
-        fit = np.zeros(self.n_fft, np.float32)
-        for column in mine:
-            fit += (scipy.fft.irfft(np.conj(column) * self.spectrum, self.n_fft) ** 2).sum(axis=0)
         # dense() counts from the first round of each: lag l of the spectra is shift l + first − begin
         lag = (self.shifts - self.first + begin) % self.n_fft
-        overlap, fit = np.rint(overlap[lag]), np.asarray(fit[lag], np.float64)
+        overlap = np.rint(overlap[lag])
         enough = overlap >= min(_LEAST_OVERLAP, 0.6 * rounds.size)
         if self.own:
             enough &= np.abs(self.shifts) > _OWN_NEAR
         if np.count_nonzero(enough) < 8:
             return []
-        fit = np.where(enough, fit / np.maximum(overlap, 1.0), 0.0)
+        agreement = np.zeros((self.spectrum.shape[0], self.n_fft), np.float32)
+        for column in mine:
+            agreement += scipy.fft.irfft(np.conj(column) * self.spectrum, self.n_fft) ** 2
+        agreement = agreement[:, lag]
+        out = []
+        for columns in self.sets:
+            fit = np.where(enough, agreement[columns].sum(axis=0) / np.maximum(overlap, 1.0), 0.0)
+            least = max(threshold, _ONE_OF_MANY) if columns is not self.sets[0] else threshold
+            out += self._peaks(fit, enough, part, columns, least, count)
+        return sorted(out, key=lambda a: -a.standing_out)[:count]
+
+    def _peaks(
+        self, fit: F64, enough: NDArray[np.bool_], part: slice, columns: slice, threshold: float, count: int
+    ) -> list[Anchor]:
         usual = np.median(fit[enough])
-        pairs = z.shape[1] * self.spectrum.shape[0]
+        pairs = self.z.shape[1] * (columns.stop - columns.start)
         spread = max(1.4826 * float(np.median(np.abs(fit[enough] - usual))), np.sqrt(2.0 * pairs))
-        fit = (fit - usual) / spread
-        return _peaks(self.shifts, np.where(enough, fit, -np.inf), threshold, count)
-
-
-def _peaks(shifts: I64, fit: F64, threshold: float, count: int) -> list[int]:
-    order = np.argsort(-fit, kind="stable")[:count]
-    return [int(shifts[i]) for i in order if fit[i] >= threshold]
+        fit = np.where(enough, (fit - usual) / spread, -np.inf)
+        order = np.argsort(-fit, kind="stable")[:count].tolist()
+        return [Anchor(float(fit[i]), int(self.shifts[i]), part, columns) for i in order if fit[i] >= threshold]
 
 
 # ---------------------------------------------------------------- what fits one fold
@@ -169,12 +219,12 @@ class Match:
     """Sum of n·r² over all pairs of columns; chance gives about 1 for each pair."""
 
 
-def known_candidates(facts: Facts, reference: Reference, z: F64) -> I64:
+def known_candidates(facts: Facts, reference: Reference, z: F64) -> Candidates:
     """Return `candidates`, computed once at a block's first question."""
     key = ("candidates", reference.name)
     if key not in facts.scratch:
         facts.scratch[key] = candidates(reference, facts.rounds, z)
-    found: I64 = facts.scratch[key]
+    found: Candidates = facts.scratch[key]
     return found
 
 
@@ -183,7 +233,7 @@ def _everywhere(facts: Facts, reference: Reference, z: F64) -> F64:
     kept = facts.view if reference.own else facts.scratch
     key = ("everywhere", reference.name)
     if key not in kept:
-        shifts = known_candidates(facts, reference, z)
+        shifts = known_candidates(facts, reference, z).shifts
         kept[key] = reference.beside(facts.rounds[:, None], shifts[None, :])
     found: F64 = kept[key]
     return found
@@ -211,15 +261,33 @@ def piecewise(facts: Facts, reference: Reference, z: F64) -> Match | None:
 
 
 def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
-    shifts = known_candidates(facts, reference, z)
+    known = known_candidates(facts, reference, z)
+    shifts = known.shifts
     if shifts.size < 2:
         return None
     everywhere = _everywhere(facts, reference, z)
     starts = [_first_course(z, everywhere)]
     if everywhere.shape[2] >= z.shape[1]:
         starts.append(_viterbi(_as_it_stands(z, everywhere), shifts))
-    ends = [_settled(z, everywhere, shifts, start) for start in starts]
-    return max((m for m in ends if m is not None), key=lambda m: m.agreement, default=None)
+    for anchor in known.anchors[:_STARTS]:
+        here = everywhere[:, :, anchor.columns]
+        starts.append(_viterbi(_as_it_stands(z, _mapped(z, here, anchor, shifts)), shifts))
+    best = max(starts, key=lambda course: _fit_of(z, everywhere, course))
+    return _settled(z, everywhere, shifts, best)
+
+
+def _fit_of(z: F64, everywhere: F64, course: I64) -> float:
+    return agreement_of(z, everywhere[np.arange(z.shape[0]), course])
+
+
+def _mapped(z: F64, everywhere: F64, anchor: Anchor, shifts: I64) -> F64:
+    """Return (probe, shift, column) Alice's values as the reference gives them by what holds in the anchor."""
+    at = int(np.searchsorted(shifts, anchor.shift))
+    inputs, values = everywhere[anchor.rows, at], z[anchor.rows]
+    rows = np.asarray(np.isfinite(inputs).all(axis=1) & np.isfinite(values).any(axis=1))
+    x, y = inputs[rows], np.nan_to_num(values[rows])
+    gram = x.T @ x + 0.02 * max(len(x), 1) * np.eye(x.shape[1])
+    return np.asarray(everywhere @ np.linalg.solve(gram, x.T @ y))
 
 
 def _settled(z: F64, everywhere: F64, shifts: I64, course: I64) -> Match | None:
