@@ -103,14 +103,14 @@ class DirectAttack(ByRegimes):
 
 def chosen(z: F64, inputs: F64) -> F64:
     """Return (probe, column) for each column of z the one channel, as normal scores, that agrees best with it."""
-    x = normal_scores(inputs)
-    a, b = np.nan_to_num(z), np.nan_to_num(x)
-    both = np.isfinite(z).T.astype(float) @ np.isfinite(x).astype(float)
-    power = np.sqrt((a**2).T @ np.isfinite(x) * (np.isfinite(z).T.astype(float) @ b**2))
+    there, known = np.isfinite(inputs).astype(float), np.isfinite(z).astype(float)
+    a, b = np.nan_to_num(z), np.nan_to_num(inputs)
+    both = known.T @ there
+    power = np.sqrt((a**2).T @ there * (known.T @ b**2))
     with np.errstate(invalid="ignore", divide="ignore"):
         r = np.nan_to_num(np.where(both >= 16, a.T @ b / power, 0.0))
     best = np.abs(r).argmax(axis=1)
-    return np.where(np.abs(r).max(axis=1) > 0, x[:, best], np.nan)
+    return np.where(np.abs(r).max(axis=1) > 0, normal_scores(inputs[:, best]), np.nan)
 
 
 def scaled(z: F64, x: F64, trust: F64) -> Estimate:

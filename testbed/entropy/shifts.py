@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from testbed.core.types import F64, I64
 from testbed.entropy.facts import Facts
-from testbed.entropy.ridge import ridge
 from testbed.entropy.series import at_rounds
 
 _GLOBAL, _LOCAL, _SHORTS = 5.5, 6.5, 8.0
@@ -31,17 +30,13 @@ _ONE_OF_MANY = 8.0
 _PIECE, _FEW_PAIRS = 48, 300
 _LEAST_OVERLAP = 24
 _MOST = 28
+_MOST_TYPICAL = 600
+"""Shifts, evenly spread, from which the usual agreement is taken."""
 _FILL = 24
-_PASSES = 3
 _BEYOND = 16
 _SHORT = 16
-_STARTS = 3
-_CLOSE = 0.3
-"""Standard deviation of a column about the reference's same one, in an Eve who is followed as she stands."""
 _OWN_NEAR = 8
 """Alice's own neighbours nearer than so many rounds are left to other attacks (`string_near`, `string_each`)."""
-_CHANGE_NATS = 9.0
-"""Penalty for a change of shift: about the logarithm of the number of possible changes at each probe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,22 +183,22 @@ class _Search:
         for column in mine:
             agreement += scipy.fft.irfft(np.conj(column) * self.spectrum, self.n_fft) ** 2
         agreement = agreement[:, lag]
-        out = []
-        for columns in self.sets:
-            fit = np.where(enough, agreement[columns].sum(axis=0) / np.maximum(overlap, 1.0), 0.0)
-            least = max(threshold, _ONE_OF_MANY) if columns is not self.sets[0] else threshold
-            out += self._peaks(fit, enough, part, columns, least, count)
+        fits = np.stack([agreement[columns].sum(axis=0) for columns in self.sets])[:, enough] / overlap[enough]
+        shifts, out = self.shifts[enough], []
+        for i, columns, fit in self._standing_out(fits, threshold):
+            for best in np.argsort(-fit, kind="stable")[:count].tolist():
+                if fit[best] >= (threshold if i == 0 else max(threshold, _ONE_OF_MANY)):
+                    out.append(Anchor(float(fit[best]), int(shifts[best]), part, columns))
         return sorted(out, key=lambda a: -a.standing_out)[:count]
 
-    def _peaks(
-        self, fit: F64, enough: NDArray[np.bool_], part: slice, columns: slice, threshold: float, count: int
-    ) -> list[Anchor]:
-        usual = np.median(fit[enough])
-        pairs = self.z.shape[1] * (columns.stop - columns.start)
-        spread = max(1.4826 * float(np.median(np.abs(fit[enough] - usual))), np.sqrt(2.0 * pairs))
-        fit = np.where(enough, (fit - usual) / spread, -np.inf)
-        order = np.argsort(-fit, kind="stable")[:count].tolist()
-        return [Anchor(float(fit[i]), int(self.shifts[i]), part, columns) for i in order if fit[i] >= threshold]
+    def _standing_out(self, fits: F64, threshold: float) -> list[tuple[int, slice, F64]]:
+        """Return sets of channels some shift of which passes the threshold, with (shift,) standard deviations."""
+        some = fits[:, :: max(1, fits.shape[1] // _MOST_TYPICAL)]
+        usual = np.median(some, axis=1, keepdims=True)
+        pairs = np.array([self.z.shape[1] * (c.stop - c.start) for c in self.sets])[:, None]
+        spread = np.maximum(1.4826 * np.median(np.abs(some - usual), axis=1, keepdims=True), np.sqrt(2.0 * pairs))
+        fits = (fits - usual) / spread
+        return [(i, self.sets[i], fits[i]) for i in np.flatnonzero(fits.max(axis=1) >= threshold).tolist()]
 
 
 # ---------------------------------------------------------------- what fits one fold
@@ -228,7 +223,7 @@ def known_candidates(facts: Facts, reference: Reference, z: F64) -> Candidates:
     return found
 
 
-def _everywhere(facts: Facts, reference: Reference, z: F64) -> F64:
+def everywhere(facts: Facts, reference: Reference, z: F64) -> F64:
     """Return (probe, candidate, channel) the reference's values at each candidate shift."""
     kept = facts.view if reference.own else facts.scratch
     key = ("everywhere", reference.name)
@@ -243,73 +238,12 @@ def constant(facts: Facts, reference: Reference, z: F64, count: int = 1) -> list
     """Return the reference at up to `count` shifts of the whole block, best first."""
     key = ("constant", reference.name)
     if key not in facts.view:
-        everywhere = _everywhere(facts, reference, z)
-        matches = (everywhere[:, i] for i in range(everywhere.shape[1]))
+        series = everywhere(facts, reference, z)
+        matches = (series[:, i] for i in range(series.shape[1]))
         out = [Match(inputs, agreement_of(z, inputs)) for inputs in matches]
         facts.view[key] = sorted(out, key=lambda m: -m.agreement)
     found: list[Match] = facts.view[key]
     return found[:count]
-
-
-def piecewise(facts: Facts, reference: Reference, z: F64) -> Match | None:
-    """Return the reference along the likeliest sequence of shifts (Viterbi); None with fewer than 2 candidates."""
-    key = ("piecewise", reference.name)
-    if key not in facts.view:
-        facts.view[key] = _along_a_course(facts, reference, z)
-    found: Match | None = facts.view[key]
-    return found
-
-
-def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
-    known = known_candidates(facts, reference, z)
-    shifts = known.shifts
-    if shifts.size < 2:
-        return None
-    everywhere = _everywhere(facts, reference, z)
-    starts = [_first_course(z, everywhere)]
-    if everywhere.shape[2] >= z.shape[1]:
-        starts.append(_viterbi(_as_it_stands(z, everywhere), shifts))
-    for anchor in known.anchors[:_STARTS]:
-        here = everywhere[:, :, anchor.columns]
-        starts.append(_viterbi(_as_it_stands(z, _mapped(z, here, anchor, shifts)), shifts))
-    best = max(starts, key=lambda course: _fit_of(z, everywhere, course))
-    return _settled(z, everywhere, shifts, best)
-
-
-def _fit_of(z: F64, everywhere: F64, course: I64) -> float:
-    return agreement_of(z, everywhere[np.arange(z.shape[0]), course])
-
-
-def _mapped(z: F64, everywhere: F64, anchor: Anchor, shifts: I64) -> F64:
-    """Return (probe, shift, column) Alice's values as the reference gives them by what holds in the anchor."""
-    at = int(np.searchsorted(shifts, anchor.shift))
-    inputs, values = everywhere[anchor.rows, at], z[anchor.rows]
-    rows = np.asarray(np.isfinite(inputs).all(axis=1) & np.isfinite(values).any(axis=1))
-    x, y = inputs[rows], np.nan_to_num(values[rows])
-    gram = x.T @ x + 0.02 * max(len(x), 1) * np.eye(x.shape[1])
-    return np.asarray(everywhere @ np.linalg.solve(gram, x.T @ y))
-
-
-def _settled(z: F64, everywhere: F64, shifts: I64, course: I64) -> Match | None:
-    """Return the reference along a course, after a few turns of fitting the map and following it."""
-    rows = np.arange(z.shape[0])
-    for _ in range(_PASSES):
-        inputs = everywhere[rows, course]
-        if not np.isfinite(inputs).any():
-            return None
-        course = _viterbi(_log_likelihood(z, inputs, everywhere), shifts)
-    inputs = everywhere[rows, course]
-    return Match(inputs, agreement_of(z, inputs))
-
-
-def _as_it_stands(z: F64, everywhere: F64) -> F64:
-    """Return (probe, shift) the log-likelihood of Alice's values if each of the reference's columns is her own.
-
-    This start needs no long pieces: an Eve who hears well and only loses packets is followed through short ones.
-    """
-    error = (z[:, None] - everywhere[:, :, : z.shape[1]]) ** 2 / (2 * _CLOSE**2)
-    with np.errstate(invalid="ignore"):
-        return -np.where(np.isfinite(error), np.minimum(error, 12.0), 6.0).sum(axis=2)
 
 
 def combined(z: F64, inputs: list[F64]) -> F64:
@@ -333,54 +267,3 @@ def agreement_of(z: F64, inputs: F64) -> float:
     a, b = np.nan_to_num(z), np.nan_to_num(inputs)
     n = max(1, int(np.count_nonzero(a.any(axis=1) & b.any(axis=1))))
     return float(((a.T @ b) ** 2).sum() / n)
-
-
-def _first_course(z: F64, everywhere: F64) -> I64:
-    """Return (probe,) the candidate that agrees best in the piece of the block to which the probe belongs."""
-    course = np.zeros(z.shape[0], np.int64)
-    for start in range(0, z.shape[0], _PIECE // 2):
-        part = slice(max(0, start - _PIECE // 4), start + _PIECE * 3 // 4)
-        fit = [agreement_of(z[part], everywhere[part, i]) for i in range(everywhere.shape[1])]
-        course[start : start + _PIECE // 2] = int(np.argmax(fit))
-    return course
-
-
-def _log_likelihood(z: F64, inputs: F64, everywhere: F64) -> F64:
-    """Return (probe, shift) the log-likelihood of Alice's values at each shift, by ridge regression on the present
-    sequence of shifts."""
-    fit = ridge(inputs, z)
-    centre, coefficients = _coefficients(inputs, fit.mean)
-    guess = np.nan_to_num(np.nan_to_num(everywhere - centre) @ coefficients)
-    there = np.isfinite(everywhere).any(axis=2)
-    left = np.where(np.isfinite(fit.spread) & (fit.spread > 0), fit.spread, 1.0).clip(0.05, 1.0)
-    known = np.isfinite(z)
-    error = np.where(known[:, None], (np.nan_to_num(z)[:, None] - guess) ** 2, 0.0)
-    with_guess = -(np.minimum(error / (2 * left**2), 12.0) + np.log(left) * known[:, None]).sum(axis=2)
-    alone = -(np.nan_to_num(z) ** 2 / 2).sum(axis=1)
-    return np.where(there, with_guess, alone[:, None])
-
-
-def _coefficients(inputs: F64, mean: F64) -> tuple[F64, F64]:
-    """Return centre and linear map of a regression, recovered from its estimates."""
-    centre = np.nan_to_num(np.nansum(inputs, axis=0) / np.maximum(np.isfinite(inputs).sum(axis=0), 1))
-    x = np.nan_to_num(inputs - centre)
-    y = np.nan_to_num(mean)
-    scale = x.shape[0] * 1e-3
-    return centre, np.linalg.solve(x.T @ x + scale * np.eye(x.shape[1]), x.T @ y)
-
-
-def _viterbi(likely: F64, shifts: I64) -> I64:
-    """Return (probe,) the likeliest sequence of candidates; every change has the same penalty."""
-    n, k = likely.shape
-    came = np.zeros((n, k), np.int64)
-    score = likely[0].copy()
-    for i in range(1, n):
-        best = int(score.argmax())
-        stay = score >= score[best] - _CHANGE_NATS
-        came[i] = np.where(stay, np.arange(k), best)
-        score = np.where(stay, score, score[best] - _CHANGE_NATS) + likely[i]
-    course = np.empty(n, np.int64)
-    course[-1] = int(score.argmax())
-    for i in range(n - 1, 0, -1):
-        course[i - 1] = came[i, course[i]]
-    return course
