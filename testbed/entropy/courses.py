@@ -39,7 +39,7 @@ def piecewise(facts: Facts, reference: Reference, z: F64) -> Match | None:
 
 def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
     known = known_candidates(facts, reference, z)
-    if known.shifts.size < 2:
+    if not known.change:
         return None
     series = everywhere(facts, reference, z)
     there = np.isfinite(series)

@@ -14,7 +14,7 @@ import numpy as np
 
 from testbed.core.types import F64, I64
 
-_CHANGES = np.array([0.3, 0.1, 0.03, 0.01, 0.003, 1e-4])
+_CHANGES = np.array([0.3, 0.06, 0.01, 1e-3])
 """Probabilities of a change from one probe to the next that are tried."""
 _TURNS = 3
 _LEAST_SHARE = 1e-4
@@ -56,18 +56,17 @@ def _both_ways(scaled: F64, share: F64) -> F64:
     n, k = scaled.shape
     change = _CHANGES[:, None]
     before, behind = np.empty((2, _CHANGES.size, n, k))
-    now = np.broadcast_to(share, (_CHANGES.size, k))
+    now, stay, follow = np.broadcast_to(share, (_CHANGES.size, k)), 1.0 - change, change * share
     for i in range(n):
         before[:, i] = now
         now = now * scaled[i]
-        now = now / now.sum(axis=1, keepdims=True)
-        now = (1.0 - change) * now + change * share
+        now = now * (stay / now.sum(axis=1, keepdims=True)) + follow
     now = np.ones((_CHANGES.size, k))
     for i in range(n - 1, -1, -1):
         behind[:, i] = now
         now = now * scaled[i]
-        now = (1.0 - change) * now + change * (now @ share)[:, None]
-        now = now / now.max(axis=1, keepdims=True)
+        mean = (now @ share)[:, None]
+        now = now * (stay / mean) + change  # in units of the mean, which the next step takes out again
     return np.asarray(before * behind)
 
 

@@ -109,3 +109,8 @@ def _together(found: list[Estimate], how: Gate) -> Estimate:
     return Estimate(
         np.where(there, mean, np.nan), np.where(there, spread, np.inf), sum(f.freedom for f in found)
     )  # fmt: skip
+
+
+def best_of(y: F64, found: list[Estimate]) -> Estimate:
+    """Return the mixture of several estimates and of none, whichever is right at each probe."""
+    return _together(found, gate(_likely(y, found), turns=1))

@@ -23,7 +23,7 @@ from testbed.core.types import F64, I64
 from testbed.entropy.facts import Facts
 from testbed.entropy.series import at_rounds
 
-_GLOBAL, _LOCAL, _SHORTS = 5.5, 6.5, 8.0
+_GLOBAL, _LOCAL, _SHORTS, _SHORTESTS = 5.5, 6.5, 8.0, 6.6
 """Standard deviations by which a shift has to stand out over the whole block, over one piece of it, over a short one."""
 _ONE_OF_MANY = 8.0
 """The same for one antenna's or link's channels, of which there may be many."""
@@ -34,7 +34,7 @@ _MOST_TYPICAL = 600
 """Shifts, evenly spread, from which the usual agreement is taken."""
 _FILL = 24
 _BEYOND = 16
-_SHORT = 16
+_SHORT, _SHORTEST = 16, 10
 _OWN_NEAR = 8
 """Alice's own neighbours nearer than so many rounds are left to other attacks (`string_near`, `string_each`)."""
 
@@ -109,8 +109,9 @@ class Candidates:
     """Pieces from which a course may be followed, the one that stands out most first."""
 
     @property
-    def standing_out(self) -> float:
-        return max((a.standing_out for a in self.anchors), default=0.0)
+    def change(self) -> bool:
+        """Whether the shift may change: some piece agrees at a shift that is not the only one."""
+        return self.shifts.size > 1 and bool(self.anchors)
 
 
 def candidates(reference: Reference, alice: I64, z: F64) -> Candidates:
@@ -127,9 +128,10 @@ def candidates(reference: Reference, alice: I64, z: F64) -> Candidates:
     if reference.searched_closely:
         for start in range(0, alice.size - _SHORT + 1, _SHORT):
             pieces += search.outstanding(slice(start, start + _SHORT), _SHORTS, 1)
+        pieces += search.as_they_stand()
     anchors = sorted(pieces, key=lambda a: -a.standing_out)
     shifts = np.unique(np.array([a.shift for a in (*found, *anchors[: 2 * _MOST])], np.int64))
-    return Candidates(_filled(shifts), tuple(sorted((*anchors, *found), key=lambda a: -a.standing_out)))
+    return Candidates(_filled(shifts), tuple(anchors))
 
 
 def _filled(shifts: I64) -> I64:
@@ -150,6 +152,7 @@ class _Search:
         """Channels that are judged together: all, and those of each antenna and link by itself."""
         if n > width and n % width == 0:
             self.sets += [slice(i, i + width) for i in range(0, n, width)]
+        self.rounds, self.values = reference.rounds, reference.values
         first, last = int(reference.rounds[0]), int(reference.rounds[-1])
         self.first, self.span = first, last - first + 1
         length = int(alice[-1] - alice[0]) + 1
@@ -190,6 +193,42 @@ class _Search:
                 if fit[best] >= (threshold if i == 0 else max(threshold, _ONE_OF_MANY)):
                     out.append(Anchor(float(fit[best]), int(shifts[best]), part, columns))
         return sorted(out, key=lambda a: -a.standing_out)[:count]
+
+    def as_they_stand(self) -> list[Anchor]:
+        """Return pieces of a few probes in which each of the reference's columns, or its negative, is Alice's own.
+
+        Every product of a probe and a round is there at once; along its diagonals a shift stays the same.
+        """
+        first, length, width = int(self.alice[0]), int(self.alice[-1] - self.alice[0]) + 1, self.z.shape[1]
+        mine = dense(self.alice, self.z, first, length)
+        out = []
+        for columns in self.sets[-1:] if len(self.sets) == 1 else self.sets[1:]:
+            if columns.stop - columns.start == width and length > _SHORTEST:
+                theirs = dense(self.rounds, self.values[:, columns], self.first, self.span)
+                out += self._on_diagonals(mine @ theirs.T, first, columns)
+        return sorted(out, key=lambda a: -a.standing_out)[:_MOST]
+
+    def _on_diagonals(self, products: NDArray[np.float32], first: int, columns: slice) -> list[Anchor]:
+        length, span = products.shape
+        padded = np.zeros((length, span + 2 * length), np.float32)
+        padded[:, length : length + span] = products
+        step, item = padded.strides
+        # row k, column j: the product of probe k and the round j − length after it
+        along = np.lib.stride_tricks.as_strided(padded, (length, span + length), (step + item, item))
+        upto = np.cumsum(along, axis=0)
+        sums = np.abs(upto[_SHORTEST:] - upto[:-_SHORTEST]) / np.sqrt(_SHORTEST * self.z.shape[1])
+        shift = np.arange(sums.shape[1]) - length + self.first - first
+        if self.own:
+            sums[:, np.abs(shift) <= _OWN_NEAR] = 0.0
+        best = sums.argmax(axis=1)
+        high = sums[np.arange(best.size), best]
+        out = []
+        for start in range(0, high.size, _SHORTEST):
+            row = start + int(high[start : start + _SHORTEST].argmax())
+            if high[row] >= _SHORTESTS:
+                rows = slice(*np.searchsorted(self.alice, [first + row + 1, first + row + 1 + _SHORTEST]).tolist())
+                out.append(Anchor(float(high[row]), int(shift[best[row]]), rows, columns))
+        return out
 
     def _standing_out(self, fits: F64, threshold: float) -> list[tuple[int, slice, F64]]:
         """Return sets of channels some shift of which passes the threshold, with (shift,) standard deviations."""
