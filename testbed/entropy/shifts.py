@@ -25,7 +25,7 @@ from testbed.entropy.series import at_rounds
 
 _GLOBAL, _LOCAL, _SHORTS, _SHORTESTS = 5.5, 6.5, 8.0, 6.6
 """Standard deviations by which a shift has to stand out over the whole block, over one piece of it, over a short one."""
-_ONE_OF_MANY = 8.0
+_ONE_OF_MANY = 9.0
 """The same for one antenna's or link's channels, of which there may be many."""
 _PIECE, _FEW_PAIRS = 48, 300
 _LEAST_OVERLAP = 24
