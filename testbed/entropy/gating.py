@@ -52,22 +52,22 @@ def gate(likely: F64, turns: int = _TURNS) -> Gate:
 
 
 def _both_ways(scaled: F64, share: F64) -> F64:
-    """Return (change, probe, expert) the weights by the probes before times those by the probes behind."""
+    """Return (change, probe, expert) the weights by the probes before times those by the probes behind.
+
+    A chain that forgets itself in the proportions of use is the same forwards and backwards, and so both passes, in
+    units of these proportions, are one recursion.
+    """
     n, k = scaled.shape
     change = _CHANGES[:, None]
-    before, behind = np.empty((2, _CHANGES.size, n, k))
-    now, stay, follow = np.broadcast_to(share, (_CHANGES.size, k)), 1.0 - change, change * share
+    stay, ways = 1.0 - change, np.stack([scaled, scaled[::-1]], axis=1)[:, :, None]
+    passed = np.empty((n, 2, _CHANGES.size, k))
+    now = np.ones((2, _CHANGES.size, k))
     for i in range(n):
-        before[:, i] = now
-        now = now * scaled[i]
-        now = now * (stay / now.sum(axis=1, keepdims=True)) + follow
-    now = np.ones((_CHANGES.size, k))
-    for i in range(n - 1, -1, -1):
-        behind[:, i] = now
-        now = now * scaled[i]
-        mean = (now @ share)[:, None]
-        now = now * (stay / mean) + change  # in units of the mean, which the next step takes out again
-    return np.asarray(before * behind)
+        passed[i] = now
+        now = now * ways[i]
+        now *= stay / (now @ share)[:, :, None]
+        now += change
+    return np.asarray(np.moveaxis(passed[:, 0] * passed[::-1, 1] * share, 0, 1))
 
 
 def weights_of_symbols(loss: F64, probe: I64) -> F64:

@@ -14,7 +14,7 @@ import numpy as np
 from testbed.core.types import F64
 from testbed.entropy.gating import Gate, gate
 
-_TURNS = 4
+_TURNS = 3
 _GAIN_NATS = 12.0
 """By how much regimes must explain Alice's values better than one regression does, each probe by all the others."""
 _WORST_NATS = 8.0
@@ -45,7 +45,7 @@ def changes(y: F64, first: Estimate) -> F64 | None:
     tried = [Estimate(first.mean / usual * r, np.full(y.shape, np.sqrt(1.0 - r**2)), 0.0) for r in _CORRELATIONS]
     likely = _likely(y, [first, *tried])
     # before any weights are learnt, experts that nobody needs would cost more than the one that is needed gains
-    alone, how = gate(likely[:, [0, -1]], turns=2), gate(likely, turns=2)
+    alone, how = gate(likely[:, [0, -1]], turns=1), gate(likely, turns=1)
     if how.total < alone.total + _GAIN_NATS:
         return None
     return np.asarray(_weights(how.without + likely)[:, 2:-1].sum(axis=1))
@@ -57,16 +57,17 @@ def switching(y: F64, first: Estimate, known: F64, again: Callable[[F64], Estima
     known: as `changes` returns it. again(trust (probe,)): the regression with weights.
     """
     trust = [known, 1.0 - known]
-    alone, best = gate(_likely(y, [first])).total, (-np.inf, first)
+    alone = gate(_likely(y, [first]), turns=1).total
+    best: tuple[float, list[Estimate]] = (-np.inf, [first])
     for _ in range(_TURNS):
         found = [_own_spread(y, again(np.sqrt(np.maximum(w, _LEAST_WEIGHT))), w) for w in trust]
         likely = _likely(y, found)
-        how = gate(likely)
+        how = gate(likely, turns=1)
         if how.total > best[0]:
-            best = how.total, _together(found, how)
+            best = how.total, found
         weights = _weights(how.without + likely)
         trust = [weights[:, 0], weights[:, 1]]
-    return best[1] if best[0] > alone + _GAIN_NATS else first
+    return best_of(y, best[1], turns=3) if best[0] > alone + _GAIN_NATS else first
 
 
 def _own_spread(y: F64, found: Estimate, weight: F64) -> Estimate:
@@ -111,6 +112,6 @@ def _together(found: list[Estimate], how: Gate) -> Estimate:
     )  # fmt: skip
 
 
-def best_of(y: F64, found: list[Estimate]) -> Estimate:
+def best_of(y: F64, found: list[Estimate], turns: int = 1) -> Estimate:
     """Return the mixture of several estimates and of none, whichever is right at each probe."""
-    return _together(found, gate(_likely(y, found), turns=1))
+    return _together(found, gate(_likely(y, found), turns))
