@@ -1,4 +1,4 @@
-"""A reference series whose shift changes in the course of a block: the likeliest sequence of shifts, followed by Viterbi.
+"""A reference series whose shift changes in the course of a block: the likeliest sequence of shifts (Viterbi).
 
 Which of the reference's channels stands for which of Alice's columns is learnt on the way: from the block's pieces that
 agree at one shift, or it starts from the columns as they stand.

@@ -81,7 +81,7 @@ def weights_of_symbols(loss: F64, probe: I64) -> F64:
 
 
 def weights_in_groups(loss: F64, group: I64, probe: I64) -> F64:
-    """As `weights_of_symbols`, where a group of symbols has one expert throughout; the symbol's probe does not count."""
+    """As `weights_of_symbols`, where one expert is right throughout a group; the symbol's own probe does not count."""
     where = np.unique(group, return_inverse=True)[1]
     cell = np.unique(where * (int(probe.max(initial=0)) + 1) + probe, return_inverse=True)[1]
     out = np.empty(loss.shape)

@@ -167,7 +167,8 @@ def judge(
     if attacks is None:
         classes, broken = load_attacks()
         attacks = make_attacks(classes, derive(seed, "attacks"))
-    shared = float(np.log2((len(attacks) + (len(attacks) > 1)) * blocks if attacks else blocks))
+    number = len(attacks) + (len(attacks) > 1)
+    shared = float(np.log2(max(number, 1) * blocks))
     delta_log2 = -(epsilon_log2 + 2) - shared
     failures = [Failure(b.name, f"could not be loaded: {b.reason}") for b in broken]
     experts = []
@@ -181,7 +182,7 @@ def judge(
         experts.append(_together(facts, experts))
     findings = [_finding(facts, expert, delta_log2) for expert in experts]
     return Judgement(
-        facts.kept.size, facts.kept_bits, tuple(findings), tuple(failures), len(attacks) + (len(attacks) > 1), float(delta_log2)
+        facts.kept.size, facts.kept_bits, tuple(findings), tuple(failures), number, float(delta_log2)
     )  # fmt: skip
 
 

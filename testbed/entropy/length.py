@@ -311,7 +311,8 @@ class _Question:
         """Return what is left if secret patterns become known: by the chain rule at least H less what was drawn."""
         drawn = self.facts.drawn_bits
         if drawn is None:
-            return EveRow("pattern known", "every pattern of the surface, as everybody does", None, None, self.rounded(h))
+            words = "every pattern of the surface, as everybody does"
+            return EveRow("pattern known", words, None, None, self.rounded(h))
         words = "every pattern of the surface, which was drawn in secret: what else moves is left"
         return EveRow("pattern known", words, None, None, self.rounded(max(0.0, h - drawn)))
 
@@ -336,8 +337,8 @@ def _assumptions(
         out.append("the surface's patterns are secret")
         if facts.state_bits is not None:
             out.append(
-                f"a state of the surface holds {facts.state_bits} bits that a channel can show, which cap the key; Eve, "
-                f"who may try all 2^{facts.state_bits} of them, cannot tell from her own signals which one it was"
+                f"a state of the surface holds {facts.state_bits} bits that a channel can show, which cap the key; "
+                f"Eve, who may try all 2^{facts.state_bits} of them, cannot tell from her own signals which one it was"
             )
     out.append(
         "nobody measures later where Alice or Bob stood, in the same surroundings "

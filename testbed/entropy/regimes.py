@@ -1,4 +1,4 @@
-"""Regressions that change in the course of a block: Eve hears well at times, or what she hears means another thing then.
+"""Regressions that change in the course of a block: Eve hears well at times, or what she hears means something else.
 
 Two regressions and a third regime in which nothing is known; which of them holds at a probe is a hidden state
 (`entropy.gating`), fitted by turns with the regressions (expectation and maximisation, Hamilton 1989).

@@ -24,7 +24,7 @@ from testbed.entropy.facts import Facts
 from testbed.entropy.series import at_rounds
 
 _GLOBAL, _LOCAL, _SHORTS, _SHORTESTS = 5.5, 6.5, 8.0, 6.6
-"""Standard deviations by which a shift has to stand out over the whole block, over one piece of it, over a short one."""
+"""Standard deviations by which a shift has to stand out, over the whole block and over pieces of falling length."""
 _ONE_OF_MANY = 9.0
 """The same for one antenna's or link's channels, of which there may be many."""
 _PIECE, _FEW_PAIRS = 48, 300
@@ -189,9 +189,9 @@ class _Search:
         fits = np.stack([agreement[columns].sum(axis=0) for columns in self.sets])[:, enough] / overlap[enough]
         shifts, out = self.shifts[enough], []
         for i, columns, fit in self._standing_out(fits, threshold):
-            for best in np.argsort(-fit, kind="stable")[:count].tolist():
-                if fit[best] >= (threshold if i == 0 else max(threshold, _ONE_OF_MANY)):
-                    out.append(Anchor(float(fit[best]), int(shifts[best]), part, columns))
+            least = threshold if i == 0 else max(threshold, _ONE_OF_MANY)
+            order = np.argsort(-fit, kind="stable")[:count].tolist()
+            out += [Anchor(float(fit[k]), int(shifts[k]), part, columns) for k in order if fit[k] >= least]
         return sorted(out, key=lambda a: -a.standing_out)[:count]
 
     def as_they_stand(self) -> list[Anchor]:

@@ -3,8 +3,8 @@
     listening ──attack──► waiting for messages ──all there, or out of patience──► reported ──guess the key──► …
 
 Eve needs the CSI of the block's rounds until its last stage. What she measured in rounds that are in no block of a key
-(of training, of blocks that failed, rejected ones) she reports together with the next block's. Where patterns become opaque numbers she is given those
-with the rounds; nothing here depends on what they stand for.
+(of training, of blocks that failed, rejected ones) she reports together with the next block's. Where patterns become
+opaque numbers she is given those with the rounds; nothing here depends on what they stand for.
 """
 
 from __future__ import annotations
