@@ -72,6 +72,9 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
             randomness=randomness.combine({test: np.array(p) for test, p in p_values.items()}),
             health=verdicts,
             rehearsal=run.start.rehearsal,
+            authentication=[
+                by for by, usual in (("curve", True), ("wegman_carter", False)) if run.start.lab.get(by, usual)
+            ],
             keys_exposed=exposed if isinstance(exposed, int) else None,
             unmeasured=unmeasured,
             **correlations,
