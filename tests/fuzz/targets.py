@@ -130,6 +130,114 @@ def node(_: Path) -> Iterator[Feed]:
     yield feed
 
 
+class FakeHub:
+    """In place of the coordinator's sockets: nodes that answer at once, one of their messages spoilt."""
+
+    def __init__(self, *_: Any) -> None:
+        from collections import Counter
+
+        self.port, self.run, self.refused = 0, "", Counter[str]()
+        self.socket = self.handshakes = self
+        self.refused_key, self.not_understood = False, 0
+        self.queue: list[tuple[str, Any]] = []
+        self.answer: Callable[[str, Any], list[Any]] = lambda *_: []
+        self.spoil: Callable[[Any], Any] = lambda body: body
+        self.blamed: list[str] = []
+
+    def look(self, *_: Any, **__: Any) -> None:
+        """Stands for what needs nothing done: looks at handshakes, polls, closes."""
+
+    poll = close = withdraw = strike = look
+
+    def link_changes(self) -> list[Any]:
+        return []
+
+    def blame(self, name: str) -> None:
+        self.blamed.append(name)
+
+    def send(self, name: str, body: Any, to_pulse: bool = False) -> None:
+        self.queue += [(name, answer) for answer in self.answer(name, body)]
+
+    def receive(self) -> Any:
+        import zmq
+
+        if not self.queue:
+            raise zmq.Again
+        name, body = self.queue.pop(0)
+        body = self.spoil(body)
+        return None if body is None else (name, m.Header(0, m.VERSION, name, f"{name}1"), body)
+
+
+@contextlib.contextmanager
+def coordinator(folder: Path) -> Iterator[Feed]:
+    """A whole run on record, one of the nodes' messages changed so that it still passes the gate; then its page."""
+    import sys
+    from unittest import mock
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "state"))
+    import test_coordinator as paper
+
+    from testbed.coordinator import server
+    from testbed.core.config import Experiment, Lab
+    from testbed.core.errors import TestbedError
+    from testbed.report import html
+
+    lab = msgspec.convert({k: v for k, v in paper.LAB.items() if k != "world"}, Lab)
+    experiment = msgspec.convert({**paper.EXPERIMENT, "surface": {"policy": "none"}}, Experiment)
+    noise = np.random.default_rng(1)
+
+    def usual(made: Any, name: str, body: Any) -> list[Any]:
+        if isinstance(body, m.Probe):
+            n = made._frame.subcarrier_hz.size
+            csi = (noise.normal(size=(1, 1, n, 2)) @ [1, 1j]).astype(np.complex64)
+            links = [
+                m.LinkResult(tx=slot.tx, reason=None, snr_db=20.0, shape=csi.shape, csi=csi.tobytes())
+                for slot in body.slots if name in slot.rx
+            ]  # fmt: skip
+            return [m.Captured(round=body.round), m.Probed(round=body.round, links=links)]
+        answers = paper.Stage.usual(made, name, body)
+        return [msgspec.structs.replace(x, digest="ab" * 32) if hasattr(x, "digest") else x for x in answers]
+
+    def feed(rng: random.Random) -> str:
+        path = folder / "run"
+        shutil.rmtree(path, ignore_errors=True)
+        times = iter(range(10**9))
+        clock = type("Clock", (), {"now_s": lambda _: next(times) * 0.02})()
+        with mock.patch.object(server, "transport", mock.Mock(Hub=FakeHub, Wire=mock.Mock())):
+            made = server.Coordinator(lab, experiment, path, None, clock)
+        hub = made._hub
+        hub.answer = lambda name, body: usual(made, name, body)
+        at, told = rng.randrange(60), [0]
+
+        def spoil(body: Any) -> Any:
+            told[0] += 1
+            if told[0] != at:
+                return body
+            tree = msgspec.msgpack.decode(msgspec.msgpack.encode(m.Envelope(m.Header(0, m.VERSION, "bob", "1"), body)))
+            for _ in range(20):  # one that passes the gate: what does not is tried by `messages`
+                with contextlib.suppress(ProtocolError):
+                    return m.decode(mu.packed({**tree, "body": mu.spoil_tree(tree["body"], rng)})).body
+            return None
+
+        hub.spoil = spoil
+        for name in made.state.nodes:
+            hello = m.Hello(role=lab.node[name].role, identity={"driver": "x"}, pid=1, discussion_port=1)
+            hub.queue.append((name, hello))
+        try:
+            outcome = made.run(None)
+        except TestbedError as exc:
+            if "\n" in str(exc) or not str(exc).isprintable():
+                raise AssertionError(f"a refusal of several lines: {str(exc)[:100]!r}") from exc
+            return "refused"
+        assert "\n" not in outcome.detail, outcome.detail
+        assert not hub.blamed, "a message could not be handled"
+        if rng.random() < 0.02:
+            html.make(path)
+        return "accepted" if outcome.status == "finished" else "refused"
+
+    yield feed
+
+
 @contextlib.contextmanager
 def world(_: Path) -> Iterator[Feed]:
     """Bad requests to a world with two radios and a board."""
@@ -767,7 +875,7 @@ def report(folder: Path) -> contextlib.AbstractContextManager[Feed]:
 TARGETS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Feed]]] = {
     f.__name__: f
     for f in (
-        messages, public, node, world, dialogue, amplification, training, ris595, opensourceris, iio, lab, experiment,
-        pattern, pool, model, sigmf, run_folder, report,
+        messages, public, node, coordinator, world, dialogue, amplification, training, ris595, opensourceris, iio, lab,
+        experiment, pattern, pool, model, sigmf, run_folder, report,
     )
 }  # fmt: skip
