@@ -14,6 +14,7 @@ import pytest
 from testbed import config
 from testbed.assess import run_summary
 from testbed.coordinator import events as ce
+from testbed.coordinator.recorder import MOST_NOTES, Recorder
 from testbed.coordinator.server import Coordinator
 from testbed.core.errors import TestbedError
 from testbed.core.types import Key
@@ -172,3 +173,21 @@ def test_csi_of_other_antennas_at_one_end_costs_the_comparison_and_not_the_runs_
     assert summary["csi_correlation_ae"] is None
     told = " ".join(entry["detail"] for entry in summary["health"])
     assert ("cannot be compared" in told) == (liar != "eve")
+
+
+def test_a_node_that_fails_without_end_does_not_fill_the_record(tmp_path: Path) -> None:
+    lab = config.load_lab("sim")
+    start = documents.start(msgspec.to_builtins(config.load_experiment("static_room")), msgspec.to_builtins(lab))
+    writer = RunWriter(tmp_path / "run", start)
+    recorder = Recorder(writer, lab, "run-1", private=False)
+    told = [
+        recorder.note(ce.Note("failed", {"node": name, "operation": "x", "state": "y", "detail": "z"}))
+        for name in ["eve"] * (MOST_NOTES + 500) + ["bob"]
+    ]
+    assert (told.count(False), told[-1]) == (500, True)
+    recorder.totals(0, {})
+    writer.flush()
+    events = reader.load(tmp_path / "run").events
+    assert sum(x.kind == "failed" for x in events) == MOST_NOTES + 1
+    assert next(x.data for x in events if x.kind == "notes_left_out") == {"eve": 500}
+    writer.close(documents.stop("ok"), None)
