@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def make(lab: Lab, here: list[str], bits: int, out: Path | None) -> dict[str, Pa
         raise InputError(f"accepted: nodes of Alice and Bob that run on this machine: {', '.join(ends(lab))}")
     carried = {name: out if out is not None else Path(f"{lab.name}-{name}.pool") for name in elsewhere}
     for path in carried.values():
-        if path.exists():
-            raise InputError(f"{path}: exists; accepted: the name of a new file")
+        if path.exists() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise InputError(f"{path}: accepted: the name of a new file in a folder that can be written")
     own = {name: node_state_dir(lab, name) / pool_file.NAME for name in ends(lab) if name in here}
     with ExitStack() as stack:
         for path in own.values():
