@@ -333,19 +333,19 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
             continue
         reports = (block.alice, block.bob, block.alice_key, block.bob_key)
         failures = [r.failure for r in reports if r is not None and r.failure]
-        # the end at which it went wrong has the cause and its figures; the other only heard of it
+        # the end that failed reports the cause with its figures; the other end reports only that its peer failed
         reason = min(failures, key=lambda failure: failure.startswith(PEER_FAILED), default=None)
         if reason is None:
             reason = "a node stopped reporting" if None in reports else "0 key bits"
         reasons[reason] = reasons.get(reason, 0) + 1
     if reasons or not facts.blocks:
         detail = "; ".join(f"{n} of {counted(len(facts.blocks), 'block')}: {reason}" for reason, n in reasons.items())
-        entries.append({"check": "every block gives a key", "ok": False, "detail": detail or "no block was distilled"})
+        entries.append({"check": "blocks_give_keys", "ok": False, "detail": detail or "no block was distilled"})
     one_sided = sum(_delivered(b.alice_key) != _delivered(b.bob_key) for b in facts.blocks)
     if one_sided:
         entries.append(
             {
-                "check": "keys on both sides",
+                "check": "keys_on_both_sides",
                 "ok": False,
                 "detail": f"delivered on one side only: {counted(one_sided, 'key')}",
             }
@@ -357,14 +357,14 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
             f"{assumed} of {counted(len(attacked), 'block')}: Eve received too few probes, missed public messages, or "
             "sent an unusable report; what she knows is assumed, not measured"
         )
-        entries.append({"check": "Eve's attack is a measurement", "ok": False, "detail": detail})
+        entries.append({"check": "eve_attack_measured", "ok": False, "detail": detail})
     mismatched = sum(
         b.alice_digest != b.bob_digest for b in delivered if b.alice_digest is not None and b.bob_digest is not None
     )
     if mismatched:
         entries.append(
             {
-                "check": "keys equal",
+                "check": "keys_equal",
                 "ok": False,
                 "detail": f"{counted(mismatched, 'verified key differs', 'verified keys differ')}: do not use any",
             }
@@ -374,11 +374,9 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
 
 def _null_entries(summary: Mapping[str, Any], facts: RunFacts) -> list[dict[str, Any]]:
     values = {**summary, **{f"reconciliation.{k}": v for k, v in summary["reconciliation"].items()}}
-    by_reason: dict[str, list[str]] = {}
+    out = []
     for name, value in values.items():
         if value is None:
             reason = facts.unmeasured.get(name) or _DEFAULT_REASONS.get(name, "not measured")
-            by_reason.setdefault(reason, []).append(name)
-    return [
-        {"check": f"measured: {', '.join(names)}", "ok": False, "detail": reason} for reason, names in by_reason.items()
-    ]
+            out.append({"check": f"measured_{name}", "ok": False, "detail": reason})
+    return out

@@ -228,6 +228,17 @@ class Roster:
             )
         return None
 
+    def beams_note(self) -> list[Effect]:
+        """Return a note where the experiment's beam policy has no effect, because both ends have one antenna."""
+        n_antennas = self.antennas()
+        if self._experiment.beams.policy == "none" or max(n_antennas.get("alice", 1), n_antennas.get("bob", 1)) > 1:
+            return []
+        detail = (
+            f"table [beams]: policy = {self._experiment.beams.policy!r}, but the radios of Alice and Bob have one "
+            "antenna each, so the beams change nothing and the soundings only cost rounds; set policy = 'none'"
+        )
+        return [Note("beams_without_effect", {"detail": detail})]
+
     # -- messages
 
     def send(self, role: str, body: Any) -> list[Effect]:

@@ -330,4 +330,4 @@ def _why(judgement: Judgement, measured: Finding | None, terms: tuple[Term, ...]
     if measured is None:
         return "no attack applies to this block, so nothing bounds what an Eve knows"
     spelt = " ".join(f"{'−' if t.bits < 0 else ''} {abs(t.bits):.0f} {t.name}" for t in terms)
-    return f"entropy_exhausted: {spelt.strip()} < {STEP}"
+    return f"entropy_exhausted: {spelt.strip()} leave no key; the shortest has {STEP} bits"
