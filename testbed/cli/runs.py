@@ -151,7 +151,7 @@ def node(
 @app.command()
 def sim(
     lab: LabOption = "sim",
-    port: Annotated[Optional[int], typer.Option(min=0, max=65535, help="In place of the lab's port; 0 chooses one.")] = None,  # noqa: UP045
+    port: Annotated[Optional[int], typer.Option(min=0, max=65535, help="In place of the lab's; 0 chooses one.")] = None,  # noqa: UP045
     experiment: Annotated[
         str, typer.Option(help="Experiment whose scene the air simulates until a run sends its own.")
     ] = "static_room",

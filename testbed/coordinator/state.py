@@ -468,7 +468,8 @@ class CoordinatorState(Deadlines):
         if misfit is not None:
             return [RunFails(misfit)]
         out: list[Effect] = [ResetWorld()] if self.lab.world is not None else []
-        return out + self.roster.beams_note() + [x for node in self.roster.taking_part() for x in self.roster.configure(node)]
+        out += self.roster.beams_note()
+        return out + [x for node in self.roster.taking_part() for x in self.roster.configure(node)]
 
     def _everybody_is_ready(self) -> bool:
         return self.roster.all_ready()
