@@ -28,7 +28,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """ours / baseline; None where either is missing, the baseline is 0, or a ratio has no meaning for this figure."""
+        """ours / baseline; None where either is missing, the baseline is 0, or this figure has no meaningful ratio."""
         if self.name in _NO_RATIO or self.ours is None or not self.baseline:
             return None
         return self.ours / self.baseline
@@ -50,7 +50,7 @@ def compare(summary: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[Row
 
 
 def several(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row a figure: name, unit, `values` of every run, `ratios` to the first run's (None where it has none)."""
+    """Return a row a figure: name, unit, `values` of every run, `ratios` to the first run's (None: no ratio)."""
     columns = [compare(summary, summaries[0]) for summary in summaries]
     return [
         {

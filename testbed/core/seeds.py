@@ -58,7 +58,7 @@ class Streams:
         self._generator = np.random.Generator(self._bits)
 
     def at(self, key: int, group: int = 0) -> np.random.Generator:
-        """Return the generator at the beginning of stream (`group`, `key`), both ≥ 0; the next call moves it elsewhere."""
+        """Return the generator at the start of stream (`group`, `key`), both ≥ 0; the next call moves it elsewhere."""
         self._counter[2] = key
         self._counter[3] = group
         self._bits.state = self._fresh

@@ -153,7 +153,7 @@ class TrainableEnhancer(Enhancer):
     @property
     @abstractmethod
     def card(self) -> dict[str, Any]:
-        """Return what the model is and what data it was learnt from, plain values; raises InputError without a model."""
+        """Return what the model is and what data it was learnt from, as plain values; InputError without a model."""
 
     @abstractmethod
     def check(self, shape: tuple[int, ...], subcarrier_hz: F64) -> None:
@@ -241,7 +241,7 @@ class Quantizer(Configurable, ABC):
         return None
 
     def published(self, raw: Bits, lead: PublicMessage) -> NDArray[np.bool_]:
-        """Return (bit,) which raw bits Alice's message has revealed already: they are sacrificed first. Default: none."""
+        """Return (bit,) which raw bits Alice's message has revealed; they are sacrificed first. Default: none."""
         return np.zeros(raw.values.size, np.bool_)
 
 
@@ -356,7 +356,7 @@ class SurfacePolicy(Configurable, ABC):
 
     @abstractmethod
     def begin(self, shape: tuple[int, int], phase_bits: int, seed: int) -> None:
-        """Take in the board's (rows, columns) and bits; raises InputError where the policy cannot serve such a board."""
+        """Take in the board's (rows, columns) and bits; raises InputError where the policy cannot serve it."""
 
     @abstractmethod
     def pattern_for(self, round: int) -> SurfacePattern:

@@ -56,7 +56,7 @@ class RunWriter:
         self._describe("rounds", rounds.round_fields())
 
     def set_up(self, radios: dict[str, dict[str, Any]], drivers: dict[str, dict[str, Any]]) -> None:
-        """Complete the start document with the nodes' reports: the settings their radios accepted, and their drivers."""
+        """Complete the start document with the nodes' reports: settings that their radios accepted, and drivers."""
         self.start = msgspec.structs.replace(self.start, radios=radios, drivers=drivers)
         self._journal.document("start", self.start)
 
@@ -131,7 +131,7 @@ class RunWriter:
         self._journal.bits(block, node, kind, values)
 
     def block(self, block: Block | dict[str, Any]) -> None:
-        """Record the nodes' reports of a block (`documents.Block`, or the same as a dict); separate parts are merged."""
+        """Record the nodes' reports of a block (`documents.Block`, or an equal dict); separate parts are merged."""
         self._journal.document("block", msgspec.convert(block, Block, from_attributes=True))
 
     def event(self, kind: str, data: dict[str, Any]) -> None:
