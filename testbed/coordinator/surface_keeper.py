@@ -114,7 +114,7 @@ class SurfaceKeeper(Deadlines):
             self.policy.observe(number, {})
 
     def choose(self, number: int) -> str | None:
-        """Ask the policy, once a round, which pattern the surface is to hold; returns why that is impossible, or None."""
+        """Ask the policy, once a round, for the surface's pattern; returns why there can be none, or None."""
         policy, ris = self.policy, self._roster.by_role("ris")
         assert policy is not None
         assert ris is not None
