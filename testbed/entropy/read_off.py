@@ -153,7 +153,7 @@ def _surroundings(rounds: I64, power: F64, count: F64, least: int) -> Iterator[t
 
 
 def _alike(facts: Facts, train: I64, target: F64, known: Mask) -> list[Mask]:
-    """Return sets of dimensions, (dimension,) masks, whose labels relate to the target alike and are learnt together."""
+    """Return sets of dimensions, (dimension,) masks, whose labels relate to the target alike: they learn together."""
     depth, out = facts.depths, []
     for bits in np.unique(depth[depth > 0]).tolist():
         own = depth == bits

@@ -50,9 +50,7 @@ class LineOfSight:
             end = np.asarray(node.position_m, float)
             legs.append(np.linalg.norm(grid - end, axis=1))
             if legs[-1].min() <= 0 or np.array_equal(end, placed.position_m):
-                raise InputError(
-                    f"table [scene.{name}]: the position is the surface's own; accepted: a distance above 0 m"
-                )
+                raise InputError(f"table [scene.{name}]: at the surface's own point; accepted: a distance above 0 m")
             if not np.dot(end - np.asarray(placed.position_m), placed.normal) > 0:
                 raise InputError(
                     f"table [scene.{name}]: the position is behind the surface, which reflects nothing there; "
@@ -63,7 +61,7 @@ class LineOfSight:
         apart_m = float(np.linalg.norm(ends[0] - ends[1]))
         if apart_m <= 0:
             raise InputError(
-                f"tables [scene.{tx}] and [scene.{rx}]: the positions are equal; accepted: a distance above 0 m"
+                f"tables [scene.{tx}] and [scene.{rx}]: both are at the same point; accepted: a distance above 0 m"
             )
         spread = wavelength_m / (4 * np.pi)
         strength = spread**2 * 10 ** (placed.gain_db / 20) / (legs[0] * legs[1])
