@@ -43,16 +43,16 @@ class Equipment:
 
 
 class Emulator(ABC):
-    """The twin of a device on the simulated air, found by entry point `testbed.emulators` under its driver's name.
+    """An emulated device on the simulated air, found by entry point `testbed.emulators` under its driver's name.
 
-    Made as `Twin(name, context, **options)` of the table `[world.emulators.NAME]`; refused options raise InputError.
-    The air at `context.world` is needed from the twin's first use on, not when it is made; where that is None, nothing
-    is radiated or reflected, and the twin works all the same. It behaves as the device does where that refuses an
-    order, loses data or answers late. Faults that can be requested of it are drawn from `context.seed`.
+    Made as `Class(name, context, **options)` of the table `[world.emulators.NAME]`; refused options raise InputError.
+    The air at `context.world` is needed from the emulator's first use on, not when it is made; where that is None,
+    nothing is radiated or reflected, and the emulator works all the same. It behaves as the device does where that
+    refuses an order, loses data or answers late. Faults that can be requested of it are drawn from `context.seed`.
 
-    The driver reaches most twins over its own wire, at `uri`. A twin that stands in for the vendor's library
-    (`in_process`) is installed in the driver's process by `equip` instead. Two twins are two devices if their nodes'
-    folders (`context.state_dir`) differ; after `close` the driver no longer finds a twin.
+    The driver reaches most emulators over its own wire, at `uri`. An emulator of the vendor's library (`in_process`)
+    is installed in the driver's process by `equip` instead. Two emulators are two devices if their nodes' folders
+    (`context.state_dir`) differ; after `close` the driver no longer finds the device.
 
     >>> class Nowhere(Emulator):
     ...     def __init__(self, name, context):

@@ -79,7 +79,7 @@ def slopes(precoders: C128, covariances: C128, weights: Any) -> Slopes:
 
 
 class KeyRates(ABC):
-    """The interface of a scene for designers, whatever its covariances follow from; shapes as in the functions above."""
+    """The interface of a scene for designers, whatever gives its covariances; shapes as in the functions above."""
 
     weights: F64
     """(cell,) weights in the sum that is maximised."""

@@ -74,7 +74,7 @@ class SingleCell:
         bs_m: Any = BS_M,
         surface_m: Any = SURFACE_M,
     ) -> SingleCell:
-        """Return the paper's scene with Bob at `bob_m` (…, 3); path-loss exponents 3.67 direct and 2 over the surface."""
+        """Return the paper's scene with Bob at `bob_m` (…, 3); path-loss exponents 3.67 (direct) and 2 (surface)."""
         side = round(max(n_elements, 0) ** 0.5)
         if n_elements < 1 or side * side != n_elements:
             raise InputError(f"{n_elements} elements, accepted: a square number (the surface is a square grid)")
