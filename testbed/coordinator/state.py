@@ -470,7 +470,8 @@ class CoordinatorState(Deadlines):
             return [RunFails(misfit)]
         for node in self.roster.taking_part():
             self.roster.ask(node)
-        return [ResetWorld()] if self.lab.world is not None else []
+        out: list[Effect] = [ResetWorld()] if self.lab.world is not None else []
+        return out + self.roster.beams_note()
 
     def _a_node_can_be_configured(self) -> bool:
         """In virtual time a node takes part in the air from then on: a round under way would wait for it, and where
