@@ -36,7 +36,7 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
     correlations: dict[str, float | None] = {}
     unmeasured: dict[str, str] = {}
     if alice is not None and bob is not None:
-        verdicts += health.check(alice, bob, eve, _snr_db(run, kept))
+        verdicts += health.check(alice, bob, eve, _snr_db(run, kept), _antenna_pairs(run))
         correlations["csi_correlation_ab"] = agreement.correlation(alice, bob)
         correlations["csi_correlation_ab_detrended"] = agreement.detrended(alice, bob)
         found = [r for v in eve.values() for end in (alice, bob) if (r := agreement.correlation(end, v)) is not None]
@@ -118,6 +118,12 @@ def _levels_db(run: RecordedRun, kept: np.ndarray) -> dict[str, F64]:
         aligned = canonical_antennas(CsiSeries(h=h, rounds=kept, subcarrier_hz=series.subcarrier_hz), rx)
         out[f"{tx}>{rx}"] = agreement.level_db(aligned.h)
     return out
+
+
+def _antenna_pairs(run: RecordedRun) -> int:
+    """Return the number of antenna pairs between Alice and Bob; 1 where their CSI is not on record."""
+    series = run.series(f"{run.node('bob')}>{run.node('alice')}")
+    return 1 if series is None else int(np.prod(series.h.shape[1:3]))
 
 
 def _snr_db(run: RecordedRun, kept: np.ndarray) -> tuple[F64, F64] | None:

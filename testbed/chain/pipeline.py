@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from testbed.chain.agreement import Agreed, Agreement, Side
 from testbed.chain.amplification import Amplification
+from testbed.chain.defects import mend
 from testbed.chain.eavesdropping import Eavesdropping, EveGuess
 from testbed.chain.training import training
 from testbed.core import registry
@@ -57,7 +58,8 @@ class KeyChain:
         Never raises DialogueFailed: a failure is told to the peer and returned as `report.failure`
         (untrainable, protocol, or peer_failed: <the peer's reason>). The model of before, if any, then stays.
         """
-        return training(self.enhance, role, canonical_antennas(csi, role), block, generator(seed, "train", role, block))
+        csi, _ = mend(canonical_antennas(csi, role))
+        return training(self.enhance, role, csi, block, generator(seed, "train", role, block))
 
     def agree(self, role: Side, csi: CsiSeries, block: int, seed: int) -> Dialogue[Agreed]:
         """See `Agreement.agree`."""
@@ -76,7 +78,7 @@ class KeyChain:
     def features(self, csi: CsiSeries, role: Side) -> Features | None:
         """Return what the enhancer makes of CSI; None where it needs a model and has none."""
         try:
-            return self.enhance.transform(canonical_antennas(csi, role), role)
+            return self.enhance.transform(mend(canonical_antennas(csi, role))[0], role)
         except InputError:
             return None
 

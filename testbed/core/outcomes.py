@@ -35,6 +35,10 @@ class AgreeReport(Struct, frozen=True, kw_only=True):
     verified: bool
     failure: Text | None
     """Reason, where not verified."""
+    csi_defects: dict[str, Tally] = {}
+    """What was wrong with this side's CSI and was masked or repaired, by name (`chain.defects`), and how many of it."""
+    csi_bins: list[Tally] = []
+    """Places of the subcarriers that were left out: dead, or jumping."""
 
 
 class TrainReport(Struct, frozen=True, kw_only=True):
