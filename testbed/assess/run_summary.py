@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from testbed.assess import agreement, audit, health, randomness, training
+from testbed.assess import agreement, audit, carriers, health, randomness, training
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.config import convert
 from testbed.core.antennas import canonical_antennas
@@ -48,7 +48,8 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
         unmeasured |= {k: why for k in ("keys_mismatched", "randomness", "eve_keys_recovered")}
         if any(audit.key_bits(block) for block in run.blocks):
             unmeasured |= {k: why for k in ("min_entropy_per_bit", "secrecy")}
-    verdicts += _course(run, experiment)
+    offsets = carriers.offsets(run, experiment)
+    verdicts += [*carriers.verdict(run, experiment, offsets), *_course(run, experiment)]
     attempts = _attempts(run)
     if experiment.training.rounds:
         verdicts += [training.verdict(attempts), training.guard_verdict(attempts, experiment.training.guard_rounds)]
@@ -81,6 +82,7 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
         guard = next((e.data["rounds"] for e in reversed(run.events) if e.kind == "guard_rounds"), 0)
         out["training"] = training.summarise(attempts, guard)
     out["links_rejected"] = _links_rejected(run)
+    out["carriers"] = offsets
     out["status"] = run.stop.exit_status if run.stop is not None else "killed"
     return out
 
