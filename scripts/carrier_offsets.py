@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Prints how many rounds are kept when two radios' crystals differ: a table by carrier, sample rate and offset in ppm.
 
-A round is kept where both directions' frames are found: at Bob with the offset, at Alice with its opposite. Channel: three
-Rayleigh paths within half a cyclic prefix; SNR 20 dB. The default waveform, or that of an experiment:
+A round is kept where both directions' frames are found: at Bob with the offset, at Alice with its opposite. Channel:
+three Rayleigh paths within half a cyclic prefix; SNR 20 dB. The default waveform, or that of an experiment:
 
     scripts/carrier_offsets.py [--rounds 40] [EXPERIMENT.toml]
 
