@@ -38,6 +38,13 @@ def doctor(
     carrier_hz: Annotated[Optional[float], typer.Option(min=1e6, help="Measure at this carrier.")] = None,  # noqa: UP045
     rate_hz: Annotated[Optional[float], typer.Option(min=1e3, help="Measure at this sample rate.")] = None,  # noqa: UP045
     repeats: Annotated[int, typer.Option(min=4, max=1000, help="Frames a link.")] = 8,
+    cable: Annotated[
+        bool,
+        typer.Option(
+            "--cable",
+            help="The radios are joined by cables and attenuators: measure their own delays, gains and responses.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:  # fmt: skip
@@ -63,7 +70,7 @@ def doctor(
         advice = "" if found.ok else f" – fix: {found.fix}"
         print(f"{'ok ' if found.ok else 'fix'} {found.subject}: {found.check}: {found.detail}{advice}", flush=True)
 
-    diagnosis = examining.examine(place, lab, radio, repeats, (lambda _: None) if as_json else tell, plan, nodes)
+    diagnosis = examining.examine(place, lab, radio, repeats, (lambda _: None) if as_json else tell, plan, nodes, cable)
     if as_json:
         print_json(diagnosis)
     if not diagnosis.ok:

@@ -18,9 +18,10 @@ from testbed.core.errors import DeviceError, InputError, LateTransmit, ProbeReje
 from testbed.core.radio import Radio, RadioSettings
 from testbed.core.ris import Board
 from testbed.core.stages import CsiEstimator
-from testbed.core.types import CsiFrame, IqBlock, SoundingFrame, SurfacePattern
+from testbed.core.types import C64, CsiFrame, IqBlock, SoundingFrame, SurfacePattern
 from testbed.core.windows import PERIODS, repeated_windows
 from testbed.net import messages as m
+from testbed.nodes import chains
 from testbed.nodes import events as e
 from testbed.nodes.antennas import Antennas
 from testbed.nodes.carrier import CarrierTracker
@@ -44,6 +45,8 @@ class _Tuned:
     iq_folder: Path | None
     """Where the captured samples are written; None where they are not."""
     carrier: CarrierTracker
+    ratio: C64 | None
+    """(subcarrier,) this device's T/R, by which CSI is multiplied; None where it is taken as it is."""
 
 
 @dataclass(slots=True)
@@ -80,18 +83,28 @@ class RadioWork:
         self._has_failed, self._part = False, _Part(-1)
         sounder = registry.make_stage("probing", body.probing.waveform, body.probing.waveform_options)
         frame = sounder.frame(accepted.sample_rate_hz)
+        ratio = self._ratio(accepted, frame)
         estimator = registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options)
         range_hz = estimator.range_hz(frame)
         self._tuned = _Tuned(
             settings=settings,
             frame=frame,
             estimator=estimator,
+            ratio=ratio,
             carrier=CarrierTracker(settings.carrier_hz, range_hz, self._radio.correction_ppm),
             antennas=Antennas(self._place.role, body.antennas, body.beams, frame, seed),
             is_experiment=body.experiment_mode,
             iq_folder=self._state_dir / "iq" / run if body.record_iq and body.experiment_mode else None,
         )
         return m.Configured(accepted={k: float(getattr(accepted, k)) for k in _ACCEPTED})
+
+    def _ratio(self, accepted: RadioSettings, frame: SoundingFrame) -> C64 | None:
+        if not self._place.calibrated:
+            return None
+        if self._radio.capabilities.n_antennas > 1:
+            raise InputError("calibrated = true; accepted for radios with one antenna only")
+        found = chains.find(self._state_dir, self._radio.identity(), accepted.carrier_hz, accepted.sample_rate_hz)
+        return found.ratio(frame.subcarrier_hz)
 
     def _ready(self) -> _Tuned:
         if self._tuned is None:
@@ -236,6 +249,8 @@ def _estimate(
     """Return what is reported of one captured slot; the estimate itself goes into `csi`, by role of the transmitter."""
     try:
         found = tuned.antennas.estimate(tuned.estimator, number, slot.tx, block, sounding)
+        if tuned.ratio is not None:
+            found = chains.levelled(found, tuned.ratio)
     except ProbeRejected as exc:
         if exc.cfo_hz is not None:
             _follow(tuned, slot.tx, exc.cfo_hz)
