@@ -106,8 +106,8 @@ class MapFile(Table):
     subcarrier_spacing_hz: Positive | None = None
     """Spacing of the subcarriers, in place of `subcarrier_hz` where they are evenly spaced."""
     leave_out: list[int] = field(default_factory=list)
-    """Positions, from 0, of subcarriers that are not used (null, pilots); those that are zero or NaN throughout are found
-    without this key."""
+    """Positions, from 0, of subcarriers that are not used (null, pilots); those that are zero or NaN throughout are
+    found without this key."""
     interval_s: Positive | None = None
     """Time from probe pair to probe pair; default: from the time stamps, if there are any."""
     assumption: str = ""
