@@ -1,4 +1,4 @@
-"""What most attacks are made of: inputs by probe, a regression to Alice's scores, labels read off."""
+"""The base of most attacks: inputs by probe, a regression to Alice's scores, labels from the estimates."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class EstimatingAttack(ByRegimes):
 
     @abstractmethod
     def inputs(self, facts: Facts, z: F64) -> F64 | None:
-        """Return (probe, input), NaN where missing; None where there is nothing to go by. z: Alice's scores."""
+        """Return (probe, input), NaN where missing; None where there is no input. z: Alice's scores."""
 
     def targets(self, z: F64) -> F64:
-        """Return (probe, column) what is estimated of Alice's scores; NaN where they are."""
+        """Return (probe, column) the function of Alice's scores that is estimated; NaN where they are NaN."""
         return z
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
@@ -73,16 +73,16 @@ def _with_trust(x: F64, y: F64, most: int, trust: F64) -> Estimate:
 
 
 class DirectAttack(ByRegimes):
-    """Takes one channel for each of Alice's columns, as it stands but for its sign: a handful of parameters.
+    """Uses one channel for each of Alice's columns, unchanged except for its sign: only a few parameters.
 
-    Where a regression has hundreds, what it has not learnt looks like entropy.
+    In a regression with hundreds of parameters, what it has not learnt would look like entropy.
     """
 
     _fitted = False
 
     @abstractmethod
     def matches(self, facts: Facts, z: F64) -> list[Match]:
-        """Return what channels to choose from; the one that agrees best is taken."""
+        """Return the candidate channels; the one that agrees best is used."""
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
         z = scores(facts)
@@ -97,7 +97,7 @@ class DirectAttack(ByRegimes):
 
     @property
     def degrees_of_freedom(self) -> float:
-        """Shift, sign, channel, how far it is off, and doubt."""
+        """Shift, sign, channel, error, and doubt."""
         return 5.0 if self._fitted else 0.0
 
 

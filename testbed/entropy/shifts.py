@@ -137,7 +137,7 @@ def candidates(reference: Reference, alice: I64, z: F64) -> Candidates:
 def _filled(shifts: I64) -> I64:
     """Return the shifts and all shifts between near ones, which occur where packets are lost one at a time."""
     gaps = [np.arange(a, b) for a, b in pairwise(shifts.tolist()) if 1 < b - a <= _FILL]
-    if shifts.size > 1:  # where it changes it may have begun earlier and ended later than what was found
+    if shifts.size > 1:  # a shift may have begun earlier and ended later than where it was found
         gaps += [np.arange(shifts[0] - _BEYOND, shifts[0]), np.arange(shifts[-1] + 1, shifts[-1] + 1 + _BEYOND)]
     return np.unique(np.concatenate([shifts, *gaps]))[: 4 * _MOST]
 

@@ -1,6 +1,6 @@
-"""What a node does with its device when the coordinator orders it: rounds with a radio, patterns with a board.
+"""A node's device operations, as the coordinator orders them: rounds with a radio, patterns with a board.
 
-Whatever a device or its settings refuse is raised as DeviceError or InputError; the daemon reports it.
+An order that a device or its settings refuse raises DeviceError or InputError; the daemon reports it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from testbed.core.errors import DeviceError, InputError, LateTransmit, ProbeReje
 from testbed.core.radio import Radio, RadioSettings
 from testbed.core.ris import Board
 from testbed.core.stages import CsiEstimator
-from testbed.core.types import CsiFrame, IqBlock, SoundingFrame, SurfacePattern
+from testbed.core.types import C64, CsiFrame, IqBlock, SoundingFrame, SurfacePattern
 from testbed.core.windows import PERIODS, repeated_windows
 from testbed.net import messages as m
+from testbed.nodes import chains
 from testbed.nodes import events as e
 from testbed.nodes.antennas import Antennas
+from testbed.nodes.carrier import CarrierTracker
 from testbed.nodes.secret_surface import SecretSurface
 
 _COARSE_S = 0.5e-6
@@ -33,7 +35,7 @@ _ACCEPTED = ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db")
 
 @dataclass(frozen=True, slots=True)
 class _Tuned:
-    """A configured radio's way from orders to estimates."""
+    """A configured radio, with all that leads from orders to estimates."""
 
     settings: RadioSettings
     frame: SoundingFrame
@@ -42,11 +44,14 @@ class _Tuned:
     is_experiment: bool
     iq_folder: Path | None
     """Where the captured samples are written; None where they are not."""
+    carrier: CarrierTracker
+    ratio: C64 | None
+    """(subcarrier,) this device's T/R, by which CSI is multiplied; None where it is taken as it is."""
 
 
 @dataclass(slots=True)
 class _Part:
-    """What this node did so far in a round that goes step by step."""
+    """This node's progress in a round that goes step by step."""
 
     round: int
     captured: list[tuple[str, IqBlock]] = field(default_factory=list)
@@ -78,15 +83,28 @@ class RadioWork:
         self._has_failed, self._part = False, _Part(-1)
         sounder = registry.make_stage("probing", body.probing.waveform, body.probing.waveform_options)
         frame = sounder.frame(accepted.sample_rate_hz)
+        ratio = self._ratio(accepted, frame)
+        estimator = registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options)
+        range_hz = estimator.range_hz(frame)
         self._tuned = _Tuned(
             settings=settings,
             frame=frame,
-            estimator=registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options),
+            estimator=estimator,
+            ratio=ratio,
+            carrier=CarrierTracker(settings.carrier_hz, range_hz, self._radio.correction_ppm),
             antennas=Antennas(self._place.role, body.antennas, body.beams, frame, seed),
             is_experiment=body.experiment_mode,
             iq_folder=self._state_dir / "iq" / run if body.record_iq and body.experiment_mode else None,
         )
         return m.Configured(accepted={k: float(getattr(accepted, k)) for k in _ACCEPTED})
+
+    def _ratio(self, accepted: RadioSettings, frame: SoundingFrame) -> C64 | None:
+        if not self._place.calibrated:
+            return None
+        if self._radio.capabilities.n_antennas > 1:
+            raise InputError("calibrated = true; accepted for radios with one antenna only")
+        found = chains.find(self._state_dir, self._radio.identity(), accepted.carrier_hz, accepted.sample_rate_hz)
+        return found.ratio(frame.subcarrier_hz)
 
     def _ready(self) -> _Tuned:
         if self._tuned is None:
@@ -106,11 +124,27 @@ class RadioWork:
         for slot, block in captured:
             self._write_iq(tuned, body.round, slot.tx, block)
             links.append(_estimate(tuned, body.round, slot, block, csi, body.margin_s, body.sounding))
-        if body.sounding:  # for the beams, and for nobody else
+        if body.sounding:  # only the beams use a sounding
             tuned.antennas.hear(body.round, csi)
             csi = {}
         reason, detail = fault if fault else (None, "")
-        return e.ProbeDone(m.Probed(round=body.round, links=links, fault=reason, detail=detail), csi)
+        return e.ProbeDone(self._probed(tuned, body.round, links, reason, detail), csi)
+
+    def _probed(
+        self, tuned: _Tuned, number: int, links: list[m.LinkResult], fault: str | None, detail: str
+    ) -> m.Probed:
+        """Return the report of a round; where Alice's carrier has moved too far away, the radio follows it first.
+
+        A radio that cannot be tuned then is left to the next order, which says what is wrong with it.
+        """
+        wanted_ppm = tuned.carrier.wanted_ppm()
+        if wanted_ppm is not None:
+            self._radio.correction_ppm = wanted_ppm
+            try:
+                self._radio.configure(tuned.settings)
+            except DeviceError as exc:
+                fault, detail = fault or Reject.DEVICE.value, detail or str(exc)
+        return m.Probed(round=number, links=links, fault=fault, detail=detail, correction_ppm=wanted_ppm)
 
     def _take_slots(
         self, tuned: _Tuned, body: m.Probe
@@ -131,7 +165,7 @@ class RadioWork:
         except DeviceError as exc:
             fault = (Reject.DEVICE.value, str(exc))
         try:
-            self._radio.idle_until(body.end_s)  # whatever happened, the others must not wait for this transmitter
+            self._radio.idle_until(body.end_s)  # after an error, too, the others must not wait for this transmitter
         except DeviceError as exc:
             fault = fault or (Reject.DEVICE.value, str(exc))
         return captured, fault
@@ -175,7 +209,7 @@ class RadioWork:
         csi: dict[str, CsiFrame] = {}
         links = [self._estimate_repeated(tuned, body.round, tx, block, csi) for tx, block in part.captured]
         reason = Reject.DEVICE.value if part.fault else None
-        return e.ProbeDone(m.Probed(round=body.round, links=links, fault=reason, detail=part.fault or ""), csi)
+        return e.ProbeDone(self._probed(tuned, body.round, links, reason, part.fault or ""), csi)
 
     def _act(self, tuned: _Tuned, body: m.Step, part: _Part) -> None:
         match body.action:
@@ -215,11 +249,16 @@ def _estimate(
     """Return what is reported of one captured slot; the estimate itself goes into `csi`, by role of the transmitter."""
     try:
         found = tuned.antennas.estimate(tuned.estimator, number, slot.tx, block, sounding)
+        if tuned.ratio is not None:
+            found = chains.levelled(found, tuned.ratio)
     except ProbeRejected as exc:
+        if exc.cfo_hz is not None:
+            _follow(tuned, slot.tx, exc.cfo_hz)
         if not tuned.is_experiment:  # details name levels and SNR, which are much like those of the rounds around
             return m.LinkResult(tx=slot.tx, reason=exc.reason.value)
         return m.LinkResult(tx=slot.tx, reason=exc.reason.value, detail=exc.detail, cfo_hz=exc.cfo_hz or 0.0)
     csi[slot.tx] = found
+    _follow(tuned, slot.tx, found.cfo_hz)
     timing_error_s = found.time_s - (slot.start_s + margin_s)
     if not tuned.is_experiment:
         # level, SNR and exact arrival depend on the channel, as the key does; the scheduler needs a coarse time only
@@ -239,23 +278,28 @@ def _estimate(
     )
 
 
+def _follow(tuned: _Tuned, tx: str, cfo_hz: float) -> None:
+    if tx == "alice":
+        tuned.carrier.hear(cfo_hz)
+
+
 def life_of(incarnation: str) -> str:
-    """Return a mark of one life of a node: its random part, for processes that follow one another have like numbers."""
+    """Return a mark of one process of a node: its random part, since successive processes have similar numbers."""
     return incarnation.rpartition("-")[2][:6]
 
 
 class BoardWork:
-    """One node's surface, `name` for messages. `life` marks the names of patterns that this process has drawn."""
+    """One node's surface, called `name` in messages. `life` marks the names of patterns that this process has drawn."""
 
     def __init__(self, board: Board, name: str, life: str) -> None:
         self._board, self._name, self._life = board, name, life
         self._secret: SecretSurface | None = None
         self._secret_run = ""
-        """The run whose secret patterns these are."""
+        """The run to which the secret patterns belong."""
         self._is_experiment = False
 
     def configure(self, body: m.Configure, run: str, seed: int) -> m.Configured:
-        """Get ready to draw secret patterns; an order of the same run to configure again draws no new ones."""
+        """Prepare to draw secret patterns; a second order to configure in the same run draws no new ones."""
         self._is_experiment = body.experiment_mode
         plan = body.surface
         if plan.is_secret and run != self._secret_run:
@@ -267,7 +311,7 @@ class BoardWork:
         return m.Configured(accepted={})
 
     def apply_next(self, body: m.ApplyNext) -> m.Applied:
-        """Draw the secret pattern of a round and hold it; what it is leaves the node in experiment mode only."""
+        """Draw the secret pattern of a round and hold it; its levels leave the node in experiment mode only."""
         if self._secret is None:
             raise InputError(f"{self._name} draws no patterns in this run")
         pattern = self._secret.pattern_for(body.round)
@@ -280,7 +324,7 @@ class BoardWork:
 
     def apply(self, body: m.Apply) -> m.Applied:
         if self._secret is not None:
-            raise InputError(f"{self._name} draws its own patterns in this run: none is taken from anybody")
+            raise InputError(f"{self._name} draws its own patterns in this run and accepts no other")
         levels = np.frombuffer(body.levels, dtype=np.uint8)
         if levels.size != body.shape[0] * body.shape[1]:
             raise InputError(f"{levels.size} levels for a surface of shape {body.shape}")

@@ -1,4 +1,4 @@
-"""A track walked again at another pace: no shift fits it for long, but places follow one another as they did before."""
+"""A track walked again at another pace: no shift fits for long, but places follow one another in the same order."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from testbed.entropy.read_off import frequencies, read_off_columns, scores
 from testbed.entropy.regimes import best_of
 
 _FINER = 2
-"""Places between two rounds of the earlier walk, by linear interpolation."""
+"""Number of places between two rounds of the earlier walk, by linear interpolation."""
 _STEPS = range(3 * _FINER + 1)
-"""From one probe to the next: from a halt to three times the pace."""
+"""Steps from one probe to the next: from a halt to three times the pace."""
 _STEP_NATS, _JUMP_NATS, _WORST_NATS = 1.5, 12.0, -6.0
 _PASSES = 3
 _MOST_PLACES = 6000
@@ -102,7 +102,7 @@ def _at(walk: F64, place: F64) -> F64:
 
 
 def _walks(facts: Facts) -> list[F64]:
-    """Return (place, column) scores of what is known of this run in order, and of each earlier run."""
+    """Return (place, column) scores of the known part of this run in order, and of each earlier run."""
     if "walks" not in facts.scratch:
         own = sorted((e for e in facts.earlier if e.same_run and e.rounds.size), key=lambda e: int(e.rounds[0]))
         others = [normal_scores(e.features) for e in facts.earlier if not e.same_run and e.rounds.size]
@@ -119,8 +119,8 @@ def _finer(values: F64) -> F64:
 
 
 def _course(z: F64, walk: F64) -> tuple[I64, float]:
-    """Return (probe,) the likeliest places, by Viterbi, and what they gain over none; how far values are off is learnt
-    on the way.
+    """Return (probe,) the likeliest places, by Viterbi, and their gain over none; the spread of values is estimated on
+    the way.
     """
     known = np.isfinite(z)
     mine = np.nan_to_num(z)
