@@ -6,6 +6,12 @@ states what must be hidden together (`Attack.folds`): single symbols for those t
 for those that use her analogue values, because features and CSI of the same probe would reveal more of a label than the
 string could. Folds are random, but never the same within five probes: the neighbours of a symbol are not hidden.
 
+After the attacks their mixture is judged as one Eve more ("together"). Which of them is right at a symbol is weighed by
+their success at all other symbols, as a hidden state that may change from probe to probe, by dimension, or by the
+phase of a short period (`entropy.gating`), so that an Eve who is right at times is not judged by her average. The
+weights are learnt from later symbols as well, which is in Eve's favour, and so is what changes within a block for
+single attacks (`entropy.regimes`, `entropy.courses`).
+
 Two bounds follow, both of them **estimates that condition on the portfolio**: no statistic excludes an attack that
 is not in it.
 

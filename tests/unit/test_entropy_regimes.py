@@ -93,6 +93,21 @@ def test_an_eve_whose_channels_change_their_order_is_followed() -> None:
     assert of(stranger, "eve_locally").guess_probability < 0.3
 
 
+def test_an_eve_who_lacks_only_a_sign_of_each_round_learns_it_from_the_labels_before() -> None:
+    rng = np.random.default_rng(4)
+    every, alice = series(rng, 300)
+    signs = rng.choice([-1.0, 1.0], (every.shape[0], 1))
+    facts = block(rng, alice, heard=(heard(signs * noise(rng, every, 0.999)),))
+    stranger = replace(facts, heard=(heard(rng.normal(size=every.shape)),))
+    found = judge(facts, seed=1, attacks=portfolio(1, ["eve_sign", "eve_magnitude"]))
+    sign, magnitude, together = found.findings
+    assert sign.guess_probability > 0.75
+    assert magnitude.guess_probability < 0.55
+    first = facts.kept_bits / (2 * facts.n_dimensions)  # of each round's first label one bit is left
+    assert together.log_loss_bits < sign.log_loss_bits < 3 * first
+    assert of(stranger, "eve_sign").guess_probability < 0.3
+
+
 # ---------------------------------------------------------------- courses of shifts
 
 

@@ -52,6 +52,7 @@ HELD_BACK_GUESSES = {
     "signs change": 0.85,
     "order changes": 0.83,
     "well for moments": 0.46,
+    "signs change every round": 0.75,
     "two antennas, well in turn": 0.8,
     "twenty packets missing, in another order": 0.82,
     "gain wanders, signs differ": 0.9,

@@ -274,6 +274,14 @@ def signs_change(rng: Rng, v: F64) -> F64:
     return v * np.repeat(rng.choice([-1.0, 1.0], v.shape[0] // 25 + 1), 25)[: v.shape[0], None]
 
 
+def signs_of_rounds(rng: Rng, probes: int) -> Made:
+    """All that she hears in a round has one sign, which changes at random: one bit a round is left besides."""
+    every, alice = series(rng, probes)
+    signs = rng.choice([-1.0, 1.0], (every.shape[0], 1))
+    facts = block(rng, alice, heard=(heard(signs * noise(rng, every, R)),))
+    return Made(facts, left(facts, R) + facts.rounds.size)
+
+
 def order_changes(rng: Rng, v: F64) -> F64:
     """The order of her dimensions changes every sixty rounds."""
     parts = [v[i : i + 60][:, rng.permutation(v.shape[1])] for i in range(0, v.shape[0], 60)]
@@ -539,6 +547,7 @@ HELD_BACK = (
     Case("well for moments", False, at_times(8)),
     Case("two antennas, well in turn", False, well_in_turn),
     Case("signs change", False, disguised(signs_change)),
+    Case("signs change every round", False, signs_of_rounds),
     Case("order changes", False, disguised(order_changes)),
     Case("labels of one to five bits", False, deep_labels),
     Case("vector labels", False, vector_labels),
