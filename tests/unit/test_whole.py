@@ -158,7 +158,7 @@ def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
             patterns.load, lambda p: config.load_lab(str(p)), lambda p: config.load_experiment(str(p)),
             lambda p: registry.make_stage("enhance", "linear_mmse", {"model": str(p)}), rfm12b_rssi._rows,
         ):  # fmt: skip
-            with pytest.raises((OSError, InputError), match="no regular file|no such (lab|experiment)") as caught:
+            with pytest.raises((OSError, InputError), match=r"no regular file|no such (lab|experiment)") as caught:
                 read(path)
             assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"run\.json: cannot be read: it is no regular file"):
