@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from testbed.chain.agreement import Agreed, Agreement, Side
 from testbed.chain.amplification import Amplification
 from testbed.chain.confirm import Transcript
+from testbed.chain.defects import mend
 from testbed.chain.dialogue import watched
 from testbed.chain.eavesdropping import Eavesdropping, EveGuess
 from testbed.chain.training import training
@@ -66,8 +67,8 @@ class KeyChain:
         Never raises DialogueFailed: a failure is sent to the peer and returned as `report.failure`
         (untrainable, protocol, or peer_failed: <the peer's reason>). An earlier model, if any, then stays.
         """
-        rng = generator(seed, "train", role, block)
-        dialogue = training(self.enhance, role, canonical_antennas(csi, role), block, rng)
+        csi, _ = mend(canonical_antennas(csi, role))
+        dialogue = training(self.enhance, role, csi, block, generator(seed, "train", role, block))
         return dialogue if self._pool is None else self._remembered(dialogue, role, self._pool)
 
     def _remembered(self, dialogue: Dialogue[TrainReport], role: Side, pool: Pool) -> Dialogue[TrainReport]:
@@ -100,7 +101,7 @@ class KeyChain:
     def features(self, csi: CsiSeries, role: Side) -> Features | None:
         """Return the enhancer's features of CSI; None where it needs a model and has none."""
         try:
-            return self.enhance.transform(canonical_antennas(csi, role), role)
+            return self.enhance.transform(mend(canonical_antennas(csi, role))[0], role)
         except InputError:
             return None
 

@@ -335,6 +335,9 @@ class NodePlace(Table):
     correction_ppm: Annotated[float, Meta(ge=-200, le=200)] | None = None
     """By how much this device's crystal is too fast; its carrier is set lower by as much. Where it is not given, the
     value applies that `testbed doctor` measured of the device with this serial number, or else 0."""
+    calibrated: bool = False
+    """Take out of the CSI what this device's own chains do to it, as `testbed doctor --cable` measured at the run's
+    carrier and rate. Both of Alice and Bob, or neither."""
     private: bool = False
     """This node never reports CSI or raw bits: it refuses to take part in a run of experiment mode."""
     floors: Floors = field(default_factory=Floors)

@@ -35,6 +35,10 @@ class AgreeReport(Struct, frozen=True, kw_only=True):
     verified: bool
     failure: Text | None
     """The reason, where the block was not verified."""
+    csi_defects: dict[str, Tally] = {}
+    """Number of each kind of defect of this side's CSI that was masked or repaired (`chain.defects`)."""
+    csi_bins: list[Tally] = []
+    """Places of the subcarriers that were left out: dead, or jumping."""
 
 
 class TrainReport(Struct, frozen=True, kw_only=True):

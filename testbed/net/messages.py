@@ -176,6 +176,8 @@ class Probed(_Body, frozen=True):
     fault: Reason | None = None
     """Reject reason where this node could not do its part (late transmission, device error)."""
     detail: Text = ""
+    correction_ppm: Finite | None = None
+    """What this node's radio takes out of the carrier from now on; None where that has not changed."""
 
 
 class Agreed(_Body, frozen=True):

@@ -279,7 +279,7 @@ class KeyMaker(Deadlines):
         report = agreed.report
         if not self._setup.is_experiment:
             # which bits Bob corrected is secret, and their number follows from both strings
-            report = msgspec.structs.replace(report, corrected_bits=None)
+            report = msgspec.structs.replace(report, corrected_bits=None, csi_defects=_public(report.csi_defects))
         return [Report(m.Agreed(report=report, raw_bits=raw, public_messages=self._on_record))]
 
     def _report_training(self, conversation: Conversation[Any], failure: str) -> list[Instruction]:
@@ -333,6 +333,11 @@ class KeyMaker(Deadlines):
             yield f"bits of blocks {sorted(self._agreed)} are kept in block {self.block}"
         if self.is_busy and any((e.block, e.phase) == (self.block, self.phase) for e in self._early):
             yield f"messages of block {self.block} wait although it has begun"
+
+
+def _public(defects: dict[str, int]) -> dict[str, int]:
+    """Return what the discussion shows of the CSI's defects anyway: which frames and dimensions are not in the key."""
+    return {name: n for name, n in defects.items() if name not in ("filled_values", "level_steps")}
 
 
 def _check_surface(plan: SurfacePlan, surface: SurfaceRecord | None, block: int) -> None:
