@@ -158,6 +158,12 @@ def test_bins_that_come_in_equal_groups_are_sound():
     assert mend(series(rng.normal(size=(PROBES, BINS, 2)) @ [1, 1j]))[1] == Defects()
 
 
+def test_a_lasting_null_of_a_static_channel_is_sound():
+    """Noise alone is left in it, and all other levels stand still."""
+    h = np.tile(np.ones(BINS) - np.exp(1j * np.linspace(-2, 2.1, BINS)), (PROBES, 1))
+    assert mend(series(noisy(h, 3, 40.0)))[1] == Defects()
+
+
 def test_levels_without_phases_stay_levels():
     """RSSI in steps of 1 dB over a few channels, one value a frame missing now and then."""
     level_db = np.round(20 * np.log10(np.abs(channel(8))))
