@@ -151,7 +151,7 @@ def _levels_db(h: NDArray[np.complex64]) -> F64:
 
 def _present(level: F64) -> Mask:
     """Return (frame,) in which anything was received, of levels (frame, bin)."""
-    out: Mask = np.isfinite(level).any(axis=1)
+    out: Mask = np.asarray(np.isfinite(level).any(axis=1))
     return out
 
 
@@ -178,7 +178,7 @@ def _look(level: F64) -> _Pair:
         return _Pair(none, none, no_holes, np.zeros(n, bool))
     seen = level[present]
     enough = len(seen) >= LEAST_FRAMES and n_bins >= _LEAST_BINS
-    dead = _dead(seen) if enough else ~np.isfinite(seen).any(axis=0)
+    dead: Mask = _dead(seen) if enough else np.asarray(np.isnan(seen).all(axis=0))
     if n_bins - dead.sum() < min(_LEAST_GOOD, n_bins):
         return _Pair(none, none, no_holes, np.zeros(n, bool))
     missing = ~np.isfinite(level) & ~dead
