@@ -14,6 +14,7 @@ from testbed.chain.pipeline import KeyChain
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.types import CsiSeries
 from testbed.entropy import attack, judge
+from testbed.nodes import key_maker
 from testbed.replay import replay as module
 from testbed.replay.sources import Cut, EveLinks, Recording
 
@@ -382,3 +383,9 @@ def test_a_series_of_few_probes_is_only_filled():
     mended, found = mend(series(h))
     assert found.counts == {"dead_bins": 1}
     assert np.isfinite(mended.h).all()
+
+
+def test_a_private_node_tells_of_defects_what_everybody_sees_anyway():
+    """Which frames and dimensions are in no key is said in public; how many values were spikes is not."""
+    found = {"dead_bins": 2, "filled_values": 7, "outlier_frames": 3, "level_steps": 1}
+    assert key_maker._public(found) == {"dead_bins": 2, "outlier_frames": 3}
