@@ -31,10 +31,18 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
     rejected = Counter(str(reason) for reason in run.rounds.reason[~run.rounds.kept])
     levels_db = _levels_db(run, kept)
     alice, bob = levels_db.get("bob>alice"), levels_db.get("alice>bob")
-    eve = {tx: values for tx in ("alice", "bob") if (values := levels_db.get(f"{tx}>eve")) is not None}
     verdicts: list[Verdict] = []
     correlations: dict[str, float | None] = {}
     unmeasured: dict[str, str] = {}
+    if alice is not None and bob is not None and alice.shape != bob.shape:
+        why = f"CSI of {alice.shape[1]} values a round at Alice and of {bob.shape[1]} at Bob cannot be compared"
+        unmeasured |= {k: why for k in ("csi_correlation_ab", "csi_correlation_ae", "csi_correlation_ab_detrended")}
+        alice = bob = None
+    # what a node reports of itself may be of any shape: one that cannot be compared is none
+    eve = {
+        tx: values for tx in ("alice", "bob")
+        if (values := levels_db.get(f"{tx}>eve")) is not None and alice is not None and values.shape == alice.shape
+    }  # fmt: skip
     if alice is not None and bob is not None:
         verdicts += health.check(alice, bob, eve, _snr_db(run, kept), _antenna_pairs(run))
         correlations["csi_correlation_ab"] = agreement.correlation(alice, bob)
@@ -73,6 +81,9 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
             randomness=randomness.combine({test: np.array(p) for test, p in p_values.items()}),
             health=verdicts,
             rehearsal=run.start.rehearsal,
+            authentication=[
+                by for by, usual in (("curve", True), ("wegman_carter", False)) if run.start.lab.get(by, usual)
+            ],
             keys_exposed=exposed if isinstance(exposed, int) else None,
             unmeasured=unmeasured,
             **correlations,

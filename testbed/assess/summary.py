@@ -73,6 +73,8 @@ class RunFacts:
     health: Sequence[Verdict] = ()
     rehearsal: bool = False
     """Whether the run follows from a public seed, and so do its keys."""
+    authentication: Sequence[str] = ()
+    """What the discussion was authenticated by: curve, wegman_carter; nothing where it was held in one process."""
     keys_exposed: int | None = None
     """Keys that an Eve of the audit after the run can predict; None where there was no audit."""
     unmeasured: Mapping[str, str] = field(default_factory=dict)
@@ -137,6 +139,7 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
             "frame_failures": sum(_reconciled(b) and b not in verified for b in facts.blocks),
         },
         "key_bits": key_bits,
+        "authentication": _authentication(facts, good),
         "keys_verified": len(delivered) - mismatched,
         "keys_mismatched": mismatched if len(compared) == len(delivered) else None,
         "keys_exposed": facts.keys_exposed,
@@ -165,6 +168,19 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
         + _null_entries(summary, facts)
     )
     return summary
+
+
+def _authentication(facts: RunFacts, good: Sequence[BlockFacts]) -> dict[str, Any]:
+    """Say what the discussion was authenticated by and what that cost: key = hashed − refill."""
+    refill = sum(b.alice_key.refill_bits for b in good if b.alice_key is not None)
+    ends = [[k.authentication_bits if k is not None else 0 for k in (b.alice_key, b.bob_key)] for b in facts.blocks]
+    key_bits = sum(b.alice_key.key_bits for b in good if b.alice_key is not None)
+    return {
+        "by": list(facts.authentication),
+        "spent_bits": sum(max(bits) for bits in ends),
+        "refill_bits": refill,
+        "hashed_bits": key_bits + refill,
+    }
 
 
 def _entropy_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:

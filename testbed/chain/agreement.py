@@ -25,7 +25,7 @@ a failure is sent once and never collides with a message of the next discussion.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -140,8 +140,17 @@ class _Progress:
 class Agreement:
     """Alice's half and Bob's half of a block's agreement, by the stages of one experiment."""
 
-    def __init__(self, enhance: Enhancer, quantize: Quantizer, reconcile: Reconciler, accounting: Accounting) -> None:
+    def __init__(
+        self,
+        enhance: Enhancer,
+        quantize: Quantizer,
+        reconcile: Reconciler,
+        accounting: Accounting,
+        begin: Callable[[], Transcript] = Transcript,
+    ) -> None:
+        """`begin` makes the transcript that a block begins with."""
         self.enhance, self.quantize, self.reconcile, self.accounting = enhance, quantize, reconcile, accounting
+        self._begin = begin
 
     def agree(self, role: Side, csi: CsiSeries, block: int, seed: int) -> Dialogue[Agreed]:
         """Return one side's dialogue from CSI to a verified common string.
@@ -151,7 +160,7 @@ class Agreement:
         verification_failed, not_trained, wrong_model, protocol, or peer_failed: <the peer's reason>) with everything
         that was measured until then.
         """
-        ledger, transcript = Ledger(), Transcript()
+        ledger, transcript = Ledger(), self._begin()
         peer: Side = "bob" if role == "alice" else "alice"
         csi, defects = mend(canonical_antennas(csi, role))
         progress = _Progress(block, csi, defects=defects)

@@ -184,6 +184,8 @@ def _eve_key(reconciled: U8, message: PublicMessage | None) -> U8 | None:
         return None
     try:
         length = integer(message, "length", 1, reconciled.size)
-        return toeplitz_hash(reconciled, packed(message, "seed", seed_length(reconciled.size, length)), length)
+        refill = integer(message, "refill", 0, length) if "refill" in message.body else 0
+        hashed = toeplitz_hash(reconciled, packed(message, "seed", seed_length(reconciled.size, length)), length)
+        return hashed[refill:]
     except DialogueFailed:
         return None

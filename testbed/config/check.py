@@ -223,10 +223,10 @@ def _check_loopback(lab: Lab, source: str) -> None:
 
 def check_mode(e: Experiment, lab: Lab, source: str) -> None:
     """Raise InputError where a lab cannot keep what the experiment's mode promises."""
-    if e.mode == "private" and not lab.curve:
+    if e.mode == "private" and not lab.curve and not lab.wegman_carter:
         raise InputError(
-            f"{source}: key 'curve': false with an experiment of mode = 'private', which needs authenticated "
-            "links: without them anybody could pose as Alice or Bob; accepted: true"
+            f"{source}: key 'curve': false with an experiment of mode = 'private', which needs an authenticated "
+            "discussion: without it anybody could pose as Alice or Bob; accepted: true, or wegman_carter = true"
         )
 
 

@@ -16,6 +16,8 @@ from testbed.records import documents
 from testbed.records.writer import RunWriter
 
 log = logging.getLogger("testbed.coordinator")
+MOST_NOTES = 2000
+"""About one node that a run records."""
 
 
 class Recorder:
@@ -29,8 +31,17 @@ class Recorder:
         """Link → (round, carrier offset in Hz) of frames that were rejected for it."""
         self._drivers: dict[str, dict[str, Any]] = {}
         self._accepted: dict[str, dict[str, Any]] = {}
+        self._notes: Counter[str] = Counter()
+        """By the node that they are about."""
 
-    def note(self, note: e.Note) -> None:
+    def note(self, note: e.Note) -> bool:
+        """Record what happened; False where so much was recorded of this node that its further notes are only counted:
+        a node that restarts or fails without end must not fill the disk.
+        """
+        node = str(note.detail.get("node", ""))
+        self._notes[node] += 1
+        if node and self._notes[node] > MOST_NOTES:
+            return False
         self._writer.event(note.kind, note.detail)
         match note.kind:
             case "joined" | "rejoined":
@@ -39,6 +50,7 @@ class Recorder:
                 self._accepted[note.detail["node"]] = note.detail["accepted"]
             case "ready":
                 self._writer.set_up(radios=self._accepted, drivers=self._drivers)
+        return True
 
     def pattern(self, new: e.NewPattern) -> None:
         self._writer.pattern(new.name, new.pattern.levels, new.pattern.phase_bits)
@@ -111,6 +123,9 @@ class Recorder:
         self._writer.event("guard_rounds", {"rounds": guarded})
         self._writer.event("links_rejected", {n: dict(c) for n, c in self._links_rejected.items()})
         self._writer.event("messages_refused", messages_refused)
+        left_out = {node: n - MOST_NOTES for node, n in self._notes.items() if node and n > MOST_NOTES}
+        if left_out:
+            self._writer.event("notes_left_out", left_out)
         if self._offsets_rejected:
             columns = {link: list(zip(*rows, strict=True)) for link, rows in self._offsets_rejected.items()}
             offsets = {link: {"rounds": list(c[0]), "cfo_hz": list(c[1])} for link, c in columns.items()}

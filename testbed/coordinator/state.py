@@ -758,6 +758,7 @@ _ON_FAILURE: Mapping[str, Callable[[CoordinatorState, Node, m.Failed], list[Effe
     "configure": _S._node_failed,
     "readclock": _S._node_failed,
     "run": _S._node_failed,
+    "authenticate": _S._node_failed,
 }
 """Operation that failed at a node → what follows; every other one is a part in a round or a block."""
 

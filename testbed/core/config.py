@@ -352,7 +352,11 @@ class Lab(Table):
     coordinator: CoordinatorPlace = field(default_factory=CoordinatorPlace)
     world: WorldPlace | None = None
     curve: bool = True
-    """Authenticate and encrypt every link; false only to debug, on one machine, in experiment mode."""
+    """Authenticate and encrypt every link; false only on one machine, and in private mode only with wegman_carter."""
+    wegman_carter: bool = False
+    """Authenticate the discussion between Alice and Bob, in addition to curve or in its place, so that no computation
+    forges it: one-time tags from a secret that both were given beforehand (`testbed keys pool`). 256 bits of every
+    delivered key refill it and are no part of the key."""
 
     def by_role(self, role: str) -> str | None:
         """Return the name of the node with this role, or None."""

@@ -150,8 +150,9 @@ class LengthTerm(Struct, frozen=True, kw_only=True):
 
 
 class KeyReport(Struct, frozen=True, kw_only=True):
-    """One side's view of amplification. Apart from the first two fields, `entropy` and `failure`, all are Alice's only,
-    and they leave her node only in experiment mode, because they follow from her secret string.
+    """One side's view of amplification. Apart from the first two fields, `entropy`, `failure` and what authentication
+    cost, all are Alice's only, and they leave her node only in experiment mode, because they follow from her secret
+    string.
     """
 
     block: Number
@@ -172,6 +173,11 @@ class KeyReport(Struct, frozen=True, kw_only=True):
     assumptions: tuple[Text, ...] = ()
     epsilon_log2: dict[str, Finite] = {}
     """log2 of total, estimation, correction, amplification over the whole run."""
+    refill_bits: Tally = 0
+    """Bits of the hashed string that went into the pool of one-time authentication and are no part of `key_bits`.
+    Told by both sides in both modes, as `authentication_bits` is."""
+    authentication_bits: Tally = 0
+    """Bits of the pool that this block used up at this side."""
 
     def public(self) -> KeyReport:
         """Return what may leave a node in private mode."""
@@ -182,4 +188,6 @@ class KeyReport(Struct, frozen=True, kw_only=True):
             eve_measured=self.eve_measured,
             entropy=self.entropy,
             failure=failure,
+            refill_bits=self.refill_bits,
+            authentication_bits=self.authentication_bits,
         )

@@ -28,7 +28,7 @@ from testbed.core.radio import Radio, RadioSettings
 from testbed.core.ris import Board
 from testbed.core.types import C64, F64, SurfacePattern
 from testbed.lab import cable as cables
-from testbed.lab import measure, processes
+from testbed.lab import measure, pools, processes
 from testbed.nodes import calibration, chains
 from testbed.nodes.calibration import Calibration, GainStep, Heard
 
@@ -123,6 +123,8 @@ def examine(
         _keys(lab, here, notes)
     else:
         notes.fix("lab", "authentication", "curve = false: anybody on the network can give orders", "set curve = true")
+    if lab.wegman_carter:
+        _pools(lab, here, notes)
     _network(lab, here, notes)
     drivers = _drivers(lab, here, notes)
     if experiment is not None:
@@ -203,6 +205,18 @@ def _keys(lab: Lab, here: set[str], notes: _Notes) -> None:
             notes.fix(path.parts[-4], "delivered key", f"{path} is readable by others", f"chmod 600 {path}")
     if not bad:
         notes.ok("lab", "keys", f"{len(own)} pairs in {folder}, readable by their owner only")
+
+
+def _pools(lab: Lab, here: set[str], notes: _Notes) -> None:
+    """Look at what authenticates the discussion: rehearsals need none, every other run a pair of pads a block."""
+    for name in pools.ends(lab):
+        if name not in here:
+            continue
+        with notes.guard(name, "authentication pool", "testbed keys pool --lab LAB, for both ends"):
+            pool = pools.of(lab, name)
+            blocks = 0 if pool is None else pool.pairs
+            fix = "" if blocks else "testbed keys pool --lab LAB, for both ends"
+            notes.judge(name, "authentication pool", f"enough for {blocks} blocks; rehearsals need none", fix)
 
 
 def _here(lab: Lab, names: list[str] | None) -> set[str]:
