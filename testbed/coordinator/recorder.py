@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -27,6 +28,10 @@ class Recorder:
         self._links_rejected: dict[str, Counter[str]] = {}
         self._drivers: dict[str, dict[str, Any]] = {}
         self._accepted: dict[str, dict[str, Any]] = {}
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return a block in which all that is recorded becomes one transaction."""
+        return self._writer.together()
 
     def note(self, note: e.Note) -> None:
         self._writer.event(note.kind, note.detail)

@@ -33,6 +33,8 @@ _READ = 1 / 6
 """The same of a reading that is exact by its word: devices start when they say to within some of the guard."""
 _IN_GUARD = 0.75
 """Share of the guard that a clock's drift may take before receivers listen for longer."""
+_WIDE = 2.0
+"""Guards that a window may be longer by, on either side, in any but the first round of a train."""
 WIDEST_S = 50e-3
 """Longest time that receivers listen early and late: crystals 40 ppm apart take 48 ms in twenty minutes."""
 
@@ -153,37 +155,45 @@ class Scheduler:
 
     def plan(self, now_s: float, not_before_s: float) -> tuple[float, float]:
         """Return (start, end) of the next round on the reference timeline and book it."""
-        # `now_s` is the coordinator's: its clock and that of the reference part, too
-        lead_s = self._lead_s + (_CRYSTALS * now_s if self._lead_s > 0 else 0.0)
-        start_s = max(self.next_s, now_s + lead_s, not_before_s)
+        start_s = self._start_s(now_s, not_before_s)
         self.next_s = start_s + self._interval_s
-        listening = [clock for clock in self.clocks.values() if clock.listens]
-        wider_s = max((self._expect(clock, start_s) for clock in listening), default=0.0)
-        self.margin_s = min(self._guard_s + wider_s, self._widest_s)
+        for clock in self.clocks.values():
+            if clock.listens:
+                clock.base_s = clock.line.offset_at(start_s)
+        self.margin_s = self._margin_at(start_s)
         return start_s, start_s + len(self._slots) * self._slot_s
 
-    def _expect(self, clock: NodeClock, start_s: float) -> float:
-        """Set the clock's base for a round at `start_s`; returns by how much it may be off beyond the guard."""
-        clock.base_s = clock.line.offset_at(start_s)
+    def may_follow(self, now_s: float, not_before_s: float) -> bool:
+        """Return whether the next round may be of the train of the one before: not where its windows would be so wide
+        that they are better planned after what that one will tell of the clocks."""
+        return self._margin_at(self._start_s(now_s, not_before_s)) <= _WIDE * self._guard_s
+
+    def _start_s(self, now_s: float, not_before_s: float) -> float:
+        # `now_s` is the coordinator's: its clock and that of the reference part, too
+        lead_s = self._lead_s + (_CRYSTALS * now_s if self._lead_s > 0 else 0.0)
+        return max(self.next_s, now_s + lead_s, not_before_s)
+
+    def _margin_at(self, start_s: float) -> float:
+        listening = [clock for clock in self.clocks.values() if clock.listens]
+        wider_s = max((self._doubt_s(clock, start_s) for clock in listening), default=0.0)
+        return min(self._guard_s + wider_s, self._widest_s)
+
+    def _doubt_s(self, clock: NodeClock, start_s: float) -> float:
+        """Return by how much a clock may be off beyond the guard in a round at `start_s`."""
         return clock.uncertainty_s + max(0.0, clock.line.bound_at(start_s) - _IN_GUARD * self._guard_s)
 
     @property
     def _slot_s(self) -> float:
         return self._frame_s + 2 * self.margin_s + self._turnaround_s
 
-    def probe(
-        self, node: str, number: int, start_s: float, end_s: float, report_captured: bool, sounding: bool = False
-    ) -> m.Probe:
-        """Return the round's order for one node, on its own clock."""
+    def round_plan(self, node: str, number: int, start_s: float, end_s: float) -> m.RoundPlan:
+        """Return what one node is told of the round that was planned last, on its own clock."""
         base_s = self.clocks[node].base_s
         slots = [
             m.SlotPlan(slot.tx, list(slot.rx), base_s + start_s + i * self._slot_s)
             for i, slot in enumerate(self._slots)
         ]
-        return m.Probe(
-            round=number, slots=slots, margin_s=self.margin_s, end_s=base_s + end_s, report_captured=report_captured,
-            sounding=sounding,
-        )  # fmt: skip
+        return m.RoundPlan(round=number, slots=slots, margin_s=self.margin_s, end_s=base_s + end_s)
 
     def track(self, node: str, base_s: float, time_s: float) -> None:
         """Learn that a frame at reference time `time_s` speaks for this base: the planned one plus its timing error.

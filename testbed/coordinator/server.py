@@ -136,7 +136,8 @@ class Coordinator:
                 )
 
     def ask_stop(self, kind: e.FinishKind) -> None:
-        """Ask from a signal handler or a thread: stop finishes the round, abort drops it, halt silences at once."""
+        """Ask from a signal handler or a thread: stop finishes the trains under way, abort drops them, halt silences at
+        once."""
         self._stop_asked.append(kind)
 
     def close(self) -> None:
@@ -274,12 +275,26 @@ class Coordinator:
     def _fits(self, body: m.Probed) -> bool:
         """Whether CSI is of this run's waveform: policies and records take one link's CSI like another's."""
         n = self._frame.subcarrier_hz.size
-        return all(x.csi is None or (x.shape[2] == n and min(x.shape[:2]) > 0) for x in body.links)
+        links = (x for r in body.rounds for x in r.links)
+        return all(x.csi is None or (x.shape[2] == n and min(x.shape[:2]) > 0) for x in links)
 
     def _take(self, event: e.Event) -> None:
-        """Hand an event to the state machine and carry out its instructions."""
-        for instruction in self._handle(event):
-            _DO[type(instruction)](self, instruction)
+        """Hand an event to the state machine and carry out its instructions; a train of rounds is recorded at once."""
+        instructions = self._handle(event)
+        rounds = [x for x in instructions if isinstance(x, e.RoundOver)]
+        if len(rounds) < 2:
+            for instruction in instructions:
+                _DO[type(instruction)](self, instruction)
+            return
+        # the nodes are told first what comes next: they work while the train is written
+        for instruction in instructions:
+            if isinstance(instruction, e.Send):
+                self._send(instruction)
+        assert self._recorder is not None
+        with self._recorder.together():
+            for instruction in instructions:
+                if not isinstance(instruction, e.Send):
+                    _DO[type(instruction)](self, instruction)
 
     # -- instructions
 

@@ -7,9 +7,9 @@ holds, `timetable` the clocks, `rounds` the rounds under way, `tally` what came 
 keys. This file keeps what joins them: the phases (`TRANSITIONS`), what is done in each (`COURSE`), who takes which
 message (`_ON_MESSAGE`), and in which order deadlines are looked at (`_ON_TICK`). docs/states.md draws the tables.
 
-A round: the surface acknowledges its pattern, every node is sent its slots, all report `Captured` (the air is free, the
-next round starts), then `Probed` with what they measured. In virtual time, where no pattern changes, nothing has to
-happen between two rounds: the next one is ordered while the nodes are busy with one, and nobody reports `Captured`.
+A train of rounds: the surface acknowledges its pattern, every node is sent its slots, all report `Captured` (the air is
+free, the next train starts), then `Probed` with what they measured. Where no pattern changes, nothing has to happen
+between two trains: the next one is ordered while the nodes are busy with one, and nobody reports `Captured`.
 A round is used only if Alice and Bob both have an estimate, taken inside one acknowledged surface state; otherwise it
 is rejected with a reason and counted. Every wait has a deadline.
 The coordinator never sees key bits; in experiment mode it sees CSI and raw bits for the record.
@@ -46,9 +46,9 @@ from testbed.coordinator.events import (
     Tick,
 )
 from testbed.coordinator.roster import Node, Roster
-from testbed.coordinator.round import Rounds, csi_by_link
+from testbed.coordinator.round import Round, Rounds, csi_by_link
 from testbed.coordinator.surface_keeper import MAX_FAILURES, SurfaceKeeper
-from testbed.coordinator.tally import MAX_REFUSED, Tally
+from testbed.coordinator.tally import Tally
 from testbed.coordinator.timetable import Timetable
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import Reject
@@ -102,12 +102,12 @@ class CoordinatorState(Deadlines):
         self.roster = Roster(lab, experiment, run, clock, story)
         self.surface = SurfaceKeeper(experiment, self.roster, self._timeout_s, clock, story)
         self.timetable = Timetable(lab, experiment, slots, frame_s, antenna_s, clock)
-        ahead = self.timetable.virtual and not self.surface.is_changing
+        ahead = not (self.surface.is_changing or self.surface.watches)
         self.rounds = Rounds(self.roster, self._timeout_s, ahead, clock, story)
         self.tally = Tally(story)
         self.blocks = Blocks(lab, experiment, self.roster, self.surface, self.tally, clock, story)
         self._stop_asked = False
-        """The round on the air and what was gathered are finished, and nothing more is begun."""
+        """The trains under way and what was gathered are finished, and nothing more is begun."""
         self._key_trouble = ""
         """What is known of keys that do not fit, for whoever does not join."""
         self._outcome: RunOver | None = None
@@ -440,8 +440,8 @@ class CoordinatorState(Deadlines):
 
     def _look_at_rounds(self) -> list[Effect]:
         out: list[Effect] = []
-        for r in self.rounds.late():
-            out += self.rounds.give_up_waiting(r)
+        for train in self.rounds.late():
+            out += self.rounds.give_up_waiting(train)
             if out and isinstance(out[-1], RunFails):
                 break
         return out
@@ -494,15 +494,15 @@ class CoordinatorState(Deadlines):
         if reason is None:
             self.tally.keep(over, for_a_block=not self.blocks.takes_guard_round())
             return [over]
-        self.tally.reject(r.number, reason)
+        self.tally.reject(r.number, reason, r.train)
         if not self.tally.is_hopeless:
             return [over]
-        return [over, RunFails(f"{MAX_REFUSED} rounds in a row failed: {reason}")]
+        return [over, RunFails(f"{self.tally.refused_in_a_row} rounds in a row failed: {reason}")]
 
-    def _a_round_is_on_air(self) -> bool:
-        return self.rounds.on_air is not None
+    def _a_train_is_on_air(self) -> bool:
+        return bool(self.rounds.on_air)
 
-    def _follow_round(self) -> list[Effect] | None:
+    def _follow_train(self) -> list[Effect] | None:
         orders = self.rounds.advance_on_air()
         if orders is None:
             return None
@@ -551,21 +551,26 @@ class CoordinatorState(Deadlines):
             return [*self._finish("failed", self.tally.why_nothing_was_kept(), "stop")]
         return [*self._finish("finished", f"{self.probed} rounds", "stop")]
 
-    def _a_round_can_start(self) -> bool:
+    def _a_train_can_start(self) -> bool:
         if self._is_done or self._block_is_filled:
             return False
         if not self.rounds.has_room or self.surface.awaits_acknowledgement:
             return False
         if self.rounds.settling and self.surface.watches:
             return False
-        if not self.roster.required_ready():
+        if not self.roster.required_ready() or not self._may_be_planned:
             return False
         return not self.timetable.is_too_early(self.roster.timed)
 
-    def _begin_round(self) -> list[Effect] | None:
-        """Order the next round, or what the surface needs first; None where that has to wait for rounds under way."""
+    @property
+    def _may_be_planned(self) -> bool:
+        """Whether everything is known that the next round's windows depend on."""
+        return self.rounds.are_closed(self.timetable.learned_until(self.rounds.next))
+
+    def _begin_train(self) -> list[Effect] | None:
+        """Order the next train, or what the surface needs first; None where that has to wait for rounds under way."""
         first = self._prepare_surface()
-        return self._order_round() if first == [] else first
+        return self._order_train() if first == [] else first
 
     def _prepare_surface(self) -> list[Effect] | None:
         """Order the next pattern where one is due; [] where the surface holds what this round wants.
@@ -582,26 +587,54 @@ class CoordinatorState(Deadlines):
             return None if self.rounds.under_way else self._read_surface_back()
         return [] if surface.held is not None else surface.order(self.rounds.next)
 
-    def _order_round(self) -> list[Effect]:
-        for closed in self.rounds.due_for_correction():
-            self.timetable.correct_clocks(closed)
-        now_s = self.timetable.now_s
-        times_s = self.timetable.plan(self.surface.not_before_s)
-        number = self.rounds.next_number()
-        self.surface.count(number)
-        nodes = self.roster.receivers()
-        beams = self.experiment.beams
-        sounding = beams.policy != "none" and number % beams.sound_every == 0
-        within_s = self._timeout_s + (0.0 if self.virtual else times_s[1] - now_s)
-        r = self.rounds.order(number, self.surface.held, times_s, nodes, sounding, within_s)
+    def _order_train(self) -> list[Effect]:
+        """Plan rounds until something speaks against one more, and order them together."""
+        now_s, most, nodes = self.timetable.now_s, self._room_for_train(), self.roster.receivers()
+        orders: dict[str, list[m.RoundPlan]] = {n: [] for n in nodes}
+        train = [self._plan_round(orders)]
+        while len(train) < most and self._may_follow(train[0]):
+            train.append(self._plan_round(orders))
+        first, last = train[0], train[-1]
+        self.rounds.wait_for_train(self._timeout_s + (0.0 if self.virtual else last.end_s - now_s))
         if not self.roster.timed:
-            r.steps = steps.plan(number, self._slots, {self.roster.nodes[n].role: n for n in nodes})
-            r.expected &= r.steps.nodes
-            return [AdvanceWorld(times_s[0])] if self.virtual else []
+            first.steps = steps.plan(first.number, self._slots, {self.roster.nodes[n].role: n for n in nodes})
+            first.expected &= first.steps.nodes
+            return [AdvanceWorld(first.start_s)] if self.virtual else []
+        captured = not self.rounds.ahead
+        return [Send(n, m.Probe(rounds=orders[n], report_captured=captured, sounding=first.sounding)) for n in nodes]
+
+    def _room_for_train(self) -> int:
+        """Return how many rounds the next train may have, whatever their windows."""
+        if not self.roster.timed:
+            return 1
+        left = self.experiment.rounds - self.rounds.next
+        block = self.blocks.room_for_train(len(self.rounds.under_way))
+        return min(self.timetable.train, left, block, self.surface.room_for_train)
+
+    def _may_follow(self, first: Round) -> bool:
+        """Return whether one more round may join a train: a sounding is alone, and every window must be known."""
+        if first.sounding or self._is_sounding(self.rounds.next) or not self._may_be_planned:
+            return False
+        return self.timetable.may_follow(self.surface.not_before_s)
+
+    def _is_sounding(self, number: int) -> bool:
+        beams = self.experiment.beams
+        return beams.policy != "none" and number % beams.sound_every == 0
+
+    def _plan_round(self, orders: dict[str, list[m.RoundPlan]]) -> Round:
+        """Plan the next round and add it to its nodes' orders."""
+        for closed in self.rounds.due_for_correction(self.timetable.learned_until(self.rounds.next)):
+            self.timetable.correct_clocks(closed)
+        times_s = self.timetable.plan(self.surface.not_before_s)
+        r = self.rounds.order(self.surface.held, times_s, list(orders), self._is_sounding(self.rounds.next))
+        self.surface.count(r.number)
         scheduler = self.timetable.scheduler
         assert scheduler is not None
-        r.bases_s = {n: scheduler.clocks[n].base_s for n in nodes}
-        return [Send(n, scheduler.probe(n, number, *times_s, not self.rounds.ahead, sounding)) for n in nodes]
+        if self.roster.timed:
+            r.bases_s = {n: scheduler.clocks[n].base_s for n in orders}
+            for name, plans in orders.items():
+                plans.append(scheduler.round_plan(name, r.number, *times_s))
+        return r
 
     def _reject_unprobed(self, reason: Reject) -> list[Effect]:
         """Count the round that could not even start."""
@@ -702,12 +735,12 @@ COURSE: Mapping[str, tuple[Rule, ...]] = {
     "configuring": (Rule(_S._everybody_is_ready, _S._begin_probing),),
     "probing": (
         Rule(_S._oldest_round_is_complete, _S._close_round),
-        Rule(_S._a_round_is_on_air, _S._follow_round),
+        Rule(_S._a_train_is_on_air, _S._follow_train),
         Rule(_S._surface_is_read_back, _wait),
         Rule(_S._rounds_must_be_confirmed, _S._read_surface_back),
         Rule(_S._a_block_can_start, _S._begin_block),
         Rule(_S._run_is_done, _S._end_as_planned),
-        Rule(_S._a_round_can_start, _S._begin_round),
+        Rule(_S._a_train_can_start, _S._begin_train),
     ),
     "distilling": (
         Rule(_S._no_block_is_open, _S._go_on_probing),

@@ -8,8 +8,7 @@ A pattern that is held over many rounds is read back from time to time, and alwa
 boards start anew without saying so. Until then those rounds are unconfirmed and may have to be withdrawn.
 Everything here compares names of surface states and never looks into them: where the surface's node draws a secret
 pattern and acknowledges an opaque number, that number takes the digest's place in `ordered`, `held` and
-`acknowledged`, and `order` sends "the next one" instead of levels. A train of K rounds is K numbers that were
-`count`ed on one state.
+`acknowledged`, and `order` sends "the next one" instead of levels. All rounds of a train are `count`ed on one state.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from testbed.core import registry, seeds
 from testbed.core.config import Experiment
 from testbed.core.errors import InputError
 from testbed.core.machine import Deadlines, EventClock, Story
+from testbed.core.schedule import MAX_TRAIN
 from testbed.core.stages import SurfacePolicy
 from testbed.core.types import C64, SurfacePattern
 from testbed.net import messages as m
@@ -279,6 +279,15 @@ class SurfaceKeeper(Deadlines):
         A pattern that serves one round was acknowledged just before: only those that are held are read back.
         """
         return len(self.unconfirmed) >= (SURFACE_CHECK_ROUNDS if self.held is not None else 2)
+
+    @property
+    def room_for_train(self) -> int:
+        """How many rounds may be ordered at once under what the surface holds."""
+        if self.policy is None:
+            return MAX_TRAIN
+        if self.policy.changes or self.policy.watches:
+            return 1
+        return max(1, SURFACE_CHECK_ROUNDS - len(self.unconfirmed))
 
     @property
     def must_be_read_back_before_use(self) -> bool:

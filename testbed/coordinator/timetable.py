@@ -15,7 +15,7 @@ from testbed.coordinator.scheduler import WIDEST_S, Part, Scheduler
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import Reject
 from testbed.core.machine import EventClock
-from testbed.core.schedule import Slot
+from testbed.core.schedule import Slot, longest_train
 from testbed.net import messages as m
 
 LATE_UNCERTAINTY_S = 200e-6
@@ -31,6 +31,12 @@ MOST_SAMPLES = 4_000_000
 """Most samples of one window, over all antennas, however uncertain the clocks are: drivers and air accept no more."""
 WALL_LEAD_S = 0.03
 """On the wall clock an order must reach the nodes before its first sample is due."""
+SUITED_TRAIN = 64
+"""Rounds of a train in virtual time where the experiment leaves it open: what one costs beside its rounds is shared."""
+SUITED_TRAIN_S = 0.128
+"""Of a train on the wall clock: while one is on the air, the next one is ordered and the last one is estimated."""
+_FIRST_LAG = 2
+"""In virtual time the first rounds are planned from what was learned up to the one before the previous one."""
 
 
 class Timetable:
@@ -53,6 +59,7 @@ class Timetable:
         """End of the last planned round on the reference timeline; in virtual time, the air's present time."""
         self._epoch_s: float | None = None
         """Origin of the reference timeline, on the coordinator's clock."""
+        self._lag = 2 * longest_train(experiment.probing.interval_s)
         self.snr_db = math.nan
         """Mean over the links of the last round that the clocks were corrected from."""
 
@@ -109,6 +116,27 @@ class Timetable:
         """Return whether it is too early to order the next round; radios that time samples may be ordered ahead."""
         assert self.scheduler is not None
         return not self.virtual and self.scheduler.next_s > self.now_s + (ORDERED_AHEAD_S if timed else 0.0)
+
+    @property
+    def train(self) -> int:
+        """How many rounds a train has where nothing speaks against it."""
+        probing = self._experiment.probing
+        suited = SUITED_TRAIN if self.virtual else math.ceil(SUITED_TRAIN_S / probing.interval_s)
+        return min(probing.train or suited, longest_train(probing.interval_s))
+
+    def learned_until(self, number: int) -> float:
+        """Return the last round whose reports may count for the plan of round `number`.
+
+        On the wall clock that is whatever is known. In virtual time it depends on the number alone, and neither on
+        which results happen to be in nor on how many rounds are ordered together: two runs of one seed, and trains of
+        any length, have the same windows. The lag begins short, as long as little is known of the clocks.
+        """
+        return number - min(_FIRST_LAG + number // 2, self._lag) if self.virtual else math.inf
+
+    def may_follow(self, not_before_s: float) -> bool:
+        """Return whether the next round's windows allow that it belongs to the train of the one before."""
+        assert self.scheduler is not None
+        return self.scheduler.may_follow(self.now_s, max(not_before_s, self.last_end_s))
 
     def plan(self, not_before_s: float) -> tuple[float, float]:
         """Book the next round; returns (start, end) on the reference timeline."""

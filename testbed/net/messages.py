@@ -9,6 +9,7 @@ Integrity and authenticity are the transport's (CURVE): the header carries no si
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -19,8 +20,9 @@ from testbed.core.errors import ProtocolError
 from testbed.core.gate import Delay, Duration, Finite, Gate, Identifier, IdentifierOrNone, Instant, Number, Tally, Text
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
+from testbed.core.schedule import MAX_TRAIN
 
-VERSION = 5
+VERSION = 6
 """Raised with every incompatible change; peers of another version are refused with a reason."""
 
 
@@ -136,9 +138,11 @@ class SurfaceHeld(_Body, frozen=True):
 
 
 class Captured(_Body, frozen=True):
-    """Both slots are over and the samples are in: the air is free, estimation goes on. Sent where it was asked for."""
+    """All slots of a train are over and the samples are in: the air is free, estimation goes on. Sent where it was
+    asked for."""
 
     round: Number
+    """The train's first."""
 
 
 class Stepped(_Body, frozen=True):
@@ -168,12 +172,20 @@ class LinkResult(Struct, frozen=True, kw_only=True):
     """complex64 in C order, in experiment mode only."""
 
 
-class Probed(_Body, frozen=True):
+class RoundResult(Struct, frozen=True, kw_only=True):
+    """What one node measured in one round."""
+
     round: Number
     links: Annotated[list[LinkResult], Meta(max_length=64)]
     fault: Reason | None = None
     """Reject reason where this node could not do its part (late transmission, device error)."""
     detail: Text = ""
+
+
+class Probed(_Body, frozen=True):
+    """What one node measured in a train of rounds, in their order."""
+
+    rounds: Annotated[list[RoundResult], Meta(min_length=1, max_length=MAX_TRAIN)]
 
 
 class Agreed(_Body, frozen=True):
@@ -299,16 +311,31 @@ class SlotPlan(Struct, frozen=True):
     """Device time at which receivers open their window; the transmitter starts `margin_s` later."""
 
 
-class Probe(_Body, frozen=True):
+class RoundPlan(Struct, frozen=True, kw_only=True):
+    """When the slots of one round happen."""
+
     round: Number
     slots: Annotated[list[SlotPlan], Meta(max_length=64)]
     margin_s: Annotated[float, Meta(ge=0, le=1)]
+    """How much longer than the frame a receiver listens on either side."""
     end_s: Instant
     """Device time until which this node transmits nothing else."""
+
+
+class Probe(_Body, frozen=True):
+    """A train of rounds: its transmissions and receptions are queued, captured, estimated and reported together."""
+
+    rounds: Annotated[list[RoundPlan], Meta(min_length=1, max_length=MAX_TRAIN)]
+    """Strictly ascending, and one after the other in time."""
     report_captured: bool = True
     """Say `Captured` before estimating."""
     sounding: bool = False
     """All antennas are sounded, for the beams and nothing else."""
+
+    @property
+    def round(self) -> int:
+        """Number of its first round, by which a train is known."""
+        return self.rounds[0].round
 
 
 class Step(_Body, frozen=True):
@@ -414,13 +441,21 @@ class PublicEnvelope(Struct, frozen=True):
 def _check(envelope: Envelope) -> None:
     """Raise ValueError where parts of a message do not fit one another, which the schema cannot say."""
     match envelope.body:
-        case Probed(links=links):
-            for link in links:
+        case Probed(rounds=rounds):
+            _check_ascending(rounds)
+            for link in (x for r in rounds for x in r.links):
                 if link.csi is not None and len(link.csi) != 8 * math.prod(link.shape):
                     raise ValueError(f"CSI of {len(link.csi)} bytes, accepted: 8 for each of shape {link.shape}")
+        case Probe(rounds=rounds):
+            _check_ascending(rounds)
         case Apply(levels=bytes(levels), shape=shape) | Applied(levels=bytes(levels), shape=shape):
             if len(levels) != math.prod(shape):
                 raise ValueError(f"{len(levels)} levels for a surface of shape {shape}")
+
+
+def _check_ascending(rounds: list[RoundPlan] | list[RoundResult]) -> None:
+    if any(later.round <= earlier.round for earlier, later in pairwise(rounds)):
+        raise ValueError("the rounds of a train repeat or are out of order, accepted: strictly ascending")
 
 
 _encoder = msgspec.msgpack.Encoder()

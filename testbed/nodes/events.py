@@ -34,11 +34,12 @@ class ModelFound:
 
 @dataclass(frozen=True, slots=True)
 class ProbeDone:
-    """The device did its slots and the estimator its work."""
+    """The device did the slots of a train and the estimator its work."""
 
-    report: m.Probed
-    csi: dict[str, CsiFrame]
-    """By role of the transmitter."""
+    reports: list[m.Probed]
+    """One, or several where one would be too large."""
+    csi: dict[int, dict[str, CsiFrame]]
+    """By round and role of the transmitter."""
 
 
 @dataclass(frozen=True, slots=True)

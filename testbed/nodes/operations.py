@@ -5,7 +5,7 @@ Whatever a device or its settings refuse is raised as DeviceError or InputError;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from testbed.core import registry
 from testbed.core.config import NodePlace
 from testbed.core.errors import DeviceError, InputError, LateTransmit, ProbeRejected, Reject
-from testbed.core.radio import Radio, RadioSettings
+from testbed.core.radio import Radio, RadioSettings, Window
 from testbed.core.ris import Board
 from testbed.core.stages import CsiEstimator
 from testbed.core.types import CsiFrame, IqBlock, SoundingFrame, SurfacePattern
@@ -28,6 +28,10 @@ from testbed.nodes.secret_surface import SecretSurface
 _COARSE_S = 0.5e-6
 """Resolution of the arrival times that a node in private mode reports: enough to track clocks, far too coarse to tell
 delays."""
+MAX_TRAIN_SAMPLES = 1 << 26
+"""Of all windows of a train, all antennas together."""
+_REPORT_BYTES = 1 << 22
+"""Of CSI in one message; what is more is reported in several."""
 _ACCEPTED = ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db")
 
 
@@ -42,6 +46,21 @@ class _Tuned:
     is_experiment: bool
     iq_folder: Path | None
     """Where the captured samples are written; None where they are not."""
+
+
+@dataclass(slots=True)
+class Capture:
+    """What this node's radio heard in a train of rounds."""
+
+    order: m.Probe
+    heard: list[tuple[m.RoundPlan, m.SlotPlan, IqBlock]] = field(default_factory=list)
+    faults: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """Round → (reason, detail) where the radio could not do its part; the first one counts."""
+
+    def fail(self, round: int, exc: DeviceError) -> None:
+        late = isinstance(exc, LateTransmit)
+        fault = (Reject.LATE_TX.value, exc.detail) if late else (Reject.DEVICE.value, str(exc))
+        self.faults.setdefault(round, fault)
 
 
 @dataclass(slots=True)
@@ -95,58 +114,114 @@ class RadioWork:
 
     # -- rounds with timed samples
 
-    def probe(self, body: m.Probe) -> e.ProbeDone:
-        """Do this node's part in each slot, report that the air is free, then estimate."""
+    @property
+    def is_blind(self) -> bool:
+        """Whether nothing that is sent depends on what is heard, so that a train may be captured while the one before
+        is still being estimated."""
+        return self._tuned is None or not self._tuned.antennas.learns
+
+    def capture(self, body: m.Probe) -> Capture:
+        """Do this node's part in each slot of a train. The device's own thread calls it.
+
+        As many rounds as the device can hold are queued ahead of those that are being received.
+        """
         tuned = self._ready()
-        captured, fault = self._take_slots(tuned, body)
-        if body.report_captured:
-            self._send(m.Captured(round=body.round))
-        links: list[m.LinkResult] = []
-        csi: dict[str, CsiFrame] = {}
-        for slot, block in captured:
-            self._write_iq(tuned, body.round, slot.tx, block)
-            links.append(_estimate(tuned, body.round, slot, block, csi, body.margin_s, body.sounding))
-        if body.sounding:  # for the beams, and for nobody else
-            tuned.antennas.hear(body.round, csi)
-            csi = {}
-        reason, detail = fault if fault else (None, "")
-        return e.ProbeDone(m.Probed(round=body.round, links=links, fault=reason, detail=detail), csi)
+        found = Capture(body)
+        self._check_size(tuned, body)
+        ahead: list[m.RoundPlan] = []
+        for part in (*self._parts(body.rounds), []):
+            if part and not self._radio.is_interrupted:
+                self._transmit(tuned, part, found)
+                self._promise(part, found)  # the others may go on as soon as nothing more can come from here
+            self._receive(tuned, ahead, found)
+            ahead = part
+        if self._radio.is_interrupted:  # whatever was queued while somebody silenced it
+            self._radio.silence()
+        return found
 
-    def _take_slots(
-        self, tuned: _Tuned, body: m.Probe
-    ) -> tuple[list[tuple[m.SlotPlan, IqBlock]], tuple[str, str] | None]:
-        """Transmit and receive; returns what was captured and, where the radio failed, (reason, detail)."""
-        captured: list[tuple[m.SlotPlan, IqBlock]] = []
-        fault: tuple[str, str] | None = None
-        try:
-            self._transmit(tuned, body)
-            self._radio.idle_until(body.end_s)  # the others may go on as soon as nothing more can come from here
-            n_margin = int(np.ceil(body.margin_s * tuned.frame.sample_rate_hz))
-            for x in body.slots:
-                if tuned.antennas.listens(x.rx, body.sounding):
-                    n = tuned.antennas.n_samples(x.tx, body.sounding) + 2 * n_margin
-                    captured.append((x, self._radio.receive(n, x.start_s)))
-        except LateTransmit as exc:
-            fault = (Reject.LATE_TX.value, exc.detail)
-        except DeviceError as exc:
-            fault = (Reject.DEVICE.value, str(exc))
-        try:
-            self._radio.idle_until(body.end_s)  # whatever happened, the others must not wait for this transmitter
-        except DeviceError as exc:
-            fault = fault or (Reject.DEVICE.value, str(exc))
-        return captured, fault
+    def _check_size(self, tuned: _Tuned, body: m.Probe) -> None:
+        n = sum(self._n_samples(tuned, x, s, body.sounding) for x in body.rounds for s in x.slots)
+        n *= self._radio.capabilities.n_antennas
+        if n > MAX_TRAIN_SAMPLES:
+            raise InputError(
+                f"a train of {len(body.rounds)} rounds with {n} samples, accepted up to {MAX_TRAIN_SAMPLES}"
+            )
 
-    def _transmit(self, tuned: _Tuned, body: m.Probe) -> None:
+    @staticmethod
+    def _n_samples(tuned: _Tuned, plan: m.RoundPlan, slot: m.SlotPlan, sounding: bool) -> int:
+        """Return the length of a slot's window."""
+        return tuned.antennas.n_samples(slot.tx, sounding) + 2 * int(
+            np.ceil(plan.margin_s * tuned.frame.sample_rate_hz)
+        )
+
+    def _parts(self, rounds: Sequence[m.RoundPlan]) -> Iterator[Sequence[m.RoundPlan]]:
+        """Yield a train in parts of which the device can hold two."""
+        sent = max(1, max(sum(slot.tx == self._place.role for slot in plan.slots) for plan in rounds))
+        size = max(1, self._radio.capabilities.queue // (2 * sent))
+        for i in range(0, len(rounds), size):
+            yield rounds[i : i + size]
+
+    def _transmit(self, tuned: _Tuned, part: Sequence[m.RoundPlan], found: Capture) -> None:
         """Queue this node's transmissions, before anything is received.
 
         They are only queued for their time, whereas a reception returns when it is over, and the host's way from there
         to a transmission takes longer than a slot.
         """
-        for slot in body.slots:
-            if slot.tx == self._place.role:
-                samples = tuned.antennas.outgoing(body.round, body.sounding)
-                block = IqBlock(samples, tuned.frame.sample_rate_hz, slot.start_s + body.margin_s)
-                self._radio.transmit(block, block.time_s)
+        rounds, blocks = [], []
+        for plan in part:
+            for slot in plan.slots:
+                if slot.tx == self._place.role:
+                    samples = tuned.antennas.outgoing(plan.round, found.order.sounding)
+                    rounds.append(plan.round)
+                    blocks.append(IqBlock(samples, tuned.frame.sample_rate_hz, slot.start_s + plan.margin_s))
+        try:
+            failures = self._radio.transmit_many(blocks)
+        except DeviceError as exc:
+            failures = [exc] * len(blocks)
+        for number, failure in zip(rounds, failures, strict=True):
+            if failure is not None:
+                found.fail(number, failure)
+
+    def _promise(self, part: Sequence[m.RoundPlan], found: Capture) -> None:
+        try:
+            self._radio.idle_until(part[-1].end_s)
+        except DeviceError as exc:
+            for plan in part:
+                found.fail(plan.round, exc)
+
+    def _receive(self, tuned: _Tuned, part: Sequence[m.RoundPlan], found: Capture) -> None:
+        sounding = found.order.sounding
+        slots = [(x, slot) for x in part for slot in x.slots if tuned.antennas.listens(slot.rx, sounding)]
+        windows = [Window(self._n_samples(tuned, x, slot, sounding), slot.start_s) for x, slot in slots]
+        blocks: Sequence[IqBlock | DeviceError]
+        try:
+            blocks = self._radio.receive_many(windows)
+        except DeviceError as exc:
+            blocks = [exc] * len(windows)
+        for (plan, slot), block in zip(slots, blocks, strict=True):
+            if isinstance(block, DeviceError):
+                found.fail(plan.round, block)
+            else:
+                found.heard.append((plan, slot, block))
+
+    def estimate(self, found: Capture) -> e.ProbeDone:
+        """Return what a captured train tells: reports for the coordinator, CSI for this node."""
+        tuned, order = self._ready(), found.order
+        for plan, slot, block in found.heard:
+            self._write_iq(tuned, plan.round, slot.tx, block)
+        links: dict[int, list[m.LinkResult]] = {plan.round: [] for plan in order.rounds}
+        csi: dict[int, dict[str, CsiFrame]] = {plan.round: {} for plan in order.rounds}
+        for (plan, slot, _), estimate in zip(found.heard, _estimates(tuned, found), strict=True):
+            due_s = slot.start_s + plan.margin_s
+            links[plan.round].append(_link_result(tuned, slot.tx, estimate, due_s, order.sounding))
+            if isinstance(estimate, CsiFrame):
+                csi[plan.round][slot.tx] = estimate
+        if order.sounding:  # for the beams, and for nobody else
+            for number, frames in csi.items():
+                tuned.antennas.hear(number, frames)
+            csi = {}
+        results = [_result(number, links[number], found.faults.get(number)) for number in links]
+        return e.ProbeDone([m.Probed(rounds=some) for some in _messages(results)], csi)
 
     # -- rounds step by step
 
@@ -174,8 +249,8 @@ class RadioWork:
         self._send(done)  # the air is free: the others need not wait for the estimates
         csi: dict[str, CsiFrame] = {}
         links = [self._estimate_repeated(tuned, body.round, tx, block, csi) for tx, block in part.captured]
-        reason = Reject.DEVICE.value if part.fault else None
-        return e.ProbeDone(m.Probed(round=body.round, links=links, fault=reason, detail=part.fault or ""), csi)
+        fault = (Reject.DEVICE.value, part.fault) if part.fault else None
+        return e.ProbeDone([m.Probed(rounds=[_result(body.round, links, fault)])], {body.round: csi})
 
     def _act(self, tuned: _Tuned, body: m.Step, part: _Part) -> None:
         match body.action:
@@ -193,7 +268,10 @@ class RadioWork:
         """Estimate from a block of `PERIODS` periods of a repeated frame, which begins anywhere in it."""
         self._write_iq(tuned, number, tx, block)
         for window in repeated_windows(block, tuned.frame.samples.size):
-            result = _estimate(tuned, number, m.SlotPlan(tx, [], window.time_s), window, csi)
+            (estimate,) = tuned.antennas.estimate_many(tuned.estimator, [number], [window])
+            result = _link_result(tuned, tx, estimate, window.time_s)
+            if isinstance(estimate, CsiFrame):
+                csi[tx] = estimate
             if result.reason not in (Reject.TRUNCATED.value, Reject.NO_PREAMBLE.value):
                 break
         return result
@@ -208,25 +286,48 @@ class RadioWork:
         sigmf.write(stem, block, self._radio.settings.carrier_hz, [])
 
 
-def _estimate(
-    tuned: _Tuned, number: int, slot: m.SlotPlan, block: IqBlock, csi: dict[str, CsiFrame], margin_s: float = 0.0,
-    sounding: bool = False,
-) -> m.LinkResult:  # fmt: skip
-    """Return what is reported of one captured slot; the estimate itself goes into `csi`, by role of the transmitter."""
-    try:
-        found = tuned.antennas.estimate(tuned.estimator, number, slot.tx, block, sounding)
-    except ProbeRejected as exc:
+def _estimates(tuned: _Tuned, found: Capture) -> list[CsiFrame | ProbeRejected]:
+    """Return what is made of each window of a train."""
+    if found.order.sounding:
+        return [tuned.antennas.estimate_sounding(tuned.estimator, slot.tx, x) for _, slot, x in found.heard]
+    rounds = [plan.round for plan, _, _ in found.heard]
+    return tuned.antennas.estimate_many(tuned.estimator, rounds, [block for _, _, block in found.heard])
+
+
+def _result(number: int, links: list[m.LinkResult], fault: tuple[str, str] | None) -> m.RoundResult:
+    reason, detail = fault if fault else (None, "")
+    return m.RoundResult(round=number, links=links, fault=reason, detail=detail)
+
+
+def _messages(results: list[m.RoundResult]) -> Iterator[list[m.RoundResult]]:
+    """Yield the results in parts that are not too large for a message."""
+    part: list[m.RoundResult] = []
+    n_bytes = 0
+    for result in results:
+        size = sum(len(link.csi) for link in result.links if link.csi is not None)
+        if part and n_bytes + size > _REPORT_BYTES:
+            yield part
+            part, n_bytes = [], 0
+        part.append(result)
+        n_bytes += size
+    yield part
+
+
+def _link_result(
+    tuned: _Tuned, tx: str, found: CsiFrame | ProbeRejected, due_s: float, sounding: bool = False
+) -> m.LinkResult:
+    """Return what is reported of one slot, whose frame was due at `due_s`."""
+    if isinstance(found, ProbeRejected):
         if not tuned.is_experiment:  # details name levels and SNR, which are much like those of the rounds around
-            return m.LinkResult(tx=slot.tx, reason=exc.reason.value)
-        return m.LinkResult(tx=slot.tx, reason=exc.reason.value, detail=exc.detail, cfo_hz=exc.cfo_hz or 0.0)
-    csi[slot.tx] = found
-    timing_error_s = found.time_s - (slot.start_s + margin_s)
+            return m.LinkResult(tx=tx, reason=found.reason.value)
+        return m.LinkResult(tx=tx, reason=found.reason.value, detail=found.detail, cfo_hz=found.cfo_hz or 0.0)
+    timing_error_s = found.time_s - due_s
     if not tuned.is_experiment:
         # level, SNR and exact arrival depend on the channel, as the key does; the scheduler needs a coarse time only
-        return m.LinkResult(tx=slot.tx, reason=None, timing_error_s=round(timing_error_s / _COARSE_S) * _COARSE_S)
+        return m.LinkResult(tx=tx, reason=None, timing_error_s=round(timing_error_s / _COARSE_S) * _COARSE_S)
     shape = (found.h.shape[0], found.h.shape[1], found.h.shape[2]) if not sounding else (0, 0, 0)
     return m.LinkResult(
-        tx=slot.tx,
+        tx=tx,
         reason=None,
         timing_error_s=timing_error_s,
         device_time_s=found.time_s,

@@ -41,7 +41,8 @@ class Chaos(Stage):
         pace = self.rng.choice(["virtual", "virtual", "wall", None])
         super().__init__(
             lab={**LAB, "world": {"pace": pace} if pace else None},
-            rounds=self.rng.choice([1, 7, 40]),
+            rounds=self.rng.choice([1, 7, 40, 200]),
+            probing={"train": self.rng.choice([0, 1, 5]), "interval_s": self.rng.choice([0.002, 0.05])},
             surface=self.rng.choice(SURFACES),
             accounting={"block_rounds": self.rng.choice([1, 3, 1000])},
             training=self.rng.choice([{}, {}, {"rounds": 4, "guard_rounds": 2}]),
@@ -78,7 +79,7 @@ class Chaos(Stage):
             answers = [m.Stepped(round=body.round, step=body.step)]
             answers += [self.measured(node, body.round)] if body.last else []
         elif isinstance(body, m.Probe):
-            answers = [m.Captured(round=body.round), self.measured(node, body.round)]
+            answers = [m.Captured(round=body.round), self.measured(node, *(plan.round for plan in body.rounds))]
         else:
             answers = self.usual(node, body)
         if self.rng.random() < self.trouble / 4 and not isinstance(body, m.Configure | m.ReadClock | m.Finish):
@@ -87,13 +88,17 @@ class Chaos(Stage):
             repeats = 2 if self.rng.random() < self.trouble / 4 else 1
             self.waiting += [self.says(node, x)] * repeats
 
-    def measured(self, node: str, number: int) -> m.Probed:
+    def measured(self, node: str, *numbers: int) -> m.Probed:
+        return m.Probed(rounds=[self.result(node, number) for number in numbers])
+
+    def result(self, node: str, number: int) -> m.RoundResult:
         links = []
         for tx in RADIOS[:2]:
             if tx != node:
                 reason = self.rng.choice(["low_snr", "no_preamble"]) if self.rng.random() < self.trouble else None
                 links.append(m.LinkResult(tx=tx, reason=reason, timing_error_s=self.rng.gauss(0.0, 1e-7), snr_db=20.0))
-        return m.Probed(round=number, links=links, fault="device" if self.rng.random() < self.trouble / 4 else None)
+        fault = "device" if self.rng.random() < self.trouble / 4 else None
+        return m.RoundResult(round=number, links=links, fault=fault)
 
     def trained(self, block: int) -> Any:
         failure = "torn" if self.rng.random() < self.trouble else None
