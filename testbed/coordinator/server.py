@@ -114,6 +114,8 @@ class Coordinator:
         """Endpoint of the simulated air."""
         self._advance_world: Callable[[float], None] | None = None
         """From the simulated air, once it holds the scene."""
+        self._untold: list[e.RoundOver] = []
+        """Rounds of a train that are closed and come after the one that is being recorded."""
         self._began_s = 0.0
         self._next_check_s = 0.0
         self._reported_keys: set[str] = set()
@@ -281,8 +283,8 @@ class Coordinator:
     def _take(self, event: e.Event) -> None:
         """Hand an event to the state machine and carry out its instructions; a train of rounds is recorded at once."""
         instructions = self._handle(event)
-        rounds = [x for x in instructions if isinstance(x, e.RoundOver)]
-        if len(rounds) < 2:
+        self._untold = [x for x in instructions if isinstance(x, e.RoundOver)]
+        if len(self._untold) < 2:
             for instruction in instructions:
                 _DO[type(instruction)](self, instruction)
             return
@@ -340,6 +342,7 @@ class Coordinator:
     def _round_over(self, x: e.RoundOver) -> None:
         assert self._recorder is not None
         self._recorder.round(x)
+        self._untold = self._untold[1:]
         self._show_progress()
 
     def _block_over(self, x: e.BlockOver) -> None:
@@ -353,10 +356,9 @@ class Coordinator:
     def _show_progress(self, message: str | None = None) -> None:
         st = self.state
         elapsed_s = self._clock.now_s() - self._began_s if self._began_s else 0.0
-        rate = st.probed / elapsed_s if elapsed_s > 0 else 0.0
-        self._progress(
-            Progress(st.phase, st.probed, self.experiment.rounds, st.kept, rate, st.snr_db, st.key_bits, message)
-        )
+        probed, kept = st.probed - len(self._untold), st.kept - sum(x.kept for x in self._untold)
+        rate = probed / elapsed_s if elapsed_s > 0 else 0.0
+        self._progress(Progress(st.phase, probed, self.experiment.rounds, kept, rate, st.snr_db, st.key_bits, message))
 
 
 _DO: dict[type, Callable[[Coordinator, Any], None]] = {
