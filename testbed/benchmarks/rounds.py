@@ -1,9 +1,9 @@
 """Rounds per second through the whole process chain: Alice, Bob, Eve, a surface and the air as processes.
 
 Three figures: in virtual time without and with a pattern that changes every round, and on the wall clock with rounds
-every 2 ms. Each is measured with the trains that the experiment gets by default and with trains of one, in turn, so that
-the ratio says what ordering rounds together is worth. The last row compares with the same work without processes: one
-loop that sounds the same waveform through a flat channel and estimates it at three receivers, i.e. what remains when
+every 2 ms. Each is measured with the trains that the experiment gets by default and with trains of one, so that the
+ratio says what ordering rounds together is worth. The last row compares with the same work without processes: one loop
+that sounds the same waveform through a flat channel and estimates it at three receivers, i.e. what remains when
 sockets, authentication, scheduling, records and the simulated air are taken away.
 """
 
@@ -31,7 +31,7 @@ WALL_S = 2e-3
 
 
 def run() -> list[BenchRow]:
-    """Run `mobile_room` and `static_room` on the `sim` lab with CURVE and records on, and `mobile_room` in real time."""
+    """Run two experiments on the `sim` lab with CURVE and records on, and one of them in real time."""
     rows = [_trains("mobile_room"), _trains("static_room"), _trains("mobile_room", wall=True)]
     peer_s = _signal_only(config.load_experiment("mobile_room"))
     ours_s = rows[0].ours_s
@@ -54,7 +54,7 @@ def _trains(experiment: str, wall: bool = False) -> BenchRow:
         peer="trains of one",
         peer_s=alone_s,
         ratio=alone_s / ours_s,
-        note=f"{1 / ours_s:.0f} rounds/s, {kept} of {ROUNDS} kept, {pace}, CURVE and journal on, {os.cpu_count()} cores",
+        note=f"{1 / ours_s:.0f} rounds/s, {kept} of {ROUNDS} kept, {pace}, CURVE, journal, {os.cpu_count()} cores",
     )
 
 

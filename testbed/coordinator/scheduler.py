@@ -123,7 +123,7 @@ class Scheduler:
         self._guard_s = guard_s
         self._widest_s = max(guard_s, widest_s)
         """Where no receiver can listen for longer, however little is known."""
-        self._lead_s = lead_s
+        self.lead_s = lead_s
         """Least time between planning a round and its first sample (0 in virtual time)."""
         self.next_s = 0.0
         """Start of the next round at the earliest."""
@@ -170,7 +170,7 @@ class Scheduler:
 
     def _start_s(self, now_s: float, not_before_s: float) -> float:
         # `now_s` is the coordinator's: its clock and that of the reference part, too
-        lead_s = self._lead_s + (_CRYSTALS * now_s if self._lead_s > 0 else 0.0)
+        lead_s = self.lead_s + (_CRYSTALS * now_s if self.lead_s > 0 else 0.0)
         return max(self.next_s, now_s + lead_s, not_before_s)
 
     def _margin_at(self, start_s: float) -> float:

@@ -491,6 +491,7 @@ class CoordinatorState(Deadlines):
         over = r.record_settled(reason)
         if self.surface.watches:
             self.surface.observe(r.number, csi_by_link(r, self.roster) if reason is None else {})
+        self.timetable.heed_lateness(r, self.rounds.next)
         if reason is None:
             self.tally.keep(over, for_a_block=not self.blocks.takes_guard_round())
             return [over]
@@ -560,6 +561,9 @@ class CoordinatorState(Deadlines):
             return False
         if not self.roster.required_ready() or not self._may_be_planned:
             return False
+        # on the wall clock a wide window is better planned after what the train under way will tell of the clocks
+        if self.rounds.under_way and not self.virtual and not self.timetable.may_follow(self.surface.not_before_s):
+            return False
         return not self.timetable.is_too_early(self.roster.timed)
 
     @property
@@ -600,8 +604,10 @@ class CoordinatorState(Deadlines):
             first.steps = steps.plan(first.number, self._slots, {self.roster.nodes[n].role: n for n in nodes})
             first.expected &= first.steps.nodes
             return [AdvanceWorld(first.start_s)] if self.virtual else []
-        captured = not self.rounds.ahead
-        return [Send(n, m.Probe(rounds=orders[n], report_captured=captured, sounding=first.sounding)) for n in nodes]
+        common = {
+            "report_captured": not self.rounds.ahead, "sounding": first.sounding, "paced": not self.virtual,
+        }  # fmt: skip
+        return [Send(n, m.Probe(rounds=orders[n], **common)) for n in nodes]
 
     def _room_for_train(self) -> int:
         """Return how many rounds the next train may have, whatever their windows."""

@@ -30,7 +30,12 @@ handles no other message."""
 MOST_SAMPLES = 4_000_000
 """Most samples of one window, over all antennas, however uncertain the clocks are: drivers and air accept no more."""
 WALL_LEAD_S = 0.03
-"""On the wall clock an order must reach the nodes before its first sample is due."""
+"""On the wall clock, how long before its first sample a train is ordered at least, so that it reaches the nodes …"""
+FIRST_LEAD_S = 0.12
+"""… at first, when much happens for the first time in every process …"""
+LONGEST_LEAD_S = 0.25
+"""… and at most: a train that was late doubles it, each one that was not brings it down."""
+_LEAD_SHRINKS = 0.9
 SUITED_TRAIN = 64
 """Rounds of a train in virtual time where the experiment leaves it open: what one costs beside its rounds is shared."""
 SUITED_TRAIN_S = 0.128
@@ -59,6 +64,8 @@ class Timetable:
         """End of the last planned round on the reference timeline; in virtual time, the air's present time."""
         self._epoch_s: float | None = None
         """Origin of the reference timeline, on the coordinator's clock."""
+        self._heeded = 0
+        """First round that was ordered after the last lateness was known."""
         self._lag = 2 * longest_train(experiment.probing.interval_s)
         self.snr_db = math.nan
         """Mean over the links of the last round that the clocks were corrected from."""
@@ -76,7 +83,7 @@ class Timetable:
         self.scheduler = Scheduler(
             self._slots, frame_s, p.interval_s, p.turnaround_s + turnaround_s,
             max([p.guard_s, *(_SPREADS * h.timing_spread_s for h in hellos)]),
-            0.0 if self.virtual else WALL_LEAD_S,
+            0.0 if self.virtual else FIRST_LEAD_S,
             min(WIDEST_S, MOST_SAMPLES / 2 / (n_antennas * self._experiment.radio.sample_rate_hz)),
         )  # fmt: skip
 
@@ -157,6 +164,19 @@ class Timetable:
                     self._correct_clock(name, r, link)
         if snrs_db:
             self.snr_db = sum(snrs_db) / len(snrs_db)
+
+    def heed_lateness(self, r: Round, ordered: int) -> None:
+        """On the wall clock, order rounds earlier where one reached a node too late, and later again while none does.
+
+        `ordered`: number of the next round; what was ordered before this was known says nothing more.
+        """
+        if self.virtual or self.scheduler is None or r.number < self._heeded:
+            return
+        if any(x.fault == Reject.LATE_TX for x in r.results.values()):
+            self.scheduler.lead_s = min(2 * self.scheduler.lead_s, LONGEST_LEAD_S)
+            self._heeded = ordered
+        elif r.number == r.train:
+            self.scheduler.lead_s = max(_LEAD_SHRINKS * self.scheduler.lead_s, WALL_LEAD_S)
 
     def _correct_clock(self, name: str, r: Round, link: m.LinkResult) -> None:
         assert self.scheduler is not None

@@ -331,6 +331,9 @@ class Probe(_Body, frozen=True):
     """Say `Captured` before estimating."""
     sounding: bool = False
     """All antennas are sounded, for the beams and nothing else."""
+    paced: bool = False
+    """Time passes by itself: the next train is queued while this one is on the air. In virtual time it need not, and
+    what a device does must not depend on when orders arrive."""
 
     @property
     def round(self) -> int:

@@ -396,8 +396,10 @@ class NodeDaemon:
             return e.DeviceFault(operation, "halted")
         if isinstance(body, m.Probe) and isinstance(self._work, RadioWork) and self._work.is_blind:
             work = self._work
-            tag = (self._captured_life, body)
-            self._thread.begin(tag, lambda: self._attempt(operation, lambda: work.capture(body)))
+            found = work.expect(body)
+            self._thread.begin(
+                (self._captured_life, body), lambda: self._attempt(operation, lambda: work.capture(found))
+            )
             return None
         return self._thread.do(lambda: self._attempt(operation, lambda: _OPERATIONS[type(body)](self, body)))
 
@@ -460,7 +462,8 @@ class NodeDaemon:
 
     def _probe(self, body: m.Probe) -> e.Event:
         """Capture and estimate at once, where the next train depends on what this one tells."""
-        return self._estimate(body, self._radio_work().capture(body))
+        work = self._radio_work()
+        return self._estimate(body, work.capture(work.expect(body)))
 
     def _step(self, body: m.Step) -> e.Event:
         return self._radio_work().step(body)

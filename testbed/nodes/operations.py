@@ -5,6 +5,7 @@ Whatever a device or its settings refuse is raised as DeviceError or InputError;
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ MAX_TRAIN_SAMPLES = 1 << 26
 """Of all windows of a train, all antennas together."""
 _REPORT_BYTES = 1 << 22
 """Of CSI in one message; what is more is reported in several."""
+_SLICE_S = 0.03
+"""Of a train that is received at once on the wall clock; between two of these, more is queued."""
 _ACCEPTED = ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db")
 
 
@@ -48,7 +51,7 @@ class _Tuned:
     """Where the captured samples are written; None where they are not."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Capture:
     """What this node's radio heard in a train of rounds."""
 
@@ -56,6 +59,10 @@ class Capture:
     heard: list[tuple[m.RoundPlan, m.SlotPlan, IqBlock]] = field(default_factory=list)
     faults: dict[int, tuple[str, str]] = field(default_factory=dict)
     """Round → (reason, detail) where the radio could not do its part; the first one counts."""
+    queued: int = 0
+    """How many of its rounds have their transmissions queued in the device, or refused by it …"""
+    received: int = 0
+    """… and how many are over."""
 
     def fail(self, round: int, exc: DeviceError) -> None:
         late = isinstance(exc, LateTransmit)
@@ -82,6 +89,8 @@ class RadioWork:
         self._has_failed = False
         """In a round that went step by step: it is configured anew before the next step."""
         self._part = _Part(-1)
+        self._coming: deque[Capture] = deque()
+        """Trains that are expected and not captured, in their order."""
 
     def configure(self, body: m.Configure, run: str, seed: int) -> m.Configured:
         if self._place.role != "eve" and not self._radio.capabilities.can_transmit:
@@ -105,7 +114,15 @@ class RadioWork:
             is_experiment=body.experiment_mode,
             iq_folder=self._state_dir / "iq" / run if body.record_iq and body.experiment_mode else None,
         )
+        self._warm_up(self._tuned)
         return m.Configured(accepted={k: float(getattr(accepted, k)) for k in _ACCEPTED})
+
+    @staticmethod
+    def _warm_up(tuned: _Tuned) -> None:
+        """Estimate the frame once as it is: the first estimate takes a hundred times as long as the others, for which a
+        round on the wall clock has no time."""
+        block = IqBlock(np.pad(tuned.frame.samples, tuned.frame.n_cp)[None, :], tuned.frame.sample_rate_hz, 0.0)
+        tuned.estimator.estimate_many([block], tuned.frame)
 
     def _ready(self) -> _Tuned:
         if self._tuned is None:
@@ -120,24 +137,58 @@ class RadioWork:
         is still being estimated."""
         return self._tuned is None or not self._tuned.antennas.learns
 
-    def capture(self, body: m.Probe) -> Capture:
+    def expect(self, body: m.Probe) -> Capture:
+        """Take note of a train that will be captured; called in the order of the trains, from any one thread."""
+        found = Capture(body)
+        self._coming.append(found)
+        return found
+
+    def capture(self, found: Capture) -> Capture:
         """Do this node's part in each slot of a train. The device's own thread calls it.
 
-        As many rounds as the device can hold are queued ahead of those that are being received.
+        As many rounds as the device can hold are queued ahead of those that are being received; where time passes by
+        itself, those of the next train, too, so that it may begin when this one ends.
         """
-        tuned = self._ready()
-        found = Capture(body)
-        self._check_size(tuned, body)
-        ahead: list[m.RoundPlan] = []
-        for part in (*self._parts(body.rounds), []):
-            if part and not self._radio.is_interrupted:
-                self._transmit(tuned, part, found)
+        tuned, rounds = self._ready(), found.order.rounds
+        try:
+            self._check_size(tuned, found.order)
+            while found.received < len(rounds) and not self._radio.is_interrupted:
+                self._queue(tuned)
+                part = self._next_part(found)
                 self._promise(part, found)  # the others may go on as soon as nothing more can come from here
-            self._receive(tuned, ahead, found)
-            ahead = part
+                self._receive(tuned, part, found)
+                found.received += len(part)
+        finally:
+            self._coming.remove(found)
         if self._radio.is_interrupted:  # whatever was queued while somebody silenced it
             self._radio.silence()
+            raise DeviceError(self._radio.name, "receive", self._radio.state, "interrupted: the node is halted")
         return found
+
+    @staticmethod
+    def _next_part(found: Capture) -> Sequence[m.RoundPlan]:
+        """Return the rounds to receive next: those that are queued, and on the wall clock not too many at a time."""
+        rounds = found.order.rounds[found.received : max(found.queued, found.received + 1)]
+        if not found.order.paced:
+            return rounds
+        if found.queued < len(found.order.rounds):  # the device is full: queue more while half of it is still to come
+            rounds = rounds[: (len(rounds) + 1) // 2]
+        soon_s = rounds[0].end_s + _SLICE_S
+        return [plan for plan in rounds if plan is rounds[0] or plan.end_s < soon_s]
+
+    def _queue(self, tuned: _Tuned) -> None:
+        """Queue the transmissions of the coming rounds, as long as the device has room for them."""
+        for found in list(self._coming):
+            if not found.order.paced and found is not self._coming[0]:
+                return
+            per_round = max(sum(s.tx == self._place.role for s in x.slots) for x in found.order.rounds)
+            waiting = sum(x.queued - x.received for x in self._coming)
+            room = self._radio.capabilities.queue // max(1, per_round) - waiting
+            part = found.order.rounds[found.queued : found.queued + max(0, room)]
+            self._transmit(tuned, part, found)
+            found.queued += len(part)
+            if found.queued < len(found.order.rounds):
+                return
 
     def _check_size(self, tuned: _Tuned, body: m.Probe) -> None:
         n = sum(self._n_samples(tuned, x, s, body.sounding) for x in body.rounds for s in x.slots)
@@ -153,13 +204,6 @@ class RadioWork:
         return tuned.antennas.n_samples(slot.tx, sounding) + 2 * int(
             np.ceil(plan.margin_s * tuned.frame.sample_rate_hz)
         )
-
-    def _parts(self, rounds: Sequence[m.RoundPlan]) -> Iterator[Sequence[m.RoundPlan]]:
-        """Yield a train in parts of which the device can hold two."""
-        sent = max(1, max(sum(slot.tx == self._place.role for slot in plan.slots) for plan in rounds))
-        size = max(1, self._radio.capabilities.queue // (2 * sent))
-        for i in range(0, len(rounds), size):
-            yield rounds[i : i + size]
 
     def _transmit(self, tuned: _Tuned, part: Sequence[m.RoundPlan], found: Capture) -> None:
         """Queue this node's transmissions, before anything is received.
