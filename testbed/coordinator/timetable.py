@@ -15,7 +15,7 @@ from testbed.coordinator.scheduler import WIDEST_S, Part, Scheduler
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import Reject
 from testbed.core.machine import EventClock
-from testbed.core.schedule import Slot, longest_train
+from testbed.core.schedule import MAX_TRAIN, Slot, longest_train
 from testbed.net import messages as m
 
 LATE_UNCERTAINTY_S = 200e-6
@@ -35,7 +35,7 @@ FIRST_LEAD_S = 0.12
 """… at first, when much happens for the first time in every process …"""
 LONGEST_LEAD_S = 0.25
 """… and at most: a train that was late doubles it, each one that was not brings it down."""
-_LEAD_SHRINKS = 0.9
+_LEAD_SHRINKS, _TRAIN_GROWS = 0.9, 1.25
 SUITED_TRAIN = 64
 """Rounds of a train in virtual time where the experiment leaves it open: what one costs beside its rounds is shared."""
 SUITED_TRAIN_S = 0.128
@@ -64,6 +64,8 @@ class Timetable:
         """End of the last planned round on the reference timeline; in virtual time, the air's present time."""
         self._epoch_s: float | None = None
         """Origin of the reference timeline, on the coordinator's clock."""
+        self._most: float = MAX_TRAIN
+        """Rounds that a train may have by what was late."""
         self._heeded = 0
         """First round that was ordered after the last lateness was known."""
         self._lag = 2 * longest_train(experiment.probing.interval_s)
@@ -129,7 +131,7 @@ class Timetable:
         """How many rounds a train has where nothing speaks against it."""
         probing = self._experiment.probing
         suited = SUITED_TRAIN if self.virtual else math.ceil(SUITED_TRAIN_S / probing.interval_s)
-        return min(probing.train or suited, longest_train(probing.interval_s))
+        return min(probing.train or suited, longest_train(probing.interval_s), int(self._most))
 
     def learned_until(self, number: int) -> float:
         """Return the last round whose reports may count for the plan of round `number`.
@@ -166,7 +168,7 @@ class Timetable:
             self.snr_db = sum(snrs_db) / len(snrs_db)
 
     def heed_lateness(self, r: Round, ordered: int) -> None:
-        """On the wall clock, order rounds earlier where one reached a node too late, and later again while none does.
+        """On the wall clock, order rounds earlier and fewer at once where one was late at a node; undo it while none is.
 
         `ordered`: number of the next round; what was ordered before this was known says nothing more.
         """
@@ -174,9 +176,11 @@ class Timetable:
             return
         if any(x.fault == Reject.LATE_TX for x in r.results.values()):
             self.scheduler.lead_s = min(2 * self.scheduler.lead_s, LONGEST_LEAD_S)
+            self._most = max(1.0, min(self._most, self.train) / 2)
             self._heeded = ordered
         elif r.number == r.train:
             self.scheduler.lead_s = max(_LEAD_SHRINKS * self.scheduler.lead_s, WALL_LEAD_S)
+            self._most = min(_TRAIN_GROWS * self._most, MAX_TRAIN)
 
     def _correct_clock(self, name: str, r: Round, link: m.LinkResult) -> None:
         assert self.scheduler is not None

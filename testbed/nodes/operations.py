@@ -183,7 +183,8 @@ class RadioWork:
                 return
             per_round = max(sum(s.tx == self._place.role for s in x.slots) for x in found.order.rounds)
             waiting = sum(x.queued - x.received for x in self._coming)
-            room = self._radio.capabilities.queue // max(1, per_round) - waiting
+            # one less than it holds: of the last round that was received, what this node sends may still be to come
+            room = max(1, self._radio.capabilities.queue // max(1, per_round) - 1) - waiting
             part = found.order.rounds[found.queued : found.queued + max(0, room)]
             self._transmit(tuned, part, found)
             found.queued += len(part)
