@@ -443,6 +443,10 @@ class _Server:
             case m.Apply():
                 levels = self._levels(name, payload)
                 return m.Reply(id=request.id, time=air.latch(name, levels, max(0, request.latency)))
+            case m.Schedule():
+                patterns = self._patterns(name, payload, len(request.times))
+                times = air.schedule(name, patterns, request.times, max(0, request.latency))
+                return m.Reply(id=request.id, now=air.now(name), seed=air.seed, times=times)
             case m.Readback():
                 air.pattern(name)
         return m.Reply(id=request.id, now=air.now(name), seed=air.seed, runs=self._paced)
@@ -484,6 +488,13 @@ class _Server:
         if levels.size != now.size:
             raise Refused("device", f"{levels.size} levels, accepted {now.size}")
         return levels.reshape(now.shape)
+
+    def _patterns(self, name: str, payload: bytes, n: int) -> np.ndarray:
+        now = self._air.pattern(name)
+        levels = np.frombuffer(payload, np.uint8)
+        if levels.size != n * now.size:
+            raise Refused("device", f"{levels.size} levels, accepted {n} times {now.size}")
+        return levels.reshape(n, *now.shape)
 
     def _same_world(self, seed: int) -> None:
         if seed != self._air.seed:

@@ -568,6 +568,16 @@ class Air:
         surface.set(when, levels)
         return when
 
+    def schedule(self, board: str, patterns: Sequence[U8], times: Sequence[int], latency: int) -> tuple[int, ...]:
+        """Have each pattern latch at its time, which the command reached `latency` before; return the times."""
+        surface = self._held_by(board)
+        earliest = max(self.frontier + latency, surface.since[-1])
+        if times[0] < earliest:
+            raise Refused("device", f"a pattern is due {to_seconds(earliest - times[0]):.6f} s before it could latch")
+        for levels, when in zip(patterns, times, strict=True):
+            surface.set(when, levels)
+        return tuple(times)
+
     def pattern(self, board: str) -> U8:
         """Return (row, column) levels of the latest pattern."""
         return self._held_by(board).levels[-1]

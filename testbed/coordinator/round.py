@@ -280,6 +280,28 @@ class Rounds:
                 r.reject(Reject.SURFACE_CHANGED)
                 self._story.add("saw the surface change", round=r.number, latched_s=latched_s)
 
+    def take_schedule(self, names: dict[int, str], latched_s: dict[int, float]) -> None:
+        """The surface will hold a state of its own in each round of the train on the air: round → name, and since when.
+
+        A round that would see it change, or has no state, is rejected.
+        """
+        before_s = 0.0
+        for before, r in zip([None, *self.on_air], self.on_air, strict=False):
+            r.surface = names.get(r.number)
+            if r.surface is None:
+                r.reject(Reject.SURFACE_NOT_APPLIED)
+            elif not before_s <= latched_s[r.number] <= r.start_s:
+                r.reject(Reject.SURFACE_CHANGED)
+                if before is not None and latched_s[r.number] < before_s:
+                    before.reject(Reject.SURFACE_CHANGED)
+            before_s = r.end_s
+
+    def refuse_train(self, reason: Reject) -> None:
+        """The train on the air is not ordered after all: nothing of its rounds is awaited."""
+        for r in self.on_air:
+            r.reject(reason)
+            r.expected.clear()
+
     # -- course
 
     @property
@@ -382,5 +404,3 @@ class Rounds:
                 yield f"the train of round {train[0].train} lacks rounds in between"
             if len(train) > 1 and any(r.steps is not None or r.sounding for r in train):
                 yield f"round {train[0].number} goes step by step or is a sounding, but is not alone in its train"
-            if len({r.surface for r in train}) != 1:
-                yield f"the train of round {train[0].train} was ordered under several states of the surface"

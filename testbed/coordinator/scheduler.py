@@ -183,6 +183,19 @@ class Scheduler:
         return clock.uncertainty_s + max(0.0, clock.line.bound_at(start_s) - _IN_GUARD * self._guard_s)
 
     @property
+    def quiet_s(self) -> float:
+        """How long before the end of a round its last window is over."""
+        return self._turnaround_s
+
+    def set_base(self, node: str, device_time_s: float, reference_s: float) -> None:
+        """Learn a reading of a clock that nobody has to hear: the latest counts."""
+        self.clocks[node].base_s = device_time_s - reference_s
+
+    def device_s(self, node: str, reference_s: float) -> float:
+        """Return a time of the reference timeline on a device's clock."""
+        return reference_s + self.clocks[node].base_s
+
+    @property
     def _slot_s(self) -> float:
         return self._frame_s + 2 * self.margin_s + self._turnaround_s
 

@@ -306,7 +306,7 @@ class Coordinator:
             self._hub.send(x.node, x.body, to_pulse=True)
 
     def _withdraw_orders(self, x: e.WithdrawOrders) -> None:
-        self._hub.withdraw(x.node, (m.Probe, m.Step, m.Apply, m.ApplyNext, m.ReadSurface))
+        self._hub.withdraw(x.node, (m.Probe, m.Step, m.Apply, m.ApplyNext, m.Schedule, m.ReadSurface))
 
     def _reset_world(self, x: e.ResetWorld) -> None:
         place = self.lab.world

@@ -108,6 +108,10 @@ class CoordinatorState(Deadlines):
         self.blocks = Blocks(lab, experiment, self.roster, self.surface, self.tally, clock, story)
         self._stop_asked = False
         """The trains under way and what was gathered are finished, and nothing more is begun."""
+        self._unsent: dict[str, m.Probe] = {}
+        """Orders for the train on the air, by node, while the surface has not acknowledged its patterns."""
+        self._due_s: dict[int, float] = {}
+        """Round of that train → when its pattern latches, on the board's clock."""
         self._key_trouble = ""
         """What is known of keys that do not fit, for whoever does not join."""
         self._outcome: RunOver | None = None
@@ -284,6 +288,29 @@ class CoordinatorState(Deadlines):
         self.rounds.take_latch(latched_s, expected=expected, exact=exact)
         return self.surface.acknowledge(body, latched_s)
 
+    def _scheduled(self, node: Node, body: m.Scheduled) -> list[Effect]:
+        """The board has the patterns of the train that waits for them: it goes on the air."""
+        if not self._unsent or not self.surface.is_answer(body):
+            return self.surface.unexpected(body)
+        scheduler = self.timetable.scheduler
+        assert scheduler is not None
+        latched_s = {x.round: scheduler.reference_s(node.name, x.device_time_s) for x in body.patterns}
+        names = {x.round: x.digest for x in body.patterns if self.surface.is_right(x.round, x.digest)}
+        self.rounds.take_schedule(names, latched_s)
+        out = self.surface.take_schedule(body)
+        self.timetable.read_board(node.name, body.device_time_s)
+        orders, self._unsent = self._unsent, {}
+        self._wait_for_train()
+        return out + [Send(n, order) for n, order in orders.items() if self.roster.nodes[n].alive]
+
+    def _refuse_patterns(self, reason: Reject) -> list[Effect]:
+        """The pattern that was ordered, or those of a train, will not be held: reject the rounds that wanted it."""
+        if not self._unsent:
+            return self._reject_unprobed(reason)
+        self._unsent = {}
+        self.rounds.refuse_train(reason)
+        return []
+
     def _surface_held(self, node: Node, body: m.SurfaceHeld) -> list[Effect]:
         if not self.surface.is_reading(body):
             return self.surface.unexpected(body)
@@ -318,7 +345,7 @@ class CoordinatorState(Deadlines):
     def _apply_failed(self, node: Node, body: m.Failed) -> list[Effect]:
         if self.surface.fail():
             return [RunFails(f"{node.name}: apply failed {MAX_FAILURES} times in a row: {body.detail}")]
-        return self._reject_unprobed(Reject.SURFACE_NOT_APPLIED)
+        return self._refuse_patterns(Reject.SURFACE_NOT_APPLIED)
 
     def _reading_failed(self, node: Node, body: m.Failed) -> list[Effect]:
         return self._withdraw(body.detail) if self.surface.is_read_back else []
@@ -359,6 +386,8 @@ class CoordinatorState(Deadlines):
         out = self.roster.lose(node, why)
         if node.role == "ris":
             self.surface.lose()
+            if self._unsent:
+                out += self._refuse_patterns(Reject.NODE_LOST)
         self.rounds.lose(node.name, node.required)
         out += self.blocks.lose(node)
         if node.required and node.measures and self.tally.pending:
@@ -382,6 +411,9 @@ class CoordinatorState(Deadlines):
         which = [suspects[0], suspects[-1]]
         out: list[Effect] = [Note("surface_lost", {"rounds": which, "detail": why})]
         out += self.tally.withdraw(Reject.SURFACE_CHANGED, suspects)
+        for r in self.rounds.under_way:
+            if r.number in suspects:
+                r.reject(Reject.SURFACE_CHANGED)
         if self.surface.is_search:  # what the search has learnt from these rounds cannot be taken back
             out.append(RunFails(f"rounds {which[0]} to {which[1]} were measured under an unknown pattern: {why}"))
         return out
@@ -433,7 +465,7 @@ class CoordinatorState(Deadlines):
         if self.surface.acknowledgement_is_late:
             if self.surface.fail():
                 return [RunFails(f"the surface acknowledged no pattern {MAX_FAILURES} times in a row")]
-            out += self._reject_unprobed(Reject.SURFACE_NOT_APPLIED)
+            out += self._refuse_patterns(Reject.SURFACE_NOT_APPLIED)
         if self.surface.reading_is_late:
             out += self._withdraw("the board did not answer")
         return out
@@ -504,6 +536,8 @@ class CoordinatorState(Deadlines):
         return bool(self.rounds.on_air)
 
     def _follow_train(self) -> list[Effect] | None:
+        if self._unsent:
+            return None
         orders = self.rounds.advance_on_air()
         if orders is None:
             return None
@@ -562,7 +596,7 @@ class CoordinatorState(Deadlines):
         if not self.roster.required_ready() or not self._may_be_planned:
             return False
         # on the wall clock a wide window is better planned after what the train under way will tell of the clocks
-        if self.rounds.under_way and not self.virtual and not self.timetable.may_follow(self.surface.not_before_s):
+        if self.rounds.under_way and not self.virtual and not self.timetable.may_follow(self._not_before_s()):
             return False
         return not self.timetable.is_too_early(self.roster.timed)
 
@@ -584,6 +618,8 @@ class CoordinatorState(Deadlines):
         surface = self.surface
         if surface.policy is None:
             return []
+        if surface.is_scheduled:
+            return self._read_surface_back() if surface.must_be_read_back_before_use else []
         failure = surface.choose(self.rounds.next)
         if failure is not None:
             return [RunFails(failure)]
@@ -593,13 +629,13 @@ class CoordinatorState(Deadlines):
 
     def _order_train(self) -> list[Effect]:
         """Plan rounds until something speaks against one more, and order them together."""
-        now_s, most, nodes = self.timetable.now_s, self._room_for_train(), self.roster.receivers()
+        most, nodes = self._room_for_train(), self.roster.receivers()
         orders: dict[str, list[m.RoundPlan]] = {n: [] for n in nodes}
         train = [self._plan_round(orders)]
         while len(train) < most and self._may_follow(train[0]):
             train.append(self._plan_round(orders))
-        first, last = train[0], train[-1]
-        self.rounds.wait_for_train(self._timeout_s + (0.0 if self.virtual else last.end_s - now_s))
+        first = train[0]
+        self._wait_for_train()
         if not self.roster.timed:
             first.steps = steps.plan(first.number, self._slots, {self.roster.nodes[n].role: n for n in nodes})
             first.expected &= first.steps.nodes
@@ -607,7 +643,11 @@ class CoordinatorState(Deadlines):
         common = {
             "report_captured": not self.rounds.ahead, "sounding": first.sounding, "paced": not self.virtual,
         }  # fmt: skip
-        return [Send(n, m.Probe(rounds=orders[n], **common)) for n in nodes]
+        probes = {n: m.Probe(rounds=orders[n], **common) for n in nodes}
+        if not self.surface.is_scheduled:
+            return [Send(n, probe) for n, probe in probes.items()]
+        self._unsent = probes
+        return self.surface.schedule(self._due_s)
 
     def _room_for_train(self) -> int:
         """Return how many rounds the next train may have, whatever their windows."""
@@ -621,7 +661,21 @@ class CoordinatorState(Deadlines):
         """Return whether one more round may join a train: a sounding is alone, and every window must be known."""
         if first.sounding or self._is_sounding(self.rounds.next) or not self._may_be_planned:
             return False
-        return self.timetable.may_follow(self.surface.not_before_s)
+        return self.timetable.may_follow(self._not_before_s())
+
+    def _not_before_s(self) -> float:
+        """Return the earliest start of the next round by what the surface needs before it."""
+        ris = self.roster.by_role("ris")
+        if ris is None or ris.hello is None or not self.surface.is_scheduled:
+            return self.surface.not_before_s
+        return self.timetable.not_before_latch(not self.rounds.on_air, ris.hello.latency_s)
+
+    def _wait_for_train(self) -> None:
+        """Wait for the answers of the train on the air, once it is over."""
+        left_s = 0.0 if self.virtual else self.rounds.on_air[-1].end_s - self.timetable.now_s
+        # while its patterns are not acknowledged, that is what has a limit
+        patience_s = self._timeout_s * (2 if self._unsent or self.surface.is_scheduled else 1)
+        self.rounds.wait_for_train(patience_s + left_s)
 
     def _is_sounding(self, number: int) -> bool:
         beams = self.experiment.beams
@@ -631,11 +685,20 @@ class CoordinatorState(Deadlines):
         """Plan the next round and add it to its nodes' orders."""
         for closed in self.rounds.due_for_correction(self.timetable.learned_until(self.rounds.next)):
             self.timetable.correct_clocks(closed)
-        times_s = self.timetable.plan(self.surface.not_before_s)
-        r = self.rounds.order(self.surface.held, times_s, list(orders), self._is_sounding(self.rounds.next))
-        self.surface.count(r.number)
-        scheduler = self.timetable.scheduler
+        scheduler, is_scheduled = self.timetable.scheduler, self.surface.is_scheduled
         assert scheduler is not None
+        if not self.rounds.on_air:
+            self._due_s.clear()
+            self.timetable.ask_board()
+        times_s = self.timetable.plan(self._not_before_s())
+        held = None if is_scheduled else self.surface.held
+        r = self.rounds.order(held, times_s, list(orders), self._is_sounding(self.rounds.next))
+        if is_scheduled:
+            ris = self.roster.name("ris")
+            assert ris is not None
+            self._due_s[r.number] = scheduler.device_s(ris, self.timetable.latch_s(times_s[0]))
+        else:
+            self.surface.count(r.number)
         if self.roster.timed:
             r.bases_s = {n: scheduler.clocks[n].base_s for n in orders}
             for name, plans in orders.items():
@@ -673,6 +736,7 @@ class CoordinatorState(Deadlines):
     def _finish(self, status: RunStatus, detail: str, kind: FinishKind) -> list[Instruction]:
         """Drop what is under way, order everybody to finish, and wait until they have stopped."""
         out: list[Any] = []
+        self._unsent = {}
         for r in self.rounds.drop_all():
             reason = (r.rejection or Reject.ABORTED).value
             self.tally.drop(r.number, reason)
@@ -712,6 +776,8 @@ class CoordinatorState(Deadlines):
             yield f"block {self.blocks.open.number} waits for nobody"
         if under_way and phase != "probing":
             yield f"{under_way} rounds are under way in phase {phase}"
+        if self._unsent and not (self.surface.awaits_acknowledgement and self.rounds.on_air):
+            yield "a train waits for patterns that nobody will acknowledge"
         if phase in ("configuring", "finishing") and not self.has_deadline(_PHASE):
             yield f"phase {phase} may last for ever"
         if (self._outcome is not None) != (phase in ("finishing", "over")):
@@ -760,6 +826,7 @@ _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]
     m.Configured: _S._configured,
     m.ClockReading: _S._clock_read,
     m.Applied: _S._applied,
+    m.Scheduled: _S._scheduled,
     m.SurfaceHeld: _S._surface_held,
     m.Captured: _S._captured,
     m.Stepped: _S._stepped,
@@ -777,6 +844,7 @@ _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]
 _ON_FAILURE: Mapping[str, Callable[[CoordinatorState, Node, m.Failed], list[Effect]]] = {
     "apply": _S._apply_failed,
     "applynext": _S._apply_failed,
+    "schedule": _S._apply_failed,
     "readsurface": _S._reading_failed,
     "configure": _S._node_failed,
     "readclock": _S._node_failed,

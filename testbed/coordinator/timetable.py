@@ -22,6 +22,8 @@ LATE_UNCERTAINTY_S = 200e-6
 """Largest error of the clock of a node that joined a run late, in virtual time."""
 READING_UNCERTAINTY_S = 1e-3
 """Largest error of a clock that was read over the network, in addition to half of the round trip."""
+BOARD_DOUBT_S = 150e-6
+"""The same of a board's, which is read with every train: two crystals 88 ppm apart take 70 µs in the longest one."""
 _SPREADS = 6.0
 """A receiver's window is longer on both sides by at least this many standard deviations of the arrival times."""
 ORDERED_AHEAD_S = 1.0
@@ -64,6 +66,10 @@ class Timetable:
         """End of the last planned round on the reference timeline; in virtual time, the air's present time."""
         self._epoch_s: float | None = None
         """Origin of the reference timeline, on the coordinator's clock."""
+        self._board_asked_s = 0.0
+        self._board_doubt_s = BOARD_DOUBT_S if self.virtual else 2 * READING_UNCERTAINTY_S
+        """How far off the board's clock may be by its latest reading."""
+        self._latch_from_s = 0.0
         self._most: float = MAX_TRAIN
         """Rounds that a train may have by what was late."""
         self._heeded = 0
@@ -147,6 +153,31 @@ class Timetable:
         assert self.scheduler is not None
         return self.scheduler.may_follow(self.now_s, max(not_before_s, self.last_end_s))
 
+    def ask_board(self) -> None:
+        """A train is planned whose patterns the board will acknowledge, with a reading of its clock."""
+        quiet_s = self.scheduler.quiet_s if self.scheduler is not None else 0.0
+        self._board_asked_s = max(0.0, self.last_end_s - quiet_s) if self.virtual else self.now_s
+
+    def read_board(self, name: str, device_time_s: float) -> None:
+        """Take the board's reading. In virtual time no time has passed since the last window was over."""
+        assert self.scheduler is not None
+        half_trip_s = 0.0 if self.virtual else (self.now_s - self._board_asked_s) / 2
+        self.scheduler.set_base(name, device_time_s, self._board_asked_s + half_trip_s)
+        self._board_doubt_s = half_trip_s + BOARD_DOUBT_S
+
+    def not_before_latch(self, is_first: bool, latency_s: float) -> float:
+        """Return how early a round may begin before which a pattern latches by the board's clock.
+
+        In virtual time every round leaves room for the board's latency, which only the first of a train needs, so that
+        trains of any length have the same times.
+        """
+        self._latch_from_s = self.last_end_s + (latency_s if is_first or self.virtual else 0.0)
+        return self._latch_from_s + 2 * self._board_doubt_s
+
+    def latch_s(self, start_s: float) -> float:
+        """Return when the pattern of the round that was planned last latches, as far from its neighbours as can be."""
+        return (self._latch_from_s + start_s) / 2
+
     def plan(self, not_before_s: float) -> tuple[float, float]:
         """Book the next round; returns (start, end) on the reference timeline."""
         assert self.scheduler is not None
@@ -168,7 +199,7 @@ class Timetable:
             self.snr_db = sum(snrs_db) / len(snrs_db)
 
     def heed_lateness(self, r: Round, ordered: int) -> None:
-        """On the wall clock, order rounds earlier and fewer at once where one was late at a node; undo it while none is.
+        """On the wall clock, order rounds earlier and fewer at once where one was late; undo it while none is.
 
         `ordered`: number of the next round; what was ordered before this was known says nothing more.
         """

@@ -9,6 +9,7 @@ Integrity and authenticity are the transport's (CURVE): the header carries no si
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -87,6 +88,10 @@ class Hello(_Body, frozen=True):
     """Standard deviation of arrivals about their schedule, as the doctor measured it; 0 where it did not."""
     surface_shape: tuple[Edge, Edge] | None = None
     phase_bits: PhaseBits = 0
+    schedule_size: Number = 0
+    """Patterns that the surface latches by time …"""
+    latency_s: Delay = 0.0
+    """… and how long before it must have them."""
     n_antennas: Antennas = 1
 
 
@@ -128,6 +133,32 @@ class Applied(_Body, frozen=True):
     """Of a secret pattern, (row, column) uint8, in experiment mode only: for the record."""
     shape: tuple[Edge, Edge] = (0, 0)
     phase_bits: PhaseBits = 1
+
+
+class PatternSet(Struct, frozen=True, kw_only=True):
+    """One pattern of a schedule."""
+
+    round: Number
+    digest: Identifier
+    """As in `Applied`."""
+    device_time_s: Instant
+    """When it latches."""
+    levels: Annotated[bytes, Meta(max_length=MAX_ELEMENTS)] | None = None
+    """As in `Applied`."""
+
+
+class Scheduled(_Body, frozen=True):
+    """The surface has the patterns of a train, and will latch each at its time."""
+
+    patterns: Annotated[list[PatternSet], Meta(min_length=1, max_length=MAX_TRAIN)]
+    device_time_s: Instant
+    """Now."""
+    shape: tuple[Edge, Edge] = (0, 0)
+    phase_bits: PhaseBits = 1
+
+    @property
+    def round(self) -> int:
+        return self.patterns[0].round
 
 
 class SurfaceHeld(_Body, frozen=True):
@@ -298,6 +329,29 @@ class Apply(_Body, frozen=True):
     phase_bits: PhaseBits
 
 
+class PatternPlan(Struct, frozen=True, kw_only=True):
+    """One pattern of a schedule."""
+
+    round: Number
+    at_s: Instant
+    """Device time at which it latches."""
+    levels: Annotated[bytes, Meta(max_length=MAX_ELEMENTS)] | None = None
+    """As in `Apply`; None: the surface's node draws the round's pattern itself."""
+
+
+class Schedule(_Body, frozen=True):
+    """Latch the patterns of a train of rounds, each at its time."""
+
+    patterns: Annotated[list[PatternPlan], Meta(min_length=1, max_length=MAX_TRAIN)]
+    """By strictly ascending rounds."""
+    shape: tuple[Edge, Edge]
+    phase_bits: PhaseBits
+
+    @property
+    def round(self) -> int:
+        return self.patterns[0].round
+
+
 class ReadSurface(_Body, frozen=True):
     """Read the surface's pattern back: the rounds before this one count on it."""
 
@@ -409,23 +463,23 @@ class Envelope(Struct, frozen=True):
     header: Header
     body: (
         # from nodes
-        Hello | Heartbeat | Here | Configured | ClockReading | Applied | SurfaceHeld | Captured | Stepped | Probed
-        | Failed | Stopped | Agreed | Trained | Attacked | Amplified | KeyGuessed
+        Hello | Heartbeat | Here | Configured | ClockReading | Applied | Scheduled | SurfaceHeld | Captured | Stepped
+        | Probed | Failed | Stopped | Agreed | Trained | Attacked | Amplified | KeyGuessed
         # to nodes
-        | Welcome | Refused | Pulse | Withdrawn | Configure | ReadClock | Apply | ApplyNext | ReadSurface | Probe | Step
-        | Abandon | Finish
+        | Welcome | Refused | Pulse | Withdrawn | Configure | ReadClock | Apply | ApplyNext | Schedule | ReadSurface
+        | Probe | Step | Abandon | Finish
         | Distil | Attack | Amplify | GuessKey
     )  # fmt: skip
 
 
 FROM_NODES = (
-    Hello, Heartbeat, Here, Configured, ClockReading, Applied, SurfaceHeld, Captured, Stepped, Probed, Failed, Stopped,
-    Agreed, Trained, Attacked, Amplified, KeyGuessed,
+    Hello, Heartbeat, Here, Configured, ClockReading, Applied, Scheduled, SurfaceHeld, Captured, Stepped, Probed,
+    Failed, Stopped, Agreed, Trained, Attacked, Amplified, KeyGuessed,
 )  # fmt: skip
 """What the coordinator listens to; an order that comes from a node is refused."""
 TO_NODES = (
-    Welcome, Refused, Pulse, Withdrawn, Configure, ReadClock, Apply, ApplyNext, ReadSurface, Probe, Step, Abandon,
-    Finish, Distil, Attack, Amplify, GuessKey,
+    Welcome, Refused, Pulse, Withdrawn, Configure, ReadClock, Apply, ApplyNext, Schedule, ReadSurface, Probe, Step,
+    Abandon, Finish, Distil, Attack, Amplify, GuessKey,
 )  # fmt: skip
 
 
@@ -451,12 +505,17 @@ def _check(envelope: Envelope) -> None:
                     raise ValueError(f"CSI of {len(link.csi)} bytes, accepted: 8 for each of shape {link.shape}")
         case Probe(rounds=rounds):
             _check_ascending(rounds)
+        case Schedule(patterns=patterns, shape=shape) | Scheduled(patterns=patterns, shape=shape):
+            _check_ascending(patterns)
+            for levels in (x.levels for x in patterns if x.levels is not None):
+                if len(levels) != math.prod(shape):
+                    raise ValueError(f"{len(levels)} levels for a surface of shape {shape}")
         case Apply(levels=bytes(levels), shape=shape) | Applied(levels=bytes(levels), shape=shape):
             if len(levels) != math.prod(shape):
                 raise ValueError(f"{len(levels)} levels for a surface of shape {shape}")
 
 
-def _check_ascending(rounds: list[RoundPlan] | list[RoundResult]) -> None:
+def _check_ascending(rounds: Sequence[RoundPlan | RoundResult | PatternPlan | PatternSet]) -> None:
     if any(later.round <= earlier.round for earlier, later in pairwise(rounds)):
         raise ValueError("the rounds of a train repeat or are out of order, accepted: strictly ascending")
 

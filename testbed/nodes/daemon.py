@@ -248,6 +248,8 @@ class NodeDaemon:
                 "surface_shape": self._device.shape,
                 "phase_bits": self._device.phase_bits,
                 "timed": self._device.capabilities.timed,
+                "schedule_size": self._device.capabilities.schedule_size,
+                "latency_s": self._device.capabilities.latency_s,
             }
         else:
             caps = self._device.capabilities
@@ -457,6 +459,9 @@ class NodeDaemon:
     def _apply_next(self, body: m.ApplyNext) -> e.Event:
         return e.DeviceDone(self._board_work().apply_next(body))
 
+    def _schedule(self, body: m.Schedule) -> e.Event:
+        return e.DeviceDone(self._board_work().schedule(body))
+
     def _read_surface(self, body: m.ReadSurface) -> e.Event:
         return e.DeviceDone(self._board_work().read_surface(body))
 
@@ -484,6 +489,7 @@ _OPERATIONS: Mapping[type, Callable[[NodeDaemon, Any], e.Event]] = {
     m.ReadClock: NodeDaemon._read_clock,
     m.Apply: NodeDaemon._apply,
     m.ApplyNext: NodeDaemon._apply_next,
+    m.Schedule: NodeDaemon._schedule,
     m.ReadSurface: NodeDaemon._read_surface,
     m.Probe: NodeDaemon._probe,
     m.Step: NodeDaemon._step,

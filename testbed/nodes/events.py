@@ -87,7 +87,7 @@ class Publish:
 class Operate:
     """Carry this order out with the device."""
 
-    body: m.Configure | m.ReadClock | m.Apply | m.ApplyNext | m.ReadSurface | m.Probe | m.Step
+    body: m.Configure | m.ReadClock | m.Apply | m.ApplyNext | m.Schedule | m.ReadSurface | m.Probe | m.Step
 
 
 @dataclass(frozen=True, slots=True)

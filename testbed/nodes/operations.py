@@ -424,6 +424,34 @@ class BoardWork:
             phase_bits=pattern.phase_bits,
         )  # fmt: skip
 
+    def schedule(self, body: m.Schedule) -> m.Scheduled:
+        """Have the patterns of a train latch, each at its time: those that are ordered, or secret ones drawn here."""
+        patterns = [self._pattern(body, plan) for plan in body.patterns]
+        applied = self._board.schedule(patterns, [plan.at_s for plan in body.patterns])
+        secret, told = self._secret, self._secret is not None and self._is_experiment
+        found = [
+            m.PatternSet(
+                round=plan.round, digest=x.digest if secret is None else secret.name_of(x.digest),
+                device_time_s=x.time_s, levels=pattern.levels.tobytes() if told else None,
+            )
+            for plan, pattern, x in zip(body.patterns, patterns, applied, strict=True)
+        ]  # fmt: skip
+        return m.Scheduled(
+            patterns=found,
+            device_time_s=self._board.now_s(),
+            shape=self._board.shape,
+            phase_bits=self._board.phase_bits,
+        )
+
+    def _pattern(self, body: m.Schedule, plan: m.PatternPlan) -> SurfacePattern:
+        if (self._secret is None) != (plan.levels is not None):
+            draws = "draws its own patterns in this run: none is taken from anybody"
+            raise InputError(f"{self._name} {draws if self._secret else 'draws no patterns in this run'}")
+        if self._secret is not None:
+            return self._secret.pattern_for(plan.round)
+        assert plan.levels is not None
+        return SurfacePattern(np.frombuffer(plan.levels, np.uint8).reshape(body.shape), body.phase_bits)
+
     def apply(self, body: m.Apply) -> m.Applied:
         if self._secret is not None:
             raise InputError(f"{self._name} draws its own patterns in this run: none is taken from anybody")

@@ -58,6 +58,7 @@ OPERATIONS: Mapping[type, str] = {
     m.ReadSurface: "reading",
     m.Apply: "applying",
     m.ApplyNext: "applying",
+    m.Schedule: "applying",
     m.Probe: "probing",
     m.Step: "probing",
 }
@@ -258,6 +259,7 @@ _ON_ORDER: Mapping[type, Callable[[NodeState, Any], list[Instruction]]] = {
     m.ReadSurface: NodeState._operate,
     m.Apply: NodeState._operate,
     m.ApplyNext: NodeState._operate,
+    m.Schedule: NodeState._operate,
     m.Probe: NodeState._probe,
     m.Step: NodeState._operate,
     m.Distil: NodeState._distil,
