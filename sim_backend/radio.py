@@ -179,7 +179,7 @@ class SimRadio(Radio):
 
     def _do_transmit_many(self, blocks: Sequence[IqBlock]) -> list[DeviceError | None]:
         """Where time passes by itself, have the World answer all of them together: a train must not wait for each."""
-        if not self._time_runs or len(blocks) < 2:
+        if not self._time_runs or len(blocks) < 2 or self._clock.world_ticks(blocks[0].time_s) < 0:
             return super()._do_transmit_many(blocks)
         out = super()._do_transmit_many(blocks[:1])  # what is wrong with the connection shows by this one
         if isinstance(out[0], OffAir | NewWorld):
@@ -208,6 +208,8 @@ class SimRadio(Radio):
 
     def _transmission(self, start: int, block: IqBlock, cyclic: bool, answer: bool) -> tuple[Transmit, C64]:
         """Return the request for a transmission from tick `start` on, and its samples as they leave the antenna."""
+        if start < 0:
+            raise LateTransmit(self.name, "transmit", self.state, "before the world began")
         front = self._front_end()
         shift = front.jitter("tx", start)
         samples = front.send(np.asarray(block.samples, np.complex64), start + shift)

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from testbed.coordinator import events as e
@@ -16,6 +17,7 @@ from testbed.coordinator.timetable import LATE_UNCERTAINTY_S
 from testbed.core import schedule
 from testbed.core.config import Experiment, Lab
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
+from testbed.core.types import SurfacePattern
 from testbed.net import messages as m
 
 LAB: dict[str, Any] = {
@@ -69,9 +71,14 @@ class Stage:
         if begun:
             self.take(e.Tick(0.0))
 
+    schedule_size = 0
+    """Of the board."""
+
     def join(self, *names: str) -> None:
         for name in names or self.state.nodes:
             shape = {"surface_shape": (2, 2), "phase_bits": 1} if name == "ris" else {}
+            if name == "ris" and self.schedule_size:
+                shape |= {"schedule_size": self.schedule_size, "latency_s": 1e-3}
             hello = m.Hello(
                 role=self.state.nodes[name].role, identity={}, pid=1, discussion_port=1, transcript_port=2, **shape
             )  # type: ignore[arg-type]
@@ -116,16 +123,14 @@ class Stage:
             case m.ReadClock():
                 return [m.ClockReading(device_time_s=100.0)]
             case m.Apply():
-                import numpy as np
-
-                from testbed.core.types import SurfacePattern
-
                 levels = np.frombuffer(body.levels, dtype=np.uint8).reshape(body.shape)
                 digest = self.held = SurfacePattern(levels, body.phase_bits).digest
                 return [m.Applied(round=body.round, digest=digest, device_time_s=100.0)]
             case m.ApplyNext():  # a secret pattern: only the board's node knows it
                 self.held = f"state-1-{body.round}"
                 return [m.Applied(round=body.round, digest=self.held, device_time_s=100.0)]
+            case m.Schedule():
+                return [self.scheduled(body)]
             case m.ReadSurface():
                 return [m.SurfaceHeld(round=body.round, digest=self.held)]
             case m.Probe():
@@ -155,6 +160,18 @@ class Stage:
             case m.Finish():
                 return [m.Stopped(kind=body.kind)]
         return []
+
+    def scheduled(self, body: m.Schedule) -> m.Scheduled:
+        """Return the acknowledgement of a board that will latch every pattern at its time."""
+        found = []
+        for plan in body.patterns:
+            name = f"state-1-{plan.round}"
+            if plan.levels is not None:
+                levels = np.frombuffer(plan.levels, dtype=np.uint8).reshape(body.shape)
+                name = SurfacePattern(levels, body.phase_bits).digest
+            found.append(m.PatternSet(round=plan.round, digest=name, device_time_s=plan.at_s))
+        self.held = found[-1].digest
+        return m.Scheduled(patterns=found, device_time_s=100.0 + self.state.timetable._board_asked_s)
 
 
 def probed(node: str, body: m.Probe, reason: str | None = None) -> m.Probed:

@@ -35,6 +35,7 @@ class Chaos(Stage):
         self.rng = random.Random(seed)
         self.trouble = self.rng.choice([0.0, 0.01, 0.05, 0.2])
         self.timed = self.rng.random() < 0.7
+        self.schedule_size = self.rng.choice([0, 0, 4, 100])
         self.waiting: list[e.Event] = []
         self.up: set[str] = set()
         self.sent: list[e.Send] = []
@@ -67,6 +68,8 @@ class Chaos(Stage):
         self.up.add(name)
         radio = name in RADIOS
         surface: dict[str, Any] = {} if radio else {"surface_shape": (2, 2), "phase_bits": 1}
+        if not radio and self.schedule_size:
+            surface |= {"schedule_size": self.schedule_size, "latency_s": 1e-3}
         hello = m.Hello(role=name, identity={}, pid=1, timed=self.timed or not radio, **surface)  # type: ignore[arg-type]
         self.waiting.append(self.says(name, hello))
 
@@ -151,7 +154,7 @@ class Chaos(Stage):
         pytest.fail("the run has no end:\n" + "\n".join(self.state.story()[-20:]))
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(50))
 def test_whatever_happens_the_run_ends_and_every_round_is_counted_once(seed: int, checked: list[int]) -> None:
     stage = Chaos(seed)
     stage.play()
@@ -166,13 +169,13 @@ def test_whatever_happens_the_run_ends_and_every_round_is_counted_once(seed: int
     assert max(used.values(), default=1) == 1
     assert all(last_word[n].kept for n in used)
     finish = next(i for i, x in enumerate(stage.sent) if isinstance(x.body, m.Finish))
-    work = m.Probe | m.Step | m.Apply | m.ApplyNext | m.Distil | m.Amplify | m.Attack
+    work = m.Probe | m.Step | m.Apply | m.ApplyNext | m.Schedule | m.Distil | m.Amplify | m.Attack
     assert not any(isinstance(x.body, work) for x in stage.sent[finish:])
 
 
 def test_the_seeds_above_come_to_every_kind_of_end() -> None:
     ends = Counter()
-    for seed in range(30):
+    for seed in range(50):
         stage = Chaos(seed)
         stage.play()
         assert stage.over is not None
