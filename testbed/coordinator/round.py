@@ -245,10 +245,11 @@ class Rounds:
             node.strikes = 0
         else:
             out += self._roster.strike(name, results[0].round)
-        for (fault, detail), alike in groupby(faults, lambda x: (x.fault, x.detail)):
-            rounds = [x.round for x in alike]
-            said = {"node": name, "round": rounds[0], "reason": fault, "detail": detail}
-            out.append(Note("fault", said if len(rounds) == 1 else {**said, "rounds": rounds}))
+        for fault, alike in groupby(faults, lambda x: x.fault):
+            first, *others = alike  # each with a detail of its own, such as by how much it was late
+            said = {"node": name, "round": first.round, "reason": fault, "detail": first.detail}
+            more = {"rounds": [first.round, *(x.round for x in others)]} if others else {}
+            out.append(Note("fault", {**said, **more}))
         return out
 
     def _hurry(self, train: list[Round]) -> None:
