@@ -1,11 +1,11 @@
 """Stands in for the part of UHD's Python module `uhd` that a driver of a USRP uses; the devices live in the World.
 
 Names, parameters, enum values and metadata fields are those of UHD 4 (a contract test compares them with the real
-module where it is installed), so parameters called `arg0` are UHD's own. Behaviour follows UHD where drivers trip:
-a late burst is taken and reported afterwards, what an abandoned capture left is delivered to the next, a command time
-in the future blocks everything behind it, arrays are written in place, settings are coerced, and nothing queued can be
-recalled. One thing differs: in virtual time a radio's present is what it has declared, so a reception of the last
-second is served, not refused as late.
+module where it is installed), so parameters called `arg0` are UHD's own. Behaviour follows UHD where drivers make
+mistakes: a late burst is accepted and reported afterwards, the rest of an abandoned capture is delivered to the next
+one, a command time in the future blocks all later commands, arrays are written in place, settings are coerced, and
+queued samples cannot be cancelled. One thing differs: in virtual time a radio's present is what it has declared, so a
+reception of the last second is served, not refused as late.
 """
 
 from __future__ import annotations
@@ -54,8 +54,10 @@ from testbed.core.world import DriverContext, Emulator, Equipment
 ALL = (1 << 64) - 1
 """UHD's "every motherboard" and "every channel"."""
 _PPS_POLL_S = 0.05
-"""Virtual time that reading the time of the last PPS edge takes: who waits for an edge must see time pass."""
+"""Virtual time that reading the time of the last PPS edge takes, so that time passes for a caller that waits for
+one."""
 _MASTER_HZ = 61.44e6
+Product = Literal["B210", "X310"]
 TxFault = Literal["", "late", "underflow", "seq_error", "timeout"]
 RxFault = Literal[
     "", "timeout", "late", "broken_chain", "overflow", "alignment", "bad_packet", "dropped", "abandoned"
@@ -65,7 +67,12 @@ RxFault = Literal[
 
 TX_GAIN = MetaRange(0.0, 89.75, 0.25)
 RX_GAIN = MetaRange(0.0, 70.0, 1.0)
-RATES = MetaRange(0.2e6, 61.44e6, 1.0)
+PRODUCTS = {
+    "B210": ("b200", MetaRange(5e6, 61.44e6, 0.0), (), 512, 61.44e6),
+    "X310": ("x300", MetaRange(184.32e6, 200e6, 15.68e6), (200e6, 184.32e6), 1024, 200e6),
+}
+"""Product → UHD's type, masters that may be asked for, the only ones there are (none: any in the range), largest
+division, highest rate."""
 CARRIERS = MetaRange(70e6, 6e9, 1.0)
 TX_TOP_DB = 10.0
 """Transmit gain of the simulated radio (dBm at full scale) at the top of the range, as a B210 gives."""
@@ -73,34 +80,41 @@ TX_TOP_DB = 10.0
 
 @dataclass
 class Device:
-    """A USRP on the shelf: what it is, what is wrong with it, and what was done to it."""
+    """A USRP on the shelf: its properties, its faults, and the commands that it got."""
 
     serial: str
     name: str
-    """Of its radio in the World, and of its place in the scene unless `options` say otherwise."""
+    """Name of its radio in the World, and of its place in the scene unless `options` give another."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Of the simulated radio (`impairments.RadioOptions`)."""
-    rx_delay_samples: float = 0.0
-    """How much older than its time stamp what is received is."""
+    """Options of the simulated radio (`impairments.RadioOptions`)."""
+    product: Product = "B210"
+    """B210: its master clock follows the rate, unless one is asked for. X310: two masters, and what these divide to."""
+    rx_delay_samples: float | dict[str, float] = 0.0
+    """How much older than their time stamp received samples are, at any rate or by rate in Hz."""
     ref_locked: bool = True
     lo_locked: bool = True
     pps: bool = True
-    """An edge comes at every whole second of the World."""
+    """Whether a PPS edge comes at every whole second of the World."""
     unplugged: bool = False
     tx_faults: deque[str] = field(default_factory=deque)
-    """For the coming bursts: "", late, underflow, seq_error, timeout."""
+    """Faults of the coming bursts: "", late, underflow, seq_error, timeout."""
     rx_faults: deque[str] = field(default_factory=deque)
-    """For the coming captures: "", timeout, late, broken_chain, overflow, alignment, bad_packet, dropped (some packets
-    never arrive), abandoned (nothing arrives in time, all of it later)."""
+    """Faults of the coming captures: "", timeout, late, broken_chain, overflow, alignment, bad_packet, dropped (some
+    packets never arrive), abandoned (nothing arrives in time, all of it later)."""
     calls: list[str] = field(default_factory=list)
-    """Commands, in the order in which they came."""
+    """Commands, in the order of their arrival."""
     context: DriverContext | None = None
-    """Of its node; default: the shelf's."""
+    """Context of its node; default: the shelf's."""
     _core: weakref.ref[_Core] | None = None
+
+    def delay_samples(self, rate_hz: float) -> float:
+        if not isinstance(self.rx_delay_samples, dict):
+            return self.rx_delay_samples
+        return next((n for rate, n in self.rx_delay_samples.items() if abs(float(rate) - rate_hz) < 1.0), 0.0)
 
     @property
     def core(self) -> _Core | None:
-        """What it is while somebody has it open."""
+        """Its state while it is open; None otherwise."""
         return None if self._core is None else self._core()
 
     def idle_until(self, time_s: float) -> None:
@@ -111,13 +125,17 @@ class Device:
 
 
 class _Core:
-    """An opened device: lives as long as anything that UHD would keep it alive for."""
+    """An opened device, which lives as long as UHD would keep it alive."""
 
     def __init__(self, device: Device, context: DriverContext, master_hz: float | None) -> None:
         if device.core is not None:
             raise RuntimeError("LookupError: KeyError: No devices found for ----->\nDevice Address:\n    it is in use")
-        self.device, self._context, self.master_hz = device, context, master_hz or 32e6
-        self.fixed_master = master_hz is not None
+        self.device, self._context = device, context
+        _, masters, fixed, self._most, _ = PRODUCTS[device.product]
+        self.fixed_master = master_hz is not None or bool(fixed)
+        if fixed:  # UHD takes the nearest one, and says so in its log only
+            master_hz = min(fixed, key=lambda hz: abs(hz - (master_hz or fixed[0])))
+        self.master_hz = masters.clip(master_hz or 32e6)
         self.reference = self.time_source = "internal"
         self.settings = RadioSettings(CARRIERS.start(), 1e6, 0.0, 0.0)
         self.tuned: RadioSettings | None = None
@@ -128,7 +146,7 @@ class _Core:
         self._blocked_until_s = -math.inf
         self.command_time_s: float | None = None
         self.release: weakref.finalize[Any, _Core] | None = None
-        """Leaves the World; done at the latest when nobody refers to this any more."""
+        """Leaves the World; called at the latest when the last reference is gone."""
         self.attach()
         device._core = weakref.ref(self)
 
@@ -141,7 +159,7 @@ class _Core:
             self.release()
         self.tuned = None
         self.sim = SimRadio(self.device.name, self._context, **options)
-        # not __del__: where a traceback made a cycle of this object, the radio's sockets would be half gone by then
+        # not __del__: in a reference cycle (a traceback), the radio's sockets could be gone already
         self.release = weakref.finalize(self, self.sim.close)
         self._clock = device_clock(
             self.device.name, driver_options(options, RadioOptions, self.device.name), self._context.seed
@@ -149,7 +167,7 @@ class _Core:
 
     # -- commands
     def touch(self, call: str) -> None:
-        """Every command passes here: it fails on a lost device and blocks behind a timed command."""
+        """Called by every command: fails on a lost device and blocks behind a timed command."""
         self.device.calls.append(call)
         if self.device.unplugged:
             raise RuntimeError("RuntimeError: usb rx6 transfer status: LIBUSB_TRANSFER_NO_DEVICE")
@@ -168,7 +186,7 @@ class _Core:
         return to_seconds(self._clock.world_ticks(self._sim_now_s()))
 
     def _edge_s(self, second: int) -> float:
-        """Return the radio's own reading at a whole second of the World."""
+        """Return the radio's own clock at a whole second of the World."""
         return self._clock.reading_s(second * TICKS_PER_S)
 
     def now_s(self) -> float:
@@ -215,11 +233,17 @@ class _Core:
             **{k: values.get(k, getattr(s, k)) for k in ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db")}
         )
 
+    def rates(self) -> MetaRange:
+        """Return the rates of this master clock, or of all that a free one can take."""
+        if self.fixed_master:
+            return MetaRange(self.master_hz / self._most, self.master_hz, 0.0)
+        return MetaRange(0.2e6, PRODUCTS[self.device.product][4], 1.0)
+
     def coerce_rate(self, rate_hz: float) -> float:
         """Return the nearest rate that the master clock divides down to; a free master clock follows the rate."""
         if not self.fixed_master:
             self.master_hz = rate_hz * max(1, math.floor(_MASTER_HZ / rate_hz))
-        return self.master_hz / max(1, round(self.master_hz / rate_hz))
+        return self.master_hz / min(max(1, round(self.master_hz / rate_hz)), self._most)
 
 
 class TXStreamer:
@@ -282,7 +306,7 @@ class TXStreamer:
 
 
 class RXStreamer:
-    """Captures of a given number of samples, each from its time; what is not fetched stays in the queue."""
+    """Captures of a given number of samples, each from its time; samples that are not fetched stay in the queue."""
 
     def __init__(self, core: _Core) -> None:
         self._core = core
@@ -329,14 +353,14 @@ class RXStreamer:
         return n
 
     def _capture(self, timeout_s: float) -> None:
-        """Serve the first command: into the queue goes what the device would deliver, faults included."""
+        """Serve the first command: queue what the device would deliver, faults included."""
         core, command, codes = self._core, self._commands[0], RXMetadataErrorCode
         fault = core.device.rx_faults[0] if core.device.rx_faults else ""
         if fault == "timeout":
             time.sleep(timeout_s)
             return
         rate_hz, n = core.settings.sample_rate_hz, command.num_samps
-        lead_s = core.device.rx_delay_samples / rate_hz
+        lead_s = core.device.delay_samples(rate_hz) / rate_hz
         nothing = np.zeros(0, np.complex64)
         sim = core.on_air()
         try:
@@ -359,7 +383,7 @@ class RXStreamer:
             self._queue.append((heard, stamp_s, codes.none, False))
         elif fault == "abandoned":
             self._later.append((heard, stamp_s, codes.none, False))
-        elif fault == "overflow":  # the rest of the capture never comes
+        elif fault == "overflow":  # the rest of the capture never arrives
             self._queue += [(heard[: n // 2], stamp_s, codes.none, False), (nothing, None, codes.overflow, False)]
         elif fault == "dropped" or block.overflow:
             a, b = n // 3, n // 2
@@ -373,7 +397,7 @@ class RXStreamer:
 
 
 def _one_channel(array: Any) -> C64:
-    """Return (sample,) of what a streamer of one channel was given."""
+    """Return (sample,) of the array that a streamer of one channel got."""
     if array.dtype != np.complex64:
         raise TypeError(f"{array.dtype} array of shape {array.shape}: UHD would read it as complex64 (1, sample)")
     return np.asarray(array[0] if array.ndim > 1 else array)
@@ -415,7 +439,8 @@ class MultiUSRP:
 
     # -- what it is
     def get_usrp_rx_info(self, chan: int = 0) -> dict[str, str]:
-        return {"mboard_id": "B210", "mboard_serial": self._core.device.serial, "rx_antenna": "TX/RX"}
+        device = self._core.device
+        return {"mboard_id": device.product, "mboard_serial": device.serial, "rx_antenna": "TX/RX"}
 
     def get_tree(self) -> PropertyTree:
         return PropertyTree()
@@ -485,15 +510,15 @@ class MultiUSRP:
         self._core.command_time_s = time_spec.get_real_secs()
 
     def clear_command_time(self, mboard: int = ALL) -> None:
-        """Further commands are not timed; those that already wait go on blocking."""
+        """Further commands are not timed; those that already wait still block."""
         self._core.command_time_s = None
 
     # -- tuning
     def get_rx_rates(self, chan: int = 0) -> MetaRange:
-        return RATES
+        return self._core.rates()
 
     def get_tx_rates(self, chan: int = 0) -> MetaRange:
-        return RATES
+        return self._core.rates()
 
     def get_rx_freq_range(self, chan: int = 0) -> MetaRange:
         return CARRIERS
@@ -547,7 +572,7 @@ class MultiUSRP:
         self._core.change(rx_gain_db=RX_GAIN.clip(gain, True))
 
     def set_tx_gain(self, gain: float, chan: int = 0) -> None:
-        """At the bottom of the range what still goes out is some 90 dB down: the World forgets it."""
+        """At the lowest gain the output is about 90 dB lower, and the World neglects it."""
         self._core.touch("set_tx_gain")
         self._core.change(tx_gain_db=TX_GAIN.clip(gain, True))
         if self._core.settings.tx_gain_db == TX_GAIN.start():
@@ -594,7 +619,7 @@ class MultiUSRP:
 
 
 class UhdStandIn:
-    """What `import uhd` gives, over the devices on this shelf."""
+    """The module that `import uhd` returns, with the devices on this shelf."""
 
     def __init__(self, context: DriverContext, *devices: Device) -> None:
         self.context = context
@@ -623,7 +648,7 @@ class UhdStandIn:
         )
 
     def power_off(self) -> None:
-        """Take every device off the air, whoever still holds it."""
+        """Take every device off the air, even if it is in use."""
         for device in self.devices.values():
             core = device.core
             if core is not None and core.release is not None:
@@ -631,7 +656,9 @@ class UhdStandIn:
 
     def find(self, arg0: str, /) -> list[DeviceAddr]:
         return [
-            DeviceAddr(f"type=b200,product=B210,serial={d.serial}") for d in self.devices.values() if not d.unplugged
+            DeviceAddr(f"type={PRODUCTS[d.product][0]},product={d.product},serial={d.serial}")
+            for d in self.devices.values()
+            if not d.unplugged
         ]
 
 
@@ -642,8 +669,9 @@ class StandInOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_field
     """A USRP's table [world.emulators.NAME]: OneAntenna, and the fields of `Device` of the same names."""
 
     serial: str | None = None
-    """Default: made from the name."""
-    rx_delay_samples: float = 0.0
+    """Serial number; default: derived from the name."""
+    product: Product = "B210"
+    rx_delay_samples: float | dict[str, float] = 0.0
     ref_locked: bool = True
     lo_locked: bool = True
     pps: bool = True
@@ -652,13 +680,14 @@ class StandInOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def put_in_place(name: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment:
-    """Make a device and let `import uhd` find it in this process, instead of whatever UHD is installed."""
+    """Make a device, and let `import uhd` in this process return the stand-in instead of an installed UHD."""
     o = emulator_options(name, options, StandInOptions)
     known = {f.name for f in msgspec.structs.fields(OneAntenna)}
     device = Device(
         serial=o.serial or f"{context.seed & 0xFFFFFFFF:08X}",
         name=name,
         options={k: v for k, v in options.items() if k in known},
+        product=o.product,
         rx_delay_samples=o.rx_delay_samples,
         ref_locked=o.ref_locked,
         lo_locked=o.lo_locked,
@@ -675,13 +704,13 @@ def put_in_place(name: str, context: DriverContext, options: Mapping[str, Any]) 
 
 
 class EmulatedUsrp(Emulator):
-    """A USRP has no wire that could be spoken: its twin stands in for UHD, in the driver's process."""
+    """A USRP's protocol is private to UHD, so its twin replaces UHD in the driver's process."""
 
     options_type = StandInOptions
     in_process = True
 
     def close(self) -> None:
-        """Nothing was opened here: what `equip` puts in place belongs to the driver's process."""
+        """Nothing was opened here: what `equip` installs belongs to the driver's process."""
 
     @classmethod
     def equip(cls, name: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment:

@@ -3,8 +3,8 @@
 Three figures: in virtual time without and with a pattern that changes every round, and on the wall clock with rounds
 every 2 ms. Each is measured with the trains that the experiment gets by default and with trains of one, so that the
 ratio says what ordering rounds together is worth. The last row compares with the same work without processes: one loop
-that sounds the same waveform through a flat channel and estimates it at three receivers, i.e. what remains when
-sockets, authentication, scheduling, records and the simulated air are taken away.
+sends the same waveform through a flat channel and estimates it at three receivers. It has no sockets, authentication,
+scheduling, records or simulated air.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from testbed.core.types import IqBlock
 
 ROUNDS = 600
 SETTLED = 100
-"""Rounds before the clock is started: processes warm up, caches fill."""
+"""Rounds before the clock starts, in which processes start up and caches fill."""
 WALL_S = 2e-3
 """Interval asked for on the wall clock."""
 
@@ -69,7 +69,7 @@ def round_s(
     from testbed.lab import processes
 
     plan = config.load_experiment(experiment)
-    # one block after the last round: distilling is not probing
+    # one block after the last round, because the time of distilling must not count
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=10 * rounds)
     changed = msgspec.structs.replace(plan.probing, **probing)
     plan = msgspec.structs.replace(plan, rounds=rounds, accounting=accounting, probing=changed)
@@ -104,7 +104,7 @@ def _in_real_time(lab: str, folder: Path) -> Path:
 
 
 def _signal_only(plan: Experiment, n: int = 100) -> float:
-    """Seconds a round takes when only its four receptions are estimated."""
+    """Return the seconds per round when only its four receptions are estimated."""
     frame = registry.make_stage("probing", plan.probing.waveform, plan.probing.waveform_options).frame(
         plan.radio.sample_rate_hz
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -36,13 +37,20 @@ def doctor(
     ] = None,
     carrier_hz: Annotated[Optional[float], typer.Option(min=1e6, help="Measure at this carrier.")] = None,  # noqa: UP045
     rate_hz: Annotated[Optional[float], typer.Option(min=1e3, help="Measure at this sample rate.")] = None,  # noqa: UP045
-    repeats: Annotated[int, typer.Option(min=4, max=1000, help="Frames a link.")] = 8,
+    repeats: Annotated[int, typer.Option(min=4, max=1000, help="Frames sent on each link.")] = 8,
+    cable: Annotated[
+        bool,
+        typer.Option(
+            "--cable",
+            help="The radios are joined by cables and attenuators: measure their own delays, gains and responses.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:  # fmt: skip
     """Check every radio, board, clock, port and key file of a lab on this machine, and say what to fix.
 
-    What it measures of the radios is kept for the nodes. Exit status 1 if anything must be fixed.
+    The nodes use what it measures of the radios. Exit status 1 if anything must be fixed.
     Example: testbed doctor --lab bench.toml --experiment onair_first_key
     """
     logs.configure(verbose)
@@ -62,11 +70,57 @@ def doctor(
         advice = "" if found.ok else f" – fix: {found.fix}"
         print(f"{'ok ' if found.ok else 'fix'} {found.subject}: {found.check}: {found.detail}{advice}", flush=True)
 
-    diagnosis = examining.examine(place, lab, radio, repeats, (lambda _: None) if as_json else tell, plan, nodes)
+    diagnosis = examining.examine(place, lab, radio, repeats, (lambda _: None) if as_json else tell, plan, nodes, cable)
     if as_json:
         print_json(diagnosis)
     if not diagnosis.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def init(
+    out: Annotated[Path, typer.Option(help="The lab file to write.", metavar="LAB.toml")] = Path("bench.toml"),
+    name: Annotated[str, typer.Option(help="Of the lab: names the folder of its keys and states.")] = "bench",
+    at: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Look here, too: ip:192.168.3.1, usb:1.5.5. May be repeated.", metavar="ADDRESS"),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask: the first device is Alice's, then Bob's, Eve's.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for radios and serial ports on this machine, ask which is whose, and write a lab file.
+
+    Example: testbed init --out bench.toml --at ip:192.168.2.1
+    """
+    logs.configure(False)
+    import sys
+
+    from testbed.lab import init as starting
+
+    seen = starting.look(at or ())
+    for driver, why in seen.untried.items():
+        say(f"{driver}: not looked for: {why}")
+    if not seen.radios:
+        raise InputError("no radio answers on this machine; accepted: --at with its address, or a lab file by hand")
+
+    def ask(question: str, proposed: str, accepted: Sequence[str]) -> str:
+        if yes or as_json or not sys.stdin.isatty():
+            return proposed
+        while (answer := str(typer.prompt(f"{question} ({', '.join(accepted)})", proposed, err=True))) not in accepted:
+            say(f"{answer!r}: accepted: {', '.join(accepted)}")
+        return answer
+
+    roles = starting.assign(seen, ask)
+    starting.write(out, name, roles, seen)
+    nodes = {role: {"driver": driver, **radio.options} for role, (driver, radio) in roles.items()}
+    if as_json:
+        print_json({"lab": str(out), "nodes": nodes, "ports": seen.ports, "not_looked_for": seen.untried})
+        return
+    for role, (driver, radio) in roles.items():
+        print(f"{role}: {driver}, {radio.words}, serial number {radio.serial or 'not stated'}")
+    print(f"{out}: written; next: testbed keygen-certs --lab {out}, then testbed doctor --lab {out}")
 
 
 ris = typer.Typer(no_args_is_help=True, help="Show, set, or search for a pattern of the lab's surface.")
@@ -87,7 +141,7 @@ def ris_show(
     lab: LabOption = "sim",
     as_json: JsonOption = False,
 ) -> None:
-    """Show the lab's surface and the pattern that it holds, or what PATTERN would be on it.
+    """Show the lab's surface and the pattern that it holds, or show PATTERN as this surface would hold it.
 
     Example: testbed ris show "beam(30, 0)" --lab sim
     """
@@ -139,7 +193,7 @@ def ris_optimise(
             help="Use of the pattern computed from the scene's geometry: start (of the search), answer, none."
         ),
     ] = "none",
-    seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Instead of the file's.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Seed in place of the file's.")] = None,  # noqa: UP045
     save: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Where the pattern is saved; default: best.json in the run's folder.", metavar="FILE.json"),
@@ -163,7 +217,7 @@ def ris_optimise(
     config.check_drivers(place, lab)
     config.check_limits(plan, place, experiment)
     if save is not None and (save.suffix != ".json" or save.is_dir() or not os.access(save.parent, os.W_OK)):
-        raise InputError(f"--save {save}: accepted: a .json file in a folder that can be written")
+        raise InputError(f"--save {save}: cannot be used; accepted: a .json file in a folder that can be written")
     found = surface.optimise(plan, place, lab, experiment, save, out, say, stop_on_signals)
     if as_json:
         print_json(found)
@@ -171,7 +225,7 @@ def ris_optimise(
         if found["status"] != "failed":
             say("no pattern was measured")
     else:
-        gained = "" if found["gain"] is None else f", {found['gain']:+.3f} on the start"
+        gained = "" if found["gain"] is None else f", {found['gain']:+.3f} against the start"
         sure = "" if found["confirmed"] else " (not measured again: the search was stopped early)"
         print(f"{found['after']:.3f} {found['unit']}{gained} after {found['rounds']} rounds{sure}: {found['saved']}")
     if found["status"] == "failed":

@@ -93,7 +93,7 @@ def report(
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     baseline: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Compare with this run, with ratios.", metavar="RUN"),
+        typer.Option(help="Baseline run to compare with.", metavar="RUN"),
     ] = None,
 ) -> None:
     """(Re)make the HTML report of a run; a killed run's journal is first turned into its lasting files.
@@ -118,7 +118,7 @@ def audit(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, recorded in experiment mode.", metavar="RUN…")],
     as_json: JsonOption = False,
 ) -> None:
-    """Audit keys with all that became known later: the whole record, later blocks, the other runs.
+    """Audit keys with everything that became known later: the whole record, later blocks, the other runs.
 
     Exit status 1 where a key is exposed. Example: testbed audit runs/MONDAY runs/TUESDAY
     """
@@ -161,7 +161,7 @@ def compare(
     from testbed.records import reader
 
     if len(runs) < 2:
-        raise InputError("testbed compare: one run; accepted: two or more")
+        raise InputError("testbed compare: only one run was given; accepted: two or more")
     summaries = [reader.load(folder).summary for folder in runs]
     for folder, summary in zip(runs, summaries, strict=True):
         if summary is None:
@@ -230,17 +230,25 @@ def _key_files(folder: Path) -> list[Path]:
         return sorted(folder.glob("*/*.key"))
     except OSError as exc:
         raise InputError(
-            f"{folder}: cannot be read: {exc.strerror}; accepted: as the user whose nodes made them, or another "
-            "folder in the variable TESTBED_STATE"
+            f"{folder}: cannot be read: {exc.strerror}; accepted: run this as the user whose nodes made them, or "
+            "name another folder in the variable TESTBED_STATE"
         ) from exc
 
 
-@app.command()
-def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
+keys = typer.Typer(invoke_without_command=True)
+
+
+app.add_typer(keys, name="keys")
+
+
+@keys.callback()
+def keys_list(context: typer.Context, lab: LabOption = "sim", as_json: JsonOption = False) -> None:
     """List delivered keys: node, run, block, length and where the file is, never the bits.
 
     Keys of rehearsals follow from a public seed: they are counted and not listed. Example: testbed keys --lab sim
     """
+    if context.invoked_subcommand is not None:
+        return
     from testbed.lab import processes
 
     rows, rehearsed, bad = [], {}, 0
@@ -267,3 +275,47 @@ def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
         print(f"{row['node']:<10} {row['run']}  block {row['block']:>4}  {row['bits']:>6} bits  {row['file']}")
     if bad:
         raise typer.Exit(1)
+
+
+@keys.command("pool")
+def keys_pool(
+    nodes: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(help="Of Alice and Bob, whose nodes run here; default: by the lab file.", metavar="NODE"),
+    ] = None,
+    lab: LabOption = "sim",
+    bits: Annotated[int, typer.Option(min=256, max=1 << 24, help="Length of the secret; 256 a block.")] = 1 << 16,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where the copy for an end that is elsewhere is written.", metavar="FILE"),
+    ] = None,
+    take: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Take a copy that was carried here, and delete the file.", metavar="FILE"),
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Change nothing; say how much is left.")] = False,
+) -> None:
+    """Draw the secret that authenticates the discussion where the lab says wegman_carter = true, for both ends.
+
+    It takes the place of what was left at both. Where one end runs on another machine, a file is written: carry it
+    there on something that nobody else reads. Example: testbed keys pool --lab bench.toml --out usb/bob.pool
+    Example: testbed keys pool bob --lab bench.toml --take usb/bob.pool
+    """
+    from testbed.lab import pools
+
+    place = config.load_lab(lab)
+    here = nodes or [name for name in pools.ends(place) if place.node[name].local]
+    for name in here:
+        if name not in pools.ends(place):
+            raise InputError(f"{lab}: {name!r} has no pool; accepted: {', '.join(pools.ends(place))}")
+    if show:
+        for name in here:
+            found = pools.of(place, name)
+            print(f"{name}: {'no pool' if found is None else f'{found.bits} bits are left, {found.pairs} blocks'}")
+    elif take is not None:
+        if len(here) != 1:
+            raise InputError(f"--take: name the node that runs here; accepted: {', '.join(pools.ends(place))}")
+        print(f"{here[0]}: {pools.take(place, here[0], take)}")
+    else:
+        for name, path in pools.make(place, here, bits, out).items():
+            print(f"{name}: {path}" if name in here else f"{name} is elsewhere: carry {path} to its machine")

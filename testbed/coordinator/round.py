@@ -24,11 +24,11 @@ from testbed.core.types import C64
 from testbed.net import messages as m
 
 MAX_UNDER_WAY = 2
-"""Trains: the one on the air, and the one before it, whose estimates are still being made."""
+"""Trains: the one on the air, and the one before it, which is still being estimated."""
 OPTIONAL_S = 3.0
 """How long a round waits for nodes that it can do without once the others have answered."""
 OPTIONAL_AGAIN_S = 0.5
-"""The same for one that left the round before unanswered."""
+"""The same for a node that left the round before unanswered."""
 _ANSWERS = "the answers"
 
 
@@ -44,18 +44,18 @@ class Round(Deadlines):
         self.train = number
         """First round of the train that it belongs to."""
         self.sounding = sounding
-        """All antennas are sounded: what comes of it stays in the nodes."""
+        """The round sounds all antennas: its CSI stays in the nodes."""
         self.expected: set[str] = set(nodes)
-        """Whose report the round waits for, or has."""
+        """Nodes whose report the round waits for, or has."""
         self.captured: set[str] = set()
-        """Who has the samples: as far as they are concerned the air is free."""
+        """Nodes that have their samples: they need the air no longer."""
         self.results: dict[str, m.RoundResult] = {}
         self.rejection: Reject | None = None
-        """Why it cannot be kept, whatever is reported yet; the first reason counts."""
+        """The reason why it cannot be kept, whatever is reported later; the first one counts."""
         self.bases_s: dict[str, float] = {}
-        """What each clock was taken for when the round was planned; none where radios do not time their samples."""
+        """Each clock's assumed base when the round was planned; empty where radios do not time their samples."""
         self.steps: steps.Steps | None = None
-        """Where the radios cannot time their samples."""
+        """Its steps, where the radios cannot time their samples."""
 
     def wait_for_answers(self, within_s: float) -> None:
         self.set_deadline(_ANSWERS, within_s)
@@ -65,7 +65,7 @@ class Round(Deadlines):
         self.wait_for_answers(max(within_s, -self.overdue_s(_ANSWERS)))
 
     def hurry(self, within_s: float) -> None:
-        """Wait for the answers for so long from now, or for what is left of their time where that is less."""
+        """Wait for the answers for `within_s` from now, or until the present deadline if that is earlier."""
         if self.overdue_s(_ANSWERS) < -within_s:
             self.set_deadline(_ANSWERS, within_s)
 
@@ -108,12 +108,12 @@ class Round(Deadlines):
         return reason
 
     def record(self, reason: str | None) -> RoundOver:
-        """Return what is recorded of the round, kept where `reason` is None."""
+        """Return the record of the round, kept where `reason` is None."""
         links = {name: result.links for name, result in self.results.items()}
         return RoundOver(self.number, reason is None, reason, self.surface, self.start_s, links)
 
     def record_settled(self, reason: str | None) -> RoundOver:
-        """Return what is recorded of a round that was finished: of a sounding, only what was rejected."""
+        """Return the record of a finished round; for a sounding, only its rejected links."""
         over = self.record(reason)
         if self.sounding:
             for name, found in over.links.items():
@@ -161,7 +161,7 @@ class Rounds:
         self.on_air: list[Round] = []
         """The train on the air."""
         self.settling: list[Round] = []
-        """Captured, or ordered ahead; reports still coming, oldest first."""
+        """Captured, or ordered ahead; reports are still missing; oldest first."""
         self.uncorrected: list[Round] = []
         """Closed rounds from whose arrival times the clocks are not corrected yet, oldest first."""
 
@@ -232,15 +232,22 @@ class Rounds:
         if owed:
             for train in {known[x.round].train for x in owed}:
                 self._hurry([r for r in self.under_way if r.train == train])
-            out += self._judge(name, owed)
+            out += self._retuned(name, owed[0].round, body.correction_ppm) + self._judge(name, owed)
         return out
+
+    @staticmethod
+    def _retuned(name: str, number: int, correction_ppm: float | None) -> list[Effect]:
+        """Note that a node follows Alice's carrier."""
+        if correction_ppm is None:
+            return []
+        return [Note("retuned", {"node": name, "round": number, "correction_ppm": correction_ppm})]
 
     def _judge(self, name: str, results: list[m.RoundResult]) -> list[Effect]:
         """Count for or against a node that it could do its part in a train, and take note of its faults."""
         node = self._roster.nodes[name]
         faults = [x for x in results if x.fault is not None]
         out: list[Effect] = []
-        # an optional node whose radio only fails is no use, and slows everybody down
+        # an optional node whose radio always fails only slows the run down
         if len(faults) < len(results) or node.required:
             node.strikes = 0
         else:
@@ -253,7 +260,7 @@ class Rounds:
         return out
 
     def _hurry(self, train: list[Round]) -> None:
-        """Where a train waits for nobody but nodes that it can do without, wait no longer than they are worth."""
+        """Shorten the wait of a train that waits only for optional nodes."""
         owed = [self._roster.nodes[name] for name in {n for r in train for n in r.expected if r.owes(n)}]
         if owed and not any(node.required for node in owed) and all(r.steps is None for r in train):
             struck = any(node.strikes for node in owed)
@@ -261,7 +268,7 @@ class Rounds:
                 r.hurry(OPTIONAL_AGAIN_S if struck else OPTIONAL_S)
 
     def take_failure(self, name: str) -> bool:
-        """A node's part in the oldest train that it owes has failed; False where it owes none."""
+        """Take the failure of a node's part in the oldest train that it owes; False where it owes none."""
         train = next((t for t in self.trains if any(r.owes(name) for r in t)), [])
         for r in (r for r in train if r.owes(name)):
             r.reject(Reject.DEVICE)
@@ -348,12 +355,12 @@ class Rounds:
     # -- nodes that fail their part
 
     def forget_clock_of(self, name: str) -> None:
-        """Drop what a node measured before it was started anew: it does not apply to the clock that it has now."""
+        """Delete what a node measured before its process was restarted: it does not apply to its present clock."""
         for r in self.uncorrected:
             r.results.pop(name, None)
 
     def lose(self, name: str, required: bool) -> None:
-        """Expect nothing more of a node that was lost; without a required one the round cannot be kept."""
+        """Expect no more reports of a node that was lost; without a required node the round cannot be kept."""
         for r in self.under_way:
             if name in r.expected:
                 r.expected.discard(name)

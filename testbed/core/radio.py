@@ -22,7 +22,7 @@ from testbed.core.types import IqBlock
 
 @dataclass(frozen=True, slots=True)
 class RadioCapabilities:
-    """Capabilities of the device, by which the scheduler plans rounds."""
+    """Capabilities of the device, from which the scheduler plans rounds."""
 
     timed: bool
     """It can start a transmission or reception at a given device time. Where False, `at_s` must be None, transmissions
@@ -80,6 +80,21 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class FoundRadio:
+    """A device that answers, as `testbed init` writes it into a lab file."""
+
+    options: dict[str, Any]
+    """Of the node's table: by these the driver opens this device and no other."""
+    serial: str
+    """Empty where the device states none."""
+    words: str
+    """What it is, for people."""
+    tx_gain_db: tuple[float, float]
+    rx_gain_db: tuple[float, float]
+    can_transmit: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """One reception of a train."""
 
@@ -130,6 +145,15 @@ class Radio(ABC):
         """
         return cls.limits
 
+    @classmethod
+    def discover(cls, addresses: Sequence[str] = ()) -> list[FoundRadio]:
+        """Return the devices that answer on this machine, each once; `addresses`: where else to look.
+
+        Addresses of other drivers are passed over. Raises DeviceError where the vendor's library is missing. Default:
+        this driver cannot look for devices.
+        """
+        return []
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.state = "open"
@@ -159,14 +183,14 @@ class Radio(ABC):
         """Return the device's clock in seconds."""
 
     def idle_until(self, time_s: float) -> None:
-        """Promise not to transmit before device time `time_s`. Simulated air waits for this; real air does not."""
+        """Promise not to transmit before device time `time_s`. Simulated air needs this promise; real air does not."""
         self.tell_air(time_s)
 
     def use_timing(self, timed: bool) -> None:
-        """Choose, before `configure`, whether samples are timed; `capabilities` then say what was chosen.
+        """Choose, before `configure`, whether samples are timed; from then on `capabilities` report the choice.
 
-        Beside a radio that cannot time its samples, one that can has to work untimed, too: it then repeats its
-        transmission until `silence()`. Raises DeviceError, without any change, where it cannot.
+        Where one radio of a run cannot time its samples, all have to work untimed: they then repeat each transmission
+        until `silence()`. Raises DeviceError, without any change, where this radio cannot.
         """
         if timed != self.capabilities.timed:
             detail = (
@@ -330,7 +354,7 @@ class Radio(ABC):
         return self._do_receive_many(windows, timeout_s) if windows else []
 
     def _do_receive_many(self, windows: Sequence[Window], timeout_s: float) -> list[IqBlock | DeviceError]:
-        """Receive one after the other; drivers whose device takes several orders at once override this."""
+        """Receive one window after the other; drivers whose devices queue several orders override this."""
         out: list[IqBlock | DeviceError] = []
         for window in windows:
             try:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def plan_of(experiment: str, rounds: int | None = None, seed: int | None = None) -> Experiment:
     """Read an experiment, by path or bundled name, with some of its values replaced.
 
-    Raises InputError where the file cannot be used, or a value given here is none that the file could hold.
+    Raises InputError where the file cannot be used, or a value given here would be refused in it.
     """
     plan = config.load_experiment(experiment)
     changes = {name: value for name, value in (("rounds", rounds), ("seed", seed)) if value is not None}
@@ -33,8 +33,8 @@ def plan_of(experiment: str, rounds: int | None = None, seed: int | None = None)
 
 
 def check_world(plan: Experiment, place: Lab, lab: str) -> None:
-    """Raise InputError where an experiment asks for what the lab has not, a surface or private nodes, or for less than
-    its local nodes demand. What a remote node demands stands in its own file, and it refuses by itself.
+    """Raise InputError where an experiment asks for what the lab does not have (a surface, or nodes that record), or
+    for less than its local nodes demand. A remote node's demands are in its own file, and it refuses by itself.
     """
     config.check_mode(plan, place, lab)
     for name, node in place.node.items():
@@ -47,7 +47,8 @@ def check_world(plan: Experiment, place: Lab, lab: str) -> None:
                 "accepted: false, or an experiment of mode = 'private'"
             )
     if not place.curve:
-        log.warning("%s: curve = false: links here are not authenticated; keys are for experiments only", lab)
+        what = "only the discussion is authenticated" if place.wegman_carter else "keys are for experiments only"
+        log.warning("%s: curve = false: links here are not authenticated; %s", lab, what)
     if plan.surface.policy != "none" and place.by_role("ris") is None:
         raise InputError(f"{lab}: the experiment moves a surface, but no node has role = 'ris'")
 
@@ -66,8 +67,8 @@ def run(
     """Run an experiment on a lab, both by path or bundled name, and return its outcome: folder, summary, status.
 
     Starts the lab's local daemons, drives all rounds, distils keys and writes the run's folder under `out`; `rounds`
-    and `seed` replace the file's. `progress` is told how far it is; `on_folder` the folder, before anything starts;
-    `on_coordinator` the coordinator, once everything has.
+    and `seed` replace the file's. `progress` is called with the progress, `on_folder` with the folder before anything
+    starts, `on_coordinator` with the coordinator once everything has started.
 
     Example: `testbed.run("static_room", rounds=200).summary["key_bits"]`
 

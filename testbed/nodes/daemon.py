@@ -39,6 +39,7 @@ from testbed.nodes import calibration
 from testbed.nodes import events as e
 from testbed.nodes.device_thread import DeviceThread
 from testbed.nodes.operations import BoardWork, Capture, RadioWork, life_of
+from testbed.nodes.pool_file import PoolFile
 from testbed.nodes.state import NodeState
 
 log = logging.getLogger("testbed.node")
@@ -47,9 +48,9 @@ _GREET_EVERY_S = 1.0
 _LOCK_S = 0.05
 """How long a halt waits for the device: one in the middle of a train is silenced beside it."""
 MANY_HANDSHAKES = 5
-"""Handshakes in a row that came to nothing, after which the key is suspected."""
+"""Handshakes in a row that failed, after which a wrong key is suspected."""
 MAX_TROUBLE = 20
-"""Messages that this node could not handle, after which it gives up: something is wrong that will not pass."""
+"""Messages that this node could not handle, after which it gives up, because the cause will not go away."""
 
 
 class _Pulse(threading.Thread):
@@ -94,14 +95,19 @@ class NodeDaemon:
         self.lab = lab
         self.role = self.place.role
         self.incarnation = transport.new_incarnation()
-        self.state = NodeState(self.role, secrets.randbits(256), self.place.floors, identity is not None)
+        with_pool = lab.wegman_carter and self.role in ("alice", "bob")
+        self._pool_file = PoolFile(state_dir) if with_pool else None
+        self.state = NodeState(
+            self.role, secrets.randbits(256), self.place.floors, identity is not None, lab.wegman_carter,
+            self._pool_file.read() if self._pool_file is not None else None,
+        )  # fmt: skip
         self._machine = handler_of(self.state)
         self._trouble = 0
         self.welcomed = False
         self._lost_after_s = lab.coordinator.join_timeout_s
         self._next_word_s = 0.0
         self._key_trouble = ""
-        """Why the coordinator cannot be spoken to, by the handshakes."""
+        """The handshakes' reason why there is no connection to the coordinator."""
         self._state_dir = state_dir
         self._device_lock = threading.Lock()
         self._halted = threading.Event()
@@ -121,7 +127,7 @@ class NodeDaemon:
         self._host: transport.DiscussionHost | None = None
         self._guest: transport.DiscussionGuest | None = None
         self._discussion = ""
-        """Where Bob's link to Alice goes."""
+        """Endpoint of Bob's link to Alice."""
         self._poller = zmq.Poller()
         self._poller.register(self._link.socket, zmq.POLLIN)
         self._thread = DeviceThread()
@@ -129,7 +135,7 @@ class NodeDaemon:
         self._captured_life = 0
         """Counts the runs that this node was welcomed to: what was captured before concerns none of the present one."""
         self._public: dict[Any, Any] = {}
-        """Socket → what reads the public discussion from it: Alice's own, Bob's link to her, or Eve's ear."""
+        """Socket → reader of the public discussion: Alice's own, Bob's link to her, or Eve's listener."""
         if self.role == "alice":
             bob = lab.by_role("bob")
             assert bob is not None
@@ -137,7 +143,7 @@ class NodeDaemon:
             self._listen(self._host)
 
     def _listen(self, to: Any) -> None:
-        """Read the public discussion from here, and from nowhere else."""
+        """Read the public discussion from this source, and from no other."""
         for socket in self._public:
             self._poller.unregister(socket)
             socket.close()
@@ -154,7 +160,7 @@ class NodeDaemon:
             self._greet()
             while self._exit is None:
                 self._turn()
-        except Exception as exc:  # whatever it is: the coordinator is sent it, the transmitter is silenced
+        except Exception as exc:  # of any kind: it is reported to the coordinator, and the transmitter is silenced
             log.error("%s: %s", self.name, exc, exc_info=not isinstance(exc, TestbedError))
             self._link.send(m.Failed(operation="run", state=self.state.name, detail=str(exc) or repr(exc)))
             self._exit = e.Exit(1, str(exc) or repr(exc))
@@ -165,7 +171,7 @@ class NodeDaemon:
         return self._exit.code
 
     def _turn(self) -> None:
-        """Take what has arrived within `_POLL_MS`, and the time."""
+        """Handle what arrives within `_POLL_MS`, and the time."""
         ready = dict(self._poller.poll(_POLL_MS))
         now_s = time.monotonic()
         self._take(e.Tick(now_s))
@@ -192,7 +198,7 @@ class NodeDaemon:
             self._exit = e.Exit(3, f"coordinator silent for {silent_s:.1f} s{why}")
 
     def _look_at_handshakes(self) -> None:
-        """Find a wrong key, which looks like nobody's being there; one that is refused stays so."""
+        """Find a wrong key, which looks as if no coordinator were there; a refused key stays refused."""
         found, keys = self._link.handshakes, self._state_dir.parent / "transport"
         if found is None:
             return
@@ -232,6 +238,8 @@ class NodeDaemon:
         if isinstance(self._device, Radio):
             self._device.interrupt()
         self._thread.end(within_s=2.0)
+        if self._pool_file is not None:
+            self._pool_file.close()
         try:
             with self._device_lock:
                 self._device.close()
@@ -278,7 +286,7 @@ class NodeDaemon:
             return
         _, body = received
         if isinstance(body, (m.Pulse, m.Withdrawn)):
-            return  # for the link itself
+            return  # handled by the link itself
         if isinstance(body, m.Welcome):
             self.welcomed = True
             self._captured_life += 1
@@ -306,14 +314,14 @@ class NodeDaemon:
                 done = self._operate(instruction.body)
                 todo.extend(self._handle(done) if done is not None else ())
             elif isinstance(instruction, e.StoreKey):
-                if (lost := self._store_key(instruction.key)) is not None:  # no key is reported that was not kept
+                if (lost := self._store_key(instruction.key)) is not None:  # a key is reported only after it was stored
                     todo.clear()
                     self._link.send(m.Failed(operation="amplify", state=self.state.name, detail=lost))
             else:
                 _DO[type(instruction)](self, instruction)
 
     def _handle(self, event: e.Event) -> list[e.Instruction]:
-        """Hand an event to the state machine; one that it cannot handle costs its sender, not this process."""
+        """Pass an event to the state machine; one that it cannot handle is dropped, and this process goes on."""
         try:
             return self._machine(event)
         except TestbedError:
@@ -366,13 +374,18 @@ class NodeDaemon:
         return self.state.run
 
     def _kept_blocks(self) -> int:
-        """Return the highest block of this run of which an earlier life of this node kept a key, −1 for none."""
+        """Return the highest block of this run of which an earlier process of this node kept a key, −1 for none."""
         kept = (p for kind in ("keys", "rehearsals") for p in self._key_folder(kind).glob("block-*.key"))
         numbers = (p.stem.removeprefix("block-") for p in kept)
         return max((int(n) for n in numbers if n.isdecimal()), default=-1)
 
+    def _store_pool(self, x: e.StorePool) -> None:
+        """Write what is left of the pool; raises TestbedError, which ends this node, before a used pad is sent."""
+        assert self._pool_file is not None
+        self._pool_file.write(x.pool)
+
     def _store_model(self, x: e.StoreModel) -> None:
-        """Write the enhancer's model into this node's own folder; without it, a later life trains again."""
+        """Write the enhancer's model into this node's own folder; without it, a restarted node trains again."""
         path = self._model_path()
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -409,13 +422,13 @@ class NodeDaemon:
         """Return what some work with the device gives, or the fault."""
         try:
             with self._device_lock:
-                if self._halted.is_set():  # while this waited
+                if self._halted.is_set():  # the halt came while this thread waited for the lock
                     return e.DeviceFault(operation, "halted")
                 return work()
         except (DeviceError, InputError) as exc:
             return e.DeviceFault(operation, str(exc))
         except Exception as exc:
-            # an order that makes no sense to a device, whatever that does to its library, is refused like any other
+            # an order that the device's library cannot carry out, whatever it raises, is refused like any other
             log.error("%s: %s: %s: %s", self.name, operation, type(exc).__name__, exc)
             log.debug("%s", self.name, exc_info=True)
             return e.DeviceFault(operation, f"{type(exc).__name__}: {printable(str(exc))}")
@@ -494,13 +507,14 @@ _OPERATIONS: Mapping[type, Callable[[NodeDaemon, Any], e.Event]] = {
     m.Probe: NodeDaemon._probe,
     m.Step: NodeDaemon._step,
 }
-"""Order → what the device does; raises DeviceError or InputError where it cannot."""
+"""Order → the device operation; raises DeviceError or InputError where it cannot be done."""
 
 _DO: Mapping[type, Callable[[NodeDaemon, Any], None]] = {
     e.Report: NodeDaemon._report,
     e.Publish: NodeDaemon._publish,
+    e.StorePool: NodeDaemon._store_pool,
     e.StoreModel: NodeDaemon._store_model,
     e.Silence: NodeDaemon._silence,
     e.Exit: NodeDaemon._leave,
 }
-"""Instruction → who carries it out."""
+"""Instruction → the method that carries it out."""

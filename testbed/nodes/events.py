@@ -1,8 +1,8 @@
-"""What a node's state machine takes in (events) and what it gives out (instructions to its daemon)."""
+"""Input (events) and output (instructions to the daemon) of a node's state machine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.core.types import CsiFrame, Key
@@ -13,14 +13,14 @@ from testbed.net import messages as m
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message of the coordinator arrived."""
+    """A message from the coordinator arrived."""
 
     body: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Discussed:
-    """A message of the public discussion arrived: the peer's, or for Eve anybody's."""
+    """A message of the public discussion arrived: the peer's, or for Eve that of either end."""
 
     envelope: m.PublicEnvelope
 
@@ -34,7 +34,7 @@ class ModelFound:
 
 @dataclass(frozen=True, slots=True)
 class ProbeDone:
-    """The device did the slots of a train and the estimator its work."""
+    """The device has done the slots of a train, and the CSI is estimated."""
 
     reports: list[m.Probed]
     """One, or several where one would be too large."""
@@ -44,7 +44,7 @@ class ProbeDone:
 
 @dataclass(frozen=True, slots=True)
 class DeviceDone:
-    """A device operation that is answered as it stands (settings accepted, clock read, pattern applied)."""
+    """A device operation whose report is sent on unchanged (settings accepted, clock read, pattern applied)."""
 
     report: Any
 
@@ -80,12 +80,12 @@ class Publish:
 
     envelope: m.PublicEnvelope
     to_peer: bool
-    """False: the peer sent it; only put it on record for those who listen."""
+    """False: the peer sent it; it is only published for the listeners."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operate:
-    """Carry this order out with the device."""
+    """Carry out this order with the device."""
 
     body: m.Configure | m.ReadClock | m.Apply | m.ApplyNext | m.Schedule | m.ReadSurface | m.Probe | m.Step
 
@@ -98,8 +98,15 @@ class StoreKey:
 
 
 @dataclass(frozen=True, slots=True)
+class StorePool:
+    """Write what is left of the node's pool of one-time authentication before any later instruction is carried out."""
+
+    pool: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class StoreModel:
-    """Keep what the training gave, for a restart within this run."""
+    """Keep the result of the training, for a restart within this run."""
 
     model: bytes
 
@@ -118,7 +125,7 @@ class Exit:
 
 
 Event = Received | Discussed | ModelFound | ProbeDone | DeviceDone | DeviceFault | Tick
-Instruction = Report | Publish | Operate | StoreKey | StoreModel | Silence | Exit
+Instruction = Report | Publish | Operate | StoreKey | StorePool | StoreModel | Silence | Exit
 
 
 class OrderRefused(Exception):

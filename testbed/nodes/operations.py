@@ -1,6 +1,6 @@
-"""What a node does with its device when the coordinator orders it: rounds with a radio, patterns with a board.
+"""A node's device operations, as the coordinator orders them: rounds with a radio, patterns with a board.
 
-Whatever a device or its settings refuse is raised as DeviceError or InputError; the daemon reports it.
+An order that a device or its settings refuse raises DeviceError or InputError; the daemon reports it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from testbed.core.errors import DeviceError, InputError, LateTransmit, ProbeReje
 from testbed.core.radio import Radio, RadioSettings, Window
 from testbed.core.ris import Board
 from testbed.core.stages import CsiEstimator
-from testbed.core.types import CsiFrame, IqBlock, SoundingFrame, SurfacePattern
+from testbed.core.types import C64, CsiFrame, IqBlock, SoundingFrame, SurfacePattern
 from testbed.core.windows import PERIODS, repeated_windows
 from testbed.net import messages as m
+from testbed.nodes import chains
 from testbed.nodes import events as e
 from testbed.nodes.antennas import Antennas
+from testbed.nodes.carrier import CarrierTracker
 from testbed.nodes.secret_surface import SecretSurface
 
 _COARSE_S = 0.5e-6
@@ -40,7 +42,7 @@ _ACCEPTED = ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db")
 
 @dataclass(frozen=True, slots=True)
 class _Tuned:
-    """A configured radio's way from orders to estimates."""
+    """A configured radio, with all that leads from orders to estimates."""
 
     settings: RadioSettings
     frame: SoundingFrame
@@ -49,6 +51,9 @@ class _Tuned:
     is_experiment: bool
     iq_folder: Path | None
     """Where the captured samples are written; None where they are not."""
+    carrier: CarrierTracker
+    ratio: C64 | None
+    """(subcarrier,) this device's T/R, by which CSI is multiplied; None where it is taken as it is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +68,10 @@ class Capture:
     """How many of its rounds have their transmissions queued in the device, or refused by it …"""
     received: int = 0
     """… and how many are over."""
+    ordinal: int = 0
+    """How many trains were expected before this one."""
+    correction_ppm: float | None = None
+    """What the radio is to take out of its carrier from this train on; None: as before."""
 
     def fail(self, round: int, exc: DeviceError) -> None:
         late = isinstance(exc, LateTransmit)
@@ -72,7 +81,7 @@ class Capture:
 
 @dataclass(slots=True)
 class _Part:
-    """What this node did so far in a round that goes step by step."""
+    """This node's progress in a round that goes step by step."""
 
     round: int
     captured: list[tuple[str, IqBlock]] = field(default_factory=list)
@@ -91,6 +100,12 @@ class RadioWork:
         self._part = _Part(-1)
         self._coming: deque[Capture] = deque()
         """Trains that are expected and not captured, in their order."""
+        self._expected = 0
+        """Number of trains expected so far."""
+        self._retune: float | None = None
+        """Correction in ppm by which the radio will follow Alice's carrier …"""
+        self._hears_from = 0
+        """… from this train on; what earlier ones tell of the carrier is known already."""
 
     def configure(self, body: m.Configure, run: str, seed: int) -> m.Configured:
         if self._place.role != "eve" and not self._radio.capabilities.can_transmit:
@@ -106,10 +121,15 @@ class RadioWork:
         self._has_failed, self._part = False, _Part(-1)
         sounder = registry.make_stage("probing", body.probing.waveform, body.probing.waveform_options)
         frame = sounder.frame(accepted.sample_rate_hz)
+        ratio = self._ratio(accepted, frame)
+        estimator = registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options)
+        range_hz = estimator.range_hz(frame)
         self._tuned = _Tuned(
             settings=settings,
             frame=frame,
-            estimator=registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options),
+            estimator=estimator,
+            ratio=ratio,
+            carrier=CarrierTracker(settings.carrier_hz, range_hz, self._radio.correction_ppm),
             antennas=Antennas(self._place.role, body.antennas, body.beams, frame, seed),
             is_experiment=body.experiment_mode,
             iq_folder=self._state_dir / "iq" / run if body.record_iq and body.experiment_mode else None,
@@ -123,6 +143,14 @@ class RadioWork:
         round on the wall clock has no time."""
         block = IqBlock(np.pad(tuned.frame.samples, tuned.frame.n_cp)[None, :], tuned.frame.sample_rate_hz, 0.0)
         tuned.estimator.estimate_many([block], tuned.frame)
+
+    def _ratio(self, accepted: RadioSettings, frame: SoundingFrame) -> C64 | None:
+        if not self._place.calibrated:
+            return None
+        if self._radio.capabilities.n_antennas > 1:
+            raise InputError("calibrated = true; accepted for radios with one antenna only")
+        found = chains.find(self._state_dir, self._radio.identity(), accepted.carrier_hz, accepted.sample_rate_hz)
+        return found.ratio(frame.subcarrier_hz)
 
     def _ready(self) -> _Tuned:
         if self._tuned is None:
@@ -139,7 +167,10 @@ class RadioWork:
 
     def expect(self, body: m.Probe) -> Capture:
         """Take note of a train that will be captured; called in the order of the trains, from any one thread."""
-        found = Capture(body)
+        found = Capture(body, ordinal=self._expected)
+        self._expected += 1
+        if self._retune is not None and found.ordinal >= self._hears_from:
+            found.correction_ppm, self._retune = self._retune, None
         self._coming.append(found)
         return found
 
@@ -152,6 +183,9 @@ class RadioWork:
         tuned, rounds = self._ready(), found.order.rounds
         try:
             self._check_size(tuned, found.order)
+            if found.correction_ppm is not None:
+                self._radio.correction_ppm = found.correction_ppm
+                self._radio.configure(tuned.settings)
             while found.received < len(rounds) and not self._radio.is_interrupted:
                 self._queue(tuned)
                 part = self._next_part(found)
@@ -179,7 +213,8 @@ class RadioWork:
     def _queue(self, tuned: _Tuned) -> None:
         """Queue the transmissions of the coming rounds, as long as the device has room for them."""
         for found in list(self._coming):
-            if not found.order.paced and found is not self._coming[0]:
+            later = found is not self._coming[0]
+            if later and (not found.order.paced or found.correction_ppm is not None):
                 return
             per_round = max(sum(s.tx == self._place.role for s in x.slots) for x in found.order.rounds)
             waiting = sum(x.queued - x.received for x in self._coming)
@@ -254,6 +289,7 @@ class RadioWork:
         tuned, order = self._ready(), found.order
         for plan, slot, block in found.heard:
             self._write_iq(tuned, plan.round, slot.tx, block)
+        follows = found.ordinal >= self._hears_from
         links: dict[int, list[m.LinkResult]] = {plan.round: [] for plan in order.rounds}
         csi: dict[int, dict[str, CsiFrame]] = {plan.round: {} for plan in order.rounds}
         for (plan, slot, _), estimate in zip(found.heard, _estimates(tuned, found), strict=True):
@@ -261,12 +297,28 @@ class RadioWork:
             links[plan.round].append(_link_result(tuned, slot.tx, estimate, due_s, order.sounding))
             if isinstance(estimate, CsiFrame):
                 csi[plan.round][slot.tx] = estimate
+            if follows:
+                _follow(tuned, slot.tx, estimate)
         if order.sounding:  # for the beams, and for nobody else
             for number, frames in csi.items():
                 tuned.antennas.hear(number, frames)
             csi = {}
         results = [_result(number, links[number], found.faults.get(number)) for number in links]
-        return e.ProbeDone([m.Probed(rounds=some) for some in _messages(results)], csi)
+        parts = list(_messages(results))
+        wanted_ppm = self._follow_carrier(tuned, found)
+        reports = [m.Probed(rounds=part) for part in parts[:-1]]
+        return e.ProbeDone([*reports, m.Probed(rounds=parts[-1], correction_ppm=wanted_ppm)], csi)
+
+    def _follow_carrier(self, tuned: _Tuned, found: Capture) -> float | None:
+        """Decide whether the radio is tuned anew, where Alice's carrier has moved too far away.
+
+        It is, before the train after the next: the coordinator orders that one after it has this one's report, so that
+        the order of events, and with it the run, follows from the seed.
+        """
+        wanted_ppm = tuned.carrier.wanted_ppm()
+        if wanted_ppm is not None:
+            self._retune, self._hears_from = wanted_ppm, found.ordinal + 2
+        return wanted_ppm
 
     # -- rounds step by step
 
@@ -295,7 +347,20 @@ class RadioWork:
         csi: dict[str, CsiFrame] = {}
         links = [self._estimate_repeated(tuned, body.round, tx, block, csi) for tx, block in part.captured]
         fault = (Reject.DEVICE.value, part.fault) if part.fault else None
-        return e.ProbeDone([m.Probed(rounds=[_result(body.round, links, fault)])], {body.round: csi})
+        return e.ProbeDone([self._retuned(tuned, _result(body.round, links, fault))], {body.round: csi})
+
+    def _retuned(self, tuned: _Tuned, result: m.RoundResult) -> m.Probed:
+        """Return the report of a round without timing; where Alice's carrier has moved too far away, the radio follows
+        it first. A radio that cannot be tuned then is left to the next order, which says what is wrong with it.
+        """
+        wanted_ppm = tuned.carrier.wanted_ppm()
+        if wanted_ppm is not None:
+            self._radio.correction_ppm = wanted_ppm
+            try:
+                self._radio.configure(tuned.settings)
+            except DeviceError as exc:
+                result = _result(result.round, result.links, (Reject.DEVICE.value, str(exc)))
+        return m.Probed(rounds=[result], correction_ppm=wanted_ppm)
 
     def _act(self, tuned: _Tuned, body: m.Step, part: _Part) -> None:
         match body.action:
@@ -313,7 +378,8 @@ class RadioWork:
         """Estimate from a block of `PERIODS` periods of a repeated frame, which begins anywhere in it."""
         self._write_iq(tuned, number, tx, block)
         for window in repeated_windows(block, tuned.frame.samples.size):
-            (estimate,) = tuned.antennas.estimate_many(tuned.estimator, [number], [window])
+            (estimate,) = _levelled(tuned, tuned.antennas.estimate_many(tuned.estimator, [number], [window]))
+            _follow(tuned, tx, estimate)
             result = _link_result(tuned, tx, estimate, window.time_s)
             if isinstance(estimate, CsiFrame):
                 csi[tx] = estimate
@@ -336,7 +402,15 @@ def _estimates(tuned: _Tuned, found: Capture) -> list[CsiFrame | ProbeRejected]:
     if found.order.sounding:
         return [tuned.antennas.estimate_sounding(tuned.estimator, slot.tx, x) for _, slot, x in found.heard]
     rounds = [plan.round for plan, _, _ in found.heard]
-    return tuned.antennas.estimate_many(tuned.estimator, rounds, [block for _, _, block in found.heard])
+    blocks = [block for _, _, block in found.heard]
+    return _levelled(tuned, tuned.antennas.estimate_many(tuned.estimator, rounds, blocks))
+
+
+def _levelled(tuned: _Tuned, found: list[CsiFrame | ProbeRejected]) -> list[CsiFrame | ProbeRejected]:
+    """Return the estimates with this device's own chains taken out, where it is calibrated."""
+    if tuned.ratio is None:
+        return found
+    return [chains.levelled(x, tuned.ratio) if isinstance(x, CsiFrame) else x for x in found]
 
 
 def _result(number: int, links: list[m.LinkResult], fault: tuple[str, str] | None) -> m.RoundResult:
@@ -385,23 +459,28 @@ def _link_result(
     )
 
 
+def _follow(tuned: _Tuned, tx: str, found: CsiFrame | ProbeRejected) -> None:
+    if tx == "alice" and found.cfo_hz is not None:
+        tuned.carrier.hear(found.cfo_hz)
+
+
 def life_of(incarnation: str) -> str:
-    """Return a mark of one life of a node: its random part, for processes that follow one another have like numbers."""
+    """Return a mark of one process of a node: its random part, since successive processes have similar numbers."""
     return incarnation.rpartition("-")[2][:6]
 
 
 class BoardWork:
-    """One node's surface, `name` for messages. `life` marks the names of patterns that this process has drawn."""
+    """One node's surface, called `name` in messages. `life` marks the names of patterns that this process has drawn."""
 
     def __init__(self, board: Board, name: str, life: str) -> None:
         self._board, self._name, self._life = board, name, life
         self._secret: SecretSurface | None = None
         self._secret_run = ""
-        """The run whose secret patterns these are."""
+        """The run to which the secret patterns belong."""
         self._is_experiment = False
 
     def configure(self, body: m.Configure, run: str, seed: int) -> m.Configured:
-        """Get ready to draw secret patterns; an order of the same run to configure again draws no new ones."""
+        """Prepare to draw secret patterns; a second order to configure in the same run draws no new ones."""
         self._is_experiment = body.experiment_mode
         plan = body.surface
         if plan.is_secret and run != self._secret_run:
@@ -413,7 +492,7 @@ class BoardWork:
         return m.Configured(accepted={})
 
     def apply_next(self, body: m.ApplyNext) -> m.Applied:
-        """Draw the secret pattern of a round and hold it; what it is leaves the node in experiment mode only."""
+        """Draw the secret pattern of a round and hold it; its levels leave the node in experiment mode only."""
         if self._secret is None:
             raise InputError(f"{self._name} draws no patterns in this run")
         pattern = self._secret.pattern_for(body.round)
@@ -454,7 +533,7 @@ class BoardWork:
 
     def apply(self, body: m.Apply) -> m.Applied:
         if self._secret is not None:
-            raise InputError(f"{self._name} draws its own patterns in this run: none is taken from anybody")
+            raise InputError(f"{self._name} draws its own patterns in this run and accepts no other")
         levels = np.frombuffer(body.levels, dtype=np.uint8)
         if levels.size != body.shape[0] * body.shape[1]:
             raise InputError(f"{levels.size} levels for a surface of shape {body.shape}")
