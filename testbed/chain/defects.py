@@ -42,6 +42,8 @@ _STUCK = 0.02
 """A bin's spread over that of the typical bin, below which it is stuck."""
 _JUMP_DB, _JUMP = 3.0, 5.0
 """A bin jumps from this on, and from so many times the typical bin's spread on."""
+_USUAL_BINS = 75
+"""Percentile of the bins that the usual one is taken at."""
 _SPIKE_DB, _SPIKE = 12.0, 8.0
 _FRAMES_AROUND = 31
 _UP_DB, _UP = 12.0, 5.0
@@ -218,7 +220,8 @@ def _jumping(level: F64, dead: Mask, sound: Mask) -> tuple[Mask, Mask]:
         apart = _apart(level[sound], bad)
         spread = np.full(bad.size, -1.0)
         spread[~bad] = np.nanpercentile(np.abs(apart[:, ~bad]), 75, axis=0)
-        usual = float(np.median(spread[~bad]))
+        # of most bins, not of the median one: where bins come in equal groups, those at the borders are sound
+        usual = float(np.percentile(spread[~bad], _USUAL_BINS))
         worst = int(spread.argmax())
         if spread[worst] <= max(_JUMP_DB, _JUMP * usual) or 2 * (bad.sum() + 1) > bad.size:
             break

@@ -150,6 +150,14 @@ def test_a_surface_whose_patterns_are_held_is_no_defect(period):
         assert mend(csi)[1].level_steps == 0
 
 
+def test_bins_that_come_in_equal_groups_are_sound():
+    """As Wi-Fi cards report them: every group fades by itself, and at its borders levels jump."""
+    rng = np.random.default_rng(9)
+    groups = rng.normal(size=(PROBES, BINS // 4, 2)) @ [1, 1j]
+    assert mend(series(noisy(np.repeat(groups, 4, axis=1), 3)))[1] == Defects()
+    assert mend(series(rng.normal(size=(PROBES, BINS, 2)) @ [1, 1j]))[1] == Defects()
+
+
 def test_levels_without_phases_stay_levels():
     """RSSI in steps of 1 dB over a few channels, one value a frame missing now and then."""
     level_db = np.round(20 * np.log10(np.abs(channel(8))))
