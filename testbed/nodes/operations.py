@@ -119,6 +119,7 @@ class RadioWork:
         self._radio.use_timing(body.timed)
         accepted = self._radio.configure(settings)
         self._has_failed, self._part = False, _Part(-1)
+        self._retune, self._hears_from = None, self._expected
         sounder = registry.make_stage("probing", body.probing.waveform, body.probing.waveform_options)
         frame = sounder.frame(accepted.sample_rate_hz)
         ratio = self._ratio(accepted, frame)
@@ -524,7 +525,7 @@ class BoardWork:
 
     def _pattern(self, body: m.Schedule, plan: m.PatternPlan) -> SurfacePattern:
         if (self._secret is None) != (plan.levels is not None):
-            draws = "draws its own patterns in this run: none is taken from anybody"
+            draws = "draws its own patterns in this run and accepts no other"
             raise InputError(f"{self._name} {draws if self._secret else 'draws no patterns in this run'}")
         if self._secret is not None:
             return self._secret.pattern_for(plan.round)

@@ -168,7 +168,7 @@ def test_whatever_happens_the_run_ends_and_every_round_is_counted_once(seed: int
     used = Counter(n for x in stage.sent if isinstance(x.body, m.Distil) and x.node == "alice" for n in x.body.rounds)
     assert max(used.values(), default=1) == 1
     assert all(last_word[n].kept for n in used)
-    finish = next(i for i, x in enumerate(stage.sent) if isinstance(x.body, m.Finish))
+    finish = next((i for i, x in enumerate(stage.sent) if isinstance(x.body, m.Finish)), len(stage.sent))
     work = m.Probe | m.Step | m.Apply | m.ApplyNext | m.Schedule | m.Distil | m.Amplify | m.Attack
     assert not any(isinstance(x.body, work) for x in stage.sent[finish:])
 
