@@ -59,7 +59,7 @@ class DeviceThread(threading.Thread):
         result = over.get()
         if isinstance(result, BaseException):
             raise result
-        return result  # type: ignore[no-any-return]
+        return result
 
     def end(self, within_s: float) -> None:
         """Stop once the work that was given is over, and wait so long for it."""
