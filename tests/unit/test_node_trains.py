@@ -192,6 +192,31 @@ def captured(node: Node, order: m.Probe) -> None:
         node.work.capture(node.work.expect(order))
 
 
+def test_a_radio_follows_the_carrier_before_the_train_after_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By then the coordinator has the report in any order of events; what was captured before says nothing new."""
+    heard: list[float] = []
+    wanted = [None, 7.0, None, None, None]
+    monkeypatch.setattr(operations.CarrierTracker, "wanted_ppm", lambda self: wanted.pop(0))
+    monkeypatch.setattr(operations.CarrierTracker, "hear", lambda self, cfo_hz: heard.append(cfo_hz))
+    with room() as world:
+        alice, bob = Node(world, "alice"), Node(world, "bob")
+        told: list[float | None] = []
+        tuned: list[float] = []
+        counts: list[int] = []
+        for train in range(5):
+            calls = []
+            for node in (bob, alice):
+                coming = node.work.expect(node.order(0.01, range(3 * train, 3 * train + 3), 2e-3))
+                calls.append(lambda node=node, coming=coming: node.work.capture(coming))
+            found, _ = at_once(*calls)
+            tuned.append(bob.radio.correction_ppm)
+            told.append(bob.work.estimate(found).reports[-1].correction_ppm)
+            counts.append(len(heard))
+    assert told == [None, 7.0, None, None, None]
+    assert tuned == [0.0, 0.0, 0.0, 7.0, 7.0]
+    assert np.diff([0, *counts]).tolist() == [3, 3, 0, 3, 3]
+
+
 def test_a_train_of_too_many_samples_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operations, "MAX_TRAIN_SAMPLES", 10_000)
     with room() as world:
