@@ -73,7 +73,7 @@ class Trio:
             h = h + 0.02 * fading()
             for r in ROUNDS:
                 frames = {tx: frame(np.repeat(h[r], 4)) for tx in heard}
-                self.take(role, e.ProbeDone(m.Probed(round=r, links=[]), frames))
+                self.take(role, e.ProbeDone([m.Probed(rounds=[m.RoundResult(round=r, links=[])])], {r: frames}))
 
     def take(self, role: str, event: e.Event) -> None:
         queue: list[tuple[str, e.Event]] = [(role, event)]
@@ -505,7 +505,7 @@ def welcome_alice_anew(trio: Trio) -> None:
     trio.take("alice", e.Received(m.Welcome(run="r", lost_after_s=10.0)))
     trio.take("alice", e.Received(trio.nodes["bob"].setup.plan))
     for r, frames in kept.items():
-        trio.take("alice", e.ProbeDone(m.Probed(round=r, links=[]), frames))
+        trio.take("alice", e.ProbeDone([m.Probed(rounds=[m.RoundResult(round=r, links=[])])], {r: frames}))
 
 
 def test_a_discussion_that_is_broken_off_counts_as_known() -> None:
