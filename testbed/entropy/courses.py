@@ -77,7 +77,7 @@ class _Choice:
         return np.asarray(self.series[np.arange(course.size), course])
 
     def agreement(self, course: I64) -> float:
-        return agreement_of(self.z, self.at(course))
+        return agreement_of(np.asarray(self.z, np.float64), np.asarray(self.at(course), np.float64))
 
     def by_pieces(self) -> I64:
         """Return (probe,) the candidate that agrees best in the piece of the block to which the probe belongs."""
