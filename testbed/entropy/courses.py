@@ -18,8 +18,8 @@ from testbed.entropy.shifts import Anchor, Match, Reference, agreement_of, every
 F32 = NDArray[np.float32]
 
 _PIECE = 48
-_PASSES = 3
-_STARTS = 3
+_PASSES = 2
+_STARTS = 2
 """Anchors from which a course is begun."""
 _CLOSE = 0.3
 """Standard deviation of a column about the reference's same one, in an Eve who is followed as she stands."""
