@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import count
@@ -53,6 +53,25 @@ _style: Any = {
     "legend.frameon": False,
     "image.composite_image": False,
 }
+
+
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+"""Colours of Okabe and Ito, told apart by colour-blind people, on light and on dark ground."""
+_MARKERS = "osD^vPX*<>"
+
+
+@dataclass(slots=True)
+class Curve:
+    """A curve with error bars; x may be numbers or words."""
+
+    x: list[Any]
+    y: list[float]
+    error: list[float | None]
+
+    def add(self, x: Any, y: float, error: float | None) -> None:
+        self.x.append(x)
+        self.y.append(y)
+        self.error.append(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +179,27 @@ class Pictures:
             for ax in (top, bottom):
                 ax.grid(True, axis="y")
             top.legend(ncols=4, loc="lower left", bbox_to_anchor=(-0.01, 1.0), handlelength=1.6, columnspacing=1.4)
+            return self._inline(fig, alt)
+
+    def curves(self, curves: Mapping[str, Curve], x_label: str, y_label: str, alt: str) -> str:
+        """Curves with error bars; x that are not all numbers are categories, in the order in which they come."""
+        seen = list(dict.fromkeys(map(_hashable, (x for c in curves.values() for x in c.x))))
+        numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x in seen)
+        with _figure(8.6, 3.6) as fig:
+            ax = fig.subplots()
+            for i, (label, c) in enumerate(curves.items()):
+                x = c.x if numeric else [seen.index(_hashable(v)) for v in c.x]
+                error = [0.0 if e is None else e for e in c.error]
+                ax.errorbar(
+                    x, c.y, error, label=label, color=PALETTE[i % len(PALETTE)], marker=_MARKERS[i % len(_MARKERS)],
+                    ls="-" if i < len(PALETTE) else "--", lw=1.2, ms=4, capsize=3,
+                )  # fmt: skip
+            if not numeric:
+                ax.set_xticks(range(len(seen)), [str(x) for x in seen])
+            ax.set(xlabel=x_label, ylabel=y_label)
+            ax.grid(True, axis="y")
+            if len(curves) > 1:
+                ax.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.01, 1.0))
             return self._inline(fig, alt)
 
     def _time_axis(self, ax: Any, below: float) -> None:
@@ -272,6 +312,10 @@ class Pictures:
         size = f'style="max-width:{1.55 * float(box[1]):.0f}px"'
         head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} {size} role="img" aria-label="{label}">'
         return head + svg[svg.index(">") + 1 :]
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, int | float | str) else str(value)
 
 
 def bit_strip(rows: Sequence[tuple[str, str, U8]], shown: int, alt: str, per_line: int = 128) -> str:
