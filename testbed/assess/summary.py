@@ -156,7 +156,7 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
     }
     summary["secrecy"] = secrecy([b.alice_key for b in facts.blocks if b.alice_key is not None])
     summary["health"] = (
-        [_entry(v) for v in (*facts.health, *_entropy_entries(facts.blocks))]
+        [_entry(v) for v in (*facts.health, *_entropy_entries(facts.blocks), *_assumed_entries(summary))]
         + _key_entries(facts, delivered)
         + _null_entries(summary, facts)
     )
@@ -172,6 +172,31 @@ def _entropy_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:
         )
         return [Verdict("min_entropy_model", True, detail)]
     return []
+
+
+def _assumed_entries(summary: Mapping[str, Any]) -> list[Verdict]:
+    """Return a verdict that says, where no Eve was measured, what of the length is the source's and what hers."""
+    if summary["eve_measured"] or not summary["raw_bits"]:
+        return []
+    told = summary["secrecy"]
+    if told is None:
+        detail = "The assumed Eve played no part: no block got as far as a key's length."
+        return [Verdict("assumed_eve", True, detail)]
+    hers = [row for row in told["eves"] if row["name"] == ASSUMED]
+    source = [row["key_bits"] for row in told["eves"] if row["name"] != ASSUMED]
+    if not hers or not source:
+        return []
+    least, assumed = min(source), hers[0]["key_bits"]
+    detail = (
+        "Eve was not measured. What the source itself lets anybody predict would leave at most "
+        f"{counted(least, 'key bit')}; the assumed Eve ({hers[0]['knows']}) leaves {assumed:,}: "
+        f"{min(0, assumed - least):+,} are due to the assumption."
+    )
+    return [Verdict("assumed_eve", True, detail)]
+
+
+ASSUMED = "assumed"
+"""Name of the row of an Eve whom nobody measured, in the table of Eves."""
 
 
 def secrecy(reports: Sequence[KeyReport]) -> dict[str, Any] | None:

@@ -30,11 +30,16 @@ def names() -> list[str]:
     return registry.names("benchmarks")
 
 
-def run(name: str | None = None) -> list[BenchRow]:
-    """Run one benchmark, or all; raises InputError naming the accepted ones."""
+def run(name: str | None = None, progress: Callable[[float, str], None] = lambda share, what: None) -> list[BenchRow]:
+    """Run one benchmark, or all; raises InputError naming the accepted ones.
+
+    `progress` receives the share that is done and what was measured last.
+    """
     rows: list[BenchRow] = []
-    for module in [name] if name is not None else names():
+    modules = [name] if name is not None else names()
+    for done, module in enumerate(modules, start=1):
         rows += registry.find("benchmarks", module).run()
+        progress(done / len(modules), module)
     return rows
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 from testbed import config
-from testbed.cli.app import JsonOption, app
-from testbed.cli.terminal import print_json, say
+from testbed.cli.app import JsonOption, QuietOption, app
+from testbed.cli.terminal import Steps, print_json, say
 from testbed.config import describe
 from testbed.core import logs
 from testbed.core.config import Experiment, Lab
@@ -19,6 +19,7 @@ from testbed.core.errors import InputError
 @app.command()
 def bench(
     name: Annotated[Optional[str], typer.Argument(help="Name of one benchmark; default: all.")] = None,  # noqa: UP045
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure performance, each figure beside a peer measured in the same run.
@@ -28,7 +29,7 @@ def bench(
     logs.configure(False)
     from testbed import benchmarks as benches
 
-    rows = benches.run(name)
+    rows = benches.run(name, Steps(quiet).tell)
     if as_json:
         print_json(rows)
         return
@@ -55,6 +56,7 @@ def schema(
 def list_named(
     kind: Annotated[Optional[str], typer.Argument(help="Kind to list: quantize, radios …")] = None,  # noqa: UP045
     name: Annotated[Optional[str], typer.Argument(help="Name of one thing of that kind.")] = None,  # noqa: UP045
+    as_json: JsonOption = False,
 ) -> None:
     """List the bundled files, stages, drivers, checks and studies; with a KIND, also the options of each.
 
@@ -63,6 +65,9 @@ def list_named(
     """
     from testbed.core import registry
 
+    if as_json:
+        print_json(_listed(kind, name))
+        return
     if kind is None:
         for title, files in (("experiments", Experiment), ("labs", Lab)):
             print(f"{title}: {', '.join(config.bundled(files))}")
@@ -81,6 +86,27 @@ def list_named(
             _describe(kind, key, thing)
     for problem in broken:
         say(f"testbed: {problem}")
+
+
+def _listed(kind: str | None, name: str | None) -> dict[str, Any]:
+    """Return what `testbed list` prints as plain data: names by kind, or the options of each thing of one kind."""
+    from testbed.core import registry
+
+    if kind is None:
+        files = {title: list(config.bundled(f)) for title, f in (("experiments", Experiment), ("labs", Lab))}
+        return files | {key: registry.names(key) for key in registry.KINDS}
+    if kind not in registry.KINDS:
+        raise InputError(f"no kind is called {kind!r}; accepted: {', '.join(registry.KINDS)}")
+    things = registry.usable(kind) if name is None else {name: registry.find(kind, name)}
+    structs = {key: describe.options_type(thing) for key, thing in things.items()}
+    return {
+        key: {
+            "what": describe.summary(thing),
+            "place": str(registry.places(kind)[key][0]),
+            "options": [] if (struct := structs[key]) is None else describe.fields(struct),
+        }
+        for key, thing in things.items()
+    }
 
 
 def _describe(kind: str, name: str, thing: Any) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from testbed import config
-from testbed.cli.app import JsonOption, LabOption, VerboseOption, app
+from testbed.cli.app import JsonOption, LabOption, QuietOption, VerboseOption, app
 from testbed.cli.runs import stop_on_signals
 from testbed.cli.terminal import print_json, say
 from testbed.core import logs
@@ -37,6 +37,7 @@ def doctor(
     carrier_hz: Annotated[Optional[float], typer.Option(min=1e6, help="Measure at this carrier.")] = None,  # noqa: UP045
     rate_hz: Annotated[Optional[float], typer.Option(min=1e3, help="Measure at this sample rate.")] = None,  # noqa: UP045
     repeats: Annotated[int, typer.Option(min=4, max=1000, help="Frames sent on each link.")] = 8,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:  # fmt: skip
@@ -59,6 +60,8 @@ def doctor(
     )
 
     def tell(found: examining.Finding) -> None:
+        if quiet and found.ok:
+            return
         advice = "" if found.ok else f" – fix: {found.fix}"
         print(f"{'ok ' if found.ok else 'fix'} {found.subject}: {found.check}: {found.detail}{advice}", flush=True)
 
@@ -145,6 +148,7 @@ def ris_optimise(
         typer.Option(help="Where the pattern is saved; default: best.json in the run's folder.", metavar="FILE.json"),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -164,7 +168,9 @@ def ris_optimise(
     config.check_limits(plan, place, experiment)
     if save is not None and (save.suffix != ".json" or save.is_dir() or not os.access(save.parent, os.W_OK)):
         raise InputError(f"--save {save}: cannot be used; accepted: a .json file in a folder that can be written")
-    found = surface.optimise(plan, place, lab, experiment, save, out, say, stop_on_signals)
+    found = surface.optimise(
+        plan, place, lab, experiment, save, out, (lambda _: None) if quiet else say, stop_on_signals
+    )
     if as_json:
         print_json(found)
     elif found["digest"] is None:

@@ -51,7 +51,7 @@ def run(
         outcome = running.run(
             experiment, lab, rounds=rounds, seed=seed, out=out, progress=bar.update, on_coordinator=begun
         )
-    conclude(outcome, as_json)
+    conclude(outcome, as_json, quiet)
 
 
 @app.command()
@@ -98,7 +98,7 @@ def coordinator(
                 outcome = server.run(world, progress=bar.update)
         finally:
             server.close()
-    conclude(outcome, as_json)
+    conclude(outcome, as_json, quiet)
 
 
 @app.command()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
 
-from testbed.core.words import counted
+from testbed.core.words import counted, duration
 
 if TYPE_CHECKING:
     from testbed.coordinator.server import Progress
@@ -36,6 +38,27 @@ def console() -> Any:
     return Console(width=None if sys.stdout.isatty() else _UNBROKEN)
 
 
+PATIENCE_S = 2.0
+"""What takes longer says how far it is, at most this often."""
+
+
+class Steps:
+    """Says on standard error how far something is and how long the rest will take, once it has taken two seconds."""
+
+    def __init__(self, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._quiet, self._clock = quiet, clock
+        self._began_s = self._said_s = clock()
+
+    def tell(self, share: float, what: str) -> None:
+        """Report that `share` (0 to 1) is done and what comes next."""
+        now_s = self._clock()
+        if self._quiet or now_s < self._said_s + PATIENCE_S:
+            return
+        self._said_s = now_s
+        left = f", {duration((now_s - self._began_s) * (1 / share - 1))} left" if 0 < share < 1 else ""
+        say(f"{share:4.0%} {what}{left}")
+
+
 class ProgressBar:
     """Rounds, rounds/s, SNR and key bits on a terminal; a plain line every few seconds elsewhere; `quiet`: nothing."""
 
@@ -48,12 +71,13 @@ class ProgressBar:
     def __enter__(self) -> ProgressBar:
         if sys.stderr.isatty() and not self._quiet:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(
                 TextColumn("{task.fields[phase]:>11}"),
                 BarColumn(),
                 MofNCompleteColumn(),
+                TimeRemainingColumn(),
                 TextColumn("{task.fields[figures]}"),
                 console=Console(stderr=True),
                 transient=True,
@@ -81,11 +105,14 @@ class ProgressBar:
             self._bar.update(self._task, completed=p.round, total=p.rounds, phase=p.phase, figures=figures)
         elif p.round >= self._plain_at + 200 or (p.round == p.rounds and self._plain_at < p.rounds):
             self._plain_at = p.round
-            say(f"{p.round}/{p.rounds} rounds  {figures}")
+            left = f"  {duration((p.rounds - p.round) / p.rounds_per_s)} left" if p.rounds_per_s > 0 else ""
+            say(f"{p.round}/{p.rounds} rounds{left}  {figures}")
 
 
-def conclude(outcome: Any, as_json: bool) -> None:
+def conclude(outcome: Any, as_json: bool, quiet: bool = False) -> None:
     """Write the report, print the outcome, and exit with the status that belongs to it."""
+    if not quiet:
+        say("writing the report")
     from testbed.report import html
 
     path = html.make(outcome.folder)

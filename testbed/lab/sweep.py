@@ -25,6 +25,7 @@ import msgspec
 from testbed import config
 from testbed.core.config import ChainFile, Experiment, Lab
 from testbed.core.errors import InputError, TestbedError
+from testbed.core.words import duration
 from testbed.lab import cluster, processes
 from testbed.lab import grid as grids
 from testbed.lab.grid import Grid, Job
@@ -119,23 +120,13 @@ def _collect(
             os.fsync(f.fileno())
             done[job.digest] = {"digest": job.digest, **row}
             left_s = (time.monotonic() - began_s) / n * (len(todo) - n)
-            say(f"{n + len(grid.jobs) - len(todo)}/{len(grid.jobs)} {_result(job, row)}; {_time(left_s)} left")
+            say(f"{n + len(grid.jobs) - len(todo)}/{len(grid.jobs)} {_result(job, row)}; {duration(left_s)} left")
 
 
 def _result(job: Job, row: Row) -> str:
     bits = row["figures"].get("key_bits")
     what = f"failed: {row['detail']}" if row["status"] == "failed" else f"{'–' if bits is None else bits} key bits"
     return f"{grids.told(job.values)}, seed {job.seed}: {what}"
-
-
-def _time(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
 
 
 def _here(

@@ -10,23 +10,30 @@ from pathlib import Path
 
 from testbed.core.words import counted
 from testbed.records import files, reader, sound
+from testbed.report import paper
 from testbed.report.pieces import figure, missing, number, percent
 from testbed.report.section import sections_of
 from testbed.report.style import CSS
 from testbed.report.view import View, no_summary
 
 
-def make(folder: Path, baseline: Path | None = None) -> Path:
+def make(folder: Path, baseline: Path | None = None, figures: bool = False) -> Path:
     """Write `report.html` into a run's folder and return its path; raises InputError where a folder holds no run.
+
+    `figures`: every figure is written, too, as SVG and PDF with its data as CSV, and tables for LaTeX (`report.paper`).
 
     `baseline`: the folder of another run to hold this one against, e.g. the same room with the surface held fixed.
     """
     run, other = reader.load(folder), None if baseline is None else reader.load(baseline)
     with sound.damaged(folder, "cannot be shown"):
-        page = _render(View(run, other))
+        view = View(run, other, figures)
+        page = _render(view)
     path = folder / files.REPORT
-    with files.on_disk(folder), files.whole(path) as part:
-        part.write_text(page, encoding="utf-8")
+    with files.on_disk(folder):
+        if figures:
+            paper.write(view.draw.kept, paper.tables_of(view.summary), folder)
+        with files.whole(path) as part:
+            part.write_text(page, encoding="utf-8")
     return path
 
 
@@ -41,8 +48,16 @@ def _render(v: View) -> str:
         f"<title>{escape(title)} – key generation run</title><style>{CSS}</style></head><body>"
         f"<header>{_head(v, title)}<nav aria-label='Sections'>{nav}</nav></header><main>{body}</main>"
         f"<footer>Run {escape(v.run.start.uid)}. Pictures are drawn from {files.ROUNDS}, figures quoted from "
-        f"{files.SUMMARY}; this page computes no result.</footer></body></html>\n"
+        f"{files.SUMMARY}; this page computes no key. {_figures(v)}</footer></body></html>\n"
     )
+
+
+def _figures(v: View) -> str:
+    if v.draw.kept:
+        return (
+            f'Figures and <a href="{paper.FOLDER}/tables.tex">tables for LaTeX</a> are in <code>{paper.FOLDER}</code>.'
+        )
+    return "<code>testbed report</code> on this folder writes every figure as SVG, PDF and CSV, and tables for LaTeX."
 
 
 def _head(v: View, title: str) -> str:
@@ -81,9 +96,9 @@ def _head(v: View, title: str) -> str:
         ),
         ("keys that differ", number(s.get("keys_mismatched")), "must be 0"),
         ("raw disagreement", percent(s.get("kdr_raw")), "Alice – Bob, before reconciliation"),
-        ("Eve’s disagreement", percent(s.get("kdr_eve")), "50 % is chance"),
+        ("Eve’s disagreement", percent(s.get("kdr_eve")), "on all raw bits; 50 % is chance"),
         ("CSI correlation A–B", figure(s.get("csi_correlation_ab")), _detrended(v)),
-        ("CSI correlation A–E", figure(s.get("csi_correlation_ae")), ""),
+        ("CSI correlation A–E", figure(s.get("csi_correlation_ae")), "the strongest of Eve’s links"),
         ("pairs kept", number(s.get("pairs_kept")), f"{number(n_rejected)} rejected"),
         ("rounds", number(s.get("rounds")), f"{figure(s.get('rounds_per_s'))} a second"),
         (

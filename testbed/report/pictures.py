@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from testbed.core.types import F64, I64, U8, SurfacePattern
+from testbed.report import paper
 
 INK, MUTED, RULE, ALICE, BOB, EVE, BAD, OK, CARD = (f"#0102{i:02d}" for i in range(10, 19))
 _VARIABLES = dict(
@@ -97,8 +99,11 @@ class Pictures:
     `rounds` and `t0_s` (round,), ascending: when each round began, for a second axis in seconds; None: rounds only.
     """
 
-    def __init__(self, rounds: I64 | None = None, t0_s: F64 | None = None) -> None:
+    def __init__(self, rounds: I64 | None = None, t0_s: F64 | None = None, keeps: bool = False) -> None:
+        """`keeps`: every figure is kept for a paper, too, in `kept`, and gets links to its files."""
         self._number = count(1)
+        self._keeps = keeps
+        self.kept: list[paper.Kept] = []
         self._clock = _clock(rounds, t0_s)
 
     def heat_maps(self, links: Sequence[LinkPicture], subcarrier_hz: F64, alt: str) -> str:
@@ -136,7 +141,13 @@ class Pictures:
             bar = fig.colorbar(image, ax=list(axes), fraction=0.02, pad=0.015, aspect=25 * len(shown) / 2)
             bar.set_label("|h| relative to the link's median, dB")
             bar.outline.set_linewidth(0)
-            return self._inline(fig, alt)
+            head = ("link", "round", *(f"|h| at {f / 1e6:.6g} MHz, dB" for f in subcarrier_hz[take]))
+            data = (
+                (link.title, int(n), *(f"{x:.3f}" for x in row[take]))
+                for link in shown if link.magnitude_db is not None
+                for n, row in zip(link.rounds, link.magnitude_db, strict=True)
+            )  # fmt: skip
+            return self._inline(fig, alt, "channel", head, data)
 
     def scatter(self, panels: Sequence[tuple[str, str, F64, F64, str]], alt: str) -> str:
         """Panels of (title, role on the y axis, x values, y values, y label), x being Alice's."""
@@ -153,7 +164,8 @@ class Pictures:
                 ax.set_ylabel(label)
                 ax.tick_params(labelleft=True)
                 ax.grid(True)
-            return self._inline(fig, alt)
+            data = ((title, a, b) for title, _, x, y, _ in panels for a, b in zip(x, y, strict=True))
+            return self._inline(fig, alt, "reciprocity", ("panel", "at Alice, dB", "at the other node, dB"), data)
 
     def over_time(self, links: Sequence[LinkPicture], alt: str) -> str:
         """SNR and CFO over rounds, a line a link."""
@@ -179,9 +191,33 @@ class Pictures:
             for ax in (top, bottom):
                 ax.grid(True, axis="y")
             top.legend(ncols=4, loc="lower left", bbox_to_anchor=(-0.01, 1.0), handlelength=1.6, columnspacing=1.4)
-            return self._inline(fig, alt)
+            data = (
+                (link.title, *row)
+                for link in links
+                for row in zip(link.rounds.tolist(), link.snr_db.tolist(), link.cfo_hz.tolist(), strict=True)
+            )
+            return self._inline(fig, alt, "snr_cfo", ("link", "round", "SNR, dB", "CFO, Hz"), data)
 
-    def curves(self, curves: Mapping[str, Curve], x_label: str, y_label: str, alt: str) -> str:
+    def lines(
+        self, name: str, curves: Mapping[str, tuple[F64, F64]], roles: Mapping[str, tuple[str, bool]], x_label: str,
+        y_label: str, alt: str, band: float | None = None,
+    ) -> str:  # fmt: skip
+        """Curves (x, y), in the colours of their roles (role, whether dashed); `band`: ± that, shaded around 0."""
+        with _figure(8.6, 2.9) as fig:
+            ax = fig.subplots()
+            if band is not None:
+                ax.axhspan(-band, band, color=RULE, alpha=0.6, lw=0)
+            for title, (x, y) in curves.items():
+                role, dashed = roles.get(title, ("", True))
+                colour = ROLES.get(role, INK) if title in roles else MUTED
+                ax.plot(x, y, color=colour, lw=1.1, ls="--" if dashed else "-", label=title)
+            ax.set(xlabel=x_label, ylabel=y_label)
+            ax.grid(True, axis="y")
+            ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(-0.01, 1.0), handlelength=1.6, columnspacing=1.4)
+            data = ((title, a, b) for title, (x, y) in curves.items() for a, b in zip(x, y, strict=True))
+            return self._inline(fig, alt, name, ("curve", x_label, y_label), data)
+
+    def curves(self, name: str, curves: Mapping[str, Curve], x_label: str, y_label: str, alt: str) -> str:
         """Curves with error bars; x that are not all numbers are categories, in the order in which they come."""
         seen = list(dict.fromkeys(map(_hashable, (x for c in curves.values() for x in c.x))))
         numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x in seen)
@@ -200,7 +236,8 @@ class Pictures:
             ax.grid(True, axis="y")
             if len(curves) > 1:
                 ax.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.01, 1.0))
-            return self._inline(fig, alt)
+            data = ((label, *row) for label, c in curves.items() for row in zip(c.x, c.y, c.error, strict=True))
+            return self._inline(fig, alt, name, ("curve", x_label, y_label, "standard error of the mean"), data)
 
     def _time_axis(self, ax: Any, below: float) -> None:
         """Name an axis of rounds and, where it is known when they began, give it seconds on a second line."""
@@ -220,8 +257,14 @@ class Pictures:
         )
         time.set_xlabel("time since the first round, s")
 
-    def disagreement(self, blocks: Sequence[int], stages: dict[str, tuple[str, list[float | None]]], alt: str) -> str:
-        """Share of differing bits a block: stage → (colour, one value a block, None where unknown)."""
+    def disagreement(
+        self, blocks: Sequence[int], stages: dict[str, tuple[str, list[float | None]]], alt: str,
+        sure: Mapping[str, Sequence[tuple[float, float] | None]] = MappingProxyType({}),
+    ) -> str:  # fmt: skip
+        """Share of differing bits a block: stage → (colour, one value a block, None where unknown).
+
+        `sure`: stage → the ends of each value's confidence interval.
+        """
         with _figure(8.6, 2.9) as fig:
             ax = fig.subplots()
             few = len(blocks) <= 10
@@ -234,9 +277,12 @@ class Pictures:
                 ax.text(1.0, 0.51, "coin toss", transform=at_right, ha="right", color=MUTED, fontsize=8)
             for i, (stage, (colour, values)) in enumerate(stages.items()):
                 known = np.array([np.nan if v is None else v for v in values], dtype=float)
+                ends = np.array([e or (np.nan, np.nan) for e in sure.get(stage, [None] * len(values))], dtype=float)
+                bars = np.abs(ends.T - known)
                 if few:
                     at = x + (i - (len(stages) - 1) / 2) * width
                     ax.bar(at, np.nan_to_num(known), width * 0.9, color=colour, label=stage)
+                    ax.errorbar(at, known, bars, fmt="none", ecolor=MUTED, elinewidth=0.8, capsize=2)
                     for xi, v in zip(at, values, strict=True):
                         # matplotlib would draw 'not known' and 0 alike
                         text = "n/a" if v is None else f"{100 * v:.3g} %"
@@ -256,6 +302,7 @@ class Pictures:
                         )
                 else:
                     ax.plot(x, known, color=colour, lw=1.1, marker=".", ms=3, label=stage)
+                    ax.fill_between(x, *ends.T, color=colour, alpha=0.15, lw=0)
             if few:
                 ax.set_xticks(x, [str(b) for b in blocks])
                 ax.set_xlim(-0.5, max(len(blocks), 4) - 0.5)
@@ -263,7 +310,14 @@ class Pictures:
             ax.set(xlabel="block", ylabel="differing bits", ylim=(0 if few else -0.02 * top, top))
             ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
             ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(-0.01, 1.0))
-            return self._inline(fig, alt)
+            none = [None] * len(blocks)
+            data = [
+                (stage, block, value, *(ends or (None, None)))
+                for stage, (_, values) in stages.items()
+                for block, value, ends in zip(blocks, values, sure.get(stage, none), strict=True)
+            ]
+            head = ("stage", "block", "share of differing bits", "95 % from", "95 % to")
+            return self._inline(fig, alt, "disagreement", head, data)
 
     def waterfall(self, raw: int, steps: Sequence[tuple[str, int]], key: int, alt: str) -> str:
         """Bars from raw bits down to key bits."""
@@ -291,12 +345,14 @@ class Pictures:
             ax.spines["left"].set_visible(False)
             ax.grid(True, axis="x")
             ax.set_axisbelow(True)
-            return self._inline(fig, alt)
+            data = [("raw bits", raw), *((label, -bits) for label, bits in steps), ("key", key)]
+            return self._inline(fig, alt, "bit_flow", ("step", "bits"), data)
 
-    def _inline(self, fig: Any, alt: str) -> str:
+    def _inline(self, fig: Any, alt: str, name: str, columns: paper.Columns, rows: paper.Rows) -> str:
+        """Return the figure as SVG for the page; `columns` and `rows` are its data, `name` that of its files."""
         text = io.StringIO()
         fig.savefig(text, format="svg", metadata={"Date": None})
-        svg = text.getvalue()
+        svg = whole_svg = text.getvalue()
         svg = svg[svg.index("<svg") :]
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
         box = re.search(r'viewBox="0 0 ([0-9.]+) [^"]*"', svg)
@@ -305,13 +361,17 @@ class Pictures:
         svg = re.sub(r'\bid="', f'id="{prefix}', svg)
         svg = re.sub(r'href="#', f'href="#{prefix}', svg)
         svg = re.sub(r"url\(#", f"url(#{prefix}", svg)
-        for placeholder, name in _VARIABLES.items():
-            svg = svg.replace(placeholder, f"var(--{name})")
+        for placeholder, variable in _VARIABLES.items():
+            svg = svg.replace(placeholder, f"var(--{variable})")
         label = escape(alt, quote=True)
         # narrow pictures are not blown up to the page's width: text is as large in all of them
         size = f'style="max-width:{1.55 * float(box[1]):.0f}px"'
         head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} {size} role="img" aria-label="{label}">'
-        return head + svg[svg.index(">") + 1 :]
+        drawn = head + svg[svg.index(">") + 1 :]
+        if not self._keeps:
+            return drawn
+        self.kept.append(paper.keep(fig, whole_svg, name, _VARIABLES, columns, rows))
+        return drawn + paper.downloads(name)
 
 
 def _hashable(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 from testbed.core.whole import whole
 from testbed.core.words import counted
+from testbed.report import paper
 from testbed.report.pictures import Curve, Pictures
 from testbed.report.pieces import Cell, figure, missing, picture, table
 from testbed.report.style import CSS
@@ -33,13 +34,13 @@ MOST_CURVES = 12
 
 
 def make(rows: Sequence[Mapping[str, Any]], parameters: Mapping[str, list[Any]], title: str, path: Path) -> Path:
-    """Write the page of a sweep's rows (`lab.sweep`) to `path` and return it.
+    """Write the page of a sweep's rows (`lab.sweep`) to `path`, its figures beside it, and return the path.
 
     `parameters`: key of the grid → its values.
     """
     done = [row for row in rows if row["status"] != "failed"]
     failed = [row for row in rows if row["status"] == "failed"]
-    points = _points(done)
+    points, draw = _points(done), Pictures(keeps=True)
     parts = [
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -50,7 +51,7 @@ def make(rows: Sequence[Mapping[str, Any]], parameters: Mapping[str, list[Any]],
     if not done:
         parts.append(missing("No run was finished."))
     else:
-        parts += _pictures(points, parameters)
+        parts += _pictures(draw, points, parameters)
         parts += ["<section><h2>Every point</h2>", _table(points, parameters), "</section>"]
     if failed:
         told = [(_told(r["values"]), r["seed"], r["detail"]) for r in failed]
@@ -58,6 +59,7 @@ def make(rows: Sequence[Mapping[str, Any]], parameters: Mapping[str, list[Any]],
     parts.append("</main></body></html>\n")
     with whole(path) as part:
         part.write_text("".join(parts), encoding="utf-8")
+    paper.write(draw.kept, "", path.parent)
     return path
 
 
@@ -106,8 +108,10 @@ def _axis(parameters: Mapping[str, list[Any]]) -> str:
     return max(varied or list(parameters), key=rank)
 
 
-def _pictures(points: Sequence[Sequence[Mapping[str, Any]]], parameters: Mapping[str, list[Any]]) -> list[str]:
-    draw, along, out = Pictures(), _axis(parameters), []
+def _pictures(
+    draw: Pictures, points: Sequence[Sequence[Mapping[str, Any]]], parameters: Mapping[str, list[Any]]
+) -> list[str]:
+    along, out = _axis(parameters), []
     varied = [name for name, values in parameters.items() if len(values) > 1 and name != along]
     for name, label in FIGURES.items():
         curves: dict[str, Curve] = {}
@@ -122,7 +126,7 @@ def _pictures(points: Sequence[Sequence[Mapping[str, Any]]], parameters: Mapping
         caption = "Means over the repetitions; the bars are one standard error of the mean."
         if len(shown) < len(curves):
             caption += f" The first {MOST_CURVES} of {len(curves)} curves; the table has all."
-        svg = draw.curves(shown, along, label, f"{label} over {along}: " + "; ".join(shown))
+        svg = draw.curves(name, shown, along, label, f"{label} over {along}: " + "; ".join(shown))
         out.append(f"<section><h2>{escape(label)}</h2>{picture(svg, caption)}</section>")
     return out
 

@@ -15,14 +15,15 @@ from testbed.report.pieces import missing
 class View:
     """One run, as the sections see it."""
 
-    def __init__(self, run: RecordedRun, baseline: RecordedRun | None = None) -> None:
+    def __init__(self, run: RecordedRun, baseline: RecordedRun | None = None, keeps: bool = False) -> None:
+        """`keeps`: figures are kept for a paper, too."""
         self.run = run
         self.baseline = baseline
         """Another run that this one is held against."""
         self.summary: dict[str, Any] = run.summary or {}
         self.trains = bool(run.start.experiment.get("training", {}).get("rounds"))
         """Whether the enhancer had to learn first."""
-        self.draw = Pictures(run.rounds.rounds, run.rounds.t0_s)
+        self.draw = Pictures(run.rounds.rounds, run.rounds.t0_s, keeps)
         self.links = _link_pictures(run)
         self.alice, self.bob, self.eve = (run.node(role) for role in ("alice", "bob", "eve"))
 

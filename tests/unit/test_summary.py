@@ -302,6 +302,26 @@ def test_secrecy_has_a_row_for_every_eve_over_all_blocks():
     assert s["secrecy"]["assumptions"] == ["no Eve is better", "another"]
 
 
+def test_without_an_eve_the_length_is_split_into_what_the_source_and_what_the_assumption_makes():
+    def row(name, bits):
+        return EveRow(name=name, knows="one antenna", guess_probability=None, upper_bound=None, key_bits=bits)
+
+    def told(**changes):
+        s = summarise(facts(block(eve=None, eve_digest=None, **changes)))
+        return [entry["detail"] for entry in s["health"] if entry["check"] == "assumed_eve"]
+
+    none = key(
+        bits=0, failure="entropy_exhausted", eves=(row("assumed", 0), row("nearest", 448), row("string_table", 512))
+    )
+    (said,) = told(alice_key=none, bob_key=none, alice_digest=None, bob_digest=None)
+    assert "would leave at most 448 key bits" in said
+    assert "the assumed Eve (one antenna) leaves 0: -448 are due to the assumption" in said
+    (said,) = told(alice_key=None, bob_key=None, alice_digest=None, bob_digest=None)
+    assert "played no part" in said
+    measured = summarise(facts(block()))["health"]
+    assert "assumed_eve" not in {entry["check"] for entry in measured}
+
+
 def test_private_nodes_keep_who_could_know_to_themselves():
     s = summarise(facts(block(alice_key=key().public(), bob_key=key().public())))
     assert s["secrecy"] is None
