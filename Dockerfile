@@ -12,12 +12,12 @@ RUN apt-get update \
 
 # The version comes from the repository, which is not copied: `testbed --version` on the machine that has it.
 ARG VERSION=0+unknown
-# Where torch is taken from; the default brings no CUDA libraries, which nothing here needs.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Where torch is taken from: an index of CPU builds saves gigabytes of CUDA libraries, which nothing here needs.
+ARG TORCH_INDEX=
 WORKDIR /src
 COPY . .
 RUN SETUPTOOLS_SCM_PRETEND_VERSION="$VERSION" \
-    pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" -c constraints.txt '.[live,notebooks,wifi]' \
+    PIP_EXTRA_INDEX_URL="$TORCH_INDEX" pip install --no-cache-dir -c constraints.txt '.[live,notebooks,wifi]' \
     && rm -rf /src/build
 
 # Keys and states are in the user's folder: mount /home/lab/.local/state/ris-skg-testbed to keep them.

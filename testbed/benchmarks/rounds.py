@@ -10,7 +10,10 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -20,6 +23,10 @@ from testbed.benchmarks import BenchRow
 from testbed.core import registry
 from testbed.core.config import Experiment
 from testbed.core.types import IqBlock
+
+if TYPE_CHECKING:
+    from testbed.coordinator.server import Coordinator
+    from testbed.lab.processes import Crew
 
 ROUNDS = 600
 SETTLED = 100
@@ -43,7 +50,13 @@ def run() -> list[BenchRow]:
     ]
 
 
-def round_s(lab: str, rounds: int, settled: int, experiment: str = "mobile_room") -> tuple[float, int]:
+Beside = Callable[[Path], AbstractContextManager[object]]
+"""What goes on beside a run: called with its folder once its processes have started, left when it is over."""
+
+
+def round_s(
+    lab: str, rounds: int, settled: int, experiment: str = "mobile_room", beside: Beside = lambda _: nullcontext()
+) -> tuple[float, int]:
     """Return (seconds per round of an experiment on a bundled lab after the first `settled`, rounds kept)."""
     from testbed.coordinator.server import Progress
     from testbed.lab import processes
@@ -58,11 +71,14 @@ def round_s(lab: str, rounds: int, settled: int, experiment: str = "mobile_room"
         if p.round in (settled, rounds):
             marks.setdefault(p.round, time.perf_counter())
 
-    with tempfile.TemporaryDirectory() as folder:
+    def begun(server: Coordinator, crew: Crew) -> None:
+        stack.enter_context(beside(server.folder))
+
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         state = os.environ.get("TESTBED_STATE")
         os.environ["TESTBED_STATE"] = str(Path(folder) / "state")
         try:
-            outcome = processes.run(plan, config.load_lab(lab), lab, Path(folder) / "run", progress)
+            outcome = processes.run(plan, config.load_lab(lab), lab, Path(folder) / "run", progress, begun)
         finally:
             if state is None:
                 del os.environ["TESTBED_STATE"]

@@ -67,6 +67,7 @@ class ProgressBar:
         self._bar: Any = None
         self._task: Any = None
         self._plain_at = 0
+        self._phase = ""
 
     def __enter__(self) -> ProgressBar:
         if sys.stderr.isatty() and not self._quiet:
@@ -103,7 +104,11 @@ class ProgressBar:
                 say(p.message)
         if self._bar is not None:
             self._bar.update(self._task, completed=p.round, total=p.rounds, phase=p.phase, figures=figures)
-        elif p.round >= self._plain_at + 200 or (p.round == p.rounds and self._plain_at < p.rounds):
+            return
+        if p.phase == "distilling" and self._phase != p.phase:  # takes seconds to minutes, in which no round is counted
+            say(f"{p.round}/{p.rounds} rounds  a block is distilled")
+        self._phase = p.phase
+        if p.round >= self._plain_at + 200 or (p.round == p.rounds and self._plain_at < p.rounds):
             self._plain_at = p.round
             left = f"  {duration((p.rounds - p.round) / p.rounds_per_s)} left" if p.rounds_per_s > 0 else ""
             say(f"{p.round}/{p.rounds} rounds{left}  {figures}")

@@ -111,9 +111,16 @@ def test_quiet_shows_no_progress(capsys: Any) -> None:
     assert told(True) == ""
 
 
-def a_progress(n: int) -> Progress:
+def test_a_distillation_is_told_once(capsys: Any) -> None:
+    with ProgressBar() as bar:
+        for phase in ("probing", "distilling", "distilling", "probing"):
+            bar.update(a_progress(10, phase))
+    assert capsys.readouterr().err == "10/400 rounds  a block is distilled\n"
+
+
+def a_progress(n: int, phase: str = "probing") -> Progress:
     values: dict[str, Any] = {
-        "phase": "probing", "round": n, "rounds": 400, "kept": n, "snr_db": 9.0, "rounds_per_s": 50.0, "key_bits": 0,
+        "phase": phase, "round": n, "rounds": 400, "kept": n, "snr_db": 9.0, "rounds_per_s": 50.0, "key_bits": 0,
     }  # fmt: skip
     return Progress(**values)
 
