@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.core.types import CsiFrame, Key
@@ -34,11 +34,12 @@ class ModelFound:
 
 @dataclass(frozen=True, slots=True)
 class ProbeDone:
-    """The device has done its slots, and the CSI is estimated."""
+    """The device has done the slots of a train, and the CSI is estimated."""
 
-    report: m.Probed
-    csi: dict[str, CsiFrame]
-    """By role of the transmitter."""
+    reports: list[m.Probed]
+    """One, or several where one would be too large."""
+    csi: dict[int, dict[str, CsiFrame]]
+    """By round and role of the transmitter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class Publish:
 class Operate:
     """Carry out this order with the device."""
 
-    body: m.Configure | m.ReadClock | m.Apply | m.ApplyNext | m.ReadSurface | m.Probe | m.Step
+    body: m.Configure | m.ReadClock | m.Apply | m.ApplyNext | m.Schedule | m.ReadSurface | m.Probe | m.Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,13 @@ class StoreKey:
     """Write a verified key into the node's key store."""
 
     key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class StorePool:
+    """Write what is left of the node's pool of one-time authentication before any later instruction is carried out."""
+
+    pool: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +125,7 @@ class Exit:
 
 
 Event = Received | Discussed | ModelFound | ProbeDone | DeviceDone | DeviceFault | Tick
-Instruction = Report | Publish | Operate | StoreKey | StoreModel | Silence | Exit
+Instruction = Report | Publish | Operate | StoreKey | StorePool | StoreModel | Silence | Exit
 
 
 class OrderRefused(Exception):
