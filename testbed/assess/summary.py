@@ -169,7 +169,7 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
                 *facts.health,
                 *_entropy_entries(facts.blocks),
                 *_defect_entries(facts.blocks),
-                *_assumed_entries(summary),
+                *_assumed_entries(summary, facts),
             )
         ]
         + _key_entries(facts, delivered)
@@ -202,9 +202,10 @@ def _entropy_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:
     return []
 
 
-def _assumed_entries(summary: Mapping[str, Any]) -> list[Verdict]:
+def _assumed_entries(summary: Mapping[str, Any], facts: RunFacts) -> list[Verdict]:
     """Return a verdict that says, where no Eve was measured, what of the length is the source's and what hers."""
-    if summary["eve_measured"] or not summary["raw_bits"]:
+    measured = summary["eve_measured"] or any(v.check == "eve_measured" and v.ok for v in facts.health)
+    if measured or not summary["raw_bits"]:
         return []
     told = summary["secrecy"]
     if told is None:

@@ -18,6 +18,7 @@ from testbed.config import load_chain
 from testbed.core.config import ChainPlan
 from testbed.core.errors import InputError
 from testbed.core.types import CsiSeries, IqBlock
+from testbed.lab import grid
 from testbed.records import sigmf
 from testbed.replay import map as mapping
 from testbed.replay import replay, sources, wifi
@@ -584,3 +585,16 @@ def test_rssi_of_a_table_goes_through_the_whole_chain(tmp_path: Path, monkeypatc
     assert summary["kdr_raw"] < 0.12
     assert summary["training"]["card"]["levels"] is True
     assert summary["keys_mismatched"] == 0
+
+
+def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
+    folder = Path(__file__).resolve().parents[2] / "docs" / "data"
+    recording = sources.checked(mapping.load(folder / "walk.csv", folder / "map.toml"), "here")
+    cut = recording.cuts[recording.main]
+    assert 350 < len(cut.alice.h) < 375, "of 400 packets each end lost about 5 %"
+    assert set(cut.rejected) == {"only_alice", "only_bob"}
+    assert len(cut.alice.h) + sum(cut.rejected.values()) <= 400
+    level = [20 * np.log10(np.abs(end.h.ravel())) for end in (cut.alice, cut.bob)]
+    assert np.corrcoef(*level)[0, 1] > 0.95
+    assert load_chain(str(folder / "chain.toml")).chain is not None
+    assert len(grid.load(folder / "grid.toml").jobs) == 8
