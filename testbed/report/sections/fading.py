@@ -55,7 +55,7 @@ def _over_lag(v: View, levels: dict[str, F64], roles: dict[str, tuple[str, bool]
     curves = {}
     for title, level in levels.items():
         r = autocorrelation(level)
-        curves[title] = (np.arange(r.size) * scale, r)
+        curves[title] = (np.arange(r.size, dtype=np.float64) * scale, r)
     n = min(len(level) for level in levels.values())
     svg = v.draw.lines(
         "autocorrelation", curves, roles, label, "autocorrelation", "Autocorrelation of the level over lag",

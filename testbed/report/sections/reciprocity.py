@@ -38,12 +38,12 @@ class Reciprocity(Section):
                 if role == "bob":
                     return missing("In no round do both Alice and Bob have a channel estimate.")
                 continue
-            *points, value = points
+            x, y, value = points
             quoted = "correlation not measured" if value is None else f"correlation {figure(value)}"
             label = (
                 f"at {name}, dB" if role == "bob" else f"at {name} (hearing {called(v.run, other.split('>')[0])}), dB"
             )
-            panels.append((f"Alice – {name}: {quoted}", role, *points, label))
+            panels.append((f"Alice – {name}: {quoted}", role, x, y, label))
             text.append(f"Alice against {name}, {quoted}")
         svg = v.draw.scatter(panels, "Scatter plots of channel magnitude: " + "; ".join(text))
         detrended = s.get("csi_correlation_ab_detrended")
