@@ -378,7 +378,7 @@ class Usrp(Radio):
             operation,
             lambda: self.now_s() >= self._queued_until_s - 1e-9,  # times are sums of rounded ones
             max(left_s, 0.0) + 1.0,
-            "the device clock stands still",
+            "the device clock does not advance",
         )
 
     # ---------------------------------------------------------------- receiving

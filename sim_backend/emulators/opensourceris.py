@@ -1,4 +1,4 @@
-"""The twin of an OpenSourceRIS board on a pty: it treats bytes as the public firmware 1.1 does, and its pattern is on
+"""An emulated OpenSourceRIS board on a pty: it treats bytes as the public firmware 1.1 does, and its pattern is on
 the simulated air.
 
 The firmware's behaviour was taken from its documentation and source (github mheinri/OpenSourceRIS) and written anew: an

@@ -267,7 +267,7 @@ class PtyLine:
             try:
                 os.write(self._master, data)
             except BlockingIOError:
-                return  # lost, because nobody reads and the buffer is full
+                return  # lost, because there is no reader and the buffer is full
             except OSError as exc:
                 if exc.errno != errno.EIO:
                     raise

@@ -676,7 +676,7 @@ def put_in_place(name: str, context: DriverContext, options: Mapping[str, Any]) 
 
 
 class EmulatedUsrp(Emulator):
-    """A USRP's protocol is private to UHD, so its twin replaces UHD in the driver's process."""
+    """A USRP's protocol is private to UHD, so its emulator replaces UHD in the driver's process."""
 
     options_type = StandInOptions
     in_process = True

@@ -46,7 +46,7 @@ def replay(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Run the key chain over a recorded run, a measured data set, or anybody's arrays: no radios.
+    """Run the key chain over a recorded run, a measured data set, or your own arrays: no radios.
 
     Example: testbed replay measured.csv --map map.toml --chain chain.toml
     """
@@ -78,7 +78,7 @@ def replay(
         out.print(f"key: {summary['key_note']}", highlight=False)
     if summary["pairs_rejected"]:
         told = ", ".join(f"{n} {reason}" for reason, n in summary["pairs_rejected"].items())
-        out.print(f"pairs: {summary['pairs_kept']} of {summary['rounds']}; not used: {told}", highlight=False)
+        out.print(f"pairs: {summary['pairs_kept']} of {summary['rounds']}; rejected: {told}", highlight=False)
     if "training" in summary:
         out.print(training_line(summary["training"]), highlight=False, markup=False)
     for caveat in summary["caveats"]:

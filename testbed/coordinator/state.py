@@ -109,7 +109,7 @@ class CoordinatorState(Deadlines):
         self._stop_asked = False
         """The round on the air and what was gathered are finished, and nothing more is begun."""
         self._key_trouble = ""
-        """What is known of keys that do not fit, for whoever does not join."""
+        """What was seen of wrong keys, for the message about nodes that do not join."""
         self._outcome: RunOver | None = None
 
     # -- what the shell and its users read
@@ -204,7 +204,7 @@ class CoordinatorState(Deadlines):
         return out
 
     def _step(self) -> list[Effect] | None:
-        """Do whatever is possible now; None where everything waits for somebody."""
+        """Do all that is possible now; None where everything waits for a report."""
         for rule in COURSE.get(self.phase, ()):
             if rule.when(self):
                 return rule.do(self)
@@ -368,7 +368,7 @@ class CoordinatorState(Deadlines):
         return out
 
     def _miss(self, node: Node) -> list[Effect]:
-        """A node is silent. What only it holds is not given up before it had its time to be heard again."""
+        """A node is silent. Data that only it has are given up only after the time it has to answer again."""
         why = f"silent for {node.silent_s:.1f} s; {node.where_it_fails}"
         if not (node.required and node.measures and node.ready):
             return self._lose(node, why)
@@ -633,7 +633,7 @@ class CoordinatorState(Deadlines):
         return [note, *self._finish("stopped", f"{kind} was asked for", kind)]
 
     def _finish(self, status: RunStatus, detail: str, kind: FinishKind) -> list[Instruction]:
-        """Drop what is under way, order everybody to finish, and wait until they have stopped."""
+        """Drop what is under way, order all nodes to finish, and wait until they have stopped."""
         out: list[Any] = []
         for r in self.rounds.drop_all():
             reason = (r.rejection or Reject.ABORTED).value
@@ -671,11 +671,11 @@ class CoordinatorState(Deadlines):
         if (self.blocks.open is not None) != (phase == "distilling"):
             yield f"phase {phase}, but {'a' if self.blocks.open else 'no'} block is open"
         if phase == "distilling" and self.blocks.open is not None and not self.blocks.open.waiting:
-            yield f"block {self.blocks.open.number} waits for nobody"
+            yield f"block {self.blocks.open.number} waits for no node"
         if under_way and phase != "probing":
             yield f"{under_way} rounds are under way in phase {phase}"
         if phase in ("configuring", "finishing") and not self.has_deadline(_PHASE):
-            yield f"phase {phase} may last for ever"
+            yield f"phase {phase} may last without limit"
         if (self._outcome is not None) != (phase in ("finishing", "over")):
             yield f"phase {phase}, but the outcome is {self._outcome}"
         if phase not in ("joining", "finishing", "over") and self.timetable.scheduler is None:
@@ -694,7 +694,7 @@ class Rule:
 
 
 def _wait(state: CoordinatorState) -> None:
-    """Nothing can be done before somebody reports or time passes."""
+    """Nothing can be done before a node reports or time passes."""
 
 
 _S = CoordinatorState

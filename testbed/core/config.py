@@ -193,7 +193,7 @@ class Accounting(Table):
     epsilon_log2: Annotated[int, Meta(ge=8, le=128)] = 64
     """Security parameter: all keys of the run together are 2^−this close to uniform for every Eve of the portfolio."""
     assumed_eve_correlation: Annotated[float, Meta(ge=0, le=1)] | None = None
-    """An Eve that nobody measured: correlation of one antenna's feature with Alice's. The key has the smaller of the
+    """An Eve that was not measured: correlation of one antenna's feature with Alice's. The key has the smaller of the
     lengths against the measured and the assumed Eve. Where neither this nor a distance is given: 0.9 without a measured
     Eve, else one wavelength of distance."""
     assumed_eve_distance_wavelengths: NonNegative | None = None
@@ -326,7 +326,7 @@ class NodePlace(Table):
     options: Options = field(default_factory=dict)
     """Passed to the driver: URI, serial number, impairments of a simulated device …"""
     local: bool = True
-    """true: `testbed run` starts this daemon; false: somebody starts `testbed node` on its machine."""
+    """true: `testbed run` starts this daemon; false: the user starts `testbed node` on its machine."""
     host: str = "127.0.0.1"
     """Address at which this node can be reached (Alice's discussion socket)."""
     port: Port = 0

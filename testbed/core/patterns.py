@@ -84,7 +84,7 @@ def steering(
 ) -> U8:
     """Return (row, column) levels that turn a plane wave from one direction into one towards another.
 
-    Azimuth grows to the right and elevation upwards for somebody facing the surface; both 0 is broadside.
+    Azimuth grows to the right and elevation upwards for an observer facing the surface; both 0 is broadside.
     """  # fmt: skip
     right, up = _direction(azimuth_deg, elevation_deg)
     from_right, from_up = _direction(from_azimuth_deg, from_elevation_deg)

@@ -315,7 +315,7 @@ def _assumptions(
     if facts.states is not None and facts.patterns is None:
         out.append("the surface's patterns are secret")
     out.append(
-        "nobody measures later where Alice or Bob stood, in the same surroundings "
+        "no Eve measures later where Alice or Bob stood, in the same surroundings "
         "and with the same state of the surface"
     )
     if rule == "modelled":

@@ -117,7 +117,9 @@ def examine(
     if lab.curve:
         _keys(lab, here, notes)
     else:
-        notes.fix("lab", "authentication", "curve = false: anybody on the network can give orders", "set curve = true")
+        notes.fix(
+            "lab", "authentication", "curve = false: any program on the network can give orders", "set curve = true"
+        )
     _network(lab, here, notes)
     drivers = _drivers(lab, here, notes)
     if experiment is not None:
@@ -465,7 +467,7 @@ class _Links:
     def sound(self, pairs: list[Pair]) -> None:
         for pair in pairs:
             self.found[pair] = []
-        for _ in range(self.repeats):  # the directions in turn, so that drift and delay can be told apart
+        for _ in range(self.repeats):  # the directions in turn, so that drift and delay can be distinguished
             for pair in pairs:
                 if pair not in self.broken:
                     try:
@@ -600,5 +602,5 @@ def _judge_link(heard: Heard, cfo_hz: float) -> tuple[str, str]:
     if heard.snr_db < _SNR_DB:
         return detail, "raise a gain, or shorten the distance"
     if heard.frames < heard.asked:
-        return detail, "check the gains, and whether somebody else transmits on this carrier: frames were lost"
+        return detail, "check the gains, and whether another transmitter uses this carrier: frames were lost"
     return detail, ""

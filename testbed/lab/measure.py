@@ -97,7 +97,8 @@ class Bench:
         self.frame = self._sounder.frame(rates.pop())
         self._base_s: dict[str, float] = {}
         self.reading_s: dict[str, float] = {}
-        """Largest error of a clock's reading, s (half of its round trip; 0 in virtual time, which stands still)."""
+        """Largest error of a clock's reading, s (half of its round trip; 0 in virtual time, which does not pass
+        meanwhile)."""
         self._origin_s = time.monotonic()
         self._t_s = _SPACING_S
         for name, radio in radios.items():

@@ -71,7 +71,7 @@ def run(
 
     Example: `testbed.run("static_room", rounds=200).summary["key_bits"]`
 
-    Raises InputError for bad input, TestbedError where the run cannot start; a run that fails says so in `status`.
+    Raises InputError for bad input, TestbedError where the run cannot start; a run that fails reports it in `status`.
     """
     plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
     config.check_run(plan, experiment, place)

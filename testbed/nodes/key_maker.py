@@ -145,12 +145,12 @@ class KeyMaker(Deadlines):
             self._give_away(agreed)
 
     def _give_away(self, agreed: Agreed | None) -> None:
-        """Count a block as known to everybody: parts of it were published, and its key is in use."""
+        """Count a block as public: parts of it were published, and its key is in use."""
         if self._side == "alice" and agreed is not None and agreed.features is not None:
             self._knowledge.add_features(f"block {agreed.report.block}", agreed.features)
 
     def _give_up(self) -> None:
-        """Count an interrupted discussion's CSI as known to everybody, because it is unknown how much was published."""
+        """Count an interrupted discussion's CSI as public, because it is unknown how much was published."""
         if self._discussed is not None:
             self._told.append((f"block {self.block}", self._discussed))
         self._discussed = None

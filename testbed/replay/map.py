@@ -1,4 +1,4 @@
-"""Reads anybody's measurements: a small TOML file says which arrays of which files are Alice's, Bob's and Eve's.
+"""Reads measurements in any layout: a small TOML file says which arrays of which files are Alice's, Bob's and Eve's.
 
 `testbed replay FILE --map map.toml`; the tables below are the format. docs/datasets.md has examples.
 """

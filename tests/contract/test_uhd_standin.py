@@ -249,6 +249,6 @@ class _Code(enum.Enum):
         ("types.NoSuchClass", SimpleNamespace),
     ],
 )
-def test_that_drift_is_caught(name: str, drifted: type, real: dict[str, Any]) -> None:
+def test_classes_that_differ_are_reported(name: str, drifted: type, real: dict[str, Any]) -> None:
     """The comparison above fails on classes that differ from UHD's: it can fail."""
     assert disagreements(name, drifted, real)

@@ -59,7 +59,7 @@ def test_any_starting_prices_end_at_the_same_cost(costs: np.ndarray, seed: int) 
 
 @settings(max_examples=40, deadline=None)
 @given(problems())
-def test_greedy_filling_is_the_loop_it_stands_for(costs: np.ndarray) -> None:
+def test_greedy_filling_equals_the_plain_loop(costs: np.ndarray) -> None:
     k, n = costs.shape
     each, larger = divmod(n, k)
     sizes, expected = np.zeros(k, int), []

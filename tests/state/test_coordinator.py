@@ -610,7 +610,7 @@ def test_a_node_that_dies_before_it_greets_ends_the_run_with_its_last_words() ->
     assert "unknown key" in stage.over.detail
 
 
-def test_rounds_that_only_fail_are_not_gone_on_with_for_ever() -> None:
+def test_a_run_whose_rounds_all_fail_ends() -> None:
     def broken(node: str, body: Any) -> list[Any] | None:
         if isinstance(body, m.Probe) and node == "bob":
             return [m.Captured(round=body.round), m.Probed(round=body.round, links=[], fault="device", detail="gone")]
@@ -623,7 +623,7 @@ def test_rounds_that_only_fail_are_not_gone_on_with_for_ever() -> None:
     assert stage.state.probed < 30
 
 
-def test_a_coordinator_that_slept_judges_nobody() -> None:
+def test_after_a_suspension_of_the_coordinator_no_node_is_lost() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 2 else None)
     stage.join()
     stage.now_s += 100.0
@@ -660,7 +660,7 @@ def test_a_paused_node_that_wakes_is_taken_in_again() -> None:
     [m.Configured(accepted={}), m.ClockReading(device_time_s=1.0), m.Applied(round=0, digest="x", device_time_s=0.0),
      m.Captured(round=7), m.Probed(round=7, links=[]), m.KeyGuessed(block=3, digest=None), m.Stopped(kind="stop")],
 )  # fmt: skip
-def test_answers_nobody_asked_for_are_noted_not_fatal(body: Any) -> None:
+def test_unexpected_answers_are_noted_and_not_fatal(body: Any) -> None:
     stage = Stage()
     stage.join("alice", "ris")
     for name in ("alice", "ris"):

@@ -324,7 +324,7 @@ def test_a_kept_model_that_is_broken_stops_the_node_with_the_reason() -> None:
     assert "stored model of this run" in out.body.detail
 
 
-def test_a_model_file_that_this_node_does_not_have_is_told_and_ends_nothing_else() -> None:
+def test_a_missing_model_file_is_reported_and_ends_nothing_else() -> None:
     node = NodeState("bob", 1)
     node.handle(e.Received(m.Welcome(run="r", lost_after_s=1.0)))
     elsewhere = ChainPlan(enhance="linear_mmse", enhance_options={"model": "/nowhere/model.npz"})
@@ -494,7 +494,7 @@ def test_a_discussion_that_is_broken_off_counts_as_known() -> None:
     assert second_half(trio, half).min_entropy_per_bit < 0.1
 
 
-def test_a_node_that_is_welcomed_to_its_run_again_forgets_nothing_that_was_said() -> None:
+def test_a_node_that_is_welcomed_to_its_run_again_counts_what_was_published_before() -> None:
     trio, half = again_in_two_halves()
     for role in ("alice", "bob"):
         trio.take(role, e.Received(m.Distil(block=0, rounds=ROUNDS[:half], timeout_s=5.0)))
@@ -549,7 +549,7 @@ def test_what_eve_measured_counts_however_much_of_the_discussion_she_missed() ->
 
 
 @pytest.mark.parametrize("surface", [None, record()], ids=["nothing", "states without patterns"])
-def test_a_public_surface_of_which_nothing_was_told_makes_no_key(surface: SurfaceRecord | None) -> None:
+def test_an_unreported_public_surface_makes_no_key(surface: SurfaceRecord | None) -> None:
     trio = Trio(surface=SurfacePlan(policy="random", secret=False))
     trio.distil()
     trio.take("alice", e.Received(m.Amplify(block=0, eve=None, timeout_s=5.0, surface=surface)))

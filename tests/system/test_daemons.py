@@ -131,7 +131,7 @@ def test_a_killed_bob_who_is_started_again_takes_part_again(site: Site) -> None:
     assert run.summary["keys_mismatched"] == 0
 
 
-def test_interrupting_the_coordinator_finishes_the_round_and_sends_everybody_home(site: Site) -> None:
+def test_interrupting_the_coordinator_finishes_the_round_and_all_nodes(site: Site) -> None:
     site.start("sim")
     nodes = [site.start("node", name) for name in ("alice", "bob", "eve")]
     coordinator = site.start_coordinator("--rounds", "100000")

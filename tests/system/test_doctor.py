@@ -209,7 +209,7 @@ class _Board(Board):
     ("fault", "said"),
     [("stuck", "1 of 24 elements"), ("reversed", "read back differently"), ("dead", "no answer"), ("", "")],
 )
-def test_a_board_that_does_not_do_as_told_is_named(
+def test_a_board_that_does_not_obey_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
 ) -> None:
     find = registry.load_driver
@@ -245,7 +245,7 @@ def test_radios_without_timing_are_measured_step_by_step(tmp_path: Path) -> None
     assert (heard.frames, heard.delay_s, diagnosis.radios["bob"].delay_s) == (4, None, None)
 
 
-def test_radios_with_and_without_timing_are_told_apart(tmp_path: Path) -> None:
+def test_radios_with_and_without_timing_are_distinguished(tmp_path: Path) -> None:
     lab = lab_file(
         tmp_path, ('role = "alice"\ndriver = "sim"', 'role = "alice"\ndriver = "sim"\noptions = { timed = false }')
     )
@@ -330,7 +330,7 @@ def test_a_wrong_serial_number_and_a_pluto_twice_are_named(tmp_path: Path) -> No
     assert ("bob, eve", "serial number") in wrong(diagnosis)
 
 
-def test_delay_offset_and_rate_are_told_apart() -> None:
+def test_delay_offset_and_rate_are_separated() -> None:
     rng = np.random.default_rng(5)
     t = np.arange(20) * 0.01
     there = [(x, 40e-9 + 3e-6 + 2e-6 * x + rng.normal(0, 1e-9)) for x in t]

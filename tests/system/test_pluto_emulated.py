@@ -90,9 +90,7 @@ def test_tones_are_heard_only_while_no_buffer_is_open(pair: tuple[Any, Any]) -> 
     assert strongest(bob.rx()) == at
 
 
-def test_samples_that_are_lost_are_not_told(
-    pair: tuple[Any, Any], devices: tuple[EmulatedPluto, EmulatedPluto]
-) -> None:
+def test_lost_samples_are_not_reported(pair: tuple[Any, Any], devices: tuple[EmulatedPluto, EmulatedPluto]) -> None:
     alice, bob = pair
     alice.tx_cyclic_buffer = True
     alice.tx(tone(300))

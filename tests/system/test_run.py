@@ -252,7 +252,7 @@ def wait_gone(pid: int) -> None:
     pytest.fail(f"process {pid} is still there")
 
 
-def test_the_command_line_speaks_json_and_exit_codes(tmp_path: Path) -> None:
+def test_the_command_line_has_json_and_exit_codes(tmp_path: Path) -> None:
     done = cli("run", "mobile_room", "--rounds", "60", "--json", "--out", str(tmp_path / "runs"))
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)

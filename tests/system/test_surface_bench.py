@@ -50,7 +50,7 @@ def search(folder: Path, lab: str, method: str, act: Any = lambda *_: None, **gi
     return surface.optimise(plan, place, lab, "static_room", given.get("save"), folder / "runs", on_coordinator=act)
 
 
-def test_show_and_apply_speak_of_the_board(tmp_path: Path) -> None:
+def test_show_and_apply_print_the_boards_pattern(tmp_path: Path) -> None:
     lab = lab_file(tmp_path, phase_bits=2)
     held = json.loads(command("ris", "show", "--lab", lab, "--json").stdout)
     assert (held["rows"], held["columns"], held["phase_bits"]) == (8, 8, 2)

@@ -646,7 +646,7 @@ def test_what_was_trained_on_one_stretch_of_a_world_serves_on_another(tmp_path: 
 @pytest.mark.parametrize(
     ("algorithm", "view"), [("sac", "lstm"), ("sac", "last"), ("td3", "none"), ("ppo", "full"), ("direct", "kalman")]
 )
-def test_training_writes_a_checkpoint_that_acts_and_tells_what_it_is_worth(
+def test_training_writes_a_checkpoint_that_acts_and_reports_its_reward(
     algorithm: str, view: str, tmp_path: Path
 ) -> None:
     changes = {"n_antennas": 2, "history": 2, "kappa_eve": 0.9}
@@ -710,7 +710,7 @@ def test_a_replay_that_has_wrapped_does_not_go_into_a_larger_one(tmp_path: Path)
         made(64, 20).load(path)
 
 
-def test_a_training_that_makes_no_sense_is_one_line(tmp_path: Path) -> None:
+def test_invalid_training_options_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no algorithm 'dqn'; accepted: direct, sac, td3, ppo"):
         train.Plan("dqn")
     with pytest.raises(InputError, match="'direct' has the view 'kalman'"):

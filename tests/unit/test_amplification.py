@@ -66,7 +66,7 @@ def test_there_is_no_key_after_the_planned_number_of_blocks(few_attacks: None) -
     assert third.public().failure == "budget_spent"
 
 
-def test_more_blocks_cost_every_one_of_them(few_attacks: None) -> None:
+def test_with_more_blocks_every_key_is_shorter(few_attacks: None) -> None:
     terms = {b: {t.name: t.bits for t in decide(Amplification(Accounting(), b)).terms} for b in (1, 1024)}
     assert terms[1]["hashing"] == -132
     assert terms[1024]["hashing"] == -152  # 2·log2 1024 more
@@ -161,7 +161,7 @@ class Remembers(Attack):
         (Remembers, "attack wrong failed: AttackLied: its prediction of hidden symbols changed"),
     ],
 )
-def test_an_attack_that_fails_or_lies_stops_the_key_and_not_the_run(
+def test_an_attack_that_fails_or_returns_nonsense_stops_the_key_and_not_the_run(
     monkeypatch: pytest.MonkeyPatch, wrong: type[Attack], why: str
 ) -> None:
     honest = attack.load_attacks()[0]["string_near"]

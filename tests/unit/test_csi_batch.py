@@ -87,7 +87,7 @@ def test_trains_give_what_single_blocks_give(estimator: Any, size: int) -> None:
     assert all(same(x, alone(estimator, block)) for x, block in zip(found, blocks, strict=True))
 
 
-def test_each_block_has_its_own_reason_and_spoils_no_other() -> None:
+def test_each_block_has_its_own_reason_and_affects_no_other() -> None:
     found = LeastSquares().estimate_many(train(), FRAME)
     reasons = {i: x.reason for i, x in enumerate(found) if isinstance(x, ProbeRejected)}
     assert reasons == {

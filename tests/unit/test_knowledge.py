@@ -111,7 +111,7 @@ def test_series_beyond_the_most_are_left_out_and_counted() -> None:
     assert len(known.facts(agreed()).heard) == k.MOST_SERIES
 
 
-def test_blocks_of_one_series_are_joined_and_a_round_is_told_once() -> None:
+def test_blocks_of_one_series_are_joined_and_each_round_occurs_once() -> None:
     known = k.Knowledge()
     known.add_heard([series(first=0)])
     known.add_heard([series(first=5, columns=3)])

@@ -79,7 +79,7 @@ def lost(h: C64, at: int) -> C64:
     ],
     ids=["a round late", "12 rounds late", "40 rounds late", "a packet missing", "subcarriers reversed", "inverted"],
 )
-def test_her_own_signals_in_another_guise_leave_no_key(heard: Callable[[C64], C64]) -> None:
+def test_eves_transformed_signals_leave_no_key(heard: Callable[[C64], C64]) -> None:
     report = decide(heard)
     assert report.eve_measured
     assert report.key_bits == 0
@@ -93,7 +93,7 @@ def test_one_link_inverted_and_the_other_unrelated_leaves_no_key() -> None:
     assert report.key_bits == 0
 
 
-def test_where_she_hears_something_else_there_is_a_key() -> None:
+def test_an_eve_with_unrelated_signals_leaves_a_key() -> None:
     """Otherwise nothing above could fail."""
     report = decide(lambda h: fading(N, 6), both_links=True)
     assert report.eve_measured

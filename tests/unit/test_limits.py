@@ -101,7 +101,7 @@ def test_every_bundled_experiment_on_air_is_within_a_stock_pluto(tmp_path: Path)
         assert config.violations(config.load_experiment(name), lab) == []
 
 
-def test_a_wrong_option_of_an_emulated_device_is_told_with_its_table(tmp_path: Path) -> None:
+def test_a_wrong_option_of_an_emulated_device_is_reported_with_its_table(tmp_path: Path) -> None:
     lab = lab_of(tmp_path, "wire", ("cfo_ppm = -8.0", "colour = 1"))
     with pytest.raises(InputError, match=r"table \[world\.emulators\.bob\].*colour"):
         config.check_limits(tuned(), lab, "E")

@@ -69,7 +69,7 @@ def test_every_probe_arrives_as_it_was_measured(tmp_path: Path) -> None:
     assert rounds == list(range(rounds[0], written + 5)), "nothing is missed, nor what came last"
 
 
-def test_what_is_written_while_the_run_closes_is_told_too(tmp_path: Path) -> None:
+def test_rows_written_while_the_run_closes_are_passed_on_too(tmp_path: Path) -> None:
     w = a_run(tmp_path / "run")
     w.probe(0, "bob", "alice>bob", 0.0, 20.0, 5.0, -30.0, "d", csi(0))
     w.probe(0, "alice", "bob>alice", 0.0, 20.0, 5.0, -30.0, "d", csi(100))

@@ -90,7 +90,7 @@ def test_phases_follow_their_table_and_nothing_else() -> None:
     assert story.tell(block=4) == ["       0.000 s  light a → b, block 4, why: it is time"]
 
 
-def test_a_story_is_told_by_round_block_or_node_and_forgets_the_oldest() -> None:
+def test_a_story_is_given_by_round_block_or_node_and_drops_the_oldest() -> None:
     clock = machine.EventClock()
     story = machine.Story(clock, size=3)
     story.add("ordered", round=1, node="alice")

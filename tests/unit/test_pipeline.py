@@ -282,7 +282,7 @@ def test_the_key_is_equal_and_as_long_as_the_rule_says():
     assert report_b == KeyReport(block=BLOCK, key_bits=report.key_bits)
 
 
-def test_an_eve_whom_nobody_measured_is_assumed():
+def test_an_unmeasured_eve_is_assumed():
     assert not decided(heard="nothing").eve_measured
     assert decided(heard="nothing").limiting == "assumed"
     assert 0 < decided(heard="nothing").key_bits < decided().key_bits
@@ -371,7 +371,7 @@ def test_a_deaf_eve_is_no_measurement(lost, measured):
     assert report.key_bits <= k.decide(alice, Knowledge().facts(alice), SEED).key_bits
 
 
-def test_a_link_that_eve_hardly_heard_does_not_hide_the_other():
+def test_eves_link_with_few_probes_does_not_hide_the_other():
     _, _, transcript, from_alice, from_bob = agreed(0.08, 0.95)
     h = from_bob.h.copy()
     h[10:] = np.nan
@@ -422,7 +422,7 @@ def test_eve_who_missed_messages_does_what_she_can(heard):
     assert (guess.raw.size > 0) == (heard >= 2)
 
 
-def test_eve_who_heard_no_probe_is_no_measurement():
+def test_an_eve_without_a_probe_is_no_measurement():
     _, _, transcript, from_alice, _ = agreed()
     nothing = chain().eavesdrop(BLOCK, None, None, transcript, True)
     assert (nothing.report.sacrificed_bits, nothing.report.best_link) == (0, "none")

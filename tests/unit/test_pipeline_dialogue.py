@@ -43,7 +43,7 @@ def test_both_waiting_is_an_error_not_a_hang():
         run(waits("x"), waits("y"))
 
 
-def test_a_failure_is_told_to_the_peer():
+def test_a_failure_is_reported_to_the_peer():
     a, b = Conversation(asks()), Conversation(fails())
     b.advance()
     (told,) = b.advance(a.advance()[0])

@@ -79,7 +79,7 @@ def test_what_the_lab_file_gives_counts_before_what_was_measured(
     assert said == {"correction_ppm": ppm, "correction_from": source}
 
 
-def test_crystals_are_told_apart_by_their_links() -> None:
+def test_crystals_are_distinguished_by_their_links() -> None:
     true = {"alice": 12.0, "bob": -8.0, "eve": 20.0, "far": 1.0, "away": 2.0}
     pairs = [("alice", "bob"), ("bob", "alice"), ("bob", "eve"), ("far", "away")]
     found = crystals_ppm({(tx, rx): true[tx] - true[rx] for tx, rx in pairs}, "alice")

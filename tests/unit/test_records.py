@@ -324,7 +324,7 @@ def test_a_foreign_hdf5_file_is_refused(tmp_path: Path) -> None:
         rounds.read(tmp_path / "rounds.h5")
 
 
-def test_rows_told_out_of_order_come_back_in_order(tmp_path: Path) -> None:
+def test_rows_written_out_of_order_are_read_in_order(tmp_path: Path) -> None:
     with RunWriter(tmp_path, a_start()) as w:
         for r in (3, 0, 2):
             w.probe(r, "bob", "alice>bob", float(r), 0.0, 0.0, 0.0, None, csi(r))
@@ -418,7 +418,7 @@ def test_compaction_keeps_every_value_whatever_the_chunks(
             np.testing.assert_array_equal(link.csi[i], csi(r))
 
 
-def test_the_commit_is_found_in_a_checkout_and_else_told_by_the_build(
+def test_the_commit_is_found_in_a_checkout_and_else_given_by_the_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "module.py"

@@ -145,7 +145,7 @@ def test_an_eve_who_walks_a_step_behind_bob_leaves_no_key(openris, monkeypatch):
     assert aware["secrecy"]["eves"][0]["guess_probability"] > 0.6  # four bits a label, through noise
 
 
-def test_correlations_of_eve_are_told_over_her_own_displacement(openris, monkeypatch):
+def test_eves_correlations_are_given_over_her_own_displacement(openris, monkeypatch):
     """Where she stands on Bob's other side she counts in the key, not in the correlation."""
     recording = module.sources.load(openris)
     cut = recording.cuts["VV"]

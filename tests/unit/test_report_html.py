@@ -284,7 +284,7 @@ def test_a_whole_run_shows_everything_and_quotes_the_summary(tmp_path: Path) -> 
     assert 'class="missing"' not in page
 
 
-def test_who_could_know_the_key_is_told_by_eve(tmp_path: Path) -> None:
+def test_the_secrecy_section_has_a_row_per_eve(tmp_path: Path) -> None:
     build(tmp_path, n_rounds=5).close(documents.stop("ok"), summary(keys_exposed=2, keys_reproducible=3))
     section = rendered(tmp_path)[0].split('id="secrecy"')[1].split("</section>")[0]
     for quoted in (
@@ -443,7 +443,7 @@ def test_a_baseline_is_held_against_the_run_with_ratios(tmp_path: Path) -> None:
         report.make(tmp_path / "ours", tmp_path / "gone")
 
 
-def test_an_adversarys_surface_is_told(tmp_path: Path) -> None:
+def test_an_adversarys_surface_is_reported(tmp_path: Path) -> None:
     w = build(tmp_path)
     w.close(documents.stop("ok", None), {})
     run = reader.load(tmp_path)
@@ -464,7 +464,7 @@ LESSON: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_training_is_told_where_there_was_one(tmp_path: Path) -> None:
+def test_a_training_is_shown_if_there_was_one(tmp_path: Path) -> None:
     build(tmp_path / "trained", training=800).close(documents.stop("ok"), summary(training=LESSON))
     page, text = rendered(tmp_path / "trained")
     section = page.split('id="training"')[1].split("</section>")[0]

@@ -237,7 +237,7 @@ def test_a_late_burst_is_refused_before_it_is_sent(lab: Lab) -> None:
     ("fault", "error", "what"),
     [("late", LateTransmit, "late"), ("underflow", DeviceError, "underflow"), ("seq_error", DeviceError, "packets")],
 )
-def test_what_the_device_reports_of_a_burst_is_told_once(
+def test_a_devices_report_on_a_burst_is_passed_on_once(
     lab: Lab, fault: str, error: type[DeviceError], what: str
 ) -> None:
     alice, bob = lab.pair()
@@ -252,7 +252,7 @@ def test_what_the_device_reports_of_a_burst_is_told_once(
     assert bob.receive(N, hear_s).samples.shape == (1, N)
 
 
-def test_a_report_that_comes_after_the_call_is_told_at_the_next(lab: Lab) -> None:
+def test_a_report_that_comes_after_the_call_is_passed_on_at_the_next(lab: Lab) -> None:
     alice, _ = lab.pair()
     alice.transmit(burst(), alice.now_s() + LEAD_S)
     core = lab.alice.core
@@ -262,7 +262,7 @@ def test_a_report_that_comes_after_the_call_is_told_at_the_next(lab: Lab) -> Non
         alice.receive(N)
 
 
-def test_a_device_that_takes_no_more_samples_is_a_timeout_and_spoils_no_later_burst(lab: Lab) -> None:
+def test_a_device_that_takes_no_more_samples_is_a_timeout_and_later_bursts_work(lab: Lab) -> None:
     alice, bob = lab.pair(clock_source="external", time_source="external", pps=True)
     lab.alice.tx_faults.append("timeout")
     with pytest.raises(DeviceTimeout, match=f"took {N // 2} of {N} samples"):
@@ -337,7 +337,7 @@ def test_lost_packets_leave_a_gap_where_they_were(lab: Lab) -> None:
     np.testing.assert_array_equal(torn.samples[:, kept], whole.samples[:, kept])
 
 
-def test_an_overflow_is_told_and_what_is_missing_is_zero(lab: Lab) -> None:
+def test_an_overflow_is_reported_and_missing_samples_are_zero(lab: Lab) -> None:
     alice = lab.tuned(lab.alice)
     at_s = alice.now_s() + LEAD_S
     whole = alice.receive(N, at_s)

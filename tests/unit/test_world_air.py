@@ -152,7 +152,7 @@ def test_a_radio_is_deaf_while_it_sends_and_turns_round() -> None:
     assert len(deaf) == 800
 
 
-def test_silence_cuts_what_nobody_has_heard() -> None:
+def test_silence_cuts_samples_that_were_not_received() -> None:
     air = air_of("alice", "bob")
     air.transmit("alice", 0, burst(4000))
     first = air.hear("bob", 0, 1000)

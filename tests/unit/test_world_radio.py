@@ -241,7 +241,7 @@ def test_a_silent_radio_does_not_stall_the_air_and_may_come_back() -> None:
         assert np.abs(one_probe(eve, bob, 0.07, frame(), others=[alice])).max() > 0.001
 
 
-def test_what_becomes_of_a_transmission_that_nobody_waited_for_comes_with_the_next_answer() -> None:
+def test_the_result_of_an_unawaited_transmission_comes_with_the_next_answer() -> None:
     with room(SCENE, peer_timeout_s=0.2) as world:
         alice, bob = world.radio("alice"), world.radio("bob")
         one_probe(alice, bob, 0.01, frame())  # the first one is answered
@@ -275,7 +275,7 @@ def test_a_radio_that_itself_waits_is_not_silent() -> None:
         assert alice.receive(10, device_time(alice, 0.04)).samples.shape == (1, 10)
 
 
-def test_a_reception_that_nobody_lets_finish_times_out_and_says_for_whom_it_waited() -> None:
+def test_a_reception_that_waits_for_a_silent_radio_times_out_and_names_it() -> None:
     with room(SCENE, peer_timeout_s=60.0) as world:
         world.radio("alice")
         bob = world.radio("bob")

@@ -212,7 +212,7 @@ def _disagreement_claims(
 
 
 def _mismatch(study: Study, walks: list[uma_walk.Walk]) -> None:
-    """Compare k-means and balanced quantizers where Bob's level differs and nobody takes levels out."""
+    """Compare k-means and balanced quantizers where Bob's level differs and levels are not removed."""
     cases = (KMEANS, GREEDY, ILP)
     found = np.array(study.map(_mismatched, walks))  # (seed, gain, case)
     mean, error = found.mean(axis=0), found.std(axis=0, ddof=1) / np.sqrt(len(walks))

@@ -50,7 +50,7 @@ predicted."""
 EVE_STEPS_DEG = (3, 6, 9, 15, 30)
 ASSUMED = ("15deg", "30deg", "codebook")
 ASSUMPTION = (
-    "Eve is 15 degrees (2.2 m) or more from Bob, knows the codebook and where Bob stands, and nobody ever measures at "
+    "Eve is 15 degrees (2.2 m) or more from Bob, knows the codebook and where Bob stands, and no Eve ever measures at "
     "Bob's places: the scene is static, so such a measurement would reveal the key"
 )
 KEY_NOTE = (
@@ -219,7 +219,7 @@ def _key_probes(rx_deg: I64) -> I64:
     """Return the probes that feed the key: configuration by configuration, each over positions `KEY_STEP_DEG` apart.
 
     The last configuration is left out: the mean over all of them is zero, so it follows from the others. Probes with
-    Bob in the beam are left out, too: the codebook is public, and everybody expects those to be strong.
+    Bob in the beam are left out, too: the codebook is public, and Eve expects those to be strong.
     """
     probe = np.arange(rx_deg.size * N_CONFIGURATIONS, dtype=np.int64).reshape(rx_deg.size, N_CONFIGURATIONS)
     wanted = (rx_deg % KEY_STEP_DEG == 0)[:, None] & (np.abs(_off_beam_deg(rx_deg)) > BEAM_DEG)
