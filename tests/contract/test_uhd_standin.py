@@ -92,7 +92,7 @@ def answers(uhd):
 '''
 
 MADE_BY_UHD = ("PropertyTree", "StringProperty", "usrp.RXStreamer", "usrp.TXStreamer")
-"""Nobody else constructs these."""
+"""Only UHD itself constructs these."""
 
 
 @cache

@@ -17,7 +17,7 @@ ALL = (KMeans, BalancedKMeans, BkqBm, IlpBvq)
 
 @st.composite
 def problems(draw: st.DrawFn) -> np.ndarray:
-    """(region, sample) costs; coarse ones on purpose: ties are where balancing can go wrong or never end."""
+    """(region, sample) costs; coarse ones on purpose: with ties balancing could go wrong or never end."""
     k, n, d = draw(st.integers(2, 9)), draw(st.integers(1, 120)), draw(st.integers(1, 3))
     rng = np.random.default_rng(draw(st.integers(0, 1 << 30)))
     x, c = rng.normal(size=(n, d)), rng.normal(size=(k, d))

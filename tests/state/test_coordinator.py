@@ -44,11 +44,11 @@ EXPERIMENT: dict[str, Any] = {
 }
 
 Script = Callable[[str, Any], list[Any] | None]
-"""(node, what it was told) → what it answers; None for the usual."""
+"""(node, order) → its answer; None for the usual one."""
 
 
 class Stage:
-    """Plays the nodes: answers every order at once, unless a script says otherwise."""
+    """Plays the nodes: answers every order at once, unless a script replaces the answer."""
 
     def __init__(
         self, script: Script = lambda node, body: None, lab: dict[str, Any] = LAB, begun: bool = True, **changes: Any
@@ -519,7 +519,7 @@ def test_a_receiver_that_keeps_missing_frames_gets_a_wider_window() -> None:
     # until then it widens by what two crystals may have run apart since the clock was read, and no more
     assert margins[3] <= margins[0] + 3 * 44e-6 * stage.state.experiment.probing.interval_s
     assert margins[6] > margins[5] > margins[4] > margins[3] + 2e-6
-    assert margins[-1] == margins[0]  # heard again
+    assert margins[-1] == margins[0]  # received again
 
 
 # ---------------------------------------------------------------- rounds ordered ahead (virtual time, no new patterns)

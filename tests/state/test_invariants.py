@@ -1,4 +1,4 @@
-"""The invariants can fail, the tables are those that are drawn, and the story says what happened."""
+"""The invariants can fail, the tables equal the drawn diagrams, and the story lists the events."""
 
 from __future__ import annotations
 

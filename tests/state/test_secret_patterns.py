@@ -120,7 +120,7 @@ def test_a_pattern_is_recorded_only_where_its_node_tells_it(experiment: bool) ->
 
 
 def test_a_board_that_started_anew_under_a_secret_pattern_costs_its_rounds() -> None:
-    """A state that nobody drew reads back as unknown: the rounds under it are withdrawn, the next state is ordered."""
+    """A state that was not drawn counts as unknown: the rounds under it are withdrawn, the next state is ordered."""
     stage = Stage(**{**SECRET, "rounds": 12, "surface": {"policy": "random", "options": {"every": 3}}})
     forgotten: list[int] = []
 

@@ -56,7 +56,7 @@ def the(diagnosis: doctor.Diagnosis, subject: str, check: str) -> doctor.Finding
 
 
 def truth(diagnosis: doctor.Diagnosis, name: str) -> dict[str, float]:
-    """What a simulated radio says of its own crystal."""
+    """The crystal error that a simulated radio reports."""
     said = the(diagnosis, name, "device").detail
     return {k: float(said.split(f"{k} ")[1].split(",")[0]) for k in ("clock_ppm", "cfo_ppm")}
 
@@ -80,7 +80,7 @@ def test_simulated_radios_are_measured_as_they_are(tmp_path: Path) -> None:
     assert set(radios) == {"alice", "bob", "eve"}
     assert radios["alice"].dc_offset_dbfs == pytest.approx(-40.0, abs=0.5)
     assert radios["bob"].dc_offset_dbfs == pytest.approx(-60.0, abs=0.5)
-    assert "eve" not in radios["bob"].heard  # she never sends
+    assert "eve" not in radios["bob"].heard  # she never transmits
     true = {name: truth(diagnosis, name) for name in radios}
     assert true["bob"] == {"clock_ppm": -1.0, "cfo_ppm": 0.5}
     for rx, tx in (("alice", "bob"), ("bob", "alice"), ("eve", "alice"), ("eve", "bob")):
@@ -263,7 +263,7 @@ def test_on_the_wall_clock_a_run_uses_what_was_measured(tmp_path: Path) -> None:
     assert wrong(diagnosis) == []
     heard = diagnosis.radios["bob"].heard["alice"]
     assert heard.delay_s is not None
-    assert 0.0 <= heard.delay_s.mean_s - ALICE_BOB_M / SPEED_M_S < 50e-9  # whatever the readings were off by
+    assert 0.0 <= heard.delay_s.mean_s - ALICE_BOB_M / SPEED_M_S < 50e-9  # independent of the readings' errors
     # written as if the host were slow, so that it cannot be taken for the driver's own figure
     folder = processes.node_state_dir(place, "bob")
     stored = calibration.read(folder, {"serial": diagnosis.radios["bob"].serial})

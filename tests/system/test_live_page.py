@@ -67,7 +67,7 @@ def answer(url: str, method: str = "GET", **headers: str) -> int:
 
 
 def rounds_told(url: str) -> Iterator[int]:
-    """Yield the number of rounds as one page is told it."""
+    """Yield the number of rounds that one page receives."""
     with urllib.request.urlopen(url + "events", timeout=60) as told:
         for line in told:
             if line.startswith(b"data: "):

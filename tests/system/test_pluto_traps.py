@@ -147,7 +147,7 @@ def test_the_carrier_is_switched_off_too(pair: Pair, how: str) -> None:
 
 
 def test_closing_leaves_no_tone_at_the_next_power_up(pair: Pair) -> None:
-    """Without a buffer the tone generators are heard: they are zeroed."""
+    """Without a buffer the tone generators would be transmitted: they are set to zero."""
     pair.tuned().alice.transmit(tone(50))
     for i in range(4):
         pair.alice_device.write_attribute(tone_file(i, "scale"), "0.5")
@@ -219,7 +219,7 @@ def test_what_does_not_end_is_given_up(pair: Pair) -> None:
 
 
 def test_what_was_given_up_does_nothing_when_it_returns(pair: Pair) -> None:
-    """A transmission that hangs and then succeeds would turn a transmitter on that nobody silences."""
+    """A transmission that hangs and then succeeds would leave a transmitter on."""
     pair.alice.close()
     device, play = pair.alice_device, pair.alice_device.play
     go_on = threading.Event()

@@ -113,7 +113,7 @@ def test_killing_an_end_mid_run_ends_in_a_clear_report_not_a_hang(tmp_path: Path
     killed: set[int] = set()
 
     def kill(p: Progress, coordinator: Coordinator, crew: processes.Crew) -> None:
-        """Kill it once a life: it is started again, but not for ever."""
+        """Kill it after each start: it is started again, but not without limit."""
         pid = crew.pid(victim)
         if p.round >= 40 and p.message is None and pid not in killed:
             killed.add(pid)

@@ -94,7 +94,7 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str) -> None:
 
 @pytest.mark.parametrize(("lab", "status"), [("sim", 2), ("wire_ris595", 1)])
 def test_a_pattern_of_another_shape_is_one_line(tmp_path: Path, lab: str, status: int) -> None:
-    """Before anything starts, where the lab file or the driver knows the size; else when the board has told it."""
+    """Before anything starts, where the lab file or the driver knows the size; else once the board has reported it."""
     patterns.save(tmp_path / "small.json", patterns.make("random(1)", (4, 4), 1), {})
     done = command(
         "ris", "optimise", "--start", str(tmp_path / "small.json"), "--lab", lab, "--out", str(tmp_path / "runs")

@@ -172,7 +172,7 @@ def test_a_signal_in_the_first_seconds_is_130_without_a_traceback(
     """It comes when a certain module begins to be loaded."""
     code = (
         "import os, signal, sys\n"
-        # whoever runs the tests may ignore some, and children inherit that
+        # the tests' parent process may ignore some signals, which children inherit
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "class Finder:\n"

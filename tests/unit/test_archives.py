@@ -1,4 +1,4 @@
-"""Archives, recordings and folders that somebody else wrote: bounded, one line, and nobody else's to read."""
+"""Archives, recordings and folders of others: bounded reading, one-line errors, and own files for the owner only."""
 
 from __future__ import annotations
 

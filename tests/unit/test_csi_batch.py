@@ -118,7 +118,7 @@ def test_one_block_at_another_rate_is_a_programming_error() -> None:
 
 
 def test_channels_of_a_train_stay_when_the_next_one_comes() -> None:
-    """Estimators reuse their memory between calls: what they returned must not lie in it."""
+    """Estimators reuse their memory between calls: their results must not be in that memory."""
     estimator = LeastSquares()
     first = estimator.estimate(received(1)[0], FRAME)
     before = first.h.copy(), first.snr_db.copy()

@@ -1,4 +1,4 @@
-"""The documentation says what the code is: the picture of the rooms, links, words of the glossary."""
+"""The documentation agrees with the code: the picture of the rooms, links, words of the glossary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judging a portfolio: facts, folds, bounds, and attacks that crash or lie."""
+"""Judging a portfolio: facts, folds, bounds, and attacks that crash or return nonsense."""
 
 from __future__ import annotations
 

@@ -226,7 +226,9 @@ def test_a_surface_gives_no_more_bits_than_its_patterns_were_drawn_with() -> Non
 
 @pytest.mark.parametrize("rule", ["estimated", "modelled"])
 def test_labels_beyond_the_surfaces_bits_make_no_key(rule: Any) -> None:
-    """16 elements of one bit, 100 rounds: 1600 bits were drawn, whatever 12 800 label bits look like to the attacks."""
+    """16 elements of one bit, 100 rounds: only 1600 bits were drawn, even if 12 800 label bits look random to the
+    attacks.
+    """
     seen = under_states(list(range(100)), 16)
     free = Judgement(1600, 12800, (finding(estimated=12000.0, loss=12700.0),), (), 1, -66.0)
     length = key_length(seen, free, 100, Budget(64, 1), rule)

@@ -1,4 +1,4 @@
-"""The gate: whatever arrives is a message of the schema, or one `ProtocolError`, and nothing has acted on it."""
+"""The gate: any input gives a message of the schema or one `ProtocolError`, and has no other effect."""
 
 from __future__ import annotations
 

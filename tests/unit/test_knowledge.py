@@ -195,7 +195,7 @@ def test_earlier_blocks_are_known_with_their_rounds_and_states() -> None:
     facts = known.facts(alice, SurfaceRecord(states=tuple(range(N))))
     assert [e.name for e in facts.earlier] == ["training", "block 0"]
     assert facts.earlier[0].rounds.tolist() == [-9, -8, -7]
-    # states that nobody was told are taken for all different
+    # unreported states are taken as all different
     assert len(set(facts.earlier[0].states.tolist())) == 3
     assert facts.earlier[0].states.max() < 0
     assert facts.earlier[1].states.tolist() == list(range(N))

@@ -1,4 +1,4 @@
-"""What an Eve has who was never where Bob is when he is there: the whole key, and the length says so.
+"""Eves who can compute Bob's channel without being at his place at that time: the length must be 0.
 
 Rows of the table of known refutations, through the key chain on made-up CSI; the truth is that no bit is secret.
 """
@@ -46,7 +46,7 @@ def noisy(h: C64, seed: int, first: int = 0) -> CsiSeries:
 
 
 def decide(heard: Callable[[C64], C64 | None], both_links: bool = False) -> KeyReport:
-    """Return what Alice decides where Eve heard this instead of Bob's channel; Bob's other link is unrelated."""
+    """Return Alice's decision if Eve received this channel; Bob's other link is unrelated."""
     h = fading(N)
     chain = KeyChain(PLAN, NOBODY_ELSE)
     alice, _, _ = run(chain.agree("alice", noisy(h, 2), 0, SEED), chain.agree("bob", noisy(h, 3), 0, SEED))
@@ -58,7 +58,7 @@ def decide(heard: Callable[[C64], C64 | None], both_links: bool = False) -> KeyR
 
 
 def behind(h: C64, by: int) -> C64:
-    """What somebody hears who comes by `by` rounds later; before that, another channel."""
+    """The channel of an Eve who takes the same way `by` rounds later; before that, another channel."""
     return np.concatenate([fading(by, 7), h[:-by]])
 
 

@@ -49,7 +49,7 @@ def test_deadlines_pass_and_can_be_cleared() -> None:
 
 def test_time_that_this_process_slept_through_is_forgiven_to_every_deadline() -> None:
     clock = machine.EventClock(own_pause_s=1.0)
-    clock.advance(5000.0)  # the first event tells the time: nobody slept
+    clock.advance(5000.0)  # the first event sets the time, and is no suspension
     early, late = machine.Deadlines(clock), machine.Deadlines(clock)
     early.set_deadline("x", 2.0)
     clock.advance(5000.9)

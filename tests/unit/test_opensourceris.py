@@ -1,4 +1,4 @@
-"""OpenSourceRIS: what goes over the wire, and what the twin makes of it."""
+"""OpenSourceRIS: the bytes on the wire, and the emulator's reaction to them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ SERIAL, VOLTS = b"#SerNo:  12\n", b"#09.14 V\n"
         (b"!BT-Key=12345a\n", b"", False),
         (b"!BT_Key=123456\n", b"", False),
         (b"\n\n\n", b"", False),
-        # while it answers it obeys nothing, and what comes meanwhile spoils the next line
+        # while it answers it executes nothing, and bytes received meanwhile become part of the next line
         (b"?SerialNo\n?SerialNo\n", SERIAL, False),
         (ONES + b"\n?Vext\n", OK, True),
         (ONES + b"\nA" + LAST + b"\n", OK, True),

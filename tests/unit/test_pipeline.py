@@ -62,7 +62,7 @@ def agreed(noise: float = 0.08, eve_correlation: float = 0.0):
 
 @cache
 def decided(noise: float = 0.08, eve_correlation: float = 0.0, heard: str = "both") -> KeyReport:
-    """What Alice decides where Eve reports all that she heard, one link of it, or nothing."""
+    """Alice's decision if Eve reports both her links, one, or none."""
     alice, _, _, from_alice, from_bob = agreed(noise, eve_correlation)
     k, known = chain(), Knowledge()
     if heard != "nothing":
@@ -89,7 +89,7 @@ def test_both_agree_and_their_reports_match():
     differing = np.count_nonzero(alice.raw.values != bob.raw.values)
     assert differing == r.corrected_bits + r.sacrificed_errors > 0
     assert alice.report.corrected_bits is None  # how many differed stays with Bob
-    assert alice.report.leaked_by_kind["verify_tag"] == 128  # all that is told of the string's tag
+    assert alice.report.leaked_by_kind["verify_tag"] == 128  # all information about the string's tag
 
 
 def three_bits():
@@ -113,7 +113,8 @@ def test_where_bob_corrects_tells_about_the_rest_of_the_label():
     assert np.all(label[place == 1][:, 2] == 1)
     verified = transcript[-1][1]
     assert (verified.kind, verified.body) == ("verified", {"corrections": counts})
-    # the last place's errors lie at four thresholds, not all as often: they tell a little of the first two bits too,
+    # the last place's errors lie at four thresholds, not all as often: they reveal a little about the first two bits
+    # too,
     # and labels without errors a little by having none
     counts_told = alice.raw.values.size.bit_length()
     assert 2 * counts[0] + counts[1] < verified.leaked_bits - counts_told < 2 * counts[0] + 1.2 * counts[1] + 40
@@ -289,7 +290,7 @@ def test_an_unmeasured_eve_is_assumed():
     alice = agreed()[0]
     known = Knowledge().facts(alice)
     lengths = {c: chain(assumed_eve_correlation=c).decide(alice, known, SEED) for c in (0.0, 0.9, 0.99)}
-    assert lengths[0.9] == decided(heard="nothing")  # what is assumed where nothing is said
+    assert lengths[0.9] == decided(heard="nothing")  # the default assumption
     assert lengths[0.0].limiting != "assumed"
     assert lengths[0.0].key_bits > lengths[0.9].key_bits > lengths[0.99].key_bits == 0
     # an assumption holds beside a measured Eve as well: the least counts
@@ -361,7 +362,7 @@ def test_a_deaf_eve_is_no_measurement(lost, measured):
     eve = k.eavesdrop(BLOCK, deaf, None, transcript, True).report
     assert eve.measured == measured
     assert eve.covered_bits == np.count_nonzero(alice.raw.probe[alice.sacrificed] >= int(lost * PROBES))
-    # over what she heard she is as good as ever
+    # on the rounds that she received she is as good as before
     assert eve.sacrificed_errors <= 0.3 * eve.covered_bits
     known.add_heard(k.report_series(deaf, None))
     report = k.decide(alice, known.facts(alice), SEED)

@@ -1,4 +1,4 @@
-"""CSI that no key can be made of, and pairs that are not pairs: both ends say why, and nobody raises."""
+"""CSI that gives no key, and rounds that are no pairs: both ends report the reason, and neither raises."""
 
 from __future__ import annotations
 

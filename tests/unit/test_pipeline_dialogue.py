@@ -1,4 +1,4 @@
-"""The shell around dialogues: failures reach both sides, nobody waits for ever, garbage never raises."""
+"""The code around dialogues: failures reach both sides, no side waits without limit, garbage never raises."""
 
 import pytest
 
@@ -48,7 +48,7 @@ def test_a_failure_is_reported_to_the_peer():
     b.advance()
     (told,) = b.advance(a.advance()[0])
     assert (told.kind, told.body["reason"]) == ("failed", "no_way")
-    assert a.advance(told) == []  # who is told does not tell back
+    assert a.advance(told) == []  # the side that receives the failure does not send it back
     assert (a.done, a.failure.reason, a.failure.detail) == (True, "peer_failed", "no_way")
     with pytest.raises(DialogueFailed, match="no_way: because"):
         run(asks(), fails())

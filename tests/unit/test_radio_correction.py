@@ -1,4 +1,4 @@
-"""Frequency corrections: what a driver is told, what is reported, where they come from; crystals by least squares."""
+"""Frequency corrections: the settings a driver gets, the reported values, their origin; crystals by least squares."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def offset_hz(correction_ppm: float) -> float:
             radios.append(SimRadio(name, context, timed=False, **options))
         alice, bob = radios
         alice.correction_ppm = correction_ppm
-        assert alice.configure(SETTINGS) == SETTINGS  # what is on the air, not what the device was told
+        assert alice.configure(SETTINGS) == SETTINGS  # the frequency on the air, not the corrected setting
         bob.configure(SETTINGS)
         n = 16384
         alice.transmit(IqBlock(np.full((1, n), 0.5, np.complex64), 4e6, 0.0))

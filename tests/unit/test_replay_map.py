@@ -1,4 +1,4 @@
-"""Anybody's arrays through a map: every format gives the same channels, ends are paired, bad input is one line."""
+"""Arrays in any layout through a map: every format gives the same channels, ends are paired, bad input is one line."""
 
 from __future__ import annotations
 

@@ -347,7 +347,7 @@ def test_a_live_a_killed_and_a_recovered_run(tmp_path: Path) -> None:
     _, text = rendered(tmp_path)
     assert "still running" in text
     assert "No figures yet" in text
-    # the process dies: the kernel lets go of its lock, nothing else happens
+    # the process dies: the kernel only releases its lock
     w._lock.release(remove=False)
     w._journal._db.close()
     page, text = rendered(tmp_path)
@@ -448,7 +448,7 @@ def test_an_adversarys_surface_is_reported(tmp_path: Path) -> None:
     w.close(documents.stop("ok", None), {})
     run = reader.load(tmp_path)
     run.start.experiment["scene"] = {"attacker": {"rows": 32, "columns": 16, "flips": "after_transmission"}}
-    assert "adversary" not in report._render(View(run))  # a real lab: the scene only says what is meant
+    assert "adversary" not in report._render(View(run))  # a real lab: the scene only describes the plan
     run.start.lab["world"] = {}
     assert "adversary’s surface of 32 × 16 elements" in report._render(View(run))
 

@@ -134,7 +134,7 @@ def test_an_unlocked_reference_is_refused(lab: Lab) -> None:
     lab.alice.ref_locked = False
     with pytest.raises(DeviceError, match=r"external reference is not locked after 0.05 s: check the 10 MHz cable"):
         lab.open(lab.alice, clock_source="external", lock_timeout_s=0.05)
-    lab.open(lab.alice)  # on its own crystal nobody asks
+    lab.open(lab.alice)  # with its own crystal there is no reference to be locked to
 
 
 def test_an_unlocked_oscillator_is_refused(lab: Lab) -> None:
@@ -163,7 +163,7 @@ def test_reference_and_pps_give_two_radios_one_time(lab: Lab) -> None:
     alice.transmit(burst(), at_s)
     lab.alice.idle_until(at_s + LEAD_S)
     lag, quality = match(bob.receive(2 * N, at_s - 100 / RATE_HZ).samples, burst().samples)
-    assert quality > 0.7  # a third of a sample of delay costs the rest
+    assert quality > 0.7  # the rest is lost by a delay of a third of a sample
     assert lag == pytest.approx(100, abs=1)
     assert "set_time_next_pps" in lab.alice.calls
     assert "set_time_now" not in lab.alice.calls
@@ -271,14 +271,14 @@ def test_a_device_that_takes_no_more_samples_is_a_timeout_and_later_bursts_work(
     alice.transmit(burst(), at_s)
     lab.alice.idle_until(at_s + LEAD_S)
     lag, quality = match(bob.receive(2 * N, at_s - 100 / RATE_HZ).samples, burst().samples)
-    assert quality > 0.7  # a third of a sample of delay costs the rest
+    assert quality > 0.7  # the rest is lost by a delay of a third of a sample
     assert lag == pytest.approx(100, abs=1)
 
 
 def test_silence_mutes_what_is_queued_and_the_next_burst_waits_for_it(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """UHD recalls nothing: with the gain up again the rest of the silenced burst would be heard."""
+    """UHD cannot withdraw a burst: with the gain restored the rest of the silenced burst would be transmitted."""
     alice = lab.tuned(lab.alice)
     start_s = alice.now_s()
     alice.transmit(burst(), start_s + 5.0)
@@ -383,7 +383,7 @@ def test_that_leftovers_are_caught(lab: Lab, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_leftovers_of_another_time_are_sorted_out_even_unflushed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A timed reception goes by the time stamps, whatever precedes it in the stream."""
+    """A timed reception uses the time stamps, whatever samples precede it in the stream."""
     monkeypatch.setattr(Usrp, "_flush", lambda self: None)
     alice = lab.tuned(lab.alice)
     at_s = alice.now_s() + 2 * LEAD_S

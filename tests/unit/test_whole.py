@@ -1,4 +1,4 @@
-"""Files are whole or absent, whatever the disk does, and whoever else writes them."""
+"""Files are whole or absent, even if the disk fails or another process writes them."""
 
 from __future__ import annotations
 

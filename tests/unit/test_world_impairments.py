@@ -76,7 +76,7 @@ def test_carrier_offset_is_what_was_set_and_continuous(ppm: float) -> None:
     assert cfo_hz == pytest.approx(ppm * 2400, abs=0.1)
     turn = np.angle(late[0] / early[0] * np.exp(-2j * np.pi * ppm * 2400 * 1e-3))
     assert turn == pytest.approx(0.0, abs=1e-3)
-    heard, _ = radio.hear(early * 0.05, 5 * MS)  # its own oscillator takes away what it added
+    heard, _ = radio.hear(early * 0.05, 5 * MS)  # its own oscillator cancels the offset that it added
     assert np.ptp(np.unwrap(np.angle(heard))) < 0.02
 
 
