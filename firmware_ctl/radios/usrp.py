@@ -45,8 +45,8 @@ class UsrpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     clock_source: Source = "internal"
     time_source: Source = "internal"
     pps: bool = False
-    """Device time becomes 0 at the next PPS edge, which is the same instant (up to whole seconds) on all radios of the
-    cable; otherwise at once."""
+    """Whether the device time is set to 0 at the next PPS edge, which is the same instant (up to whole seconds) for all
+    radios on the cable; without it, the time is set to 0 at once."""
     master_clock_rate_hz: Annotated[float, Meta(gt=0)] | None = None
     channel: Annotated[int, Meta(ge=0)] = 0
     """Number of the channel, in the order of `subdev`."""
@@ -78,7 +78,8 @@ def load_uhd() -> Any:
             f"Python module 'uhd' cannot be imported ({exc}): apt-get install python3-uhd, and run in an environment "
             "made by /usr/bin/python3 -m venv --system-site-packages, with 'numpy<2' (docs/troubleshooting.md)"
         ) from exc
-    # A module built for NumPy 1 imports under NumPy 2 with a mere complaint and then crashes at the first recv().
+    # A module built for NumPy 1 imports under NumPy 2 with only a printed warning, and then crashes at the first
+    # recv().
     if "_ARRAY_API" in complaints.getvalue():
         raise ImportError(
             f"Python module 'uhd' ({module.__file__}) was built for NumPy 1 and would crash under NumPy "

@@ -201,8 +201,8 @@ class PtyLine:
                     return
                 wait_s = self._turn(time.monotonic())
                 fds = [self._wake_r] + ([self._master] if self._master >= 0 else [])
-            # poll() counts whole milliseconds, 11 bytes of 115200 baud: select() counts microseconds
-            with contextlib.suppress(OSError, ValueError):  # a descriptor that was closed meanwhile: look again
+            # select(), because poll() counts whole milliseconds, in which 11 bytes pass at 115200 baud
+            with contextlib.suppress(OSError, ValueError):  # a descriptor was closed meanwhile
                 select.select(fds, [], [], wait_s)
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_r, 4096)
@@ -238,7 +238,7 @@ class PtyLine:
                 raise
             return
         if termios.tcgetattr(self._slave)[5] != getattr(termios, f"B{self.baud}", None):
-            data = bytes(b | 0x80 for b in data)  # another baud rate: framing errors
+            data = bytes(b | 0x80 for b in data)  # the driver uses another baud rate, which gives framing errors
         lost = min(self._swallow, len(data))
         self._swallow -= lost
         begin_s = max(now_s, self._device_busy_s) + lost * self._byte_s

@@ -74,7 +74,7 @@ def _clipped(block: IqBlock) -> float:
 
 
 def _in_time(job: Callable[[], T]) -> T:
-    """Repeat an operation that was too late: a busy host may miss a time; a device that always does is at fault."""
+    """Repeat an operation that was too late: a busy host may miss a time. If it fails every time, raise the error."""
     for _ in range(_ATTEMPTS - 1):
         try:
             return job()
