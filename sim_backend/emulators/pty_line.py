@@ -34,7 +34,8 @@ class Device(Protocol):
     """The device at the line."""
 
     ends: bytes
-    """End of a command and of an answer: each arrives with its own last byte. Empty: bytes arrive as written."""
+    """Terminator of a command or answer, whose bytes then all arrive with its last byte. Empty: bytes arrive as
+    written."""
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes as they arrive, in order; return the immediate answer. Called in the line's thread.

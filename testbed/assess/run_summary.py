@@ -43,7 +43,7 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
         if found:
             correlations["csi_correlation_ae"] = max(found, key=abs)
     elif experiment.mode == "private":
-        why = "private mode: nodes keep their CSI and bits to themselves"
+        why = "private mode: nodes report neither CSI nor bits"
         unmeasured |= {k: why for k in ("csi_correlation_ab", "csi_correlation_ae", "csi_correlation_ab_detrended")}
         unmeasured |= {k: why for k in ("keys_mismatched", "randomness", "eve_keys_recovered")}
         if any(audit.key_bits(block) for block in run.blocks):
@@ -93,7 +93,7 @@ def _exposed(run: RecordedRun) -> int | str:
     """Return how many keys an Eve with the whole record can predict, or why that is not known."""
     keyed = [b for b in run.blocks if audit.key_bits(b)]
     if not keyed or (len(run.blocks) == 1 and run.links):
-        return 0  # nothing is on record that was not known when the length was decided
+        return 0  # the length was decided with all that is on record
     if len(run.blocks) > MOST_AUDITED:
         return f"the run has {len(run.blocks)} blocks, which `testbed audit {run.folder.name}` audits"
     try:

@@ -92,7 +92,7 @@ def read(state_dir: Path, identity: dict[str, Any]) -> Calibration | None:
         log.warning("%s: not used: %s; run `testbed doctor` again", path, exc)
         return None
     if found.serial != identity.get("serial", ""):
-        log.warning("%s: not used: it is of the device with serial number %r", path, found.serial)
+        log.warning("%s: not used: it belongs to the device with serial number %r", path, found.serial)
         return None
     return found
 

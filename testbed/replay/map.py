@@ -38,7 +38,7 @@ _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
 class End(Table):
-    """What one receiver measured of one transmitter."""
+    """One receiver's measurements of one transmitter."""
 
     file: str | None = None
     """Relative to SOURCE, or to its folder where SOURCE is a file; default: SOURCE itself."""
@@ -75,7 +75,7 @@ class End(Table):
 
 
 class EveEnds(Table):
-    """What one Eve, a receiver at one place, measured."""
+    """The measurements of one Eve, a receiver at one place."""
 
     from_alice: End | None = None
     from_bob: End | None = None
@@ -88,7 +88,7 @@ class MapFile(Table):
 
     schema: Literal[1]
     alice: End
-    """What Alice measured of Bob."""
+    """Alice's measurements of Bob."""
     bob: End
     title: str = ""
     quantity: Quantity = "csi"
@@ -216,7 +216,9 @@ class _Reader:
         values = file.get(name, where)
         values = values.reshape(-1) if values.size == len(h) else values
         if values.shape != (len(h),):
-            raise InputError(f"{where}: array {name!r} has shape {values.shape}; accepted: one a probe, ({len(h)},)")
+            raise InputError(
+                f"{where}: array {name!r} has shape {values.shape}; accepted: one value per probe, ({len(h)},)"
+            )
         return values
 
     def _channel(self, file: ArrayFile, end: End, where: str) -> C64:
@@ -273,7 +275,7 @@ class _Reader:
 
 
 def _wifi_names(end: End) -> End:
-    """Fill in what a capture calls its arrays."""
+    """Add the default array names of a capture's format."""
     axes: list[Axis] = ["probe", "subcarrier", "rx", "tx"]
     return msgspec.structs.replace(end, array=end.array or "csi", axes=end.axes or axes)
 

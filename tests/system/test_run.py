@@ -344,7 +344,7 @@ def test_private_mode_leaves_nothing_to_guess_from(tmp_path: Path) -> None:
     assert outcome.summary["csi_correlation_ab"] is None
     assert outcome.summary["keys_mismatched"] is None
     why = [e["detail"] for e in outcome.summary["health"] if "min_entropy_per_bit" in e["check"]]
-    assert why == ["private mode: nodes keep their CSI and bits to themselves"]
+    assert why == ["private mode: nodes report neither CSI nor bits"]
 
 
 def test_a_private_node_refuses_an_experiment_mode_run(tmp_path: Path) -> None:
