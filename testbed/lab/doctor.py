@@ -453,7 +453,7 @@ def _gains(
 
 
 class _Links:
-    """Sends frames from radio to radio, and keeps what was received of each."""
+    """Sends frames from radio to radio, and collects the results of each link."""
 
     def __init__(self, bench: measure.Bench, pairs: list[Pair], repeats: int) -> None:
         self.bench, self.pairs, self.repeats = bench, pairs, repeats

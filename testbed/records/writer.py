@@ -20,7 +20,7 @@ from testbed.records.documents import Block, Descriptor, Event, Start, Stop
 from testbed.records.recorded import RecordedRun
 
 Summariser = Callable[[RecordedRun], dict[str, Any]]
-"""Makes summary.json from the records, for a run that ended before it was given one."""
+"""Makes summary.json from the records of a run that ended before its summary was made."""
 
 BIT_KINDS = ("raw", "reconciled", "guess", "guess_reconciled")
 """raw: before the sacrifice; guess: Eve's guess of the raw bits. The final key is never recorded."""
@@ -36,7 +36,7 @@ class RunWriter:
     def __init__(self, folder: Path, start: Start, summarise: Summariser | None = None) -> None:
         """Begin a run in `folder`, made where it is missing; raises InputError where it already holds a run.
 
-        `summarise` makes summary.json where the body of the `with` block raises before `close` is given one.
+        `summarise` makes summary.json if the `with` block raises before `close` was called with a summary.
         """
         files.private_folder(folder)
         for name in (files.RUN, files.JOURNAL):

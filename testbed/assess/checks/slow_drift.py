@@ -1,4 +1,6 @@
-"""Is the correlation that of a slow drift: far lower between changes from probe to probe than between levels?"""
+"""Fails if the ends correlate mainly through slow drift: levels correlate, but their changes from probe to probe do
+not.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from testbed.core.types import F64
 
 
 class SlowDrift(HealthCheck):
-    """Is the correlation that of a slow drift: far lower between changes from probe to probe than between levels?"""
+    """Fails if the ends correlate mainly through slow drift: levels correlate, but their changes from probe to probe do
+    not.
+    """
 
     order = 40
 

@@ -34,7 +34,7 @@ MAX_BYTES = 1 << 32
 CAVEATS = (
     "both directions come from one sweep of one analyser: no time between the two probes, one common clock",
     "Eve's positions were measured one after another, not at the same instant as Bob's",
-    "only 11 surface configurations, each aimed at one direction, known to Eve as to everybody",
+    "only 11 surface configurations, each aimed at one direction, which is public",
     "which of S34 and S43 the fixed horn receives is not documented; we assume S34 (figures move by < 0.01)",
 )
 BAND_HZ = (3.48e9, 3.68e9)
@@ -300,7 +300,9 @@ def _from_csv(path: Path) -> tuple[F64, dict[str, tuple[C64, I64]]]:
                     )
                 sweeps.append(values)
             if len(sweeps) != N_CONFIGURATIONS:
-                raise InputError(f"{place}: {len(sweeps)} CSV files; accepted: one a configuration, {N_CONFIGURATIONS}")
+                raise InputError(
+                    f"{place}: {len(sweeps)} CSV files; accepted: one per configuration, {N_CONFIGURATIONS}"
+                )
             positions.append(sweeps)
         if not positions:
             raise InputError(f"{folder}: no folder rx_<deg>; accepted: {ACCEPTS}")
