@@ -54,14 +54,22 @@ class UsrpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Frontend specification for both directions, e.g. `A:A`."""
     antenna: str = "TX/RX"
     """One port for both directions: two antennas have two different channels, which are not reciprocal."""
-    rx_delay_samples: float = 0.0
-    """How much later than its time stamp a sample enters the host's stream, at the present rate. Measured: 46 to
-    165 on a B210 (gr-plasma #13). It is subtracted from every reception's time."""
+    rx_delay_samples: float | dict[str, float] = 0.0
+    """How much later than its time stamp a sample enters the host's stream. Measured: 46 to 165 on a B210 (gr-plasma
+    #13). It is subtracted from every reception's time. It differs with the sample rate: a table from rates in Hz,
+    { "4e6" = 52.0, "20e6" = 71.5 }, serves these rates and no others; one number serves all."""
     turnaround_s: Annotated[float, Meta(ge=0)] = 24e-6
     """Time between transmission and reception; the default is the transmit advance of a published TDD prober
     (4C6C/channel_measurement_for_PLKG)."""
     lock_timeout_s: Annotated[float, Meta(gt=0)] = 5.0
     """Time for the reference and the oscillators to lock."""
+
+    def __post_init__(self) -> None:
+        for rate in self.rx_delay_samples if isinstance(self.rx_delay_samples, dict) else ():
+            try:
+                float(rate)
+            except ValueError:
+                raise ValueError(f'rx_delay_samples: rate {rate!r}, accepted: numbers in Hz, as "20e6"') from None
 
 
 def load_uhd() -> Any:
@@ -276,7 +284,21 @@ class Usrp(Radio):
             args.channels = [channel]
             self._rx, self._tx = usrp.get_rx_stream(args), usrp.get_tx_stream(args)
         self._muted, self._queued_until_s = False, -np.inf
+        self._delay_samples = self._delay_at(accepted.sample_rate_hz)
         return accepted
+
+    def _delay_at(self, rate_hz: float) -> float:
+        """Return the calibrated delay in samples at the rate that the device took."""
+        given = self._options.rx_delay_samples
+        if not isinstance(given, dict):
+            return given
+        for rate, samples in given.items():
+            if abs(float(rate) - rate_hz) < 1.0:
+                return samples
+        raise self._failed(
+            "configure", f"rx_delay_samples has no value for {rate_hz:g} Hz, only for {', '.join(given)}: measure it "
+            f"there (`testbed doctor --cable --rate-hz {rate_hz:g}`) and add it in [node.{self.name}.options]",
+        )  # fmt: skip
 
     def _await_oscillators(self, usrp: Any, channel: int) -> None:
         for side, names, sensor in (
@@ -388,7 +410,7 @@ class Usrp(Radio):
         self._require_stream("receive")
         self._tell_reports("receive")
         rate_hz = self.settings.sample_rate_hz
-        delay_s = self._options.rx_delay_samples / rate_hz
+        delay_s = self._delay_samples / rate_hz
         types = self._uhd.types
         command = types.StreamCMD(types.StreamMode.num_done)
         command.num_samps = n_samples

@@ -150,6 +150,12 @@ def _show(outcome: Any, report_path: Path) -> None:
         f"min-entropy given Eve {figure(s['min_entropy_per_bit'], '.3f')} bit/bit, "
         f"key rate {figure(s['key_rate_bps'], '.1f')} bit/s of channel time"
     )
+    paid = s.get("authentication")
+    if paid and paid["spent_bits"]:
+        out.print(
+            f"authentication: {paid['spent_bits']} bits of the pool spent, {paid['refill_bits']} of "
+            f"{paid['hashed_bits']} hashed bits refill it"
+        )
     if "training" in s:
         out.print(training_line(s["training"]), highlight=False, markup=False)
     if s.get("secrecy"):

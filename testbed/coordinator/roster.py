@@ -46,6 +46,8 @@ class Node(Deadlines):
         """There is a connection to it, as far as is known."""
         self.asked = 0
         """How often it was ordered to get ready without success."""
+        self.must_be_configured = False
+        """The order to configure its device is due, and is sent as soon as no round hinders it."""
         self._was_ready = False
         self.stopped = False
         self.incarnation = ""
@@ -101,7 +103,7 @@ class Node(Deadlines):
 
     def ask(self, within_s: float) -> None:
         """Wait until it is ready; a node that is alive and not ready always has a deadline."""
-        self.ready = False
+        self.ready, self.must_be_configured = False, True
         self.asked += 1
         self.set_deadline(_READY, within_s)
 
@@ -121,7 +123,7 @@ class Node(Deadlines):
         return self.is_missing and self._was_ready and self.required
 
     def lose(self) -> None:
-        self.alive = self.ready = self.is_missing = False
+        self.alive = self.ready = self.is_missing = self.must_be_configured = False
         self.clear_deadline(_HEARTBEAT)
         self.clear_deadline(_READY)
         self.set_deadline(_RETURN, self._return_within_s)
@@ -129,7 +131,7 @@ class Node(Deadlines):
 
     def dismiss(self) -> None:
         """Give up an optional node that cannot serve."""
-        self.alive = self.ready = self.is_missing = False
+        self.alive = self.ready = self.is_missing = self.must_be_configured = False
         self.left_out = True
         self.clear_deadline(_HEARTBEAT)
         self.clear_deadline(_READY)
@@ -269,10 +271,26 @@ class Roster:
         """Decide, once all nodes have joined, whether radios time their samples in this run."""
         self.timed = all(n.hello.timed for n in self.nodes.values() if n.hello and n.measures)
 
-    def configure(self, node: Node) -> list[Effect]:
-        """Order a node to configure its device, and wait for it to get ready."""
-        e = self._experiment
+    def ask(self, node: Node) -> None:
+        """Have a node get ready: it is ordered to configure its device, and has so long for it."""
         node.ask(self.ready_within_s)
+
+    @property
+    def getting_ready(self) -> bool:
+        """Whether a node that takes part is alive and not ready."""
+        return any(node.alive and not node.ready for node in self.taking_part())
+
+    @property
+    def someone_must_be_configured(self) -> bool:
+        return any(node.must_be_configured for node in self.nodes.values())
+
+    def configure(self) -> list[Effect]:
+        """Order every node for which it is due to configure its device."""
+        return [self._order_to_configure(node) for node in self.nodes.values() if node.must_be_configured]
+
+    def _order_to_configure(self, node: Node) -> Effect:
+        e = self._experiment
+        node.must_be_configured = False
         alice = self.by_role("alice")
         discussion = transcript = ""
         if alice is not None and alice.hello is not None:
@@ -286,15 +304,14 @@ class Roster:
             blocks=planned_blocks(e), rehearsal=is_rehearsal(self._lab, e), surface=e.surface,
             discussion=discussion, transcript=transcript,
         )  # fmt: skip
-        return [Send(node.name, body)]
+        return Send(node.name, body)
 
-    def configure_anew(self, role: str) -> list[Effect]:
-        """Configure a node again that is alive: until it has answered, it is not ready."""
+    def ask_anew(self, role: str) -> None:
+        """Have a node get ready again that is alive: until it has answered, it is not ready."""
         node = self.by_role(role)
-        if node is None or not node.alive:
-            return []
-        node.asked = 0
-        return self.configure(node)
+        if node is not None and node.alive:
+            node.asked = 0
+            self.ask(node)
 
     # -- losses
 
@@ -313,8 +330,8 @@ class Roster:
         node.admit()
         self._story.add("resumed", node=node.name)
         note = Note("resumed", {"node": node.name, "detail": "it answers again and continues where it was"})
-        # the simulated air may have dropped its device meanwhile
-        return [note, *self.configure(node)]
+        self.ask(node)  # the simulated air may have dropped its device meanwhile
+        return [note]
 
     def change_link(self, node: Node, is_up: bool) -> list[Effect]:
         """Take note that a node's connection is lost, or is there again."""
@@ -330,7 +347,9 @@ class Roster:
             why = f"is alive but did not get ready, asked {node.asked} times; {node.where_it_fails}"
             return self.go_on_without([node], why, why)
         self._story.add("asked again", node=node.name, asked=node.asked)
-        return [Note("asked_again", {"node": node.name, "times": node.asked}), *self.configure(node)]
+        note = Note("asked_again", {"node": node.name, "times": node.asked})
+        self.ask(node)
+        return [note]
 
     def leave_out(self, node: Node, why: str) -> list[Effect]:
         """Go on without an optional node."""

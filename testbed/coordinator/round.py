@@ -206,13 +206,22 @@ class Rounds:
         node = self._roster.nodes[name]
         self._story.add("reported", round=r.number, node=name, fault=body.fault)
         self._hurry(r)
+        retuned = self._retuned(name, body)
         if body.fault is None:
             node.strikes = 0
-            return []
+            return retuned
         # an optional node whose radio always fails only slows the run down
         out = [] if node.required else self._roster.strike(name, r.number)
         node.strikes *= not node.required
-        return [*out, Note("fault", {"node": name, "round": body.round, "reason": body.fault, "detail": body.detail})]
+        fault = Note("fault", {"node": name, "round": body.round, "reason": body.fault, "detail": body.detail})
+        return [*retuned, *out, fault]
+
+    @staticmethod
+    def _retuned(name: str, body: m.Probed) -> list[Effect]:
+        """Note that a node followed Alice's carrier."""
+        if body.correction_ppm is None:
+            return []
+        return [Note("retuned", {"node": name, "round": body.round, "correction_ppm": body.correction_ppm})]
 
     def _hurry(self, r: Round) -> None:
         """Shorten the wait of a round that waits only for optional nodes."""

@@ -310,7 +310,8 @@ class Coordinator:
         assert self._recorder is not None
         if x.kind == "ready":
             self._began_s = self._clock.now_s()
-        self._recorder.note(x)
+        if not self._recorder.note(x):
+            return
         words = ", ".join(f"{k} {v}" for k, v in x.detail.items() if k not in ("identity", "accepted"))
         text = printable(f"{x.kind.replace('_', ' ')}: {words}", 1000)  # nodes' own words, on a person's terminal
         if x.kind in _SHOWN:

@@ -255,9 +255,10 @@ class CoordinatorState(Deadlines):
         self.rounds.forget_clock_of(node.name)
         out = self.roster.welcome(node, came_back)
         if self.phase != "joining":
-            out += self.roster.configure(node)
+            self.roster.ask(node)
             if node.role == "alice":  # her sockets are new: the others must find them
-                out += self.roster.configure_anew("bob") + self.roster.configure_anew("eve")
+                self.roster.ask_anew("bob")
+                self.roster.ask_anew("eve")
         return out
 
     def _configured(self, node: Node, body: m.Configured) -> list[Effect]:
@@ -467,9 +468,18 @@ class CoordinatorState(Deadlines):
         misfit = self.roster.misfit()
         if misfit is not None:
             return [RunFails(misfit)]
+        for node in self.roster.taking_part():
+            self.roster.ask(node)
         out: list[Effect] = [ResetWorld()] if self.lab.world is not None else []
-        out += self.roster.beams_note()
-        return out + [x for node in self.roster.taking_part() for x in self.roster.configure(node)]
+        return out + self.roster.beams_note()
+
+    def _a_node_can_be_configured(self) -> bool:
+        """In virtual time a node takes part in the air from then on: a round under way would wait for it, and where
+        its clock stands is known between rounds only."""
+        return self.roster.someone_must_be_configured and not (self.virtual and self.rounds.under_way)
+
+    def _configure(self) -> list[Effect]:
+        return self.roster.configure()
 
     def _everybody_is_ready(self) -> bool:
         return self.roster.all_ready()
@@ -559,7 +569,7 @@ class CoordinatorState(Deadlines):
             return False
         if self.rounds.settling and self.surface.watches:
             return False
-        if not self.roster.required_ready():
+        if not self.roster.required_ready() or (self.virtual and self.roster.getting_ready):
             return False
         return not self.timetable.is_too_early(self.roster.timed)
 
@@ -700,9 +710,13 @@ def _wait(state: CoordinatorState) -> None:
 _S = CoordinatorState
 COURSE: Mapping[str, tuple[Rule, ...]] = {
     "joining": (Rule(_S._everybody_has_joined, _S._begin_configuring),),
-    "configuring": (Rule(_S._everybody_is_ready, _S._begin_probing),),
+    "configuring": (
+        Rule(_S._a_node_can_be_configured, _S._configure),
+        Rule(_S._everybody_is_ready, _S._begin_probing),
+    ),
     "probing": (
         Rule(_S._oldest_round_is_complete, _S._close_round),
+        Rule(_S._a_node_can_be_configured, _S._configure),
         Rule(_S._a_round_is_on_air, _S._follow_round),
         Rule(_S._surface_is_read_back, _wait),
         Rule(_S._rounds_must_be_confirmed, _S._read_surface_back),
@@ -711,6 +725,7 @@ COURSE: Mapping[str, tuple[Rule, ...]] = {
         Rule(_S._a_round_can_start, _S._begin_round),
     ),
     "distilling": (
+        Rule(_S._a_node_can_be_configured, _S._configure),
         Rule(_S._no_block_is_open, _S._go_on_probing),
         Rule(lambda state: True, _S._advance_block),
     ),
@@ -743,6 +758,7 @@ _ON_FAILURE: Mapping[str, Callable[[CoordinatorState, Node, m.Failed], list[Effe
     "configure": _S._node_failed,
     "readclock": _S._node_failed,
     "run": _S._node_failed,
+    "authenticate": _S._node_failed,
 }
 """Operation that failed at a node → what follows; every other one is a part in a round or a block."""
 

@@ -335,6 +335,9 @@ class NodePlace(Table):
     correction_ppm: Annotated[float, Meta(ge=-200, le=200)] | None = None
     """By how much this device's crystal is too fast; its carrier is set lower by as much. Where it is not given, the
     value applies that `testbed doctor` measured of the device with this serial number, or else 0."""
+    calibrated: bool = False
+    """Take out of the CSI what this device's own chains do to it, as `testbed doctor --cable` measured at the run's
+    carrier and rate. Both of Alice and Bob, or neither."""
     private: bool = False
     """This node never reports CSI or raw bits: it refuses to take part in a run of experiment mode."""
     floors: Floors = field(default_factory=Floors)
@@ -349,7 +352,11 @@ class Lab(Table):
     coordinator: CoordinatorPlace = field(default_factory=CoordinatorPlace)
     world: WorldPlace | None = None
     curve: bool = True
-    """Authenticate and encrypt every link; false only to debug, on one machine, in experiment mode."""
+    """Authenticate and encrypt every link; false only on one machine, and in private mode only with wegman_carter."""
+    wegman_carter: bool = False
+    """Authenticate the discussion between Alice and Bob, in addition to curve or in its place, so that no computation
+    forges it: one-time tags from a secret that both were given beforehand (`testbed keys pool`). 256 bits of every
+    delivered key refill it and are no part of the key."""
 
     def by_role(self, role: str) -> str | None:
         """Return the name of the node with this role, or None."""

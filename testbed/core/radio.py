@@ -77,6 +77,21 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class FoundRadio:
+    """A device that answers, as `testbed init` writes it into a lab file."""
+
+    options: dict[str, Any]
+    """Of the node's table: by these the driver opens this device and no other."""
+    serial: str
+    """Empty where the device states none."""
+    words: str
+    """What it is, for people."""
+    tx_gain_db: tuple[float, float]
+    rx_gain_db: tuple[float, float]
+    can_transmit: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """One reception of a train."""
 
@@ -126,6 +141,15 @@ class Radio(ABC):
         The options may be invalid: this method does not check them, and must not raise.
         """
         return cls.limits
+
+    @classmethod
+    def discover(cls, addresses: Sequence[str] = ()) -> list[FoundRadio]:
+        """Return the devices that answer on this machine, each once; `addresses`: where else to look.
+
+        Addresses of other drivers are passed over. Raises DeviceError where the vendor's library is missing. Default:
+        this driver cannot look for devices.
+        """
+        return []
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.config import devices, state_root
 from testbed.core import identity, registry, seeds
-from testbed.core.config import Experiment, Lab, RadioPlan, Scene
+from testbed.core.config import Experiment, Lab, RadioPlan, Scene, is_rehearsal
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
 from testbed.core.radio import Radio
@@ -358,12 +358,15 @@ def run(
     """
     from testbed.coordinator.events import ProcessEnded
     from testbed.coordinator.server import Coordinator
+    from testbed.lab import pools
 
     driver = registry.load_driver("worlds", lab.world.driver) if lab.world is not None else None
     if driver is not None:
         driver.check(experiment.scene)
     if lab.curve:
         make_keys(lab, ["coordinator", *local_names(lab)])
+    if lab.wegman_carter and not is_rehearsal(lab, experiment):
+        pools.prepare(lab, lab_name)
     coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"))
     crew = Crew(lab, lab_name)
     try:

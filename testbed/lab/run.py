@@ -47,7 +47,8 @@ def check_world(plan: Experiment, place: Lab, lab: str) -> None:
                 "accepted: false, or an experiment of mode = 'private'"
             )
     if not place.curve:
-        log.warning("%s: curve = false: links here are not authenticated; keys are for experiments only", lab)
+        what = "only the discussion is authenticated" if place.wegman_carter else "keys are for experiments only"
+        log.warning("%s: curve = false: links here are not authenticated; %s", lab, what)
     if plan.surface.policy != "none" and place.by_role("ris") is None:
         raise InputError(f"{lab}: the experiment moves a surface, but no node has role = 'ris'")
 

@@ -28,6 +28,8 @@ MAX_MESSAGE_BYTES = 1 << 24
 """Largest message to the coordinator and from it. The longest content is a block's raw bits, a byte each."""
 MAX_PUBLIC_BYTES = 1 << 25
 """Largest message of the discussion. The longest content is the CSI of a training."""
+MAX_IDENTITY_BYTES = 1 << 14
+"""Largest identity of a device, which is recorded whenever its node joins."""
 MAX_ELEMENTS = 1 << 20
 """Most elements of a surface."""
 
@@ -174,6 +176,8 @@ class Probed(_Body, frozen=True):
     fault: Reason | None = None
     """Reject reason where this node could not do its part (late transmission, device error)."""
     detail: Text = ""
+    correction_ppm: Finite | None = None
+    """What this node's radio takes out of the carrier from now on; None where that has not changed."""
 
 
 class Agreed(_Body, frozen=True):
@@ -414,6 +418,9 @@ class PublicEnvelope(Struct, frozen=True):
 def _check(envelope: Envelope) -> None:
     """Raise ValueError where parts of a message contradict one another; the schema cannot express this."""
     match envelope.body:
+        case Hello(identity=identity):
+            if (size := len(_encoder.encode(identity))) > MAX_IDENTITY_BYTES:
+                raise ValueError(f"an identity of {size} bytes, accepted: up to {MAX_IDENTITY_BYTES}")
         case Probed(links=links):
             for link in links:
                 if link.csi is not None and len(link.csi) != 8 * math.prod(link.shape):

@@ -38,6 +38,7 @@ from testbed.net import transport
 from testbed.nodes import calibration
 from testbed.nodes import events as e
 from testbed.nodes.operations import BoardWork, RadioWork, life_of
+from testbed.nodes.pool_file import PoolFile
 from testbed.nodes.state import NodeState
 
 log = logging.getLogger("testbed.node")
@@ -91,7 +92,12 @@ class NodeDaemon:
         self.lab = lab
         self.role = self.place.role
         self.incarnation = transport.new_incarnation()
-        self.state = NodeState(self.role, secrets.randbits(256), self.place.floors, identity is not None)
+        with_pool = lab.wegman_carter and self.role in ("alice", "bob")
+        self._pool_file = PoolFile(state_dir) if with_pool else None
+        self.state = NodeState(
+            self.role, secrets.randbits(256), self.place.floors, identity is not None, lab.wegman_carter,
+            self._pool_file.read() if self._pool_file is not None else None,
+        )  # fmt: skip
         self._machine = handler_of(self.state)
         self._trouble = 0
         self.welcomed = False
@@ -218,6 +224,8 @@ class NodeDaemon:
     def _close(self) -> None:
         self._pulse.stop()
         self._pulse.join(timeout=2.0)
+        if self._pool_file is not None:
+            self._pool_file.close()
         try:
             with self._device_lock:
                 self._device.close()
@@ -353,6 +361,11 @@ class NodeDaemon:
         numbers = (p.stem.removeprefix("block-") for p in kept)
         return max((int(n) for n in numbers if n.isdecimal()), default=-1)
 
+    def _store_pool(self, x: e.StorePool) -> None:
+        """Write what is left of the pool; raises TestbedError, which ends this node, before a used pad is sent."""
+        assert self._pool_file is not None
+        self._pool_file.write(x.pool)
+
     def _store_model(self, x: e.StoreModel) -> None:
         """Write the enhancer's model into this node's own folder; without it, a restarted node trains again."""
         path = self._model_path()
@@ -443,6 +456,7 @@ _OPERATIONS: Mapping[type, Callable[[NodeDaemon, Any], e.Event]] = {
 _DO: Mapping[type, Callable[[NodeDaemon, Any], None]] = {
     e.Report: NodeDaemon._report,
     e.Publish: NodeDaemon._publish,
+    e.StorePool: NodeDaemon._store_pool,
     e.StoreModel: NodeDaemon._store_model,
     e.Silence: NodeDaemon._silence,
     e.Exit: NodeDaemon._leave,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.core.types import CsiFrame, Key
@@ -97,6 +97,13 @@ class StoreKey:
 
 
 @dataclass(frozen=True, slots=True)
+class StorePool:
+    """Write what is left of the node's pool of one-time authentication before any later instruction is carried out."""
+
+    pool: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class StoreModel:
     """Keep the result of the training, for a restart within this run."""
 
@@ -117,7 +124,7 @@ class Exit:
 
 
 Event = Received | Discussed | ModelFound | ProbeDone | DeviceDone | DeviceFault | Tick
-Instruction = Report | Publish | Operate | StoreKey | StoreModel | Silence | Exit
+Instruction = Report | Publish | Operate | StoreKey | StorePool | StoreModel | Silence | Exit
 
 
 class OrderRefused(Exception):

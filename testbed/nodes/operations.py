@@ -18,11 +18,13 @@ from testbed.core.errors import DeviceError, InputError, LateTransmit, ProbeReje
 from testbed.core.radio import Radio, RadioSettings
 from testbed.core.ris import Board
 from testbed.core.stages import CsiEstimator
-from testbed.core.types import CsiFrame, IqBlock, SoundingFrame, SurfacePattern
+from testbed.core.types import C64, CsiFrame, IqBlock, SoundingFrame, SurfacePattern
 from testbed.core.windows import PERIODS, repeated_windows
 from testbed.net import messages as m
+from testbed.nodes import chains
 from testbed.nodes import events as e
 from testbed.nodes.antennas import Antennas
+from testbed.nodes.carrier import CarrierTracker
 from testbed.nodes.secret_surface import SecretSurface
 
 _COARSE_S = 0.5e-6
@@ -42,6 +44,9 @@ class _Tuned:
     is_experiment: bool
     iq_folder: Path | None
     """Where the captured samples are written; None where they are not."""
+    carrier: CarrierTracker
+    ratio: C64 | None
+    """(subcarrier,) this device's T/R, by which CSI is multiplied; None where it is taken as it is."""
 
 
 @dataclass(slots=True)
@@ -78,15 +83,28 @@ class RadioWork:
         self._has_failed, self._part = False, _Part(-1)
         sounder = registry.make_stage("probing", body.probing.waveform, body.probing.waveform_options)
         frame = sounder.frame(accepted.sample_rate_hz)
+        ratio = self._ratio(accepted, frame)
+        estimator = registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options)
+        range_hz = estimator.range_hz(frame)
         self._tuned = _Tuned(
             settings=settings,
             frame=frame,
-            estimator=registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options),
+            estimator=estimator,
+            ratio=ratio,
+            carrier=CarrierTracker(settings.carrier_hz, range_hz, self._radio.correction_ppm),
             antennas=Antennas(self._place.role, body.antennas, body.beams, frame, seed),
             is_experiment=body.experiment_mode,
             iq_folder=self._state_dir / "iq" / run if body.record_iq and body.experiment_mode else None,
         )
         return m.Configured(accepted={k: float(getattr(accepted, k)) for k in _ACCEPTED})
+
+    def _ratio(self, accepted: RadioSettings, frame: SoundingFrame) -> C64 | None:
+        if not self._place.calibrated:
+            return None
+        if self._radio.capabilities.n_antennas > 1:
+            raise InputError("calibrated = true; accepted for radios with one antenna only")
+        found = chains.find(self._state_dir, self._radio.identity(), accepted.carrier_hz, accepted.sample_rate_hz)
+        return found.ratio(frame.subcarrier_hz)
 
     def _ready(self) -> _Tuned:
         if self._tuned is None:
@@ -110,7 +128,23 @@ class RadioWork:
             tuned.antennas.hear(body.round, csi)
             csi = {}
         reason, detail = fault if fault else (None, "")
-        return e.ProbeDone(m.Probed(round=body.round, links=links, fault=reason, detail=detail), csi)
+        return e.ProbeDone(self._probed(tuned, body.round, links, reason, detail), csi)
+
+    def _probed(
+        self, tuned: _Tuned, number: int, links: list[m.LinkResult], fault: str | None, detail: str
+    ) -> m.Probed:
+        """Return the report of a round; where Alice's carrier has moved too far away, the radio follows it first.
+
+        A radio that cannot be tuned then is left to the next order, which says what is wrong with it.
+        """
+        wanted_ppm = tuned.carrier.wanted_ppm()
+        if wanted_ppm is not None:
+            self._radio.correction_ppm = wanted_ppm
+            try:
+                self._radio.configure(tuned.settings)
+            except DeviceError as exc:
+                fault, detail = fault or Reject.DEVICE.value, detail or str(exc)
+        return m.Probed(round=number, links=links, fault=fault, detail=detail, correction_ppm=wanted_ppm)
 
     def _take_slots(
         self, tuned: _Tuned, body: m.Probe
@@ -175,7 +209,7 @@ class RadioWork:
         csi: dict[str, CsiFrame] = {}
         links = [self._estimate_repeated(tuned, body.round, tx, block, csi) for tx, block in part.captured]
         reason = Reject.DEVICE.value if part.fault else None
-        return e.ProbeDone(m.Probed(round=body.round, links=links, fault=reason, detail=part.fault or ""), csi)
+        return e.ProbeDone(self._probed(tuned, body.round, links, reason, part.fault or ""), csi)
 
     def _act(self, tuned: _Tuned, body: m.Step, part: _Part) -> None:
         match body.action:
@@ -215,11 +249,16 @@ def _estimate(
     """Return what is reported of one captured slot; the estimate itself goes into `csi`, by role of the transmitter."""
     try:
         found = tuned.antennas.estimate(tuned.estimator, number, slot.tx, block, sounding)
+        if tuned.ratio is not None:
+            found = chains.levelled(found, tuned.ratio)
     except ProbeRejected as exc:
+        if exc.cfo_hz is not None:
+            _follow(tuned, slot.tx, exc.cfo_hz)
         if not tuned.is_experiment:  # details name levels and SNR, which are much like those of the rounds around
             return m.LinkResult(tx=slot.tx, reason=exc.reason.value)
         return m.LinkResult(tx=slot.tx, reason=exc.reason.value, detail=exc.detail, cfo_hz=exc.cfo_hz or 0.0)
     csi[slot.tx] = found
+    _follow(tuned, slot.tx, found.cfo_hz)
     timing_error_s = found.time_s - (slot.start_s + margin_s)
     if not tuned.is_experiment:
         # level, SNR and exact arrival depend on the channel, as the key does; the scheduler needs a coarse time only
@@ -237,6 +276,11 @@ def _estimate(
         shape=shape,
         csi=np.ascontiguousarray(found.h).tobytes() if not sounding else None,
     )
+
+
+def _follow(tuned: _Tuned, tx: str, cfo_hz: float) -> None:
+    if tx == "alice":
+        tuned.carrier.hear(cfo_hz)
 
 
 def life_of(incarnation: str) -> str:

@@ -80,7 +80,10 @@ class Orders:
                 if (wrong := radio_out_of_range(body.radio)) is not None:
                     return wrong
                 if not experiment and not self._authenticated:
-                    return "private mode needs authenticated links: accepted with curve = true in the lab file"
+                    return (
+                        "private mode needs an authenticated discussion: accepted with curve = true or "
+                        "wegman_carter = true in the lab file"
+                    )
                 return demands.refusal(self.floors, accounting, experiment)
             case m.Distil(block=block, rounds=rounds):
                 if any(b <= a for a, b in pairwise(rounds)):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from testbed.chain.wegman_carter import Pool
 from testbed.core.config import Floors
 from testbed.core.machine import EventClock, Phases, Story, require
 from testbed.net import messages as m
@@ -68,17 +69,27 @@ class NodeState:
 
     `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed is known to
     everybody, and must not determine which bits are sacrificed or how the key is hashed. `floors` is what the node
-    demands of every run; `authenticated` says whether its links are.
+    demands of every run; `authenticated` says whether its links are. `wegman_carter`: the node demands one-time
+    authentication of the discussion, and `pool` is what it has for it.
     """
 
-    def __init__(self, role: str, secret_seed: int, floors: Floors | None = None, authenticated: bool = True) -> None:
+    def __init__(
+        self,
+        role: str,
+        secret_seed: int,
+        floors: Floors | None = None,
+        authenticated: bool = True,
+        wegman_carter: bool = False,
+        pool: Pool | None = None,
+    ) -> None:
         self.role = role
         self._clock = clock = EventClock()
         self._story = story = Story(clock)
         self._phases = Phases(TRANSITIONS, "greeting", story)
         self._operation: str | None = None
-        self.setup = Setup(secret_seed, floors)
-        self.orders = Orders(role, self.setup.floors, authenticated)
+        ends = role in ("alice", "bob")
+        self.setup = Setup(secret_seed, floors, wegman_carter and ends, pool)
+        self.orders = Orders(role, self.setup.floors, authenticated or wegman_carter)
         self.measured = MeasuredCsi()
         self.key_maker = KeyMaker(role, self.setup, self.measured, clock, story)
         self.eavesdropping = Eavesdropping(self.setup, self.measured, clock, story)

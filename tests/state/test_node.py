@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from testbed.chain.wegman_carter import Pool
 from testbed.core.config import Accounting, ChainPlan, ProbingPlan, RadioPlan, SurfacePlan
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import KeyReport, SurfaceRecord
@@ -36,11 +37,19 @@ def configure(**changes: Any) -> m.Configure:
 class Trio:
     """Alice, Bob and Eve with a shared fading channel; Eve's is her own, or a noisy copy of Bob's.
 
-    rounds_again: the second half of the rounds comes on the channels of the first.
+    rounds_again: the second half of the rounds comes on the channels of the first. pools: by role, what the discussion
+    is authenticated with.
     """
 
-    def __init__(self, eve_sees: float = 0.0, rounds_again: bool = False, **changes: Any) -> None:
-        self.nodes = {role: NodeState(role, secret_seed=i) for i, role in enumerate(("alice", "bob", "eve"))}
+    def __init__(
+        self, eve_sees: float = 0.0, rounds_again: bool = False, pools: dict[str, Pool] | None = None, **changes: Any
+    ) -> None:
+        self.nodes = {
+            role: NodeState(role, i, wegman_carter=pools is not None, pool=(pools or {}).get(role))
+            for i, role in enumerate(("alice", "bob", "eve"))
+        }
+        self.done: list[tuple[str, e.Instruction]] = []
+        """Every instruction, in order, with whose it was."""
         self.reports: dict[str, list[Any]] = {role: [] for role in self.nodes}
         self.keys: dict[str, Key] = {}
         self.transcript: list[m.PublicEnvelope] = []
@@ -71,6 +80,7 @@ class Trio:
         while queue:
             who, what = queue.pop(0)
             for x in self.nodes[who].handle(what):
+                self.done.append((who, x))
                 match x:
                     case e.Report(body):
                         self.reports[who].append(body)

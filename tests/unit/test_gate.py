@@ -93,6 +93,7 @@ def test_the_messages_that_are_damaged_below_are_valid(message: Any) -> None:
         (HELLO, "body/identity", {"x": {(1, 2): 3}}),
         (HELLO, "body/identity", {"x": {1: 2}}),
         (HELLO, "body/identity", {"x": "y" * (gate.MAX_TEXT + 1)}),
+        (HELLO, "body/identity", {"x": "y" * m.MAX_IDENTITY_BYTES}),
         (HELLO, "header/msg_id", -1),
         *[(HELLO, "header/sender", name) for name in NOT_NAMES],
         *[(HELLO, "header/incarnation", name) for name in NOT_NAMES],
