@@ -226,7 +226,7 @@ def check_mode(e: Experiment, lab: Lab, source: str) -> None:
     if e.mode == "private" and not lab.curve and not lab.wegman_carter:
         raise InputError(
             f"{source}: key 'curve': false with an experiment of mode = 'private', which needs an authenticated "
-            "discussion: without it anybody could pose as Alice or Bob; accepted: true, or wegman_carter = true"
+            "discussion: without it any program could pose as Alice or Bob; accepted: true, or wegman_carter = true"
         )
 
 

@@ -122,7 +122,9 @@ def examine(
     if lab.curve:
         _keys(lab, here, notes)
     else:
-        notes.fix("lab", "authentication", "curve = false: anybody on the network can give orders", "set curve = true")
+        notes.fix(
+            "lab", "authentication", "curve = false: any program on the network can give orders", "set curve = true"
+        )
     if lab.wegman_carter:
         _pools(lab, here, notes)
     _network(lab, here, notes)

@@ -125,7 +125,7 @@ def other_key(folder: Path, name: str) -> str:
     return (folder / f"{name}.public").read_text()
 
 
-def test_a_key_that_the_coordinator_does_not_know_is_told_on_both_sides(site: Site) -> None:
+def test_an_unknown_key_is_reported_on_both_sides(site: Site) -> None:
     site.lab.write_text(site.lab.read_text() + "join_timeout_s = 20.0\n")
     keys = processes.lab_folder(config.load_lab(str(site.lab))) / "transport"
     coordinator = site.start_coordinator("--rounds", "10")
