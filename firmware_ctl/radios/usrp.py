@@ -57,7 +57,7 @@ class UsrpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     rx_delay_samples: float | dict[str, float] = 0.0
     """How much later than its time stamp a sample enters the host's stream. Measured: 46 to 165 on a B210 (gr-plasma
     #13). It is subtracted from every reception's time. It differs with the sample rate: a table from rates in Hz,
-    { "4e6" = 52.0, "20e6" = 71.5 }, serves these rates and no others; one number serves all."""
+    { "4e6" = 52.0, "20e6" = 71.5 }, is for these rates only; one number is for all rates."""
     turnaround_s: Annotated[float, Meta(ge=0)] = 24e-6
     """Time between transmission and reception; the default is the transmit advance of a published TDD prober
     (4C6C/channel_measurement_for_PLKG)."""

@@ -336,8 +336,8 @@ class NodePlace(Table):
     """By how much this device's crystal is too fast; its carrier is set lower by as much. Where it is not given, the
     value applies that `testbed doctor` measured of the device with this serial number, or else 0."""
     calibrated: bool = False
-    """Take out of the CSI what this device's own chains do to it, as `testbed doctor --cable` measured at the run's
-    carrier and rate. Both of Alice and Bob, or neither."""
+    """Correct the CSI for this device's own transmit and receive responses, as measured by `doctor --cable` at the
+    run's carrier and rate. To be set for both Alice and Bob, or for neither."""
     private: bool = False
     """This node never reports CSI or raw bits: it refuses to take part in a run of experiment mode."""
     floors: Floors = field(default_factory=Floors)
@@ -354,9 +354,9 @@ class Lab(Table):
     curve: bool = True
     """Authenticate and encrypt every link; false only on one machine, and in private mode only with wegman_carter."""
     wegman_carter: bool = False
-    """Authenticate the discussion between Alice and Bob, in addition to curve or in its place, so that no computation
-    forges it: one-time tags from a secret that both were given beforehand (`testbed keys pool`). 256 bits of every
-    delivered key refill it and are no part of the key."""
+    """Authenticate the discussion between Alice and Bob, in addition to curve or in its place, against an attacker of
+    any computing power: one-time tags from a secret that both share beforehand (`testbed keys pool`). 256 bits of every
+    hashed string refill it and are not part of the key."""
 
     def by_role(self, role: str) -> str | None:
         """Return the name of the node with this role, or None."""

@@ -38,7 +38,7 @@ class AgreeReport(Struct, frozen=True, kw_only=True):
     csi_defects: dict[str, Tally] = {}
     """Number of each kind of defect of this side's CSI that was masked or repaired (`chain.defects`)."""
     csi_bins: list[Tally] = []
-    """Places of the subcarriers that were left out: dead, or jumping."""
+    """Positions of the subcarriers that were left out: dead, or jumping."""
 
 
 class TrainReport(Struct, frozen=True, kw_only=True):
@@ -175,7 +175,7 @@ class KeyReport(Struct, frozen=True, kw_only=True):
     """log2 of total, estimation, correction, amplification over the whole run."""
     refill_bits: Tally = 0
     """Bits of the hashed string that went into the pool of one-time authentication and are no part of `key_bits`.
-    Told by both sides in both modes, as `authentication_bits` is."""
+    Reported by both sides in both modes, as `authentication_bits` is."""
     authentication_bits: Tally = 0
     """Bits of the pool that this block used up at this side."""
 

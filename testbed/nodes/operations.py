@@ -46,7 +46,7 @@ class _Tuned:
     """Where the captured samples are written; None where they are not."""
     carrier: CarrierTracker
     ratio: C64 | None
-    """(subcarrier,) this device's T/R, by which CSI is multiplied; None where it is taken as it is."""
+    """(subcarrier,) this device's T/R, by which CSI is multiplied; None without a correction."""
 
 
 @dataclass(slots=True)
@@ -133,7 +133,7 @@ class RadioWork:
     def _probed(
         self, tuned: _Tuned, number: int, links: list[m.LinkResult], fault: str | None, detail: str
     ) -> m.Probed:
-        """Return the report of a round; where Alice's carrier has moved too far away, the radio follows it first.
+        """Return the report of a round; if Alice's carrier has moved too far, the radio is retuned first.
 
         A radio that cannot be tuned then is left to the next order, which says what is wrong with it.
         """
