@@ -1,6 +1,6 @@
 """A serial line in software: a pty between a real driver and a simulated device, as slow as the wire would be.
 
-A pty has no speed limit, so both directions are limited here to ten bits a byte. Bytes from the host reach the device
+A pty has no speed limit, so both directions are limited here to ten bits per byte. Bytes from the host reach the device
 when a real line would have delivered them; the device's answers are sent byte after byte, and delayed by the adapter's
 latency timer where the line has one. The methods marked as faults make the line silent, late, noisy or unplugged.
 """

@@ -20,7 +20,7 @@ from testbed.core.types import F64
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The measurements that the checks judge: one row a probe, the same probes at all ends."""
+    """The measurements that the checks judge: one row per probe, the same probes at all ends."""
 
     alice_db: F64
     """(probe, dimension) levels at Alice; NaN where there is none."""

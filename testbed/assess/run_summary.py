@@ -35,7 +35,7 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
     correlations: dict[str, float | None] = {}
     unmeasured: dict[str, str] = {}
     if alice is not None and bob is not None and alice.shape != bob.shape:
-        why = f"CSI of {alice.shape[1]} values a round at Alice and of {bob.shape[1]} at Bob cannot be compared"
+        why = f"CSI of {alice.shape[1]} values per round at Alice and of {bob.shape[1]} at Bob cannot be compared"
         unmeasured |= {k: why for k in ("csi_correlation_ab", "csi_correlation_ae", "csi_correlation_ab_detrended")}
         alice = bob = None
     # what a node reports of itself may be of any shape: one that cannot be compared is none

@@ -13,8 +13,8 @@ A bin is one subcarrier of one antenna pair. The rules:
   frames after it are levelled.
 
 Every rule compares an end with itself, so neither end learns anything about the other's measurement. Whether a frame or
-a feature is left out is public anyway, because the quantizer publishes what it keeps. A spectrum that is mirrored or
-shifted at one of them, is a health check (`assess.checks.bin_order`), and a replay repairs it, too.
+a feature is left out is public anyway, because the quantizer publishes what it keeps. A mirrored or shifted
+spectrum shows only with both ends' CSI: a health check (`assess.checks.bin_order`) reports it, and a replay repairs it.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _levels_db(h: NDArray[np.complex64]) -> F64:
 
 
 def _present(level: F64) -> Mask:
-    """Return (frame,) in which anything was received, of levels (frame, bin)."""
+    """Return (frame,) whether a frame of levels (frame, bin) has any value."""
     out: Mask = np.isfinite(level).any(axis=1)
     return out
 
@@ -187,7 +187,7 @@ def _look(level: F64) -> _Pair:
 
 
 def _dead(level: F64) -> Mask:
-    """Return (bin,) which measure nothing, of levels (frame, bin) of frames that were received."""
+    """Return (bin,) whether a bin is dead, from levels (frame, bin) of received frames."""
     gone = np.isfinite(level).mean(axis=0) <= 0.5
     middle, spread = np.full(gone.size, np.nan), np.full(gone.size, np.nan)
     middle[~gone] = np.nanmedian(level[:, ~gone], axis=0)
@@ -210,7 +210,8 @@ def _middle(values: F64) -> float:
 
 
 def _jumping(level: F64, dead: Mask, sound: Mask) -> tuple[Mask, Mask]:
-    """Return (bin,) which jump against their neighbours, and (frame, bin) the single values that stand out above them.
+    """Return (bin,) whether a bin jumps against its neighbours, and (frame, bin) single values that are far above
+    theirs.
 
     The worst bin is removed, again and again until none is bad, because it makes its neighbours look bad.
     """
@@ -298,7 +299,7 @@ def _lines(known: F64, wanted: F64) -> F64:
 
 
 def _frames(h: C128, bad: Mask) -> tuple[F64, Mask, int]:
-    """Return (frame,) gains in dB that level the frames of h (frame, pair, bin), which are outliers, how many steps."""
+    """Return (frame,) gains in dB that level the frames of h (frame, pair, bin), the outliers, and how many steps."""
     gain_db, outliers = np.zeros(len(h)), np.zeros(len(h), bool)
     level = _levels_db(h.astype(np.complex64))
     level[:, bad] = np.nan

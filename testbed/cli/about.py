@@ -21,7 +21,7 @@ def bench(
     name: Annotated[Optional[str], typer.Argument(help="Name of one benchmark; default: all.")] = None,  # noqa: UP045
     as_json: JsonOption = False,
 ) -> None:
-    """Measure performance, each figure beside a peer measured in the same run.
+    """Measure performance, each figure compared with a peer measured in the same run.
 
     Example: testbed bench cascade --json
     """

@@ -62,9 +62,9 @@ class End(Table):
     """Receiving antennas used, by number; default: all."""
     tx: list[int] | None = None
     index: str | None = None
-    """Array of sequence numbers, one a probe: the same number at both ends is the same exchange."""
+    """Array of sequence numbers, one per probe: the same number at both ends is the same exchange."""
     time: str | None = None
-    """Array of time stamps, one a probe."""
+    """Array of time stamps, one per probe."""
     time_unit: Literal["s", "ms", "us", "ns"] = "s"
     time_offset_s: float = 0.0
     """Added to this end's time stamps, for clocks that differ by a known amount."""

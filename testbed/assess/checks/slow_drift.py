@@ -37,7 +37,7 @@ def slow_drift(alice_db: F64, bob_db: F64) -> Verdict:
         return Verdict(
             name,
             False,
-            f"{figures}: their common variation is mostly slow drift, which gives few secret bits a probe.",
+            f"{figures}: their common variation is mostly slow drift, which gives few secret bits per probe.",
             values,
         )
     return Verdict(name, True, f"{figures}.", values)

@@ -29,7 +29,7 @@ class Flow(Section):
         alarm = ""
         if steps[-1].bits < 0:
             alarm = (
-                f'<p class="alarm">Blocks delivered {-steps[-1].bits:,} key bits more than their own account allows: '
+                f'<p class="alarm">Blocks delivered {-steps[-1].bits:,} key bits more than their own reports allow:  '
                 "the accounting or a report has an error.</p>"
             )
         losses = [(step.label, step.bits) for step in steps]
