@@ -73,7 +73,7 @@ def replay(
     out = console()
     out.print(f"{summary['description']}", highlight=False)
     out.print(shown)
-    out.print(f"* Eve: {summary['eve_assumption']}", highlight=False)
+    out.print(f"assumption on Eve (*): {summary['eve_assumption']}", highlight=False)
     if summary["key_note"]:
         out.print(f"key: {summary['key_note']}", highlight=False)
     if summary["pairs_rejected"]:

@@ -155,7 +155,8 @@ class Radio(ABC):
         self.name = name
         self.state = "open"
         self.correction_ppm = 0.0
-        """By how much this device's oscillator is too fast; `configure` tunes it lower by as much. Set it before."""
+        """By how much this device's oscillator is too fast; `configure` tunes it lower by as much. Set it before
+        `configure`."""
         self.tell_air: Callable[[float], None] = lambda time_s: None
         """Called with the time until which the device will not transmit; an emulated device passes it to the air."""
         self._settings: RadioSettings | None = None

@@ -48,7 +48,7 @@ def bin_order(alice_db: F64, bob_db: F64, pairs: int = 1) -> Verdict:
     bins.
 
     Levels (probe, dimension), dimension = pair · n_subcarriers + subcarrier. In a channel that is flat over the band
-    all orders are alike, and none does harm.
+    all orders give the same levels, and the order does not matter.
     """
     name = "bin_order"
     found = other_order(alice_db, bob_db, pairs)
@@ -64,7 +64,7 @@ def bin_order(alice_db: F64, bob_db: F64, pairs: int = 1) -> Verdict:
 
 
 def other_order(first_db: F64, second_db: F64, pairs: int = 1) -> tuple[Order, float, float] | None:
-    """Return the order in which two ends' levels clearly correlate better, that correlation, and the one as it is.
+    """Return the order in which two ends' levels clearly correlate better, that correlation, and the one as recorded.
 
     None where the recorded order is the best one, or there are too few bins to decide.
     """
