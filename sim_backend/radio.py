@@ -105,7 +105,7 @@ class SimRadio(Radio):
         return self._clock.reading_s(self._now())
 
     def idle_until(self, time_s: float) -> None:
-        """Promise not to transmit before device time `time_s`; others may be waiting for this to hear on."""
+        """Promise not to transmit before device time `time_s`; other radios' receptions may wait for this."""
         until = self._clock.world_ticks(time_s)
         if self.state == "configured" and until > self._promised:
             self._link.declare(until, self.state)

@@ -201,7 +201,9 @@ def _series(h: np.ndarray, subcarriers: np.ndarray) -> CsiSeries:
 def shares(
     found: Sequence[dict[str, Any]], channel: str, kappa: float, counting: str, scheme: str, snr: float
 ) -> np.ndarray:
-    """Return (seed,) key bits over I(A;B|E) of a scheme with its best options at this SNR; empty: not counted so."""
+    """Return (seed,) key bits over I(A;B|E) of a scheme with its best options at this SNR; empty if it has no such
+    results.
+    """
     rows = [
         r for r in found
         if (r["channel"], r["kappa"], r["scheme"], r["snr_db"]) == (channel, kappa, scheme, snr)
