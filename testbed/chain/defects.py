@@ -41,7 +41,9 @@ _AROUND = 6
 _STUCK = 0.02
 """A bin is stuck if its spread is below this share of the typical bin's."""
 _JUMP_DB, _JUMP = 3.0, 5.0
-"""A bin jumps if its spread exceeds this number of dB and this multiple of the typical bin's."""
+"""A bin jumps from this on, and from so many times the typical bin's spread on."""
+_WEAK_DB = 6.0
+"""Below the mean of its two neighbours."""
 _USUAL_BINS = 75
 """Percentile of the bins that defines the typical one."""
 _SPIKE_DB, _SPIKE = 12.0, 8.0
@@ -148,8 +150,8 @@ def _levels_db(h: NDArray[np.complex64]) -> F64:
 
 
 def _present(level: F64) -> Mask:
-    """Return (frame,) whether a frame of levels (frame, bin) has any value."""
-    out: Mask = np.isfinite(level).any(axis=1)
+    """Return (frame,) in which anything was received, of levels (frame, bin)."""
+    out: Mask = np.asarray(np.isfinite(level).any(axis=1))
     return out
 
 
@@ -176,7 +178,7 @@ def _look(level: F64) -> _Pair:
         return _Pair(none, none, no_holes, np.zeros(n, bool))
     seen = level[present]
     enough = len(seen) >= LEAST_FRAMES and n_bins >= _LEAST_BINS
-    dead = _dead(seen) if enough else ~np.isfinite(seen).any(axis=0)
+    dead: Mask = _dead(seen) if enough else np.asarray(np.isnan(seen).all(axis=0))
     if n_bins - dead.sum() < min(_LEAST_GOOD, n_bins):
         return _Pair(none, none, no_holes, np.zeros(n, bool))
     missing = ~np.isfinite(level) & ~dead
@@ -215,9 +217,9 @@ def _jumping(level: F64, dead: Mask, sound: Mask) -> tuple[Mask, Mask]:
 
     The worst bin is removed, again and again until none is bad, because it makes its neighbours look bad.
     """
-    jumping = np.zeros(dead.size, bool)
+    jumping, weak = np.zeros(dead.size, bool), _weak(level[sound], dead)
     while True:
-        bad = dead | jumping
+        bad = dead | jumping | weak
         apart = _apart(level[sound], bad)
         spread = np.full(bad.size, -1.0)
         spread[~bad] = np.nanpercentile(np.abs(apart[:, ~bad]), 75, axis=0)
@@ -227,12 +229,23 @@ def _jumping(level: F64, dead: Mask, sound: Mask) -> tuple[Mask, Mask]:
         if spread[worst] <= max(_JUMP_DB, _JUMP * usual) or 2 * (bad.sum() + 1) > bad.size:
             break
         jumping[worst] = True
-    spikes = np.zeros(level.shape, bool)
+    spikes, bad = np.zeros(level.shape, bool), dead | jumping
     with np.errstate(invalid="ignore"):
         # also above its own usual level, because in a deep fade of the whole band all values are noise
         high = level[sound] > np.nanmedian(np.where(bad, 0.0, level[sound]), axis=0)
         spikes[sound] = high & (_above(level[sound], bad) > max(_SPIKE_DB, _SPIKE * usual))
     return jumping, spikes
+
+
+def _weak(level: F64, dead: Mask) -> Mask:
+    """Return (bin,) which lie in a lasting null of the channel: noise makes them vary, and they are sound."""
+    usual = np.full(dead.size, np.nan)
+    usual[~dead] = np.nanmedian(level[:, ~dead], axis=0)
+    good = np.flatnonzero(~dead)
+    beside = (np.r_[usual[good[1]], usual[good[:-1]]] + np.r_[usual[good[1:]], usual[good[-2]]]) / 2
+    weak = np.zeros(dead.size, bool)
+    weak[good] = usual[good] < beside - _WEAK_DB
+    return weak
 
 
 def _above(level: F64, bad: Mask) -> F64:

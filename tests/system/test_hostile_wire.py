@@ -135,22 +135,22 @@ STOPPED_A_RUN: dict[str, bytes] = {
     "CSI of a wrong shape": m.encode(
         m.Envelope(
             m.Header(0, m.VERSION, "eve", "1"),
-            m.Probed(round=1, links=[m.LinkResult(tx="alice", reason=None, shape=(3, 1, 64), csi=bytes(8))]),
+            m.Probed(rounds=[m.RoundResult(round=1, links=[m.LinkResult(tx="alice", reason=None, shape=(3, 1, 64), csi=bytes(8))])]),
         )
     ),
     "an empty link": m.encode(
         m.Envelope(
-            m.Header(0, m.VERSION, "eve", "1"), m.Probed(round=1, links=[m.LinkResult(tx="", reason=None)])
+            m.Header(0, m.VERSION, "eve", "1"), m.Probed(rounds=[m.RoundResult(round=1, links=[m.LinkResult(tx="", reason=None)])])
         )
     ),
     "../x": m.encode(
         m.Envelope(
-            m.Header(0, m.VERSION, "eve", "1"), m.Probed(round=1, links=[m.LinkResult(tx="../x", reason=None)])
+            m.Header(0, m.VERSION, "eve", "1"), m.Probed(rounds=[m.RoundResult(round=1, links=[m.LinkResult(tx="../x", reason=None)])])
         )
     ),
     "NUL": m.encode(
         m.Envelope(
-            m.Header(0, m.VERSION, "eve", "1"), m.Probed(round=1, links=[m.LinkResult(tx="bob\0", reason=None)])
+            m.Header(0, m.VERSION, "eve", "1"), m.Probed(rounds=[m.RoundResult(round=1, links=[m.LinkResult(tx="bob\0", reason=None)])])
         )
     ),
     "bad UTF-8": m.encode(m.Envelope(m.Header(0, m.VERSION, "eve", "1"), HELLO)).replace(b"bob", b"b\xffb"),
