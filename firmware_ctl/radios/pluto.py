@@ -448,8 +448,7 @@ class _Worker:
                 answer.put((True, job()))
             except BaseException as exc:
                 # its traceback would keep buffers alive: the next open would then be refused as busy, and the
-                # interpreter
-                # would crash if it deleted a context before them
+                # interpreter would crash if it deleted a context before them
                 traceback.clear_frames(exc.__traceback__)
                 answer.put((False, exc))
 

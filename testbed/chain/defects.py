@@ -41,9 +41,9 @@ _AROUND = 6
 _STUCK = 0.02
 """A bin is stuck if its spread is below this share of the typical bin's."""
 _JUMP_DB, _JUMP = 3.0, 5.0
-"""A bin jumps from this on, and from so many times the typical bin's spread on."""
+"""A bin jumps if its spread exceeds this number of dB and this multiple of the typical bin's."""
 _WEAK_DB = 6.0
-"""Below the mean of its two neighbours."""
+"""A bin is weak if its level is this far below the mean of its two neighbours."""
 _USUAL_BINS = 75
 """Percentile of the bins that defines the typical one."""
 _SPIKE_DB, _SPIKE = 12.0, 8.0
@@ -150,7 +150,7 @@ def _levels_db(h: NDArray[np.complex64]) -> F64:
 
 
 def _present(level: F64) -> Mask:
-    """Return (frame,) in which anything was received, of levels (frame, bin)."""
+    """Return (frame,) whether a frame of levels (frame, bin) has any value."""
     out: Mask = np.asarray(np.isfinite(level).any(axis=1))
     return out
 
