@@ -26,6 +26,10 @@ from testbed.net import transport
 from testbed.net.session import Session
 
 
+def probed(link: m.LinkResult) -> m.Probed:
+    return m.Probed(rounds=[m.RoundResult(round=1, links=[link])])
+
+
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     house = House(tmp_path / "keys")
@@ -135,22 +139,22 @@ STOPPED_A_RUN: dict[str, bytes] = {
     "CSI of a wrong shape": m.encode(
         m.Envelope(
             m.Header(0, m.VERSION, "eve", "1"),
-            m.Probed(rounds=[m.RoundResult(round=1, links=[m.LinkResult(tx="alice", reason=None, shape=(3, 1, 64), csi=bytes(8))])]),
+            probed(m.LinkResult(tx="alice", reason=None, shape=(3, 1, 64), csi=bytes(8))),
         )
     ),
     "an empty link": m.encode(
         m.Envelope(
-            m.Header(0, m.VERSION, "eve", "1"), m.Probed(rounds=[m.RoundResult(round=1, links=[m.LinkResult(tx="", reason=None)])])
+            m.Header(0, m.VERSION, "eve", "1"), probed(m.LinkResult(tx="", reason=None))
         )
     ),
     "../x": m.encode(
         m.Envelope(
-            m.Header(0, m.VERSION, "eve", "1"), m.Probed(rounds=[m.RoundResult(round=1, links=[m.LinkResult(tx="../x", reason=None)])])
+            m.Header(0, m.VERSION, "eve", "1"), probed(m.LinkResult(tx="../x", reason=None))
         )
     ),
     "NUL": m.encode(
         m.Envelope(
-            m.Header(0, m.VERSION, "eve", "1"), m.Probed(rounds=[m.RoundResult(round=1, links=[m.LinkResult(tx="bob\0", reason=None)])])
+            m.Header(0, m.VERSION, "eve", "1"), probed(m.LinkResult(tx="bob\0", reason=None))
         )
     ),
     "bad UTF-8": m.encode(m.Envelope(m.Header(0, m.VERSION, "eve", "1"), HELLO)).replace(b"bob", b"b\xffb"),
