@@ -322,7 +322,8 @@ class SimRadio(Radio):
     def _do_silence(self) -> None:
         self._link.forget_told()
         try:
-            self._link.ask(Silence(id=self._link.next_id(), session=self._link.session), self.state, timeout_s=2.0)
+            request = Silence(id=self._link.next_id(), session=self._link.session, final=self.is_interrupted)
+            self._link.ask(request, self.state, timeout_s=2.0)
         except OffAir:
             pass  # the radio has nothing on the air
 

@@ -163,15 +163,17 @@ def test_bursts_whose_time_is_over_are_late_and_the_others_are_sent() -> None:
 
 def test_a_halt_in_the_middle_of_a_train_silences_what_is_queued() -> None:
     """Whatever begins after the call has returned is not heard, and who waits for samples gives up."""
-    interval_s, n = 10e-3, 250
+    interval_s, n = 20e-3, 400
     with room(pace="wall") as world:
         alice, bob = Node(world, "alice"), world.radio("bob")
         start_s = now_s(bob) + 0.1
-        sending = threading.Thread(
-            target=captured, args=(alice, alice.order(start_s, range(n), interval_s, paced=True))
-        )
+        found = alice.work.expect(alice.order(start_s, range(n), interval_s, paced=True))
+        sending = threading.Thread(target=captured, args=(alice, found))
         sending.start()
-        while now_s(bob) < start_s + 10 * interval_s:
+        while found.queued < n:
+            threading.Event().wait(0.02)
+        until_s = now_s(bob) + 10 * interval_s
+        while now_s(bob) < max(until_s, start_s + 10 * interval_s):
             threading.Event().wait(0.02)
         alice.radio.interrupt()
         alice.radio.silence()
@@ -186,10 +188,10 @@ def test_a_halt_in_the_middle_of_a_train_silences_what_is_queued() -> None:
     assert min(power[:2]) > 100 * max(power[5:])
 
 
-def captured(node: Node, order: m.Probe) -> None:
+def captured(node: Node, found: Capture) -> None:
     """Fail where the capture does not give up."""
     with pytest.raises(DeviceError, match="halted"):
-        node.work.capture(node.work.expect(order))
+        node.work.capture(found)
 
 
 def test_a_radio_follows_the_carrier_before_the_train_after_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
