@@ -391,6 +391,7 @@ class Usrp(Radio):
             self._end_burst()
 
     def _unmute(self) -> None:
+        self.check_interrupted("transmit")
         if self._muted:
             self._let_queue_pass("transmit")
             with self._uhd_errors("transmit"):
