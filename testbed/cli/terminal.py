@@ -123,6 +123,9 @@ def _eves(secrecy: dict[str, Any]) -> Any:
     for row in secrecy["eves"][:MOST_EVES]:
         guess = row["guess_probability"]
         table.add_row(row["name"], row["knows"], "assumed" if guess is None else f"{guess:.1%}", str(row["key_bits"]))
+    table.add_section()
+    for row in secrecy["sensitivity"]:
+        table.add_row(row["name"], row["knows"], "what if", str(row["key_bits"]))
     return table
 
 

@@ -305,9 +305,9 @@ class KeyMaker(Deadlines):
             report = msgspec.structs.replace(report, authentication_bits=spent)
         report = self._setup.reportable(report)
         if key is None:
-            amplified = Report(m.Amplified(report=report, public_messages=self._on_record))
+            none = Report(m.Amplified(report=report, public_messages=self._on_record))
             is_exhausted = result is None and failure == "pool_exhausted"
-            return [amplified, *self._end_without_pool()] if is_exhausted else [amplified]
+            return [none, *self._end_without_pool()] if is_exhausted else [none]
         digest, p_values = None, {}
         if self._setup.is_experiment:
             digest = self._setup.digest(key)

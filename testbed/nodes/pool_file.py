@@ -9,7 +9,7 @@ from pathlib import Path
 from testbed.chain.wegman_carter import MOST_BYTES, PAD_BYTES, PAIR_BYTES, Pool
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.gate import printable
-from testbed.core.whole import write_whole
+from testbed.core.whole import read_whole, write_whole
 
 NAME = "pool.json"
 DEFAULT_BITS = 1 << 16
@@ -35,7 +35,7 @@ def read(path: Path) -> Pool:
             raise InputError(f"{path}: readable by others (mode {mode:o}); accepted: 600")
         if size > MOST_BYTES:
             raise InputError(f"{path}: {size} bytes, accepted: a pool of up to {MOST_BYTES}")
-        return Pool.load(path.read_bytes())
+        return Pool.load(read_whole(path, MOST_BYTES))
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     except ValueError as exc:  # msgspec's errors are ValueErrors, too

@@ -105,8 +105,9 @@ def test_a_node_finds_frames_again_that_were_beyond_its_range(tmp_path: Path) ->
         links, told_ppm = [], []
         for number in range(10):
             done: Any = work.step(m.Step(round=number, step=0, action="receive", tx="alice", last=True))
-            links += done.report.links
-            told_ppm.append(done.report.correction_ppm)
+            (report,) = done.reports
+            links += report.rounds[0].links
+            told_ppm.append(report.correction_ppm)
         for radio in radios:
             radio.close()
     assert [link.reason for link in links] == ["cfo_range"] * 8 + [None] * 2
