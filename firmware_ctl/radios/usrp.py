@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,12 +18,16 @@ from msgspec import Meta, Struct
 
 from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
 from testbed.core.options import driver_options
-from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
+from testbed.core.radio import Radio, RadioCapabilities, RadioSettings, Window
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
 
-_SLICE_S = 0.25
-"""Longest single wait inside UHD, because Ctrl-C cannot interrupt it."""
+_SLICE_S = 0.05
+"""Longest single wait inside UHD, which neither Ctrl-C nor a halt can interrupt."""
+_QUEUED_BURSTS = 8
+"""Of a frame's length, which fit into the send buffers of any USRP; `send` waits while they are full."""
+_QUEUED_CAPTURES = 4
+"""Stream commands that wait in the device at a time; a B210 takes eight."""
 _AFTER_LOSS_S = 0.1
 """Time for the rest of a capture after the device reported that samples were lost."""
 _POLL_S = 0.005
@@ -255,6 +259,7 @@ class Usrp(Radio):
             tx_gain_db=self._gain_range,
             rx_gain_db=one(usrp.get_rx_gain_range(channel)),
             turnaround_s=self._options.turnaround_s,
+            queue=_QUEUED_BURSTS,
         )
 
     # ---------------------------------------------------------------- configuring
@@ -406,20 +411,50 @@ class Usrp(Radio):
     # ---------------------------------------------------------------- receiving
 
     def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
+        self._ask_for(n_samples, at_s)
+        return self._fetch(n_samples, at_s, timeout_s)
+
+    def _do_receive_many(self, windows: Sequence[Window], timeout_s: float) -> list[IqBlock | DeviceError]:
+        """Have some windows wait in the device: from the end of one to the next the host would be too slow."""
+        out: list[IqBlock | DeviceError] = []
+        asked = 0
+        for i, window in enumerate(windows):
+            try:
+                self.check_interrupted()
+                for later in windows[asked : i + _QUEUED_CAPTURES]:
+                    self._ask_for(later.n_samples, later.at_s)
+                    asked += 1
+                block = self._fetch(window.n_samples, window.at_s, timeout_s)
+                out.append(block)
+                if block.overflow:  # what waited in the device was dropped with the rest of it
+                    asked = i + 1
+            except DeviceError as exc:
+                out.append(exc)
+                if self._rx is not None:
+                    self._flush()
+                asked = i + 1
+        return out
+
+    def _ask_for(self, n_samples: int, at_s: float | None) -> None:
+        """Order a capture."""
         self._require_stream("receive")
         self._tell_reports("receive")
-        rate_hz = self.settings.sample_rate_hz
-        delay_s = self._delay_samples / rate_hz
         types = self._uhd.types
         command = types.StreamCMD(types.StreamMode.num_done)
         command.num_samps = n_samples
         command.stream_now = at_s is None
         if at_s is not None:
-            command.time_spec = types.TimeSpec(at_s + delay_s)
+            command.time_spec = types.TimeSpec(at_s + self._delay_samples / self.settings.sample_rate_hz)
+        with self._uhd_errors("receive"):
+            self._rx.issue_stream_cmd(command)
+
+    def _fetch(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
+        """Return the samples of the capture that was ordered first."""
+        rate_hz = self.settings.sample_rate_hz
+        delay_s = self._delay_samples / rate_hz
         whole = False
         with self._uhd_errors("receive"):
             try:
-                self._rx.issue_stream_cmd(command)
                 stamp_s, samples, lost = self._collect(n_samples, None if at_s is None else at_s + delay_s, timeout_s)
                 whole = not lost
             finally:
@@ -442,6 +477,7 @@ class Usrp(Radio):
         deadline = time.monotonic() + timeout_s
         placed, lost, stamp_s = 0, False, start_s
         while placed < n_samples:
+            self.check_interrupted()
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 if lost:

@@ -42,6 +42,8 @@ _STUCK = 0.02
 """A bin's spread over that of the typical bin, below which it is stuck."""
 _JUMP_DB, _JUMP = 3.0, 5.0
 """A bin jumps from this on, and from so many times the typical bin's spread on."""
+_WEAK_DB = 6.0
+"""Below the mean of its two neighbours."""
 _USUAL_BINS = 75
 """Percentile of the bins that the usual one is taken at."""
 _SPIKE_DB, _SPIKE = 12.0, 8.0
@@ -149,7 +151,7 @@ def _levels_db(h: NDArray[np.complex64]) -> F64:
 
 def _present(level: F64) -> Mask:
     """Return (frame,) in which anything was received, of levels (frame, bin)."""
-    out: Mask = np.isfinite(level).any(axis=1)
+    out: Mask = np.asarray(np.isfinite(level).any(axis=1))
     return out
 
 
@@ -176,7 +178,7 @@ def _look(level: F64) -> _Pair:
         return _Pair(none, none, no_holes, np.zeros(n, bool))
     seen = level[present]
     enough = len(seen) >= LEAST_FRAMES and n_bins >= _LEAST_BINS
-    dead = _dead(seen) if enough else ~np.isfinite(seen).any(axis=0)
+    dead: Mask = _dead(seen) if enough else np.asarray(np.isnan(seen).all(axis=0))
     if n_bins - dead.sum() < min(_LEAST_GOOD, n_bins):
         return _Pair(none, none, no_holes, np.zeros(n, bool))
     missing = ~np.isfinite(level) & ~dead
@@ -214,9 +216,9 @@ def _jumping(level: F64, dead: Mask, sound: Mask) -> tuple[Mask, Mask]:
 
     The worst bin is taken out until none is left, because it makes those beside it look bad.
     """
-    jumping = np.zeros(dead.size, bool)
+    jumping, weak = np.zeros(dead.size, bool), _weak(level[sound], dead)
     while True:
-        bad = dead | jumping
+        bad = dead | jumping | weak
         apart = _apart(level[sound], bad)
         spread = np.full(bad.size, -1.0)
         spread[~bad] = np.nanpercentile(np.abs(apart[:, ~bad]), 75, axis=0)
@@ -226,12 +228,23 @@ def _jumping(level: F64, dead: Mask, sound: Mask) -> tuple[Mask, Mask]:
         if spread[worst] <= max(_JUMP_DB, _JUMP * usual) or 2 * (bad.sum() + 1) > bad.size:
             break
         jumping[worst] = True
-    spikes = np.zeros(level.shape, bool)
+    spikes, bad = np.zeros(level.shape, bool), dead | jumping
     with np.errstate(invalid="ignore"):
         # above its own usual level, too: in a deep fade of the whole band there is only noise
         high = level[sound] > np.nanmedian(np.where(bad, 0.0, level[sound]), axis=0)
         spikes[sound] = high & (_above(level[sound], bad) > max(_SPIKE_DB, _SPIKE * usual))
     return jumping, spikes
+
+
+def _weak(level: F64, dead: Mask) -> Mask:
+    """Return (bin,) which lie in a lasting null of the channel: noise makes them vary, and they are sound."""
+    usual = np.full(dead.size, np.nan)
+    usual[~dead] = np.nanmedian(level[:, ~dead], axis=0)
+    good = np.flatnonzero(~dead)
+    beside = (np.r_[usual[good[1]], usual[good[:-1]]] + np.r_[usual[good[1:]], usual[good[-2]]]) / 2
+    weak = np.zeros(dead.size, bool)
+    weak[good] = usual[good] < beside - _WEAK_DB
+    return weak
 
 
 def _above(level: F64, bad: Mask) -> F64:

@@ -125,7 +125,7 @@ class Knowledge:
             states=states,
             patterns=patterns,
             responses=responses,
-            state_bits=None if surface is None else surface.elements * surface.phase_bits or None,
+            state_bits=None if surface is None or not surface.elements else _visible_bits(surface),
             earlier=tuple(self._before(name, f, same_run, features) for name, f, same_run in self._earlier),
         )
 
@@ -134,6 +134,11 @@ class Knowledge:
         states = np.array(known, np.int64) if self._states else None
         columns = _columns(np.asarray(earlier.values, np.float64), now.values.shape[1])
         return Earlier(name, same_run, earlier.rounds, earlier.rounds.astype(np.float64), columns, states)
+
+
+def _visible_bits(surface: SurfaceRecord) -> int:
+    """Return the bits of a state that a channel may show: a phase that all elements share is none of them."""
+    return (surface.elements - 1) * surface.phase_bits
 
 
 def covered(facts: Facts) -> bool:

@@ -136,6 +136,9 @@ def _eves(secrecy: dict[str, Any]) -> Any:
             "assumed" if guess is None else f"{guess:.1%}",
             str(row["key_bits"]),
         )
+    table.add_section()
+    for row in secrecy["sensitivity"]:
+        table.add_row(plain(row["name"]), plain(row["knows"]), "what if", str(row["key_bits"]))
     return table
 
 

@@ -34,6 +34,11 @@ def check_experiment(e: Experiment, source: str) -> None:
         schedule.parse(e.probing.schedule)
     except InputError as exc:
         raise InputError(f"{source}: table [probing]: key 'schedule': {exc}") from exc
+    if e.probing.train > (most := schedule.longest_train(e.probing.interval_s)):
+        raise InputError(
+            f"{source}: table [probing]: key 'train': {e.probing.train} rounds of {e.probing.interval_s:g} s, "
+            f"accepted: up to {most}, a train of {schedule.LONGEST_TRAIN_S:g} s; 0 chooses what suits the interval"
+        )
     if (wrong := radio_out_of_range(e.radio)) is not None:
         raise InputError(f"{source}: table [radio]: {wrong}")
     _stage(source, "probing", "waveform", "probing", e.probing.waveform, e.probing.waveform_options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -33,6 +34,10 @@ class Recorder:
         self._accepted: dict[str, dict[str, Any]] = {}
         self._notes: Counter[str] = Counter()
         """By the node that they are about."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return a block in which all that is recorded becomes one transaction."""
+        return self._writer.together()
 
     def note(self, note: e.Note) -> bool:
         """Record what happened; False where so much was recorded of this node that its further notes are only counted:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from testbed.core.gate import Delay, Identifier
+from testbed.core.schedule import MAX_TRAIN
 
 Positive = Annotated[float, Meta(gt=0, le=1e18)]
 NonNegative = Annotated[float, Meta(ge=0, le=1e18)]
@@ -49,6 +50,9 @@ class ProbingPlan(Table):
     schedule: str = "A>BE B>AE"
     interval_s: Wait = 0.05
     """Least time from the start of one round to the start of the next."""
+    train: Annotated[int, Meta(ge=0, le=MAX_TRAIN)] = 0
+    """How many rounds are ordered, captured and reported together, at most 0.8 s of them; 0: as many as suit the
+    interval. Radios that cannot time their samples and surfaces that change every round have trains of one."""
     turnaround_s: Delay = 100e-6
     """Time between the two slots of a round, in addition to what the radios need."""
     guard_s: Annotated[float, Meta(gt=0, le=3600)] = 4e-6

@@ -645,6 +645,12 @@ def _judge_pair(
     if pair in links.broken:
         notes.fix(subject, "link", links.broken[pair], "check both devices")
     elif not links.heard(pair):
+        if soundings and links.bench.is_mirrored(soundings[0]):
+            notes.fix(
+                subject, "link", f"the spectrum is mirrored: none of {links.repeats} frames was received as sent",
+                f"exchange I and Q at {tx} or at {rx}: one of them has them the wrong way round",
+            )  # fmt: skip
+            return
         why = Counter(s.reason for s in soundings).most_common(1)[0][0]
         advice = f"check antennas and carrier; {_louder(lab, radios, pair, 20.0)}, or less if samples are clipped"
         notes.fix(subject, "link", f"none of {links.repeats} frames was received ({why})", advice)

@@ -34,11 +34,12 @@ class ModelFound:
 
 @dataclass(frozen=True, slots=True)
 class ProbeDone:
-    """The device has done its slots, and the CSI is estimated."""
+    """The device has done the slots of a train, and the CSI is estimated."""
 
-    report: m.Probed
-    csi: dict[str, CsiFrame]
-    """By role of the transmitter."""
+    reports: list[m.Probed]
+    """One, or several where one would be too large."""
+    csi: dict[int, dict[str, CsiFrame]]
+    """By round and role of the transmitter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class Publish:
 class Operate:
     """Carry out this order with the device."""
 
-    body: m.Configure | m.ReadClock | m.Apply | m.ApplyNext | m.ReadSurface | m.Probe | m.Step
+    body: m.Configure | m.ReadClock | m.Apply | m.ApplyNext | m.Schedule | m.ReadSurface | m.Probe | m.Step
 
 
 @dataclass(frozen=True, slots=True)

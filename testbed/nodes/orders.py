@@ -21,7 +21,7 @@ _RADIO = (m.Probe, m.Step, m.Abandon)
 _END = (*_RADIO, m.Distil, m.Amplify)
 _BY_ROLE: dict[str, tuple[type, ...]] = {
     "alice": _END, "bob": _END, "eve": (*_RADIO, m.Attack, m.GuessKey),
-    "ris": (m.Apply, m.ApplyNext, m.ReadSurface, m.Abandon),
+    "ris": (m.Apply, m.ApplyNext, m.Schedule, m.ReadSurface, m.Abandon),
 }  # fmt: skip
 _NEED_A_PLAN = (m.Distil, m.Amplify, m.Attack, m.GuessKey)
 

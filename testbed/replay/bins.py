@@ -7,6 +7,7 @@ receiver: one decision for a whole recording.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def in_order(cut: Cut) -> tuple[Cut, list[Verdict]]:
         verdicts.append(_verdict("bin_order_bob", "Bob", order, r, r0))
     eves = {}
     for label, eve in cut.eves.items():
-        links = {}
+        links: dict[str, Any] = {}
         for link, reference_db in (("from_alice", bob_db), ("from_bob", alice_db)):
             series: CsiSeries | None = getattr(eve, link)
             order_of_hers = None if series is None else _eves_order(series, alice_db, reference_db)

@@ -52,12 +52,13 @@ def _bodies() -> list[Any]:
         block=0, sacrificed_bits=10, covered_bits=10, sacrificed_errors=5, best_link="alice", transcript_complete=True
     )
     train = TrainReport(block=0, probes=10, model="m", card={"a": [1.0, "b"]}, public_bytes=1, messages=1, failure=None)
+    link = m.LinkResult(tx="alice", reason=None, shape=(1, 1, 4), csi=bytes(32))
     return [
         m.Hello(role="bob", identity={"driver": "sim", "x": {"y": [1, 2.5]}}, pid=1, turnaround_s=1e-4),
         m.Heartbeat(state="ready"), m.Configured(accepted={"carrier_hz": 2.4e9}), m.ClockReading(device_time_s=1.0),
         m.Applied(round=1, digest="0123456789ab", device_time_s=1.0), m.SurfaceHeld(round=1, digest="0123456789ab"),
         m.Captured(round=1), m.Stepped(round=1, step=0),
-        m.Probed(round=1, links=[m.LinkResult(tx="alice", reason=None, shape=(1, 1, 4), csi=bytes(32))]),
+        m.Probed(rounds=[m.RoundResult(round=1, links=[link])]),
         m.Failed(operation="probe", state="ready", detail="x"), m.Stopped(kind="stop"),
         m.Agreed(report=agree, raw_bits=b"\0\1"), m.Trained(report=train), m.Attacked(report=eve, guess=b"\0"),
         m.Amplified(report=KeyReport(block=0, key_bits=128), digest="ab" * 32, p_values={"frequency": 0.5}),
@@ -67,7 +68,7 @@ def _bodies() -> list[Any]:
             accounting=Accounting(), experiment_mode=True, record_iq=False, seed=5, discussion="tcp://127.0.0.1:5000",
         ),
         m.ReadClock(), m.Apply(round=1, levels=bytes(4), shape=(2, 2), phase_bits=1), m.ReadSurface(round=1),
-        m.Probe(round=1, slots=[m.SlotPlan("alice", ["bob"], 1.0)], margin_s=1e-6, end_s=2.0),
+        m.Probe(rounds=[m.RoundPlan(round=1, slots=[m.SlotPlan("alice", ["bob"], 1.0)], margin_s=1e-6, end_s=2.0)]),
         m.Step(round=1, step=0, action="transmit", tx="alice", last=False), m.Abandon(block=0, reason="x"),
         m.Finish(kind="stop"), m.Distil(block=0, rounds=[1, 2], timeout_s=60.0),
         m.Attack(block=0, rounds=[1, 2], public_messages=3), m.Amplify(block=0, eve=eve, timeout_s=60.0),

@@ -22,7 +22,7 @@ DISTIL = m.Distil(block=0, rounds=ROUNDS, timeout_s=60.0)
 ORDERS: list[Any] = [
     configure(), m.ReadClock(), m.Apply(round=1, levels=b"\0", shape=(1, 1), phase_bits=1), m.ReadSurface(round=1),
     m.ApplyNext(round=1),
-    m.Probe(round=1, slots=[], margin_s=0.0, end_s=1.0),
+    m.Probe(rounds=[m.RoundPlan(round=1, slots=[], margin_s=0.0, end_s=1.0)]),
     m.Step(round=1, step=0, action="transmit", tx="alice", last=True), DISTIL,
     m.Attack(block=0, rounds=[1], public_messages=0),
     m.Attack(block=0, rounds=[], public_messages=0, purpose="training"),

@@ -110,6 +110,11 @@ def test_after_a_few_bad_messages_a_connection_is_not_heard_and_the_others_are(h
     assert house.take()[0] == "eve"
 
 
+def _probed(link: m.LinkResult) -> bytes:
+    result = m.RoundResult(round=1, links=[link])
+    return m.encode(m.Envelope(m.Header(0, m.VERSION, "eve", "1"), m.Probed(rounds=[result])))
+
+
 def _sent(**changes: Any) -> bytes:
     """A greeting of Bob's with parts of its body replaced."""
     tree = msgspec.msgpack.decode(m.encode(m.Envelope(m.Header(0, m.VERSION, "eve", "1"), HELLO)))
@@ -132,27 +137,10 @@ STOPPED_A_RUN: dict[str, bytes] = {
     "no type": _sent(type=None),
     "a long identity": _sent(identity={"x": "y" * 100_000}),
     "a surface of 2^40 elements": _sent(surface_shape=[1 << 20, 1 << 20]),
-    "CSI of a wrong shape": m.encode(
-        m.Envelope(
-            m.Header(0, m.VERSION, "eve", "1"),
-            m.Probed(round=1, links=[m.LinkResult(tx="alice", reason=None, shape=(3, 1, 64), csi=bytes(8))]),
-        )
-    ),
-    "an empty link": m.encode(
-        m.Envelope(
-            m.Header(0, m.VERSION, "eve", "1"), m.Probed(round=1, links=[m.LinkResult(tx="", reason=None)])
-        )
-    ),
-    "../x": m.encode(
-        m.Envelope(
-            m.Header(0, m.VERSION, "eve", "1"), m.Probed(round=1, links=[m.LinkResult(tx="../x", reason=None)])
-        )
-    ),
-    "NUL": m.encode(
-        m.Envelope(
-            m.Header(0, m.VERSION, "eve", "1"), m.Probed(round=1, links=[m.LinkResult(tx="bob\0", reason=None)])
-        )
-    ),
+    "CSI of a wrong shape": _probed(m.LinkResult(tx="alice", reason=None, shape=(3, 1, 64), csi=bytes(8))),
+    "an empty link": _probed(m.LinkResult(tx="", reason=None)),
+    "../x": _probed(m.LinkResult(tx="../x", reason=None)),
+    "NUL": _probed(m.LinkResult(tx="bob\0", reason=None)),
     "bad UTF-8": m.encode(m.Envelope(m.Header(0, m.VERSION, "eve", "1"), HELLO)).replace(b"bob", b"b\xffb"),
 }  # fmt: skip
 

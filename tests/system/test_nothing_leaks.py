@@ -146,7 +146,8 @@ def assert_nothing_of_the_channel(received: list[Any], folder: Path) -> None:
     """What nodes tell in private mode: no CSI, no raw bits, no guesses, no digests of keys, no levels of patterns."""
     for body in received:
         match body:
-            case m.Probed(links=links):
+            case m.Probed(rounds=rounds):
+                links = [x for r in rounds for x in r.links]
                 assert all(x.csi is None and (x.snr_db, x.cfo_hz, x.rssi_dbfs) == (0, 0, 0) for x in links)
             case m.Agreed():
                 assert body.raw_bits is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from testbed.core.config import Accounting, ChainPlan, Multipath, NodePlace, Pla
 from testbed.core.errors import InputError
 from testbed.core.radio import RadioSettings
 from testbed.core.types import CsiFrame
+from testbed.core.windows import repeated_windows
 from testbed.core.world import DriverContext
 from testbed.lab import cable
 from testbed.lab.measure import Bench
@@ -156,3 +158,17 @@ def test_a_node_applies_it_where_it_is_asked_to(tmp_path: Path) -> None:
 def test_a_node_that_was_never_calibrated_says_so(tmp_path: Path) -> None:
     with bench(scene(0)) as b, pytest.raises(InputError, match="no cable was measured of the device"):
         work_of(b._radios["bob"], True, tmp_path).configure(PLAN, "run", 1)  # type: ignore[arg-type]
+
+
+def test_a_mirrored_spectrum_is_told_from_no_frame_at_all() -> None:
+    """I and Q exchanged at one end: what was sent is there, and no estimator finds it."""
+    with bench(scene(0)) as b:
+        sounding = b.sound("alice", "bob")
+        assert sounding.found is not None
+        block = sounding.block
+        swapped = replace(block, samples=block.samples.conj())
+        found, _ = b._find(repeated_windows(swapped, b.frame.samples.size))
+        assert found is None
+        assert b.is_mirrored(replace(sounding, block=swapped, found=None))
+        noise = np.random.default_rng(1).normal(size=(*block.samples.shape, 2)) @ [0.1, 0.1j]
+        assert not b.is_mirrored(replace(sounding, block=replace(block, samples=noise.astype(np.complex64))))

@@ -14,6 +14,7 @@ from testbed.assess import carriers
 from testbed.config import load_experiment, load_lab
 from testbed.coordinator.events import Note, RoundOver
 from testbed.coordinator.recorder import Recorder
+from testbed.coordinator.round import Rounds
 from testbed.core.config import (
     Accounting,
     ChainPlan,
@@ -104,8 +105,9 @@ def test_a_node_finds_frames_again_that_were_beyond_its_range(tmp_path: Path) ->
         links, told_ppm = [], []
         for number in range(10):
             done: Any = work.step(m.Step(round=number, step=0, action="receive", tx="alice", last=True))
-            links += done.report.links
-            told_ppm.append(done.report.correction_ppm)
+            (report,) = done.reports
+            links += report.rounds[0].links
+            told_ppm.append(report.correction_ppm)
         for radio in radios:
             radio.close()
     assert [link.reason for link in links] == ["cfo_range"] * 8 + [None] * 2
@@ -180,3 +182,9 @@ def test_a_run_without_frames_has_nothing_to_say(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", [("no_preamble", 0.0)] * 3)
     assert carriers.offsets(run, experiment) == {}
     assert carriers.verdict(run, experiment, {}) == []
+
+
+def test_the_coordinator_notes_what_a_node_tuned_to() -> None:
+    assert Rounds._retuned("bob", m.Probed(round=3, links=[])) == []
+    (note,) = Rounds._retuned("bob", m.Probed(round=3, links=[], correction_ppm=-4.0))
+    assert note == Note("retuned", {"node": "bob", "round": 3, "correction_ppm": -4.0})

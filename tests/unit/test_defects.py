@@ -14,6 +14,7 @@ from testbed.chain.pipeline import KeyChain
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.types import CsiSeries
 from testbed.entropy import attack, judge
+from testbed.nodes import key_maker
 from testbed.replay import replay as module
 from testbed.replay.sources import Cut, EveLinks, Recording
 
@@ -156,6 +157,12 @@ def test_bins_that_come_in_equal_groups_are_sound():
     groups = rng.normal(size=(PROBES, BINS // 4, 2)) @ [1, 1j]
     assert mend(series(noisy(np.repeat(groups, 4, axis=1), 3)))[1] == Defects()
     assert mend(series(rng.normal(size=(PROBES, BINS, 2)) @ [1, 1j]))[1] == Defects()
+
+
+def test_a_lasting_null_of_a_static_channel_is_sound():
+    """Noise alone is left in it, and all other levels stand still."""
+    h = np.tile(np.ones(BINS) - np.exp(1j * np.linspace(-2, 2.1, BINS)), (PROBES, 1))
+    assert mend(series(noisy(h, 3, 40.0)))[1] == Defects()
 
 
 def test_levels_without_phases_stay_levels():
@@ -376,3 +383,9 @@ def test_a_series_of_few_probes_is_only_filled():
     mended, found = mend(series(h))
     assert found.counts == {"dead_bins": 1}
     assert np.isfinite(mended.h).all()
+
+
+def test_a_private_node_tells_of_defects_what_everybody_sees_anyway():
+    """Which frames and dimensions are in no key is said in public; how many values were spikes is not."""
+    found = {"dead_bins": 2, "filled_values": 7, "outlier_frames": 3, "level_steps": 1}
+    assert key_maker._public(found) == {"dead_bins": 2, "outlier_frames": 3}

@@ -146,7 +146,9 @@ def test_csi_of_another_shape_than_the_runs_reaches_neither_policies_nor_records
     made.state = SimpleNamespace(virtual=True)  # type: ignore[assignment]
     made._handle = lambda event: taken.append(event) or []  # type: ignore[func-returns-value]
     csi = bytes(8 * int(np.prod(shape)))
-    probed = m.Probed(round=1, links=[m.LinkResult(tx="alice", reason=None, shape=shape, csi=csi)])
+    probed = m.Probed(
+        rounds=[m.RoundResult(round=1, links=[m.LinkResult(tx="alice", reason=None, shape=shape, csi=csi)])]
+    )
     made._receive(("eve", m.Header(0, m.VERSION, "eve", "1"), probed))
     assert bool(taken) == fits
     assert struck == ([] if fits else [("eve", "csi")])
