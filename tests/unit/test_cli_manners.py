@@ -125,10 +125,13 @@ def test_what_nodes_say_is_no_markup_and_moves_no_cursor(capsys: Any, tmp_path: 
     summary |= {
         "keys_verified": 1, "key_bits": 128, "rounds": 9, "pairs_kept": 9, "pairs_rejected": {bad: 1}, "raw_bits": 400,
         "health": [{"check": bad, "ok": False, "detail": bad}],
-        "secrecy": {"eves": [{"name": bad, "knows": bad, "guess_probability": None, "key_bits": 1}]},
+        "secrecy": {
+            "eves": [{"name": bad, "knows": bad, "guess_probability": None, "key_bits": 1}],
+            "sensitivity": [{"name": bad, "knows": bad, "key_bits": 1}],
+        },
     }  # fmt: skip
     _show(SimpleNamespace(summary=summary), tmp_path / "report.html")
     shown = capsys.readouterr().out
-    assert shown.count("peer_failed: [/x] ?[2J [red]?more") == 5
+    assert shown.count("peer_failed: [/x] ?[2J [red]?more") == 7
     assert "\x1b" not in shown
     assert plain("[/x]") == "\\[/x]"
