@@ -52,6 +52,7 @@ from testbed.coordinator.tally import Tally
 from testbed.coordinator.timetable import Timetable
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import Reject
+from testbed.core.gate import printable
 from testbed.core.machine import Deadlines, EventClock, Phases, Story, require
 from testbed.core.schedule import Slot
 from testbed.core.stages import SurfacePolicy
@@ -338,6 +339,9 @@ class CoordinatorState(Deadlines):
         return []
 
     def _failed(self, node: Node, body: m.Failed) -> list[Effect]:
+        body = m.Failed(  # a node's own words, which may become the reason why the run ends
+            operation=printable(body.operation), state=printable(body.state), detail=printable(body.detail, 1000)
+        )
         note = Note(
             "failed", {"node": node.name, "operation": body.operation, "state": body.state, "detail": body.detail}
         )
