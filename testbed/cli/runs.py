@@ -19,10 +19,23 @@ if TYPE_CHECKING:
     from testbed.lab.processes import Crew
 
 
+ResumeOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--resume", help="Go on with this run, whose process died.", metavar="RUN"),
+]
+
+
 @app.command()
 def run(
-    experiment: Annotated[str, typer.Argument(help="Experiment file, or the name of a bundled one.")],
-    lab: LabOption = "sim",
+    experiment: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Experiment file, or the name of a bundled one."),
+    ] = None,
+    lab: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--lab", help="Lab file, or the name of a bundled one; default: sim.", metavar="LAB"),
+    ] = None,
+    resume: ResumeOption = None,
     rounds: Annotated[Optional[int], typer.Option(min=1, help="Instead of the file's.")] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Instead of the file's.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
@@ -33,6 +46,7 @@ def run(
 ) -> None:
     """Run an experiment: start the lab's local daemons, drive all rounds, distil keys, write the run.
 
+    A run whose process died goes on where it was: testbed run --resume RUN.
     Example: testbed run mobile_room --lab sim --rounds 400 --seed 7
     """
     logs.configure(verbose)
@@ -49,15 +63,23 @@ def run(
         Beside.check()
     with Beside(say) as page, ProgressBar(quiet) as bar:
         outcome = running.run(
-            experiment, lab, rounds=rounds, seed=seed, out=out, progress=bar.update, on_coordinator=begun
-        )
+            experiment, lab, rounds=rounds, seed=seed, out=out, resume=resume, progress=bar.update,
+            on_coordinator=begun,
+        )  # fmt: skip
     conclude(outcome, as_json)
 
 
 @app.command()
 def coordinator(
-    experiment: Annotated[str, typer.Argument(help="Experiment file, or the name of a bundled one.")],
-    lab: LabOption,
+    experiment: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Experiment file, or the name of a bundled one."),
+    ] = None,
+    lab: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--lab", help="Lab file, or the name of a bundled one.", metavar="LAB"),
+    ] = None,
+    resume: ResumeOption = None,
     world: Annotated[Optional[str], typer.Option(help="Endpoint of the simulated air, where the lab has one.")] = None,  # noqa: UP045
     rounds: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option(min=0)] = None,  # noqa: UP045
@@ -73,9 +95,18 @@ def coordinator(
     logs.configure(verbose)
     from testbed.coordinator.server import Coordinator
     from testbed.lab import processes
-    from testbed.lab.run import check_world, plan_of
+    from testbed.lab.run import check_world, origin_of, plan_of, resumable
 
-    plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
+    dead = None
+    if resume is not None:
+        found = resumable(resume, "coordinator", experiment, lab, rounds, seed)
+        dead, origin, plan, lab, place = found.dead, found.origin, found.plan, found.lab, found.place
+        experiment = origin.experiment
+    elif experiment is None or lab is None:
+        raise InputError("accepted: an experiment and --lab LAB, or --resume RUN")
+    else:
+        plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
+        origin = origin_of("coordinator", experiment, lab)
     config.check_run(plan, experiment, place)
     check_world(plan, place, lab)
     if place.world is not None and world is None:
@@ -86,9 +117,11 @@ def coordinator(
         world = f"tcp://{place.world.host}:{place.world.port}"
     if place.curve:
         processes.make_keys(place, ["coordinator", *processes.local_names(place)])
-    folder = processes.new_run_folder(out, Path(experiment).stem)
+    folder = processes.new_run_folder(out, Path(experiment).stem) if resume is None else resume
     with processes.unless_empty(folder):
-        server = Coordinator(place, plan, folder, processes.load_identity(place, "coordinator"))
+        server = Coordinator(
+            place, plan, folder, processes.load_identity(place, "coordinator"), origin=origin, dead=dead
+        )
         try:
             server.check_disk()
             stop_on_signals(server, None)

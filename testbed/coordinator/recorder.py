@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from testbed.coordinator import events as e
+from testbed.coordinator.past import BLOCK_BEGUN
 from testbed.core.config import Lab, to_dict
 from testbed.net import messages as m
 from testbed.records import documents
@@ -29,7 +30,8 @@ class Recorder:
         self._accepted: dict[str, dict[str, Any]] = {}
 
     def note(self, note: e.Note) -> None:
-        self._writer.event(note.kind, note.detail)
+        # what a block takes must be known to whoever resumes the run, whatever death it died
+        self._writer.event(note.kind, note.detail, lasting=note.kind == BLOCK_BEGUN)
         match note.kind:
             case "joined" | "rejoined":
                 self._drivers[note.detail["node"]] = note.detail["identity"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import zmq
 from testbed.assess import run_summary
 from testbed.config import state_root
 from testbed.coordinator import events as e
+from testbed.coordinator.past import BEGUN, Origin, past_of
 from testbed.coordinator.recorder import Recorder
 from testbed.coordinator.state import CoordinatorState
 from testbed.core import registry, schedule, seeds
@@ -27,6 +29,7 @@ from testbed.core.types import AntennaFrame, SoundingFrame
 from testbed.net import messages as m
 from testbed.net import transport
 from testbed.records import documents, files, reader
+from testbed.records.recorded import RecordedRun
 from testbed.records.writer import RunWriter
 
 log = logging.getLogger("testbed.coordinator")
@@ -82,17 +85,26 @@ class Coordinator:
     """Runs one experiment. Construct (binds the port), start the nodes, then `run`."""
 
     def __init__(
-        self, lab: Lab, experiment: Experiment, folder: Path, identity: Identity | None, clock: Clock | None = None
-    ) -> None:
+        self, lab: Lab, experiment: Experiment, folder: Path, identity: Identity | None, clock: Clock | None = None,
+        *, origin: Origin | None = None, dead: RecordedRun | None = None,
+    ) -> None:  # fmt: skip
+        """`origin`: how the run is started, for whoever resumes it; `dead`: what is on record of the one that is."""
         self._clock = clock if clock is not None else WallClock()
         self.lab, self.experiment, self.folder = lab, experiment, folder
+        self._origin, self._dead = origin, dead
+        watches = (
+            registry.make_stage("policy", experiment.surface.policy, experiment.surface.options).watches
+            if (dead is not None and experiment.surface.policy != "none")
+            else False
+        )
+        self._past = None if dead is None else past_of(dead, experiment, time.time(), watches)
         # two runs that begin in the same second in different folders must not share a key folder
-        self.run_name = f"{identifier(folder.name)}-{secrets.token_hex(3)}"
+        self.run_name = f"{identifier(folder.name)}-{secrets.token_hex(3)}" if self._past is None else self._past.run
         sounder = registry.make_stage("probing", experiment.probing.waveform, experiment.probing.waveform_options)
         self._frame = sounder.frame(experiment.radio.sample_rate_hz)
         slots = schedule.parse(experiment.probing.schedule)
         self.state = CoordinatorState(
-            lab, experiment, self.run_name, slots, self._frame.duration_s, _antenna_s(self._frame)
+            lab, experiment, self.run_name, slots, self._frame.duration_s, _antenna_s(self._frame), self._past
         )
         self._wire = transport.Wire(identity)
         self._identity = identity
@@ -156,13 +168,11 @@ class Coordinator:
         called when the nodes have finished and the folder's files are about to be hashed.
         """
         self._world, self._progress = world, progress
-        start = documents.start(
-            to_dict(self.experiment), to_dict(self.lab), seeds={"experiment": self.experiment.seed},
-            subcarrier_hz=self._frame.subcarrier_hz,
-        )  # fmt: skip
-        with RunWriter(self.folder, start, summarise=run_summary.summary_of) as writer:
+        with RunWriter(self.folder, self._start(), run_summary.summary_of, self._dead) as writer:
             self._recorder = Recorder(writer, self.lab, self.run_name, private=self.experiment.mode == "private")
+            self._dead = None  # as large as its record
             try:
+                self._begin_record(writer)
                 over = self._serve(ended)
             except (TestbedError, OSError):
                 self._send_home()
@@ -175,6 +185,22 @@ class Coordinator:
             summary = run_summary.summary_of(replace(reader.load(self.folder), stop=stop))
             writer.close(stop, summary)
         return Outcome(over.status, over.detail, self.folder, summary)
+
+    def _start(self) -> documents.Start:
+        if self._dead is not None:
+            return self._dead.start
+        return documents.start(
+            to_dict(self.experiment), to_dict(self.lab), seeds={"experiment": self.experiment.seed},
+            subcarrier_hz=self._frame.subcarrier_hz,
+        )  # fmt: skip
+
+    def _begin_record(self, writer: RunWriter) -> None:
+        """Record how the run was started or, of one that is resumed, what becomes of what was under way."""
+        if self._past is not None:
+            for effect in self._past.effects:
+                _DO[type(effect)](self, effect)
+        elif self._origin is not None:
+            writer.event(BEGUN, {"run": self.run_name, **asdict(self._origin)}, lasting=True)
 
     def _send_home(self) -> None:
         """Order everybody to finish where the run cannot be ended by its rules, since it cannot be recorded."""
@@ -338,7 +364,8 @@ class Coordinator:
     def _show_progress(self, message: str | None = None) -> None:
         st = self.state
         elapsed_s = self._clock.now_s() - self._began_s if self._began_s else 0.0
-        rate = st.probed / elapsed_s if elapsed_s > 0 else 0.0
+        before = 0 if self._past is None else self._past.next_round
+        rate = (st.probed - before) / elapsed_s if elapsed_s > 0 else 0.0
         self._progress(
             Progress(st.phase, st.probed, self.experiment.rounds, st.kept, rate, st.snr_db, st.key_bits, message)
         )

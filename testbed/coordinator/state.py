@@ -45,6 +45,7 @@ from testbed.coordinator.events import (
     StopAsked,
     Tick,
 )
+from testbed.coordinator.past import Past
 from testbed.coordinator.roster import Node, Roster
 from testbed.coordinator.round import Rounds, csi_by_link
 from testbed.coordinator.surface_keeper import MAX_FAILURES, SurfaceKeeper
@@ -85,12 +86,13 @@ _PHASE = "the end of the phase"
 class CoordinatorState(Deadlines):
     """Drives one run of `experiment` on `lab`.
 
-    `frame_s`: length of a probe; `antenna_s`: how much longer a sounding is with every antenna beyond the first.
+    `frame_s`: length of a probe; `antenna_s`: how much longer a sounding is with every antenna beyond the first;
+    `past`: what is on record of a run that is resumed.
     """
 
     def __init__(
         self, lab: Lab, experiment: Experiment, run: str, slots: tuple[Slot, ...], frame_s: float,
-        antenna_s: float = 0.0,
+        antenna_s: float = 0.0, past: Past | None = None,
     ) -> None:  # fmt: skip
         clock = EventClock(OWN_PAUSE_S)
         super().__init__(clock)
@@ -111,6 +113,18 @@ class CoordinatorState(Deadlines):
         self._key_trouble = ""
         """What is known of keys that do not fit, for whoever does not join."""
         self._outcome: RunOver | None = None
+        self._is_resumed = past is not None
+        if past is not None:
+            self._go_on(past)
+
+    def _go_on(self, past: Past) -> None:
+        """Begin where a run that died had come to."""
+        self.rounds.next = past.next_round
+        self.tally.go_on(past.kept, past.rejected)
+        self.timetable.go_on(past.end_s, past.down_s)
+        self.surface.go_on(past.states, past.patterns, past.observed)
+        guards = past.guarded, past.guard_left
+        self.blocks.go_on(past.next_block, past.key_bits, past.to_train, guards, past.dropped)
 
     # -- what the shell and its users read
 
@@ -262,7 +276,8 @@ class CoordinatorState(Deadlines):
 
     def _configured(self, node: Node, body: m.Configured) -> list[Effect]:
         node.clock_asked_s = self._clock.now_s
-        return [Note("configured", {"node": node.name, "accepted": body.accepted}), Send(node.name, m.ReadClock())]
+        note = Note("configured", {"node": node.name, "accepted": body.accepted})
+        return [note, *self.blocks.tidy(node), Send(node.name, m.ReadClock())]
 
     def _clock_read(self, node: Node, body: m.ClockReading) -> list[Effect]:
         if not self.timetable.synchronise(node, body.device_time_s):
@@ -468,6 +483,8 @@ class CoordinatorState(Deadlines):
         if misfit is not None:
             return [RunFails(misfit)]
         out: list[Effect] = [ResetWorld()] if self.lab.world is not None else []
+        if self._is_resumed and self.virtual:
+            out.append(AdvanceWorld(self.timetable.last_end_s))
         return out + [x for node in self.roster.taking_part() for x in self.roster.configure(node)]
 
     def _everybody_is_ready(self) -> bool:

@@ -81,6 +81,18 @@ class SurfaceKeeper(Deadlines):
         """Name of a state → its opaque number."""
         self._patterns: dict[str, SurfacePattern] = {}
         """Public patterns by name, as long as rounds of theirs are not distilled."""
+        self._observed: list[tuple[int, dict[str, C64]]] = []
+        """Of a run that is resumed: what its policy had seen, until it is asked for the next pattern."""
+
+    def go_on(
+        self, states: dict[int, str], patterns: dict[str, SurfacePattern], observed: list[tuple[int, dict[str, C64]]]
+    ) -> None:
+        """Continue a run that is resumed: name of the state by round, public patterns by name, and what was measured
+        in every round where the policy learns from that.
+        """
+        self._in_round = dict(states)
+        self._patterns = {name: patterns[name] for name in set(states.values()) if name in patterns}
+        self._observed = observed
 
     # -- what the policy wants
 
@@ -127,6 +139,7 @@ class SurfaceKeeper(Deadlines):
                 policy.survey(self._experiment.scene, self._experiment.radio.carrier_hz)
                 seed = seeds.derive(self._experiment.seed, "surface")
                 policy.begin(ris.hello.surface_shape, ris.hello.phase_bits, seed)
+                self._live_through_the_past(policy)
             if self.is_secret:
                 self._asked_round = number
                 if policy.group(number) != self._group:
@@ -139,6 +152,13 @@ class SurfaceKeeper(Deadlines):
         if self.pattern is None or wanted.digest != self.pattern.digest:
             self.pattern, self.held = wanted, None
         return None
+
+    def _live_through_the_past(self, policy: SurfacePolicy) -> None:
+        """Bring a policy that learns from the rounds to where it was: the same observations give the same choices."""
+        for number, links in self._observed:
+            policy.pattern_for(number)
+            policy.observe(number, links)
+        self._observed = []
 
     # -- orders and acknowledgements
 

@@ -28,7 +28,9 @@ from testbed.core.ris import Board
 from testbed.core.world import DriverContext
 
 if TYPE_CHECKING:  # loaded where a run is driven: nodes and the air have no use for it
+    from testbed.coordinator.past import Origin
     from testbed.coordinator.server import Coordinator, Outcome, Progress
+    from testbed.records.recorded import RecordedRun
 
 _WORLD_START_S = 20.0
 _LIBRARY_S = 120.0
@@ -350,10 +352,13 @@ def run(
     folder: Path,
     progress: Callable[[Progress], None] = lambda _: None,
     on_coordinator: Callable[[Coordinator, Crew], None] = lambda *_: None,
+    origin: Origin | None = None,
+    dead: RecordedRun | None = None,
 ) -> Outcome:
     """Run an experiment: start what is local, drive it to its end, stop what was started.
 
-    `on_coordinator` is called once everything is started (signal handlers, tests that kill a node).
+    `on_coordinator` is called once everything is started (signal handlers, tests that kill a node). `origin`: how it
+    was started, for `dead`: the record of the run that is resumed.
     """
     from testbed.coordinator.events import ProcessEnded
     from testbed.coordinator.server import Coordinator
@@ -363,7 +368,7 @@ def run(
         driver.check(experiment.scene)
     if lab.curve:
         make_keys(lab, ["coordinator", *local_names(lab)])
-    coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"))
+    coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"), origin=origin, dead=dead)
     crew = Crew(lab, lab_name)
     try:
         coordinator.check_disk()

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import threading
 import time
 from collections import deque
@@ -35,7 +36,7 @@ from testbed.core.whole import write_whole
 from testbed.core.world import DriverContext
 from testbed.net import messages as m
 from testbed.net import transport
-from testbed.nodes import calibration
+from testbed.nodes import calibration, known
 from testbed.nodes import events as e
 from testbed.nodes.operations import BoardWork, RadioWork, life_of
 from testbed.nodes.state import NodeState
@@ -100,6 +101,8 @@ class NodeDaemon:
         self._key_trouble = ""
         """Why the coordinator cannot be spoken to, by the handshakes."""
         self._state_dir = state_dir
+        self._recalled = ""
+        """The run whose past this process of Alice's node has looked for."""
         self._device_lock = threading.Lock()
         self._halted = threading.Event()
         self._exit: e.Exit | None = None
@@ -273,6 +276,8 @@ class NodeDaemon:
             self.state.orders.blocks.known(body.run, self._kept_blocks())
             if (kept := self._model_path()).is_file():
                 self._take(e.ModelFound(kept.read_bytes()))
+            if self.role == "alice":
+                self._recall()
 
     def _from_discussion(self, public: Any) -> None:
         while public.socket.poll(0):
@@ -287,8 +292,8 @@ class NodeDaemon:
             instruction = todo.popleft()
             if isinstance(instruction, e.Operate):
                 todo.extend(self._handle(self._operate(instruction.body)))
-            elif isinstance(instruction, e.StoreKey):
-                if (lost := self._store_key(instruction.key)) is not None:  # no key is reported that was not kept
+            elif isinstance(instruction, (e.StoreKey, e.StoreKnown)):
+                if (lost := self._store(instruction)) is not None:  # nothing is said of what was not kept
                     todo.clear()
                     self._link.send(m.Failed(operation="amplify", state=self.state.name, detail=lost))
             else:
@@ -323,6 +328,9 @@ class NodeDaemon:
         elif self._guest is not None:
             self._guest.send(x.envelope)
 
+    def _store(self, x: e.StoreKey | e.StoreKnown) -> str | None:
+        return self._store_key(x.key) if isinstance(x, e.StoreKey) else self._store_known(x.part)
+
     def _store_key(self, key: Key) -> str | None:
         """Write a verified key into this node's own folder, readable by its owner only; return why it is lost."""
         folder = self._key_folder("rehearsals" if self.state.is_rehearsal else "keys")
@@ -334,6 +342,50 @@ class NodeDaemon:
         except OSError as exc:
             return f"the key of block {key.block} cannot be kept: {path}: {exc.strerror}"
         return None
+
+    def _drop_key(self, x: e.DropKey) -> None:
+        """Delete a key that the other end may not have; one that is not there is what was asked for."""
+        for kind in ("keys", "rehearsals"):
+            path = self._key_folder(kind) / f"block-{x.block:04d}.key"
+            try:
+                path.unlink()
+                log.warning("%s: the key of block %d is deleted: the other end may have none", self.name, x.block)
+            except FileNotFoundError:
+                pass
+            except OSError as exc:
+                log.error("%s: %s: cannot be deleted: %s", self.name, path, exc.strerror)
+
+    def _store_known(self, part: known.Begun | known.Decided) -> str | None:
+        """Keep what others may know of a block; return why that is not possible: then it must not be discussed."""
+        kind = "begun" if isinstance(part, known.Begun) else "decided"
+        path = self._known_folder() / f"block-{part.block:04d}.{kind}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_whole(path, known.encode(part))
+        except OSError as exc:
+            return f"block {part.block} cannot be begun: {path}: {exc.strerror}"
+        return None
+
+    def _recall(self) -> None:
+        """Give the state machine what an earlier life kept of this run; a first life leaves its mark."""
+        folder = self._known_folder()
+        first_welcome, self._recalled = folder.name != self._recalled, folder.name
+        try:
+            if folder.is_dir() and first_welcome:
+                paths = [p for p in sorted(folder.iterdir()) if p.suffix in (".begun", ".decided")]
+                past = known.Past.of(known.decode(p.read_bytes()) for p in paths)
+                highest = max((part.block for part in past.begun), default=-1)
+                self.state.orders.blocks.known(self.state.run, max(highest, self._kept_blocks()))
+                self._take(e.PastFound(past))
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except (OSError, ValueError) as exc:  # it then counts as one that knows nothing of earlier blocks
+            log.error("%s: %s: what was kept of this run cannot be used: %s", self.name, folder, exc)
+
+    def _forget_known(self, x: e.ForgetKnown) -> None:
+        shutil.rmtree(self._known_folder(), ignore_errors=True)
+
+    def _known_folder(self) -> Path:
+        return self._state_dir / "known" / self._run_name()
 
     def _key_folder(self, kind: str) -> Path:
         return self._state_dir / kind / self._run_name()
@@ -443,6 +495,8 @@ _OPERATIONS: Mapping[type, Callable[[NodeDaemon, Any], e.Event]] = {
 _DO: Mapping[type, Callable[[NodeDaemon, Any], None]] = {
     e.Report: NodeDaemon._report,
     e.Publish: NodeDaemon._publish,
+    e.DropKey: NodeDaemon._drop_key,
+    e.ForgetKnown: NodeDaemon._forget_known,
     e.StoreModel: NodeDaemon._store_model,
     e.Silence: NodeDaemon._silence,
     e.Exit: NodeDaemon._leave,

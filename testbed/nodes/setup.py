@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -67,6 +67,10 @@ class Setup:
                 self.chain.enhance.load(self.model)
             except ValueError as exc:
                 raise OrderRefused(f"the model kept of this run: {exc}") from exc
+
+    def has_spent(self, blocks: Iterable[int]) -> None:
+        """Take note of blocks of this run that an earlier life of this node spent ε on."""
+        self._decided.update(blocks)
 
     def configured(self) -> tuple[KeyChain, m.Configure]:
         """Return the key chain and the configuration; raises OrderRefused before there are any."""

@@ -23,10 +23,12 @@ from testbed.nodes.events import (
     Discussed,
     Event,
     Exit,
+    ForgetKnown,
     Instruction,
     ModelFound,
     Operate,
     OrderRefused,
+    PastFound,
     ProbeDone,
     Received,
     Report,
@@ -137,6 +139,9 @@ class NodeState:
             case ModelFound(model):
                 self.setup.model = model
                 return []
+            case PastFound(past):
+                self.key_maker.recall(past)
+                return []
             case ProbeDone(report, csi):
                 self.measured.keep(report.round, csi)
                 self._story.add("measured", round=report.round, transmitters=sorted(csi), fault=report.fault)
@@ -191,7 +196,8 @@ class NodeState:
 
     def _finished(self, body: m.Finish) -> list[Instruction]:
         self._stop()
-        return [Silence(), Report(m.Stopped(kind=body.kind)), Exit(0, body.kind)]
+        forget = [ForgetKnown()] if self.role == "alice" and self.run else []
+        return [Silence(), *forget, Report(m.Stopped(kind=body.kind)), Exit(0, body.kind)]
 
     def _stop(self) -> None:
         self._phases.enter("stopped")

@@ -109,10 +109,19 @@ class Journal:
     def bits(self, block: int, node: str, kind: str, values: U8) -> None:
         self._add(_BITS, (block, node, kind, values.tobytes()))
 
-    def document(self, kind: str, document: Any) -> None:
-        """Append a document; committed at once, since these are few and tell what went wrong."""
+    def document(self, kind: str, document: Any, lasting: bool = False) -> None:
+        """Append a document; committed at once, since these are few and tell what went wrong.
+
+        `lasting`: it is on the disk when this returns, with all that was appended before, and survives a power cut.
+        """
         self._add(_DOCUMENTS, (kind, encode(document)))
-        if not self._together:
+        if lasting:
+            self._db.execute("PRAGMA synchronous = FULL")
+            try:
+                self.flush()
+            finally:
+                self._db.execute("PRAGMA synchronous = NORMAL")
+        elif not self._together:
             self.flush()
 
     def flush(self) -> None:
