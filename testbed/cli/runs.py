@@ -141,15 +141,18 @@ def node(
     coordinator: Annotated[Optional[str], typer.Option(help="Endpoint of the coordinator; default: the lab's.")] = None,  # noqa: UP045
     world: Annotated[Optional[str], typer.Option(help="Endpoint of the simulated air; default: the lab's.")] = None,  # noqa: UP045
     uri: Annotated[Optional[str], typer.Option(help="Instead of the lab's options.uri of this node's device.")] = None,  # noqa: UP045
+    once: Annotated[bool, typer.Option("--once", help="Leave after one run, or where none begins in time.")] = False,
     supervised: SupervisedOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Run one node daemon: Alice, Bob, Eve or the surface, whichever NAME is in the lab file.
 
+    It waits for its coordinator, takes part in the run, and stays for the next one until it is stopped (Ctrl-C).
     Example: testbed node bob --lab bench.toml
     """
     logs.configure(verbose)
     from testbed.lab import processes, supervision
+    from testbed.nodes import service
     from testbed.nodes.daemon import NodeDaemon
 
     place = config.load_lab(lab)
@@ -171,14 +174,20 @@ def node(
         world = f"tcp://{place.world.host}:{place.world.port}"
     if place.curve:
         processes.make_keys(place, [name])
-    daemon = NodeDaemon(
-        place, name, coordinator, world, processes.load_identity(place, name), processes.node_state_dir(place, name)
-    )
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: daemon.interrupt())
     if supervised:
         supervision.watch_parent()
-    raise typer.Exit(daemon.run())
+    address = coordinator
+
+    def make() -> NodeDaemon:
+        # keys are read anew for every run: those of another machine may have been copied here meanwhile
+        identity = processes.load_identity(place, name)
+        return NodeDaemon(place, name, address, world, identity, processes.node_state_dir(place, name))
+
+    code = service.serve(
+        make, name, once=once or supervised, within_s=0.0 if supervised else place.coordinator.join_timeout_s,
+        say=(lambda _: None) if supervised else say, air=world,
+    )  # fmt: skip
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -193,6 +202,7 @@ def sim(
 ) -> None:
     """Run the simulated air of a lab and the devices emulated on it, for nodes and other programs started separately.
 
+    It serves one run after the other until it is stopped (Ctrl-C).
     Prints {"endpoint": …, "devices": {node: URI}} once it is ready; the air then holds the scene of --experiment.
     Example: testbed sim --lab wire, then iio_info -u URI
     """

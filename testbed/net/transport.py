@@ -335,6 +335,11 @@ class Link:
         self._answered: int | None = None
         """What the coordinator's next order was to be numbered by the latest word about it."""
 
+    @property
+    def met(self) -> str:
+        """Incarnation of the coordinator that was heard last, '' before any was."""
+        return self._session.incarnation
+
     def waiting(self) -> bool:
         """Return whether a message can be received without waiting; a third of the price of a poll."""
         return bool(self.socket.get(zmq.EVENTS) & zmq.POLLIN)

@@ -46,6 +46,10 @@ _POLL_MS = 100
 _GREET_EVERY_S = 1.0
 MANY_HANDSHAKES = 5
 """Handshakes in a row that came to nothing, after which the key is suspected."""
+_SAID_AFTER_S = 2.0
+"""A node that nobody has welcomed by then says what it waits for."""
+COORDINATOR_SILENT = 3
+"""Exit status of a node that heard nothing of its coordinator for too long."""
 MAX_TROUBLE = 20
 """Messages that this node could not handle, after which it gives up: something is wrong that will not pass."""
 
@@ -96,6 +100,15 @@ class NodeDaemon:
         self._machine = handler_of(self.state)
         self._trouble = 0
         self.welcomed = False
+        self.stays = False
+        """It waits for a coordinator as long as it takes."""
+        self.interrupted = False
+        """A signal asked for the end."""
+        self.say: Callable[[str], None] = lambda _: None
+        self._welcomed_by = ""
+        """Incarnation of the coordinator whose run this node is part of."""
+        self._waits_for = f"the coordinator at {coordinator}"
+        self._began_s = time.monotonic()
         self._lost_after_s = lab.coordinator.join_timeout_s
         self._next_word_s = 0.0
         self._key_trouble = ""
@@ -155,7 +168,7 @@ class NodeDaemon:
             self._exit = e.Exit(1, str(exc) or repr(exc))
         finally:
             self._close()
-        if self._exit.code:
+        if self._exit.code and not (self.stays and self.refused):  # whoever runs it says that once
             log.error("%s: stopped: %s", self.name, self._exit.reason)
         return self._exit.code
 
@@ -179,10 +192,18 @@ class NodeDaemon:
             else:
                 self._greet()  # the coordinator may have started after us
         self._look_at_handshakes()
+        self._look_for_coordinator(now_s)
+
+    def _look_for_coordinator(self, now_s: float) -> None:
+        """Leave where the coordinator is silent for too long; one that stays waits for its first run without limit."""
         silent_s = now_s - self._pulse.last_answer_s
-        if silent_s > self._lost_after_s and self._exit is None:
+        if not self.welcomed and self._waits_for and now_s - self._began_s > _SAID_AFTER_S:
+            self.say(f"{self.name}: waiting for {self._waits_for}")
+            self._waits_for = ""
+        waits = self.stays and not self._welcomed_by
+        if silent_s > self._lost_after_s and self._exit is None and not waits:
             why = f"; {self._key_trouble}" if self._key_trouble else ""
-            self._exit = e.Exit(3, f"coordinator silent for {silent_s:.1f} s{why}")
+            self._exit = e.Exit(COORDINATOR_SILENT, f"coordinator silent for {silent_s:.1f} s{why}")
 
     def _look_at_handshakes(self) -> None:
         """Find a wrong key, which looks like nobody's being there; one that is refused stays so."""
@@ -202,7 +223,13 @@ class NodeDaemon:
 
     def interrupt(self) -> None:
         """Leave the main loop at its next turn (signal handler); leaving silences the transmitter."""
+        self.interrupted = True
         self._halted.set()
+
+    @property
+    def refused(self) -> str:
+        """Why the coordinator does not want this node, '' where it does."""
+        return self.state.refused
 
     def halt(self) -> None:
         """Silence the transmitter now, from any thread, then leave the main loop."""
@@ -264,10 +291,13 @@ class NodeDaemon:
         if received is None:
             return
         _, body = received
+        if self.welcomed and self._link.met != self._welcomed_by:
+            self.welcomed = False  # a coordinator that was started anew knows nobody
+            self._greet()
         if isinstance(body, (m.Pulse, m.Withdrawn)):
             return  # for the link itself
         if isinstance(body, m.Welcome):
-            self.welcomed = True
+            self.welcomed, self._welcomed_by = True, self._link.met
             self._link.run = body.run
             self._lost_after_s = body.lost_after_s
             self._pulse.last_answer_s = time.monotonic()

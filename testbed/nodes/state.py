@@ -79,6 +79,8 @@ class NodeState:
         self._story = story = Story(clock)
         self._phases = Phases(TRANSITIONS, "greeting", story)
         self._operation: str | None = None
+        self.refused = ""
+        """Why the coordinator does not want this node."""
         self.setup = Setup(secret_seed, floors)
         self.orders = Orders(role, self.setup.floors, authenticated)
         self.measured = MeasuredCsi()
@@ -192,6 +194,7 @@ class NodeState:
 
     def _refused(self, body: m.Refused) -> list[Instruction]:
         self._stop()
+        self.refused = body.reason
         return [Silence(), Exit(1, body.reason)]
 
     def _finished(self, body: m.Finish) -> list[Instruction]:
