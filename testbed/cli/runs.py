@@ -109,6 +109,8 @@ def coordinator(
         origin = origin_of("coordinator", experiment, lab)
     config.check_run(plan, experiment, place)
     check_world(plan, place, lab)
+    if plan.faults is not None:
+        raise InputError(f"{experiment}: table [faults]: faults are made by `testbed run`; accepted here: none")
     if place.world is not None and world is None:
         if place.world.port == 0:
             raise InputError(

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import zmq
 
 from testbed.assess import run_summary
@@ -117,6 +118,10 @@ class Coordinator:
         self.port = self._hub.port
         self.interrupted = False
         """A person asked for the end (exit status 130)."""
+        self.on_round: Callable[[int], None] = lambda _: None
+        """Called with how many rounds are over, after every one."""
+        self.way_to_discussion: Callable[[str, str], str] = lambda node, endpoint: endpoint
+        """(node, address of Alice's discussion) → the address that this node is given for it."""
         self._stop_asked: list[e.FinishKind] = []
         self._handle = handler_of(self.state)
         self._over: e.RunOver | None = None
@@ -309,8 +314,16 @@ class Coordinator:
 
     # -- instructions
 
+    def record(self, kind: str, detail: dict[str, Any]) -> None:
+        """Record something that is no decision of the state machine's. From the thread that runs the coordinator."""
+        if self._recorder is not None:
+            self._recorder.note(e.Note(kind, detail))
+
     def _send(self, x: e.Send) -> None:
-        self._hub.send(x.node, x.body)
+        body = x.body
+        if isinstance(body, m.Configure) and self.state.nodes[x.node].role == "bob":
+            body = msgspec.structs.replace(body, discussion=self.way_to_discussion(x.node, body.discussion))
+        self._hub.send(x.node, body)
         if isinstance(x.body, m.Finish) and x.body.kind == "halt":
             self._hub.send(x.node, x.body, to_pulse=True)
 
@@ -352,6 +365,7 @@ class Coordinator:
         assert self._recorder is not None
         self._recorder.round(x)
         self._show_progress()
+        self.on_round(self.state.probed)
 
     def _block_over(self, x: e.BlockOver) -> None:
         assert self._recorder is not None

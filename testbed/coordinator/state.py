@@ -277,7 +277,16 @@ class CoordinatorState(Deadlines):
     def _configured(self, node: Node, body: m.Configured) -> list[Effect]:
         node.clock_asked_s = self._clock.now_s
         note = Note("configured", {"node": node.name, "accepted": body.accepted})
-        return [note, *self.blocks.tidy(node), Send(node.name, m.ReadClock())]
+        return [note, *self.blocks.tidy(node), *self._let_air_catch_up(node), Send(node.name, m.ReadClock())]
+
+    def _let_air_catch_up(self, node: Node) -> list[Effect]:
+        """Let virtual time come to the end of the last round that was planned, whether or not it took place.
+
+        A node that comes back reads it then: taken for a round's length wrong, it would measure every round beside its
+        peer's. No round is under way that could still be kept.
+        """
+        is_late = self.phase in ("probing", "distilling") and node.required and node.measures
+        return [AdvanceWorld(self.timetable.last_end_s)] if self.virtual and is_late else []
 
     def _clock_read(self, node: Node, body: m.ClockReading) -> list[Effect]:
         if not self.timetable.synchronise(node, body.device_time_s):

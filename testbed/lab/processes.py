@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ from testbed.core.identity import Identity
 from testbed.core.radio import Radio
 from testbed.core.ris import Board
 from testbed.core.world import DriverContext
+from testbed.lab import fault_plan
+from testbed.lab.fault_plan import Fault
 
 if TYPE_CHECKING:  # loaded where a run is driven: nodes and the air have no use for it
     from testbed.coordinator.past import Origin
@@ -171,8 +173,10 @@ def emulators(lab: Lab, source: str, driver: Any, plan: Experiment | None) -> It
 class Crew:
     """The local processes of one run. They leave when this process does: it holds their standard input."""
 
-    def __init__(self, lab: Lab, lab_name: str) -> None:
+    def __init__(self, lab: Lab, lab_name: str, kills: Mapping[str, int] | None = None) -> None:
+        """`kills`: how often each node is going to be killed on purpose, beyond what is suffered of it."""
         self._lab, self._lab_name = lab, lab_name
+        self._kills = kills or {}
         self._logs = lab_folder(lab) / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -248,7 +252,8 @@ class Crew:
 
     def restart_node(self, name: str, coordinator: str, world: str | None) -> bool:
         """Start a node again that has died; False where that was done too often, or where its file is to blame."""
-        if self._processes[name].poll() in (0, _BAD_INPUT) or self._restarts.get(name, 0) >= MAX_RESTARTS:
+        suffered = MAX_RESTARTS + self._kills.get(name, 0)
+        if self._processes[name].poll() in (0, _BAD_INPUT) or self._restarts.get(name, 0) >= suffered:
             return False
         self._restarts[name] = self._restarts.get(name, 0) + 1
         self._close_pipes(self._processes[name])
@@ -256,6 +261,9 @@ class Crew:
         self._reported.discard(name)
         self.tell_node(name, world)
         return True
+
+    def process(self, name: str) -> subprocess.Popen[bytes]:
+        return self._processes[name]
 
     def pid(self, name: str) -> int:
         return self._processes[name].pid
@@ -368,22 +376,30 @@ def run(
         driver.check(experiment.scene)
     if lab.curve:
         make_keys(lab, ["coordinator", *local_names(lab)])
+    faults: list[Fault] = []
+    if experiment.faults is not None:
+        victims = fault_plan.nodes_of(experiment.faults, experiment, lab, lab_name)
+        faults = fault_plan.plan(experiment.faults, experiment, victims)
     coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"), origin=origin, dead=dead)
-    crew = Crew(lab, lab_name)
-    try:
+    crew = Crew(lab, lab_name, fault_plan.kills(faults))
+    with contextlib.ExitStack() as stack:
+        stack.callback(coordinator.close)
+        stack.callback(crew.stop)
+        through = _rehearse(experiment, faults, coordinator, crew, stack)
         coordinator.check_disk()
         endpoint = f"tcp://{lab.coordinator.host}:{coordinator.port}"
         local = [name for name in coordinator.state.nodes if lab.node[name].local]
         # side by side with the air: most of a start is loading libraries
         for name in local:
-            crew.start_node(name, endpoint)
+            crew.start_node(name, through("control", name, endpoint))
         world = crew.start_world()
         if driver is not None and world is not None and experiment.scene.uma is not None:
             # its library takes its time to load: before the nodes are there, whose patience the coordinator has to keep
             who, e = load_identity(lab, "coordinator"), experiment
             driver.reset(world, who, e.scene, e.radio, e.seed, _LIBRARY_S)
+        airs = {name: None if world is None else through("air", name, world) for name in local}
         for name in local:
-            crew.tell_node(name, world)
+            crew.tell_node(name, airs[name])
         on_coordinator(coordinator, crew)
 
         def ended() -> list[ProcessEnded]:
@@ -392,11 +408,35 @@ def run(
             for name, detail in crew.gone():
                 node = coordinator.state.nodes.get(name)
                 joined = node is not None and node.incarnation != ""
-                again = joined and not coordinator.is_ending and crew.restart_node(name, endpoint, world)
+                again = (
+                    joined
+                    and not coordinator.is_ending
+                    and crew.restart_node(name, through("control", name, endpoint), airs[name])
+                )
                 out.append(ProcessEnded(name, detail + ("; it is restarted" if again else ""), is_final=not again))
             return out
 
         return coordinator.run(world, ended, progress, lambda: _collect_iq(lab, coordinator.run_name, folder))
-    finally:
-        crew.stop()
-        coordinator.close()
+
+
+def _rehearse(
+    experiment: Experiment, faults: Sequence[Fault], coordinator: Coordinator, crew: Crew, stack: contextlib.ExitStack
+) -> Callable[[str, str, str], str]:
+    """Prepare the faults of an experiment that has some; returns how a node gets to an address over a link."""
+    if experiment.faults is None:
+        return lambda link, node, endpoint: endpoint
+    from testbed.lab.rehearsal import Rehearsal
+
+    seed = experiment.seed if experiment.faults.seed is None else experiment.faults.seed
+    faults = [fault for fault in faults if fault.round >= coordinator.state.probed]  # of a run that is resumed
+    made = stack.enter_context(
+        Rehearsal(experiment.faults, faults, seed, coordinator.lab.curve, crew.process, coordinator.record)
+    )
+    coordinator.on_round = made.until
+    victims = experiment.faults.nodes or list(coordinator.state.nodes)
+
+    def through(link: str, node: str, endpoint: str) -> str:
+        return made.through(link, node, endpoint) if node in victims else endpoint
+
+    coordinator.way_to_discussion = lambda node, endpoint: through("discussion", node, endpoint)
+    return through

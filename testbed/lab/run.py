@@ -13,7 +13,7 @@ import msgspec
 from testbed import config
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import InputError
-from testbed.lab import processes
+from testbed.lab import fault_plan, processes
 from testbed.nodes import floors
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def check_world(plan: Experiment, place: Lab, lab: str) -> None:
             )
     if not place.curve:
         log.warning("%s: curve = false: links here are not authenticated; keys are for experiments only", lab)
+    if plan.faults is not None:
+        fault_plan.nodes_of(plan.faults, plan, place, lab)
     if plan.surface.policy != "none" and place.by_role("ris") is None:
         raise InputError(f"{lab}: the experiment moves a surface, but no node has role = 'ris'")
 

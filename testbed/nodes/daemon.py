@@ -68,6 +68,7 @@ class _Pulse(threading.Thread):
         try:
             while not self._over.is_set():
                 if self._node.welcomed:
+                    link.renew_if_silent()
                     link.send(m.Heartbeat(state=self._node.state.name))
                 deadline = time.monotonic() + self._period_s
                 while not self._over.is_set() and (left := deadline - time.monotonic()) > 0:
@@ -188,6 +189,7 @@ class NodeDaemon:
         if now_s > self._next_word_s:
             if self.welcomed:
                 self._next_word_s = now_s + self.lab.coordinator.heartbeat_s
+                self._link.renew_if_silent()
                 self._link.say_here()  # on the path of the orders, so that a break of it is noticed
             else:
                 self._greet()  # the coordinator may have started after us
