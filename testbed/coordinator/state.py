@@ -367,6 +367,8 @@ class CoordinatorState(Deadlines):
         node = self.roster.nodes.get(name)
         if node is None:  # the simulated air
             return [RunFails(f"{name}: {detail}")] if self.phase != "finishing" else []
+        if not is_final and not node.incarnation:
+            return []  # it is started again before it has greeted
         if self.phase != "finishing" and not node.incarnation and node.required:
             return [RunFails(f"{name} did not start: {detail}")]
         if self.phase != "finishing" and not node.incarnation and not node.left_out:

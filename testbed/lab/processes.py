@@ -262,6 +262,10 @@ class Crew:
         self.tell_node(name, world)
         return True
 
+    def was_killed(self, name: str) -> bool:
+        """Return whether a process has ended by a signal."""
+        return (self._processes[name].poll() or 0) < 0
+
     def process(self, name: str) -> subprocess.Popen[bytes]:
         return self._processes[name]
 
@@ -407,7 +411,8 @@ def run(
             out = []
             for name, detail in crew.gone():
                 node = coordinator.state.nodes.get(name)
-                joined = node is not None and node.incarnation != ""
+                # one that ends by itself before it has greeted would do so again
+                joined = node is not None and (node.incarnation != "" or crew.was_killed(name))
                 again = (
                     joined
                     and not coordinator.is_ending
