@@ -1,8 +1,8 @@
 """`testbed bench kills`: SIGKILL at random instants to the processes of the real command line, then what is left.
 
 A run whose coordinator is killed is resumed; one whose nodes are killed goes on by itself; one whose air is killed
-ends. Each run is checked when it is over, and what had been acknowledged before a kill is compared with what came of it.
-Half of the kills wait for a block to begin.
+ends. Each run is checked when it is over, and what had been acknowledged before a kill is compared with what came of
+it. Half of the kills wait for a block to begin.
 """
 
 from __future__ import annotations

@@ -130,7 +130,12 @@ def examine(
         crew = processes.Crew(lab, lab_name)
         stack.callback(crew.stop)
         air: str | None = None
-        if lab.world is not None:
+        if lab.world is not None and lab.world.local and _port_trouble(lab.world.host, 0) is not None:
+            # a run starts it there: started here it would make keys of its own, which are not the lab's
+            what = f"not of this machine: a run starts it on {lab.world.host}; devices on it are checked there"
+            notes.ok("world", "elsewhere", what)
+            drivers = {}
+        elif lab.world is not None:
             try:
                 scene = (experiment or config.load_experiment(_SCENE)).scene
                 air = processes.start_air(lab, crew, scene, radio, 1)
