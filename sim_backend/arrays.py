@@ -1,4 +1,4 @@
-"""Several antennas at one place: where they are, and one link's taps and convolutions for all pairs of them at once."""
+"""Several antennas at one place: their positions, and one link's taps and convolutions for all pairs at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ C128 = NDArray[np.complex128]
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """A uniform line of antennas; the first one is where the place is."""
+    """A uniform line of antennas; the first one is at the node's place."""
 
     n: int
     spacing_wavelengths: float
@@ -54,14 +54,14 @@ def taps_of_pairs(amplitude: C128, delay_samples: F64) -> tuple[int, C128]:
 
 
 def convolve(x: C64, h: C128) -> C64:
-    """Return (rx antenna, sample): what (tx antenna, sample) becomes by taps (tx antenna, rx antenna, tap), valid part.
+    """Return (rx antenna, sample): the convolution of (tx antenna, sample) with (tx, rx antenna, tap), valid part only.
 
-    In the frequency domain: each antenna's samples are transformed once, whatever the number of the others.
+    Computed in the frequency domain: each antenna's samples are transformed once, for any number of other antennas.
     """
     n = x.shape[-1]
     size = scipy.fft.next_fast_len(n)
     spectrum = np.einsum(
         "tk,trk->rk", scipy.fft.fft(x, size), scipy.fft.fft(h.astype(np.complex64), size), optimize=False
     )
-    # cyclic of length ≥ n: what wraps round falls into the part that is not valid
+    # cyclic of length ≥ n, so that only the part that is not valid wraps around
     return np.asarray(scipy.fft.ifft(spectrum)[:, h.shape[-1] - 1 : n])

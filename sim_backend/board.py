@@ -19,13 +19,13 @@ from testbed.core.world import DriverContext
 
 
 class BoardOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a simulated board is like; every field is a key of `options` in its lab table."""
+    """Properties of a simulated board; every field is a key of `options` in its lab table."""
 
     rows: Annotated[int, Meta(ge=1, le=256)] = 16
     columns: Annotated[int, Meta(ge=1, le=256)] = 16
     phase_bits: Annotated[int, Meta(ge=1, le=8)] = 1
     latency_s: Annotated[float, Meta(ge=0)] = 1e-3
-    """From the command to the outputs' latch."""
+    """Time from the command to the outputs' latch."""
     clock_ppm: float | None = None
     """Default: drawn within ±20 (a microcontroller's crystal)."""
     clock_offset_s: float | None = None
@@ -33,7 +33,7 @@ class BoardOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class SimBoard(Board):
-    """The board behind the scene's surface; where the scene has none, it latches patterns that nobody hears."""
+    """The board of the scene's surface; where the scene has none, its patterns have no effect."""
 
     options_type = BoardOptions
     needs_world = True
@@ -86,7 +86,7 @@ class SimBoard(Board):
         levels = np.ascontiguousarray(pattern.levels, dtype=np.uint8)
         try:
             reply = self._ask_apply(levels, timeout_s)
-        except OffAir:  # the world was started anew
+        except OffAir:  # the world was restarted
             self._attach()
             reply = self._ask_apply(levels, timeout_s)
         return AppliedPattern(pattern.digest, self._clock.reading_s(reply.time))

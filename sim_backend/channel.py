@@ -1,8 +1,8 @@
-"""Paths between two places of a scene, and the taps that stand for them in sampled signals.
+"""Paths between two places of a scene, and the taps that represent them in sampled signals.
 
 A path is transmitter → scatterer → receiver with the scatterer's own complex coefficient; in scenes of TR 38.901 it has
 a second body on Alice's side, so that the angles at both ends are right. All links share the scatterers, so Eve's
-correlation with Bob follows from where they stand and nothing else, and a link and its reverse are the same numbers.
+correlation with Bob follows from their positions alone, and a link and its reverse have the same values.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def taps(amplitude: C128, delay_samples: F64) -> tuple[int, C128]:
 
 
 def taps_many(amplitude: C128, delay_samples: F64) -> list[tuple[int, C128]]:
-    """Return what `taps` gives for each row of (link, path), to the last bit."""
+    """Return the result of `taps` for each row of (link, path), to the last bit."""
     floor = np.floor(delay_samples)
     first = floor.min(axis=-1)
     spans = (floor.max(axis=-1) - first).astype(np.int64) + 1
@@ -58,7 +58,7 @@ def taps_many(amplitude: C128, delay_samples: F64) -> list[tuple[int, C128]]:
 
 _NONE: C128 = np.empty(0, np.complex128)
 _MOST_SPREAD = 1 << 18
-"""Numbers of paths times samples that are spread at once: 4 MB."""
+"""Most numbers (paths times samples) that are spread at once: 4 MB."""
 
 
 def _spread(parts: F64, whole: F64, powers: F64, span: int) -> C128:
@@ -79,9 +79,9 @@ def _spread(parts: F64, whole: F64, powers: F64, span: int) -> C128:
 
 
 _LINKS_KEPT = 1024
-"""Links whose paths are remembered, each at one moment."""
+"""Number of links whose paths are kept, each for one moment."""
 NEAR_FIELD = 2 * np.pi
-"""Distances count as at least λ/2π: closer, free space would hand over more than was sent (coupling stops at −6 dB)."""
+"""Distances count as at least λ/2π; nearer, free-space loss would be a gain (coupling never exceeds −6 dB)."""
 
 
 class Channel:
@@ -110,7 +110,7 @@ class Channel:
                 self._places[name] = (anchor + step * np.array([np.cos(heading), np.sin(heading), 0.0]), velocity)
         far = self._scatterers.far_m
         self._far_side = set() if far is None else {name for name in self._places if self._nearer_to_alice(name)}
-        """Places that see the far bodies."""
+        """Places from which the far bodies are seen."""
         self._gap_m = 0.0 if far is None else np.sqrt(((far - self._scatterers.position_m) ** 2).sum(axis=1))
         direct = 10 ** (scene.multipath.direct_db / 20)
         across = direct if self._scatterers.direct is None else self._scatterers.direct
@@ -120,7 +120,7 @@ class Channel:
         self._still = {
             name: not self._scatterers_move and not velocity.any() for name, (_, velocity) in self._places.items()
         }
-        """Whether the distances from a place stay as they are."""
+        """Whether the distances from a place are constant."""
         self._elements: F64 | None = None
         self._links: dict[tuple[str, str, float, float, Array | None, Array | None], tuple[C128, F64]] = {}
         self._legs: dict[tuple[str, float, Array | None], tuple[F64, F64 | None, bool]] = {}
@@ -138,16 +138,16 @@ class Channel:
 
     @property
     def places(self) -> list[str]:
-        """Return the names that a radio can stand at."""
+        """Return the names of the places at which a radio can be."""
         return list(self._places)
 
     def position_m(self, place: str, time_s: float | F64) -> F64:
-        """Return where a place is, (3,), or (time, 3) for times (time, 1)."""
+        """Return a place's position (3,), or (time, 3) for times (time, 1)."""
         start, velocity = self._places[place]
         return start + velocity * time_s
 
     def _antennas_m(self, place: str, time_s: float, array: Array | None) -> F64:
-        """Return where the antennas are: (3,), or (antenna, 3) of an array."""
+        """Return the antennas' positions: (3,), or (antenna, 3) of an array."""
         here = self.position_m(place, time_s)
         return here if array is None else here + array.offsets_m(self._wavelength_m)
 
@@ -157,7 +157,7 @@ class Channel:
         return bool(to_alice < to_bob)
 
     def hang_surface(self, shape: tuple[int, int] | None) -> None:
-        """Give the scene's surface, if it has one, the board's shape (rows, columns); None takes it down."""
+        """Give the scene's surface, if it has one, the board's shape (rows, columns); None removes the board."""
         placed = self._scene.surface
         self._elements = (
             element_positions(placed, shape, self._wavelength_m) if placed is not None and shape is not None else None
@@ -167,7 +167,7 @@ class Channel:
 
     @property
     def n_air(self) -> int:
-        """How many paths go through the air only; those of the surface's elements come after them."""
+        """Number of paths through the air only; those of the surface's elements come after them."""
         return int(self._coefficient.size)
 
     def paths(
@@ -191,9 +191,10 @@ class Channel:
         return _transposed(*found) if turned and found[0].ndim > 1 else found
 
     def prepare(self, x: str, y: str, times_s: Iterable[float], carrier_hz: float) -> None:
-        """Trace the paths between single antennas at several moments at once; `paths` then finds them, bit for bit.
+        """Trace the paths between single antennas at several moments at once; `paths` then returns the same, bit for
+        bit.
 
-        Does nothing where that saves nothing (nobody moves) or where more than places move or reflect.
+        Does nothing where this saves no time (nobody moves), or where more than places moves or reflects.
         """
         x, y = min(x, y), max(x, y)
         if (self._still[x] and self._still[y]) or self._scatterers_move or self._elements is not None:
@@ -222,7 +223,7 @@ class Channel:
         return here, distances(bodies, here)
 
     def _along(self, length: F64, across: bool, carrier_hz: float) -> tuple[C128, F64]:
-        """Return (amplitude, delay_s) of air paths of so many metres, the direct one first."""
+        """Return (amplitude, delay_s) of air paths of these lengths in metres, the direct one first."""
         wavelength_m = SPEED_OF_LIGHT_M_S / carrier_hz
         amplitude = (self._coefficient_across if across else self._coefficient) * (
             wavelength_m / (4 * np.pi) / np.maximum(length, wavelength_m / NEAR_FIELD)
@@ -265,7 +266,7 @@ class Channel:
     def attacked_paths(
         self, x: str, y: str, time_s: float, carrier_hz: float, at_x: Array | None = None, at_y: Array | None = None
     ) -> tuple[C128, F64]:
-        """Return (amplitude, delay_s) by way of the elements of the adversary's surface, before their own phases.
+        """Return (amplitude, delay_s) over the elements of the adversary's surface, before their own phases.
 
         Empty where there is none or either end is behind it; amplitudes and axes as in `paths`. Read-only.
         """
@@ -297,9 +298,9 @@ class Channel:
         return _transposed(*found) if turned and found[0].ndim > 1 else found
 
     def _leg(self, place: str, time_s: float, array: Array | None) -> tuple[F64, F64 | None, bool]:
-        """Distances of a place to the scatterers and to the surface's elements, and whether it is in front of those.
+        """Distances of a place to the scatterers and to the surface's elements, and whether it is in front of these.
 
-        (body,) and (element,), of an array (antenna, body) and (antenna, element).
+        Shapes: (body,) and (element,); for an array (antenna, body) and (antenna, element).
         """
         found = self._legs.get((place, time_s, array))
         if found is not None:
@@ -310,7 +311,7 @@ class Channel:
         far = self._scatterers.far_m
         bodies = far if far is not None and place in self._far_side else self._scatterers.position_m
         if self._scatterers_move:
-            # a triangle wave: straight on, turning round at the walls
+            # a triangle wave: motion in a straight line, reversed at the walls
             moved = (bodies + self._scatterers.velocity_m_s * time_s) % np.maximum(2 * self._room_m, 1e-9)
             bodies = np.where(moved > self._room_m, 2 * self._room_m - moved, moved)
         surface = self._scene.surface
@@ -339,7 +340,7 @@ def responses(
 ) -> dict[str, C128]:
     """Return `World.responses` of a channel: (time, subcarrier) by "tx>rx" for each pair of places.
 
-    An adversary's surface is left out: what it does depends on who sends when.
+    An adversary's surface is left out, because its effect depends on who sends when.
     """
     channel.hang_surface(None if pattern is None else (pattern.levels.shape[0], pattern.levels.shape[1]))
     phasor = None if pattern is None else np.exp(1j * pattern.phases_rad.ravel())

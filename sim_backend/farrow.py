@@ -1,4 +1,4 @@
-"""Delays of any fraction of a sample, as a polynomial in that fraction."""
+"""Delays by any fraction of a sample, as a polynomial in that fraction."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ DEGREE = 8
 def _farrow() -> F64:
     """(power, tap): a Kaiser-windowed sinc, delayed by f in [0, 1], as a polynomial in 2f − 1.
 
-    Flat to −60 dB for |frequency| ≤ 0.4 of the rate. Polynomials (C. W. Farrow, 1988) because hundreds of paths then
-    share one small matrix: what each adds is its moments, not a row of taps.
+    Flat to −60 dB for |frequency| ≤ 0.4 of the rate. With polynomials (C. W. Farrow, 1988), hundreds of paths share one
+    small matrix: each path adds its moments, not a row of taps.
     """
     u = np.cos(np.pi * (np.arange(4 * DEGREE) + 0.5) / (4 * DEGREE))
     x = np.arange(1 - HALF, HALF + 1)[None, :] - (u[:, None] + 1) / 2

@@ -39,7 +39,7 @@ class OneAntenna(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     clock_ppm: float | None = None
     """Error of the sample clock; default: drawn within ±2."""
     clock_offset_s: float | None = None
-    """What the device clock reads at world time 0; default: drawn within ±1 ms."""
+    """The device clock's reading at world time 0; default: drawn within ±1 ms."""
     cfo_ppm: float | None = None
     """Error of the local oscillator; default: that of the sample clock, as both follow one crystal."""
     timing_jitter_s: NonNegative = 2e-9
@@ -127,7 +127,7 @@ class Oscillator:
     def turn(self, start: int, n_samples: int, sample_rate_hz: float) -> C64:
         """Return (sample,) exp(j·phase)."""
         phase = self.phase_rad(start, n_samples, sample_rate_hz)
-        # near zero single precision is plenty, and four times faster
+        # near zero, single precision suffices and is four times faster
         phase -= 2 * math.pi * round(float(phase[0]) / (2 * math.pi))
         short = phase.astype(np.float32)
         out = np.empty(n_samples, np.complex64)

@@ -1,4 +1,4 @@
-"""A device's side of the conversation with the World."""
+"""A device's requests to the World."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from testbed.core.identity import Identity, secure
 from testbed.core.world import DriverContext
 
 ANSWER_S = 5.0
-"""How long the World may take to answer what it can answer at once (it may be computing for somebody else)."""
+"""How long the World may take for an immediate answer (it may be computing for another device)."""
 
 
 class OffAir(DeviceError):
-    """The World does not know this device (any more): it was dropped, replaced, or the World is a new one."""
+    """The World does not know this device: it was dropped or replaced, or the World was restarted."""
 
 
 class Replaced(OffAir):
@@ -27,7 +27,7 @@ class Replaced(OffAir):
 
 
 class NewWorld(DeviceError):
-    """The World was reset since this device last heard from it; `seed` is the new one's."""
+    """The World was reset since this device's last request; `seed` is the new one's."""
 
     seed = 0
 
@@ -44,7 +44,7 @@ _ERRORS: dict[str, type[DeviceError]] = {
 class Link:
     """Requests to the World at `endpoint`, answered one by one; usable from several threads.
 
-    Each thread talks through a socket of its own, so that one may silence the radio while another waits for samples.
+    Each thread uses a socket of its own, so that one may silence the radio while another waits for samples.
     """
 
     def __init__(self, name: str, endpoint: str, identity: Identity | None) -> None:
@@ -57,8 +57,8 @@ class Link:
     def ask(self, request: Any, state: str, payload: Any = None, timeout_s: float = ANSWER_S) -> tuple[Reply, bytes]:
         """Send a request and wait for its answer.
 
-        Raises what the World refused (LateTransmit, DeviceTimeout, OffAir, DeviceError) and DeviceTimeout where it
-        does not answer.
+        Raises the World's refusal (LateTransmit, DeviceTimeout, OffAir, DeviceError), and DeviceTimeout where it does
+        not answer.
         """
         operation = type(request).__struct_config__.tag
         socket = self._socket(operation, state)
@@ -76,7 +76,7 @@ class Link:
             if reply.id in told:
                 operation = told[reply.id]
                 break
-            if reply.id == request.id:  # anything else answers a question that was given up
+            if reply.id == request.id:  # any other answer belongs to a request that was given up
                 break
         told.clear()
         if reply.error:
@@ -87,22 +87,22 @@ class Link:
         return reply, frames[1] if len(frames) > 1 else b""
 
     def tell(self, request: Any, state: str, payload: Any) -> None:
-        """Send a request that is answered only where it is refused; this thread's next `ask` then raises that."""
+        """Send a request that is answered only if it is refused; this thread's next `ask` then raises the refusal."""
         operation = type(request).__struct_config__.tag
         self._socket(operation, state).send_multipart([encode(request), payload])
         self._local.told[request.id] = operation
 
     def forget_told(self) -> None:
-        """Do not raise any more what this thread's earlier `tell`s come to."""
+        """Do not raise refusals of this thread's earlier `tell`s any more."""
         if getattr(self._local, "socket", None) is not None:
             self._local.told.clear()
 
     def declare(self, until: int, state: str) -> None:
-        """Promise silence until a tick; nobody answers."""
+        """Declare silence until a tick; this has no answer."""
         self._socket("declare", state).send(encode(Declare(id=0, session=self.session, until=until)))
 
     def attach(self, kind: str, state: str) -> None:
-        """Introduce the device; a device of the same name that was attached before is replaced."""
+        """Attach the device; an attached device of the same name is replaced."""
         request = Attach(id=self.next_id(), protocol=PROTOCOL, name=self._name, kind=kind)  # type: ignore[arg-type]
         self.session = self.ask(request, state)[0].session
 
@@ -110,17 +110,17 @@ class Link:
         return next(self._ids)
 
     def close(self, state: str) -> None:
-        """Say goodbye if somebody listens, and let the sockets go."""
+        """Detach, if the World answers, and close the sockets."""
         try:
             if self.session:
                 self.ask(Detach(id=self.next_id(), session=self.session), state, timeout_s=1.0)
         except DeviceError:
-            pass  # gone already: that is what was asked for
+            pass  # already detached, which is the aim
         finally:
             self._context.destroy(linger=0)
 
     def leave(self, state: str) -> None:
-        """Say goodbye without waiting for an answer: the World itself may be gone."""
+        """Detach without waiting for an answer, because the World itself may be gone."""
         if self.session:
             self._socket("detach", state).send(encode(Detach(id=0, session=self.session)))
         self._context.destroy(linger=100)

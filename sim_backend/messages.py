@@ -1,7 +1,7 @@
-"""What devices and the World say to each other: one msgpack header, then at most one frame of raw samples or levels.
+"""Messages between devices and the World: one msgpack header, then at most one frame of raw samples or levels.
 
-Times are ticks (`ticks.py`). Every request is answered by one `Reply` of the same id, but for `Declare`, which has no
-answer, and `Transmit`, which may go without one unless it is refused.
+Times are ticks (`ticks.py`). Every request is answered by one `Reply` of the same id, except `Declare`, which has no
+answer, and `Transmit`, which may have none unless it is refused.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from testbed.core.gate import Gate
 
 PROTOCOL = 3
 MAX_SAMPLES = 1 << 22
-"""Of one request, all antennas together: 32 MiB."""
+"""Most samples of one request, all antennas together: 32 MiB."""
 MAX_WINDOWS = 4096
-"""Of one request."""
+"""Most windows of one request."""
 MAX_HEADER_BYTES = 1 << 20
-"""A scene is the longest."""
+"""Longest header; a scene is the longest content."""
 MAX_FRAME_BYTES = 8 * MAX_SAMPLES + 1024
 """The longest frame on the wire: samples."""
 
 Id = Annotated[int, Meta(ge=0, le=(1 << 53))]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,43}$(?!\n)")]
-"""Of a node, with what an emulated device puts behind it (`-tx`)."""
+"""Name of a node, with the suffix of an emulated device (`-tx`)."""
 Session = Annotated[str, Meta(pattern=r"^[0-9a-f]{0,32}$(?!\n)")]
 Tick = Annotated[int, Meta(ge=-(1 << 61), le=1 << 61)]
 Count = Annotated[int, Meta(ge=1, le=MAX_SAMPLES)]
@@ -38,7 +38,7 @@ Direction = Annotated[float, Meta(ge=-1e6, le=1e6)]
 class _Request(Struct, forbid_unknown_fields=True, kw_only=True):
     id: Id
     session: Session = ""
-    """From the answer to Attach."""
+    """The session from the answer to Attach."""
 
 
 class Attach(_Request, tag="attach", kw_only=True):
@@ -61,7 +61,7 @@ class Tune(_Request, tag="tune", kw_only=True):
     sample_rate_hz: Rate
     turnaround_s: Annotated[float, Meta(ge=0, le=3600)]
     free: bool = False
-    """It starts and stops whenever it likes and cannot promise anything: nobody waits for it."""
+    """The radio starts and stops at any time and declares nothing; other radios do not wait for it."""
     n_antennas: Annotated[int, Meta(ge=1, le=64)] = 1
     spacing_wavelengths: Annotated[float, Meta(gt=0, le=1e6)] = 0.5
     axis: tuple[Direction, Direction, Direction] = (1.0, 0.0, 0.0)
@@ -74,9 +74,9 @@ class Transmit(_Request, tag="transmit", kw_only=True):
     shift: Tick = 0
     cyclic: bool = False
     answer: bool = True
-    """False: answer only where it is refused."""
+    """False: there is an answer only where the request is refused."""
     seed: Seed
-    """Of the world that the samples were made for."""
+    """Seed of the world for which the samples were made."""
 
 
 class Receive(_Request, tag="receive", kw_only=True):
@@ -87,11 +87,11 @@ class Receive(_Request, tag="receive", kw_only=True):
     n_samples: Count
     timeout_s: Annotated[float, Meta(gt=0, le=3600)]
     seed: Seed
-    """Of the world whose samples are wanted."""
+    """Seed of the world whose samples are requested."""
 
 
 class Window(Struct, forbid_unknown_fields=True, kw_only=True):
-    """One reception of several."""
+    """One of several receptions."""
 
     start: Tick
     shift: Tick = 0
@@ -103,12 +103,12 @@ class ReceiveMany(_Request, tag="receive_many", kw_only=True):
 
     windows: Annotated[list[Window], Meta(min_length=1, max_length=MAX_WINDOWS)]
     timeout_s: Annotated[float, Meta(gt=0, le=86_400)]
-    """For all of them together."""
+    """Time limit for all of them together."""
     seed: Seed
 
 
 class Failure(Struct, kw_only=True, frozen=True):
-    """Why one of several receptions failed."""
+    """Failure of one of several receptions."""
 
     window: int
     error: Literal["timeout", "device"]
@@ -116,18 +116,18 @@ class Failure(Struct, kw_only=True, frozen=True):
 
 
 class Declare(_Request, tag="declare", kw_only=True):
-    """Never answered."""
+    """Declares silence; never answered."""
 
     until: Tick
 
 
 class Silence(_Request, tag="silence", kw_only=True):
     repeated_only: bool = False
-    """What is sent once goes on."""
+    """Whether single transmissions continue."""
 
 
 class Pass(_Request, tag="pass", kw_only=True):
-    """Let time go by: nothing can be sent before `until` any more."""
+    """Let time pass: no transmission can start before `until` any more."""
 
     until: Tick
 
@@ -168,16 +168,16 @@ class Reply(Struct, kw_only=True, frozen=True):
     now: int = 0
     """The device's present: the earliest instant at which it could still do something."""
     runs: bool = False
-    """Tune: time passes by itself (wall pace), so that what was not late when it was sent may be so when it arrives."""
+    """Tune: time passes by itself (wall pace), so that a request can become late on its way."""
     time: int = 0
-    """Apply: first tick that sees the pattern."""
+    """Apply: the first tick with the new pattern."""
     seed: int = 0
-    """Of the world as last reset."""
+    """Seed of the world since its last reset."""
     failed: tuple[Failure, ...] = ()
     """ReceiveMany: the windows without samples, ascending."""
 
 
 encode = msgspec.msgpack.Encoder().encode
 decode_request = Gate[Request](Request, "request", MAX_HEADER_BYTES).read
-"""Raises ProtocolError, and nothing else, for what is no request."""
+"""Decodes a request; raises ProtocolError, and nothing else, for anything else."""
 decode_reply = Gate[Reply](Reply, "reply", MAX_HEADER_BYTES).read

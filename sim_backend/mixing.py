@@ -1,7 +1,7 @@
-"""Hearing a transmission in another band and at another rate than it was sent in: shifted, filtered, resampled.
+"""Reception of a transmission in another band and at another rate: shifted, filtered, resampled.
 
-What two bands have in common is one interval of frequencies, so one kernel does all three: a windowed sinc as wide as
-that interval and centred on it, evaluated wherever the receiver samples.
+Two bands have one interval of frequencies in common, so that one kernel does all three: a windowed sinc as wide as that
+interval and centred on it, evaluated at the receiver's samples.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ _HALF = 16
 """Half the kernel's length in samples of the slower rate: flat up to 0.42 of that rate, −80 dB from 0.58."""
 _KAISER_BETA = 8.0
 _AT_ONCE = 1 << 18
-"""Kernel values that are held at a time."""
+"""Number of kernel values that are held at a time."""
 
 
 def common_band(
     sent_hz: float, sent_rate_hz: float, heard_hz: float, heard_rate_hz: float
 ) -> tuple[float, float] | None:
-    """Return (lowest, highest) frequency in Hz, from the sender's carrier on, that both bands hold; None: none.
+    """Return (lowest, highest) frequency in Hz, from the sender's carrier on, that is in both bands; None: none.
 
     A band is its carrier ± half its sample rate.
     """
@@ -31,7 +31,7 @@ def common_band(
 
 
 def reach(sent_rate_hz: float, heard_rate_hz: float) -> int:
-    """Return how many samples of the sender's before and after an instant count at it."""
+    """Return how many of the sender's samples before and after an instant affect the value at it."""
     return int(np.ceil(_HALF * sent_rate_hz / min(sent_rate_hz, heard_rate_hz))) + 1
 
 
@@ -41,8 +41,8 @@ def resample(
 ) -> C64:  # fmt: skip
     """Return (…, n_samples): `wave` (…, sample) at the instants `first` + m · `step`, counted in its own samples.
 
-    Only `band_hz` of it is kept, and nothing is shifted yet: multiply by the turn of the carriers' difference. `wave`
-    must hold `reach` samples on either side of every instant.
+    Only `band_hz` of it is kept, and nothing is shifted yet: multiply by the phasor of the carriers' difference. `wave`
+    must have `reach` samples on either side of every instant.
     """
     half = reach(sent_rate_hz, heard_rate_hz)
     offsets = np.arange(1 - half, half + 1)
@@ -51,7 +51,7 @@ def resample(
     for begin in range(0, n_samples, rows):
         at = first + step * np.arange(begin, min(begin + rows, n_samples))
         whole = np.floor(at).astype(np.intp)
-        # equal rates and simple ratios meet the same few fractions over and over
+        # equal rates and simple ratios have only a few different fractions
         fractions, which = np.unique(np.round(at - whole, 7), return_inverse=True)
         kernel = _kernel(fractions[:, None] - offsets, sent_rate_hz, heard_rate_hz, band_hz)
         out[..., begin : begin + at.size] = np.einsum(

@@ -21,13 +21,13 @@ from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
 
 _HASTE = 50
-"""How often "now" is asked for anew when it was over before the answer could be used."""
+"""Most attempts at a transmission "now" whose time was over before it could be ordered."""
 
 
 _LEAD_S = 0.5e-3
-"""On the wall clock, how far ahead of now a transmission is ordered that was too late without …"""
+"""On the wall clock: lead time of a transmission that was too late without one."""
 _LONGEST_LEAD_S = 64e-3
-"""… and at most, after several that were too late still."""
+"""Largest lead time, after several transmissions that were still too late."""
 
 
 _RANGES: dict[str, Any] = {
@@ -58,12 +58,12 @@ class SimRadio(Radio):
         self._old: C64 | None = None
         self._stale = 0
         self._promised = 0
-        """Tick before which the World knows that nothing is sent any more, or later."""
+        """Tick before which this radio sends nothing more, as the World knows, or a later one."""
         self._time_runs = False
         self._first = True
-        """Nothing was transmitted yet, at these settings in this world."""
+        """Whether nothing was transmitted yet, at these settings in this world."""
         self._unheard: list[tuple[IqBlock, float | None]] = []
-        """What was sent since the World last answered."""
+        """Transmissions since the World's last answer."""
         self._link = link_for(name, context)
         try:
             self._link.attach("radio", self.state)
@@ -115,7 +115,7 @@ class SimRadio(Radio):
         self._link.forget_told()
         try:
             reply = self._tune(settings)
-        except OffAir:  # dropped, or the world was started anew
+        except OffAir:  # dropped, or the world was restarted
             self._link.attach("radio", self.state)
             reply = self._tune(settings)
         self._front, self._world_seed, self._promised = None, reply.seed, reply.now
@@ -166,10 +166,11 @@ class SimRadio(Radio):
         for _ in range(_HASTE):
             try:
                 self._transmit_at(self._now() + to_ticks(lead_s), block, cyclic, at_s)
-                time.sleep(lead_s)  # on the air when this returns
+                time.sleep(lead_s)  # so that it is on the air when this returns
                 return
             except LateTransmit:
-                # Somebody's reception has let time pass since. Where it passes by itself it always has: aim ahead.
+                # Another radio's reception has let time pass. Where time passes by itself it always does: use a lead
+                # time.
                 if self._time_runs:
                     lead_s = min(max(2 * lead_s, _LEAD_S), _LONGEST_LEAD_S)
         raise DeviceError(self.name, "transmit", self.state, f"time passed between question and order {_HASTE} times")
@@ -290,7 +291,7 @@ class SimRadio(Radio):
         try:
             self._link.ask(Silence(id=self._link.next_id(), session=self._link.session), self.state, timeout_s=2.0)
         except OffAir:
-            pass  # nothing of this radio is on the air
+            pass  # the radio has nothing on the air
 
     def _do_close(self) -> None:
         self._link.forget_told()
@@ -300,7 +301,7 @@ class SimRadio(Radio):
         request = Now(id=self._link.next_id(), session=self._link.session)
         try:
             reply = self._link.ask(request, self.state)[0]
-        except NewWorld as exc:  # what was sent before was not heard
+        except NewWorld as exc:  # earlier transmissions were not received
             self._begin_again(exc.seed)
             reply = self._link.ask(request, self.state)[0]
         except OffAir as exc:
@@ -329,14 +330,14 @@ class SimRadio(Radio):
         self._unheard.clear()
 
     def _begin_again(self, world_seed: int) -> None:
-        """Enter a new world and send there what the old one did not hear."""
+        """Enter a new world, and repeat there the transmissions that the old one did not deliver."""
         unheard = self._unheard[:]
         self._enter(world_seed)
         for block, at_s in unheard:
             self._transmit(block, at_s, cyclic=False)
 
     def _enter(self, world_seed: int) -> None:
-        """Begin anew in a world that was reset: this run's noise and phases come from its seed."""
+        """Start again in a world that was reset: this run's noise and phases come from its seed."""
         self._world_seed, self._front, self._old = world_seed, None, None
         self._promised, self._first = 0, True
         self._unheard.clear()
@@ -349,7 +350,7 @@ class SimRadio(Radio):
 
 
 def _fitting(windows: Sequence[Window], most: int) -> Iterator[list[Window]]:
-    """Yield the windows in parts of at most so many samples, and so many windows as a message may have."""
+    """Yield the windows in parts of at most `most` samples, and of at most the windows that a message may have."""
     part: list[Window] = []
     for window in windows:
         if part and (len(part) == MAX_WINDOWS or sum(w.n_samples for w in part) + window.n_samples > most):

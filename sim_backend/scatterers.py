@@ -1,4 +1,4 @@
-"""What throws the signal about: bodies, where they are and how they reflect."""
+"""The scatterers of a scene: positions, velocities and reflection coefficients."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ C128 = NDArray[np.complex128]
 
 @dataclass(frozen=True, slots=True)
 class Scatterers:
-    """Small bodies that throw some of what hits them in every direction."""
+    """Small bodies that scatter a part of the incident wave in all directions."""
 
     position_m: F64
     """(scatterer, 3) at time 0."""
     velocity_m_s: F64
-    """(scatterer, 3); they turn round at the walls of the room."""
+    """(scatterer, 3); they are reflected at the walls of the room."""
     coefficient: C128
     """(scatterer,) complex reflection."""
     far_m: F64 | None = None
-    """(scatterer, 3) bodies that Alice's side sees in place of `position_m`; a path between the sides meets both."""
+    """(scatterer, 3) positions that Alice's side sees in place of `position_m`; a path between the sides meets both."""
     direct: complex | None = None
     """Coefficient of the direct path between the sides; None: the scene's multipath says."""
 

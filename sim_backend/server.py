@@ -1,4 +1,4 @@
-"""The World's process: one ROUTER socket in front of one `Air`; holds receptions until they can be computed."""
+"""The World's process: one ROUTER socket in front of one `Air`; it holds receptions until they can be computed."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from testbed.core.world import DriverContext, Emulator, Equipment, World
 
 _REPLACED = "another process attached under its name"
 _LOOK_UP_S = 0.05
-"""How often the loop looks whether it was asked to stop."""
+"""How often the loop checks whether it must stop."""
 _QUEUED = 1000
 """Requests that may wait on a connection."""
 _HANDSHAKE_MS = 5000
 MAX_SESSIONS = 256
-"""Devices on the air at a time."""
+"""Most devices on the air at a time."""
 
 log = logging.getLogger("testbed.world")
 
@@ -139,12 +139,12 @@ def serve(
     try:
         socket = context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
-        # nothing may grow with what a peer sends, not even before it has proved who it is
+        # nothing may grow with what a peer sends, not even before the peer is authenticated
         socket.setsockopt(zmq.MAXMSGSIZE, m.MAX_FRAME_BYTES)
         socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
         socket.setsockopt(zmq.RCVHWM, _QUEUED)
         socket.setsockopt(zmq.SNDHWM, _QUEUED)
-        # a peer that died must not hold back what is meant for others, nor come back under its old route
+        # a dead peer must not block messages for others, nor return under its old route
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         secure(socket, identity)
         try:
@@ -153,7 +153,7 @@ def serve(
             raise InputError(f"the simulated air cannot listen on {endpoint}: {exc}; choose a free port") from exc
 
         def send(route: bytes, frames: list[Any]) -> None:
-            with contextlib.suppress(zmq.Again):  # a peer that does not read its answers loses them
+            with contextlib.suppress(zmq.Again):  # answers that a peer does not read are lost
                 socket.send_multipart([route, *frames], zmq.NOBLOCK)
 
         names = {} if identity is None else {key: name for name, key in identity.known.items()}
@@ -161,7 +161,8 @@ def serve(
         ready(socket.getsockopt_string(zmq.LAST_ENDPOINT))
         while not stop.is_set():
             socket.poll(math.ceil(1e3 * min(_LOOK_UP_S, server.due_in_s(time.monotonic()))))
-            # everything that has arrived before anything is computed: one pass often completes several receptions
+            # everything that has arrived is read before anything is computed, since one pass often completes several
+            # receptions
             for frames in _arrived(socket):
                 sender = None if identity is None else names.get(frames[-1].get("User-Id"), "?")
                 server.handle(frames[0].bytes, [f.bytes for f in frames[1:]], time.monotonic(), sender)
@@ -187,15 +188,15 @@ class _Session:
     name: str
     kind: str
     gone: str = ""
-    """Why it is off the air, once it is."""
+    """The reason why it is off the air; '' while it is on the air."""
 
 
 @dataclass(slots=True)
 class _Train:
-    """Receptions that are answered together."""
+    """Receptions with a common answer."""
 
     fields: list[Any]
-    """Samples by window, None until they are there."""
+    """Samples by window, None until they are available."""
     failed: list[m.Failure] = field(default_factory=list)
     open: int = 0
 
@@ -208,7 +209,7 @@ class _Train:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A reception, or an answer in wall pace, that cannot go out yet."""
+    """A reception, or an answer in wall pace, that cannot be sent yet."""
 
     route: bytes
     request: m.Receive | m.ReceiveMany
@@ -218,7 +219,7 @@ class _Waiting:
     deadline: float
     train: _Train | None = None
     index: int = 0
-    """Of the window in the train."""
+    """Index of the window in the train."""
 
 
 class _Server:
@@ -231,12 +232,12 @@ class _Server:
         self._sessions: dict[str, _Session] = {}
         self._waiting: list[_Waiting] = []
         self._lagging: dict[str, tuple[float, int]] = {}
-        """Whom others wait for: since when, and its horizon then."""
+        """Radios for which others wait: since when, and their horizon then."""
         self._next_look = 0.0
         """When to look for them again."""
         self._strikes = Strikes(most=20)
         self.refused = 0
-        """Messages that were none, or that this world could not serve."""
+        """Messages that were malformed, or that this world could not serve."""
 
     # ---------------------------------------------------------------- the loop's three calls
 
@@ -261,7 +262,7 @@ class _Server:
         try:
             self._serve_checked(route, request, frames, now, sender)
         except Exception as exc:
-            # whatever a request does to the computation, it must cost its sender and nobody else
+            # an error of the computation must affect the request's sender only
             log.error("a %s could not be served: %s: %s", type(request).__name__, type(exc).__name__, exc)
             log.debug("", exc_info=True)
             self._strike(route)
@@ -272,7 +273,7 @@ class _Server:
     def _strike(self, route: bytes) -> None:
         self.refused += 1
         if self._strikes.count(route):
-            log.warning("a connection is not listened to any more after too many bad messages")
+            log.warning("a connection is ignored after too many bad messages")
 
     def _give_up(self, session: str, why: str) -> None:
         if session not in self._sessions or self._sessions[session].gone:
@@ -361,7 +362,7 @@ class _Server:
         return self._serve_device(route, request, self._name(request), payload, now)
 
     def _serve_device(self, route: bytes, request: m.Request, name: str, payload: bytes, now: float) -> m.Reply | None:
-        """Serve what an attached device asks for."""
+        """Serve a request of an attached device."""
         air = self._air
         match request:
             case m.Detach():
@@ -395,7 +396,7 @@ class _Server:
                 self._same_world(request.seed)
                 self._check_size(name, request.n_samples)
                 end = air.check_reception(name, request.start, request.n_samples)
-                # a client asks one thing at a time: what it waited for before was given up
+                # a client has one request at a time, so an earlier one was given up
                 self._waiting = [w for w in self._waiting if w.name != name]
                 self._waiting.append(_Waiting(route, request, request, name, end, now + request.timeout_s))
                 return None
@@ -424,7 +425,7 @@ class _Server:
             if session.name == request.name and not session.gone:
                 self._end(token, _REPLACED)
         gone = [token for token, session in self._sessions.items() if session.gone]
-        for token in gone[:-100]:  # the last ones may still come and ask why
+        for token in gone[:-100]:  # the last ones may still ask for the reason
             del self._sessions[token]
         if len(self._sessions) - min(len(gone), 100) >= MAX_SESSIONS:
             raise Refused("device", f"{MAX_SESSIONS} devices are on the air, accepted: no more")
@@ -501,7 +502,7 @@ class _Server:
             for w in ready:
                 self._complete([w])
             return
-        except Exception as exc:  # as for any other request: it costs who asked
+        except Exception as exc:  # as for any other request, only its sender is affected
             log.error("a reception could not be computed: %s: %s", type(exc).__name__, exc)
             log.debug("", exc_info=True)
             if len(ready) > 1:
@@ -533,7 +534,7 @@ class _Server:
             self._answer(w.route, *train.answer(w.request.id, self._air.now(w.name), self._air.seed))
 
     def _drop_silent(self, now: float) -> None:
-        """Drop who was waited for too long without declaring anything. Who waits itself is not silent."""
+        """Drop radios for whose declaration others waited too long. A radio that waits itself is not silent."""
         waiting = {w.name for w in self._waiting}
         needed = {n for w in self._waiting if self._wall_s(w.end) <= now for n in self._air.undeclared(w.name, w.end)}
         needed -= waiting
@@ -558,12 +559,12 @@ class _Server:
         self._waiting = [w for w in self._waiting if w.name != session.name]
 
     def _pass_time(self, now: float) -> None:
-        """In wall pace the air's time is the wall's: clocks run, what is late is late, nobody is waited for."""
+        """In wall pace the air's time is the wall clock's: late requests are late, and no radio is waited for."""
         if self._paced:
             self._air.pass_time(to_ticks(now - self._began))
 
     def _wall_s(self, tick: int) -> float:
-        """Return the wall time before which a tick must not be told."""
+        """Return the wall time before which an answer about a tick must not be sent."""
         return self._began + to_seconds(tick) if self._paced else -math.inf
 
     def _answer(self, route: bytes, reply: m.Reply, payload: Any = None) -> None:
@@ -575,5 +576,5 @@ def _id_of(frames: list[bytes]) -> int:
     try:
         found = msgspec.msgpack.decode(frames[0][: m.MAX_HEADER_BYTES])["id"]
         return found if type(found) is int and 0 <= found <= 1 << 53 else 0
-    except Exception:  # whatever arrived: it only costs the sender its answer
+    except Exception:  # whatever arrived, only its sender loses an answer
         return 0

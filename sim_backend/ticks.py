@@ -36,5 +36,5 @@ class DeviceClock:
         return to_ticks((device_s - self.offset_s) / (1.0 + self.ppm * 1e-6))
 
     def reading_s(self, world_ticks: int) -> float:
-        """Return what this clock reads at a tick of the world."""
+        """Return this clock's reading at a tick of the world."""
         return to_seconds(world_ticks) * (1.0 + self.ppm * 1e-6) + self.offset_s

@@ -1,11 +1,11 @@
-"""Scatterers of a 3GPP TR 38.901 UMa drop: the rays of the standard, put where they are.
+"""Scatterers of a 3GPP TR 38.901 UMa drop: the standard's rays, turned into positions.
 
 The library `sionna-no-rt` draws delays, powers and angles of one Alice–Bob link (steps 1 to 9 of TR 38.901, 7.5). Each
 ray then gets two bodies, one in its direction of departure from Alice and one in its direction of arrival at Bob,
-equally far from either, such that the way over both is as long as the ray's delay says. From there on geometry alone
-decides: Bob moves among bodies that stand still, and Eve sees the same ones from where she is. That is what spatial
-consistency means, and at a wavelength's distance it gives the correlation of theory, which the library's own procedures
-for two terminals do not (none, or far too much).
+equally far from either, such that the path over both has the ray's delay. From there on geometry alone decides: Bob
+moves among bodies that do not move, and Eve sees the same bodies from her place. This is spatial consistency, and at a
+wavelength's distance it gives the theoretical correlation, which the library's own procedures for two terminals do not
+(none, or far too much).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from testbed.core.seeds import derive
 from testbed.core.types import F64, SPEED_OF_LIGHT_M_S
 
 CLEARANCE_M = 10.0
-"""No body is nearer to an end than this. Where the early echoes of a drop would need one, all come later (out of sight:
-only differences of delays are the standard's) or that echo does (in line of sight)."""
+"""Least distance of a body from an end. Where the early echoes of a drop would need a nearer body, all echoes come
+later (without line of sight: the standard gives only differences of delays), or that echo does (with line of sight)."""
 
 
 def draw(scene: Scene, carrier_hz: float, seed: int) -> Scatterers:
@@ -38,7 +38,7 @@ def draw(scene: Scene, carrier_hz: float, seed: int) -> Scatterers:
     direct_m = float(np.linalg.norm(bob - alice))
     away, arriving = _unit(aod, zod), _unit(aoa, zoa)
     total_m = direct_m + delay_s * SPEED_OF_LIGHT_M_S
-    if not plan.line_of_sight:  # the standard counts from the first echo, which cannot be as early as a direct path
+    if not plan.line_of_sight:  # the standard counts from the first echo
         shortest_m = _length(alice, bob, away, arriving, np.array(CLEARANCE_M))
         total_m += max(float((shortest_m - total_m).max()), 0.0)
     r = np.maximum(_reach(alice, bob, total_m, away, arriving), CLEARANCE_M)
@@ -46,7 +46,7 @@ def draw(scene: Scene, carrier_hz: float, seed: int) -> Scatterers:
     rng = np.random.default_rng(derive(seed, "uma phases"))
     gain = 10 ** ((plan.gain_db - (loss_db if plan.pathloss else 0.0)) / 10)
     share = 1 / (k_factor + 1) if plan.line_of_sight else 1.0
-    # the channel spreads a path over its length: undone here, so that the powers are the standard's
+    # the channel includes the loss over a path's length, which is removed here to keep the standard's powers
     spread = 4 * np.pi * carrier_hz / SPEED_OF_LIGHT_M_S
     amplitude = np.sqrt(gain * share * power / power.sum())
     coefficient = amplitude * np.exp(2j * np.pi * rng.uniform(size=power.size)) * spread * total_m

@@ -1,4 +1,4 @@
-"""The air itself, as a pure object: who is on it, what each declared, what each therefore hears.
+"""The air itself, as a pure object: the radios on it, what each has declared, and what each therefore receives.
 
 No sockets and no wall clock; `server.py` gives it both. The rule (OpenAirInterface's rfsimulator): a reception up to
 instant e can be computed once every radio on the air has declared everything that it starts to send before e.
@@ -26,22 +26,22 @@ from testbed.core.seeds import generator
 from testbed.core.types import C64, F64, U8
 
 SEGMENT = TICKS_PER_S // 10_000
-"""The channel is evaluated once per 100 µs (a path turns by 0.015 rad in that time at 3 m/s and 2.4 GHz), on an
-absolute grid, so that how a receiver cuts its blocks changes nothing."""
+"""The channel is evaluated once per 100 µs (a path's phase changes by 0.015 rad in that time at 3 m/s and 2.4 GHz), on
+an absolute grid, so that the result does not depend on how a receiver divides its blocks."""
 RETENTION = TICKS_PER_S
 """How far behind the frontier a reception may still begin."""
 LONGEST_PATH = TICKS_PER_S // 50_000
 """Echoes later than 20 µs (6 km) are not computed."""
 NEARLY = 1 / 32
-"""Carriers that differ by no more of the (same) rate are turned against one another sample by sample: what leaves the
-band at one end then comes in at the other, as it does in a receiver whose filter is that much too wide."""
+"""Carriers that differ by at most this share of the (equal) rate are shifted sample by sample: what leaves the band at
+one end then enters it at the other, as in a receiver whose filter is too wide by that much."""
 FOREVER = 1 << 62
 MAX_UNHEARD = 1 << 24
-"""Samples of one radio that are still to be sent; 128 MiB of them."""
+"""Most samples of one radio that are still to be sent: 128 MiB."""
 
 
 class Refused(Exception):
-    """The air does not do that; `kind` is late, off_air or device."""
+    """The air refuses this; `kind` is late, off_air or device."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)
@@ -50,18 +50,18 @@ class Refused(Exception):
 
 @dataclass(slots=True)
 class Transmission:
-    """What one radio sends once, or over and over."""
+    """Samples that one radio sends once or repeatedly."""
 
     radio: str
     place: str
     start: int
-    """Nominal first sample; nothing is heard before it."""
+    """Nominal first sample; nothing is received before it."""
     shift: int
     """Actual minus nominal start (jitter)."""
     end: int
     """First tick at which nothing of it is sent any more; FOREVER while cyclic."""
     samples: C64
-    """(sample,) in √mW, of an array (antenna, sample)."""
+    """(sample,) in √mW; for an array (antenna, sample)."""
     sample_rate_hz: float
     carrier_hz: float
     cyclic: bool
@@ -69,14 +69,14 @@ class Transmission:
 
     @property
     def length(self) -> int:
-        """Samples that leave the radio, cuts and repetitions counted."""
+        """Number of samples that leave the radio, cuts and repetitions included."""
         if self.end == FOREVER:
             return FOREVER
         whole = _ceil_index(self.end - self.start, self.sample_rate_hz)
         return whole if self.cyclic else min(whole, self.samples.shape[-1])
 
     def take(self, first: int, stop: int) -> C64:
-        """Return samples first…stop of what leaves the radio."""
+        """Return samples first…stop that leave the radio."""
         if self.cyclic:
             return self.samples[..., np.arange(first, stop) % self.samples.shape[-1]]
         return self.samples[..., first:stop]
@@ -100,7 +100,7 @@ class Station:
     turnaround: int
     horizon: int
     free: bool = False
-    """It cannot time what it sends, so it declares nothing and nobody waits for it."""
+    """It cannot time its transmissions, so it declares nothing, and no other radio waits for it."""
     array: Array | None = None
     """None: a single antenna."""
 
@@ -135,7 +135,7 @@ class _Surface:
 
 @dataclass(slots=True)
 class _Attacker:
-    """An adversary's surface: its pattern is a function of the seed and of when the last transmission ended."""
+    """An adversary's surface: its pattern is a function of the seed and of the end of the last transmission."""
 
     plan: Attacker
     seed: int
@@ -173,7 +173,7 @@ def _ended(sent: Transmission) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Reception:
-    """What a radio wants to hear: sample m is at tick start + shift + m / rate."""
+    """A requested reception: sample m is at tick start + shift + m / rate."""
 
     radio: str
     start: int
@@ -190,32 +190,32 @@ class _Piece:
     first: int
     stop: int
     time: int
-    """Tick of the first of them."""
+    """Tick of the first of these samples."""
     offset: float
     """Samples from the reception's start to the transmission's."""
     band_hz: tuple[float, float] | None = None
-    """What its band and the receiver's have in common, from its carrier on; None: they are the same, or nearly."""
+    """Band that it has in common with the receiver, from its carrier on; None: the bands are (nearly) the same."""
     lag: int = 0
     h: NDArray[np.complex128] = field(default_factory=lambda: np.empty(0, np.complex128))
     """Taps from `lag` on."""
 
     @property
     def middle_s(self) -> float:
-        """When the channel is evaluated."""
+        """Time for which the channel is evaluated."""
         return to_seconds(self.time // SEGMENT * SEGMENT + SEGMENT // 2)
 
     @property
     def alone(self) -> bool:
-        """Both ends have a single antenna."""
+        """Whether both ends have a single antenna."""
         return self.sent.array is None and self.to.array is None
 
     @property
     def delay_rate_hz(self) -> float:
-        """At which rate the taps are: the receiver's; the sender's where the two mix."""
+        """Rate of the taps: the receiver's; the sender's where their bands or rates differ."""
         return self.to.sample_rate_hz if self.band_hz is None else self.sent.sample_rate_hz
 
     def add_to(self, out: C64) -> None:
-        """Add what is heard of it to the reception."""
+        """Add the received part to the reception."""
         if self.band_hz is not None:
             return self._mix_into(out, self.band_hz)
         sent, lag, n_taps = self.sent, self.lag, self.h.shape[-1]
@@ -273,7 +273,7 @@ class Air:
     # ---------------------------------------------------------------- scene and clock
 
     def reset(self, scene: Scene, carrier_hz: float, seed: int, channel: Channel | None = None) -> None:
-        """Begin again at time 0 with new channels: stations stay with nothing sent, the surface is as after power-up.
+        """Begin again at time 0 with new channels: radios stay with nothing sent, the surface is as after power-up.
 
         `channel` replaces the one drawn from the seed.
         """
@@ -289,7 +289,7 @@ class Air:
             self._channel.hang_surface(self._surface.shape)
 
     def pass_time(self, to: int) -> None:
-        """Let time go by, as it does on a wall clock: nothing can be sent before `to` any more."""
+        """Let time pass as on a wall clock: no transmission can start before `to` any more."""
         self.frontier = max(self.frontier, to)
 
     def now(self, name: str) -> int:
@@ -312,36 +312,36 @@ class Air:
         self.stations[name] = Station(place, carrier_hz, sample_rate_hz, to_ticks(turnaround_s), horizon, free, array)
 
     def n_antennas(self, name: str) -> int:
-        """Return how many antennas a radio on the air has."""
+        """Return the number of antennas of a radio on the air."""
         array = self._station(name).array
         return 1 if array is None else array.n
 
     def leave(self, name: str) -> None:
-        """Take a radio off the air; nobody waits for it any more."""
+        """Take a radio off the air; no other radio waits for it any more."""
         if name in self.stations:
             self.silence(name)
             del self.stations[name]
 
     def drop(self, name: str) -> None:
-        """Take a silent radio off the air, keeping what it declared: others may have heard the start of it."""
+        """Take a silent radio off the air; its declarations stay, because others may have received their beginning."""
         del self.stations[name]
         for sent in self._sent:
             if sent.radio == name and sent.cyclic and sent.end == FOREVER:
                 sent.end = self.frontier
 
     def declare(self, name: str, until: int) -> None:
-        """The radio starts no transmission before `until`."""
+        """Declare that the radio starts no transmission before `until`."""
         station = self._station(name)
         station.horizon = max(station.horizon, until)
 
     def transmit(self, name: str, start: int, samples: C64, shift: int = 0, cyclic: bool = False) -> None:
         """Send (sample,), of an array (antenna, sample), in √mW from `start`.
 
-        Refused as late where the radio promised silence or time has passed.
+        Refused as late where the radio declared silence or time has passed.
         """
         station = self._station(name)
         self._check_place(name, station.place)
-        earliest = max(station.horizon, self.frontier)  # FOREVER while it repeats something
+        earliest = max(station.horizon, self.frontier)  # FOREVER while it repeats samples
         if start < earliest:
             raise Refused("late", f"{(earliest - start) / 1e6:.6f} µs too late")
         if sum(s.samples.size for s in self._sent if s.radio == name and s.end > self.frontier) > MAX_UNHEARD:
@@ -364,7 +364,7 @@ class Air:
         station.horizon = max(station.horizon, end)
 
     def silence(self, name: str, repeated_only: bool = False) -> None:
-        """Cut everything of a radio that nobody can have heard yet, or only what it repeats."""
+        """Cut all samples of a radio that nobody can have received yet, or only repeated ones."""
         cut = self.frontier
         station = self.stations.get(name)
         for sent in self._sent:
@@ -384,12 +384,12 @@ class Air:
                 f"start; samples are kept for {to_seconds(RETENTION):g} s",
             )
         end = start + duration(n_samples, station.sample_rate_hz)
-        # it cannot transmit before its switch has turned round, so it promises that, too
+        # it cannot transmit before its switch has changed over, so this is declared, too
         self.declare(name, end + station.turnaround)
         return end
 
     def undeclared(self, listener: str, until: int) -> list[str]:
-        """Return who has to declare more before `listener` can hear up to `until`."""
+        """Return the radios that must declare more before `listener` can receive up to `until`."""
         places = self._channel.places if self._channel is not None else []
         return [
             name
@@ -400,7 +400,7 @@ class Air:
     def hear(self, name: str, start: int, n_samples: int, shift: int = 0) -> C64:
         """Return (sample,) in √mW at the radio's antenna, of an array (antenna, sample).
 
-        The caller made sure that nobody is undeclared.
+        The caller has made sure that no declaration is missing.
 
         The sum over transmitters of what they sent, convolved with their channel, at exact delays; zero elsewhere and
         while this radio itself sends or turns round. Sample m is at start + shift + m / rate.
@@ -426,14 +426,14 @@ class Air:
         return out
 
     def _present(self, r: Reception, end: int) -> list[Transmission]:
-        """Return whatever of the transmissions may be heard until `end`."""
+        """Return the transmissions that may be received until `end`."""
         start = r.start + r.shift
         found = [s for s in self._sent if s.end > s.start and s.start < end and s.end > start - LONGEST_PATH]
-        # arrival order of the declarations must not change the rounding of the sum
+        # the order of the declarations must not affect the rounding of the sum
         return sorted(found, key=lambda s: (s.start, s.radio))
 
     def _pieces(self, r: Reception) -> list[_Piece]:
-        """Return what a reception is the sum of: transmissions, each while neither channel nor pattern changes."""
+        """Return the parts of a reception: transmissions, each while neither channel nor pattern changes."""
         station = self._station(r.radio)
         rate, start = station.sample_rate_hz, r.start + r.shift
         edges = self._edges(start, r.n_samples, rate)
@@ -455,7 +455,7 @@ class Air:
         return out
 
     def _shape(self, pieces: list[_Piece]) -> None:
-        """Give every piece its taps; those of single antennas with equally many paths at once."""
+        """Compute the taps of every piece; those of single antennas with equally many paths together."""
         alike: dict[int, list[tuple[_Piece, NDArray[np.complex128], F64]]] = {}
         for piece in pieces:
             amplitude, delay_s = self._paths(piece)
@@ -487,7 +487,7 @@ class Air:
         return amplitude, delay_s
 
     def _lay(self, r: Reception, pieces: list[_Piece]) -> C64:
-        """Return the sum of the pieces, and nothing while the radio itself sends or turns round."""
+        """Return the sum of the pieces; zeros while the radio itself sends or changes over."""
         station = self._station(r.radio)
         rate, start = station.sample_rate_hz, r.start + r.shift
         shape = r.n_samples if station.array is None else (station.array.n, r.n_samples)
@@ -550,7 +550,7 @@ class Air:
                 self._channel.hang_surface(shape)
 
     def latch(self, board: str, levels: U8, latency: int) -> int:
-        """Change the pattern `latency` after the frontier; return the first tick that sees the new one."""
+        """Change the pattern `latency` after the frontier; return the first tick with the new one."""
         surface = self._held_by(board)
         when = max(self.frontier + latency, surface.since[-1])
         surface.set(when, levels)

@@ -8,7 +8,7 @@ In Python:
     data = testbed.open(outcome.folder)                   # an xarray Dataset (extra `notebooks`)
     summary = testbed.replay(outcome.folder)              # as `testbed replay`; a dict like summary.json
 
-Each is imported when it is first asked for.
+Each of them is imported on first use.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Any
 try:
     from testbed._version import commit_id as __commit__
     from testbed._version import version as __version__
-except ImportError:  # the sources were copied, neither built nor installed
+except ImportError:  # the sources were copied, but neither built nor installed
     __version__, __commit__ = "0+unknown", None
 
 __all__ = ["__commit__", "__version__", "open", "replay", "run"]
 
-# No import statement, not even for type checkers: the rooms below import this for its version, and nothing above them.
+# No import statement, not even for type checkers: the rooms below import this module, and must not depend on others.
 _LAZY = {"open": ("testbed.records.dataset", "open_run"), "run": ("testbed.lab.run", "run")}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "replay":  # a package that can be called: see there
+    if name == "replay":  # a package that can be called, see `testbed.replay`
         return importlib.import_module("testbed.replay")
     if name in _LAZY:
         module, attribute = _LAZY[name]

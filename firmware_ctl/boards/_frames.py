@@ -56,7 +56,7 @@ class Refusal(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the board said."""
+    """A reply of the board."""
 
     seq: int
     kind: int

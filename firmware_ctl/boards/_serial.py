@@ -1,7 +1,7 @@
-"""A serial port with deadlines: what every board driver talks through.
+"""A serial port with deadlines, which every board driver uses.
 
-No call outlasts the time it was given, and none returns without saying what came. pyserial's own timeouts are set to
-zero: they are counted per call, a deadline is counted over a whole exchange.
+No call takes longer than its time limit, and none returns without a result or an error. pyserial's own timeouts are set
+to zero, because they apply to a call, whereas a deadline applies to a whole exchange.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 from testbed.core.errors import DeviceError, DeviceTimeout
 
 _LOOK_AGAIN_S = 0.02
-"""How often `reopen` looks whether the port is back."""
+"""How often `reopen` checks whether the port is back."""
 _AT_ONCE = 4096
 _DRAIN_S = 0.1
-"""A full buffer is read in less; what takes longer is talking."""
+"""Time in which a full buffer can be read; if data come for longer, the device is sending."""
 
 
 class PortLost(DeviceError):
-    """The port vanished (unplugged, or its adapter reset): `reopen` waits for it to come back."""
+    """The port vanished (unplugged, or its adapter was reset): `reopen` waits until it is back."""
 
 
 class SerialLink:
@@ -33,14 +33,14 @@ class SerialLink:
         self.device, self.port, self.baud = device, port, baud
         self._serial: Any = None
         self._pending = b""
-        """Came in behind a terminator."""
+        """Bytes received after a terminator."""
 
     @property
     def is_open(self) -> bool:
         return self._serial is not None
 
     def open(self) -> None:
-        """Open the port; raises DeviceError, one line saying what to do, where that is not possible."""
+        """Open the port; raises DeviceError, one line that says what to do, where that is not possible."""
         if self._serial is not None:
             return
         try:
@@ -51,7 +51,7 @@ class SerialLink:
             made = serial.Serial(self.port, self.baud, timeout=0, write_timeout=0, exclusive=True)
         except (OSError, ValueError) as exc:  # SerialException is an OSError
             raise self._error("open", _why_not(self.port, self.baud, exc)) from exc
-        # adapters hold short answers back for up to 16 ms; what has no such timer (a pty) refuses
+        # adapters hold short answers back for up to 16 ms; a port without such a timer (a pty) refuses the setting
         with contextlib.suppress(OSError, ValueError, NotImplementedError):
             made.set_low_latency_mode(True)
         self._serial, self._pending = made, b""
@@ -70,7 +70,7 @@ class SerialLink:
                 time.sleep(min(_LOOK_AGAIN_S, left_s))
 
     def write(self, data: bytes, timeout_s: float) -> None:
-        """Hand all of `data` to the port; raises DeviceTimeout where it takes no more, PortLost where it is gone."""
+        """Write all of `data` to the port; raises DeviceTimeout where it accepts no more, PortLost where it is gone."""
         deadline_s = time.monotonic() + timeout_s
         left = memoryview(data)
         while left:
@@ -84,13 +84,13 @@ class SerialLink:
             if left and not self._wait("write", fd, deadline_s, writing=True):
                 raise DeviceTimeout(
                     self.device, "write", "open", f"{self.port} took {len(data) - len(left)} of {len(data)} bytes "
-                    f"within {timeout_s:g} s: is the adapter stuck? unplug it and plug it in again",
+                    f"within {timeout_s:g} s: the adapter may hang: unplug it and plug it in again",
                 )  # fmt: skip
 
     def read_until(self, terminator: bytes, timeout_s: float, limit: int = 1024) -> bytes:
-        """Return what came up to and with `terminator`; what follows stays for the next read.
+        """Return the bytes up to and including `terminator`; later ones stay for the next read.
 
-        Raises DeviceTimeout (its detail quotes what came) after `timeout_s`, DeviceError beyond `limit` bytes.
+        Raises DeviceTimeout (its detail quotes the bytes) after `timeout_s`, DeviceError beyond `limit` bytes.
         """
         deadline_s = time.monotonic() + timeout_s
         got = self._pending
@@ -109,15 +109,15 @@ class SerialLink:
         return got[:end]
 
     def read(self, n_max: int, timeout_s: float) -> bytes:
-        """Return 1 to `n_max` bytes as soon as there are any; nothing where none came within `timeout_s`."""
+        """Return 1 to `n_max` bytes as soon as there are any; b"" where none came within `timeout_s`."""
         got = self._pending or self._read_some(n_max, time.monotonic() + timeout_s)
         self._pending = got[n_max:]
         return got[:n_max]
 
     def drain(self, timeout_s: float = _DRAIN_S) -> bytes:
-        """Throw away what is waiting, and return the last of it; PortLost where the port is gone.
+        """Discard the received bytes, and return the last of them; raises PortLost where the port is gone.
 
-        Returns after `timeout_s` also where more keeps coming.
+        Returns after `timeout_s` even if more bytes arrive.
         """
         deadline_s = time.monotonic() + timeout_s
         got, self._pending = self._pending, b""
@@ -126,7 +126,7 @@ class SerialLink:
         return got or more
 
     def close(self) -> None:
-        """Let the port go; may be called twice."""
+        """Release the port; may be called twice."""
         port, self._serial = self._serial, None
         self._pending = b""
         if port is not None:
@@ -143,12 +143,12 @@ class SerialLink:
             return b""
         except OSError as exc:
             raise self._lost("read", exc) from exc
-        if not got:  # ready, but nothing there: that is how a vanished adapter looks
+        if not got:  # a vanished adapter is reported as ready without data
             raise self._lost("read", None)
         return got
 
     def _wait(self, operation: str, fd: int, deadline_s: float, writing: bool = False) -> bool:
-        """Return whether the port is ready before the deadline. It is looked at once, whatever the time."""
+        """Return whether the port is ready before the deadline. It is checked at least once."""
         poll = select.poll()
         poll.register(fd, select.POLLOUT if writing else select.POLLIN)
         try:
@@ -174,12 +174,12 @@ class SerialLink:
 
 
 def quote(data: bytes) -> str:
-    """Return bytes for an error line: at most the first 40, as Python writes them."""
+    """Return bytes for an error line: at most the first 40, in Python's notation."""
     return repr(data[:40])[1:] + ("…" if len(data) > 40 else "")
 
 
 def _why_not(port: str, baud: int, exc: Exception) -> str:
-    """Say why a port could not be opened, and what to do."""
+    """Return why a port could not be opened, and what to do."""
     number = getattr(exc, "errno", None)
     if number in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
         return f"no port {port}: check cable and power, `python -m serial.tools.list_ports` lists what is there"
@@ -195,7 +195,7 @@ def _why_not(port: str, baud: int, exc: Exception) -> str:
 
 
 def _no_terminal(port: str) -> bool:
-    """Return whether `port` is something that is no terminal: pyserial hides the number of that error."""
+    """Return whether `port` is no terminal; pyserial hides the number of that error."""
     try:
         fd = os.open(port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError:

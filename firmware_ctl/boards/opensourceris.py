@@ -1,9 +1,10 @@
 """OpenSourceRIS (TH Köln, github mheinri): 16×16 elements of one bit, ASCII lines at 115200 8N1.
 
-Lines end in LF alone: CR kills a command without a word, as does anything else the board does not like. Replies carry
-no number, so commands go in lockstep and `#OK` alone proves little: a pattern counts as applied once the board has read
-it back. After any failure nothing is trusted before the line was quiet and a question was answered. Each command has a
-wait of its own: the Bluetooth key takes the board about 3 s, and sent again meanwhile it would begin anew.
+Lines end in LF alone: the board ignores a command with a CR, or with anything else that it does not accept, and sends
+no error. Replies have no number, so commands are sent one at a time, and `#OK` alone proves little: a pattern counts as
+applied once the board has read it back. After any failure no reply counts until the line was quiet and the board has
+answered a question. Each command has a time limit of its own: the Bluetooth key takes the board about 3 s, and a
+repeated command would start that again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _SHAPE = (16, 16)
 _READY = b"#READY!"
 _SERIAL = rb"#SerNo:\s+(\d+)"
 _OPEN_S = 3.0
-"""Opening the port may reset the board, which then takes this long to say that it is ready."""
+"""Time from opening the port, which may reset the board, until it reports that it is ready."""
 _BLUETOOTH_S = 4.0
 """The board restarts its Bluetooth module twice before it answers: 2.96 s, and the pass key may be stored twice."""
 
@@ -39,23 +40,23 @@ class OpenSourceRisOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The port, such as /dev/ttyUSB0; to be given unless the lab emulates the board."""
     baud: Annotated[int, Meta(gt=0)] = 115200
     verify: bool = True
-    """Read every pattern back; without, an `#OK` that is late or doubled may be taken for the next one's."""
+    """Whether every pattern is read back; otherwise a late or doubled `#OK` may be taken for the next one's."""
     answer_s: Annotated[float, Meta(gt=0)] = 0.2
-    """How long a reply may take, of commands that are answered at once (all but `!BT-Key`)."""
+    """How long the reply may take for commands that are answered at once (all but `!BT-Key`)."""
     quiet_s: Annotated[float, Meta(gt=0)] = 0.1
-    """After a failure the line must be silent for this long."""
+    """Time for which the line must be silent after a failure."""
 
 
 class _Confused(Exception):
-    """The board said something else than it was asked for, or nothing."""
+    """The board sent no reply, or another one than expected."""
 
 
 class _OutOfTime(_Confused):
-    """Nothing more could be asked."""
+    """There was no time left for another question."""
 
 
 class _AnotherBoard(DeviceError):
-    """Behind the port is a board with another serial number."""
+    """The board at the port has another serial number."""
 
 
 class OpenSourceRis(Board):
@@ -74,7 +75,7 @@ class OpenSourceRis(Board):
             raise InputError(f"table [node.{name}.options]: key 'uri': not given, accepted: a serial port")
         self._link = SerialLink(name, self._options.uri, self._options.baud)
         self._suspect = True
-        """Replies of the past may still come."""
+        """Replies to earlier commands may still arrive."""
         self._serial_number = b""
         self._link.open()
         try:
@@ -98,7 +99,7 @@ class OpenSourceRis(Board):
         return time.monotonic()
 
     def reset(self, timeout_s: float = 5.0) -> None:
-        """Start the board anew; returns once it said that it is ready."""
+        """Restart the board; returns once it reports that it is ready."""
         self._require_open("reset")
         deadline_s = time.monotonic() + timeout_s
         self._suspect = True
@@ -111,7 +112,7 @@ class OpenSourceRis(Board):
                 )
 
     def set_bluetooth_key(self, key: str, timeout_s: float = 10.0) -> None:
-        """Set the six decimal digits that Bluetooth clients need; the board takes about 3 s over it.
+        """Set the six decimal digits that Bluetooth clients need, which takes the board about 3 s.
 
         Raises DeviceError where the board says that its Bluetooth module refused.
         """
@@ -134,7 +135,7 @@ class OpenSourceRis(Board):
                 held = self._ask("?Pattern", rb"#0X([0-9A-F]{64})", end_s)[1].decode()
                 if held.lower() != wanted[2:]:
                     raise _Confused(f"the board holds 0x{held.lower()} instead")
-                if self._suspect:  # an answer too many would stand where this one must
+                if self._suspect:  # a surplus answer could be taken for this one
                     self._same_board("apply", end_s)
             return AppliedPattern(pattern.digest, self.now_s())
 
@@ -165,7 +166,7 @@ class OpenSourceRis(Board):
             raise DeviceError(self.name, "open", self.state, detail + "check port, baud (115200) and power") from exc
 
     def _try(self, operation: str, timeout_s: float, once: Any) -> Any:
-        """Return what `once(deadline)` does, begun anew after every failure until the time is over."""
+        """Return the result of `once(deadline)`, repeated after every failure until the time is over."""
         end_s = time.monotonic() + timeout_s
         last = "not tried"
         while True:
@@ -175,13 +176,13 @@ class OpenSourceRis(Board):
                     self._link.reopen(max(0.0, end_s - time.monotonic()))
                 if self._suspect:
                     self._resynchronise(operation, end_s)
-                elif self._link.drain():  # nobody asked for that
-                    raise _Confused("it talks unasked")
+                elif self._link.drain():  # no command was sent
+                    raise _Confused("it sends data without a request")
                 got = once(end_s)
                 self._suspect = False
                 return got
             except _OutOfTime:
-                pass  # what went wrong before says more
+                pass  # the failure before says more
             except _Confused as exc:
                 last = str(exc)
             except _AnotherBoard:
@@ -194,12 +195,12 @@ class OpenSourceRis(Board):
                 raise DeviceTimeout(self.name, operation, self.state, f"not done within {timeout_s:g} s: {last}")
 
     def _resynchronise(self, operation: str, end_s: float) -> None:
-        """End whatever line the board is in, and wait until nothing comes any more."""
+        """End the line that the board may be reading, and wait until it sends nothing more."""
         self._link.write(b"\n", max(0.0, end_s - time.monotonic()))
         quiet_s = min(self._options.quiet_s, max(0.0, end_s - time.monotonic()))
         while self._link.read(1024, quiet_s):
             if time.monotonic() >= end_s:
-                raise _Confused("it never stops talking")
+                raise _Confused("it sends data without a pause")
         self._same_board(operation, end_s)
 
     def _same_board(self, operation: str, end_s: float) -> None:
@@ -207,7 +208,8 @@ class OpenSourceRis(Board):
         found = self._ask("?SerialNo", _SERIAL, end_s)[1]
         if not self._serial_number or found == self._serial_number:
             return
-        if self._ask("?SerialNo", _SERIAL, end_s)[1] == found:  # once could be a digit that was lost on the way
+        # asked twice, because a digit may be lost in transmission
+        if self._ask("?SerialNo", _SERIAL, end_s)[1] == found:
             raise _AnotherBoard(
                 self.name, operation, self.state, f"another board answers at {self._options.uri}: serial number "
                 f"{found.decode()}, was {self._serial_number.decode()}: plug that one "

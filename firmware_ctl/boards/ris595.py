@@ -1,7 +1,7 @@
 """Our own controller (`firmware_ctl/firmware`) over a serial line.
 
 A pattern counts as applied only when the board has reported, with the sequence number of that request, the CRC-32 of
-what its outputs hold. The board executes a sequence number only once, so an unanswered request is simply sent again. A
+its outputs' content. The board executes a sequence number only once, so an unanswered request is simply sent again. A
 board that was reset answers every request with "no session"; the driver then begins a new session and sends the request
 again.
 """

@@ -1,7 +1,7 @@
 """ADALM-PLUTO (PlutoSDR) through libiio, by pyadi-iio.
 
-A stock Pluto cannot time its samples: what it sends it repeats until silenced, and a reception starts when the host
-gets to it. Whatever else is peculiar to it is guarded against where a comment says so; each guard has a test in
+A stock Pluto cannot time its samples: it repeats a transmission until it is silenced, and a reception starts when the
+host gets to it. Comments mark the guards against its other peculiarities; each guard has a test in
 `tests/system/test_pluto_traps.py` that fails without it.
 """
 
@@ -33,7 +33,7 @@ _ADC_FULL_SCALE = np.float32(1 / 2048)
 """12 bits, sign-extended to 16."""
 _DAC_FULL_SCALE = np.float32(32767)
 _LOWEST_RATE_HZ = 521e3
-"""Below this pyadi-iio has no filter to load."""
+"""Lowest sample rate; below it pyadi-iio has no filter to load."""
 _GRACE_S = 1.0
 """How much longer than its own timeout a call into libiio may take before it is given up."""
 _CONNECTION_LOST = {
@@ -44,7 +44,7 @@ _MODELS = {
     "ad9363a": ("PlutoSDR as sold (ad9363a)", (325e6, 3.8e9), 20e6),
     "ad9364": ("PlutoSDR unlocked as ad9364", (70e6, 6e9), 40e6),
 }
-"""Model → in words, carriers, analogue bandwidth that both directions have."""
+"""Model → name for messages, carriers, analogue bandwidth that both directions have."""
 INSTALL = "apt-get install libiio0; pip install pyadi-iio==0.0.21 pylibiio==0.25"
 
 T = TypeVar("T")
@@ -54,18 +54,19 @@ class PlutoOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The keys of `options` in a Pluto's lab table."""
 
     uri: str | None = None
-    """Where it is, `ip:192.168.2.1` or `usb:1.2.5`; default: found by its serial number."""
+    """Its address, `ip:192.168.2.1` or `usb:1.2.5`; default: found by its serial number."""
     serial: str | None = None
-    """Hardware serial number that must be found there: addresses change hands, serial numbers do not."""
+    """Hardware serial number that the device must have: addresses may pass to another device, serial numbers do not."""
     timeout_s: Annotated[float, Meta(gt=0)] = 3.0
-    """How long one exchange with the device may take."""
+    """Longest time of one exchange with the device."""
     variant: Literal["ad9363a", "ad9364"] | None = None
-    """ad9363a: as sold; ad9364: unlocked. Given, an experiment beyond it is refused before anything starts."""
+    """ad9363a: as sold; ad9364: unlocked. With this key, an experiment beyond its range is refused before anything
+    starts."""
 
 
 @dataclass(slots=True)
 class _Device:
-    """One connection, and what was looked up in it."""
+    """One connection, with the channels and attributes that were found in it."""
 
     sdr: Any
     adc: Any
@@ -76,8 +77,8 @@ class _Device:
 class Pluto(Radio):
     """A PlutoSDR. Options: the fields of `PlutoOptions`.
 
-    When the connection is lost while the transmitter may be on, it is silenced over a fresh one, at once if the device
-    can still be reached; `configure` opens the device anew.
+    When the connection is lost while the transmitter may be on, the driver silences it over a new one, at once if the
+    device can still be reached; `configure` opens the device again.
     """
 
     options_type = PlutoOptions
@@ -103,11 +104,11 @@ class Pluto(Radio):
         self._rx_buffer: Any = None
         self._tx_buffer: Any = None
         self._may_radiate = False
-        """Its transmitter is on, or was left in a state that nobody knows."""
+        """Its transmitter is on, or in an unknown state."""
         self._ranges: dict[str, Any] = {}
-        """Fields of the capabilities that the device states once it is open."""
+        """Fields of the capabilities, which the device reports once it is open."""
         self._bandwidth_hz = {"rx": (200e3, 20e6), "tx": (200e3, 20e6)}
-        """Of the analogue filters."""
+        """Bandwidths of the analogue filters."""
         self._identity: dict[str, Any] = {}
         self._worker = _Worker(name)
         try:
@@ -115,7 +116,7 @@ class Pluto(Radio):
         except BaseException:
             self._worker.stop()
             raise
-        # libiio crashes where the interpreter takes contexts away from under live buffers
+        # libiio crashes where the interpreter deletes contexts before their buffers
         atexit.register(self._close_at_exit)
 
     # ---------------------------------------------------------------- Radio
@@ -128,7 +129,7 @@ class Pluto(Radio):
         return {"driver": "pluto", **self._identity}
 
     def now_s(self) -> float:
-        """Return the host's clock: the device has none that could be read."""
+        """Return the host's clock, because the device has no clock that can be read."""
         return time.monotonic()
 
     def _do_configure(self, settings: RadioSettings) -> RadioSettings:
@@ -149,7 +150,8 @@ class Pluto(Radio):
         self._call("transmit", lambda: self._play(levels))
 
     def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
-        parts = np.empty(2 * n_samples, np.float32)  # here: memory that other threads give back goes to the system
+        # allocated here, because memory that other threads free goes back to the system
+        parts = np.empty(2 * n_samples, np.float32)
         time_s = self._call("receive", lambda: self._capture(parts), timeout_s)
         return IqBlock(parts.view(np.complex64)[None, :], self.settings.sample_rate_hz, time_s)
 
@@ -183,7 +185,7 @@ class Pluto(Radio):
         uri = self._uri or self._find()
         try:
             sdr = self._adi.Pluto(uri=uri)
-        except Exception as exc:  # pyadi-iio raises bare Exceptions, and hides libiio's
+        except Exception as exc:  # pyadi-iio raises plain Exceptions, and hides libiio's errors
             why = exc.__context__.strerror if isinstance(exc.__context__, OSError) else exc
             raise self._error(
                 "open", f"no PlutoSDR at {uri} ({why}): check cable and address; `iio_info -s` lists what is there"
@@ -194,7 +196,7 @@ class Pluto(Radio):
                 "open", f"the device at {uri} has serial number {found!r}, the lab file states {self._serial!r}: "
                 f"correct uri or serial in [node.{self.name}.options]",
             )  # fmt: skip
-        # the device gives up after half of what the client is told
+        # the device gives up after half of the client's timeout
         sdr.ctx.set_timeout(int(2000 * self._timeout_s))
         # with the default of four, receptions are up to four buffers old
         sdr._rxadc.set_kernel_buffers_count(1)
@@ -232,7 +234,7 @@ class Pluto(Radio):
             raise self._error("open", f"choose the device in {table}: uri = …, or serial = …")
         try:
             there = self._iio.scan_contexts()
-        except OSError as exc:  # without Avahi libiio hands the error of another library on as one of its own
+        except OSError as exc:  # without Avahi, libiio passes another library's error on as its own
             raise self._error(
                 "open", f"libiio cannot look for serial number {self._serial!r} (no avahi-daemon here?): "
                 f"give its uri in {table}, e.g. uri = \"ip:192.168.2.1\"",
@@ -246,16 +248,16 @@ class Pluto(Radio):
         )  # fmt: skip
 
     def _retune(self, settings: RadioSettings) -> RadioSettings:
-        device = self._device or self._open()  # where it was lost, it may be back
+        device = self._device or self._open()  # a lost device may be back
         sdr = device.sdr
         self._mute()
         self._zero_tones()
-        # A rate resets gains and a carrier calibrates, so: rate, then carrier, gains last.
+        # A new rate resets gains, and a new carrier calibrates; hence the order: rate, carrier, gains.
         sdr.sample_rate = round(settings.sample_rate_hz)
         for side, (low, high) in self._bandwidth_hz.items():
             setattr(sdr, f"{side}_rf_bandwidth", round(min(max(settings.sample_rate_hz, low), high)))
         sdr.rx_lo = sdr.tx_lo = round(settings.carrier_hz)
-        sdr.gain_control_mode_chan0 = "manual"  # otherwise pyadi-iio ignores the next line without a word
+        sdr.gain_control_mode_chan0 = "manual"  # otherwise pyadi-iio ignores the next line without an error
         sdr.rx_hardwaregain_chan0 = settings.rx_gain_db
         sdr.tx_hardwaregain_chan0 = settings.tx_gain_db
         return RadioSettings(
@@ -271,7 +273,7 @@ class Pluto(Radio):
         buffer = self._iio.Buffer(device.dac, levels.size // 2, True)
         buffer.write(bytearray(levels.tobytes()))
         buffer.push()
-        self._worker.require_heard("transmit")  # nobody would ever silence it
+        self._worker.require_heard("transmit")  # no caller is left that would silence it
         self._tx_buffer, self._may_radiate = buffer, True
         device.tx_powerdown.value = "0"
 
@@ -282,18 +284,19 @@ class Pluto(Radio):
         buffer = self._rx_buffer = self._iio.Buffer(adc, parts.size // 2, False)
         try:
             buffer.refill()
-            # Not Pluto.rx(): it copies every channel on its own and builds doubles. Nor Buffer.read(): it copies all.
+            # Not Pluto.rx(), which copies every channel and makes doubles of it. Nor Buffer.read(), which copies
+            # everything.
             start, end = (f(buffer._buffer) for f in (self._iio._buffer_start, self._iio._buffer_end))
             raw = np.frombuffer((ctypes.c_char * (end - start)).from_address(start), "<i2", count=parts.size)
             np.multiply(raw, _ADC_FULL_SCALE, out=parts)
             return time_s
         finally:
-            # destroyed each time: one that stays open holds a block from before
+            # destroyed each time, because an open buffer holds an old block
             if self._rx_buffer is buffer:
                 self._rx_buffer = None
 
     def _mute(self) -> None:
-        """Nothing leaves the antenna any more, the carrier's leak included."""
+        """Stop all emission from the antenna, the carrier's leak included."""
         self._here().tx_powerdown.value = "1"
         self._worker.require_heard("silence")
         self._tx_buffer = None
@@ -305,7 +308,7 @@ class Pluto(Radio):
         self._leave_quiet()
 
     def _zero_tones(self) -> None:
-        """Silence the tone generators, which are heard where no buffer is open."""
+        """Silence the tone generators, which transmit while no buffer is open."""
         for channel in self._here().dac.channels:
             if "scale" in channel.attrs and channel.attrs["scale"].value not in ("0", "0.000000"):
                 channel.attrs["scale"].value = "0"
@@ -318,26 +321,27 @@ class Pluto(Radio):
             self._release()
 
     def _release(self) -> None:
-        """Let go of everything, buffers before the context that they belong to."""
+        """Release everything, buffers before their context."""
         self._worker.require_heard("close")
         self._tx_buffer = self._rx_buffer = None
         self._device = None
 
     def _here(self) -> _Device:
-        assert self._device is not None  # _call and the jobs above see to it
+        assert self._device is not None  # ensured by _call and the jobs above
         return self._device
 
     # ---------------------------------------------------------------- around it
 
     def _call(self, operation: str, job: Callable[[], T], timeout_s: float | None = None) -> T:
-        """Run a job in the worker's thread; what libiio says becomes a DeviceError, what hangs a DeviceTimeout."""
+        """Run a job in the worker's thread; libiio's errors become DeviceError, a job that hangs DeviceTimeout."""
         if self._device is None and operation in ("transmit", "receive"):
             raise self._error(operation, "the device was lost: configure() looks for it again")
         limit_s = (self._timeout_s if timeout_s is None else timeout_s) + _GRACE_S
         try:
             return self._worker.run(job, limit_s)
         except _GivenUp as exc:
-            # libiio can block for good (a pulled cable): leave that thread to it, and start anew with the next
+            # libiio can block for good (a pulled cable): that thread is abandoned to it, and the next job gets a new
+            # one
             told = self._lose(operation)
             detail = f"no answer from libiio within {limit_s:g} s: check cable and address; {told}"
             raise DeviceTimeout(self.name, operation, self.state, detail) from exc
@@ -346,7 +350,7 @@ class Pluto(Radio):
         except Exception as exc:  # OSError from libiio, bare Exceptions from pyadi-iio
             number = exc.errno if isinstance(exc, OSError) else None
             if number == errno.ETIMEDOUT:
-                # an answer that comes late would be taken for that to the next question: begin anew
+                # a late answer would be taken for that to the next question, so the connection is opened anew
                 detail = f"no samples in time ({exc}): {self._lose(operation)}"
                 raise DeviceTimeout(self.name, operation, self.state, detail) from exc
             if number in _CONNECTION_LOST:
@@ -355,21 +359,21 @@ class Pluto(Radio):
             raise self._error(operation, str(exc)) from exc
 
     def _lose(self, operation: str) -> str:
-        """Give a connection up, silence a transmitter that it leaves on; say how that went and what comes next."""
+        """Give a connection up, and silence its transmitter; return the result and the next step as text."""
         self._abandon()
         again = "configure() opens the device again"
         if not self._may_radiate or operation not in ("transmit", "receive", "silence"):
             return again
         try:
             self._worker.run(self._mute_anew, self._timeout_s + _GRACE_S)
-        except Exception as exc:  # whatever it is, the first failure is the one to tell
+        except Exception as exc:  # the first failure is the one to report
             log.info("%s: silencing it over a new connection: %s", self.name, exc)
             self._abandon()
             return f"{again}; its transmitter may still be on"
         return f"{again}; its transmitter was silenced"
 
     def _abandon(self) -> None:
-        """Leave device and thread to each other; whenever libiio returns, they end."""
+        """Abandon device and thread; they end when libiio returns."""
         if self._rx_buffer is not None:
             self._rx_buffer.cancel()
         held = [self._device, self._rx_buffer, self._tx_buffer]  # cleared from its end: buffers before their context
@@ -383,11 +387,11 @@ class Pluto(Radio):
 
 
 class _GivenUp(Exception):
-    """A job took too long. Not TimeoutError, which is what Python makes of libiio's own ETIMEDOUT."""
+    """A job took too long. Not TimeoutError, which Python raises for libiio's own ETIMEDOUT."""
 
 
 class _Worker:
-    """A thread that does what libiio may never return from, one job after the other."""
+    """A thread for calls from which libiio may never return, one job after the other."""
 
     def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
@@ -399,7 +403,7 @@ class _Worker:
             job()
 
     def require_heard(self, operation: str) -> None:
-        """Raise, in a job that came back after it had been given up: what it did is nobody's any more."""
+        """Raise in a job that returned after it had been given up, because no caller waits for its result."""
         if threading.current_thread() is not self._thread:
             raise _GivenUp(operation)
 
@@ -407,15 +411,16 @@ class _Worker:
         self._jobs.put(job)
 
     def run(self, job: Callable[[], T], limit_s: float) -> T:
-        """Return what the job returns, or raise what it raises; _GivenUp where it does neither in time."""
+        """Return the job's result, or raise its error; _GivenUp where there is neither in time."""
         answer: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
 
         def do() -> None:
             try:
                 answer.put((True, job()))
             except BaseException as exc:
-                # its traceback would keep buffers alive: the next open is then refused as busy, and the interpreter
-                # crashes where it collects a context before them
+                # its traceback would keep buffers alive: the next open would then be refused as busy, and the
+                # interpreter
+                # would crash if it deleted a context before them
                 traceback.clear_frames(exc.__traceback__)
                 answer.put((False, exc))
 
@@ -429,12 +434,12 @@ class _Worker:
         return value
 
     def stop(self) -> None:
-        """End the thread once it is done with what it was given."""
+        """End the thread after its present job."""
         self._jobs.put(None)
 
 
 def _libraries(name: str) -> tuple[Any, Any]:
-    """Import what a Pluto needs; raises DeviceError saying what to install."""
+    """Import the libraries for a Pluto; raises DeviceError that says what to install."""
     try:
         import adi
         import iio

@@ -23,14 +23,14 @@ from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
 
 _SLICE_S = 0.25
-"""Longest single wait inside UHD, which Ctrl-C cannot interrupt."""
+"""Longest single wait inside UHD, because Ctrl-C cannot interrupt it."""
 _AFTER_LOSS_S = 0.1
-"""How long the rest of a capture may take once the device said that samples were lost."""
+"""Time for the rest of a capture after the device reported that samples were lost."""
 _POLL_S = 0.005
 _PPS_S = 1.5
-"""An edge comes every second."""
+"""Time to wait for a PPS edge, of which one comes every second."""
 _LONGEST_DRAIN_S = 10.0
-"""How long a silenced transmission that is still queued in the device is waited for."""
+"""Longest wait for a silenced transmission that is still queued in the device."""
 
 Source = Literal["internal", "external", "gpsdo"]
 
@@ -41,33 +41,33 @@ class UsrpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     addr: str = ""
     """UHD device arguments, e.g. `type=b200` or `addr=192.168.10.2`."""
     serial: str | None = None
-    """Motherboard serial number; another device than this one is refused."""
+    """Motherboard serial number; a device with another one is refused."""
     clock_source: Source = "internal"
     time_source: Source = "internal"
     pps: bool = False
-    """Device time becomes 0 at the next PPS edge, on every radio of the cable at the same instant but for whole
-    seconds; otherwise at once."""
+    """Device time becomes 0 at the next PPS edge, which is the same instant (up to whole seconds) on all radios of the
+    cable; otherwise at once."""
     master_clock_rate_hz: Annotated[float, Meta(gt=0)] | None = None
     channel: Annotated[int, Meta(ge=0)] = 0
-    """In the order of `subdev`."""
+    """Number of the channel, in the order of `subdev`."""
     subdev: str | None = None
     """Frontend specification for both directions, e.g. `A:A`."""
     antenna: str = "TX/RX"
-    """One port for both directions: two antennas have two channels, and nothing is reciprocal between them."""
+    """One port for both directions: two antennas have two different channels, which are not reciprocal."""
     rx_delay_samples: float = 0.0
-    """How much later than its time stamp says a sample entered the host's stream, at the rate in use. Measured
-    (46 to 165 on a B210, gr-plasma #13), it is taken out of every reception."""
+    """How much later than its time stamp a sample enters the host's stream, at the present rate. Measured: 46 to
+    165 on a B210 (gr-plasma #13). It is subtracted from every reception's time."""
     turnaround_s: Annotated[float, Meta(ge=0)] = 24e-6
-    """Between transmission and reception; the transmit advance of a published TDD prober
+    """Time between transmission and reception; the default is the transmit advance of a published TDD prober
     (4C6C/channel_measurement_for_PLKG)."""
     lock_timeout_s: Annotated[float, Meta(gt=0)] = 5.0
-    """For the reference and the oscillators to lock."""
+    """Time for the reference and the oscillators to lock."""
 
 
 def load_uhd() -> Any:
-    """Import and return UHD's Python module; raises ImportError saying in one line what to install or change.
+    """Import and return UHD's Python module; raises ImportError that says in one line what to install or change.
 
-    Tests put an emulated module in this function's place.
+    Tests replace this function by one that returns an emulated module.
     """
     complaints = io.StringIO()
     try:
@@ -90,8 +90,8 @@ def load_uhd() -> Any:
 class Usrp(Radio):
     """A USRP. Options: the fields of `UsrpOptions`.
 
-    Device time is 0 when the device is opened or, with `pps`, at the following edge. UHD cannot recall what is queued
-    in the device, so `silence` turns the transmit gain to its minimum until that has run out.
+    Device time is 0 when the device is opened or, with `pps`, at the following edge. UHD cannot cancel queued samples,
+    so `silence` sets the transmit gain to its minimum until they have been sent.
     """
 
     options_type = UsrpOptions
@@ -103,10 +103,10 @@ class Usrp(Radio):
         self._tx: Any = None
         self._gain_range: tuple[float, float] = (0.0, 0.0)
         self._queued_until_s = -np.inf
-        """Device time at which everything sent so far has left."""
+        """Device time at which all samples sent so far have left the device."""
         self._muted = False
         self._reports: list[str] = []
-        """What the device said went wrong with transmissions, and nobody was told yet."""
+        """Errors of transmissions that the device reported and that were not raised yet."""
         try:
             self._uhd = load_uhd()
         except ImportError as exc:
@@ -164,7 +164,7 @@ class Usrp(Radio):
         return usrp
 
     def _seen(self) -> str:
-        """Say which USRPs UHD sees, for the line that says that the one asked for is not among them."""
+        """Return which USRPs UHD finds, for the message that the requested one is not among them."""
         seen = [dict(addr.to_dict()) for addr in self._uhd.find("")]
         listed = ", ".join(f"{d.get('product', d.get('type', 'USRP'))} serial={d.get('serial', '?')}" for d in seen)
         return f"found: {listed}" if seen else "no device was found: check power and its cable"
@@ -223,7 +223,7 @@ class Usrp(Radio):
                 f"no PPS edge within {_PPS_S:g} s: check the cable and time_source ({self._options.time_source})",
             )
 
-        await_edge()  # just after one there is a whole second in which to ask for the next
+        await_edge()  # right after an edge there is a whole second to set the time at the next one
         usrp.set_time_next_pps(zero)
         await_edge()
         if abs(last_edge_s()) > 1e-6:
@@ -322,7 +322,7 @@ class Usrp(Radio):
             start_s, n = now_s if at_s is None else at_s, samples.shape[1]
             end_s = start_s + n / block.sample_rate_hz
             self._queued_until_s = max(self._queued_until_s, end_s)
-            # what does not fit into the device's buffer is taken only as the burst goes out
+            # samples that do not fit into the device's buffer are accepted only while the burst is sent
             sent = self._tx.send(samples, meta, end_s - now_s + 1.0)
             if sent < n:
                 self._end_burst()
@@ -335,7 +335,7 @@ class Usrp(Radio):
         self._tx.send(np.zeros((1, 0), np.complex64), meta, _SLICE_S)
 
     def _tell_reports(self, operation: str) -> None:
-        """Raise what the device reported of transmissions since anyone was told."""
+        """Raise the transmission errors that the device has reported since the last call."""
         codes = self._uhd.types.TXMetadataEventCode
         named = {
             codes.time_error: "late",
@@ -370,7 +370,7 @@ class Usrp(Radio):
             self._muted = False
 
     def _let_queue_pass(self, operation: str) -> None:
-        """Wait until what was silenced has left the device: with the gain up again it would be heard."""
+        """Wait until silenced samples have left the device, because a higher gain would make them audible."""
         left_s = self._queued_until_s - self.now_s()
         if left_s > _LONGEST_DRAIN_S:
             raise self._failed(operation, f"a silenced transmission stays queued for {left_s:.1f} s: close and reopen")
@@ -404,15 +404,15 @@ class Usrp(Radio):
                 if not whole and self._rx is not None:
                     self._flush()
         self._tell_reports("receive")
-        # UHD scales by 1/32767, so that the lowest code comes out just beyond full scale
+        # UHD scales by 1/32767, so that the lowest code is slightly beyond full scale
         np.clip(samples.view(np.float32), -1.0, 1.0, out=samples.view(np.float32))
         return IqBlock(samples, rate_hz, stamp_s - delay_s, lost)
 
     def _collect(self, n_samples: int, start_s: float | None, timeout_s: float) -> tuple[float, C64, bool]:
         """Return (time stamp of the first sample, (1, sample), whether any are missing); gaps are zeros.
 
-        Every chunk is put where its time stamp says, so that neither a gap nor what an abandoned capture left behind
-        can shift anything.
+        Every chunk is placed by its time stamp, so that neither a gap nor the rest of an abandoned capture can shift
+        anything.
         """
         codes, rate_hz = self._uhd.types.RXMetadataErrorCode, self.settings.sample_rate_hz
         out, chunk = np.zeros((1, n_samples), np.complex64), np.empty((1, n_samples), np.complex64)
@@ -453,7 +453,9 @@ class Usrp(Radio):
         return stamp_s, out, lost
 
     def _flush(self) -> None:
-        """Stop the stream and read what is still in it, so that the next reception does not begin with it."""
+        """Stop the stream and read the samples that are left in it, so that the next reception does not begin with
+        them.
+        """
         types = self._uhd.types
         meta, rest = types.RXMetadata(), np.empty((1, self._rx.get_max_num_samps()), np.complex64)
         self._rx.issue_stream_cmd(types.StreamCMD(types.StreamMode.stop_cont))
@@ -465,7 +467,7 @@ class Usrp(Radio):
     # ---------------------------------------------------------------- closing and failing
 
     def _do_close(self) -> None:
-        self._rx = self._tx = self._usrp = None  # UHD lets a device go when nobody refers to it any more
+        self._rx = self._tx = self._usrp = None  # UHD closes a device when there is no reference to it
 
     def _device(self, operation: str) -> Any:
         if self._usrp is None:

@@ -13,5 +13,5 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 def emulator_options(name: str, values: Mapping[str, Any], kind: type[S]) -> S:
-    """Return the table of a node's emulator as its own `kind`; raises InputError saying which keys are accepted."""
+    """Return the table of a node's emulator as its own `kind`; raises InputError that names the accepted keys."""
     return convert(dict(values), kind, "", [f"world.emulators.{name}"])

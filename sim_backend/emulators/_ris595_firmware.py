@@ -1,4 +1,4 @@
-"""The ris595 firmware as a process of this machine."""
+"""The ris595 firmware, run as a process on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from testbed.core.errors import InputError
 
 _GRACE_S = 2.0
-"""A child that saw the end of its line leaves within this time, or is killed."""
+"""Time in which the child ends after its line was closed, before it is killed."""
 
 
 def build(cache: Path) -> Path:
@@ -38,24 +38,24 @@ def build(cache: Path) -> Path:
         raise InputError(f"the ris595 firmware does not build: {compiler} took longer than 120 s") from exc
     if done.returncode:
         raise InputError(f"the ris595 firmware does not build: {(done.stderr.splitlines() or ['no reason given'])[0]}")
-    fresh.rename(binary)  # whoever comes second finds it whole
+    fresh.rename(binary)  # a second process finds it complete
     return binary
 
 
 class Firmware:
-    """The firmware as a child process, with its UART and its bench (`hal/host.c`) as sockets."""
+    """The firmware as a child process, with its UART and its test port (`hal/host.c`) as sockets."""
 
     def __init__(self, binary: Path, arguments: list[str]) -> None:
         self.uart, far_uart = socket.socketpair()
         self.bench, far_bench = socket.socketpair()
         command = [str(binary), "--uart", str(far_uart.fileno()), "--bench", str(far_bench.fileno()), *arguments]
-        with far_uart, far_bench:  # the child alone holds the far ends: both see it when the other goes
+        with far_uart, far_bench:  # only the child holds the far ends, so that each side notices when the other ends
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=(far_uart.fileno(), far_bench.fileno())
             )
 
     def hang_up(self) -> None:
-        """Let it go: it leaves, and whoever reads its sockets here wakes up."""
+        """Close the line: the child ends, and readers of its sockets here wake up."""
         for end in (self.uart, self.bench):
             try:
                 end.shutdown(socket.SHUT_RDWR)
@@ -63,7 +63,7 @@ class Firmware:
                 pass  # it has left already
 
     def close(self) -> None:
-        """End it, and wait for that."""
+        """End the child, and wait for that."""
         self.hang_up()
         try:
             self.process.wait(timeout=_GRACE_S)
@@ -75,7 +75,7 @@ class Firmware:
 
 
 def received(end: socket.socket, at_most: int = 65536) -> bytes:
-    """Return what came in, nothing at its end."""
+    """Return the received bytes, b"" at the end."""
     try:
         return end.recv(at_most)
     except OSError:

@@ -1,4 +1,4 @@
-"""An IIO device tree: what a context's XML offers, and the values behind it.
+"""An IIO device tree: the attributes in a context's XML, and their values.
 
 Values are keyed by (device, file name), not by attribute: in the kernel's sysfs several channels share one file.
 """
@@ -30,17 +30,17 @@ DTD = (
 """libiio validates the XML against the DTD it carries."""
 
 UNREADABLE = "ERROR"
-"""Stands in the XML, as the kernel's scan puts it there, for an attribute that cannot be read."""
+"""Value in the XML, as the kernel's scan writes it, of an attribute that cannot be read."""
 
 _LONGEST_IN_XML = 1023
-"""Clients have 1024 bytes for a value."""
+"""Longest value in the XML, because clients have 1024 bytes for one."""
 
 Key = tuple[str, str]
 """(device id, file name); debug and buffer attributes are files `debug/NAME` and `buffer/NAME`."""
 
 
 def quoteattr(value: str) -> str:
-    """Return a value in quotation marks, without what XML does not allow: whatever it is, clients can read the rest."""
+    """Return a value in quotation marks, without characters that XML forbids, so that clients can read the rest."""
     return saxutils.quoteattr(re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd]", "?", value[:_LONGEST_IN_XML]))
 
 
@@ -52,7 +52,7 @@ class Channel:
     """Attribute → file name."""
     name: str | None = None
     scan_format: str | None = None
-    """Of a channel with samples, e.g. le:S12/16>>0."""
+    """Sample format of a channel with samples, e.g. le:S12/16>>0."""
 
 
 @dataclass(slots=True)
@@ -82,13 +82,13 @@ class Tree:
     ) -> None:
         self.description, self.context, self.devices, self.values = description, context, devices, values
         self.refusals = refusals or {}
-        """With what errno attributes refuse to be read while they are UNREADABLE."""
+        """Errno with which an attribute refuses to be read while it is UNREADABLE."""
 
     def device(self, id_or_name: str) -> Device | None:
         return next((d for d in self.devices if id_or_name in (d.id, d.name)), None)
 
     def key(self, device: Device, place: str, channel: str | None, attribute: str) -> Key | None:
-        """Return where an attribute's value is; `place` is DEVICE, DEBUG, BUFFER, INPUT or OUTPUT."""
+        """Return the key of an attribute's value; `place` is DEVICE, DEBUG, BUFFER, INPUT or OUTPUT."""
         return dict(self.keys(device, place, channel)).get(attribute)
 
     def keys(self, device: Device, place: str, channel: str | None) -> list[tuple[str, Key]]:
@@ -105,7 +105,7 @@ class Tree:
         return next((c for c in device.channels if c.output == output and id_or_name in (c.id, c.name)), None)
 
     def xml(self) -> str:
-        """Return the context as iiod prints it, values of this moment included."""
+        """Return the context as iiod prints it, with the present values."""
         out = ['<?xml version="1.0" encoding="utf-8"?>', DTD]
         out.append(f'<context name="network" description={quoteattr(self.description)} >')
         out += [f"<context-attribute name={quoteattr(k)} value={quoteattr(v)} />" for k, v in self.context.items()]

@@ -1,4 +1,4 @@
-"""iiod's text protocol (libiio 0.2x) over TCP: what an unmodified libiio expects at the other end of `ip:HOST:PORT`.
+"""iiod's text protocol (libiio 0.2x) over TCP, for an unmodified libiio at the other end of `ip:HOST:PORT`.
 
 One thread a connection; libiio uses one for attributes and a new one for every buffer it opens.
 """
@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 
 VERSION = (0, 24, "emulate")
 _REOPEN_S = 0.05
-"""CLOSE and the next OPEN of a client come on two connections and may overtake each other: iiod waits this long."""
+"""Time that iiod waits for a CLOSE: it and a client's next OPEN come on two connections, in either order."""
 _LONGEST_WRITE = 1 << 16
-"""Of an attribute: filters and gain tables have some kilobytes."""
+"""Longest value of an attribute: filters and gain tables have some kilobytes."""
 _LONGEST_LINE = 1024
 
 
@@ -33,13 +33,13 @@ class Stream:
     """An open buffer, of one direction or the other."""
 
     dribble_s = 0.0
-    """How long a block takes on the wire: a device that is alive but hardly."""
+    """How long a block takes on the wire, to emulate a device that barely responds."""
     longest_write = 0
-    """Bytes of one block to transmit."""
+    """Most bytes of one block to transmit."""
 
     def read(self, n_bytes: int, timeout_s: float) -> tuple[int, Iterator[memoryview]] | None:
         """Return the length of the next block, at most `n_bytes`, and its bytes as they come; None: hang up in the
-        middle of it. Raises OSError, the bytes too."""
+        middle of the block. Raises OSError, also while the bytes are read."""
         raise OSError(errno.EINVAL, "not for reading")
 
     def write(self, data: bytes) -> None:
@@ -47,7 +47,7 @@ class Stream:
         raise OSError(errno.EINVAL, "not for writing")
 
     def close(self) -> None:
-        """End it; may be the last that is heard of a client."""
+        """End the stream; the client may be gone."""
 
 
 class Backend(Protocol):
@@ -78,13 +78,13 @@ class IiodServer:
         self._sessions: set[_Session] = set()
         self._lock = threading.Lock()
         self._holders: dict[str, dict[_Session, bool]] = {}
-        """Device → who has its buffer open, and whether for repeating: then nobody else may."""
+        """Device → the sessions that have its buffer open, and whether for repeating, which excludes all others."""
         self.n_blocks: dict[str, int] = {}
         """Device → kernel buffers of its next open, as clients set them."""
         self._timeout_s = 2.5
-        """Of the device, hence of all its connections."""
+        """Timeout of the device, hence of all its connections."""
         self.timeouts_ms: list[int] = []
-        """What clients asked for, in order."""
+        """Timeouts that clients set, in order."""
         threading.Thread(target=self._accept, name=f"iiod-{self._port}", daemon=True).start()
 
     @property
@@ -92,7 +92,7 @@ class IiodServer:
         return f"ip:{self._host}:{self._port}"
 
     def close(self) -> None:
-        """Stop listening and hang up on everybody."""
+        """Stop listening and close all connections."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -129,7 +129,7 @@ class IiodServer:
                 if words:
                     self._command(session, words)
         except (OSError, ValueError, _HangUp):
-            pass  # the client went, or was dropped on purpose
+            pass  # the client ended, or was disconnected on purpose
         except Exception:
             log.exception("iiod on port %d: connection given up", self._port)
         finally:
@@ -168,7 +168,7 @@ class IiodServer:
                 case ["READ", name, *where]:
                     self._read(session, name, where)
                 case ["WRITE", name, *where, n]:
-                    # taken off the wire first: it must not be read as commands, whatever is wrong
+                    # read from the wire first, so that it is never taken for commands, even if it is refused
                     n_bytes = int(n)
                     if not 0 <= n_bytes <= _LONGEST_WRITE:
                         self._answer(session, -errno.E2BIG)
@@ -186,7 +186,7 @@ class IiodServer:
                 case ["GETTRIG", name]:
                     self._device(name)
                     raise OSError(errno.ENOENT, "no trigger")
-                case _:  # ZPRINT and BINARY among them: libiio then does without
+                case _:  # ZPRINT and BINARY among them, without which libiio works, too
                     self._answer(session, -errno.EINVAL)
         except OSError as exc:
             if session.wire.fileno() < 0 or isinstance(exc, ConnectionError):
@@ -307,7 +307,7 @@ class IiodServer:
         while n_bytes > 0:
             block = stream.read(n_bytes, self._timeout_s)
             length = n_bytes if block is None else block[0]
-            # the mask goes before the first block of an answer only
+            # the mask precedes only the first block of an answer
             session.wire.sendall(b"%d\n" % length + (first % mask if first else b""))
             if block is None:
                 session.wire.sendall(bytes(n_bytes // 2))
@@ -315,7 +315,7 @@ class IiodServer:
             try:
                 for piece in block[1]:
                     self._send_piece(session, piece, stream.dribble_s * len(piece) / length)
-            except OSError as exc:  # it cannot be told any more: the length has been promised
+            except OSError as exc:  # too late to report, because the length was sent already
                 raise _HangUp from exc
             n_bytes -= length
             first = b""
@@ -345,4 +345,4 @@ class IiodServer:
 
 
 class _HangUp(Exception):
-    """End this connection without a word."""
+    """End this connection without an answer."""

@@ -1,9 +1,9 @@
-"""The twin of an OpenSourceRIS board on a pty: what the public firmware 1.1 does with bytes, its pattern on the
-simulated air.
+"""The twin of an OpenSourceRIS board on a pty: it treats bytes as the public firmware 1.1 does, and its pattern is on
+the simulated air.
 
-How the firmware behaves was read from its documentation and source (github mheinri/OpenSourceRIS) and described anew:
-an interrupt collects bytes, the main loop obeys what a line feed completed, and while it answers nothing else is
-obeyed.
+The firmware's behaviour was taken from its documentation and source (github mheinri/OpenSourceRIS) and written anew: an
+interrupt collects bytes, the main loop executes a line that a line feed completed, and while it answers nothing else is
+executed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from testbed.core.world import DriverContext, Emulator
 log = logging.getLogger(__name__)
 _FIFO_BYTES = 128
 _SAME_KEY_S = 1.76
-"""How long the board is busy with a Bluetooth key that its module already holds …"""
+"""Time that the board takes for a Bluetooth key that its module already holds."""
 _NEW_KEY_S = 2.96
-"""… and with a new one: it restarts the module twice and waits out its own timeouts."""
+"""The same for a new key: the board restarts the module twice and waits for its own timeouts."""
 _COMMAND = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ-=")
 _REQUEST = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 FAULTS = ("silence", "swallow", "reboot", "never", "early", "bit_order", "late", "duplicate", "garbage", "vanish")
@@ -42,11 +42,11 @@ class OpenSourceRisOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     baud: Annotated[int, Meta(gt=0)] = 115200
     latency_s: Annotated[float, Meta(ge=0)] = 0.0
-    """Of the USB adapter; 16 ms by default on many."""
+    """Latency of the USB adapter; 16 ms by default on many."""
     serial: Annotated[int, Meta(ge=0, le=999)] = 12
     vext_v: float = 9.14
     boot_s: Annotated[float, Meta(ge=0)] = 0.53
-    """How long after a reset the board hears nothing: it starts its Bluetooth module first."""
+    """Time after a reset in which the board ignores all bytes, because it starts its Bluetooth module first."""
     bluetooth: bool = True
     """False: the module does not answer, so that `!BT-Key` ends in `#ERROR`."""
     fault_probability: Annotated[float, Meta(ge=0, le=1)] = 0.0
@@ -56,13 +56,14 @@ class OpenSourceRisOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class _Receiver:
     """The firmware's interrupt: bytes in, a completed command or request out.
 
-    An invalid byte empties everything, so that the rest of a line is obeyed where it holds a start of its own. What
-    comes while a completed line is still being answered (`busy`) is taken in all the same, and spoils what follows.
+    An invalid byte clears the queue, so that the rest of a line is executed where it contains a start of its own. Bytes
+    that come while a completed line is being answered (`busy`) are queued all the same, and corrupt the following
+    command.
     """
 
     def __init__(self) -> None:
         self.busy: bytes = b""
-        """The start byte of the line that is being answered."""
+        """Start byte of the line that is being answered."""
         self.reset()
 
     def reset(self) -> None:
@@ -77,7 +78,7 @@ class _Receiver:
             return self.reset()
         if upper in b"!?" and not self._start:
             self._start = bytes([upper])
-            self._raw = bytearray([byte])  # the queue itself may still hold what came while it was busy
+            self._raw = bytearray([byte])  # the queue may still hold bytes from while it was busy
         elif upper == 10 and self._start:
             self._complete = True
             self._fifo.append(upper)
@@ -88,7 +89,7 @@ class _Receiver:
             self.reset()
 
     def completed(self) -> tuple[bytes, bytes] | None:
-        """Return a line to obey, in capitals and as it was sent, and empty the queue; None where there is none."""
+        """Return a line to execute, in capitals and as it was sent, and clear the queue; None where there is none."""
         if self.busy or not self._complete:
             return None
         line, raw = self._start + bytes(self._fifo), bytes(self._raw)
@@ -97,18 +98,18 @@ class _Receiver:
         return line, raw
 
     def answered(self) -> None:
-        """End the answer: flags of its kind are cleared, what came meanwhile stays in the queue."""
+        """End the answer: flags of its kind are cleared, later bytes stay in the queue."""
         if self._start == self.busy:
             self._start, self._complete = b"", False
         self.busy = b""
 
 
 class EmulatedOpenSourceRis(Emulator):
-    """The board at `uri`; `outputs` (16, 16) is what its surface does. It was powered up long before."""
+    """The board at `uri`; `outputs` (16, 16) are the levels of its surface. It was powered up long before."""
 
     options_type = OpenSourceRisOptions
 
-    ends = b""  # commands that come together are not told apart on the line
+    ends = b""  # the line delivers bytes as they were written
 
     def __init__(
         self, name: str, context: DriverContext, clock: Callable[[], float] = time.monotonic, **options: Any
@@ -125,7 +126,7 @@ class EmulatedOpenSourceRis(Emulator):
         self._byte_s = 10 / o.baud
         self._receiver = _Receiver()
         self._busy_bytes = 0
-        """So many bytes come in while the answer that is being sent goes out."""
+        """Number of bytes that can arrive while the present answer is being sent."""
         self._busy_until_s = self._deaf_until_s = -np.inf
         self._timers: list[threading.Timer] = []
         self._surface = SurfacePort(name, context, (16, 16), 1)
@@ -134,7 +135,7 @@ class EmulatedOpenSourceRis(Emulator):
         self.line.start(self)
 
     def close(self) -> None:
-        """Take the port away and leave the air; may be called twice."""
+        """Remove the port and leave the air; may be called twice."""
         self.line.close()
         for timer in self._timers:
             timer.cancel()
@@ -142,11 +143,11 @@ class EmulatedOpenSourceRis(Emulator):
         self._surface.close()
 
     def arm(self, fault: str) -> None:
-        """Have the next command meet one of `FAULTS`."""
+        """Apply one of `FAULTS` to the next command."""
         self._armed.append(fault)
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes that came in one behind the other; return what is answered without delay."""
+        """Take consecutive bytes; return the immediate answer."""
         now_s, said = self._clock(), b""
         self._busy_bytes = 0
         for byte in data:
@@ -158,7 +159,7 @@ class EmulatedOpenSourceRis(Emulator):
         return said
 
     def _main_loop(self, now_s: float) -> bytes:
-        """End what has been answered, obey what is complete."""
+        """End an answer that was sent, and execute a complete line."""
         if self._receiver.busy and self._busy_bytes <= 0 and now_s >= self._busy_until_s:
             self._receiver.answered()
         found = self._receiver.completed()
@@ -174,7 +175,7 @@ class EmulatedOpenSourceRis(Emulator):
         return said
 
     def _meet(self, command: bytes, raw: bytes, now_s: float) -> bytes:
-        """Obey a command, with the fault that it meets."""
+        """Execute a command, with the fault drawn for it."""
         self.commands.append(raw)
         del self.commands[:-1000]
         fault = self._armed.pop(0) if self._armed else ""
@@ -184,7 +185,7 @@ class EmulatedOpenSourceRis(Emulator):
             self.faults_met[fault] = self.faults_met.get(fault, 0) + 1
         try:
             return self._obey(command, fault, now_s)
-        except DeviceError as exc:  # the air did not confirm: neither does the board
+        except DeviceError as exc:  # without the air's confirmation the board must not confirm either
             log.error("emulated board without its air: %s", exc)
             return b""
 
@@ -234,7 +235,7 @@ class EmulatedOpenSourceRis(Emulator):
         return b"#OK\n"
 
     def _set_bluetooth_key(self, key: bytes, now_s: float) -> bytes:
-        """Take seconds over it, and answer then."""
+        """Set the key, which takes seconds, and answer then."""
         busy_s = _SAME_KEY_S if key == self.bluetooth_key else _NEW_KEY_S
         self._busy_until_s = now_s + busy_s
         if self._options.bluetooth:
@@ -243,7 +244,7 @@ class EmulatedOpenSourceRis(Emulator):
         return b""
 
     def _boot(self, now_s: float) -> bytes:
-        """Clear the surface, hear nothing for a while, then say who this is."""
+        """Clear the surface, ignore all bytes for a while, then send the greeting."""
         self._latch(np.zeros((16, 16), np.uint8))
         self._receiver.reset()
         self._receiver.busy = b""
@@ -256,7 +257,7 @@ class EmulatedOpenSourceRis(Emulator):
         return b""
 
     def _latch(self, levels: U8) -> None:
-        """Have the outputs hold these levels, on the air too; raises DeviceError where the air does not confirm it."""
+        """Latch these levels at the outputs, on the air too; raises DeviceError where the air does not confirm it."""
         self._surface.latch(levels)
         self.outputs = levels
 

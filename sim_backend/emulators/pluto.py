@@ -1,13 +1,13 @@
 """An emulated PlutoSDR: a front of the World that speaks IIO.
 
-It stands on the air as two free-running stations at one place, `NAME` receiving and `NAME-tx` sending: full duplex, two
-local oscillators, on one crystal. Time is the World's: a block is captured when the driver queues it, from the World's
-present on, so that reading samples is what makes time pass; nobody ever waits for this radio to declare anything. Long
-blocks are simulated piece by piece and handed on as they grow.
+On the air it is two free-running stations at one place, `NAME` receiving and `NAME-tx` sending: full duplex, two local
+oscillators on one crystal. Time is the World's: a block is captured when the driver queues it, from the World's present
+on, so that reading samples makes time pass; no other radio ever waits for this one to declare anything. Long blocks are
+simulated piece by piece and passed on as they grow.
 
-What a Pluto does to those who do not expect it is always on: a ring of four blocks filled at once when a buffer is
-opened, an automatic gain unless told otherwise, a transmit gain that a change of rate resets, tones and a leaking
-carrier after the buffer is gone. What breaks is in `Faults`, off by default and changed while it runs.
+The traps of a real Pluto are always present: a ring of four blocks that is filled at once when a buffer is opened, an
+automatic gain by default, a transmit gain that a change of rate resets, tones and a leaking carrier after the buffer is
+gone. Defects are in `Faults`, off by default, and can be changed while it runs.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ _LEAK = 10 ** (-50 / 20)
 """Carrier that leaks from the transmitter while its local oscillator runs, relative to full scale."""
 _AGC_TARGET_DBFS = -12.0
 _TX_QUEUE = 4
-"""Blocks that may wait to be sent before a writer has to."""
+"""Blocks that may wait to be sent; beyond that, a writer has to wait."""
 _STANDSTILL = np.zeros(256, np.complex64)
 _RESET_TX_GAIN_DB = -10.0
 _TONE_SAMPLES = 4096
 _CHAIN_ECHOES = 3
-"""Samples that the receive chain remembers."""
+"""Number of earlier samples that affect the receive chain."""
 _LONGEST_VALUE = 256
 _LONGEST_TABLE = 1 << 15
 _TABLES = ("filter_fir_config", "gain_table_config")
@@ -65,24 +65,24 @@ T = TypeVar("T")
 
 
 class Faults(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What a Pluto does on a bad day."""
+    """Defects of a Pluto."""
 
     early_requeue: bool = False
-    """A block is queued, and filled, as soon as it was read, not when the next is asked for: always one old block."""
+    """A block is queued, and filled, as soon as it was read, not on the next request: always one old block."""
     overflow_probability: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    """Chance that samples in the middle of a block are lost; nothing tells."""
+    """Probability that samples in the middle of a block are lost without a report."""
     silent: bool = False
     """No samples come: reads end with a timeout after the remote's time."""
     hang_s: Annotated[float, Meta(ge=0)] = 0.0
-    """Every read is answered this much later, whatever the timeout."""
+    """Every read is answered this much later, even beyond the timeout."""
     dribble_s: Annotated[float, Meta(ge=0)] = 0.0
     """Every read's samples come in pieces over this time, so that no single wait is long."""
     failing_reads: Annotated[int, Meta(ge=0)] = 0
-    """So many reads fail with EIO."""
+    """Number of reads that fail with EIO."""
     busy_opens: Annotated[int, Meta(ge=0)] = 0
-    """So many opens fail with EBUSY."""
+    """Number of opens that fail with EBUSY."""
     disconnect_reads: Annotated[int, Meta(ge=0)] = 0
-    """So many reads end in the middle of the block with the connection dropped."""
+    """Number of reads that end in the middle of the block with a dropped connection."""
     saturates_at: Annotated[float, Meta(gt=0, le=1)] = 1.0
     """The receiver clips at this share of the converter's full scale."""
 
@@ -93,17 +93,17 @@ class PlutoOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_fields=
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
     serial: str | None = None
-    """Default: made from the name."""
+    """Serial number; default: derived from the name."""
     model: Literal["ad9363a", "ad9364"] = "ad9363a"
     """ad9363a: 325 MHz to 3.8 GHz and 20 MHz of analogue bandwidth, as sold; ad9364: 70 MHz to 6 GHz and 56 MHz (sent:
     40 MHz), unlocked."""
     firmware: str = "v0.38"
     drift_ppm: Annotated[float, Meta(ge=0)] = 0.0
-    """The crystal swings by this much around its error …"""
+    """Amplitude by which the crystal's error varies around its mean."""
     drift_period_s: Annotated[float, Meta(gt=0)] = 60.0
-    """… with this period of world time."""
+    """Period of this variation, in world time."""
     canned: bool = False
-    """Every block is the same noise, made once: to measure the wire instead of the air."""
+    """Every block is the same noise, made once, to measure the wire instead of the air."""
     faults: Faults = field(default_factory=Faults)
 
 
@@ -112,32 +112,32 @@ class _Chain(SimRadio):
 
     tuned: RadioSettings | None = None
     sending: C64 | None = None
-    """What it repeats."""
+    """The repeated samples."""
     _next = _shift = 0
-    """Tick of the sample after those that were heard, and how much later than it says all of them are."""
+    """Tick after the last received sample, and by how much later than reported all of them are."""
     _tail = np.zeros((1, 0), np.complex64)
-    """The last of the field that was heard."""
+    """The last part of the received field."""
 
     @property
     def capabilities(self) -> RadioCapabilities:
         return replace(
             super().capabilities, sample_rate_hz=(520e3, 61.44e6), tx_gain_db=(-89.75, 0.0), rx_gain_db=(-3.0, 71.0),
-            carrier_hz=(69e6, 6.01e9),  # where a crystal's error may take it
+            carrier_hz=(69e6, 6.01e9),  # the crystal's error may lead slightly beyond the range
         )  # fmt: skip
 
     def send_once(self, samples: C64, then: C64, queue_s: float) -> None:
-        """Send after what is still being sent once, but let time pass until no more than `queue_s` of that is left.
+        """Send after what is still being sent once, but let time pass until at most `queue_s` of that is left.
 
-        What is repeated makes way; `then` is repeated from the end on.
+        Repeated samples are stopped; `then` is repeated from the end on.
         """
-        # while something is repeated there is no time at which anything else could begin
+        # while something is repeated there is no time at which another transmission could begin
         self._link.ask(Silence(id=self._link.next_id(), session=self._link.session, repeated_only=True), self.state)
         self._receive(1, None, ANSWER_S, back_s=min(queue_s, 0.5))
         self._transmit(self._block(samples), None, cyclic=False)
         self._transmit(self._block(then), None, cyclic=True)
 
     def listen(self, n_samples: int, goes_on: bool) -> C64:
-        """Return the next (sample,): from now, or, where it goes on, right after the ones before."""
+        """Return the next (sample,): from now, or, if `goes_on`, directly after the last ones."""
         try:
             return self._listen(n_samples, goes_on)
         except NewWorld as exc:
@@ -168,7 +168,7 @@ class _Chain(SimRadio):
         self._do_transmit(self._block(samples), None)
 
     def leave(self) -> None:
-        """Go off the air, whether or not there still is one."""
+        """Leave the air, whether or not it still exists."""
         self.state = "closed"
         self._link.leave(self.state)
 
@@ -197,20 +197,20 @@ class EmulatedPluto(Emulator):
         self._n_senders = 0
         """Open transmit buffers."""
         self._looped: deque[C64] = deque(maxlen=_TX_QUEUE)
-        """Blocks that were sent once and come back in the chip's own loopback."""
+        """Blocks that were sent once and are received again through the chip's own loopback."""
         self._looped_at = 0
         self._context = context
         self._chains: dict[str, _Chain] = {}
         self._stale = {"rx", "tx"}
         """Chains whose settings changed since they were last tuned."""
-        # a chain belongs to one thread: its sockets do, and requests of several clients come one after the other
+        # a chain belongs to one thread, because its sockets do, and clients' requests come one after the other
         self._workers = {side: ThreadPoolExecutor(1, f"{name}-{side}") for side in ("rx", "tx")}
         self._playing: C64 | None = None
-        """What the open cyclic buffer repeats."""
+        """The content of the open cyclic buffer."""
         self._tx_used = False
         self._agc_db = 71.0
         self._profiles: dict[tuple[str, int], str] = {}
-        """(local oscillator, number) → frequency that was stored there."""
+        """(local oscillator, number) → the frequency stored there."""
         self._closed = False
         self._can = np.zeros((0, 2), "<i2")
         drawn_ppm = float(generator(context.seed, name, "crystal").uniform(-10, 10))
@@ -248,7 +248,7 @@ class EmulatedPluto(Emulator):
         return self.tree.values[key]
 
     def write_attribute(self, key: Key, value: str) -> None:
-        """Check and take a value as the kernel drivers do; the radio follows. Raises OSError."""
+        """Check and store a value as the kernel drivers do, and apply it to the radio. Raises OSError."""
         self._check_write(key, value)
         device, file = key
         if key in RATE_FILES:
@@ -286,11 +286,11 @@ class EmulatedPluto(Emulator):
         elif file == "gain_table_config":
             if not value.lstrip().startswith("<gaintable ") or not value.rstrip().endswith("</gaintable>"):
                 raise OSError(errno.EINVAL, "no gain table")
-        elif self.tree.values[key] != UNREADABLE:  # what can only be written leaves nothing to read
+        elif self.tree.values[key] != UNREADABLE:  # write-only attributes keep no value
             self.tree.values[key] = value
 
     def _check_write(self, key: Key, value: str) -> None:
-        """Refuse what can only be read, what is not in its list or range, and what no such file takes."""
+        """Refuse a write to a read-only file, a value outside its list or range, or one of the wrong form."""
         device, file = key
         if file.endswith(("_available", "_rssi", "_input", "_raw_available", "path_rates", "data_available")):
             raise OSError(errno.EACCES, "read only")
@@ -324,7 +324,7 @@ class EmulatedPluto(Emulator):
             self._changed("tx")
 
     def _fastlock(self, key: Key, value: str) -> None:
-        """Keep a frequency under a number, or go back to it."""
+        """Store a frequency under a number, or return to it."""
         lo, action = key[1].split("_fastlock_")
         profile, frequency = _whole(value), (PHY, f"{lo}_frequency")
         if action == "store":
@@ -364,7 +364,7 @@ class EmulatedPluto(Emulator):
     def _settings(self, side: str) -> RadioSettings:
         values = self.tree.values
         lo = (PHY, "out_altvoltage0_RX_LO_frequency") if side == "rx" else (PHY, "out_altvoltage1_TX_LO_frequency")
-        gain = {"tx_gain_db": -89.75, "rx_gain_db": 0.0}  # a chain does not care for the other's
+        gain = {"tx_gain_db": -89.75, "rx_gain_db": 0.0}  # a chain ignores the gain of the other
         gain[f"{side}_gain_db"] = _number(
             self.read_attribute(_RX_GAIN if side == "rx" else (PHY, "out_voltage0_hardwaregain"))
         )
@@ -390,16 +390,16 @@ class EmulatedPluto(Emulator):
     # ---------------------------------------------------------------- flags
 
     def asked(self) -> None:
-        """A client asks for received samples."""
+        """A client requests received samples."""
         if self._rx_patience.begin():
             self.registers[ADC].raise_flag(OVERFLOW)
 
     def took(self, duration_s: float, ring_s: float) -> None:
-        """A client was given so much; what the ring holds lasts for `ring_s`."""
+        """A client received samples of this duration; the ring's content lasts for `ring_s`."""
         self._rx_patience.end(duration_s, ring_s)
 
     def _note_idleness(self) -> None:
-        """Raise the flags of converters that had to do without their client."""
+        """Raise the flags of converters whose client was too slow."""
         if self._rx_patience.over():
             self.registers[ADC].raise_flag(OVERFLOW)
         if self._tx_patience.over():
@@ -416,10 +416,10 @@ class EmulatedPluto(Emulator):
         return self.faults.early_requeue
 
     def capture(self, block: Block) -> None:
-        """Have a block filled, from the World's present on or once those before it are full; returns at once."""
+        """Start filling a block, from the World's present on or once those before it are full; returns at once."""
         try:
             self._workers["rx"].submit(self._fill, block)
-        except RuntimeError:  # a client's last words while this is being closed
+        except RuntimeError:  # a client's last request during `close`
             block.fail(OSError(errno.ENODEV, "switched off"))
 
     def _fill(self, block: Block) -> None:
@@ -432,11 +432,11 @@ class EmulatedPluto(Emulator):
                 block.add(self._loop(len(block.samples)))
             else:
                 self._do("rx", lambda chain: self._capture(chain, block))
-        except Exception as exc:  # in whatever form, it must reach the reader, who would wait for ever
+        except Exception as exc:  # any error must reach the reader, which would otherwise wait for ever
             block.fail(_refusal(exc))
 
     def _loop(self, n_samples: int) -> np.ndarray:
-        """Return (sample, 2) int16 of what the converter plays: the chip's own loopback, sixteen bits cut to twelve."""
+        """Return (sample, 2) int16 of the converter's output: the chip's own loopback, sixteen bits cut to twelve."""
         out = np.zeros(0, np.complex64)
         while self._looped and out.size < n_samples:
             out = np.concatenate([out, self._looped.popleft()])
@@ -474,7 +474,7 @@ class EmulatedPluto(Emulator):
             block.add(samples)
 
     def _measure(self, power: float) -> None:
-        """Note how strong a whole block was, and let the automatic gain follow."""
+        """Record the power of a whole block, and let the automatic gain follow."""
         self.blocks_captured += 1
         power_dbfs = 10 * math.log10(power + 1e-12)
         self.tree.values[PHY, "in_voltage0_rssi"] = f"{_number(self.read_attribute(_RX_GAIN)) - power_dbfs:.2f} dB"
@@ -492,14 +492,14 @@ class EmulatedPluto(Emulator):
                 self.registers[DAC].raise_flag(UNDERFLOW)
             if self.tree.values[_LOOPBACK] == "1":
                 self._looped.append(samples)
-            # the converter is the buffer's as long as that is open: between blocks it stands at zero, without tones
+            # an open buffer owns the converter: between blocks it outputs zero, without tones
             opened, self._playing = self._playing is None, _STANDSTILL
             self._on("tx", lambda chain: self._queue(chain, samples), refresh=opened)
             lasts_s = len(samples) / self._rate_hz
             self._tx_patience.end(lasts_s, _TX_QUEUE * lasts_s)
 
     def stop(self) -> None:
-        """A buffer is gone: after the last one the tones are heard again, and the carrier's leak."""
+        """A buffer was closed: after the last one, the tones and the carrier's leak are on the air again."""
         self._n_senders -= 1
         if self._n_senders:
             return
@@ -515,7 +515,7 @@ class EmulatedPluto(Emulator):
         chain.sending = standing
 
     def _changed(self, side: str, retune: bool = False) -> None:
-        """A control was moved: the transmitter follows at once, the receiver before its next block."""
+        """A control was changed: the transmitter follows at once, the receiver before its next block."""
         self._stale.add(side)
         if retune and side in self._chains:
             self._chains[side].tuned = None
@@ -531,7 +531,7 @@ class EmulatedPluto(Emulator):
             self._stale.add(side)
         try:
             work = self._workers[side].submit(self._do, side, job)
-        except RuntimeError as exc:  # a client's last words while this is being closed
+        except RuntimeError as exc:  # a client's last request during `close`
             raise OSError(errno.ENODEV, "switched off") from exc
         try:
             return work.result()
@@ -546,14 +546,14 @@ class EmulatedPluto(Emulator):
             self._tune(side, chain)
             self._drift(chain)
             return job(chain)
-        except OffAir:  # the World dropped this station, or is a new one
+        except OffAir:  # the World dropped this station, or was restarted
             self._stale.add(side)
             chain.tuned = chain.sending = None
             self._tune(side, chain)
             return job(chain)
 
     def _drift(self, chain: _Chain) -> None:
-        """Let the crystal be where it is at this time, less what the driver was told of it."""
+        """Set the crystal to its error at this time, less the correction that the driver applied."""
         told_ppm = 1e6 * (float(self.tree.values[PHY, "xo_correction"]) / 40e6 - 1)
         if chain.tuned is None:
             return
@@ -570,14 +570,14 @@ class EmulatedPluto(Emulator):
         own |= {"timed": False, "turnaround_s": 0.0, "place": self._options.place or self.name}
         # one crystal for both: their oscillators and their clocks
         clock = device_clock(self.name, self._options, self._context.seed)
-        # its oscillators' error is in the carrier that it is tuned to, so that what is repeated goes on without a seam
+        # its oscillators' error is part of the carrier that it is tuned to, so that repetition is continuous
         own |= {"cfo_ppm": 0.0, "clock_offset_s": clock.offset_s}
         if self._options.clock_ppm is None:
             own["clock_ppm"] = self._cfo_ppm
         return _Chain(self.name if side == "rx" else f"{self.name}-tx", self._context, **own)
 
     def _tune(self, side: str, chain: _Chain) -> None:
-        """Make the chain do what the attributes say, with as few words to the World as that takes."""
+        """Tune the chain to the attributes, with as few requests to the World as possible."""
         if side not in self._stale:
             return
         self._stale.discard(side)
@@ -585,7 +585,7 @@ class EmulatedPluto(Emulator):
         try:
             if settings != chain.tuned:
                 chain.configure(settings)
-                chain.tuned, chain.sending = settings, None  # being retuned ends what was sent
+                chain.tuned, chain.sending = settings, None  # retuning ends a transmission
                 self._drift(chain)
             if side == "tx":
                 self._tx_used = True
@@ -601,11 +601,11 @@ class EmulatedPluto(Emulator):
             raise
 
     def _radiated(self) -> C64 | None:
-        """Return one period of what leaves the transmitter while nothing is sent once; None where it is off."""
+        """Return one period of the transmitter's output while nothing is sent once; None where it is off."""
         values = self.tree.values
         if values[_TX_POWERDOWN] != "0":
             return None
-        if values[_LOOPBACK] == "2":  # what is received is sent; between blocks, nothing
+        if values[_LOOPBACK] == "2":  # received samples are sent; between blocks there are none
             return _leaking(_STANDSTILL)
         return _leaking(self._playing if self._playing is not None else self._tones())
 
@@ -627,12 +627,12 @@ class EmulatedPluto(Emulator):
 _RX_GAIN: Key = (PHY, "in_voltage0_hardwaregain")
 _TX_POWERDOWN: Key = (PHY, "out_altvoltage1_TX_LO_powerdown")
 _LOOPBACK: Key = (PHY, "debug/loopback")
-"""0: off; 1: in the chip, what is sent comes back; 2: in the FPGA, what is received is sent."""
+"""0: off; 1: in the chip, sent samples are received; 2: in the FPGA, received samples are sent."""
 _REGISTER = "debug/direct_reg_access"
 
 
 def _refusal(exc: Exception) -> OSError:
-    """Return what a client is told of an error on the air."""
+    """Return the error that a client gets for an error on the air."""
     if isinstance(exc, DeviceTimeout):
         return OSError(errno.ETIMEDOUT, str(exc))
     if isinstance(exc, OSError) and exc.errno:
@@ -645,7 +645,7 @@ def _refusal(exc: Exception) -> OSError:
 
 
 def _leaking(wave: C64) -> C64:
-    """Return what leaves the transmitter when the converter plays this."""
+    """Return the transmitter's output when the converter plays this."""
     return np.clip((wave + _LEAK).view(np.float32), -1.0, 1.0).view(np.complex64)
 
 
@@ -668,7 +668,7 @@ def _is_number(value: str) -> bool:
 
 
 def _filter_summary(config: str) -> str:
-    """Return what the driver answers after a filter was loaded: taps and rate change of either side."""
+    """Return the driver's answer after a filter was loaded: taps and rate change of either side."""
     lines = config.splitlines()
     changes = [line.split()[-1] for line in lines if line.startswith(("RX", "TX"))]
     taps = sum("," in line for line in lines)

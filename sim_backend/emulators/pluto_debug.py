@@ -1,6 +1,6 @@
 """The debug attributes of a PlutoSDR's AD936x: the chip's settings at boot, as the kernel driver lists them.
 
-The emulated device keeps what is written there and does nothing with it.
+The emulated device stores values that are written there, and they have no effect.
 """
 
 from __future__ import annotations

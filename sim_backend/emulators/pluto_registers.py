@@ -1,4 +1,4 @@
-"""What a PlutoSDR keeps in registers: the transceiver's over SPI, the converter cores' in the FPGA, their flags."""
+"""Registers of a PlutoSDR: the transceiver's over SPI, the converter cores' in the FPGA, their flags."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 
 _STATUS = 0x80000088
-"""Of either converter core's DMA interface: flags that stay until a one is written to them."""
+"""Status of either converter core's DMA interface: flags that stay until a one is written to them."""
 UNDERFLOW, OVERFLOW = 0x1, 0x4
 _PRODUCT_ID = 0x37
 _IDS = {_PRODUCT_ID: 0x0A}
-"""Any chip of the AD936x family says so, in its second revision."""
+"""Any chip of the AD936x family has this product number, in its second revision."""
 
 
 class Registers:
@@ -37,7 +37,7 @@ class Registers:
             self._values[words[0]] = self._after(words[0], words[1])
 
     def _after(self, address: int, value: int) -> int:
-        """Return what a register holds once `value` was written to it."""
+        """Return a register's content after `value` was written to it."""
         if not self._spi and address == _STATUS:
             return self._values.get(address, 0) & ~value
         return value & 0xFF if self._spi else value
@@ -51,9 +51,9 @@ class Registers:
 
 
 class Patience:
-    """How long a converter can go on without its host: what a client's own idling costs, in the host's time.
+    """How long a converter can continue without its host; only the client's own idle time counts, on the host's clock.
 
-    Time that the simulation takes is not the client's: the clock stands still while a request of it is served.
+    The simulation's time is not the client's: the clock stands still while a request is served.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -62,7 +62,7 @@ class Patience:
         self._since_s = 0.0
 
     def begin(self) -> bool:
-        """A request comes in: return whether the client took longer than there was left."""
+        """A request begins: return whether the client was idle for longer than the time left."""
         late = self.over()
         if self._left_s is not None:
             self._left_s = max(0.0, self._left_s - (self._clock() - self._since_s))
@@ -70,14 +70,14 @@ class Patience:
         return late
 
     def end(self, more_s: float, at_most_s: float) -> None:
-        """It was served: there is so much more, but never beyond `at_most_s`."""
+        """The request was served: add `more_s` to the time left, up to `at_most_s`."""
         self._left_s = min((self._left_s or 0.0) + more_s, at_most_s)
         self._since_s = self._clock()
 
     def over(self) -> bool:
-        """Return whether the client has been idle for longer than there is left."""
+        """Return whether the client has been idle for longer than the time left."""
         return self._left_s is not None and self._clock() - self._since_s > self._left_s
 
     def stop(self) -> None:
-        """The buffer is closed: nothing is waited for."""
+        """The buffer is closed, so that idle time no longer counts."""
         self._left_s = None

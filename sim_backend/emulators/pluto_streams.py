@@ -17,9 +17,9 @@ from testbed.core.types import C64
 
 DAC_FULL_SCALE = 32768.0
 SLICE = 1 << 16
-"""Samples that are simulated at a time: a block is handed on as it grows."""
+"""Number of samples that are simulated at a time; a block is passed on as it grows."""
 _EAGER = 2 * SLICE
-"""A ring of no more samples is filled before OPEN is answered, so that what is old in it does not depend on haste."""
+"""A ring of at most this many samples is filled before OPEN is answered, so that its age does not depend on timing."""
 
 I16 = NDArray[np.int16]
 
@@ -31,19 +31,19 @@ class Block:
         self.samples: I16 = np.zeros((n_samples, 2), "<i2")
         self.filled = 0
         self.wanted = True
-        """False: nobody will read it any more."""
+        """False: no reader is left for it."""
         self._failure: OSError | None = None
         self._grown = threading.Condition()
 
     def add(self, samples: I16) -> None:
-        """Put the next samples in."""
+        """Append the next samples."""
         with self._grown:
             self.samples[self.filled : self.filled + len(samples)] = samples
             self.filled += len(samples)
             self._grown.notify_all()
 
     def fail(self, failure: OSError) -> None:
-        """No more samples come."""
+        """End the block with an error: no more samples come."""
         with self._grown:
             self._failure = failure
             self._grown.notify_all()
@@ -53,7 +53,7 @@ class Block:
         return self.filled == len(self.samples)
 
     def wait(self, beyond: int) -> int:
-        """Return how many samples there are once there are more than `beyond`; raises what ended the capture."""
+        """Return the number of samples once there are more than `beyond`; raises the error that ended the capture."""
         with self._grown:
             self._grown.wait_for(lambda: self.filled > beyond or self._failure is not None)
             if self.filled <= beyond and self._failure is not None:
@@ -71,16 +71,16 @@ class Block:
 
 
 class Capture(Protocol):
-    """What fills blocks, one after the other: the radio."""
+    """The interface that fills blocks, one after the other: the radio."""
 
     def capture(self, block: Block) -> None:
-        """Have a block filled, from now or once the ones before it are full. Returns at once."""
+        """Start filling a block, from now or once the ones before it are full. Returns at once."""
 
     def asked(self) -> None:
         """A client asks for a block."""
 
     def took(self, duration_s: float, ring_s: float) -> None:
-        """A client was given a block of so long a time; the ring holds so much."""
+        """A client received a block of this duration; the ring holds so much more."""
 
     @property
     def rate_hz(self) -> float: ...
@@ -89,7 +89,7 @@ class Capture(Protocol):
 
 
 class Ring:
-    """Blocks that are filled in turn: each as soon as it was queued, none again before it was read."""
+    """Blocks that are filled in turn: each as soon as it is queued, and again only after it was read."""
 
     def __init__(self, radio: Capture) -> None:
         self.radio = radio
@@ -97,16 +97,16 @@ class Ring:
         self._blocks: deque[Block] = deque()
         self._current: Block | None = None
         self._given: set[object] = set()
-        """Who was given the current one."""
+        """Readers that have received the current block."""
         self._spent = False
         """The block that was read last has not been queued again."""
         self._n = self._n_blocks = 0
         self.readers: list[object] = []
 
     def join(self, reader: object, n_samples: int, n_blocks: int) -> None:
-        """Begin anew for one more reader: blocks are as long as the longest that anybody asked for.
+        """Begin again with one more reader: blocks are as long as the longest that any reader requested.
 
-        A buffer's CLOSE may come after the next one's OPEN: what was captured for the old one is thrown away here.
+        A buffer's CLOSE may come after the next one's OPEN, so samples captured for the old one are discarded here.
         """
         with self._lock:
             self._n = max(n_samples, self._n) if self.readers else n_samples
@@ -122,7 +122,7 @@ class Ring:
         self.radio.took(self.lasts_s, self.lasts_s)
 
     def leave(self, reader: object) -> None:
-        """Do without a reader; after the last one nothing is captured any more."""
+        """Remove a reader; after the last one, nothing is captured."""
         with self._lock:
             if reader in self.readers:
                 self.readers.remove(reader)
@@ -131,11 +131,11 @@ class Ring:
 
     @property
     def lasts_s(self) -> float:
-        """Return how long the blocks that wait for a reader hold out."""
+        """Return the total duration of the blocks that wait for a reader."""
         return (self._n_blocks - self._spent) * self._n / self.radio.rate_hz
 
     def take(self, reader: object) -> Block:
-        """Return the next block; who asks while another reader waits for one is given the same."""
+        """Return the next block; readers that ask while another one waits for a block get the same."""
         waited = not self._lock.acquire(blocking=False)
         if waited:
             self._lock.acquire()
@@ -173,7 +173,7 @@ class Ring:
 
 
 class Troubles(Protocol):
-    """What may go wrong with a read (`pluto.Faults`)."""
+    """Possible faults of a read (`pluto.Faults`)."""
 
     hang_s: float
     silent: bool
@@ -222,14 +222,14 @@ class RxStream(Stream):
 
 
 class Player(Protocol):
-    """What sends: the radio."""
+    """The interface that sends: the radio."""
 
     def play(self, samples: C64, cyclic: bool) -> None: ...
     def stop(self) -> None: ...
 
 
 class TxStream(Stream):
-    """Transmission; closing it, or the client's going, ends what is repeated."""
+    """A transmission; closing it, or the end of the client, ends a repetition."""
 
     def __init__(self, player: Player, n_samples: int, parts: list[int], cyclic: bool) -> None:
         self._player, self._parts, self._cyclic = player, parts, cyclic

@@ -1,4 +1,4 @@
-"""What a PlutoSDR offers over IIO: the AD936x transceiver, the converters' two DMA engines, the FPGA's own ADC.
+"""The IIO devices of a PlutoSDR: AD936x transceiver, the converters' two DMA engines, the FPGA's own ADC.
 
 Names, file names and value formats are those of the Linux drivers (ad9361, cf_axi_adc, cf_axi_dds, xadc).
 """
@@ -18,7 +18,7 @@ RATE_FILES: list[Key] = [
     (DAC, "out_altvoltage_sampling_frequency"),
     (ADC, "in_voltage_sampling_frequency"),
 ]
-"""One clock drives them all."""
+"""Attributes of the sample rate, which one clock drives."""
 REFUSALS: dict[Key, int] = {
     # no profile was recalled yet
     (PHY, "out_altvoltage0_RX_LO_fastlock_recall"): errno.EINVAL,
@@ -33,16 +33,16 @@ REFUSALS: dict[Key, int] = {
     # no PPS input in the FPGA
     (ADC, "in_voltage_samples_pps"): errno.ENODEV,
 }
-"""What a real PlutoSDR refuses to be asked for, and how; everything else can be read."""
+"""Attributes that a real PlutoSDR does not let a client read, and the errno; all others can be read."""
 LO_RANGES_HZ = {"ad9363a": (325_000_000, 3_800_000_000), "ad9364": (70_000_000, 6_000_000_000)}
 BANDWIDTHS_HZ = {"ad9363a": (20_000_000, 20_000_000), "ad9364": (56_000_000, 40_000_000)}
-"""The widest analogue filters, received and sent."""
+"""The widest analogue filters, for reception and transmission."""
 TONES = ("TX1_I_F1", "TX1_I_F2", "TX1_Q_F1", "TX1_Q_F2")
 _PORTS_RX = "A_BALANCED B_BALANCED C_BALANCED A_N A_P B_N B_P C_N C_P TX_MONITOR1 TX_MONITOR2 TX_MONITOR1_2"
 
 
 def tone_file(index: int, attribute: str) -> Key:
-    """Return where an attribute of the DDS tone `index` is."""
+    """Return the key of an attribute of the DDS tone `index`."""
     return DAC, f"out_altvoltage{index}_{TONES[index]}_{attribute}"
 
 
@@ -176,9 +176,9 @@ def _zeros(n: int) -> str:
 
 
 def _gain_table() -> str:
-    """Return a table of receive gains in the driver's form; the registers' values mean nothing here.
+    """Return a table of receive gains in the driver's form; the registers' values have no meaning here.
 
-    Every other decibel only: the real one does not fit into the 1024 bytes that pylibiio has for an attribute.
+    Only every other decibel: the real table does not fit into the 1024 bytes that pylibiio has for an attribute.
     """
     rows = (f"{gain_db}, 0x00, 0x{i:02X}, 0x00" for i, gain_db in enumerate(range(-3, 72, 2)))
     return "\n".join(["<gaintable AD9361 type=FULL dest=3 start=0 end=6000000000>", *rows, "</gaintable>"])

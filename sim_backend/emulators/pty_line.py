@@ -1,8 +1,8 @@
 """A serial line in software: a pty between a real driver and a simulated device, as slow as the wire would be.
 
-A pty paces nothing, so both directions are paced here, ten bits a byte. What the host sends reaches the device once it
-would have been received; what the device answers is sent byte after byte, and held back by the adapter's latency timer
-where the line has one. On a bad day (the methods marked as faults) it is silent, late, noisy or gone.
+A pty has no speed limit, so both directions are limited here to ten bits a byte. Bytes from the host reach the device
+when a real line would have delivered them; the device's answers are sent byte after byte, and delayed by the adapter's
+latency timer where the line has one. The methods marked as faults make the line silent, late, noisy or unplugged.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from testbed.core.errors import InputError
 
 _BITS_A_BYTE = 10
 _LONGEST_QUEUE = 1 << 16
-"""Bytes that may wait on the wire in either direction; what is beyond is lost, as with a full buffer."""
+"""Most bytes that may wait on the wire in either direction; more are lost, as with a full buffer."""
 _AT_ONCE = 1024
 _IDLE_LOOK_S = 1.0
 
 
 class Device(Protocol):
-    """What hangs on the line."""
+    """The device at the line."""
 
     ends: bytes
-    """What ends a command and an answer: each arrives when its own last byte does. Empty: as it was written."""
+    """End of a command and of an answer: each arrives with its own last byte. Empty: bytes arrive as written."""
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes as they come in, in order; return what is answered now. Called in the line's thread.
+        """Take bytes as they arrive, in order; return the immediate answer. Called in the line's thread.
 
-        What is answered later goes through `PtyLine.send`.
+        Later answers are sent with `PtyLine.send`.
         """
 
 
@@ -49,17 +49,17 @@ class PtyLine:
     def __init__(self, uri: Path, baud: int, latency_s: float = 0.0) -> None:
         self.uri, self.baud = str(uri), baud
         self.latency_s = latency_s
-        """An adapter hands on what it received this much later."""
+        """Delay with which an adapter passes on received bytes."""
         self.device: Device | None = None
         self._byte_s = _BITS_A_BYTE / baud
         self._lock = threading.RLock()
         self._later: list[tuple[float, int, bytes]] = []
-        """Heap of what the device says: not before when, order, bytes."""
+        """Heap of the device's output: (earliest time, order, bytes)."""
         self._order = itertools.count()
         self._to_device: deque[tuple[float, bytes]] = deque()
-        """(all of it was received at, bytes)."""
+        """(time at which all of it is received, bytes)."""
         self._device_busy_s = self._host_busy_s = 0.0
-        """Until when each direction of the wire is taken."""
+        """Time until which each direction of the wire is occupied."""
         self._to_host: deque[tuple[float, bytes]] = deque()
         self._swallow = 0
         self._silent = False
@@ -82,12 +82,12 @@ class PtyLine:
         self._thread = threading.Thread(target=self._run, name=f"line {uri.name}", daemon=True)
 
     def start(self, device: Device) -> None:
-        """Let the device be heard."""
+        """Connect the device to the line."""
         self.device = device
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread and take the port away; may be called twice."""
+        """End the thread and remove the port; may be called twice."""
         with self._lock:
             if self._closed:
                 return
@@ -103,7 +103,7 @@ class PtyLine:
     # ---------------------------------------------------------------- for the device
 
     def send(self, data: bytes, delay_s: float = 0.0) -> None:
-        """Have the device say something in `delay_s`; from any thread."""
+        """Send the device's data in `delay_s`; may be called from any thread."""
         with self._lock:
             if self._silent or not data:
                 return
@@ -119,33 +119,33 @@ class PtyLine:
     # ---------------------------------------------------------------- faults
 
     def silence(self, silent: bool = True) -> None:
-        """Let nothing that the device says through, until told otherwise."""
+        """Suppress everything that the device sends, until called again with False."""
         with self._lock:
             self._silent = silent
 
     def garbage(self, data: bytes, delay_s: float = 0.0) -> None:
-        """Have these bytes appear on the way to the host."""
+        """Insert these bytes on the way to the host."""
         with self._lock:
             self._put(time.monotonic() + delay_s, data)
         self._nudge()
 
     def delay_answers(self, delay_s: float, n: int = 1) -> None:
-        """Have the next `n` answers come this much later."""
+        """Delay the next `n` answers by this time."""
         with self._lock:
             self._delay_s, self._delays_left = delay_s, n
 
     def duplicate_answer(self, n: int = 1) -> None:
-        """Have the next answer come 1 + n times."""
+        """Repeat the next answer n times."""
         with self._lock:
             self._copies = n
 
     def swallow(self, n_bytes: int) -> None:
-        """Lose the next so many bytes on their way to the device."""
+        """Lose the next `n_bytes` bytes on their way to the device."""
         with self._lock:
             self._swallow = n_bytes
 
     def vanish(self, back_after_s: float | None) -> None:
-        """Unplug the port, what is on the wire included; plug it in again after a time, or with `appear`."""
+        """Unplug the port with all data on the wire; plug it in again after this time, or with `appear`."""
         with self._lock:
             self._disappear()
             self._back_s = None if back_after_s is None else time.monotonic() + back_after_s
@@ -169,7 +169,7 @@ class PtyLine:
         master, slave = os.openpty()
         tty.setraw(slave)
         os.set_blocking(master, False)
-        # the slave stays open here: without it the master reads as hung up whenever no driver has it open
+        # the slave stays open here, since otherwise the master reports a hang-up whenever no driver has it open
         self._master, self._slave = master, slave
         link = Path(self.uri)
         fresh = link.with_name(f".{link.name}.{os.getpid()}")
@@ -208,7 +208,7 @@ class PtyLine:
                 os.read(self._wake_r, 4096)
 
     def _turn(self, now_s: float) -> float:
-        """Move everything that is due; return how long nothing more will be."""
+        """Move everything that is due; return the time until the next data are due."""
         if self._back_s is not None and now_s >= self._back_s:
             self._back_s = None
             self._appear()
@@ -267,7 +267,7 @@ class PtyLine:
             try:
                 os.write(self._master, data)
             except BlockingIOError:
-                return  # nobody reads, its buffer is full: lost
+                return  # lost, because nobody reads and the buffer is full
             except OSError as exc:
                 if exc.errno != errno.EIO:
                     raise

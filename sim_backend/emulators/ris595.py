@@ -1,7 +1,8 @@
 """Our own surface controller on a serial port: its firmware, built for this machine, behind a pty.
 
-What is tested is the firmware itself. The child process finds its UART and its bench in two sockets; the bench says
-what the outputs latched, and gets back the time of the simulated air at that sample, which is the board's clock.
+The firmware itself is under test. The child process has its UART and its test port in two sockets; the test port
+reports the levels that the outputs latched, and gets the time of the simulated air at that sample, which is the board's
+clock.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from testbed.core.world import DriverContext, Emulator
 
 log = logging.getLogger(__name__)
 _GRACE_S = 2.0
-"""For the threads, once their sockets are closed."""
+"""Time for the threads to end once their sockets are closed."""
 _LATENCY_S = 1e-3
-"""In the air's time, which stands still while frames are exchanged: about what shifting a pattern out takes."""
+"""Latency in the air's time, which stands still while frames are exchanged: about the time to shift a pattern out."""
 _BANK_BYTES = 1 << 20
-"""For a codebook in the firmware of this machine (`hal/host.c`)."""
+"""Memory for a codebook in the firmware on this machine (`hal/host.c`)."""
 FAULTS = ("silence", "swallow", "reboot", "late", "duplicate", "garbage", "vanish")
-"""Of a command's frame and what is answered to it; those of the board itself are the option `fault`."""
+"""Faults of a command's frame and of its answer; those of the board itself are the option `fault`."""
 
 
 class Ris595EmulatorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,19 +43,19 @@ class Ris595EmulatorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fi
     columns: Annotated[int, Meta(ge=1, le=256)] = 16
     phase_bits: Annotated[int, Meta(ge=1, le=3)] = 1
     codebook: Annotated[int, Meta(ge=1, le=4096)] = 256
-    """Patterns that it stores."""
+    """Number of patterns that it stores."""
     baud: Annotated[int, Meta(gt=0)] = 500_000
     latency_s: Annotated[float, Meta(ge=0)] = 0.0
-    """Of the USB adapter; 16 ms by default on many."""
+    """Latency of the USB adapter; 16 ms by default on many."""
     serial: Annotated[int, Meta(ge=0, lt=2**32)] = 0x595
     fault: Literal["none", "bit-order", "ack-early", "stuck-upload"] = "none"
-    """Of the board: outputs wired in the wrong order, acknowledged 20 ms before applied, deaf in its first upload."""
+    """Fault of the board: outputs in the wrong order, acknowledged 20 ms too early, or first upload ignored."""
     fault_probability: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    """Chance that a command meets one of `FAULTS`, drawn from the context's seed."""
+    """Probability that a command has one of `FAULTS`, drawn from the context's seed."""
 
 
 class EmulatedRis595(Emulator):
-    """The board at `uri`; `outputs` (row, column) is what its surface does. `options`: Ris595EmulatorOptions."""
+    """The board at `uri`; `outputs` (row, column) are the levels of its surface. `options`: Ris595EmulatorOptions."""
 
     options_type = Ris595EmulatorOptions
 
@@ -64,7 +65,7 @@ class EmulatedRis595(Emulator):
         self._options = o = emulator_options(name, options, Ris595EmulatorOptions)
         self.outputs: U8 = np.zeros((o.rows, o.columns), np.uint8)
         self.latched: deque[bytes] = deque(maxlen=100_000)
-        """Levels of every pattern that the outputs took over, oldest first."""
+        """Levels of every pattern that the outputs latched, oldest first."""
         self.faults_met: dict[str, int] = {}
         self.fault_probability = o.fault_probability
         self._armed: list[str] = []
@@ -94,14 +95,14 @@ class EmulatedRis595(Emulator):
         self._surface.close()
 
     def arm(self, fault: str) -> None:
-        """Have the next command meet one of `FAULTS`."""
+        """Apply one of `FAULTS` to the next command."""
         self._armed.append(fault)
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes from the host; the answer comes when the firmware gives it."""
         if data.rstrip(b"\0"):  # a command, not only the zero that ends one
             data = self._meet(data)
-        if self._off:  # the air failed it, or its process died: it starts anew, as often as it is needed
+        if self._off:  # the air failed or the process died: it is started again, as often as necessary
             self._power_down()
             self._power_up()
         try:
@@ -111,7 +112,7 @@ class EmulatedRis595(Emulator):
         return b""
 
     def _meet(self, data: bytes) -> bytes:
-        """Draw a fault for a command, and return what of the command arrives."""
+        """Draw a fault for a command, and return the part of the command that arrives."""
         self.line.silence(False)
         fault = self._armed.pop(0) if self._armed else ""
         if not fault and self._rng.random() < self.fault_probability:
@@ -149,7 +150,7 @@ class EmulatedRis595(Emulator):
         self._bench_thread.start()
 
     def _power_down(self) -> None:
-        """Called by the line, too: the thread that speaks to the line may wait for it and is not waited for."""
+        """Called by the line, too: its thread must not wait for the thread that speaks to the line."""
         self._firmware.close()
         self._bench_thread.join(timeout=_GRACE_S)
 
@@ -168,7 +169,7 @@ class EmulatedRis595(Emulator):
                     ticks = self._latch(bench) if what == b"L" else self._surface.now()
                     # rounded up: every sample after this time sees the new pattern
                     answer = (-(-ticks * 1_000_000 // TICKS_PER_S) % 2**32).to_bytes(4, "little")
-            except DeviceError as exc:  # the air did not confirm: neither does the board
+            except DeviceError as exc:  # without the air's confirmation the board must not confirm either
                 log.error("emulated board without its air: %s", exc)
                 break
             try:
@@ -179,7 +180,7 @@ class EmulatedRis595(Emulator):
         firmware.hang_up()
 
     def _latch(self, bench: Any) -> int:
-        """Give what the outputs took over to the surface of the air; return its tick."""
+        """Set the surface of the air to the latched outputs; return its tick."""
         o, chain = self._options, b""
         while len(chain) < self._n_bytes:
             more = received(bench, self._n_bytes - len(chain))
@@ -196,7 +197,7 @@ class EmulatedRis595(Emulator):
         return ticks
 
     def _chain(self, levels: U8) -> bytes:
-        """Return the chain that makes the outputs hold these (row, column) levels: what `_latch` reads."""
+        """Return the chain that gives the outputs these (row, column) levels; the inverse of `_latch`'s reading."""
         bits = (levels.reshape(-1, 1) >> np.arange(self._options.phase_bits - 1, -1, -1)) & 1
         padded = np.zeros(8 * self._n_bytes, np.uint8)
         padded[: bits.size] = bits.ravel()

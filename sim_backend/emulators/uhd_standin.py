@@ -1,11 +1,11 @@
 """Stands in for the part of UHD's Python module `uhd` that a driver of a USRP uses; the devices live in the World.
 
 Names, parameters, enum values and metadata fields are those of UHD 4 (a contract test compares them with the real
-module where it is installed), so parameters called `arg0` are UHD's own. Behaviour follows UHD where drivers trip:
-a late burst is taken and reported afterwards, what an abandoned capture left is delivered to the next, a command time
-in the future blocks everything behind it, arrays are written in place, settings are coerced, and nothing queued can be
-recalled. One thing differs: in virtual time a radio's present is what it has declared, so a reception of the last
-second is served, not refused as late.
+module where it is installed), so parameters called `arg0` are UHD's own. Behaviour follows UHD where drivers make
+mistakes: a late burst is accepted and reported afterwards, the rest of an abandoned capture is delivered to the next
+one, a command time in the future blocks all later commands, arrays are written in place, settings are coerced, and
+queued samples cannot be cancelled. One thing differs: in virtual time a radio's present is what it has declared, so a
+reception of the last second is served, not refused as late.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ from testbed.core.world import DriverContext, Emulator, Equipment
 ALL = (1 << 64) - 1
 """UHD's "every motherboard" and "every channel"."""
 _PPS_POLL_S = 0.05
-"""Virtual time that reading the time of the last PPS edge takes: who waits for an edge must see time pass."""
+"""Virtual time that reading the time of the last PPS edge takes, so that time passes for a caller that waits for
+one."""
 _MASTER_HZ = 61.44e6
 TxFault = Literal["", "late", "underflow", "seq_error", "timeout"]
 RxFault = Literal[
@@ -73,34 +74,34 @@ TX_TOP_DB = 10.0
 
 @dataclass
 class Device:
-    """A USRP on the shelf: what it is, what is wrong with it, and what was done to it."""
+    """A USRP on the shelf: its properties, its faults, and the commands that it got."""
 
     serial: str
     name: str
-    """Of its radio in the World, and of its place in the scene unless `options` say otherwise."""
+    """Name of its radio in the World, and of its place in the scene unless `options` give another."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Of the simulated radio (`impairments.RadioOptions`)."""
+    """Options of the simulated radio (`impairments.RadioOptions`)."""
     rx_delay_samples: float = 0.0
-    """How much older than its time stamp what is received is."""
+    """How much older than their time stamp received samples are."""
     ref_locked: bool = True
     lo_locked: bool = True
     pps: bool = True
-    """An edge comes at every whole second of the World."""
+    """Whether a PPS edge comes at every whole second of the World."""
     unplugged: bool = False
     tx_faults: deque[str] = field(default_factory=deque)
-    """For the coming bursts: "", late, underflow, seq_error, timeout."""
+    """Faults of the coming bursts: "", late, underflow, seq_error, timeout."""
     rx_faults: deque[str] = field(default_factory=deque)
-    """For the coming captures: "", timeout, late, broken_chain, overflow, alignment, bad_packet, dropped (some packets
-    never arrive), abandoned (nothing arrives in time, all of it later)."""
+    """Faults of the coming captures: "", timeout, late, broken_chain, overflow, alignment, bad_packet, dropped (some
+    packets never arrive), abandoned (nothing arrives in time, all of it later)."""
     calls: list[str] = field(default_factory=list)
-    """Commands, in the order in which they came."""
+    """Commands, in the order of their arrival."""
     context: DriverContext | None = None
-    """Of its node; default: the shelf's."""
+    """Context of its node; default: the shelf's."""
     _core: weakref.ref[_Core] | None = None
 
     @property
     def core(self) -> _Core | None:
-        """What it is while somebody has it open."""
+        """Its state while it is open; None otherwise."""
         return None if self._core is None else self._core()
 
     def idle_until(self, time_s: float) -> None:
@@ -111,7 +112,7 @@ class Device:
 
 
 class _Core:
-    """An opened device: lives as long as anything that UHD would keep it alive for."""
+    """An opened device, which lives as long as UHD would keep it alive."""
 
     def __init__(self, device: Device, context: DriverContext, master_hz: float | None) -> None:
         if device.core is not None:
@@ -128,7 +129,7 @@ class _Core:
         self._blocked_until_s = -math.inf
         self.command_time_s: float | None = None
         self.release: weakref.finalize[Any, _Core] | None = None
-        """Leaves the World; done at the latest when nobody refers to this any more."""
+        """Leaves the World; called at the latest when the last reference is gone."""
         self.attach()
         device._core = weakref.ref(self)
 
@@ -141,7 +142,7 @@ class _Core:
             self.release()
         self.tuned = None
         self.sim = SimRadio(self.device.name, self._context, **options)
-        # not __del__: where a traceback made a cycle of this object, the radio's sockets would be half gone by then
+        # not __del__: in a reference cycle (a traceback), the radio's sockets could be gone already
         self.release = weakref.finalize(self, self.sim.close)
         self._clock = device_clock(
             self.device.name, driver_options(options, RadioOptions, self.device.name), self._context.seed
@@ -149,7 +150,7 @@ class _Core:
 
     # -- commands
     def touch(self, call: str) -> None:
-        """Every command passes here: it fails on a lost device and blocks behind a timed command."""
+        """Called by every command: fails on a lost device and blocks behind a timed command."""
         self.device.calls.append(call)
         if self.device.unplugged:
             raise RuntimeError("RuntimeError: usb rx6 transfer status: LIBUSB_TRANSFER_NO_DEVICE")
@@ -168,7 +169,7 @@ class _Core:
         return to_seconds(self._clock.world_ticks(self._sim_now_s()))
 
     def _edge_s(self, second: int) -> float:
-        """Return the radio's own reading at a whole second of the World."""
+        """Return the radio's own clock at a whole second of the World."""
         return self._clock.reading_s(second * TICKS_PER_S)
 
     def now_s(self) -> float:
@@ -282,7 +283,7 @@ class TXStreamer:
 
 
 class RXStreamer:
-    """Captures of a given number of samples, each from its time; what is not fetched stays in the queue."""
+    """Captures of a given number of samples, each from its time; samples that are not fetched stay in the queue."""
 
     def __init__(self, core: _Core) -> None:
         self._core = core
@@ -329,7 +330,7 @@ class RXStreamer:
         return n
 
     def _capture(self, timeout_s: float) -> None:
-        """Serve the first command: into the queue goes what the device would deliver, faults included."""
+        """Serve the first command: queue what the device would deliver, faults included."""
         core, command, codes = self._core, self._commands[0], RXMetadataErrorCode
         fault = core.device.rx_faults[0] if core.device.rx_faults else ""
         if fault == "timeout":
@@ -359,7 +360,7 @@ class RXStreamer:
             self._queue.append((heard, stamp_s, codes.none, False))
         elif fault == "abandoned":
             self._later.append((heard, stamp_s, codes.none, False))
-        elif fault == "overflow":  # the rest of the capture never comes
+        elif fault == "overflow":  # the rest of the capture never arrives
             self._queue += [(heard[: n // 2], stamp_s, codes.none, False), (nothing, None, codes.overflow, False)]
         elif fault == "dropped" or block.overflow:
             a, b = n // 3, n // 2
@@ -373,7 +374,7 @@ class RXStreamer:
 
 
 def _one_channel(array: Any) -> C64:
-    """Return (sample,) of what a streamer of one channel was given."""
+    """Return (sample,) of the array that a streamer of one channel got."""
     if array.dtype != np.complex64:
         raise TypeError(f"{array.dtype} array of shape {array.shape}: UHD would read it as complex64 (1, sample)")
     return np.asarray(array[0] if array.ndim > 1 else array)
@@ -485,7 +486,7 @@ class MultiUSRP:
         self._core.command_time_s = time_spec.get_real_secs()
 
     def clear_command_time(self, mboard: int = ALL) -> None:
-        """Further commands are not timed; those that already wait go on blocking."""
+        """Further commands are not timed; those that already wait still block."""
         self._core.command_time_s = None
 
     # -- tuning
@@ -547,7 +548,7 @@ class MultiUSRP:
         self._core.change(rx_gain_db=RX_GAIN.clip(gain, True))
 
     def set_tx_gain(self, gain: float, chan: int = 0) -> None:
-        """At the bottom of the range what still goes out is some 90 dB down: the World forgets it."""
+        """At the lowest gain the output is about 90 dB lower, and the World neglects it."""
         self._core.touch("set_tx_gain")
         self._core.change(tx_gain_db=TX_GAIN.clip(gain, True))
         if self._core.settings.tx_gain_db == TX_GAIN.start():
@@ -594,7 +595,7 @@ class MultiUSRP:
 
 
 class UhdStandIn:
-    """What `import uhd` gives, over the devices on this shelf."""
+    """The module that `import uhd` returns, with the devices on this shelf."""
 
     def __init__(self, context: DriverContext, *devices: Device) -> None:
         self.context = context
@@ -623,7 +624,7 @@ class UhdStandIn:
         )
 
     def power_off(self) -> None:
-        """Take every device off the air, whoever still holds it."""
+        """Take every device off the air, even if it is in use."""
         for device in self.devices.values():
             core = device.core
             if core is not None and core.release is not None:
@@ -642,7 +643,7 @@ class StandInOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_field
     """A USRP's table [world.emulators.NAME]: OneAntenna, and the fields of `Device` of the same names."""
 
     serial: str | None = None
-    """Default: made from the name."""
+    """Serial number; default: derived from the name."""
     rx_delay_samples: float = 0.0
     ref_locked: bool = True
     lo_locked: bool = True
@@ -652,7 +653,7 @@ class StandInOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def put_in_place(name: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment:
-    """Make a device and let `import uhd` find it in this process, instead of whatever UHD is installed."""
+    """Make a device, and let `import uhd` in this process return the stand-in instead of an installed UHD."""
     o = emulator_options(name, options, StandInOptions)
     known = {f.name for f in msgspec.structs.fields(OneAntenna)}
     device = Device(
@@ -675,13 +676,13 @@ def put_in_place(name: str, context: DriverContext, options: Mapping[str, Any]) 
 
 
 class EmulatedUsrp(Emulator):
-    """A USRP has no wire that could be spoken: its twin stands in for UHD, in the driver's process."""
+    """A USRP's protocol is private to UHD, so its twin replaces UHD in the driver's process."""
 
     options_type = StandInOptions
     in_process = True
 
     def close(self) -> None:
-        """Nothing was opened here: what `equip` puts in place belongs to the driver's process."""
+        """Nothing was opened here: what `equip` installs belongs to the driver's process."""
 
     @classmethod
     def equip(cls, name: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment:

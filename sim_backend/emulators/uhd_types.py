@@ -1,4 +1,4 @@
-"""The words of UHD's Python module that stand-ins need: `uhd.types`, and the arguments of `uhd.usrp`.
+"""The types of UHD's Python module that stand-ins need: `uhd.types`, and the arguments of `uhd.usrp`.
 
 Names, parameters (`arg0` too), enum values, fields and their access are UHD's (see `uhd_standin`).
 """
@@ -39,7 +39,7 @@ class TXMetadataEventCode(enum.Enum):
 
 
 class TimeSpec:
-    """Seconds, whole and fractional apart."""
+    """Seconds, with whole and fractional part separate."""
 
     __slots__ = ("_frac", "_full")
 

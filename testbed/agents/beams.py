@@ -12,7 +12,7 @@ and phases such that Vᵀm is real, these are
 
     w = V c,   c_1 ∝ m_1,   c_i ∝ −m_i x/(δ_i − x),   δ_i = d_1 − d_i,   0 ≤ x ≤ x_null < δ_2.
 
-x = 0 gives the SVD beams, x_null a perfect null towards m. Only x has to be found, whatever the number of antennas.
+x = 0 gives the SVD beams, x_null a perfect null towards m. Only x has to be found, for any number of antennas.
 """
 
 from __future__ import annotations

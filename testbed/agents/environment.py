@@ -1,10 +1,10 @@
-"""Paper E's environment: thousands of copies at once, AR(1) channels, an Eve that sleeps and wakes, Fred beside her.
+"""Paper E's environment: thousands of copies at once, AR(1) channels, an Eve who listens at times, Fred beside her.
 
 H(t+1) = ρH(t) + √(1−ρ²)W(t), entries CN(0, 1); Eve's g and Fred's f alike, f = κ_F g + √(1−κ_F²) n with n of the same
-kind. Beams w_a, w_b of unit norm make h = w_bᵀHw_a; Eve hears g = gᵀw_a of Alice's probe (her channel to Bob does not
-enter our reading of the rates and is not drawn). She listens while ‖g‖² exceeds her threshold.
+kind. Beams w_a, w_b of unit norm make h = w_bᵀHw_a; Eve receives g = gᵀw_a from Alice's probe (her channel to Bob is
+not in our reading of the rates and is not drawn). She listens while ‖g‖² exceeds her threshold.
 
-What the beams do never moves a channel: whatever discount a learner is given, the best policy looks at one step only.
+Beams never change a channel: with any discount of a learner, the best policy depends on the present step only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from testbed.core.errors import InputError, TestbedError
 
 
 class Source(Protocol):
-    """Where the channels come from."""
+    """The source of the channels."""
 
     h: torch.Tensor
     """(run, copy, Bob's antenna, Alice's antenna) complex64."""
@@ -62,7 +62,7 @@ class Ar1:
         self._error_scale = (stack.fred_noise.reshape(wide) / 2).sqrt()
 
     def start(self) -> None:
-        """Draw all channels from their stationary law."""
+        """Draw all channels from their stationary distribution."""
         self._x.copy_(self._noise.normal_(generator=self._generator).mul_(0.5**0.5))
         self._sound_fred()
 
@@ -89,7 +89,7 @@ class Ar1:
 class Environment:
     """Copies of the system, (run, copy): runs may differ in their numbers, not in antennas.
 
-    `rates` looks, `step` looks and moves on. The state is what the attributes `h`, `g`, `awake` and `fred` say.
+    `rates` evaluates beams, `step` evaluates them and moves on. The state consists of `h`, `g`, `awake` and `fred`.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Environment:
         channels: Series | None = None,
         alike: bool = False,
     ) -> None:
-        """`channels`: recorded ones or those of a simulated air, the model's own where not given; `alike` as in `Ar1`.
+        """`channels`: recorded ones, those of a simulated air, or by default the model's own; `alike` as in `Ar1`.
 
         Raises InputError where they do not fit the settings.
         """
@@ -121,7 +121,7 @@ class Environment:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew at another moment, with a full history of Fred's channel behind it."""
+        """Begin again at another moment, with a full history of Fred's channel before it."""
         self.source.start()
         self._remember()
         for _ in range(self.stack.history - 1):
@@ -140,7 +140,7 @@ class Environment:
 
     @property
     def awake(self) -> torch.Tensor:
-        """(run, copy), 1 where Eve listens, 0 where she sleeps."""
+        """(run, copy), 1 where Eve listens, 0 where she does not."""
         gain = (self.g.real**2 + self.g.imag**2).sum(-1)
         return (gain > self.stack.threshold * self.stack.n_antennas).float()
 
@@ -150,7 +150,7 @@ class Environment:
         return torch.roll(self._past, -self._next, 0)
 
     def rates(self, alice: torch.Tensor, bob: torch.Tensor) -> _rates.Rates:
-        """Return what unit-norm beams (run, copy, antenna) are worth now; raises TestbedError where that is NaN."""
+        """Return the rates of unit-norm beams (run, copy, antenna) now; raises TestbedError where one is NaN."""
         heard = (self.h @ alice.unsqueeze(-1)).squeeze(-1)
         h, g = (heard * bob).sum(-1), (self.g * alice).sum(-1)
         found = _rates.rates(_power(h), _power(g), self.awake, self.stack)
@@ -163,7 +163,7 @@ class Environment:
         return found
 
     def step(self, alice: torch.Tensor, bob: torch.Tensor) -> _rates.Rates:
-        """Return what the beams are worth, and move on to the next step."""
+        """Return the rates of the beams, and move on to the next step."""
         found = self.rates(alice, bob)
         self.advance()
         return found

@@ -1,4 +1,4 @@
-"""Holds policies against one another on the same held-out draws of channels."""
+"""Compares policies on the same held-out draws of channels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from testbed.agents.sources import Series
 from testbed.core.types import F64
 
 HELD_OUT_SEED = 9_001
-"""Of all evaluations; learners train on others."""
+"""Seed of all evaluations; learners train with other seeds."""
 
 YARDSTICKS: dict[str, Policy] = {
     "random": beams.random, "svd": beams.svd, "trade": beams.trade, "bayes": beams.bayes, "oracle": beams.oracle,
@@ -28,14 +28,14 @@ def held_out(
 ) -> Environment:
     """Return independent draws of channels, (run, copy), the same in every call and in every run.
 
-    `channels`: the stretch they are moments of, none that was trained on (`Series.split`).
+    `channels`: the series from which the draws are taken; none of it was used in training (`Series.split`).
     """
     return Environment(settings, n_draws, HELD_OUT_SEED, device, channels, alike=True)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a policy earned, draw by draw, in bits, each (run, draw)."""
+    """What a policy earned in each draw, in bits, each (run, draw)."""
 
     reward: F64
     key: F64
@@ -57,7 +57,7 @@ def outcomes(policies: Mapping[str, Policy], env: Environment) -> dict[str, Outc
 def share(policy: Outcome, svd: Outcome, best: Outcome) -> tuple[F64, F64]:
     """Return the share of the gap from SVD to `best` that a policy closes, and its standard error, each (run,).
 
-    NaN where there is no gap: SVD is optimal there, and nothing can be won.
+    NaN where there is no gap, because SVD is optimal there.
     """
     gained, gap = policy.reward - svd.reward, best.reward - svd.reward
     mean_gap = gap.mean(-1)

@@ -1,9 +1,9 @@
-"""What agents see and how their actions become beams: views of Eve, in two frames of coordinates.
+"""The agents' observations and the beams that follow from their actions: views of Eve, in two frames of coordinates.
 
 `antenna`: the paper's. State Re/Im of H and of Eve's channel, and her mode; action Re/Im of both beams.
-`turned`: the same problem without its symmetries. Turning either array, or any phase, changes no reward; in the
-singular basis of H, with phases that make Eve's channel real (`beams.turned`), what is left is real and small: the
-singular values, |Vᵀg| and the mode. An action is what both ends add to the SVD beams there: a residual on a closed
+`turned`: the same problem without its symmetries. Rotating either array, or any phase, changes no reward; in the
+singular basis of H, with phases that make Eve's channel real (`beams.turned`), only few real numbers remain: the
+singular values, |Vᵀg| and the mode. There an action is what both ends add to the SVD beams: a correction of a closed
 form.
 """
 
@@ -25,7 +25,7 @@ FRAMES = ("antenna", "turned")
 
 @dataclass(frozen=True)
 class Seen:
-    """One look at an environment."""
+    """One observation of an environment."""
 
     state: torch.Tensor
     """(run, copy, size)."""
@@ -60,7 +60,7 @@ def action_size(n_antennas: int, frame: str) -> int:
 
 
 def look(env: Environment, view: str, frame: str = "antenna", predictor: Predictor | None = None) -> Seen:
-    """Return what agents of a view see of an environment."""
+    """Return the observations of a view's agents in an environment."""
     eve = eve_of(env, view, predictor)
     tail = [] if eve is None else [eve[1][..., None]]
     if frame == "antenna":

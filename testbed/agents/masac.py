@@ -1,7 +1,7 @@
 """Multi-agent soft actor–critic (paper E, Section IV-B; Haarnoja et al. 2018), in one file.
 
-Two actors, Alice's and Bob's, see the common state and choose their beams; two critics value the joint action; target
-critics; the temperature follows the entropy. All sizes are configuration: the paper's are lost.
+Two actors, Alice's and Bob's, observe the common state and choose their beams; two critics rate the joint action; there
+are target critics; the temperature follows the entropy. All sizes are options, because the paper's are not available.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ class Config:
     hidden: int = 256
     batch: int = 256
     n_envs: int = 64
-    """Copies a run: transitions a step."""
+    """Copies in a run, which is also the number of transitions of a step."""
     capacity: int = 100_000
     warm_up: int = 20
     """Steps of random actions before the first update."""
     rate: float = 3e-4
     gamma: float = 0.0
-    """Discount. Actions do not move the channels, so every discount has the same best policy; 0 spares the critics the
-    part of the return that no action changes."""
+    """Discount factor. Actions do not change the channels, so that the best policy is the same for any discount; with 0
+    the critics need not learn the part of the return that no action changes."""
     tau: float = 0.005
-    """Of the target critics."""
+    """Rate at which the target critics follow."""
     alpha: float = 0.2
-    """First temperature."""
+    """Initial temperature."""
 
 
 class Temperature(torch.nn.Module):
@@ -111,7 +111,7 @@ class Masac(Learner):
         noise = torch.randn(mean.shape, generator=self.generator, device=mean.device)
         x = mean + log_std.exp() * noise
         log_p = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
-        log_p = log_p - 2 * (math.log(2) - x - torch.nn.functional.softplus(-2 * x))  # of tanh
+        log_p = log_p - 2 * (math.log(2) - x - torch.nn.functional.softplus(-2 * x))  # correction for the tanh
         return torch.cat(list(torch.tanh(x)), -1), log_p.sum((0, -1))
 
     def act(self, state: torch.Tensor) -> torch.Tensor:

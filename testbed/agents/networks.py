@@ -1,7 +1,7 @@
-"""Small networks, many side by side: a leading net axis turns R trainings into one batch of matrix products.
+"""Small networks, many in parallel: a leading net axis turns R trainings into one batch of matrix products.
 
-Two hidden layers of this size keep neither a core nor a GPU busy by themselves; a stack of them does. Losses are summed
-over the net axis, so no net's gradient knows of another, and Adam works entry by entry.
+Two hidden layers of this size alone use neither a core nor a GPU fully; a stack of them does. Losses are summed over
+the net axis, so the nets' gradients are independent, and Adam works entry by entry.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Nets(torch.nn.Module):
     """Fully connected nets: (net, batch, in) → (net, batch, out), LayerNorm and ReLU after each hidden layer."""
 
     def __init__(self, net_seeds: Sequence[int], sizes: Sequence[int], last_scale: float = 1.0) -> None:
-        """`net_seeds`: one a net, which begins the same in whatever stack. `last_scale`: of the output layer."""
+        """`net_seeds`: one for each net, which begins the same in any stack. `last_scale`: the output layer's scale."""
         super().__init__()
         scales = [*[1.0] * (len(sizes) - 2), last_scale]
         self.weights = torch.nn.ParameterList(
@@ -38,7 +38,7 @@ class Nets(torch.nn.Module):
 
 
 class Twins(torch.nn.Module):
-    """Two nets a run that see the same input – two critics, or two actors: (run, batch, in) → (2, run, batch, out)."""
+    """Two nets a run with the same input – two critics, or two actors: (run, batch, in) → (2, run, batch, out)."""
 
     def __init__(self, run_seeds: Sequence[int], name: str, sizes: Sequence[int], last_scale: float = 1.0) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def adam(module: torch.nn.Module, rate: float, eps: float = 1e-8) -> torch.optim
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    """Take one step down a loss."""
+    """Take one step that lowers a loss."""
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()

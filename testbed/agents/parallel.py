@@ -1,4 +1,4 @@
-"""PettingZoo's parallel interface around one copy of the environment, for other people's learners."""
+"""PettingZoo's parallel interface around one copy of the environment, for learners of other projects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BeamEnv(ParallelEnv):
     """Agents `alice` and `bob`: one observation for both, a half of the joint action each, one reward for both.
 
     Observation (state_size,) float32; action (2·antenna,) in −1 … 1, Re and Im of the agent's beam, of any length.
-    Episodes are cut off after `episode` steps; they never end.
+    Episodes are truncated after `episode` steps; they never terminate.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "beams_v0", "render_modes": []}
@@ -36,8 +36,8 @@ class BeamEnv(ParallelEnv):
         predictor: Predictor | None = None,
         channels: Series | None = None,
     ) -> None:
-        """`channels`: recorded ones or those of a simulated air, the model's own where not given; the setting is what
-        is estimated of them where it is not given either.
+        """`channels`: recorded ones, those of a simulated air, or by default the model's own; by default the setting is
+        estimated from them.
         """
         given = Setting() if setting is None else setting
         self.setting = channels.setting(given) if channels is not None and setting is None else given
@@ -62,7 +62,7 @@ class BeamEnv(ParallelEnv):
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        """Begin an episode; with a seed, the same one whenever the seed is the same."""
+        """Begin an episode; equal seeds give equal episodes."""
         if seed is not None:
             self._env = Environment(self.setting, 1, seed, channels=self._channels)
         else:
@@ -72,7 +72,7 @@ class BeamEnv(ParallelEnv):
         return self._observe(), {a: {} for a in self.agents}
 
     def step(self, actions: dict[str, Any]) -> tuple[Any, ...]:
-        """Take both agents' actions; info holds the key and data rate in bits. Raises InputError for others."""
+        """Take both agents' actions; info holds the key and data rate in bits. Raises InputError for invalid ones."""
         joint = self._joint(actions)
         found = self._env.step(*beams(torch.as_tensor(joint)[None, None]))
         self._left -= 1
@@ -94,7 +94,9 @@ class BeamEnv(ParallelEnv):
         try:
             halves = [np.asarray(actions[a], np.float32) for a in self.possible_agents]
         except (KeyError, TypeError, ValueError) as exc:
-            raise InputError(f"agents: no actions: {exc!r}; accepted: {n} numbers each by alice and bob") from exc
+            raise InputError(
+                f"agents: the actions cannot be read: {exc!r}; accepted: {n} numbers each by alice and bob"
+            ) from exc
         for agent, x in zip(self.possible_agents, halves, strict=True):
             if x.shape != (n,):
                 raise InputError(f"agents: {agent}'s action is {x.shape}; accepted: ({n},)")

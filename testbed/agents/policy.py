@@ -1,8 +1,8 @@
-"""A trained policy where nodes can use it: checkpoint in, beams of one end out.
+"""A trained policy for nodes: it reads a checkpoint and returns the beams of one end.
 
-Both actors were trained on one common state, as the paper has it: an end needs the legitimate channel and, unless the
-view is `none`, what there is to know of Eve's channel to Alice. On a bench Bob does not measure that; what two ends can
-do that tell each other nothing is `beams.bayes_alone`.
+Both actors were trained on one common state, as in the paper: an end needs the legitimate channel and, unless the view
+is `none`, information on Eve's channel from Alice. On a bench Bob does not measure that; `beams.bayes_alone` is the
+optimum of two ends that exchange no information.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Acting = Learner | direct.Direct
 LEARNERS: dict[str, type[Learner]] = {kind.name: kind for kind in (masac.Masac, td3.Td3, ppo.Ppo)}
 ROLES = ("alice", "bob")
 PREDICTING = ("lstm", "kalman", "last")
-"""Views that have Fred's history for what they know of Eve."""
+"""Views that predict Eve's channel from Fred's history."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ class LearnedBeams:
 
 
 class _Moment(Environment):
-    """An environment that stands still at given channels, the same in every run."""
+    """An environment with fixed channels, the same in every run."""
 
     def __init__(self, learner: Acting, h: Any, fred: Any, g: Any, awake: Any) -> None:
         self.stack, self.n_envs = learner.stack, 1
@@ -121,7 +121,7 @@ class _Moment(Environment):
 def bayes_alone(h: NDArray[Any], fred: NDArray[Any], numbers: dict[str, float]) -> NDArray[np.complex64]:
     """Return Alice's beam (antenna,) of `beams.bayes_alone` for h (Bob's, Alice's antenna) and Fred's (antenna,).
 
-    One estimate of Fred's channel, of variance 1 as h. `numbers`: as `Setting` takes them.
+    `fred` is one estimate of Fred's channel, of variance 1 as h. `numbers`: the fields of `Setting`.
     """
     n = h.shape[1]
     stack = Stack.of([Setting(n_antennas=n, history=1, **numbers)])
@@ -145,7 +145,7 @@ def load_policy(path: Path, run: int = 0) -> LearnedBeams:
     except (TypeError, KeyError, ValueError, AttributeError) as exc:
         raise InputError(f"{path}: its card does not fit this version: {exc}") from exc
     learner.load(path, to_act=True)
-    # the first use loads libraries, which takes seconds that a node has now and not between two rounds
+    # the first use loads libraries, which takes seconds; a node has the time for it now, but not between two rounds
     learner.policy(_Moment(learner, np.eye(learner.stack.n_antennas), None, None, None))
     return LearnedBeams(learner, run, path)
 

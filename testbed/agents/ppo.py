@@ -1,7 +1,7 @@
 """Proximal policy optimisation (Schulman et al. 2017) on the same task, in one file.
 
-Two Gaussian actors, one shared value net. A step is one step of every copy, as for the others; every `rollout` steps
-comes a learning phase over what they gave.
+Two Gaussian actors, one shared value net. A step is one step of every copy, as in the other learners; after every
+`rollout` steps the nets learn from them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Config:
     minibatches: int = 8
     rate: float = 3e-4
     gamma: float = 0.0
-    """As in `masac`."""
+    """Discount factor, 0 as in `masac`."""
     trace: float = 0.95
     """λ of the generalised advantage."""
     clip: float = 0.2
     entropy: float = 1e-3
     """Weight of the entropy bonus."""
     log_std: float = -0.5
-    """First log standard deviation, which does not depend on the state."""
+    """Initial log standard deviation, which does not depend on the state."""
 
 
 class Ppo(Learner):

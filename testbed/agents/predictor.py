@@ -1,8 +1,8 @@
 """LSTM adversary prediction (paper E, Section IV-C): Eve's channel and mode from the history of Fred's.
 
-Trained by replay of sequences from environments of its own, before the agents that use it: they then see one fixed
-predictor instead of a moving one. Training needs Eve's true channel, as the paper's does: a simulated one, or a
-stand-in's that sits where she is feared.
+It is trained on sequences from environments of its own, before the agents that use it, so that they see one fixed
+predictor instead of a changing one. Training needs Eve's true channel, as the paper's does: a simulated one, or that of
+a stand-in at a place where an Eve is feared.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from testbed.core.errors import InputError
 class Config:
     hidden: int = 64
     batch: int = 128
-    """Sequences an update."""
+    """Sequences in an update."""
     n_envs: int = 16
     steps_per_update: int = 2
     capacity: int = 512
-    """Steps of every copy that are kept for replay."""
+    """Steps of every copy that are kept as training sequences."""
     rate: float = 3e-3
     decay_steps: int = 3000
     """Updates after which the rate has fallen to a tenth."""
@@ -101,7 +101,7 @@ class Predictor:
         device: str = "cpu",
         channels: Series | None = None,
     ) -> None:
-        """`channels`: that are trained on, the model's own where not given."""
+        """`channels`: those to train on, by default the model's own."""
         self.config = config = config or Config()
         self.stack = Stack.of(settings, device)
         n = self.stack.n_antennas
@@ -145,24 +145,24 @@ class Predictor:
 
     def _forward(self, fred: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         out = self.nets(torch.view_as_real(fred).flatten(-2))
-        # the present estimate of Fred's channel is nearly the answer: the net adds what is to be corrected
+        # the present estimate of Fred's channel is nearly the answer; the net adds the correction
         mean = fred[-1] + torch.view_as_complex(out[..., :-2].unflatten(-1, (-1, 2)).contiguous())
-        # and her mode is nearly told by the predicted gain, the surer the better her channel is known
+        # the predicted gain nearly determines her mode, and more surely the better her channel is known
         gain = (mean.detach().abs() ** 2).sum(-1)
         above = gain - self.stack.threshold * self.stack.n_antennas
         return mean, out[..., -2] + out[..., -1].exp() * above
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all from which training goes on exactly."""
+        """Return everything that is needed to continue the training exactly."""
         return {
             **{name: part.state_dict() for name, part in self._parts().items()},
             "generator": self._generator.get_state(), "n_updates": self.n_updates, "losses": list(self.losses),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any], to_act: bool = False) -> None:
-        """Go on from where a predictor was; raises RuntimeError, KeyError or InputError where its shape was another.
+        """Continue from a predictor's state; raises RuntimeError, KeyError or InputError where its shape was another.
 
-        `to_act`: take its nets alone; it can predict then, and its training begins anew.
+        `to_act`: load the nets only; it can then predict, and its training begins anew.
         """
         if to_act:
             self.nets.load_state_dict(state["nets"])

@@ -6,8 +6,8 @@ who listens half-way between the two probes, and either. Then
 
     R_k = log2 |R_AE||R_BE| / (|R_E||R_ABE|) = −log2(1 − p²),   p = (a − b)/(1 − b),   b = κ_E² ρ^τ s e,
 
-p being the correlation of Alice and Bob given Eve; asleep, b = 0. As b ≤ a, p rises with K_L and falls with K_E: the
-best beams lie on the frontier between the two (`beams.Frontier`).
+p being the correlation of Alice and Bob given Eve; b = 0 where she does not listen. As b ≤ a, p rises with K_L and
+falls with K_E: the best beams lie on the frontier between the two (`beams.Frontier`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from testbed.agents.setting import Stack
 
 
 class Rates(NamedTuple):
-    """In bits, each (run, …)."""
+    """Rates in bits, each (run, …)."""
 
     reward: torch.Tensor
     key: torch.Tensor
@@ -28,7 +28,7 @@ class Rates(NamedTuple):
 
 
 def rates(gain: torch.Tensor, eve_gain: torch.Tensor, awake: torch.Tensor, stack: Stack) -> Rates:
-    """Return µR_k + (1 − µ)R_d and both rates for |h|², |g|² and Eve's mode (1 listening, 0 asleep), all (run, …)."""
+    """Return µR_k + (1 − µ)R_d and both rates for |h|², |g|² and Eve's mode (1: she listens, 0: not), all (run, …)."""
     shape = (-1, *[1] * (gain.ndim - 1))
     snr = gain * (stack.power / stack.noise_power).reshape(shape)
     eve_snr = eve_gain * (stack.power / stack.noise_power).reshape(shape)

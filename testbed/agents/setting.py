@@ -1,4 +1,4 @@
-"""What one environment is: sizes, channel statistics, powers, weights. Many of them stack along a leading run axis."""
+"""The setting of an environment: sizes, channel statistics, powers, weights. Many stack along a leading run axis."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 """Channels that were recorded or come from a simulated air, as the environment's source.
 
-What the closed-form rates need of them is estimated from the series itself:
+What the closed-form rates need is estimated from the series itself:
 - ρ: the magnitude of the legitimate channel's autocorrelation at one step, all antenna pairs together;
-- κ_E: for each pair, how well Eve's channel from the same transmit antenna coheres with it; the largest is taken, which
-  is the cautious side, and chance coherence of short series (1/√steps) makes it more cautious still;
-- κ_F and Fred's error: not separable from data; Fred's coherence with Eve is taken for κ_F and the error for 0. Where
-  there is no Fred, one of the setting's κ_F is drawn beside Eve.
+- κ_E: for each pair, the coherence of Eve's channel from the same transmit antenna with it; the largest is used, which
+is the cautious side, and chance coherence of short series (1/√steps) makes it more cautious still;
+- κ_F and Fred's error: they cannot be separated; Fred's coherence with Eve is used for κ_F, and the error is set to 0.
+Where there is no Fred, one with the setting's κ_F is drawn beside Eve.
 Series are scaled to coefficients of mean power 1, each node's own. Learners train on one stretch of a series and are
-held against the closed forms on another (`Series.split`); what is estimated is the first stretch's.
+compared with the closed forms on another (`Series.split`); the estimates are those of the first stretch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from testbed.core.registry import load_driver
 from testbed.core.types import CsiSeries
 
 MAX_BYTES = 1 << 32
-"""Of the channels in a file."""
+"""Most bytes of the channels in a file."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Series:
         return replace(found, kappa_fred=min(beside, 1.0), fred_noise=0.0)
 
     def split(self, share: float = 0.7, gap: int = 0) -> tuple[Series, Series]:
-        """Return the first `share` of the steps and what comes `gap` steps later: to train on, and to be tested on."""
+        """Return the first `share` of the steps, to train on, and all from `gap` steps later on, to test on."""
         n = len(self.h)
         end = round(share * n)
         if not 0 < end < end + gap < n:
@@ -92,8 +92,8 @@ class Series:
 class Played:
     """An environment's source that plays a series: every copy from a moment of its own, to an end and back again.
 
-    Runs of a stack hear the same channels with a Fred of their own κ_F and error, unless the series has one. `alike`:
-    their copies are at the same moments too, as in `environment.Ar1`.
+    Runs of a stack have the same channels, each with a Fred of its own κ_F and error, unless the series has one.
+    `alike`: their copies are at the same moments, too, as in `environment.Ar1`.
     """
 
     def __init__(self, series: Series, stack: Stack, n_envs: int, seed: int, alike: bool = False) -> None:
@@ -119,7 +119,7 @@ class Played:
         self.start()
 
     def _invented(self) -> torch.Tensor:
-        """Return (time, run, antenna) estimates of a Fred beside Eve: what sets him apart moves as the channels do."""
+        """Return (time, run, antenna) estimates of a Fred beside Eve; his own part changes as fast as the channels."""
         shape, stack = (2, len(self._g), 1, self._g.shape[1], 2), self._stack
         drawn = torch.view_as_complex(torch.randn(shape, generator=self._generator) * 0.5**0.5)
         apart, error = drawn.to(stack.device)
@@ -135,7 +135,7 @@ class Played:
         self._look()
 
     def advance(self) -> None:
-        """Move on by one recorded step; at the end it is played backwards, so that no channel jumps."""
+        """Move on by one recorded step; at the end the series is played backwards, so that no channel jumps."""
         self._at = (self._at + 1) % (2 * self._last)
         self._look()
 
@@ -147,7 +147,7 @@ class Played:
         self.fred = self._fred[at, run if self._fred.shape[1] > 1 else 0]
 
     def state_dict(self) -> dict[str, Any]:
-        ends = self._h[[0, -1]]  # by which the series is known again
+        ends = self._h[[0, -1]]  # by which the series is recognised
         return {"at": self._at.clone(), "generator": self._generator.get_state(), "ends": ends}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -179,9 +179,9 @@ def load(path: Path) -> Series:
 def from_csi(legitimate: CsiSeries, eve: CsiSeries, fred: CsiSeries | None = None) -> Series:
     """Return the channels that a run recorded: soundings of Alice by Bob, by Eve and, where there is one, by Fred.
 
-    Each (probe, rx antenna, Alice's antenna, subcarrier), of which the middle of the band is taken, and Eve's and
-    Fred's first antenna; rounds that any of them lacks are dropped. Oscillators give every sounding a phase of its own:
-    each is turned to agree with the one before, which makes ρ of fast channels look larger than it is.
+    Each (probe, rx antenna, Alice's antenna, subcarrier), of which the middle of the band and Eve's and Fred's first
+    antenna are used; rounds that any of them lacks are dropped. Oscillators give every sounding a phase of its own:
+    each sounding is rotated to agree with the one before, which makes ρ of fast channels look larger than it is.
     """
     given = [s for s in (legitimate, eve, fred) if s is not None]
     known = [dict(zip(s.rounds.tolist(), s.h[..., s.h.shape[-1] // 2], strict=True)) for s in given]
@@ -210,8 +210,8 @@ def from_world(
 ) -> Series:
     """Return the channels of a scene at instants (time,) in s, Alice and Bob with lines of antennas along x.
 
-    Antennas stand half a wavelength apart; each pair of them is a scene of single antennas at those places in the same
-    surroundings, which is what `World.responses` gives for one seed. Fred stands `fred_offset_m` beside Eve. Raises
+    Antennas are half a wavelength apart; each pair of them is a scene of single antennas at those places in the same
+    surroundings, which is what `World.responses` returns for one seed. Fred is `fred_offset_m` from Eve. Raises
     InputError for a scene without Eve.
     """
     import msgspec
@@ -252,7 +252,7 @@ def from_world(
 
 
 def from_experiment(plan: Experiment, step_s: float | None = None, n_antennas: int = 4) -> Series:
-    """Return the channels of an experiment's scene, one step a round, `step_s` apart where not its interval."""
+    """Return the channels of an experiment's scene, one step a round, `step_s` (default: its interval) apart."""
     step_s = plan.probing.interval_s if step_s is None else step_s
     if not 0 < step_s < np.inf:
         raise InputError(f"agents: steps of {step_s} s; accepted: above 0")

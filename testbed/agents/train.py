@@ -1,4 +1,4 @@
-"""What `testbed train` does: trains one policy, writes its checkpoint, holds it against the closed forms."""
+"""What `testbed train` does: it trains one policy, writes its checkpoint, and compares it with the closed forms."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TURNED = {
     "td3": {**_SMALL, "batch": 128, "rate": 2e-3},
     "ppo": {**_SMALL, "rollout": 16, "rate": 1e-3},
 }
-"""What learns the turned frame in minutes on one core; in the antenna frame the learners' own defaults count."""
+"""Options with which the turned frame is learnt in minutes on one core; the antenna frame uses the learners' own."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Plan:
 
     algorithm: str
     updates: int | None = None
-    """Default: what is enough in the turned frame, 600 of the direct net, 1200 of the others."""
+    """Number of updates; by default 600 for the direct net and 1200 for the others, enough in the turned frame."""
     seed: int = 1
     view: str = "kalman"
     frame: str = "turned"
     channels: Series | None = None
-    """Trained on the first 70 % of it and tested on the last 25 %; the model's own channels where not given."""
+    """Channels: the first 70 % train and the last 25 % test; by default the model's own channels."""
     changes: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `Setting` other than their defaults, or than what is estimated of the channels."""
+    """Fields of `Setting` that differ from their defaults, or from the estimates from the channels."""
 
     def __post_init__(self) -> None:
         known = [f.name for f in fields(Setting)]
@@ -61,7 +61,7 @@ def run(plan: Plan, path: Path, n_draws: int = 2000) -> dict[str, Any]:
     """Train, save to `path`; return the setting, held-out mean rewards in bits, and shares of the gap to the oracle.
 
     The direct net is trained for a Bob who keeps to his SVD beam, as nodes do. `deployed` is Alice's beam of the policy
-    and Bob's SVD beam: what two nodes do that tell each other nothing.
+    with Bob's SVD beam, as two nodes use them that exchange no information.
     """
     heard, test = (None, None) if plan.channels is None else plan.channels.split(0.7, len(plan.channels.h) // 20)
     n_antennas = plan.changes.get("n_antennas", Setting.n_antennas)

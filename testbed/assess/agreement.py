@@ -1,4 +1,4 @@
-"""How well two ends agree: correlations of what they measured, disagreement of their bits.
+"""How well two ends agree: correlation of their measurements, disagreement of their bits.
 
 Values are (probe, dimension) in dB or magnitude, NaN where an end has none; only probes that both have count.
 """
@@ -16,7 +16,7 @@ MIN_PROBES = 8
 def level_db(h: C64) -> F64:
     """Return (probe, dimension) levels in dB of CSI (probe, rx, tx, subcarrier), NaN where there is none.
 
-    This is what `csi_correlation_*` and the health checks are about: every subcarrier, nothing of the chain in it.
+    `csi_correlation_*` and the health checks use these levels: every subcarrier, unchanged by any stage of the chain.
     """
     level = np.abs(h).reshape(h.shape[0], -1).astype(np.float64)
     out: F64 = 20.0 * np.log10(np.where(level > 0, level, np.nan))
@@ -33,7 +33,7 @@ def correlations(a: F64, b: F64) -> F64:
     x = np.where(both, x - x.sum(axis=0) / safe, 0.0)
     y = np.where(both, y - y.sum(axis=0) / safe, 0.0)
     xx, yy, xy = (x * x).sum(axis=0), (y * y).sum(axis=0), (x * y).sum(axis=0)
-    # a constant column leaves rounding errors of the mean: they are not variation
+    # a constant column leaves rounding errors of the mean, which are no variation
     varies = (xx > 1e-18 * safe) & (yy > 1e-18 * safe) & (count >= MIN_PROBES)
     r: F64 = np.full(a.shape[1], np.nan)
     r[varies] = np.clip(xy[varies] / np.sqrt(xx[varies] * yy[varies]), -1.0, 1.0)
@@ -77,7 +77,7 @@ def detrend(values: F64, method: str = "difference", window: int = 31) -> F64:
 def detrended(a: F64, b: F64, method: str = "difference", window: int = 31) -> float | None:
     """Return the mean correlation of what changes from probe to probe.
 
-    Far below `correlation`, it says that the ends share a slow drift (path loss, temperature) rather than fading.
+    Where it is far below `correlation`, the ends share a slow drift (path loss, temperature) rather than fading.
     """
     return correlation(detrend(a, method, window), detrend(b, method, window))
 

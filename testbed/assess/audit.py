@@ -1,12 +1,12 @@
-"""Audit after a run: could an Eve predict a key with what became known only after its length was decided?
+"""Audit after a run: could an Eve predict a key with what became known only after its length had been decided?
 
-During a run, a key's length is decided with what is known until then. Afterwards the record holds more: Eve's signals
-of later rounds, later blocks in full, other runs of the same lab. The audit judges the same portfolio on all of it. A
-key is exposed where the best Eve leaves fewer bits of its string than the key has. The audit goes by her success rate
-and not by its confidence limit, so that it never exposes a granted key unless something new is known.
+A key's length is decided during the run from what is known at that time. Afterwards the record holds more: Eve's
+signals of later rounds, later blocks in full, other runs of the same lab. The audit applies the same portfolio to all
+of it. A key is exposed where the best Eve leaves fewer bits of its string than the key has. The audit uses her success
+rate and not its confidence limit, so that it exposes a key only where something new is known.
 
-Needs a run of experiment mode: CSI of Alice and Bob. Alice's string is made again from her CSI by the run's own chain,
-and only counted where it is the recorded one.
+It needs CSI of Alice and Bob, hence a run of experiment mode. Alice's string is computed again from her CSI by the
+run's own chain, and counts only where it equals the recorded one.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def audit(run: RecordedRun, others: Sequence[RecordedRun] = (), what_if: bool = 
             )
             continue
         known = _knowledge(run, chain, again, block.block, elsewhere)
-        is_secret = experiment.surface.is_secret  # public patterns are on record, and no what-if
+        is_secret = experiment.surface.is_secret  # public patterns are on record, so nothing is to be assumed
         facts = known.facts(agreed, _states(run, agreed, patterns=not is_secret))
         out.append(_found(run, block, facts, AS_RUN, experiment.accounting.entropy))
         surface = _states(run, agreed, patterns=True) if what_if and is_secret else None
@@ -150,7 +150,7 @@ def _knowledge(
     number: int,
     elsewhere: Sequence[tuple[str, Features | None]],
 ) -> Knowledge:
-    """Return what an Eve knows who has the whole record but for this block's string."""
+    """Return the knowledge of an Eve who has the whole record except this block's string."""
     known = Knowledge()
     eve = run.node("eve")
     heard = [run.series(f"{run.node(role)}>{eve}") for role in ("alice", "bob")]
@@ -205,9 +205,10 @@ def _found(run: RecordedRun, block: Block, facts: Facts, assumption: str, rule: 
 
 
 def _left(finding: Finding, rule: str, kept_bits: int) -> float:
-    """Return the bits that an Eve leaves of the kept labels: by how often she guessed, or by how likely she took them.
+    """Return the bits of the kept labels that an Eve leaves, from her guesses or from the log-loss of her predictions.
 
-    As the run's own rule has it: by guesses alone, an audit without news would expose keys of the rule "modelled".
+    The run's own rule decides: with guesses alone, an audit that knows nothing new would expose keys of rule
+    "modelled".
     """
     if rule == "modelled":
         return 0.0 if finding.log_loss_bits < kept_bits / 2 else finding.log_loss_bits

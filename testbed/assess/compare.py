@@ -1,4 +1,4 @@
-"""Two runs side by side: what did the change between them bring? Quotes summaries, adds ratios."""
+"""Two runs side by side: the figures of both summaries, and their ratios."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class Row:
     ours: float | None
     baseline: float | None
     baseline_at_most: float | None = None
-    """Where the baseline cannot be told from 0: what it can be at most."""
+    """Where the baseline's value is not significantly above 0: its upper limit."""
 
     @property
     def ratio_at_least(self) -> float | None:
-        """ours / the most that a baseline can be which cannot be told from 0; None for any other."""
+        """ours / `baseline_at_most`; None where the baseline's value is significantly above 0."""
         return None if not self.ours or not self.baseline_at_most else self.ours / self.baseline_at_most
 
     @property
     def ratio(self) -> float | None:
-        """ours / baseline; None where either is missing, there is nothing to divide by, or a ratio says nothing."""
+        """ours / baseline; None where either is missing, the baseline is 0, or this figure has no meaningful ratio."""
         if self.name in _NO_RATIO or self.ours is None or not self.baseline:
             return None
         return self.ours / self.baseline
 
 
 def compare(summary: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[Row]:
-    """Return the figures that say what a run was worth against a baseline run, from both runs' summary.json."""
+    """Return the figures by which a run is compared with a baseline run, from both runs' summary.json."""
     fields = [
         ("key bits", "", lambda s: s.get("key_bits")),
         ("keys verified", "", lambda s: s.get("keys_verified")),
@@ -50,7 +50,7 @@ def compare(summary: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[Row
 
 
 def several(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row a figure: name, unit, `values` of every run, `ratios` to the first run's (None where none fits)."""
+    """Return a row a figure: name, unit, `values` of every run, `ratios` to the first run's (None: no ratio)."""
     columns = [compare(summary, summaries[0]) for summary in summaries]
     return [
         {
@@ -66,8 +66,8 @@ def several(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def agreed_rate_bps(summary: Mapping[str, Any]) -> float | None:
     """Return the raw rate times 1 − h(disagreement): what ideal reconciliation of independent bits would leave.
 
-    Unlike the raw rate it is not fooled by quantized noise, half of whose bits differ: 0 where the disagreement cannot
-    be told from one half (3 standard deviations). None where either is unmeasured.
+    Quantized noise, half of whose bits differ, does not raise it: it is 0 where the disagreement is within 3 standard
+    deviations of one half. None where either is unmeasured.
     """
     rate, p = summary.get("raw_rate_bps"), summary.get("kdr_raw")
     if rate is None or p is None:
@@ -76,7 +76,7 @@ def agreed_rate_bps(summary: Mapping[str, Any]) -> float | None:
 
 
 def agreed_at_most_bps(summary: Mapping[str, Any]) -> float | None:
-    """Return what `agreed_rate_bps` can be at most where it is 0: with the disagreement 3 standard deviations off."""
+    """Return the upper limit of `agreed_rate_bps` where it is 0: at a disagreement of one half less 3 deviations."""
     rate, p = summary.get("raw_rate_bps"), summary.get("kdr_raw")
     if not rate or p is None or abs(p - 0.5) >= (spread := _spread(summary)):
         return None

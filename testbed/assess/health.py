@@ -1,7 +1,7 @@
 """Health checks on what was measured: is there anything to make a key from, and is the bench all right?
 
-Each check is a file of `assess/checks`, or installed under the entry point `testbed.health`. Ours were each seen to
-matter in a real data set. Values are (probe, dimension) in dB, NaN where an end has none.
+Each check is a file of `assess/checks`, or installed under the entry point `testbed.health`. Each of ours found a
+fault in a real data set. Values are (probe, dimension) in dB, NaN where an end has none.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from testbed.core.types import F64
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the checks look at: one row a probe, the same at all ends."""
+    """The measurements that the checks judge: one row a probe, the same probes at all ends."""
 
     alice_db: F64
     """(probe, dimension) levels at Alice; NaN where there is none."""
     bob_db: F64
     eve_db: Mapping[str, F64]
-    """By what Eve listened to ("alice", "bob"); only links of which she has a value at all."""
+    """Her levels by transmitter ("alice", "bob"); only links of which she has any value."""
     snr_db: tuple[F64, F64] | None
     """(probe,) at Alice and at Bob; None where it was not measured."""
 
@@ -34,8 +34,8 @@ class Measured:
 class HealthCheck(ABC):
     """One question about what was measured, answered in a sentence.
 
-    Pure and deterministic: arrays are left alone. No measurement makes it fail: of no probes, of nothing but NaN or of
-    constant values it gives a verdict all the same, or none. A verdict's `check` is a name in lower case with
+    Pure and deterministic; arrays are not modified. It raises for no measurement: without probes, for NaN only or for
+    constant values it returns a verdict all the same, or none. A verdict's `check` is a name in lower case with
     underscores, which no other verdict of the same run has; `detail` is a full sentence with its figures; `values` are
     finite or NaN.
 
@@ -58,10 +58,10 @@ class HealthCheck(ABC):
 def check(
     alice_db: F64, bob_db: F64, eve_db: Mapping[str, F64] | None, snr_db: tuple[F64, F64] | None = None
 ) -> list[Verdict]:
-    """Return all verdicts. `eve_db` maps what Eve listened to ("alice", "bob") to her values; None or empty: no Eve.
+    """Return all verdicts. `eve_db` maps each transmitter ("alice", "bob") to Eve's values of it; None, empty: no Eve.
 
-    `snr_db`: (probe,) at Alice and at Bob, where it was measured. A check that fails, or cannot be used, is a verdict
-    that says so, and costs no other.
+    `snr_db`: (probe,) at Alice and at Bob, where it was measured. A check that raises, or cannot be used, gives a
+    verdict that says so, and does not affect the others.
     """
     eve = {name: values for name, values in (eve_db or {}).items() if np.isfinite(values).any()}
     measured = Measured(alice_db, bob_db, eve, snr_db)
@@ -73,5 +73,5 @@ def check(
 def _asked(name: str, cls: type[HealthCheck], measured: Measured) -> list[Verdict]:
     try:
         return cls().verdicts(measured)
-    except Exception as exc:  # a third party's, on data that it was not made for
+    except Exception as exc:  # for example of a third party's check, on data that it does not expect
         return [Verdict(name, False, f"This health check could not be computed: {type(exc).__name__}: {exc}.")]

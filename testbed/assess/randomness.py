@@ -1,6 +1,6 @@
-"""Verdicts on key bits by SP 800-22: both of the standard's criteria over many sequences, and where the bits come from.
+"""Verdicts on key bits by SP 800-22 (both of the standard's criteria over many sequences), and how bits are read.
 
-The tests themselves are in `sp800_22`. A test that the sequences are too short for is named with the reason, not run.
+The tests themselves are in `sp800_22`. A test for which the sequences are too short is listed with the reason.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from testbed.core.types import F64, U8
 
 ALPHA = 0.01
 UNIFORM_FROM = 55
-"""Sequences from which on 4.2.2 asks for uniform p-values."""
+"""Number of sequences from which on section 4.2.2 requires uniform p-values."""
 UNIFORM_ALPHA = 1e-4
 FORMATS = ("auto", "raw", "text", "hex", "keys")
 DEFAULT_BITS = 1_000_000
-"""Bits a sequence where nobody says otherwise; a shorter file is one sequence."""
+"""Bits of a sequence by default; a shorter file is one sequence."""
 
 
 def p_values(bits: U8) -> dict[str, F64]:
@@ -37,10 +37,10 @@ def p_values(bits: U8) -> dict[str, F64]:
 
 
 def combine(by_test: Mapping[str, NDArray[np.float64]], alpha: float = ALPHA) -> dict[str, dict[str, float]]:
-    """Return {test: {pass_ratio, p_value}} over all sequences, as summary.json wants it.
+    """Return {test: {pass_ratio, p_value}} over all sequences, in the form of summary.json.
 
     pass_ratio: share of p ≥ alpha. p_value: uniformity of the p-values (4.2.2) from 55 sequences on, as the standard
-    asks; of fewer, Fisher's combination, which for one sequence is its own p-value. NaN counts as no p-value.
+    requires; for fewer, Fisher's combination, which for one sequence is its own p-value. NaN counts as no p-value.
     """
     from scipy.special import gammaincc
 
@@ -67,8 +67,8 @@ def least_pass_ratio(n_sequences: int, alpha: float = ALPHA) -> float:
 def assess(bits: U8, alpha: float = ALPHA) -> dict[str, Any]:
     """Return what `testbed randomness --json` prints of sequences (sequence, bit), without their source.
 
-    A row a statistic: p_value as in `combine`; `ok` by the standard's two criteria (one sequence: p ≥ alpha).
-    A row with nulls and a reason for each test that was not run. No rows of bits are in it.
+    A row a statistic: p_value as in `combine`; `ok` by the standard's two criteria (one sequence: p ≥ alpha). A test
+    that was not run has a row with nulls and the reason. The bits themselves are not in it.
     """
     n_sequences, n = bits.shape
     rows: list[dict[str, Any]] = []
@@ -131,19 +131,19 @@ def table(assessed: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def load(path: Path, kind: str = "auto", bits_per_sequence: int | None = None) -> tuple[U8, str]:
     """Read sequences (sequence, bit) from a file or a folder of keys; return them and the format that was read.
 
-    `kind` is one of FORMATS. "text" and "hex" ignore white space; "auto" takes a folder for keys, a file of nothing but
-    0, 1 and white space for text, one of nothing but hexadecimal digits for hex, all else for raw bytes, first bit on
-    top, but refuses other printable text: mistyped bits would pass for bytes. Keys are a node's `*.key` files, in the
-    folder or below, put end to end; or one of them. What is left over
-    after the last whole sequence is not used. Raises InputError for a bad path, format or content, never quoting it.
+    `kind` is one of FORMATS. "text" and "hex" ignore white space. "auto" reads a folder as keys, a file of only 0, 1
+    and white space as text, one of only hexadecimal digits as hex, and any other as raw bytes, most significant bit
+    first; it refuses other printable text, since mistyped bits would be read as bytes. Keys are a node's `*.key` files,
+    in the folder or below it, concatenated; or one of them. What is left over after the last whole sequence is not
+    used. Raises InputError for a bad path, format or content, never quoting it.
     """
     if kind not in FORMATS:
         raise InputError(f"--format {kind}: no such format; accepted: {', '.join(FORMATS)}")
     try:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
-    except OSError as exc:  # in a folder that is closed to us
-        raise InputError(f"{path}: cannot be read: {exc.strerror}; accepted: a file or folder that can be") from exc
+    except OSError as exc:  # for example in a folder that this user may not read
+        raise InputError(f"{path}: cannot be read: {exc.strerror}; accepted: one that this user may read") from exc
     if path.is_dir() and kind not in ("auto", "keys"):
         raise InputError(f"{path}: a folder, but --format {kind} reads a file")
     if path.is_dir() or kind == "keys" or (kind == "auto" and path.suffix == ".key"):
@@ -188,12 +188,12 @@ def _parse(path: Path, kind: str) -> tuple[U8, str]:
 
 
 _TEXT_SHARE = 0.9
-"""Share of printable bytes from which on a file is somebody's text; of random bytes it is 0.39."""
+"""Share of printable bytes from which on a file counts as text; for random bytes it is 0.39."""
 _PRINTABLE = bytes(range(0x20, 0x7F)) + b"\t\r\n"
 
 
 def _is_text(content: bytes) -> bool:
-    """Return whether a file is text that somebody wrote, in whichever encoding: its bits are no key's."""
+    """Return whether a file is text, in whichever encoding: such bits are not a key's."""
     if not content:
         return False
     if len(content.translate(None, _PRINTABLE)) <= (1.0 - _TEXT_SHARE) * len(content):
@@ -210,7 +210,7 @@ def _keys(folder: Path) -> U8:
     parts = []
     paths = sorted(folder.rglob("*.key")) if folder.is_dir() else [folder]
     owners = {path.parents[2] for path in paths if len(path.parents) > 2}
-    if len(owners) > 1:  # Alice's and Bob's are the same bits twice
+    if len(owners) > 1:  # Alice's and Bob's keys are the same bits twice
         names = ", ".join(sorted(owner.name for owner in owners))
         raise InputError(f"{folder}: keys of several nodes ({names}); accepted: the folder of one")
     for path in paths:

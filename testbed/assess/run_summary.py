@@ -1,6 +1,6 @@
-"""From what was recorded of a run to the facts that `assess.summary` tabulates.
+"""Collects the facts of a recorded run that `assess.summary` turns into the summary.
 
-One function for a run that has just ended, one that was killed, and one that is read again: they cannot disagree.
+A run that has just ended, a killed run and one that is read again go through one function, so that they agree.
 """
 
 from __future__ import annotations
@@ -86,11 +86,11 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
 
 
 MOST_AUDITED = 8
-"""Blocks that are audited as a matter of course; of longer runs `testbed audit` does it when asked."""
+"""Blocks that are audited at the end of a run; for longer runs, `testbed audit` does it on request."""
 
 
 def _exposed(run: RecordedRun) -> int | str:
-    """Return how many keys somebody can predict who has the whole record, or why that is not known."""
+    """Return how many keys an Eve with the whole record can predict, or why that is not known."""
     keyed = [b for b in run.blocks if audit.key_bits(b)]
     if not keyed or (len(run.blocks) == 1 and run.links):
         return 0  # nothing is on record that was not known when the length was decided
@@ -172,7 +172,7 @@ def _attempts(run: RecordedRun) -> list[training.Attempt]:
 
 
 def _course(run: RecordedRun, experiment: Experiment) -> list[Verdict]:
-    """Say whether the run was completed, kept its interval and its nodes, and rejected few rounds."""
+    """Return verdicts: was the run completed, with its interval and its nodes, and were few rounds rejected?"""
     out = []
     if run.stop is None or run.stop.exit_status != "ok":
         status = "killed" if run.stop is None else run.stop.exit_status
@@ -229,7 +229,7 @@ def _probing_s(run: RecordedRun, experiment: Experiment) -> float | None:
 
 
 def _wall_s(run: RecordedRun) -> float | None:
-    """From the first round until the records were closed, without the start of processes."""
+    """Return the time from the first round until the records were closed, without the start of processes."""
     ready = next((e.time for e in run.events if e.kind == "ready"), None)
     if run.stop is None or ready is None:
         return None
@@ -238,5 +238,5 @@ def _wall_s(run: RecordedRun) -> float | None:
 
 
 def _links_rejected(run: RecordedRun) -> dict[str, dict[str, int]]:
-    """Return receiver → reason → count of single transmissions it could not use, Eve's included."""
+    """Return receiver → reason → number of transmissions that it could not use, Eve's included."""
     return next((e.data for e in reversed(run.events) if e.kind == "links_rejected"), {})

@@ -1,4 +1,4 @@
-"""What a run was worth, as one flat table: the fields of `summary.json`.
+"""The results of a run as one flat table: the fields of `summary.json`.
 
 Three callers fill in `RunFacts`: the coordinator at the end of a run, replay, and the recovery of a killed run.
 Nothing is invented: what could not be measured is null, with a health entry that says why.
@@ -33,7 +33,7 @@ class RawBits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockFacts:
-    """What is known of one distilled block. None where a side never reported."""
+    """The facts of one distilled block. None where a side never reported."""
 
     alice: AgreeReport | None
     bob: AgreeReport | None
@@ -42,7 +42,7 @@ class BlockFacts:
     bob_key: KeyReport | None = None
     raw: RawBits | None = None
     alice_digest: str | None = None
-    """Digest of the key Alice delivered; None where she delivered none or its digest was not told."""
+    """Digest of the key Alice delivered; None where she delivered none or its digest was not reported."""
     bob_digest: str | None = None
     eve_digest: str | None = None
     """Digest of the key that Eve's best guess amplifies to; None where she has no guess."""
@@ -50,7 +50,7 @@ class BlockFacts:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """All that `summarise` needs."""
+    """All facts that `summarise` needs."""
 
     rounds: int
     """Rounds that were started."""
@@ -76,11 +76,11 @@ class RunFacts:
     keys_exposed: int | None = None
     """Keys that an Eve of the audit after the run can predict; None where there was no audit."""
     unmeasured: Mapping[str, str] = field(default_factory=dict)
-    """Field of the summary → why it is null, where the caller knows better than the default."""
+    """Field of the summary → why it is null, where the caller knows more than the default reason."""
 
 
 NOT_RECONCILIATION = ("quantize", "sacrifice", "verify", "verified", "amplify")
-"""How the kinds of public messages begin whose leaked bits are not parities or syndromes."""
+"""First words of the kinds of public messages whose leaked bits are not parities or syndromes."""
 
 _DEFAULT_REASONS = {
     "wall_s": "the run did not record how long it took",
@@ -164,7 +164,7 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
 
 
 def _entropy_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:
-    """Say where the min-entropy comes from."""
+    """Return a verdict that states the rule by which the min-entropy was found."""
     if any(b.alice_key is not None and b.alice_key.entropy == "modelled" for b in blocks):
         detail = (
             "Key lengths follow from the log-loss of the best Eve; this rule assumes that, given what she knows, "
@@ -175,7 +175,7 @@ def _entropy_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:
 
 
 def secrecy(reports: Sequence[KeyReport]) -> dict[str, Any] | None:
-    """Return who could know the keys, over all blocks; None where no length was judged (or nobody told of it).
+    """Return who could know the keys, over all blocks; None where no length was judged or no node reported it.
 
     A row for every Eve: her share of guessed labels and its limit are means over the blocks, `key_bits` is the sum of
     what she alone would have left.
@@ -232,7 +232,7 @@ def _reconciled(block: BlockFacts) -> bool:
 
 
 def _eve_counted(block: BlockFacts) -> bool:
-    """Whether Eve's error rate was measured and, where there is a key, its length goes by it."""
+    """Whether Eve's error rate was measured and, where there is a key, its length follows from it."""
     if block.eve is None or not block.eve.measured:
         return False
     return not _delivered(block.alice_key) or (block.alice_key is not None and block.alice_key.eve_measured)
@@ -251,7 +251,7 @@ def _ratio(amount: float, per: float | None) -> float | None:
 
 
 def _errors(block: BlockFacts) -> tuple[int, int]:
-    """Return differing and compared raw bits of a block, from the best evidence there is.
+    """Return differing and compared raw bits of a block, from the best evidence available.
 
     Raw bits of both sides; or, in a verified block, what Bob corrected plus what the sacrificed bits showed (exact);
     or the sacrificed bits alone (a sample).
@@ -277,7 +277,7 @@ def _kdr_raw(blocks: Sequence[BlockFacts]) -> float | None:
 def _kdr_eve(blocks: Sequence[BlockFacts]) -> float | None:
     """Eve's error rate on Alice's raw bits: over all of them where known, else over the sacrificed ones.
 
-    Where she did not hear everything, over the sacrificed ones that she heard something about.
+    Where she did not receive everything, over the sacrificed ones for which she has a measurement.
     """
     pairs = []
     for block in blocks:
@@ -291,7 +291,7 @@ def _kdr_eve(blocks: Sequence[BlockFacts]) -> float | None:
 
 
 def _min_entropy(blocks: Sequence[BlockFacts]) -> float | None:
-    """Mean over kept bits of what amplification counted on."""
+    """Mean min-entropy of a kept bit, as amplification used it."""
     weighed = [
         (b.alice_key.min_entropy_per_bit, b.alice.reconciled_bits)
         for b in blocks
@@ -325,7 +325,7 @@ def _entry(verdict: Verdict) -> dict[str, Any]:
 
 
 def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[str, Any]]:
-    """Say why blocks gave no key, and whether one side alone believes that it has one."""
+    """Return entries that say why blocks gave no key, and whether only one side believes that it has a key."""
     entries = []
     reasons: dict[str, int] = {}
     for block in facts.blocks:
@@ -333,19 +333,19 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
             continue
         reports = (block.alice, block.bob, block.alice_key, block.bob_key)
         failures = [r.failure for r in reports if r is not None and r.failure]
-        # the end at which it went wrong has the cause and its figures; the other only heard of it
+        # the end that failed reports the cause with its figures; the other end reports only that its peer failed
         reason = min(failures, key=lambda failure: failure.startswith(PEER_FAILED), default=None)
         if reason is None:
             reason = "a node stopped reporting" if None in reports else "0 key bits"
         reasons[reason] = reasons.get(reason, 0) + 1
     if reasons or not facts.blocks:
         detail = "; ".join(f"{n} of {counted(len(facts.blocks), 'block')}: {reason}" for reason, n in reasons.items())
-        entries.append({"check": "every block gives a key", "ok": False, "detail": detail or "no block was distilled"})
+        entries.append({"check": "blocks_give_keys", "ok": False, "detail": detail or "no block was distilled"})
     one_sided = sum(_delivered(b.alice_key) != _delivered(b.bob_key) for b in facts.blocks)
     if one_sided:
         entries.append(
             {
-                "check": "keys on both sides",
+                "check": "keys_on_both_sides",
                 "ok": False,
                 "detail": f"delivered on one side only: {counted(one_sided, 'key')}",
             }
@@ -357,14 +357,14 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
             f"{assumed} of {counted(len(attacked), 'block')}: Eve received too few probes, missed public messages, or "
             "sent an unusable report; what she knows is assumed, not measured"
         )
-        entries.append({"check": "Eve's attack is a measurement", "ok": False, "detail": detail})
+        entries.append({"check": "eve_attack_measured", "ok": False, "detail": detail})
     mismatched = sum(
         b.alice_digest != b.bob_digest for b in delivered if b.alice_digest is not None and b.bob_digest is not None
     )
     if mismatched:
         entries.append(
             {
-                "check": "keys equal",
+                "check": "keys_equal",
                 "ok": False,
                 "detail": f"{counted(mismatched, 'verified key differs', 'verified keys differ')}: do not use any",
             }
@@ -374,11 +374,9 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
 
 def _null_entries(summary: Mapping[str, Any], facts: RunFacts) -> list[dict[str, Any]]:
     values = {**summary, **{f"reconciliation.{k}": v for k, v in summary["reconciliation"].items()}}
-    by_reason: dict[str, list[str]] = {}
+    out = []
     for name, value in values.items():
         if value is None:
             reason = facts.unmeasured.get(name) or _DEFAULT_REASONS.get(name, "not measured")
-            by_reason.setdefault(reason, []).append(name)
-    return [
-        {"check": f"measured: {', '.join(names)}", "ok": False, "detail": reason} for reason, names in by_reason.items()
-    ]
+            out.append({"check": f"measured_{name}", "ok": False, "detail": reason})
+    return out

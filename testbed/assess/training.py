@@ -1,4 +1,4 @@
-"""What the training of an enhancer cost and gave, for summary.json."""
+"""Cost and result of the training of an enhancer, for summary.json."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Attempt:
 
 
 def summarise(attempts: Sequence[Attempt], guard_rounds: int) -> dict[str, Any]:
-    """Return the field `training` of summary.json: rounds that gave no key bit, and the model they gave."""
+    """Return the field `training` of summary.json: the training rounds, and the model that was trained on them."""
     done = _done(attempts)
     alice = done.alice if done is not None else None
     return {
@@ -46,7 +46,7 @@ def _done(attempts: Sequence[Attempt]) -> Attempt | None:
 
 
 def guard_verdict(attempts: Sequence[Attempt], guard_rounds: int) -> Verdict:
-    """Say whether the first rounds of a key were still correlated with the training CSI that was published."""
+    """Return whether the first rounds of a key were still correlated with the published training CSI."""
     done = _done(attempts)
     alice = done.alice if done is not None else None
     if alice is None:
@@ -65,7 +65,7 @@ def guard_verdict(attempts: Sequence[Attempt], guard_rounds: int) -> Verdict:
 
 
 def verdict(attempts: Sequence[Attempt]) -> Verdict:
-    """Say whether the enhancer has a model, and whether it helps on the validation stretch."""
+    """Return whether the enhancer has a model, and whether it helps on the validation stretch."""
     failures = [a.failure for a in attempts if a.failure is not None]
     if not attempts or attempts[-1].failure is not None:
         detail = "; ".join(failures) if failures else "too few training rounds were kept"

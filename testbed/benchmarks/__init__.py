@@ -31,7 +31,7 @@ class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def names() -> list[str]:
-    """Return the names that `run` accepts: the modules of this folder, and installed ones (`testbed.benchmarks`)."""
+    """Return the names that `run` accepts: the modules of this folder and installed ones (`testbed.benchmarks`)."""
     return registry.names("benchmarks")
 
 
@@ -57,8 +57,8 @@ def endure(
 def interleaved(ours: Callable[[], object], peer: Callable[[], object], n_pairs: int) -> tuple[float, float, float]:
     """Run both in turn `n_pairs` times, after one unmeasured call each.
 
-    Returns the medians of ours and of the peer in seconds, and the median of the pairs' ratios peer/ours: whatever else
-    the machine does in the meantime slows both of a pair.
+    Returns the medians of ours and of the peer in seconds, and the median of the pairs' ratios peer/ours: other load on
+    the machine slows both of a pair.
     """
     ours()
     peer()

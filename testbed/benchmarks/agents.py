@@ -1,9 +1,10 @@
-"""Reinforcement learning: environment steps, learner steps beside stable-baselines3's SAC, seconds to 95 %.
+"""Reinforcement learning: environment steps, learner steps compared with stable-baselines3's SAC, seconds to 95 %.
 
-The environment's peer is the same system as environments are usually written and vectorised: one copy in NumPy,
-stepped one after the other (`OneCopy`), as gymnasium's SyncVectorEnv and stable-baselines3's DummyVecEnv do. Both SACs
-have nets of two hidden layers of 64, batches of 64, and take one transition an update from the same environment; ours
-is multi-agent (two actors) and normalises its layers, theirs is one actor without. All on one CPU thread.
+The environment's peer is the same system written and vectorised in the usual way: copies in NumPy, stepped one after
+the other (`OneCopy`), as gymnasium's SyncVectorEnv and stable-baselines3's DummyVecEnv do. Both SACs have nets of two
+hidden layers of 64, use batches of 64, and take one transition per update from the same environment; ours is
+multi-agent (two actors) and normalises its layers, the peer has one actor and does not normalise. All run on one CPU
+thread.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def run(n_pairs: int = 5, n_updates: int = 150) -> list[BenchRow]:
     import torch
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # nets of this size are slower on more, and random numbers come from one thread anyway
+    torch.set_num_threads(1)  # nets of this size are slower on several threads
     try:
         return [_environment(n_pairs), _learner(n_pairs, n_updates), _to_95()]
     finally:
@@ -32,7 +33,7 @@ def run(n_pairs: int = 5, n_updates: int = 150) -> list[BenchRow]:
 
 
 class OneCopy:
-    """Paper E's environment for one copy, in NumPy, by the equations of `agents.environment` and `agents.rates`."""
+    """One copy of paper E's environment in NumPy, by the equations of `agents.environment` and `agents.rates`."""
 
     def __init__(self, setting: Any, seed: int) -> None:
         self._setting, self._rng = setting, np.random.default_rng(seed)
@@ -41,7 +42,7 @@ class OneCopy:
         self._past = [self._fred() for _ in range(setting.history)]
 
     def step(self, alice: Any, bob: Any) -> float:
-        """Return the reward of unit-norm beams (antenna,), and move on."""
+        """Return the reward of unit-norm beams (antenna,), and go to the next step."""
         s = self._setting
         n = s.n_antennas
         h, g = self._x[: n * n].reshape(n, n), self._x[n * n : n * n + n]
@@ -96,7 +97,7 @@ def _environment(n_pairs: int, n_steps: int = 20) -> BenchRow:
         peer_s=peer_s / peer_steps,
         ratio=ratio * steps / peer_steps,
         note=f"{steps / ours_s / 1e6:.2f} M steps/s on one thread, {steps / float(np.median(used_s)) / 1e6:.2f} M a "
-        f"second of CPU; {N_ENVS} copies, 4 antennas; seven tenths of it are random numbers",
+        f"second of CPU; {N_ENVS} copies, 4 antennas; seven tenths of the time go to random numbers",
     )
 
 
@@ -118,7 +119,7 @@ def _learner(n_pairs: int, n_updates: int) -> BenchRow:
         peer="stable-baselines3 SAC, 64×64, batch 64, on the same environment",
         peer_s=peer_s / n_updates,
         ratio=ratio,
-        note=f"{n_updates / ours_s:.0f} steps with an update a second, theirs {n_updates / peer_s:.0f}",
+        note=f"{n_updates / ours_s:.0f} steps with an update per second, the peer {n_updates / peer_s:.0f}",
     )
 
 
@@ -133,7 +134,7 @@ def _peer() -> Any:
     from testbed.agents.parallel import BeamEnv
 
     class Joint(gymnasium.Env[Any, Any]):
-        """Both agents as one."""
+        """Both agents as one agent."""
 
         def __init__(self) -> None:
             self._env = BeamEnv(seed=1)
@@ -158,7 +159,7 @@ def _peer() -> Any:
 
 
 def _to_95(n_points: int = 20, n_steps: int = 30) -> BenchRow:
-    """Time turned SAC, and the direct net, to 95 % of the way from their first to their best reward."""
+    """Time turned SAC and the direct net until 95 % of the way from their first to their best reward."""
     from testbed.agents import evaluation, masac
     from testbed.agents.direct import Config, Direct
     from testbed.agents.learner import Task
@@ -186,6 +187,6 @@ def _to_95(n_points: int = 20, n_steps: int = 30) -> BenchRow:
         peer="turned SAC that sees Eve (ours)",
         peer_s=peer_s,
         ratio=peer_s / max(ours_s, 1e-9),
-        note=f"direct net under partial observation: {updates} updates to 95 % of what {n_points * n_steps} bring, "
+        note=f"direct net under partial observation: {updates} updates to 95 % of the result of {n_points * n_steps}, "
         f"{best:.2f} bits at best; SAC: {peer_updates} updates, {peer_best:.2f} bits",
     )

@@ -1,9 +1,9 @@
-"""Boards through their production drivers against their twins: patterns per second, against what the wire allows.
+"""Boards through their production drivers and their emulators: patterns per second, compared with the wire's limit.
 
-Two limits. Where every command waits for its reply, the bytes of both add up (ten bits each, 8N1). Where requests are
-sent ahead (`apply_many` of ris595), both directions are in use at once and the busier one counts. The twins run in a
-process of their own, as a board does; theirs is no part of the driver's CPU. `1 ms adapter`: a USB adapter in its
-low-latency mode hands on what it received that much later, and who waits for each reply pays for it every time.
+There are two limits. If every command waits for its reply, the bytes of both add up (ten bits each, 8N1). If requests
+are sent ahead (`apply_many` of ris595), both directions are in use at once and the busier one counts. The emulators run
+in a process of their own, so the driver's CPU time excludes theirs. `1 ms adapter`: a USB adapter in its low-latency
+mode delivers received bytes that much later, which delays every command that waits for its reply.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ PATTERNS = 200
 _LAPS = 5
 _START_S = 60.0
 _OSR, _OURS = "opensourceris", "ris595"
-# driver, baud, adapter's latency in s, options, bytes on the wire at a pattern of 16×16 elements, in their turn
+# driver, baud, adapter's latency in s, options, bytes on the wire for a pattern of 16×16 elements, per command and
+# reply
 _CASES: dict[str, tuple[str, int, float, dict[str, Any], int]] = {
     "opensourceris, read back": (_OSR, 115_200, 0.0, {"verify": True}, 68 + 4 + 9 + 69),
     "opensourceris, not read back": (_OSR, 115_200, 0.0, {"verify": False}, 68 + 4),
@@ -65,7 +66,7 @@ def run() -> list[BenchRow]:
 
 
 def _time(board: Board, by_index: bool, many: bool) -> tuple[float, float, list[float]]:
-    """Return seconds and CPU seconds of this thread for one pattern, and (one by one) how long each took."""
+    """Return seconds and CPU seconds of this thread for one pattern, and (one by one) the duration of each."""
     wanted = [patterns.make(f"random({i})", board.shape, board.phase_bits) for i in range(PATTERNS)]
     if by_index:
         board.upload(wanted)
@@ -74,7 +75,7 @@ def _time(board: Board, by_index: bool, many: bool) -> tuple[float, float, list[
     waited_s: list[float] = []
     cpu_s, begin_s = time.thread_time(), time.perf_counter()
     n = len(steps)
-    if many:  # more of them: the first and the last one's time on the wire is not hidden behind others
+    if many:  # more of them, because the first and the last one do not overlap with others on the wire
         n = sum(1 for _ in board.apply_many(_LAPS * steps))
     else:
         for step in steps:
@@ -93,7 +94,7 @@ def _context(folder: str) -> DriverContext:
 
 @contextmanager
 def _twin(driver: str, folder: str, options: dict[str, Any]) -> Iterator[str]:
-    """Yield the port of a twin in another process."""
+    """Yield the port of an emulator in another process."""
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     process = spawn.Process(target=_serve, args=(driver, folder, options, there), daemon=True)
@@ -105,7 +106,7 @@ def _twin(driver: str, folder: str, options: dict[str, Any]) -> Iterator[str]:
         except EOFError:
             uri = None
         if uri is None:
-            raise TestbedError(f"bench boards: the twin of {driver} did not start within {_START_S:g} s")
+            raise TestbedError(f"bench boards: the emulator of {driver} did not start within {_START_S:g} s")
         yield uri
     finally:
         here.close()
@@ -118,6 +119,6 @@ def _serve(driver: str, folder: str, options: dict[str, Any], there: Connection)
         there.send(twin.uri)
         there.recv()
     except EOFError:
-        pass  # the other side is done
+        pass  # the other process has finished
     finally:
         twin.close()

@@ -1,4 +1,4 @@
-"""Cascade: efficiency and speed of the default variant beside the original one, same strings, same run."""
+"""Cascade: efficiency and speed of the default variant compared with the original one, on the same strings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OURS, PEER = "weighted", "original"
 
 
 def run() -> list[BenchRow]:
-    """Return a row for each error rate: seconds for both sides of one block of 10 240 bits; f, kbit/s, round trips."""
+    """Return one row per error rate: seconds of both sides for one block of 10 240 bits; f, kbit/s, round trips."""
     rows = []
     for rate in RATES:
         ours, peer = _measure(OURS, rate), _measure(PEER, rate)
@@ -58,7 +58,7 @@ def _measure(variant: str, rate: float) -> _Measured:
         rng = generator(1, "bench", "cascade", str(rate), block)
         alice = rng.integers(0, 2, BITS, dtype=np.uint8)
         bob = alice.copy()
-        # exactly rate·n errors, so that f is not blurred by the draw
+        # exactly rate·n errors, so that f does not vary with their number
         bob[rng.choice(BITS, round(BITS * rate), replace=False)] ^= 1
         start_s = time.perf_counter()
         try:

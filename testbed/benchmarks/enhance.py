@@ -1,4 +1,4 @@
-"""The enhancers: what a training takes at a node, and a probe in use, each beside the linear MMSE map."""
+"""The enhancers: time of a training at a node and of one probe in use, each compared with the linear MMSE map."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ EPOCHS = 20
 
 
 def run() -> list[BenchRow]:
-    """Return a row of training and one of use for every trained enhancer: 500 probes, 64 subcarriers, 20 epochs."""
+    """Return one row of training and one of use per trained enhancer: 500 probes, 64 subcarriers, 20 epochs."""
     alice, bob = _ends()
-    _trained("autoencoder", *(_first(end, 40) for end in (alice, bob)))  # what a first use loads is no training
+    # so that loading libraries does not count as training
+    _trained("autoencoder", *(_first(end, 40) for end in (alice, bob)))
     peer, peer_s = _trained(PEER, alice, bob)
     theirs = partial(peer.transform, alice, "alice")
     rows = []
@@ -67,7 +68,7 @@ def _first(csi: CsiSeries, n: int) -> CsiSeries:
 
 
 def _ends() -> tuple[CsiSeries, CsiSeries]:
-    """Return CSI of a channel of eight taps at 20 dB, each frame at each end with a phase and delay of its own."""
+    """Return both ends' CSI of a channel of eight taps at 20 dB; each frame has its own phase and delay at each end."""
     rng = generator(1, "bench", "enhance")
     f = np.arange(float(SUBCARRIERS))
     taps = (rng.normal(size=(PROBES, TAPS, 2)) @ [1, 1j]) * np.exp(-np.arange(TAPS) / 4)

@@ -1,4 +1,4 @@
-"""Estimator throughput: 1000-sample blocks holding one default OFDM frame, one by one and a train at a time."""
+"""Estimator throughput: blocks of 1000 samples with one default OFDM frame, one by one and a whole train at once."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def example_block(frame: SoundingFrame, rng: np.random.Generator) -> IqBlock:
 
 
 def textbook(samples: C64, frame: SoundingFrame) -> C64:
-    """Estimate as a textbook writes it: (subcarrier,) from (sample,).
+    """Estimate in the way of a textbook: (subcarrier,) from (sample,).
 
     Schmidl–Cox metric offset by offset, one carrier offset from the halves, cross-correlation with the preamble offset
-    by offset around the plateau, then one FFT and one division a symbol.
+    by offset around the plateau, then one FFT and one division per symbol.
     """
     half, length, n_cp = frame.preamble_half, frame.preamble_len, frame.n_cp
     metric = np.empty(samples.size - frame.samples.size + 1)

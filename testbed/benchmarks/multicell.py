@@ -1,4 +1,4 @@
-"""Paper C: the gradient at linear cost against Theorem 4, its growth with N, the joint solver against alternation."""
+"""Paper C: the linear-cost gradient compared with Theorem 4, its growth with N, the joint solver with alternation."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _growth() -> BenchRow:
     linear_s = times[256] * SIZES[-1] / 256
     note = (
         f"{1e6 * times[4096]:.0f} µs at N = 4096; exponent {fits[0]:.2f} fitted for N = {SIZES[0]} to {SIZES[-1]},"
-        f" where a fixed cost counts, {fits[1]:.2f} for {LARGE[0]} to {LARGE[-1]};"
+        f" where a fixed cost matters, {fits[1]:.2f} for {LARGE[0]} to {LARGE[-1]};"
         f" a whole design (one start) at N = {SIZES[-1]}: {whole_s:.1f} s"
     )
     return BenchRow(name="multicell growth", ours_s=times[4096], peer="N = 256 scaled linearly", peer_s=linear_s,
@@ -63,7 +63,7 @@ def _growth() -> BenchRow:
 
 
 def _gradient_s(n: int) -> float:
-    """Return the least time of one gradient in seconds: what else the machine does only adds to it."""
+    """Return the least time of one gradient in seconds: other load on the machine can only add to it."""
     model, precoders, phases_rad = _scene(n)
     model.slopes(precoders, phases_rad)
     times = []
@@ -75,7 +75,7 @@ def _gradient_s(n: int) -> float:
 
 
 def _joint() -> BenchRow:
-    """Four draws of the lines of sight, one random start each for either; and the alternation from identity."""
+    """Compare both on four draws of the lines of sight, with one random start each; also alternation from identity."""
     model = MultiCell.stack([MultiCell.two_cells(rng=np.random.default_rng(d)) for d in range(4)])
 
     def mean_bits(found: object) -> float:

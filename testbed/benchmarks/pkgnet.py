@@ -1,4 +1,4 @@
-"""Paper A: the exact optimum beside the paper's baseline, PKG-Net's answer beside the exact optimum."""
+"""Paper A: the exact optimum compared with the paper's baseline, PKG-Net's answer with the exact optimum."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from testbed.papers.pkgnet import net as pkg_net
 from testbed.papers.pkgnet import water_filling
 
 POSITIONS, COMMON = 1000, 20
-"""Unseen positions of Bob, and how many of them the baseline's general solver takes on."""
+"""Positions of Bob that were not trained on, and how many of them the baseline's general solver computes."""
 
 
 def run() -> list[BenchRow]:
-    """Return rows for the paper's scene (M = 4, L = 25, 20 dBm), a position each; trains one net as the paper does."""
+    """Return times per position for the paper's scene (M = 4, L = 25, 20 dBm); trains one net as the paper does."""
     scene = pkg_net.Scene()
     bob_m = scene.positions(POSITIONS, generator(1, "bench", "pkgnet"))
     model, common = scene.model(bob_m), scene.model(bob_m[:COMMON])

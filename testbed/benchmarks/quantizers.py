@@ -1,9 +1,9 @@
-"""Balanced k-means: ours beside `k-means-constrained`, ortools' min-cost flow and the Hungarian algorithm.
+"""Balanced k-means compared with `k-means-constrained`, ortools' min-cost flow and the Hungarian algorithm.
 
-All start from the same centroids. One assignment is the same problem for ours, ortools and the Hungarian algorithm, so
-costs must agree, or the benchmark fails (ortools works in whole numbers: to 1e-6 a sample). `k-means-constrained`
-assigns by distances, not their squares, so its rows compare whole clusterings; both costs are sums of squares, lower is
-better.
+All start from the same centroids. Ours, ortools and the Hungarian algorithm solve the same assignment problem, so their
+costs must agree, or the benchmark fails (ortools computes with whole numbers: to 1e-6 per sample).
+`k-means-constrained` assigns by distances, not by squared distances, so its rows compare whole clusterings; both costs
+are sums of squares, and lower is better.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from testbed.core.types import F64, I64
 
 REGIONS, DIMENSION = 16, 2
 SIZES = ((4096, 5, True), (100_000, 1, False))
-"""Samples, rounds of clustering, and whether the Hungarian algorithm is run: at 10⁵ its costs alone are 80 GB."""
+"""Samples, rounds of clustering, and whether the Hungarian algorithm is run: its costs alone take 80 GB at 10⁵."""
 
 
 def run() -> list[BenchRow]:
-    """Return rows for one assignment and for a clustering of the same number of rounds; raises InputError."""
+    """Return rows for one assignment and for a clustering with as many rounds as the peer's; raises InputError."""
     try:
         from k_means_constrained import KMeansConstrained
         from ortools.graph.python.min_cost_flow import SimpleMinCostFlow
     except ImportError as exc:
-        raise InputError(f"bench quantizers: {exc}; its peers are installed by pip install '.[dev]'") from exc
+        raise InputError(f"bench quantizers: {exc}; install its peers: pip install '.[dev]'") from exc
 
     rows = []
     for n, rounds, hungarian in SIZES:
@@ -67,7 +67,7 @@ def _assignments(n: int, solver: Any, hungarian: bool) -> list[BenchRow]:
         theirs, peer_s = _timed(solve)
         if abs(_cost(costs, theirs) - cost) > 1e-6 * n:
             raise RuntimeError(
-                f"{peer}: cost {_cost(costs, theirs):.6f}, ours {cost:.6f}: one of them is not the least"
+                f"{peer}: cost {_cost(costs, theirs):.6f}, ours {cost:.6f}: at least one of them is not the minimum"
             )
         rows.append(
             BenchRow(
@@ -105,13 +105,13 @@ def _clusterings(n: int, rounds: int, peer: Any) -> BenchRow:
 
 
 def min_cost_flow(costs: F64, solver: Any, scale: float = 1e6) -> I64:
-    """Return (sample,) regions by ortools' SimpleMinCostFlow (`solver`), costs rounded to 1/scale."""
+    """Return (sample,) regions by ortools' SimpleMinCostFlow (`solver`), with costs rounded to 1/scale."""
     k, n = costs.shape
     flow = solver()
     sample, region = np.repeat(np.arange(n), k), np.tile(np.arange(n, n + k), n)
     whole = np.rint((costs - costs.min()).T * scale).astype(np.int64).reshape(-1)
     arcs = flow.add_arcs_with_capacity_and_unit_cost(sample, region, np.ones(n * k, np.int64), whole)
-    # ⌊n/k⌋ end in each region, the rest in one more node that takes one from a region at most
+    # ⌊n/k⌋ samples end in each region, the rest in one more node that takes at most one from each region
     flow.add_arcs_with_capacity_and_unit_cost(
         np.arange(n, n + k), np.full(k, n + k), np.ones(k, np.int64), np.zeros(k, np.int64)
     )
@@ -133,7 +133,7 @@ def _balanced_cost(points: F64, centroids: F64) -> float:
 
 
 def _timed(call: Callable[[], Any], times: int = 1) -> tuple[Any, float]:
-    """Return the last result and the median time: short calls are made several times."""
+    """Return the last result and the median time of `times` calls."""
     spent_s = []
     for _ in range(times):
         start_s = time.perf_counter()

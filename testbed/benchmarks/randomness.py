@@ -1,4 +1,4 @@
-"""SP 800-22 and SP 800-90B beside NIST's own code (`sp80022suite`), same bits, same run."""
+"""SP 800-22 and SP 800-90B compared with NIST's own code (`sp80022suite`) on the same bits."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PAIRS = 5
 def run() -> list[BenchRow]:
     """Return rows for 1000 × 2048 bits, a million bits, and the min-entropy of a million bits.
 
-    Without the package of the peer (extra "oracle") the first two stand alone. On 2048 bits both run the eight tests
-    that the standard allows there; on a million the peer runs 14: its non-overlapping one fails.
+    Without the peer's package (extra "oracle") the first two have no peer. On 2048 bits both run the eight tests that
+    the standard allows for that length; on a million the peer runs 14, because its non-overlapping test fails.
     """
     rng = generator(1, "bench", "randomness")
     short = rng.integers(0, 2, (SEQUENCES, BITS), dtype=np.uint8)
@@ -78,7 +78,7 @@ def _alone(bits: np.ndarray, what: str) -> BenchRow:
         peer="",
         peer_s=0.0,
         ratio=0.0,
-        note=f"{bits.size / ours_s / 1e6:.1f} Mbit/s, {what}; for the peer: pip install '.[oracle]'",
+        note=f"{bits.size / ours_s / 1e6:.1f} Mbit/s, {what}; to compare with the peer: pip install '.[oracle]'",
     )
 
 
@@ -90,7 +90,7 @@ def _row(bits: np.ndarray, peers: list[Callable[[bytes], float]], what: str) -> 
             for test in peers:
                 try:
                     test(sequence)
-                except ValueError:  # too few cycles of the random walk, which it finds out by counting them
+                except ValueError:  # too few cycles of the random walk; the peer has counted them by then
                     pass
 
     ours_s, peer_s, ratio = interleaved(lambda: sp800_22.run(bits), theirs, PAIRS)

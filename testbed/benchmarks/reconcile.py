@@ -1,4 +1,4 @@
-"""LDPC beside Cascade, and hashing: efficiency, failures and speed on the same strings in the same run."""
+"""LDPC compared with Cascade, and hashing: efficiency, failures and speed on the same strings."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from testbed.core.seeds import generator
 from testbed.core.stages import Evidence, Reconciler
 
 BLOCKS = {2048: 40, 10_240: 12, 65_536: 5, 131_072: 2}
-"""Bits of a block: how many blocks."""
+"""From the bits of a block to the number of blocks."""
 RATES = (0.01, 0.05, 0.10)
 ONE_MESSAGE_MARGIN = 1.6
-"""Parities for one message: at 1 % the codes' threshold scatters, from 1.15 to 1.19 of what 131 072 bits need."""
+"""Parities in one message: at 1 %, codes of 131 072 bits need from 1.15 to 1.19 of Shannon's limit."""
 
 
 def run() -> list[BenchRow]:
-    """Return a row for each length, error rate and LDPC mode: seconds a block, both sides; Cascade is the peer.
+    """Return one row per length, error rate and LDPC mode: seconds per block, both sides; Cascade is the peer.
 
-    The strings differ in exactly rate·n bits. Matrices are built before the clock starts; the note says how long that
-    takes. f is the mean over delivered blocks.
+    The strings differ in exactly rate·n bits. Matrices are built before the clock starts; the note gives the time for
+    that. f is the mean over delivered blocks.
     """
     rows = []
     for n, blocks in BLOCKS.items():
@@ -51,7 +51,7 @@ def run() -> list[BenchRow]:
 
 
 def _toeplitz() -> BenchRow:
-    """Hash 131 072 bits to a half by FFT; the peer multiplies by the matrix row by row, one row in 256 of them."""
+    """Hash 131 072 bits to half the length by FFT; the peer multiplies row by row, of which one in 256 is computed."""
     n, m, every = 131_072, 65_536, 256
     rng = generator(1, "bench", "toeplitz")
     bits, seed = rng.integers(0, 2, n, dtype=np.uint8), rng.integers(0, 2, n + m - 1, dtype=np.uint8)

@@ -1,8 +1,8 @@
-"""Rounds per second through the whole process chain in virtual time: Alice, Bob, Eve and the air as processes.
+"""Rounds per second of the whole testbed in virtual time, with Alice, Bob, Eve and the simulated air as processes.
 
-The peer is the same work without processes: one loop that sounds the same waveform through a flat channel and estimates
-it at three receivers, i.e. what remains when sockets, authentication, scheduling, records and the simulated air are
-taken away. The ratio therefore says which share of the time is spent on the signal itself.
+The peer does the same work without processes: one loop sends the same waveform through a flat channel and estimates it
+at three receivers. It has no sockets, authentication, scheduling, records or simulated air. The ratio therefore gives
+the share of the time that is spent on the signal itself.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from testbed.core.types import IqBlock
 
 ROUNDS = 600
 SETTLED = 100
-"""Rounds before the clock is started: processes warm up, caches fill."""
+"""Rounds before the clock starts, in which processes start up and caches fill."""
 
 
 def run() -> list[BenchRow]:
-    """Run `mobile_room` on the `sim` lab with three nodes, CURVE and records on."""
+    """Run `mobile_room` on the `sim` lab with three nodes, CURVE and records."""
     ours_s, kept = round_s("sim", ROUNDS, SETTLED)
     peer_s = _signal_only(config.load_experiment("mobile_room"))
     note = f"{1 / ours_s:.0f} rounds/s, {kept} of {ROUNDS} kept, 3 radios, CURVE and journal on, {os.cpu_count()} cores"
@@ -44,12 +44,12 @@ def run() -> list[BenchRow]:
 
 
 def round_s(lab: str, rounds: int, settled: int, experiment: str = "mobile_room") -> tuple[float, int]:
-    """Return (seconds a round of an experiment takes on a bundled lab after the first `settled`, rounds kept)."""
+    """Return (seconds per round of an experiment on a bundled lab after the first `settled`, rounds kept)."""
     from testbed.coordinator.server import Progress
     from testbed.lab import processes
 
     plan = config.load_experiment(experiment)
-    # one block after the last round: distilling is not probing
+    # one block after the last round, because the time of distilling must not count
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=10 * rounds)
     plan = msgspec.structs.replace(plan, rounds=rounds, accounting=accounting)
     marks: dict[int, float] = {}
@@ -72,7 +72,7 @@ def round_s(lab: str, rounds: int, settled: int, experiment: str = "mobile_room"
 
 
 def _signal_only(plan: Experiment, n: int = 100) -> float:
-    """Seconds a round takes when only its four receptions are estimated."""
+    """Return the seconds per round when only its four receptions are estimated."""
     frame = registry.make_stage("probing", plan.probing.waveform, plan.probing.waveform_options).frame(
         plan.radio.sample_rate_hz
     )

@@ -1,4 +1,4 @@
-"""Paper D's phases and precoder: coordinate ascent beside the published SDP route, the same channels, the same run."""
+"""Paper D's phases and precoder: coordinate ascent compared with the published SDP method on the same channels."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from testbed.papers.secrecy import sdp
 from testbed.papers.secrecy.model import Secrecy
 
 CHANNELS, COMMON, POWER_DBM = 1000, 3, 20.0
-"""Channels of the batch, and how many of them the SDP route solves, too."""
+"""Channels of the batch, and how many of them the SDP method solves, too."""
 
 
 def run() -> list[BenchRow]:
-    """Return rows for a channel among many and for one alone; raises InputError without cvxpy."""
+    """Return rows for one channel among many and for one alone; raises InputError without cvxpy."""
     try:
-        importlib.import_module("cvxpy")  # seconds that are not the peer's
+        importlib.import_module("cvxpy")  # the seconds of this import must not count as the peer's
     except ImportError as exc:
-        raise InputError(f"bench secrecy: {exc}; its peer is installed by pip install '.[sdp]'") from exc
+        raise InputError(f"bench secrecy: {exc}; install its peer: pip install '.[sdp]'") from exc
     model = Secrecy.paper(CHANNELS, generator(1, "bench", "secrecy"), POWER_DBM)
     common = model.take(slice(0, COMMON))
     secrecy_coordinate.design(common)

@@ -1,10 +1,10 @@
-"""What the surface brings in a static room: random patterns against one fixed pattern, everything else alike.
+"""The gain by the surface in a static room: random patterns compared with one fixed pattern in the same room.
 
-Seconds are of channel time (the radios' clock), per bit of agreed information: the raw rate times 1 − h(disagreement),
-because a room that does not change gives raw bits, too, of noise. Where the fixed pattern's disagreement cannot be told
-from one half, the ratio is to the most that it can be within 3 standard deviations: at least so much. The published
-marks are 15 times the rate of the same room without the surface, and 97.39 raw bit/s at 8.3 % disagreement; they were
-measured with other radios and rooms.
+Seconds are channel time (the radios' clock) per bit of agreed information, that is, the raw rate times
+1 − h(disagreement), because a room that does not change also gives raw bits, from noise. Where the fixed pattern's
+disagreement does not differ significantly from one half, the ratio is a lower bound: it uses the largest rate within 3
+standard deviations. The published values are 15 times the rate of the same room without the surface, and 97.39 raw
+bit/s at 8.3 % disagreement; they were measured with other radios and rooms.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROUNDS = 1000
 
 
 def run() -> list[BenchRow]:
-    """Run `static_room` on the `sim` lab, as it is and with the surface fixed."""
+    """Run `static_room` on the `sim` lab, as bundled and with a fixed surface."""
     plan = config.load_experiment("static_room")
     fixed = msgspec.structs.replace(plan, surface=SurfacePlan(policy="fixed"))
     ours, peer = _summary(plan, ROUNDS), _summary(fixed, ROUNDS)

@@ -1,8 +1,8 @@
-"""What the scene's geometry saves a search: rounds until the best pattern so far is within 1 dB of the optimum.
+"""The rounds that a search saves by the scene's geometry: rounds until its best pattern is within 1 dB of the optimum.
 
-The static room of the bundled experiment, three seeds (other bodies, another phase of everything that is not the
-surface), probes as noisy as at 25 dB. The channel is the simulated air's own; the search knows the lab's geometry only.
-The optimum is the best of many coordinate ascents over the quantized phases.
+The static room of the bundled experiment is used with three seeds (other scatterers, another phase of every path that
+is not the surface's) and with probes as noisy as at 25 dB. The channel is the simulated air's own; the search has only
+the lab's geometry. The optimum is the best of many coordinate ascents over the quantized phases.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OFF_M = 0.01
 
 
 def run() -> list[BenchRow]:
-    """Search with and without the model, by each method."""
+    """Search with and without the model, with each method."""
     plan = config.load_experiment("static_room")
     rooms = [Room(plan, seed) for seed in SEEDS]
     rows = []
@@ -53,7 +53,7 @@ def _told(result: tuple[int | None, float]) -> str:
 
 
 class Room:
-    """The simulated air's channel from Alice to Bob: a part that stays and one an element."""
+    """The simulated air's channel from Alice to Bob: a fixed part, and one part per element."""
 
     def __init__(self, plan: Experiment, seed: int) -> None:
         self.plan, self.seed = msgspec.structs.replace(plan, seed=seed), seed
@@ -99,9 +99,9 @@ class Room:
 
 
 def rounds(room: Room, method: str, model: str, off_m: float = 0.0) -> tuple[int | None, float]:
-    """Return after how many rounds the best pattern so far was within 1 dB, and how far below the last one was.
+    """Return after how many rounds the best pattern so far was within 1 dB, and the loss of the final one in dB.
 
-    `off_m`: standard deviation, on each axis, of what the lab file says of Alice's and Bob's places.
+    `off_m`: standard deviation, on each axis, of the error in the lab file's positions of Alice and Bob.
     """
     loop = ClosedLoop(search=method, model=model, budget=BUDGET)
     rng, first = np.random.default_rng(room.seed), None

@@ -1,6 +1,6 @@
-"""Radios through the real libiio against emulated PlutoSDRs: rounds per second, turn-around, sample rate.
+"""Radios through the real libiio and emulated PlutoSDRs: rounds per second, turn-around, sample rate.
 
-Without libiio there is nothing to measure: no rows.
+Without libiio nothing can be measured, and there are no rows.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from testbed.core.world import DriverContext
 
 ROUNDS = 150
 SETTLED = 30
-"""Rounds before the clock is started."""
+"""Rounds before the clock starts."""
 _EXPERIMENT = "onair_first_key"
-"""Within what a Pluto can do as it is sold."""
+"""An experiment that an unmodified Pluto can run."""
 SAMPLES = 1 << 20
 SETTINGS = RadioSettings(carrier_hz=2.4e9, sample_rate_hz=20e6, tx_gain_db=-10.0, rx_gain_db=20.0)
 
@@ -40,7 +40,7 @@ def run() -> list[BenchRow]:
 
 
 def _rounds() -> BenchRow:
-    """Rounds through three drivers, three libiio contexts and the air; the peer is the same run on simulated radios."""
+    """Time rounds with three drivers and libiio contexts and the air; the peer is the same run on simulated radios."""
     wire_s, kept = round_s("wire", ROUNDS, SETTLED, _EXPERIMENT)
     sim_s, _ = round_s("sim", ROUNDS, SETTLED, _EXPERIMENT)
     note = f"{1 / wire_s:.0f} rounds/s, {kept} of {ROUNDS} kept, 24 subcarriers, virtual clock, {os.cpu_count()} cores"
@@ -50,9 +50,9 @@ def _rounds() -> BenchRow:
 
 
 def _streaming() -> list[BenchRow]:
-    """Samples per second, ours and `adi.Pluto.rx()`: from a device that costs nothing, then from the air.
+    """Return samples per second, ours and `adi.Pluto.rx()`, from a device with stored samples, then from the air.
 
-    Ours opens a buffer for every reception, so that nothing in it is old; theirs stays open.
+    Ours opens a buffer for every reception, so that it contains no old samples; the peer's stays open.
     """
     rows = []
     for name, options in (("wire driver", {"canned": True}), ("emulator", {})):
@@ -62,8 +62,8 @@ def _streaming() -> list[BenchRow]:
                 radio.receive(SAMPLES)
 
             ours_s, peer_s, ratio = interleaved(ours, peer.rx, 9)
-        source = "samples made beforehand" if options else "samples from the simulated air"
-        rates = f"{SAMPLES / ours_s / 1e6:.1f} MS/s, theirs {SAMPLES / peer_s / 1e6:.1f}"
+        source = "stored samples" if options else "samples from the simulated air"
+        rates = f"{SAMPLES / ours_s / 1e6:.1f} MS/s, the peer {SAMPLES / peer_s / 1e6:.1f}"
         rows.append(
             BenchRow(
                 name=name,
@@ -78,9 +78,9 @@ def _streaming() -> list[BenchRow]:
 
 
 def _turnaround() -> BenchRow:
-    """What a slot costs one radio on the host: put a frame on the air, fall silent, receive what comes after.
+    """Time one radio's slot on the host: transmit a frame, fall silent, receive the samples that follow.
 
-    The peer does the same by pyadi-iio: without giving its buffer up it would receive an old one.
+    The peer does the same with pyadi-iio: it must close its buffer, which would otherwise return old samples.
     """
     plan = config.load_experiment("mobile_room").probing
     frame = registry.make_stage("probing", plan.waveform, plan.waveform_options).frame(SETTINGS.sample_rate_hz)
@@ -111,7 +111,7 @@ def _turnaround() -> BenchRow:
 
 @contextmanager
 def _radio_and_peer(n_samples: int, options: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """Yield our driver and pyadi-iio's, each with an emulated device of its own and receiving `n_samples` a block."""
+    """Yield our driver and pyadi-iio's, each with its own emulated device, both receiving `n_samples` per block."""
     import adi
 
     world = registry.load_driver("worlds", "sim")
@@ -128,14 +128,14 @@ def _radio_and_peer(n_samples: int, options: dict[str, Any]) -> Iterator[tuple[A
         peer.rx_lo = peer.tx_lo = round(SETTINGS.carrier_hz)
         peer.gain_control_mode_chan0, peer.rx_buffer_size = "manual", n_samples
         peer._rxadc.set_kernel_buffers_count(1)
-        # libiio crashes where a context goes before its buffers
+        # libiio crashes if a context is destroyed before its buffers
         stack.callback(peer.tx_destroy_buffer)
         stack.callback(peer.rx_destroy_buffer)
         yield radio, peer
 
 
 def _world(world: Any, scene: Scene) -> Any:
-    """Serve an air in a thread."""
+    """Serve a simulated air in a thread."""
     import threading
 
     @contextmanager
@@ -147,7 +147,7 @@ def _world(world: Any, scene: Scene) -> Any:
             endpoints.append(endpoint)
             up.set()
 
-        # no way to end it but the process's end: it is a daemon
+        # only the end of the process ends it, as it is a daemon
         threading.Thread(
             target=world.serve, args=("tcp://127.0.0.1:0", None, "virtual", 5.0, ready), daemon=True
         ).start()

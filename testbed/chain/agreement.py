@@ -1,25 +1,25 @@
 """Agreement: two CSI series become one common string, or an explicit failure.
 
-What leaks. The ledger counts what each message tells about the string that is left in the end: the quantizer's,
-parities, positions of corrected bits, the verification tag, of which the key's confirmation is made (`chain.confirm`).
-Sacrificed bits are published in full and leave the string, so they count 0; what they tell about their neighbours the
-length rule takes off the entropy (`amplify.accounting`).
+What leaks. The ledger counts what each message reveals about the string that remains in the end: the quantizer's
+messages, parities, positions of corrected bits, and the verification tag, from which the key's confirmation is made
+(`chain.confirm`). Sacrificed bits are published in full and leave the string, so they count 0; the length rule
+subtracts what they reveal about their neighbours from the entropy (`amplify.accounting`).
 
-What a reconciler is charged, each by the same rule: every bit that Alice tells of her string, and all that Bob's
-messages tell beyond that. By the chain rule the string loses no more than I(string; Bob's messages) + Alice's bits.
-- Alice's bits. Cascade: one a cut that was never answered before; siblings' parities follow and are no news. LDPC and
-  multilevel: one a syndrome bit, or a bit in the clear.
-- Bob's messages. Cascade's questions follow from public seeds and from where the strings differ, not from the strings
-  otherwise, and end with every error laid open. Were errors independent of the string, that would tell nothing. They
-  are not, errors lie next to borders, so `correction_leak` charges what the places tell of the labels, and the charge
-  itself, which follows from secret labels, is charged for the digits it has. LDPC's and multilevel's replies say which
-  frames failed: a bit for each failure and one for each success. Where and how often he corrected then stays with
-  Bob: the discussion has no message that depends on it, hence no charge. (His node reports the number of corrected
-  bits as a metric; who reads the records knows log2(n + 1) bits at most of the errors, none of a position.)
-f as the benches give it is the first item and the flags of the second: bare strings have no labels.
+Every reconciler is charged by the same rule: all bits that Alice reveals of her string, and all that Bob's messages
+reveal beyond that. By the chain rule the string loses no more than I(string; Bob's messages) + Alice's bits.
+- Alice's bits. Cascade: one for each cut that was not answered before; parities of siblings follow from these and
+reveal nothing new. LDPC and multilevel: one for each syndrome bit, or bit in the clear.
+- Bob's messages. Cascade's questions follow from public seeds and from the positions at which the strings differ, and
+in the end they reveal the position of every error. If errors were independent of the string, that would reveal
+nothing. But errors lie next to thresholds, so `correction_leak` charges what the positions reveal of the labels; the
+charge itself follows from secret labels, so its digits are charged, too. LDPC's and multilevel's replies say which
+frames failed: a bit for each failure and one for each success. Where and how often he corrected stays with Bob: no
+message of the discussion depends on it, hence no charge. (His node reports the number of corrected bits as a metric;
+a reader of the records knows at most log2(n + 1) bits about the errors, and no position.)
+The benchmarks' f counts the first item and the flags of the second: bare strings have no labels.
 
-Who speaks. At any moment one side speaks and the other waits, and only the speaker may find fault, so that a failure is
-told once and never collides with a message of the next discussion.
+Turns. At any time one side sends and the other waits, and only the side whose turn it is may report a failure, so that
+a failure is sent once and never collides with a message of the next discussion.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ T = TypeVar("T")
 Steps = Generator[Send | Receive, PublicMessage | None, T]
 
 MIN_BITS = 256
-"""Fewer kept bits cannot pay for the tag and 2·log2(1/ε)."""
+"""With fewer kept bits, the tag and 2·log2(1/ε) take all of them."""
 LEAD, FOLLOW = "quantize_lead", "quantize_follow"
 SACRIFICE, ERRORS = "sacrifice", "sacrifice_errors"
 TAG, VERIFIED = "verify_tag", "verified"
@@ -77,25 +77,25 @@ class Agreed:
     values: U8 = field(repr=False)
     """(bit,) the verified common string; empty where not verified."""
     raw: Bits | None = field(repr=False)
-    """Before the sacrifice; None where quantization failed."""
+    """Raw bits before the sacrifice; None where quantization failed."""
     sacrificed: I64
     """(position,) ascending indices into `raw` of the bits that were published."""
     ledger: Ledger
     csi: CsiSeries = field(repr=False)
-    """What this side measured, antennas in canonical order."""
+    """This side's measurements, antennas in canonical order."""
     features: Features | None = field(default=None, repr=False)
-    """What was quantized; None where it did not come to that."""
+    """The quantizer's input; None where the block failed before."""
     columns: I64 | None = None
-    """(dimension, feature) the columns of `features` that a label is made of; None: each its own."""
+    """(dimension, feature) the columns of `features` from which each label follows; None: each its own column."""
     transcript: Transcript = field(default_factory=Transcript)
-    """What was said so far."""
+    """The messages so far."""
     tag: bytes = field(default=b"", repr=False)
-    """Of the verified string, and secret: the key of its key's confirmation."""
+    """Tag of the verified string, which is secret: the key for confirming the key that follows."""
 
 
 @dataclass(slots=True)
 class _Progress:
-    """What is known of a block so far; a failure reports from here."""
+    """The state of a block so far, from which a failure is reported."""
 
     block: int
     csi: CsiSeries
@@ -143,9 +143,9 @@ class Agreement:
         """Return one side's dialogue from CSI to a verified common string.
 
         `csi` is what this side received; both series hold the same rounds. Never raises DialogueFailed: a failure is
-        told to the peer and returned as `report.failure` (other_rounds, too_few_bits, error_rate_too_high,
-        verification_failed, not_trained, wrong_model, protocol, or peer_failed: <the peer's reason>) with whatever had
-        been measured until then.
+        sent to the peer and returned as `report.failure` (other_rounds, too_few_bits, error_rate_too_high,
+        verification_failed, not_trained, wrong_model, protocol, or peer_failed: <the peer's reason>) with everything
+        that was measured until then.
         """
         ledger, transcript = Ledger(), Transcript()
         peer: Side = "bob" if role == "alice" else "alice"
@@ -165,7 +165,7 @@ class Agreement:
             except DialogueFailed as exc:
                 failure = f"{PEER_FAILED}: {exc.detail}" if exc.reason == PEER_FAILED else exc.reason
                 if exc.reason != PEER_FAILED:
-                    yield Send(failed_message(exc))  # in neither side's ledger: the string is thrown away
+                    yield Send(failed_message(exc))  # in neither side's ledger, because the string is discarded
             return progress.agreed(ledger, transcript, failure)
 
         return side()
@@ -190,7 +190,7 @@ class Agreement:
             "count": count,
             "bits": np.packbits(raw.values[positions]).tobytes(),
         }
-        # published in full and removed from the string: nothing of them is left to leak
+        # published in full and removed from the string, so that nothing remains that they could reveal
         yield Send(PublicMessage(kind=SACRIFICE, body=body, leaked_bits=0))
         answer = yield Receive(ERRORS)
         assert answer is not None
@@ -203,7 +203,7 @@ class Agreement:
         progress.columns = self.quantize.columns(features, lead)
         rate = _estimate(progress.errors, count)
         if rate > self.reconcile.most_errors:
-            yield Receive(FAILED)  # Bob goes by the same rule and says so next
+            yield Receive(FAILED)  # Bob applies the same rule, and his next message says so
         progress.kept = kept
         outcome = yield from self.reconcile.alice(Evidence(kept, rate, features, raw.take(positions)), rng)
         progress.values, progress.corrected = outcome.values, None
@@ -232,8 +232,9 @@ class Agreement:
         public = replace(raw.take(positions), values=theirs)
         progress.errors = int(np.count_nonzero(raw.values[positions] != theirs))
         kept = _without(raw, positions)
-        # Which sacrificed bits differ stays with Bob, and what differs is left out of the string. Yet a differing bit
-        # says that the rest of its label lies next to a threshold, so the number is charged for all that it can say.
+        # Which sacrificed bits differ stays with Bob, and labels with differing bits leave the string. Yet a differing
+        # bit
+        # means that the rest of its label lies next to a threshold, so the number of them is charged in full.
         leaked = _count_leak(positions.size)
         yield Send(PublicMessage(kind=ERRORS, body={"errors": progress.errors}, leaked_bits=leaked))
         rate = _estimate(progress.errors, positions.size)
@@ -254,22 +255,22 @@ class Agreement:
         progress.values, progress.corrected = outcome.values, outcome.corrected
         body: dict[str, Any] = {"corrections": []}
         leaked = 0
-        # An interactive discussion lays open where Bob corrected. A syndrome does not: it is a function of Alice's
-        # string alone, its bits are counted, and of Bob's replies each flag. So nothing is told of positions here.
+        # An interactive discussion reveals where Bob corrected. A syndrome does not: it is a function of Alice's string
+        # alone, whose bits are counted, as is each flag of Bob's replies. So no positions are charged here.
         if self.reconcile.shows_corrections:
             theirs_all = raw.values.copy()
             theirs_all[positions] = theirs
             theirs_all[np.delete(np.arange(raw.values.size), positions)] = outcome.values
             wrong = np.delete(np.arange(raw.values.size), positions)[kept.values != outcome.values]
             body["corrections"] = _by_level_bit(raw.take(wrong), kept)
-            # more than all of it cannot be told
+            # no more than all of it can be revealed
             leaked = min(kept.values.size, _corrections_leak(replace(raw, values=theirs_all), wrong))
         yield Send(PublicMessage(kind=VERIFIED, body=body, leaked_bits=leaked))
 
     def _sacrificed(self, raw: Bits, lead: PublicMessage, seed: int) -> I64:
         """Return the ascending positions that are published; raises DialogueFailed('too_few_bits').
 
-        Whole symbols, so that what is left of a label is never half known; first those that the quantizer has told.
+        Whole symbols, so that no label is partly known; those first that the quantizer has published.
         """
         n, share = raw.values.size, self.accounting.sacrifice_fraction
         group = np.zeros(0, np.int64)
@@ -288,7 +289,7 @@ class Agreement:
         return positions
 
     def read_sacrifice(self, message: PublicMessage, raw: Bits, lead: PublicMessage) -> tuple[I64, U8]:
-        """Return (positions, Alice's bits there); the share is agreed, so that Alice cannot publish another one."""
+        """Return (positions, Alice's bits there); the share is agreed on, so Alice cannot publish another one."""
         n = raw.values.size
         if integer(message, "raw", 0, 1 << 32) != n:
             raise DialogueFailed(
@@ -303,17 +304,17 @@ class Agreement:
 
 
 def to_bytes(value: int) -> bytes:
-    """Return a number of the tag's field as it travels: messages have no integers of 128 bits."""
+    """Return a number of the tag's field in the form of a message, which has no integers of 128 bits."""
     return value.to_bytes(TAG_BYTES, "big")
 
 
 def _estimate(errors: int, trials: int) -> float:
-    """Return the error rate to reconcile with: Laplace's rule, never 0, and rather above for few trials."""
+    """Return the error rate for the reconciliation: Laplace's rule, never 0, and rather too high for few trials."""
     return (errors + 1) / (trials + 2)
 
 
 def _count_leak(most: int) -> int:
-    """Return what a number in 0 … most can tell: ⌈log2(most + 1)⌉ bits."""
+    """Return what a number in 0 … most can reveal: ⌈log2(most + 1)⌉ bits."""
     return most.bit_length()
 
 
@@ -329,7 +330,7 @@ def _by_level_bit(bits: Bits, of: Bits) -> list[int]:
 
 
 def _corrections_leak(alice: Bits, wrong: I64) -> int:
-    """Return the charge for the positions of corrected bits of Alice's whole string, and for saying it."""
+    """Return the charge for the positions of corrected bits of Alice's whole string, and for publishing the charge."""
     if not wrong.size:
         return 0
     symbols = Symbols.of(alice)
@@ -343,7 +344,8 @@ def _corrections_leak(alice: Bits, wrong: I64) -> int:
 
 
 def _check_corrections(message: PublicMessage, kept: Bits, shown: bool) -> None:
-    """Raise DialogueFailed('protocol') unless Bob's counts are possible and charged. He is honest: they are not proved.
+    """Raise DialogueFailed('protocol') unless Bob's counts are possible and charged; he is trusted, so no proof is
+    asked.
 
     The charge follows from labels that only Bob compares; it is checked to be possible.
     """

@@ -1,8 +1,9 @@
 """Amplification: a verified string becomes a key of the length that the accounting allows.
 
-Alice decides the length (`Amplification.decide`): everything that anybody else may know is in the facts of the block,
-the portfolio of Eves is judged on them, and the length rule gives ℓ (`testbed.entropy`). That takes up to some seconds,
-so it is apart from the dialogue. Only ℓ is announced, never an entropy: an entropy of the string tells of the string.
+Alice decides the length (`Amplification.decide`): the facts of the block contain everything that anybody else may know,
+the portfolio of Eves is judged on them, and the length rule gives ℓ (`testbed.entropy`). This takes up to some seconds,
+so it is apart from the dialogue. Only ℓ is published, never an entropy, because an entropy reveals something of the
+string.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from testbed.entropy.length import STEP, AssumedEve, Budget, KeyLength, key_leng
 
 AMPLIFY, CONFIRMED, DELIVERED = "amplify", "confirmed", "delivered"
 UNMEASURED_CORRELATION = 0.9
-"""Of an Eve whom nobody measured and of whom the experiment says nothing: a little less than at λ/20 in a hall."""
+"""Correlation of an Eve who was not measured and of whom the experiment says nothing: a little less than at λ/20."""
 MEASURED_DISTANCE_WAVELENGTHS = 1.0
-"""Where an Eve was measured and nothing is assumed: nobody else is nearer to either end than this."""
+"""Where an Eve was measured and the experiment assumes none: no Eve is nearer to either end than this."""
 
 
 def assumed_eve(accounting: Accounting, measured: bool) -> AssumedEve:
-    """Return the Eve that a length is held against besides the measured one."""
+    """Return the Eve against whom a length is decided besides the measured one."""
     antennas = accounting.assumed_eve_antennas
     if accounting.assumed_eve_correlation is not None:
         return AssumedEve(correlation=accounting.assumed_eve_correlation, antennas=antennas)
@@ -51,9 +52,9 @@ def assumed_eve(accounting: Accounting, measured: bool) -> AssumedEve:
 class Amplification:
     """Alice's half and Bob's half of a block's amplification.
 
-    blocks: how many blocks the run plans; ε is shared out among them, and there is no key after so many.
-    least_key_bits: a shorter key is none to this side. decided: the blocks of the run that ε was spent on, shared with
-    whoever takes over when a node is configured again.
+    blocks: how many blocks the run plans; ε is shared among them, and further blocks give no key. least_key_bits: a
+    shorter key counts as none at this side. decided: the blocks of the run that ε was spent on, shared with the object
+    that replaces this one when a node is configured again.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Amplification:
             )
 
     def longest(self, agreed: Agreed) -> int:
-        """Return the length that no judgement can pass: if nobody knew anything but what was said."""
+        """Return the upper limit of the length: what would remain if Eve knew nothing but the public messages."""
         kept = agreed.values.size
         whole = floor(kept - agreed.ledger.leaked_bits - self.budget.hashing_bits - log2(kept // STEP + 1))
         return max(0, whole // STEP * STEP)
@@ -109,13 +110,12 @@ class Amplification:
         """Return one side's dialogue from a verified string to a key.
 
         `decided` is what `decide` returned at Alice, and None at Bob. Bob hashes only where his own ledger agrees and
-        the length is none that the rule could never give. Both then confirm the whole discussion and the string to one
-        another (`chain.confirm`): Alice's key is delivered when Bob's code was hers, Bob's when he then heard hers. The
+        the rule can give this length. Both then confirm the whole discussion and the string to each other
+        (`chain.confirm`): Alice's key is delivered when Bob's code equals hers, Bob's when he then receives hers. The
         last message of any protocol can be lost (two generals): then Alice has a key that Bob does not use, and his
-        node reports the failure; two different keys are not possible.
-        A key of 0 bits is no key: (None, report) with the reason in `failure`. Raises ValueError where `agreed` is not
-        verified, DialogueFailed where the discussion fails (ledger_mismatch, key_too_short, confirmation_failed,
-        protocol, peer_failed).
+        node reports the failure; two different keys are not possible. A key of 0 bits is no key: (None, report) with
+        the reason in `failure`. Raises ValueError where `agreed` is not verified, DialogueFailed where the discussion
+        fails (ledger_mismatch, key_too_short, confirmation_failed, protocol, peer_failed).
         """
         if not agreed.report.verified:
             raise ValueError(f"block {agreed.report.block} was not verified ({agreed.report.failure})")
@@ -185,14 +185,14 @@ class Amplification:
 
 SHORT = "entropy_exhausted"
 PROBES_A_COEFFICIENT = 3
-"""So many probes a coefficient of a channel under public patterns are needed to tell the surface from all else."""
+"""Probes needed for each coefficient of a channel under public patterns, to separate the surface from all else."""
 
 
 def unfittable(facts: Facts) -> str | None:
-    """Return why nothing can be said against an Eve who knows the patterns; None where she can be judged.
+    """Return why an Eve who knows the patterns cannot be judged; None where she can.
 
     A channel under a public pattern is a known function of N + 1 coefficients, or of one for each pattern that is in
-    use. With few probes they cannot be fitted, and nobody can say what is left; Eve may know the room by other means.
+    use. Few probes cannot fit them, so that what is left is unknown; Eve may know the room by other means.
     """
     if facts.patterns is None or facts.states is None:
         return None

@@ -1,9 +1,9 @@
-"""Key confirmation: both ends show that they saw the same discussion and hold the same string, before a key is kept.
+"""Key confirmation: both ends prove that they saw the same discussion and hold the same string, before keys are kept.
 
-The transcript is every message of a block, in order, as its sender said it: the quantizer's notes, positions, charges,
-the rounds, the length, the hash's seed. Both ends compute a code of it, keyed by the tag of the verified string. Bob
-shows the hash of his code, Alice answers with hers. Whoever changes a message on its way changes one end's code, and
-would have to find the other's without the tag, or from its hash.
+The transcript is every message of a block, in order, as its sender sent it: the quantizer's messages, positions,
+charges, the rounds, the length, the hash's seed. Both ends compute a code of it, keyed by the tag of the verified
+string. Bob sends the hash of his code, Alice answers with hers. A message changed on its way changes one end's code;
+whoever changed it would have to find the other code without the tag, or from its hash.
 
 What it costs. The tag (`amplify.verify`, 128 bits, a polynomial of the string at a public point) is never told; what is
 told when strings are verified is its hash. That hash, the code's hash and the code are functions of the tag and of what
@@ -30,13 +30,13 @@ _HASH, _PROOF = "hash", "proof"
 
 
 class Transcript:
-    """What was said about one block so far, in order; a running SHA-512."""
+    """The messages about one block so far, in order, as a running SHA-512."""
 
     def __init__(self) -> None:
         self._state = hashlib.sha512(b"ris-skg-testbed: block transcript 1")
 
     def copy(self) -> Transcript:
-        """Return one that goes on by itself."""
+        """Return a copy that continues separately."""
         new = Transcript()
         new._state = self._state.copy()
         return new
@@ -51,17 +51,17 @@ class Transcript:
 
 
 def shown_tag(tag: bytes) -> bytes:
-    """Return what Alice says of her string's tag."""
+    """Return what Alice publishes of her string's tag."""
     return hashlib.sha512(b"tag " + tag).digest()[: CODE_BITS // 8]
 
 
 def shown(code: bytes) -> dict[str, bytes]:
-    """Return what Bob says of his code."""
+    """Return what Bob publishes of his code."""
     return {_HASH: _hash(code)}
 
 
 def answered(code: bytes) -> dict[str, bytes]:
-    """Return what Alice answers."""
+    """Return Alice's answer."""
     return {_PROOF: code}
 
 

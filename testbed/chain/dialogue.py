@@ -1,8 +1,8 @@
 """Drives the two sides of a public discussion: message by message over any transport, or both in this process.
 
-A `Dialogue` (core.ledger) is a generator without sockets. `Conversation` is the shell a node daemon puts around one;
-`run` lets two of them talk here. A side that fails publishes `failed`, and the other side then fails as well: nobody is
-left waiting. Kinds of messages are checked here, their bodies by whoever reads them.
+A `Dialogue` (core.ledger) is a generator without sockets. `Conversation` is what a node daemon drives it with; `run`
+lets two of them exchange messages here. A side that fails publishes `failed`, and the other side then fails as well, so
+that no side waits in vain. Kinds of messages are checked here, their bodies by the stages that read them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Side = Literal["own", "peer"]
 FAILED = "failed"
 PEER_FAILED = "peer_failed"
 UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, ProtocolError)
-"""What reading a peer's garbage may raise; becomes DialogueFailed('protocol')."""
+"""Errors that reading a peer's malformed message may raise; each becomes DialogueFailed('protocol')."""
 MAX_MESSAGES = 1 << 17
 MAX_BYTES = 1 << 27
-"""Of one discussion, both directions; ten times what the longest block needs."""
+"""Most bytes of one discussion, both directions; ten times what the longest block needs."""
 
 
 def failed_message(failure: DialogueFailed) -> PublicMessage:
-    """Return the message by which the peer learns that this side gave up, and why."""
+    """Return the message that tells the peer that this side gave up, and why."""
     return PublicMessage(kind=FAILED, body={"reason": failure.reason, "detail": failure.detail})
 
 
@@ -43,7 +43,7 @@ def rounds_digest(csi: CsiSeries) -> str:
 
 
 def check_rounds(message: PublicMessage, own: CsiSeries) -> None:
-    """Raise DialogueFailed('other_rounds') unless the peer's message speaks of this side's rounds."""
+    """Raise DialogueFailed('other_rounds') unless the peer's message is about this side's rounds."""
     if message.body.get("rounds") != rounds_digest(own):
         detail = f"{message.kind}: the peer distils other rounds than this side's {own.rounds.size}"
         raise DialogueFailed("other_rounds", detail)
@@ -53,8 +53,8 @@ class Conversation(Generic[T]):
     """One side of a discussion, advanced by the peer's messages.
 
     Call `advance()` once to start, then `advance(message)` with each of the peer's until `done`; send what it returns.
-    Then either `result` is set, or `failure` says why not. Never raises for what the peer sends. Messages after `done`
-    belong to the next discussion and are ignored here.
+    Then either `result` is set, or `failure` gives the reason. No message of the peer makes it raise. Messages after
+    `done` belong to the next discussion and are ignored here.
     """
 
     def __init__(self, dialogue: Dialogue[T]) -> None:
@@ -66,7 +66,7 @@ class Conversation(Generic[T]):
         self.waiting_for: str | None = None
         """Kind of the peer's next message, while one is awaited."""
         self.ledger = Ledger()
-        """Of both directions."""
+        """Ledger of both directions."""
         self.transcript: list[tuple[Side, PublicMessage]] = []
 
     def advance(self, incoming: PublicMessage | None = None) -> list[PublicMessage]:
@@ -112,8 +112,8 @@ class Conversation(Generic[T]):
             self._give_up(exc, outgoing)
         except Exception as exc:
             if reply is None:
-                raise  # nothing came from the peer: a fault of this side's code
-            # whatever reading the peer's message raised: it ends this discussion, and no more than that
+                raise  # no message was read, so this is a fault of this side's code
+            # any error while reading the peer's message ends this discussion and has no other effect
             self._give_up(DialogueFailed("protocol", f"{reply.kind}: {type(exc).__name__}: {exc}"), outgoing)
 
     def _throw(self, failure: DialogueFailed, outgoing: list[PublicMessage]) -> None:
@@ -146,7 +146,7 @@ class Conversation(Generic[T]):
 
 
 def run(alice: Dialogue[A], bob: Dialogue[B]) -> tuple[A, B, list[tuple[Sender, PublicMessage]]]:
-    """Let both sides talk in this process; return both results and the transcript.
+    """Let both sides exchange messages in this process; return both results and the transcript.
 
     Raises the DialogueFailed of the side that failed first, and ProtocolError if both wait for the other.
     """
@@ -173,7 +173,9 @@ def metered(dialogue: Dialogue[T], ledger: Ledger) -> Dialogue[T]:
 
 
 def watched(dialogue: Dialogue[T], seen: Callable[[Side, PublicMessage], None]) -> Dialogue[T]:
-    """Pass a dialogue through unchanged and show every message of both directions, before its reader sees it."""
+    """Pass a dialogue through unchanged, and call `seen` with every message of both directions before its reader gets
+    it.
+    """
     reply: PublicMessage | None = None
     failure: DialogueFailed | None = None
     while True:
@@ -203,7 +205,7 @@ def _reason(message: PublicMessage) -> str:
 
 
 def read(message: PublicMessage, parse: Callable[[], T]) -> T:
-    """Run a reader of the peer's message; what it raises for garbage becomes DialogueFailed('protocol')."""
+    """Run a reader of the peer's message; its error for a malformed one becomes DialogueFailed('protocol')."""
     try:
         return parse()
     except UNREADABLE as exc:
@@ -225,7 +227,7 @@ def packed(message: PublicMessage, key: str, count: int) -> U8:
 
 
 def large(message: PublicMessage, key: str, n_bytes: int) -> int:
-    """Return a number that travels as big-endian bytes."""
+    """Return a number that is sent as big-endian bytes."""
     value = message.body.get(key)
     if not isinstance(value, bytes) or len(value) != n_bytes:
         raise DialogueFailed("protocol", f"{message.kind}: {key} is not {n_bytes} bytes")

@@ -1,4 +1,4 @@
-"""Eavesdropping: what an Eve makes of a block who runs the same chain and hears all that is said in public."""
+"""Eavesdropping: the attack on a block by an Eve who runs the same chain and receives all public messages."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ class EveGuess:
 
     report: EveReport
     raw: U8 = field(repr=False)
-    """(bit,) her best guess of the raw bits, sacrificed ones included; empty where she heard no quantizer messages."""
+    """(bit,) her best guess of the raw bits, sacrificed ones included; empty where she missed the quantizer's
+    messages."""
     reconciled: U8 | None = field(repr=False)
-    """(bit,) of the kept bits, improved by the public discussion; None where the positions are not known."""
+    """(bit,) guess of the kept bits, improved by the public discussion; None where the positions are not known."""
     key: U8 | None = field(repr=False)
-    """(bit,) None where no key was announced."""
+    """(bit,) guess of the key; None where no key was announced."""
 
 
 class Eavesdropping:
@@ -45,7 +46,7 @@ class Eavesdropping:
         self._agreement = agreement
         self.enhance, self.quantize, self.reconcile = agreement.enhance, agreement.quantize, agreement.reconcile
         self._eves: dict[str, EveModels] = {}
-        """Who trained a model of her own; a node is one Eve, a replay may have several."""
+        """Eves who trained a model of their own; a node is one Eve, a replay may have several."""
 
     def learn(
         self,
@@ -55,7 +56,7 @@ class Eavesdropping:
         seed: int,
         who: str = "eve",
     ) -> None:
-        """Let Eve take the public part of the model, and learn her own from Bob's published CSI and what she heard."""
+        """Let Eve take the public part of the model, and learn her own model from Bob's published CSI and her CSI."""
         models = self._eves[who] = EveModels()
         models.learn(self.enhance, from_alice, from_bob, transcript, generator(seed, "train", who))
 
@@ -68,13 +69,13 @@ class Eavesdropping:
         complete: bool,
         who: str = "eve",
     ) -> EveGuess:
-        """Run Eve's attack on a block: the same chain on what she heard, then everything that was said in public.
+        """Run Eve's attack on a block: the same chain on her measurements, then all public messages.
 
         She tries Alice's transmissions, Bob's, and the mean of both in the feature domain, each also through a model of
-        her own where the enhancer was trained, and keeps what errs least on the sacrificed bits; a link that she hardly
-        heard only where there is no other. Her error rate is therefore the least of three or six: a little in her
-        favour.
-        Works with any part missing (a series None, messages not heard), with a poorer result.
+        her own where the enhancer was trained, and keeps the one with the fewest errors on the sacrificed bits; a link
+        of which she received little only where there is no other. Her error rate is therefore the least of three or
+        six, which is slightly in her favour. Works with any part missing (a series None, messages missed), with a
+        poorer result.
         """
         heard = {m.kind: m for m in transcript}
         links = self._links(from_alice, from_bob, self._eves.get(who, EveModels()))
@@ -87,7 +88,7 @@ class Eavesdropping:
             try:
                 guesses[link], covered[link] = self.quantize.eavesdrop(features, heard[LEAD], heard[FOLLOW])
             except UNREADABLE:
-                continue  # her series does not fit this block (other rounds, other antennas)
+                continue  # her series is of other rounds or antennas than this block
         if not guesses:
             return EveGuess(_eve_report(block, 0, 0, 0, "none", complete), empty, None, None)
         link, first = next(iter(guesses.items()))
@@ -108,7 +109,7 @@ class Eavesdropping:
     def report_series(
         self, from_alice: CsiSeries | None, from_bob: CsiSeries | None, who: str = "eve"
     ) -> tuple[HeardSeries, ...]:
-        """Return what she tells Alice of the rounds of these series: each antenna and link, each way to features."""
+        """Return her report to Alice of the rounds of these series: each antenna and link, each way to features."""
         models = self._eves.get(who, EveModels())
         out = []
         for antenna, heard in _antennas(from_alice, from_bob):
@@ -128,7 +129,7 @@ class Eavesdropping:
 
 
 def _antennas(from_alice: CsiSeries | None, from_bob: CsiSeries | None) -> Iterator[tuple[int, dict[str, CsiSeries]]]:
-    """Yield each of her antennas with what it heard of the links: every one goes the chain's way by itself."""
+    """Yield each of her antennas with its series of the links: each antenna is one receiver of the chain."""
     series = {name: csi for name, csi in (("alice", from_alice), ("bob", from_bob)) if csi is not None}
     for antenna in range(max((csi.h.shape[1] for csi in series.values()), default=0)):
         yield (
@@ -146,7 +147,7 @@ def _both(links: dict[str, Features], name: str) -> dict[str, Features]:
     if len(links) == 2:
         a, b = links["alice"], links["bob"]
         if a.values.shape == b.values.shape and np.array_equal(a.rounds, b.rounds):
-            # where one of both is missing, the other stands alone
+            # where one of the two is missing, the other is used alone
             both = np.where(
                 np.isnan(a.values), b.values, np.where(np.isnan(b.values), a.values, (a.values + b.values) / 2)
             )
@@ -155,7 +156,7 @@ def _both(links: dict[str, Features], name: str) -> dict[str, Features]:
 
 
 def _weakness(eve: EveReport) -> tuple[bool, float]:
-    """Order links by how little they serve Eve; where she heard nothing she guesses half of the bits."""
+    """Order links by how little they help Eve; where she received nothing she guesses half of the bits."""
     deaf = eve.sacrificed_bits - eve.covered_bits
     return eve.covered_bits < COVERAGE * eve.sacrificed_bits, eve.sacrificed_errors + deaf / 2
 

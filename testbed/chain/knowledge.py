@@ -1,8 +1,8 @@
-"""What everybody else may know of Alice's string, gathered at Alice while a run goes on.
+"""What others may know of Alice's string, collected at Alice during a run.
 
-Earlier blocks and training count as known to Eve in full, so Alice keeps their features until the run is over. What
-Eve's node reports is public: it travels as a `HeardSeries` and can only shorten keys, so what cannot be read of it is
-left out and the block then counts as one without a measured Eve.
+Earlier blocks and training count as known to Eve in full, so Alice keeps their features until the run is over. Reports
+of Eve's node are public: they are sent as a `HeardSeries` and can only shorten keys. A report that cannot be read is
+left out, and the block then counts as one without a measured Eve.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from testbed.core.types import C64, F64, I64, CsiSeries, Features
 from testbed.entropy.facts import C128, Earlier, Facts, Heard
 
 MOST_CHANNELS = 8
-"""Channels of complex CSI that a length is judged with, besides the features: evenly spaced over the band."""
+"""Most channels of complex CSI by which a length is judged, besides the features: evenly spaced over the band."""
 MOST_SERIES, MOST_ROUNDS, MOST_DIMENSIONS = 256, 1 << 17, 1024
 _MOST_ELEMENTS = 1 << 16
 
 
 def heard_series(name: str, features: Features, csi: CsiSeries | None = None) -> HeardSeries:
-    """Return what an Eve reports of one antenna and link: features, and a few channels of CSI (rx antenna 0)."""
+    """Return Eve's report of one antenna and link: features, and a few channels of CSI (rx antenna 0)."""
     values = np.ascontiguousarray(features.values, "<f4")
     channels = np.zeros((values.shape[0], 0), np.complex64) if csi is None else few_channels(csi.h)
     return HeardSeries(
@@ -46,7 +46,7 @@ def few_channels(h: C64) -> C64:
 
 
 def read_heard(series: HeardSeries) -> Heard:
-    """Return a reported series; raises InputError where it is none."""
+    """Return a reported series; raises InputError where it is malformed."""
     rounds = np.frombuffer(series.rounds, "<i8") if len(series.rounds) % 8 == 0 else np.zeros(0, np.int64)
     n, size = rounds.size, (len(series.values), len(series.csi))
     sound = 0 < n <= MOST_ROUNDS and 0 < series.dimensions <= MOST_DIMENSIONS and 0 <= series.channels <= MOST_CHANNELS
@@ -59,25 +59,25 @@ def read_heard(series: HeardSeries) -> Heard:
 
 @dataclass(slots=True)
 class Knowledge:
-    """What is known of one run so far; Alice's node has one, a replay one for each Eve that it tries."""
+    """What is known of one run so far; Alice's node has one object, a replay one for each Eve that it tries."""
 
     _earlier: list[tuple[str, Features, bool]] = field(default_factory=list)
     _states: dict[int, int] = field(default_factory=dict)
     """Round → opaque number of the surface's state."""
     _heard: dict[str, list[Heard]] = field(default_factory=dict)
     refused_series: int = 0
-    """Series of Eve's that could not be read."""
+    """Number of Eve's series that could not be read."""
 
     def add_features(self, name: str, features: Features, same_run: bool = True) -> None:
-        """Take features that everybody knows from now on: a training's, a finished block's, those of another run."""
+        """Add features that everybody knows from now on: a training's, a finished block's, another run's."""
         self._earlier.append((name, features, same_run))
 
     def add_states(self, rounds: I64, states: I64) -> None:
-        """Take what the surface held: (round,) opaque numbers, equal where it was the same."""
+        """Add the surface's states: (round,) opaque numbers, equal for equal states."""
         self._states |= dict(zip(rounds.tolist(), states.tolist(), strict=True))
 
     def add_heard(self, series: Sequence[HeardSeries]) -> None:
-        """Take what Eve's node reports of the rounds until now."""
+        """Add what Eve's node reports of the rounds until now."""
         for one in series[:MOST_SERIES]:
             try:
                 heard = read_heard(one)
@@ -90,9 +90,10 @@ class Knowledge:
         self.refused_series += max(0, len(series) - MOST_SERIES)
 
     def facts(self, agreed: Agreed, surface: SurfaceRecord | None = None, rounds: I64 | None = None) -> Facts:
-        """Return everything that a block's length is judged by.
+        """Return all facts by which a block's length is judged.
 
-        surface: in the block's rounds. rounds: (probe,) their numbers where they are not those of the features.
+        surface: its states in the block's rounds. rounds: (probe,) their numbers where they are not those of the
+        features.
         """
         raw, features = agreed.raw, agreed.features
         assert raw is not None
@@ -106,7 +107,7 @@ class Knowledge:
             self.add_states(features.rounds, states)
         if surface is not None:
             if len(surface.other_rounds) != len(surface.other_states):
-                raise InputError("other rounds of the surface and their states do not go together")
+                raise InputError("the number of other rounds differs from that of their states")
             self._states |= dict(zip(surface.other_rounds, surface.other_states, strict=True))
         return Facts.of_bits(
             raw,
@@ -132,7 +133,7 @@ class Knowledge:
 
 
 def covered(facts: Facts) -> bool:
-    """Return whether some Eve heard most of the block: who hears nothing must not pass for one who knows nothing."""
+    """Return whether some Eve received most of the block: an Eve without receptions is not an Eve without knowledge."""
     for series in facts.heard:
         rows = np.isfinite(series.values).any(axis=1)
         if np.isin(facts.rounds, series.rounds[rows]).mean() >= COVERAGE:

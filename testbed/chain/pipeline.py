@@ -27,8 +27,8 @@ from testbed.entropy.facts import Facts
 
 
 class KeyChain:
-    """The stages of one experiment. Stateless between blocks, but for the enhancer's model where it has one: a seed and
-    a block number fix every random choice.
+    """The stages of one experiment. Stateless between blocks, except for the enhancer's model where it has one: a seed
+    and a block number determine every random choice.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class KeyChain:
         least_key_bits: int = 1,
         decided: set[int] | None = None,
     ) -> None:
-        """Build the stages; `blocks`: how many blocks the run plans (ε is shared out among them); `least_key_bits`: a
-        shorter key is none to this side, see `core.config.Floors`; `decided`: blocks of this run that another chain
-        spent ε on before, added to as this one does.
+        """Build the stages; `blocks`: how many blocks the run plans (ε is shared among them); `least_key_bits`: a
+        shorter key counts as none at this side, see `core.config.Floors`; `decided`: the blocks of this run on which
+        another chain spent ε before; this chain adds its own.
         """
         self.accounting = accounting
         self.enhance: Enhancer = registry.make_stage("enhance", plan.enhance, plan.enhance_options)
@@ -54,8 +54,8 @@ class KeyChain:
     def train(self, role: Side, csi: CsiSeries, block: int, seed: int) -> Dialogue[TrainReport]:
         """Return one side's dialogue in which the enhancer learns from a block that enters no key.
 
-        Never raises DialogueFailed: a failure is told to the peer and returned as `report.failure`
-        (untrainable, protocol, or peer_failed: <the peer's reason>). The model of before, if any, then stays.
+        Never raises DialogueFailed: a failure is sent to the peer and returned as `report.failure`
+        (untrainable, protocol, or peer_failed: <the peer's reason>). An earlier model, if any, then stays.
         """
         return training(self.enhance, role, canonical_antennas(csi, role), block, generator(seed, "train", role, block))
 
@@ -74,7 +74,7 @@ class KeyChain:
         return self._amplification.amplify(role, agreed, decided, seed)
 
     def features(self, csi: CsiSeries, role: Side) -> Features | None:
-        """Return what the enhancer makes of CSI; None where it needs a model and has none."""
+        """Return the enhancer's features of CSI; None where it needs a model and has none."""
         try:
             return self.enhance.transform(canonical_antennas(csi, role), role)
         except InputError:

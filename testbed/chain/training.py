@@ -1,8 +1,8 @@
-"""The training of an enhancer as a public discussion, and what Eve makes of it.
+"""The training of an enhancer as a public discussion, and what Eve can learn from it.
 
-Bob publishes his CSI of the training rounds, Alice learns how hers becomes his, publishes what Bob needs of the
-model, and takes it into use when he confirmed. Everybody hears all of it: the rounds enter no key, and Eve learns a
-model of her own, from what she heard to what Bob published.
+Bob publishes his CSI of the training rounds, Alice learns the map from her CSI to his, publishes Bob's part of the
+model, and uses the model from Bob's confirmation on. All of this is public: the rounds enter no key, and Eve learns a
+model of her own, from her measurements to Bob's published CSI.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Steps = Generator[Send | Receive, PublicMessage | None, T]
 
 CSI, MODEL, TRAINED = "training_csi", "training_model", "training_done"
 MAX_MODEL_BYTES = 1 << 24
-"""More than any enhancer publishes, and little enough for a node's memory."""
+"""Most bytes of a model: more than any enhancer publishes, and little enough for a node's memory."""
 
 
 def training(
@@ -68,7 +68,7 @@ def _alice(
     message = yield Receive(CSI)
     assert message is not None
     bob = read_series(message, csi, block)
-    learner = enhancer.fresh()  # the model of before stays until Bob has the new one too
+    learner = enhancer.fresh()  # the earlier model stays until Bob has the new one, too
     try:
         learner.fit(csi, bob, rng)
     except (ValueError, InputError) as exc:
@@ -82,7 +82,7 @@ def _alice(
 def memory_rounds(csi: CsiSeries, forgotten: float = 0.1) -> int | None:
     """Return the first lag in probes at which the levels' mean autocorrelation is `forgotten` or less.
 
-    None where that is not within half of the probes: so long a memory cannot be told from so short a series.
+    None where that is not within half of the probes: a series this short does not show a memory this long.
     """
     levels = np.abs(csi.h).reshape(csi.h.shape[0], -1).astype(np.float64)
     levels = levels[np.isfinite(levels).all(axis=1)]
@@ -96,7 +96,7 @@ def memory_rounds(csi: CsiSeries, forgotten: float = 0.1) -> int | None:
 
 
 def _bob(enhancer: TrainableEnhancer, csi: CsiSeries, block: int) -> Steps[None]:
-    # published in full; nothing of these rounds is ever part of a string, so there is nothing left to leak
+    # published in full; nothing of these rounds is ever part of a string, so there is nothing that they could reveal
     yield Send(PublicMessage(kind=CSI, body=series_body(csi, block)))
     message = yield Receive(MODEL)
     assert message is not None
@@ -105,7 +105,7 @@ def _bob(enhancer: TrainableEnhancer, csi: CsiSeries, block: int) -> Steps[None]
         if message.body.get("block") != block:
             raise ValueError(f"it is about block {str(message.body.get('block'))[:20]}, not of {block}")
         learner.adopt(message.body["model"])
-        learner.transform(csi, "bob")  # a model that cannot be used here must not be confirmed
+        learner.transform(csi, "bob")  # raises here if the model cannot be used, so that it is not confirmed
     except (*UNREADABLE, InputError) as exc:
         raise DialogueFailed("protocol", f"{MODEL}: {type(exc).__name__}: {exc}") from exc
     enhancer.load(learner.dump())
@@ -116,7 +116,7 @@ def _bob(enhancer: TrainableEnhancer, csi: CsiSeries, block: int) -> Steps[None]
 
 
 def series_body(csi: CsiSeries, block: int) -> dict[str, Any]:
-    """Return what is published of a series; complex64 in C order."""
+    """Return the published form of a series; complex64 in C order."""
     data = np.ascontiguousarray(csi.h, np.complex64).tobytes()
     return {
         "block": block, "rounds": rounds_digest(csi), "shape": list(csi.h.shape), "csi": data,
@@ -150,7 +150,7 @@ def read_series(message: PublicMessage, own: CsiSeries, block: int | None) -> Cs
 
 
 def trained_features(enhancer: Enhancer, csi: CsiSeries, role: str) -> tuple[Features, dict[str, Any]]:
-    """Return a side's features, and what its message says of the model; raises DialogueFailed.
+    """Return a side's features, and the entries about the model for its message; raises DialogueFailed.
 
     not_trained: there is no model here, e.g. after a restart; wrong_model: it was made for other CSI.
     """
@@ -166,7 +166,7 @@ def trained_features(enhancer: Enhancer, csi: CsiSeries, role: str) -> tuple[Fea
 
 
 def read_model_id(enhancer: Enhancer, lead: PublicMessage) -> None:
-    """Raise DialogueFailed unless Alice goes by the model that this side has."""
+    """Raise DialogueFailed unless Alice uses the same model as this side."""
     if isinstance(enhancer, TrainableEnhancer) and enhancer.model_id is not None:
         theirs = lead.body.get("model")
         if theirs != enhancer.model_id:
@@ -178,7 +178,7 @@ def read_model_id(enhancer: Enhancer, lead: PublicMessage) -> None:
 
 @dataclass(slots=True)
 class EveModels:
-    """What Eve has of a trained enhancer: Bob's side, which is public, and a model of her own for each link."""
+    """Eve's models of a trained enhancer: Bob's side, which is public, and one of her own for each link."""
 
     _public: TrainableEnhancer | None = None
     _own: dict[str, TrainableEnhancer] = field(default_factory=dict)
@@ -191,7 +191,7 @@ class EveModels:
         transcript: Sequence[PublicMessage],
         rng: np.random.Generator,
     ) -> None:
-        """Take and learn what the overheard training gives; nothing where she missed the messages or the rounds."""
+        """Learn from the overheard training; nothing where she missed the messages or the rounds."""
         heard = {m.kind: m for m in transcript}
         if not isinstance(enhancer, TrainableEnhancer) or FAILED in heard or not {CSI, MODEL} <= heard.keys():
             return
@@ -208,17 +208,17 @@ class EveModels:
             try:
                 learner.fit(own, read_series(heard[CSI], own, None), rng)
             except (*UNREADABLE, DialogueFailed, InputError):
-                continue  # her CSI does not fit, or too little of it
+                continue  # her CSI does not fit, or there is too little of it
             self._own[link] = learner
 
     def features(self, enhancer: Enhancer, heard: Mapping[str, CsiSeries]) -> dict[str, dict[str, Features]]:
-        """Return her features by way ('' as Bob makes his, ', trained' through her own models) and link."""
+        """Return her features by way ('' as Bob's are computed, ', trained' through her own models) and link."""
         out: dict[str, dict[str, Features]] = {"": {}}
         for link, csi in heard.items():
             try:
                 out[""][link] = (self._public or enhancer).transform(csi, "eve")
             except (InputError, ValueError):
-                continue  # no model, or one for other antennas: she does without
+                continue  # without a model for these antennas she uses none
         own = {}
         for link, csi in heard.items():
             if link in self._own:

@@ -44,7 +44,7 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
-    except OSError as exc:  # a folder that cannot be written, a full disk
+    except OSError as exc:  # for example a folder that cannot be written, or a full disk
         where = f"{exc.filename}: " if exc.filename else ""
         say(f"testbed: {where}{exc.strerror or exc}")
         status = 1

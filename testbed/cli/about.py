@@ -1,4 +1,4 @@
-"""Commands that say what there is, and how fast it is."""
+"""Commands that list what is installed and measure how fast it is."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def list_named(
 ) -> None:
     """List the bundled files, stages, drivers, checks and studies; with a KIND, also the options of each.
 
-    What is there and cannot be used is named on stderr, one line each.
+    Anything that was found and cannot be used is named on standard error, one line each.
     Example: testbed list quantize scalar
     """
     from testbed.core import registry
@@ -117,7 +117,7 @@ def list_named(
             lost = {p.name for p in broken if p.kind == key}
             print(f"{key}: {', '.join(n for n in registry.names(key) if n not in lost)}")
     elif kind not in registry.KINDS:
-        raise InputError(f"no kind of thing is called {kind!r}; accepted: {', '.join(registry.KINDS)}")
+        raise InputError(f"no kind is called {kind!r}; accepted: {', '.join(registry.KINDS)}")
     elif name is not None:
         broken = []
         _describe(kind, name, registry.find(kind, name))

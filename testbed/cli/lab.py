@@ -36,13 +36,13 @@ def doctor(
     ] = None,
     carrier_hz: Annotated[Optional[float], typer.Option(min=1e6, help="Measure at this carrier.")] = None,  # noqa: UP045
     rate_hz: Annotated[Optional[float], typer.Option(min=1e3, help="Measure at this sample rate.")] = None,  # noqa: UP045
-    repeats: Annotated[int, typer.Option(min=4, max=1000, help="Frames a link.")] = 8,
+    repeats: Annotated[int, typer.Option(min=4, max=1000, help="Frames sent on each link.")] = 8,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:  # fmt: skip
     """Check every radio, board, clock, port and key file of a lab on this machine, and say what to fix.
 
-    What it measures of the radios is kept for the nodes. Exit status 1 if anything must be fixed.
+    The nodes use what it measures of the radios. Exit status 1 if anything must be fixed.
     Example: testbed doctor --lab bench.toml --experiment onair_first_key
     """
     logs.configure(verbose)
@@ -87,7 +87,7 @@ def ris_show(
     lab: LabOption = "sim",
     as_json: JsonOption = False,
 ) -> None:
-    """Show the lab's surface and the pattern that it holds, or what PATTERN would be on it.
+    """Show the lab's surface and the pattern that it holds, or show PATTERN as this surface would hold it.
 
     Example: testbed ris show "beam(30, 0)" --lab sim
     """
@@ -139,7 +139,7 @@ def ris_optimise(
             help="Use of the pattern computed from the scene's geometry: start (of the search), answer, none."
         ),
     ] = "none",
-    seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Instead of the file's.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Seed in place of the file's.")] = None,  # noqa: UP045
     save: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Where the pattern is saved; default: best.json in the run's folder.", metavar="FILE.json"),
@@ -163,7 +163,7 @@ def ris_optimise(
     config.check_drivers(place, lab)
     config.check_limits(plan, place, experiment)
     if save is not None and (save.suffix != ".json" or save.is_dir() or not os.access(save.parent, os.W_OK)):
-        raise InputError(f"--save {save}: accepted: a .json file in a folder that can be written")
+        raise InputError(f"--save {save}: cannot be used; accepted: a .json file in a folder that can be written")
     found = surface.optimise(plan, place, lab, experiment, save, out, say, stop_on_signals)
     if as_json:
         print_json(found)
@@ -171,7 +171,7 @@ def ris_optimise(
         if found["status"] != "failed":
             say("no pattern was measured")
     else:
-        gained = "" if found["gain"] is None else f", {found['gain']:+.3f} on the start"
+        gained = "" if found["gain"] is None else f", {found['gain']:+.3f} against the start"
         sure = "" if found["confirmed"] else " (not measured again: the search was stopped early)"
         print(f"{found['after']:.3f} {found['unit']}{gained} after {found['rounds']} rounds{sure}: {found['saved']}")
     if found["status"] == "failed":

@@ -67,7 +67,7 @@ def _rounded(value: Any) -> str:
 @app.command()
 def train(
     algorithm: Annotated[str, typer.Argument(help="direct, sac, td3 or ppo.")],
-    out: Annotated[Path, typer.Option(help="Checkpoint to write; its card (.json) comes beside it.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write; its card (.json) is written beside it.")],
     channels: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -99,7 +99,7 @@ def train(
     seed: Annotated[int, typer.Option(min=0, max=2**62)] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Train beams against an eavesdropper (paper E) for [beams] policy = "agent"; hold them against the closed forms.
+    """Train beams against an eavesdropper (paper E) for [beams] policy = "agent" and compare them with closed forms.
 
     Example: testbed train direct --out beams.pt --set kappa_eve=0.9
     """
@@ -110,11 +110,11 @@ def train(
         try:
             changes[name] = int(value) if name in ("n_antennas", "history") else float(value)
         except ValueError:
-            raise InputError(f"--set {item}: accepted: NAME=NUMBER") from None
+            raise InputError(f"--set {item}: not a name with a number; accepted: NAME=NUMBER") from None
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: no folder {out.parent}")
     if out.is_dir() or out.suffix == ".json":
-        raise InputError(f"--out {out}: accepted: a file, as beams.pt; .json is its card's suffix")
+        raise InputError(f"--out {out}: a folder, or the card's suffix .json; accepted: a file, as beams.pt")
     new = not out.exists()
     try:
         with out.open("ab"):  # a training must not end where nothing can be written
@@ -124,7 +124,7 @@ def train(
     if new:
         out.unlink()
     if step_s is not None and (channels is None or channels.endswith(".npz")):
-        raise InputError("--step-s: accepted: with --channels EXPERIMENT; other channels have steps of their own")
+        raise InputError("--step-s: accepted only with --channels EXPERIMENT; other channels have steps of their own")
     from testbed.agents import sources
     from testbed.agents import train as training
 

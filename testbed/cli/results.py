@@ -93,7 +93,7 @@ def report(
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     baseline: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Compare with this run, with ratios.", metavar="RUN"),
+        typer.Option(help="Baseline run to compare with.", metavar="RUN"),
     ] = None,
 ) -> None:
     """(Re)make the HTML report of a run; a killed run's journal is first turned into its lasting files.
@@ -118,7 +118,7 @@ def audit(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, recorded in experiment mode.", metavar="RUN…")],
     as_json: JsonOption = False,
 ) -> None:
-    """Audit keys with all that became known later: the whole record, later blocks, the other runs.
+    """Audit keys with everything that became known later: the whole record, later blocks, the other runs.
 
     Exit status 1 where a key is exposed. Example: testbed audit runs/MONDAY runs/TUESDAY
     """
@@ -161,7 +161,7 @@ def compare(
     from testbed.records import reader
 
     if len(runs) < 2:
-        raise InputError("testbed compare: one run; accepted: two or more")
+        raise InputError("testbed compare: only one run was given; accepted: two or more")
     summaries = [reader.load(folder).summary for folder in runs]
     for folder, summary in zip(runs, summaries, strict=True):
         if summary is None:
@@ -230,8 +230,8 @@ def _key_files(folder: Path) -> list[Path]:
         return sorted(folder.glob("*/*.key"))
     except OSError as exc:
         raise InputError(
-            f"{folder}: cannot be read: {exc.strerror}; accepted: as the user whose nodes made them, or another "
-            "folder in the variable TESTBED_STATE"
+            f"{folder}: cannot be read: {exc.strerror}; accepted: run this as the user whose nodes made them, or "
+            "name another folder in the variable TESTBED_STATE"
         ) from exc
 
 

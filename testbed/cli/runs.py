@@ -36,8 +36,8 @@ def run(
         typer.Option("--lab", help="Lab file, or the name of a bundled one; default: sim.", metavar="LAB"),
     ] = None,
     resume: ResumeOption = None,
-    rounds: Annotated[Optional[int], typer.Option(min=1, help="Instead of the file's.")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Instead of the file's.")] = None,  # noqa: UP045
+    rounds: Annotated[Optional[int], typer.Option(min=1, help="Rounds in place of the file's.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Seed in place of the file's.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
     live: Annotated[bool, typer.Option("--live", help="Serve a live page of the run on this machine.")] = False,
     quiet: QuietOption = False,
@@ -142,7 +142,7 @@ def node(
     lab: LabOption,
     coordinator: Annotated[Optional[str], typer.Option(help="Endpoint of the coordinator; default: the lab's.")] = None,  # noqa: UP045
     world: Annotated[Optional[str], typer.Option(help="Endpoint of the simulated air; default: the lab's.")] = None,  # noqa: UP045
-    uri: Annotated[Optional[str], typer.Option(help="Instead of the lab's options.uri of this node's device.")] = None,  # noqa: UP045
+    uri: Annotated[Optional[str], typer.Option(help="URI of its device, in place of the lab's options.uri.")] = None,  # noqa: UP045
     once: Annotated[bool, typer.Option("--once", help="Leave after one run, or where none begins in time.")] = False,
     supervised: SupervisedOption = False,
     verbose: VerboseOption = False,
@@ -195,7 +195,7 @@ def node(
 @app.command()
 def sim(
     lab: LabOption = "sim",
-    port: Annotated[Optional[int], typer.Option(min=0, max=65535, help="Instead of the lab's; 0 chooses one.")] = None,  # noqa: UP045
+    port: Annotated[Optional[int], typer.Option(min=0, max=65535, help="In place of the lab's; 0 chooses one.")] = None,  # noqa: UP045
     experiment: Annotated[
         str, typer.Option(help="Experiment whose scene the air simulates until a run sends its own.")
     ] = "static_room",
@@ -222,7 +222,8 @@ def sim(
     driver = registry.load_driver("worlds", place.world.driver)
     endpoint = f"tcp://{place.world.host}:{place.world.port if port is None else port}"
     scene = None if supervised else config.load_experiment(experiment)
-    # started by a run or by the doctor, which look for missing keys themselves, it admits those that are here
+    # A run or the doctor that starts this process looks for missing keys itself, so here only those that are on this
+    # machine are required.
     identity = (processes.own_identity if supervised else processes.load_identity)(place, "world")
     with processes.emulators(place, lab, driver, scene) as ready:
         driver.serve(endpoint, identity, place.world.pace, place.world.peer_timeout_s, ready)

@@ -70,7 +70,7 @@ class ProgressBar:
     def update(self, p: Progress) -> None:
         if self._quiet:
             return
-        snr = "   –" if math.isnan(p.snr_db) else f"{p.snr_db:4.1f} dB"  # private nodes do not tell it
+        snr = "   –" if math.isnan(p.snr_db) else f"{p.snr_db:4.1f} dB"  # private nodes do not report it
         figures = f"{p.rounds_per_s:5.0f} rounds/s  SNR {snr}  kept {p.kept}  key bits {p.key_bits}"
         if p.message is not None:
             if self._bar is not None:
@@ -91,9 +91,9 @@ def conclude(outcome: Any, as_json: bool) -> None:
     path = html.make(outcome.folder)
     if as_json:
         print_json(outcome.summary)
-    elif outcome.status != "failed" or outcome.summary["rounds"]:  # of a run that never started there is only a reason
+    elif outcome.status != "failed" or outcome.summary["rounds"]:  # a run that never started has only a reason
         _show(outcome, path)
-    sys.stdout.flush()  # the reason is the last line, whatever the streams are
+    sys.stdout.flush()  # so that the reason is the last line, also where both streams go to one file
     if outcome.status == "failed":
         say(f"run failed: {outcome.detail}; report: {path}")
         raise typer.Exit(1)
@@ -111,7 +111,7 @@ def training_line(told: dict[str, Any]) -> str:
 
 
 MOST_EVES = 6
-"""Rows of "Who could know this key" on a terminal; the report has all."""
+"""Rows of the table "who could know this key" on a terminal; the report lists all."""
 
 
 def _eves(secrecy: dict[str, Any]) -> Any:

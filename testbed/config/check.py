@@ -54,7 +54,7 @@ def check_experiment(e: Experiment, source: str) -> None:
     for name in ("surface", "attacker"):
         panel: PlacedSurface | None = getattr(e.scene, name)
         if panel is not None and not any(panel.normal):
-            raise InputError(f"{source}: table [scene.{name}]: key 'normal': of length 0, accepted: a direction")
+            raise InputError(f"{source}: table [scene.{name}]: key 'normal': has length 0; accepted: not all zero")
     if e.surface.policy != "none":
         _check_surface(e, source)
     elif e.surface.is_secret:
@@ -65,7 +65,7 @@ def check_experiment(e: Experiment, source: str) -> None:
 
 
 def _stage(source: str, table: str, key: str, kind: str, name: str, options: Options) -> Any:
-    """Build a stage; raises InputError naming file, table and key, of the name or of the option."""
+    """Build a stage; raises InputError naming file, table and key, for an unknown name or a refused option."""
     try:
         registry.find(kind, name)
     except InputError as exc:
@@ -108,7 +108,7 @@ def _check_surface(e: Experiment, source: str) -> None:
 
 
 def check_chain(chain: ChainPlan, training: Training, source: str) -> None:
-    """Check the stages of a key chain and that a stage which has to learn gets something to learn from."""
+    """Check the stages of a key chain, and that a stage which has to learn has rounds to learn from."""
     enhancer = _stage(source, "chain", "enhance", "enhance", chain.enhance, chain.enhance_options)
     untrained = enhancer.trainable and enhancer.model_id is None
     if untrained and training.rounds < MIN_TRAINING_ROUNDS:
@@ -128,11 +128,11 @@ def check_chain(chain: ChainPlan, training: Training, source: str) -> None:
 def check_run(e: Experiment, source: str, lab: Lab | None = None) -> None:
     """Check what only a run asks of an experiment: a replay has its own number of rounds, and its own CSI.
 
-    With a lab, the carrier and rate too, against what the drivers of its radios say that they accept; a driver that
-    is not installed on this machine is left to the machine that has it.
+    With a lab, the carrier and rate are checked, too, against what the drivers of its radios accept; a driver that is
+    not installed on this machine is checked on the machine that has it.
 
     Raises InputError where the training leaves no round for a key, where a saved model was made for other CSI, or
-    where a radio cannot be tuned so.
+    where a radio cannot be tuned to the experiment's carrier or rate.
     """
     if lab is not None:
         check_limits(e, lab, source)
@@ -178,7 +178,7 @@ def check_lab(lab: Lab, source: str) -> None:
     if lab.coordinator.lost_after_s < 2 * lab.coordinator.heartbeat_s:
         raise InputError(
             f"{source}: table [coordinator]: key 'lost_after_s': {lab.coordinator.lost_after_s:g} s, accepted from "
-            f"twice heartbeat_s = {lab.coordinator.heartbeat_s:g} s: one late heartbeat is not a death"
+            f"twice heartbeat_s = {lab.coordinator.heartbeat_s:g} s: one late heartbeat does not make a node lost"
         )
     remote = [n for n, p in lab.node.items() if not p.local]
     if remote and lab.coordinator.port == 0:
@@ -216,10 +216,9 @@ def check_mode(e: Experiment, lab: Lab, source: str) -> None:
 
 
 def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None:
-    """Raise InputError where a driver is not installed here, needs a simulated air that the lab has not, does not know
-    an option that its table gives it, or states limits that exclude the table's gains.
-
-    Of the nodes `names`; by default of all that start on this machine, the simulated air included.
+    """Raise InputError where a driver is not installed here, needs a simulated air that the lab does not have, does not
+    know an option that its table gives it, or states limits that exclude the table's gains.
+    Checks the nodes `names`; by default all that start on this machine, the simulated air included.
     """
     if names is None:
         names = [name for name, place in lab.node.items() if place.local]
@@ -248,7 +247,7 @@ def check_drivers(lab: Lab, source: str, names: list[str] | None = None) -> None
 
 
 class Violation(NamedTuple):
-    """Something of an experiment, or of a lab, that a node's device cannot do."""
+    """A setting of an experiment, or of a lab, that a node's device cannot take."""
 
     node: str
     key: str
@@ -259,9 +258,9 @@ class Violation(NamedTuple):
 
 
 def violations(e: Experiment, lab: Lab, names: list[str] | None = None) -> list[Violation]:
-    """Return what the devices of these nodes (by default all whose driver is installed here) cannot do.
+    """Return the settings that the devices of these nodes (by default all whose driver is installed here) cannot take.
 
-    From what their drivers state of them (`Radio.limits`); nothing is opened.
+    Judged by what their drivers state of them (`Radio.limits`); nothing is opened.
     """
     found = []
     for name in names if names is not None else list(lab.node):
@@ -270,7 +269,7 @@ def violations(e: Experiment, lab: Lab, names: list[str] | None = None) -> list[
 
 
 def check_limits(e: Experiment, lab: Lab, source: str, names: list[str] | None = None) -> None:
-    """Raise InputError, in one line, where a device of the lab cannot do what the experiment `source` wants of it."""
+    """Raise InputError, in one line, where a device of the lab cannot take a setting of the experiment `source`."""
     found = violations(e, lab, names)
     if found:
         said = "; ".join(f"{v.detail}: {v.change}" for v in found)
@@ -278,7 +277,7 @@ def check_limits(e: Experiment, lab: Lab, source: str, names: list[str] | None =
 
 
 def _limits(lab: Lab, name: str) -> Limits:
-    """Return what a node's device accepts at the most: anything for boards, and where its driver is not found here."""
+    """Return a node's limits; boards, and devices whose driver is not installed here, have none."""
     place = lab.node[name]
     if place.role == "ris":
         return Limits()
@@ -331,7 +330,7 @@ def _too_wide(e: Experiment, name: str, who: str, limits: Limits) -> Iterator[Vi
 
 
 def _driver(group: str, driver: str, where: str) -> Any:
-    """Return a driver; raises InputError naming where it is asked for, and the installed ones or what is broken."""
+    """Return a driver; raises InputError naming where it is asked for, and the installed drivers or what is broken."""
     try:
         return registry.load_driver(group, driver)
     except InputError as exc:

@@ -21,7 +21,7 @@ from testbed.core.gate import printable
 
 T = TypeVar("T", bound=Table)
 MAX_BYTES = 1 << 22
-"""Of a file that somebody wrote by hand."""
+"""Largest size of a file that a user writes, in bytes."""
 _BUNDLED = {Experiment: "experiments", Lab: "labs"}
 
 
@@ -37,8 +37,8 @@ def find(kind: type[Experiment] | type[Lab], name: str) -> Path:
     try:
         if path.is_file():
             return path
-    except OSError as exc:  # in a folder that is closed to us
-        raise InputError(f"{path}: cannot be read: {exc.strerror}; accepted: a file that can be") from exc
+    except OSError as exc:  # for example in a folder that this user may not read
+        raise InputError(f"{path}: cannot be read: {exc.strerror}; accepted: a file that this user may read") from exc
     known = bundled(kind)
     if name in known:
         return known[name]
@@ -114,8 +114,8 @@ def json_schema(kind: type[Experiment] | type[Lab]) -> dict[str, Any]:
 
 def state_root() -> Path:
     """Return the folder for identities and key stores: $TESTBED_STATE, or the user's state folder."""
-    # a variable that is set to nothing says nothing, as the XDG specification has it: keys are not for the folder that
-    # somebody happens to be in
+    # A variable that is set to nothing counts as unset, as the XDG specification has it: the keys must not be stored
+    # in the current folder by accident.
     if chosen := os.environ.get("TESTBED_STATE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "ris-skg-testbed"

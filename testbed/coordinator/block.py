@@ -1,4 +1,4 @@
-"""How kept rounds become keys, or train the enhancer: block by block, stage by stage. Pure.
+"""From kept rounds to keys, or to a trained enhancer: block by block, stage by stage. Pure.
 
 A block of a key goes from agreement (Alice and Bob quantize, reconcile and verify) over Eve's attack on what was
 published to privacy amplification, and ends with Eve's guess of the final key. A block of training ends when both
@@ -39,11 +39,11 @@ STAGES: Mapping[str, Mapping[str, str]] = {
     "closed": {},
 }
 LOST_MODEL = ("not_trained", "wrong_model")
-"""Reasons for a failure by which an end has no trained enhancer, or another one than its peer."""
+"""Reasons for a failure that mean that an end has no trained enhancer, or another one than its peer."""
 GRACE_S = 5.0
-"""How much longer than a node this side waits: the node gives up first, so that its reason arrives before ours."""
+"""How much longer than a node the coordinator waits: the node gives up first, so that its reason arrives before."""
 EVE_GRACE_S = 10.0
-"""How much longer than other operations Eve's may take."""
+"""How much longer Eve's operations may take than others."""
 _REPORTS = "the reports"
 
 _STAGE_OF: Mapping[type, str] = {
@@ -60,7 +60,7 @@ class Block(Deadlines):
         self.number, self.rounds, self.training = number, rounds, training
         self.stage = Phases(STAGES, "agree", story, "stage", block=number)
         self.waiting: set[str] = set()
-        """Whose report of this stage is awaited."""
+        """Nodes whose report of this stage is awaited."""
         self.failure: str | None = None
         """The first reason why there is no key, or no training; later ones follow from it."""
         self.agreed: dict[str, m.Agreed] = {}
@@ -98,7 +98,7 @@ class Block(Deadlines):
 
     @property
     def public_messages(self) -> int:
-        """How many messages of the discussion Eve must have, by the latest count of Alice's node."""
+        """Number of messages of the discussion that Eve must have, by the latest count of Alice's node."""
         if self.training:
             return self._training_messages
         latest = self.amplified or self.agreed
@@ -123,7 +123,7 @@ class Block(Deadlines):
         self.fail(", ".join(reasons) if reasons else None)
 
     def over(self) -> BlockOver:
-        """Return what is recorded of the block."""
+        """Return the record of the block."""
         raw = {role: a.raw_bits for role, a in self.agreed.items() if a.raw_bits is not None}
         if self.attacked is not None and self.attacked.guess is not None:
             raw["eve"] = self.attacked.guess
@@ -151,7 +151,7 @@ class Block(Deadlines):
 
 
 class Blocks:
-    """The block that is open, if one is, and what decides about the next one."""
+    """The open block, if there is one, and what decides about the next one."""
 
     def __init__(
         self,
@@ -170,11 +170,11 @@ class Blocks:
         self.open: Block | None = None
         self.key_bits = 0
         self.to_train = experiment.training.rounds > 0
-        """The next block is one that the enhancer learns from."""
+        """The enhancer is to learn from the next block."""
         self.guarded = 0
-        """Kept rounds that were thrown away after a training."""
+        """Kept rounds that were discarded after a training."""
         self._guard = 0
-        """Kept rounds still to be thrown away: they are too near to what the training published."""
+        """Kept rounds still to be discarded, because they are correlated with the CSI that the training published."""
         self._next = 0
         self._one_sided: list[int] = []
         """Blocks without a key of which one end may have made its own: it is ordered to delete it."""
@@ -195,7 +195,7 @@ class Blocks:
 
     @property
     def rounds_wanted(self) -> int:
-        """How many rounds make the next block."""
+        """Number of rounds of the next block."""
         e = self._experiment
         return e.training.rounds if self.to_train else e.accounting.block_rounds
 
@@ -205,7 +205,7 @@ class Blocks:
         return self._tally.pending >= self.rounds_wanted
 
     def takes_guard_round(self) -> bool:
-        """Return whether the round just kept is one that guards the keys from the training; counts it."""
+        """Return whether the round just kept is a guard round between training and keys; counts it."""
         if not self._guard:
             return False
         self._guard, self.guarded = self._guard - 1, self.guarded + 1
@@ -242,7 +242,7 @@ class Blocks:
         return []
 
     def step(self) -> list[Effect] | None:
-        """Go on with the open block where nobody's report is awaited; None: wait, or there is none."""
+        """Advance the open block where no report is awaited; None: reports are awaited, or no block is open."""
         block = self.open
         if block is None or block.waiting:
             return None
@@ -284,12 +284,12 @@ class Blocks:
         return [Send(eve, m.GuessKey(block=block.number, public_messages=block.public_messages))]
 
     def _after_training(self, block: Block) -> list[Effect]:
-        """Both ends have learnt, or failed to: Eve may learn from what they published, and take as long as they."""
+        """Both ends have learnt, or failed: Eve may learn from what they published, in as much time as they had."""
         block.judge_training()
         if block.failure is None:
             self.to_train = False
             self._guard = self._experiment.training.guard_rounds
-            dropped = self._tally.take(self._guard)  # kept while the block filled up
+            dropped = self._tally.take(self._guard)  # guard rounds that were kept before
             self._guard, self.guarded = self._guard - len(dropped), self.guarded + len(dropped)
             self._story.add("thrown away as guard rounds", rounds=dropped)
         block.stage.enter("attack")
@@ -360,7 +360,7 @@ class Blocks:
         block.stage.enter("closed")
         over = block.over()
         if block.failure is not None and any(word in block.failure for word in LOST_MODEL):
-            self.to_train = self._experiment.training.rounds > 0  # a node came back without it
+            self.to_train = self._experiment.training.rounds > 0  # a node came back without its model
         if over.key_alice is not None and over.key_bob is not None and block.failure is None:
             self.key_bits += min(over.key_alice.key_bits, over.key_bob.key_bits)
         self._story.add("closed", rounds=block.rounds, block=block.number, failure=block.failure)
@@ -388,4 +388,4 @@ _AFTER: Mapping[tuple[bool, str], Callable[[Blocks, Block], list[Effect]]] = {
     (True, "agree"): Blocks._after_training,
     (True, "attack"): Blocks._after_last_stage,
 }
-"""(training, stage) → what is done when everybody has reported."""
+"""(training, stage) → the method to call when all reports are in."""

@@ -1,4 +1,4 @@
-"""What the coordinator's state machine takes in (events) and what it gives out (instructions to its shell)."""
+"""Input (events) and output (instructions to its shell) of the coordinator's state machine."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnded:
-    """The launcher saw the process of a local node, or of the simulated air, end."""
+    """The launcher found that the process of a local node, or of the simulated air, has ended."""
 
     node: str
     detail: str
     is_final: bool = False
-    """It will not be started again."""
+    """It is not started again."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkChanged:
-    """There is no way to a node's main loop any more, or there is one again."""
+    """The connection to a node's main loop is lost, or is there again."""
 
     node: str
     is_up: bool
@@ -52,14 +52,14 @@ class LinkChanged:
 
 @dataclass(frozen=True, slots=True)
 class KeyRefused:
-    """Somebody was not let in for the key that he has, or has of us."""
+    """A connection was refused because of a key: the peer's own, or the one that it has of the coordinator."""
 
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class DiskLow:
-    """There will soon be no room to close the records."""
+    """There will soon be too little disk space to close the records."""
 
     detail: str
 
@@ -84,7 +84,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class WithdrawOrders:
-    """Of rounds and patterns: those that have not reached the node are not to reach it any more."""
+    """Withdraw orders of rounds and patterns that have not reached the node."""
 
     node: str
 
@@ -115,7 +115,7 @@ class NewPattern:
 
     pattern: SurfacePattern
     name: str
-    """Of the surface's state: the pattern's digest, or the opaque name of a secret one."""
+    """Name of the surface's state: the pattern's digest, or the opaque name of a secret one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +127,9 @@ class RoundOver:
     reason: str | None
     surface: str | None
     start_s: float
-    """On the reference timeline."""
+    """Start on the reference timeline."""
     links: dict[str, list[m.LinkResult]]
-    """By receiving node."""
+    """Results by receiving node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class BlockOver:
     p_values: dict[str, float]
     """Randomness tests on Alice's key (experiment mode)."""
     training: bool = False
-    """The enhancer learnt from these rounds; the rest but `failure` is empty."""
+    """Whether the enhancer learnt from these rounds; then all fields but `failure` and `trained` are empty."""
     trained: dict[str, TrainReport] = field(default_factory=dict)
     """By role."""
 
@@ -170,7 +170,7 @@ Instruction = Send | WithdrawOrders | ResetWorld | AdvanceWorld | Note | NewPatt
 
 @dataclass(frozen=True, slots=True)
 class RunFails:
-    """What an owner of a part of the state puts last where the run cannot go on; it never leaves the machine."""
+    """Marks that the run cannot go on: the last effect of a part of the state. It never leaves the machine."""
 
     detail: str
 

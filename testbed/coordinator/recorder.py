@@ -1,4 +1,4 @@
-"""From the state machine's instructions to the run's folder: rounds, blocks, notes."""
+"""Writes the state machine's instructions into the run's folder: rounds, blocks, notes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("testbed.coordinator")
 
 class Recorder:
     """Writes one run's records. `private`: levels, SNR and arrival times depend on the channel, as the key does, and
-    are left out whatever a node reports."""
+    are never recorded, even if a node reports them."""
 
     def __init__(self, writer: RunWriter, lab: Lab, run_name: str, private: bool) -> None:
         self._writer, self._lab, self._run_name, self._private = writer, lab, run_name, private
@@ -103,7 +103,7 @@ class Recorder:
         log.info("training on %d rounds: %s", len(b.rounds), b.failure or "done")
 
     def totals(self, guarded: int, messages_refused: dict[str, int]) -> None:
-        """Record what was counted over the whole run."""
+        """Record the totals of the whole run."""
         for node, counts in self._links_rejected.items():
             log.info("%s could not use: %s", node, dict(counts))
         self._writer.event("guard_rounds", {"rounds": guarded})

@@ -1,10 +1,10 @@
-"""The nodes of a run: who takes part, who is alive and ready, who was lost and until when he may come back. Pure.
+"""The nodes of a run: which take part, which are alive and ready, which were lost and until when they may return. Pure.
 
 A node is known by its name and by its incarnation, drawn at each start of its process. It counts as alive from its
 greeting until it falls silent, its process ends or it greets anew; as ready once it is configured and its clock was
 read. A required node that was lost has a deadline to come back by; an optional one is left out and the run goes on.
-A node that reconnects under a new address is the same incarnation, and one whose process was started anew is another:
-resuming after a broken link therefore belongs to `Node` (what is still owed to it) and needs nothing of the rounds.
+A node that reconnects from a new address is the same incarnation; one whose process was restarted is another. To
+resume after a broken link, `Node` alone is needed (the orders that it has not acknowledged), and nothing of the rounds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from testbed.core.machine import Deadlines, EventClock, Story
 from testbed.net import messages as m
 
 LOADING_S = 60.0
-"""How much longer nodes may take to get ready that load a trained policy and the library it needs."""
+"""How much more time nodes get to become ready if they load a trained policy and the library that it needs."""
 MAX_ASKED = 3
 """How often a node that is alive is ordered to get ready before it is given up."""
 MAX_STRIKES = 3
@@ -30,7 +30,7 @@ _READY = "the node to get ready"
 
 
 class Node(Deadlines):
-    """What the coordinator knows of one node."""
+    """The coordinator's data of one node."""
 
     def __init__(self, name: str, role: str, required: bool, clock: EventClock, lab: Lab) -> None:
         super().__init__(clock)
@@ -41,11 +41,13 @@ class Node(Deadlines):
         self.ready = False
         """Configured, and its clock was read."""
         self.is_missing = False
-        """It fell silent, and whatever it holds it may still hold: one that is heard again goes on where it was."""
+        """It does not answer, but may still hold what it held: if it answers again, it continues where it was."""
         self.link_is_up = True
-        """There is a way to it, as far as anybody has noticed."""
+        """There is a connection to it, as far as is known."""
         self.asked = 0
-        """How often it was ordered to get ready and did not."""
+        """How often it was ordered to get ready without success."""
+        self.must_be_configured = False
+        """The order to configure its device is due, and is sent as soon as no round hinders it."""
         self._was_ready = False
         self.stopped = False
         self.incarnation = ""
@@ -53,7 +55,7 @@ class Node(Deadlines):
         self.strikes = 0
         """Rounds in a row that it left unanswered."""
         self.clock_asked_s = 0.0
-        """When its clock was asked for, on the coordinator's clock."""
+        """When its clock reading was requested, on the coordinator's clock."""
         self._lost_after_s = lab.coordinator.lost_after_s
         self._return_within_s = lab.coordinator.rejoin_timeout_s
 
@@ -75,7 +77,7 @@ class Node(Deadlines):
         return self.required and not self.alive and self.is_overdue(_RETURN)
 
     def seen(self) -> None:
-        """Take note of a sign of life."""
+        """Take note of a message from it."""
         self.set_deadline(_HEARTBEAT, self._lost_after_s)
 
     @property
@@ -84,7 +86,7 @@ class Node(Deadlines):
 
     @property
     def where_it_fails(self) -> str:
-        """Whose fault a silence is, as far as can be told from here."""
+        """Return where the cause of its silence lies, as far as the coordinator can tell."""
         if not self.link_is_up:
             return "its connection is closed: the network, its machine or its process"
         return "its connection stands: its machine or its process does not answer"
@@ -93,15 +95,15 @@ class Node(Deadlines):
         self.incarnation, self.hello = incarnation, hello
 
     def admit(self) -> None:
-        """Count it as alive; it starts with nothing."""
+        """Count it as alive; nothing of it is kept."""
         self.alive, self.left_out, self.ready, self.strikes, self.asked = True, False, False, 0, 0
         self.is_missing, self.link_is_up = False, True
         self.clear_deadline(_RETURN)
         self.seen()
 
     def ask(self, within_s: float) -> None:
-        """It is ordered to get ready; a node that is alive and not ready always has a deadline."""
-        self.ready = False
+        """Wait until it is ready; a node that is alive and not ready always has a deadline."""
+        self.ready, self.must_be_configured = False, True
         self.asked += 1
         self.set_deadline(_READY, within_s)
 
@@ -110,18 +112,18 @@ class Node(Deadlines):
         self.clear_deadline(_READY)
 
     def miss(self) -> None:
-        """It is silent: nothing is ordered of it, and what it holds is not given up."""
+        """Mark it as silent: it gets no orders, and what it holds is not given up."""
         self._was_ready = self.ready
         self.lose()
         self.is_missing = True
 
     @property
     def may_resume(self) -> bool:
-        """Whether it goes on where it was when it is heard again."""
+        """Whether it continues where it was if it answers again."""
         return self.is_missing and self._was_ready and self.required
 
     def lose(self) -> None:
-        self.alive = self.ready = self.is_missing = False
+        self.alive = self.ready = self.is_missing = self.must_be_configured = False
         self.clear_deadline(_HEARTBEAT)
         self.clear_deadline(_READY)
         self.set_deadline(_RETURN, self._return_within_s)
@@ -129,7 +131,7 @@ class Node(Deadlines):
 
     def dismiss(self) -> None:
         """Give up an optional node that cannot serve."""
-        self.alive = self.ready = self.is_missing = False
+        self.alive = self.ready = self.is_missing = self.must_be_configured = False
         self.left_out = True
         self.clear_deadline(_HEARTBEAT)
         self.clear_deadline(_READY)
@@ -143,7 +145,7 @@ class Node(Deadlines):
         if self.alive and not self.has_deadline(_HEARTBEAT):
             yield f"{self.name} is alive and may be silent for ever"
         if self.alive and self.asked and not self.ready and not self.has_deadline(_READY):
-            yield f"{self.name} is alive and not ready, and nobody will ask it again"
+            yield f"{self.name} is alive and not ready, and has no deadline"
         if self.is_missing and self.alive:
             yield f"{self.name} is missing but alive"
         if self.required and self.left_out:
@@ -160,7 +162,7 @@ class Roster:
         self._clock, self._story = clock, story
         self._refused: set[tuple[str, str]] = set()
         self.timed = True
-        """Every radio can start at a given time; otherwise rounds go step by step, and none does."""
+        """Whether every radio can start at a given time; otherwise rounds go step by step."""
         required = {"alice", "bob"} | ({"ris"} if experiment.surface.policy != "none" else set())
         wanted = required | ({"eve"} if experiment.scene.eve is not None else set())
         self.nodes = {
@@ -217,7 +219,7 @@ class Roster:
         return [node.hello for node in self.nodes.values() if node.hello is not None]
 
     def antennas(self) -> dict[str, int]:
-        """Return how many antennas each role's radio has."""
+        """Return the number of antennas of each role's radio."""
         return {n.role: n.hello.n_antennas for n in self.taking_part() if n.hello and n.measures}
 
     def misfit(self) -> str | None:
@@ -229,10 +231,21 @@ class Roster:
             )
         return None
 
+    def beams_note(self) -> list[Effect]:
+        """Return a note where the experiment's beam policy has no effect, because both ends have one antenna."""
+        n_antennas = self.antennas()
+        if self._experiment.beams.policy == "none" or max(n_antennas.get("alice", 1), n_antennas.get("bob", 1)) > 1:
+            return []
+        detail = (
+            f"table [beams]: policy = {self._experiment.beams.policy!r}, but the radios of Alice and Bob have one "
+            "antenna each, so the beams change nothing and the soundings only cost rounds; set policy = 'none'"
+        )
+        return [Note("beams_without_effect", {"detail": detail})]
+
     # -- messages
 
     def send(self, role: str, body: Any) -> list[Effect]:
-        """Send to the node of this role where it is alive, or may be so behind a broken link."""
+        """Send to the node of this role where it is alive, or may be alive behind a broken link."""
         node = self.by_role(role)
         return [Send(node.name, body)] if node is not None and (node.alive or node.is_missing) else []
 
@@ -247,7 +260,7 @@ class Roster:
         return self.refuse(name, "not needed by this experiment" if known else "not in this lab file")
 
     def welcome(self, node: Node, came_back: bool) -> list[Effect]:
-        """Take a node in, new or come back."""
+        """Take a node in, a new one or one that came back."""
         node.admit()
         self._story.add("came back" if came_back else "joined", node=node.name)
         identity = node.hello.identity if node.hello is not None else {}
@@ -262,10 +275,26 @@ class Roster:
         """Decide, once everybody has joined, whether radios time their samples in this run."""
         self.timed = all(n.hello.timed for n in self.nodes.values() if n.hello and n.measures)
 
-    def configure(self, node: Node) -> list[Effect]:
-        """Order a node to configure its device, and wait for it to get ready."""
-        e = self._experiment
+    def ask(self, node: Node) -> None:
+        """Have a node get ready: it is ordered to configure its device, and has so long for it."""
         node.ask(self.ready_within_s)
+
+    @property
+    def getting_ready(self) -> bool:
+        """Whether a node that takes part is alive and not ready."""
+        return any(node.alive and not node.ready for node in self.taking_part())
+
+    @property
+    def someone_must_be_configured(self) -> bool:
+        return any(node.must_be_configured for node in self.nodes.values())
+
+    def configure(self) -> list[Effect]:
+        """Order every node for which it is due to configure its device."""
+        return [self._order_to_configure(node) for node in self.nodes.values() if node.must_be_configured]
+
+    def _order_to_configure(self, node: Node) -> Effect:
+        e = self._experiment
+        node.must_be_configured = False
         alice = self.by_role("alice")
         discussion = transcript = ""
         if alice is not None and alice.hello is not None:
@@ -279,15 +308,14 @@ class Roster:
             blocks=planned_blocks(e), rehearsal=is_rehearsal(self._lab, e), surface=e.surface,
             discussion=discussion, transcript=transcript,
         )  # fmt: skip
-        return [Send(node.name, body)]
+        return Send(node.name, body)
 
-    def configure_anew(self, role: str) -> list[Effect]:
-        """Configure a node again that is alive: until it has answered, it is not ready."""
+    def ask_anew(self, role: str) -> None:
+        """Have a node get ready again that is alive: until it has answered, it is not ready."""
         node = self.by_role(role)
-        if node is None or not node.alive:
-            return []
-        node.asked = 0
-        return self.configure(node)
+        if node is not None and node.alive:
+            node.asked = 0
+            self.ask(node)
 
     # -- losses
 
@@ -297,7 +325,7 @@ class Roster:
         return [Note("lost", {"node": node.name, "detail": why})]
 
     def miss(self, node: Node, why: str) -> list[Effect]:
-        """A node is silent; it may go on where it was."""
+        """Mark a node as silent; it may continue where it was."""
         node.miss()
         self._story.add("silent", node=node.name, why=why)
         return [WithdrawOrders(node.name), Note("silent", {"node": node.name, "detail": why})]
@@ -306,11 +334,11 @@ class Roster:
         node.admit()
         self._story.add("resumed", node=node.name)
         note = Note("resumed", {"node": node.name, "detail": "it answers again and continues where it was"})
-        # its device may have been dropped meanwhile by an air that waited for it
-        return [note, *self.configure(node)]
+        self.ask(node)  # the simulated air may have dropped its device meanwhile
+        return [note]
 
     def change_link(self, node: Node, is_up: bool) -> list[Effect]:
-        """Take note that there is no way to a node, or one again."""
+        """Take note that a node's connection is lost, or is there again."""
         node.link_is_up = is_up
         self._story.add("link up" if is_up else "link down", node=node.name)
         if is_up or not (node.alive or node.is_missing):
@@ -318,12 +346,14 @@ class Roster:
         return [Note("link_down", {"node": node.name, "detail": "orders wait until its connection is back"})]
 
     def ask_again(self, node: Node) -> list[Effect]:
-        """Order a node again to get ready that is alive and did not; one that never does is given up."""
+        """Order a node that is alive and not ready to get ready again; after too many orders it is given up."""
         if node.asked >= MAX_ASKED:
             why = f"is alive but did not get ready, asked {node.asked} times; {node.where_it_fails}"
             return self.go_on_without([node], why, why)
         self._story.add("asked again", node=node.name, asked=node.asked)
-        return [Note("asked_again", {"node": node.name, "times": node.asked}), *self.configure(node)]
+        note = Note("asked_again", {"node": node.name, "times": node.asked})
+        self.ask(node)
+        return [note]
 
     def leave_out(self, node: Node, why: str) -> list[Effect]:
         """Go on without an optional node."""
@@ -340,9 +370,9 @@ class Roster:
         return [x for node in late for x in self.leave_out(node, why)]
 
     def strike(self, name: str, number: int) -> list[Effect]:
-        """Count a round that a node left unanswered; after some in a row it is given up."""
+        """Count a round that a node left unanswered; after several in a row the node is given up."""
         node = self.nodes[name]
-        if node.left_out:  # by the round before this one
+        if node.left_out:  # the round before this one led to it
             return []
         node.strikes += 1
         self._story.add("no answer", round=number, node=name, strikes=node.strikes)

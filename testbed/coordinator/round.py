@@ -24,11 +24,11 @@ from testbed.core.types import C64
 from testbed.net import messages as m
 
 MAX_UNDER_WAY = 2
-"""The one on the air, and the one before it, whose estimates are still being made."""
+"""The round on the air, and the one before it, which is still being estimated."""
 OPTIONAL_S = 3.0
 """How long a round waits for nodes that it can do without once the others have answered."""
 OPTIONAL_AGAIN_S = 0.5
-"""The same for one that left the round before unanswered."""
+"""The same for a node that left the round before unanswered."""
 _ANSWERS = "the answers"
 
 
@@ -42,24 +42,24 @@ class Round(Deadlines):
         super().__init__(clock)
         self.number, self.surface, self.start_s, self.end_s = number, surface, start_s, end_s
         self.sounding = sounding
-        """All antennas are sounded: what comes of it stays in the nodes."""
+        """The round sounds all antennas: its CSI stays in the nodes."""
         self.expected: set[str] = set(nodes)
-        """Whose report the round waits for, or has."""
+        """Nodes whose report the round waits for, or has."""
         self.captured: set[str] = set()
-        """Who has the samples: as far as they are concerned the air is free."""
+        """Nodes that have their samples: they need the air no longer."""
         self.results: dict[str, m.Probed] = {}
         self.rejection: Reject | None = None
-        """Why it cannot be kept, whatever is reported yet; the first reason counts."""
+        """The reason why it cannot be kept, whatever is reported later; the first one counts."""
         self.bases_s: dict[str, float] = {}
-        """What each clock was taken for when the round was planned; none where radios do not time their samples."""
+        """Each clock's assumed base when the round was planned; empty where radios do not time their samples."""
         self.steps: steps.Steps | None = None
-        """Where the radios cannot time their samples."""
+        """Its steps, where the radios cannot time their samples."""
 
     def wait_for_answers(self, within_s: float) -> None:
         self.set_deadline(_ANSWERS, within_s)
 
     def hurry(self, within_s: float) -> None:
-        """Wait for the answers for so long from now, or for what is left of their time where that is less."""
+        """Wait for the answers for `within_s` from now, or until the present deadline if that is earlier."""
         if self.overdue_s(_ANSWERS) < -within_s:
             self.set_deadline(_ANSWERS, within_s)
 
@@ -102,12 +102,12 @@ class Round(Deadlines):
         return reason
 
     def record(self, reason: str | None) -> RoundOver:
-        """Return what is recorded of the round, kept where `reason` is None."""
+        """Return the record of the round, kept where `reason` is None."""
         links = {name: result.links for name, result in self.results.items()}
         return RoundOver(self.number, reason is None, reason, self.surface, self.start_s, links)
 
     def record_settled(self, reason: str | None) -> RoundOver:
-        """Return what is recorded of a round that was finished: of a sounding, only what was rejected."""
+        """Return the record of a finished round; for a sounding, only its rejected links."""
         over = self.record(reason)
         if self.sounding:
             for name, found in over.links.items():
@@ -152,7 +152,7 @@ class Rounds:
         """Number of the next round."""
         self.on_air: Round | None = None
         self.settling: list[Round] = []
-        """Captured, or ordered ahead; reports still coming, oldest first."""
+        """Captured, or ordered ahead; reports are still missing; oldest first."""
         self.uncorrected: list[Round] = []
         """Closed rounds from whose arrival times the clocks are not corrected yet, oldest first."""
 
@@ -209,20 +209,20 @@ class Rounds:
         if body.fault is None:
             node.strikes = 0
             return []
-        # an optional node whose radio only fails is no use, and slows everybody down
+        # an optional node whose radio always fails only slows the run down
         out = [] if node.required else self._roster.strike(name, r.number)
         node.strikes *= not node.required
         return [*out, Note("fault", {"node": name, "round": body.round, "reason": body.fault, "detail": body.detail})]
 
     def _hurry(self, r: Round) -> None:
-        """Where a round waits for nobody but nodes that it can do without, wait no longer than they are worth."""
+        """Shorten the wait of a round that waits only for optional nodes."""
         owed = [self._roster.nodes[name] for name in r.expected if r.owes(name)]
         if owed and not any(node.required for node in owed) and r.steps is None:
             struck = any(node.strikes for node in owed)
             r.hurry(OPTIONAL_AGAIN_S if struck else OPTIONAL_S)
 
     def take_failure(self, name: str) -> bool:
-        """A node's part in the oldest round that it owes has failed; False where it owes none."""
+        """Take the failure of a node's part in the oldest round that it owes; False where it owes none."""
         r = next((r for r in self.under_way if r.owes(name)), None)
         if r is None:
             return False
@@ -297,7 +297,7 @@ class Rounds:
                 r.bases_s.pop(other, None)
 
     def lose(self, name: str, required: bool) -> None:
-        """Expect nothing more of a node that was lost; without a required one the round cannot be kept."""
+        """Expect no more reports of a node that was lost; without a required node the round cannot be kept."""
         for r in self.under_way:
             if name in r.expected:
                 r.expected.discard(name)

@@ -1,4 +1,4 @@
-"""When each slot of a round happens, on the clock of every node's own device.
+"""The time of each slot of a round, on the clock of every node's own device.
 
 The coordinator keeps one reference timeline (seconds since synchronisation): Alice's device, read once. A node's device
 clock is `base + reference time`, and the base moves with the difference of the two crystals. It comes from one reading
@@ -19,31 +19,31 @@ from testbed.net import messages as m
 _MISSES = 3
 """Frames in a row that a receiver must miss before its clock is doubted."""
 _WIDEST_DOUBT_S = 1e-3
-"""How far off a clock is believed to be that nothing but missed frames speaks against."""
+"""Largest error assumed of a clock if only missed frames suggest that it is wrong."""
 _CRYSTALS = 44e-6
-"""Most by which the rates of two devices differ: ±20 ppm each, a tenth for their age."""
+"""Largest difference between the rates of two devices: ±20 ppm each, plus a tenth for ageing."""
 _WANDER = 2e-8
 """Standard deviation of a rate's change over one second, growing with the root of time: half a ppm in ten minutes, what
 a crystal without an oven does where the room's temperature moves by a degree."""
 _SIGMAS = 3.0
-"""Standard deviations that make a bound."""
+"""Number of standard deviations that make a bound."""
 _NOISE = 1 / 32
-"""Standard deviation of a measured arrival, in guards."""
+"""Standard deviation of a measured arrival, as a share of the guard."""
 _READ = 1 / 6
-"""The same of a reading that is exact by its word: devices start when they say to within some of the guard."""
+"""Standard deviation of an exact clock reading, as a share of the guard: devices start within part of the guard."""
 _IN_GUARD = 0.75
-"""Share of the guard that a clock's drift may take before receivers listen for longer."""
+"""Share of the guard that a clock's drift may use up before receivers listen for longer."""
 WIDEST_S = 50e-3
 """Longest time that receivers listen early and late: crystals 40 ppm apart take 48 ms in twenty minutes."""
 
 
 Part = Literal["reference", "listener", "other"]
-"""Whose timeline it is (Alice), who has to hear her frames in time, and who has only a clock (a surface)."""
+"""Alice, whose clock is the reference; nodes that must receive her frames in time; others (a surface)."""
 
 
 @dataclass(slots=True)
 class _Line:
-    """Offset and rate of a clock by its measured offsets: a Kalman filter whose rate takes a random walk."""
+    """Offset and rate of a clock from its measured offsets: a Kalman filter whose rate is a random walk."""
 
     at_s: float
     """Reference time of the last measurement."""
@@ -60,14 +60,16 @@ class _Line:
         return self.offset_s + self.rate * (time_s - self.at_s)
 
     def bound_at(self, time_s: float) -> float:
-        """Return how far off `offset_at` may be."""
+        """Return the largest error of `offset_at`."""
         return _SIGMAS * math.sqrt(self._variance(max(0.0, time_s - self.at_s)))
 
     def _variance(self, dt_s: float) -> float:
         return self.p_offset + dt_s * (2 * self.p_both + dt_s * self.p_rate) + _WANDER**2 * dt_s**3 / 3
 
     def learn(self, time_s: float, offset_s: float) -> None:
-        """Take a measured offset; rounds that overlap may tell theirs out of order, and then it counts as no later."""
+        """Take a measured offset; overlapping rounds may report theirs out of order, which then count as of the same
+        time.
+        """
         dt_s = max(0.0, time_s - self.at_s)
         error_s = offset_s - self.offset_at(time_s)
         p_offset = self._variance(dt_s)
@@ -82,22 +84,22 @@ class _Line:
         self.p_rate = p_rate - gain_rate * p_both
 
     def restart(self, time_s: float, offset_s: float) -> None:
-        """Take a measured offset where none before it counts; what is known of the rate stays."""
+        """Take a measured offset in place of all before it; the estimate of the rate stays."""
         self.at_s, self.offset_s = time_s, offset_s
         self.p_offset, self.p_both = self.noise, 0.0
 
 
 @dataclass(slots=True)
 class NodeClock:
-    """What is known of one device's clock."""
+    """The state of one device's clock."""
 
     base_s: float
     """Device time less reference time, at the round that was planned last."""
     uncertainty_s: float
-    """How far off `base_s` may be until the first frame was received, beside what drifts."""
+    """Largest error of `base_s` until the first frame is received, without the drift."""
     line: _Line = field(repr=False)
     listens: bool
-    """It has to hear the reference's frames: what is not known of other clocks makes no window wider."""
+    """Whether it must receive the reference's frames; the errors of other clocks widen no window."""
     missed: int = 0
     """Frames in a row that were not received."""
 
@@ -121,22 +123,22 @@ class Scheduler:
         self._turnaround_s = turnaround_s
         self._guard_s = guard_s
         self._widest_s = max(guard_s, widest_s)
-        """Where no receiver can listen for longer, however little is known."""
+        """No receiver can listen for longer than this, however uncertain its clock is."""
         self._lead_s = lead_s
         """Least time between planning a round and its first sample (0 in virtual time)."""
         self.next_s = 0.0
-        """Start of the next round at the earliest."""
+        """Earliest start of the next round."""
         self.clocks: dict[str, NodeClock] = {}
         self.margin_s = guard_s
-        """Of the round that was planned last."""
+        """Margin of the round that was planned last."""
         self._reference_doubt_s = 0.0
 
     def synchronise(
         self, node: str, device_time_s: float, reference_s: float, uncertainty_s: float, part: Part = "listener"
     ) -> None:
-        """Learn a reading of a device's clock at a reference time, wrong by up to `uncertainty_s`.
+        """Take a reading of a device's clock at a reference time, wrong by up to `uncertainty_s`.
 
-        A listener is off by its own reading and by the reference's, until it has heard a frame.
+        A listener's error is that of its own reading plus that of the reference's, until it has received a frame.
         """
         base_s = device_time_s - reference_s
         line = _Line(reference_s, base_s, (_NOISE * self._guard_s) ** 2, p_offset=(_READ * self._guard_s) ** 2)
@@ -164,7 +166,7 @@ class Scheduler:
         return start_s, start_s + len(self._slots) * self._slot_s
 
     def _expect(self, clock: NodeClock, start_s: float) -> float:
-        """Set the clock's base for a round at `start_s`; returns by how much it may be off beyond the guard."""
+        """Set the clock's base for a round at `start_s`; returns by how much its error may exceed the guard."""
         clock.base_s = clock.line.offset_at(start_s)
         return clock.uncertainty_s + max(0.0, clock.line.bound_at(start_s) - _IN_GUARD * self._guard_s)
 
@@ -187,10 +189,11 @@ class Scheduler:
         )  # fmt: skip
 
     def track(self, node: str, base_s: float, time_s: float) -> None:
-        """Learn that a frame at reference time `time_s` speaks for this base: the planned one plus its timing error.
+        """Take the base that a frame at reference time `time_s` implies: the planned base plus the frame's timing
+        error.
 
-        Said as a base, not as an error: rounds are planned ahead of what is learned, and an error that was corrected
-        already would be corrected again by every round still under way.
+        It is given as a base, not as an error, because rounds are planned before earlier ones are evaluated: an error
+        that was corrected already would be corrected again by every round still under way.
         """
         clock = self.clocks[node]
         # While the clock is still uncertain the first arrival settles it whole.
@@ -198,9 +201,9 @@ class Scheduler:
         clock.uncertainty_s, clock.missed = 0.0, 0
 
     def miss(self, node: str, is_certain: bool = False) -> None:
-        """Learn that a frame was not found: after a few in a row, look for the next one in a wider window.
+        """Take note that a frame was not found: after several in a row, search for the next one in a wider window.
 
-        `is_certain`: part of it was heard at the window's edge, so that its clock is off for certain.
+        `is_certain`: part of it was received at the window's edge, so that the clock is certainly wrong.
         """
         clock = self.clocks[node]
         clock.missed += 1

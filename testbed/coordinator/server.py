@@ -36,10 +36,10 @@ from testbed.records.writer import RunWriter
 log = logging.getLogger("testbed.coordinator")
 _POLL_MS = 20
 _MESSAGES_A_LOOK = 256
-"""How many messages are read before the clock is looked at again."""
+"""How many messages are read before the clock is read again."""
 _SHOWN = (
     "key_refused", "lost", "silent", "resumed", "link_down", "asked_again", "left_out", "failed", "refused", "rejoined",
-    "rounds_lost", "no_answer",
+    "rounds_lost", "no_answer", "beams_without_effect",
 )  # fmt: skip
 """Notes that a person who watches is shown; the others go into the log."""
 _CHECK_S = 1.0

@@ -269,9 +269,10 @@ class CoordinatorState(Deadlines):
         self.rounds.forget_clock_of(node.name)
         out = self.roster.welcome(node, came_back)
         if self.phase != "joining":
-            out += self.roster.configure(node)
+            self.roster.ask(node)
             if node.role == "alice":  # her sockets are new: the others must find them
-                out += self.roster.configure_anew("bob") + self.roster.configure_anew("eve")
+                self.roster.ask_anew("bob")
+                self.roster.ask_anew("eve")
         return out
 
     def _configured(self, node: Node, body: m.Configured) -> list[Effect]:
@@ -282,10 +283,10 @@ class CoordinatorState(Deadlines):
     def _let_air_catch_up(self, node: Node) -> list[Effect]:
         """Let virtual time come to the end of the last round that was planned, whether or not it took place.
 
-        A node that comes back reads it then: taken for a round's length wrong, it would measure every round beside its
-        peer's. No round is under way that could still be kept.
+        A node that comes back reads its clock then. If the reading were wrong by the length of a round, the node would
+        measure every round beside its peer's. No round is under way.
         """
-        is_late = self.phase in ("probing", "distilling") and node.required and node.measures
+        is_late = self.phase in ("probing", "distilling") and node.measures
         return [AdvanceWorld(self.timetable.last_end_s)] if self.virtual and is_late else []
 
     def _clock_read(self, node: Node, body: m.ClockReading) -> list[Effect]:
@@ -493,10 +494,20 @@ class CoordinatorState(Deadlines):
         misfit = self.roster.misfit()
         if misfit is not None:
             return [RunFails(misfit)]
+        for node in self.roster.taking_part():
+            self.roster.ask(node)
         out: list[Effect] = [ResetWorld()] if self.lab.world is not None else []
         if self._is_resumed and self.virtual:
             out.append(AdvanceWorld(self.timetable.last_end_s))
-        return out + [x for node in self.roster.taking_part() for x in self.roster.configure(node)]
+        return out + self.roster.beams_note()
+
+    def _a_node_can_be_configured(self) -> bool:
+        """In virtual time a node takes part in the air from then on: a round under way would wait for it, and where
+        its clock stands is known between rounds only."""
+        return self.roster.someone_must_be_configured and not (self.virtual and self.rounds.under_way)
+
+    def _configure(self) -> list[Effect]:
+        return self.roster.configure()
 
     def _everybody_is_ready(self) -> bool:
         return self.roster.all_ready()
@@ -586,7 +597,7 @@ class CoordinatorState(Deadlines):
             return False
         if self.rounds.settling and self.surface.watches:
             return False
-        if not self.roster.required_ready():
+        if not self.roster.required_ready() or (self.virtual and self.roster.getting_ready):
             return False
         return not self.timetable.is_too_early(self.roster.timed)
 
@@ -727,9 +738,13 @@ def _wait(state: CoordinatorState) -> None:
 _S = CoordinatorState
 COURSE: Mapping[str, tuple[Rule, ...]] = {
     "joining": (Rule(_S._everybody_has_joined, _S._begin_configuring),),
-    "configuring": (Rule(_S._everybody_is_ready, _S._begin_probing),),
+    "configuring": (
+        Rule(_S._a_node_can_be_configured, _S._configure),
+        Rule(_S._everybody_is_ready, _S._begin_probing),
+    ),
     "probing": (
         Rule(_S._oldest_round_is_complete, _S._close_round),
+        Rule(_S._a_node_can_be_configured, _S._configure),
         Rule(_S._a_round_is_on_air, _S._follow_round),
         Rule(_S._surface_is_read_back, _wait),
         Rule(_S._rounds_must_be_confirmed, _S._read_surface_back),
@@ -738,6 +753,7 @@ COURSE: Mapping[str, tuple[Rule, ...]] = {
         Rule(_S._a_round_can_start, _S._begin_round),
     ),
     "distilling": (
+        Rule(_S._a_node_can_be_configured, _S._configure),
         Rule(_S._no_block_is_open, _S._go_on_probing),
         Rule(lambda state: True, _S._advance_block),
     ),

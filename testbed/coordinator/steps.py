@@ -22,14 +22,14 @@ class _Do:
 
 @dataclass(slots=True)
 class Steps:
-    """The steps of one round and how far they are."""
+    """The steps of one round, and its progress."""
 
     number: int
-    """Of the round."""
+    """Number of the round."""
     todo: list[_Do]
     at: int = -1
     waiting: set[str] = field(default_factory=set)
-    """Who has not reported the present step."""
+    """Nodes that have not reported the present step."""
 
     @property
     def over(self) -> bool:
@@ -37,11 +37,11 @@ class Steps:
 
     @property
     def nodes(self) -> set[str]:
-        """Everybody who has a part."""
+        """All nodes that have a part in it."""
         return {n for do in self.todo for n in do.nodes}
 
     def advance(self, present: Iterable[str]) -> list[tuple[str, m.Step]]:
-        """Return the orders to send now, as (node, order); none while somebody's report is awaited, or at the end."""
+        """Return the orders to send now, as (node, order); none while a report is awaited, or at the end."""
         present = set(present)
         self.waiting &= present
         while not self.waiting and self.at + 1 < len(self.todo):
@@ -57,7 +57,7 @@ class Steps:
             self.waiting.discard(node)
 
     def cut(self) -> None:
-        """Give the round up: everybody falls silent and reports what there is."""
+        """Give the round up: all transmitters go silent, and all nodes report what they have."""
         self.todo = [*self.todo[: self.at + 1], _Do("silence", "", sorted(self.nodes))]
         self.waiting.clear()
 
@@ -67,7 +67,7 @@ class Steps:
 
 
 def plan(number: int, slots: Iterable[Slot], names: Mapping[str, str]) -> Steps:
-    """Return the steps of a round; `names`: role → node of who takes part. Slots nobody can send are left out."""
+    """Return the steps of a round; `names`: role → node that takes part. Slots without a transmitter are left out."""
     todo = []
     for slot in slots:
         if slot.tx in names:

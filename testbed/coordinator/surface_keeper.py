@@ -1,11 +1,11 @@
-"""What the surface holds, what it was ordered to hold, and which rounds count on it. Pure.
+"""What the surface holds, what it was ordered to hold, and which rounds depend on it. Pure.
 
     unknown ──order──► ordered ──acknowledged──► held ──read back, as acknowledged──► held
        ▲                  │                       │ read back otherwise, lost, changed unasked
        └──────────────────┴───────────────────────┘
 
 A pattern that is held over many rounds is read back from time to time, and always before the rounds under it are used:
-boards start anew without saying so. Until then those rounds are unconfirmed and may have to be withdrawn.
+boards restart without reporting it. Until then those rounds are unconfirmed and may have to be withdrawn.
 Everything here compares names of surface states and never looks into them: where the surface's node draws a secret
 pattern and acknowledges an opaque number, that number takes the digest's place in `ordered`, `held` and
 `acknowledged`, and `order` sends "the next one" instead of levels. A train of K rounds is K numbers that were
@@ -33,9 +33,9 @@ from testbed.surface.line_of_sight import LineOfSight
 MAX_FAILURES = 3
 """Orders in a row that the surface may refuse or leave unanswered before the run ends."""
 SURFACE_SETTLE_S = 10e-6
-"""Between a pattern's latch time and the first probe under it."""
+"""Time between a pattern's latch and the first probe under it."""
 SURFACE_CHECK_ROUNDS = 50
-"""A pattern that is held is read back after so many rounds, and before they are used."""
+"""A pattern that is held is read back after this many rounds, and before the rounds are used."""
 
 _ACKNOWLEDGEMENT = "the surface's acknowledgement"
 _READING = "the surface's pattern, read back"
@@ -55,14 +55,14 @@ class SurfaceKeeper(Deadlines):
         if plan.policy != "none":
             self.policy = registry.make_stage("policy", plan.policy, plan.options)
         self.pattern: SurfacePattern | None = None
-        """What the policy wants the surface to hold in the round that it was asked about last."""
+        """The pattern that the policy wants in the round for which it was asked last."""
         self.held: str | None = None
-        """Digest of what the surface holds; None while that is unknown, or is not what the policy wants."""
+        """Digest of the pattern that the surface holds; None while that is unknown, or is not what the policy wants."""
         self.unconfirmed: list[int] = []
         """Rounds ordered since the surface acknowledged its pattern, or since it was read back; ascending."""
         self._acknowledged: str | None = None
         self._latched_s = 0.0
-        """When it acknowledged, on the reference timeline."""
+        """Time of its acknowledgement, on the reference timeline."""
         self._order_round: int | None = None
         """Round of the order that is to be acknowledged."""
         self._reading_round: int | None = None
@@ -70,17 +70,17 @@ class SurfaceKeeper(Deadlines):
         self._failures = 0
         """Orders in a row that were refused or left unanswered."""
         self._asked_round = -1
-        """Round that the policy was last asked about."""
+        """Round for which the policy was asked last."""
         self.is_secret = plan.policy != "none" and plan.is_secret
         """The surface's node draws the patterns; here they are opaque numbers."""
         self._group: int | None = None
-        """Of the rounds that hold the present secret pattern."""
+        """Number of the group of rounds that hold the present secret pattern."""
         self._in_round: dict[int, str] = {}
         """Round → name of the state that it was ordered under, until its block is distilled."""
         self._numbers: dict[str, int] = {}
         """Name of a state → its opaque number."""
         self._patterns: dict[str, SurfacePattern] = {}
-        """Public patterns by name, as long as rounds of theirs are not distilled."""
+        """Public patterns by name, as long as there are rounds under them that are not distilled."""
         self._observed: list[tuple[int, dict[str, C64]]] = []
         """Of a run that is resumed: what its policy had seen, until it is asked for the next pattern."""
 
@@ -103,7 +103,7 @@ class SurfaceKeeper(Deadlines):
 
     @property
     def watches(self) -> bool:
-        """Whether the policy must know what came of every earlier round before it chooses the next pattern."""
+        """Whether the policy must get the result of every earlier round before it chooses the next pattern."""
         return self.policy is not None and self.policy.watches
 
     @property
@@ -116,17 +116,17 @@ class SurfaceKeeper(Deadlines):
         return self.policy is not None and self.policy.search_only and self.policy.done
 
     def observe(self, number: int, links: dict[str, C64]) -> None:
-        """Report to a policy that watches what was measured in a round; nothing where the round was rejected."""
+        """Pass the measurements of a round to a policy that watches; nothing where the round was rejected."""
         if self.policy is not None and self.policy.watches:
             self.policy.observe(number, links)
 
     def observe_unprobed(self, number: int) -> None:
-        """Report to the policy that a round could not even begin."""
+        """Report to the policy that a round could not begin."""
         if self.policy is not None:
             self.policy.observe(number, {})
 
     def choose(self, number: int) -> str | None:
-        """Ask the policy, once a round, what the surface is to hold; returns why that is impossible, or None."""
+        """Ask the policy, once a round, for the surface's pattern; returns why there can be none, or None."""
         policy, ris = self.policy, self._roster.by_role("ris")
         assert policy is not None
         assert ris is not None
@@ -164,7 +164,7 @@ class SurfaceKeeper(Deadlines):
 
     @property
     def not_before_s(self) -> float:
-        """Earliest start of a round under what the surface holds, on the reference timeline."""
+        """Earliest start of a round under the present pattern, on the reference timeline."""
         return self._latched_s + SURFACE_SETTLE_S if self.held else 0.0
 
     @property
@@ -176,7 +176,7 @@ class SurfaceKeeper(Deadlines):
         return self.is_overdue(_ACKNOWLEDGEMENT)
 
     def count(self, number: int) -> None:
-        """A round is ordered under the present pattern."""
+        """Count a round that is ordered under the present pattern."""
         if self.policy is not None:
             self.unconfirmed.append(number)
         if self.held is not None:
@@ -185,13 +185,13 @@ class SurfaceKeeper(Deadlines):
                 self._patterns[self.held] = self.pattern
 
     def record(self, rounds: Sequence[int]) -> m.SurfaceRecord | None:
-        """Return what is public of the surface in a block's rounds, and forget these and all before them."""
+        """Return the public part of the surface's states in a block's rounds, and forget these and all before them."""
         names = [self._in_round.get(r) for r in rounds]
         if self.policy is None or None in names:
             return None
         known = [name for name in names if name is not None]
         own = set(rounds)
-        # trained on, or of a block that failed: what was said of them counts where the surface comes back
+        # rounds of a training or of a failed block: what was published of them matters if a state recurs
         others = {r: name for r, name in sorted(self._in_round.items()) if r <= rounds[-1] and r not in own}
         states, other_states = self._numbered(known), self._numbered(others.values())
         levels = None
@@ -215,7 +215,7 @@ class SurfaceKeeper(Deadlines):
         return tuple(self._numbers.setdefault(name, len(self._numbers)) for name in names)
 
     def _responses(self, names: Sequence[str]) -> bytes | None:
-        """Return what the surface responds by the scene's geometry; None where the scene does not say."""
+        """Return the surface's responses by the scene's geometry; None where the scene does not give it."""
         e = self._experiment
         try:
             link = LineOfSight.of(e.scene, e.radio.carrier_hz, self._patterns[names[0]].levels.shape)
@@ -246,9 +246,9 @@ class SurfaceKeeper(Deadlines):
         return [NewPattern(self.pattern, self.pattern.digest), Send(ris.name, body)]
 
     def is_answer(self, body: m.Applied) -> bool:
-        """Return whether an acknowledgement is the one that is waited for.
+        """Return whether an acknowledgement is the awaited one.
 
-        The answer to an order that was given up shows that the outputs hold something else than was counted on.
+        The answer to an order that was given up shows that the outputs hold another pattern than was assumed.
         """
         return self._order_round is not None and body.round == self._order_round
 
@@ -261,14 +261,15 @@ class SurfaceKeeper(Deadlines):
         self._failures = 0
         self.held, self._latched_s, self._acknowledged = body.digest, latched_s, body.digest
         self._story.add("pattern acknowledged", round=body.round, pattern=body.digest)
-        recorded = self.is_secret and self._experiment.mode == "experiment"  # whatever a node sends
+        # also if a node sends levels in private mode
+        recorded = self.is_secret and self._experiment.mode == "experiment"
         if body.levels is None or not recorded or len(body.levels) != body.shape[0] * body.shape[1]:
             return []
         levels = np.frombuffer(body.levels, np.uint8).reshape(body.shape)
         return [NewPattern(SurfacePattern(levels, body.phase_bits), body.digest)]
 
     def fail(self) -> bool:
-        """The order was refused or left unanswered; returns whether that has happened too often in a row."""
+        """Count an order that was refused or left unanswered; returns whether there were too many in a row."""
         self._stop_waiting_for_acknowledgement()
         self._failures += 1
         return self._failures >= MAX_FAILURES
@@ -294,7 +295,7 @@ class SurfaceKeeper(Deadlines):
 
     @property
     def must_be_read_back(self) -> bool:
-        """Whether so many rounds count on the pattern that it is read back before the next one, or before it changes.
+        """Whether so many rounds depend on the pattern that it is read back before the next one, or before it changes.
 
         A pattern that serves one round was acknowledged just before: only those that are held are read back.
         """
@@ -302,7 +303,7 @@ class SurfaceKeeper(Deadlines):
 
     @property
     def must_be_read_back_before_use(self) -> bool:
-        """Whether rounds count on the pattern that are about to be used."""
+        """Whether rounds that are about to be used depend on the pattern."""
         return len(self.unconfirmed) > 1
 
     def read_back(self, number: int) -> list[Effect] | None:
@@ -316,11 +317,11 @@ class SurfaceKeeper(Deadlines):
         return [Send(ris.name, m.ReadSurface(round=number))]
 
     def is_reading(self, body: m.SurfaceHeld) -> bool:
-        """Return whether this reading is the one that is waited for."""
+        """Return whether this reading is the awaited one."""
         return self._reading_round is not None and body.round == self._reading_round
 
     def confirm(self, body: m.SurfaceHeld) -> bool:
-        """Take a reading; False where the surface holds something else than it acknowledged."""
+        """Take a reading; False where the surface holds another pattern than it acknowledged."""
         if body.digest != self._acknowledged:
             return False
         self._stop_reading()
@@ -329,7 +330,7 @@ class SurfaceKeeper(Deadlines):
         return True
 
     def withdraw(self) -> list[int]:
-        """Doubt everything since the surface was last sure to hold its pattern: returns those rounds, ascending.
+        """Doubt everything since the surface was last known to hold its pattern: returns those rounds, ascending.
 
         The pattern is ordered again before the next round.
         """
@@ -339,7 +340,7 @@ class SurfaceKeeper(Deadlines):
         return suspects
 
     def lose(self) -> None:
-        """The surface's node is lost: whatever was ordered of it is not answered any more."""
+        """The surface's node is lost: none of its orders is answered any more."""
         self._stop_waiting_for_acknowledgement()
         self._stop_reading()
         self.held = None

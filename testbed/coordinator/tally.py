@@ -1,4 +1,4 @@
-"""What came of the rounds: the counts, and the pool of kept rounds that no block has used yet. Pure."""
+"""The outcome of the rounds: the counts, and the pool of kept rounds that no block has used yet. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from testbed.core.errors import Reject
 from testbed.core.machine import Story
 
 MAX_REFUSED = 20
-"""Rounds in a row without a usable device or answer, after which going on is no use."""
+"""Rounds in a row without a usable device or answer after which the run ends, because going on is of no use."""
 
 
 class Tally:
@@ -21,7 +21,7 @@ class Tally:
     def __init__(self, story: Story) -> None:
         self._story = story
         self.probed = 0
-        """Rounds that are over, whatever came of them."""
+        """Rounds that are over, kept or rejected."""
         self.kept = 0
         self.rejected: Counter[str] = Counter()
         self.refused_in_a_row = 0
@@ -35,7 +35,7 @@ class Tally:
 
     @property
     def pending(self) -> int:
-        """How many kept rounds no block has used."""
+        """Number of kept rounds that no block has used."""
         return len(self._pool)
 
     @property
@@ -64,7 +64,7 @@ class Tally:
         self._story.add("dropped", round=number, reason=reason)
 
     def withdraw(self, reason: Reject, numbers: Iterable[int] | None = None) -> list[RoundOver]:
-        """Reject rounds of the pool after all: these, or all of them. Returns what is to be recorded instead."""
+        """Reject rounds of the pool after all: these, or all. Returns the records that replace the earlier ones."""
         suspects = None if numbers is None else set(numbers)
         out = []
         for number in [n for n in self._pool if suspects is None or n in suspects]:
@@ -76,7 +76,7 @@ class Tally:
         return out
 
     def take(self, most: int) -> list[int]:
-        """Take the oldest rounds out of the pool, at most so many; returns their numbers in ascending order."""
+        """Take the oldest rounds out of the pool, at most `most`; returns their numbers in ascending order."""
         taken = list(self._pool)[:most]
         for number in taken:
             del self._pool[number]

@@ -1,1 +1,1 @@
-"""The vocabulary: what every other part speaks. Nothing here knows a device, a socket or an algorithm."""
+"""The vocabulary that every other part uses. Nothing here knows a device, a socket or an algorithm."""

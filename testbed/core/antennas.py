@@ -12,7 +12,7 @@ def canonical_antennas(csi: CsiSeries, role: str) -> CsiSeries:
 
     A receiver puts its own antennas first: Alice's series is (probe, Alice, Bob, …), Bob's (probe, Bob, Alice, …). By
     reciprocity entry [a, b] of the one is entry [b, a] of the other, so Bob's is transposed, before an enhancer
-    transforms it or learns from it. Eve's series (probe, Eve, sender, …) is returned as it is: no order of hers is
-    reciprocal.
+    transforms it or learns from it. Eve's series (probe, Eve, sender, …) is returned unchanged, because neither order
+    of it is reciprocal.
     """
     return replace(csi, h=csi.h.swapaxes(1, 2)) if role == "bob" else csi

@@ -1,4 +1,4 @@
-"""Reading .npz files that somebody else wrote: bounded, no code, one kind of error.
+"""Reads .npz files that others wrote: within limits, without running code, with one kind of error.
 
 A zip archive says how large its members become, and each member what shape and type its array has; both are checked
 against one another and against the caller's limit before anything is inflated or allocated.
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 MAX_MEMBERS = 4096
 MAX_RATIO = 200
-"""Numbers that were measured or learnt do not shrink to a two-hundredth."""
+"""Largest compression ratio that is accepted: measured or learnt numbers do not compress to a two-hundredth."""
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 1 << 16
 _MIN_BYTES = 1 << 20
-"""Small archives may hold constants."""
+"""Archives up to this size may compress further, since small ones may hold constants."""
 
 
 def read_npz(
@@ -31,8 +31,8 @@ def read_npz(
 ) -> dict[str, NDArray[Any]]:
     """Return name → array of an .npz file in memory or on disk; raises ValueError, one line, for anything else.
 
-    most_bytes: of all its arrays together, inflated. wanted: which names are read. kinds: of dtypes that are accepted;
-    objects, which would be pickles, never are. An unreadable file raises OSError.
+    most_bytes: limit for all its arrays together, inflated. wanted: which names are read. kinds: dtypes that are
+    accepted; objects, which would be pickles, never are. An unreadable file raises OSError.
     """
     stream: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     with stream:
@@ -45,13 +45,14 @@ def read_npz(
                 return {i.filename.removesuffix(".npy"): _array(archive, i, kinds) for i in members}
         except OSError:
             raise
-        except Exception as exc:  # zipfile, zlib, numpy and ast have a dozen kinds among them
+        except Exception as exc:  # zipfile, zlib, numpy and ast raise a dozen kinds of errors
             detail = (str(exc) or type(exc).__name__).splitlines()[0][:200]
             raise ValueError(f"no .npz file of plain numbers: {detail}") from exc
 
 
 def check_zip(path: Path, most_bytes: int) -> None:
-    """Raise ValueError unless a file is a zip archive whose members take no more than that together; OSError."""
+    """Raise ValueError unless a file is a zip archive whose members take no more than `most_bytes` together; OSError
+    where it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()

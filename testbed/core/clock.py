@@ -1,4 +1,4 @@
-"""Two clocks behind one face: the wall's, and one that only moves when it is told to."""
+"""Two clocks with one interface: the wall clock, and one that moves only when it is advanced."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 class TestbedError(Exception):
     """Base of every error shown to a user as one line (exit status 1)."""
 
-    __test__ = False  # not a test class, whatever pytest thinks of its name
+    __test__ = False  # pytest must not collect it as a test class for its name
 
 
 class InputError(TestbedError):
@@ -21,7 +21,7 @@ class InputError(TestbedError):
 class DeviceError(TestbedError):
     """A radio or board failed. The message reads `<device>: <operation> in state <state>: <what happened>`.
 
-    Without the state where it goes without saying: an open device fails at work, a closed one at opening.
+    The state is left out where it follows from the operation: an open device fails at work, a closed one at opening.
     """
 
     def __init__(self, device: str, operation: str, state: str, detail: str) -> None:
@@ -31,7 +31,7 @@ class DeviceError(TestbedError):
 
 
 class LateTransmit(DeviceError):
-    """A transmission was asked for at a time that has already passed on the device's clock."""
+    """The requested time of a transmission has already passed on the device's clock."""
 
 
 class DeviceTimeout(DeviceError):
@@ -39,7 +39,7 @@ class DeviceTimeout(DeviceError):
 
 
 class ProtocolError(TestbedError):
-    """A peer said something that the protocol does not allow here."""
+    """The peer sent something that the protocol does not allow at this point."""
 
 
 class DialogueFailed(TestbedError):
@@ -66,12 +66,12 @@ class Reject(StrEnum):
     SURFACE_NOT_APPLIED = "surface_not_applied"
     NODE_LOST = "node_lost"
     MEASURED = "measured"
-    """Measured at both ends, and good: only a key can no longer come of it, since one end's share died with its node.
-    A replay of the record takes it."""
+    """Measured at both ends, and good; but no key can come of it, because the node of one end died with its
+    measurement. A replay of the record uses it."""
     DUPLICATE = "duplicate"
     ABORTED = "aborted"
     SOUNDING = "sounding"
-    """Nothing was wrong: the round served the beams, and what serves the beams is never part of a key."""
+    """Nothing was wrong: the round measured all antennas for the beams, and such a round is never part of a key."""
 
 
 class ProbeRejected(Exception):

@@ -1,4 +1,4 @@
-"""Where the parts of a surface are: the convention that patterns, models and the simulated air share."""
+"""Positions of a surface's elements: the convention that patterns, models and the simulated air share."""
 
 from __future__ import annotations
 

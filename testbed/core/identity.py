@@ -25,8 +25,8 @@ class Identity:
 def make(folder: Path, name: str) -> None:
     """Make the key pair `name` in `folder` unless it is there: `<name>.secret` (0600) and `<name>.public`.
 
-    A secret without its public half is given it again. A public key without its secret came from another machine, where
-    `name` runs: raises InputError.
+    A secret key without its public half gets the public half again. A public key without its secret key was made on
+    another machine, where `name` runs: raises InputError.
     """
     import zmq
 
@@ -42,9 +42,9 @@ def make(folder: Path, name: str) -> None:
             f"to run {name!r} here, remove it and make a pair of its own"
         )
     _, secret = zmq.curve_keypair()
-    with contextlib.suppress(FileExistsError):  # somebody else was first
+    with contextlib.suppress(FileExistsError):  # another process was first
         write_whole(secret_path, secret.decode() + "\n", fresh=True)
-    # whoever is first, the other half is there when this returns
+    # whichever process was first, the public half exists when this function returns
     write_whole(public_path, _public(secret_path) + "\n", private=False)
 
 
@@ -106,7 +106,7 @@ def start_authenticator(context: Any, identity: Identity | None) -> Any:
     """Start ZAP on a ZeroMQ context so that its CURVE servers admit the identity's known keys only.
 
     Returns the running authenticator (call `.stop()` before terminating the context), or None without identity.
-    A refused client sees silence, not an error: everybody else must use timeouts.
+    A refused client gets no answer and no error, so clients must use timeouts.
     """
     if identity is None:
         return None

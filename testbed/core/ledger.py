@@ -11,13 +11,13 @@ from msgspec import Meta
 
 
 class PublicMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """One message between Alice and Bob. Everybody hears it, Eve included."""
+    """One message between Alice and Bob. Everybody receives it, Eve included."""
 
     kind: Annotated[str, Meta(max_length=80)]
     body: dict[str, Any]
     """msgpack-able values only: numbers, strings, bytes, lists, dicts. Arrays travel as bytes."""
     leaked_bits: Annotated[int, Meta(ge=0, le=1 << 53)] = 0
-    """What this message tells about the raw bits at most, in bits; goes into the ledger of both sides."""
+    """Most that this message reveals about the raw bits, in bits; both ends count it in their ledgers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ CHECK_VARIABLE = "TESTBED_CHECK_STATE"
 STORY_ENTRIES = 4096
 """How many entries a story holds before it forgets the oldest."""
 STORY_IN_ERROR = 40
-"""How many of the latest entries go with an error."""
+"""How many of the latest entries of the story are shown with an error."""
 
 
 class InvariantError(TestbedError):
@@ -38,7 +38,7 @@ class Machine(Protocol):
         """Raise InvariantError, naming every one, where an invariant of the machine does not hold."""
 
     def story(self) -> list[str]:
-        """Return a line for everything remembered, oldest first."""
+        """Return a line for everything in the story, oldest first."""
 
 
 def handler_of(machine: Machine) -> Callable[[Any], list[Any]]:
@@ -104,7 +104,7 @@ class EventClock:
 
 
 class Deadlines:
-    """Base of every object that waits for somebody: its waits by name, each with a limit."""
+    """Base of every object that waits for a report: its waits by name, each with a limit."""
 
     def __init__(self, clock: EventClock) -> None:
         self._clock = clock

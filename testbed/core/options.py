@@ -17,6 +17,7 @@ import numpy as np
 from msgspec import Struct, inspect
 
 from testbed.core.errors import InputError
+from testbed.core.gate import ACCEPTED_NAME, IDENTIFIER
 
 C = TypeVar("C", bound=Struct)
 
@@ -124,7 +125,7 @@ def _words(kind: inspect.Type) -> str:
             return " ".join(filter(None, ("whole numbers" if isinstance(kind, inspect.IntType) else "numbers",
                                           _range(kind.ge, kind.gt, kind.le, kind.lt))))  # fmt: skip
         case inspect.StrType():
-            return "text" + (f" that matches {kind.pattern}" if kind.pattern else "")
+            return _form(kind)
         case inspect.ListType() | inspect.SetType() | inspect.VarTupleType():
             n = f"{kind.min_length} " if kind.min_length is not None and kind.min_length == kind.max_length else ""
             return f"lists of {n}{_words(kind.item_type)}" if _words(kind.item_type) else "lists"
@@ -134,6 +135,14 @@ def _words(kind: inspect.Type) -> str:
             return "a table"
         case _:
             return ""
+
+
+def _form(kind: inspect.StrType) -> str:
+    """Return in words which texts are accepted; a pattern that has no words here is given as it is."""
+    form = "text"
+    if kind.pattern:
+        form = ACCEPTED_NAME if kind.pattern == IDENTIFIER else f"text that matches {kind.pattern}"
+    return form if kind.max_length is None else f"{form}; at most {kind.max_length} characters"
 
 
 def _range(ge: float | None, gt: float | None, le: float | None, lt: float | None) -> str:
@@ -178,6 +187,7 @@ def _explain(message: str, kind: Any, above: Sequence[str] | None, raw: Any) -> 
         return f"{table}missing {missing[1]!r}; accepted keys: {', '.join(_keys_of(found))}"
     if not inner:  # raised by `__post_init__`, whose message names the keys itself
         return table + text
+    text = re.sub(r" matching regex '.*'$", " of another form", text)  # the accepted form is named once, below
     place = f"key {inner[-1]!r}" if above is None and len(inner) == 1 else _place(keys)
     values = "" if isinstance(found, type) and issubclass(found, Struct) else accepted(found) if found else ""
     end = f"; accepted: {values}" if values else ""

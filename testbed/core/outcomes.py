@@ -1,4 +1,4 @@
-"""What nodes tell about a distilled block: metrics, never bits. They travel in messages and stand in records."""
+"""What nodes report of a distilled block: metrics, never bits. These structs are sent in messages and recorded."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from msgspec import Meta, Struct
 from testbed.core.gate import Finite, Number, Share, Tally, Text
 
 COVERAGE = 0.8
-"""Least share of the sacrificed bits that Eve must have heard something about to count as measured: who hears nothing
-errs on every other bit, which must not pass for security."""
+"""Least share of the sacrificed bits for which Eve must have a measurement to count as measured. An Eve who receives
+nothing errs on every other bit, which must not be taken for security."""
 
 
 class AgreeReport(Struct, frozen=True, kw_only=True):
@@ -25,7 +25,7 @@ class AgreeReport(Struct, frozen=True, kw_only=True):
     sacrificed_errors: Tally
     """Of the sacrificed bits, how many differed between Alice and Bob."""
     reconciled_bits: Tally
-    """Length of the string that was reconciled (raw − sacrificed); 0 where it did not come to that."""
+    """Length of the string that was reconciled (raw − sacrificed); 0 where the block failed before."""
     corrected_bits: Tally | None
     """Bits Bob flipped: with `verified`, the exact number of errors. None at Alice and where reconciliation failed."""
     leaked_bits: Tally
@@ -34,7 +34,7 @@ class AgreeReport(Struct, frozen=True, kw_only=True):
     messages: Tally
     verified: bool
     failure: Text | None
-    """Reason, where not verified."""
+    """The reason, where the block was not verified."""
 
 
 class TrainReport(Struct, frozen=True, kw_only=True):
@@ -50,16 +50,17 @@ class TrainReport(Struct, frozen=True, kw_only=True):
     nmse_after: Finite | None = None
     """The same after the model. Both at Alice only."""
     memory_rounds: Tally | None = None
-    """Rounds after which Alice's levels have forgotten, see `training.memory_rounds`; None: longer than can be told."""
+    """Rounds after which Alice's levels are no longer correlated (`training.memory_rounds`); None: longer than can be
+    estimated."""
     card: dict[str, Any] = {}
-    """What the model is and what it was learnt from, plain values; as published. At Alice only."""
+    """What the model is and what data it was learnt from, plain values, as published. At Alice only."""
     public_bytes: Tally
     messages: Tally
     failure: Text | None
 
 
 class HeardSeries(Struct, frozen=True, kw_only=True):
-    """What one antenna of an Eve measured of one link in the rounds that were not reported before. Public."""
+    """What one antenna of an Eve measured of one link in the rounds that she has not reported yet. Public."""
 
     name: Text
     """Node, antenna and link, as "eve.0:alice"."""
@@ -67,7 +68,7 @@ class HeardSeries(Struct, frozen=True, kw_only=True):
     """(round,) little-endian int64, ascending."""
     dimensions: Tally
     values: bytes
-    """(round, dimension) little-endian float32, NaN where she heard nothing: features as the chain makes them."""
+    """(round, dimension) little-endian float32, NaN where she received nothing: features as the chain computes them."""
     channels: Tally = 0
     csi: bytes = b""
     """(round, channel) little-endian complex64: a few channels of CSI."""
@@ -82,14 +83,15 @@ class SurfaceRecord(Struct, frozen=True, kw_only=True):
     """(round, element) uint8 phase levels, where the patterns are public; None where they are secret."""
     phase_bits: Annotated[int, Meta(ge=1, le=8)] = 1
     responses: bytes | None = None
-    """(round,) complex64: what the surface's path between Alice and Bob responds by the scene's geometry, but for a
-    factor, where patterns are public and the scene says where everything stands."""
+    """(round,) complex64 response of the surface's path between Alice and Bob, computed from the scene's geometry up to
+    a factor, where patterns are public and the scene gives all positions."""
     elements: Annotated[int, Meta(ge=0, le=1 << 16)] = 0
-    """Of a secret surface, each of `phase_bits`: so many bits a state was drawn with. 0 where that is not told."""
+    """Number of elements, each of `phase_bits`, of a secret surface: a state was drawn with so many bits. 0:
+    unknown."""
     other_rounds: tuple[int, ...] = ()
     """Rounds until now that were in no record, ascending: of training, of blocks that failed."""
     other_states: tuple[int, ...] = ()
-    """(other round,) what the surface held in them."""
+    """(other round,) the surface's state in them."""
 
 
 class EveReport(Struct, frozen=True, kw_only=True):
@@ -98,11 +100,11 @@ class EveReport(Struct, frozen=True, kw_only=True):
     block: Number
     sacrificed_bits: Tally
     covered_bits: Tally
-    """Of the sacrificed bits, for how many she had heard something to guess from."""
+    """Number of sacrificed bits for which she had a measurement to guess from."""
     sacrificed_errors: Tally
-    """Of the covered bits, how many her best guess got wrong."""
+    """Number of covered bits that her best guess got wrong."""
     best_link: Text
-    """Which transmission served her best: from alice, from bob, or both."""
+    """The transmission from which she guessed best: from alice, from bob, or both."""
     transcript_complete: bool
     """False where she missed public messages; her attack is then weaker than it could be."""
     heard: tuple[HeardSeries, ...] = ()
@@ -115,7 +117,9 @@ class EveReport(Struct, frozen=True, kw_only=True):
 
     @property
     def measured(self) -> bool:
-        """Whether this says how well Eve can do: a possible count from a complete attack that was not deaf."""
+        """Whether this report measures how well Eve can guess: a possible count, from a complete attack with
+        receptions.
+        """
         possible = 0 <= self.sacrificed_errors <= self.covered_bits <= self.sacrificed_bits
         return self.transcript_complete and possible and self.covered_bits >= max(1, COVERAGE * self.sacrificed_bits)
 
@@ -126,9 +130,9 @@ class EveRow(Struct, frozen=True, kw_only=True):
     name: Text
     knows: Text
     guess_probability: Share | None
-    """Share of whole labels that she guesses, out of fold; None where she is assumed."""
+    """Share of whole labels that she guesses, out of fold; None where this Eve is assumed."""
     upper_bound: Share | None
-    """Confidence limit of it that the length goes by."""
+    """Confidence limit of that share, from which the length is computed."""
     key_bits: Tally
     """What the key would be if she were the only Eve."""
 
@@ -142,14 +146,14 @@ class LengthTerm(Struct, frozen=True, kw_only=True):
 
 
 class KeyReport(Struct, frozen=True, kw_only=True):
-    """One side's view of amplification. All but the first two fields, `entropy` and `failure` are Alice's only, and
-    leave her node in experiment mode only: they follow from her secret string.
+    """One side's view of amplification. Apart from the first two fields, `entropy` and `failure`, all are Alice's only,
+    and they leave her node only in experiment mode, because they follow from her secret string.
     """
 
     block: Number
     key_bits: Tally
     min_entropy_per_bit: Finite | None = None
-    """Of the kept bits given everything in the portfolio, as used for the length. None where it was not estimated."""
+    """Min-entropy of a kept bit given all attacks of the portfolio, as used for the length. None: not estimated."""
     eve_measured: bool = False
     entropy: Text = "estimated"
     """The rule: estimated or modelled (`core.config.Accounting`)."""

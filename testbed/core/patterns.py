@@ -1,4 +1,4 @@
-"""Surface patterns by name: what experiment files, the command line and saved results call them.
+"""Surface patterns by name, as experiment files, the command line and saved results give them.
 
 uniform            every element at level 0; uniform(2): at level 2
 random(7)          every element drawn uniformly, from seed 7
@@ -91,7 +91,7 @@ def steering(
     rows, columns = shape
     y = ((rows - 1) / 2 - np.arange(rows))[:, None] * spacing_wavelengths
     x = (np.arange(columns) - (columns - 1) / 2)[None, :] * spacing_wavelengths
-    # a path by way of (x, y) is shorter by its projection on both directions: the element takes that away again
+    # The path over (x, y) is shorter by the projections of (x, y) on both directions; the element's phase cancels this.
     return quantize(-2 * np.pi * (x * (right + from_right) + y * (up + from_up)), phase_bits)
 
 
@@ -126,7 +126,7 @@ def from_hex(text: str, shape: Shape, phase_bits: int) -> SurfacePattern:
 
 
 MAX_BYTES = 1 << 24
-"""Of a saved pattern."""
+"""Largest size of a saved pattern's file, in bytes."""
 
 
 class _Saved(Struct, frozen=True):
@@ -141,7 +141,7 @@ class _Saved(Struct, frozen=True):
 
 
 def save(path: Path, pattern: SurfacePattern, provenance: dict[str, Any]) -> None:
-    """Write a pattern and where it came from as JSON."""
+    """Write a pattern and its provenance as JSON."""
     rows, columns = pattern.levels.shape
     document = {"rows": rows, "columns": columns, "phase_bits": pattern.phase_bits, "levels": to_hex(pattern),
                 "digest": pattern.digest, "provenance": provenance}  # fmt: skip
@@ -230,7 +230,7 @@ def _natural(word: str) -> int:
 
 
 def _degrees(word: str) -> float:
-    if not abs(float(word)) <= 90:  # not a number is not, either
+    if not abs(float(word)) <= 90:  # false for NaN, too
         raise ValueError
     return float(word)
 

@@ -21,7 +21,7 @@ from testbed.core.types import IqBlock
 
 @dataclass(frozen=True, slots=True)
 class RadioCapabilities:
-    """Capabilities of the device, by which the scheduler plans rounds."""
+    """Capabilities of the device, from which the scheduler plans rounds."""
 
     timed: bool
     """It can start a transmission or reception at a given device time. Where False, `at_s` must be None, transmissions
@@ -155,14 +155,14 @@ class Radio(ABC):
         """Return the device's clock in seconds."""
 
     def idle_until(self, time_s: float) -> None:
-        """Promise not to transmit before device time `time_s`. Simulated air waits for this; real air does not."""
+        """Promise not to transmit before device time `time_s`. Simulated air needs this promise; real air does not."""
         self.tell_air(time_s)
 
     def use_timing(self, timed: bool) -> None:
-        """Choose, before `configure`, whether samples are timed; `capabilities` then say what was chosen.
+        """Choose, before `configure`, whether samples are timed; from then on `capabilities` report the choice.
 
-        Beside a radio that cannot time its samples, one that can has to work untimed, too: it then repeats its
-        transmission until `silence()`. Raises DeviceError, without any change, where it cannot.
+        Where one radio of a run cannot time its samples, all have to work untimed: they then repeat each transmission
+        until `silence()`. Raises DeviceError, without any change, where this radio cannot.
         """
         if timed != self.capabilities.timed:
             detail = (
@@ -283,7 +283,7 @@ class Radio(ABC):
         return self._do_receive_many(windows, timeout_s) if windows else []
 
     def _do_receive_many(self, windows: Sequence[Window], timeout_s: float) -> list[IqBlock | DeviceError]:
-        """Receive one after the other; drivers whose device takes several orders at once override this."""
+        """Receive one window after the other; drivers whose devices queue several orders override this."""
         out: list[IqBlock | DeviceError] = []
         for window in windows:
             try:

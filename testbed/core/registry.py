@@ -1,12 +1,12 @@
-"""Finds things by name: what stands in a folder of ours by its file's name, what is installed by entry point.
+"""Finds things by name: files in our own folders by their names, installed ones by their entry points.
 
-A kind of thing (`KINDS`) has a folder, a group of entry points, or both; a third party's package stands beside ours in
-either case. The name in the configuration is the file's or the entry point's. A file, and an entry point that names a
-module, has to define exactly one class of the kind; files whose names begin with an underscore are nobody's. Names are
-listed without importing anything that bears them.
+A kind of thing (`KINDS`) has a folder, a group of entry points, or both; in either case a third party's package adds
+things on equal terms. The name in the configuration is the file's or the entry point's. A file, and an entry point
+that names a module, must define exactly one class of the kind; files whose names begin with an underscore are
+ignored. Names are listed without importing the modules behind them.
 
-What is broken (an import that fails, two classes in one file, a name that is given twice) takes nothing else down:
-`problems` names it, and whoever asks for exactly that name is told the cause.
+What is broken (an import that fails, two classes in one file, a name that is given twice) affects nothing else:
+`problems` names it, and a request for exactly that name gets the cause.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Kind:
     """One kind of thing that has a name."""
 
     what: str
-    """One of them, in words."""
+    """What one of them is called in messages."""
     base: str = ""
-    """`module:Class` that each is a concrete subclass of; "": each is a module, or an object, that has `needs`."""
+    """`module:Class` of which each is a concrete subclass; "": each is a module, or an object, that has `needs`."""
     folder: str = ""
     """Package whose files are found; "": there is none."""
     needs: tuple[str, ...] = ()
     pattern: str = r"([a-z0-9][A-Za-z0-9_]*)"
     """A file is found whose name, below the folder and without its ending, matches this; its group is the name."""
     group: str = ""
-    """Of entry points; "": `testbed.` and the kind's key."""
+    """Group of entry points; "": `testbed.` and the kind's key."""
 
 
 def _stage(what: str, cls: str, folder: str, group: str = "") -> Kind:
@@ -74,12 +74,12 @@ KINDS: dict[str, Kind] = {
     "worlds": Kind("simulated air", "testbed.core.world:World"),
     "emulators": Kind("emulated device", "testbed.core.world:Emulator"),
 }
-"""What has a name. Stages have the key that chooses them in the experiment file."""
+"""All kinds by key. The key of a stage is the one that chooses it in the experiment file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something with a name is; it may never have been imported."""
+    """Where a named thing is; it need not have been imported."""
 
     module: str
     attribute: str
@@ -94,26 +94,26 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is there and cannot be used."""
+    """Something that was found and cannot be used."""
 
     kind: str
     name: str
     cause: str
-    """Where, and what is wrong with it."""
+    """Where the fault is, and what it is."""
 
     def __str__(self) -> str:
         return f"{KINDS[self.kind].what} {self.name!r} cannot be used: {self.cause}"
 
 
 class _Broken(Exception):
-    """Why a place gives nothing that can be used."""
+    """The reason why a place gives nothing that can be used."""
 
 
 # ---------------------------------------------------------------- what there is
 
 
 def places(kind: str, ours: bool = False) -> dict[str, list[Place]]:
-    """Return where each name of a kind is, in ascending order of names; more than one place makes it ambiguous.
+    """Return the places of each name of a kind, in ascending order of names; a name with several is ambiguous.
 
     `ours`: only what belongs to this distribution.
     """
@@ -131,7 +131,7 @@ def places(kind: str, ours: bool = False) -> dict[str, list[Place]]:
 
 
 def names(kind: str, ours: bool = False) -> list[str]:
-    """Return the names of a kind; nothing that bears one is imported, so that some may turn out to be broken."""
+    """Return the names of a kind; nothing is imported, so that some may turn out to be broken."""
     return list(places(kind, ours))
 
 
@@ -152,7 +152,7 @@ def find(kind: str, name: str) -> Any:
 
 
 def problems(kinds: Iterable[str] = tuple(KINDS)) -> list[Problem]:
-    """Return what is there and cannot be used. Imports everything of these kinds."""
+    """Return what was found and cannot be used. Imports everything of these kinds."""
     out = []
     for kind in kinds:
         for name, where in places(kind).items():
@@ -218,7 +218,7 @@ def load_driver(group: str, name: str) -> Any:
 
 @lru_cache(maxsize=8)
 def _entry_points(path: tuple[str, ...]) -> list[EntryPoint]:
-    """Return all of ours and for us; `path` is sys.path, which decides what is installed."""
+    """Return all entry points of this package and for it; `path` is sys.path, which decides what is installed."""
     found = entry_points()
     return [p for group in sorted(found.groups) if group.startswith("testbed.") for p in found.select(group=group)]
 
@@ -258,7 +258,7 @@ def _stems(path: list[str], nested: bool) -> list[tuple[str, Path]]:
 
 
 def _shown(file: Path) -> str:
-    """Return a file's path, from the folder on in which this package lies."""
+    """Return a file's path, starting at the folder that contains this package."""
     root = Path(__file__).parents[2]
     return str(file.relative_to(root) if file.is_relative_to(root) else file)
 
@@ -267,7 +267,7 @@ def _shown(file: Path) -> str:
 
 
 def _resolve(kind: str, where: list[Place]) -> Any:
-    """Return what stands at the one place; raises _Broken."""
+    """Return the object at the only place of a name; raises _Broken."""
     if len(where) > 1:
         raise _Broken(f"the name is given {len(where)} times: {'; '.join(map(str, where))}")
     place = where[0]
@@ -278,12 +278,12 @@ def _resolve(kind: str, where: list[Place]) -> Any:
         return _held_to(KINDS[kind], found)
     except _Broken as exc:
         raise _Broken(f"{place}: {exc}") from exc
-    except (Exception, SystemExit) as exc:  # whatever a file does when it is imported
+    except (Exception, SystemExit) as exc:  # a file can raise anything when it is imported
         raise _Broken(f"{place}: {type(exc).__name__}: {' '.join(str(exc).split())}") from exc
 
 
 def _held_to(kind: Kind, found: Any) -> Any:
-    """Return what was found, or the one class in it; raises _Broken where it is no such thing."""
+    """Return the object that was found, or the one class in it; raises _Broken where it is not of the kind."""
     if not kind.base:
         missing = [name for name in kind.needs if not hasattr(found, name)]
         if missing:

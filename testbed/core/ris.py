@@ -1,8 +1,8 @@
 """The Board contract: a controller that sets the phases of a reconfigurable surface.
 
-Drivers override the `_do_…` methods; the public ones check once, for all of them. `apply` returns only once the board
-said that its outputs hold the pattern; a wrong shape or level raises and changes nothing. After an operation that
-raised, what the outputs hold is unknown until the next `apply` or `readback` that returns.
+Drivers override the `_do_…` methods; the public ones check the arguments once, for all drivers. `apply` returns only
+after the board has acknowledged that its outputs hold the pattern; a wrong shape or level raises and changes nothing.
+After an operation that raised, the outputs' state is unknown until the next `apply` or `readback` that returns.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class BoardCapabilities:
 
     timed: bool = False
     """`AppliedPattern.time_s` and `now_s` are of the board's own clock; otherwise of the host's, read when the
-    acknowledgement had come in, so that the latch was at that time or a little before."""
+    acknowledgement had arrived, so that the latch was at that time or a little before."""
     can_queue: bool = False
-    """`queue` and `trigger`: one pattern waits behind the outputs and latches on command."""
+    """`queue` and `trigger`: one pattern is held behind the outputs and latches on command."""
     codebook_size: int = 0
-    """Patterns that `upload` takes and `apply_index` chooses from; 0: the board stores none."""
+    """Most patterns that `upload` stores and `apply_index` chooses from; 0: the board stores none."""
 
 
 class Board(ABC):
@@ -66,7 +66,7 @@ class Board(ABC):
 
     @classmethod
     def size_given(cls, options: Mapping[str, Any]) -> tuple[int, int, int] | None:
-        """Return (rows, columns, phase bits) where the node's options alone say so; None: only the board knows."""
+        """Return (rows, columns, phase bits) where the node's options give them; None: only the board knows."""
         kind = cls.options_type
         defaults = {} if kind is None else {f.name: f.default for f in fields(kind)}
         rows, columns, bits = ((defaults | dict(options)).get(key) for key in ("rows", "columns", "phase_bits"))
@@ -116,21 +116,21 @@ class Board(ABC):
         return applied
 
     def queue(self, pattern: SurfacePattern, timeout_s: float = 2.0) -> None:
-        """Have a pattern wait behind the outputs; a second one replaces the first. Raises as `apply` does."""
+        """Store a pattern behind the outputs; a second one replaces the first. Raises as `apply` does."""
         self._check("queue", pattern)
         if not self.capabilities.can_queue:
-            raise DeviceError(self.name, "queue", self.state, "this board holds no pattern in waiting")
+            raise DeviceError(self.name, "queue", self.state, "this board cannot queue a pattern")
         self._do_queue(pattern, timeout_s)
 
     def trigger(self, timeout_s: float = 2.0) -> AppliedPattern:
-        """Latch the pattern in waiting; raises DeviceError where there is none."""
+        """Latch the queued pattern; raises DeviceError where there is none."""
         self._require_open("trigger")
         if not self.capabilities.can_queue:
-            raise DeviceError(self.name, "trigger", self.state, "this board holds no pattern in waiting")
+            raise DeviceError(self.name, "trigger", self.state, "this board cannot queue a pattern")
         return self._do_trigger(timeout_s)
 
     def upload(self, codebook: Sequence[SurfacePattern], timeout_s: float = 30.0) -> None:
-        """Store patterns in the board; all of them, or (where this raises) the old codebook stays."""
+        """Store patterns in the board: all of them, or (where this raises) none, and the old codebook stays."""
         if not 0 < len(codebook) <= self.capabilities.codebook_size:
             size = self.capabilities.codebook_size
             accepted = f"accepted 1 to {size}" if size else "this board stores no codebook"
@@ -149,12 +149,12 @@ class Board(ABC):
     def apply_many(
         self, steps: Sequence[SurfacePattern | int], timeout_s: float = 2.0
     ) -> Generator[AppliedPattern, None, None]:
-        """Set patterns, or stored ones by their index, one straight after the other; yields what was acknowledged.
+        """Set patterns, or stored ones by their index, one right after the other; yields the acknowledgements.
 
-        In order, none left out; `timeout_s` is for each. The board may be further ahead than what was yielded, by
-        patterns of `steps` only. Where it raises (as `apply` does) the last yield is the last that is known: begin
-        again with those that were not yielded. Nothing is sent before the first is asked for; any other operation
-        on the board in between may end it.
+        They are yielded in order, none left out; `timeout_s` applies to each. The board may be further ahead than what
+        was yielded, by patterns of `steps` only. Where it raises (as `apply` does), the last yield is the last pattern
+        that is known to be set: begin again with those that were not yielded. Nothing is sent before the first
+        acknowledgement is requested; any other operation on the board in between may end the sequence.
         """
         for step in steps:
             if isinstance(step, SurfacePattern):
@@ -164,12 +164,12 @@ class Board(ABC):
         return self._do_apply_many(steps, timeout_s)
 
     def readback(self, timeout_s: float = 2.0) -> SurfacePattern:
-        """Return what the outputs hold now."""
+        """Return the pattern that the outputs hold now."""
         self._require_open("readback")
         return self._do_readback(timeout_s)
 
     def close(self) -> None:
-        """Let the device go; the surface keeps its last pattern. May be called twice."""
+        """Release the device; the surface keeps its last pattern. May be called twice."""
         if self.state != "closed":
             self.state = "closed"
             self._do_close()
@@ -206,7 +206,7 @@ class Board(ABC):
             wrong = f"pattern of shape {levels.shape}, accepted {self.shape}"
         elif pattern.phase_bits != self.phase_bits:
             wrong = f"{pattern.phase_bits}-bit pattern, accepted {self.phase_bits}-bit"
-        elif levels.dtype != np.uint8:  # their digest would be another one
+        elif levels.dtype != np.uint8:  # other types would change the digest
             wrong = f"levels of type {levels.dtype}, accepted uint8"
         elif levels.min() < 0 or levels.max() > highest:
             wrong = f"levels {levels.min()} to {levels.max()}, accepted 0 to {highest}"

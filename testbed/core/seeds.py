@@ -15,7 +15,7 @@ def derive(seed: int, *names: str | int) -> int:
 
 def generator(seed: int, *names: str | int) -> np.random.Generator:
     """Return an independent random generator for a named purpose."""
-    # all 256 bits: a secret seed must not shrink
+    # all 256 bits, so that a secret seed does not lose entropy
     return np.random.default_rng(np.frombuffer(_digest(seed, *names), dtype="<u4"))
 
 
@@ -45,9 +45,9 @@ def permutation(n: int, seed: int, *names: str | int) -> NDArray[np.int64]:
 
 
 class Streams:
-    """Any number of independent random streams behind one generator.
+    """Any number of independent random streams, drawn from one generator.
 
-    For draws that are keyed by time or place: going to another stream costs 2 µs, making a Generator 30 µs or more.
+    For draws that are keyed by time or place: changing the stream costs 2 µs, making a Generator 30 µs or more.
     The streams are stretches of one counter-based generator (Salmon et al., SC'11), 2¹²⁸ numbers apart.
     """
 
@@ -58,7 +58,7 @@ class Streams:
         self._generator = np.random.Generator(self._bits)
 
     def at(self, key: int, group: int = 0) -> np.random.Generator:
-        """Return the generator at the beginning of stream (`group`, `key`), both ≥ 0; it is moved by the next call."""
+        """Return the generator at the start of stream (`group`, `key`), both ≥ 0; the next call moves it elsewhere."""
         self._counter[2] = key
         self._counter[3] = group
         self._bits.state = self._fresh

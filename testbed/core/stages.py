@@ -1,8 +1,8 @@
 """One ABC a stage of the chain. A stage is picked by name (`core.registry`); adding one is adding one file.
 
-Stages are built as `Stage(**options)` from their table of the experiment file, and declare what they take as a struct
-(`core.options.Configurable`). Randomness enters as an explicit numpy Generator. What each contract demands is checked
-by its suite in `testbed.testing`, which demands nothing that is not written here.
+Stages are built as `Stage(**options)` from their table of the experiment file, and declare their options as a struct
+(`core.options.Configurable`). Randomness enters as an explicit numpy Generator. The suites in `testbed.testing` check
+what the contracts demand, and demand nothing that is not written here.
 """
 
 from __future__ import annotations
@@ -58,8 +58,9 @@ class Sounder(Configurable, ABC):
 class CsiEstimator(Configurable, ABC):
     """IQ → CSI (`chain/csi`).
 
-    A probe that cannot be used is rejected with its reason, never guessed at: no frame, cut off, clipped, samples lost.
-    Deterministic; the block is left alone. What it derives from a frame's design it may keep, from a block nothing.
+    A probe that cannot be used is rejected with its reason (no frame, cut off, clipped, samples lost); its channel is
+    never guessed. Deterministic; the block is not modified. Values derived from a frame's design may be kept between
+    calls, values from a block may not.
 
     >>> from testbed.core.registry import make_stage
     >>> frame = make_stage("probing", "ofdm", {}).frame(20e6)
@@ -73,9 +74,9 @@ class CsiEstimator(Configurable, ABC):
 
     @abstractmethod
     def estimate_many(self, blocks: Sequence[IqBlock], frame: SoundingFrame) -> list[CsiFrame | ProbeRejected]:
-        """Find the frame in each block and estimate its channel; in the place of an unusable block, say why it is.
+        """Find the frame in each block and estimate its channel; for an unusable block, return the reason in its place.
 
-        Blocks may differ in length and number of antennas; those that agree are worked on together. What a block gives
+        Blocks may differ in length and number of antennas; equal ones are computed together. The result for a block
         does not depend on the others, so that a train of rounds is estimated as each round would be. Raises ValueError
         where a block's sample rate is not the frame's.
 
@@ -104,8 +105,8 @@ class Enhancer(Configurable, ABC):
     """CSI → features that agree better between the two ends (`chain/enhance`).
 
     One finite row a probe; a probe that is NaN gives a row of NaN and changes no other row. Both ends get the same
-    dimensions, any number of subcarriers works. Without a model each antenna pair has dimensions of its own, as many as
-    one pair alone has, and one subcarrier, as RSSI has it, gives one dimension. Deterministic; input is left alone.
+    dimensions, for any number of subcarriers. Without a model, each antenna pair has dimensions of its own, as many as
+    one pair alone has; a single subcarrier, as in RSSI, gives one dimension. Deterministic; the input is not modified.
 
     >>> class Levels(Enhancer):
     ...     def transform(self, csi, role):
@@ -132,9 +133,9 @@ class Enhancer(Configurable, ABC):
 class TrainableEnhancer(Enhancer):
     """An enhancer with a model that one end learns from both ends' CSI of rounds that never enter a key.
 
-    The same data and generator give the same model, with the same `model_id`. CSI of different numbers of
-    subcarriers at the two ends, of other rounds, with a column that never changes, or with too few whole probes is
-    refused by name; after that there is no model, as before.
+    The same data and generator give the same model, with the same `model_id`. CSI with different numbers of
+    subcarriers at the two ends, of different rounds, with a column that never changes, or with too few complete probes
+    is refused, and the reason is named; the enhancer then has no model, as before.
     """
 
     trainable = True
@@ -142,7 +143,7 @@ class TrainableEnhancer(Enhancer):
     @property
     @abstractmethod
     def model_id(self) -> str | None:
-        """Return what names the model, the same at both ends; None where there is none yet."""
+        """Return the model's name, the same at both ends; None where there is no model yet."""
 
     @property
     @abstractmethod
@@ -152,7 +153,7 @@ class TrainableEnhancer(Enhancer):
     @property
     @abstractmethod
     def card(self) -> dict[str, Any]:
-        """Return what the model is and what it was learnt from, plain values; raises InputError without a model."""
+        """Return what the model is and what data it was learnt from, as plain values; InputError without a model."""
 
     @abstractmethod
     def check(self, shape: tuple[int, ...], subcarrier_hz: F64) -> None:
@@ -160,39 +161,39 @@ class TrainableEnhancer(Enhancer):
 
     @abstractmethod
     def fresh(self) -> Self:
-        """Return one with the same options and no model."""
+        """Return an enhancer with the same options and no model."""
 
     @abstractmethod
     def fit(self, alice: CsiSeries, bob: CsiSeries, rng: np.random.Generator) -> None:
-        """Learn from both ends' CSI of the same rounds; raises ValueError where it cannot be learnt from."""
+        """Learn from both ends' CSI of the same rounds; raises ValueError where they cannot be used for learning."""
 
     @abstractmethod
     def publication(self) -> dict[str, Any]:
-        """Return what the other end needs of the model, msgpack-able: everybody hears it."""
+        """Return what the other end needs of the model, msgpack-able; it is published, so Eve has it, too."""
 
     @abstractmethod
     def adopt(self, publication: Mapping[str, Any]) -> None:
-        """Take the other end's model; raises ValueError, or what reading garbage raises."""
+        """Take over the other end's model; raises ValueError, or what reading malformed data raises."""
 
     @abstractmethod
     def dump(self) -> bytes:
-        """Return the model as this end has it, to be kept in a file."""
+        """Return this end's part of the model, to be kept in a file."""
 
     @abstractmethod
     def load(self, data: bytes) -> None:
-        """Take what `dump` gave; raises ValueError for anything else. No code in it is run."""
+        """Restore what `dump` returned; raises ValueError for anything else. No code in it is executed."""
 
 
 class Quantizer(Configurable, ABC):
     """Features → bits (`chain/quantize`), in three public steps: Alice leads, Bob follows, Alice finishes.
 
     Deterministic for a given rng, and without memory from one block to the next: a node may quantize a block again, or
-    leave one out, and the other end must not notice. Features are left alone. Bits stand in the order (probe,
-    dimension, place in the label). Probes that either side lacks (NaN rows) are dropped through the published indices;
-    a dimension that never varies gives no bits and changes no other; where nothing was measured there are none. A
-    message comes from the network: one that does not fit raises ProtocolError. What messages tell about the bits, and
-    what the method makes known about them, is counted in `leaked_bits`, less than there are bits. Too few samples
-    raise DialogueFailed.
+    leave one out, and the results at the other end must not change. Features are not modified. Bits are in the order
+    (probe, dimension, place in the label). Probes that either side lacks (NaN rows) are dropped through the published
+    indices; a dimension that never varies gives no bits and changes no other; where nothing was measured there are no
+    bits. A message comes from the network: one that does not fit raises ProtocolError. What messages reveal about the
+    bits, and what the method makes known about them, is counted in `leaked_bits`, which is less than the number of
+    bits. Too few samples raise DialogueFailed.
 
     >>> from testbed.core.registry import make_stage
     >>> quantizer, rng = make_stage("quantize", "scalar", {"bits": 1, "guard": 0.0}), np.random.default_rng(1)
@@ -227,19 +228,20 @@ class Quantizer(Configurable, ABC):
     ) -> tuple[Bits, NDArray[np.bool_]]:
         """Eve's best guess of the kept bits from her own features and both public messages.
 
-        Also returns (bit,) `covered`: where she had a feature to guess from. Elsewhere (NaN) the guess is 0 and no
-        measure of what an Eve who hears could know.
+        Also returns (bit,) `covered`: where she had a feature to guess from. Elsewhere (NaN) the guess is 0, which says
+        nothing about what an Eve who receives the probe could know.
         """
 
     def columns(self, features: Features, lead: PublicMessage) -> NDArray[np.int64] | None:
-        """Return (dimension, feature) the columns of Alice's features behind each dimension's labels; None: its own.
+        """Return (dimension, feature) the columns of Alice's features from which each dimension's labels follow; None:
+        its own column only.
 
-        Whoever judges what a label gives away looks there.
+        Attacks on the labels use these columns.
         """
         return None
 
     def published(self, raw: Bits, lead: PublicMessage) -> NDArray[np.bool_]:
-        """Return (bit,) which raw bits Alice's message has told already: they are sacrificed first. Default: none."""
+        """Return (bit,) which raw bits Alice's message has revealed; they are sacrificed first. Default: none."""
         return np.zeros(raw.values.size, np.bool_)
 
 
@@ -256,10 +258,10 @@ class ReconciledBits:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What one side brings to the reconciliation of a block."""
+    """What one side knows when the reconciliation of a block begins."""
 
     bits: Bits
-    """Its own, in an order both sides share; sacrificed ones are gone."""
+    """This side's bits, in an order both sides share, without the sacrificed ones."""
     error_rate: float
     """Share of bits that differ, as both sides estimate it from the sacrifice."""
     features: Features | None = None
@@ -269,7 +271,7 @@ class Evidence:
 
     @classmethod
     def of(cls, values: U8, error_rate: float) -> Evidence:
-        """Wrap a bare (bit,) string: each bit its own probe."""
+        """Return the evidence of a bare (bit,) string, each bit of a probe of its own."""
         none = np.zeros(values.size, np.int64)
         return cls(Bits(values, np.arange(values.size), none, none), error_rate)
 
@@ -277,10 +279,10 @@ class Evidence:
 class Reconciler(Configurable, ABC):
     """Makes Bob's bits equal to Alice's over the public discussion (`chain/reconcile`).
 
-    Each side is a generator (`core.ledger.Dialogue`). Equal strings or DialogueFailed are the only outcomes that the
-    verification after it lets through; every parity or syndrome bit sent is counted in `leaked_bits`. Alice's string
-    is the common one. Strings of any length from 1 bit are taken and left alone; the same generators say the same.
-    Bare strings that are said to differ in more than a quarter of their bits are refused with
+    Each side is a generator (`core.ledger.Dialogue`). The verification after it accepts only equal strings; a
+    reconciler that fails raises DialogueFailed. Every parity or syndrome bit sent is counted in `leaked_bits`. Alice's
+    string is the common one. Strings of any length from 1 bit are accepted and not modified; equal generators give
+    equal messages. Bare strings with an error rate above a quarter are refused with
     DialogueFailed('error_rate_too_high').
 
     >>> from testbed.chain.dialogue import run
@@ -300,7 +302,7 @@ class Reconciler(Configurable, ABC):
     stage = "reconcile"
 
     shows_corrections: bool = True
-    """Whether the discussion lays open which bits Bob corrected; what that tells is then charged."""
+    """Whether the discussion shows which bits Bob corrected; what that reveals is then charged."""
     most_errors: float = 0.25
     """Share of differing bits above which a block is given up before reconciliation."""
 
@@ -318,8 +320,9 @@ class SurfacePolicy(Configurable, ABC):
     """Decides what the surface does, round by round (`surface/policies`). Pure: no device, no clock.
 
     Built from its options by name; `survey` and `begin` are called once, then `pattern_for` in ascending order of
-    rounds; some may be left out, and one asked for again has the same pattern. A policy that `watches` is told of every
-    round, lost ones included, before the next pattern. The same seed, board and observations give the same patterns.
+    rounds; some rounds may be left out, and a round that is asked for again has the same pattern. A policy that
+    `watches` receives the result of every round, lost ones included, before the next pattern. The same seed, board and
+    observations give the same patterns.
 
     >>> class Chessboard(SurfacePolicy):
     ...     changes = False
@@ -346,27 +349,27 @@ class SurfacePolicy(Configurable, ABC):
     search_only: bool = False
     """The run is made for this policy's search only: it ends once the policy is `done`, and no key is distilled."""
     done: bool = False
-    """The policy has nothing more to try."""
+    """Whether the search is over: the policy has nothing more to try."""
 
     def survey(self, scene: Scene, carrier_hz: float) -> None:
-        """Get to know the scene, for policies with a model of it; raises InputError where it does not serve them."""
+        """Take in the scene, for policies with a model of it; raises InputError where they cannot use it."""
 
     @abstractmethod
     def begin(self, shape: tuple[int, int], phase_bits: int, seed: int) -> None:
-        """Get to know the board; raises InputError where the policy cannot serve one of this (rows, columns)."""
+        """Take in the board's (rows, columns) and bits; raises InputError where the policy cannot serve it."""
 
     @abstractmethod
     def pattern_for(self, round: int) -> SurfacePattern:
-        """Return what the surface holds while this round is probed."""
+        """Return the pattern that the surface holds while this round is probed."""
 
     def group(self, round: int) -> int:
-        """Return the same number for rounds that hold one pattern, as far as that is known beforehand."""
+        """Return the same number for rounds that hold one pattern, as far as this is known beforehand."""
         return round
 
     def observe(self, round: int, links: Mapping[str, C64]) -> None:
-        """Hear what became of a round: CSI (rx antenna, tx antenna, subcarrier) by link "tx>rx", kept ones only.
+        """Take the result of a round: CSI (rx antenna, tx antenna, subcarrier) by link "tx>rx", kept ones only.
 
-        Empty where the round was lost: it told nothing of its pattern.
+        It is empty where the round was lost, which says nothing about its pattern.
         """
 
 
@@ -378,10 +381,10 @@ def first_antenna(n: int) -> C64:
 class BeamPolicy(Configurable, ABC):
     """Chooses the beam of one end from what this end itself measured (`agents/policies`). Pure: no device, no clock.
 
-    In sounding rounds every antenna is told apart; they are never used for a key. In all others the end sends w·s and
-    takes wᵀy with the same w, so that the link is the scalar w_bᵀ H w_a both ways. Each of Alice and Bob has a policy
-    object of its own; what it hears and what it decides does not leave the node. There is a beam at any time, before
-    the first sounding too, and the same soundings give the same beams.
+    Sounding rounds measure every antenna by itself and are never used for a key. In all other rounds the end sends w·s
+    and takes wᵀy with the same w, so that the link is the scalar w_bᵀ H w_a both ways. Alice and Bob have a policy
+    object each; what it measures and what it decides does not leave the node. There is a beam at any time, also before
+    the first sounding, and the same soundings give the same beams.
 
     >>> class Strongest(BeamPolicy):
     ...     def begin(self, n_own, n_peer, peer, seed):
@@ -403,7 +406,7 @@ class BeamPolicy(Configurable, ABC):
 
     @abstractmethod
     def begin(self, n_own: int, n_peer: int, peer: str, seed: int) -> None:
-        """Get to know the link: antennas here and at `peer` (role); raises InputError where it cannot serve one.
+        """Take in the link: antennas here and at `peer` (role); raises InputError where the policy cannot serve it.
 
         `seed` is this node's own and secret in private mode.
         """
@@ -412,8 +415,8 @@ class BeamPolicy(Configurable, ABC):
     def hear(self, round: int, links: Mapping[str, C64]) -> None:
         """Take a sounding round: (own antenna, transmitter's antenna, subcarrier) by the transmitter's role.
 
-        Each with an unknown common phase, and in units of this receiver's full scale. Links that were not heard are
-        missing, the peer's too.
+        Each has an unknown common phase, and is in units of this receiver's full scale. Links that were not received
+        are missing, the peer's too.
         """
 
     @abstractmethod
@@ -424,8 +427,8 @@ class BeamPolicy(Configurable, ABC):
 class SurfaceSearch(Configurable, ABC):
     """Looks for the best pattern by trying patterns (`surface/searches`): `ask`, probe, `tell`. Pure.
 
-    Worth is on a scale where more is better and independent parts add: power, not decibels. It is noisy: a search ends
-    all the same. The same generator and worths give the same search; the start is left alone.
+    Worth is on a scale where more is better and independent parts add: power, not decibels. It is noisy, and a search
+    must end nevertheless. The same generator and worths give the same search; the start is not modified.
 
     >>> from testbed.core.registry import make_stage
     >>> search = make_stage("search", "greedy", {})
@@ -439,19 +442,19 @@ class SurfaceSearch(Configurable, ABC):
     stage = "search"
 
     done: bool = False
-    """Nothing more to try."""
+    """Whether there is nothing more to try."""
 
     @abstractmethod
     def begin(self, start: SurfacePattern, rng: np.random.Generator) -> None:
-        """Search from this pattern on; raises InputError where its board cannot be served."""
+        """Search from this pattern on; raises InputError where the search cannot serve its board."""
 
     @abstractmethod
     def ask(self) -> SurfacePattern:
-        """Return what to try next; once `done`, the pattern that was found. The same until `tell`."""
+        """Return the pattern to try next, the same until `tell`; once `done`, the best pattern."""
 
     @abstractmethod
     def tell(self, worth: float, error: float) -> None:
-        """Hear what `ask`'s pattern was worth, and the standard error of that (0 where it is not known)."""
+        """Take the worth of `ask`'s pattern, and its standard error (0 where it is not known)."""
 
 
 @dataclass(frozen=True, slots=True)

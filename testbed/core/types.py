@@ -1,4 +1,4 @@
-"""What flows through the house, left to right: IqBlock → CsiFrame → CsiSeries → Features → Bits → Key.
+"""The data between the stages, in their order: IqBlock → CsiFrame → CsiSeries → Features → Bits → Key.
 
 All arrays are numpy; shapes are (axis, axis, …) as written. Samples are normalised to the converter's full scale
 (|I|, |Q| ≤ 1). Times named `time_s` are on the clock of the device that measured them; device clocks are not
@@ -31,12 +31,12 @@ class IqBlock:
     time_s: float
     """Device time of the first sample."""
     overflow: bool = False
-    """The device said that samples are missing somewhere in this block."""
+    """The device reported that samples are missing somewhere in this block."""
 
 
 @dataclass(frozen=True, slots=True)
 class SoundingFrame:
-    """A known OFDM waveform and where its parts lie; built by `chain.probing`, used by `chain.csi`.
+    """A known OFDM waveform and the positions of its parts; built by `chain.probing`, used by `chain.csi`.
 
     Layout: `[preamble: two equal halves][cp | symbol] × n_symbols`, the same symbol each time.
     """
@@ -68,12 +68,12 @@ class SoundingFrame:
 
 @dataclass(frozen=True, slots=True)
 class AntennaFrame:
-    """A sounding that tells the transmitter's antennas apart: they take turns.
+    """A sounding that separates the transmitter's antennas, which transmit in turn.
 
-    The first antenna sends a `SoundingFrame`, each further one its symbols again, after a silence of a frame's length:
-    whoever looks for the first frame finds nothing stronger that also repeats. At equal total power that is as good as
-    orthogonal covers sent by all at once, and it is heard wherever the first antenna is, whereas the sum of several has
-    directions in which there is nothing to hear.
+    The first antenna sends a `SoundingFrame`, each further one its symbols again, after a silence of a frame's length,
+    so that no later part is stronger than the first frame and repeats as it does. At equal total power this is as good
+    as orthogonal covers sent by all at once, and it is received wherever the first antenna is, whereas the sum of
+    several antennas has directions in which it vanishes.
     """
 
     frame: SoundingFrame
@@ -128,7 +128,7 @@ class CsiFrame:
 
 @dataclass(frozen=True, slots=True)
 class CsiSeries:
-    """Many probes of one link at one receiver: what the key chain starts from."""
+    """Many probes of one link at one receiver: the key chain's input."""
 
     h: C64
     """(probe, rx antenna, tx antenna, subcarrier); NaN where this receiver has no valid estimate of that probe."""
@@ -140,7 +140,7 @@ class CsiSeries:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What is quantized: one row a probe, one column a (nearly independent) dimension."""
+    """The input of quantization: one row a probe, one column a (nearly independent) dimension."""
 
     values: F64
     """(probe, dimension)."""
@@ -159,7 +159,7 @@ class Bits:
     dimension: I64
     """(bit,) column of the Features."""
     level_bit: I64
-    """(bit,) its place in the Gray label, 0 = most significant."""
+    """(bit,) its place in the Gray-coded label, 0 = most significant."""
 
     def take(self, index: NDArray[Any]) -> Bits:
         """Select bits by integer index or boolean mask."""
@@ -199,8 +199,8 @@ class SurfacePattern:
 
 @dataclass(frozen=True, slots=True)
 class AppliedPattern:
-    """A board's word that its outputs hold a pattern."""
+    """A board's acknowledgement that its outputs hold a pattern."""
 
     digest: str
     time_s: float
-    """Board time at which the outputs latched; every sample after it sees the new pattern."""
+    """Board time at which the outputs latched; from this time on the new pattern is in effect."""

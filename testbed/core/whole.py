@@ -1,6 +1,6 @@
-"""Writes a file of value so that it is whole or absent, whatever happens: a kill, a power cut, a full disk.
+"""Writes a valuable file so that it is complete or absent after a kill, a power failure or a full disk.
 
-A temporary beside it is written, brought to the disk, and only then given the name, which is brought to the disk too.
+A temporary file beside it is written and synced to the disk, and only then gets the name, which is synced, too.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from pathlib import Path
 
 @contextmanager
 def whole(path: Path, *, private: bool = True, fresh: bool = False, shared: bool = False) -> Iterator[Path]:
-    """Give a temporary path to write; afterwards it is on the disk under its own name, or, on an error, not at all.
+    """Yield a temporary path to write; afterwards the file is on the disk under its own name, or, on an error, absent.
 
-    `private`: only its owner can read it. `fresh`: raises FileExistsError where `path` exists, which stays as it is.
+    `private`: only its owner can read it. `fresh`: raises FileExistsError where `path` exists, which is not changed.
     `shared`: other processes may be writing the same file; the last one, or the first `fresh` one, wins.
 
     with whole(Path("model.npz")) as part:
         part.write_bytes(model)
     """
-    # one name where nobody else writes, so that what a killed process left is replaced and not collected
+    # a fixed name where no other process writes, so that the next write replaces what a killed process left
     part = path.with_name(f"{path.name}.{os.getpid()}.part" if shared else f"{path.name}.part")
     part.unlink(missing_ok=True)
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600 if private else 0o666))

@@ -1,4 +1,4 @@
-"""Numbers and plain data in sentences."""
+"""Numbers and plain data as parts of sentences."""
 
 from __future__ import annotations
 

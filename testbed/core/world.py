@@ -1,4 +1,4 @@
-"""The contract of a simulated air, and what every driver is given when it is made."""
+"""The contract of a simulated air, and the context that every driver gets when it is made."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DriverContext:
     """Given to every driver: `Driver(name, context, **options of its lab table)`."""
 
     seed: int
-    """For a simulated device's own imperfections."""
+    """Seed of a simulated device's own imperfections."""
     world: str | None
     """Endpoint of the simulated air, e.g. `tcp://127.0.0.1:40001`; None in a lab without one."""
     identity: Identity | None
@@ -36,23 +36,23 @@ class Equipment:
     """An emulated device in this process."""
 
     options: dict[str, Any]
-    """For the driver, in addition to the lab's: which device it is."""
+    """Options for the driver, in addition to the lab's: they select this device."""
     idle_until: Callable[[float], None]
-    """Tells the air what the driver promises (`Radio.idle_until`): the vendor's library has no word for it."""
+    """Passes the driver's promise (`Radio.idle_until`) to the air, since the vendor's library has no function for
+    it."""
 
 
 class Emulator(ABC):
-    """The twin of a device on the simulated air, found by entry point `testbed.emulators` under its driver's name.
+    """An emulated device on the simulated air, found by entry point `testbed.emulators` under its driver's name.
 
-    Made as `Twin(name, context, **options)` of the table `[world.emulators.NAME]`; refused options raise InputError.
-    The air at `context.world` is needed from its first use on, not when the twin is made; where that is None, nothing
-    is radiated or reflected and the twin works all the same. It is as unforgiving as the device: what that refuses,
-    loses or answers late, the twin refuses, loses or answers late. Faults that it can be asked for are drawn from
-    `context.seed`.
+    Made as `Class(name, context, **options)` of the table `[world.emulators.NAME]`; refused options raise InputError.
+    The air at `context.world` is needed from the emulator's first use on, not when it is made; where that is None,
+    nothing is radiated or reflected, and the emulator works all the same. It behaves as the device does where that
+    refuses an order, loses data or answers late. Faults that can be requested of it are drawn from `context.seed`.
 
-    Most are reached by the driver over its own wire, at `uri`. One that stands in for the vendor's library
-    (`in_process`) is put in place in the driver's process by `equip` instead. Two twins are two devices, if their
-    nodes' folders (`context.state_dir`) are two; once closed, a twin is not found any more.
+    The driver reaches most emulators over its own wire, at `uri`. An emulator of the vendor's library (`in_process`)
+    is installed in the driver's process by `equip` instead. Two emulators are two devices if their nodes' folders
+    (`context.state_dir`) differ; after `close` the driver no longer finds the device.
 
     >>> class Nowhere(Emulator):
     ...     def __init__(self, name, context):
@@ -70,11 +70,11 @@ class Emulator(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let the wire and the air go; may be called twice."""
+        """Release the wire and the air; may be called twice."""
 
     @classmethod
     def equip(cls, name: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment:
-        """Put the twin in the place of the vendor's library; raises InputError for refused options."""
+        """Install the twin in place of the vendor's library; raises InputError for refused options."""
         raise NotImplementedError(f"{cls.__name__} is reached by wire")
 
 
@@ -94,7 +94,9 @@ class World(ABC):
 
     @staticmethod
     def check(scene: Scene) -> None:
-        """Raise InputError for a scene that cannot be made here, e.g. for want of a library. Quick: nothing is made."""
+        """Raise InputError for a scene that cannot be made here, e.g. because a library is missing. Quick: nothing is
+        made.
+        """
 
     @staticmethod
     @abstractmethod
@@ -108,8 +110,8 @@ class World(ABC):
     def pacer(endpoint: str, identity: Identity | None) -> Callable[[float], None]:
         """Return a function that lets the running world's time pass up to an instant (s after its reset).
 
-        For labs whose radios cannot time their samples and so do not make time pass between rounds. Without effect in
-        wall pace, where it passes by itself.
+        For labs whose radios cannot time their samples, so that no time passes between rounds. It has no effect in wall
+        pace, where time passes by itself.
         """
 
     @staticmethod
@@ -119,8 +121,9 @@ class World(ABC):
     ) -> dict[str, NDArray[np.complex128]]:
         """Return the noiseless frequency responses (time, subcarrier) of a scene's links, by "tx>rx" in lower case.
 
-        What perfect radios would measure at instants (time,) in s and offsets from the carrier (subcarrier,) in Hz,
-        with the surface holding `pattern` throughout, or gone where that is None. Reciprocal links are given once.
+        They are what perfect radios would measure at instants (time,) in s and offsets from the carrier (subcarrier,)
+        in Hz, with the surface holding `pattern` throughout, or without the surface where that is None. Reciprocal
+        links are given once.
         """
 
     @staticmethod
@@ -135,7 +138,7 @@ class World(ABC):
 
     @staticmethod
     def implied_options(name: str, driver: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the driver options that an emulated device makes true, such as its model: what `Radio.limits` asks.
+        """Return the driver options that follow from an emulated device, such as its model, for `Radio.limits_of`.
 
         `options` are the emulated device's. Raises InputError for refused ones, as `emulate` does.
         """

@@ -1,7 +1,7 @@
-"""The contract of an Eve: what she knows, and how likely she takes each label of each symbol.
+"""The contract of an Eve: what she knows, and which probability she gives each label of each symbol.
 
-Adding one is adding one file to `testbed/entropy/attacks`, or installing a package that names its class under the entry
-point `testbed.attacks`. The least that one has to say:
+A new one is a new file in `testbed/entropy/attacks`, or an installed package that names its class under the entry point
+`testbed.attacks`. The smallest one is:
 
     class Loudest(Attack):
         knows = "that label 0 is the most frequent one"
@@ -31,11 +31,12 @@ HIDDEN_CONTEXT = 1.0 / FOLDS
 
 
 class Attack(ABC):
-    """One Eve. A fresh object judges a block; it is asked fold by fold and may keep what follows from Eve's side.
+    """One Eve. A fresh object judges a block; it is asked fold by fold and may keep results that follow from Eve's
+    side.
 
-    Her unknown parameters may be fitted on Alice's own features and CSI of `train` ("genie"): what an Eve of unlimited
-    skill could find. Deterministic for a seed. The facts are left alone, and what is hidden does not matter: it is not
-    there.
+    Her unknown parameters may be fitted on Alice's own features and CSI of `train` ("genie"): the best that an Eve of
+    unlimited skill could find. Deterministic for a seed. The facts are not modified, and hidden values have no effect,
+    because they are removed.
 
     >>> import numpy as np
     >>> class Loudest(Attack):
@@ -49,29 +50,29 @@ class Attack(ABC):
     """
 
     knows: ClassVar[str] = ""
-    """For the report: what this Eve has, a noun phrase that ends "She knows …"."""
+    """What this Eve has, for the report: a phrase that completes the sentence "She knows …"."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Fields of `Facts` that must not be empty or None."""
     folds: ClassVar[Folds] = "symbols"
     """What is hidden together. "symbols": single labels, so that the other dimensions of the same probe are known: for
-    attacks that read Alice's string (the chain rule conditions on it). "probes": everything of a probe, for attacks
-    that take Alice's analogue values of other probes for inputs or targets: CSI and features of the same probe say more
-    of a label than the string ever could."""
+    attacks that use Alice's string (the chain rule conditions on it). "probes": everything of a probe, for attacks that
+    use Alice's analogue values of other probes as inputs or targets, because CSI and features of the same probe reveal
+    more of a label than the string could."""
 
     cliff: ClassVar[bool] = False
-    """Whether less than half of the label bits count as none: for attacks that know everything but a few numbers, where
-    what is left is the learner's error and no entropy."""
+    """Whether less than half of the label bits counts as none: for attacks that know everything but a few numbers,
+    where the remainder is the learner's error and no entropy."""
     hidden_context: ClassVar[float] = 0.0
-    """Share of what this attack gains that judging by folds keeps from it: the labels that it would look up are hidden
-    together with the one in question. 0 for Eve's own signals, and for labels near a symbol, which are never in its
-    fold; `HIDDEN_CONTEXT` for labels from anywhere. The judge adds it."""
+    """Share of this attack's gain that is lost when it is judged by folds, because labels that it would look up are
+    hidden together with the one in question. 0 for Eve's own signals, and for labels near a symbol, which are never in
+    its fold; `HIDDEN_CONTEXT` for labels from anywhere. The judge adds it."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
         self.name = type(self).__module__.rpartition(".")[2]
 
     def applies(self, facts: Facts) -> bool:
-        """Return whether there is anything to attack with. Default: everything in `needs` is there."""
+        """Return whether the facts allow this attack. Default: everything in `needs` is there."""
         return all(getattr(facts, name) is not None and len(getattr(facts, name)) > 0 for name in self.needs)
 
     @abstractmethod
@@ -98,7 +99,8 @@ class Broken:
 def load_attacks(package: str = "testbed.entropy.attacks") -> tuple[dict[str, type[Attack]], list[Broken]]:
     """Return the attacks by name, and those that cannot be used with the reason: files of the package, entry points.
 
-    A file whose name begins with an underscore is no attack. Of two attacks of one name the entry point's is refused.
+    A file whose name begins with an underscore is no attack. Of two attacks with one name, the entry point's is
+    refused.
     """
     found: dict[str, type[Attack]] = {}
     broken = []

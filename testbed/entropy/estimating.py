@@ -1,4 +1,4 @@
-"""What most attacks are made of: inputs by probe, a regression to Alice's scores, labels read off."""
+"""The base of most attacks: inputs by probe, a regression to Alice's scores, labels from the estimates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from testbed.entropy.shifts import Match
 MOST_INPUTS = 96
 _PASSES = 3
 _LEAST_CONTRAST = 0.7
-"""Natural logarithm of how much errors have to vary before a regression heeds it."""
+"""How much errors must vary, as a natural logarithm, before a regression takes account of it."""
 
 
 class EstimatingAttack(Attack):
@@ -29,10 +29,10 @@ class EstimatingAttack(Attack):
 
     @abstractmethod
     def inputs(self, facts: Facts, z: F64) -> F64 | None:
-        """Return (probe, input), NaN where missing; None where there is nothing to go by. z: Alice's scores."""
+        """Return (probe, input), NaN where missing; None where there is no input. z: Alice's scores."""
 
     def targets(self, z: F64) -> F64:
-        """Return (probe, column) what is estimated of Alice's scores; NaN where they are."""
+        """Return (probe, column) the function of Alice's scores that is estimated; NaN where they are NaN."""
         return z
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
@@ -53,7 +53,7 @@ class EstimatingAttack(Attack):
             fit = by_pattern(x, y, most, np.exp(-off))
             other = spread_where_missing(x, y, fit)
             error = locally(facts, y - fit.mean, other)
-            # where the one estimate is off and the other is not, the other counts; where both are, neither
+            # where one estimate is off and the other is not, the other is used; where both are, neither is
             better = (error < off)[:, None]
             mean, spread, off = (
                 np.where(better, fit.mean, mean),
@@ -69,7 +69,7 @@ class EstimatingAttack(Attack):
 
 
 def locally(facts: Facts, error: F64, spread: F64) -> F64:
-    """Return (probe,) the logarithm of how far estimates are off around each probe; error, spread (probe, column)."""
+    """Return (probe,) the logarithm of the estimates' error around each probe; error, spread (probe, column)."""
     column = facts.main_column[facts.dimension]
     usual = spread[facts.probe, column]
     off = usual * here_and_now(facts, error[facts.probe, column], usual)
@@ -79,9 +79,9 @@ def locally(facts: Facts, error: F64, spread: F64) -> F64:
 
 
 class DirectAttack(Attack):
-    """Takes one channel for each of Alice's columns, as it stands but for its sign: a handful of parameters.
+    """Uses one channel for each of Alice's columns, unchanged except for its sign: only a few parameters.
 
-    Where a regression has hundreds, what it has not learnt looks like entropy.
+    In a regression with hundreds of parameters, what it has not learnt would look like entropy.
     """
 
     folds: ClassVar[Folds] = "probes"
@@ -89,7 +89,7 @@ class DirectAttack(Attack):
 
     @abstractmethod
     def matches(self, facts: Facts, z: F64) -> list[Match]:
-        """Return what channels to choose from; the one that agrees best is taken."""
+        """Return the candidate channels; the one that agrees best is used."""
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
         z = scores(facts)
@@ -102,12 +102,12 @@ class DirectAttack(Attack):
 
     @property
     def degrees_of_freedom(self) -> float:
-        """Shift, sign, channel, how far it is off, and doubt."""
+        """Shift, sign, channel, error, and doubt."""
         return 5.0 if self._fitted else 0.0
 
 
 def direct(z: F64, inputs: F64) -> tuple[F64, F64]:
-    """Return estimates (probe, column) of z and (column,) how far they are off, each from the one best channel."""
+    """Return estimates (probe, column) of z and (column,) their errors, each from the one best channel."""
     x = normal_scores(inputs)
     a, b = np.nan_to_num(z), np.nan_to_num(x)
     both = np.isfinite(z).T.astype(float) @ np.isfinite(x).astype(float)

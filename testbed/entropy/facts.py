@@ -1,4 +1,4 @@
-"""What is known about one block when its key's length is decided: Alice's string, what Eve has, what is public.
+"""The facts of a block when its key's length is decided: Alice's string, Eve's measurements, what is public.
 
 Everything here is in Alice's process. `Facts.hide` gives an attack the view that it is judged by: labels, features and
 CSI of the symbols that it has to guess are gone from it, so that it cannot look them up.
@@ -19,25 +19,25 @@ Mask = NDArray[np.bool_]
 C128 = NDArray[np.complex128]
 
 HIDDEN = -1
-"""A label that is not known, in a view that `Facts.hide` made."""
+"""A label that is unknown in a view made by `Facts.hide`."""
 MOST_BITS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What one antenna of one Eve measured of one link, over the whole recording known so far."""
+    """The measurements of one link by one antenna of one Eve, over her whole recording so far."""
 
     name: str
-    """Names node, antenna and link, as "eve.0:alice": who, which antenna, whose transmission."""
+    """Node, antenna and link, as "eve.0:alice": node eve, antenna 0, Alice's transmissions."""
     rounds: I64
     """(round,) numbers, strictly ascending; none needs to be one of Alice's."""
     time_s: F64
-    """(round,) on Eve's clock, not used for pairing."""
+    """(round,) times on Eve's clock, not used for pairing."""
     values: F64
-    """(round, dimension) features; NaN where she heard nothing."""
+    """(round, dimension) features; NaN where she received nothing."""
     csi: C128 | None = None
-    """(round, channel) complex, one or more a dimension as the user likes; the common phase of a round is the same for
-    all antennas of a node and otherwise unknown. None where only features were reported."""
+    """(round, channel) complex, one or more for each dimension; the common phase of a round is the same for all
+    antennas of a node and otherwise unknown. None where only features were reported."""
 
     def __post_init__(self) -> None:
         _series(f"Eve's series {self.name}", self.rounds, self.time_s, self.values)
@@ -45,25 +45,25 @@ class Heard:
 
     @property
     def node(self) -> str:
-        """The Eve that this belongs to: what stands before the first dot or colon."""
+        """The Eve to whom this belongs: the name before the first dot or colon."""
         return self.name.split(":")[0].split(".")[0]
 
     @property
     def link(self) -> str:
-        """Whose transmission it is: what stands behind the last colon."""
+        """The transmitter: the name after the last colon."""
         return self.name.split(":")[-1]
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What Alice measured before this block and Eve knows in full: an earlier block, training rounds, an earlier run.
+    """Alice's measurements before this block that Eve knows in full: an earlier block, training, an earlier run.
 
     That Eve knows the analogue features, not only the labels, is in her favour.
     """
 
     name: str
     same_run: bool
-    """Whether round numbers go on in this block; an earlier run counts from anywhere."""
+    """Whether its round numbers continue in this block; those of an earlier run have any origin."""
     rounds: I64
     """(probe,) strictly ascending."""
     time_s: F64
@@ -91,33 +91,33 @@ class Facts:
     dimension: I64
     """(symbol,)."""
     published: Mask
-    """(symbol,) the whole label was said in public; such symbols are known to every attack and make no key."""
+    """(symbol,) whether the whole label was published; such symbols are known to every attack and make no key."""
     rounds: I64
     """(probe,) global round number of each probe, strictly ascending."""
     time_s: F64
     """(probe,) Alice's clock."""
     features: F64
-    """(probe, column) what was quantized; NaN where there is none."""
+    """(probe, column) the quantizer's input; NaN where there is none."""
     columns: I64 | None = None
-    """(dimension, feature) the columns of `features` that a dimension's label is made of; None: its own column."""
+    """(dimension, feature) the columns of `features` from which a dimension's label follows; None: its own column."""
     csi: C128 | None = None
-    """(probe, channel) Alice's CSI, for what is fitted on her side; None: features serve."""
+    """(probe, channel) Alice's CSI, for fits on her side; None: the features are used."""
     heard: tuple[Heard, ...] = ()
     patterns: C128 | None = None
     """(probe, element) reflection coefficient of every element, where the patterns are public; else None."""
     responses: C128 | None = None
-    """(probe, path) what the surface's paths respond to each pattern by the scene's geometry, where both are public."""
+    """(probe, path) responses of the surface's paths to each pattern by the scene's geometry, where both are public."""
     states: I64 | None = None
     """(probe,) opaque number of the surface's state; None where there is no surface."""
     state_bits: int | None = None
-    """How many bits a secret state was drawn with: elements times bits each; None where states are not secret."""
+    """Number of bits with which a secret state was drawn: elements times bits each; None: states are not secret."""
     earlier: tuple[Earlier, ...] = ()
     scratch: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
-    """Shared by all views of a block: for results that follow from Eve's side alone and cost time. What an attack keeps
-    here of Alice's labels is a lie that the judge's canary finds."""
+    """Shared by all views of a block: for results that follow from Eve's side alone and take time to compute. An attack
+    must not keep anything here that follows from Alice's labels; the judge's canary finds it."""
 
     view: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
-    """Of this view alone, for what attacks of one fold have in common."""
+    """The same for this view alone, for what attacks of one fold have in common."""
 
     def __post_init__(self) -> None:
         n, (n_probes, n_columns) = self.value.size, _series("Alice's features", self.rounds, self.time_s, self.features)
@@ -159,8 +159,8 @@ class Facts:
         """Build from bits in the order (probe, dimension, level bit) and (bit,) which of them were published.
 
         Labels are the binary numbers of a symbol's bits, whatever the code. A symbol some bits of which were published
-        counts as kept, with all its bits: whoever takes less than whole symbols for the sacrifice has to take the
-        published bits of kept symbols off the length (`length.key_length`, published_bits).
+        counts as kept, with all its bits: a caller that sacrifices less than whole symbols has to subtract the
+        published bits of kept symbols from the length (`length.key_length`, published_bits).
         """
         new = np.ones(bits.values.size, np.bool_)
         new[1:] = (np.diff(bits.probe) != 0) | (np.diff(bits.dimension) != 0)
@@ -204,17 +204,17 @@ class Facts:
 
     @property
     def surface_bits(self) -> float | None:
-        """What the kept labels can be worth in bits where nothing but the surface changes; None without a secret one.
+        """Most bits that the kept labels can have where only a secret surface changes; None without a secret surface.
 
         They then follow from the states that were never held in an earlier series. Those were drawn uniformly, and all
-        that is known of them is that they differ: log2 of K·(K − 1)·…, less what the published labels tell of them.
+        that is known of them is that they differ: log2 of K·(K − 1)·…, less what the published labels reveal of them.
         """
         if self.states is None or self.state_bits is None:
             return None
         before = np.concatenate([np.zeros(0, np.int64), *(e.states for e in self.earlier if e.states is not None)])
         before = np.unique(before[before >= 0])
         new = np.setdiff1d(self.states, before).size
-        if self.state_bits > 32:  # so many states that none is missed
+        if self.state_bits > 32:  # with so many states the known ones make no difference
             drawn = float(new * self.state_bits)
         else:
             left = (1 << self.state_bits) - before.size - np.arange(new)
@@ -229,7 +229,7 @@ class Facts:
     # ------------------------------------------------------------ views
 
     def hide(self, test: I64) -> Facts:
-        """Return these facts without what Alice has at the symbols `test`: label, features, CSI of the whole probe."""
+        """Return these facts without Alice's values at the symbols `test`: label, features, CSI of the whole probe."""
         value, features = self.value.copy(), self.features.copy()
         value[test] = HIDDEN
         if self.columns is None:

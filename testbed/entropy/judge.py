@@ -1,12 +1,12 @@
-"""Alice judges a portfolio of Eves on her whole string, out of fold, and bounds what is left of it.
+"""Judges a portfolio of Eves on Alice's whole string, out of fold, and bounds the entropy that they leave.
 
 Ten folds of the kept symbols; published symbols, earlier blocks, training and earlier runs are always known to the
-attack. Each symbol is guessed exactly once, by an attack that has not seen its label, feature or CSI. What is hidden
-together is the attack's own statement (`Attack.folds`): single symbols for those that read Alice's string, whole probes
-for those that take her analogue values, because features and CSI of the same probe would say more of a label than the
-string ever could. Folds are random, but never the same within five probes: what an attack reads near a symbol is there.
+attack. Each symbol is guessed exactly once, by an attack that has not seen its label, feature or CSI. The attack itself
+states what must be hidden together (`Attack.folds`): single symbols for those that use Alice's string, whole probes
+for those that use her analogue values, because features and CSI of the same probe would reveal more of a label than the
+string could. Folds are random, but never the same within five probes: the neighbours of a symbol are not hidden.
 
-Two bounds come of it, both of them **estimates that condition on the portfolio**: no statistic excludes an attack that
+Two bounds follow, both of them **estimates that condition on the portfolio**: no statistic excludes an attack that
 is not in it.
 
 estimated   H = Σ over label depths of −n·log2 p̄, the least over attacks; p̄ is the upper Clopper–Pearson limit of the
@@ -14,30 +14,30 @@ estimated   H = Σ over label depths of −n·log2 p̄, the least over attacks; 
             at most the mean of −log2 (convexity), so symbols that are guessed unequally well are charged in full.
 modelled    H = min (L − smoothing) − 0.72 · max dof, at most M, 0 below M/2, and less 0.3 of what it lies below M
             (`LEARNERS_SHARE`: measured, not proved). L is the out-of-fold log-loss in bits;
-            each fitted parameter costs ½·log2 e = 0.72 bits of it on average, which are the learner's and not entropy;
-            smoothing is what the smooth min-entropy lies below the Shannon entropy of independent labels with the
-            predicted distributions, by the best of several Rényi orders (Tomamichel, Colbeck and Renner 2009). Below
-            M/2 what is left is dominated by what learners miss: the cliff.
+            each fitted parameter costs ½·log2 e = 0.72 bits of it on average; this is the learner's error and not
+            entropy; smoothing is by how much the smooth min-entropy is below the Shannon entropy of independent labels
+            with the predicted distributions, by the best of several Rényi orders (Tomamichel, Colbeck and Renner 2009).
+            Below M/2 what is left is dominated by what learners miss: the cliff.
 
-What is proved and what is not.
+What is proved and what is not:
 - *Chain rule.* H(kept | published, Eve) = Σ H(label | published, kept labels before it, Eve) in any fixed order: here
   that of (round, dimension). So attacks look up Alice's own labels only where they come before the symbol in question
-  or are public; in learning how labels depend on one another they may use all of the training symbols, since parameters
-  are Eve's to know. It is exact for Shannon entropy; that guesses are judged instead is an estimate. (Conditioning on
+  or are public; in learning how labels depend on one another they may use all of the training symbols, since an Eve may
+  know any parameter. This is exact for Shannon entropy; judging guesses instead is an estimate. (Conditioning on
   all other labels, erasure entropy, would be a lower bound as well, Han 1978, Verdú and Weissman 2008, but counts what
-  repeats not once but never, and of AR(1) fading with ρ = 0.9 grants half.)
-- *What folds hide.* Of labels far away a tenth is hidden in the same fold as the symbol that they would give away; the
-  gain of such an attack, in hits and in log-loss, is scaled up for it (`Attack.hidden_context`).
+  repeats never instead of once, and grants half for AR(1) fading with ρ = 0.9.)
+- *What folds hide.* A tenth of the labels far away is hidden in the same fold as the symbol that they would reveal; the
+gain of such an attack, in hits and in log-loss, is scaled up for it (`Attack.hidden_context`).
 - *Trials that depend on one another.* Inside one fold, given all that is outside of it, hits minus their conditional
   probabilities are a martingale difference sequence, and the Chernoff bound in relative entropy holds for the average
   conditional probability under any dependence (the exponential supermartingale Π e^(−λ·hit)/(1 − p(1 − e^−λ)) and
   concavity of the logarithm). This is a proof for each fold alone, of n/10 trials; pooling ten folds at the level of n
   trials is not covered by it: what is proved of a pooled cross-validation is no more than for a tenth of the trials
   (Blum, Kalai and Langford 1999).
-- Therefore an *estimate* replaces the missing proof: hits of neighbouring probes may go together (one odd label spoils
-  the guesses around it), so the number of trials is divided by the variance of batch sums relative to independent
+- Therefore an *estimate* replaces the missing proof: hits of neighbouring probes may be dependent (one unusual label
+changes the guesses around it), so the number of trials is divided by the variance of batch sums relative to independent
   trials, never below 1 (`inflation`). Batches of neighbouring probes; two lengths, the larger value counts.
-- Neither bound is a statement about distributions that differ from block to block, nor about what Eve learns later.
+- Neither bound covers distributions that differ from block to block, nor what Eve learns later.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ from testbed.entropy.facts import HIDDEN, Facts
 
 BITS_A_PARAMETER = 0.72
 LEARNERS_SHARE = 0.3
-"""Of what an attack gains in log-loss, added for what a better learner would gain: where some symbols are known and
-others not, and which is to be learnt, ours were found up to a fifth short in blocks of 240 probes."""
+"""Share of an attack's gain in log-loss that is added for the gain of a better learner: where some symbols are known
+and others not, and which must be learnt, ours were up to a fifth short in blocks of 240 probes."""
 Rule = Literal["estimated", "modelled"]
 
 _BATCHES = (64, 24)
@@ -70,7 +70,7 @@ _ORDERS = 1.0 + np.geomspace(3e-3, 30.0, 14)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one Eve can do with the kept symbols of a block."""
+    """The result of one Eve on the kept symbols of a block."""
 
     attack: str
     knows: str
@@ -79,7 +79,7 @@ class Finding:
     upper_bound: float
     """p̄, the mean over symbols where depths differ."""
     log_loss_bits: float
-    """L, out of fold, of all kept symbols."""
+    """L of all kept symbols, out of fold."""
     smoothing_bits: float
     degrees_of_freedom: float
     """Mean over folds."""
@@ -95,7 +95,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An attack that crashed or lied: a counted event, and no key from this block."""
+    """An attack that raised or used hidden values: a counted event, and no key from this block."""
 
     attack: str
     reason: str
@@ -103,11 +103,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Outcome of a block."""
+    """The result for a block."""
 
     kept_symbols: int
     kept_bits: int
-    """M."""
+    """M, the number of kept label bits."""
     findings: tuple[Finding, ...]
     failures: tuple[Failure, ...]
     attacks: int
@@ -116,7 +116,7 @@ class Judgement:
 
     def modelled_bits(self, finding: Finding) -> float:
         """Return H that this Eve alone would leave by the rule "modelled", 0 to M, the cliff included."""
-        if finding.estimated_bits == 0.0:  # below the cliff of an attack that knows everything but a few numbers
+        if finding.estimated_bits == 0.0:  # less than half is left of an attack with a cliff
             return 0.0
         most = max((f.degrees_of_freedom for f in self.findings), default=0.0)
         bits = min(self.kept_bits, finding.log_loss_bits - finding.smoothing_bits) - BITS_A_PARAMETER * most
@@ -129,7 +129,7 @@ class Judgement:
         return finding.estimated_bits if rule == "estimated" else self.modelled_bits(finding)
 
     def worst(self, rule: Rule) -> Finding | None:
-        """Return the Eve who leaves least; None where nothing was judged."""
+        """Return the Eve who leaves the least; None where nothing was judged."""
         return min(self.findings, key=lambda f: self.bits(f, rule), default=None)
 
     def min_entropy(self, rule: Rule) -> float:
@@ -146,18 +146,18 @@ def judge(
     seed: int = 0,
     attacks: Sequence[Attack] | None = None,
 ) -> Judgement:
-    """Try every attack on a block, of the portfolio unless others are given. Deterministic for a seed.
+    """Judge every attack on a block, those of the portfolio unless others are given. Deterministic for a seed.
 
-    blocks: how many the run plans. Attacks should be fresh objects.
+    blocks: how many blocks the run plans. Attacks should be fresh objects.
 
-    Raises InputError for facts with hidden labels or numbers that make no sense; what an attack does wrong becomes a
+    Raises InputError for facts with hidden labels or impossible numbers; an error of an attack becomes a
     `Failure`.
     """
     if (facts.value == HIDDEN).any():
         raise InputError("facts with hidden labels cannot be judged; accepted: Alice's own, whole")
     if epsilon_log2 < 1 or blocks < 1:
         raise InputError(f"epsilon_log2 = {epsilon_log2}, blocks = {blocks}; accepted: 1 or more")
-    # attacks keep intermediate results with the facts: every judgement begins without any
+    # attacks keep intermediate results with the facts, so every judgement begins without any
     facts = replace(facts, scratch={}, view={})
     broken: list[Broken] = []
     if attacks is None:
@@ -171,7 +171,7 @@ def judge(
         try:
             if facts.kept.size and attack.applies(facts):
                 findings.append(_finding(facts, attack, seed, delta_log2))
-        except Exception as exc:  # an attack is anybody's code
+        except Exception as exc:  # an attack may be a third party's code
             failures.append(Failure(attack.name, f"{type(exc).__name__}: {exc}"))
     return Judgement(
         facts.kept.size, facts.kept_bits, tuple(findings), tuple(failures), len(attacks), float(delta_log2)
@@ -189,7 +189,7 @@ def folds(facts: Facts, kind: str, seed: int) -> list[I64]:
 
 
 def _spaced(n: int, seed: int) -> I64:
-    """Return (n,) random folds, none of them twice within half as many places as there are folds."""
+    """Return (n,) random folds, none of which occurs twice within half as many places as there are folds."""
     draws = permutation(n, seed, "folds of probes")
     out: list[int] = []
     for draw in draws.tolist():
@@ -200,7 +200,7 @@ def _spaced(n: int, seed: int) -> I64:
 
 
 class AttackLied(Exception):
-    """What an attack returned is no distribution, or follows from what was hidden from it."""
+    """The attack returned no distribution, or one that follows from values that were hidden from it."""
 
 
 def _finding(facts: Facts, attack: Attack, seed: int, delta_log2: float) -> Finding:
@@ -241,8 +241,9 @@ def _predictions(facts: Facts, attack: Attack, seed: int) -> tuple[F64, float]:
     for test, view in views:
         p[test] = _ask(view, attack, test)
         freedom.append(float(attack.degrees_of_freedom))
-    # The canary: by now every label was shown in some fold. Asked again about the first one, an honest attack says what
-    # it said before; one that kept what it should not have seen does better.
+    # The canary: by now every label was visible in some fold. Asked again about the first fold, an honest attack
+    # repeats
+    # its answer; one that kept hidden labels answers better.
     test = views[0][0]
     if np.abs(_ask(_another_string(facts, test, seed).hide(test), attack, test) - p[test]).max() > _SAME:
         raise AttackLied(
@@ -254,7 +255,7 @@ def _predictions(facts: Facts, attack: Attack, seed: int) -> tuple[F64, float]:
 
 
 def _another_string(facts: Facts, test: I64, seed: int) -> Facts:
-    """Return the facts with the labels of `test` in another order: hidden, so nobody may notice."""
+    """Return the facts with the labels of `test` in another order; these are hidden, so the attack must not notice."""
     value = facts.value.copy()
     for bits in np.unique(facts.bits[test]).tolist():
         own = test[facts.bits[test] == bits]
@@ -292,8 +293,8 @@ def inflation(hit: np.ndarray, probe: I64, depth: I64) -> float:
         sums = np.bincount(batch, hit - expected, batches)
         spread = float((expected * (1.0 - expected)).sum())
         if spread > 0.0:
-            # By differences of neighbouring batches, the largest tenth left out: chances that change in the course of a
-            # block spoil no limit (Hoeffding 1956), and in the differences they stand once only.
+            # Differences of neighbouring batches, without the largest tenth: chances that change during a block do not
+            # affect the limit (Hoeffding 1956), and they enter the differences only once.
             steps = np.sort(np.diff(sums) ** 2)[: int((batches - 1) * 0.9)]
             most = max(most, float(steps.mean()) / _LOWER_NINE_TENTHS / 2.0 / (spread / batches))
     return most
@@ -304,7 +305,7 @@ def upper_bounds(
 ) -> dict[int, float]:
     """Return by label depth the upper confidence limit of the probability to guess a label.
 
-    `more`: the part of the hits beyond chance that is added for what folds hid.
+    `more`: part of the hits beyond chance, added for what the folds hide.
     """
     depths = np.unique(depth).tolist()
     delta = 2.0**delta_log2 / len(depths)
@@ -317,7 +318,7 @@ def upper_bounds(
 
 
 def clopper_pearson(hits: float, trials: float, inflation: float, delta: float) -> float:
-    """Return the upper limit of a probability of which `hits` of `trials` are known; both count by their inflation.
+    """Return the upper limit of a probability from `hits` of `trials`; both are divided by their inflation.
 
     1 − I⁻¹(n − h, h + 1; δ) and not I⁻¹(h + 1, n − h; 1 − δ), which is 1.0 for δ below 2⁻⁵³.
     """
@@ -328,14 +329,14 @@ def clopper_pearson(hits: float, trials: float, inflation: float, delta: float) 
 
 
 def smoothing(p: F64, epsilon_log2: float) -> float:
-    """Return how far the ε′-smooth min-entropy of independent labels lies below their Shannon entropy, in bits.
+    """Return by how much the ε′-smooth min-entropy of independent labels is below their Shannon entropy, in bits.
 
     p (symbol, label); ε′ = 2**−epsilon_log2. Smoothing costs 2·ε′: with ε′ = δ/2 a quarter of ε over all blocks.
     """
     with np.errstate(divide="ignore"):
         logs = np.log2(p)
     shannon = -float((p * np.where(p > 0, logs, 0.0)).sum())
-    best = -float(logs.max(axis=1).sum())  # of order ∞, without smoothing
+    best = -float(logs.max(axis=1).sum())  # the order ∞, without smoothing
     for order in _ORDERS.tolist():
         renyi = float(np.log2(np.exp2(order * logs).sum(axis=1)).sum()) / (1.0 - order)
         best = max(best, renyi - epsilon_log2 / (order - 1.0))

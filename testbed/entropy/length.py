@@ -5,15 +5,15 @@
 H of `entropy.judge` (or of an assumed Eve, or of the bits that a secret surface was drawn with, whichever is least),
 e = −log2 ε of a whole run of B blocks. The budget:
 
-    ε_PE  2^−(e+2)   over all blocks and attacks: an attack is better than its confidence limit says
+    ε_PE  2^−(e+2)   over all blocks and attacks: an attack is better than its confidence limit
     ε_EC  2^−(e+2)   both sides verify strings that differ
-    ε_PA  2^−(e+2)   over all blocks: what hashing leaves (leftover hash lemma: Impagliazzo, Levin and Luby 1989; with
+    ε_PA  2^−(e+2)   over all blocks: the error of hashing (leftover hash lemma: Impagliazzo, Levin and Luby 1989; with
                      side information and smoothing, Renner 2005; each block gets ε_PA/B, hence 2·(e + 2 + log2 B))
     the fourth quarter is for smoothing in the rule "modelled".
 
 The leftover hash lemma holds for a length that is fixed beforehand. Here the length follows from the string and is
-published, and a message of one of k possible contents costs log2 k bits (Dodis, Ostrovsky, Reyzin and Smith 2008,
-lemma 2.2: average min-entropy): that is why lengths come in steps, and why no entropy is ever announced.
+published, and a message with one of k possible contents costs log2 k bits (Dodis, Ostrovsky, Reyzin and Smith 2008,
+lemma 2.2: average min-entropy). This is why lengths come in steps, and why no entropy is ever published.
 
 The leftover hash lemma, the charge for messages and the sum over blocks are proofs *given H*. H is an estimate.
 """
@@ -38,7 +38,7 @@ SURFACE_COUNTED = "everything but the patterns of the surface, which were drawn 
 _ORDERS = 1.0 + np.geomspace(1e-4, 1.0, 25)
 _MOST_R2 = 0.999999
 _NOISE = 0.01
-"""Of an assumed array's antenna, relative to its signal: 20 dB."""
+"""Noise power of an assumed array's antenna, relative to its signal: 20 dB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Budget:
     epsilon_log2: int = 64
     """e: the keys of a run are together within 2**−e of ideal, given H."""
     blocks: int = 1
-    """B: blocks that the run plans."""
+    """B: number of blocks that the run plans."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.epsilon_log2 <= 256:
@@ -81,10 +81,10 @@ class AssumedEve:
     """An Eve that was not measured, as the user assumes her. Give a correlation or a distance."""
 
     correlation: float | None = None
-    """Of one antenna's feature with Alice's, as normal scores, 0 to 1."""
+    """Correlation of one antenna's feature with Alice's, as normal scores, 0 to 1."""
     distance_wavelengths: float | None = None
-    """Of her nearest antenna from Bob's (or Alice's) in scattering from all sides: her field has the correlation
-    J0(2πd), taken at the least favourable distance from d on (the zeros of J0 are not counted on)."""
+    """Distance of her nearest antenna from Bob's (or Alice's), with scattering from all sides: her field has the
+    correlation J0(2πd), at the least favourable distance from d on (the zeros of J0 are not relied on)."""
     antennas: int = 1
 
     def __post_init__(self) -> None:
@@ -104,9 +104,9 @@ class AssumedEve:
     def joint_correlation(self) -> float:
         """Multiple correlation of Alice's score with all antennas together.
 
-        From a correlation: antennas whose noise and fading are independent of one another, R² = A·ρ², which is the most
-        that A such antennas can have. From a distance: a row of antennas half a wavelength apart that leads away from
-        Bob, 20 dB above its noise, the best linear combination.
+        From a correlation: antennas whose noise and fading are independent of one another, R² = A·ρ², which is the
+        largest value for A such antennas. From a distance: a row of antennas half a wavelength apart that leads away
+        from Bob, 20 dB above its noise, the best linear combination.
         """
         if self.correlation is not None:
             return float(np.sqrt(min(_MOST_R2, self.antennas * self.correlation**2)))
@@ -115,7 +115,7 @@ class AssumedEve:
 
     @property
     def words(self) -> str:
-        """The assumption as a report states it."""
+        """The assumption in words, for the report."""
         n = "one antenna" if self.antennas == 1 else f"{self.antennas} antennas"
         if self.correlation is not None:
             return f"Eve has {n}, each with correlation {self.correlation:g} at most"
@@ -125,7 +125,7 @@ class AssumedEve:
     def min_entropy(self, facts: Facts, budget: Budget) -> float:
         """Return the smooth min-entropy in bits of the kept labels given her, by the Gaussian copula model.
 
-        Probes are independent in this model; what anybody can predict is what the portfolio is for.
+        Probes are independent in this model; the portfolio accounts for what can be predicted from other probes.
         """
         rho = round(self.joint_correlation, 6)
         if rho == 0.0:
@@ -151,7 +151,7 @@ def _array_r2(distance: float, antennas: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A line of the ledger: what is there, or taken off (negative)."""
+    """A line of the ledger: bits that are there, or that are subtracted (negative)."""
 
     name: str
     bits: float
@@ -165,22 +165,22 @@ class EveRow:
     name: str
     knows: str
     guess_probability: float | None
-    """Of a whole label; None where she is assumed."""
+    """Probability of guessing a whole label; None where she is assumed."""
     upper_bound: float | None
     key_bits: int
-    """What the key would be if she were the only Eve."""
+    """Length of the key if she were the only Eve."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyLength:
-    """The length of a block's key and how it came about."""
+    """The length of a block's key and how it was found."""
 
     bits: int
     """ℓ, a multiple of 64; 0: no key."""
     rule: Rule
     budget: Budget
     min_entropy_bits: float
-    """H; never announced."""
+    """H; never published."""
     terms: tuple[Term, ...]
     """In the order of the rule; they add up to ℓ before rounding down, where that is positive."""
     limiting: str | None
@@ -189,7 +189,7 @@ class KeyLength:
     sensitivity: tuple[EveRow, ...]
     assumptions: tuple[str, ...]
     failure: str | None = None
-    """Why there is no key, where there is none."""
+    """The reason why there is no key, where there is none."""
     epsilon_log2: dict[str, float] = field(default_factory=dict)
     """log2 of total, estimation, correction, amplification over the whole run."""
 
@@ -206,9 +206,9 @@ def key_length(
 ) -> KeyLength:
     """Return the length of a block's key.
 
-    leaked_bits: the ledger's total of everything that was said about the kept string, tags included.
+    leaked_bits: the ledger's total of what was published about the kept string, tags included.
     published_bits: bits of kept symbols that were published where symbols are not published whole.
-    assumed: the Eve that is assumed where none was measured, or beside the measured one; the least of all counts.
+    assumed: the Eve who is assumed where none was measured, or beside the measured one; the least length counts.
     """
     if leaked_bits < 0 or published_bits < 0:
         raise InputError(f"leaked_bits = {leaked_bits}, published_bits = {published_bits}; accepted: 0 or more")
@@ -290,7 +290,7 @@ class _Question:
         return tuple(sorted(out, key=lambda r: (r.key_bits, -(r.guess_probability or 0.0))))
 
     def sensitivity(self, assumed: AssumedEve | None, antennas: Sequence[int]) -> tuple[EveRow, ...]:
-        """Return what the key would be under other assumptions: never more than under those that were made."""
+        """Return the key's length under other assumptions: never more than under those that were made."""
         worst = self.judgement.worst(self.rule)
         most = 0 if self.judgement.failures or worst is None else self.rounded(self.judgement.bits(worst, self.rule))
         if (drawn := self.facts.surface_bits) is not None:
@@ -330,4 +330,4 @@ def _why(judgement: Judgement, measured: Finding | None, terms: tuple[Term, ...]
     if measured is None:
         return "no attack applies to this block, so nothing bounds what an Eve knows"
     spelt = " ".join(f"{'−' if t.bits < 0 else ''} {abs(t.bits):.0f} {t.name}" for t in terms)
-    return f"entropy_exhausted: {spelt.strip()} < {STEP}"
+    return f"entropy_exhausted: {spelt.strip()} leave no key; the shortest has {STEP} bits"

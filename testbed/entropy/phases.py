@@ -1,7 +1,7 @@
-"""Complex combinations whose phase nobody saw: |Φw| fitted to amplitudes, one phase a probe free.
+"""Complex combinations of unknown phase: |Φw| fitted to amplitudes, with one free phase a probe.
 
-Radios have no common phase, so Alice's CSI is known up to a phase a probe, the same for all of her channels. Fitted by
-turns: the phases that the present coefficients give, then least squares (Gerchberg and Saxton 1972; Netrapalli, Jain
+Radios have no common phase, so Alice's CSI is known up to a phase a probe, the same for all of her channels. The fit
+alternates between the phases of the present coefficients and least squares (Gerchberg and Saxton 1972; Netrapalli, Jain
 and Sanghavi 2015 start it from the leading eigenvector, as here).
 """
 
@@ -20,8 +20,8 @@ def amplitudes(phi: C128, h: C128 | F64) -> F64:
     """Return (probe, channel) |Φw|, w fitted for each channel at the probes where h is known.
 
     phi (probe, coefficient), complete or with NaN rows, which get NaN. h (probe, channel) complex with a free phase a
-    probe, or real amplitudes ≥ 0 with a free phase a probe and channel; NaN where hidden. At probes that taught the
-    amplitude is corrected for their own help (leverage).
+    probe, or real amplitudes ≥ 0 with a free phase a probe and channel; NaN where hidden. At probes of the fit, the
+    amplitude is corrected for their own influence (leverage).
     """
     heard = np.isfinite(phi).all(axis=1)
     teach = heard & np.isfinite(h).all(axis=1)
@@ -36,7 +36,7 @@ def amplitudes(phi: C128, h: C128 | F64) -> F64:
     leverage = np.clip(np.einsum("ij,ji->i", at, solve).real, 0.0, 0.95)
     fitted = _best(at, solve, h[teach])
     out[heard] = np.abs(a[heard] @ fitted)
-    # as a linear fit would say without this probe: the residual grows by 1/(1 − leverage)
+    # as a linear fit without this probe gives it: the residual grows by 1/(1 − leverage)
     amplitude = np.abs(h[teach])
     own = amplitude - (amplitude - out[teach]) / (1.0 - leverage[:, None])
     out[teach] = np.maximum(own, 1e-3 * amplitude.mean(axis=0))
@@ -44,7 +44,7 @@ def amplitudes(phi: C128, h: C128 | F64) -> F64:
 
 
 def _best(a: C128, solve: C128, h: C128 | F64) -> C128:
-    """Return (coefficient, channel) of the start that ends best."""
+    """Return (coefficient, channel) of the start that gives the best fit."""
     starts = [_spectral(a, np.abs(h))]
     if np.iscomplexobj(h):
         starts.append(solve @ h)
@@ -60,7 +60,7 @@ def _by_turns(a: C128, solve: C128, h: C128 | F64, w: C128) -> C128:
     joint = np.iscomplexobj(h)
     for turn in range(_TURNS):
         guess = a @ w
-        # first one phase a probe for all channels; then one for each, which no common mistake can hold up
+        # first one phase a probe for all channels, then one for each, because a common error can block the first form
         if joint and turn < _TURNS // 2:
             turned = h * _unit((guess * h.conj()).sum(axis=1, keepdims=True))
         else:
@@ -89,17 +89,17 @@ def _spectral(a: C128, amplitude: F64) -> C128:
 
 
 def on_scales(amplitude: F64) -> F64:
-    """Return (probe, 2·channel) an amplitude as level and as power: whatever scale features are of, one is near."""
+    """Return (probe, 2·channel) an amplitude as level and as power: one of them is close to any scale of features."""
     level = np.log(np.maximum(amplitude, 1e-12))
     power = amplitude**2
     return np.concatenate([level, power / np.maximum(np.nanmean(power, axis=0), 1e-300)], axis=1)
 
 
 def alice_channels(csi: C128 | None, features: F64) -> list[C128 | F64]:
-    """Return what coefficients can be fitted to: Alice's CSI, or amplitudes that her features may be levels of."""
+    """Return what coefficients can be fitted to: Alice's CSI, or the amplitudes that her features may be levels of."""
     if csi is not None:
         return [csi]
-    # dB, natural logarithm, magnitude: of a feature that is none of them none will fit
+    # dB, natural logarithm, magnitude: a feature that is none of them fits none
     db = np.exp(np.clip((features - np.nanmean(features, axis=0)) * (np.log(10.0) / 20.0), -20.0, 20.0))
     out: list[C128 | F64] = [db]
     if (np.nan_to_num(features, nan=1.0) >= 0).all():

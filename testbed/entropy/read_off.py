@@ -1,13 +1,13 @@
-"""From "her estimate of Alice's analogue value, and how far off it is" to a distribution over labels.
+"""From an estimate of Alice's analogue value and its error to a distribution over labels.
 
 A target is what an attack can estimate of a symbol: the normal score of Alice's feature, its magnitude, or any other
-number; or the scores of all features that a vector label is made of. How labels lie in targets is learnt from training
-symbols, so that any code, any thresholds, guard bands and targets that several labels share are served alike:
+number; or the scores of all features of a vector label. The relation of labels to targets is learnt from training
+symbols, so that any code, thresholds, guard bands, and targets that several labels have in common are covered:
 
     P(label | mean μ, spread σ) = ∫ N(t; μ, σ²) · share of the label among training symbols near t dt.
 
-Two numbers are then calibrated on the training symbols' own out-of-sample estimates: a factor on σ, and the doubt with
-which nothing but the labels' frequencies is believed. An attack that found nothing so says nothing, and loses nothing.
+Two numbers are then calibrated on the training symbols' own out-of-sample estimates: a factor on σ, and the doubt, the
+weight of the labels' frequencies. An attack that has learnt nothing thus gives the frequencies, and loses nothing.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from testbed.entropy.facts import HIDDEN, Facts, Mask
 from testbed.entropy.gaussian_labels import normal_scores
 
 _REACH = 3.4
-"""Targets are normal scores: of some thousands none lies further out."""
+"""Largest target: of some thousands of normal scores none is larger."""
 _STEPS = {1: 0.04, 2: 0.03, 3: 0.03, 4: 0.015, 5: 0.015}
 _FINEST = 0.0075
-"""Grid of targets by the bits of a label: some ten points in each cell but the deepest."""
+"""Grid of targets by the bits of a label: about ten points in each cell except for the deepest labels."""
 _SPREADS = np.geomspace(0.012, 1.6, 16)
 _FACTORS = (-2, -1, 0, 1)
 """Steps on `_SPREADS`, each 1.39 times the one before."""
 _DOUBTS = np.array([1e-4, 5e-3, 0.03, 0.12, 0.35, 0.75, 1.0])
 _SAME_CELLS = 0.97
 _MOST_JUDGES = 1500
-"""Training symbols, evenly spread, by which two numbers are calibrated."""
+"""Most training symbols, evenly spread, for calibrating the two numbers."""
 _CLOUD_JUDGES = 150
 _GAIN_NATS = 20.0
-"""By how much surroundings must explain errors better than one spread for all does."""
+"""By how many nats surroundings must explain errors better than a single spread does."""
 _USUAL = (2.0, 0.1)
 
 
@@ -49,12 +49,12 @@ def scores(facts: Facts) -> F64:
 
 
 def own_target(facts: Facts, z: F64) -> F64:
-    """Return (symbol,) what `z` (probe, column) says of each symbol's first column."""
+    """Return (symbol,) the value of `z` (probe, column) in each symbol's first column."""
     return np.asarray(z[facts.probe, facts.main_column[facts.dimension]], np.float64)
 
 
 def frequencies(facts: Facts, train: I64) -> F64:
-    """Return (symbol, label) how frequent each label is among training symbols of the same depth."""
+    """Return (symbol, label) the frequency of each label among training symbols of the same depth."""
     if "frequencies" in facts.view:
         known: F64 = facts.view["frequencies"]
         return known
@@ -81,7 +81,7 @@ def read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, spread
     """Return P (test symbol, label).
 
     `target` (symbol,) is NaN where hidden or not known. `mean`, `spread` (symbol,) are estimates of it, at training
-    symbols without their own help; NaN in `mean` where there is no estimate.
+    symbols without their own influence; NaN in `mean` where there is no estimate.
     """
     return _read_off(facts, train, test, target[:, None], mean[:, None], spread)
 
@@ -110,11 +110,11 @@ def _read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, sprea
 
 
 def here_and_now(facts: Facts, error: F64, spread: F64) -> F64:
-    """Return (symbol,) a factor on the spread: how much better or worse estimates are around this symbol than usual.
+    """Return (symbol,) a factor on the spread: the size of the errors around this symbol relative to the usual size.
 
-    An Eve who hears well at times, or every other time, knows when. Of several surroundings the one that makes the
-    errors of training symbols likeliest, if it does so by far: the same probe, probes around, rounds of the same phase
-    of a short period. A symbol's own error is not among them. `error` (symbol,) NaN where not known.
+    An Eve who receives well at times, or every other time, knows when. Of several surroundings, the one that makes the
+    errors of training symbols likeliest is used, if it does so by far: the same probe, probes around it, rounds of the
+    same phase of a short period. A symbol's own error is not among them. `error` (symbol,) NaN where not known.
     """
     known = np.isfinite(error) & np.isfinite(spread)
     square = np.where(known, error / np.where(known, spread, 1.0), 0.0) ** 2
@@ -136,7 +136,9 @@ def here_and_now(facts: Facts, error: F64, spread: F64) -> F64:
 
 
 def _surroundings(rounds: I64, power: F64, count: F64, least: int) -> Iterator[tuple[F64, F64, float]]:
-    """Yield (probe,) sums and numbers of squared errors around each probe, and how many usual errors weigh as much."""
+    """Yield (probe,) sums and numbers of squared errors around each probe, and the number of usual errors of equal
+    weight.
+    """
     for reach in (least, 2 + least, 8):
         window = np.ones(2 * reach + 1)
         if rounds.size >= window.size:
@@ -151,7 +153,7 @@ def _surroundings(rounds: I64, power: F64, count: F64, least: int) -> Iterator[t
 
 
 def _alike(facts: Facts, train: I64, target: F64, known: Mask) -> list[Mask]:
-    """Return sets of dimensions, (dimension,) masks, whose labels lie alike along the target: they learn together."""
+    """Return sets of dimensions, (dimension,) masks, whose labels relate to the target alike: they learn together."""
     depth, out = facts.depths, []
     for bits in np.unique(depth[depth > 0]).tolist():
         own = depth == bits
@@ -168,7 +170,7 @@ def _alike(facts: Facts, train: I64, target: F64, known: Mask) -> list[Mask]:
 
 
 def _one_code(target: F64, value: I64, dimension: I64, bits: int) -> bool:
-    """Return whether in each dimension nearly every symbol's label is that of most symbols near it in any dimension."""
+    """Return whether nearly every symbol's label, in each dimension, is the majority label near it in any dimension."""
     if np.unique(dimension).size == 1:
         return True
     cells = _Cells(target, value, bits)
@@ -178,7 +180,7 @@ def _one_code(target: F64, value: I64, dimension: I64, bits: int) -> bool:
 
 
 class _Learnt(ABC):
-    """How labels lie in targets."""
+    """The learnt relation of labels to targets."""
 
     most_judges: int
 
@@ -207,7 +209,7 @@ def _spread_index(spread: F64, factor: int) -> I64:
 
 
 class _Cells(_Learnt):
-    """Labels along one target, on a grid that is as fine as the labels and as coarse as the spread allows."""
+    """Labels along one target, on a grid as fine as the labels and as coarse as the spread allows."""
 
     most_judges = _MOST_JUDGES
 
@@ -217,7 +219,7 @@ class _Cells(_Learnt):
         count = np.bincount(self.bins(target[:, 0], self.step) * k + value, minlength=size * k)
         count = count.reshape(size, k).astype(np.float64)
         seen = np.flatnonzero(count.any(axis=1))
-        # where no training symbol was, the nearest one's label counts: between thresholds that is exact
+        # where there was no training symbol, the nearest one's label counts, which is exact between thresholds
         between = np.searchsorted(seen, np.arange(size))
         left, right = seen[np.maximum(between - 1, 0)], seen[np.minimum(between, seen.size - 1)]
         nearest = np.where(np.abs(np.arange(size) - left) < np.abs(right - np.arange(size)), left, right)
@@ -265,7 +267,7 @@ def _kernel(s: int, step: float) -> F64:
 
 
 class _Cloud(_Learnt):
-    """Labels of several columns: training symbols around an estimate vote, the nearer the more."""
+    """Labels of several columns: training symbols around an estimate vote, with more weight the nearer they are."""
 
     most_judges = _CLOUD_JUDGES
 

@@ -31,7 +31,7 @@ def eves(facts: Facts) -> list[Reference]:
 
 
 def _by_time(facts: Facts) -> Reference | None:
-    """Return Eve's channels numbered by time in Alice's intervals; None where that is what they have already."""
+    """Return Eve's channels numbered by time in Alice's intervals; None where that equals the present numbers."""
     if facts.rounds.size < 2 or not facts.heard:
         return None
     interval = float(np.median(np.diff(facts.time_s) / np.diff(facts.rounds)))
@@ -63,12 +63,12 @@ def own(facts: Facts, z: F64) -> list[Reference]:
 
 
 def _this_run(facts: Facts, z: F64) -> tuple[I64, F64, F64]:
-    """Return rounds, (round, column) scores, and those of them that everybody knows."""
+    """Return rounds, (round, column) scores, and the publicly known ones of them."""
     before = [(e.rounds, normal_scores(e.features)) for e in facts.earlier if e.same_run and e.rounds.size]
     rounds = np.concatenate([facts.rounds, *(r for r, _ in before)])
     values = np.concatenate([z, *(v for _, v in before)])
     public = np.concatenate([np.where(public_columns(facts), z, np.nan), *(v for _, v in before)])
-    # this block comes first: of a round that stands in two series its own value counts
+    # this block comes first, so that its own value counts for a round that is in two series
     rounds, first = np.unique(rounds, return_index=True)
     return rounds, values[first], public[first]
 

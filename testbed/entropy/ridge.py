@@ -1,4 +1,4 @@
-"""Ridge regressions that say how far off they are: at rows that taught them without their own help, at others plainly.
+"""Ridge regressions with error estimates: at training rows without the row's own influence, at other rows directly.
 
 The penalty is the best by generalised cross-validation (Golub, Heath and Wahba 1979) for each target.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from testbed.core.types import F64
 
 _PENALTIES = 10.0 ** np.arange(-7.0, 2.5, 0.75)
-"""As shares of the number of rows times the mean variance of the inputs."""
+"""Penalties as shares of the number of rows times the mean variance of the inputs."""
 _LEAST_ROWS = 8
 _MOST_PATTERNS, _LEAST_ROWS_A_PATTERN = 4, 60
 
@@ -25,7 +25,7 @@ class Fit:
     mean: F64
     """(row, target)."""
     spread: F64
-    """(target,) root mean square of what is left at rows that taught, each without its own help; inf: not learnt."""
+    """(target,) root mean square error at training rows, each without its own influence; inf: not learnt."""
     freedom: float
     """Effective number of parameters, all targets together."""
 
@@ -34,8 +34,8 @@ def ridge(x: F64, y: F64, fill: bool = False, trust: F64 | None = None) -> Fit:
     """Regress y (row, target), NaN where not known, on x (row, input), NaN taken for the input's mean.
 
     fill: unknown targets of a row that has others count as their mean, and estimates are scaled up for it: one
-    regression serves targets that are known in different rows. trust: (row,) how much a row counts, as the inverse of
-    its errors; None: all the same.
+    regression serves targets that are known in different rows. trust: (row,) weight of a row, as the inverse of its
+    errors; None: all equal.
     """
     if fill:
         known = np.isfinite(y)
@@ -61,9 +61,9 @@ def ridge(x: F64, y: F64, fill: bool = False, trust: F64 | None = None) -> Fit:
 
 
 def by_pattern(x: F64, y: F64, most: int, trust: F64 | None = None) -> Fit:
-    """Regress as `screened`, and anew for rows that all lack the same inputs, where there are many of them.
+    """Regress as `screened`, and again for rows that all lack the same inputs, where there are many of them.
 
-    What an input is worth depends on which others there are: such rows learn from all rows that have what they have.
+    The value of an input depends on the other inputs: such rows learn from all rows that have at least their inputs.
     """
     fit = screened(x, y, most, trust)
     there = np.isfinite(x)
@@ -126,7 +126,7 @@ def _fit(x: F64, y: F64, teach: NDArray[np.bool_], trust: F64 | None) -> tuple[F
     gcv = np.maximum(residual, 0.0) / np.maximum(n - 1.0 - freedom, 1.0)[:, None] ** 2
     best = gcv.argmin(axis=0)
     mean = turned @ (shrink[best].T * onto)
-    # at rows that taught: what the others say alone, y − (y − ŷ)/(1 − h)
+    # at training rows: the prediction by the other rows alone, y − (y − ŷ)/(1 − h)
     hat = w**2 * (1.0 / n + turned[teach] ** 2 @ shrink[best].T)
     known = y[teach] - offset
     own = (known - mean[teach]) / np.maximum(1.0 - hat, 1e-3)
@@ -139,9 +139,10 @@ _LEAST_GROUP = 12
 
 
 def spread_where_missing(x: F64, y: F64, fit: Fit) -> F64:
-    """Return (row, target) how far estimates are off, apart for rows that lack little or much of what matters.
+    """Return (row, target) errors of the estimates, separately for rows that lack little or much of the relevant
+    inputs.
 
-    What matters is what is correlated with the targets. Rows beside hidden ones lack inputs that the hidden ones have:
+    Relevant inputs are correlated with the targets. Rows beside hidden ones lack inputs that the hidden ones have, so
     their errors must not count for those.
     """
     there, error = np.isfinite(x), y - fit.mean

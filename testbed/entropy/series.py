@@ -31,7 +31,7 @@ def joined(heard: tuple[Heard, ...], scores: bool = True) -> tuple[I64, F64]:
 
 
 def joined_of(facts: Facts, scores: bool = True) -> tuple[I64, F64]:
-    """As `joined` for a block, reckoned once for all attacks and folds; channels that never vary are left out."""
+    """As `joined` for a block, computed once for all attacks and folds; channels that never vary are left out."""
     key = ("joined", scores)
     if key not in facts.scratch:
         rounds, values = joined(facts.heard, scores)
@@ -62,7 +62,7 @@ def aligned(facts: Facts) -> F64:
 
 
 def reduced(x: F64, most: int) -> F64:
-    """Return at most so many columns that hold the most of x, as they are where they are few."""
+    """Return at most `most` columns with the largest part of x; unchanged where x has no more."""
     most = min(most, max(8, x.shape[0] // 4))
     if x.shape[1] <= most:
         return x

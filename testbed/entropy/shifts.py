@@ -33,7 +33,7 @@ _FILL = 24
 _PASSES = 4
 _BEYOND = 10
 _CLOSE = 0.3
-"""Standard deviation of a column about the reference's same one, in an Eve who is followed as she stands."""
+"""Standard deviation of a column about the reference's equal column, for an Eve whose columns are used unchanged."""
 _OWN_NEAR = 8
 """Alice's own neighbours nearer than so many rounds are left to other attacks (`string_near`, `string_each`)."""
 _CHANGE_NATS = 9.0
@@ -101,7 +101,7 @@ def candidates(reference: Reference, alice: I64, z: F64) -> I64:
 def _filled(shifts: I64) -> I64:
     """Return the shifts and all shifts between near ones, which occur where packets are lost one at a time."""
     gaps = [np.arange(a, b) for a, b in pairwise(shifts.tolist()) if 1 < b - a <= _FILL]
-    if shifts.size > 1:  # where it changes it may have begun earlier and ended later than what was found
+    if shifts.size > 1:  # a shift may have begun earlier and ended later than where it was found
         gaps += [np.arange(shifts[0] - _BEYOND, shifts[0]), np.arange(shifts[-1] + 1, shifts[-1] + 1 + _BEYOND)]
     return np.unique(np.concatenate([shifts, *gaps]))[: 3 * _MOST]
 
@@ -223,7 +223,7 @@ def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
 
 
 def _settled(z: F64, everywhere: F64, shifts: I64, course: I64) -> Match | None:
-    """Return the reference along a course, after a few turns of fitting the map and following it."""
+    """Return the reference along a sequence of shifts, after several turns of fitting the map and the sequence."""
     rows = np.arange(z.shape[0])
     for _ in range(_PASSES):
         inputs = everywhere[rows, course]
@@ -235,9 +235,9 @@ def _settled(z: F64, everywhere: F64, shifts: I64, course: I64) -> Match | None:
 
 
 def _as_it_stands(z: F64, everywhere: F64) -> F64:
-    """Return (probe, shift) the log-likelihood of Alice's values if each of the reference's columns is her own.
+    """Return (probe, shift) the log-likelihood of Alice's values if each of the reference's columns equals hers.
 
-    This start needs no long pieces: an Eve who hears well and only loses packets is followed through short ones.
+    This start needs no long pieces: it follows an Eve who receives well and only loses packets through short pieces.
     """
     error = (z[:, None] - everywhere[:, :, : z.shape[1]]) ** 2 / (2 * _CLOSE**2)
     with np.errstate(invalid="ignore"):

@@ -18,7 +18,7 @@ from testbed.core.types import F64, I64, U8
 Z = 2.5758293035489008
 """Quantile of the two-sided 99 % interval."""
 LEAST_BITS = 100_000
-"""Bits below which `min_entropy_90b` returns None: the bounds would take more than a quarter from ideal bits."""
+"""Bits below which `min_entropy_90b` returns None: ideal bits would lose more than a quarter to the bounds."""
 
 _COMPRESSION_BLOCK, _COMPRESSION_FIRST = 6, 1000
 _TUPLE_CUTOFF = 35
@@ -49,7 +49,7 @@ def estimates(bits: U8) -> dict[str, float | None]:
 def min_entropy_90b(bits: U8) -> float | None:
     """Return the least of `estimates`, bits per bit; None for fewer than `LEAST_BITS`, where it is not meaningful.
 
-    Ideal bits get about 0.85 with 10⁶ of them and 0.78 with 10⁵; the bound of the compression estimate costs most.
+    Ideal bits get about 0.85 with 10⁶ of them and 0.78 with 10⁵; the bound of the compression estimate is the lowest.
     """
     if bits.size < LEAST_BITS:
         return None
@@ -128,7 +128,7 @@ def compression(bits: U8, block: int = _COMPRESSION_BLOCK, n_first: int = _COMPR
         return None
     code = bits[: n_blocks * block].reshape(n_blocks, block) @ (1 << np.arange(block - 1, -1, -1))
     order = np.argsort(code, kind="stable")
-    distance = order + 1  # the distance of a block that has not occurred counts from the start
+    distance = order + 1  # a block that has not occurred before has its distance from the start
     same = code[order[1:]] == code[order[:-1]]
     distance[1:][same] -= order[:-1][same] + 1
     logs = np.log2(distance[order >= n_first])
@@ -198,7 +198,7 @@ def common_prefixes(symbols: U8) -> I64:
     while int(ranks[-1].max(initial=0)) < n and 1 << (len(ranks) - 1) < n:
         step = 1 << (len(ranks) - 1)
         key = ranks[-1] * (n + 1)
-        key[:-step] += ranks[-1][step:]  # past the end: 0, below every symbol
+        key[:-step] += ranks[-1][step:]  # after the end: 0, which is below every symbol
         order = np.argsort(key, kind="stable")
         new = np.concatenate([[True], key[order[1:]] != key[order[:-1]]])
         rank = np.empty(n, dtype=np.int64)
@@ -276,7 +276,7 @@ def multi_mmc(bits: U8, depth: int = _DEPTH, entries: int = _MMC_ENTRIES) -> flo
         pair = 2 * context + following
         first = _firsts(pair)
         learnt = None
-        if first.size > entries:  # later pairs do not enter a full dictionary
+        if first.size > entries:  # a full dictionary takes no later pairs
             late = np.zeros(2 << d, dtype=np.bool_)
             late[pair[np.sort(first)[entries:]]] = True
             learnt = ~late[pair]

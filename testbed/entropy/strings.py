@@ -1,4 +1,4 @@
-"""Alice's string as numbers: what a label says of the value behind it, and the labels around a symbol."""
+"""Alice's string as numbers: the value that a label implies, and the labels around a symbol."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from testbed.entropy.facts import Facts
 from testbed.entropy.ridge import ridge, spread_where_missing
 
 Step = tuple[int, int]
-"""Probes and dimensions from a symbol to another."""
+"""Numbers of probes and dimensions from one symbol to another."""
 Estimate = tuple[F64, F64, float]
 
 
 def label_scores(facts: Facts, train: I64, target: F64) -> F64:
     """Return (probe, dimension) the mean target of each symbol's label, from training symbols; NaN where not known.
 
-    `target` (symbol,). Dimensions learn apart where they have 8 training symbols a label, else with all of their depth.
+    `target` (symbol,). Dimensions learn separately where they have 8 training symbols a label, else with all of their
+    depth.
     """
     known = train[np.isfinite(target[train])]
     out = np.full((facts.rounds.size, facts.n_dimensions), np.nan)
@@ -59,7 +60,7 @@ def neighbours(facts: Facts, table: F64, steps: Sequence[Step], rows: NDArray[An
 
 
 def around(time: int, dimension: int) -> list[Step]:
-    """Return steps to the neighbours of a symbol: so far along each axis, corners next to it."""
+    """Return steps to the neighbours of a symbol: up to these distances along each axis, and the adjacent corners."""
     steps = [(k, j) for k in range(-time, time + 1) for j in range(-dimension, dimension + 1)]
     return [(k, j) for k, j in steps if (k, j) != (0, 0) and (j == 0 or abs(k) <= 1)]
 
@@ -72,8 +73,8 @@ def before(time: int, dimension: int) -> list[Step]:
 def between(facts: Facts, table: F64, target: F64, steps: Sequence[Step], more: F64 | None = None) -> Estimate:
     """Estimate (symbol,) targets from the labels before them; where the next probe's is public, from that as well.
 
-    What a label between two others is worth is learnt from all training symbols with both neighbours: learning may look
-    ahead, guessing may not. `more`: further inputs (symbol, input). Returns mean, spread, degrees of freedom.
+    The value of a label between two others is learnt from all training symbols with both neighbours: learning may use
+    later labels, guessing may not. `more`: further inputs (symbol, input). Returns mean, spread, degrees of freedom.
     """
     extra = np.zeros((target.size, 0)) if more is None else more
     past = np.concatenate([neighbours(facts, table, steps), extra], axis=1)

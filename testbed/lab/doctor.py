@@ -68,7 +68,7 @@ class Diagnosis(Struct, frozen=True):
 
 
 class _Notes:
-    """Collects findings, telling each as it comes."""
+    """Collects findings and passes each one on as soon as it is made."""
 
     def __init__(self, tell: Callable[[Finding], None]) -> None:
         self._tell = tell
@@ -106,10 +106,10 @@ def examine(
     experiment: Experiment | None = None,
     names: list[str] | None = None,
 ) -> Diagnosis:
-    """Check a lab and measure this machine's radios; `tell` hears each finding as it comes.
+    """Check a lab and measure this machine's radios; `tell` is called with each finding as soon as it is made.
 
-    With an experiment its probes and scene are used (its carrier and rate are in `radio`), and what it asks of a device
-    that cannot do it is named. `names`: the nodes of this machine; by default those whose hosts are its own addresses,
+    With an experiment, its probes and scene are used (its carrier and rate are in `radio`), and a setting of it that a
+    device cannot take is a finding. `names`: the nodes of this machine; by default those whose hosts are its addresses,
     or all that the lab calls local.
     """
     notes = _Notes(tell)
@@ -162,7 +162,7 @@ def examine(
     for name, found in measured.items():
         folder = processes.node_state_dir(lab, name)
         before = calibration.read(folder, {"serial": found.serial}) if found.correction_ppm is None else None
-        if before is not None:  # what could not be measured this time is as it was
+        if before is not None:  # what could not be measured this time keeps its earlier value
             found = msgspec.structs.replace(found, correction_ppm=before.correction_ppm, reference=before.reference)
         calibration.write(folder, found)
     return Diagnosis(lab.name, all(f.ok for f in notes.all), notes.all, measured)
@@ -176,7 +176,7 @@ def _keys(lab: Lab, here: set[str], notes: _Notes) -> None:
     names = processes.daemon_names(lab)
     everything_here = lab.coordinator.local and all(p.local for p in lab.node.values())
     if everything_here and (lab.world is None or lab.world.local):
-        processes.make_keys(lab, names)  # as a run would
+        processes.make_keys(lab, names)  # a run would make them, too
     own = [n for n in names if n in here]
     bad = False
     for name in own:
@@ -206,8 +206,8 @@ def _keys(lab: Lab, here: set[str], notes: _Notes) -> None:
 def _here(lab: Lab, names: list[str] | None) -> set[str]:
     """Return the daemons of this machine: those that are named, or whose hosts are addresses of it.
 
-    A file that was written for the coordinator's machine calls other nodes remote; on theirs it is still the same file.
-    Where no remote daemon is found to be of this machine, it is the one whose daemons the file calls local.
+    The same lab file is used on every machine, and it calls the daemons of the coordinator's machine local. Where no
+    remote daemon has a host that is an address of this machine, this machine is taken to be the coordinator's.
     """
     if names:
         return set(names)
@@ -234,7 +234,7 @@ def _is_local(lab: Lab, name: str) -> bool:
 
 
 def _network(lab: Lab, here: set[str], notes: _Notes) -> None:
-    """Every host has an address; every fixed port of this machine can be had."""
+    """Check that every host has an address, and that every fixed port of this machine is free."""
     hosts = {"coordinator": lab.coordinator.host, **({"world": lab.world.host} if lab.world else {})}
     hosts |= {n: p.host for n, p in lab.node.items()}
     unknown = set()
@@ -310,7 +310,7 @@ def _serials(lab: Lab, devices: dict[str, Any], notes: _Notes) -> None:
 
 
 def _board(name: str, board: Board, notes: _Notes) -> None:
-    # drawn: what is as regular as a chequerboard stays as it is when its elements come in the wrong order
+    # a random pattern: a regular one, such as a chequerboard, looks the same with its elements in the wrong order
     drawn = patterns.make("random(1)", board.shape, board.phase_bits)
     opposite = SurfacePattern(((1 << board.phase_bits) - 1 - drawn.levels).astype(np.uint8), board.phase_bits)
     took_s = []
@@ -456,7 +456,7 @@ def _gains(
 
 
 class _Links:
-    """Frames from radio to radio, and what became of them."""
+    """Sends frames from radio to radio, and keeps what was received of each."""
 
     def __init__(self, bench: measure.Bench, pairs: list[Pair], repeats: int) -> None:
         self.bench, self.pairs, self.repeats = bench, pairs, repeats

@@ -1,8 +1,8 @@
-"""Measures several radios from one process: silence, gain, turn-around, and what each hears of the others.
+"""Measures several radios from one process: silence, gain, turn-around, and what each receives of the others.
 
 All times are planned on one reference timeline, as the scheduler does: a radio's device time is `base + reference`.
-Radios on simulated air hear only what everybody has declared, so before anything is received all of them promise to be
-silent until its end.
+A reception on simulated air completes when every transmitter has declared what it sends until its end, so all radios
+declare silence before anything is received.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from testbed.nodes.calibration import Delay, GainStep, Heard
 T = TypeVar("T")
 _ATTEMPTS = 3
 _LEAD_S = 0.05
-"""On the wall clock an order must be given this long before its first sample is due."""
+"""An order must be given at least this long before its first sample is due, on the wall clock."""
 _SPACING_S = 5e-3
-"""Between operations: long enough for a tenth of a ppm between clocks to show, short enough for crystals to rest."""
+"""Time between operations: long enough to resolve 0.1 ppm between clocks, too short for crystals to drift."""
 _HOLD_S = 20e-3
-"""For as long timed radios promise silence while untimed ones work."""
+"""Timed radios declare silence for this long at a time while untimed ones operate."""
 _MARGIN_S = 20e-6
 _DRIFT = 50e-6
-"""Of two clocks against one another, at worst."""
+"""Largest difference between the rates of two clocks."""
 _SILENT_SAMPLES = 16384
 _READINGS = 5
 _TURNAROUNDS = 5
 _TONE_ABOVE = 1e3
-"""Times the median of the spectrum: 30 dB."""
+"""A tone is found where it exceeds the median of the spectrum by this factor (30 dB)."""
 _GAIN_STEPS_DB = (-10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0)
 
 
@@ -74,7 +74,7 @@ def _clipped(block: IqBlock) -> float:
 
 
 def _in_time(job: Callable[[], T]) -> T:
-    """Do a job again that came too late: a busy host may miss its time, a device that always does is at fault."""
+    """Repeat an operation that was too late: a busy host may miss a time; a device that always does is at fault."""
     for _ in range(_ATTEMPTS - 1):
         try:
             return job()
@@ -84,7 +84,7 @@ def _in_time(job: Callable[[], T]) -> T:
 
 
 class Bench:
-    """Radios in reach of one another, each at its settings of the lab file. Configures them and reads their clocks."""
+    """Radios within range of one another, each at its settings of the lab file. Configures them, reads their clocks."""
 
     def __init__(
         self, radios: Mapping[str, Radio], settings: Mapping[str, RadioSettings], virtual: bool, probing: ProbingPlan
@@ -97,7 +97,7 @@ class Bench:
         self.frame = self._sounder.frame(rates.pop())
         self._base_s: dict[str, float] = {}
         self.reading_s: dict[str, float] = {}
-        """How far off the reading of a clock may be (half of its round trip; 0 in virtual time, which stands still)."""
+        """Largest error of a clock's reading, s (half of its round trip; 0 in virtual time, which stands still)."""
         self._origin_s = time.monotonic()
         self._t_s = _SPACING_S
         for name, radio in radios.items():
@@ -124,7 +124,7 @@ class Bench:
         return self._t_s
 
     def _quiet_until(self, end_s: float) -> None:
-        """All timed radios promise to send nothing more before `end_s`; the next operation begins after it."""
+        """Declare the silence of all timed radios until `end_s`; the next operation begins after it."""
         self._t_s = max(self._t_s, end_s + _SPACING_S)
         for name, radio in self._radios.items():
             if radio.capabilities.timed and radio.state == "configured":
@@ -136,7 +136,7 @@ class Bench:
     # ---------------------------------------------------------------- single operations
 
     def _capture(self, name: str, n_samples: int) -> IqBlock:
-        """Receive while nobody sends."""
+        """Receive while no radio transmits."""
         radio, at_s = self._radios[name], self._soon()
         if not radio.capabilities.timed:
             self._quiet_until(at_s + _HOLD_S)
@@ -161,11 +161,11 @@ class Bench:
         return _in_time(lambda: self._sound_timed(tx, rx))
 
     def offset_hz(self, tx: str, rx: str) -> float | None:
-        """Return by how much the carrier of `tx` is higher than that of `rx`, by a tone: whatever it is within ± 3/8 of
-        the sample rate. None where no tone is heard. Raises DeviceError.
+        """Return by how much the carrier of `tx` is higher than that of `rx`, measured with a tone, for offsets within
+        ± 3/8 of the sample rate. None where no tone is found. Raises DeviceError.
         """
         rate, n = self.frame.sample_rate_hz, self.frame.samples.size
-        cycles = max(1, round(n / 8))  # whole ones: the block is repeated where radios cannot time it
+        cycles = max(1, round(n / 8))  # whole cycles, because untimed radios repeat the block
         tone = (0.5 * np.exp(2j * np.pi * cycles / n * np.arange(n))).astype(np.complex64)
         if self._radios[tx].capabilities.timed:
             block = _in_time(lambda: self._sound_timed(tx, rx, tone)).block
@@ -181,7 +181,7 @@ class Bench:
         return float((np.fft.fftfreq(size, 1 / rate)[peak] - sent_hz + rate / 2) % rate - rate / 2)
 
     def correct(self, name: str, ppm: float) -> None:
-        """Have a radio take so much out of its carrier, and tune it anew. Raises DeviceError."""
+        """Have a radio correct its carrier by `ppm`, and tune it anew. Raises DeviceError."""
         self._radios[name].correction_ppm = ppm
         self._radios[name].configure(self._settings[name])
 
@@ -193,7 +193,7 @@ class Bench:
         sent_s = at_s + margin_s
         try:
             sender.transmit(self._block(sender, sent_s, samples), self._base_s[tx] + sent_s)
-        finally:  # whatever happened, nobody may wait for this transmitter
+        finally:  # after an error, too, no radio may be left waiting for this transmitter
             self._quiet_until(at_s + n_samples / rate + margin_s + turnaround_s)
         block = listener.receive(n_samples, self._base_s[rx] + at_s)
         found, reason = self._find([block])
@@ -225,7 +225,7 @@ class Bench:
     # ---------------------------------------------------------------- measurements
 
     def silence(self, name: str) -> Silence:
-        """Measure offset and noise while nobody sends; raises DeviceError."""
+        """Measure DC offset and noise while no radio transmits; raises DeviceError."""
         block = self._capture(name, _SILENT_SAMPLES)
         mean = block.samples.mean(axis=1, keepdims=True)
         return Silence(
@@ -253,7 +253,7 @@ class Bench:
         return steps
 
     def _loudest_dbfs(self, block: IqBlock) -> float:
-        """Return the power of the loudest stretch as long as a frame: it is in there somewhere."""
+        """Return the power of the loudest stretch of a frame's length, since the frame's position is unknown."""
         power = np.mean(np.abs(block.samples) ** 2, axis=0, dtype=np.float64)
         n = min(self.frame.samples.size, power.size)
         sums = np.concatenate([[0.0], np.cumsum(power)])
@@ -287,7 +287,7 @@ class Bench:
         ended_s = time.monotonic()
         if self._virtual:
             return ended_s - began_s
-        # giving the order, and the samples' way to the host after the last of them was taken
+        # the time to give the order, and the time after the last sample until the host has the samples
         return ordered_s - began_s + max(ended_s - self._origin_s - over_s - self.reading_s[name], 0.0)
 
 
@@ -295,7 +295,7 @@ def crystals_ppm(offsets_ppm: Mapping[tuple[str, str], float], reference: str) -
     """Return by how much each radio's crystal is faster than the reference's, in ppm, by least squares.
 
     `offsets_ppm`: (tx, rx) → carrier of tx minus that of rx. Only radios that are linked to the reference, directly or
-    through others, are in the answer; it is itself, at 0.
+    through others, are in the answer; the reference itself is in it, with 0.
     """
     linked = {reference}
     while more := {x for pair in offsets_ppm if linked & set(pair) for x in pair} - linked:
@@ -315,8 +315,9 @@ def two_way(
     """Separate delay, clock offset and clock rate from the (time, timing error) pairs of two directions.
 
     With errors D + o + r·t one way and D − o − r·t the other (two-way time transfer) least squares gives the delay D,
-    the receiver's offset o in seconds and its rate r against the transmitter's, in ppm. Where nothing came back, D and
-    o cannot be told apart: then o is 0 and D, taken back to the time 0 at which the clocks were read, holds both.
+    the receiver's offset o in seconds and its rate r against the transmitter's, in ppm. Without frames in the return
+    direction D and o cannot be separated: then o is 0, and D, taken at the time 0 at which the clocks were read, is
+    their sum.
     (None, None, None) with too few frames.
     """
     n_unknown = 3 if back else 2

@@ -37,11 +37,11 @@ if TYPE_CHECKING:  # loaded where a run is driven: nodes and the air have no use
 _WORLD_START_S = 20.0
 _LIBRARY_S = 120.0
 _BAD_INPUT = 2
-"""A daemon's exit status."""
+"""Exit status of a daemon that refuses its input."""
 MAX_RESTARTS = 3
 """How often a node of this machine that dies within a run is started again."""
 _GRACE_S = 3.0
-"""A process that was told to finish gets this long before it is terminated, and again before it is killed."""
+"""A process that was asked to finish gets this long before it is terminated, and again before it is killed."""
 
 
 def lab_folder(lab: Lab) -> Path:
@@ -92,7 +92,7 @@ def load_identity(lab: Lab, name: str) -> Identity | None:
 
 
 def own_identity(lab: Lab, name: str) -> Identity | None:
-    """Return a daemon's identity, knowing those others only whose public keys are here: enough for this machine's air.
+    """Return a daemon's identity that knows those others whose public keys are here, enough for this machine's air.
 
     None where the lab switched authentication off. Raises InputError where its own pair is missing.
     """
@@ -114,7 +114,7 @@ def new_run_folder(parent: Path, experiment_name: str) -> Path:
         folder = parent / f"{stamp}-{experiment_name}{suffix}"
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(mode=0o700)  # raw bits come into it
+            folder.mkdir(mode=0o700)  # raw bits are stored in it
         except FileExistsError:
             continue
         except OSError as exc:
@@ -125,7 +125,7 @@ def new_run_folder(parent: Path, experiment_name: str) -> Path:
 
 @contextlib.contextmanager
 def unless_empty(folder: Path) -> Iterator[None]:
-    """Keep a run's folder only where something of the run is in it: an empty one would be no run to any command."""
+    """Remove a run's folder again where it stayed empty: no command could read it as a run."""
     try:
         yield
     finally:
@@ -135,8 +135,9 @@ def unless_empty(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def emulators(lab: Lab, source: str, driver: Any, plan: Experiment | None) -> Iterator[Callable[[str], None]]:
-    """Yield what to call with the air's endpoint once it is served: starts the lab's emulated devices, puts a plan's
-    scene into the air, and prints where everything is as one line of JSON. Devices are let go when the block is left.
+    """Yield a function to call with the air's endpoint once the air is served. It starts the lab's emulated devices,
+    puts a plan's scene into the air, and prints all addresses as one line of JSON. Leaving the block closes the
+    devices.
     """
     devices: dict[str, Any] = {}
     assert lab.world is not None
@@ -171,7 +172,7 @@ def emulators(lab: Lab, source: str, driver: Any, plan: Experiment | None) -> It
 
 
 class Crew:
-    """The local processes of one run. They leave when this process does: it holds their standard input."""
+    """The local processes of one run. They end when this process does, because it holds their standard input."""
 
     def __init__(self, lab: Lab, lab_name: str, kills: Mapping[str, int] | None = None) -> None:
         """`kills`: how often each node is going to be killed on purpose, beyond what is suffered of it."""
@@ -182,7 +183,7 @@ class Crew:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._reported: set[str] = set()
         self._untold: set[str] = set()
-        """Nodes that were started and not told where the air is."""
+        """Nodes that were started and do not have the air's address yet."""
         self._restarts: dict[str, int] = {}
         self._devices: dict[str, str] = {}
         """Node → URI of its emulated device."""
@@ -210,7 +211,7 @@ class Crew:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=_GRACE_S)
             words = self._last_words("world")
-            if process.poll() == _BAD_INPUT:  # of a device that is emulated on it
+            if process.poll() == _BAD_INPUT:  # a device that is emulated on it refused its options
                 raise InputError(words.removeprefix("testbed: ")) from exc
             raise TestbedError(f"the simulated air did not start: {words}") from exc
 
@@ -219,22 +220,22 @@ class Crew:
         return self._devices.get(name)
 
     def start_node(self, name: str, coordinator: str) -> None:
-        """Start a node; it loads its libraries, then waits to be told where its device is."""
+        """Start a node; it loads its libraries, then waits for its device's address."""
         self._start(name, ["node", name, "--coordinator", coordinator])
         self._untold.add(name)
 
     def tell_node(self, name: str, world: str | None) -> None:
-        """Tell a node where the simulated air is, None without one, and its device where that is emulated on it."""
+        """Send a node the address of the simulated air (None without one), and of its device where that is emulated."""
         self._untold.discard(name)
         pipe = self._processes[name].stdin
         assert pipe is not None
         line = json.dumps({"world": world, "uri": self._devices.get(name)})
-        with contextlib.suppress(OSError):  # it has died already: `gone` tells
+        with contextlib.suppress(OSError):  # it has died already, which `gone` reports
             pipe.write(line.encode() + b"\n")
             pipe.flush()
 
     def _start(self, name: str, arguments: list[str], stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-        # every daemon is single-threaded by design: BLAS threads would only fight for the cores
+        # every daemon is single-threaded by design: BLAS threads would only compete for the cores
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
@@ -245,7 +246,7 @@ class Crew:
             process = subprocess.Popen(
                 [sys.executable, "-m", "testbed", *arguments, "--lab", self._lab_name, "--supervised"],
                 stdin=subprocess.PIPE, stdout=stdout, stderr=log, env=environment,
-                start_new_session=True,  # Ctrl-C is ours to handle: the nodes are told to finish
+                start_new_session=True,  # Ctrl-C is ours to handle: the nodes are asked to finish
             )  # fmt: skip
         self._processes[name] = process
         return process
@@ -290,9 +291,9 @@ class Crew:
         return f"{lines[-1]} (log: {path})" if lines else f"its log is empty ({path})"
 
     def stop(self) -> None:
-        """Wait for goodbyes, then terminate, then kill: each step bounded."""
+        """Wait for the processes to end, then terminate them, then kill them; each wait is bounded."""
         processes = list(self._processes.values())
-        for name in self._untold:  # waits for a word that will not come
+        for name in self._untold:  # it waits for a line that will not come
             self._close_pipes(self._processes[name])
         if "world" in self._processes:
             self._processes["world"].terminate()
@@ -393,12 +394,12 @@ def run(
         coordinator.check_disk()
         endpoint = f"tcp://{lab.coordinator.host}:{coordinator.port}"
         local = [name for name in coordinator.state.nodes if lab.node[name].local]
-        # side by side with the air: most of a start is loading libraries
+        # started at the same time as the air, because most of a start is loading libraries
         for name in local:
             crew.start_node(name, through("control", name, endpoint))
         world = crew.start_world()
         if driver is not None and world is not None and experiment.scene.uma is not None:
-            # its library takes its time to load: before the nodes are there, whose patience the coordinator has to keep
+            # The channel model's library loads slowly, so this comes before the nodes join, which wait only so long.
             who, e = load_identity(lab, "coordinator"), experiment
             driver.reset(world, who, e.scene, e.radio, e.seed, _LIBRARY_S)
         airs = {name: None if world is None else through("air", name, world) for name in local}
@@ -407,7 +408,7 @@ def run(
         on_coordinator(coordinator, crew)
 
         def ended() -> list[ProcessEnded]:
-            """Say who has died; a node that was part of the run is started again, where that helps."""
+            """Return which processes have died; a node that was part of the run is started again, where that helps."""
             out = []
             for name, detail in crew.gone():
                 node = coordinator.state.nodes.get(name)

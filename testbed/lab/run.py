@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 def plan_of(experiment: str, rounds: int | None = None, seed: int | None = None) -> Experiment:
     """Read an experiment, by path or bundled name, with some of its values replaced.
 
-    Raises InputError where the file cannot be used, or a value given here is none that the file could hold.
+    Raises InputError where the file cannot be used, or a value given here would be refused in it.
     """
     plan = config.load_experiment(experiment)
     changes = {name: value for name, value in (("rounds", rounds), ("seed", seed)) if value is not None}
@@ -36,8 +36,8 @@ def plan_of(experiment: str, rounds: int | None = None, seed: int | None = None)
 
 
 def check_world(plan: Experiment, place: Lab, lab: str) -> None:
-    """Raise InputError where an experiment asks for what the lab has not, a surface or private nodes, or for less than
-    its local nodes demand. What a remote node demands stands in its own file, and it refuses by itself.
+    """Raise InputError where an experiment asks for what the lab does not have (a surface, or nodes that record), or
+    for less than its local nodes demand. A remote node's demands are in its own file, and it refuses by itself.
     """
     config.check_mode(plan, place, lab)
     for name, node in place.node.items():
@@ -142,8 +142,9 @@ def run(
 
     Starts the lab's local daemons, drives all rounds, distils keys and writes the run's folder under `out`; `rounds`
     and `seed` replace the file's; the lab is `sim` where none is given. `resume`: the folder of a run whose process
-    died, which goes on with its next round; experiment and lab are then those of its record. `progress` is told how
-    far it is; `on_folder` the folder, before anything starts; `on_coordinator` the coordinator, once everything has.
+    died, which goes on with its next round; experiment and lab are then those of its record. `progress` is called with
+    the progress, `on_folder` with the folder before anything starts, `on_coordinator` with the coordinator once
+    everything has started.
 
     Example: `testbed.run("static_room", rounds=200).summary["key_bits"]`
 

@@ -24,9 +24,9 @@ from testbed.surface.objectives import Objective
 from testbed.surface.policies.closed_loop import ClosedLoop
 
 _SCENE = "static_room"
-"""The bundled experiment whose scene a simulated air holds while its board is looked at."""
+"""The bundled experiment whose scene a simulated air holds while `testbed ris` uses its board."""
 _LARGEST = (1024, 1024, 8)
-"""Rows, columns and phase bits of a board."""
+"""Largest rows, columns and phase bits of a board."""
 _GLYPHS = {1: "·█", 2: "·░▓█"}
 
 
@@ -34,7 +34,9 @@ _GLYPHS = {1: "·█", 2: "·░▓█"}
 
 
 def picture(pattern: SurfacePattern) -> str:
-    """Return rows of text, two characters an element, element 1 top left: darker is later; from 3 bits on, levels."""
+    """Return rows of text, two characters an element, element 1 top left: darker is a larger phase (from 3 bits on, the
+    level's number).
+    """
     glyphs = _GLYPHS.get(pattern.phase_bits)
     if glyphs is None:
         return "\n".join(" ".join(f"{level:x}" for level in row) for row in pattern.levels)
@@ -90,14 +92,14 @@ def apply(lab: Lab, lab_name: str, spec: str) -> dict[str, Any]:
 
 
 def _size_given(lab: Lab, node: str) -> tuple[int, int, int] | None:
-    """Return (rows, columns, phase bits) where the lab file says so; None: only the board knows."""
+    """Return (rows, columns, phase bits) where the lab file gives them; None: only the board knows."""
     emulated = {} if lab.world is None else lab.world.emulators.get(node, {})
     try:
         kind: type[Board] = registry.load_driver("boards", lab.node[node].driver)
-    except InputError:  # what is missing is said when the board is opened
+    except InputError:  # a missing option is reported when the board is opened
         return None
     size = kind.size_given({**emulated, **lab.node[node].options})
-    # … and so is what no board can have
+    # … and so is a size that no board can have
     return None if size is None or not all(1 <= n <= most for n, most in zip(size, _LARGEST, strict=True)) else size
 
 
@@ -141,9 +143,9 @@ def plan(
     experiment: Experiment, name: str, lab: Lab, method: str, objective: str, probes: int, start: str,
     model: str = "none",
 ) -> Experiment:  # fmt: skip
-    """Return the experiment whose surface searches: its rounds are the budget, it ends with the search, keyless.
+    """Return the experiment whose surface searches: its rounds are the budget; it ends with the search, makes no key.
 
-    `model`: whether what the scene's geometry tells is where the search starts, or the answer (`ClosedLoop`).
+    `model`: use of the pattern computed from the scene's geometry: the search's start, or its answer (`ClosedLoop`).
     """
     if model not in ("none", "start", "answer"):
         raise InputError(f"--model {model!r}: accepted: start, answer, none")
@@ -175,7 +177,7 @@ def optimise(
     say: Callable[[str], None] = lambda _: None,
     on_coordinator: Callable[[Coordinator, processes.Crew], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Run a search planned by `plan`; returns what came of it, the pattern saved. `say` hears of progress."""
+    """Run a search planned by `plan`, save the pattern and return the result; `say` is called with the progress."""
     folder = processes.new_run_folder(out, "ris-optimise")
     held: list[ClosedLoop] = []
     told_at = [-np.inf, -1.0]

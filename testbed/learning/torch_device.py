@@ -10,11 +10,11 @@ from testbed.core.errors import InputError
 
 CHOICES = ("auto", "cpu", "cuda")
 VARIABLE = "TESTBED_TORCH_DEVICE"
-"""Environment variable with one of the choices, for machines whose GPU is somebody else's."""
+"""Environment variable with one of the choices, for machines whose GPU is used by others."""
 
 
 def pick(choice: str = "auto") -> str:
-    """Return "cuda" or "cpu"; "auto" does as the variable says, or else takes a GPU if there is one.
+    """Return "cuda" or "cpu"; "auto" follows the environment variable, or else takes a GPU if there is one.
 
     Raises InputError for another word, or where "cuda" is asked for and there is none.
     """
@@ -35,7 +35,7 @@ def pick(choice: str = "auto") -> str:
 
 @contextmanager
 def flushed() -> Iterator[None]:
-    """Take denormal numbers as 0 within: averages of silent units' gradients decay into them and slow Adam down."""
+    """Treat denormal numbers as 0 in the block: inactive units' gradient averages become denormal, which slows Adam."""
     import torch
 
     torch.set_flush_denormal(True)

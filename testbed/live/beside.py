@@ -1,4 +1,4 @@
-"""Starts the live page beside a run: a process of its own, that ends with the run's."""
+"""Starts the live page beside a run, in a process of its own that ends with the run's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Beside:
                 raise InputError(f"--live needs {name}; accepted: pip install 'ris-skg-testbed[live]'")
 
     def start(self, folder: Path) -> None:
-        """Start the page of a run's folder; its address is said once it is there, and the run does not wait for it."""
+        """Start the page of a run's folder; `say` prints its address once it is served, and the run does not wait."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "testbed", "live", str(folder), "--supervised", "--port", str(self._port)]
         self._process = subprocess.Popen(

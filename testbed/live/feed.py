@@ -1,7 +1,7 @@
 """What is shown of a run, grown from its journal: bounded in memory however long the run is.
 
 Rounds are gathered into windows, each of which is one point of every curve; where there are too many windows, pairs of
-them are joined. Reads only what is committed and never holds the journal open, so the run goes on as if nobody looked.
+them are joined. It reads only what is committed and never holds the journal open, so it does not slow the run.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ SCATTER = 64
 """Latest values shown in the complex plane."""
 EVENTS = 100
 MAX_TEXT = 300
-"""Letters of an event that are shown."""
+"""Most characters of an event that are shown."""
 _QUIET = ("key_digests", "randomness")
-"""Events that tell a person nothing while the run goes."""
+"""Events that are not shown while the run goes on."""
 
 
 @dataclass(slots=True)
 class Link:
-    """The latest of one link."""
+    """The latest values of one link."""
 
     csi: C64 | None = None
     """(rx antenna, tx antenna, subcarrier)."""
     middle: deque[complex] = field(default_factory=lambda: deque(maxlen=SCATTER))
-    """Latest values of the middle subcarrier, first antennas."""
+    """Latest values of the middle subcarrier between the first antennas."""
     rounds: int = 0
 
 
@@ -63,7 +63,7 @@ class Window:
 
 
 class Feed:
-    """Grows with a run. `poll` from one thread; `message` is what a page is told."""
+    """Grows with a run. `poll` is called by one thread; `message` returns what is sent to a page."""
 
     def __init__(self, folder: Path, expected: bool = False) -> None:
         """Raises InputError where the folder holds no run, live or closed, unless one is about to begin there."""
@@ -75,7 +75,7 @@ class Feed:
         self.links: dict[str, Link] = {}
         self.points: list[dict[str, Any]] = []
         self.generation = 0
-        """Changes when points are joined, so that whoever has some of them starts again."""
+        """Changes when points are joined, so that a page that has some of them starts again."""
         self.rejected: Counter[str] = Counter()
         self.kept = self.rounds = self.last_round = 0
         self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
@@ -89,7 +89,7 @@ class Feed:
         """Digest and pattern that the surface showed last."""
         self.roles: dict[str, str] = {}
         self._lock = threading.Lock()
-        """Between the thread that polls and those that tell."""
+        """Held while the data grow or are read for a page."""
         self._tail = JournalTail(folder)
         self._window_rounds = LEAST_WINDOW
         self._window: Window | None = None
@@ -98,7 +98,7 @@ class Feed:
     # ------------------------------------------------------------ growing
 
     def poll(self) -> None:
-        """Take what is new; raises InputError for a run that cannot be read."""
+        """Read what is new; raises InputError for a run that cannot be read."""
         if self.state in ("closed", "killed"):
             return
         # before the journal is looked at: a run that closes in between is found closed by the next poll
@@ -128,7 +128,7 @@ class Feed:
             self.pattern = None if found is None else (self.surface, found)
 
     def _finish(self, run: RecordedRun) -> None:
-        """Take the end of a run; all of it, where nothing was seen before."""
+        """Read the end of a run; all of it, where nothing was read before."""
         told = [("start", run.start)] if self.start is None else []
         events = [("event", event) for event in run.events[self.event_count :]]
         blocks = [("block", block) for block in run.blocks]
@@ -235,7 +235,7 @@ class Feed:
             self.generation += 1
 
     def _correlations(self, window: Window) -> dict[str, float]:
-        """Return Pearson's r of the levels in dB, over rounds and subcarriers, between the links by what they are."""
+        """Return Pearson's r of the levels in dB, over rounds and subcarriers, for each pair of links."""
         by_role = {tuple(self.roles.get(n, n) for n in link.split(">")): link for link in self.links}
         own = by_role.get(("bob", "alice")), by_role.get(("alice", "bob"))
         pairs = {
@@ -292,7 +292,7 @@ class Feed:
         return next((r for node, r in reports.items() if self.roles.get(node, node) == role), None)
 
     def eves(self) -> list[dict[str, Any]]:
-        """Return what each Eve who was considered would leave, over all blocks, the one who leaves least first."""
+        """Return the key bits that each considered Eve would leave, over all blocks, ascending."""
         rows: dict[str, dict[str, Any]] = {}
         for block in self.blocks.values():
             key = self._of(block["key"], "alice") or {}
@@ -307,7 +307,7 @@ class Feed:
     # ------------------------------------------------------------ telling
 
     def message(self, cursor: dict[str, int] | None = None) -> tuple[dict[str, Any], dict[str, int]]:
-        """Return what a page is told that has seen everything up to `cursor`, and the cursor after it."""
+        """Return what a page needs that has received everything up to `cursor`, and the cursor after it."""
         with self._lock:
             return self._message(cursor or {})
 
@@ -394,7 +394,7 @@ def _pearson(levels: dict[tuple[str, int], F64], a: str, b: str) -> float | None
 
 
 def probe_rows(run: RecordedRun) -> Iterator[tuple[Any, ...]]:
-    """Yield a closed run's probes as `Grown.probes` has them, by ascending round; CSI that is NaN stands as it is."""
+    """Yield a closed run's probes as `Grown.probes` has them, by ascending round; CSI of NaN is passed on unchanged."""
     names = list(run.links)
     sizes = [run.links[name].rounds.size for name in names]
     if not names:

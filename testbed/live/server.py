@@ -1,8 +1,8 @@
-"""The live page: a small server on loopback that tells whoever looks what a run's journal holds.
+"""The live page: a small server on loopback that sends the contents of a run's journal to every open page.
 
-It runs in a process of its own, reads only committed rows, and gathers them once for all pages. Each page is told at
-its own pace what it has not seen yet, so a slow one falls behind alone. What a page may ask of the run (stop, halt)
-goes out as a line on standard output, to the process that runs the experiment, and needs the token in the page.
+It runs in a process of its own, reads only committed rows, and gathers them once for all pages. Each page receives
+what is new to it at its own pace, so a slow page delays no other. A page's requests (stop, halt) are written as a
+line on standard output, for the process that runs the experiment, and must carry the token that is in the page.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from testbed.core.errors import InputError, TestbedError
 from testbed.live.feed import Feed
 
 PERIOD_S = 0.5
-"""Between two looks at the journal, and two messages to a page."""
+"""Time between two reads of the journal, and between two messages to a page."""
 MAX_PAGES = 16
 ASKS = ("stop", "halt")
 _LAST_LOOK_S = 1.5
@@ -47,7 +47,7 @@ def page(token: str, controls: bool) -> str:
 
 
 def application(feed: Feed, ask: Callable[[str], None] | None, token: str, port: int) -> Any:
-    """Return the ASGI application; `ask` is told what a page asks of the run, None where nothing can be asked.
+    """Return the ASGI application; `ask` is called with a page's request to the run, None where none is accepted.
 
     Raises InputError where the extra `live` is not installed.
     """
@@ -63,13 +63,13 @@ def application(feed: Feed, ask: Callable[[str], None] | None, token: str, port:
     pages = 0
 
     def foreign(request: Request) -> bool:
-        """Whether a request names another host: a web site that points its own name at loopback."""
+        """Whether a request names another host, as it does when a web site's own name points at loopback."""
         origin = request.headers.get("origin")
         return request.headers.get("host") not in hosts or origin not in (None, *(f"http://{host}" for host in hosts))
 
     async def show(request: Request) -> Response:
         if foreign(request):
-            return PlainTextResponse("not for other hosts", 403)
+            return PlainTextResponse("accepted: requests to 127.0.0.1 or localhost only", 403)
         policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
         headers = {
             "Content-Security-Policy": f"{policy}; img-src data:; frame-ancestors 'none'; base-uri 'none'",
@@ -82,9 +82,9 @@ def application(feed: Feed, ask: Callable[[str], None] | None, token: str, port:
     async def events(request: Request) -> Response:
         nonlocal pages
         if foreign(request):
-            return PlainTextResponse("not for other hosts", 403)
+            return PlainTextResponse("accepted: requests to 127.0.0.1 or localhost only", 403)
         if pages >= MAX_PAGES:
-            return PlainTextResponse(f"{MAX_PAGES} pages look already", 503)
+            return PlainTextResponse(f"{MAX_PAGES} pages of this run are open already; close one of them", 503)
 
         async def tell() -> AsyncIterator[str]:
             nonlocal pages
@@ -94,7 +94,7 @@ def application(feed: Feed, ask: Callable[[str], None] | None, token: str, port:
                 while True:
                     message, cursor = await asyncio.to_thread(feed.message, cursor)
                     text = json.dumps(message, allow_nan=False, separators=(",", ":"))
-                    # a comment keeps the connection, and finds out that it is gone
+                    # a comment keeps the connection open, and fails where the page has gone
                     yield f"data: {text}\n\n" if text != before else ": same\n\n"
                     before = text
                     await asyncio.sleep(PERIOD_S)
@@ -105,7 +105,7 @@ def application(feed: Feed, ask: Callable[[str], None] | None, token: str, port:
 
     async def control(request: Request) -> Response:
         if foreign(request) or not secrets.compare_digest(request.headers.get("x-token", ""), token):
-            return PlainTextResponse("accepted: the page's own token", 403)
+            return PlainTextResponse("the request lacks the page's token; reload the page", 403)
         what = request.path_params["what"]
         if ask is None or what not in ASKS:
             return PlainTextResponse(f"accepted: {', '.join(ASKS)} of a run that was started with --live", 404)
@@ -133,10 +133,10 @@ def application(feed: Feed, ask: Callable[[str], None] | None, token: str, port:
 
 
 def serve(folder: Path, port: int = 0, supervised: bool = False, ready: Callable[[str], None] = lambda _: None) -> None:
-    """Serve a run's page on 127.0.0.1 until interrupted; port 0 chooses a free one, `ready` is told the address.
+    """Serve a run's page on 127.0.0.1 until interrupted; port 0 chooses a free one, `ready` is called with the address.
 
-    `supervised`: for a run that started this process. What pages ask is printed, a line of JSON each, and the server
-    ends soon after its standard input is closed, which the death of that process does too.
+    `supervised`: for a run that started this process. What pages request is printed, a line of JSON each, and the
+    server ends soon after its standard input is closed, which the death of that process does too.
     """
     try:
         import uvicorn
@@ -146,9 +146,9 @@ def serve(folder: Path, port: int = 0, supervised: bool = False, ready: Callable
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listening.bind(("127.0.0.1", port))
-        listening.listen(64)  # so that who is told the address may come at once, and waits its turn
+        listening.listen(64)  # a browser may connect as soon as it has the address; it waits in the queue
     except OSError as exc:
-        raise InputError(f"port {port}: {exc.strerror}; accepted: a free port, 0 to choose one") from exc
+        raise InputError(f"port {port}: {exc.strerror}; accepted: a free port, or 0 for any") from exc
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/"
     ask = (lambda what: print(json.dumps({"ask": what}), flush=True)) if supervised else None
     asgi = application(feed, ask, secrets.token_urlsafe(24), listening.getsockname()[1])

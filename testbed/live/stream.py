@@ -25,13 +25,13 @@ from testbed.records.documents import Start
 from testbed.records.journal import JournalTail
 
 PERIOD_S = 0.1
-"""Between two looks at the journal, which is written in batches of half a second."""
+"""Time between two reads of the journal, which is written in batches of half a second."""
 MOST_QUEUED = 10_000
-"""Messages kept for a program that is slow; then it misses some. The run never waits for it."""
+"""Messages kept for a program that reads slowly; beyond that it misses some. The run never waits for it."""
 
 
 def message(row: tuple[Any, ...], start: Start | None) -> list[bytes]:
-    """Return what a row of `Grown.probes` is told as."""
+    """Return the message that a row of `Grown.probes` is sent as."""
     round, link, snr_db, cfo_hz, surface, *shape, csi = row
     head: dict[str, Any] = {"link": link, "round": round, "snr_db": snr_db, "cfo_hz": cfo_hz, "surface": surface}
     head |= {"shape": None if csi is None else shape, "dtype": "<c8"}
@@ -41,7 +41,7 @@ def message(row: tuple[Any, ...], start: Start | None) -> list[bytes]:
 
 
 def publish(folder: Path, endpoint: str, ready: Callable[[str], None] = lambda _: None) -> int:
-    """Publish a run that goes, until it is over; returns the number of probes. `ready` is told where.
+    """Publish a run that is going on, until it is over; returns the number of probes. `ready` receives the endpoint.
 
     Raises InputError where the folder holds no live run, or for an endpoint that is not on this machine.
     """
@@ -50,14 +50,16 @@ def publish(folder: Path, endpoint: str, ready: Callable[[str], None] = lambda _
     if not (folder / files.JOURNAL).exists():
         raise InputError(f"{folder}: holds no run that is going on; testbed.open reads one that has ended")
     if not endpoint.startswith(("tcp://127.0.0.1:", "ipc://")):
-        raise InputError(f"{endpoint}: CSI is what keys are made of; accepted: tcp://127.0.0.1:PORT or ipc://PATH")
+        raise InputError(
+            f"{endpoint}: CSI makes keys, so it stays on this machine; accepted: tcp://127.0.0.1:PORT or ipc://PATH"
+        )
     with zmq.Context() as context, context.socket(zmq.PUB) as socket:
         socket.setsockopt(zmq.SNDHWM, MOST_QUEUED)
         socket.setsockopt(zmq.LINGER, 2000)
         try:
             socket.bind(endpoint)
         except zmq.ZMQError as exc:
-            raise InputError(f"{endpoint}: {exc.strerror}; accepted: a free one") from exc
+            raise InputError(f"{endpoint}: {exc.strerror}; accepted: an endpoint that is free") from exc
         ready(socket.getsockopt_string(zmq.LAST_ENDPOINT))
         told = _follow(folder, socket.send_multipart)
         socket.send_multipart([b"end", json.dumps({"probes": told}).encode(), b""])
@@ -68,7 +70,7 @@ def _follow(folder: Path, send: Callable[[list[bytes]], Any]) -> int:
     tail, start = JournalTail(folder), None
     told: Counter[str] = Counter()
     while True:
-        held = files.held(folder)  # before the look: what a process wrote last is still found
+        held = files.held(folder)  # asked before the journal is read, so that a process's last rows are still found
         grown = tail.read()
         if grown is None:
             break
@@ -81,7 +83,7 @@ def _follow(folder: Path, send: Callable[[list[bytes]], Any]) -> int:
         if not held and not grown.probes:
             return told.total()
         time.sleep(PERIOD_S)
-    # the run closed between two looks: the rest stands in its lasting files
+    # the run closed between two reads: the rest is in its lasting files
     run = reader.load(folder)
     seen: Counter[str] = Counter()
     for row in probe_rows(run):
@@ -92,7 +94,7 @@ def _follow(folder: Path, send: Callable[[list[bytes]], Any]) -> int:
 
 
 def _plain(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return a row with None for what is NaN, CSI as a whole too, as the journal has it."""
+    """Return a row with None in place of NaN, for CSI as a whole too, as the journal has it."""
     *head, csi = (None if isinstance(value, float) and math.isnan(value) else value for value in row)
     nothing = csi is not None and np.isnan(np.frombuffer(csi, "<c8")).all()
     return (*head, None if nothing else csi)

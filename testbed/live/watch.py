@@ -1,4 +1,4 @@
-"""A run in a terminal: the same feed as the live page, as a table that is drawn anew, or a line now and then."""
+"""A run in a terminal, from the live page's feed: as a table that is redrawn, or as a line every few seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from testbed.live.feed import Feed
 
 LINE_S = 5.0
-"""Between two lines where the output is no terminal."""
+"""Time between two lines where the output is no terminal."""
 PERIOD_S = 0.5
 
 
@@ -57,7 +57,7 @@ def table(told: dict[str, Any]) -> Any:
 
 
 def latest(told: dict[str, Any]) -> dict[str, Any]:
-    """Return the last point of the curves, of those with a correlation where there is one."""
+    """Return the last point of the curves; of those with a correlation, where there is one."""
     empty: dict[str, Any] = {"r": {}, "snr_db": {}, "cfo_hz": {}}
     points = told["points"] or [empty]
     return next((point for point in reversed(points) if point["r"]), points[-1])
@@ -78,7 +78,7 @@ def _figure(value: float | None, form: str) -> str:
 
 
 def watch(folder: Path, say: Callable[[str], None], drawn: bool) -> None:
-    """Follow a run until it is over; `drawn`: on a terminal, else `say` a line now and then."""
+    """Follow a run until it is over; `drawn`: as a table on a terminal, else as a line every few seconds by `say`."""
     feed = Feed(folder)
     if not drawn:
         _lines(feed, say)

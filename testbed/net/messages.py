@@ -21,15 +21,15 @@ from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
 
 VERSION = 5
-"""Raised with every incompatible change; peers of another version are refused with a reason."""
+"""Raised with every incompatible change; a peer of another version is refused with the reason."""
 
 
 MAX_MESSAGE_BYTES = 1 << 24
-"""To the coordinator and from it. The largest is a block's raw bits, a byte each."""
+"""Largest message to the coordinator and from it. The longest content is a block's raw bits, a byte each."""
 MAX_PUBLIC_BYTES = 1 << 25
-"""In the discussion. The largest is the CSI of a training."""
+"""Largest message of the discussion. The longest content is the CSI of a training."""
 MAX_ELEMENTS = 1 << 20
-"""Of a surface."""
+"""Most elements of a surface."""
 
 Role = Annotated[str, Meta(pattern=r"^(alice|bob|eve|ris)$(?!\n)")]
 Transmitter = Annotated[str, Meta(pattern=r"^(alice|bob|eve)$(?!\n)")]
@@ -51,13 +51,13 @@ class Header(Struct, frozen=True):
     version: int
     sender: Identifier
     incarnation: Identifier
-    """Drawn by each process at its start: a node that was started anew has another one."""
+    """Drawn by each process at its start, so that a node that was restarted has a new one."""
     run: IdentifierOrNone = ""
-    """The run this belongs to; empty before a node was welcomed."""
+    """The run to which this message belongs; empty before a node was welcomed."""
     parent: Annotated[int, Meta(ge=0)] | None = None
     """msg_id of the message this answers."""
     seen: Annotated[int, Meta(ge=-1)] = -1
-    """Highest msg_id that the sender has received in order from whom it speaks to; −1: nothing yet."""
+    """Highest msg_id that the sender has received in order from its peer; −1: none yet."""
 
 
 class _Body(Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True):
@@ -78,7 +78,7 @@ class Hello(_Body, frozen=True):
     """Of Alice's node: the port of her link to Bob, and the port at which everybody can read the public discussion."""
     timed: bool = True
     turnaround_s: Delay = 0.0
-    """As the driver states it."""
+    """The turn-around time that the driver states."""
     host_turnaround_s: Delay = 0.0
     """As `testbed doctor` measured it on the host's clock; 0 where it did not. Without meaning in virtual time."""
     timing_spread_s: Delay = 0.0
@@ -89,14 +89,14 @@ class Hello(_Body, frozen=True):
 
 
 class Heartbeat(_Body, frozen=True):
-    """Sent by a thread of its own, whatever the node is busy with."""
+    """Sent by a thread of its own, so also while the node is busy."""
 
     state: Text
 
 
 class Here(_Body, frozen=True):
-    """Sent by the main loop on the path of the orders, where it has a moment: what it has received, and how much it has
-    said. A connection that broke is found by it, and what was lost with the connection is sent again."""
+    """Sent by the main loop on the path of the orders, when it has time: what it has received, and how much it has
+    sent. It reveals a broken connection; what was lost with the connection is then sent again."""
 
 
 class Configured(_Body, frozen=True):
@@ -120,36 +120,36 @@ class Applied(_Body, frozen=True):
 
     round: Number
     digest: Identifier
-    """Of an ordered pattern its digest; of a secret one the opaque name of the state."""
+    """Digest of an ordered pattern; for a secret one, the opaque name of the state."""
     device_time_s: Instant
     levels: Annotated[bytes, Meta(max_length=MAX_ELEMENTS)] | None = None
-    """Of a secret pattern, (row, column) uint8, in experiment mode only: for the record."""
+    """Levels of a secret pattern, (row, column) uint8, in experiment mode only, for the record."""
     shape: tuple[Edge, Edge] = (0, 0)
     phase_bits: PhaseBits = 1
 
 
 class SurfaceHeld(_Body, frozen=True):
-    """What the surface holds, read back."""
+    """The pattern that the surface holds, as read back."""
 
     round: Number
     digest: Identifier
 
 
 class Captured(_Body, frozen=True):
-    """Both slots are over and the samples are in: the air is free, estimation goes on. Sent where it was asked for."""
+    """Both slots are over and this node has its samples, so the air is free. Sent on request, before estimation."""
 
     round: Number
 
 
 class Stepped(_Body, frozen=True):
-    """A step of an untimed round is done: on the air, samples in, or silent."""
+    """A step of an untimed round is done: the transmitter is on, the samples are in, or the transmitter is silent."""
 
     round: Number
     step: Number
 
 
 class LinkResult(Struct, frozen=True, kw_only=True):
-    """What one receiver made of one transmission."""
+    """The result of one transmission at one receiver."""
 
     tx: Transmitter
     """Role of the transmitter."""
@@ -157,7 +157,7 @@ class LinkResult(Struct, frozen=True, kw_only=True):
     """Why it was rejected; None where there is an estimate."""
     detail: Text = ""
     timing_error_s: Instant = 0.0
-    """Arrival of the frame minus when the schedule expected it."""
+    """Arrival of the frame minus its scheduled time."""
     device_time_s: Instant = 0.0
     snr_db: Finite = 0.0
     """Median over subcarriers."""
@@ -259,14 +259,14 @@ class Configure(_Body, frozen=True):
     record_iq: bool
     seed: Annotated[int, Meta(ge=0, le=2**62)]
     timed: bool = True
-    """False: somebody's radio cannot time its samples, so nobody's does."""
+    """False: at least one radio cannot time its samples, so that all of them work untimed."""
     beams: BeamPlan = msgspec.field(default_factory=BeamPlan)
     antennas: dict[Role, Antennas] = {}
-    """How many antennas each role has; one where it is not named."""
+    """Number of antennas by role; 1 for a role that is missing here."""
     blocks: Annotated[int, Meta(ge=1, le=1 << 31)] = 1
     """How many blocks the run plans."""
     rehearsal: bool = False
-    """The run follows from its seed: nothing that it makes is a secret, and its keys are kept apart."""
+    """The run follows from its seed: nothing in it is secret, and its keys are stored apart."""
     surface: SurfacePlan = msgspec.field(default_factory=SurfacePlan)
     discussion: Endpoint = ""
     """Endpoint of Alice's discussion socket (Bob's message)."""
@@ -287,7 +287,7 @@ class Apply(_Body, frozen=True):
 
 
 class ReadSurface(_Body, frozen=True):
-    """Read the surface's pattern back: the rounds before this one count on it."""
+    """Read the surface's pattern back, to confirm the rounds before this one."""
 
     round: Number
 
@@ -306,9 +306,9 @@ class Probe(_Body, frozen=True):
     end_s: Instant
     """Device time until which this node transmits nothing else."""
     report_captured: bool = True
-    """Say `Captured` before estimating."""
+    """Send `Captured` before estimating."""
     sounding: bool = False
-    """All antennas are sounded, for the beams and nothing else."""
+    """The round sounds all antennas, for the beams only."""
 
 
 class Step(_Body, frozen=True):
@@ -324,7 +324,7 @@ class Step(_Body, frozen=True):
     tx: Transmitter
     """Role of the slot's transmitter."""
     last: bool
-    """This node's part of the round ends here: it reports what it measured."""
+    """This node's part of the round ends with this step: it then reports what it measured."""
 
 
 class Distil(_Body, frozen=True):
@@ -352,7 +352,7 @@ class Amplify(_Body, frozen=True):
     eve: EveReport | None
     timeout_s: Duration
     surface: SurfaceRecord | None = None
-    """What is public of the surface in the block's rounds."""
+    """The public part of the surface's states in the block's rounds."""
 
 
 class GuessKey(_Body, frozen=True):
@@ -370,7 +370,7 @@ class Abandon(_Body, frozen=True):
 
 
 class Finish(_Body, frozen=True):
-    """stop: the round was finished; abort: it was dropped; halt: transmitters silent at once. Then exit."""
+    """stop: the round was finished; abort: it was dropped; halt: silence the transmitters at once. Then exit."""
 
     kind: Literal["stop", "abort", "halt"]
 
@@ -392,7 +392,7 @@ FROM_NODES = (
     Hello, Heartbeat, Here, Configured, ClockReading, Applied, SurfaceHeld, Captured, Stepped, Probed, Failed, Stopped,
     Agreed, Trained, Attacked, Amplified, KeyGuessed,
 )  # fmt: skip
-"""What the coordinator listens to; an order that comes from a node is refused."""
+"""The messages that the coordinator accepts; an order that comes from a node is refused."""
 TO_NODES = (
     Welcome, Refused, Pulse, Withdrawn, Configure, ReadClock, Apply, ApplyNext, ReadSurface, Probe, Step, Abandon,
     Finish, Distil, Attack, Amplify, GuessKey,
@@ -400,7 +400,7 @@ TO_NODES = (
 
 
 class PublicEnvelope(Struct, frozen=True):
-    """One message of the public discussion, as Alice, Bob and everybody who listens sees it."""
+    """One message of the public discussion, as Alice, Bob and every listener receives it."""
 
     run: Identifier
     block: Number
@@ -412,7 +412,7 @@ class PublicEnvelope(Struct, frozen=True):
 
 
 def _check(envelope: Envelope) -> None:
-    """Raise ValueError where parts of a message do not fit one another, which the schema cannot say."""
+    """Raise ValueError where parts of a message contradict one another; the schema cannot express this."""
     match envelope.body:
         case Probed(links=links):
             for link in links:
@@ -433,7 +433,7 @@ def encode(message: Envelope | PublicEnvelope) -> bytes:
 
 
 def decode(data: bytes) -> Envelope:
-    """Decode and check one message; raises ProtocolError saying what does not fit, and nothing else."""
+    """Decode and check one message; raises ProtocolError that says what does not fit, and no other error."""
     envelope = _envelopes.read(data)
     if envelope.header.version != VERSION:
         raise ProtocolError(f"message of protocol version {envelope.header.version}, accepted: {VERSION}")
@@ -441,5 +441,5 @@ def decode(data: bytes) -> Envelope:
 
 
 def decode_public(data: bytes) -> PublicEnvelope:
-    """Decode and check one message of the discussion; raises ProtocolError, and nothing else."""
+    """Decode and check one message of the discussion; raises ProtocolError, and no other error."""
     return _public.read(data)

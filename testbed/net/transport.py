@@ -1,9 +1,9 @@
 """Authenticated ZeroMQ sockets: a hub at the coordinator, links at the nodes, the discussion between Alice and Bob.
 
-With CURVE the key a message came with, not the name it claims, says who sent it: a mismatch is refused and counted.
-A bad message costs its sender, and nobody else: it is counted, and after a few his connection is not listened to.
-Nothing here grows with what a peer sends: frames, queues and tables have their limits, the first of them already
-before anybody has proved who he is.
+With CURVE the key of a message, not the name in it, identifies the sender: a mismatch is refused and counted. A bad
+message affects its sender only: it is counted, and after a few the connection is ignored.
+Nothing here grows with what a peer sends: frames, queues and tables have limits, the first of them already before the
+peer is authenticated.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ _ZMTP_TIMEOUT_MS = 5000
 
 
 _HANDSHAKE_MS = 5000
-"""Who has not proved by then who he is, is hung up on."""
+"""A peer that has not authenticated itself by then is disconnected."""
 _QUEUED = 1000
 """Messages that may wait on a connection, in either direction; a peer that sends faster is slowed down by TCP."""
 _QUEUED_PUBLIC = 1 << 16
-"""Of a discussion: listeners that are slow for a block's time do not lose any of it."""
+"""The same for a discussion: listeners that are slow for a block's time do not lose any message."""
 _RENEW_S = 2.0
 """Silence of a coordinator, which answers twice a second, after which a node connects anew."""
 MAX_EARLY = 64
-"""What Alice may have to say before Bob is there: the first message of a block or two."""
+"""Most messages that Alice may have for Bob before he is connected: the first one of a block or two."""
 _ROUTES_A_NAME = 4
 _NAMES = 64
-"""More nodes than any lab has."""
+"""Most names that are remembered: more nodes than any lab has."""
 
 
 def _tune(socket: Any, most_bytes: int, queued: int) -> None:
-    socket.linger = 200  # a goodbye may still leave, but a dead peer cannot hold up the exit
+    socket.linger = 200  # time for a last message; a dead peer cannot delay the exit for longer
     socket.sndhwm = queued
     socket.rcvhwm = queued
     # libzmq checks it against the length that a frame declares, the handshake's frames included
@@ -80,7 +80,7 @@ def _bind(socket: Any, host: str, port: int) -> int:
 
 
 class Wire:
-    """A process's ZeroMQ context and gatekeeper. Close it last."""
+    """A process's ZeroMQ context and authenticator. Close it last."""
 
     def __init__(self, identity: Identity | None) -> None:
         self.identity = identity
@@ -88,8 +88,8 @@ class Wire:
         self._names = {key: name for name, key in identity.known.items()} if identity is not None else {}
         self._authenticator = start_authenticator(self.context, identity)
         self.watched: list[tuple[Any, Any]] = []
-        """Sockets whose handshakes are watched, and where these are told: libzmq's own thread would wait for ever for
-        a reader that is gone, so both live as long as this."""
+        """Sockets whose handshakes are watched, and the sockets that receive their events: libzmq's own thread would
+        block for ever without a reader, so both live as long as this object."""
 
     def socket(
         self, kind: int, server: str | None = None, most_bytes: int = m.MAX_MESSAGE_BYTES, queued: int = _QUEUED
@@ -114,7 +114,7 @@ class Wire:
 
 
 class Handshakes:
-    """Watches the handshakes of a socket: who has a wrong key is told so by libzmq, and would otherwise only be silent.
+    """Watches the handshakes of a socket: libzmq reports a wrong key here, which otherwise only looks like silence.
 
     Make it before the socket is bound or connected.
     """
@@ -135,7 +135,7 @@ class Handshakes:
         self.refused_key = 0
         """The server does not know the client's key."""
         self.not_understood = 0
-        """In a row: the client did not speak to the server's own key, or is no ZeroMQ peer; also a line that broke."""
+        """In a row: the client used another key of the server, or is no ZeroMQ peer; also a connection that broke."""
 
     def look(self) -> None:
         """Count what has happened since the last look."""
@@ -156,14 +156,14 @@ class Hub:
     def __init__(self, wire: Wire, host: str, port: int) -> None:
         self._wire = wire
         self.socket = wire.socket(zmq.ROUTER)
-        self.socket.router_mandatory = 1  # what cannot be routed is told, not dropped
+        self.socket.router_mandatory = 1  # what cannot be routed raises an error instead of being dropped
         self.handshakes = Handshakes(wire, self.socket)
         self.port = _bind(self.socket, host, port)
         self.run = ""
         self.refused: Counter[str] = Counter()
         self._incarnation = new_incarnation()
         self._sessions: dict[str, Session] = {}
-        """Name → what is said to the main loop of its latest process, and what that says."""
+        """Name → session with the main loop of the node's latest process."""
         self._routes: dict[tuple[str, bool], bytes] = {}
         """(node, is it its heartbeat thread) → route, learned from authenticated messages only: choosing somebody
         else's routing id gains an impostor nothing."""
@@ -173,7 +173,7 @@ class Hub:
         """name → route → (incarnation, highest msg_id): TCP keeps order, so anything not above it is a repeat."""
         self._strikes = Strikes()
         self._unreachable: set[str] = set()
-        """Nodes to which there is no way at present."""
+        """Nodes that have no connection at present."""
         self._changes: list[tuple[str, bool]] = []
 
     def receive(self) -> tuple[str, m.Header, Any] | None:
@@ -223,7 +223,7 @@ class Hub:
         if session is None or (isinstance(body, m.Hello) and session.incarnation != header.incarnation):
             session = self._sessions[name] = Session(header.incarnation, first=header.msg_id)
         if session.incarnation != header.incarnation:
-            return True  # of a process that was replaced: whoever is handed it knows what to make of it
+            return True  # of a process that was replaced; the state machine handles this case
         has_moved = self._routes.get((name, False)) != route
         self._routes[name, False] = route
         if name in self._unreachable:
@@ -255,10 +255,10 @@ class Hub:
     def _strike(self, route: bytes, reason: str, why: Exception | None = None) -> None:
         self.refused[reason] += 1
         if self._strikes.count(route):
-            log.warning("a connection is not listened to any more after too many bad messages: %s", why or reason)
+            log.warning("a connection is ignored after too many bad messages: %s", why or reason)
 
     def _forget(self, name: str) -> None:
-        """Keep the latest connections of a name, and the names that were heard last."""
+        """Keep the latest connections of a name, and the names from which messages came last."""
         while len(self._last_seen[name]) > _ROUTES_A_NAME:
             self._last_seen[name].popitem(last=False)
         while len(self._last_seen) > _NAMES:
@@ -270,8 +270,8 @@ class Hub:
     def send(self, name: str, body: Any, to_pulse: bool = False) -> None:
         """Send to a node's main loop or to its heartbeat thread.
 
-        What its main loop does not get because a connection broke is sent again once it is back, in order and once; a
-        node without a way to it is told by `link_changes`. What its heartbeat thread does not get is lost.
+        What its main loop misses because a connection broke is sent again once the connection is back, in order and
+        once; `link_changes` reports a node without a connection. What its heartbeat thread misses is lost.
         """
         if to_pulse:
             self._pulses += 1
@@ -279,7 +279,7 @@ class Hub:
             return
         session = self._sessions.get(name)
         if session is None:
-            return  # it has never greeted
+            return  # it has never sent a greeting
         number = session.say(body)
         if number is None:
             self.refused["queue_full"] += 1
@@ -287,7 +287,7 @@ class Hub:
         self._transmit(name, session, number, body, None)
 
     def link_changes(self) -> list[tuple[str, bool]]:
-        """Return (node, is there a way to it now) for every change since the last call."""
+        """Return (node, is it connected now) for every change since the last call."""
         changes, self._changes = self._changes, []
         return changes
 
@@ -326,7 +326,7 @@ class Link:
     """A node's end. Not shared between threads: the heartbeat thread has its own."""
 
     is_watched = True
-    """Whether anybody looks at its handshakes."""
+    """Whether its handshakes are watched."""
 
     def __init__(self, wire: Wire, endpoint: str, name: str, incarnation: str) -> None:
         self.name, self._incarnation = name, incarnation
@@ -340,7 +340,7 @@ class Link:
         self.refused: Counter[str] = Counter()
         self._session = Session("")
         self._answered: int | None = None
-        """What the coordinator's next order was to be numbered by the latest word about it."""
+        """The number of the coordinator's next order, by its latest `Pulse`."""
 
     @property
     def met(self) -> str:
@@ -348,7 +348,7 @@ class Link:
         return self._session.incarnation
 
     def waiting(self) -> bool:
-        """Return whether a message can be received without waiting; a third of the price of a poll."""
+        """Return whether a message can be received without waiting; costs a third of a poll."""
         return bool(self.socket.get(zmq.EVENTS) & zmq.POLLIN)
 
     def receive(self) -> tuple[m.Header, Any] | None:
@@ -380,7 +380,7 @@ class Link:
         return self._session.take(number)
 
     def _meet(self, incarnation: str) -> None:
-        """Begin anew with a coordinator that started anew: it numbers from 0, and takes what it is told first."""
+        """Begin anew with a coordinator that was restarted: it numbers from 0, and its first message is accepted."""
         self._session.incarnation, self._session.seen, self._answered = incarnation, -1, None
 
     def send(self, body: Any, parent: int | None = None) -> None:
@@ -405,7 +405,7 @@ class Link:
         self.socket.connect(self._endpoint)
 
     def say_here(self) -> None:
-        """Tell the coordinator where this end is; to be called now and then."""
+        """Send the coordinator this end's state of the session; to be called from time to time."""
         self._transmit(self._session.next_id, m.Here(), self._answered)
 
     def _send_again(self) -> None:
@@ -420,7 +420,7 @@ class Link:
 
 
 class PulseLink(Link):
-    """The link of a node's heartbeat thread. What is lost is never sent again: the next one will do."""
+    """The link of a node's heartbeat thread. A lost heartbeat is never sent again, because the next one replaces it."""
 
     is_watched = False
 
@@ -437,7 +437,7 @@ class PulseLink(Link):
 
 
 class DiscussionHost:
-    """Alice's end of the public discussion: hears Bob, answers him, and publishes everything to whoever listens."""
+    """Alice's end of the public discussion: receives from Bob, answers him, and publishes everything to listeners."""
 
     def __init__(self, wire: Wire, host: str, port: int, bob: str) -> None:
         self._wire, self._bob = wire, bob
@@ -448,7 +448,7 @@ class DiscussionHost:
         self.refused: Counter[str] = Counter()
         self._route: bytes | None = None
         self._waiting: list[bytes] = []
-        """Said before Bob was there."""
+        """Messages for Bob from before he was connected."""
         self._strikes = Strikes()
 
     def receive(self) -> m.PublicEnvelope | None:
@@ -505,7 +505,7 @@ class DiscussionGuest:
     def __init__(self, wire: Wire, endpoint: str, alice: str) -> None:
         self.socket = wire.socket(zmq.DEALER, alice, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC)
         self.socket.connect(endpoint)
-        self.socket.send(b"")  # tells Alice's socket the way back
+        self.socket.send(b"")  # gives Alice's socket the route to this one
         self.refused: Counter[str] = Counter()
 
     def receive(self) -> m.PublicEnvelope | None:
@@ -521,7 +521,7 @@ class DiscussionGuest:
 
 
 class Eavesdropper:
-    """Anybody's ear on the public discussion."""
+    """A listener to the public discussion."""
 
     def __init__(self, wire: Wire, endpoint: str, alice: str) -> None:
         self.socket = wire.socket(zmq.SUB, alice, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC)

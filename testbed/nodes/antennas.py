@@ -1,4 +1,4 @@
-"""What one node does with its antennas: which samples each of them sends, and what is made of what they hear."""
+"""One node's use of its antennas: the samples that each of them sends, and the CSI from what they receive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PEERS = {"alice": "bob", "bob": "alice"}
 
 
 class Antennas:
-    """The beam of Alice's or Bob's radio, by the experiment's policy; of any other, and without one, antenna 1.
+    """The beam of Alice's or Bob's radio, by the experiment's policy; any other radio, or none, uses antenna 1.
 
     Raises InputError where the policy cannot serve the link.
     """
@@ -46,7 +46,7 @@ class Antennas:
         return self._sounded(tx).samples.shape[1] if sounding else self._frame.samples.size
 
     def listens(self, rx: Iterable[str], sounding: bool) -> bool:
-        """Whether this node captures a slot with these receivers; only whoever has a beam to find hears soundings."""
+        """Whether this node captures a slot with these receivers; only nodes with a beam to find receive soundings."""
         return self._role in rx and (not sounding or self._policy is not None)
 
     def estimate(self, estimator: CsiEstimator, round: int, tx: str, block: IqBlock, sounding: bool) -> CsiFrame:
@@ -58,12 +58,12 @@ class Antennas:
         return estimator.estimate(block, self._frame)
 
     def hear(self, round: int, csi: Mapping[str, CsiFrame]) -> None:
-        """Hand a sounding to the policy."""
+        """Pass a sounding to the policy."""
         if self._policy is not None:
             self._policy.hear(round, {tx: frame.h for tx, frame in csi.items()})
 
     def _combined(self, round: int, block: IqBlock) -> IqBlock:
-        """Return the block as one antenna, wᵀy. A converter that clipped does not show any more in the sum."""
+        """Return the block as one antenna, wᵀy; rejects a clipped block, since the sum would not show the clipping."""
         parts = np.maximum(np.abs(block.samples.real), np.abs(block.samples.imag))
         share = float(np.mean(parts >= _CLIP_LEVEL, axis=1).max())
         if share > _CLIPPED_SHARE:

@@ -1,4 +1,4 @@
-"""What `testbed doctor` measured of a radio: kept in its node's state folder, told to the coordinator by its daemon."""
+"""A radio's measurements by `testbed doctor`, kept in its node's state folder and reported to the coordinator."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ _FILE = "calibration.json"
 
 
 class Delay(Struct, frozen=True, kw_only=True):
-    """From the scheduled start at the transmitter to the arrival at the receiver."""
+    """The time from the scheduled start at the transmitter to the arrival at the receiver."""
 
     mean_s: float
     std_s: float
-    """Of repetitions, after the clocks' drift was taken out: how far single starts scatter."""
+    """Standard deviation over repetitions, without the clocks' drift: the scatter of single starts."""
 
 
 class Heard(Struct, frozen=True, kw_only=True):
-    """What this radio measured of one transmitter."""
+    """The measurements of one transmitter by this radio."""
 
     snr_db: float
     """Median over subcarriers, mean over repetitions."""
     frames: int
-    """Repetitions that were received, of `asked`."""
+    """Number of repetitions that were received, out of `asked`."""
     asked: int
     delay_s: Delay | None = None
     """None where a radio cannot time its samples."""
     clock_ppm: float | None = None
     """How much faster this radio's sample clock runs than the transmitter's."""
     clock_offset_s: float | None = None
-    """This clock minus the transmitter's at the first frame, beyond what reading both told."""
+    """This clock minus the transmitter's at the first frame, beyond the difference of the two clock readings."""
     two_way: bool = False
-    """Delay and clock offset were told apart, because the transmitter heard this radio, too."""
+    """Whether delay and clock offset could be separated, because the transmitter received this radio, too."""
 
 
 class GainStep(Struct, frozen=True, kw_only=True):
@@ -59,20 +59,20 @@ class Calibration(Struct, frozen=True, kw_only=True):
     """Measured on simulated air whose time stands still while the host works."""
     dc_offset_dbfs: float | None = None
     noise_dbfs: float | None = None
-    """Total over the band, in silence, without the offset."""
+    """Total noise power over the band, without a transmission and without the DC offset."""
     gain_table: list[GainStep] = []
     turnaround_s: float | None = None
-    """Host time (wall) from ordering a transmission to holding the samples of the reception after it, less the time
-    that the frames themselves and the wait for their start take."""
+    """Host time (wall) from ordering a transmission to holding the samples of the reception after it, less the
+    durations of the frames themselves and the wait for their start."""
     delay_s: Delay | None = None
-    """Mean over the radios that were heard."""
+    """Mean over the radios that were received."""
     cfo_hz: dict[str, float] = {}
     """By transmitter: its carrier minus this radio's."""
     heard: dict[str, Heard] = {}
     correction_ppm: float | None = None
-    """By how much its crystal is faster than the reference's (`reference`): what its node takes out of the carrier."""
+    """By how much its crystal is faster than that of `reference`; its node lowers the carrier by as much."""
     reference: str = ""
-    """The node whose crystal counts as right."""
+    """The node whose crystal is the reference."""
 
 
 def write(state_dir: Path, calibration: Calibration) -> Path:
@@ -98,9 +98,9 @@ def read(state_dir: Path, identity: dict[str, Any]) -> Calibration | None:
 
 
 def correct(radio: Radio, given_ppm: float | None, measured: Calibration | None) -> dict[str, Any]:
-    """Have a radio take its crystal's error out of the carrier; return what is recorded of that with its identity.
+    """Have a radio correct its carrier for its crystal's error; return the record of this for its identity.
 
-    What the lab file gives counts before what was measured.
+    A value in the lab file takes precedence over a measured one.
     """
     stored_ppm = measured.correction_ppm if measured is not None else None
     source = "lab" if given_ppm is not None else "doctor" if stored_ppm is not None else "none"

@@ -45,13 +45,13 @@ log = logging.getLogger("testbed.node")
 _POLL_MS = 100
 _GREET_EVERY_S = 1.0
 MANY_HANDSHAKES = 5
-"""Handshakes in a row that came to nothing, after which the key is suspected."""
+"""Handshakes in a row that failed, after which a wrong key is suspected."""
 _SAID_AFTER_S = 2.0
 """A node that nobody has welcomed by then says what it waits for."""
 COORDINATOR_SILENT = 3
 """Exit status of a node that heard nothing of its coordinator for too long."""
 MAX_TROUBLE = 20
-"""Messages that this node could not handle, after which it gives up: something is wrong that will not pass."""
+"""Messages that this node could not handle, after which it gives up, because the cause will not go away."""
 
 
 class _Pulse(threading.Thread):
@@ -113,7 +113,7 @@ class NodeDaemon:
         self._lost_after_s = lab.coordinator.join_timeout_s
         self._next_word_s = 0.0
         self._key_trouble = ""
-        """Why the coordinator cannot be spoken to, by the handshakes."""
+        """The handshakes' reason why there is no connection to the coordinator."""
         self._state_dir = state_dir
         self._recalled = ""
         """The run whose past this process of Alice's node has looked for."""
@@ -135,11 +135,11 @@ class NodeDaemon:
         self._host: transport.DiscussionHost | None = None
         self._guest: transport.DiscussionGuest | None = None
         self._discussion = ""
-        """Where Bob's link to Alice goes."""
+        """Endpoint of Bob's link to Alice."""
         self._poller = zmq.Poller()
         self._poller.register(self._link.socket, zmq.POLLIN)
         self._public: dict[Any, Any] = {}
-        """Socket → what reads the public discussion from it: Alice's own, Bob's link to her, or Eve's ear."""
+        """Socket → reader of the public discussion: Alice's own, Bob's link to her, or Eve's listener."""
         if self.role == "alice":
             bob = lab.by_role("bob")
             assert bob is not None
@@ -147,7 +147,7 @@ class NodeDaemon:
             self._listen(self._host)
 
     def _listen(self, to: Any) -> None:
-        """Read the public discussion from here, and from nowhere else."""
+        """Read the public discussion from this source, and from no other."""
         for socket in self._public:
             self._poller.unregister(socket)
             socket.close()
@@ -163,7 +163,7 @@ class NodeDaemon:
             self._greet()
             while self._exit is None:
                 self._turn()
-        except Exception as exc:  # whatever it is: the coordinator is sent it, the transmitter is silenced
+        except Exception as exc:  # of any kind: it is reported to the coordinator, and the transmitter is silenced
             log.error("%s: %s", self.name, exc, exc_info=not isinstance(exc, TestbedError))
             self._link.send(m.Failed(operation="run", state=self.state.name, detail=str(exc) or repr(exc)))
             self._exit = e.Exit(1, str(exc) or repr(exc))
@@ -174,7 +174,7 @@ class NodeDaemon:
         return self._exit.code
 
     def _turn(self) -> None:
-        """Take what has arrived within `_POLL_MS`, and the time."""
+        """Handle what arrives within `_POLL_MS`, and the time."""
         ready = dict(self._poller.poll(_POLL_MS))
         now_s = time.monotonic()
         self._take(e.Tick(now_s))
@@ -208,7 +208,7 @@ class NodeDaemon:
             self._exit = e.Exit(COORDINATOR_SILENT, f"coordinator silent for {silent_s:.1f} s{why}")
 
     def _look_at_handshakes(self) -> None:
-        """Find a wrong key, which looks like nobody's being there; one that is refused stays so."""
+        """Find a wrong key, which looks as if no coordinator were there; a refused key stays refused."""
         found, keys = self._link.handshakes, self._state_dir.parent / "transport"
         if found is None:
             return
@@ -236,7 +236,7 @@ class NodeDaemon:
     def halt(self) -> None:
         """Silence the transmitter now, from any thread, then leave the main loop."""
         self._halted.set()
-        # a device in the middle of a capture is not transmitting: do not wait for it long
+        # a device in the middle of a capture is not transmitting, so do not wait long for it
         got = self._device_lock.acquire(timeout=1.0)
         try:
             if isinstance(self._device, Radio):
@@ -297,7 +297,7 @@ class NodeDaemon:
             self.welcomed = False  # a coordinator that was started anew knows nobody
             self._greet()
         if isinstance(body, (m.Pulse, m.Withdrawn)):
-            return  # for the link itself
+            return  # handled by the link itself
         if isinstance(body, m.Welcome):
             self.welcomed, self._welcomed_by = True, self._link.met
             self._link.run = body.run
@@ -325,14 +325,14 @@ class NodeDaemon:
             if isinstance(instruction, e.Operate):
                 todo.extend(self._handle(self._operate(instruction.body)))
             elif isinstance(instruction, (e.StoreKey, e.StoreKnown)):
-                if (lost := self._store(instruction)) is not None:  # nothing is said of what was not kept
+                if (lost := self._store(instruction)) is not None:  # what follows is said only after it was stored
                     todo.clear()
                     self._link.send(m.Failed(operation="amplify", state=self.state.name, detail=lost))
             else:
                 _DO[type(instruction)](self, instruction)
 
     def _handle(self, event: e.Event) -> list[e.Instruction]:
-        """Hand an event to the state machine; one that it cannot handle costs its sender, not this process."""
+        """Pass an event to the state machine; one that it cannot handle is dropped, and this process goes on."""
         try:
             return self._machine(event)
         except TestbedError:
@@ -432,13 +432,13 @@ class NodeDaemon:
         return self.state.run
 
     def _kept_blocks(self) -> int:
-        """Return the highest block of this run of which an earlier life of this node kept a key, −1 for none."""
+        """Return the highest block of this run of which an earlier process of this node kept a key, −1 for none."""
         kept = (p for kind in ("keys", "rehearsals") for p in self._key_folder(kind).glob("block-*.key"))
         numbers = (p.stem.removeprefix("block-") for p in kept)
         return max((int(n) for n in numbers if n.isdecimal()), default=-1)
 
     def _store_model(self, x: e.StoreModel) -> None:
-        """Write the enhancer's model into this node's own folder; without it, a later life trains again."""
+        """Write the enhancer's model into this node's own folder; without it, a restarted node trains again."""
         path = self._model_path()
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -462,13 +462,13 @@ class NodeDaemon:
             return e.DeviceFault(operation, "halted")
         try:
             with self._device_lock:
-                if self._halted.is_set():  # while this waited for the lock
+                if self._halted.is_set():  # the halt came while this thread waited for the lock
                     return e.DeviceFault(operation, "halted")
                 return _OPERATIONS[type(body)](self, body)
         except (DeviceError, InputError) as exc:
             return e.DeviceFault(operation, str(exc))
         except Exception as exc:
-            # an order that makes no sense to a device, whatever that does to its library, is refused like any other
+            # an order that the device's library cannot carry out, whatever it raises, is refused like any other
             log.error("%s: %s: %s: %s", self.name, operation, type(exc).__name__, exc)
             log.debug("%s", self.name, exc_info=True)
             return e.DeviceFault(operation, f"{type(exc).__name__}: {printable(str(exc))}")
@@ -522,7 +522,7 @@ _OPERATIONS: Mapping[type, Callable[[NodeDaemon, Any], e.Event]] = {
     m.Probe: NodeDaemon._probe,
     m.Step: NodeDaemon._step,
 }
-"""Order → what the device does; raises DeviceError or InputError where it cannot."""
+"""Order → the device operation; raises DeviceError or InputError where it cannot be done."""
 
 _DO: Mapping[type, Callable[[NodeDaemon, Any], None]] = {
     e.Report: NodeDaemon._report,
@@ -533,4 +533,4 @@ _DO: Mapping[type, Callable[[NodeDaemon, Any], None]] = {
     e.Silence: NodeDaemon._silence,
     e.Exit: NodeDaemon._leave,
 }
-"""Instruction → who carries it out."""
+"""Instruction → the method that carries it out."""

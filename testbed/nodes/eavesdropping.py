@@ -1,9 +1,9 @@
-"""Eve's part in a block: she keeps what is published, and attacks once she has all of it or will get no more. Pure.
+"""Eve's part in a block: she keeps what is published, and attacks once she has all of it or has waited enough. Pure.
 
     listening ──attack──► waiting for messages ──all there, or out of patience──► reported ──guess the key──► …
 
-Eve needs the CSI of the block's rounds until its last stage. Where patterns become opaque numbers she is given those
-with the rounds; nothing here depends on what they stand for.
+Eve needs the CSI of the block's rounds until its last stage. Secret patterns reach her as opaque numbers, with the
+rounds; nothing here depends on what the numbers stand for.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from testbed.nodes.measured import MeasuredCsi
 from testbed.nodes.setup import Setup
 
 EVE_PATIENCE_S = 2.0
-"""How long Eve waits for public messages that are still under way to her."""
+"""How long Eve waits for public messages that have not reached her yet."""
 
 MAX_BLOCKS = 16
-"""Blocks that Eve keeps what is published of, before she is ordered to attack them."""
+"""Blocks whose public messages Eve keeps before she is ordered to attack them."""
 
 _MESSAGES = "the missing public messages"
 
 
 class _Overheard(Deadlines):
-    """What Eve has of one block."""
+    """What Eve has received of one block."""
 
     def __init__(self, clock: EventClock) -> None:
         super().__init__(clock)
         self.messages: dict[int, m.PublicEnvelope] = {}
         self.rounds: list[int] = []
         self.request: m.Attack | m.GuessKey | None = None
-        """What the coordinator has ordered and Eve has not reported yet."""
+        """The coordinator's order that Eve has not answered yet."""
 
     def wait_for_messages(self, request: m.Attack | m.GuessKey) -> None:
         self.request = request
@@ -87,7 +87,7 @@ class Eavesdropping:
         self._blocks.clear()
 
     def take(self, envelope: m.PublicEnvelope) -> list[Instruction]:
-        """Keep a public message; attack where it was the last one that was missing."""
+        """Keep a public message; attack where it was the last missing one."""
         if envelope.block not in self._blocks and len(self._blocks) >= MAX_BLOCKS:
             return []
         record = self._record(envelope.block)
@@ -110,7 +110,7 @@ class Eavesdropping:
         return self._report(body.block) if record.is_complete else []
 
     def look_for_late(self) -> list[Instruction]:
-        """Attack with what there is where Eve has waited long enough."""
+        """Attack with the messages that there are, where Eve has waited long enough."""
         late = next((block for block, record in self._blocks.items() if record.is_out_of_patience), None)
         return self._report(late) if late is not None else []
 
@@ -149,7 +149,7 @@ class Eavesdropping:
         return [Report(m.Attacked(report=nothing))]
 
     def _forget(self, block: int, record: _Overheard) -> None:
-        """The block is over: its messages and CSI are needed no more."""
+        """Delete the messages and CSI of a block that is over."""
         del self._blocks[block]
         if record.rounds:
             self._measured.forget_until(record.rounds[-1])

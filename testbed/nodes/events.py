@@ -1,4 +1,4 @@
-"""What a node's state machine takes in (events) and what it gives out (instructions to its daemon)."""
+"""Input (events) and output (instructions to the daemon) of a node's state machine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from testbed.nodes.known import Begun, Decided, Past
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message of the coordinator arrived."""
+    """A message from the coordinator arrived."""
 
     body: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Discussed:
-    """A message of the public discussion arrived: the peer's, or for Eve anybody's."""
+    """A message of the public discussion arrived: the peer's, or for Eve that of either end."""
 
     envelope: m.PublicEnvelope
 
@@ -42,7 +42,7 @@ class PastFound:
 
 @dataclass(frozen=True, slots=True)
 class ProbeDone:
-    """The device did its slots and the estimator its work."""
+    """The device has done its slots, and the CSI is estimated."""
 
     report: m.Probed
     csi: dict[str, CsiFrame]
@@ -51,7 +51,7 @@ class ProbeDone:
 
 @dataclass(frozen=True, slots=True)
 class DeviceDone:
-    """A device operation that is answered as it stands (settings accepted, clock read, pattern applied)."""
+    """A device operation whose report is sent on unchanged (settings accepted, clock read, pattern applied)."""
 
     report: Any
 
@@ -87,12 +87,12 @@ class Publish:
 
     envelope: m.PublicEnvelope
     to_peer: bool
-    """False: the peer sent it; only put it on record for those who listen."""
+    """False: the peer sent it; it is only published for the listeners."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operate:
-    """Carry this order out with the device."""
+    """Carry out this order with the device."""
 
     body: m.Configure | m.ReadClock | m.Apply | m.ApplyNext | m.ReadSurface | m.Probe | m.Step
 
@@ -125,7 +125,7 @@ class ForgetKnown:
 
 @dataclass(frozen=True, slots=True)
 class StoreModel:
-    """Keep what the training gave, for a restart within this run."""
+    """Keep the result of the training, for a restart within this run."""
 
     model: bytes
 

@@ -14,14 +14,14 @@ _AT_MOST = ("assumed_eve_distance_wavelengths",)
 
 
 def refusal(floors: Floors, accounting: Accounting, experiment_mode: bool) -> str | None:
-    """Return why a node does not take part in a run with this accounting, in one line; None where it does."""
+    """Return in one line why a node does not take part in a run with this accounting; None where it does."""
     mode = "experiment" if experiment_mode else "private"
     if mode not in floors.modes:
         return f"{mode} mode is asked for, this node's floors accept: {', '.join(floors.modes)}"
     for name, usual in _PRIVATE.items():
         own, asked = getattr(floors, name), getattr(accounting, name)
         floor = usual if own is None and not experiment_mode else own
-        if floor is None or asked is None:  # for a value that the experiment leaves open, the length rule has a default
+        if floor is None or asked is None:  # where the experiment gives no value, the length rule has a default
             continue
         if asked > floor if name in _AT_MOST else asked < floor:
             bound = "up to" if name in _AT_MOST else "from"

@@ -1,4 +1,4 @@
-"""Alice's or Bob's part in a block: the discussion with the peer, and what is reported of it. Pure.
+"""Alice's or Bob's part in a block: the discussion with the peer, and the reports of it. Pure.
 
     idle ──distil──► agree ──agreed──► idle ──amplify──► amplify ──► idle
                        │ failed, abandoned, out of time ──► idle
@@ -244,7 +244,7 @@ class KeyMaker(Deadlines):
         late = self._conversation
         if late is None or not self.is_overdue(_PEER):
             return []
-        return self._publish(late.fail("timeout", "the peer fell silent")) + self._conclude(late)
+        return self._publish(late.fail("timeout", "the peer stopped answering")) + self._conclude(late)
 
     def _end_conversation(self) -> None:
         self._conversation = None

@@ -1,4 +1,4 @@
-"""What a node has measured and not used yet. Pure."""
+"""A node's measurements that no block has used yet. Pure."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class MeasuredCsi:
     def __init__(self) -> None:
         self._frames: dict[int, dict[str, CsiFrame]] = {}
         self._used = -1
-        """Latest round that went into a block."""
+        """Latest round that a block has used."""
 
     def clear(self) -> None:
         self._frames.clear()
         self._used = -1
 
     def keep(self, round: int, frames: dict[str, CsiFrame]) -> None:
-        """Keep what a round gave; nothing of a round whose block is already made."""
+        """Keep a round's CSI; drop it where the round's block is made already."""
         if frames and round > self._used:
             self._frames[round] = frames
 
     def series(self, rounds: list[int], tx: str) -> CsiSeries | None:
-        """Return what was measured of transmitter `tx` in these rounds, NaN where nothing was; None if never."""
+        """Return the CSI of transmitter `tx` in these rounds, NaN where there is none; None if there is none at all."""
         frames = [self._frames.get(r, {}).get(tx) for r in rounds]
         known = [f for f in frames if f is not None]
         if not known:
@@ -42,18 +42,20 @@ class MeasuredCsi:
         )
 
     def use(self, rounds: list[int], tx: str, block: int) -> CsiSeries:
-        """Take the series of a block out, for good; raises OrderRefused where its rounds cannot be used."""
+        """Take out the series of a block; raises OrderRefused where its rounds cannot be used. It can be taken only
+        once.
+        """
         if rounds[0] <= self._used or any(later <= earlier for earlier, later in pairwise(rounds)):
             raise OrderRefused(f"rounds of block {block} repeat or are out of order")
         series = self.series(rounds, tx)
         if series is None:
-            raise OrderRefused(f"no CSI of block {block}: restarted?")
+            raise OrderRefused(f"there is no CSI of block {block}: this node may have been restarted")
         self._used = rounds[-1]
         self.forget_until(self._used)
         return series
 
     def forget_until(self, round: int) -> None:
-        """Delete what was measured in this round and before."""
+        """Delete the measurements of this round and of all before it."""
         for r in [r for r in self._frames if r <= round]:
             del self._frames[r]
 

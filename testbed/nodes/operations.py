@@ -1,6 +1,6 @@
-"""What a node does with its device when the coordinator orders it: rounds with a radio, patterns with a board.
+"""A node's device operations, as the coordinator orders them: rounds with a radio, patterns with a board.
 
-Whatever a device or its settings refuse is raised as DeviceError or InputError; the daemon reports it.
+An order that a device or its settings refuse raises DeviceError or InputError; the daemon reports it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ACCEPTED = ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db")
 
 @dataclass(frozen=True, slots=True)
 class _Tuned:
-    """A configured radio's way from orders to estimates."""
+    """A configured radio, with all that leads from orders to estimates."""
 
     settings: RadioSettings
     frame: SoundingFrame
@@ -46,7 +46,7 @@ class _Tuned:
 
 @dataclass(slots=True)
 class _Part:
-    """What this node did so far in a round that goes step by step."""
+    """This node's progress in a round that goes step by step."""
 
     round: int
     captured: list[tuple[str, IqBlock]] = field(default_factory=list)
@@ -106,7 +106,7 @@ class RadioWork:
         for slot, block in captured:
             self._write_iq(tuned, body.round, slot.tx, block)
             links.append(_estimate(tuned, body.round, slot, block, csi, body.margin_s, body.sounding))
-        if body.sounding:  # for the beams, and for nobody else
+        if body.sounding:  # only the beams use a sounding
             tuned.antennas.hear(body.round, csi)
             csi = {}
         reason, detail = fault if fault else (None, "")
@@ -131,7 +131,7 @@ class RadioWork:
         except DeviceError as exc:
             fault = (Reject.DEVICE.value, str(exc))
         try:
-            self._radio.idle_until(body.end_s)  # whatever happened, the others must not wait for this transmitter
+            self._radio.idle_until(body.end_s)  # after an error, too, the others must not wait for this transmitter
         except DeviceError as exc:
             fault = fault or (Reject.DEVICE.value, str(exc))
         return captured, fault
@@ -240,22 +240,22 @@ def _estimate(
 
 
 def life_of(incarnation: str) -> str:
-    """Return a mark of one life of a node: its random part, for processes that follow one another have like numbers."""
+    """Return a mark of one process of a node: its random part, since successive processes have similar numbers."""
     return incarnation.rpartition("-")[2][:6]
 
 
 class BoardWork:
-    """One node's surface, `name` for messages. `life` marks the names of patterns that this process has drawn."""
+    """One node's surface, called `name` in messages. `life` marks the names of patterns that this process has drawn."""
 
     def __init__(self, board: Board, name: str, life: str) -> None:
         self._board, self._name, self._life = board, name, life
         self._secret: SecretSurface | None = None
         self._secret_run = ""
-        """The run whose secret patterns these are."""
+        """The run to which the secret patterns belong."""
         self._is_experiment = False
 
     def configure(self, body: m.Configure, run: str, seed: int) -> m.Configured:
-        """Get ready to draw secret patterns; an order of the same run to configure again draws no new ones."""
+        """Prepare to draw secret patterns; a second order to configure in the same run draws no new ones."""
         self._is_experiment = body.experiment_mode
         plan = body.surface
         if plan.is_secret and run != self._secret_run:
@@ -267,7 +267,7 @@ class BoardWork:
         return m.Configured(accepted={})
 
     def apply_next(self, body: m.ApplyNext) -> m.Applied:
-        """Draw the secret pattern of a round and hold it; what it is leaves the node in experiment mode only."""
+        """Draw the secret pattern of a round and hold it; its levels leave the node in experiment mode only."""
         if self._secret is None:
             raise InputError(f"{self._name} draws no patterns in this run")
         pattern = self._secret.pattern_for(body.round)
@@ -280,7 +280,7 @@ class BoardWork:
 
     def apply(self, body: m.Apply) -> m.Applied:
         if self._secret is not None:
-            raise InputError(f"{self._name} draws its own patterns in this run: none is taken from anybody")
+            raise InputError(f"{self._name} draws its own patterns in this run and accepts no other")
         levels = np.frombuffer(body.levels, dtype=np.uint8)
         if levels.size != body.shape[0] * body.shape[1]:
             raise InputError(f"{levels.size} levels for a surface of shape {body.shape}")

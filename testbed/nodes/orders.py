@@ -1,8 +1,8 @@
-"""What a coordinator may order a node to do: checked before anything acts on it.
+"""Checks a coordinator's orders to a node before anything acts on them.
 
-A coordinator schedules; it is not trusted with more than that. Sizes, ranges and names of an order were checked when it
-was decoded (`net.messages`); here is checked what depends on who the node is, what it was told before, and what its
-own lab table demands.
+A coordinator schedules, and is not trusted beyond that. Sizes, ranges and names of an order were checked when it was
+decoded (`net.messages`); the checks here depend on the node's role, on its earlier orders, and on the demands of its
+own lab table.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _NEED_A_PLAN = (m.Distil, m.Amplify, m.Attack, m.GuessKey)
 
 
 class BlockNumbers:
-    """Strictly rising within a run, also where the node is welcomed to it again: no block is begun twice.
+    """Block numbers, strictly rising within a run, also after a second welcome: no block is begun twice.
 
-    Remembers the runs of its process, `most` of them.
+    Remembers the `most` latest runs of its process.
     """
 
     def __init__(self, most: int = 256) -> None:
@@ -37,14 +37,14 @@ class BlockNumbers:
         self._most = most
 
     def known(self, run: str, block: int) -> None:
-        """Take note of a block that was begun in an earlier life of this node."""
+        """Take note of a block that an earlier process of this node began."""
         self._highest[run] = max(block, self._highest.get(run, -1))
         self._highest.move_to_end(run)
         while len(self._highest) > self._most:
             self._highest.popitem(last=False)
 
     def take(self, run: str, block: int) -> str | None:
-        """Begin a block; returns why it cannot be, in one line."""
+        """Begin a block; returns in one line why it cannot be begun, or None."""
         last = self._highest.get(run, -1)
         if block <= last:
             return f"block {block} was begun before: blocks of a run rise, accepted from {last + 1}"
@@ -53,14 +53,14 @@ class BlockNumbers:
 
 
 class Orders:
-    """One node's view of what it may be told."""
+    """The orders that one node accepts."""
 
     def __init__(self, role: str, floors: Floors, authenticated: bool = True) -> None:
         self.role, self.floors, self._authenticated = role, floors, authenticated
         self.blocks = BlockNumbers()
 
     def check(self, body: Any, run: str, configured: bool) -> None:
-        """Raise OrderRefused, one line, for an order that is not followed.
+        """Raise OrderRefused, one line, for an order that the node must not follow.
 
         `run` is the one that the node was welcomed to, '' before; `configured` says whether it accepted a plan for it.
         """
@@ -68,7 +68,7 @@ class Orders:
             raise OrderRefused(why)
 
     def refusal(self, body: Any, run: str, configured: bool) -> str | None:
-        """Return why an order is not followed, in one line; None where it is. See `check`."""
+        """Return in one line why an order must not be followed; None where it may. See `check`."""
         if not isinstance(body, (*_ANYBODY, *_BY_ROLE[self.role])):
             return f"{type(body).__name__} is no order for {self.role}"
         if not run and not isinstance(body, (m.Welcome, m.Refused, m.Pulse, m.Finish)):

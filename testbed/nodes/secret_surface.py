@@ -1,7 +1,7 @@
-"""A secret surface: its patterns are drawn at the node that holds the board and known to nobody else.
+"""A secret surface: its patterns are drawn at the node that holds the board and are known to no other node.
 
-The coordinator orders "the next one" and gets an opaque number, which names a state and tells nothing of it. Equal
-patterns have equal numbers: on a small surface patterns come back, and what comes back makes key once.
+The coordinator orders "the next one" and gets an opaque number, which names a state and says nothing about it. Equal
+patterns have equal numbers: on a small surface patterns recur, and a recurring pattern makes key bits only once.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from testbed.core.stages import SurfacePolicy
 from testbed.core.types import SurfacePattern
 
 UNKNOWN = "unknown"
-"""Name of what the board holds where it is none of the patterns drawn here."""
+"""Name of the board's state where it is none of the patterns drawn here."""
 
 
 class SecretSurface:
     """Draws the patterns of one run and names them.
 
-    seed: secret outside of rehearsals. life: tells names of one life of the node from those of another.
+    seed: secret outside of rehearsals. life: distinguishes the names given by one process of the node from another's.
     Raises InputError where the policy cannot serve the board.
 
     >>> surface = SecretSurface("random", {}, (2, 2), 1, seed=7)
@@ -37,7 +37,7 @@ class SecretSurface:
         """By digest."""
 
     def pattern_for(self, round: int) -> SurfacePattern:
-        """Return what the surface holds in this round; rounds ascend."""
+        """Return the surface's pattern in this round; rounds ascend."""
         pattern = self._policy.pattern_for(round)
         self._names.setdefault(pattern.digest, f"state-{self._life}-{len(self._names)}")
         return pattern

@@ -1,4 +1,4 @@
-"""The run that a node is part of, and what it was configured to do in it. Pure."""
+"""The run that a node is part of, and its configuration in that run. Pure."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from testbed.nodes.events import OrderRefused
 
 
 class Setup:
-    """What a node knows of the run, its key chain, and the enhancer's model where one was trained.
+    """A node's data of the run, its key chain, and the enhancer's model where one was trained.
 
-    `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed, which everybody
-    knows, must not foretell which bits are sacrificed or how the key is hashed.
+    `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed is known to
+    everybody, and must not determine which bits are sacrificed or how the key is hashed.
     """
 
     def __init__(self, secret_seed: int, floors: Floors | None = None) -> None:
@@ -30,31 +30,31 @@ class Setup:
         self.floors = floors if floors is not None else Floors(key_bits=1)
         self._secrets_drawn = 0
         self._decided: set[int] = set()
-        """Blocks of this run that ε was spent on, however often the node was configured."""
+        """Blocks of this run that have used their share of ε, however often the node was configured."""
         self._fixed: tuple[object, ...] | None = None
-        """What this run was first configured with and must not change."""
+        """The first configuration of this run, which must not change."""
         self.run = ""
         self.plan: m.Configure | None = None
         self.chain: KeyChain | None = None
         self.model: bytes | None = None
-        """What the training of this run gave."""
+        """The model that this run's training gave."""
 
     def join(self, run: str) -> None:
-        """Become part of a run; nothing of an earlier one is left, of the same one what was promised and spent."""
+        """Become part of a run: a new run clears everything, the same one keeps its fixed settings and its spent ε."""
         if run != self.run:
             self._decided, self._fixed = set(), None
         self.run = run
         self.plan = self.chain = self.model = None
 
     def configure(self, plan: m.Configure) -> None:
-        """Take what the coordinator configures; raises OrderRefused."""
+        """Take the coordinator's configuration; raises OrderRefused."""
         fixed = (plan.experiment_mode, plan.rehearsal, plan.blocks, plan.accounting, plan.chain)
         if self._fixed is not None and self._fixed != fixed:
             raise OrderRefused(
                 "the mode of a run, its chain, its accounting and its number of blocks cannot change within it"
             )
         if self.chain is not None:
-            self.plan = plan  # the same chain goes on
+            self.plan = plan  # the same chain is used further
             return
         self.plan = plan
         try:
@@ -66,7 +66,7 @@ class Setup:
             try:
                 self.chain.enhance.load(self.model)
             except ValueError as exc:
-                raise OrderRefused(f"the model kept of this run: {exc}") from exc
+                raise OrderRefused(f"the stored model of this run cannot be used: {exc}") from exc
 
     def has_spent(self, blocks: Iterable[int]) -> None:
         """Take note of blocks of this run that an earlier life of this node spent ε on."""
@@ -85,14 +85,14 @@ class Setup:
 
     @property
     def is_rehearsal(self) -> bool:
-        """Whether the run follows from its seed, so that its keys are nobody's secret."""
+        """Whether the run follows from its seed, so that its keys are not secret."""
         return self.plan is not None and self.plan.rehearsal
 
     @property
     def seed(self) -> int:
-        """What random choices come from: in a rehearsal the experiment's seed, else a secret that is never used again.
+        """Seed of all random choices: in a rehearsal the experiment's, else a secret that is used for one block only.
 
-        A block that is begun twice, or a second welcome, must not repeat what was chosen before.
+        A block that is begun twice, or a second welcome, must not repeat earlier choices.
         """
         assert self.plan is not None
         if self.plan.rehearsal:
@@ -101,7 +101,9 @@ class Setup:
         return seeds.secret(self.secret_seed, self.run, self._secrets_drawn)
 
     def reportable(self, report: KeyReport) -> KeyReport:
-        """Return what may be reported of a length: entropies follow from secret bits, so private nodes keep them."""
+        """Return the part of a key's report that may be sent: entropies follow from secret bits and stay in private
+        nodes.
+        """
         return report if self.is_experiment else report.public()
 
     def digest(self, key: Key) -> str:

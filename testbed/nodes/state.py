@@ -2,8 +2,8 @@
 
     greeting → ready → stopped
 
-While a node is ready it may be at a device operation, and beside it at a block: `key_maker` is Alice's or Bob's part in
-one, `eavesdropping` Eve's. `measured` holds the CSI that no block has used, `setup` what the node was configured to do.
+While a node is ready it may do a device operation and, at the same time, take part in a block: `key_maker` is Alice's
+or Bob's part in one, `eavesdropping` Eve's. `measured` holds the CSI that no block has used, `setup` the configuration.
 Each owns its state and its deadlines. The same log of events gives the same instructions, so a node's run can be
 replayed from its messages. docs/states.md draws the tables.
 """
@@ -46,7 +46,7 @@ TRANSITIONS: Mapping[str, Mapping[str, str]] = {
         "stopped": "the coordinator refuses the node, or the run ends",
     },
     "ready": {
-        "ready": "the coordinator welcomes the node anew: it was given up, or this is another run",
+        "ready": "the coordinator welcomes the node anew: the node was lost, or this is another run",
         "stopped": "the run ends",
     },
     "stopped": {},
@@ -62,15 +62,15 @@ OPERATIONS: Mapping[type, str] = {
     m.Probe: "probing",
     m.Step: "probing",
 }
-"""Order → what the device is at until it is done or has failed."""
+"""Order → the name of the device operation until it is done or has failed."""
 
 
 class NodeState:
     """The state of one node. `role` is alice, bob, eve or ris.
 
-    `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed, which everybody
-    knows, must not foretell which bits are sacrificed or how the key is hashed. `floors` is what the node demands of
-    every run; `authenticated` says whether its links are.
+    `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed is known to
+    everybody, and must not determine which bits are sacrificed or how the key is hashed. `floors` is what the node
+    demands of every run; `authenticated` says whether its links are.
     """
 
     def __init__(self, role: str, secret_seed: int, floors: Floors | None = None, authenticated: bool = True) -> None:
@@ -91,7 +91,7 @@ class NodeState:
 
     @property
     def name(self) -> str:
-        """What the node is at, for its heartbeats and reports of failures."""
+        """The node's present activity, for its heartbeats and its reports of failures."""
         if self._operation is not None:
             return self._operation
         if self._phases.now == "ready" and self.key_maker.is_busy:
@@ -102,7 +102,7 @@ class NodeState:
 
     @property
     def is_discussing(self) -> bool:
-        """Whether a discussion with the peer is under way, so that nothing said in it may be lost."""
+        """Whether a discussion with the peer is under way, so that no message of it may be lost."""
         return self.key_maker.is_busy
 
     @property
@@ -111,26 +111,26 @@ class NodeState:
 
     @property
     def is_rehearsal(self) -> bool:
-        """Whether the run follows from its seed, so that its keys are nobody's secret."""
+        """Whether the run follows from its seed, so that its keys are not secret."""
         return self.setup.is_rehearsal
 
     @property
     def seed(self) -> int:
-        """What this node's random choices come from."""
+        """Seed of this node's random choices."""
         return self.setup.seed
 
     def story(self, *, round: int | None = None, block: int | None = None) -> list[str]:
-        """Return a line for everything remembered of this round or block, oldest first; all where none is named."""
+        """Return a line for every entry on this round or block, oldest first; all entries where none is named."""
         return self._story.tell(round=round, block=block)
 
     def check(self) -> None:
-        """Raise InvariantError, naming every one, where an invariant of the machine does not hold. Between events."""
+        """Raise InvariantError that names each invariant of the machine that does not hold. Call it between events."""
         require(f"node of {self.role}", self.problems())
 
     # -- events
 
     def handle(self, event: Event) -> list[Instruction]:
-        """Take one event; return what to do, in order. Nothing follows once the node has stopped."""
+        """Take one event; return the instructions, in order. There are none once the node has stopped."""
         if self._phases.now == "stopped":
             return []
         match event:
@@ -183,7 +183,9 @@ class NodeState:
             return [Report(m.Failed(operation=operation, state=self.name, detail=str(exc)))]
 
     def _welcomed(self, body: m.Welcome) -> list[Instruction]:
-        """A new run, or the same one anew: nothing measured before may reach its keys, nothing said is forgotten."""
+        """A new run, or the same one again: no earlier measurement may enter its keys, and nothing published is
+        forgotten.
+        """
         self._phases.enter("ready")
         self._operation = None
         self.key_maker.clear(same_run=body.run == self.run)
@@ -233,7 +235,7 @@ class NodeState:
         if self._phases.now == "stopped" and self._operation is not None:
             yield f"the device is {self._operation} although the node has stopped"
         if self.key_maker.is_busy and self.eavesdropping.is_busy:
-            yield "the node makes a key and attacks it"
+            yield "the node makes a key and attacks the same block"
 
 
 _ON_ORDER: Mapping[type, Callable[[NodeState, Any], list[Instruction]]] = {
@@ -253,4 +255,4 @@ _ON_ORDER: Mapping[type, Callable[[NodeState, Any], list[Instruction]]] = {
     m.Attack: NodeState._attack,
     m.GuessKey: NodeState._attack,
 }
-"""Order of the coordinator → what the node does."""
+"""Order of the coordinator → the method that handles it."""

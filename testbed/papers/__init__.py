@@ -1,11 +1,11 @@
-"""The five papers, one folder each: its model, its solvers, its studies. What they share is in `kit`.
+"""The five papers, one folder each: its model, its solvers, its studies. `kit` holds what they share.
 
 A study reproduces a paper's figures: parameters, curves, claims. It is a file `study.py`, named after its folder, or
-`study_NAME.py`, or a module installed under the entry point `testbed.studies`; with `PAPER` (its letter, or what else
-it is about) and `run(study)`, which fills the `Study` it is given. With `study.quick` it takes under a minute and
-makes the same claims; run twice, it says the same. What it found goes to `results.json`, a PNG a figure beside it.
-Claims that do not hold are results like any other; what our own code has to satisfy whatever the paper says is marked
-`must_hold`.
+`study_NAME.py`, or a module installed under the entry point `testbed.studies`; it has `PAPER` (the paper's letter, or
+another subject) and `run(study)`, which fills the `Study` that it receives. With `study.quick` it takes under a minute
+and makes the same claims; two runs give the same results. They are written to `results.json`, with a PNG for each
+figure beside it. Claims that do not hold are results like any other; a claim that our own code must satisfy, whatever
+the paper says, is marked `must_hold`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(
 ) -> dict[str, Any]:
     """Run a study and write `results.json` and its figures into `out`; returns what results.json holds.
 
-    `scheduler`: address of a Dask scheduler that does the work instead of this machine. `say` is told how far it is.
+    `scheduler`: address of a Dask scheduler that does the work instead of this machine. `say` receives the progress.
     """
     from testbed.papers.kit import figures
 

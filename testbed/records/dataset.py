@@ -27,12 +27,12 @@ _LINK_FIELDS = {
 
 
 def open_run(folder: str | Path) -> xarray.Dataset:
-    """Return a run's records, of a closed, a live or a killed run.
+    """Return a run's records; the run may be closed, live or killed.
 
     Dimensions: link ("alice>bob": what bob measured of alice), round, rx and tx antenna, subcarrier; pattern, row and
     column where a surface took part. Coordinates: `t0_s` (s), the coordinator's time of each round; `subcarrier_hz`
     (Hz), offsets from the carrier; `tx` and `rx`, a link's nodes. Variables: `csi` (complex64), `snr_db`, `cfo_hz`,
-    `rssi_dbfs`, `time_s` and `surface` by link and round, NaN ('') where a link has nothing of a round; `kept` and
+    `rssi_dbfs`, `time_s` and `surface` by link and round, NaN ('') where a link has no record of a round; `kept` and
     `reason` by round; `levels` by pattern. Attributes: title, uid, time, state, and as JSON text experiment, lab,
     summary.
 
@@ -73,7 +73,7 @@ def _about(units: str, words: str) -> dict[str, str]:
 
 
 def _rounds(run: RecordedRun) -> Any:
-    """Return every round that the table or a link knows, ascending."""
+    """Return every round that is in the table or in a link, ascending."""
     parts = [run.rounds.rounds, *(record.rounds for record in run.links.values())]
     return np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
 

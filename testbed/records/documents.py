@@ -1,7 +1,7 @@
-"""What a run says about itself, as documents (bluesky's habit): one start, a descriptor a stream, events, one stop.
+"""A run's documents (a form taken from bluesky): one start, a descriptor for each stream, events, one stop.
 
-Bulk arrays stay outside (`rounds.h5`); descriptors name every field of them with dtype, shape, units and source.
-Documents stand in `run.json` once the run is closed and in the journal while it is live.
+Bulk arrays are kept outside (`rounds.h5`); descriptors name every field of them with dtype, shape, units and source.
+Documents are in `run.json` once the run is closed, and in the journal while it is live.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from testbed import __commit__
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
 
 ExitStatus = Literal["ok", "failed", "aborted", "killed"]
-"""ok: ran to its end; failed: an error ended it; aborted: a person did; killed: its process died without closing."""
+"""ok: ran to its end; failed: an error ended it; aborted: a person did; killed: its process died before closing it."""
 
 _PACKAGES = (
     "ris-skg-testbed",
@@ -52,7 +52,7 @@ class Start(Struct, frozen=True, kw_only=True):
     radios: dict[str, dict[str, Any]] = field(default_factory=dict)
     """node → settings its radio accepted."""
     drivers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """node → what its driver says it is: driver, model, serial number, firmware …"""
+    """node → what its driver reports of itself: driver, model, serial number, firmware …"""
     seeds: dict[str, int] = field(default_factory=dict)
     subcarrier_hz: list[float] | None = None
     """(subcarrier,) offsets from the carrier, the frequency axis of all CSI; None where CSI has no known axis."""
@@ -65,7 +65,7 @@ class Start(Struct, frozen=True, kw_only=True):
     schema: Literal[1] = 1
 
     def role(self, node: str) -> str:
-        """Return the role a node plays by the lab file; the name itself where the lab does not know it."""
+        """Return a node's role in the lab file; the name itself where the lab file does not have it."""
         place = self.lab.get("node", {}).get(node, {})
         return str(place.get("role", node))
 
@@ -76,7 +76,7 @@ class Start(Struct, frozen=True, kw_only=True):
 
     @property
     def rehearsal(self) -> bool:
-        """Whether the run follows from its seed, so that its keys are nobody's secret (`core.config.is_rehearsal`)."""
+        """Whether the run follows from its seed, so that its keys are not secret (`core.config.is_rehearsal`)."""
         return self.lab.get("world") is not None and not self.private
 
 
@@ -85,17 +85,17 @@ class Field(Struct, frozen=True, kw_only=True):
 
     dtype: str
     shape: list[int | str]
-    """Of one row; [] for a scalar. A name stands for an axis whose length varies from row to row."""
+    """Shape of one row; [] for a scalar. A name stands for an axis whose length varies from row to row."""
     units: str
-    """'' for a number without one."""
+    """'' for a number without a unit."""
     source: str
-    """Who measured or decided it."""
+    """The component that measured or decided the value."""
     external: str | None = None
     """`file:/dataset` that holds the values of all rows."""
 
 
 class Descriptor(Struct, frozen=True, kw_only=True):
-    """What the rows of one stream hold."""
+    """The fields of the rows of one stream."""
 
     stream: str
     time: str
@@ -112,7 +112,7 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 class Block(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the nodes told about one distilled block; `agree` and `key` by node."""
+    """What the nodes reported of one distilled block; `agree` and `key` by node."""
 
     block: int
     rounds: list[int] = field(default_factory=list)
@@ -122,7 +122,7 @@ class Block(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     key: dict[str, KeyReport] = field(default_factory=dict)
 
     def merged(self, later: Block) -> Block:
-        """Return this block completed (or corrected) by what was told later."""
+        """Return this block, completed or corrected by a later report."""
         return Block(
             block=self.block,
             rounds=later.rounds or self.rounds,
@@ -155,7 +155,7 @@ def start(
     seeds: dict[str, int] | None = None,
     subcarrier_hz: Sequence[float] | np.ndarray | None = None,
 ) -> Start:
-    """Make a start document: identity, time, versions and commit are found here, the rest is told."""
+    """Make a start document: identity, time, versions and commit are found here, the rest is given."""
     git_hash, git_modified = _git()
     return Start(
         uid=str(uuid.uuid4()),
@@ -173,7 +173,7 @@ def start(
 
 
 def stop(exit_status: ExitStatus, reason: str | None = None) -> Stop:
-    """Make a stop document of this moment."""
+    """Make a stop document with the present time."""
     return Stop(time=now(), exit_status=exit_status, reason=reason)
 
 
@@ -203,7 +203,7 @@ def _versions() -> dict[str, str]:
 def _git(file: Path = Path(__file__)) -> tuple[str | None, bool | None]:
     """Return commit and modified flag of the checkout that tracks `file`; else the commit the package was built from.
 
-    A package installed inside somebody else's checkout must not borrow that one's hash, hence "tracks".
+    A package installed inside another project's checkout must not take that project's hash, hence "tracks".
     """
 
     def ask(*args: str) -> str | None:

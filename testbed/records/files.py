@@ -1,4 +1,4 @@
-"""Names in a run's folder, and writing there so that a file is whole or absent."""
+"""File names of a run's folder, and writing there such that a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ SUMMARY = "summary.json"
 REPORT = "report.html"
 
 _NOT_HASHED = (RUN, REPORT, LOCK)
-"""run.json cannot hold its own hash; the report may be made again at any time."""
+"""run.json cannot hold its own hash; the report can be made again at any time."""
 
 
 MAX_JSON = 1 << 28
-"""Of run.json and summary.json: a million events."""
+"""Largest size of run.json and of summary.json: a million events."""
 MAX_BYTES = 1 << 36
-"""Of rounds.h5 and the journal."""
+"""Largest size of rounds.h5 and of the journal."""
 
 
 def private_folder(folder: Path) -> None:
-    """Make a folder that its owner alone can look into, where it is missing; its parents as usual."""
+    """Make a folder that only its owner can read, where it is missing; its parents get the usual mode."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(exist_ok=True, mode=0o700)
 
 
 def make_private(path: Path) -> None:
-    """Make an empty file that its owner alone can read: raw bits and CSI come into it."""
+    """Make an empty file that only its owner can read, for raw bits and CSI."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
     path.chmod(0o600)
 
@@ -59,11 +59,11 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 RESERVE_BYTES = 32 << 20
-"""What a run's folder needs beside its records: the report, the database's own room, the file system's."""
+"""Bytes that a run's folder needs beside its records: the report, SQLite's files, the file system's own data."""
 
 
 def free_bytes(folder: Path) -> int:
-    """Return how much may be written under `folder`, or under its nearest parent that exists."""
+    """Return how many bytes may be written under `folder`, or under its nearest parent that exists."""
     while not folder.exists():
         folder = folder.parent
     found = os.statvfs(folder)
@@ -71,35 +71,35 @@ def free_bytes(folder: Path) -> int:
 
 
 def needed_to_close(folder: Path) -> int:
-    """Return how many bytes it may take to make the lasting files of a run from its journal."""
+    """Return the most bytes that the lasting files of a run take when they are made from its journal."""
     sizes = ((folder / (JOURNAL + end)) for end in ("", "-wal"))
     return RESERVE_BYTES + sum(path.stat().st_size for path in sizes if path.exists()) // 2
 
 
 def disk_full(folder: Path) -> TestbedError:
-    """Return what to say where a run cannot be written on: one line, with what to do."""
+    """Return the error for a run that can no longer be written: one line, with the remedy."""
     missing_mb = max(1, (needed_to_close(folder) - free_bytes(folder)) >> 20)
     return TestbedError(f"{folder}: disk full: free {missing_mb} MB, then `testbed report {folder}`")
 
 
 @contextmanager
 def on_disk(folder: Path) -> Iterator[None]:
-    """Turn whatever a full disk raises inside, in whichever library, into `disk_full`."""
+    """Turn the error of a full disk, raised in the block by any library, into `disk_full`."""
     try:
         yield
     except (OSError, sqlite3.OperationalError) as exc:
         words = str(exc).lower()
         full = getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in words
-        if not full and "no space left" not in words:  # as HDF5 says it
+        if not full and "no space left" not in words:  # the words of HDF5
             raise
         raise disk_full(folder) from exc
 
 
 class Lock:
-    """Says that a process is writing a run. The kernel releases it when the process dies, however it dies."""
+    """Marks a run as being written. The kernel releases the lock when the process dies, however it dies."""
 
     def __init__(self, folder: Path) -> None:
-        """Take the lock; raises InputError naming the folder where somebody else holds it."""
+        """Take the lock; raises InputError naming the folder where another process holds it."""
         self._path = folder / LOCK
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -109,7 +109,7 @@ class Lock:
             raise InputError(f"{folder}: another process is writing this run; wait for it to end") from None
 
     def release(self, remove: bool) -> None:
-        """Let go; `remove` the file where nothing is left to guard."""
+        """Release the lock; `remove` its file where it is no longer needed."""
         if remove:
             self._path.unlink(missing_ok=True)
         os.close(self._fd)

@@ -1,4 +1,4 @@
-"""The crash-safe journal of a live run: SQLite in WAL mode, readable whenever and however its writer dies.
+"""The crash-safe journal of a live run: SQLite in WAL mode, readable at any time, also after its writer has died.
 
 HDF5 files that are open for writing do not survive a kill, hence this detour; `writer` compacts the journal when the
 run closes. A committed row survives the death of the process; a power cut may cost the last commits but never the file.
@@ -55,7 +55,7 @@ class Journal:
     def __init__(self, folder: Path, *, fresh: bool = True, batch_rows: int = 50, batch_s: float = 0.5) -> None:
         """Create the journal of a folder; not `fresh`: append to the one that a dead process left."""
         self._folder = folder
-        if fresh:  # its log gets the same mode
+        if fresh:  # SQLite's log gets the same mode
             files.make_private(folder / files.JOURNAL)
         self._db = sqlite3.connect(folder / files.JOURNAL, isolation_level=None)
         self._db.execute("PRAGMA synchronous = NORMAL")
@@ -73,7 +73,8 @@ class Journal:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Commit all that is appended inside, and what waited before, in one transaction at the end.
+        """Commit everything appended in the block, and all that was not committed before, in one transaction at its
+        end.
 
         For a train of rounds: it costs one commit, and after a kill the journal holds the whole train or nothing of it.
         Nested blocks end with the outermost.
@@ -111,7 +112,7 @@ class Journal:
         self._add(_BITS, (block, node, kind, values.tobytes()))
 
     def document(self, kind: str, document: Any, lasting: bool = False) -> None:
-        """Append a document; committed at once, since these are few and tell what went wrong.
+        """Append a document; committed at once, because documents are few and report what went wrong.
 
         `lasting`: it is on the disk when this returns, with all that was appended before, and survives a power cut.
         """
@@ -146,7 +147,7 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Commit and close; the file stays, and is closed where the last rows find no room on the disk."""
+        """Commit and close; the file stays. It is closed also where the last rows do not fit on the disk."""
         try:
             self.flush()
         finally:
@@ -154,13 +155,13 @@ class Journal:
 
 
 def remove(folder: Path) -> None:
-    """Delete a journal that is no longer needed; the database first, since its log alone is never taken for a run."""
+    """Delete a journal that is no longer needed; the database first, because its log alone is not read as a run."""
     for suffix in ("", "-wal", "-shm"):
         (folder / (files.JOURNAL + suffix)).unlink(missing_ok=True)
 
 
 class JournalReader:
-    """Reads the journal of a live or dead run, as it stood when the reader was made. A context manager."""
+    """Reads the journal of a live or dead run, as it was when the reader was made. A context manager."""
 
     def __init__(self, folder: Path) -> None:
         """Open; raises InputError naming the file where it is missing or not a journal."""
@@ -189,7 +190,7 @@ class JournalReader:
         try:
             yield from self._db.execute(query, values)
         except sqlite3.ProgrammingError:
-            return  # given up half way, by who closed it
+            return  # the caller closed the reader before the last row
         except sqlite3.Error as exc:
             raise InputError(f"{self.path}: damaged: {printable(str(exc))}") from exc
 
@@ -243,7 +244,7 @@ class JournalReader:
         )
 
     def rounds(self) -> RoundTable:
-        # a round that was told twice counts as it was told last
+        # of a round that was recorded twice, the later row counts
         query = (
             "SELECT round,kept,reason,surface,t0_s FROM rounds WHERE id IN (SELECT max(id) FROM rounds GROUP BY round)"
         )
@@ -268,7 +269,7 @@ class JournalReader:
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """Rows that a journal has grown by."""
+    """The rows that were added to a journal since the last read."""
 
     probes: list[tuple[Any, ...]]
     """(round, link, snr_db, cfo_hz, surface, n_rx, n_tx, n_subcarrier, csi as bytes or None)."""
@@ -281,8 +282,8 @@ class Grown:
 class JournalTail:
     """Follows a live journal: each call returns what was committed since the one before.
 
-    Every call opens the file, reads, and closes it: between calls nothing is held, so that a writer that wants to
-    clear its log, or to remove the journal, finds nobody in its way.
+    Every call opens the file, reads, and closes it. Nothing is held between calls, so that the writer can clear its
+    log, or remove the journal.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -290,7 +291,7 @@ class JournalTail:
         self._last = {"probes": 0, "rounds": 0, "documents": 0}
 
     def read(self, most: int = 20_000) -> Grown | None:
-        """Return the rows that are new, at most so many of each table; None where there is no journal to read."""
+        """Return the new rows, at most `most` of each table; None where there is no journal to read."""
         try:
             with JournalReader(self._folder) as journal:
                 return Grown(
@@ -300,11 +301,11 @@ class JournalTail:
                     rounds=self._new(journal, "rounds", "round,kept,reason,surface,t0_s", most),
                     documents=self._new(journal, "documents", "kind,body", most),
                 )
-        except InputError:  # not there yet, or removed in this moment: the run has closed
+        except InputError:  # not there yet, or removed just now because the run has closed
             return None
 
     def pattern(self, digest: str) -> SurfacePattern | None:
-        """Return one surface pattern; None where the journal has not got it."""
+        """Return one surface pattern; None where the journal does not have it."""
         query = "SELECT n_rows, n_columns, phase_bits, levels FROM patterns WHERE digest = ?"
         try:
             with JournalReader(self._folder) as journal:

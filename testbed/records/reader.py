@@ -45,19 +45,19 @@ class Told:
     summary: dict[str, Any] | None
 
     def documents(self) -> dict[str, Any]:
-        """Return what goes into run.json."""
+        """Return the content of run.json."""
         return {k: getattr(self, k) for k in ("start", "stop", "descriptors", "events", "blocks")}
 
 
 def load(folder: Path) -> RecordedRun:
-    """Return everything a run's folder tells.
+    """Return everything that a run's folder holds.
 
-    While the journal is there, it is what counts. Raises InputError naming the file that is missing, damaged or
+    As long as the journal exists, it is read. Raises InputError naming the file that is missing, damaged or
     different from what `run.json` says it should be.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    with sound.damaged(folder, "cannot be read"):  # HDF5, SQLite and numpy have kinds of their own
+    with sound.damaged(folder, "cannot be read"):  # HDF5, SQLite and numpy raise errors of their own kinds
         return sound.check(_load_journal(folder) if (folder / files.JOURNAL).exists() else _load_closed(folder))
 
 
@@ -107,7 +107,7 @@ def _joined(chunks: list[LinkRecord]) -> LinkRecord:
 
 
 def verified(folder: Path) -> RunFile:
-    """Return a closed run's documents after checking that the files they speak of are the ones they speak of."""
+    """Return a closed run's documents after checking the hashes of the files that they name."""
     run = _json(folder / files.RUN, RunFile)
     for name in (files.ROUNDS, files.SUMMARY):
         if name in run.files or name == files.ROUNDS:

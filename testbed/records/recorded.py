@@ -1,4 +1,4 @@
-"""A recorded run in memory, whichever file it came from."""
+"""A recorded run in memory, from whichever file it was read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LinkRecord:
     cfo_hz: F64
     """(probe,) transmitter's carrier minus receiver's."""
     rssi_dbfs: F64
-    """(probe,)."""
+    """(probe,) received level relative to full scale, dB."""
     surface: Names
     """(probe,) digest of the acknowledged surface pattern, '' where there is none."""
     csi: C64 | None
@@ -37,12 +37,12 @@ class LinkRecord:
 
 @dataclass(frozen=True, slots=True)
 class RoundTable:
-    """What became of every round, rounds ascending."""
+    """The outcome of every round, rounds ascending."""
 
     rounds: I64
-    """(round,)."""
+    """(round,) numbers."""
     kept: NDArray[np.bool_]
-    """(round,)."""
+    """(round,) whether it was kept."""
     reason: Names
     """(round,) why it was rejected, '' where it was kept."""
     surface: Names
@@ -57,7 +57,7 @@ BitsKey = tuple[int, str, str]
 
 @dataclass(frozen=True, slots=True)
 class RecordedRun:
-    """Everything a run's folder tells."""
+    """The contents of a run's folder."""
 
     folder: Path
     state: Literal["closed", "live", "killed"]
@@ -73,7 +73,7 @@ class RecordedRun:
     """digest → pattern, in the order of first use."""
     bits: dict[BitsKey, U8]
     blocks: list[Block]
-    """Ascending."""
+    """By ascending number."""
     summary: dict[str, Any] | None
     files: dict[str, str] = field(default_factory=dict)
     """name → sha512, of a closed run."""
@@ -85,7 +85,7 @@ class RecordedRun:
         return None if axis is None else np.asarray(axis, dtype=np.float64)
 
     def series(self, link: str) -> CsiSeries | None:
-        """Return a link's CSI as the key chain takes it; None where the link or its CSI was not recorded."""
+        """Return a link's CSI in the form that the key chain takes; None where the link or its CSI was not recorded."""
         record, axis = self.links.get(link), self.subcarrier_hz
         if record is None or record.csi is None or axis is None:
             return None

@@ -1,6 +1,6 @@
-"""`rounds.h5`: a row a round and link. Written once, from the journal; units and axes stand as attributes.
+"""`rounds.h5`: a row a round and link. Written once, from the journal; units and axes are attributes.
 
-Axes are dimension scales of HDF5 as well, so that xarray and netCDF4 open a group with its dimensions by name:
+Axes are also HDF5 dimension scales, so that xarray and netCDF4 open a group with its dimensions by name:
 `xarray.open_dataset("rounds.h5", group="links/alice>bob", engine="h5netcdf")`; `testbed.open` puts all links together.
 
 /links/tx>rx/   csi (round, rx, tx, subcarrier) complex64, round, time_s, snr_db, cfo_hz, rssi_dbfs, surface
@@ -79,7 +79,7 @@ def round_fields() -> dict[str, Field]:
 
 
 def write(path: Path, journal: JournalReader, start: Start) -> None:
-    """Write everything the journal holds to `path`."""
+    """Write all contents of the journal to `path`."""
     import h5py
 
     with h5py.File(path, "w") as f:
@@ -108,7 +108,7 @@ def write(path: Path, journal: JournalReader, start: Start) -> None:
         for (block, node, kind), values in journal.bits().items():
             data = group.create_dataset(f"{block}/{node}/{kind}", data=values)
             data.attrs.update({"units": "", "axes": ["bit"]})
-            data.make_scale(kind)  # strings differ in length: each is its own dimension
+            data.make_scale(kind)  # strings differ in length, so each is a dimension of its own
 
 
 def _write_link(group: Any, link: str, n: int, records: Iterable[LinkRecord], scales: _Scales) -> None:
@@ -126,12 +126,12 @@ def _write_link(group: Any, link: str, n: int, records: Iterable[LinkRecord], sc
     _scale_rounds(group)
     if "csi" in group:
         scales.attach(group["csi"], ["", "", "", "subcarrier"])
-        # these are the link's own: nodes differ in antennas
+        # these axes belong to the link, because nodes differ in their number of antennas
         _Scales(group).attach(group["csi"], ["", "rx_antenna", "tx_antenna"])
 
 
 def _scale_rounds(group: Any) -> None:
-    """Make `round` the scale of the first axis of everything else in a group."""
+    """Make `round` the scale of the first axis of all other data sets in a group."""
     if "round" not in group:
         return
     group["round"].make_scale("round")
@@ -141,14 +141,14 @@ def _scale_rounds(group: Any) -> None:
 
 
 class _Scales:
-    """The scales in one group, one a name and length, made when first asked for."""
+    """The scales in one group, one for each name and length, made when they are first needed."""
 
     def __init__(self, group: Any) -> None:
         self._group = group
         self._made: dict[tuple[str, int], Any] = {}
 
     def attach(self, data: Any, names: Sequence[str]) -> None:
-        """Name the axes of a dataset; '' leaves one alone."""
+        """Name the axes of a dataset; an axis with the name '' is left without a scale."""
         for axis, name in enumerate(names):
             if name:
                 data.dims[axis].attach_scale(self._scale(name, data.shape[axis]))
@@ -188,7 +188,7 @@ def check(path: Path, journal: JournalReader) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """What `read` finds in a file."""
+    """The contents that `read` finds in a file."""
 
     links: dict[str, LinkRecord]
     rounds: RoundTable
@@ -228,13 +228,13 @@ def read(path: Path) -> Rounds:
         raise InputError(f"{path}: no such file") from None
     except InputError:
         raise
-    except Exception as exc:  # h5py has a dozen kinds for what is damaged
+    except Exception as exc:  # h5py raises a dozen kinds of errors for damaged files
         what = printable(str(exc) or type(exc).__name__)
         raise InputError(f"{path}: not the rounds of a run, or damaged: {what}") from exc
 
 
 def _check_sizes(f: Any, most: int) -> None:
-    """Raise ValueError where a data set claims more than its file can hold: nothing here is compressed or made up."""
+    """Raise ValueError where a data set claims more bytes than its file can hold: nothing here is compressed."""
 
     import h5py
 

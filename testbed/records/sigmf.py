@@ -57,7 +57,7 @@ class _Mark(Struct):
 
 
 class _Meta(Struct):
-    """What is read of a .sigmf-meta file; there may be more in it."""
+    """The fields of a .sigmf-meta file that are read; there may be others."""
 
     head: _Head = field(name="global")
     captures: Annotated[list[_Capture], Meta(min_length=1)]
@@ -79,7 +79,7 @@ def write(
     """Write a block as `path_stem` + '.sigmf-data' and '.sigmf-meta'; returns (data, meta) paths.
 
     Samples (antenna, sample) are interleaved by antenna (`core:num_channels`), full scale = 1. SigMF's datetime is UTC,
-    which a device clock is not, so the time of the first sample stands in the optional extension `ris_skg`.
+    which a device clock is not, so the time of the first sample is in the optional extension `ris_skg`.
     Raises ValueError for an annotation outside the block; the folder is made where it is missing.
     """
     n_antennas, n_samples = block.samples.shape

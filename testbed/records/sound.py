@@ -1,6 +1,6 @@
-"""Whether what a run's folder tells hangs together: anybody may have written it, and a page is made of it.
+"""Checks that a run's records are consistent: anybody may have written the folder, and a page is made from it.
 
-The formats were read by then (`reader`); here are names, shapes, lengths and values that everybody else counts on.
+`reader` has checked the formats before; here names, shapes, lengths and values are checked that all others rely on.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def check(run: RecordedRun) -> RecordedRun:
 
 @contextmanager
 def damaged(folder: Path, what: str) -> Iterator[None]:
-    """Turn whatever is raised while a run's records are used into one line that names the run: InputError.
+    """Turn any error while a run's records are used into one line that names the run: InputError.
 
-    Records that hang together may still say what no run of ours says; `what` tells what could not be done with them.
+    Consistent records may still hold values that no run of ours has; `what` says what could not be done with them.
     """
     try:
         yield
@@ -88,7 +88,9 @@ def _link(name: str, link: LinkRecord, run: RecordedRun) -> None:
     _want(link.csi.dtype == np.complex64 and link.csi.ndim == 4, f"link {name}: CSI {link.csi.dtype} {link.csi.shape}")
     fits = link.csi.shape[0] == n and min(link.csi.shape[1:], default=0) > 0
     _want(fits, f"link {name}: CSI of shape {link.csi.shape} for {n} rounds")
-    _want(axis is None or link.csi.shape[3] == len(axis), f"link {name}: {link.csi.shape[3]} subcarriers, not as said")
+    _want(
+        axis is None or link.csi.shape[3] == len(axis), f"link {name}: {link.csi.shape[3]} subcarriers, unlike the axis"
+    )
 
 
 def _rounds(run: RecordedRun) -> None:

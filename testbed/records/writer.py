@@ -1,4 +1,4 @@
-"""Writes a run as it goes: into the journal while it lives, into the folder's lasting files when it closes."""
+"""Writes a run while it goes on: into the journal first, into the folder's lasting files when the run closes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from testbed.records.documents import Block, Descriptor, Event, Start, Stop
 from testbed.records.recorded import RecordedRun
 
 Summariser = Callable[[RecordedRun], dict[str, Any]]
-"""Makes summary.json of what was recorded, where the run ended too early to be given one."""
+"""Makes summary.json from the records, for a run that ended before it was given one."""
 
 BIT_KINDS = ("raw", "reconciled", "guess", "guess_reconciled")
-"""raw: before sacrifice; guess: Eve's of the raw bits. The final key is not among them and never will be."""
+"""raw: before the sacrifice; guess: Eve's guess of the raw bits. The final key is never recorded."""
 
 
 class RunWriter:
-    """Records one run from one thread. A context manager: however its body ends, the records are closed.
+    """Records one run from one thread. A context manager: the records are closed however its block ends.
 
     Rows are committed in batches (`journal.Journal`); `flush` commits at once. Everything committed survives SIGKILL
     and is read by `reader.load` and turned into lasting files by `recover`.
@@ -63,7 +63,7 @@ class RunWriter:
         self._describe("rounds", rounds.round_fields())
 
     def set_up(self, radios: dict[str, dict[str, Any]], drivers: dict[str, dict[str, Any]]) -> None:
-        """Complete the start document by what the nodes said: settings their radios accepted, what drives them."""
+        """Complete the start document with the nodes' reports: settings that their radios accepted, and drivers."""
         self.start = msgspec.structs.replace(self.start, radios=radios, drivers=drivers)
         self._journal.document("start", self.start)
 
@@ -79,7 +79,7 @@ class RunWriter:
         surface: str | None = None,
         csi: C64 | None = None,
     ) -> None:
-        """Append one probe as the receiver `node` of `link` ('tx>rx') saw it.
+        """Append one probe as the receiver `node` of `link` ('tx>rx') measured it.
 
         `snr_db` is the mean over subcarriers; `csi` (rx antenna, tx antenna, subcarrier) complex64 is None in private
         mode. Raises ValueError for a CSI of another shape than this link's first one or the start's frequency axis.
@@ -96,7 +96,7 @@ class RunWriter:
         self._journal.probe((round, node, link, time_s, snr_db, cfo_hz, rssi_dbfs, surface or "", *estimate))
 
     def _first(self, node: str, link: str, csi: C64 | None) -> None:
-        """Check what is new about a link, and describe it."""
+        """Check a link's first probe, and describe the link."""
         ends = link_ends(link)
         if ends is None or ends[1] != node:
             raise ValueError(f"link {link!r} measured at {node!r}: accepted 'transmitter>{node}'")
@@ -115,7 +115,7 @@ class RunWriter:
         self._describe(f"links/{link}", rounds.link_fields(link, self._shapes[link]))
 
     def round(self, round: int, kept: bool, reason: str | None, surface: str | None, t0_s: float) -> None:
-        """Append what became of a round that began at the coordinator's `t0_s`: kept, or rejected with a reason."""
+        """Append the outcome of a round that began at the coordinator's `t0_s`: kept, or rejected with a reason."""
         if kept == bool(reason):
             raise ValueError(
                 f"round {round}: kept = {kept} with reason {reason!r}; a rejected round has one, a kept one none"
@@ -123,7 +123,7 @@ class RunWriter:
         self._journal.round((round, bool(kept), reason or "", surface or "", t0_s))
 
     def pattern(self, digest: str, levels: U8, phase_bits: int) -> None:
-        """Record a surface pattern, levels (row, column), under its digest; told again, it is not stored again."""
+        """Record a surface pattern, levels (row, column), under its digest; each digest is stored once."""
         self._journal.pattern(digest, SurfacePattern(levels, phase_bits))
 
     def bits(self, block: int, node: str, kind: str, values: U8) -> None:
@@ -138,13 +138,13 @@ class RunWriter:
         self._journal.bits(block, node, kind, values)
 
     def block(self, block: Block | dict[str, Any]) -> None:
-        """Record what nodes told of a block (`documents.Block`, or the same as a dict); parts told apart are merged."""
+        """Record the nodes' reports of a block (`documents.Block`, or an equal dict); separate parts are merged."""
         self._journal.document("block", msgspec.convert(block, Block, from_attributes=True))
 
     def event(self, kind: str, data: dict[str, Any], lasting: bool = False) -> None:
-        """Record that something happened (node_joined, node_lost, error, health …); committed at once.
+        """Record an event (node_joined, node_lost, error, health …); committed at once.
 
-        `lasting`: it survives a power cut, too, with all that was told before.
+        `lasting`: it survives a power cut, too, with all that was recorded before.
         """
         self._journal.document("event", Event(seq=self._events, time=documents.now(), kind=kind, data=data), lasting)
         self._events += 1
@@ -160,7 +160,7 @@ class RunWriter:
         return self._journal.together()
 
     def flush(self) -> None:
-        """Commit everything told so far."""
+        """Commit everything recorded so far."""
         self._journal.flush()
 
     def close(self, stop: Stop, summary: dict[str, Any] | None) -> None:
@@ -172,7 +172,7 @@ class RunWriter:
             raise ValueError(f"{self.folder}: this run is already closed")
         self._closed = True
         try:
-            # first into the journal, so that a kill during the compaction does not lose how the run ended
+            # first into the journal, so that a kill during the compaction does not lose the end of the run
             if summary is not None:
                 self._journal.document("summary", summary)
             self._journal.document("stop", stop)
@@ -200,10 +200,10 @@ class RunWriter:
             summary = None if self._summarise is None else self._summarise(reader.load(self.folder))
             self.close(stop, summary)
         except Exception as trouble:
-            # the body's error is the one to show; the journal keeps what was recorded
+            # the block's own error is shown; the journal keeps what was recorded
             if not self._closed:
                 self._closed = True
-                with contextlib.suppress(TestbedError):  # of a full disk, which is what is told already
+                with contextlib.suppress(TestbedError):  # a full disk, which is reported already
                     self._journal.close()
                 self._lock.release(remove=False)
             if exc is None:
@@ -215,10 +215,10 @@ class RunWriter:
 
 
 def recover(folder: Path, summarise: Summariser | None = None) -> RecordedRun:
-    """Turn a killed run's journal into the lasting files and return the run; one that is closed is returned as it is.
+    """Turn a killed run's journal into the lasting files and return the run; a closed run is returned unchanged.
 
-    Stop status is 'killed', unless the run had already said how it ended. summary.json is what the run said or, where
-    it had not come to that, what `summarise` makes of the records; without either there is none.
+    The stop status is 'killed', unless the run had recorded its end before. summary.json is the run's own or, where it
+    has none, made by `summarise` from the records; without either there is none.
     Raises InputError where the folder holds no run, is damaged, or is still being written by another process.
     """
     if not (folder / files.JOURNAL).exists():
@@ -237,7 +237,7 @@ def recover(folder: Path, summarise: Summariser | None = None) -> RecordedRun:
 def _recover(folder: Path, summarise: Summariser | None) -> None:
     run = reader.load(folder)
     if run.stop is None or (run.summary is None and summarise is not None):
-        # the dead process's journal is complete to its last commit: from here on it is ours to append to
+        # the dead process's journal is complete to its last commit, and from now on this process appends to it
         ours = journal.Journal(folder, fresh=False)
         try:
             if run.summary is None and summarise is not None:
@@ -256,7 +256,7 @@ def _last_word(run: RecordedRun) -> str:
 
 
 def _compact(folder: Path) -> None:
-    """Write rounds.h5, summary.json and run.json from the journal, whole and on the disk; then drop the journal."""
+    """Write rounds.h5, summary.json and run.json from the journal, complete and synced; then remove the journal."""
     with files.on_disk(folder):
         _write_lasting(folder)
     reader.verified(folder)

@@ -1,4 +1,4 @@
-"""The key chain over channels that somebody measured. The package can be called: `testbed.replay(SOURCE, …)`."""
+"""The key chain over measured channels. The package can be called: `testbed.replay(SOURCE, …)`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class _Callable(ModuleType):
-    """The function that a notebook looks for under `testbed.replay` has the name of the package it lives in."""
+    """Makes the package callable, because users expect the function `testbed.replay` and the package has that name."""
 
     def __call__(
         self,
@@ -20,14 +20,14 @@ class _Callable(ModuleType):
         cut: str | None = None,
         seed: int | None = None,
     ) -> dict[str, Any]:
-        """Run the key chain over a recorded run, a measured data set or anybody's arrays; return its summary.
+        """Run the key chain over a recorded run, a measured data set or arrays of your own; return its summary.
 
         `map` and `chain` are the files of `testbed replay --map --chain` (docs/datasets.md); `cut` restricts to one
         set of links; `seed` replaces the one of the chain's file or the source.
 
         Example: `testbed.replay("measured.npz", map="map.toml")["csi_correlation_ab"]`
 
-        Raises InputError in one line for anything that cannot be used.
+        Raises InputError, in one line, for a source, map or chain that cannot be used.
         """
         from testbed import config
         from testbed.replay.replay import replay

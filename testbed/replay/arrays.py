@@ -1,7 +1,7 @@
 """Reads named arrays out of other people's files: CSV, NPZ and NPY, HDF5, MAT.
 
-Sizes are read before the numbers, so that a file of a few kilobytes cannot ask for all the memory there is. Nothing in
-a file is run: pickled objects are refused. Every failure is an InputError of one line.
+Sizes are read before the numbers, so that a file of a few kilobytes cannot demand all memory. Nothing in a file is
+executed: pickled objects are refused. Every failure is an InputError of one line.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from testbed.core.errors import InputError
 
 MAX_BYTES = 1 << 31
-"""Of one array in memory, and of one CSV file: 2 GiB."""
+"""Most bytes of one array in memory, and of one CSV file: 2 GiB."""
 SHOWN = 12
-"""Names of arrays shown in a message."""
+"""Most names of arrays shown in a message."""
 Array = NDArray[Any]
 
 
@@ -37,7 +37,7 @@ class ArrayFile:
     def get(self, name: str, where: str = "") -> Array:
         """Return an array; in a CSV file `*` and `?` in the name stand for several columns, side by side, in order.
 
-        Raises InputError where it is not there, which begins with `where`: the place of a map that asks for it.
+        Raises InputError where it is not there; the message begins with `where`, the place in the map that names it.
         """
         found = natural(fnmatch.filter(self.names, name)) if self._glob and name not in self.names else [name]
         if not found or found[0] not in self.names:
@@ -47,7 +47,7 @@ class ArrayFile:
         return np.stack([self._read(column) for column in found], axis=1)
 
     def told(self) -> str:
-        """Return the arrays in words."""
+        """Return the names, shapes and types of the arrays as text."""
         told = [f"{name} {what}".rstrip() for name, what in self.names.items()]
         return ", ".join(told[:SHOWN]) + (f" and {len(told) - SHOWN} more" if len(told) > SHOWN else "") or "none"
 
@@ -72,7 +72,7 @@ def open_arrays(path: Path) -> Iterator[ArrayFile]:
         raise
     except MemoryError as exc:
         raise InputError(f"{path}: too large for the memory of this machine") from exc
-    except Exception as exc:  # damaged files make the libraries raise whatever they happen to stumble over
+    except Exception as exc:  # on damaged files the libraries raise errors of any kind
         said = (str(exc).splitlines() or [""])[0][:200]
         raise InputError(f"{path}: damaged, or not a {ending} file: {type(exc).__name__}: {said}") from exc
 
@@ -103,7 +103,7 @@ def _csv(path: Path) -> Iterator[ArrayFile]:
         raise InputError(f"{path}: empty; accepted: a line of column names, then a line a probe")
     header = [cell.strip() for cell in rows[0]]
     if all(_number(cell) is not None for cell in header):
-        header = [str(i) for i in range(len(header))]  # no heading: columns go by their place
+        header = [str(i) for i in range(len(header))]  # without a heading, columns are named by their position
     else:
         del rows[0]
     wrong = next((i for i, row in enumerate(rows) if len(row) != len(header)), None)
@@ -204,7 +204,7 @@ def _mat(path: Path) -> Iterator[ArrayFile]:
 
     with path.open("rb") as f:
         hdf5 = b"MATLAB 7.3" in f.read(128)
-    if hdf5:  # HDF5 inside, axes the other way round
+    if hdf5:  # HDF5 inside, with the axes in reverse order
         with _hdf5(path) as file:
             yield ArrayFile(path, file.names, lambda name: file.get(name).T)
         return
@@ -214,7 +214,7 @@ def _mat(path: Path) -> Iterator[ArrayFile]:
         shape, _ = variables[name]
         check_bytes(path, name, 16 * int(np.prod(shape, dtype=np.float64)))
         values = np.asarray(scipy.io.loadmat(path, variable_names=[name])[name])
-        # MATLAB has no vectors: a column or a row of it is one
+        # MATLAB has no vectors: a matrix of one row or column is read as one
         return values.ravel() if values.ndim == 2 and 1 in values.shape else values
 
     yield ArrayFile(path, {name: _told(*about) for name, about in variables.items()}, read)
@@ -227,7 +227,7 @@ OPENERS: dict[str, Callable[[Path], Any]] = {
 
 
 def suggest(path: Path) -> str:
-    """Say what a file holds that has to be mapped, for the message where no map was given; '' for other files."""
+    """Return a message that names the arrays to be mapped, where no map was given; '' for other files."""
     if path.suffix.lower() not in OPENERS or not path.is_file():
         return ""
     with open_arrays(path) as file:

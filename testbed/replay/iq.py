@@ -1,4 +1,4 @@
-"""IQ recordings (SigMF) of a known waveform as channels: every marked stretch, or every period, is one probe."""
+"""IQ recordings (SigMF) of a known waveform as channels: every annotated stretch, or every period, is one probe."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ MAX_FILES = 1_000_000
 
 
 class Waveform(Table):
-    """What was sent, for IQ recordings."""
+    """The waveform that was sent, for IQ recordings."""
 
     probing: str = "ofdm"
     probing_options: Options = field(default_factory=dict)
     estimator: str = "least_squares"
     estimator_options: Options = field(default_factory=dict)
     period_s: Positive | None = None
-    """From one frame to the next in a continuous recording; default: its annotations mark the frames, or each file is
-    one."""
+    """Time from one frame to the next in a continuous recording; default: the recording's annotations mark the frames,
+    or each file is one frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """What a set of recordings gives."""
+    """The channels that a set of recordings gives."""
 
     h: C64
     """(probe, rx, tx, subcarrier), NaN where no frame was found."""
     index: I64
-    """(probe,) the first number in a file's name where a file is one probe, else the place in the recording."""
+    """(probe,) the first number in the file's name where a file is one probe, else the position in the recording."""
     time_s: F64
     """(probe,) of the stretch's first sample, from the capture's UTC time where it has one."""
     subcarrier_hz: F64
 
 
 def read(path: Path, waveform: Waveform) -> Channels:
-    """Estimate the channel of every frame; `path` is one recording, or a pattern for many, one frame or more in each.
+    """Estimate the channel of every frame; `path` is one recording, or a pattern for several; each has 1 frame or more.
 
-    Raises InputError for files that are no SigMF, other sample rates within a set, or no frame found in any.
+    Raises InputError for files that are no SigMF, for differing sample rates in a set, or where no frame is found.
     """
     metas = _metas(path)
     try:
@@ -68,7 +68,9 @@ def read(path: Path, waveform: Waveform) -> Channels:
         head, samples, first_s, marks = _recording(meta)
         if frame is None or head != rate_hz:
             if frame is not None:
-                raise InputError(f"{meta}: {head:g} samples/s, the files before have {rate_hz:g}; accepted: one rate")
+                raise InputError(
+                    f"{meta}: {head:g} samples/s, the files before have {rate_hz:g}; accepted: equal rates"
+                )
             rate_hz = head
             try:
                 frame = sounder.frame(rate_hz)
@@ -86,7 +88,7 @@ def read(path: Path, waveform: Waveform) -> Channels:
             found.append((_number(meta) if single else len(found), time_s, h))
     known = [h for _, _, h in found if h is not None]
     if not known or frame is None:
-        raise InputError(f"{path}: no frame of the [waveform] found in {len(found)} stretches; accepted: what was sent")
+        raise InputError(f"{path}: no frame of the [waveform] found in {len(found)} stretches; accepted: the one sent")
     blank = np.full(known[0].shape, np.nan, dtype=np.complex64)
     return Channels(
         h=np.stack([blank if h is None else h for _, _, h in found]),
@@ -144,7 +146,7 @@ def _recording(meta: Path) -> tuple[float, C64, float, list[tuple[int, int]]]:
 
 
 def _first_s(capture: dict[str, Any]) -> float:
-    """Return the time of a capture's first sample: by its UTC time, else by the device's clock if it is told."""
+    """Return the time of a capture's first sample: its UTC time, else the device's clock where it is given."""
     if "core:datetime" in capture:
         return datetime.fromisoformat(capture["core:datetime"]).timestamp()
     return float(capture.get("ris_skg:device_time_s", 0.0))

@@ -1,4 +1,4 @@
-"""A door for anybody's measurements: a small TOML file says which arrays of which files are Alice, Bob and Eve.
+"""Reads anybody's measurements: a small TOML file says which arrays of which files are Alice's, Bob's and Eve's.
 
 `testbed replay FILE --map map.toml`; the tables below are the format. docs/datasets.md has examples.
 """
@@ -28,7 +28,7 @@ Quantity = Literal["csi", "amplitude", "power", "rssi_db"]
 LOWEST_DB, HIGHEST_DB = -300.0, 300.0
 CUT = "mapped"
 MOST_BLOCK = 4000
-"""Probes of a block where no chain file says how many, if there are as many: more take minutes to judge."""
+"""Most probes of a block where no chain file gives the number: the attacks on longer blocks take minutes."""
 _USUAL: dict[int, tuple[Axis, ...]] = {
     1: ("probe",),
     2: ("probe", "subcarrier"),
@@ -46,13 +46,14 @@ class End(Table):
     """arrays: CSV, NPZ, NPY, HDF5 or MAT by the file's ending; sigmf: IQ with the map's [waveform]; esp32: a log;
     the others: Wi-Fi captures as csiread reads them (extra `wifi`)."""
     options: Options = field(default_factory=dict)
-    """Of csiread's reader: chip and bw (nexmon), nrxnum and ntxnum (intel, atheros), tones (atheros)."""
+    """Options of csiread's reader: chip and bw (nexmon), nrxnum and ntxnum (intel, atheros), tones (atheros)."""
     array: str = ""
-    """Name of the array; in CSV of the column, or a pattern for several ("h_re_*"), sorted with numbers as numbers."""
+    """Name of the array; in CSV of the column, or a pattern for several ("h_re_*"), sorted by numbers in their
+    names."""
     imag: str | None = None
-    """The imaginary part, where `array` holds the real one."""
+    """Array of the imaginary part, where `array` holds the real part."""
     phase_rad: str | None = None
-    """The phase, where `array` holds the modulus (or its dB: quantity = "rssi_db")."""
+    """Array of the phase, where `array` holds the modulus (or its dB: quantity = "rssi_db")."""
     phase_deg: str | None = None
     axes: list[Axis] | None = None
     """Meaning of the array's axes; default by their number: probe; probe, subcarrier; probe, rx, tx, subcarrier.
@@ -68,18 +69,18 @@ class End(Table):
     time_offset_s: float = 0.0
     """Added to this end's time stamps, for clocks that differ by a known amount."""
     where: dict[str, str | float] = field(default_factory=dict)
-    """Only probes for which these arrays have these values: several links in one file."""
+    """Only probes for which these arrays have these values are used; this selects one of several links in a file."""
     missing: list[float] = field(default_factory=list)
     """Values of `array` that stand for "nothing received"."""
 
 
 class EveEnds(Table):
-    """What one Eve, one receiver at one place, measured."""
+    """What one Eve, a receiver at one place, measured."""
 
     from_alice: End | None = None
     from_bob: End | None = None
     assumed: bool = True
-    """Whether the key is to be safe against her; false: only told what would be left if she were there."""
+    """Whether the key must be safe against her; false: the replay only reports what she would leave of it."""
 
 
 class MapFile(Table):
@@ -91,22 +92,23 @@ class MapFile(Table):
     bob: End
     title: str = ""
     quantity: Quantity = "csi"
-    """csi: complex numbers; amplitude: |h|; power: |h|²; rssi_db: dB or dBm. Those without phases are all RSSI here."""
+    """csi: complex numbers; amplitude: |h|; power: |h|²; rssi_db: dB or dBm. Data without phases are called RSSI
+    here."""
     eve: dict[str, EveEnds] = field(default_factory=dict)
     pair_by: Literal["order", "index", "time"] | None = None
     """Default: by index where both ends have one, by time where both have one, else by place in the file."""
     index_modulus: Annotated[int, Meta(ge=2)] | None = None
-    """Where sequence numbers start again (802.11: 4096)."""
+    """Number at which sequence numbers start again from 0 (802.11: 4096)."""
     tolerance_s: Positive = 0.01
     """Two probes further apart in time are no pair."""
     subcarrier_hz: list[float] | str | None = None
     """Offsets from the carrier, or the name of an array of them in Alice's file."""
     subcarrier_spacing_hz: Positive | None = None
-    """Instead of it where they are evenly spaced."""
+    """Spacing of the subcarriers, in place of `subcarrier_hz` where they are evenly spaced."""
     leave_out: list[int] = field(default_factory=list)
-    """Subcarriers that are not used (null, pilots), by place from 0; those of zeros throughout are found."""
+    """Positions, from 0, of subcarriers that are not used (null, pilots); all-zero ones are found without this key."""
     interval_s: Positive | None = None
-    """From probe pair to probe pair; default: from the time stamps, if there are any."""
+    """Time from probe pair to probe pair; default: from the time stamps, if there are any."""
     assumption: str = ""
     """What is assumed of Eve, in words, for the report."""
     waveform: iq.Waveform | None = None
@@ -114,7 +116,7 @@ class MapFile(Table):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One end, read and checked."""
+    """The measurements of one end, read and checked."""
 
     h: C64
     """(probe, rx, tx, subcarrier), NaN where nothing was received."""
@@ -173,7 +175,7 @@ class _Reader:
     def _path(self, end: End, where: str) -> Path:
         if end.file is None:
             if self._source.is_dir():
-                raise InputError(f"{where}: {self._source} is a folder; accepted: key 'file', which of its files")
+                raise InputError(f"{where}: {self._source} is a folder; accepted: one of its files in key 'file'")
             return self._source
         return (self._source if self._source.is_dir() else self._source.parent) / end.file
 
@@ -205,7 +207,7 @@ class _Reader:
             if wanted is None:
                 continue
             if not wanted or not all(0 <= i < h.shape[axis] for i in wanted):
-                raise InputError(f"{where}: {name} = {wanted}; accepted: some of 0 to {h.shape[axis] - 1}")
+                raise InputError(f"{where}: {name} = {wanted}; accepted: antennas from 0 to {h.shape[axis] - 1}")
             h = np.take(h, wanted, axis=axis)
         return replace(measured, h=h)
 
@@ -218,7 +220,7 @@ class _Reader:
         return values
 
     def _channel(self, file: ArrayFile, end: End, where: str) -> C64:
-        """Return (probe, rx, tx, subcarrier) of whatever way it was stored."""
+        """Return (probe, rx, tx, subcarrier), however the array is stored."""
         main = _numbers(file.get(end.array, where), f"{where}: array {end.array!r}")
         axes = list(end.axes) if end.axes is not None else list(_USUAL.get(main.ndim, ()))
         if len(axes) != main.ndim or len(set(axes)) != len(axes) or "probe" not in axes:
@@ -227,7 +229,7 @@ class _Reader:
                 "their order, of probe, rx, tx, subcarrier, part"
             )
         if sum(x is not None for x in (end.imag, end.phase_rad, end.phase_deg)) + ("part" in axes) > 1:
-            raise InputError(f"{where}: accepted: one of imag, phase_rad, phase_deg and the axis part")
+            raise InputError(f"{where}: accepted: only one of imag, phase_rad, phase_deg and the axis part")
         if main.size > (1 << 31) // 8:
             check_bytes(file.path, end.array, main.size * 8)
         for value in end.missing:
@@ -244,14 +246,14 @@ class _Reader:
         return _finite(h.transpose(order).reshape(shape), f"{where}: array {end.array!r}")
 
     def _complex(self, file: ArrayFile, end: End, main: Array, where: str) -> Array:
-        """Return complex values of the kind that the map calls the array."""
+        """Return complex values, from the array's values and the map's `quantity`."""
         quantity = self._plan.quantity
         second = end.imag or end.phase_rad or end.phase_deg
         if quantity == "csi" and second is None:
             if not np.iscomplexobj(main):
                 raise InputError(
                     f"{where}: array {end.array!r} is real ({main.dtype}); accepted: complex numbers, or the "
-                    "other half by imag, phase_rad, phase_deg or the axis part; or quantity = 'amplitude', 'power', "
+                    "second half by imag, phase_rad, phase_deg or the axis part; or quantity = 'amplitude', 'power', "
                     "'rssi_db'"
                 )
             return main
@@ -277,13 +279,13 @@ def _wifi_names(end: End) -> End:
 
 
 def _amplitude(values: Array, quantity: str, where: str) -> F64:
-    """Return |h| of amplitudes, powers or dB; a power of nothing is NaN."""
+    """Return |h| from amplitudes, powers or dB; zero power is NaN."""
     known = values[np.isfinite(values)]
     if quantity == "rssi_db":
         if known.size and (known.min() < LOWEST_DB or known.max() > HIGHEST_DB):
             raise InputError(
                 f"{where}: values from {known.min():g} to {known.max():g} dB; accepted: {LOWEST_DB:g} to "
-                f"{HIGHEST_DB:g}, others as 'missing'"
+                f"{HIGHEST_DB:g}, other values in the key 'missing'"
             )
         return np.where(np.isneginf(values), np.nan, 10.0 ** (values / 20.0))
     if known.size and known.min() < 0:
@@ -293,7 +295,7 @@ def _amplitude(values: Array, quantity: str, where: str) -> F64:
 
 
 def _occurring(column: Array) -> str:
-    """Return the values of a column in words, as far as a line holds them."""
+    """Return the values that occur in a column as text, as many as fit on a line."""
     values = np.unique(column).tolist()
     told = ", ".join(map(repr, values[:SHOWN]))
     return f"values that occur: {told}" + (f" and {len(values) - SHOWN} more" if len(values) > SHOWN else "")
@@ -368,7 +370,7 @@ def _recording(
         return CsiSeries(h.astype(np.complex64), np.arange(n, dtype=np.int64), subcarrier_hz)
 
     def heard(name: str, link: str, end: Measured, own: I64) -> CsiSeries | None:
-        """Return what an Eve has of one transmitter, held against the end that heard the same transmission."""
+        """Return an Eve's measurements of one transmitter, paired with the end that received the same transmission."""
         eve = everybody.get(f"eve.{name}.{link}")
         return None if eve is None else series(eve, _rows(plan, eve, end, own, way))
 
@@ -411,7 +413,7 @@ def _same_subcarriers(everybody: Mapping[str, Measured], where: str) -> None:
     widths = {name: m.h.shape[-1] for name, m in everybody.items()}
     if len(set(widths.values())) > 1:
         told = ", ".join(f"{name} {n}" for name, n in widths.items())
-        raise InputError(f"{where}: subcarriers differ: {told}; accepted: the same everywhere")
+        raise InputError(f"{where}: subcarriers differ: {told}; accepted: the same at every end")
 
 
 def _way(plan: MapFile, everybody: Mapping[str, Measured], where: str) -> str:

@@ -1,4 +1,4 @@
-"""Which probe of one end belongs to which of the other: by place in the file, by sequence number, or by time."""
+"""Pairs the probes of two ends: by their position in the file, by sequence number, or by time."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Pairs:
 
 
 def unwrapped(index: I64, modulus: int) -> I64:
-    """Return sequence numbers that start again at `modulus` as numbers that do not, taking the nearest reading."""
+    """Return sequence numbers that start again at `modulus` as ones that go on, each by the step of least size."""
     out: I64 = np.rint(np.unwrap(index.astype(np.float64), period=float(modulus))).astype(np.int64)
     return out
 
 
 def by_index(alice: I64, bob: I64) -> Pairs:
-    """Pair equal sequence numbers; of one that an end has twice the first counts."""
+    """Pair equal sequence numbers; where an end has a number twice, its first probe counts."""
     _, rows_a = np.unique(alice, return_index=True)
     _, rows_b = np.unique(bob, return_index=True)
     _, at_a, at_b = np.intersect1d(alice[rows_a], bob[rows_b], assume_unique=True, return_indices=True)
@@ -36,7 +36,7 @@ def by_index(alice: I64, bob: I64) -> Pairs:
 
 
 def by_time(alice_s: F64, bob_s: F64, tolerance_s: float) -> Pairs:
-    """Pair probes that are each other's nearest in time, not further apart than the tolerance."""
+    """Pair probes that are each other's nearest in time and not further apart than the tolerance."""
     rows_a, rows_b = np.argsort(alice_s, kind="stable"), np.argsort(bob_s, kind="stable")
     a, b = alice_s[rows_a], bob_s[rows_b]
     if not a.size or not b.size:
@@ -49,7 +49,7 @@ def by_time(alice_s: F64, bob_s: F64, tolerance_s: float) -> Pairs:
 
 
 def nearest(of: F64, among: F64) -> I64:
-    """Return for each of `of` the row of the nearest of `among`, which ascend and are not none."""
+    """Return for each of `of` the row of the nearest of `among`, which ascends and is not empty."""
     right = np.clip(np.searchsorted(among, of), 1, max(1, among.size - 1))
     if among.size == 1:
         return np.zeros(of.size, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The key chain over channels that somebody measured: no radios, no nodes, both sides in this process.
+"""The key chain over measured channels: no radios, no nodes, both ends in this process.
 
 Alice and Bob hold the same discussion as nodes do; Eve receives all of it and attacks from every position that was
 measured. The key's length is decided against the strongest of those Eves that the source assumes possible; the lengths
@@ -36,7 +36,7 @@ from testbed.replay import sources
 from testbed.replay.sources import Cut, EveLinks, Recording
 
 Progress = Callable[[float, str], None]
-"""Receives the share that is done (0 to 1) and what is being worked on."""
+"""Receives the share that is done (0 to 1) and what is being computed."""
 
 
 def replay(
@@ -49,10 +49,10 @@ def replay(
 ) -> dict[str, Any]:
     """Distil keys from a measured data set or a recorded run and return its summary.
 
-    `experiment` replaces the chain, accounting, training and seed that the source recommends, as far as it has them;
-    `map_file` says which arrays of `source` are whose (`replay.map`); `cut` restricts to one set of links. The fields
-    of summary.json describe the source's main cut (or `cut`); `cuts` has the same for each, with `eves`: per Eve her
-    correlations, her error rate and the key bits that would be left if she were there.
+    `experiment` replaces those of chain, accounting, training and seed that it has, which the source otherwise
+    recommends; `map_file` says which arrays of `source` are whose (`replay.map`); `cut` restricts to one set of links.
+    The fields of summary.json describe the source's main cut (or `cut`); `cuts` has the same for each, with `eves`: for
+    each Eve her correlations, her error rate and the key bits that would be left if she alone were there.
     Raises InputError for a source or cut that cannot be used.
     """
     progress(0.0, f"reading {source}")
@@ -103,20 +103,20 @@ def _text(value: float | None) -> str:
 
 @dataclass(slots=True)
 class _Block:
-    """Everything that one block gave."""
+    """The results of one block."""
 
     facts: BlockFacts
     guesses: dict[str, EveGuess]
     strongest: str | None
     key_bits_if: dict[str, int]
-    """Eve's label → key bits if she alone were there."""
+    """Eve's label → key bits if she were the only Eve."""
     key_bits_unmeasured: int
-    """Key bits if nobody had measured Eve: against the Eve that the accounting then assumes."""
+    """Key bits as if Eve had not been measured: against the Eve whom the accounting then assumes."""
     key: Key | None
 
 
 def load(source: Path, map_file: Path | None = None) -> Recording:
-    """Read a source, by the map that describes it where there is one, and check what came of it; raises InputError."""
+    """Read a source, by the map that describes it where one is given, and check the result; raises InputError."""
     if map_file is None:
         return sources.load(source)
     return sources.checked(mapping.load(source, map_file), str(source))
@@ -216,7 +216,7 @@ def _block_digests(facts: BlockFacts) -> dict[str, Any]:
 
 
 def _check_model(chain: KeyChain, cut: Cut) -> None:
-    """Raise InputError where the chain comes with a model that was made for other CSI."""
+    """Raise InputError where the chain has a saved model that was made for other CSI."""
     enhancer = chain.enhance
     if isinstance(enhancer, TrainableEnhancer) and enhancer.model_id is not None:
         try:
@@ -263,12 +263,12 @@ def _assumed(accounting: Accounting) -> str:
 
 
 ALL, NOBODY = "*", ""
-"""Against whom a key is made: all Eves together that the source assumes possible, or an Eve who was not measured."""
+"""Against whom a key is made: all Eves together whom the source assumes possible, or an Eve who was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Probes:
-    """The probes of one block: `n` of those that feed keys, from place `first` on, in the key's order."""
+    """The probes of one block: `n` of those that feed keys, from position `first` on, in the key's order."""
 
     feeding: I64
     first: int
@@ -280,7 +280,7 @@ class _Probes:
 
     @property
     def places(self) -> I64:
-        """(probe,) numbers that ascend over the whole replay, as rounds do."""
+        """(probe,) numbers that ascend over the whole replay, as the numbers of rounds do."""
         return np.arange(self.first, self.first + self.which.size, dtype=np.int64)
 
 
@@ -337,7 +337,7 @@ def _distil(
 
 
 def _hear(chain: KeyChain, cut: Cut, probes: I64, places: I64, known: Mapping[str, Knowledge]) -> None:
-    """Let each Eve report these probes to whoever judges a key against her; what the surface held, everybody knows."""
+    """Let each Eve report these probes to every judge of a key against her; the surface's state is known to all."""
     if cut.surface is not None:
         for memory in known.values():
             memory.add_states(places, cut.surface.states[probes])
@@ -350,7 +350,7 @@ def _hear(chain: KeyChain, cut: Cut, probes: I64, places: I64, known: Mapping[st
 
 
 def _close(alice: Agreed, probes: _Probes, known: Mapping[str, Knowledge]) -> None:
-    """From now on everybody knows this block."""
+    """Mark this block as known to every Eve from now on."""
     if alice.features is not None:
         told = Features(alice.features.values, probes.places)
         for memory in known.values():
@@ -398,7 +398,7 @@ def _amplify(
 
 
 def _take(series: CsiSeries, probes: I64, rounds: I64 | None = None) -> CsiSeries:
-    """Select probes in the given order; number them anew, or as `rounds` says."""
+    """Select probes in the given order, and number them anew, or as `rounds` says."""
     numbers = np.arange(probes.size, dtype=np.int64) if rounds is None else np.asarray(rounds, np.int64)
     return CsiSeries(series.h[probes], numbers, series.subcarrier_hz)
 
@@ -466,7 +466,7 @@ def _eve_db(cut: Cut, label: str | None) -> dict[str, F64] | None:
 def _eve_row(
     label: str, cut: Cut, correlations: Mapping[str, float | None], blocks: Sequence[_Block]
 ) -> dict[str, Any]:
-    """Return what the table shows of one Eve."""
+    """Return the table's row of one Eve."""
     known = [b for b in blocks if b.facts.raw is not None and b.guesses[label].raw.size == b.facts.raw.alice.size]
     wrong = sum(
         int(np.count_nonzero(b.guesses[label].raw != b.facts.raw.alice)) for b in known if b.facts.raw is not None

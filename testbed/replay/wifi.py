@@ -1,6 +1,6 @@
 """Wi-Fi captures as arrays that a map can name: Intel 5300, Atheros and Nexmon by csiread (extra `wifi`), ESP32's text.
 
-Subcarriers ascend in frequency here, also where a chip tells those above the carrier first.
+Subcarriers ascend in frequency here, also where a chip reports those above the carrier first.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def open_capture(path: Path, kind: str, options: dict[str, Any]) -> Iterator[Cap
         capture.read()
         csi = _four_axes(np.asarray(capture.csi))
         if kind == "nexmon":
-            csi = np.fft.fftshift(csi, axes=1)  # the chip tells 0 … 31, −32 … −1
+            csi = np.fft.fftshift(csi, axes=1)  # the chip reports 0 … 31, −32 … −1
         arrays = {"csi": csi}
         for name in dir(capture):
             value = None if name.startswith("_") else getattr(capture, name)
             if isinstance(value, np.ndarray) and name != "csi" and value.shape[:1] == csi.shape[:1]:
                 arrays[name] = value
-    except Exception as exc:  # whatever its parsers stumble over in a damaged file
+    except Exception as exc:  # on damaged files its parsers raise errors of any kind
         said = (str(exc).splitlines() or [""])[0][:200]
         raise InputError(f"{path}: not a capture that csiread reads as {kind}: {type(exc).__name__}: {said}") from exc
     if not csi.size:
@@ -95,7 +95,7 @@ _ESP32_TOOL = [
 ]  # fmt: skip
 """Columns of ESP32-CSI-Tool, for files without a heading. Espressif's esp-csi always writes one."""
 _LLTF = 64
-"""Subcarriers of the legacy training field alone; longer CSI has others behind it, in an order of its own."""
+"""Subcarriers of the legacy training field alone; longer CSI has further fields after it, in an order of their own."""
 
 
 def _esp32(path: Path) -> Capture:
@@ -107,7 +107,7 @@ def _esp32(path: Path) -> Capture:
     for row in rows:
         if row[0].strip() == "type":
             names = [name.strip() for name in row]
-        elif len(row) == len(names):  # others were torn while they were printed
+        elif len(row) == len(names):  # the other lines are incomplete
             kept.append(row)
     if not kept:
         raise InputError(
@@ -126,7 +126,7 @@ def _esp32(path: Path) -> Capture:
 
 
 def _bytes_of(cell: str) -> Array:
-    """Return the numbers in brackets, an even number of them; none where it is not that."""
+    """Return the numbers in brackets, which must be even in number; none where the cell has another form."""
     try:
         values = np.array(cell.strip().strip("[]").replace(",", " ").split(), dtype=np.float64)
     except ValueError:

@@ -1,1 +1,1 @@
-"""Which phases, which precoder: policies that move the surface during a run, and searches on the bench."""
+"""Policies that control the surface during a run, searches for patterns on the bench, and models for both."""

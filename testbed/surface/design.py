@@ -1,4 +1,4 @@
-"""What every designer returns."""
+"""The result type of every designer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ class Design:
     phases_rad: F64
     """(…, element)."""
     precoders: NDArray[Any]
-    """(…, antenna, stream) complex; what each axis means is the model's."""
+    """(…, antenna, stream) complex; the model defines the meaning of each axis."""
     history: list[float] = field(default_factory=list)
     """The objective in bits after each iteration (mean over the batch), the start first; empty where nothing iterates.
-
-    What a net's training did is the net's own history.
+    A net's training history is kept with the net.
     """

@@ -1,4 +1,4 @@
-"""Focusing by geometry: conjugate phases, quantized; a candidate for each phase that the rest of the channel may have.
+"""Focusing by geometry: conjugate phases, quantized; one candidate for each phase that the other paths may have.
 
 The paths over the surface add up in phase, whatever the other paths do. Which common phase aligns their sum with the
 other paths, over walls and bodies, does not follow from the geometry and has to be tried. Turning the common phase by a

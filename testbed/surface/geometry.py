@@ -1,4 +1,4 @@
-"""Path loss and correlation matrices from where things are, and what may be taken for either."""
+"""Path loss and correlation matrices from positions, with checks of positions and matrices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from testbed.core.types import F64
 
 
 def points(name: str, places_m: Any, batch: tuple[int, ...] | None = None) -> F64:
-    """Return places (…, 3) in metres as an array, `batch` of them where it is said how many.
+    """Return places (…, 3) in metres as an array; `batch`: the leading axes that they must have.
 
     Raises InputError where they are not finite coordinates in threes.
     """

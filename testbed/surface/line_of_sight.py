@@ -1,8 +1,8 @@
 """Channels from the scene's geometry alone: the direct path and one path an element, in line of sight, exact distances.
 
 h(φ) = h₀ + Σ gₙ exp(jφₙ),  gₙ = (λ/4πd₁ₙ)(λ/4πd₂ₙ)·10^(gain/20)·exp(−j2π(d₁ₙ + d₂ₙ)/λ) at the carrier; near field, no
-plane waves. Walls and bodies are not in it: what they add does not change with the pattern, so that on a real bench h₀
-is unknown and the gₙ still hold.
+plane waves. Walls and bodies are left out: their part of the channel does not change with the pattern, so that on a
+real bench h₀ is unknown and the gₙ are still valid.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class LineOfSight:
     def of(
         cls, scene: Scene, carrier_hz: float, shape: tuple[int, int], tx: str = "alice", rx: str = "bob"
     ) -> LineOfSight:
-        """Return the link between two places of a scene, where they are at time 0.
+        """Return the link between two places of a scene, at their positions at time 0.
 
         Raises InputError where there is no surface, a place is not known by coordinates, two things are at one point,
         or the surface does not face both ends.
@@ -50,16 +50,19 @@ class LineOfSight:
             end = np.asarray(node.position_m, float)
             legs.append(np.linalg.norm(grid - end, axis=1))
             if legs[-1].min() <= 0 or np.array_equal(end, placed.position_m):
-                raise InputError(f"table [scene.{name}]: at the surface's own point, accepted: a distance above 0 m")
+                raise InputError(f"table [scene.{name}]: at the surface's own point; accepted: a distance above 0 m")
             if not np.dot(end - np.asarray(placed.position_m), placed.normal) > 0:
                 raise InputError(
-                    f"table [scene.{name}]: behind the surface, which reflects nothing there; accepted: a place in "
+                    f"table [scene.{name}]: the position is behind the surface, which reflects nothing there; "
+                    "accepted: a place in "
                     "front of it, or another normal"
                 )
             ends.append(end)
         apart_m = float(np.linalg.norm(ends[0] - ends[1]))
         if apart_m <= 0:
-            raise InputError(f"tables [scene.{tx}] and [scene.{rx}]: at the same point, accepted: a distance above 0 m")
+            raise InputError(
+                f"tables [scene.{tx}] and [scene.{rx}]: both are at the same point; accepted: a distance above 0 m"
+            )
         spread = wavelength_m / (4 * np.pi)
         strength = spread**2 * 10 ** (placed.gain_db / 20) / (legs[0] * legs[1])
         turns = np.exp(-2j * np.pi / wavelength_m * (legs[0] + legs[1]))

@@ -1,7 +1,8 @@
-"""The conformance suites: whether a driver, a stage or a check keeps its contract. For us and for third parties.
+"""The conformance suites, which test whether a driver, a stage or a check keeps its contract. Third parties use them,
+too.
 
-Each contract has one call, which raises AssertionError naming every sentence that does not hold, and one class for
-pytest with a method a sentence:
+Each contract has one function, which raises AssertionError naming every sentence that does not hold, and one class for
+pytest with a method for each sentence:
 
     from testbed import testing
 
@@ -10,7 +11,7 @@ pytest with a method a sentence:
     class TestMine(testing.QuantizerSuite):       # with pytest
         make = MyQuantizer
 
-What `make` returns is said in the suite's docstring. A suite demands nothing that its contract does not say.
+The suite's docstring says what `make` returns. A suite demands nothing that its contract does not say.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a suite where it is used: a board's needs neither torch nor the report."""
+    """Import a suite on first use: a board's suite needs neither torch nor the report."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,6 +1,6 @@
 """What all suites share: a suite is a class of `test_` methods, run by pytest or by one call.
 
-Nothing here needs pytest: a third party's package can hold its driver to the contract in any way it tests.
+Nothing here needs pytest, so that a third party's package can test its driver with any tool.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ class Suite:
     """
 
     contract: ClassVar[str] = ""
-    """Which one, for messages."""
+    """Name of the contract, for messages."""
     make: Callable[..., Any]
-    """Returns a fresh one of what is tested, as the suite says."""
+    """Returns a fresh object under test, as the suite's docstring says."""
 
     def fresh(self) -> Any:
-        """Return what `make` makes."""
+        """Return a fresh object under test."""
         return self.make()
 
     @classmethod
     def sentences(cls) -> list[str]:
-        """Return the names of the methods that `check` runs, in the order in which they stand."""
+        """Return the names of the methods that `check` runs, in the order of their definition."""
         found: dict[str, None] = {}
         for base in reversed(cls.__mro__):
             found |= dict.fromkeys(name for name in vars(base) if name.startswith("test_"))
@@ -60,13 +60,13 @@ def check(suite: type[Suite], make: Callable[..., Any]) -> None:
 
 
 def skip(why: str) -> None:
-    """Leave a sentence out that does not apply to this one."""
+    """Leave out a sentence that does not apply to the object under test."""
     raise SkipTest(why)
 
 
 @contextmanager
 def refused(kind: type[BaseException] | tuple[type[BaseException], ...], words: str = "") -> Iterator[None]:
-    """Demand that the block raises `kind`, with a message that `words` (a regular expression) is found in."""
+    """Demand that the block raises `kind`, with a message that matches `words` (a regular expression)."""
     try:
         yield
     except kind as exc:
@@ -82,7 +82,7 @@ def _named(kind: Any) -> str:
 
 
 class OptionsSuite(Suite):
-    """Of everything that is built from options."""
+    """The sentences of everything that is built from options."""
 
     def test_unknown_options_are_refused_by_name(self) -> None:
         cls = type(self.fresh())

@@ -14,12 +14,12 @@ PROBES, DIMENSIONS, BITS = 120, 3, 2
 
 
 def check_attack(make: Callable[[int], Attack]) -> None:
-    """Raise AssertionError unless what `make(seed)` returns keeps the contract."""
+    """Raise AssertionError unless the objects that `make(seed)` returns keep the contract."""
     check(AttackSuite, make)
 
 
 def block(seed: int = 1) -> Facts:
-    """Return a block of everything that an attack may need: an Eve who sees much of the channel, patterns, states."""
+    """Return a block with everything that an attack may need: an Eve who sees much of the channel, patterns, states."""
     rng = np.random.default_rng(seed)
     n = PROBES * DIMENSIONS
     drift = np.cumsum(rng.normal(size=(PROBES, DIMENSIONS)), axis=0) * 0.3 + rng.normal(size=(PROBES, DIMENSIONS))
@@ -53,7 +53,7 @@ class AttackSuite(Suite):
         return made
 
     def folds(self, attack: Attack, facts: Facts) -> tuple[np.ndarray, np.ndarray]:
-        """Return (train, test) of one fold, hidden together as the attack asks."""
+        """Return (train, test) of one fold, hidden as the attack requests."""
         chosen = np.random.default_rng(6).random(PROBES if attack.folds == "probes" else facts.value.size) < 0.1
         hidden = chosen[facts.probe] if attack.folds == "probes" else chosen
         test = np.flatnonzero(hidden & ~facts.published)

@@ -13,7 +13,7 @@ from testbed.core.types import C64
 from testbed.testing._suite import OptionsSuite, check
 
 LINKS = ((4, 4, "bob"), (4, 4, "alice"), (2, 3, "bob"), (1, 1, "alice"))
-"""(own antennas, the peer's, the peer)."""
+"""Links as (own antennas, the peer's antennas, the peer)."""
 
 
 def check_beam_policy(make: Callable[[], BeamPolicy]) -> None:

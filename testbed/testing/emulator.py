@@ -1,4 +1,4 @@
-"""The contract of `core.world.Emulator`: the twin of a device that a driver reaches over its own wire."""
+"""The contract of `core.world.Emulator`: a device's emulator, which its driver uses over its own wire."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from testbed.testing._suite import Suite, check, refused, skip
 
 @dataclass
 class EmulatorBench:
-    """What the emulator suite works with."""
+    """The objects that the emulator suite needs."""
 
     twin: Any
-    """Its class, an `Emulator`."""
+    """The class of the emulator, an `Emulator`."""
     driver: Any
-    """The class of the driver of the device that it stands for: a `Radio` or a `Board`."""
+    """The class of the emulated device's driver: a `Radio` or a `Board`."""
     context: DriverContext
-    """With a simulated air that serves while the block lasts."""
+    """Context with a simulated air that runs during the block."""
     name: str = "alice"
-    """Of the node: one that the air's scene has a place for, or `ris`."""
+    """Name of the node: one for which the air's scene has a place, or `ris`."""
 
 
 def check_emulator(make: Callable[[], AbstractContextManager[EmulatorBench]]) -> None:
-    """Raise AssertionError unless the twins of the benches that `make` opens keep the contract."""
+    """Raise AssertionError unless the emulators of the benches that `make` opens keep the contract."""
     check(EmulatorSuite, make)
 
 
 class EmulatorSuite(Suite):
-    """`make()` opens an `EmulatorBench`: an air, the twin's class and the driver's."""
+    """`make()` opens an `EmulatorBench`: an air, the emulator's class and the driver's."""
 
     contract = "emulator"
 

@@ -50,20 +50,20 @@ class EnhancerSuite(OptionsSuite):
     contract = "enhancer"
 
     def ready(self, rx: int = 1, tx: int = 1, subcarriers: int = 64) -> Any:
-        """Return one that is trained for such CSI, where it has to be."""
+        """Return an enhancer, trained for such CSI where it has to be."""
         stage = self.fresh()
         if isinstance(stage, TrainableEnhancer):
             stage.fit(*pair(7, 120, rx, tx, subcarriers), np.random.default_rng(1))
         return stage
 
     def narrow(self) -> Any:
-        """Return one whose options ask for a single dimension; those of them that it has."""
+        """Return an enhancer whose options request a single dimension, as far as it has such options."""
         cls = type(self.fresh())
         options = {"components": 1, "pairs": 1, "codes": 1, "epochs": 2}
         return cls(**{k: v for k, v in options.items() if hasattr(self.fresh().options, k)})
 
     def trainable(self) -> Any:
-        """Return a trained one; leaves the sentence out where there is nothing to train."""
+        """Return a trained enhancer; leaves the sentence out where there is nothing to train."""
         if not isinstance(self.fresh(), TrainableEnhancer):
             skip("nothing to train")
         return self.ready()

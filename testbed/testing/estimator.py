@@ -38,7 +38,7 @@ def received(
 
 
 def likeness(h: Any, frame: SoundingFrame) -> float:
-    """Return how much (subcarrier,) CSI is like `TAPS`, whatever its phase and delay: 1 is the same."""
+    """Return the likeness of (subcarrier,) CSI with `TAPS`, for any phase and delay: 1 is equal."""
     truth = np.exp(-2j * np.pi * np.outer(frame.bins, np.arange(TAPS.size)) / frame.n_fft) @ TAPS
     delays = np.exp(2j * np.pi * np.outer(np.linspace(-8, 8, 641), frame.bins) / frame.n_fft)
     return float(np.abs(delays @ (h * truth.conj())).max() / (np.linalg.norm(h) * np.linalg.norm(truth)))

@@ -18,7 +18,7 @@ def check_health_check(make: Callable[[], HealthCheck]) -> None:
 
 
 def measurements() -> dict[str, Measured]:
-    """Return what a check may be given, the odd ones included, by a name for messages."""
+    """Return measurements that a check may get, unusual ones included, by a name for messages."""
     rng = np.random.default_rng(4)
     common = rng.normal(scale=4.0, size=(300, 6))
 

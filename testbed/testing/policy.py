@@ -51,7 +51,7 @@ class PolicySuite(OptionsSuite):
         return out
 
     def links(self, pattern: SurfacePattern, r: int) -> Mapping[str, C64]:
-        """Return what a static channel over the surface gives in a round, both ways and to Eve."""
+        """Return the CSI of a static channel over the surface in a round, both ways and to Eve."""
         rng = np.random.default_rng(1)
         path = rng.normal(size=(8, pattern.levels.size)) + 1j * rng.normal(size=(8, pattern.levels.size))
         h = 1.0 + 0.1 * path @ np.exp(1j * pattern.phases_rad.ravel())

@@ -34,7 +34,7 @@ def channel(seed: int, noise: float, probes: int = 120, dimensions: int = 4) -> 
 
 
 def over_the_air(message: PublicMessage) -> PublicMessage:
-    """Return a message as the other end gets it."""
+    """Return a message as the other end receives it."""
     return msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=PublicMessage)
 
 
@@ -71,7 +71,7 @@ class QuantizerSuite(OptionsSuite):
         assert_same_origin(alice, bob)
         order = np.lexsort((alice.level_bit, alice.dimension, alice.probe))
         np.testing.assert_array_equal(order, np.arange(alice.values.size))
-        # for soft decoding the last places are worth having though they are nearly random
+        # for soft decoding the last places are useful although they are nearly random
         assert np.mean(alice.values != bob.values) < (0.35 if q.whole_symbols else 0.25)
 
     def test_same_features_and_rng_give_the_same_bits_and_messages(self) -> None:
@@ -118,7 +118,7 @@ class QuantizerSuite(OptionsSuite):
         assert covered.shape == guess.values.shape
         assert_same_origin(guess, alice)
         assert abs(np.mean(guess.values != alice.values) - 0.5) < 5 * 0.5 / np.sqrt(alice.values.size)
-        # an Eve who sees what Alice sees knows nearly everything: the attack is a real one
+        # an Eve with Alice's measurements knows nearly everything, so the attack works
         assert np.mean(q.eavesdrop(a, lead, follow)[0].values != alice.values) < 0.02
 
     def test_eve_without_measurements_guesses_zero_and_says_so(self) -> None:
@@ -164,6 +164,6 @@ class QuantizerSuite(OptionsSuite):
         assert np.mean(alice.values != bob.values) < 0.2
         for side in (a, b):
             side.values[:] = 3.0
-        with contextlib.suppress(DialogueFailed):  # too few samples, and said so
+        with contextlib.suppress(DialogueFailed):  # it may report that there are too few samples
             alice, _, _, _ = exchange(self.fresh(), a, b)
             assert alice.values.size == 0

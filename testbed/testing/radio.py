@@ -17,18 +17,18 @@ from testbed.testing._suite import Suite, check, refused, skip
 
 @dataclass
 class RadioBench:
-    """What the radio suite works with."""
+    """The objects that the radio suite needs."""
 
     radio: Radio
-    """Under test."""
+    """The radio under test."""
     other: Radio
-    """Hears it and is heard by it."""
+    """A radio that it receives, and that receives it."""
     settings: RadioSettings
-    """Both can be tuned to this, and then hear each other well below clipping and well above noise."""
+    """Settings for both radios, with which each receives the other well below clipping and well above noise."""
     elsewhere: RadioSettings
-    """Another carrier: nothing sent at `settings` is heard there."""
+    """Settings with another carrier, at which nothing sent at `settings` is received."""
     start_error_s: float
-    """How far a timed start may be from what was asked."""
+    """Largest difference between a timed start and the requested time."""
 
 
 def check_radio(make: Callable[[], AbstractContextManager[RadioBench]]) -> None:
@@ -88,14 +88,14 @@ class LongSignal:
             source.transmit(IqBlock(self.sent, self._rate, 0.0))
 
     def next(self) -> float:
-        """Return how well the next 2 N samples match what is sent, 0…1."""
+        """Return the match of the next 2 N samples with the sent signal, 0…1."""
         self._k += 4
         at_s = self._hear_s + self._k * N / self._rate
         return match(self.listener.receive(2 * N, at_s if self.timed else None).samples, self.sent)[1]
 
 
 def check_no_sample_from_before_a_retune(bench: RadioBench) -> None:
-    """The other sends at one carrier; after retuning to another, not a trace of it is received."""
+    """The other radio sends at one carrier; after retuning to another one, nothing of it is received."""
     signal = LongSignal(tuned(bench), bench.other, bench.radio)
     signal.next()
     assert signal.next() > 0.7, "the bench does not carry the signal"
@@ -107,7 +107,7 @@ def check_no_sample_from_before_a_retune(bench: RadioBench) -> None:
 
 
 class RadioSuite(Suite):
-    """`make()` opens two radios in reach of each other (`RadioBench`), and closes them when the block is left."""
+    """`make()` opens two radios within range of each other (`RadioBench`), and closes them when the block is left."""
 
     contract = "radio"
 
@@ -272,7 +272,7 @@ class RadioSuite(Suite):
                 bench.radio.receive(N, bench.radio.now_s() - 100.0)
 
     def test_half_duplex(self) -> None:
-        """A radio does not hear itself while it sends."""
+        """A radio does not receive its own transmission."""
         with self.fresh() as bench:
             timed_only(bench)
             rate, sent = bench.settings.sample_rate_hz, noise_like()

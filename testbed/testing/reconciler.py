@@ -21,7 +21,7 @@ def check_reconciler(make: Callable[[], Reconciler]) -> None:
 
 
 def strings(n: int, errors: int, seed: int) -> tuple[U8, U8]:
-    """Return two strings (bit,) that differ in so many places."""
+    """Return two strings (bit,) that differ in `errors` places."""
     rng = np.random.default_rng(seed)
     a = rng.integers(0, 2, n, dtype=np.uint8)
     b = a.copy()

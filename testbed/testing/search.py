@@ -56,7 +56,7 @@ class SearchSuite(OptionsSuite):
         return out
 
     def run(self, search: Any, air: Air, error: float = 0.0) -> list[str]:
-        """Search to the end; return the digests of what was tried."""
+        """Search to the end; return the digests of the patterns that were tried."""
         tried: list[str] = []
         while not search.done:
             assert len(tried) < MOST_TRIALS, "it does not end"

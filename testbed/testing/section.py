@@ -25,7 +25,7 @@ def check_report_section(make: Callable[[], Section]) -> None:
 
 
 def record(folder: Path, rounds: int, private: bool = False, closed: bool = True) -> None:
-    """Write a made-up run of Alice, Bob and Eve, whose names and title hold what has to be escaped."""
+    """Write an invented run of Alice, Bob and Eve, whose names and title contain characters that must be escaped."""
     rng = np.random.default_rng(5)
     lab = {"name": "made <up>", "node": {n: {"role": n, "driver": "sim"} for n in ("alice", "bob", "eve")}}
     experiment = {

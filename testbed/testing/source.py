@@ -19,12 +19,12 @@ from testbed.testing._suite import Suite, check
 
 @dataclass
 class SourceBench:
-    """What the source suite works with."""
+    """The objects that the source suite needs."""
 
     source: Any
     """The module, or object."""
     path: Path
-    """A recording of this source's."""
+    """A recording that this source reads."""
     empty: Path
     """An empty folder, in which nothing is a recording."""
 

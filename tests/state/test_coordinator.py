@@ -582,6 +582,34 @@ def test_ahead_a_failed_probe_rejects_its_own_round_only() -> None:
     assert stage.over.status == "finished"
 
 
+def test_ahead_a_node_is_configured_between_rounds_and_takes_part_in_the_next() -> None:
+    """Configured in the middle of one, it holds up the air, and its clock is taken for one that is rounds old."""
+    held: list[m.Probe] = []
+
+    def script(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Probe) and body.round < 2:
+            held.append(body) if node == "bob" else None
+            return []
+        return [] if (node, body) == ("eve", m.ReadClock()) and stage.lives["eve"] == 2 else None
+
+    stage = Stage(script, **STILL)
+    stage.join()
+    stage.take(e.ProcessEnded("eve", "killed"))
+    stage.lives["eve"] = 2
+    stage.told.clear()
+    stage.join("eve")
+    assert not [body for _, body in stage.told if isinstance(body, m.Configure)]
+    for body in held:
+        for name in ("alice", "bob"):
+            stage.take(stage.says(name, probed(name, body)))
+    assert [type(body) for _, body in stage.told][-2:] == [m.Configure, m.ReadClock]
+    assert orders(stage) == []  # none before her clock was read
+    stage.take(stage.says("eve", m.ClockReading(device_time_s=100.0)))
+    assert "eve" in stage.rounds[2].links
+    assert stage.over is not None
+    assert stage.over.status == "finished"
+
+
 def test_kept_plus_rejected_is_what_was_recorded_even_after_a_loss() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 2 else None)
     stage.join()

@@ -322,7 +322,7 @@ def test_a_kept_model_that_is_broken_stops_the_node_with_the_reason() -> None:
     node.handle(e.ModelFound(b"torn"))
     (out,) = node.handle(e.Received(configure(chain=LINEAR)))
     assert isinstance(out, e.Report)
-    assert "model kept of this run" in out.body.detail
+    assert "stored model of this run" in out.body.detail
 
 
 def test_a_model_file_that_this_node_does_not_have_is_told_and_ends_nothing_else() -> None:

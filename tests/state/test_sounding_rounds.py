@@ -35,6 +35,20 @@ def test_everybody_is_told_who_has_how_many_antennas() -> None:
     assert all(body.antennas == {"alice": 4, "bob": 4, "eve": 1} and body.beams.policy == "svd" for body in told)
 
 
+def test_beams_of_single_antennas_are_noted_in_one_line() -> None:
+    def notes(n_antennas: int) -> list[str]:
+        out = Stage(rounds=7, surface={"policy": "none"}, beams=BEAMS)
+        for name, node in out.state.nodes.items():
+            hello = m.Hello(role=node.role, identity={}, pid=1, discussion_port=1, n_antennas=n_antennas)  # type: ignore[arg-type]
+            out.take(out.says(name, hello))
+        return [note.detail["detail"] for note in out.notes if note.kind == "beams_without_effect"]
+
+    assert notes(4) == []
+    (text,) = notes(1)
+    assert "'svd'" in text
+    assert "one antenna each" in text
+
+
 def test_slots_leave_time_for_a_sounding() -> None:
     def slots(**changes: Any) -> list[float]:
         out = stage(**changes)

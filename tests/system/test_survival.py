@@ -126,7 +126,7 @@ def other_key(folder: Path, name: str) -> str:
 
 
 def test_a_key_that_the_coordinator_does_not_know_is_told_on_both_sides(site: Site) -> None:
-    site.lab.write_text(site.lab.read_text() + "join_timeout_s = 40.0\n")
+    site.lab.write_text(site.lab.read_text() + "join_timeout_s = 20.0\n")
     keys = processes.lab_folder(config.load_lab(str(site.lab))) / "transport"
     coordinator = site.start_coordinator("--rounds", "10")
     when(coordinator.stderr, lambda line: "waiting for" in line)  # it has read the keys: now Bob makes his anew

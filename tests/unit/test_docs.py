@@ -70,7 +70,7 @@ def test_every_health_check_is_explained() -> None:
             rows = dict(zip((getattr(k, "value", None) for k in n.keys), n.values, strict=True))
             if "ok" in rows and isinstance(rows.get("check"), ast.Constant):
                 checks.add(rows["check"].value)  # type: ignore[union-attr]
-    assert {"pairing", "rounds_kept", "keys equal"} <= checks
+    assert {"pairing", "rounds_kept", "keys_equal"} <= checks
     assert sorted(c for c in checks if f"| `{c}` |" not in _explained()) == []
 
 

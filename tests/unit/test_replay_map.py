@@ -382,7 +382,7 @@ def bad(folder: Path, text: str = MAP, **arrays: Any) -> str:
         (("schema = 1", 'schema = 1\nquantity = "rssi_db"'), "is complex; accepted: real numbers"),
         (("schema = 1", 'schema = 1\npair_by = "time"'), "[alice] has no time"),
         (('array = "alice"', 'array = "alice"\nfile = "none.npz"'), "none.npz: no such file"),
-        (('array = "alice"', 'array = "alice"\nrx = [1]'), "rx = [1]; accepted: some of 0 to 0"),
+        (('array = "alice"', 'array = "alice"\nrx = [1]'), "rx = [1]; accepted: antennas from 0 to 0"),
         (('array = "alice"', 'array = "alice"\naxes = ["probe"]'), "accepted: its 2 axes"),
         (('array = "alice"', 'array = "alice"\nindex = "bob"'), "accepted: one a probe, (40,)"),
         (('array = "alice"', 'array = "alice"\nwhere = { alice = 7 }'), "accepted: one a probe, (40,)"),

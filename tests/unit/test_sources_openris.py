@@ -186,7 +186,7 @@ def test_bad_csv(tmp_path):
         (text.replace("END", ""), "END"),
         (text.replace("-10,170", "-10,abc", 1), "abc"),
         (text.replace("S34(DB)", "S21(DB)"), "columns"),
-        (text.replace("3005000000", "3005000001"), "one sweep plan"),
+        (text.replace("3005000000", "3005000001"), "the same frequencies"),
     ):
         file.write_text(broken, encoding="ascii")
         refused(tmp_path, says, "2.csv")

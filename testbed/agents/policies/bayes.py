@@ -1,8 +1,8 @@
-"""Gain against a null towards Eve as Fred tells of her: the best that two ends can do that tell each other nothing.
+"""Gain against a null towards Eve, predicted from Fred: the optimum for two ends that exchange no information.
 
-Closed form but for one number that is searched (`testbed.agents.beams.bayes_alone`). Fred is the friendly node beside
-Eve; `fred` is the role whose transmissions stand for his. Bob, who does not measure what is between Alice and Eve, and
-Alice until she has heard Fred, use the beam of `svd`. Narrow-band: the subcarrier in the middle of the band counts.
+A closed form except for one number that is searched for (`testbed.agents.beams.bayes_alone`). Fred is the friendly node
+beside Eve; `fred` is the role whose transmissions stand for his. Bob, who does not measure the channel from Alice to
+Eve, and Alice until she has received Fred, use the beam of `svd`. Narrow-band: only the middle subcarrier counts.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class BayesOptions(StageOptions, frozen=True):
     kappa_eve: Share = 0.9
     """Correlation of Eve's channel with the legitimate one."""
     fred_noise: Annotated[float, Meta(ge=0, le=1e9)] = 1e-3
-    """Error variance of a coefficient of his channel, of unit variance itself."""
+    """Error variance of a coefficient of his channel, which has variance 1."""
     snr: Annotated[float, Meta(gt=0, le=1e9)] = 10.0
     """P/σ² at one antenna."""
     mu: Share = 1.0
     """Weight of the key rate; 1 − mu of the data rate."""
     rho: Share = 0.95
-    """AR(1) coefficient from one probe to the other."""
+    """AR(1) coefficient from one probe to the next."""
 
 
 class Bayes(BeamPolicy):
-    """Trades by the latest sounding."""
+    """Computes the beam from the latest sounding."""
 
     options_type = BayesOptions
     options: BayesOptions
@@ -61,8 +61,9 @@ class Bayes(BeamPolicy):
         self._beam = first_antenna(n_own)
         self._powers: dict[str, list[float]] = {}
         if self._is_alice and n_own > 1:
-            # torch, which other policies do without; loading it and the first use take seconds, for which the others
-            # on a simulated air would not wait once the rounds have begun
+            # torch, which other policies do not need. Loading it and its first use take seconds, and once the rounds
+            # have
+            # begun the other nodes on a simulated air would not wait for that.
             self._deploy = importlib.import_module("testbed.agents.policy")
             self._deploy.bayes_alone(np.eye(n_peer, n_own), np.ones(n_own), self._numbers)
 
@@ -77,7 +78,7 @@ class Bayes(BeamPolicy):
         return self._beam
 
     def _scaled(self, role: str, h: C64) -> Any:
-        """Return (own antenna, transmitter's antenna) of mean power 1, by all that was heard of the link so far."""
+        """Return (own antenna, transmitter's antenna) of mean power 1, by the mean over all receptions of the link."""
         middle = h[:, :, h.shape[-1] // 2].astype(np.complex128)
         heard = self._powers.setdefault(role, [])
         heard.append(float(np.mean(np.abs(middle) ** 2)))

@@ -13,7 +13,7 @@ def centred(values: F64) -> F64:
 
 
 def row_median(values: F64) -> F64:
-    """Return (row,) the median over what a row has; NaN where it has nothing."""
+    """Return (row,) the median of a row's valid values; NaN where it has none."""
     out = np.full(values.shape[0], np.nan)
     some = np.isfinite(values).any(axis=1)
     out[some] = np.nanmedian(values[some], axis=1)

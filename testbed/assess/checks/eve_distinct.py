@@ -35,7 +35,7 @@ def eve_distinct(alice_db: F64, bob_db: F64, eve_db: Mapping[str, F64]) -> Verdi
                     found[f"{kind} of {heard}'s probes at Eve and those at {end}"] = (r, chance)
     if not found or legitimate is None:
         return Verdict(name, False, "Eve's channel could not be compared: the levels at Alice, Bob or Eve do not vary.")
-    # correlations beyond what chance gives come first, then the largest
+    # links that correlate by more than chance come first, then the largest correlation
     where = max(found, key=lambda key: (abs(found[key][0]) > found[key][1], abs(found[key][0])))
     worst, chance = found[where]
     values_out = {"r_eve": worst, "r": legitimate}

@@ -34,7 +34,7 @@ def gain_steps(alice_db: F64, bob_db: F64) -> Verdict:
     medians = np.median(np.lib.stride_tricks.sliding_window_view(offset, window), axis=1)
     step = medians[window:] - medians[:-window]
     # The limit follows from the spread of all such differences (1.4826·MAD = std of a Gaussian): where the ends see
-    # different channels the offset wanders all the time, and that must not look like gain steps.
+    # different channels, the offset varies all the time, which must not be taken for steps of the gain.
     limit = max(1.0, 6.0 * 1.4826 * float(np.median(np.abs(step - np.median(step)))))
     found: list[int] = []
     strength = np.abs(step)

@@ -1,4 +1,4 @@
-"""Are Alice's and Bob's probes paired: no correlation as they stand, but a clear one after a shift?"""
+"""Are Alice's and Bob's probes paired wrongly: no correlation as recorded, but a clear one after a shift?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_SHIFT = 32
 
 
 class Pairing(HealthCheck):
-    """Are Alice's and Bob's probes paired: no correlation as they stand, but a clear one after a shift?"""
+    """Are Alice's and Bob's probes paired wrongly: no correlation as recorded, but a clear one after a shift?"""
 
     order = 20
 
@@ -22,12 +22,12 @@ class Pairing(HealthCheck):
 
 
 def pairing(alice_db: F64, bob_db: F64) -> Verdict:
-    """Are Alice's and Bob's probes paired: no correlation as they stand, but a clear one after a shift?"""
+    """Are Alice's and Bob's probes paired wrongly: no correlation as recorded, but a clear one after a shift?"""
     name = "pairing"
     r0 = correlation(alice_db, bob_db)
     n = alice_db.shape[0]
     reach = min(MAX_SHIFT, n // 4)
-    # differences: a slow drift correlates at every shift and would point at any of them
+    # probe-to-probe differences, because a slow drift correlates at every shift
     a, b = detrend(alice_db), detrend(bob_db)
     by_shift = {k: correlation(a[k:], b[:-k]) for k in range(1, reach + 1)}
     by_shift |= {-k: correlation(a[:-k], b[k:]) for k in range(1, reach + 1)}
@@ -37,7 +37,7 @@ def pairing(alice_db: F64, bob_db: F64) -> Verdict:
             name, True, "The pairing cannot be checked: there are too few common probes, or the levels do not vary."
         )
     best = max(shifted, key=lambda shift: shifted[shift])
-    # signed: differences of a fast channel correlate by −0.5 where the true shift is 1
+    # the sign counts: differences of a fast channel correlate by −0.5 where the true shift is 1
     at_zero = max(0.0, correlation(a, b) or 0.0)
     values = {"r": r0, "best_shift": float(best), "r_shifted": shifted[best]}
     # the largest of 2·reach correlations of independent series stays below 5/√n

@@ -1,4 +1,4 @@
-"""Do the two directions differ by more than noise explains, although both ends hear well?"""
+"""Do the two directions differ by more than noise explains, although both ends receive with a high SNR?"""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from testbed.core.stages import Verdict
 from testbed.core.types import F64
 
 _CLEAR_SNR_DB = 10.0
-"""Below, differences between the two directions may be noise."""
+"""Below this SNR, differences between the two directions may be noise."""
 
 
 class Reciprocity(HealthCheck):
-    """Do the two directions differ by more than noise explains, although both ends hear well?"""
+    """Do the two directions differ by more than noise explains, although both ends receive with a high SNR?"""
 
     order = 60
 
@@ -24,12 +24,12 @@ class Reciprocity(HealthCheck):
 
 
 def reciprocity(alice_db: F64, bob_db: F64, alice_snr_db: F64, bob_snr_db: F64) -> Verdict:
-    """Do the two directions differ by more than noise explains, although both ends hear well?
+    """Do the two directions differ by more than noise explains, although both ends receive with a high SNR?
 
-    Noise of a known SNR γ moves a level by 8.7/√(2γ) dB (std). Constant differences (uncalibrated hardware) are taken
-    off; what is left beyond noise has changed between the slots of a round. This cannot tell an adversary's surface
-    from other causes of that: automatic gain control, wrong pairing, hardware that drifts from round to round, a
-    channel faster than the gap between the slots.
+    Noise of a known SNR γ changes a level by 8.7/√(2γ) dB (std). Constant differences (uncalibrated hardware) are
+    subtracted; what remains beyond noise has changed between the slots of a round. This check cannot separate an
+    adversary's surface from other causes of such a change: automatic gain control, wrong pairing, hardware that drifts
+    from round to round, a channel that changes within the time between the slots.
     """
     name = "reciprocity"
     apart = centred(alice_db) - centred(bob_db)
@@ -38,7 +38,7 @@ def reciprocity(alice_db: F64, bob_db: F64, alice_snr_db: F64, bob_snr_db: F64) 
     snrs_db = [float(np.median(s)) if s.size else np.nan for s in heard]
     if apart.size < MIN_PROBES or not np.isfinite(snrs_db).all():
         return Verdict(name, True, "Too few common probes to compare the two directions.")
-    # medians: single subcarriers in a deep fade are all noise
+    # medians, because single subcarriers in a deep fade hold noise only
     own_db = float(1.4826 * np.median(np.abs(apart)) / np.sqrt(2))
     noise_db = float(10 / np.log(10) * np.sqrt(np.mean([10 ** (-s / 10) for s in snrs_db]) * 2))
     values = {"own_std_db": own_db, "noise_std_db": noise_db, "snr_alice_db": snrs_db[0], "snr_bob_db": snrs_db[1]}

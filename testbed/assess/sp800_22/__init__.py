@@ -1,8 +1,8 @@
 """The 15 tests of NIST SP 800-22 rev. 1a, vectorised over sequences.
 
 Every test takes (sequence, bit) uint8 of 0 and 1 and returns p-values (sequence,), or (sequence, statistic) where the
-standard defines several. `run` applies all that the sequences' length allows. P-values tell something about the bits
-they come from (the frequency test: how many are ones), so a node that keeps its key private keeps them too.
+standard defines several. `run` applies all that the sequences' length allows. P-values reveal something about the bits
+(the frequency test: the number of ones), so a node that keeps its key private keeps its p-values private, too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEAST_BITS = {
     "longest_run": 128,  # 2.4.2
     "rank": 38 * structure.MATRIX**2,  # 2.5.7: 38 matrices
     "spectral": 1000,  # 2.6.7; at 256 bits the statistic takes so few values that good keys fail too often
-    # 2.7.7 names none; ours: each template five times in a block, as is usual for chi-squared
+    # 2.7.7 gives no length; ours: 5 expected occurrences of a template in a block, as usual for chi-squared
     "non_overlapping_template": patterns.NON_OVERLAPPING_BLOCKS
     * (5 * 2**patterns.TEMPLATE_BITS + patterns.TEMPLATE_BITS - 1),
     "overlapping_template": 1_000_000,  # 2.8.7
@@ -38,7 +38,7 @@ LEAST_BITS = {
 
 _CHUNK_BITS = 1 << 19
 _SERIAL_BITS, _ENTROPY_BITS = 16, 10
-"""The longest patterns: those that the standard's own run over a million bits uses."""
+"""The longest patterns: those of the standard's own example of a million bits."""
 
 
 def run(bits: U8) -> dict[str, F64]:

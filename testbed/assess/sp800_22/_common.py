@@ -1,4 +1,4 @@
-"""What several tests share."""
+"""Functions that several tests share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def chi2_p(seen: NDArray[np.int64] | F64, expected: F64) -> F64:
 
 
 def windows(bits: U8, length: int) -> NDArray[Any]:
-    """Return (…, bit − length + 1) the overlapping windows of `length` bits as numbers, first bit on top.
+    """Return (…, bit − length + 1) the overlapping windows of `length` bits as numbers, first bit most significant.
 
     The smallest unsigned type that holds them. `length` is 1 to 32.
     """

@@ -13,7 +13,7 @@ STATES = (-4, -3, -2, -1, 1, 2, 3, 4)
 VARIANT_STATES = (*range(-9, 0), *range(1, 10))
 LEAST_CYCLES = 500
 _VISITS = 5
-"""So many visits or more are one class."""
+"""This many visits or more are counted in one class."""
 
 
 def random_excursions(bits: U8, least_cycles: int = LEAST_CYCLES) -> F64:

@@ -1,4 +1,4 @@
-"""SP 800-22 rev. 1a, 2.1–2.4 and 2.13: how many ones, in which runs, and how far the sum wanders."""
+"""SP 800-22 rev. 1a, 2.1–2.4 and 2.13: number of ones, runs of ones, and excursion of the cumulative sum."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def longest_run(bits: U8) -> F64:
         left = np.packbits(left, axis=2)
     longest = np.zeros(left.shape[:2], dtype=np.int64)
     for _ in range(lowest + len(expected) - 1):  # longer ones are all of the last class
-        # a run of k ones leaves k − 1
+        # removing the end of each run leaves k − 1 of a run of k ones
         if block == 8:
             longest += left[:, :, 0] != 0
             left = left & (left << np.uint8(1))
@@ -76,7 +76,7 @@ def cumulative_sums(bits: U8, reverse: bool = False) -> F64:
     n = bits.shape[1]
     steps = bits.view(np.int8) * np.int8(2) - np.int8(1)
     walk = np.cumsum(steps, axis=1, dtype=np.int16 if n < 1 << 15 else np.int32)
-    if reverse:  # sums from the end are the last one less the one before
+    if reverse:  # a sum from the end is the total less a sum from the start
         low = np.minimum(walk[:, :-1].min(axis=1, initial=0), 0)
         high = np.maximum(walk[:, :-1].max(axis=1, initial=0), 0)
         total = walk[:, -1].astype(np.int64)

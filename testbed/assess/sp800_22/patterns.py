@@ -1,4 +1,4 @@
-"""SP 800-22 rev. 1a, 2.7–2.9, 2.11, 2.12: how often which pattern occurs, and how far apart."""
+"""SP 800-22 rev. 1a, 2.7–2.9, 2.11, 2.12: how often patterns occur, and how far apart."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UNIVERSAL = (
 
 @cache
 def aperiodic_templates(length: int) -> tuple[str, ...]:
-    """Return the templates of `length` bits that no shift lays over themselves (148 of 9 bits), in order."""
+    """Return the templates of `length` bits that cannot overlap themselves (148 of 9 bits), in order."""
     every = (format(code, f"0{length}b") for code in range(1 << length))
     return tuple(t for t in every if not any(t[k:] == t[: length - k] for k in range(1, length)))
 

@@ -14,7 +14,7 @@ from testbed.core.types import U8
 PRIME = (1 << 128) - 159
 """Largest prime below 2**128."""
 TAG_BITS = 128
-"""What publishing a tag reveals at most; the caller's message counts it as leaked."""
+"""What publishing a tag reveals at most; the caller counts it as leaked in its message."""
 TAG_BYTES = TAG_BITS // 8
 _CHUNK_BYTES = 15
 

@@ -1,7 +1,7 @@
-"""Where in each block of a batch its frame lies, and at what carrier offset.
+"""Finds the frame in each block of a batch, and its carrier offset.
 
-All functions take a batch as arrays whose first axis is the block. What they return for a block depends on that block
-alone, to the last bit: sums run within a block, never across, so that a batch of one gives what a batch of 64 gives.
+All functions take a batch as arrays whose first axis is the block. The result for a block depends on that block alone,
+to the last bit: sums run within a block, never across blocks, so that a batch of one gives the result of a batch of 64.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from testbed.chain.csi._plan import C128, Plan, power
 from testbed.core.types import C64, F64, I64
 
 _LEAST_ENERGY = 0.5
-"""Share of the strongest hypothesis's energy that a carrier offset must explain: of few bins one may fit by chance."""
+"""Share of the strongest hypothesis's energy that a carrier offset must explain; with few bins one may fit by
+chance."""
 
 _DETECT_BYTES = 1 << 17
-"""Of samples in double precision in which frames are looked for together: what stays in a core's nearer cache."""
+"""Bytes of samples, in double precision, that are searched for frames together; they fit a core's inner cache."""
 
 
 class Scratch:
-    """Memory that is used again: fresh pages from the system cost more than the arithmetic that is done in them."""
+    """Memory that is reused, because new pages from the system cost more time than the arithmetic on them."""
 
     def __init__(self) -> None:
         self._known: dict[str, C128] = {}
 
     def array(self, name: str, shape: tuple[int, ...]) -> C128:
-        """Return an array of any content; whatever has the same name is overwritten."""
+        """Return an array of any content; an earlier array of this name is overwritten."""
         size = math.prod(shape)
         known = self._known.get(name)
         if known is None or known.size < size:
@@ -64,7 +65,7 @@ class Batch:
     def windows(self, rows: I64, first: I64, length: int, plan: Plan) -> C128:
         """Return (row, antenna, length) copies of the samples from `first` (row,) on, zeros where there are none.
 
-        They hold until the next call.
+        They are valid until the next call.
         """
         out = self.scratch.array("windows", (rows.size, self.y.shape[1], length))
         for to, row, start in zip(out, rows.tolist(), (first + plan.before).tolist(), strict=True):
@@ -73,7 +74,7 @@ class Batch:
 
 
 def detect(batch: Batch, plan: Plan) -> tuple[I64, F64, I64]:
-    """Return (block,) where preamble and symbols repeat best, how well (0 to 1), and in how many products that shows.
+    """Return (block,) where preamble and symbols repeat best, how well (0 to 1), and the number of products behind it.
 
     Sliding self-correlation one period apart (Schmidl and Cox, IEEE Trans. Commun. 45(12), 1997).
     """
@@ -126,7 +127,8 @@ def fine_start(batch: Batch, rows: I64, coarse: I64, cfo: F64, plan: Plan) -> I6
     strength = power(np.fft.ifft(spectrum, axis=-1)[..., : 2 * plan.reach + 1])
     energy = (strength[:, 0] if strength.shape[1] == 1 else strength.sum(axis=1)).cumsum(axis=-1)
     inside = energy[:, plan.n_cp :] - energy[:, : -plan.n_cp]
-    # The maximum is flat for a short channel; its middle moves less with the noise than its top.
+    # The maximum is flat for a short channel; the middle of the flat part varies less with noise than its largest
+    # value.
     best = inside >= 0.995 * inside.max(axis=-1, keepdims=True)
     begin, end = best.argmax(axis=-1), best.shape[-1] - 1 - best[:, ::-1].argmax(axis=-1)
     middle: I64 = first + 1 + np.rint((begin + end) / 2).astype(np.int64)
@@ -134,13 +136,13 @@ def fine_start(batch: Batch, rows: I64, coarse: I64, cfo: F64, plan: Plan) -> I6
 
 
 def search_cfo(batch: Batch, rows: I64, coarse: I64, cfo: F64, plan: Plan) -> F64:
-    """Return (row,) carrier offsets: `cfo` plus the whole number of 1/half with which preamble and symbols fit best.
+    """Return (row,) carrier offsets: `cfo` plus that multiple of 1/half with which preamble and symbols fit best.
 
     The preamble's spectrum over the symbols' is known on every bin that both carry, whatever the channel and wherever
     the windows begin, and a carrier offset of 1/half moves it by n_fft/half bins: all hypotheses are one circular
     correlation over frequency.
     """
-    # earlier windows forgive a coarse start that is late
+    # earlier windows tolerate a coarse start that is too late
     first = coarse + plan.first - plan.n_cp // 2
     n_parts = plan.n_symbols + 1
     windows = batch.windows(rows, first, n_parts * plan.step, plan)
@@ -171,7 +173,7 @@ def _over_frequency(values: C128 | F64, pattern: C128 | F64) -> F64:
 
 
 def indices(flags: NDArray[np.bool_]) -> I64:
-    """Return which of (row,) are set."""
+    """Return (row,) indices at which a flag is set."""
     return flags.nonzero()[0]
 
 

@@ -1,4 +1,4 @@
-"""What follows from a sounding frame's design alone: where its parts lie, and the tables that estimation looks up."""
+"""What follows from a sounding frame's design alone: the positions of its parts, and tables for the estimation."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ class Plan:
             )
 
         samples = frame.samples.astype(np.complex128)
-        # Windows begin where the earliest path's cyclic prefix ends: any path up to n_cp later is still inside its own.
-        # The preamble's last n_fft samples are one more window, one step before those of the symbols.
+        # Windows begin where the earliest path's cyclic prefix ends, so that any path up to n_cp later is still within
+        # its
+        # own prefix. The preamble's last n_fft samples are a further window, one step before those of the symbols.
         self.first = self.preamble_len - self.n_fft
         self.parts = self.first + self.step * np.arange(self.n_symbols + 1)
         self.samples = np.arange(self.n_fft)
@@ -40,16 +41,16 @@ class Plan:
         """Samples from a frame's start on that hold all windows, each followed by what fills its step."""
         self.detection_share = self._detection_share()
 
-        # Reach of the fine search around the coarse start; the preamble resembles itself again one half away.
+        # Range of the fine search around the coarse start; the preamble repeats itself after one half.
         self.reach = self.n_cp + self.half // 4
         self.fine_span = 2 * self.reach + self.preamble_len
         self.fine_len = _good_length(self.fine_span)
         self.fine_index = np.arange(self.fine_span)
         self.preamble_conj = np.conj(np.fft.fft(samples[: self.preamble_len], self.fine_len))
         self.before = self.reach
-        """Zeros to put before a block's samples so that every window begins inside."""
+        """Zeros before a block's samples, so that every window begins inside."""
         self.after = max(self.frame_len - self.preamble_len + self.n_cp, self.reach)
-        """Zeros to put after them. A frame that runs out of the block must be seen to do so."""
+        """Zeros after a block's samples, so that a frame that exceeds the block is recognised as such."""
 
         preamble, symbol = np.fft.fft(samples[self.parts[:2, None] + self.samples], axis=1)
         self.used: I64 = self.bins % self.n_fft
@@ -60,7 +61,7 @@ class Plan:
         self.even: I64 = self.used[carried]
         self.preamble_over_symbol: C128 = preamble[self.even] / symbol[self.even]
 
-        # A channel fits into the cyclic prefix; what a carrier or another waveform seems to be spreads over all delays.
+        # A channel fits into the cyclic prefix; the estimate for a carrier or another waveform spreads over all delays.
         delays = np.arange(self.n_cp + 1)
         self.to_delays = np.exp(2j * np.pi / self.n_fft * np.outer(self.bins, delays)) / np.sqrt(self.n_fft)
         one_path = np.exp(-2j * np.pi / self.n_fft * self.bins * (self.n_cp // 2))
@@ -72,18 +73,19 @@ class Plan:
     def max_cfo(self) -> float:
         """Cycles per sample within which a carrier offset is accepted: the frame's band stays inside the sampled one.
 
-        Never less than what the preamble's halves tell apart. Beyond, a receiver's filters have cut off some of it.
+        Never less than the preamble's halves can resolve. Beyond it, a receiver's filters have removed part of the
+        band.
         """
         spare = self.n_fft // 2 - int(np.abs(self.bins).max())
         return max(spare / self.n_fft if self.searchable else 0.0, 1 / (2 * self.half))
 
     @property
     def searchable(self) -> bool:
-        """Whether carrier offsets that look the same to the preamble's halves are a whole number of bins apart."""
+        """Whether carrier offsets that the preamble's halves cannot distinguish are a whole number of bins apart."""
         return self.n_fft % self.half == 0 and not np.any(self.even % (self.n_fft // self.half))
 
     def _detection_share(self) -> F64:
-        """Return (sample,) how often each enters the products of the detection, halved: Σ|a||b| ≤ Σ(|a|² + |b|²)/2."""
+        """Return (sample,) how often each is used in the detection's products, halved: Σ|a||b| ≤ Σ(|a|² + |b|²)/2."""
         share = np.zeros(self.frame_len)
         for first, stop, lag in ((0, self.preamble_len, self.half), (self.preamble_len, self.frame_len, self.step)):
             share[first : stop - lag] += 0.5

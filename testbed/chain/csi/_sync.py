@@ -1,13 +1,13 @@
-"""What every estimator needs first: find the frame, measure carrier offset and noise, and divide by the pilots.
+"""The first steps of every estimator: find the frame, measure carrier offset and noise, divide by the pilots.
 
 Steps: (1) sliding correlation of the received samples with themselves one period later, over the preamble (Schmidl and
 Cox, IEEE Trans. Commun. 45(12), 1997) and over the repeated symbols; (2) carrier offset from the preamble's halves;
-(3) cross-correlation with the known preamble, and the position whose cyclic prefix catches most of its energy;
-(4) carrier offset from the repeated symbols, made unambiguous by (2); (5) FFT of all symbols, least squares over what
-repeats, noise from what does not; (6) arrival time from the phase slope over frequency. Where (3) and (4) do not find
-the frame, the carrier offset may be one that (2) cannot tell from a smaller one: it is searched for, and they go again.
+(3) cross-correlation with the known preamble, and the position whose cyclic prefix holds most of its energy;
+(4) carrier offset from the repeated symbols, made unambiguous by (2); (5) FFT of all symbols, least squares over the
+repeating part, noise from the rest; (6) arrival time from the phase slope over frequency. Where (3) and (4) do not find
+the frame, the carrier offset may be beyond what (2) can resolve: it is searched for, and both steps are repeated.
 
-Blocks of one shape are worked on together, some at a time; what a block gives does not depend on the others.
+Blocks of one shape are computed together, some at a time; the result for a block does not depend on the others.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ Flags = NDArray[np.bool_]
 
 CLIP_LEVEL = 0.999
 _PREAMBLE_MATCH = 0.6
-"""Coherence demanded between the received preamble and the one predicted from the symbols' estimate. A frame at 0 dB
-gives 0.73; of 32 random bins one in 10⁶ gives more than 0.6."""
+"""Least coherence between the received preamble and the one predicted from the symbols' estimate. A frame at 0 dB
+has 0.73; random noise on 32 bins exceeds 0.6 once in 10⁶."""
 _SEARCHED_SIGMAS = 4.5
-"""The same after a search, which tries a hypothesis for every carrier: it takes more than one of few bins by chance."""
+"""The same after a search, which tries a hypothesis for every carrier, so that a chance match is more likely."""
 _SIGMAS = 5.0
 """A self-correlation of n noise samples exceeds 5/√n with probability e⁻²⁵."""
 _DC_RESIDUE = 1e-3
-"""DC expected to be left after the block's mean is taken off, relative to the signal's power."""
+"""DC that remains after the block's mean is subtracted, relative to the signal's power."""
 _CHUNK_BYTES = 1 << 20
-"""Of samples in double precision that are worked on together: what stays in a core's cache."""
+"""Bytes of samples, in double precision, that are computed together; they fit a core's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Soundings:
     """Frames that were found and passed all checks; the first axis of every array is the frame."""
 
     rows: I64
-    """Which block each was found in."""
+    """Index of the block in which each was found."""
     h: C128
     """(frame, rx antenna, subcarrier) least-squares estimate, delays relative to `time_s`."""
     h_noise: F64
@@ -74,7 +74,7 @@ class Soundings:
     start: I64
     """Sample of the block at which the earliest path's frame begins."""
     delay: F64
-    """Of the power-weighted mean path after `start`, in samples."""
+    """Delay of the power-weighted mean path after `start`, in samples."""
 
     def take(self, index: I64) -> Soundings:
         return _taken(self, index)
@@ -89,7 +89,7 @@ class Soundings:
 
 @dataclass(frozen=True, slots=True)
 class _Dc:
-    """What a constant in the received samples becomes in the corrected spectra: turns[symbol] · spectrum[bin]."""
+    """Contribution of a constant in the received samples to the corrected spectra: turns[symbol] · spectrum[bin]."""
 
     turns: C128
     """(frame, symbol)."""
@@ -113,7 +113,7 @@ class _Lock:
     rows: I64
     start: I64
     cfo: F64
-    """Cycles per sample."""
+    """Carrier offset in cycles per sample."""
     energy: F64
     """(frame,) Σ|sample|² over the frame and all antennas."""
     dc: _Dc
@@ -124,7 +124,7 @@ class _Lock:
     match: F64
     """(frame,) coherence of the preamble with what the symbols predict."""
     share: F64
-    """(frame,) of the channel's energy within the cyclic prefix."""
+    """(frame,) share of the channel's energy within the cyclic prefix."""
 
     def take(self, index: I64) -> _Lock:
         return _taken(self, index)
@@ -152,22 +152,22 @@ def _taken(record: _Record, index: I64) -> _Record:
 
 
 class SyncOptions(StageOptions, frozen=True):
-    """What all estimators share: which probes they reject."""
+    """Options of all estimators: which probes they reject."""
 
     min_snr_db: Annotated[float, Meta(ge=-20, le=60)] = 3.0
     """Mean SNR of one symbol over the subcarriers below which a probe is rejected as LOW_SNR."""
     clip_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.001
     """Share of the frame's samples with |I| or |Q| ≥ 0.999 above which it is rejected as CLIPPED."""
     detection_threshold: Annotated[float, Meta(gt=0, lt=1)] = 0.25
-    """Self-correlation coefficient, about SNR/(1 + SNR) over the sampled band, below which there is NO_PREAMBLE; raised
-    where the block holds too few samples for it to mean anything."""
+    """Self-correlation coefficient, about SNR/(1 + SNR) over the sampled band, below which there is NO_PREAMBLE; a
+    higher limit applies where the block holds too few samples for this one."""
     max_cfo_hz: Annotated[float, Meta(gt=0)] | None = None
-    """Carrier offset beyond which a probe is rejected as CFO_RANGE; none: all at which the frame's band stays
-    inside the sampled one, (n_fft/2 − highest bin)·rate/n_fft."""
+    """Carrier offset beyond which a probe is rejected as CFO_RANGE; default: the largest at which the frame's band
+    stays inside the sampled one, (n_fft/2 − highest bin)·rate/n_fft."""
 
 
 class Synchroniser:
-    """Finds frames in blocks. Holds what it derived from the last frame design; not for use by several threads."""
+    """Finds frames in blocks. It keeps what it derived from the last frame design; not for use by several threads."""
 
     def __init__(self, options: SyncOptions) -> None:
         self.min_snr_db, self.clip_fraction = options.min_snr_db, options.clip_fraction
@@ -176,7 +176,7 @@ class Synchroniser:
         self._scratch = Scratch()
 
     def plan(self, frame: SoundingFrame) -> Plan:
-        """Return what is derived from a frame's design, made once as long as the same object comes."""
+        """Return what is derived from a frame's design; it is computed once for the same frame object."""
         if self._plan is None or self._plan.frame is not frame:
             self._plan = Plan(frame)
         return self._plan
@@ -189,7 +189,7 @@ class Synchroniser:
     def estimate(
         self, blocks: Sequence[IqBlock], frame: SoundingFrame, refine: Callable[[Soundings], C128]
     ) -> list[CsiFrame | ProbeRejected]:
-        """Return each block's CSI with the channel that `refine` makes of the soundings, or why it has none."""
+        """Return each block's CSI, with the channel that `refine` computes from the soundings, or why it has none."""
         plan = self.plan(frame)
         out: list[CsiFrame | ProbeRejected | None] = [None] * len(blocks)
         for found in self.sound(blocks, frame, out):
@@ -202,8 +202,8 @@ class Synchroniser:
     ) -> Iterator[Soundings]:
         """Find a frame in each of `blocks`, samples (antenna, sample), and estimate the channel by least squares.
 
-        Yields those that were found, some at a time; puts the reason for each other one in its place of `rejected`.
-        Raises ValueError where a block and the frame differ in sample rate.
+        Yields those that were found, some at a time; writes the reason for each other block into its place in
+        `rejected`. Raises ValueError where a block and the frame differ in sample rate.
         """
         plan = self.plan(frame)
         alike: dict[tuple[int, ...], list[int]] = {}
@@ -225,8 +225,8 @@ class Synchroniser:
     def sound_antennas(self, block: IqBlock, frame: AntennaFrame) -> Soundings:
         """Find the frame by the first antenna's section, then estimate every antenna by its own.
 
-        `h` is (1, rx antenna, tx antenna, subcarrier). Raises what makes the block useless, TRUNCATED for a later
-        section too.
+        `h` is (1, rx antenna, tx antenna, subcarrier). Raises ProbeRejected with the reason why the block is useless,
+        TRUNCATED also where a later section is cut off.
         """
         n_antennas, n_symbols, plan = frame.n_antennas, frame.frame.n_symbols, self.plan(frame.frame)
         raw = np.ascontiguousarray(block.samples, dtype=np.complex64)
@@ -235,7 +235,7 @@ class Synchroniser:
             raise ProbeRejected(
                 Reject.TRUNCATED, f"{raw.shape[1]} samples cannot hold {n_antennas} antennas' {plan.frame_len + later}"
             )
-        # the first section is where the others still fit behind it
+        # the first section is searched only where the others still fit behind it
         rejected: list[CsiFrame | ProbeRejected | None] = [None]
         first = replace(block, samples=raw[:, : raw.shape[1] - later])
         soundings = list(self.sound([first], frame.frame, rejected))
@@ -247,7 +247,7 @@ class Synchroniser:
         firsts = plan.parts[1:] + frame.stride * np.arange(n_antennas)[:, None]  # (antenna, symbol), after the start
         y = raw - raw.mean(axis=1, keepdims=True, dtype=np.complex128)
         windows = y[:, start + firsts[:, :, None] + plan.samples]
-        # one oscillator serves all antennas: whatever repeats within their sections tells its offset
+        # one oscillator serves all antennas, so the repetitions in all of their sections give its offset
         cfo = found.cfo_hz / frame.frame.sample_rate_hz
         cfo = _unwrapped(cycles_between(windows[None, :, :, :-1], windows[None, :, :, 1:]), cfo, plan)
         turns = phasors(cfo, firsts.ravel()).reshape(n_antennas, n_symbols)
@@ -265,7 +265,7 @@ class Synchroniser:
         )  # fmt: skip
 
     def _sound(self, batch: Batch, time_s: F64, plan: Plan, rejected: dict[int, ProbeRejected]) -> Soundings:
-        """Return what was found in blocks that begin at `time_s` (block,); `rejected` tells of all others."""
+        """Return what was found in blocks that begin at `time_s` (block,); `rejected` gets the others' reasons."""
         loud = ~(np.abs(batch.raw.view(np.float32)).max(axis=(1, 2)) < CLIP_LEVEL)
         coarse, coefficient, n_products = detect(batch, plan)
         threshold = np.maximum(self.detection_threshold, np.minimum(_SIGMAS / np.sqrt(n_products), 0.9))
@@ -291,7 +291,7 @@ class Synchroniser:
     def _lock_far(
         self, batch: Batch, rows: I64, coarse: I64, cfo: F64, loud: Flags, plan: Plan
     ) -> tuple[_Lock, dict[int, ProbeRejected]]:
-        """Try once more at carrier offsets that were searched for; also tell which frames lie beyond the range."""
+        """Try again with carrier offsets from a search; also return which frames lie beyond the range."""
         least = max(_PREAMBLE_MATCH, min(_SEARCHED_SIGMAS / math.sqrt(2 * plan.even.size), 0.9))
         lock, _ = self._lock(batch, rows, coarse, cfo, loud, plan, least)
         compact, near = lock.share >= plan.min_delay_share, np.abs(lock.cfo) <= plan.max_cfo
@@ -302,7 +302,7 @@ class Synchroniser:
     def _lock(
         self, batch: Batch, rows: I64, coarse: I64, cfo: F64, loud: Flags, plan: Plan, least_match: float
     ) -> tuple[_Lock, dict[int, ProbeRejected]]:
-        """Find frames near `coarse` (row,), if their carrier offsets are about `cfo`; also tell why not, by row."""
+        """Find frames near `coarse` (row,), with carrier offsets of about `cfo`; also return the failures, by row."""
         start = fine_start(batch, rows, coarse, cfo, plan)
         end = start + plan.frame_len
         why: dict[int, ProbeRejected] = {}
@@ -317,12 +317,12 @@ class Synchroniser:
         lock = _correct(batch, rows[fits], start[fits], cfo[fits], plan)
         known = lock.match >= least_match
         for i in indices(~known).tolist():
-            detail = f"what repeats is not the expected waveform (match {lock.match[i]:.2f})"
+            detail = f"the repeating signal is not the expected waveform (match {lock.match[i]:.2f})"
             why[int(lock.rows[i])] = ProbeRejected(Reject.NO_PREAMBLE, detail)
         return (lock if known.all() else lock.take(indices(known))), why
 
     def _finish(self, lock: _Lock, n: int, time_s: F64, plan: Plan, rejected: dict[int, ProbeRejected]) -> Soundings:
-        """Estimate the channel of the frames in blocks of `n` samples, and reject those in which it is no good."""
+        """Estimate the channel of the frames in blocks of `n` samples, and reject the unusable ones."""
         rate_hz = plan.frame.sample_rate_hz
         mean, noise = _repeating(lock.symbols, lock.mean, lock.dc, plan)
         n_antennas = mean.shape[1]
@@ -350,7 +350,7 @@ class Synchroniser:
         return found if good.all() else found.take(indices(good))
 
     def _good(self, checked: _Checked, n: int, plan: Plan) -> Flags:
-        """Return (frame,) which pass all checks that `_why` words."""
+        """Return (frame,) which pass all checks of `_why`."""
         room = n - plan.frame_len
         return (
             (checked.snr_db >= self.min_snr_db)
@@ -387,12 +387,12 @@ class Synchroniser:
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """What frames are judged by, each (frame,)."""
+    """The figures by which frames are judged, each (frame,)."""
 
     cfo_hz: F64
     snr_db: F64
     share: F64
-    """Of the channel's energy within the cyclic prefix."""
+    """Share of the channel's energy within the cyclic prefix."""
     arrival: F64
     """Sample of the block at which the frame arrived."""
 
@@ -401,7 +401,7 @@ class _Checked:
 
 
 def _unfit(block: IqBlock, plan: Plan) -> ProbeRejected | None:
-    """Return why a block cannot hold the frame whatever its samples are; raises ValueError at another sample rate."""
+    """Return why a block of this size cannot hold the frame; raises ValueError at another sample rate."""
     if block.sample_rate_hz != plan.frame.sample_rate_hz:
         raise ValueError(f"block at {block.sample_rate_hz:g} Hz, frame at {plan.frame.sample_rate_hz:g} Hz")
     if block.overflow:
@@ -413,7 +413,7 @@ def _unfit(block: IqBlock, plan: Plan) -> ProbeRejected | None:
 
 
 def _lost(rows: I64, lock: _Lock, why: Mapping[int, ProbeRejected], plan: Plan) -> I64:
-    """Return which of the rows may have been missed, or taken for what they are not, for another carrier offset."""
+    """Return which of the rows may have been missed, or misjudged, because of another carrier offset."""
     stray = lock.rows[lock.share < plan.min_delay_share].tolist()
     missed = {row for row, reason in why.items() if reason.reason != Reject.CLIPPED}
     return indices(np.isin(rows, [*missed, *stray])) if missed or stray else rows[:0]
@@ -424,12 +424,12 @@ def _beyond(cfo_hz: float, limit_hz: float) -> ProbeRejected:
 
 
 def _unwrapped(turn: F64, cfo: F64, plan: Plan) -> F64:
-    """Return carrier offsets in cycles per sample from cycles per step, which of them by the coarse `cfo`."""
+    """Return carrier offsets in cycles per sample from cycles per step, made unambiguous by the coarse `cfo`."""
     return np.asarray((turn + np.rint(cfo * plan.step - turn)) / plan.step)
 
 
 def _correct(batch: Batch, rows: I64, start: I64, coarse_cfo: F64, plan: Plan) -> _Lock:
-    """Measure the carrier offset by the repeated symbols, unwrapped by the coarse one, and take it off."""
+    """Measure the carrier offset from the repeated symbols, unwrapped by the coarse one, and correct it."""
     frames = batch.windows(rows, start, plan.span, plan)
     n_frames, n_antennas, n_parts = len(frames), frames.shape[1], plan.n_symbols + 1
     steps = frames[..., plan.first :].reshape(n_frames, n_antennas, n_parts, plan.step)
@@ -437,7 +437,7 @@ def _correct(batch: Batch, rows: I64, start: I64, coarse_cfo: F64, plan: Plan) -
     turn = cycles_between(windows[:, :, 1:-1], windows[:, :, 2:])
     cfo = _unwrapped(turn, coarse_cfo, plan)
     turns, within = phasors(cfo, plan.parts), phasors(cfo, plan.samples)
-    # one transform for all: its price is mostly that of the call
+    # one transform for all, because most of its time is that of the call
     corrected = batch.scratch.array("corrected", (n_frames, n_antennas * n_parts + 1, plan.n_fft))
     corrected[:, -1] = within
     body = corrected[:, :-1].reshape(windows.shape)
@@ -463,7 +463,9 @@ def _correct(batch: Batch, rows: I64, start: I64, coarse_cfo: F64, plan: Plan) -
 
 
 def _preamble_match(preamble: C128, total: C128, plan: Plan) -> F64:
-    """Return the coherence, −1 to 1, of the preambles' spectra with what the symbols predict; (frame, antenna, bin)."""
+    """Return the coherence, −1 to 1, of the preambles' spectra with the prediction from the symbols; (frame, antenna,
+    bin).
+    """
     got = preamble.take(plan.even, axis=-1)
     expected = total.take(plan.even, axis=-1) * plan.preamble_over_symbol
     strength = dot(got, got).real * dot(expected, expected).real
@@ -473,13 +475,13 @@ def _preamble_match(preamble: C128, total: C128, plan: Plan) -> F64:
 def _repeating(received: C128, mean: C128, dc: _Dc, plan: Plan) -> tuple[C128, F64]:
     """Return the mean over the symbols of (frame, antenna, symbol, subcarrier) and the noise on a bin of one symbol.
 
-    `mean` (frame, antenna, subcarrier) is the plain one; the noise power (frame, antenna) is what does not repeat.
+    `mean` (frame, antenna, subcarrier) is the plain one; the noise power (frame, antenna) is that of the rest.
 
-    What is left of a receiver's DC offset on the used bins is taken off. The block's mean was taken off before, but
-    that takes some signal with it: once a carrier offset shifts it, the frame's mean is not zero. After correction DC
-    sits at −cfo and turns from symbol to symbol, so that it can be told from the signal by the bins without pilots and
-    by what does not repeat. Linear MMSE: where it hides behind the signal (a few carrier offsets at which it repeats
-    too) and the noise is strong, less is taken off.
+    The remaining DC offset of the receiver is subtracted on the used bins. The block's mean was subtracted before, but
+    this also removes some signal: once a carrier offset shifts it, the frame's mean is not zero. After the correction
+    DC is at −cfo and turns from symbol to symbol, so that the bins without pilots, and what does not repeat, separate
+    it from the signal. Linear MMSE: where it coincides with the signal (at the few carrier offsets at which DC repeats,
+    too) and the noise is strong, less is subtracted.
     """
     n_symbols, n_fft, used = plan.n_symbols, plan.n_fft, dc.spectrum[:, None, :]
     common = dc.turns.sum(axis=-1)[:, None] / n_symbols  # (frame, 1)
@@ -498,7 +500,7 @@ def _repeating(received: C128, mean: C128, dc: _Dc, plan: Plan) -> tuple[C128, F
 
 
 def _noise(total_energy: F64, mean_energy: F64, plan: Plan) -> F64:
-    """Return what of the symbols' energy does not repeat, per bin; never zero, since samples are float32."""
+    """Return the energy of the symbols that does not repeat, per bin; never zero, since samples are float32."""
     n_bins = plan.used.size
     noise = (total_energy - plan.n_symbols * mean_energy) / ((plan.n_symbols - 1) * n_bins)
     return np.asarray(np.maximum(noise, 1e-12 / n_bins * mean_energy + 1e-30))
@@ -512,7 +514,7 @@ def _delay_share(h: C128, plan: Plan) -> F64:
 def _mean_delay(h: C128, plan: Plan) -> F64:
     """Return (frame,) mean delays in samples after the FFT window's start, from the mean phase step over frequency.
 
-    Weighted by power: the position of a single path exactly, the centre of gravity of several. Unlike the first or the
-    strongest path it does not jump between paths when noise changes, so both ends of a link see the same one.
+    Weighted by power: the exact position of a single path, the centre of gravity of several. Unlike the first or the
+    strongest path it does not jump between paths when noise changes, so both ends of a link get the same one.
     """
     return -cycles_between(h[..., :-1] * plan.neighbours, h[..., 1:]) * plan.n_fft

@@ -1,4 +1,4 @@
-"""Linear MMSE estimation: the least-squares estimate smoothed over frequency by what is known of the delay spread."""
+"""Linear MMSE estimation: the least-squares estimate, smoothed over frequency by an assumed delay spread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from testbed.core.types import F64, AntennaFrame, CsiFrame, IqBlock, SoundingFra
 
 class MmseOptions(SyncOptions, frozen=True):
     rms_delay_s: Annotated[float, Meta(gt=0, lt=1e-3)] = 50e-9
-    """Of the exponential power delay profile."""
+    """R.m.s. delay of the exponential power delay profile."""
 
 
 class Mmse(CsiEstimator):

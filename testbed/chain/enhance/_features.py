@@ -1,10 +1,10 @@
 """What the enhancers share: CSI → scale → nearly independent dimensions → detrended rows.
 
-What the quantizers get is real numbers of one of three scales. Levels (`db`, `magnitude`) are the same at both ends
-whatever the oscillators do. `complex` keeps the phases over frequency, twice as many dimensions, and needs `aligned`: a
-frame's common phase depends on two free-running oscillators and its delay on when each receiver found it, so neither is
-reciprocal, and each end takes off what it can see of them in its own frame. CSI without phases (RSSI, amplitudes only)
-has nothing for `complex` to keep: there it is `db`.
+The quantizers get real numbers of one of three scales. Levels (`db`, `magnitude`) are the same at both ends whatever
+the oscillators do. `complex` keeps the phases over frequency, twice as many dimensions, and needs `aligned`: a frame's
+common phase depends on two free-running oscillators and its delay on the receiver's search, so neither is reciprocal,
+and each end removes its own estimate of them from its frame. CSI without phases (RSSI, amplitudes only) has nothing
+that `complex` could keep, so there it gives the same as `db`.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ Detrend = Literal["none", "difference", "highpass"]
 # equal again, so that ties are ties for the quantizer at both ends.
 _DB_DECIMALS = 5
 _FINER = 2
-"""Delays looked at per sample of the bandwidth."""
+"""Delays tried per sample of the bandwidth."""
 
 
 class ScaleOptions(StageOptions, frozen=True):
-    """What all enhancers share that give CSI, not features of their own; the same at both ends."""
+    """Options of all enhancers whose features follow from CSI by a scale; the same at both ends."""
 
     step: Count = 8
     """Subcarriers averaged into one dimension; about a coherence bandwidth makes dimensions nearly independent."""
     scale: ScaleName = "db"
     """db: 20·log10 |h|; magnitude: |h|; complex: Re h and Im h of each frame without its delay and common phase."""
     detrend: Detrend = "none"
-    """difference: minus the previous probe; highpass: minus the mean of the probes before: for channels that drift
-    slowly, whose level Eve can know as well as anybody."""
+    """difference: minus the previous probe; highpass: minus the mean of the probes before. For channels that drift
+    slowly, since Eve can know a slowly varying level as well as the ends."""
     align: bool = True
-    """With complex, whether each frame's delay and common phase are taken off; false only where radios share clock and
-    phase."""
+    """With complex: whether each frame's delay and common phase are removed; false only where the radios share clock
+    and phase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +59,22 @@ class Reduction:
     """none; difference: minus the previous probe; highpass: minus the mean of the `window` probes before."""
     window: int
     align: bool = True
-    """Whether each frame's delay and common phase are taken off; false only where radios share clock and phase."""
+    """Whether each frame's delay and common phase are removed; false only where radios share clock and phase."""
 
     def phases(self, csi: CsiSeries) -> C128:
-        """Return the CSI (probe, rx antenna, tx antenna, subcarrier) as `complex` takes it."""
+        """Return the CSI (probe, rx antenna, tx antenna, subcarrier) in the form that `complex` takes."""
         return aligned(csi) if self.align and not self.levels(csi) else csi.h.astype(np.complex128)
 
     def levels(self, csi: CsiSeries) -> bool:
-        """Whether nothing but levels can be told of this CSI: real values from 0 on, or one subcarrier to align."""
+        """Whether this CSI gives levels only: real values from 0 on, or one subcarrier that is to be aligned."""
         return (self.align and csi.h.shape[-1] < 2) or levels_only(csi)
 
     def apply(self, h: F64 | C128, csi: CsiSeries) -> Features:
         """Return features of h (probe, rx antenna, tx antenna, subcarrier), complex or, for levels, |h|.
 
         Dimension = ((rx · n_tx) + tx) · n_groups + group, groups of subcarriers in ascending order; with `complex`
-        (((rx · n_tx) + tx) · 2 + part) · n_groups + group, part 0 being Re, or as `db` where `levels` are all there
-        is. NaN in, NaN out; a magnitude ≤ 0 has no dB value and becomes NaN too.
+        (((rx · n_tx) + tx) · 2 + part) · n_groups + group, part 0 being Re; or as for `db` where there are only
+        `levels`. NaN in, NaN out; a magnitude ≤ 0 has no dB value and becomes NaN, too.
         """
         scale = "db" if self.scale == "complex" and self.levels(csi) else self.scale
         grouped = group_subcarriers(h if scale == "complex" else np.abs(h), self.step)
@@ -112,10 +112,10 @@ def magnitudes(csi: CsiSeries) -> F64:
 def aligned(csi: CsiSeries) -> C128:
     """Return the CSI, (probe, rx antenna, tx antenna, subcarrier), without each frame's mean delay and common phase.
 
-    Of every antenna pair by itself: the mean slope of the phase over frequency is taken off, then everything is turned
+    For every antenna pair by itself: the mean slope of the phase over frequency is removed, then all values are rotated
     such that Σ_τ g(τ)·|g(τ)| over the delay profile g is real and positive: strong taps count most, and where two are
-    nearly equal none is chosen. No rule is free of frames for which the two ends differ, since a phase reference cannot
-    depend on the channel continuously everywhere (Borsuk–Ulam); here they are those where the strong taps cancel.
+    nearly equal neither is chosen. Under every rule there are frames for which the two ends differ, since a phase
+    reference cannot depend on the channel continuously everywhere (Borsuk–Ulam); here, those whose strong taps cancel.
     """
     h = csi.h.astype(np.complex128)
     f = csi.subcarrier_hz
@@ -154,13 +154,13 @@ def difference(values: F64) -> F64:
 def highpass(values: F64, window: int) -> F64:
     """Subtract from each row the mean of the valid rows among the `window` before it (probe, dimension).
 
-    Only the past is used, so a node can do it while probing and both ends do the same. A row with fewer than half a
-    window of valid predecessors is NaN: its mean would be mostly noise.
+    Only the past is used, so that a node can do it while probing and both ends get the same. A row with fewer than half
+    a window of valid predecessors is NaN, because its mean would be mostly noise.
     """
     valid = np.isfinite(values)
     level = (
         values[valid][0] if valid.any() else 0.0
-    )  # the first value: keeps the running sums small and the past causal
+    )  # subtracting the first value keeps the running sums small, and is causal
     zero = np.zeros((1, values.shape[1]))
     sums = np.concatenate([zero, np.cumsum(np.where(valid, values - level, 0.0), axis=0)])
     counts = np.concatenate([zero, np.cumsum(valid, axis=0, dtype=np.float64)])

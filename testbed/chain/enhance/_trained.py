@@ -39,9 +39,9 @@ from testbed.core.whole import write_whole
 
 MIN_SUBCARRIERS = 4
 MAX_MODEL_BYTES = 1 << 26
-"""Of a model's arrays: ten times what the largest of ours has."""
+"""Most bytes of a model's arrays: ten times what the largest of ours has."""
 MIN_PROBES = 16
-"""Fewer whole pairs of probes are no training set."""
+"""Fewest complete pairs of probes that make a training set."""
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -69,19 +69,19 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What a subclass learnt."""
+    """The result of a subclass's training."""
 
     private: Arrays = field(default_factory=dict)
-    """Only Alice needs it."""
+    """Arrays that only Alice needs."""
     public: Arrays = field(default_factory=dict)
-    """Both ends need it; it is published."""
+    """Arrays that both ends need; they are published."""
     history: dict[str, Any] = field(default_factory=dict)
-    """How it was learnt, plain values for the card."""
+    """The course of the training, plain values for the card."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model with its card: what it is, what it was learnt from, with which versions."""
+    """A model with its card: what it is, what data it was learnt from, with which software versions."""
 
     card: dict[str, Any]
     private: Arrays
@@ -89,25 +89,26 @@ class Model:
 
     @property
     def id(self) -> str:
-        """Sixteen hex digits, the same at both ends: of the card, which names Alice's weights, and the public part."""
+        """Sixteen hex digits, the same at both ends: a hash of the card, which has the hash of Alice's weights, and of
+        the public part."""
         return digest({"card": np.frombuffer(_text(self.card).encode(), np.uint8), **self.public})[:16]
 
 
 class TrainedOptions(StageOptions, frozen=True):
-    """What all enhancers with a model share."""
+    """Options of all enhancers with a model."""
 
     align: bool = True
-    """Whether each frame's delay and common phase are taken off; false only where radios share clock and phase."""
+    """Whether each frame's delay and common phase are removed; false only where radios share clock and phase."""
     model: str = ""
-    """File that a node or `save` wrote, instead of a training."""
+    """File with a model that a node or `save` wrote, in place of a training."""
     validation: Annotated[float, Meta(gt=0, le=0.5)] = 0.2
-    """Last share of the training rounds, which judges."""
+    """Last share of the training rounds, by which the model is validated."""
     gap: Annotated[int, Meta(ge=0, le=1_000_000)] = 8
-    """Rounds left out before it."""
+    """Rounds left out before the validation rounds."""
 
 
 class MappedOptions(TrainedOptions, frozen=True):
-    """Of those that predict Bob's CSI, which both ends then turn into the same features as `identity` does."""
+    """Options of those that predict Bob's CSI, from which both ends compute features as `identity` does."""
 
     step: Count = 8
     """Subcarriers averaged into one dimension."""
@@ -116,7 +117,7 @@ class MappedOptions(TrainedOptions, frozen=True):
 
 
 _NOT_LEARNT = ("align", "model", "device", "step", "scale")
-"""Options that decide nothing of what is learnt, or stand among the parameters."""
+"""Options that do not affect what is learnt, or are among the card's parameters."""
 
 
 class Trained(TrainableEnhancer):
@@ -125,8 +126,8 @@ class Trained(TrainableEnhancer):
     options_type = TrainedOptions
     options: TrainedOptions
     applied: ClassVar[tuple[str, ...]] = ()
-    """Options that say how a model is applied, so that one with others is refused. All the rest says how it is learnt,
-    which no longer matters to a model that is there."""
+    """Options that say how a model is applied; a model with other values is refused. All other options say how it is
+    learnt, which does not matter for a model that exists."""
 
     maps_csi: ClassVar[bool] = True
     """Whether it predicts Bob's CSI at Alice; otherwise both ends compute features."""
@@ -134,7 +135,7 @@ class Trained(TrainableEnhancer):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         o = self.options
-        # those that give features of their own have neither
+        # enhancers with features of their own have neither option
         scale: ScaleName = getattr(o, "scale", "complex")
         self._reduction = Reduction(getattr(o, "step", 1), scale, "none", 1, o.align)
         values = msgspec.json.decode(msgspec.json.encode(o))  # as the card has them: lists, not tuples
@@ -142,9 +143,9 @@ class Trained(TrainableEnhancer):
         self._recipe_card = {k: v for k, v in values.items() if k not in (*_NOT_LEARNT, *self.applied)}
         self._model: Model | None = None
         self._levels = False
-        """Whether the vectors are levels, as of RSSI; follows the model, or the CSI that it is being learnt from."""
+        """Whether the vectors are levels, as for RSSI; follows from the model, or from the CSI of the training."""
         self._file = ""
-        """Where the model was read from."""
+        """File from which the model was read."""
         self._scores: dict[str, float] = {}
         if o.model:
             self.read(Path(o.model))
@@ -164,7 +165,7 @@ class Trained(TrainableEnhancer):
         return {}
 
     def _calibrated(self, calibration: Arrays, csi: CsiSeries) -> CsiSeries:
-        """Return Alice's CSI as it goes into the alignment."""
+        """Return Alice's CSI as it is passed to the alignment."""
         return csi
 
     # ------------------------------------------------------------ the stage
@@ -182,7 +183,7 @@ class Trained(TrainableEnhancer):
         present = np.isfinite(vectors).all(axis=1)
         try:
             out = self._apply(model, role, vectors[present]) if present.any() else np.zeros((0, 1))
-        except (KeyError, ValueError) as exc:  # a file whose card and arrays do not belong together
+        except (KeyError, ValueError) as exc:  # a file whose card and arrays do not match
             raise InputError(f"{self._called} cannot be applied: {type(exc).__name__}: {exc}") from exc
         found = np.full((vectors.shape[0], out.shape[1]), np.nan)
         found[present] = out
@@ -197,7 +198,7 @@ class Trained(TrainableEnhancer):
         return self._reduction.apply(predicted, csi)
 
     def _as_learnt(self, csi: CsiSeries) -> CsiSeries:
-        """Return CSI as the model knows it: of one of levels, levels; raises InputError where it wants phases."""
+        """Return CSI in the model's form: levels for a model of levels; raises InputError where it needs phases."""
         if self._levels:
             return of_levels(csi)
         if levels_only(csi):
@@ -205,7 +206,7 @@ class Trained(TrainableEnhancer):
         return csi
 
     def _vectors(self, csi: CsiSeries) -> F64:
-        """Return (probe, element) as the subclass learns from it; what has no level in dB is NaN."""
+        """Return (probe, element) in the subclass's form; values without a level in dB are NaN."""
         if not self._levels:
             return stacked(self._reduction.phases(csi))
         with np.errstate(divide="ignore"):
@@ -214,7 +215,7 @@ class Trained(TrainableEnhancer):
         return out
 
     def _joined(self, vectors: F64) -> Any:
-        """Return vectors as a linear method takes them: complex (probe, element / 2), or real where they are levels."""
+        """Return vectors in the form of linear methods: complex (probe, element / 2), or real where they are levels."""
         return vectors if self._levels else as_complex(vectors)
 
     def _split(self, values: Any) -> F64:
@@ -235,10 +236,10 @@ class Trained(TrainableEnhancer):
                 f"enhance {self._name!r} has no model yet: it has to be trained, or given as option 'model'"
             )
         if role == "alice" and not model.private and model.card["private_sha256"] != digest({}):
-            raise InputError(f"{self._called} is what Bob has of it; accepted: Alice's, with the weights")
+            raise InputError(f"{self._called} is Bob's part of a model; accepted: Alice's part, which has the weights")
         theirs, theirs_hz = model.card["alice_shape" if role == "alice" else "bob_shape"], model.card["subcarrier_hz"]
         if role == "eve" and self.maps_csi:
-            return model  # Bob's side of it looks at no model
+            return model  # Bob's side does not use the model
         if list(shape) != theirs:
             raise InputError(
                 f"{self._called} was trained for (antenna, antenna, subcarrier) = {tuple(theirs)}, "
@@ -276,7 +277,7 @@ class Trained(TrainableEnhancer):
         self._levels = levels
         if levels:
             alice, bob = of_levels(alice), of_levels(bob)
-        # what has no value, or no level in dB, is missing
+        # values that do not exist, or have no level in dB, are missing
         whole_csi = [
             np.isfinite(self._vectors(c) if levels else c.h.reshape(len(c.h), -1)).all(axis=1) for c in (alice, bob)
         ]
@@ -326,9 +327,9 @@ class Trained(TrainableEnhancer):
                 )
 
     def _score(self, before: F64, alice: F64, bob: F64) -> dict[str, float]:
-        """Return what is left between the ends before and after, over Bob's power, in what each compares.
+        """Return the ends' remaining difference before and after, over Bob's power, in the values that are compared.
 
-        Levels in dB have a zero by convention only: there it is over their variance.
+        Levels in dB have a zero by convention only, so for them it is over the variance.
         """
         assert self._model is not None
         after = self._apply(self._model, "alice", alice)
@@ -370,7 +371,7 @@ class Trained(TrainableEnhancer):
         return {"card": _text(self._model.card), "public": packed(self._model.public)}
 
     def adopt(self, publication: Mapping[str, Any]) -> None:
-        """Take Alice's model: its card and what Bob needs. Raises ValueError for anything else."""
+        """Take over Alice's model: its card and the part that Bob needs. Raises ValueError for anything else."""
         card = self._read_card(publication["card"])
         self._take(Model(card, {}, unpacked(publication["public"])))
         self._scores = {}
@@ -418,7 +419,7 @@ class Trained(TrainableEnhancer):
             given, here = (", ".join(f"{x[0]} = {_toml(x[i])}" for x in other) for i in (1, 2))
             raise ValueError(
                 f"it was trained with {given}, here {here}; accepted: the same in enhance_options "
-                "(options that only its training needs may differ)"
+                "(options that only the training uses may differ)"
             )
         for key in ("alice_shape", "bob_shape"):
             shape = card.get(key)
@@ -433,12 +434,12 @@ class Trained(TrainableEnhancer):
         return card
 
     def save(self, path: Path) -> None:
-        """Write the model (`path`, an .npz file) and, to be read by people, its card beside it (.json)."""
+        """Write the model (`path`, an .npz file) and beside it its card as readable text (.json)."""
         write_whole(path, self.dump(), private=False)
         write_whole(path.with_suffix(".json"), json.dumps(self.card, indent=1) + "\n", private=False)
 
     def read(self, path: Path) -> None:
-        """Take a model that `save` or a node wrote; raises InputError for anything else. No code in it is run."""
+        """Read a model that `save` or a node wrote; raises InputError for anything else. No code in it is executed."""
         try:
             if path.stat().st_size > 2 * MAX_MODEL_BYTES:
                 raise ValueError(f"{path.stat().st_size} bytes, accepted up to {2 * MAX_MODEL_BYTES}")
@@ -490,7 +491,8 @@ def packed(arrays: Arrays) -> bytes:
 
 def unpacked(data: Any) -> Arrays:
     """Return the arrays of an .npz file in memory; raises ValueError for anything else, pickles included."""
-    if not isinstance(data, bytes) or data[:4] not in (b"PK\x03\x04", b"PK\x05\x06"):  # the second: of no arrays
+    # the second is that of an archive without arrays
+    if not isinstance(data, bytes) or data[:4] not in (b"PK\x03\x04", b"PK\x05\x06"):
         raise ValueError("no .npz file")
     arrays = read_npz(data, MAX_MODEL_BYTES, kinds="fcui")
     for name, values in arrays.items():
@@ -504,12 +506,12 @@ def _text(card: Mapping[str, Any]) -> str:
 
 
 def _toml(value: Any) -> str:
-    """Return a card's plain value as an experiment file has it; nothing where the card does not have it."""
+    """Return a card's plain value as an experiment file writes it; '' where the card does not have it."""
     return "nothing" if value is None else json.dumps(value)[:80]
 
 
 def _torch_version() -> dict[str, str]:
     import sys
 
-    torch = sys.modules.get("torch")  # only where the training used it
+    torch = sys.modules.get("torch")  # only if the training imported it
     return {} if torch is None else {"torch": str(torch.__version__)}

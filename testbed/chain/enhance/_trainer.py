@@ -27,7 +27,7 @@ Build = Callable[[], Any]
 
 
 class NetworkOptions(TrainedOptions, frozen=True):
-    """How a network is trained, beside what all enhancers with a model share."""
+    """Options of the training of a network, beside those of all enhancers with a model."""
 
     epochs: Count = 200
     """Most epochs; training ends before when the validation loss has not improved for `patience` epochs."""
@@ -84,7 +84,7 @@ def train(
     recipe: NetworkOptions,
     rng: np.random.Generator,
 ) -> tuple[Arrays, dict[str, Any]]:
-    """Return the weights of least validation loss and the history of the training.
+    """Return the weights with the least validation loss, and the history of the training.
 
     `loss(network, *rows)` returns a scalar; `rows` are the batch's rows of `data` as float32 tensors. `rng` draws the
     initial weights and the order of batches.

@@ -1,7 +1,7 @@
 """AE (Han et al., 2022; paper B's peer): features from the code of an autoencoder that both ends share.
 
-Our reading of "reciprocal features from a trained autoencoder": one encoder for both ends, whose code of either end's
-CSI must let one decoder rebuild both ends' CSI, and must be the same at both ends.
+Our reading of "reciprocal features from a trained autoencoder": one encoder for both ends. From the code of either
+end's CSI one decoder must reconstruct both ends' CSI, and the two codes must be equal.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from testbed.core.types import F64
 
 class AutoencoderOptions(NetworkOptions, frozen=True):
     codes: Width = 16
-    """Features."""
+    """Number of features."""
     hidden: Width = 128
     """Width of the layer before and after the code."""
     agreement: Annotated[float, Meta(ge=0)] = 0.1
-    """Weight of the difference of the two codes."""
+    """Weight of the difference of the two codes in the loss."""
 
 
 class Autoencoder(Trained):
-    """Gives `codes` features: the code, of mean 0 and variance 1 over a batch, of an encoder that Alice publishes.
+    """Gives `codes` features: the code of an encoder that Alice publishes, with mean 0 and variance 1 over a batch.
 
     Loss: mean squared error of the four reconstructions (either end's code, either end's CSI) plus `agreement` times
     that of the two codes.
@@ -64,7 +64,7 @@ class Autoencoder(Trained):
 def encoder(elements: int, hidden: int, codes: int) -> Any:
     from torch import nn
 
-    # the last layer keeps codes of every channel on one scale, so that agreement cannot be had by shrinking them
+    # the last layer keeps codes of every channel on one scale, so that they cannot agree by being small
     return nn.Sequential(
         nn.Linear(elements, hidden), nn.ReLU(), nn.Linear(hidden, codes), nn.BatchNorm1d(codes, affine=False)
     )

@@ -1,10 +1,10 @@
-"""Calibration, Wiener filter, and a small network for what they leave: what we put against CRCNet.
+"""Calibration, Wiener filter, and a small network for the remainder: our own method to compare with CRCNet.
 
-What two ends' hardware does to a reciprocal channel is a fixed complex factor a subcarrier, as the calibration of TDD
-base stations has it (Shepard et al., Argos, 2012). Found from products of neighbouring subcarriers, in which a frame's
-phase and delay drop out, it is undone before the alignment, so that both ends align alike. The Wiener filter then takes
-what noise the correlation over frequency shows, and a network, zero at the start, learns the rest: where there is
-nothing more to learn it stays zero, so it cannot do worse on the validation stretch.
+Two ends' hardware changes a reciprocal channel by a fixed complex factor a subcarrier, as in the calibration of TDD
+base stations (Shepard et al., Argos, 2012). The factor is found from products of neighbouring subcarriers, in which a
+frame's phase and delay cancel, and is removed before the alignment, so that both ends align alike. The Wiener filter
+then removes the noise that the correlation over frequency reveals, and a network, zero at the start, learns the rest:
+where there is nothing more to learn it stays zero, so it cannot do worse on the validation stretch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class CalibratedOptions(MappedNetworkOptions, frozen=True):
     hidden: Annotated[int, Meta(ge=0, le=8192)] = 64
     """Width of the hidden layer; 0: there is no network."""
     epochs: Count = 100
-    """At most; training ends where the validation has not improved for `patience` epochs."""
+    """Most epochs; training ends before when the validation loss has not improved for `patience` epochs."""
     patience: Count = 10
     """Epochs without improvement after which training ends."""
 
@@ -39,7 +39,7 @@ class Calibrated(Trained):
     applied = ("hidden",)
 
     def _calibrate(self, alice: CsiSeries, bob: CsiSeries) -> Arrays:
-        if alice.h.shape != bob.h.shape:  # other antennas, as an Eve may have: nothing to hold against one another
+        if alice.h.shape != bob.h.shape:  # an Eve may have other antennas, and then there is nothing to compare
             return {"factor": np.ones(alice.h.shape[1:], np.complex128)}
         return {"factor": reciprocity_factor(alice.h.astype(np.complex128), bob.h.astype(np.complex128))}
 
@@ -69,7 +69,7 @@ class Calibrated(Trained):
 def reciprocity_factor(alice: C128, bob: C128) -> C128:
     """Return g (antenna, antenna, subcarrier) with h_B ≈ g·h_A up to each frame's phase and delay.
 
-    Phases: of Σ_t D_B·D_A*, D = h[k + 1]·h[k]*, summed up over k. Moduli: from the mean powers.
+    Phases: those of Σ_t D_B·D_A*, D = h[k + 1]·h[k]*, summed up over k. Moduli: from the mean powers.
     """
     d_a, d_b = (h[..., 1:] * h[..., :-1].conj() for h in (alice, bob))
     step = np.angle((d_b * d_a.conj()).sum(axis=0))

@@ -14,7 +14,7 @@ RIDGES = np.logspace(-5, 0, 11)
 
 class CcaOptions(TrainedOptions, frozen=True):
     pairs: Count = 8
-    """Canonical variates, of which each gives two features."""
+    """Number of canonical variates, each of which gives two features."""
 
 
 class Cca(Trained):

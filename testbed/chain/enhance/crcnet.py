@@ -1,4 +1,4 @@
-"""CRCNet (paper B, section 3): a one-dimensional CNN at Alice that makes Bob's CSI of hers."""
+"""CRCNet (paper B, section 3): a one-dimensional CNN at Alice that predicts Bob's CSI from hers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class CrcNetOptions(MappedNetworkOptions, frozen=True):
 class CrcNet(Trained):
     """Predicts Bob's CSI by a network of 128 reals → FC 256 → Conv1d → FC 256 → Conv1d → FC 128, ReLU between.
 
-    Convolutions have kernel 2 and stride 2, no padding, and `filters` channels. The paper does not say how many; with
-    one, many a seed starts with a filter whose ReLU is 0 everywhere and learns nothing. Inputs and targets are scaled
-    to [0, 1] by the ranges of the training rounds; loss MSE, Adam. Other numbers of subcarriers or antennas change the
-    first and last layer only.
+    Convolutions have kernel 2 and stride 2, no padding, and `filters` channels. The paper does not give their number;
+    with one channel, many seeds start with a filter whose ReLU is 0 everywhere, which learns nothing. Inputs and
+    targets are scaled to [0, 1] by the ranges of the training rounds; loss MSE, Adam. Other numbers of subcarriers or
+    antennas change the first and last layer only.
     """
 
     options_type = CrcNetOptions
@@ -45,7 +45,7 @@ class CrcNet(Trained):
 
 
 def network(inputs: int, outputs: int, filters: int) -> Any:
-    """Return the fresh network."""
+    """Return the network with its initial weights."""
     from torch import nn
 
     def halve() -> list[Any]:

@@ -11,11 +11,11 @@ from testbed.core.types import CsiSeries, Features
 
 class IdentityOptions(ScaleOptions, frozen=True):
     window: Count = 32
-    """Probes before, of which `detrend = "highpass"` takes the mean."""
+    """Number of earlier probes whose mean `detrend = "highpass"` subtracts."""
 
 
 class Identity(Enhancer):
-    """Takes CSI as it is."""
+    """Uses CSI without enhancement."""
 
     options_type = IdentityOptions
     options: IdentityOptions

@@ -21,7 +21,7 @@ class KgNetOptions(MappedNetworkOptions, frozen=True):
     hidden: tuple[Width, ...] = (512, 1024, 1024, 512)
     """Widths of the hidden layers."""
     epochs: Count = 100
-    """At most; training ends where the validation has not improved for `patience` epochs."""
+    """Most epochs; training ends before when the validation loss has not improved for `patience` epochs."""
     patience: Count = 15
     """Epochs without improvement after which training ends."""
     batch: Count = 128
@@ -48,7 +48,7 @@ class KgNet(Trained):
 
 
 def network(widths: tuple[int, ...]) -> Any:
-    """Return the fresh network."""
+    """Return the network with its initial weights."""
     from torch import nn
 
     layers: list[Any] = []

@@ -1,9 +1,9 @@
 """Karhunen–Loève transform along subcarriers: nearly independent dimensions in descending order of strength.
 
 The basis is that of an exponential power delay profile, whose covariance between subcarriers at a distance Δf is
-1/(1 + j2πΔf·τ): both ends, and Eve, know it from the experiment file. Of a channel with another profile the dimensions
-are still nearly independent (they are the delay domain, windowed to the band), only the order may be off; the quantizer
-gives each the bits that it deserves.
+1/(1 + j2πΔf·τ): both ends, and Eve, know it from the experiment file. For a channel with another profile the dimensions
+are still nearly independent (they are the delay domain, windowed to the band), and only their order may be wrong; the
+quantizer gives each dimension the bits that it is worth.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from testbed.core.types import F64, CsiSeries, Features
 def delay_basis(subcarrier_hz: F64, rms_delay_s: float) -> tuple[F64, NDArray[np.complex128]]:
     """Return descending eigenvalues, adding up to the number of subcarriers, and eigenvectors (subcarrier, dimension).
 
-    Each vector is turned so that its entry of largest modulus among the first half is real and positive: a solver is
-    free to choose the phase, and both ends must agree.
+    Each vector is rotated so that its entry of largest modulus among the first half is real and positive, because a
+    solver is free to choose the phase, and both ends must agree.
     """
     delta = subcarrier_hz[:, None] - subcarrier_hz[None, :]
     values, vectors = np.linalg.eigh(1.0 / (1.0 + 2j * np.pi * delta * rms_delay_s))
@@ -36,12 +36,12 @@ def delay_basis(subcarrier_hz: F64, rms_delay_s: float) -> tuple[F64, NDArray[np
 
 class KltOptions(StageOptions, frozen=True):
     rms_delay_s: Annotated[float, Meta(gt=0, lt=1)] = 50e-9
-    """Of the assumed profile."""
+    """R.m.s. delay of the assumed profile."""
     dimensions: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     """Components kept of each antenna pair; 0: those within 30 dB of the strongest."""
     phase: Literal["aligned", "coherent"] = "aligned"
-    """aligned: each frame's mean delay and common phase are taken off first, as radios need whose oscillators are not
-    locked to each other; coherent: CSI as measured."""
+    """aligned: each frame's mean delay and common phase are removed first, as is necessary for radios with separate
+    oscillators; coherent: CSI as measured."""
 
 
 class Klt(Enhancer):

@@ -1,4 +1,4 @@
-"""The linear MMSE (Wiener) map from Alice's CSI to Bob's: on Gaussian channels no network can pass it."""
+"""The linear MMSE (Wiener) map from Alice's CSI to Bob's: on Gaussian channels no network is better."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from testbed.core.types import F64
 class LinearMmse(Trained):
     """Predicts Bob's CSI by ĥ_B = m_B + W (h_A − m_A), W = C_BA (C_AA + λI)⁻¹ from the training's covariances.
 
-    The ridge λ stands for what a short training does not tell.
+    The ridge λ accounts for the errors of covariances from a short training.
     """
 
     options_type = MappedOptions

@@ -11,13 +11,13 @@ from testbed.core.types import F64
 
 class PcaOptions(TrainedOptions, frozen=True):
     components: Count = 16
-    """Features."""
+    """Number of features."""
 
 
 class Pca(Trained):
     """Gives the `components` strongest principal components of Re and Im of the CSI.
 
-    The basis is of Alice's training rounds; she publishes it.
+    The basis is computed from Alice's training rounds; she publishes it.
     """
 
     maps_csi = False

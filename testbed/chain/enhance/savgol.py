@@ -15,8 +15,8 @@ from testbed.core.types import F64, CsiSeries, Features
 def smoothing_matrix(n: int, window: int, order: int) -> F64:
     """Return S (subcarrier, subcarrier) with smoothed = S @ magnitude; polynomial fits at the band's edges.
 
-    A band shorter than the window gets the longest odd window that fits, and none at all (S = 1) where even that is
-    no longer than the order. Subcarriers are taken as evenly spaced; the one-bin gap at DC is ignored.
+    A band shorter than the window gets the longest odd window that fits, and no smoothing (S = 1) where even that is
+    no longer than the order. Subcarriers are treated as evenly spaced; the one-bin gap at DC is ignored.
     """
     from scipy.signal import savgol_filter
 
@@ -29,11 +29,11 @@ def smoothing_matrix(n: int, window: int, order: int) -> F64:
 
 class SavgolOptions(ScaleOptions, frozen=True):
     window: Count = 11
-    """Subcarriers in a fit, odd."""
+    """Number of subcarriers in a fit, odd."""
     order: Annotated[int, Meta(ge=0, le=1_000_000)] = 3
     """Degree of the polynomial, below `window`."""
     detrend_window: Count = 32
-    """Probes before, of which `detrend = "highpass"` takes the mean."""
+    """Number of earlier probes whose mean `detrend = "highpass"` subtracts."""
 
     def __post_init__(self) -> None:
         if self.window % 2 == 0 or self.order >= self.window:

@@ -13,22 +13,22 @@ from testbed.core.stages import Sounder
 from testbed.core.types import C64, I64, SoundingFrame
 
 PEAK = 0.9
-"""Peak magnitude of the frame; full scale is 1. What is left is for the transmitter's interpolation filters."""
+"""Peak magnitude of the frame; full scale is 1. The transmitter's interpolation filters need the rest."""
 _PHASE_STEPS = 256
 _PAPR_ITERATIONS = 100
 
 
 class OfdmOptions(StageOptions, frozen=True):
     n_subcarriers: Annotated[int, Meta(ge=16, le=8190)] = 64
-    """Even; at most n_fft − 2."""
+    """Number of subcarriers, even; at most n_fft − 2."""
     n_fft: Annotated[int, Meta(ge=32, le=8192, multiple_of=4)] = 128
-    """Samples of a symbol."""
+    """Number of samples of a symbol."""
     n_cp: Annotated[int, Meta(ge=4, le=4096)] = 32
-    """Samples of the cyclic prefix, at most n_fft/2."""
+    """Number of samples of the cyclic prefix, at most n_fft/2."""
     n_symbols: Annotated[int, Meta(ge=2, le=256)] = 4
-    """Repetitions, between which the noise is measured."""
+    """Number of repetitions of the symbol, between which the noise is measured."""
     seed: Annotated[int, Meta(ge=0)] = 1
-    """Of the phases."""
+    """Seed of the subcarriers' phases."""
 
     def __post_init__(self) -> None:
         most = self.n_fft - 2

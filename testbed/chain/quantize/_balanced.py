@@ -5,14 +5,14 @@ dual has one price p a region. With r = n mod k,
 
     max_p  Σ_i min_j (c_ij + p_j) − ⌊n/k⌋·Σ_j p_j − (sum of the r highest prices).
 
-n samples but only k prices: a general solver walks n·k arcs, here all the work is in k dimensions.
+n samples but only k prices: a general solver visits n·k arcs, whereas here all the work is in k dimensions.
 1. Prices by Newton's method on the dual. Its gradient is the excess of each region; its second derivative is the
    density of samples on the boundary of two regions, counted in a thin layer.
-2. A few regions are still some samples off. They are emptied along shortest augmenting paths in the graph of the k
-   regions, where the arc j → l costs what the cheapest move of one sample of j to l costs. A further node passes on the
-   right to be one of the r larger regions. Reduced costs stay ≥ 0, which is optimality by complementary slackness.
+2. A few regions still have some samples too many. These are moved along shortest augmenting paths in the graph of the
+k regions, where the arc j → l has the cost of the cheapest move of one sample from j to l. A further node passes on
+the right to be one of the r larger regions. Reduced costs stay ≥ 0, which is optimality by complementary slackness.
 
-`dual_bound` makes the proof checkable: a cost that equals it cannot be beaten.
+`dual_bound` makes the proof checkable: no assignment costs less than it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from testbed.core.types import F64, I64
 
 _NEWTON_STEPS = 30
 _FEW = 256
-"""Samples up to which one step over all regions is faster than one a region."""
+"""Most samples for which one step over all regions is faster than one step for each region."""
 
 
 def assign_balanced(costs: F64, prices: F64 | None = None) -> tuple[I64, F64]:
     """Return (sample,) regions and (region,) prices of a cheapest balanced assignment.
 
-    costs: (region, sample), finite. prices: where to start, e.g. those of a similar problem; they change the time
-    taken, and the result only where several are equally cheap.
+    costs: (region, sample), finite. prices: starting values, e.g. those of a similar problem; they affect the time that
+    is needed, and the result only where several assignments are equally cheap.
     """
     p = _approach(costs, prices)
     _, label = _cheapest(costs, p)
@@ -50,8 +50,8 @@ def dual_bound(costs: F64, prices: F64) -> float:
 def prices_of(costs: F64, label: I64) -> F64:
     """Return (region,) prices that prove a (sample,) balanced assignment optimal, if it is.
 
-    Prices are determined within limits only; these are halfway between the limits, so they depend on the assignment and
-    not on how it was found. `dual_bound` of them is the assignment's cost exactly where that is the least.
+    Prices are determined only within limits; these are halfway between the limits, so they depend on the assignment and
+    not on the way in which it was found. `dual_bound` of them is the assignment's cost exactly where that is the least.
     """
     k, n = costs.shape
     arcs = np.full((k + 1, k + 1), np.inf)
@@ -89,7 +89,7 @@ def _two_cheapest(costs: F64, prices: F64) -> tuple[F64, I64, I64]:
 
 
 def _targets(prices: F64, n: int) -> I64:
-    """Return (region,) sizes that these prices ask for: the r dearest regions are the larger ones."""
+    """Return (region,) the sizes that these prices imply: the r regions of highest price are the larger ones."""
     each, larger = divmod(n, prices.size)
     sizes = np.full(prices.size, each, np.int64)
     sizes[np.argsort(-prices, kind="stable")[:larger]] += 1
@@ -99,7 +99,7 @@ def _targets(prices: F64, n: int) -> I64:
 def _approach(costs: F64, prices: F64 | None) -> F64:
     """Return prices at which only a few samples are in the wrong region: damped Newton steps on the dual.
 
-    Where that fails from `prices`, which may be those of another problem altogether, it begins anew from none.
+    Where that fails from `prices`, which may be those of another problem, it begins again without prices.
     """
     k, n = costs.shape
     none = np.zeros(k)
@@ -113,7 +113,7 @@ def _approach(costs: F64, prices: F64 | None) -> F64:
 
 
 def _newton(costs: F64, prices: F64) -> tuple[F64, int]:
-    """Return prices, and how many samples are in the wrong region at them."""
+    """Return prices, and the number of samples that are in the wrong region at them."""
     k, n = costs.shape
     good, best, step, share = prices, n + 1, np.zeros(k), 1.0
     for _ in range(_NEWTON_STEPS):
@@ -133,14 +133,14 @@ def _newton(costs: F64, prices: F64) -> tuple[F64, int]:
         m = min(n - 1, max(8 * k, 4 * wrong))
         layer = np.partition(gap, m)[m]
         if layer <= 0.0:
-            break  # ties only: the paths below move them in bulk
+            break  # only ties are left, which the paths below move together
         near = gap <= layer
         density = np.bincount(label[near] * k + other[near], minlength=k * k).reshape(k, k) / (2.0 * layer)
         density += density.T
         laplacian = np.diag(density.sum(axis=1)) - density
         ridge = 1e-6 * max(float(np.trace(laplacian)) / k, 1e-300)
         step = np.linalg.solve(laplacian + ridge * np.eye(k), excess)
-        # beyond the layer the densities say nothing
+        # outside the layer the densities are not valid
         step *= min(1.0, 4.0 * layer / max(float(np.abs(step).max()), 1e-300))
     return good - good.mean(), best
 
@@ -175,7 +175,7 @@ def _augment(costs: F64, label: I64, prices: F64) -> tuple[I64, F64]:
                 continue
             own = np.flatnonzero(label == j)
             extra = costs[to, own] - costs[j, own]
-            # all that cost exactly the same move together: coarse readings have thousands of them
+            # all samples of exactly equal cost move together, because coarse readings have thousands of them
             movers[j, to] = own[extra <= arcs[j, to]]
             amount = min(amount, movers[j, to].size)
         for j, to in steps:
@@ -195,7 +195,7 @@ def _augment(costs: F64, label: I64, prices: F64) -> tuple[I64, F64]:
 
 
 def _passing_on(arcs: F64, sizes: I64, n: int) -> None:
-    """Put in the arcs of the last node: a smaller region may become a larger one if another gives that up."""
+    """Fill in the arcs of the last node: a smaller region may become a larger one if another region gives that up."""
     k = sizes.size
     if n % k:
         arcs[:k, k] = np.where(sizes <= n // k, 0.0, np.inf)
@@ -207,7 +207,7 @@ def _halfway(arcs: F64) -> F64:
     k = arcs.shape[0] - 1
     chains = arcs.copy()
     np.fill_diagonal(chains, 0.0)
-    for via in range(k + 1):  # Floyd and Warshall: what the cheapest chain of moves costs
+    for via in range(k + 1):  # Floyd and Warshall: the cost of the cheapest chain of moves
         np.minimum(chains, chains[:, via, None] + chains[None, via, :], out=chains)
     if not np.isfinite(chains[:k, :k]).all():  # an empty region has no sample to give
         chains = np.where(np.isfinite(chains), chains, chains[np.isfinite(chains)].max())
@@ -216,7 +216,7 @@ def _halfway(arcs: F64) -> F64:
 
 
 def _moves(costs: F64, label: I64, j: int, arcs: F64) -> None:
-    """Put into arcs[j] what the cheapest move of a sample from region j to each other one costs."""
+    """Fill arcs[j] with the cost of the cheapest move of a sample from region j to each other region."""
     k = costs.shape[0]
     own = np.flatnonzero(label == j)
     arcs[j, :k] = np.inf
@@ -231,7 +231,7 @@ def _moves(costs: F64, label: I64, j: int, arcs: F64) -> None:
 
 
 def _shortest(lengths: F64, sources: I64) -> tuple[F64, I64]:
-    """Return (node,) distances from the nearest source and the node before (−1: a source); Bellman and Ford, dense."""
+    """Return (node,) distances from the nearest source, and the node before (−1: a source); Bellman and Ford, dense."""
     distance = np.full(lengths.shape[0], np.inf)
     distance[sources] = 0.0
     parent = np.full(lengths.shape[0], -1, np.int64)

@@ -5,8 +5,8 @@ sample of region u is taken for v, minimise Σ w_uv · (bits in which the labels
 solved exactly, more by the best pairwise exchange from several starts. k regions get ⌈log2 k⌉ bits each; where k is no
 power of two, some labels are not used.
 
-Places of the label are then ordered by what an error there tells about the rest of the label, most first, as in a Gray
-code along a line.
+The places of a label are then ordered by how much an error there reveals about the rest of the label, most first, as in
+a Gray code along a line.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from testbed.core.types import F64, I64, U8
 
 _EXACT = 8
 _DRAWS = 400
-"""Simulated samples a region, for how often regions are confused."""
+"""Simulated samples a region, from which the confusion of regions is estimated."""
 _NOISE = 0.25
-"""Standard deviation of a simulated error in units of half the distance to the nearest other centroid: small enough to
-stay among neighbours, which is where errors happen."""
+"""Standard deviation of a simulated error in units of half the distance to the nearest other centroid: so small that
+errors lead to neighbouring regions only."""
 
 
 def label_regions(centroids: F64, rng: np.random.Generator) -> U8:
@@ -35,7 +35,7 @@ def label_regions(centroids: F64, rng: np.random.Generator) -> U8:
         table[np.argsort(centroids[:, 0], kind="stable")] = gray_table(bits)[:k]
         return table
     w = confusion(centroids, rng)
-    whole = np.zeros((1 << bits, 1 << bits))  # labels that are not used belong to regions that nothing is taken for
+    whole = np.zeros((1 << bits, 1 << bits))  # unused labels count as regions that are never confused
     whole[:k, :k] = w
     code = (_exact(whole) if whole.shape[0] <= _EXACT else _exchange(whole, _bisection(centroids, bits), rng))[:k]
     table = ((code[:, None] >> np.arange(bits - 1, -1, -1)) & 1).astype(np.uint8)
@@ -50,13 +50,14 @@ def label_bits(k: int) -> int:
 def confusion(centroids: F64, rng: np.random.Generator) -> F64:
     """Return (region, region) symmetric frequencies at which a small error moves a sample between two regions.
 
-    Simulated: samples spread around the centroids as far as half the nearest other one, and moved by a quarter of that.
+    Simulated: samples spread around the centroids by up to half the distance to the nearest other one, and moved by a
+    quarter of that.
     """
     k, d = centroids.shape
     between = ((centroids[:, None] - centroids[None]) ** 2).sum(axis=2)
     np.fill_diagonal(between, np.inf)
     half = np.sqrt(between.min(axis=1)) / 2.0
-    half[half == 0.0] = half.max()  # two centroids in one place: any size will do
+    half[half == 0.0] = half.max()  # for two centroids in one place, any size serves
     spread = np.repeat(half, _DRAWS)[:, None]
     x = np.repeat(centroids, _DRAWS, axis=0) + spread * rng.normal(size=(k * _DRAWS, d))
     here, there = _nearest(x, centroids), _nearest(x + _NOISE * spread * rng.normal(size=x.shape), centroids)
@@ -73,9 +74,9 @@ def expected_errors(table: U8, w: F64) -> float:
 
 
 def error_information(table: U8, w: F64) -> F64:
-    """Return (level_bit,) how many bits an error at that place tells about the other bits of the label (Shannon).
+    """Return (level_bit,) how many bits an error at that place reveals about the other bits of the label (Shannon).
 
-    An error says that the sample lies beside a border of regions that differ at that place. `w` weighs the borders.
+    An error means that the sample lies beside a border of regions that differ at that place. `w` weighs the borders.
     """
     bits = table.shape[1]
     weight = 1 << np.arange(bits - 1)
@@ -99,7 +100,7 @@ def _hamming(k: int) -> F64:
 
 
 def _exact(w: F64) -> I64:
-    """Try all codes; that of region 0 is 0, because flipping a place everywhere changes nothing."""
+    """Try all codes; that of region 0 is 0, because flipping a place in all codes changes nothing."""
     k = w.shape[0]
     codes = np.array([(0, *rest) for rest in permutations(range(1, k))])
     cost = (_hamming(k)[codes[:, :, None], codes[:, None, :]] * w).sum(axis=(1, 2))
@@ -107,7 +108,7 @@ def _exact(w: F64) -> I64:
 
 
 def _exchange(w: F64, start: I64, rng: np.random.Generator) -> I64:
-    """Return the best code after exchanging pairs while that helps, from `start` and from random ones."""
+    """Return the best code found by exchanging pairs as long as that helps, from `start` and from random codes."""
     k, best, code = w.shape[0], np.inf, start
     for attempt in range(max(3, 1024 // k)):
         current, cost = _descend(w, start if attempt == 0 else rng.permutation(k))
@@ -134,7 +135,7 @@ def _descend(w: F64, code: I64) -> tuple[I64, float]:
 def _bisection(centroids: F64, bits: int) -> I64:
     """Return (code,) codes from halving the regions along the axis of largest spread, mirrored as in a Gray code.
 
-    Those that no region takes follow after the regions'.
+    Codes that no region has come after those of the regions.
     """
     code = np.zeros(centroids.shape[0], np.int64)
 

@@ -1,4 +1,4 @@
-"""What the quantizers share in public messages: counts, kept entries, and what balance tells."""
+"""Parts of the quantizers' public messages: counts, kept entries, and the bits that balance reveals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Mask = NDArray[np.bool_]
 
 
 def balance_bits(n: int, n_levels: int) -> float:
-    """Return what it tells about n labels, in bits, that all levels occur equally often (within one)."""
+    """Return how many bits of n labels are revealed by the fact that all levels occur equally often (within one)."""
     each, extra = divmod(n, n_levels)
     arrangements = lgamma(n + 1) - extra * lgamma(each + 2) - (n_levels - extra) * lgamma(each + 1)
     return max(0.0, n * log2(n_levels) - arrangements / log(2.0))

@@ -1,27 +1,27 @@
 """What the vector quantizers share: samples of several dimensions, clustering, labels, guard bands, public messages.
 
-A sample is a group of d features of one probe. Each side brings every dimension to mean 0 and variance 1 by its own
-values, so the level and gain of a receiver drop out. Alice clusters her samples (k-means++ start, then assignment and
-centroids in turn until nothing changes), rounds the centroids, publishes them and assigns once more; Bob, and Eve, make
-that one assignment with their own samples (paper B section 4). Subclasses say how samples are assigned.
+A sample is a group of d features of one probe. Each side scales every dimension to mean 0 and variance 1 by its own
+values, so the level and gain of a receiver cancel. Alice clusters her samples (k-means++ start, then assignment and
+centroids in turn until nothing changes), rounds the centroids, publishes them and assigns once more; Bob and Eve do
+that last assignment with their own samples (paper B section 4). Subclasses define how samples are assigned.
 
-What the public messages reveal, and what Alice's counts as leaked.
+What the public messages reveal, and what Alice's message counts as leaked:
 
-- Centroids are means of secret samples. A message of one of N possible contents lowers the min-entropy of anything by
-  log2 N at most, so all that they can tell is charged: coordinates are rounded to p bits (a fraction of a region, see
-  `precision`), and k points in any order on a grid of 2^(p·d) are log2 C(2^(p·d) + k − 1, k) bits. This holds whatever
-  the samples' distribution. For blocks of thousands of bits it is a few per cent; small blocks cannot pay for many
-  regions in many dimensions.
-- Bit labels are a function of the published centroids and of fresh random numbers: nothing more is told.
+- Centroids are means of secret samples. A message with one of N possible contents lowers the min-entropy of anything by
+at most log2 N, so all that they can reveal is charged: coordinates are rounded to p bits (a fraction of a region, see
+`precision`), and k points in any order on a grid of 2^(p·d) are log2 C(2^(p·d) + k − 1, k) bits. This holds for any
+distribution of the samples. For blocks of thousands of bits it is a few per cent; small blocks have too few bits for
+many regions in many dimensions.
+- Bit labels are a function of the published centroids and of fresh random numbers, so they reveal nothing more.
 - Balance. The labels of all samples are known to occur equally often (within one), which no statistic of the string
   shows. As in `scalar` it removes n·log2 k − log2(n! / Π c_l!) bits. Plain k-means promises nothing about its counts;
   its bias is in the string and is seen by the entropy estimate.
-- Labels that are not used, where k is no power of two: ⌈log2 k⌉ − log2 k bits a label can never be had. The string
-  shows that in part; it is charged here in full, because an estimate may not see every label that is missing.
+- Labels that are not used, where k is no power of two: ⌈log2 k⌉ − log2 k bits a label do not exist. The string shows
+that in part; it is charged here in full, because an estimate may not notice every missing label.
 - Guard bands. The same share of every region is dropped, the samples nearest to another region, so for independent
   probes the indices say nothing about the labels of what is kept, and at Alice what is kept stays balanced. Bob drops
   by the same rule on his samples; what that does to the rest is in the string, as in `scalar`.
-- Which dimensions vary at all is a property of the receiver, not of the kept labels; charged nothing.
+- Which dimensions vary at all is a property of the receiver, not of the kept labels, so nothing is charged.
 - Corrected errors are charged later by their place in the label; `_labels` orders the places for that.
 """
 
@@ -44,27 +44,27 @@ from testbed.core.types import F64, I64, U8, Bits, Features
 
 MAX_REGIONS, MAX_DIMENSION = 256, 256
 _RANGE = 4.0
-"""Centroids lie within ± this many standard deviations; farther ones are published at the edge."""
+"""Centroids lie within ± this many standard deviations; those farther out are published at the limit."""
 _MAX_ROUNDS = 100
 
 
 class VectorOptions(StageOptions, frozen=True):
-    """What all vector quantizers share."""
+    """Options of all vector quantizers."""
 
     dimension: Annotated[int, Meta(ge=1, le=MAX_DIMENSION)] = 2
-    """Features a sample."""
+    """Number of features in a sample."""
     regions: Annotated[int, Meta(ge=2, le=MAX_REGIONS)] = 16
-    """Each named by whole bits; powers of two waste none."""
+    """Number of regions. Each has a label of whole bits, so that only powers of two use all labels."""
     guard: Annotated[float, Meta(ge=0, le=0.5)] = 0.1
     """Share of each region's samples dropped, those nearest to another region."""
     grouping: Literal["adjacent", "spread"] = "adjacent"
     """Which features form a sample: adjacent dimensions, or ones as far apart as there are groups. Dimensions left over
     are not used."""
     precision: Annotated[int, Meta(ge=0, le=8)] = 4
-    """Bits a centroid's coordinate has beyond the log2(regions)/dimension that tell regions apart; more costs more
-    leakage."""
+    """Bits of a centroid's coordinate beyond the log2(regions)/dimension that distinguish regions; more bits leak
+    more."""
     bob: Literal["same", "nearest"] = "same"
-    """How Bob assigns with Alice's centroids: as Alice (the paper's way), or each sample to the nearest."""
+    """How Bob assigns with Alice's centroids: by the same rule as Alice (as in the paper), or to the nearest one."""
 
 
 class VectorQuantizer(Quantizer):
@@ -74,7 +74,7 @@ class VectorQuantizer(Quantizer):
     options: VectorOptions
 
     balanced = True
-    """Whether regions get equally many samples at Alice."""
+    """Whether all regions get the same number of samples at Alice."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -88,15 +88,15 @@ class VectorQuantizer(Quantizer):
 
     @abstractmethod
     def assign(self, costs: F64, prices: F64 | None = None) -> tuple[I64, F64]:
-        """Return (sample,) regions for (region, sample) costs, and (region,) prices: a region's handicap in the choice.
+        """Return (sample,) regions for (region, sample) costs, and (region,) prices, which are added to the costs.
 
-        `prices` are those of the assignment before, in case they help.
+        `prices` are those of the assignment before, as starting values.
         """
 
     # ------------------------------------------------------------ the three public steps, and Eve's
 
     def columns(self, features: Features, lead: PublicMessage) -> I64 | None:
-        """Return (column, member): the columns of the group that begins with a column, or just itself."""
+        """Return (column, member): the columns of the group that begins with a column, or only the column itself."""
         n = features.values.shape[1]
         groups = self._groups(np.flatnonzero(read_mask(lead, "varies", n)))
         out = np.repeat(np.arange(n)[:, None], self._d, axis=1)
@@ -106,8 +106,8 @@ class VectorQuantizer(Quantizer):
     def lead(self, features: Features, rng: np.random.Generator) -> tuple[Bits, PublicMessage]:
         """Cluster Alice's samples; publish centroids, labels, dimensions and the (probe, group) samples kept.
 
-        Nothing measured gives no bits. Raises DialogueFailed('too_few_samples') where there are fewer samples than
-        regions or fewer varying dimensions than a sample needs.
+        Without measurements there are no bits. Raises DialogueFailed('too_few_samples') where there are fewer samples
+        than regions or fewer varying dimensions than a sample needs.
         """
         values, varies = _standard(features.values)
         columns = np.flatnonzero(varies)
@@ -150,7 +150,7 @@ class VectorQuantizer(Quantizer):
         return self._to_bits(table, region, kept, groups), message
 
     def follow(self, features: Features, lead: PublicMessage) -> tuple[Bits, PublicMessage]:
-        """Assign Bob's samples with Alice's centroids; publish which of her samples he keeps too.
+        """Assign Bob's samples with Alice's centroids; publish which of her samples he keeps, too.
 
         Raises ProtocolError where Alice's message does not fit his features or options.
         """
@@ -170,7 +170,7 @@ class VectorQuantizer(Quantizer):
         return draft.take(np.repeat(kept, self._bits))
 
     def eavesdrop(self, features: Features, lead: PublicMessage, follow: PublicMessage) -> tuple[Bits, Mask]:
-        """Return Eve's guess, her samples assigned by Alice's rule, and (bit,) where she has a whole sample.
+        """Return Eve's guess, her samples assigned by Alice's rule, and (bit,) where she has a complete sample.
 
         Elsewhere the guess is 0. Raises ValueError where her series has other probes.
         """
@@ -213,7 +213,7 @@ class VectorQuantizer(Quantizer):
         return best
 
     def _on_grid(self, centroids: F64) -> I64:
-        """Return (region, dimension) whole steps, regions in ascending order: their order tells nothing."""
+        """Return (region, dimension) whole steps, regions in ascending order, so that their order reveals nothing."""
         half = 1 << (self._digits - 1)
         grid = np.clip(np.rint(centroids / self._step), -half, half - 1).astype(np.int64)
         return grid[np.lexsort(grid.T[::-1])]
@@ -227,7 +227,7 @@ class VectorQuantizer(Quantizer):
         return used.reshape(self._d, n).T if self._spread else used.reshape(n, self._d)
 
     def _place(self, values: F64, offer: _Offer, nearest: bool) -> tuple[I64, Mask, Mask]:
-        """Return (probe, group) regions, which samples lie inside the guard bands, and which are complete."""
+        """Return (probe, group) regions, which samples lie outside the guard bands, and which are complete."""
         standard, varies = _standard(values)
         standard[:, ~varies] = np.nan
         points, valid = _points(standard, offer.groups)
@@ -243,7 +243,7 @@ class VectorQuantizer(Quantizer):
         """Return (sample,) False for the share `guard` of each region whose samples lie nearest to another region."""
         keep = np.ones(region.size, np.bool_)
         sizes = np.bincount(region, minlength=self._k)
-        # a balanced region of one sample more drops as many: what is kept then differs by one as before
+        # a balanced region with one sample more drops no more than the others, so that the counts still differ by one
         floor = np.full(self._k, sizes.min()) if np.ptp(sizes) <= 1 else sizes
         drop = np.floor(self._guard * floor).astype(np.int64)
         if not drop.any():
@@ -267,7 +267,7 @@ class VectorQuantizer(Quantizer):
 
 
 class _Offer:
-    """What Alice published, read and checked."""
+    """Alice's published message, read and checked."""
 
     def __init__(self, shape: tuple[int, int], groups: I64, centroids: F64, table: U8, kept: Mask) -> None:
         self.shape, self.groups, self.centroids, self.table, self.kept = shape, groups, centroids, table, kept
@@ -328,7 +328,7 @@ def plus_plus(points: F64, k: int, rng: np.random.Generator) -> F64:
     nearest = ((points - points[chosen[0]]) ** 2).sum(axis=1)
     while len(chosen) < k:
         sums = np.cumsum(nearest)
-        # all samples coincide with chosen ones: any will do
+        # all samples coincide with chosen ones, so any of them serves
         i = int(np.searchsorted(sums, rng.random() * sums[-1], "right")) if sums[-1] > 0 else chosen[0]
         chosen.append(min(i, points.shape[0] - 1))
         np.minimum(nearest, ((points - points[chosen[-1]]) ** 2).sum(axis=1), out=nearest)
@@ -343,7 +343,7 @@ def _standard(values: F64) -> tuple[F64, Mask]:
     mean = clean.sum(axis=0) / count
     centred = np.where(valid, clean - mean, 0.0)
     deviation = np.sqrt((centred**2).sum(axis=0) / count)
-    # rounding leaves a constant column a deviation of some 1e-16 of its level
+    # rounding errors give a constant column a deviation of about 1e-16 of its level
     varies: Mask = np.atleast_1d(deviation > 1e-9 * np.maximum(np.abs(mean), 1e-300))
     return np.where(valid, centred / np.where(varies, deviation, 1.0), np.nan), varies
 
@@ -357,7 +357,7 @@ def _points(values: F64, groups: I64) -> tuple[F64, Mask]:
 
 def _multisets_log2(bits: int, k: int) -> float:
     """Return log2 of the number of ways to choose k points, in any order, out of 2**bits: C(2**bits + k − 1, k)."""
-    if bits > 40:  # lgamma of huge arguments loses the difference, which is then k·bits − log2 k! to 1e-6
+    if bits > 40:  # lgamma is too inexact for huge arguments; then it is k·bits − log2 k! to 1e-6
         return k * bits - lgamma(k + 1) / log(2.0)
     cells = float(1 << bits)
     return (lgamma(cells + k) - lgamma(cells) - lgamma(k + 1)) / log(2.0)

@@ -1,6 +1,6 @@
-"""Balanced k-means by the Hungarian algorithm: paper B's peer [17], exact like ILP-BVQ at O(n³) time.
+"""Balanced k-means by the Hungarian algorithm: paper B's peer [17], as exact as ILP-BVQ, in O(n³) time.
 
-Every region is cut into places for one sample each, and samples are matched with places. Memory is n² numbers.
+Every region is divided into places for one sample each, and samples are matched with places. Memory is n² numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from testbed.core.errors import DialogueFailed
 from testbed.core.types import F64, I64
 
 MAX_SAMPLES = 8192
-"""Half a gigabyte of costs, and more than a minute an assignment."""
+"""Most samples: half a gigabyte of costs, and more than a minute for an assignment."""
 
 
 class BalancedKMeans(VectorQuantizer):
@@ -41,7 +41,7 @@ def match_places(costs: F64) -> I64:
     if not larger:
         _, place = scipy.optimize.linear_sum_assignment(np.repeat(costs, each, axis=0).T)
         return np.asarray(place // each, np.int64)
-    # One place more a region; k − larger dummies take all but `larger` of the extra places, and those only.
+    # One place more for each region; k − larger dummies take all but `larger` of the extra places, and no others.
     each += 1
     table = np.full((n + k - larger, k * each), np.inf)
     table[:n] = np.repeat(costs, each, axis=0).T

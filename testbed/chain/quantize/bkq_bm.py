@@ -1,7 +1,7 @@
 """BKQ-BM, paper B's peer [18]: balanced by filling regions greedily.
 
-Samples are taken one by one in their order; each goes to the nearest region that is not full yet. Late samples get what
-is left, so regions overlap.
+Samples are assigned one by one in their order; each goes to the nearest region that is not full yet. Late samples get
+whatever region has room, so regions overlap.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def fill(costs: F64) -> I64:
     while start < n:
         left = np.flatnonzero(open_)
         wish = left[np.argmin(costs[left, start:], axis=0)]
-        # how many of a sample's region came up to it; the first that finds it full ends the stretch
+        # how many samples with the same wish came before; the first that finds its region full ends the stretch
         count = np.zeros(wish.size, np.int64)
         for j in left:
             here = wish == j
@@ -42,7 +42,7 @@ def fill(costs: F64) -> I64:
         room -= np.bincount(wish[:stop], minlength=k)
         if filled.size and larger:
             larger -= 1
-            if not larger:  # the last of the larger regions: one place less for all that are not full
+            if not larger:  # this was the last larger region, so all that are not full have one place less
                 room[room > 0] -= 1
         open_ = room > 0
         start += stop

@@ -1,18 +1,18 @@
-"""Fine, equally likely cells without guard bands, as many as a dimension's correlation is worth: for soft decoding.
+"""Fine, equally likely cells without guard bands, as many as a dimension's correlation justifies: for soft decoding.
 
 Alice cuts each dimension into 2**m equally likely cells, by rank or by the normal distribution, and labels them in
 binary, so that a label of fewer bits is the beginning of a longer one. She publishes some labels at once (pilots: they
 are the first part of the sacrifice); Bob compares his own values and publishes each dimension's m: reverse
-water-filling in whole bits. A dimension that is not worth its reconciliation gets none. Nothing is dropped near
-thresholds: what Bob is unsure of, `reconcile.multilevel` asks for.
+water-filling in whole bits. A dimension whose bits cost more than they give gets none. Nothing is dropped near
+thresholds: `reconcile.multilevel` requests more parities where Bob is unsure.
 
-What the public messages reveal.
+What the public messages reveal:
 - Pilots leave the string, as all sacrificed bits do (`published`), so they count 0 here.
-- The number of bits a dimension: a function of pilots at both ends; charged as it stands, 4 bits a dimension.
-- Ranks make the cells balanced; Bob's message charges what this tells of n labels (`_messages.balance_bits`): some
-  7·2**m bits a dimension, much for short blocks. Cut by the normal distribution, only the sample's mean and variance
-  are fixed: each tells the sum of n labels to within what cutting takes, log2 n bits at most and from 2^m values
-  hardly more than m + 2. Two are charged, each at the larger of both.
+- The number of bits of a dimension: a function of pilots at both ends; all of its 4 bits a dimension are charged.
+- Ranks make the cells balanced; Bob's message charges what this reveals of n labels (`_messages.balance_bits`): about
+7·2**m bits a dimension, much for short blocks. With cells of the normal distribution, only the sample's mean and
+variance are fixed: each reveals the sum of n labels with the precision of the cells, at most log2 n bits and, from 2^m
+values, about m + 2. Two such sums are charged, each at the larger of both figures.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ _LEAST_VALUES = 16
 _WORTH = 0.02
 """Key bits a value below which a dimension is left out."""
 _CLEAR, _GAP, _OFFSET = 0.94, 1.01, 0.022
-"""What a bit of conditional entropy h costs to reconcile: all of it from `_CLEAR` on, else h·_GAP + _OFFSET."""
+"""Cost of reconciling a bit of conditional entropy h: the whole bit from `_CLEAR` on, else h·_GAP + _OFFSET."""
 
 
 class EquiprobableOptions(StageOptions, frozen=True):
     bits: Annotated[int, Meta(ge=0, le=MOST_BITS)] = 0
     """m of every dimension; 0: chosen for each by its pilots."""
     pilots: Annotated[int, Meta(ge=8, le=4096)] = 32
-    """Published values a dimension, at most a sixteenth of what there is."""
+    """Published values a dimension, at most a sixteenth of all values."""
     shortfall: Annotated[float, Meta(ge=0, le=0.5)] = 0.01
-    """Entropy that the accounting is expected to take off each raw bit; the larger, the fewer bits."""
+    """Entropy that the accounting is expected to subtract from each raw bit; a larger value gives fewer bits."""
     cells: Literal["rank", "normal"] = "rank"
-    """rank: for features of any distribution; normal: saves short blocks the charge for balance where features are
-    Gaussian; cells of others are not equally likely, which the entropy estimate charges and the model does not."""
+    """rank: for features of any distribution; normal: for Gaussian features, saves short blocks the charge for balance;
+    cells of other features are not equally likely, which the entropy estimate charges and the model does not."""
 
 
 class Equiprobable(Quantizer):
@@ -72,7 +72,7 @@ class Equiprobable(Quantizer):
         self._bits, self._pilots, self._shortfall, self._by_rank = o.bits, o.pilots, o.shortfall, o.cells == "rank"
 
     def lead(self, features: Features, rng: np.random.Generator) -> tuple[Bits, PublicMessage]:
-        """Label Alice's values with 8 bits each; publish which entries there are, and the pilots."""
+        """Label Alice's values with 8 bits each; publish which entries she has, and the pilots."""
         z = self._scores(features.values)
         z[:, np.isfinite(z).sum(axis=0) < _LEAST_VALUES] = np.nan
         offered, seed = np.isfinite(z), int(rng.integers(1 << 63))
@@ -87,7 +87,7 @@ class Equiprobable(Quantizer):
         return _to_bits(z, offered, deep), PublicMessage(kind="quantize.lead", body=body)
 
     def follow(self, features: Features, lead: PublicMessage) -> tuple[Bits, PublicMessage]:
-        """Choose each dimension's bits; publish them, and which entries Bob has too. Raises ProtocolError."""
+        """Choose each dimension's bits; publish them, and which entries Bob has, too. Raises ProtocolError."""
         offered, told = self._read_lead(lead)
         if offered.shape != features.values.shape:
             raise ProtocolError(
@@ -115,7 +115,7 @@ class Equiprobable(Quantizer):
         return draft.take(chosen)
 
     def eavesdrop(self, features: Features, lead: PublicMessage, follow: PublicMessage) -> tuple[Bits, Mask]:
-        """Return Eve's guess, the cells of her own scores, and (bit,) where she has one; elsewhere 0."""
+        """Return Eve's guess, the cells of her own scores, and (bit,) where she has one; elsewhere the guess is 0."""
         kept, _ = self._read_lead(lead)
         offered, depth = kept.copy(), _read_depth(follow)
         if depth.size != offered.shape[1]:
@@ -130,7 +130,7 @@ class Equiprobable(Quantizer):
         return bits, np.isfinite(z)[bits.probe, bits.dimension]
 
     def published(self, raw: Bits, lead: PublicMessage) -> Mask:
-        """Return (bit,) which raw bits Alice's message has told as pilots; raises ProtocolError."""
+        """Return (bit,) which raw bits Alice's message has published as pilots; raises ProtocolError."""
         probes, dimensions = (read_count(lead, key) for key in ("probes", "dimensions"))
         offered = read_mask(lead, "offered", probes * dimensions).reshape(probes, dimensions)
         return self._places(offered, _read_seed(lead))[raw.probe, raw.dimension]
@@ -147,14 +147,16 @@ class Equiprobable(Quantizer):
         return z
 
     def _balance(self, n: int, m: int) -> float:
-        """Return what it tells about n labels of m bits that they were cut by their own distribution."""
+        """Return how many bits of n labels of m bits are revealed by cells that follow from the labels' own
+        distribution.
+        """
         if not m:
             return 0.0
         balance = balance_bits(n, 1 << m)
         return balance if self._by_rank else min(2.0 * max(n.bit_length(), m + 2), balance)
 
     def _depth(self, told: F64, z: F64, n: int) -> int:
-        """Return a dimension's bits, from (probe,) pilots as Alice told them, NaN elsewhere, and Bob's scores."""
+        """Return a dimension's bits, from (probe,) Alice's published pilots, NaN elsewhere, and Bob's scores."""
         both = np.isfinite(told) & np.isfinite(z)
         if n < _LEAST_VALUES or np.count_nonzero(np.isfinite(z)) < _LEAST_VALUES:
             return 0
@@ -163,7 +165,7 @@ class Equiprobable(Quantizer):
         a, b = told[both], z[both]
         if a.size < 4:
             return 0
-        # shrunk as if a few more pilots had shown nothing
+        # the correlation is reduced as if there were a few more pilots without any
         rho = float(a @ b) / (max(np.sqrt(float(a @ a) * float(b @ b)), 1e-9) + 1e-3 * a.size)
         rho = round(float(np.clip(rho, 0.0, 0.99999)), 3 if rho < 0.99 else 5)
         net = {m: _worth(rho, m) - m * self._shortfall - self._balance(n, m) / n for m in range(1, MOST_BITS + 1)}
@@ -171,7 +173,7 @@ class Equiprobable(Quantizer):
         return best if net[best] > _WORTH else 0
 
     def _places(self, offered: Mask, seed: int) -> Mask:
-        """Return (probe, dimension) where pilots are."""
+        """Return (probe, dimension) the positions of the pilots."""
         pilots = np.zeros(offered.shape, np.bool_)
         for d in range(offered.shape[1]):
             own = np.flatnonzero(offered[:, d])
@@ -180,7 +182,7 @@ class Equiprobable(Quantizer):
         return pilots
 
     def _read_lead(self, lead: PublicMessage) -> tuple[Mask, F64]:
-        """Return (probe, dimension) what is offered, and the pilots' scores, NaN elsewhere."""
+        """Return (probe, dimension) the offered entries, and the pilots' scores, NaN elsewhere."""
         probes, dimensions = (read_count(lead, key) for key in ("probes", "dimensions"))
         offered = read_mask(lead, "offered", probes * dimensions).reshape(probes, dimensions)
         pilots = self._places(offered, _read_seed(lead))

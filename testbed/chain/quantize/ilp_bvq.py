@@ -1,4 +1,4 @@
-"""ILP-BVQ of paper B: balanced k-means with the exact assignment, by way of the dual (`_balanced`)."""
+"""ILP-BVQ of paper B: balanced k-means with the exact assignment, computed from the dual (`_balanced`)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Plain k-means vector quantization: every sample goes to the nearest centroid, at Alice and at Bob.
 
-Regions of uneven size make some labels likelier than others; the entropy estimate on the string charges that.
+Regions of uneven size make some labels likelier than others; the entropy estimate on the string charges for that.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from testbed.core.types import F64, I64
 
 
 class KMeans(VectorQuantizer):
-    """k-means; `bob = "same"` and "nearest" are one."""
+    """k-means; `bob = "same"` and "nearest" are the same here."""
 
     balanced = False
 

@@ -1,20 +1,20 @@
 """Multi-bit adaptive scalar quantization with Gray labels and guard bands, one dimension at a time.
 
-Levels are cut by rank, not by value: a value's place among this side's own values of the block (ties share the mean
-of their places) is its probability u in (0, 1), and u is cut at fixed points. So thresholds are empirical quantiles
-of that dimension, any level or gain of a receiver drops out, and values of coarse resolution stay deterministic:
-equal values always get the same label, at the cost of unbalanced levels, which the entropy estimate then shows.
+Levels are cut by rank, not by value: a value's rank among this side's own values of the block (ties share the mean
+rank) is its probability u in (0, 1), and u is cut at fixed points. So thresholds are empirical quantiles of that
+dimension, any level or gain of a receiver cancels, and values of coarse resolution stay deterministic: equal values
+always get the same label. The levels are then unbalanced, which the entropy estimate notices.
 
-What the public messages reveal. Alice and Bob publish which (probe, dimension) entries they keep, nothing else.
+What the public messages reveal: Alice and Bob publish which (probe, dimension) entries they keep, nothing else.
 
 - Guard bands. With L levels, each keeps the same probability k, and 2γ is dropped between two levels (γ = guard / L,
   k = (1 − 2(L−1)γ) / L). Hence P(kept | level) at Alice is the same for all levels, and for independent probes the
   indices say nothing about the labels of what is kept.
 - Bob's choice is made in the same way on his own ranks. An inner level has two guard bands beside it, an outer one
-  only one, so Bob drops a little more from Alice's inner levels. The survivors stay independent of the indices but
-  are slightly biased; that is a property of the final string, seen and charged by the entropy estimate on it.
-- Where probes depend on one another, a gap in the indices says that the value passed a threshold nearby. This too is
-  charged by the entropy estimate, whose predictors look at the gaps; it is not counted again here.
+  only one, so Bob drops slightly more of Alice's inner levels. The kept values stay independent of the indices but are
+  slightly biased; that is a property of the final string, which the entropy estimate on it charges.
+- Where probes depend on one another, a gap in the indices means that the value passed a threshold nearby. The entropy
+estimate charges this as well, since its predictors use the gaps; it is not counted again here.
 - Ranks make the levels balanced by construction: everybody knows that each of the L labels occurs equally often in a
   dimension (within one). This removes n·log2 L − log2(n! / Π c_l!) bits from n labels with counts c_l, and no
   statistic of the string shows it. It is what Alice's message counts as leaked. Bob's subset is a function of the
@@ -40,9 +40,9 @@ from testbed.core.types import F64, I64, Bits, Features
 
 class ScalarOptions(StageOptions, frozen=True):
     bits: Annotated[int, Meta(ge=1, le=4)] = 2
-    """Per feature."""
+    """Bits of a feature."""
     guard: Annotated[float, Meta(ge=0, le=0.5)] = 0.1
-    """Share of a level's nominal probability 1/2**bits dropped on either side of each threshold."""
+    """Share of a level's nominal probability 1/2**bits that is dropped on either side of each threshold."""
 
 
 class Scalar(Quantizer):
@@ -79,7 +79,7 @@ class Scalar(Quantizer):
         return self._to_bits(level, kept), message
 
     def follow(self, features: Features, lead: PublicMessage) -> tuple[Bits, PublicMessage]:
-        """Quantize Bob's features; publish which of Alice's entries he keeps too.
+        """Quantize Bob's features; publish which of Alice's entries he keeps, too.
 
         Raises ProtocolError where Alice's message does not fit his features or options.
         """
@@ -114,7 +114,7 @@ class Scalar(Quantizer):
         return self._to_bits(level.astype(np.int64), kept), np.repeat(np.isfinite(u[kept]), self._bits)
 
     def _ranks(self, values: F64) -> F64:
-        """Return each value's place u in (0, 1) among the valid values of its dimension; NaN where there is none."""
+        """Return each value's rank u in (0, 1) among the valid values of its dimension; NaN where there is none."""
         u = np.full(values.shape, np.nan)
         for d in range(values.shape[1]):
             valid = np.isfinite(values[:, d])

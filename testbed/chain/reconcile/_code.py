@@ -2,8 +2,8 @@
 
 A code is irregular after `_degrees`, its bits of degree 2 form one path through the checks (no cycle among them, hence
 no low error floor), its checks have two neighbouring degrees, and no two bits of low degree share two checks. More of
-the syndrome can be told later: a check is split in two halves, of which one parity is new (cf. the accumulated
-syndromes of Varodayan, Aaron and Girod 2006). The bits' degrees stay, so the code stays near its best.
+the syndrome can be published later: a check is split in two halves, one of whose parities is new (cf. the accumulated
+syndromes of Varodayan, Aaron and Girod 2006). The bits' degrees stay, so the code stays near its optimum.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _STUCK_AFTER = 25
 
 
 class Code:
-    """n bits, m checks; every matrix of a given (n, m) is the same everywhere. Build through `code`."""
+    """n bits, m checks; the matrix for a given (n, m) is the same everywhere. Build it with `code`."""
 
     def __init__(self, n: int, m: int) -> None:
         self.n, self.m = n, m
         var, check = _edges(n, m)
         degree = np.bincount(check, minlength=m)
-        # even places of a check first: a split is one more boundary in its middle
+        # the even places of a check come first, so that a split is one more boundary in its middle
         first = np.cumsum(degree) - degree
         place = np.arange(check.size) - first[check]
         half = (degree + 1) // 2
@@ -43,7 +43,7 @@ class Code:
         self._var[target] = var
         self._starts, self._middles = first, first + half
         self.n_splits = int(np.count_nonzero(degree >= 2)) if degree.min() >= 2 else 0
-        """Checks that can be split: all, or none."""
+        """Number of checks that can be split: all, or none."""
         self._by_var = np.argsort(self._var, kind="stable")
         degrees = np.bincount(self._var, minlength=n)
         self._var_starts = np.cumsum(degrees) - degrees
@@ -123,7 +123,7 @@ def _degrees(n: int, m: int) -> I64:
     ends = np.round(np.cumsum(list(shares.values())) / sum(shares.values()) * n).astype(np.int64)
     out = np.minimum(np.repeat(degree, np.diff(ends, prepend=0)), max(2, m // 3))
     twos = int(np.count_nonzero(out == 2))
-    out[m - 1 : twos] = 3  # more would close cycles
+    out[m - 1 : twos] = 3  # more bits of degree 2 would close cycles
     return np.asarray(out, dtype=np.int64)
 
 
@@ -132,7 +132,7 @@ def _edges(n: int, m: int) -> tuple[I64, I64]:
     bits = np.random.PCG64(derive(n, "ldpc", m))
 
     def below(limit: int, count: int) -> I64:
-        # the raw stream only: `Generator` may differ between numpy versions
+        # only the raw stream, because `Generator` may differ between numpy versions
         return np.asarray(bits.random_raw(count) % np.uint64(limit), dtype=np.int64)
 
     def shuffled(x: I64) -> I64:
@@ -169,7 +169,7 @@ def _edges(n: int, m: int) -> tuple[I64, I64]:
 
 
 def _distinct(x: I64) -> I64:
-    """Return the distinct values in ascending order; by sorting, which for these is faster than `np.unique`."""
+    """Return the distinct values in ascending order; sorting is faster than `np.unique` for these arrays."""
     x = np.sort(x)
     return x[np.concatenate([[True], x[1:] != x[:-1]])]
 

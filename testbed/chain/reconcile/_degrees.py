@@ -1,14 +1,14 @@
-"""Degree distributions of the codes: which share of bits stands in how many parity checks.
+"""Degree distributions of the codes: the shares of bits by the number of their parity checks.
 
 Each row is the optimum of a linear program over EXIT curves of the binary symmetric channel (ten Brink 2001) with check
 nodes of two neighbouring degrees, Gaussian messages, and the stability condition at 0.96 of its limit. Numbers are kept
-here, not solved for at run time: both ends must build the same matrix whatever version of a solver they have.
+here, not computed at run time, because both ends must build the same matrix with any version of a solver.
 """
 
 from __future__ import annotations
 
 Row = tuple[float, dict[int, float]]
-"""(checks per bit that the row is best for, {degree of a bit: share of bits})."""
+"""(checks per bit for which the row is optimal, {degree of a bit: share of bits})."""
 
 SHORT: tuple[Row, ...] = (
     (0.053, {2: 0.1971, 3: 0.4999, 4: 0.0029, 5: 0.0611, 12: 0.2390}),
@@ -44,4 +44,4 @@ LONG: tuple[Row, ...] = (
     (0.843, {2: 0.5822, 3: 0.2485, 6: 0.1213, 14: 0.0242, 16: 0.0139, 60: 0.0099}),
     (0.924, {2: 0.6527, 3: 0.2059, 5: 0.0394, 6: 0.0675, 12: 0.0115, 14: 0.0100, 20: 0.0066, 25: 0.0024, 60: 0.0040}),
 )
-"""Degrees up to 60: closer to the limit, in need of length."""
+"""Degrees up to 60: closer to the limit, for longer strings."""

@@ -2,12 +2,12 @@
 
 Everything is expressed in *cuts*. Pass p shuffles the string by a public seed; Bob asks "what is the parity of your
 first c bits in the order of pass p?". Two neighbouring known cuts enclose a leaf, whose parity is the difference of
-both answers: the parity of a block's sibling is implied and never asked, every sub-block ever searched is reused, and
-the ledger is the number of different cuts answered. A leaf whose parity differs from Bob's holds an odd number of
-errors and is cut again until a single bit is left.
+both answers: the parity of a block's sibling is implied and never asked for, every sub-block of an earlier search is
+reused, and the ledger is the number of different cuts answered. A leaf whose parity differs from Bob's holds an odd
+number of errors and is cut again until a single bit is left.
 
-Bob's questions are public: they lay open where he corrects. What this tells about other bits depends on the labels that
-the bits come from, which are not known here; `entropy.corrections.correction_leak` charges it after verification.
+Bob's questions are public, so they show where he corrects. What this reveals about other bits depends on the labels of
+the bits, which are not known here; `entropy.corrections.correction_leak` charges it after verification.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ F32 = NDArray[np.float32]
 
 ASK, ANSWER = "cascade_ask", "cascade_answer"
 MAX_ERROR_RATE = 0.25
-"""Above it h2 leaves less than 0.19 bit per bit: no key could come of it."""
+"""Above it h2 leaves less than 0.19 bit per bit, so that no key can result."""
 MAX_PASSES = 255
 EVE_SWEEPS = 40
 
 
 class Variant(NamedTuple):
-    """A row of the table below: which blocks, in which pass."""
+    """A row of the table below: the blocks of each pass."""
 
     first: float
     """Length of the first pass's blocks times the error rate."""
@@ -45,9 +45,10 @@ class Variant(NamedTuple):
     growth: tuple[float, ...]
     """Block length of each pass over that of the first."""
     tail: int
-    """Passes of two blocks of n/2 that follow; asked in one message, for they are asked anyway."""
+    """Number of further passes, of two blocks of n/2; asked in one message, because all are asked in any case."""
     weighted: bool
-    """Cut a leaf where an odd number of errors is as likely on either side (see `_Beliefs`), not in its middle."""
+    """Whether a leaf is cut where an odd number of errors is as likely on either side (`_Beliefs`), not in its
+    middle."""
 
 
 VARIANTS = {
@@ -57,14 +58,14 @@ VARIANTS = {
     "yanetal": Variant(0.80, False, (1, 5), 8, False),
     # Martinez-Mateo et al., arXiv:1407.3257, option 7: 14 passes
     "option7": Variant(1.00, True, (1, 4), 12, False),
-    # ours: cuts placed by belief; a smaller second block than in option 7 costs 0.005 of f and spares half the messages
+    # ours: cuts placed by belief; a smaller second block than in option 7 adds 0.005 to f and saves half the messages
     "weighted": Variant(1.00, True, (1, 2), 10, True),
 }
 
 
 class CascadeOptions(StageOptions, frozen=True):
     variant: Literal["original", "yanetal", "option7", "weighted"] = "weighted"
-    """Which blocks in which pass: a row of `VARIANTS`."""
+    """Blocks of each pass: a row of `VARIANTS`."""
 
 
 class Cascade(Reconciler):
@@ -82,7 +83,7 @@ class Cascade(Reconciler):
         self.variant = VARIANTS[self.options.variant]
 
     def alice(self, evidence: Evidence, rng: np.random.Generator) -> Dialogue[ReconciledBits]:
-        """Answer Bob's questions until he is done. Answers at most n bits: more could not help anybody but Eve."""
+        """Answer Bob's questions until he is done, with at most n bits: more would help only Eve."""
         values, error_rate = evidence.bits.values, evidence.error_rate
         _refuse_hopeless(error_rate)
         n = values.size
@@ -114,9 +115,9 @@ class Cascade(Reconciler):
             yield Send(PublicMessage(kind=ANSWER, body=body, leaked_bits=len(answered) - before))
 
     def bob(self, evidence: Evidence, rng: np.random.Generator) -> Dialogue[ReconciledBits]:
-        """Drive: open the passes of the variant, search every odd leaf in lockstep, until all parities agree.
+        """Run the search: open the passes of the variant, search every odd leaf in lockstep, until all parities agree.
 
-        Ends always: each question holds a cut that was never asked, and n cuts are the limit.
+        It always ends: each question holds a cut that was not asked before, and there are n cuts.
         """
         values, error_rate = evidence.bits.values, evidence.error_rate
         _refuse_hopeless(error_rate)
@@ -143,7 +144,7 @@ class Cascade(Reconciler):
     def eavesdrop(self, guess: U8, transcript: Sequence[PublicMessage]) -> U8:
         """Decode Alice's published parities from Eve's guess by belief propagation, at most `EVE_SWEEPS` sweeps.
 
-        Returns the iterate that violates the fewest parities; messages that make no sense are passed over.
+        Returns the iterate that violates the fewest parities; malformed messages are ignored.
         """
         passes = _published(transcript, guess.size)
         if not passes:
@@ -163,7 +164,7 @@ class Cascade(Reconciler):
 
 
 class _Pass:
-    """One shuffled view of the string and what Alice has said about it."""
+    """One shuffled order of the string, with Alice's parities in it."""
 
     def __init__(self, n: int, seed: int, number: int) -> None:
         self.number = number
@@ -185,13 +186,13 @@ class _Pass:
 
 
 class _Search:
-    """Bob's state: his bits, the passes, which cuts to ask next."""
+    """Bob's state: his bits, the passes, and the cuts to ask next."""
 
     def __init__(self, values: U8, seed: int, error_rate: float, variant: Variant) -> None:
         self.values, self.bits = values, values.copy()
         self.seed, self.variant = seed, variant
         self.n = n = values.size
-        # a share of 1/n is the least that n bits can show; 0 would mean blocks without end
+        # n bits cannot show a share below 1/n; with 0, blocks would have no length
         self.rate = min(max(error_rate, 1 / max(n, 1)), MAX_ERROR_RATE)
         self.beliefs = _Beliefs(n, self.rate)
         self.fixed = np.zeros(n, bool)
@@ -205,14 +206,15 @@ class _Search:
         while stages:
             lengths = stages.pop(0)
             question = self._open(lengths)
-            if question[1].size:  # a single bit has nothing left to ask
+            if question[1].size:  # for a single bit there is nothing left to ask
                 yield question
             while True:
                 odds = self._correct_single_bits()
                 if not any(odd.any() for odd in odds):
                     break
                 if self.variant.tail and self.corrected > 4 * self.rate * self.n + 10:
-                    # the estimate was far too low: blocks of the right size find the rest at a fraction of the cost
+                    # the estimate was far too low; blocks of the right size find the rest with a fraction of the
+                    # questions
                     self.rate = 2 * self.corrected / self.n
                     if self.rate > 2 * MAX_ERROR_RATE or len(self.passes) > MAX_PASSES // 2:
                         raise DialogueFailed("error_rate_too_high", f"{self.corrected} errors so far in {self.n} bits")
@@ -233,7 +235,7 @@ class _Search:
                 view.learn(np.array([self.n]), total)
 
     def _stages(self) -> list[list[float]]:
-        """Return block lengths: passes that are opened together, stage after stage."""
+        """Return the block lengths of the passes that are opened together, stage after stage."""
         first = self.variant.first / self.rate
         if self.variant.power_of_two:
             first = 2.0 ** math.ceil(math.log2(first))
@@ -246,7 +248,7 @@ class _Search:
         for length in lengths:
             view = _Pass(self.n, self.seed, len(self.passes))
             self.passes.append(view)
-            # whole blocks and a rest, at least two: a block of 2^k bits is halved evenly down to its single bits
+            # whole blocks and a rest, at least two; a block of 2^k bits is halved evenly down to single bits
             whole = max(1, min(round(length), (self.n + 1) // 2))
             ends = np.arange(whole, self.n, whole)
             ends = np.append(ends, self.n) if view.number == 0 else ends
@@ -255,7 +257,7 @@ class _Search:
         return np.concatenate(passes), np.concatenate(cuts)
 
     def _correct_single_bits(self) -> list[NDArray[np.bool_]]:
-        """Flip every odd leaf of one bit, and those that this lays bare; return each pass's odd leaves."""
+        """Flip every odd leaf of one bit, and those that follow from it; return each pass's odd leaves."""
         while True:
             odds = [view.odd(self.bits) for view in self.passes]
             single = [
@@ -271,14 +273,14 @@ class _Search:
             self.corrected += flips.size
 
     def _bisect(self, odds: list[NDArray[np.bool_]]) -> tuple[I64, I64]:
-        """Cut odd leaves of all passes at once, small ones first, as long as they share no bit.
+        """Cut odd leaves of all passes at once, small ones first, as long as they have no bit in common.
 
-        Leaves that share a bit may hold the same error: searching both would pay twice for it.
+        Leaves with a common bit may hold the same error, and searching both would cost twice the parities.
         """
         # in the first pass all bits are alike
         weighted = self.variant.weighted and len(self.passes) > 1
         if weighted:
-            # of errors in the string as it was: no correction changes what they mean
+            # errors of the string before any correction, so that a correction does not change their meaning
             self.beliefs.sweep(self.passes, [view.odd(self.values) for view in self.passes])
         candidates = [
             (view, view.cuts[:-1][odd], view.cuts[1:][odd]) for view, odd in zip(self.passes, odds, strict=True)
@@ -321,19 +323,19 @@ def _cumulative(x: NDArray[Any]) -> NDArray[Any]:
 
 
 class _Beliefs:
-    """Which bits are likely wrong, given which leaves hold an odd number of wrong ones: layered sum-product.
+    """Which bits are likely wrong, given the leaves with an odd number of wrong ones: layered sum-product.
 
-    Every leaf is a parity check. Kept from one question to the next, so that a sweep each time is enough.
+    Every leaf is a parity check. The state is kept from one question to the next, so that one sweep each is enough.
     """
 
     def __init__(self, n: int, rate: float) -> None:
         self.total: F32 = np.full(n, np.log((1 - rate) / rate), np.float32)
         """(n,) ln P(right)/P(wrong) by the error rate and all leaves."""
         self._told: dict[int, F32] = {}
-        """By pass: (n,) in its order, what its leaves add to `total`."""
+        """By pass: (n,) in its order, the contribution of its leaves to `total`."""
 
     def sweep(self, passes: Sequence[_Pass], odds: Sequence[NDArray[np.bool_]]) -> None:
-        """Hear every pass once; `odds`: (leaf,) of each, always of the same bits."""
+        """Update with every pass once; `odds`: (leaf,) of each, always of the same bits."""
         for view, odd in zip(passes, odds, strict=True):
             own = self.total[view.order] - self._told.get(view.number, np.float32(0))
             soft = _soft(own)
@@ -344,7 +346,7 @@ class _Beliefs:
             self.total[view.order] = own + told
 
     def weights(self, view: _Pass) -> F64:
-        """Return (n,) in the pass's order the weights whose equal sums halve an odd leaf, by what other passes tell.
+        """Return (n,), in the pass's order, weights whose equal sums halve an odd leaf, according to the other passes.
 
         Of bits that are right with P = (1 + s)/2 each, an odd number is wrong with P = (1 − ∏s)/2: in an odd leaf the
         odd number is as likely on either side of a cut where both products are equal.
@@ -364,7 +366,7 @@ def _soft(llr: F32) -> F32:
 
 
 def _likely_rate(view: _Pass, odd: NDArray[np.bool_]) -> float:
-    """Return the error rate in 0.001 … 0.45 under which these odd leaves of the first pass are likeliest."""
+    """Return the error rate in 0.001 … 0.45 at which these odd leaves of the first pass are likeliest."""
     rates = np.geomspace(1e-3, 0.45, 60)
     agree = (1 - 2 * rates[:, None]) ** np.diff(view.cuts)[None, :]
     p_odd = np.clip((1 - agree) / 2, 1e-12, 0.5)
@@ -372,7 +374,7 @@ def _likely_rate(view: _Pass, odd: NDArray[np.bool_]) -> float:
 
 
 def _published(transcript: Sequence[PublicMessage], n: int) -> list[_Pass]:
-    """Return the passes that a transcript for n bits lays open; [] where Eve missed their beginning."""
+    """Return the passes that a transcript for n bits shows; [] where Eve missed their beginning."""
     seed: int | None = None
     ask: PublicMessage | None = None
     known: dict[int, _Pass] = {}

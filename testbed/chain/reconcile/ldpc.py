@@ -1,9 +1,9 @@
 """LDPC: Alice sends the syndrome of her string, Bob decodes his own to it (Slepian and Wolf 1973).
 
 Blind rate adaptation (Martínez-Mateo, Elkouss and Martin 2012): Alice starts with few parities, and where Bob fails
-she splits checks (`_code`), 4, 8, 16 … per cent of the first message. Bob says only which frames failed: one bit
-for each failure and one for each success, a prefix code. Where he corrected stays with him: the syndrome is a function
-of Alice's string.
+she splits checks (`_code`), 4, 8, 16 … per cent of the first message. Bob publishes only which frames failed: one bit
+for each failure and one for each success, a prefix code. Where he corrected is not published: the syndrome is a
+function of Alice's string.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from testbed.core.types import F64, I64, U8
 
 SYNDROME, REPLY = "ldpc_syndrome", "ldpc_reply"
 MAX_ERROR_RATE = 0.25
-"""Above it h2 leaves less than 0.19 bit per bit: no key could come of it."""
+"""Above it h2 leaves less than 0.19 bit per bit, so that no key can result."""
 _LONGEST_FRAME = 131_072
 _CLEAR_SHARE = 0.97
-"""From so many parities a bit on, the bits themselves are sent: they cost hardly more and never fail."""
+"""From this many parities a bit on, the bits themselves are sent: they cost little more and never fail."""
 _LEAST_CHECKS = 8
 
 
 class LdpcOptions(StageOptions, frozen=True):
     rounds: Annotated[int, Meta(ge=0, le=6)] = 4
-    """How often Bob may ask for more parities; 0: one message, then corrected or refused."""
+    """How often Bob may ask for more parities; 0: one message decides."""
     margin: Annotated[float, Meta(ge=0, le=6)] = 1.0
     """Parities of the first message beyond the codes' threshold, in standard deviations of what n bits need."""
 
 
 class Ldpc(Reconciler):
-    """Syndrome coding with own irregular codes, leak = f·n·h2(error rate).
+    """Syndrome coding with our own irregular codes, leak = f·n·h2(error rate).
 
     One message of 131 072 bits with margin 1.6: f 1.20, 1.09 and 1.07 at 1, 5 and 10 %. At 5 and 10 % all of 50 blocks
-    were decoded, at 1 % 55 of 60: codes of few parities have their threshold there, anywhere from 1.15 to 1.20. Such a
-    block needs a second message, 4 % more. With the default margin 33 of 40 were decoded at 1 % with one message, all
-    with two, and f was 1.19 over all.
+    were decoded, at 1 % 55 of 60: there, codes of few parities have thresholds from 1.15 to 1.20. A block that fails
+    needs a second message, 4 % more. With the default margin, at 1 %, 33 of 40 blocks were decoded with one message,
+    all with two, and f was 1.19 over all.
 
-    Strings from 1 bit; above 131 072 they are cut into frames. Raises DialogueFailed('not_decoded') where the
-    last attempt failed, and 'error_rate_too_high' for an estimate above 25 %.
+    Strings from 1 bit; longer ones than 131 072 bits are divided into frames. Raises DialogueFailed('not_decoded')
+    where the last attempt failed, and 'error_rate_too_high' for an estimate above 25 %.
     """
 
     shows_corrections = False
@@ -94,7 +94,7 @@ class Ldpc(Reconciler):
             yield Send(PublicMessage(kind=SYNDROME, body={"bits": np.packbits(more).tobytes()}, leaked_bits=more.size))
 
     def bob(self, evidence: Evidence, rng: np.random.Generator) -> Dialogue[ReconciledBits]:
-        """Decode; ask for more as long as a frame fails."""
+        """Decode; ask for more parities as long as a frame fails."""
         _refuse_hopeless(evidence.error_rate)
         values = evidence.bits.values
         message = yield Receive(SYNDROME)
@@ -130,9 +130,9 @@ class Ldpc(Reconciler):
             step += 1
 
     def eavesdrop(self, guess: U8, transcript: Sequence[PublicMessage]) -> U8:
-        """Decode Eve's guess to the first syndrome, at the error rate that the parities she violates suggest.
+        """Decode Eve's guess to the first syndrome, at the error rate that her violated parities suggest.
 
-        Where a frame does not decode she keeps her guess of it.
+        Where a frame does not decode, she keeps her guess of it.
         """
         message = next((m for m in transcript if m.kind == SYNDROME and "seed" in m.body), None)
         out = guess.copy()
@@ -160,10 +160,10 @@ class _First(NamedTuple):
 
 
 def first_checks(n: int, error_rate: float, margin: float) -> int:
-    """Return how many parities n bits of this error rate get first; n means that the bits themselves are sent.
+    """Return the number of first parities for n bits of this error rate; n means that the bits themselves are sent.
 
-    The codes' gap to h2 was measured at 1 to 20 % (1.16 to 1.06); what n bits need scatters by √(n·V), V being the
-    channel's dispersion (Strassen 1962).
+    The codes' gap to h2 was measured at 1 to 20 % (1.16 to 1.06); the need of n bits has a deviation of √(n·V), V being
+    the channel's dispersion (Strassen 1962).
     """
     e = min(max(error_rate, 1 / max(n, 1)), 0.5 - 1e-9)
     h = -e * log2(e) - (1 - e) * log2(1 - e)
@@ -177,7 +177,7 @@ def checks_for(n: int, entropy: float, extra: float) -> int:
 
 
 def splits_of(n: int, checks: int, step: int) -> tuple[int, int]:
-    """Return which splits a further message tells: from, to (excluded); equal where none are left."""
+    """Return the splits of a further message: from, to (excluded); equal where none are left."""
     limit = 0 if checks == n else min(code(n, checks).n_splits, n - checks)
 
     def after(k: int) -> int:
@@ -241,7 +241,7 @@ def _read_bits(message: PublicMessage, count: int) -> U8:
 
 
 def _flags(failed: int, frames: int) -> int:
-    """Return what a reply tells at most: a bit for each failure, in the last one a bit for each success."""
+    """Return what a reply can reveal: a bit for each failure, in the last one a bit for each success."""
     return failed or frames
 
 

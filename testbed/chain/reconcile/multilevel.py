@@ -1,17 +1,17 @@
 """Multilevel reconciliation with multistage soft decoding (Wachsmann, Fischer and Huber 1999; Bloch et al. 2006).
 
-Alice's labels (`quantize.equiprobable`) are taken apart by place, least significant bit first. For each place Bob
-works out how likely his analogue value makes 0 and 1, given the less significant bits that he has already decoded, and
-decodes Alice's syndrome with that. The first places are nearly random: those bits are sent as they are, which costs one
-bit each and gains nothing for anybody. The last are certain: nothing is sent for them. Codes are needed in between
-only, at rates that follow each place's conditional entropy (cf. Jouguet, Elkouss and Kunz-Jacques 2014).
+Alice's labels (`quantize.equiprobable`) are decoded place by place, least significant bit first. For each place Bob
+computes how likely his analogue value makes 0 and 1, given the less significant bits that he has already decoded, and
+decodes Alice's syndrome with that. The first places are nearly random: those bits are sent in the clear, which costs
+one bit each and reveals nothing else. The last are certain: nothing is sent for them. Codes are needed only in between,
+at rates that follow each place's conditional entropy (cf. Jouguet, Elkouss and Kunz-Jacques 2014).
 
-What Bob knows of the channel comes from the sacrificed symbols, which are public: a noise level for each dimension and
-the share of outliers, by maximum likelihood. He publishes the plan (which dimensions' bits form a frame, how many
-parities), Alice the syndromes of all places in one message, each with a checksum of its frame: of the many strings that
-have a short syndrome a decoder may well find another. For frames that fail he asks for more, a few per cent at a time
-(`_code`), then in growing steps, for the syndrome of a code of a far lower rate, in the end for the bits themselves.
-Where a bit came out wrong unnoticed the verification tag differs and the block is dropped.
+Bob estimates the channel from the sacrificed symbols, which are public: a noise level for each dimension and the share
+of outliers, by maximum likelihood. He publishes the plan (which dimensions' bits form a frame, how many parities),
+Alice the syndromes of all places in one message, each with a checksum of its frame, because a decoder may well find
+another of the many strings with a short syndrome. For frames that fail he asks for more, a few per cent at a time
+(`_code`), then in growing steps, then for the syndrome of a code of a far lower rate, and finally for the bits
+themselves. If a wrong bit remains unnoticed, the verification tag differs and the block is dropped.
 
 Without features (bare strings) every bit is a place of its own and the channel a binary symmetric one.
 """
@@ -39,31 +39,31 @@ PLAN, SYNDROME, REPLY = "multilevel_plan", "multilevel_syndrome", "multilevel_re
 MAX_ERROR_RATE = 0.25
 _LONGEST_FRAME = 131_072
 _CLEAR = 0.94
-"""Conditional entropy from which on bits are sent as they are."""
+"""Conditional entropy from which on bits are sent in the clear."""
 _CLASSES = (0.1, 0.4)
-"""Conditional entropies that separate frames of one place: a code serves similar bits best."""
+"""Conditional entropies that separate the frames of one place, because a code works best for similar bits."""
 _LEAST_FRAME = 3000
-"""Fewer coded bits than this share a frame with those of the next class."""
+"""With fewer coded bits than this, a class shares a frame with the next class."""
 _LEAST_CHECKS = 8
 _SUM_BITS = 16
-"""Of a coded frame's checksum, CRC-CCITT: linear, so it tells no more than as many parities."""
+"""Bits of a coded frame's checksum, CRC-CCITT: linear, so it reveals no more than as many parities."""
 _EVEN_STEPS, _GROWTH = 10, 2.0
-"""How many further messages are of one size, and by what factor each one after them grows."""
+"""Number of further messages of equal size, and the factor by which each one after them grows."""
 _LAST_CODE = 12
-"""After so many further messages a code whose checks are all split is followed by the bits themselves."""
+"""After this many further messages, a code whose checks are all split is followed by the bits themselves."""
 _SKIP = 0.01
 """Expected wrong bits of a place up to which nothing is sent for it."""
 _LEAST_PUBLISHED = 8
-"""Fewer sacrificed symbols tell too little of the channel: the string is then taken as bare bits."""
+"""With fewer sacrificed symbols the channel cannot be estimated, and the string is treated as bare bits."""
 _UNSEEN = 0.1
-"""Outliers to reckon with where none was seen among the sacrificed symbols."""
+"""Assumed number of outliers where none was seen among the sacrificed symbols."""
 _PRIOR = 2.0
 """Weight of all dimensions' sacrificed symbols beside a dimension's own, in symbols."""
 
 
 class MultilevelOptions(StageOptions, frozen=True):
     rounds: Annotated[int, Meta(ge=0, le=40)] = 16
-    """How often Bob may ask for more parities; from 16 on the last are the bits themselves."""
+    """How often Bob may ask for more parities; from 16 on, the last are the bits themselves."""
     step: Annotated[float, Meta(ge=0.005, le=0.2)] = 0.015
     """Share of a frame's parities that each of the first further messages adds."""
     margin: Annotated[float, Meta(ge=-3, le=6)] = 0.0
@@ -88,7 +88,7 @@ class Multilevel(Reconciler):
         self._rounds, self._step, self._margin = o.rounds, o.step, o.margin
 
     def alice(self, evidence: Evidence, rng: np.random.Generator) -> Dialogue[ReconciledBits]:
-        """Publish the syndromes that Bob's plan asks for, then more of those frames that he asks for."""
+        """Publish the syndromes of Bob's plan, then more parities of the frames for which he asks."""
         labels = _Labels.of(evidence)
         message = yield Receive(PLAN)
         assert message is not None
@@ -109,7 +109,7 @@ class Multilevel(Reconciler):
             yield Send(_parities([f.more(values[f.positions], self._step) for f in asked]))
 
     def bob(self, evidence: Evidence, rng: np.random.Generator) -> Dialogue[ReconciledBits]:
-        """Plan, decode place after place, ask for more where a frame fails."""
+        """Plan, decode place after place, and ask for more parities where a frame fails."""
         labels = _Labels.of(evidence)
         channel = _Channel.of(evidence, labels)
         seed = int(rng.integers(1 << 63))
@@ -144,17 +144,17 @@ class Multilevel(Reconciler):
 
 @dataclass(frozen=True, slots=True)
 class _Labels:
-    """Where each bit stands, the same at both ends. A bare string: symbols of one bit, all in dimension 0."""
+    """Positions of the bits in the labels, the same at both ends. A bare string: symbols of one bit, dimension 0."""
 
     values: U8
     place: I64
-    """(bit,) 0 for the least significant."""
+    """(bit,) 0 for the least significant one."""
     symbol: I64
     dimension: I64
     """(bit,)."""
     symbols: Symbols
     depth: I64
-    """(dimension,) bits a label."""
+    """(dimension,) bits of a label."""
     soft: bool
 
     @property
@@ -188,7 +188,7 @@ class _Frame:
     place: int
     dimensions: list[int]
     positions: I64
-    """(bit,) in the string."""
+    """(bit,) index in the string."""
     checks: int
     asked: int = 0
     """How often Bob asked for more."""
@@ -203,7 +203,7 @@ class _Frame:
 
     @property
     def first_count(self) -> int:
-        """How many bits the first message has."""
+        """Return the number of bits of the first message."""
         return self.checks if self.clear else self.checks + _SUM_BITS
 
     def first(self, bits: U8) -> U8:
@@ -211,20 +211,20 @@ class _Frame:
         return bits if self.clear else np.concatenate([code(bits.size, self.checks).syndrome(bits)[0], _checksum(bits)])
 
     def next_splits(self, step: float) -> tuple[int, int]:
-        """Return which splits the next message tells: from, to (excluded); equal where none are left."""
+        """Return the splits of the next message: from, to (excluded); equal where none are left."""
         n, start = self.positions.size, self.halves.size
         limit = 0 if self.clear else min(code(n, self.checks).n_splits, n - self.checks)
         size = max(step * self.checks, 0.4 * sqrt(n)) * _GROWTH ** max(0, self.asked - _EVEN_STEPS + 1)
         return start, min(limit, start + ceil(size))
 
     def _afresh(self) -> int:
-        """Return the parities of the code that follows where no split is left: of a rate that was far off."""
+        """Return the number of parities of the code that follows where no split is left; its rate is far lower."""
         n = self.positions.size
         checks = 3 * self.checks + 64
         return n if checks > 0.6 * n or self.asked >= _LAST_CODE else checks
 
     def next_count(self, step: float) -> int:
-        """Return how many bits the next message has."""
+        """Return the number of bits of the next message."""
         start, stop = self.next_splits(step)
         return stop - start or self._afresh()
 
@@ -249,7 +249,7 @@ class _Frame:
         self.asked += 1
 
     def decode(self, llr: F64) -> U8 | None:
-        """Return the frame's bits that ln P(0)/P(1), (bit,), and what was told suggest; None if none are found."""
+        """Return the frame's bits according to ln P(0)/P(1), (bit,), and the messages; None if none are found."""
         if self.clear:
             return self.told
         bits = code(self.positions.size, self.checks).decode(llr, self.told, self.halves, 200)
@@ -257,7 +257,7 @@ class _Frame:
 
 
 class _Channel:
-    """What Bob knows of Alice's bits: his scores, the noise of each dimension, and what he has decoded (`out`)."""
+    """Bob's model of Alice's bits: his scores, the noise of each dimension, and the decoded bits (`out`)."""
 
     def __init__(self, labels: _Labels, own: U8, score: F64, rho: F64, doubt: float, error_rate: float) -> None:
         self.labels, self._own, self._score, self._rho, self._rate = labels, own, score, rho, error_rate
@@ -289,7 +289,7 @@ class _Channel:
         likely += likely.sum(axis=0) * (_PRIOR / max(public.first.size, _PRIOR))
         which = int(likely.max(axis=2).sum(axis=0).argmax())
         rho = np.sqrt(1 - noises()[np.argmax(likely[:, which], axis=1)])
-        # that none was seen among so many does not say that there is none
+        # no outlier among so many symbols does not mean that there is none
         doubt = max(DOUBTS[which], _UNSEEN / public.first.size)
         return cls(labels, own, z[symbols.probe, symbols.dimension], rho, doubt, evidence.error_rate)
 
@@ -300,7 +300,7 @@ class _Channel:
         return level_entropies(float(self._rho[dimension]), int(self.labels.depth[dimension]), self._doubt)[place]
 
     def decode(self, f: _Frame) -> bool:
-        """Find a frame's bits from what was told; return whether there are some."""
+        """Find a frame's bits from the messages; return whether there are some."""
         bits = f.told if f.clear else f.decode(self._llr(f.positions, f.place))
         if bits is None:
             return False
@@ -308,7 +308,7 @@ class _Channel:
         return True
 
     def settle(self, place: int) -> None:
-        """Decide the bits of places below that no frame holds: they follow from the model."""
+        """Decide the bits of places below that are in no frame: they follow from the model."""
         for k in range(self._settled, place):
             rest = np.flatnonzero(~self._known & (self.labels.place == k))
             self._put(rest, k, (self._llr(rest, k) < 0).astype(np.uint8))
@@ -333,7 +333,7 @@ class _Channel:
 
 
 def _plan(labels: _Labels, channel: _Channel, seed: int, margin: float) -> list[_Frame]:
-    """Choose which bits form a frame, and how many parities each gets first."""
+    """Choose which bits form a frame, and the number of first parities of each."""
     counts = np.bincount(labels.symbols.dimension, minlength=labels.depth.size)
     out: list[_Frame] = []
     for place in range(labels.most):
@@ -343,7 +343,7 @@ def _plan(labels: _Labels, channel: _Channel, seed: int, margin: float) -> list[
             if h * counts[d] >= _SKIP or not labels.soft:
                 k = len(_CLASSES) + 1 if h >= _CLEAR else int(np.searchsorted(_CLASSES, h))
                 classes[k].append((d, h))
-        for k in range(len(_CLASSES)):  # too few: they join the next, whose code does not mind
+        for k in range(len(_CLASSES)):  # too few bits join the next class, whose code serves them, too
             if sum(int(counts[d]) for d, _ in classes[k]) < _LEAST_FRAME:
                 classes[k], classes[k + 1] = [], classes[k] + classes[k + 1]
         for k, members in enumerate(classes):
@@ -360,15 +360,15 @@ def _plan(labels: _Labels, channel: _Channel, seed: int, margin: float) -> list[
 
 
 def first_checks(n: int, entropy: float, margin: float) -> int:
-    """Return how many parities n bits of this conditional entropy get first; n: the bits themselves are sent.
+    """Return the number of first parities for n bits of this conditional entropy; n: the bits themselves are sent.
 
-    The codes' gap was measured on labels at 10 to 25 dB: 0.01 to 0.03 bit a bit. What n bits need scatters about as on
+    The codes' gap was measured on labels at 10 to 25 dB: 0.01 to 0.03 bit a bit. The need of n bits varies about as on
     the binary symmetric channel of this entropy (Strassen 1962).
     """
     e = _error_rate(entropy)
     spread = sqrt(e * (1 - e) * n) * log2((1 - e) / e)
     m = max(_LEAST_CHECKS, ceil(n * (entropy + 0.018 * min(1.0, sqrt(entropy / 0.1))) + margin * spread))
-    # a short frame that does not decode in the end is told twice
+    # a short frame that does not decode in the end is published twice
     return n if m + _SUM_BITS + 2 * spread >= 0.97 * n or n < 4 * _LEAST_CHECKS else m
 
 
@@ -380,7 +380,7 @@ def _positions(labels: _Labels, place: int, dimensions: list[int], seed: int) ->
 
 
 def _plan_leak(frames: list[_Frame], labels: _Labels) -> int:
-    """Return what a plan can tell at most: each dimension's class at each place, and each frame's parities."""
+    """Return what a plan can reveal: each dimension's class at each place, and each frame's parities."""
     return 3 * int(labels.depth.sum()) + sum(int(f.positions.size).bit_length() for f in frames)
 
 
@@ -443,7 +443,7 @@ def _split(message: PublicMessage, counts: list[int]) -> list[U8]:
 
 
 def _reply(failed: list[int], n_frames: int) -> PublicMessage:
-    """Say which frames need more. One bit for each failure, in the end one for each success: a prefix code."""
+    """Return the message that names the failed frames: one bit for each failure, at the end one for each success."""
     return PublicMessage(kind=REPLY, body={"failed": failed}, leaked_bits=len(failed) or n_frames)
 
 

@@ -1,4 +1,4 @@
-"""Several antennas of one Eve: any complex combination of them, and any quadratic form, gives another antenna."""
+"""Several antennas of one Eve: any complex combination, and any quadratic form, of them is a further antenna."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class ArrayCombined(EstimatingAttack):
 
 
 def _channel(array: C128, alice: C128 | F64, c: int) -> int:
-    """Return which of Eve's channels stands for Alice's channel c: the same place along the band."""
+    """Return the index of Eve's channel at the same place in the band as Alice's channel c."""
     return c * array.shape[2] // alice.shape[1]
 
 
 def _arrays(facts: Facts) -> list[C128]:
-    """Return (probe, antenna, channel) CSI of each node and link that was heard with two antennas or more."""
+    """Return (probe, antenna, channel) CSI of each node and link that was received with two antennas or more."""
     if "arrays" not in facts.scratch:
         groups: dict[tuple[str, str], list[C128]] = {}
         for h in facts.heard:

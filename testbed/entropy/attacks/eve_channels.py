@@ -1,4 +1,4 @@
-"""All channels of one Eve together: with as many as a surface has elements, what its pattern does is linear there."""
+"""All channels of one Eve together: with as many as a surface has elements, the pattern's effect is linear in them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from testbed.entropy.phases import alice_channels, amplitudes, on_scales
 from testbed.entropy.series import aligned, at_rounds
 
 _PROBES_A_CHANNEL = 3
-"""Fewer cannot teach a coefficient."""
+"""Probes needed to estimate one coefficient."""
 
 
 class EveChannels(EstimatingAttack):
@@ -30,7 +30,7 @@ class EveChannels(EstimatingAttack):
 
 
 def _links(facts: Facts) -> list[C128]:
-    """Return (probe, channel) the CSI of each node and link of several channels, as many as the probes can teach."""
+    """Return (probe, channel) CSI of each node and link with several channels, as many as the probes can fit."""
     if "channels" not in facts.scratch:
         groups: dict[tuple[str, str], list[C128]] = {}
         for h in facts.heard:

@@ -1,4 +1,4 @@
-"""Eve's own ranks, as they stand, at the right shift, sign and dimension: what she needs no learning for."""
+"""Eve's own ranks, unchanged, at the right shift, sign and dimension: an attack that needs no learning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from testbed.entropy.shifts import Match, agreement_of, constant, piecewise
 
 
 class EveDirect(DirectAttack):
-    """One of her channels for each of Alice's columns; the shift is none, one, or a course."""
+    """One of her channels for each of Alice's columns; the shift is none, one, or a sequence of shifts."""
 
     knows = "the ranks of her own signals, at the shift, sign and dimension that fit Alice best"
     needs = ("heard",)

@@ -1,4 +1,4 @@
-"""A map of the room: at which of all known places did Eve measure what she measures now, and what did Alice there?"""
+"""A map of the room: where did Eve measure the same before as now, and what did Alice measure there?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DIRECTIONS = 24
 
 
 class EveFingerprint(Attack):
-    """Alice's values at the rounds, earlier blocks and training included, in which Eve's signals were most like now."""
+    """Alice's values in those rounds, also of earlier blocks and training, in which Eve's signals were most similar."""
 
     knows = "her own signals in training and earlier blocks, and what Alice measured there"
     needs = ("heard",)
@@ -35,7 +35,7 @@ class EveFingerprint(Attack):
         total = np.where(there, weight[:, :, None], 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = (total * np.nan_to_num(values)).sum(axis=1) / total.sum(axis=1)
-            # what neighbours say is too much by as much as they have nothing to do with the place
+            # the neighbours' mean is too large to the extent that they are unrelated to the place, hence the gain
             gain = np.nansum(mean * z, axis=0) / np.nansum(mean**2 * np.isfinite(z), axis=0)
         mean = mean * np.clip(np.nan_to_num(gain), -1.0, 1.0)
         left = np.where(np.isfinite(z), z - mean, np.nan)
@@ -44,20 +44,20 @@ class EveFingerprint(Attack):
 
     @property
     def degrees_of_freedom(self) -> float:
-        """A gain for each column would be more; none stands for much where the neighbours say nothing."""
+        """The number of columns would be too many, because the gains are small where the neighbours are unrelated."""
         return 1.0
 
     @staticmethod
     def _nearest(facts: Facts, before: list[I64], known: np.ndarray) -> tuple[I64, F64]:
-        """Return (probe, neighbour) rows of this block, earlier in it, and of earlier ones, and how far they are."""
+        """Return (probe, neighbour) rows, from earlier in this block and from earlier blocks, and their distances."""
         key = "fingerprints"
         if key not in facts.scratch:
             x = np.nan_to_num(at_rounds(*joined_of(facts), np.concatenate([facts.rounds, *before])))
             x = reduced(x, _DIRECTIONS)
             n = facts.rounds.size
             far = (x[:n] ** 2).sum(axis=1)[:, None] - 2.0 * x[:n] @ x.T + (x**2).sum(axis=1)
-            far[:, :n][np.triu_indices(n)] = np.inf  # of this block only what came before
-            # a row without anything heard is like every other such row
+            far[:, :n][np.triu_indices(n)] = np.inf  # in this block, only earlier rows
+            # rows without any reception would all be alike
             far[:, ~np.abs(x).any(axis=1)] = np.inf
             facts.scratch[key] = np.sqrt(np.maximum(far, 0.0))
         far = np.where(

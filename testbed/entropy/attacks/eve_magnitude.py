@@ -12,7 +12,7 @@ from testbed.entropy.series import at_rounds, joined_of
 
 
 class EveMagnitude(EstimatingAttack):
-    """A ridge to the magnitude of Alice's scores: labels that share one share the probability."""
+    """A ridge regression to the magnitude of Alice's scores: labels of equal magnitude share the probability."""
 
     knows = (
         "how far Alice's values are from their median, but not on which side, from her own signals of the same round"

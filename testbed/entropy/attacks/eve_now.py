@@ -1,4 +1,4 @@
-"""All that Eve measured in the same round, jointly: any link, antenna, sign, order of dimensions."""
+"""All of Eve's measurements of the same round, jointly: any link, antenna, sign, order of dimensions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from testbed.entropy.series import aligned
 
 
 class EveNow(EstimatingAttack):
-    """A ridge from all of Eve's channels to each of Alice's columns."""
+    """A ridge regression from all of Eve's channels to each of Alice's columns."""
 
     knows = "her own signals of the same round, all links, antennas and dimensions together"
     needs = ("heard",)

@@ -1,4 +1,4 @@
-"""Eve's own signals at shifts that change: packets lost, clocks that slip, somebody who follows unevenly."""
+"""Eve's own signals at shifts that change: lost packets, clocks that drift, an Eve who follows at uneven distance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from testbed.entropy.shifts import piecewise
 
 
 class EvePiecewise(EstimatingAttack):
-    """A ridge from all of Eve's channels along the likeliest course of shifts."""
+    """A ridge regression from all of Eve's channels along the likeliest sequence of shifts."""
 
     knows = "her own signals of other rounds, at a shift that changes within the block"
     needs = ("heard",)

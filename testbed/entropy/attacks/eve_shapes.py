@@ -1,4 +1,4 @@
-"""Eve's signals of the same round through bends: ranks, squares, magnitudes, powers."""
+"""Non-linear functions of Eve's signals of the same round: ranks, squares, magnitudes, products."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_SERIES = 4
 
 
 class EveShapes(EstimatingAttack):
-    """A ridge from ranks of Eve's channels, their squares and magnitudes, and products of two links' channels."""
+    """A ridge regression from ranks of Eve's channels, their squares and magnitudes, and products of two links."""
 
     knows = "her own signals of the same round, through any of several non-linear functions"
     needs = ("heard",)
@@ -27,7 +27,7 @@ class EveShapes(EstimatingAttack):
 
 
 def _products(facts: Facts) -> F64:
-    """Return (probe, product) of like dimensions of different links, as a cascade of two channels makes them."""
+    """Return (probe, product) of equal dimensions of different links, as in a cascade of two channels."""
     parts = [at_rounds(h.rounds, standard(h.values), facts.rounds) for h in facts.heard[:MOST_SERIES]]
     pairs = [(a, b) for i, a in enumerate(parts) for b in parts[:i] if a.shape == b.shape]
     return np.concatenate([np.zeros((facts.rounds.size, 0)), *(a * b for a, b in pairs)], axis=1)

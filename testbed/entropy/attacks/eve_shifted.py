@@ -14,7 +14,7 @@ SHIFTS = 3
 
 
 class EveShifted(EstimatingAttack):
-    """A ridge from all of Eve's channels at the few shifts that fit best."""
+    """A ridge regression from all of Eve's channels at the few shifts that fit best."""
 
     knows = "her own signals of any other round, earlier or later, a few shifts for the whole block"
     needs = ("heard",)

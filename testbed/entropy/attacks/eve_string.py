@@ -18,7 +18,7 @@ CHANNELS = 64
 
 
 class EveString(Attack):
-    """A ridge from her estimate by all her channels, the labels before, and what of them she had not expected."""
+    """A ridge regression from her estimate by all channels, the earlier labels, and her errors in predicting them."""
 
     knows = "her own signals, and every other label of the string"
     needs = ("heard",)

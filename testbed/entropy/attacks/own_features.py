@@ -1,4 +1,4 @@
-"""Alice's own analogue values at the probes around: what a channel's memory gives away at best."""
+"""Alice's own analogue values at neighbouring probes: the most that a channel's memory can reveal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from testbed.entropy.references import own
 
 
 class OwnFeatures(EstimatingAttack):
-    """A ridge from all columns at neighbouring rounds before, and at later ones as far as they are public."""
+    """A ridge regression from all columns of earlier neighbouring rounds, and of later ones that are public."""
 
     knows = "Alice's analogue values in neighbouring rounds, which say more than their labels"
     folds = "probes"

@@ -1,4 +1,4 @@
-"""Public patterns: in a static room a channel is a known function of N + 1 coefficients, and those can be fitted."""
+"""Public patterns: in a static room a channel is a known function of N + 1 coefficients, which can be fitted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINEAR = 64
 
 
 class PatternsFitted(EstimatingAttack):
-    """|c₀ + Σ cₙ·rₙ| with coefficients fitted on Alice's side, as level and power, and the patterns as they stand."""
+    """|c₀ + Σ cₙ·rₙ| with coefficients fitted on Alice's side, as level and power, and the patterns themselves."""
 
     knows = "every pattern of the surface, and a channel model fitted to Alice's own values"
     needs = ("patterns",)
@@ -26,10 +26,10 @@ class PatternsFitted(EstimatingAttack):
 
 
 def fitted_inputs(facts: Facts, columns: C128, key: str) -> F64:
-    """Return (probe, input): |c₀ + Σ cₙ·columnₙ| fitted to each of Alice's channels, and the columns as they stand."""
+    """Return (probe, input): |c₀ + Σ cₙ·columnₙ| fitted to each of Alice's channels, and the columns themselves."""
     varying = columns[:, np.ptp(columns.real, axis=0) + np.ptp(columns.imag, axis=0) > 1e-9]
     phi = np.concatenate([np.ones((facts.rounds.size, 1)), varying], axis=1)
-    # how far the features of hidden symbols were from the mean is not asked: NaN there
+    # the deviations of hidden symbols' features from the mean must not be used: they are NaN
     channels = alice_channels(facts.csi, facts.features)
     fitted = [on_scales(amplitudes(phi, h)) for h in channels]
     if key not in facts.scratch:

@@ -1,4 +1,4 @@
-"""Public patterns and the map: where the surface and the ends stand, the surface's part is known but for a factor."""
+"""Public patterns and public positions: the surface's part of the channel is then known up to a factor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes back: a codebook swept again, a walk there and back, earlier blocks, training, earlier runs."""
+"""Channels that recur: a codebook swept again, a walk there and back, earlier blocks, training, earlier runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHIFTS = 12
 
 
 class Recurrence(EstimatingAttack):
-    """A ridge from Alice's own series at the shifts that fit best, forwards and backwards, across blocks and runs."""
+    """A ridge regression from Alice's own series at the best shifts, forwards and backwards, across blocks and runs."""
 
     knows = (
         "that the channel repeats after any number of rounds, also in reverse, in this and in earlier blocks and runs"

@@ -1,4 +1,4 @@
-"""What comes back at uneven pace: a track walked again, slower here and faster there."""
+"""Channels that recur at uneven pace: a track walked again, slower in one place and faster in another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHIFTS = 12
 
 
 class RecurrencePiecewise(DirectAttack):
-    """Alice's own values elsewhere, as they stand: at shifts of the whole block together, or along a course of them."""
+    """Alice's own values of other rounds, unchanged: at one shift of the whole block, or along a sequence of shifts."""
 
     knows = "that the channel repeats, after a number of rounds that may change within the block"
     hidden_context = HIDDEN_CONTEXT

@@ -1,4 +1,4 @@
-"""Equal states of the surface: whoever knows what another round with the same state gave knows this one."""
+"""Equal states of the surface: Alice's value in another round of the same state predicts this one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testbed.entropy.references import public_columns
 
 
 class RecurrenceState(EstimatingAttack):
-    """A ridge from the mean of what earlier rounds of the same state gave, and later ones as far as they are public."""
+    """A ridge regression from the mean of earlier rounds of the same state, and of later ones that are public."""
 
     knows = "in which rounds the surface had the same state, and Alice's values in the other rounds of that state"
     needs = ("states",)
@@ -29,7 +29,7 @@ class RecurrenceState(EstimatingAttack):
     def inputs(self, facts: Facts, z: F64) -> F64 | None:
         assert facts.states is not None
         known = [(e.states, e.rounds, normal_scores(e.features)) for e in facts.earlier if e.states is not None]
-        # other runs came before this one, whatever their rounds were called
+        # other runs came before this one, whatever their rounds' numbers
         past = [(s, np.full(r.shape, np.iinfo(np.int64).min), v) for s, r, v in known]
         state = np.concatenate([facts.states, *(s for s, _, _ in past)])
         when = np.concatenate([facts.rounds, *(r for _, r, _ in past)])
@@ -42,7 +42,7 @@ class RecurrenceState(EstimatingAttack):
 
 
 def _of_others(state: I64, when: I64, value: F64, told: Mask) -> tuple[F64, F64]:
-    """Return (row, column) sum and number of the values of the same state that came before or were said in public."""
+    """Return (row, column) sum and number of the same state's values that are from earlier rounds or public."""
     order = np.lexsort((when, state))
     there = np.isfinite(value[order])
     filled, public = np.where(there, value[order], 0.0), there & told[order]

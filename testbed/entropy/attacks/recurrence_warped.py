@@ -1,4 +1,4 @@
-"""A track walked again at another pace: no shift fits it for long, but places follow one another as they did before."""
+"""A track walked again at another pace: no shift fits for long, but places follow one another in the same order."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from testbed.entropy.facts import Facts
 from testbed.entropy.gaussian_labels import normal_scores
 
 _FINER = 2
-"""Places between two rounds of the earlier walk, by linear interpolation."""
+"""Number of places between two rounds of the earlier walk, by linear interpolation."""
 _STEPS = range(3 * _FINER + 1)
-"""From one probe to the next: from a halt to three times the pace."""
+"""Steps from one probe to the next: from a halt to three times the pace."""
 _STEP_NATS, _JUMP_NATS, _WORST_NATS = 1.5, 12.0, -6.0
 _PASSES = 3
 _MOST_PLACES = 6000
 
 
 class RecurrenceWarped(EstimatingAttack):
-    """What Alice measured earlier along the likeliest course of places, each way (dynamic time warping)."""
+    """Alice's earlier values along the likeliest sequence of places, in both directions (dynamic time warping)."""
 
     knows = "that the track of earlier blocks, training or runs is walked again, at any pace, either way"
     needs = ("earlier",)
 
     def inputs(self, facts: Facts, z: F64) -> F64 | None:
-        if "walked again" not in facts.scratch:  # which of them, as all later folds take it: it costs time
+        if "walked again" not in facts.scratch:  # the choice of a walk takes time and serves all later folds
             ways = [walk for values in _walks(facts) for walk in (values, values[::-1])]
             gains = [_course(z, walk)[1] for walk in ways]
             best = int(np.argmax(gains)) if gains else -1
@@ -38,7 +38,7 @@ class RecurrenceWarped(EstimatingAttack):
 
 
 def _walks(facts: Facts) -> list[F64]:
-    """Return (place, column) scores of what is known of this run in order, and of each earlier run."""
+    """Return (place, column) scores of the known part of this run in order, and of each earlier run."""
     if "walks" not in facts.scratch:
         own = sorted((e for e in facts.earlier if e.same_run and e.rounds.size), key=lambda e: int(e.rounds[0]))
         others = [normal_scores(e.features) for e in facts.earlier if not e.same_run and e.rounds.size]
@@ -55,8 +55,8 @@ def _finer(values: F64) -> F64:
 
 
 def _course(z: F64, walk: F64) -> tuple[I64, float]:
-    """Return (probe,) the likeliest places, by Viterbi, and what they gain over none; how far values are off is learnt
-    on the way.
+    """Return (probe,) the likeliest places, by Viterbi, and their gain over none; the spread of values is estimated on
+    the way.
     """
     known = np.isfinite(z)
     mine = np.nan_to_num(z)

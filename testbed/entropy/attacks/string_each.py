@@ -1,4 +1,4 @@
-"""Neighbours in Alice's own string where dimensions have no order: antenna pairs relate in any way."""
+"""Attack from other labels of Alice's string where dimensions have no order, as those of antenna pairs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_INPUTS = 64
 
 
 class StringEach(Attack):
-    """A ridge for each dimension from all other labels of the same probe, and of the two probes before."""
+    """A ridge regression for each dimension from all other labels of the same probe, and of the two probes before."""
 
     knows = (
         "every other label of the string: all dimensions of the same and of earlier "

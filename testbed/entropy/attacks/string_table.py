@@ -22,7 +22,7 @@ _MOST_CELLS = 1 << 16
 
 
 class StringTable(Attack):
-    """Look-ups of a label by the labels beside it; of several sets of neighbours the one that served best."""
+    """Tables of a label given its neighbours; of several sets of neighbours, the one that predicted best is used."""
 
     knows = "which labels stand beside the same neighbouring labels elsewhere in the string"
     _freedom = 0.0

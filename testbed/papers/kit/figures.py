@@ -11,7 +11,7 @@ _MARKERS = "osD^vPX*<>"
 
 
 def draw(figure: dict[str, Any], path: Path) -> None:
-    """Write the figure, as it stands in results.json, to `path`."""
+    """Write the figure, in the form of results.json, to `path`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

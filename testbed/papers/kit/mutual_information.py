@@ -29,7 +29,7 @@ def gaussian_bits(x: NDArray[Any], y: NDArray[Any]) -> float:
 
 
 def gaussian_bits_with_error(x: NDArray[Any], y: NDArray[Any], parts: int = 20) -> tuple[float, float]:
-    """Return I(x; y) in bits and its standard error, with the bias of finite samples taken off by the jackknife."""
+    """Return I(x; y) in bits and its standard error; the jackknife removes the bias of finite samples."""
     n = len(x) // parts * parts
     x, y = x[:n], y[:n]
     whole = gaussian_bits(x, y)

@@ -1,4 +1,4 @@
-"""A net that designs, trained for a scene: made from a seed, kept with a card that says what it is."""
+"""A net that designs for a scene: made from a seed, trained, and stored with a card that describes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Net:
 
     NAME: ClassVar[str]
     SCENE: ClassVar[type[Any]]
-    """The dataclass of what a net is trained for."""
+    """The dataclass of the scene that a net is trained for."""
 
     def __init__(self, scene: Any, seed: int, **options: Any) -> None:
         import torch
@@ -35,7 +35,7 @@ class Net:
         raise NotImplementedError
 
     def save(self, path: Path) -> None:
-        """Write the weights (`path`) and a card that says what they are (`path` with .json)."""
+        """Write the weights (`path`) and a card that describes them (`path` with .json)."""
         import torch
 
         torch.save(self.net.state_dict(), path)
@@ -45,7 +45,7 @@ class Net:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote; raises InputError for anything else. No code in the file is run."""
+        """Read what `save` wrote; raises InputError for anything else. No code in the file is executed."""
         import torch
 
         try:
@@ -56,13 +56,13 @@ class Net:
             net = cls(cls.SCENE(**card["scene"]), card["seed"], **card["options"])
             net.net.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
             net.history = card["history"]
-        except Exception as exc:  # torch, pickle, zipfile and zlib have kinds of their own
+        except Exception as exc:  # torch, pickle, zipfile and zlib raise errors of their own kinds
             raise InputError(f"{path}: no trained {cls.NAME}: {(str(exc) or 'empty').splitlines()[0]}") from exc
         return net
 
 
 def check_training(**numbers: float) -> None:
-    """Raise InputError where a number that training counts with is not above 0."""
+    """Raise InputError where one of the training's numbers is not above 0."""
     for name, value in numbers.items():
         if not value > 0:
             raise InputError(f"training with {name} = {value:g}, accepted: above 0")

@@ -1,4 +1,4 @@
-"""What a study collects while it runs, and how it spreads its work."""
+"""The results that a study collects while it runs, and the distribution of its work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Study:
         scheduler: str | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`say` is told how far the study is, a line at a time."""
+        """`say` is called with the study's progress, a line at a time."""
         self.name, self.paper, self.quick = name, paper, quick
         self._say, self._began_s, self._said_s, self._maps = say, time.monotonic(), 0.0, 0
         self.parameters: dict[str, Any] = {}
@@ -69,9 +69,10 @@ class Study:
         self._tables[name] = [{k: _plain(v) for k, v in row.items()} for row in rows]
 
     def claim(self, claim: str, paper: float | str | None, measured: Any, holds: bool, must_hold: bool = False) -> None:
-        """Add a claim: what is said, the paper's number, ours, and whether it holds.
+        """Add a claim: its text, the paper's number, ours, and whether it holds.
 
-        `must_hold`: the study fails where it does not (a property of our own code, not of the paper's prose).
+        `must_hold`: the study fails where the claim does not hold (a property of our own code, not of the paper's
+        text).
         """
         row = {"claim": claim, "paper": paper, "measured": _plain(measured), "holds": bool(holds)}
         self._claims.append({**row, "must_hold": must_hold})
@@ -96,27 +97,27 @@ class Study:
                 self._tell(len(out), len(todo))
             return out
         if self._pool is None:
-            # spawned, not forked: torch's threads do not survive a fork; no more of them than there is work for
+            # spawned, not forked: torch's threads do not survive a fork; at most one process for each item
             self._pool = ProcessPoolExecutor(workers, get_context("spawn"))
-        with _one_thread():  # workers are started as work is handed in
+        with _one_thread():  # workers are started when they get work
             futures = [self._pool.submit(function, item) for item in todo]
         return self._gathered(futures, as_completed)
 
     def _gathered(self, futures: list[Any], in_order_of_end: Callable[[list[Any]], Iterable[Any]]) -> list[Any]:
         for done, future in enumerate(in_order_of_end(futures), start=1):
-            future.result()  # what fails ends the study at once
+            future.result()  # an error ends the study at once
             self._tell(done, len(futures))
         return [future.result() for future in futures]
 
     def _tell(self, done: int, of: int) -> None:
-        """Say how much of a step is done, about once a second."""
+        """Report the share of a step that is done, about once a second."""
         now_s = time.monotonic()
         if done == of or now_s >= self._said_s + 1.0:
             self._said_s = now_s
             self._say(f"{self.name}: step {self._maps}: {done} of {of} done, {now_s - self._began_s:.0f} s")
 
     def results(self, seconds: float) -> dict[str, Any]:
-        """Return what results.json holds."""
+        """Return the content of results.json."""
         return {
             "study": self.name, "paper": self.paper, "quick": self.quick,
             "parameters": {k: _plain(v) for k, v in self.parameters.items()}, "seconds": round(seconds, 2),
@@ -136,9 +137,9 @@ class Study:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep processes started meanwhile to one core each: BLAS and torch threads of two would only fight for them.
+    """Limit processes that are started in the block to one core each: threads of BLAS and torch would only compete.
 
-    A process that has loaded its BLAS does not listen to these any more, so they have to be there when it starts.
+    A process that has loaded its BLAS ignores these variables, so they must be set before it starts.
     """
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}

@@ -1,4 +1,4 @@
-"""What the processes of study `masac` do: bounds, trainings, the direct net. Plain items in, plain numbers out."""
+"""The jobs of study `masac` for its processes: bounds, trainings, the direct net. Plain items in, plain numbers out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 AT_ONCE = 8000
-"""Draws of channels, over all settings, that are evaluated together."""
+"""Number of draws of channels, over all settings, that are evaluated together."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,12 @@ class Training:
     frame: str
     steps: int
     n_points: int
-    """At which the policy is evaluated on held-out draws."""
+    """Number of points at which the policy is evaluated on held-out draws."""
     n_draws: int
     device: str
     limit_s: float
-    """Training ends at the next point after this long; what was reached then counts, and the study says so."""
+    """Time after which training ends at the next point; the policy of that point then counts, and the study notes
+    it."""
     config: dict[str, Any] = field(default_factory=dict)
     predictor_updates: int = 0
 
@@ -69,7 +70,7 @@ def train(item: Training) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Prediction:
-    """LSTMs that are trained over settings, `n_seeds` each, and what stands beside them."""
+    """LSTMs trained over settings, `n_seeds` each, and the predictors that they are compared with."""
 
     settings: tuple[dict[str, Any], ...]
     n_seeds: int
@@ -81,8 +82,8 @@ class Prediction:
 def predict(item: Prediction) -> dict[str, Any]:
     """Return by predictor `error` of Eve's channel per unit power, `wrong` modes, `reward` (setting, seed) held out.
 
-    The reward is that of the best beams with the predicted channel and mode taken for true, Bob following; `expected`
-    holds what the Kalman filter says of its error, `svd` and `oracle` the rewards (setting,) that frame the others.
+    The reward is that of the best beams if the predicted channel and mode are taken for true, with Bob following;
+    `expected` is the Kalman filter's own error estimate, `svd` and `oracle` are the rewards (setting,) for comparison.
     """
     from testbed.agents import beams, evaluation, kalman
     from testbed.agents.predictor import Config, Predictor
@@ -118,7 +119,7 @@ def predict(item: Prediction) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Yardsticks over settings of the same antennas."""
+    """Reference policies over settings of the same antennas."""
 
     settings: tuple[dict[str, Any], ...]
     n_draws: int
@@ -127,7 +128,7 @@ class Bounds:
 
 
 def bounds(item: Bounds) -> dict[str, dict[str, Any]]:
-    """Return by yardstick: `reward`, `key`, `data`, their `error`, `spread` of a draw, `share`, `over_svd` (run,)."""
+    """Return by policy: `reward`, `key`, `data`, their `error`, `spread` of a draw, `share`, `over_svd` (run,)."""
     from testbed.agents import beams, evaluation
 
     policies = dict(evaluation.YARDSTICKS)
@@ -138,7 +139,7 @@ def bounds(item: Bounds) -> dict[str, dict[str, Any]]:
 
 
 def over(item: Bounds | Climb, policies: Any, n_at_once: int = AT_ONCE) -> dict[str, dict[str, Any]]:
-    """Return policies' summaries over an item's settings, a few at a time: memory, not results, depends on it."""
+    """Return policies' summaries over an item's settings, a few at a time: this affects memory only, not results."""
     from testbed.agents import evaluation
     from testbed.agents.setting import Setting
 
@@ -182,7 +183,7 @@ class Climb:
 
 
 def climb(item: Climb) -> dict[str, Any]:
-    """Train it; return its summary over settings (as `bounds`), and the first setting's reward (point,) on the way."""
+    """Train it; return its summary over settings (as `bounds`), and the first setting's reward (point,) in training."""
     from testbed.agents import beams, evaluation
     from testbed.agents.direct import Config, Direct
     from testbed.agents.setting import Setting

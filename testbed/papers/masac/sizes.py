@@ -1,4 +1,4 @@
-"""What study `masac` runs at which size: quick, full on the CPU, full on a GPU."""
+"""The sizes of study `masac`: quick, full on the CPU, full on a GPU."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ Shape = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Size:
-    """Dictionaries are by frame; `limit_s` is of training, by frame and for the sweeps of figures 4 and 5.
+    """Dictionaries are by frame; `limit_s` is the time limit of training, by frame and for the sweeps of figures 4 and
+    5.
 
-    Steps are what ends a training: reruns on one machine agree. Only where sixteen stacks share one GPU, or the machine
-    has other work, does the clock come first.
+    Training ends after a number of steps, so that reruns on one machine agree. The time limit is reached first only
+    where sixteen stacks share one GPU, or the machine has other work.
     """
 
     steps: dict[str, int]
     shape: Shape
     ppo: Shape
-    """What PPO's configuration has otherwise."""
+    """Changes of PPO's configuration."""
     limit_s: dict[str, float]
     predictor_updates: int
     climb_updates: int
@@ -46,12 +47,13 @@ class Size:
     turned_views: tuple[str, ...] = ("lstm", "kalman", "none")
     turned_algorithms: tuple[str, ...] = ("sac", "td3", "ppo")
     noises: tuple[float, ...] = (1e-3, 0.03, 0.1, 0.3, 1.0)
-    """Error variances of Fred's channel over which predictors are compared: the default, and where they matter."""
+    """Error variances of Fred's channel over which predictors are compared: the default, and values where they
+    matter."""
     noisy: float = 0.3
     noisy_views: tuple[str, ...] = ("last", "lstm", "kalman")
-    """What turned SAC is trained with at that error too."""
+    """Views with which turned SAC is trained at that error, too."""
     sweep_frames: tuple[str, ...] = ("turned",)
-    """In which figures 4 and 5 are drawn."""
+    """Frames in which figures 4 and 5 are drawn."""
 
     @property
     def grid(self) -> tuple[dict[str, Any], ...]:
@@ -76,7 +78,7 @@ QUICK = Size(
     powers=(0.1, 10.0), freds=(0.95, 0.995), antenna_views=(), turned_views=("lstm", "none"),
     turned_algorithms=("sac",), noises=(1e-3, 0.3), noisy_views=(),
 )  # fmt: skip
-# some twenty minutes on two free cores, which are some 2000 s of both: the limits are three times what steps take there
+# about twenty minutes on two free cores; the limits are three times what the steps take there
 CPU = Size(
     steps={"antenna": 21_000, "turned": 3000},
     shape={"antenna": {**_SMALL, "n_envs": 64, "rate": 1e-3}, "turned": _SMALL},
@@ -84,7 +86,7 @@ CPU = Size(
     limit_s={"antenna": 900.0, "turned": 150.0, "fig4": 400.0, "fig5": 300.0}, predictor_updates=1000,
     climb_updates=600, climb={"n_settings": 64}, n_points=15,
 )  # fmt: skip
-# sixteen stacks share one GPU: those that would hold up the rest stop early, and the table says where
+# sixteen stacks share one GPU; those that would delay the others stop early, which the table notes
 CUDA = Size(
     steps={"antenna": 20_000, "turned": 3000},
     shape={
@@ -130,13 +132,13 @@ def trainings(size: Size, device: str) -> list[Training]:
 
 
 def prediction(size: Size, device: str) -> Prediction:
-    """Return the predictors over Fred's error."""
+    """Return the comparison of predictors over Fred's error."""
     settings = tuple({"fred_noise": x} for x in size.noises)
     return Prediction(settings, size.n_seeds, size.predictor_updates, max(size.n_draws, 2000), device)
 
 
 def climbs(size: Size, device: str) -> list[Climb]:
-    """Return the direct net, seed by seed."""
+    """Return the trainings of the direct net, one for each seed."""
     n_points = 4 if size is QUICK else 12
     return [
         Climb(s, size.climb_updates, n_points, size.evaluated, size.n_draws, device, size.climb)
@@ -145,7 +147,7 @@ def climbs(size: Size, device: str) -> list[Climb]:
 
 
 def limits(size: Size, device: str) -> dict[str, Bounds]:
-    """Return the yardsticks that the figures and tables need, by name."""
+    """Return the reference policies that the figures and tables need, by name."""
     found = {
         "base": Bounds(size.evaluated, size.n_draws, device),
         "fig4": Bounds(tuple({"mu": mu} for mu in size.mus), size.n_draws, device),

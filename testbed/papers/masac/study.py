@@ -1,10 +1,10 @@
 """Paper E, figures 2–5: multi-agent SAC, TD3 and PPO over training, views of Eve, weights, antennas and power.
 
-Beside the paper's learners, which see channels antenna by antenna, stand the same learners in the turned frame
-(`agents.frames`), the closed forms, and what a partial observer can reach at all (Bayes). All runs of an algorithm and
-frame are one stack on `learning.torch_device`. `_masac_plan` has the sizes: with a GPU and 16 cores some seven minutes,
-without a smaller plan of some twenty on two free cores. Steps end a training, on a busy machine the clock may, and a
-row says so: learners are compared after as many transitions as all of them took.
+The paper's learners, which see channels antenna by antenna, are compared with the same learners in the turned frame
+(`agents.frames`), with closed forms, and with the optimum of a partial observer (Bayes). All runs of an algorithm and
+frame are one stack on `learning.torch_device`. `sizes` has the sizes: about seven minutes with a GPU and 16 cores,
+without a GPU a smaller plan of about twenty minutes on two free cores. Training ends after a number of steps; on a busy
+machine the time limit may end it, which a row notes: learners are compared after the transitions that all of them took.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _end(trained: dict[str, Any], *names: str) -> list[np.ndarray]:
 
 
 def _how_far(trained: dict[str, Any], level: dict[str, float], *names: str) -> str:
-    """Return what a row about the antenna frame has to say of the training that its learners got."""
+    """Return the note of a row on how far the learners were trained in the antenna frame."""
     last = min(len(trained[n]["reward"]) for n in names) - 1
     taken = int(trained[names[0]]["steps"][last] * trained[names[0]]["n_envs"])
     way = (_end(trained, *names)[0].mean() - level["random"]) / (level["svd"] - level["random"])
@@ -79,7 +79,7 @@ def _how_far(trained: dict[str, Any], level: dict[str, float], *names: str) -> s
 def _over_training(
     study: Study, trained: dict[str, Any], climb_item: Climb, climbed: list[dict[str, Any]], base: dict[str, Any]
 ) -> None:
-    """Figures 2 and 3, and what the paper says about them."""
+    """Figures 2 and 3, and the paper's claims on them."""
     level = {name: float(base[name]["reward"][0]) for name in ("random", "svd", "bayes", "oracle")}
     for figure, title, names in (
         ("fig2", "Reward over training, channels antenna by antenna", ["SAC", "TD3", "PPO"]),
@@ -121,13 +121,13 @@ def _over_training(
                 f"SAC is steadier than {peer} ({tag}; standard deviation over seeds in bits; both off the random "
                 "level)", "yes",
                 {"SAC": float(sac.std(ddof=1)), peer: float(other.std(ddof=1))},
-                # those that never left the level of random beams are steady too
+                # learners that never left the level of random beams are steady, too
                 sac.std(ddof=1) < other.std(ddof=1) and min(sac.mean(), other.mean()) > left_random,
             )  # fmt: skip
     for frame, wanted in (("turned frame", True), ("antenna frame", False)):
         over = {
             n: float(_end(trained, n)[0].mean() - level["svd"])
-            # of those that see nothing of Eve none can: SVD is what is best then
+            # without any view of Eve none can, because SVD is then optimal
             for n in trained if not n.startswith("fig") and ("turned" in n) is wanted and not n.endswith(", none")
         }  # fmt: skip
         told = frame if wanted else _how_far(trained, level, "SAC")
@@ -154,7 +154,7 @@ def _over_training(
 
 
 def _views(study: Study, trained: dict[str, Any], base: dict[str, Any]) -> None:
-    """What the paper says of the prediction: claims beside figure 3."""
+    """The paper's claims on the prediction, beside figure 3."""
     level = {name: float(base[name]["reward"][0]) for name in ("random", "svd")}
     for first in ("SAC turned", "SAC"):
         names = (first, f"{first}, lstm", f"{first}, none")
@@ -182,7 +182,7 @@ def _views(study: Study, trained: dict[str, Any], base: dict[str, Any]) -> None:
 
 
 def _prediction(study: Study, size: Any, trained: dict[str, Any], r: dict[str, Any]) -> None:
-    """Predictors of Eve's channel over the error of Fred's: where there is something to predict, and what it earns."""
+    """Predictors of Eve's channel over the error of Fred's: where there is something to predict, and its reward."""
     noises, names = list(size.noises), ("last", "lstm", "kalman")
     gap = r["oracle"] - r["svd"]
     shares = {n: (r[n]["reward"] - r["svd"][:, None]) / gap[:, None] for n in names}
@@ -241,7 +241,7 @@ def _prediction(study: Study, size: Any, trained: dict[str, Any], r: dict[str, A
         return
     stacks = {v: f"SAC turned, {v}, noisy" for v in size.noisy_views}
     full, *rest = _end(trained, "SAC turned", *stacks.values())
-    # of the draws that the learners were held against: `r` has others
+    # for the draws on which the learners were evaluated; `r` has others
     svd, full_bits = float(trained["SAC turned"]["svd"].mean()), float(full.mean())
     kept = {v: (float(x.mean()) - svd) / (full_bits - svd) for v, x in zip(stacks, rest, strict=True)}
     recovered = {f"{v}, of the full reward": float(x.mean()) / full_bits for v, x in zip(stacks, rest, strict=True)}
@@ -297,7 +297,7 @@ def _over_antennas(
             found = [bound[f"fig5 {n}"][name]["reward"][i] for n in antennas]
             curves[f"{name}, P = {10 * np.log10(power):.0f} dB"] = found
     study.figure("fig5", "Reward over antennas and power", antennas, "antennas", "reward, bits", curves, errors)
-    # a learner that falls where the oracle rises has not learned enough: that is not the system's doing
+    # a learner that falls where the oracle rises has not learnt enough, so the system is not the cause
     for start, whose in (("SAC turned", "SAC, turned frame"), ("SAC antenna", "SAC, antenna frame"), ("oracle",) * 2):
         rows = [v for k, v in curves.items() if k.startswith(start)]
         if rows:
@@ -311,7 +311,7 @@ def _over_antennas(
 def _partial(
     study: Study, base: dict[str, Any], climbed: list[dict[str, Any]], n_grid: int, freds: list[float]
 ) -> None:
-    """What partial observation allows, and that nothing is lost to SVD anywhere."""
+    """The reward that partial observation allows, and the claim that no policy is below SVD anywhere."""
     first, last = 1 + n_grid, 1 + n_grid + len(freds)
     names = ("bayes", "bayes, Bob at SVD", "trade")
     curves = {n: base[n]["share"][first:last] for n in names}
@@ -433,7 +433,7 @@ def _padded(values: np.ndarray, n: int) -> np.ndarray:
 
 
 def _error(runs: Any) -> Any:
-    """Return the standard error over the last axis, that of runs."""
+    """Return the standard error over the last axis, which is the runs."""
     return np.std(runs, axis=-1, ddof=1) / np.sqrt(np.shape(runs)[-1])
 
 

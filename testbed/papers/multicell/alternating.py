@@ -1,4 +1,4 @@
-"""Paper C's method: algorithm 1 for the precoders and algorithm 2 for the phases in turn, until neither gains."""
+"""Paper C's method: algorithm 1 for the precoders and algorithm 2 for the phases alternate until neither gains."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def design(
 ) -> Design:
     """Return precoders and phases from `phases_rad` (…, element) and `start` (identity by default).
 
-    The paper does not say where it starts; it matters (the study compares). History: after each round, the start
+    The paper does not give its start, which matters (the study compares). History: after each round, the start
     first. `inner`: iterations of either algorithm within a round.
     """
     precoders = cells_precoders.identity(model) if start is None else start

@@ -1,4 +1,4 @@
-"""What the study `multicell` computes point by point, on the workers."""
+"""The jobs of study `multicell`, computed point by point by the workers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Scene:
     x_ut_m: float = 280.0
     x_surface_m: float = 300.0
     surfaces_xy_m: tuple[tuple[float, float], ...] | None = None
-    """Four cells with surfaces there instead of two cells."""
+    """Positions of the surfaces: four cells with these instead of two cells."""
     n_elements: int = 60
     n_antennas: int = 4
     n_chains: int = 4
@@ -67,14 +67,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Task:
-    """What to compute of a scene."""
+    """What is computed of a scene."""
 
     scene: Scene
     curves: tuple[str, ...] = (PROPOSED, PAPERS, RANDOM, NONE)
 
 
 def compare(task: Task) -> dict[str, Any]:
-    """Return by curve the weighted sum rates in bits (draw,), and of our solver the bound, too."""
+    """Return by curve the weighted sum rates in bits (draw,), and for our solver the bound, too."""
     scene, model = task.scene, task.scene.model()
     out: dict[str, Any] = {}
     for curve in task.curves:
@@ -89,7 +89,7 @@ def compare(task: Task) -> dict[str, Any]:
 def solve(curve: str, scene: Scene, model: MultiCell) -> Design:
     """Return a curve's design for each draw."""
     if curve == PROPOSED:
-        # algorithm 1 costs (M M_e)³: with many antennas the climb alone
+        # algorithm 1 costs (M M_e)³, so with many antennas only the ascent is run
         return cells_joint.design(model, scene.rng("joint"), scene.starts, polish=5 if scene.n_antennas <= 4 else 0)
     if curve == PAPERS:
         precoders, phases_rad = cells_joint.random_start(model, scene.rng("alternation"))
@@ -129,9 +129,9 @@ def quantized(task: tuple[Scene, int]) -> dict[str, Any]:
 
 
 def known_sight(scene: Scene) -> dict[str, Any]:
-    """Return rates in bits (draw,) where the lines of sight are new in each block, and where anybody knows them.
+    """Return rates in bits (draw,) where the lines of sight change with each block, and where they are publicly known.
 
-    "same design": the design for the former, judged by the latter. "best": precoders made for the latter; phases do
+    "same design": the design for the former, rated by the latter. "best": precoders made for the latter; phases do
     not matter there.
     """
     model = scene.model()
@@ -152,12 +152,12 @@ def solve_none(scene: Scene, model: MultiCell) -> F64:
 
 
 def checks(seed: int) -> dict[str, Any]:
-    """Return how far the two gradients lie apart, and closed forms beside simulated probing.
+    """Return the difference of the two gradients, and closed forms beside simulated probing.
 
     "gradient": largest difference of dR/dθ by the structured path, by Theorem 4 as printed and by Theorem 4
     contracted, over the largest entry. "deviations": (estimate − closed form) over its standard error, of each
-    R_k^ub and R_k at M_e < M, with the paper's Rician links probed as they are. "bits": M = M_e = 1, cell 1: the
-    closed form, and what nearest neighbours find in probes of the Rician links and in Gaussian ones of equal
+    R_k^ub and R_k at M_e < M, with the paper's Rician links probed without change. "bits": M = M_e = 1, cell 1: the
+    closed form, and the nearest-neighbour estimates from probes of the Rician links and of Gaussian ones of equal
     covariance.
     """
     rng = seeds.generator(seed, "multicell", "checks")
@@ -212,7 +212,7 @@ class Probing:
 
 
 def disagreement(task: Probing) -> dict[str, list[float]]:
-    """Return the share of bits that differ, (draw,): of the entries of y_k and z_k as they are, and of the strongest
+    """Return the share of bits that differ, (draw,): for the entries of y_k and z_k themselves, and for the strongest
     canonical direction of each cell; one bit a real dimension, no guard band, all cells together."""
     whole = task.scene.model()
     curve = NONE if task.without_surface else PROPOSED
@@ -235,10 +235,10 @@ def disagreement(task: Probing) -> dict[str, list[float]]:
 
 
 def sequences(task: Probing) -> dict[str, Any]:
-    """Return p-values of each test that 2048 bits allow and of the rank test (38 matrices of it), from one draw.
+    """Return p-values of each test that 2048 bits allow and of the rank test (38 matrices), from one draw.
 
     The base stations' bits of each cell, canonical directions with ρ ≥ 0.5, (sequence, 2048) by cell. "raw": the same
-    of a quarter of the probes' entries of z_k as they are. "generator": of as many pseudo-random bits as "p".
+    for the entries of z_k themselves, from a quarter of the probes. "generator": for as many pseudo-random bits as "p".
     """
     whole = task.scene.model()
     found = solve(PROPOSED, task.scene, whole)
@@ -263,7 +263,8 @@ def _p_values(streams: list[U8]) -> dict[str, F64]:
 
 
 def _bits(values: C128) -> U8:
-    """Return the testbed's own scalar quantizer's bits of (probe, entry) complex values: 1 bit a real dimension."""
+    """Return the bits that the testbed's own scalar quantizer makes of (probe, entry) complex values, 1 bit a real
+    dimension."""
     flat = np.stack([values.real, values.imag], axis=-1).reshape(len(values), -1)
     features = Features(np.ascontiguousarray(flat), np.arange(len(flat)))
     return Scalar(bits=1, guard=0.0).lead(features, np.random.default_rng(0))[0].values

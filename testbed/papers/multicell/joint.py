@@ -1,9 +1,9 @@
-"""Paper C solved jointly: L-BFGS over precoders and phases together, from several starts, then polished in turn.
+"""Paper C solved jointly: L-BFGS over precoders and phases together, from several starts, then both in alternation.
 
-Alternation creeps where precoders and phases pull at each other, and it stays where it began: from identity precoders
-it ends far below the best. With a gradient at linear cost for everything at once neither is needed. Precoders stay at
-full power during the climb; algorithm 1, which may lower it, has the last word. The result is never below any of its
-starts.
+Alternation converges slowly where the best precoders and phases depend on each other, and it stays near its start: from
+identity precoders it ends far below the optimum. A gradient at linear cost for all variables together avoids both.
+Precoders stay at full power during the ascent; algorithm 1, which may lower it, comes last. The result is never below
+any of its starts.
 """
 
 from __future__ import annotations

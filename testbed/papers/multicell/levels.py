@@ -1,8 +1,8 @@
 """Phases in 2^b steps for paper C: projection, and coordinate ascent over the levels on the true objective.
 
-A real board has 1, 2 or 3 bits an element. Rounding the continuous answer forgets what it was for; here each element
-in turn takes the level that gives the most key, all others fixed. Changing one element changes each s by one product,
-so a trial costs K²L numbers and K small determinants, however many elements there are.
+A real board has 1, 2 or 3 bits an element. Rounding the continuous result ignores the objective; here each element in
+turn takes the level that gives the most key, while all others are fixed. Changing one element changes each s by one
+product, so a trial costs K²L numbers and K small determinants, for any number of elements.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from testbed.surface.levels import levels_rad, project
 
 
 def projected(model: MultiCell, precoders: C128, phases_rad: F64, bits: int) -> Design:
-    """Return the rounded phases, with the precoders that algorithm 1 makes of the given ones for them."""
+    """Return the rounded phases, and the precoders that algorithm 1 finds for them from the given ones."""
     return cells_precoders.design(model, project(phases_rad, bits), precoders)
 
 
@@ -31,10 +31,10 @@ def design(
     rounds: int = 20,
     sweeps: int = 20,
 ) -> Design:
-    """Return levels and precoders, climbing from roundings of `phases_rad` in turn until neither gains.
+    """Return levels and precoders, found from roundings of `phases_rad` by alternating both until neither gains.
 
-    All phases turned by one angle are as good as before, but round differently: `n_turns` such angles are starts, 0
-    among them, and the best end counts; never below `projected`. History: the mean over starts, after each round.
+    Adding one angle to all phases does not change the rate, but the rounding: `n_turns` such angles are starts, 0 among
+    them, and the best result counts; it is never below `projected`. History: the mean over starts, after each round.
     """
     turns = np.arange(n_turns) * (levels_rad(bits)[1] / n_turns)
     turned = np.asarray(phases_rad)[None] + turns.reshape(-1, *[1] * np.ndim(phases_rad))
@@ -57,7 +57,7 @@ def design(
 
 
 def _sweep(model: MultiCell, p: C128, phases: F64, bits: int, sweeps: int) -> F64:
-    """Return levels of which no single one can be changed for the better (or after `sweeps`)."""
+    """Return levels that no change of a single element improves (or the levels after `sweeps`)."""
     levels = levels_rad(bits)
     units = np.exp(1j * levels)
     state = np.rint(phases / levels[1]).astype(int) % levels.size

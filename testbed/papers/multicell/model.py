@@ -1,4 +1,4 @@
-"""Paper C: K cells share their pilots, L surfaces of N elements each stand between; statistics at linear cost.
+"""Paper C: K cells with common pilots, between them L surfaces of N elements each; statistics at linear cost.
 
 h_ij = h^d_ij + Σ_l G_il diag(v_l) f_lj from base station i (M antennas) to terminal j (one). The direct links are
 Rayleigh; both links of a surface are Rician of factor β, κ = β/(β+1): a line of sight with a flat response over the
@@ -8,12 +8,12 @@ array (steering vectors) and independent scatter. v enters the covariance throug
 
 so covariances and gradients cost O(K²NL).
 
-The lines of sight. The paper counts all of E{hh^H} as randomness and takes channels of different pairs as uncorrelated.
-Both are true only if the phase of each line of sight is new in each coherence block (a terminal moves by wavelengths,
-the array's response stays): this is the default here, and what `probe` draws. Paths by way of different surfaces are
-then uncorrelated, too, unless a station or terminal has one phase for all of them (`coherent`): their lines of sight
-are then added as amplitudes. With `los_known` the product of the lines of sight is taken off as known to everybody: it
-carries no key, and v does not matter at all.
+The lines of sight. The paper counts all of E{hh^H} as randomness and treats channels of different pairs as
+uncorrelated. Both are true only if the phase of each line of sight changes with each coherence block (a terminal moves
+by wavelengths, the array's response stays): this is the default here, and what `probe` draws. Paths over different
+surfaces are then uncorrelated, too, unless a station or terminal has one phase for all of them (`coherent`): their
+lines of sight are then added as amplitudes. With `los_known` the product of the lines of sight is subtracted as public
+knowledge: it gives no key, and v has no effect.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from testbed.surface.geometry import check_batch, path_gain, points
 
 BS_HEIGHT_M, SURFACE_HEIGHT_M, UT_HEIGHT_M = 30.0, 10.0, 1.5
 NOISE_W = 1e-12
-"""−90 dBm."""
+"""Noise power: −90 dBm."""
 DIRECT_EXPONENT, SURFACE_EXPONENT = 3.75, 2.2
 ARRAYS = ("random", "wide", "tall")
 
 
 @dataclass(frozen=True)
 class MultiCell(KeyRates):
-    """Statistics of one scene, or of a batch of them (…). Powers and gains are over the noise power."""
+    """Statistics of one scene, or of a batch of them (…). Powers and gains are relative to the noise power."""
 
     direct: F64
     """(…, i, j) gain of the direct link from base station i to terminal j."""
     through: F64
-    """(…, i, j, surface) product of the gains of both links by way of a surface."""
+    """(…, i, j, surface) product of the gains of both links over a surface."""
     bs: C128
     """(…, i, surface, antenna) line-of-sight response of base station i's antennas, modulus 1."""
     surface_bs: C128
     """(…, surface, i, element) response of the surface's elements to base station i, modulus 1."""
     surface_ut: C128
-    """(…, surface, j, element) … to terminal j."""
+    """(…, surface, j, element) the same to terminal j."""
     n_chains: int
-    """M_e, RF chains of a base station: streams of its precoder."""
+    """M_e, RF chains of a base station, which is the number of streams of its precoder."""
     power_w: float
-    """P_A, what ‖P_i‖² may be; a terminal's power is 1 W."""
+    """P_A, the limit of ‖P_i‖²; a terminal's power is 1 W."""
     weights: F64
-    """(cell,)."""
+    """(cell,) weights of the rates."""
     rician: float = 3.0
     coherent: bool = False
     los_known: bool = False
@@ -100,10 +100,10 @@ class MultiCell(KeyRates):
     ) -> MultiCell:
         """Return the paper's statistics for places (cell, 3), (cell, 3) and (surface, 3) in metres.
 
-        array: what a surface's elements see of a line of sight, which the paper leaves open. "random": an independent
-        phase each, drawn from `rng`. "wide", "tall": a vertical grid along x, as square as the number of elements
-        allows, elements `spacing_wavelengths` apart.
-        The base stations' antennas stand along y, half a wavelength apart.
+        array: response of a surface's elements to a line of sight, which the paper leaves open. "random": an
+        independent phase each, drawn from `rng`. "wide", "tall": a vertical grid along x, as square as the number of
+        elements allows, elements `spacing_wavelengths` apart. The base stations' antennas are in a row along y, half a
+        wavelength apart.
         """
         bs = points("bs_m", np.atleast_2d(bs_m))
         ut, surface = points("ut_m", ut_m, (len(bs),)), points("surface_m", np.atleast_2d(surface_m))
@@ -150,8 +150,8 @@ class MultiCell(KeyRates):
     def four_cells(cls, surface_xy_m: Any, **options: Any) -> MultiCell:
         """Return the paper's four cells (its Fig. 11) with surfaces at (surface, 2).
 
-        Cells 3 and 4 mirror 1 and 2 at y = 600 m: base station 3 at (0, 600), as the surfaces' ways between numbered
-        base stations imply (the paper's list of coordinates has 3 and 4 the other way round).
+        Cells 3 and 4 mirror 1 and 2 at y = 600 m: base station 3 at (0, 600), as the surfaces' paths between numbered
+        base stations imply (the paper's list of coordinates exchanges 3 and 4).
         """
         bs = [(x, y, BS_HEIGHT_M) for y in (0, 600) for x in (0, 600)]
         ut = [(x, y, UT_HEIGHT_M) for y in (0, 600) for x in (280, 320)]
@@ -221,8 +221,8 @@ class MultiCell(KeyRates):
         """Draw channels and return y (cell, probe, stream) and z̃ (cell, probe, antenna), eqs. 3 and 5; no batch.
 
         Each probe is a coherence block of its own: new scatter, new phases of all lines of sight (constant, where they
-        are known: their part is then taken off). What the links of a scene share (a base station's path to a surface,
-        a surface's to a terminal) is shared here, too.
+        are known: their part is then subtracted). Links that several pairs of a scene share (a base station's path to a
+        surface, a surface's to a terminal) are shared here, too.
         """
         self.check_precoders(precoders)
         self.check_phases(phases_rad)
@@ -254,7 +254,7 @@ class MultiCell(KeyRates):
             if self.los_known:
                 by_sight = (v * scatter) @ self.surface_bs[surface].T
             by_sight = np.sqrt(kappa) * phase_bs[..., None] * by_sight.swapaxes(1, 2)
-            # given f, what a scattered G makes of it is Gaussian with the Gram matrix of the terminals' paths
+            # given f, its product with a scattered G is Gaussian with the Gram matrix of the terminals' paths
             gram = f.conj() @ f.swapaxes(1, 2)
             half = np.linalg.cholesky(gram + 1e-12 * n * np.eye(k)).conj()  # E over j, j': f_j f_j'^H
             scattered = np.sqrt(1 - kappa) * half[:, None] @ cn(n_probes, k, k, m)
@@ -266,7 +266,7 @@ class MultiCell(KeyRates):
 
     @cached_property
     def _amplitude(self) -> F64:
-        """(…, i, j, surface) of κ√(ζ_Gζ_f): what a sum s is worth; 0 where the lines of sight are known."""
+        """(…, i, j, surface) of κ√(ζ_Gζ_f), the amplitude of a sum s; 0 where the lines of sight are known."""
         kappa = self.rician / (self.rician + 1)
         return np.asarray(np.sqrt(self.through) * (0.0 if self.los_known else kappa))
 

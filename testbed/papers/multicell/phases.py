@@ -11,7 +11,7 @@ from testbed.papers.multicell.rates import C128, slopes
 from testbed.surface.design import Design
 
 SUFFICIENT = 1e-4
-"""Share of the promised gain that a step has to bring."""
+"""Share of the predicted gain that a step must bring."""
 
 
 def design(
@@ -23,8 +23,8 @@ def design(
 ) -> Design:
     """Return phases (…, element) for the given precoders, from `phases_rad`.
 
-    The gradient is the model's: at linear cost for `MultiCell`, Theorem 4 for `GeneralMultiCell`. Ends where no scene
-    gains more than `tolerance` of its rate.
+    The gradient is the model's: at linear cost for `MultiCell`, Theorem 4 for `GeneralMultiCell`. It ends where no
+    scene gains more than `tolerance` of its rate.
     """
     v = np.exp(1j * np.asarray(phases_rad, float))
     bits = model.weighted_bound(precoders, np.angle(v))
@@ -35,7 +35,7 @@ def design(
         angles = np.angle(v)
         found = slopes(precoders, model.covariances(angles), model.weights)
         gradient = model.phase_slopes(found.covariances, angles)
-        step = 4 * step  # it may grow again
+        step = 4 * step  # the step may grow again
         for _ in range(60):
             tried = v + step[..., None] * gradient
             tried = np.exp(1j * np.angle(tried))

@@ -1,9 +1,9 @@
 """Paper C, algorithm 1: precoders for given phases, a fixed point of the KKT conditions (eqs. 17–27).
 
 P_i ← (λ_i I + F_i)⁻¹ a_i with F and a of the last precoders, and λ_i ≥ 0 by bisection such that ‖P_i‖² ≤ P_A. The new
-point maximises a concave quadratic that touches the objective at the old one, so the way to it climbs; it need not
-climb all the way, and where it does not, it is halved until it does. (That the published step always climbs is an
-observation, not a theorem; the study counts how often it did not.)
+point maximises a concave quadratic that touches the objective at the old one, so the objective rises at the beginning
+of the way to it; where it does not rise over the whole step, the step is halved until it does. (That the published step
+always improves is an observation, not a theorem; the study counts how often it did not.)
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def design(
 ) -> Design:
     """Return precoders for the given phases (…, element), from `start` (identity by default).
 
-    Ends where no scene gains more than `tolerance` of its rate. `halved`: gets the number of scenes whose step had to
-    be shortened, of every iteration.
+    It ends where no scene gains more than `tolerance` of its rate. `halved`: gets the number of scenes whose step had
+    to be shortened, for every iteration.
     """
     c = model.covariances(phases_rad)
     p = identity(model) if start is None else np.asarray(start, complex)
@@ -83,7 +83,7 @@ def _value(p: C128, c: C128, weights: Any) -> Any:
 
 
 def _spend(f: C128, a: C128, power_w: float) -> C128:
-    """Return vec(P_i) = (λ_i I + F_i)⁻¹ a_i (…, cell, MM_e), λ_i = 0 or such that the power is spent (eqs. 22–26)."""
+    """Return vec(P_i) = (λ_i I + F_i)⁻¹ a_i (…, cell, MM_e), λ_i = 0 or such that all power is used (eqs. 22–26)."""
     values, vectors = np.linalg.eigh(f)
     b = (vectors.conj().swapaxes(-1, -2) @ a[..., None])[..., 0]
     b2 = np.abs(b) ** 2

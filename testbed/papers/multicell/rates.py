@@ -3,7 +3,7 @@
 All functions take precoders P (…, cell, stream, antenna) and covariances C (…, i, j, antenna, antenna) of the channel
 from base station i to terminal j, C_ij = E{h_ij h_ij^H} over the noise power. Leading axes broadcast.
 
-Terminal k hears y_k = Σ_i P_i h_ik + n; base station k hears z̃_k = Σ_j h_kj + n and keeps z_k = P_k z̃_k:
+Terminal k receives y_k = Σ_i P_i h_ik + n; base station k receives z̃_k = Σ_j h_kj + n and keeps z_k = P_k z̃_k:
 
     Y_k = Σ_i P_i C_ik P_i^H + I,   Z_k = Σ_j C_kj + I,   E_k = Y_k − P_k C_kk Z_k⁻¹ C_kk P_k^H,
     R_k^ub = I(y_k; z̃_k) = log₂ det Y_k − log₂ det E_k                                            (paper C eq. 11)
@@ -25,7 +25,7 @@ C128 = NDArray[np.complex128]
 
 
 def bounds_bits(precoders: Any, covariances: Any) -> Any:
-    """Return R_k^ub (…, cell) in bits, of numpy arrays or (differentiable) torch tensors alike, in their precision."""
+    """Return R_k^ub (…, cell) in bits, of numpy arrays or (differentiable) torch tensors, in their precision."""
     xp = namespace(covariances)
     y, e = _downlink(precoders, covariances)[-2:]
     return (xp.linalg.slogdet(y)[1] - xp.linalg.slogdet(e)[1]) / LN2
@@ -34,7 +34,7 @@ def bounds_bits(precoders: Any, covariances: Any) -> Any:
 def rates_bits(precoders: Any, covariances: Any) -> Any:
     """Return R_k = I(y_k; z_k) (…, cell) in bits, paper C eq. 8; numpy or torch.
 
-    A precoder may leave streams empty, P_k Z_k P_k^H is then singular: a noise in z_k as small as the precision allows
+    A precoder may leave streams empty, P_k Z_k P_k^H is then singular: noise in z_k, as small as the precision allows,
     keeps the logarithms finite, and can only lower the rate.
     """
     xp = namespace(covariances)
@@ -43,7 +43,7 @@ def rates_bits(precoders: Any, covariances: Any) -> Any:
     both = precoders @ own @ p_h
     r_z = precoders @ z @ p_h
     size = abs(xp.einsum("...mm->...", r_z))[..., None, None]
-    # far above the rounding errors of the two determinants, whose difference would else exceed the bound
+    # far above the rounding errors of the two determinants, whose difference would otherwise exceed the bound
     r_z = r_z + xp.finfo(r_z.dtype).eps ** (2 / 3) * size * eye_like(r_z)
     rest = r_z - both @ xp.linalg.solve(y, adjoint(both))
     return (xp.linalg.slogdet(r_z)[1] - xp.linalg.slogdet(rest)[1]) / LN2
@@ -51,10 +51,10 @@ def rates_bits(precoders: Any, covariances: Any) -> Any:
 
 @dataclass(frozen=True)
 class Slopes:
-    """The weighted sum of bounds and where it goes: dR = Σ tr(D_ij dC_ij) + 2 Re tr(G_i^H dP_i)."""
+    """The weighted sum of bounds and its gradient: dR = Σ tr(D_ij dC_ij) + 2 Re tr(G_i^H dP_i)."""
 
     bits: Any
-    """(…)."""
+    """(…) the sum."""
     covariances: C128
     """D (…, i, j, antenna, antenna), Hermitian."""
     precoders: C128
@@ -62,7 +62,7 @@ class Slopes:
 
 
 def slopes(precoders: C128, covariances: C128, weights: Any) -> Slopes:
-    """Return the bound's gradients with respect to everything that enters it, in bits (numpy)."""
+    """Return the bound's gradients with respect to all of its arguments, in bits (numpy)."""
     _, own, t, y, e = _downlink(precoders, covariances)
     k = list(range(own.shape[-3]))
     w = np.asarray(weights)[..., :, None, None] / LN2
@@ -71,7 +71,7 @@ def slopes(precoders: C128, covariances: C128, weights: Any) -> Slopes:
     p_h = adjoint(precoders)
     difference = (y_inv - e_inv)[..., None, :, :, :]
     d = p_h[..., :, None, :, :] @ difference @ precoders[..., :, None, :, :]
-    seen = p_h @ e_inv @ precoders  # how the error covariance weighs the antennas of the own base station
+    seen = p_h @ e_inv @ precoders  # the weights that the error covariance gives the antennas of the own base station
     d = d - (t @ seen @ adjoint(t))[..., :, None, :, :]
     d[..., k, k, :, :] += t @ seen + seen @ adjoint(t)
     g = (difference @ precoders[..., :, None, :, :] @ covariances).sum(axis=-3)
@@ -79,10 +79,10 @@ def slopes(precoders: C128, covariances: C128, weights: Any) -> Slopes:
 
 
 class KeyRates(ABC):
-    """What designers ask of a scene, whatever makes its covariances; shapes as of the functions above."""
+    """The interface of a scene for designers, whatever gives its covariances; shapes as in the functions above."""
 
     weights: F64
-    """(cell,) of the sum that is maximised."""
+    """(cell,) weights in the sum that is maximised."""
 
     @abstractmethod
     def covariances(self, phases_rad: Any) -> Any:
@@ -97,7 +97,7 @@ class KeyRates(ABC):
         """Raise InputError where precoders do not fit or exceed the power."""
 
     def slopes(self, precoders: C128, phases_rad: F64) -> tuple[Slopes, F64]:
-        """Return the gradients of Σ w R^ub and, of them, dR/dθ (…, element)."""
+        """Return the gradients of Σ w R^ub and, from them, dR/dθ (…, element)."""
         found = slopes(precoders, self.covariances(phases_rad), self.weights)
         by_v = self.phase_slopes(found.covariances, phases_rad)
         return found, 2 * np.imag(by_v * np.exp(-1j * phases_rad))
@@ -113,15 +113,16 @@ class KeyRates(ABC):
         return np.asarray(bounds_bits(precoders, self.covariances(phases_rad)))
 
     def weighted_bound(self, precoders: C128, phases_rad: F64) -> F64:
-        """Return Σ w_k R_k^ub (…) in bits: what is maximised."""
+        """Return Σ w_k R_k^ub (…) in bits, the objective."""
         return np.asarray((self.weights * self.bounds(precoders, phases_rad)).sum(axis=-1))
 
 
 def canonical(precoders: C128, covariances: C128) -> tuple[C128, C128, Any]:
     """Return A (…, cell, stream, stream), B (…, cell, stream, antenna) and ρ (…, cell, stream), descending (numpy).
 
-    A y_k and B z̃_k have uncorrelated entries of unit variance, entry m of the one correlated with entry m of the other
-    alone, by ρ_m: what either end can do by itself, from statistics, before it quantizes. Σ −log₂(1 − ρ²) = R_k^ub.
+    A y_k and B z̃_k have uncorrelated entries of unit variance; entry m of the one is correlated with entry m of the
+    other only, by ρ_m. Either end can compute its own from the statistics before it quantizes. Σ −log₂(1 − ρ²) =
+    R_k^ub.
     """
     z, own, _, y, _ = _downlink(precoders, covariances)
     white_y, white_z = (np.linalg.inv(np.linalg.cholesky(x)) for x in (y, z))
@@ -132,7 +133,7 @@ def canonical(precoders: C128, covariances: C128) -> tuple[C128, C128, Any]:
 def fixed_point_terms(precoders: C128, covariances: C128, weights: Any) -> tuple[C128, C128, Any]:
     """Return F_i (…, cell, MM_e, MM_e) and a_i (…, cell, MM_e) of paper C eqs. 19–21 (vec by columns), and Σ w R^ub.
 
-    They carry the factor of bits, 1/ln 2, throughout, so the multipliers do too.
+    They include the factor of bits, 1/ln 2, so the multipliers do, too.
     """
     _, own, t, y, e = _downlink(precoders, covariances)
     cells = own.shape[-3]
@@ -177,7 +178,7 @@ def adjoint(x: Any) -> Any:
 
 
 def eye_like(x: Any) -> Any:
-    """Return the identity of x's last axis, of its type and where it lies."""
+    """Return the identity of x's last axis, with its type and device."""
     if isinstance(x, np.ndarray):
         return np.eye(x.shape[-1], dtype=x.dtype)
     import torch

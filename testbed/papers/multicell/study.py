@@ -1,7 +1,7 @@
 """Paper C: weighted sum key rates of several cells with surfaces; figures 4–10, 12, Table I.
 
-"random" lines of sight: every element sees an independent phase, the reading behind all curves (several draws, error
-bars); "wide" and "tall": a compact grid, quarter-wave elements. The paper does not say how its surface stands.
+"random" lines of sight: every element has an independent phase, our assumption for all curves (several draws, error
+bars); "wide" and "tall": a compact grid, quarter-wave elements. The paper does not give its surface's orientation.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _convergence(study: Study, found: dict[Any, Any]) -> None:
 
 
 def _stated(study: Study, found: dict[Any, Any], arrays: dict[str, Scene]) -> None:
-    """The paper's two cells, terminals at 280 and 320 m: the numbers that its text gives."""
+    """The paper's two cells, terminals at 280 and 320 m: the numbers in its text."""
     rows = []
     for name in arrays:
         r = found["stated", name]
@@ -175,10 +175,10 @@ def _stated(study: Study, found: dict[Any, Any], arrays: dict[str, Scene]) -> No
 
 
 def _independent(study: Study, draws: Any, by_array: dict[str, float]) -> None:
-    """The proposed design, bits, beside two numbers that were computed independently of this project.
+    """The proposed design, in bits, beside two numbers that were computed independently of this project.
 
-    5.6 for random lines of sight and 7.3 for a compact array; the former without word of how many draws, and draws
-    spread by 0.2 bits: what can be asked of it is 5 %, and that a draw may well be it.
+    They are 5.6 for random lines of sight and 7.3 for a compact array. The number of draws of the former is unknown,
+    and draws spread by 0.2 bits: so 5 % is required of it, and that it may be a single draw.
     """
     low, spread = _mean(draws), float(np.std(draws, ddof=1))
     study.claim("proposed, random lines of sight: an independent 5.6 bits within 5 % of the mean, and within three "
@@ -209,7 +209,7 @@ def _powers(study: Study, found: dict[Any, Any], sizes: dict[str, list[int]]) ->
     study.figure("fig6", "Key rate over power, M = 10, N = 20", p, "P_A in dBm", "WSKR, bits", curves, errors)
     every = np.array([curves[f"M_e = {m_e}"] for m_e in chains])
     rises = np.diff(every, axis=1)
-    # more power may be left unused: the optimum cannot fall, only a climb from few starts can end lower
+    # more power may be left unused, so the optimum cannot fall; only an ascent from few starts can end lower
     least = float((rises / every[:, 1:]).min())
     study.claim("WSKR rises with P_A until it saturates (least rise between two points, share of the rate; a fall "
                 "within 0.5 % is the solver's)", "rises", least, least > -0.005)  # fmt: skip
@@ -281,7 +281,7 @@ def _key_bits(study: Study, found: dict[Any, Any], sizes: dict[str, list[int]], 
     for kind in ("as received", "strongest direction"):
         for n in [*sizes["fig7 N"], NONE]:
             if n == NONE and kind != "as received":
-                continue  # without a surface all directions are alike
+                continue  # without a surface all directions are equal
             label = NONE if n == NONE else f"N = {n}, {kind}"
             values = [found["fig7", v, n][kind] for v in p]
             curves[label], errors[label] = [_mean(v) for v in values], [_error(v) for v in values]
@@ -319,7 +319,7 @@ def _key_bits(study: Study, found: dict[Any, Any], sizes: dict[str, list[int]], 
     short = {row["test"]: row["pass ratio"] for row in rows if row["pass ratio"] < row["least ratio (4.2.1)"]}
     study.claim("… and no test below what 4.2.1 allows of so many sequences (tests below it)", None,
                 str(short or "none"), not short)  # fmt: skip
-    # at 2048 bits some tests' own p-values are off: a good generator's bits say by how much
+    # at 2048 bits some tests' own p-values are not exact; a good generator's bits show by how much
     behind = min(
         (row["pass ratio"] - row["pass ratio of a generator's bits"]) / np.sqrt(2 * 0.01 * 0.99 / row["sequences"])
         for row in rows
@@ -333,7 +333,7 @@ def _key_bits(study: Study, found: dict[Any, Any], sizes: dict[str, list[int]], 
 
 
 def _limits(study: Study, found: dict[Any, Any]) -> None:
-    """What the closed form rests on, and what boards with few bits keep of it."""
+    """The assumptions of the closed form, and the rate that boards with few bits keep."""
     c = found["checks"]
     study.claim("structured gradient, Theorem 4 as printed, Theorem 4 contracted agree (largest relative difference)",
                 None, c["gradient"], c["gradient"] < 1e-8, True)  # fmt: skip

@@ -21,7 +21,7 @@ C128 = NDArray[np.complex128]
 
 
 def design(model: SingleCell) -> Design:
-    """Return the optimum; zeros for phases (any equal ones do: also every quantized surface reaches it)."""
+    """Return the optimum; the phases are zeros (any equal phases serve, so every quantized surface reaches it)."""
     phases_rad = _equal(model)
     return Design(phases_rad, precoders(model, phases_rad))
 
@@ -36,7 +36,7 @@ def precoders(model: SingleCell, phases_rad: F64) -> C128:
 def rate(model: SingleCell, phases_rad: F64 | None = None) -> F64:
     """Return the rate in bits (…) of the best precoder for phases (…, element), the optimum's by default.
 
-    Without matrices.
+    Computed without matrices.
     """
     rho = np.maximum(np.linalg.eigvalsh(model.r_b), 0.0)
     gain = model.gain(_equal(model) if phases_rad is None else phases_rad)
@@ -56,12 +56,12 @@ def _powers(model: SingleCell, rho: F64, gain: F64) -> F64:
     budget = model.power_a_w * len(rho)
 
     def at(log_mu: F64) -> F64:
-        # snr·b / ((1+x)(1+b+x)) = μ, a quadratic in x; the form of its root that loses no digits
+        # snr·b / ((1+x)(1+b+x)) = μ, a quadratic in x, with its root in the form without cancellation
         excess = np.exp(np.log(snr) + np.log(b) - log_mu[..., None]) - (1 + b)
         x = 2 * excess / (2 + b + np.sqrt(b**2 + 4 * (excess + 1 + b)))
         return np.asarray(np.maximum(x, 0.0) / snr)
 
-    high = np.log(snr * b / (1 + b)).max(axis=-1)  # every beam is off
+    high = np.log(snr * b / (1 + b)).max(axis=-1)  # at this μ every beam has power 0
     low = high - 200.0
     for _ in range(80):
         middle = (low + high) / 2

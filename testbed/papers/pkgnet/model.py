@@ -23,7 +23,7 @@ from testbed.surface.geometry import (
 )
 
 BS_M, SURFACE_M = (5.0, -35.0, 0.0), (0.0, 0.0, 0.0)
-"""Where the paper has its base station and its surface."""
+"""Positions of the paper's base station and surface."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class SingleCell:
     beta_h: F64
     """(…) gain of the direct link."""
     beta_gf: F64
-    """(…) product of the gains of both links by way of the surface."""
+    """(…) product of the gains of both links over the surface."""
     power_a_w: float
     power_b_w: float
     noise_w: float = 1e-12
-    """σ²; −90 dBm."""
+    """σ², −90 dBm."""
     bob_m: F64 | None = None
-    """(…, 3) where Bob is, for designers that answer by position; None where statistics are all that is known."""
+    """(…, 3) position of Bob, for designers that use it; None where only statistics are known."""
 
     def __post_init__(self) -> None:
         for name in ("r_b", "r_i"):
@@ -74,7 +74,7 @@ class SingleCell:
         bs_m: Any = BS_M,
         surface_m: Any = SURFACE_M,
     ) -> SingleCell:
-        """Return the paper's scene with Bob at `bob_m` (…, 3); exponents 3.67 direct and 2 by way of the surface."""
+        """Return the paper's scene with Bob at `bob_m` (…, 3); path-loss exponents 3.67 (direct) and 2 (surface)."""
         side = round(max(n_elements, 0) ** 0.5)
         if n_elements < 1 or side * side != n_elements:
             raise InputError(f"{n_elements} elements, accepted: a square number (the surface is a square grid)")
@@ -104,7 +104,9 @@ class SingleCell:
 
     @property
     def coupling(self) -> F64:
-        """R_I∘R_I^T (element, element), ≥ 0: what δ² makes of a pair of elements in phase; the paper's R_I is real."""
+        """R_I∘R_I^T (element, element), ≥ 0: contribution to δ² of a pair of elements in phase; the paper's R_I is
+        real.
+        """
         return np.asarray(np.abs(self.r_i) ** 2)
 
     def gain(self, phases_rad: F64) -> F64:
@@ -113,7 +115,7 @@ class SingleCell:
         return np.asarray(self.beta_h + self.beta_gf * np.einsum("...i,ij,...j->...", v.conj(), self.coupling, v).real)
 
     def checked_phases(self, phases_rad: Any) -> F64:
-        """Return phases (…, element) as they are; raises InputError for another board and for what is not finite."""
+        """Return phases (…, element) unchanged; raises InputError for another board or values that are not finite."""
         phases = np.asarray(phases_rad, dtype=float)
         if phases.shape[-1:] != (self.n_elements,):
             raise InputError(f"phases of shape {phases.shape}, accepted: (…, {self.n_elements})")
@@ -149,12 +151,12 @@ class SingleCell:
         v = torch.polar(torch.ones_like(phases_rad), phases_rad)
         squared = constant(self.coupling, precoder.dtype)
         by_surface = torch.einsum("...i,ij,...j->...", v.conj(), squared, v).real
-        # δ²/σ²: every term below is then of the size of an SNR, which single precision holds
+        # δ²/σ²: all terms below are then of the size of an SNR, which single precision represents
         snr = constant(self.beta_h / self.noise_w, real) + constant(self.beta_gf / self.noise_w, real) * by_surface
         r = snr[..., None, None] * constant(self.r_b, precoder.dtype)
         p_t, p_c = precoder.transpose(-1, -2), precoder.conj()
         eye = torch.eye(self.n_antennas, dtype=precoder.dtype, device=device)
-        # |P^T P*| stands in numerator and denominator of eq. 17: taken out, so that beams may be off
+        # |P^T P*| is in numerator and denominator of eq. 17; it is cancelled, so that beams may have power 0
         nats = (
             torch.linalg.slogdet(self.power_b_w * r + eye).logabsdet
             + torch.linalg.slogdet(p_t @ r @ p_c + eye).logabsdet
@@ -163,7 +165,9 @@ class SingleCell:
         return nats / np.log(2)
 
     def rate(self, precoder: NDArray[Any], phases_rad: F64) -> F64:
-        """Return `rate_bits` of numpy arrays, in double precision; raises InputError for what cannot be sent or set."""
+        """Return `rate_bits` of numpy arrays, in double precision; raises InputError for impossible precoders or
+        phases.
+        """
         import torch
 
         p, phases = self.checked_precoders(precoder), self.checked_phases(phases_rad)

@@ -1,8 +1,8 @@
 """PKG-Net (paper A, Section V): from Bob's position to precoder and phases, trained on the rate itself.
 
 (x, y, z) → FC 200 ReLU → FC 200 ReLU → two heads: 2M² → P, scaled to ‖P‖² = P_a·M; 2L → θ, each pair divided by its
-modulus. Loss −mean I. Positions are scaled by the scene's span before they enter, a choice of ours: the paper does not
-say. On the CPU: layers this small gain nothing on a GPU.
+modulus. Loss −mean I. Positions are scaled by the scene's span before they enter; the paper does not say whether it
+does so. It runs on the CPU, because layers of this size are no faster on a GPU.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from testbed.surface.design import Design
 
 @dataclass(frozen=True)
 class Scene:
-    """What a net was trained for."""
+    """The scene that a net was trained for."""
 
     n_antennas: int = 4
     n_elements: int = 25
     power_dbm: float = 20.0
     eta: float = 0.3
     low_m: float = 5.0
-    """Bob's x and y are uniform from here …"""
+    """Lower limit of Bob's x and y, which are uniform (z = 0)."""
     high_m: float = 15.0
-    """… to here, z = 0."""
+    """Upper limit of Bob's x and y."""
 
     def __post_init__(self) -> None:
         if not (np.isfinite([self.low_m, self.high_m]).all() and self.low_m < self.high_m):
@@ -62,7 +62,7 @@ class PkgNet(Net):
         import torch
 
         hidden, outputs = options["hidden"], 2 * self.scene.n_antennas**2 + 2 * self.scene.n_elements
-        # the two heads as one layer: the first 2M² outputs are the precoder's
+        # the two heads are one layer: its first 2M² outputs belong to the precoder
         return torch.nn.Sequential(
             torch.nn.Linear(3, hidden), torch.nn.ReLU(),
             torch.nn.Linear(hidden, hidden), torch.nn.ReLU(),
@@ -83,7 +83,7 @@ class PkgNet(Net):
         return p, torch.atan2(im, re)
 
     def train(self, epochs: int = 100, n_positions: int = 1000, batch: int = 100, rate: float = 1e-3) -> PkgNet:
-        """Train as the paper does: fresh positions every epoch, Adam. Seeded; returns itself."""
+        """Train as in the paper: fresh positions every epoch, Adam. Seeded; returns itself."""
         import torch
 
         check_training(epochs=epochs, n_positions=n_positions, batch=batch, rate=rate)
@@ -103,9 +103,9 @@ class PkgNet(Net):
         return self
 
     def places(self, model: SingleCell) -> F64:
-        """Return where Bob is (…, 3).
+        """Return Bob's positions (…, 3).
 
-        Raises InputError for a model that does not say, or that is not of the scene that the net was trained for.
+        Raises InputError for a model without them, or of another scene than the one that the net was trained for.
         """
         if model.bob_m is None:
             raise InputError("a model without bob_m: PKG-Net answers by Bob's position; accepted: SingleCell.paper(…)")
@@ -118,9 +118,9 @@ class PkgNet(Net):
 
 
 def design(model: SingleCell, net: PkgNet, phase_bits: int | None = None) -> Design:
-    """Return the net's answer for where Bob is, `model.bob_m` (…, 3).
+    """Return the net's result for Bob's positions, `model.bob_m` (…, 3).
 
-    With `phase_bits`, its phases solved for a board's levels (`pkg_levels`), with the best precoder for them.
+    With `phase_bits`, its phases are optimised over a board's levels (`levels`), with the best precoder for them.
     """
     import torch
 

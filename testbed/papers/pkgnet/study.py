@@ -22,7 +22,7 @@ from testbed.papers.pkgnet.model import SingleCell
 PAPER = "A"
 CURVES = ("exact", "PKG-Net", "baseline", "random")
 SPREAD = ("PKG-Net", "random")
-"""Curves with standard errors, over seeds and over draws."""
+"""Curves with standard errors: over seeds for the one, over draws for the other."""
 BOB_M = (10.0, 10.0, 0.0)
 # M, L, P in dBm → bits of the optimum, mean bits of random configurations; computed independently of this project
 KNOWN = {
@@ -31,7 +31,7 @@ KNOWN = {
 }  # fmt: skip
 BITS = (1, 2, 3)
 ON_LEVELS = 50
-"""Unseen positions whose answers are put on a board's levels."""
+"""Number of unseen positions for which the net's phases are put on a board's levels."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _error(values: F64) -> F64:
 
 
 def _known(study: Study, n_random: int) -> None:
-    """Set the optimum and the mean of random configurations beside what was computed independently."""
+    """Compare the optimum and the mean of random configurations with values that were computed independently."""
     rows = []
     for (m, n, p), (optimum, random) in KNOWN.items():
         many = SingleCell.paper(m, n, p, bob_m=np.tile(BOB_M, (n_random, 1)))
@@ -146,14 +146,15 @@ def _known(study: Study, n_random: int) -> None:
     study.table("exact optimum and random configurations", rows)
     worst = max(abs(row["optimum found"] - row["optimum expected"]) for row in rows)
     study.claim("the exact optimum is the one computed independently, to 4 digits", None, worst, worst < 5e-5, True)
-    # The other side's number of draws is not known; 200 of them would leave 0.5 % where one draw's spread is 1.3 bits.
+    # The number of draws behind the other value is unknown; 200 draws would leave 0.5 %, as one has a spread of 1.3
+    # bits.
     away = [float(abs(row["random found"] / row["random expected"] - 1)) for row in rows]
     study.claim("the mean of random configurations is the one computed independently (relative; within 1 %)",
                 None, away, max(away) < 0.01, True)  # fmt: skip
 
 
 def _probing(study: Study, n_probes: int) -> None:
-    """Hold the closed form against simulated probing, by second moments and by nearest neighbours."""
+    """Compare the closed form with simulated probing, by second moments and by nearest neighbours."""
     rng = seeds.generator(1, "pkgnet", "probing")
     deviations = []
     model = SingleCell.paper()
@@ -184,7 +185,7 @@ def _nearest(x: NDArray[Any], y: NDArray[Any]) -> float:
 
 
 def _levels(study: Study, results: dict[tuple[str, Any], dict[str, Any]]) -> None:
-    """What PKG-Net's answers are worth on boards of few bits, as shares of the optimum (which is on all of them)."""
+    """Rates of PKG-Net's phases on boards of few bits, as shares of the optimum (which all of these boards reach)."""
     rows = []
     for bits in BITS:
         by_way = {way: [s for r in results.values() for s in r["levels"][way, bits]] for way in ("projected", "design")}

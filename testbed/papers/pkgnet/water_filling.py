@@ -1,7 +1,7 @@
 """Paper A's baseline (Section IV): equal phases, and powers from a rate whose noise term was simplified.
 
 With P = √P_a·P_e the paper sets P_e^T P_e* = I in the noise. A beam of eigenvalue ρ and power share q (Σ q = M) then
-counts log₂[(1 + P_b a)(1 + P_a a) / (1 + (P_a + P_b) a)], a = δ²ρq/σ² (eq. 26), although Alice's true SNR does not
+contributes log₂[(1 + P_b a)(1 + P_a a) / (1 + (P_a + P_b) a)], a = δ²ρq/σ² (eq. 26), although Alice's true SNR does not
 depend on q.
 """
 

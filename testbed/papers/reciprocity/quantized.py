@@ -1,4 +1,4 @@
-"""What the studies of quantizers share: features of CSI, the five quantizers of paper B, and what a block came to."""
+"""What the studies of quantizers share: features of CSI, the five quantizers of paper B, and the results of a block."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ BITS = 4
 
 @dataclass(frozen=True)
 class Case:
-    """A quantizer, and which features it is given."""
+    """A quantizer, and the kind of features that it gets."""
 
     label: str
     stage: str
     complex_csi: bool = True
-    """Real and imaginary part of a coefficient, else its magnitude."""
+    """Whether features are real and imaginary part of a coefficient; otherwise its magnitude."""
 
     def make(self, regions: int = 1 << BITS, dimension: int = 2) -> Quantizer:
-        """Return the quantizer without guard bands: the paper has none."""
+        """Return the quantizer without guard bands, because the paper has none."""
         if self.stage != "scalar":
             options: dict[str, Any] = {"dimension": dimension, "regions": regions}
         else:
@@ -42,7 +42,7 @@ class Case:
 
 SCALAR = Case("scalar, magnitude", "scalar", complex_csi=False)
 SCALAR_PARTS = Case("scalar, Re and Im", "scalar")
-"""Not in the paper: the scalar quantizer with what the vector quantizers get, at as many bits a coefficient."""
+"""Not in the paper: the scalar quantizer with the vector quantizers' features, at as many bits a coefficient."""
 KMEANS = Case("k-means", "kmeans")
 HUNGARIAN = Case("balanced k-means", "balanced_kmeans")
 GREEDY = Case("BKQ-BM", "bkq_bm")
@@ -59,7 +59,7 @@ def features(h: C128, complex_csi: bool) -> Features:
 
 @dataclass(frozen=True)
 class Block:
-    """Both sides' labels of the same coefficients, and what was published."""
+    """Both sides' labels of the same coefficients, and the published messages."""
 
     alice: U8
     """(coefficient, bit)."""
@@ -79,7 +79,7 @@ class Block:
 
 
 def quantized(case: Case, alice: C128, bob: C128, seed: int) -> Block:
-    """Quantize both sides' CSI (probe, subcarrier) as one block, through the public messages as nodes do."""
+    """Quantize both sides' CSI (probe, subcarrier) as one block, with the public messages that nodes use."""
     q = case.make()
     draft, lead = q.lead(features(alice, case.complex_csi), generator(seed, "studies"))
     bits, follow = q.follow(features(bob, case.complex_csi), lead)
@@ -87,13 +87,13 @@ def quantized(case: Case, alice: C128, bob: C128, seed: int) -> Block:
 
 
 def guessed(case: Case, block: Block, eve: C128) -> U8:
-    """Return Eve's labels (coefficient, bit): her CSI by the same rule with what was published."""
+    """Return Eve's labels (coefficient, bit): her CSI by the same rule, with the published messages."""
     found, _ = case.make().eavesdrop(features(eve, case.complex_csi), block.lead, block.follow)
     return labels(found.values)
 
 
 def labels(values: U8) -> U8:
-    """Return (coefficient, bit): bits come by probe and dimension, so those of one coefficient are neighbours."""
+    """Return (coefficient, bit): bits are in the order of probe and dimension, so one coefficient's are neighbours."""
     return values.reshape(-1, BITS)
 
 

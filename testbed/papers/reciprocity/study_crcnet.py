@@ -1,10 +1,10 @@
-"""Paper B, figures 8–10 and 12: how much the two ends' CSI agrees after each reciprocity scheme, over SNR.
+"""Paper B, figures 8–10 and 12: agreement of the two ends' CSI under each reciprocity scheme, over SNR.
 
-All schemes give the same number of features to the same quantizer. Each learns on one stretch of the walk and is judged
-on a later one, a guard longer than the coherence distance between them; beside it the split at random that papers often
-use, whose test snapshots lie between training snapshots. Two kinds of radios: locked ones, whose frames share a phase
-reference up to small errors, as the paper simulates, and free-running ones, as stock radios are, whose frames each end
-has to align by itself (`chain/enhance/_features.aligned`).
+All schemes give the same number of features to the same quantizer. Each learns on one stretch of the walk and is tested
+on a later one, with a guard longer than the coherence distance between them; for comparison also with the random split
+that papers often use, whose test snapshots lie between training snapshots. There are two kinds of radios: locked ones,
+whose frames share a phase reference up to small errors, as the paper simulates, and free-running ones, as stock radios
+are, whose frames each end must align by itself (`chain/enhance/_features.aligned`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from testbed.papers.reciprocity import uma_walk
 
 PAPER = "B"
 GROUP = 8
-"""Subcarriers averaged into one complex feature: 64 of them give 16 real features, as many as PCA, CCA and AE give."""
+"""Subcarriers averaged into one complex feature: 64 of them give 16 real features, as many as PCA, CCA and AE have."""
 N_FEATURES = 16
 SCHEMES: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("identity", {"step": GROUP, "scale": "complex"}),
@@ -40,7 +40,7 @@ SCHEMES: dict[str, tuple[str, dict[str, Any]]] = {
     "CCA": ("cca", {"pairs": N_FEATURES // 2}),
     "calibrated": ("calibrated", {"step": GROUP}),
 }
-"""Label → enhancer and options; the last three are not the paper's."""
+"""Label → enhancer and options; the last three are ours and not the paper's."""
 PAPERS = ("PCA", "WAKG", "SGF", "KGNet", "AE", "CRCNet")
 KDR_AT_30_DB = {"PCA": 0.039, "WAKG": 0.048, "SGF": 0.028, "KGNet": 0.015, "AE": 0.0113, "CRCNet": 0.0089}
 QUANTIZERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -51,14 +51,14 @@ QUANTIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ILP-BVQ": ("ilp_bvq", {"guard": 0.0}),
 }
 EFFORT = {"CRCNet": 4.0}
-"""Epochs relative to the others', at most: early stopping ends a training before."""
+"""Most epochs relative to the other networks; early stopping may end a training before."""
 QUANTIZED = {True: 64, False: 96}
-"""Test probes of figure 12, in a quick study and a full one: the Hungarian algorithm is cubic."""
+"""Number of test probes for figure 12, by whether the study is quick; the Hungarian algorithm takes cubic time."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One scheme, trained and judged once."""
+    """One scheme, trained and tested once."""
 
     walk: uma_walk.Walk
     cache: str
@@ -69,7 +69,7 @@ class Point:
     epochs: int
     random_split: bool = False
     quantized: int = 0
-    """Test probes that figure 12's quantizers get; 0: this point is not in it."""
+    """Test probes for figure 12's quantizers; 0: this point is not in the figure."""
 
 
 def run(study: Study) -> None:
@@ -100,7 +100,7 @@ def run(study: Study) -> None:
             for kind, scheme, snr_db, random_split in wanted
             for walk in walks
         ]  # fmt: skip
-        # the longest first, so that none of them is left alone at the end
+        # the longest first, so that no core has a long one left at the end
         order = sorted(range(len(points)), key=lambda i: points[i].scheme not in ("KGNet", "CRCNet"))
         found = dict(zip([keys[i] for i in order], study.map(_judge, [points[i] for i in order]), strict=True))
 
@@ -117,7 +117,7 @@ def _in_figure_12(kind: str, scheme: str, snr_db: float, random_split: bool, snr
 
 
 def _wanted(snrs_db: list[float], quick: bool) -> list[tuple[str, str, float, bool]]:
-    """Return what is compared: (radios, scheme, SNR in dB, split at random)."""
+    """Return the points to compare: (radios, scheme, SNR in dB, random split)."""
     few = _few(snrs_db, quick)
     out = [("locked", scheme, snr_db, False) for scheme in SCHEMES for snr_db in snrs_db]
     out += [("locked", scheme, snr_db, True) for scheme in ("none", "CRCNet") for snr_db in few]
@@ -125,7 +125,7 @@ def _wanted(snrs_db: list[float], quick: bool) -> list[tuple[str, str, float, bo
 
 
 def _few(snrs_db: list[float], quick: bool) -> list[float]:
-    """Return where free-running radios and the split at random are judged, the highest SNR among it."""
+    """Return the SNRs for free-running radios and the random split, the highest SNR among them."""
     return snrs_db[-1:] if quick else snrs_db[1::2]
 
 
@@ -134,7 +134,7 @@ def _prepare(item: tuple[uma_walk.Walk, str]) -> None:
 
 
 def _judge(point: Point) -> dict[str, Any]:
-    """Train a scheme on the first stretch, return what it is worth on the last: ρ, MSE, KDR, bits, KDRs of fig 12."""
+    """Train a scheme on the first stretch, test it on the last: ρ, MSE, KDR, bits, and the KDRs of figure 12."""
     a, b = uma_walk.pair(uma_walk.snapshots(point.walk, point.cache), point.walk, point.plan)
     rows = np.arange(len(a))
     if point.random_split:
@@ -162,7 +162,7 @@ def _series(walk: uma_walk.Walk, h: np.ndarray) -> CsiSeries:
 
 
 def _rho(x: F64, y: F64) -> float:
-    """Return Pearson's ρ, mean over features; a feature that never changes counts 0."""
+    """Return Pearson's ρ, mean over features; a feature that never changes counts as 0."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         return float(np.mean([np.nan_to_num(np.corrcoef(p, q)[0, 1]) for p, q in zip(x.T, y.T, strict=True)]))
@@ -174,7 +174,7 @@ def _mse(x: F64, y: F64) -> float:
 
 
 def _bits(x: F64, y: F64) -> float:
-    """Return what the ends share a probe, in bits, were all features Gaussian."""
+    """Return the information that the ends share in a probe, in bits, if all features were Gaussian."""
     try:
         return gaussian_bits(x, y)
     except (ValueError, np.linalg.LinAlgError):
@@ -182,7 +182,7 @@ def _bits(x: F64, y: F64) -> float:
 
 
 def kdr(quantizer: str, x: F64, y: F64) -> float:
-    """Return the share of bits that differ after a quantizer; ½ where it gives none."""
+    """Return the share of bits that differ after a quantizer; ½ where it gives no bits."""
     name, options = QUANTIZERS[quantizer]
     stage = registry.make_stage("quantize", name, options)
     rounds = np.arange(len(x), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""How close to the limit: final key bits a probe as a share of I(A;B|E), where that is known in closed form.
+"""Final key bits a probe as a share of I(A;B|E), where this limit is known in closed form.
 
 The Gaussian benchmark. A probe is one complex sample at each end: a = h + n_a, b = h + n_b, h ~ CN(0, 1), noise
 CN(0, 1/snr). Eve has e = κ·h + √(1 − κ²)·g without noise. In units of standard deviations cov(a, b) = ρ =
@@ -6,12 +6,12 @@ snr/(1 + snr) and cov(a, e) = κ√ρ, hence
 
     I(A;B|E) = −log2(1 − ρ_p²),  ρ_p = (ρ − κ²ρ)/(1 − κ²ρ).
 
-What one-way discussion can reach asymptotically is I(A;B) − I(A;E), with I(A;E) = −log2(1 − κ²ρ), which is a little
-less. Three ways of counting the same strings:
-- known: the Gaussian model with its true parameters, no allowance for finite samples. Favours nobody.
-- modelled, estimated: as `accounting.entropy`: the whole portfolio of Eves is judged, the measured one among them.
+One-way discussion can reach I(A;B) − I(A;E) asymptotically, with I(A;E) = −log2(1 − κ²ρ), which is slightly less. The
+same strings are counted in three ways:
+- known: the Gaussian model with its true parameters, without allowance for finite samples. It favours no scheme.
+- modelled, estimated: as in `accounting.entropy`: the whole portfolio of Eves is judged, the measured one among them.
 
-On OFDM channels of an exponential delay profile, the covariance being known, I(A;B) is the sum over the KLT dimensions.
+On OFDM channels with an exponential delay profile and known covariance, I(A;B) is the sum over the KLT dimensions.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Case:
     """One chain on one block."""
 
     channel: str
-    """gaussian or ofdm."""
+    """Kind of channel: gaussian or ofdm."""
     scheme: str
     plan: dict[str, Any]
     symbol: int
-    """Real features a label is made of."""
+    """Number of real features of a label."""
     snr_db: float
     seed: int
     n_probes: int
@@ -89,7 +89,7 @@ def run(study: Study) -> None:
 
 
 def _chains(channel: str, quick: bool) -> list[tuple[str, dict[str, Any], int]]:
-    """Return (scheme, plan, features a label); of several rows of a scheme the best at each SNR counts."""
+    """Return (scheme, plan, features a label); where a scheme has several rows, the best at each SNR counts."""
     klt = {"enhance": "klt", "enhance_options": COHERENT}
     magnitudes = {"enhance": "identity", "enhance_options": {"step": 13}}  # about a coherence bandwidth
     simple = klt if channel == "gaussian" else magnitudes
@@ -114,7 +114,7 @@ def _chains(channel: str, quick: bool) -> list[tuple[str, dict[str, Any], int]]:
 
 
 def measure(case: Case) -> list[dict[str, Any]]:
-    """Return a row for each of Eve's correlations: key bits a probe by counting, and the limit."""
+    """Return a row for each of Eve's correlations: key bits a probe by way of counting, and the limit."""
     rng = seeds.generator(case.seed, "limit", case.channel, str(case.snr_db))
     snr, shape = 10.0 ** (case.snr_db / 10.0), (case.n_probes, 1 if case.channel == "gaussian" else CARRIERS)
     subcarriers = np.arange(shape[1], dtype=np.float64) * SPACING_HZ
@@ -125,7 +125,7 @@ def measure(case: Case) -> list[dict[str, Any]]:
 
     h = fading()
     a, b = (_series(h + _gaussian(rng, shape) / np.sqrt(snr), subcarriers) for _ in range(2))
-    # Eve is known exactly here, so nobody is assumed beside her.
+    # Eve is known exactly here, so no further Eve is assumed.
     accounting = Accounting(sacrifice_fraction=_sacrificed(case.n_probes), assumed_eve_correlation=0.0)
     chain = KeyChain(ChainPlan(**case.plan), accounting)
     alice, bob, _ = discuss(chain.agree("alice", a, 0, case.seed), chain.agree("bob", b, 0, case.seed))
@@ -152,7 +152,7 @@ def measure(case: Case) -> list[dict[str, Any]]:
 def _keys(
     case: Case, accounting: Accounting, alice: Agreed, bob: Agreed, facts: Facts, eve_bits: float
 ) -> dict[str, Any]:
-    """Return key bits a probe by way of counting; `eve_bits`: what Eve knows of a real feature."""
+    """Return key bits a probe by way of counting; `eve_bits`: Eve's information on a real feature."""
     assert alice.raw is not None
     raw, r, n = alice.raw, alice.report, case.n_probes
     labels = int(np.count_nonzero(raw.level_bit == 0))
@@ -174,7 +174,7 @@ def _keys(
 
 
 def _sacrificed(n_probes: int) -> float:
-    """Return the share of symbols to publish: of short blocks more, or Eve's correlation is known too badly."""
+    """Return the share of symbols to publish, more in short blocks, where Eve's correlation is hard to estimate."""
     return 0.02 if n_probes > 30_000 else 0.05
 
 
@@ -239,7 +239,7 @@ def _claims(study: Study, found: Sequence[dict[str, Any]], snrs: list[float], of
     above = [r[c] / r["limit"] for r in found for c in ("known", "modelled", "estimated") if r[c] is not None]
     study.claim("no chain's key exceeds I(A;B|E) (largest share)", None, max(above), max(above) <= 1.0, True)
     middle = [snr for snr in snrs if 10.0 <= snr <= 25.0]
-    # of short blocks the sacrifice, the confidence bounds and the codes take more
+    # in short blocks the sacrifice, the confidence bounds and the codes cost more
     marks = {"modelled": 0.5, "known": 0.7, "estimated": 0.2} if study.quick else dict.fromkeys(COUNTINGS, 0.8)
     for counting, mark in marks.items():
         ours = [float(shares(found, "gaussian", 0.0, counting, OURS, snr).mean()) for snr in middle]

@@ -334,7 +334,7 @@ def _randomness(study: Study, walks: list[uma_walk.Walk]) -> None:
             bits = np.concatenate([part[i].reshape(-1) for part in parts[j * DROPS : (j + 1) * DROPS]])
             tests = randomness.assess(bits.reshape(SEQUENCES, SEQUENCE_BITS))["tests"]
             run = [t for t in tests if t["reason"] is None]
-            # the paper counts sequences only; the standard asks for uniform p-values too
+            # the paper counts sequences only; the standard requires uniform p-values, too
             by_ratio.append(np.mean([t["pass_ratio"] >= randomness.least_pass_ratio(SEQUENCES) for t in run]))
             by_both.append(np.mean([t["ok"] for t in run]))
             if j == 0:

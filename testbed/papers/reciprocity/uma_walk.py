@@ -1,12 +1,12 @@
-"""Paper B's channel for studies: a walk through TR 38.901 UMa, and what imperfect radios measure of it.
+"""Paper B's channel for studies: a walk through TR 38.901 UMa, and its measurements by imperfect radios.
 
-Alice stands at 25 m, Bob walks in a straight line at 0.5 m/s, both probe at a fixed interval; the bodies that reflect
-stand still (`Scene.uma`), so neighbouring snapshots and an Eve near either end belong to the same scatterers. The air
-is found by name (`core.registry`), and what it answered can be kept in a folder: with the snapshots there, a machine
-without the channel library runs the same study.
+Alice is at a height of 25 m, Bob walks in a straight line at 0.5 m/s, both probe at a fixed interval; the scatterers
+do not move (`Scene.uma`), so neighbouring snapshots and an Eve near either end belong to the same scatterers. The air
+is found by name (`core.registry`), and its results can be kept in a folder: with the snapshots there, a machine without
+the channel library runs the same study.
 
-The paper's parameter table is lost. Ours: 2.4 GHz, 64 subcarriers over 20 MHz, no line of sight, a probe every 0.1 s
-(0.4 wavelengths of Bob's way). A seed is a drop: other clusters, angles and phases.
+The paper's parameter table is not available. Ours: 2.4 GHz, 64 subcarriers over 20 MHz, no line of sight, a probe every
+0.1 s (0.4 wavelengths of Bob's way). A seed is a drop: other clusters, angles and phases.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from testbed.core.types import F64, SPEED_OF_LIGHT_M_S
 C128 = NDArray[np.complex128]
 
 CACHE_VARIABLE = "TESTBED_UMA_SNAPSHOTS"
-"""Environment variable: the folder where studies keep snapshots, where they are given no other."""
+"""Environment variable with the folder where studies keep snapshots by default."""
 _ALICE_M, _BOB_M = (0.0, 0.0, 25.0), (100.0, 0.0, 1.5)
 MAX_BYTES = 1 << 32
 _FORMAT = 1
-"""Part of a snapshot's name: raised when what is computed changes."""
+"""Part of a snapshot's name; raised when the computation changes."""
 
 
 @dataclass(frozen=True)
 class Walk:
-    """One drop, Bob's way through it, and where Eve is. Plain data: it goes to worker processes."""
+    """One drop, Bob's way through it, and Eve's position. Plain data, because it is sent to worker processes."""
 
     seed: int = 1
     n_probes: int = 1000
@@ -52,7 +52,7 @@ class Walk:
     n_subcarriers: int = 64
     line_of_sight: bool = False
     eve_near: str = ""
-    """'alice' or 'bob'; '': there is none."""
+    """The end near which Eve is, 'alice' or 'bob'; '': there is no Eve."""
     eve_wavelengths: float = 0.0
     """Eve's distance from that end, in a direction drawn by the seed; near Bob she walks with him."""
 
@@ -68,7 +68,7 @@ class Walk:
 
     @property
     def time_s(self) -> F64:
-        """(probe,) symmetric about 0, when Bob is where the drop was drawn for."""
+        """(probe,) times, symmetric about 0, when Bob is at the position for which the drop was drawn."""
         return np.asarray((np.arange(self.n_probes) - (self.n_probes - 1) / 2) * self.interval_s)
 
 
@@ -84,7 +84,7 @@ class Snapshots:
     """Bob–Eve."""
 
     def eve(self, walk: Walk) -> C128:
-        """Return what Eve hears that resembles Alice–Bob: near Bob the probes of Alice, near Alice those of Bob."""
+        """Return Eve's channel that resembles Alice–Bob: near Bob that of Alice's probes, near Alice that of Bob's."""
         found = self.ae if walk.eve_near == "bob" else self.be
         if found is None:
             raise ValueError(f"eve_near = {walk.eve_near!r}, accepted here: alice, bob")
@@ -93,30 +93,30 @@ class Snapshots:
 
 @dataclass(frozen=True)
 class Impairments:
-    """What is left between two radios' estimates of one channel after each has synchronised itself."""
+    """The errors of two radios' estimates of one channel after each radio has synchronised itself."""
 
     snr_db: float = 20.0
     """Mean power of Alice–Bob over that of the estimate's error, by subcarrier."""
     timing_s: float = 5e-9
     """Standard deviation of a receiver's own constant timing error: a phase slope along the band."""
     timing_jitter_s: float = 1e-9
-    """… and of what changes from probe to probe."""
+    """Standard deviation of the timing error that changes from probe to probe."""
     phase_rad: float = 0.1
     """Standard deviation of a receiver's own constant common phase error."""
     phase_jitter_rad: float = 0.05
     free_running: bool = False
     """Unlocked oscillators: the common phase is uniform at every probe, as with real radios that share no reference."""
     ripple_db: float = 0.5
-    """Rms ripple of each device's transmit and receive chain over the band: what is not reciprocal in hardware."""
+    """R.m.s. ripple of each device's transmit and receive chain over the band, the part that is not reciprocal."""
 
     def at(self, snr_db: float) -> Impairments:
         return replace(self, snr_db=snr_db)
 
 
 def snapshots(walk: Walk, cache: Path | str | None = None) -> Snapshots:
-    """Return the noiseless channels of a walk; from `cache` (or $TESTBED_UMA_SNAPSHOTS) where they are kept there.
+    """Return the noiseless channels of a walk, from `cache` (or $TESTBED_UMA_SNAPSHOTS) where they are stored there.
 
-    Raises InputError where they are not and the simulated air or its channel library is missing.
+    Raises InputError where they are not stored and the simulated air or its channel library is missing.
     """
     folder = cache or os.environ.get(CACHE_VARIABLE)
     if folder is None:
@@ -126,15 +126,15 @@ def snapshots(walk: Walk, cache: Path | str | None = None) -> Snapshots:
         return _read(path, walk)
     found = _computed(walk)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # several processes may want the same walk: each writes its own file, the last one stays
+    # several processes may compute the same walk: each writes its own file, and the last one stays
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
         np.savez(file, **{k: v.astype(np.complex64) for k, v in asdict(found).items() if v is not None})
     os.replace(file.name, path)
-    return _read(path, walk)  # as every later call: kept in single precision
+    return _read(path, walk)  # read back, so that the first call returns single precision as later ones do
 
 
 def file_name(walk: Walk) -> str:
-    """Return the name of a walk's snapshots: its parameters decide."""
+    """Return the name of a walk's snapshots, which follows from its parameters."""
     text = repr((_FORMAT, _ALICE_M, _BOB_M, sorted(asdict(walk).items())))
     return f"uma-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
 

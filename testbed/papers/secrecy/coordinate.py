@@ -1,10 +1,10 @@
-"""Paper D by exact coordinate ascent: phase after phase to its best value, then the precoder; channels in batches.
+"""Paper D by exact coordinate ascent: each phase in turn to its best value, then the precoder; channels in batches.
 
 With the precoder and all other phases held, 1 + SNR of Bob and of Eve are A + 2Re(cp) and B + 2Re(dp), p = exp(jφ), and
 
     max over |p| = 1 of (A + 2Re(cp)) / (B + 2Re(dp)) = λ, the larger root of (λB − A)² = 4|c − λd|²; p ∝ conj(c − λd).
 
-Every update is the exact best, so the rate never falls. A board of few levels gets the same climb over its levels.
+Every update is exactly optimal, so the rate never falls. A board of few levels gets the same ascent over its levels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from testbed.surface.design import Design
 from testbed.surface.levels import levels_rad
 
 MAX_ROUNDS = 2000
-"""A round is a sweep over the phases and the precoder. Reached only by channels that creep."""
+"""A round is a sweep over the phases and the precoder. Only channels that converge slowly reach this number."""
 
 
 def design(
@@ -33,13 +33,13 @@ def design(
     more_starts: int = 0,
     rng: np.random.Generator | None = None,
 ) -> Design:
-    """Climb from `start_rad` (…, element) until a round brings a channel less than `tolerance_bits`.
+    """Ascend from `start_rad` (…, element) until a round adds less than `tolerance_bits` to each channel.
 
-    Without a start: the phases that add up at Bob under the precoder that is best without a surface, first climbed with
-    that precoder held, so that the answer is never below MEV + RIS phases; `hold_precoder`: stop there. `phase_bits`:
-    over a board's levels, from those nearest to the start or to the answer without levels. `more_starts`: climb again
-    from so many random phases, drawn from `rng`, and keep each channel's best. History: the mean rate at the start and
-    after each round, and once more after more starts.
+    Default start: the phases that add up at Bob under the precoder that is best without a surface, first improved with
+    that precoder held, so that the result is never below MEV + RIS phases; `hold_precoder`: stop there. `phase_bits`:
+    over a board's levels, from those nearest to the start or to the result without levels. `more_starts`: ascend again
+    from this many random phases, drawn from `rng`, and keep each channel's best. History: the mean rate at the start,
+    after each round, and once more after the further starts.
     """
     if rounds < 1 or not tolerance_bits >= 0 or more_starts < 0:
         raise InputError(
@@ -78,15 +78,15 @@ def aligned(model: Secrecy) -> F64:
 @dataclass(frozen=True)
 class _Goal:
     grid: C128 | None
-    """(level, 1) phasors of a board, or None: any phase."""
+    """(level, 1) phasors of a board; None: any phase."""
     rounds: int
     tolerance_bits: float
     hold: bool
-    """Keep the precoder that is best without a surface."""
+    """Whether the precoder that is best without a surface is held."""
 
 
 def _from(model: Secrecy, start_rad: F64 | None, goal: _Goal, history: list[float]) -> tuple[C128, C128]:
-    """Return phasors (channel, element) and beams (channel, antenna), climbed from a start (channel, element)."""
+    """Return phasors (channel, element) and beams (channel, antenna), found from a start (channel, element)."""
     direct = best_beam(*model.cascades()[:2])
     if start_rad is None:
         phi, beam = _climb(model, np.exp(1j * aligned(model)), direct, replace(goal, grid=None, hold=True), history)
@@ -104,7 +104,7 @@ def _from(model: Secrecy, start_rad: F64 | None, goal: _Goal, history: list[floa
 
 
 def _climb(model: Secrecy, phi: C128, beam: C128 | None, goal: _Goal, history: list[float]) -> tuple[C128, C128]:
-    """Return phasors (channel, element) and beams (channel, antenna); channels leave when they stand still."""
+    """Return phasors (channel, element) and beams (channel, antenna); channels that no longer gain leave the batch."""
     work = _Work(model, phi, beam)
     phi, beams, bits = phi.copy(), work.beam.T.copy(), work.bits()
     live, moving = np.arange(len(bits)), np.ones(len(bits), dtype=bool)
@@ -123,7 +123,7 @@ def _climb(model: Secrecy, phi: C128, beam: C128 | None, goal: _Goal, history: l
         gained = now > bits[live] + goal.tolerance_bits
         bits[at], phi[at], beams[at] = now[moving], work.phi.T[moving], work.beam.T[moving]
         history.append(float(bits.mean()))
-        # what stands still keeps its answer, so that no channel's depends on which others are in the batch
+        # a channel that no longer gains keeps its result, so that no result depends on the other channels of the batch
         moving &= gained
         if not moving.any():
             break
@@ -134,7 +134,7 @@ def _climb(model: Secrecy, phi: C128, beam: C128 | None, goal: _Goal, history: l
 
 
 class _Work:
-    """Channels being climbed; the last axis is the channel, so that one update is one vector operation over all."""
+    """Channels during the ascent; the last axis is the channel, so that one update is one vector operation over all."""
 
     def __init__(self, model: Secrecy, phi: C128, beam: C128 | None) -> None:
         a_u, a_e, k_u, k_e = model.cascades()
@@ -156,15 +156,15 @@ class _Work:
 
     def _set_beam(self, beam: C128) -> None:
         self.beam = beam
-        # what each element adds at Bob and at Eve (receiver, element, channel), and all of it together
+        # contribution of each element at Bob and at Eve (receiver, element, channel), and their sum
         self._each = np.einsum("knmb,mb->knb", self._k, beam)
         self._sum = np.einsum("kmb,mb->kb", self._a, beam) + np.einsum("knb,nb->kb", self._each, self.phi)
 
     def leap(self, before: C128, between: C128, now: C128) -> None:
-        """Go further the way that the last two rounds went, on those channels where that is better.
+        """Extrapolate the last two rounds, on those channels where that is better.
 
-        Rounds creep along a ridge where precoder and phases depend on each other; squared extrapolation (Varadhan &
-        Roland 2008) on the angles takes many such steps at once.
+        Rounds progress slowly along a ridge where precoder and phases depend on each other; squared extrapolation
+        (Varadhan & Roland 2008) on the angles replaces many such steps.
         """
         first, second = np.angle(between * before.conj()), np.angle(now * between.conj())
         bend = second - first
@@ -179,7 +179,7 @@ class _Work:
             ours[..., worse] = theirs[..., worse]
 
     def sweep(self, grid: C128 | None) -> None:
-        """Give every phase in turn its best value: of all, or of `grid` (level, 1)."""
+        """Set every phase in turn to its best value: any value, or one of `grid` (level, 1)."""
         for n in range(len(self.phi)):
             each = self._each[:, n]
             others = self._sum - each * self.phi[n]
@@ -190,7 +190,7 @@ class _Work:
 
 
 def _best(base: F64, slope: C128, now: C128) -> C128:
-    """Return p (channel,), the exact best; `now` where all are alike."""
+    """Return p (channel,), the exact optimum; `now` where all values are equally good."""
     (a, b), (c, d) = base, slope
     cross = c * d.conj()
     apart = a * d - b * c

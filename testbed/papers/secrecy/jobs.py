@@ -1,4 +1,4 @@
-"""What study `secrecy` spreads over cores: labels, curves, nets, the SDP route. Plain items in, plain arrays out."""
+"""The jobs of study `secrecy`: labels, curves, nets, the SDP route. Plain items in, plain arrays out."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ SCENE = Scene()
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything."""
+    """The numbers of channels, epochs and so on of a study."""
 
     n_channels: int
     powers_dbm: tuple[float, ...]
     small: int
-    """Training sets of figure 4 …"""
+    """Training sets of figure 4."""
     middle: int
-    """… of figure 5 …"""
+    """Training sets of figure 5."""
     large: int
-    """… and of all others."""
+    """Training sets of all other figures."""
     n_test: int
     epochs: int
     patience: int
@@ -69,7 +69,7 @@ class Loss:
     figure: str
     label: str
     n_train: str
-    """Which of the sizes."""
+    """Name of one of the sizes."""
     hidden_layers: int
     early: bool = False
     batch_norm: bool = True
@@ -87,7 +87,7 @@ LOSSES = (
 
 
 def work(job: tuple[Any, ...]) -> Any:
-    """Call (function, its arguments…): one map over unlike items keeps all cores busy."""
+    """Call (function, its arguments…): one map over different kinds of jobs keeps all cores busy."""
     function, *arguments = job
     return function(*arguments)
 
@@ -98,7 +98,7 @@ def pool(size: Size) -> Secrecy:
 
 
 def judged(size: Size, power_dbm: float = PDF_DBM) -> Secrecy:
-    """Return the channels that all methods are compared on, the same at every power."""
+    """Return the channels on which all methods are compared, the same at every power."""
     return Secrecy.paper(size.n_channels, seeds.generator(SEED, "secrecy", "judged"), power_dbm)
 
 
@@ -112,7 +112,7 @@ def label(size: Size, first: int, last: int) -> F64:
 
 
 def curve(size: Size, power_dbm: float) -> dict[str, F64]:
-    """Return the rates (channel,) of everything that does not learn."""
+    """Return the rates (channel,) of all methods that do not learn."""
     model = judged(size, power_dbm)
     rng = seeds.generator(SEED, "secrecy", "random phases")
     phases = rng.uniform(0, 2 * np.pi, (size.n_channels, model.n_elements))
@@ -143,7 +143,7 @@ def sdp(size: Size, i: int) -> dict[str, Any]:
     """Return rates and seconds of the SDP route and of coordinate ascent on one channel at 20 dBm."""
     model = judged(size).take(slice(i, i + 1))
     rng = seeds.generator(SEED, "secrecy", "sdp", i)
-    importlib.import_module("cvxpy")  # seconds that are not the method's
+    importlib.import_module("cvxpy")  # loaded before the clock starts, because the method's time does not include it
     began_s = time.perf_counter()
     found = sdp_route.design(model, rng, rounds=size.sdp_rounds)
     middle_s = time.perf_counter()
@@ -157,7 +157,7 @@ def sdp(size: Size, i: int) -> dict[str, Any]:
 
 
 def batched_s(size: Size) -> float:
-    """Return the seconds a channel takes coordinate ascent among all others."""
+    """Return the seconds that coordinate ascent takes for a channel in a large batch."""
     model = judged(size)
     secrecy_coordinate.design(model.take(slice(0, 10)))
     began_s = time.perf_counter()
@@ -178,7 +178,7 @@ def net(size: Size, kind: str, seed: int, labels: F64) -> dict[str, Any]:
     else:
         if kind == DENSE:
             trained = rate_net.RateNet(SCENE, seed, "dense", hidden=256)
-            # layers this small gain nothing on a GPU
+            # layers of this size are no faster on a GPU
             trained.train(train, size.dense_epochs, device="cpu")
         else:
             trained = rate_net.RateNet(SCENE, seed, "unfolded", size.unfolded_steps)
@@ -192,7 +192,7 @@ def net(size: Size, kind: str, seed: int, labels: F64) -> dict[str, Any]:
     out["infer_s"] = _least_s(lambda: design(at, trained)) / size.n_channels
     out["refined"] = {n: float(rate(at, design(at, trained, sweeps=n)).mean()) for n in CUT_OFFS}
     if kind == UNFOLDED:
-        # in the same process, so that the two times can be held against each other
+        # in the same process, so that the two times can be compared
         out["cut off"] = _cut_off(at)
     out["levels"] = {}
     for bits in BITS:
@@ -201,7 +201,7 @@ def net(size: Size, kind: str, seed: int, labels: F64) -> dict[str, Any]:
 
 
 def loss(size: Size, which: Loss, seed: int, labels: F64) -> dict[str, Any]:
-    """Train the supervised net as one of figures 4–10 has it; return its losses (epoch,) and where it stopped."""
+    """Train the supervised net for one of figures 4–10; return its losses (epoch,) and the epoch where it stopped."""
     channels, n = pool(size), getattr(size, which.n_train)
     n_test = min(size.n_test, {"small": n, "middle": n // 9, "large": size.n_test}[which.n_train])
     tested = slice(size.large, size.large + n_test)
@@ -229,7 +229,7 @@ def _cut_off(model: Secrecy) -> dict[int, tuple[float, float]]:
 
 
 def _least_s(call: Callable[[], object], times: int = 3) -> float:
-    """Return the least seconds of a few calls: what else runs on the machine only adds."""
+    """Return the least seconds of a few calls, because other load on the machine only adds time."""
     spent_s = []
     for _ in range(times):
         began_s = time.perf_counter()

@@ -1,6 +1,6 @@
 """Paper D: an AP of M antennas, single-antenna Bob and Eve, a surface of N elements; all channels known.
 
-Bob hears (h_iu Φ G + h_au) f, Eve (h_ie Φ G + h_ae) f; the secrecy rate is log₂(1 + Bob's SNR) − log₂(1 + Eve's).
+Bob receives (h_iu Φ G + h_au) f, Eve (h_ie Φ G + h_ae) f; the secrecy rate is log₂(1 + Bob's SNR) − log₂(1 + Eve's).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_POWER_DBM = 100.0
 
 @dataclass(frozen=True)
 class Secrecy:
-    """One channel, or a batch of them (…), with what the AP may radiate."""
+    """One channel, or a batch of them (…), with the AP's power limit."""
 
     h_au: C128
     """(…, antenna) AP to Bob."""
@@ -85,9 +85,9 @@ class Secrecy:
     ) -> Secrecy:
         """Draw channels of the paper's scene (exponents 3, to the surface 2.2); power_dbm one or (channel,).
 
-        Our reading, where the paper is silent: every link has the Rician factor; the AP's antennas lie λ/2 apart along
-        y and the surface's elements on a square grid of λ/2 in x and z, which gives the lines of sight (plane waves);
-        the scattered parts of h_au and h_ae are correlated by r antenna by antenna, all else is independent.
+        Our assumptions, where the paper says nothing: every link has the Rician factor; the AP's antennas are λ/2 apart
+        along y and the surface's elements on a square grid of λ/2 in x and z, which gives the lines of sight (plane
+        waves); the scattered parts of h_au and h_ae are correlated by r antenna by antenna, all others are independent.
         """
         side = round(max(n_elements, 0) ** 0.5)
         if n_elements < 1 or side * side != n_elements:
@@ -158,7 +158,7 @@ class Secrecy:
     def cascades(self) -> tuple[C128, C128, C128, C128]:
         """Return a_u, a_e (…, antenna) and K_u, K_e (…, element, antenna), in noise amplitudes at full power.
 
-        √P_t/σ·(h_iu Φ G + h_au) = φ^T K_u + a_u: the SNR is what a unit beam makes of it (paper D eqs. 16–19).
+        √P_t/σ·(h_iu Φ G + h_au) = φ^T K_u + a_u: with a unit beam this gives the SNR (paper D eqs. 16–19).
         """
         scale = np.sqrt(self.power_w / self.noise_w)[..., None]
         g = scale[..., None] * self.g
@@ -173,7 +173,7 @@ class Secrecy:
     def best_precoder(self, phases_rad: F64) -> C128:
         """Return the best precoder (…, antenna, 1) for these phases, at full power (paper D eq. 14).
 
-        Zeros where nothing can be kept from Eve (Bob's channel a weaker copy of hers).
+        Zeros where nothing can be kept secret from Eve (Bob's channel is a weaker copy of hers).
         """
         beam = best_beam(*self.heard(phases_rad))
         return np.asarray((np.sqrt(self.power_w)[..., None] * beam)[..., None])
@@ -185,7 +185,7 @@ class Secrecy:
         return replace(self, **{name: getattr(self, name).reshape(shape) for name, shape in shapes.items()})
 
     def rate_bits(self, precoder: Any, phases_rad: Any) -> Any:
-        """Return the secrecy rate in bits (…), paper D eq. 7a, of torch tensors; below 0 where Eve hears more than Bob.
+        """Return the secrecy rate in bits (…), paper D eq. 7a, of torch tensors; below 0 where Eve's SNR exceeds Bob's.
 
         precoder (…, antenna, 1) complex, in √W; phases_rad (…, element) real. Differentiable in both, in the precision
         that they have, on their device.
@@ -241,7 +241,7 @@ class Secrecy:
         return a_u + torch.einsum("...n,...nm->...m", phi, k_u), a_e + torch.einsum("...n,...nm->...m", phi, k_e)
 
     def checked_phases(self, phases_rad: Any) -> F64:
-        """Return phases (…, element) as they are; raises InputError on another shape and on what is not finite."""
+        """Return phases (…, element) unchanged; raises InputError for another shape or values that are not finite."""
         phases = np.asarray(phases_rad, dtype=float)
         if phases.shape != (*self.batch, self.n_elements):
             raise InputError(f"phases of shape {phases.shape}, accepted: {(*self.batch, self.n_elements)}")
@@ -251,7 +251,7 @@ class Secrecy:
 
 
 def dbm_to_w(power_dbm: Any) -> F64:
-    """Return watts; raises InputError for what is no transmit power."""
+    """Return watts; raises InputError for an impossible transmit power."""
     dbm = np.asarray(power_dbm, dtype=float)
     if not np.isfinite(dbm).all() or (np.abs(dbm) > MAX_POWER_DBM).any():
         raise InputError(f"power P_t = {power_dbm} dBm, accepted: −{MAX_POWER_DBM:g} to {MAX_POWER_DBM:g}")
@@ -274,7 +274,7 @@ def best_beam(u: C128, e: C128) -> C128:
 
 
 def best_beam_torch(u: Any, e: Any) -> Any:
-    """`best_beam` of torch tensors, differentiable; of unit length except where nothing can be kept from Eve."""
+    """`best_beam` of torch tensors, differentiable; of unit length except where nothing can be kept secret from Eve."""
     u, e = u.conj(), e.conj()
     alpha, beta, delta, inner = _pencil(u, e)
     gain = _largest(alpha, beta, delta)
@@ -301,7 +301,7 @@ def _pencil(u: Any, e: Any) -> tuple[Any, Any, Any, Any]:
 def _largest(alpha: Any, beta: Any, delta: Any) -> Any:
     """Return the largest λ of det(I + u u^H − λ(I + e e^H)) = 0, α = |u|², β = |e|², δ = αβ − |e^H u|² ≥ 0.
 
-    (1+β)λ² − (2+α+β+δ)λ + 1+α = 0; its discriminant is written as a sum of what is not negative.
+    (1+β)λ² − (2+α+β+δ)λ + 1+α = 0; its discriminant is written as a sum of terms that are not negative.
     """
     discriminant = (alpha - beta) ** 2 + delta * (2 * (2 + alpha + beta) + delta)
     return (2 + alpha + beta + delta + discriminant**0.5) / (2 * (1 + beta))

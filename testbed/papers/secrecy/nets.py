@@ -1,4 +1,4 @@
-"""What both nets of paper D share: the scene they are for, their inputs, their answers."""
+"""What both nets of paper D share: their scene, their inputs, their results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from testbed.surface.design import Design
 
 @dataclass(frozen=True)
 class Scene:
-    """What a net is trained for: paper D's scene with P_t uniform in dBm."""
+    """The scene that a net is trained for: paper D's, with P_t uniform in dBm."""
 
     n_antennas: int = 4
     n_elements: int = 25
@@ -31,7 +31,7 @@ class Scene:
             raise InputError(f"powers from {self.low_dbm:g} to {self.high_dbm:g} dBm, accepted: the lower one first")
 
     def draw(self, n: int, rng: np.random.Generator) -> Secrecy:
-        """Return n channels, each with a power of its own."""
+        """Return n channels, each with a power drawn for it."""
         power_dbm = rng.uniform(self.low_dbm, self.high_dbm, n)
         return Secrecy.paper(n, rng, power_dbm, self.n_antennas, self.n_elements)
 
@@ -41,7 +41,7 @@ class Scene:
 
 
 class SecrecyNet(Net):
-    """Subclasses say how phases come from `net`."""
+    """Subclasses define how phases follow from `net`."""
 
     SCENE = Scene
     scene: Scene
@@ -62,7 +62,7 @@ class SecrecyNet(Net):
 def answer(model: Secrecy, net: SecrecyNet, phase_bits: int | None, sweeps: int) -> Design:
     """Return the net's phases, refined by `sweeps` rounds of coordinate ascent, on a board's levels if asked.
 
-    With levels, the phases are projected, and the rounds are over the levels. The precoder is the best for them.
+    With levels, the phases are projected first, and the rounds are over the levels. The precoder is the best for them.
     """
     phases = net.phases(model)
     if sweeps > 0:
@@ -73,9 +73,9 @@ def answer(model: Secrecy, net: SecrecyNet, phase_bits: int | None, sweeps: int)
 
 
 def inputs(model: Secrecy) -> Any:
-    """Return (channel, input) single precision: Re and Im of h_au, h_ae, G, h_iu, h_ie as they are, and P_t in dBm.
+    """Return (channel, input) single precision: Re and Im of h_au, h_ae, G, h_iu, h_ie, not scaled, and P_t in dBm.
 
-    As they are: in noise amplitudes instead, where a batch norm's ε is nothing, losses and rates come out the same.
+    With inputs in noise amplitudes, for which a batch norm's ε is negligible, losses and rates are the same.
     """
     import torch
 

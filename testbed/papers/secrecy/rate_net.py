@@ -1,12 +1,12 @@
-"""Nets for paper D trained on the secrecy rate itself: no labels, and no angle that wraps.
+"""Nets for paper D trained on the secrecy rate itself: without labels, and without the discontinuity of angles.
 
 The loss is the mean rate with the best precoder, which has a closed form in the phases. An output is a pair (x, y)
-whose direction is the phase, so 0 and 2π are the same place. Two kinds:
+whose direction is the phase, so that 0 and 2π are the same point. There are two kinds:
 
-- `dense`: the supervised net's layers with 2N outputs – what the loss alone is worth;
-- `unfolded`: a few steps of (best beam, then every phase turned by a small net that all elements share). The small net
-  sees how the element's path stands to all that Bob and Eve hear, which neither a common phase of either receiver nor
-  the order of the elements changes, and the mean over the elements.
+- `dense`: the supervised net's layers with 2N outputs, which shows the effect of the loss alone;
+- `unfolded`: several steps of (best beam, then every phase changed by a small net that all elements share). The inputs
+  of the small net are the element's path relative to all that Bob and Eve receive, which neither a common phase of
+  either receiver nor the order of the elements changes, and the mean over the elements.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class RateNet(SecrecyNet):
             seen = []
             for by, total in ((by_u, all_u), (by_e, all_e)):
                 power = 1 + total.abs().square()
-                # the imaginary part is −½ of the slope of ln(1 + SNR) in this phase, the number of elements aside
+                # the imaginary part is −½ of the slope of ln(1 + SNR) in this phase, up to the number of elements
                 relative = by * (total.conj() / power)[:, None] * len(k_u[0])
                 seen += [relative.real, relative.imag, (power.log() / 4)[:, None].expand_as(relative.real)]
             own = torch.relu(widen(torch.stack(seen, -1)))
@@ -133,7 +133,7 @@ class RateNet(SecrecyNet):
 
 
 def design(model: Secrecy, net: RateNet, phase_bits: int | None = None, sweeps: int = 0) -> Design:
-    """Return the net's answer for channels (channel,); see `answer` for levels and sweeps."""
+    """Return the net's result for channels (channel,); see `answer` for levels and sweeps."""
     return answer(model, net, phase_bits, sweeps)
 
 

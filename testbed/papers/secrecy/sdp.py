@@ -1,10 +1,10 @@
-"""Paper D's published route: phases by semidefinite relaxation and Gaussian randomisation, eigenvector, alternating.
+"""Paper D's published method: alternation of semidefinite relaxation with Gaussian randomisation, and eigenvector.
 
-Charnes–Cooper (eqs 27–31) with v = (φ, 1) and Z = µ v v^H, the rank given up:
+Charnes–Cooper (eqs 27–31) with v = (φ, 1) and Z = µ v v^H, without the condition on the rank:
 
     max tr(Γ_U Z) + µ(ν_U + 1)  s.t.  tr(Γ_E Z) + µ(ν_E + 1) = 1,  diag(Z) = µ,  Z ⪰ 0,  µ ≥ 0.
 
-With w = (Kf, h f) as heard at one receiver, Γ is w* w^T with its last corner moved to ν (eqs 22–24 hold typos).
+With w = (Kf, h f) at one receiver, Γ is w* w^T with its last corner moved to ν (eqs 22–24 contain misprints).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from testbed.surface.design import Design
 from testbed.surface.levels import project
 
 SOLVER = "SCS"
-"""Named, not left to cvxpy: at N = 25 its other choice is several times slower, at N = 100 it does not end."""
+"""Named, not left to cvxpy: at N = 25 cvxpy's other choice is several times slower, at N = 100 it does not end."""
 
 
 def design(
@@ -32,9 +32,9 @@ def design(
     draws: int = 1000,
     phase_bits: int | None = None,
 ) -> Design:
-    """Alternate, channel after channel, until a round brings less than `tolerance_bits`; seconds a channel.
+    """Alternate, channel by channel, until a round adds less than `tolerance_bits`; it takes seconds a channel.
 
-    Drawn phases that are worse than those held are not taken, so the rate never falls. `phase_bits`: every draw is
+    Drawn phases that are worse than the present ones are not used, so the rate never falls. `phase_bits`: every draw is
     projected to a board's levels. Starts from the precoder without a surface. History: mean rate after each round.
     """
     if rounds < 1 or draws < 1 or not tolerance_bits >= 0:
@@ -71,7 +71,7 @@ def _phases(
     phase_bits: int | None,
     held: F64 | None,
 ) -> F64:
-    """Return the best phases (element,) of `draws` randomisations and of those held, for one precoder (antenna,)."""
+    """Return the best phases (element,) of `draws` randomisations and the present ones, for one precoder (antenna,)."""
     a_u, a_e, k_u, k_e = model.cascades()
     unit = f / np.sqrt(model.power_w)
     heard_u, heard_e = (np.append(k @ unit, a @ unit) for a, k in ((a_u, k_u), (a_e, k_e)))
@@ -79,7 +79,7 @@ def _phases(
     values, vectors = np.linalg.eigh(v)
     noise = rng.standard_normal((draws, len(v))) + 1j * rng.standard_normal((draws, len(v)))
     drawn = (noise * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    # the principal eigenvector itself is among them: where the relaxation is tight it is the answer
+    # the principal eigenvector itself is among them, because it is the optimum where the relaxation is tight
     drawn = np.vstack([drawn, vectors[:, -1]])
     phases = np.angle(drawn[:, :-1] / drawn[:, -1:])
     if phase_bits is not None:
@@ -110,7 +110,7 @@ class _Program:
         self._problem: Any = cp.Problem(cp.Maximize(top), constraints)
 
     def solve(self, heard_u: C128, heard_e: C128) -> C128:
-        """Return V = Z/µ (n, n) for what each receiver hears of (elements, direct path) (n,)."""
+        """Return V = Z/µ (n, n) for the channels of (elements, direct path) (n,) at each receiver."""
         import cvxpy as cp
 
         for heard, gamma, nu in zip((heard_u, heard_e), self._gamma, self._nu, strict=True):

@@ -1,8 +1,8 @@
 """Paper D, figures 4–13: secrecy rate over power, its distribution, over-fitting of the supervised net.
 
-Beside them exact coordinate ascent, nets trained on the rate, and phases of 1 to 3 bits. Labels are coordinate ascent's
-phases, not the SDP route's: they reach the same rate (claimed below, on common channels), and the SDP could not label
-10 000 channels in reasonable time.
+In addition: exact coordinate ascent, nets trained on the rate, and phases of 1 to 3 bits. Labels are coordinate
+ascent's phases, not the SDP route's: they reach the same rate (claimed below, on common channels), and the SDP could
+not label 10 000 channels in reasonable time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PAPER = "D"
 NETS = (UNFOLDED, DENSE, SUPERVISED)
 SOLVERS = (ALTERNATING, MEV_RIS, RANDOM, NO_RIS)
 GUESS_MSE = float(np.pi**2 / 3)
-"""What a constant scores on labels that are uniform in [0, 2π)."""
+"""Mean squared error of a constant guess on labels that are uniform in [0, 2π)."""
 FULL = Size(
     n_channels=1000, powers_dbm=(0, 5, 10, 15, 20, 25, 30), small=100, middle=2700, large=9000, n_test=1000, epochs=110,
     patience=10, dense_epochs=100, unfolded_epochs=50, unfolded_batch=100, unfolded_steps=6, n_seeds=3, n_sdp=12,
@@ -64,7 +64,7 @@ def run(study: Study) -> None:
     pieces = [(jobs.label, size, int(first), int(last)) for first, last in pairwise(cuts)]
     labels = np.concatenate(study.map(jobs.work, pieces))
 
-    # the longest first, so that no core is left with one at the end
+    # the longest first, so that no core has a long one left at the end
     todo: dict[Any, tuple[Any, ...]] = {("sdp", i): (jobs.sdp, size, i) for i in range(size.n_sdp)}
     seeds = range(size.n_seeds)
     todo |= {(kind, s): (jobs.net, size, kind, s, labels) for kind in NETS for s in seeds}
@@ -118,7 +118,7 @@ def _rates(study: Study, size: Size, rates: dict[str, F64], by_seed: dict[str, F
             f"{better} > {worse} at every power (smallest difference, bits)", "yes", gap, gap > 0,
             must_hold=worse != SUPERVISED,
         )  # fmt: skip
-    # 12 channels of other draws, by an implementation that shares nothing with this one: 1.8958 bits
+    # 12 channels of other draws, by an implementation that has nothing in common with this one: 1.8958 bits
     away = float((means[ALTERNATING][at] - 1.8958) / (rates[ALTERNATING][at].std() / 12**0.5))
     study.claim(
         f"alternating's mean at {PDF_DBM:g} dBm is an independent 1.8958 of 12 channels (within 3 standard errors)",
@@ -197,7 +197,7 @@ def _levels(
 
 
 def _nets(study: Study, size: Size, nets: dict[str, list[dict[str, Any]]], best: float) -> None:
-    """What nets cost and what they are worth as a start; `best`: alternating's mean at 20 dBm."""
+    """The nets' cost, and their value as a start; `best`: alternating's mean at 20 dBm."""
     at = size.powers_dbm.index(PDF_DBM)
     rows = []
     for kind, several in nets.items():
@@ -221,7 +221,7 @@ def _nets(study: Study, size: Size, nets: dict[str, list[dict[str, Any]]], best:
             f"{k} rounds of coordinate ascent get further from the unfolded net than from aligned phases (shares)",
             None, [helped, alone], helped > alone,
         )  # fmt: skip
-    # what the net's own time buys without learning, in the same process
+    # the rate that coordinate ascent reaches in the net's own time, in the same process
     gains = []
     for n, o in zip(nets[UNFOLDED], own, strict=True):
         in_time, spent_s = zip(*o.values(), strict=True)

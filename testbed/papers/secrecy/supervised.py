@@ -1,8 +1,8 @@
 """Paper D's supervised net: channels and power in, the alternating solver's phases as labels, MSE on angles, Adam.
 
 Re and Im of h_au, h_ae, G, h_iu, h_ie and P_t through a batch norm each, concatenated → dense layers with one batch
-norm → N phases in radians. Widths, batch and rate are not in the paper: options. A batch norm treats every input by
-itself, so one over all of them is the same as one for each.
+norm → N phases in radians. Widths, batch and rate are not in the paper, so they are options. A batch norm treats every
+input by itself, so one over all of them equals one for each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from testbed.surface.design import Design
 
 
 class SupervisedNet(SecrecyNet):
-    """`test_history`: the loss on channels that are neither trained on nor used to stop."""
+    """`test_history`: the loss on channels that are used neither for training nor for stopping."""
 
     NAME = "supervised secrecy net"
 
@@ -53,8 +53,8 @@ class SupervisedNet(SecrecyNet):
     ) -> SupervisedNet:
         """Train on channels (channel,) with phases (channel, element) in [0, 2π); returns itself.
 
-        `patience`: hold a tenth of the channels back, stop when their loss has not fallen for so many epochs, keep the
-        best epoch's weights. `test`: channels and labels whose loss is only noted.
+        `patience`: hold a tenth of the channels back, stop when their loss has not fallen for this many epochs, keep
+        the best epoch's weights. `test`: channels and labels whose loss is only recorded.
         """
         import torch
 
@@ -116,7 +116,7 @@ class SupervisedNet(SecrecyNet):
 
 
 def design(model: Secrecy, net: SupervisedNet, phase_bits: int | None = None, sweeps: int = 0) -> Design:
-    """Return the net's answer for channels (channel,); see `answer` for levels and sweeps."""
+    """Return the net's result for channels (channel,); see `answer` for levels and sweeps."""
     return answer(model, net, phase_bits, sweeps)
 
 

@@ -1,1 +1,1 @@
-"""What the length rule grants, against what is true and what the best Eve guesses, over all cases."""
+"""The lengths that the rule grants, beside the true secret bits and the best Eve's guesses, over all cases."""

@@ -1,8 +1,8 @@
 """Cases without a radio: blocks whose secret bits are known exactly or bounded from above, and Eves of every kind.
 
-Each case stands for one that was granted a key once although somebody could know it, or for a harmless one that has to
+Each case stands for one in which a key was once granted although an Eve could know it, or for a harmless one that must
 keep its key. `Case.make(rng, probes)` gives the facts and `true_bits`, an upper bound of the secret bits of the kept
-labels: their Shannon entropy given everything that this Eve has. Nobody can distil more than that.
+labels: their Shannon entropy given everything that this Eve has. No method can distil more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BITS = 2
 PUBLISHED = 0.1
 INTERVAL_S = 0.05
 FIRST_ROUND = 200
-"""Round of a block's first probe: Eve's recording begins before."""
+"""Round of a block's first probe; Eve's recording begins before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,8 @@ def fading(rng: Rng, rho: float, probes: int, dimensions: int = DIMENSIONS) -> F
 
 
 def ar1_surprisal(facts: Facts, rho: float) -> float:
-    """Return −log2 P(kept labels | published labels) of AR(1) fading by a filter on a grid: exact but for its step.
+    """Return −log2 P(kept labels | published labels) of AR(1) fading by a filter on a grid, exact up to the grid's
+    step.
 
     Cells are those of the stationary distribution.
     """
@@ -153,7 +154,7 @@ def with_eve(rng: Rng, alice: F64, eves: Sequence[Heard], r: float) -> Made:
 # ---------------------------------------------------------------- Eves who hear what Bob hears, in some disguise
 
 R = 0.999
-"""Correlation of a value that Eve has as good as Alice."""
+"""Correlation of Eve's value with Alice's where Eve receives as well as Alice."""
 
 
 def disguised(change: Callable[[Rng, F64], F64]) -> Callable[[Rng, int], Made]:
@@ -178,7 +179,7 @@ def lost_packets(count: int) -> Callable[[Rng, F64], F64]:
 
 
 def drifting(every: int) -> Callable[[Rng, F64], F64]:
-    """Her clock is slow: she repeats her last value once in so many rounds."""
+    """Her clock is slow: she repeats her last value once in this many rounds."""
     return lambda rng, v: v[np.arange(v.shape[0]) - np.arange(v.shape[0]) // every]
 
 
@@ -187,7 +188,7 @@ def permuted(rng: Rng, v: F64) -> F64:
 
 
 def scaled(rng: Rng, v: F64) -> F64:
-    """An automatic gain that wanders by a factor of two, in steps, and signs of its own for each dimension."""
+    """An automatic gain that varies by a factor of two, in steps, and a sign for each dimension."""
     gain = 2.0 ** np.repeat(rng.uniform(-0.5, 0.5, v.shape[0] // 60 + 1), 60)[: v.shape[0]]
     return v * gain[:, None] * rng.choice([-1.0, 1.0], v.shape[1])
 
@@ -199,7 +200,7 @@ def inverted_on_one_link(rng: Rng, probes: int) -> Made:
 
 
 def half_rate(rng: Rng, probes: int) -> Made:
-    """She records every other round and counts her own: half of the labels are hers."""
+    """She records every other round and counts only those: she knows half of the labels."""
     every, alice = series(rng, probes)
     mine = noise(rng, every, R)[::2]
     facts = block(rng, alice, heard=(heard(mine),))
@@ -208,7 +209,7 @@ def half_rate(rng: Rng, probes: int) -> Made:
 
 
 def other_clock(rng: Rng, probes: int) -> Made:
-    """She lost many packets and counts only those that she has; her clock tells which."""
+    """She lost many packets and counts only the received ones; her clock gives their times."""
     every, alice = series(rng, probes)
     there = np.flatnonzero(rng.random(every.shape[0]) < 0.7)
     values = noise(rng, every, R)[there]
@@ -218,7 +219,7 @@ def other_clock(rng: Rng, probes: int) -> Made:
 
 
 def two_lags(rng: Rng, probes: int) -> Made:
-    """She hears Bob's place of now and of seven rounds ago on top of one another, on two links in other shares."""
+    """She receives Bob's present place and that of seven rounds ago as a sum, on two links with different weights."""
     every, alice = series(rng, probes)
     old = np.roll(every, 7, axis=0)
     eves = [heard(0.8 * every + 0.6 * old), heard(0.6 * every - 0.8 * old, name="eve.0:bob")]
@@ -226,7 +227,7 @@ def two_lags(rng: Rng, probes: int) -> Made:
 
 
 def some_dimensions(rng: Rng, probes: int) -> Made:
-    """Half of the band is hers, 25 rounds late, in any order."""
+    """She receives half of the band, 25 rounds late, in any order of dimensions."""
     every, alice = series(rng, probes)
     mine = rng.choice(DIMENSIONS, DIMENSIONS // 2, replace=False)
     facts = block(rng, alice, heard=(heard(np.roll(noise(rng, every, R), 25, axis=0)[:, mine]),))
@@ -235,7 +236,7 @@ def some_dimensions(rng: Rng, probes: int) -> Made:
 
 
 def bob_only(rng: Rng, probes: int) -> Made:
-    """Of Alice's transmissions she hears nothing, of Bob's most."""
+    """She receives nothing of Alice's transmissions, and most of Bob's."""
     every, alice = series(rng, probes)
     mine = noise(rng, every, R)
     mine[rng.random(mine.shape[0]) < 0.1] = np.nan
@@ -246,7 +247,7 @@ def bob_only(rng: Rng, probes: int) -> Made:
 
 
 def at_times(rng: Rng, probes: int) -> Made:
-    """A lorry stands between her and them two thirds of the time, for a second or so at a time."""
+    """An obstacle shields her two thirds of the time, for about a second at a time."""
     every, alice = series(rng, probes)
     clear = np.repeat(rng.random(every.shape[0] // 20 + 1) < 1 / 3, 20)[: every.shape[0]]
     mine = np.where(clear[:, None], noise(rng, every, R), noise(rng, every, 0.2))
@@ -256,7 +257,7 @@ def at_times(rng: Rng, probes: int) -> Made:
 
 
 def deep_labels(rng: Rng, probes: int) -> Made:
-    """Labels of one to five bits, as soft decoding takes them; Eve is 7 rounds late."""
+    """Labels of one to five bits, as for soft decoding; Eve is 7 rounds late."""
     every, alice = series(rng, probes)
     depth = np.array([1, 2, 3, 4, 5, 5])
     cell = np.minimum((ndtr(normal_scores(alice)) * 32).astype(np.int64), 31)
@@ -271,7 +272,7 @@ def deep_labels(rng: Rng, probes: int) -> Made:
 
 
 def vector_labels(rng: Rng, probes: int) -> Made:
-    """Regions of pairs of columns, by their angle and size; Eve hears the same, mirrored."""
+    """Regions of pairs of columns, by their angle and size; Eve receives the same, mirrored."""
     every, alice = series(rng, probes)
     columns = np.arange(DIMENSIONS).reshape(-1, 2)
     x, y = alice[:, columns[:, 0]], alice[:, columns[:, 1]]
@@ -294,7 +295,7 @@ def vector_labels(rng: Rng, probes: int) -> Made:
 
 
 def inverted_return(rng: Rng, probes: int) -> Made:
-    """What comes back after a third of the block has the opposite sign, in another order of dimensions."""
+    """The channel recurs after a third of the block with the opposite sign, in another order of dimensions."""
     part = rng.normal(size=((probes + 2) // 3, DIMENSIONS))
     order = rng.permutation(DIMENSIONS)
     every = np.concatenate([part, -part[:, order], part])[:probes]
@@ -303,7 +304,7 @@ def inverted_return(rng: Rng, probes: int) -> Made:
 
 
 def magnitude(change: Callable[[F64], F64]) -> Callable[[Rng, int], Made]:
-    """She has a value that knows no sign: one bit of each label is left."""
+    """She has a value without its sign, so that one bit of each label is left."""
 
     def make(rng: Rng, probes: int) -> Made:
         every, alice = series(rng, probes)
@@ -314,7 +315,7 @@ def magnitude(change: Callable[[F64], F64]) -> Callable[[Rng, int], Made]:
 
 
 def antennas(count: int, r: float) -> Callable[[Rng, int], Made]:
-    """Several antennas, each of a correlation of its own noise: jointly R² = A·r² / (1 + (A − 1)·r²)."""
+    """Several antennas, each with a correlation of its own: jointly R² = A·r² / (1 + (A − 1)·r²)."""
 
     def make(rng: Rng, probes: int) -> Made:
         every, alice = series(rng, probes)
@@ -325,7 +326,7 @@ def antennas(count: int, r: float) -> Callable[[Rng, int], Made]:
 
 
 def array(count: int) -> Callable[[Rng, int], Made]:
-    """Bob's field is a combination of the complex fields of her antennas, none of which is much like it."""
+    """Bob's field is a combination of the complex fields of her antennas, none of which resembles it."""
 
     def make(rng: Rng, probes: int) -> Made:
         n = FIRST_ROUND + probes
@@ -346,7 +347,7 @@ def _db(h: C128) -> F64:
 
 
 def _small(facts: Facts) -> float:
-    """Return what 30 dB or more leave of labels: nearly nothing, bounded by a sixth of their bits."""
+    """Return what remains of labels at 30 dB or more: nearly nothing, bounded by a sixth of their bits."""
     return facts.kept_bits / 6
 
 
@@ -354,9 +355,9 @@ def _small(facts: Facts) -> float:
 
 
 def codebook(share: float, blocks: int, which: int) -> Callable[[Rng, int], Made]:
-    """Patterns swept again and again in a static room, `share` as many as a block has probes.
+    """Patterns are swept again and again in a static room, `share` times as many as a block has probes.
 
-    Block `which` of so many is judged.
+    Block `which` of `blocks` is judged.
     """
 
     def make(rng: Rng, probes: int) -> Made:
@@ -386,7 +387,7 @@ def _fresh(facts: Facts, state: I64, seen: I64) -> float:
 
 
 def run_again(rng: Rng, probes: int) -> Made:
-    """The same file run again, from the same seed: the earlier run counts its rounds from elsewhere."""
+    """The same file is run again with the same seed; the earlier run counts its rounds from another origin."""
     alice = rng.normal(size=(probes, DIMENSIONS))
     rounds = np.arange(probes) + 3
     before = Earlier("run before", False, rounds, seconds(rounds), noise(rng, alice, R))
@@ -395,7 +396,7 @@ def run_again(rng: Rng, probes: int) -> Made:
 
 
 def training_again(rng: Rng, probes: int) -> Made:
-    """The track of the training is walked again, here slower, there faster, the other way round."""
+    """The track of the training is walked again, slower in one place and faster in another, in reverse."""
     track = rng.normal(size=(probes, DIMENSIONS))
     walked = np.delete(track[::-1], rng.choice(probes, 5, replace=False), axis=0)
     rounds = np.arange(walked.shape[0])
@@ -405,7 +406,7 @@ def training_again(rng: Rng, probes: int) -> Made:
 
 
 def there_and_back(rng: Rng, probes: int) -> Made:
-    """Bob walks to the wall and back in one block: each place counts once."""
+    """Bob walks to the wall and back in one block, so that each place counts once."""
     half = rng.normal(size=((probes + 1) // 2, DIMENSIONS))
     every = noise(rng, np.concatenate([half, half[::-1]])[:probes], R)
     facts = block(rng, every)

@@ -1,9 +1,9 @@
 """Are granted keys secret? Cases with a known truth: granted against true secret bits, and what the best Eve guesses.
 
-Not of a paper: our own length rule, held against every case that once got a key somebody could know, against kinds that
-were held back, and against harmless ones that have to keep their key. The truth of a case is the Shannon entropy of the
-kept labels given everything that its Eve has, computed or bounded from above: nobody can distil more. No bits are
-leaked by a discussion here, so this is the rule alone.
+This is not of a paper: it tests our own length rule on every case in which an Eve could once know a key, on kinds that
+were held back, and on harmless ones that must keep their key. The truth of a case is the Shannon entropy of the kept
+labels given everything that its Eve has, computed or bounded from above: no method can distil more. No bits are leaked
+by a discussion here, so this is the rule alone.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _QUICK = (
 
 
 def judged(job: tuple[str, int, int]) -> list[Row]:
-    """Return the rows of one case and seed, a row a rule."""
+    """Return the rows of one case and seed, one for each rule."""
     name, seed, probes = job
     case = next(c for c in CASES if c.name == name)
     return of_case(case, seed, probes, Budget())

@@ -22,7 +22,7 @@ class Row:
     seed: int
     rule: Rule
     label_bits: int
-    """M, of the kept symbols."""
+    """M, the number of bits of the kept symbols."""
     granted: int
     true_bits: float
     """Shannon entropy of the kept labels given this Eve, or an upper bound of it."""
@@ -33,7 +33,7 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """Whether no more is granted than there is, and every attack worked."""
+        """Whether no more is granted than is true, and every attack worked."""
         return self.granted <= self.true_bits and not self.failures
 
     @property

@@ -1,10 +1,11 @@
-"""Measured channels the key chain can be replayed over: one file a source, in this folder or installed.
+"""Measured channels for the key chain: one file a source, in this folder or installed.
 
 A source is a module (or an object) with `ACCEPTS` (one line: which files it reads), `matches(path) -> bool` and
 `load(path) -> Recording`; a third party's is found by its entry point under `testbed.sources`. `matches` is asked of
-every path that somebody wants replayed: it looks only as far as it has to, raises nothing and says no to what another
-source reads. `load` raises InputError, in one line that begins with the path, for what it cannot read. Alice's and
-Bob's series have the same rounds, ascending, and as many subcarriers; what was not measured is NaN.
+every path that is to be replayed: it reads no more of a file than it needs, raises nothing, and returns False for
+what another source reads. `load` raises InputError, in one line that begins with the path, for what it cannot read.
+Alice's and Bob's
+series have the same rounds, ascending, and as many subcarriers; what was not measured is NaN.
 
 >>> from pathlib import Path
 >>> from testbed.core import registry
@@ -43,14 +44,14 @@ class EveLinks:
     """Her channel from Alice; None where that was not measured."""
     from_bob: CsiSeries | None
     told_over: NDArray[np.bool_] | None = None
-    """(probe,) probes her correlations are told over; None: all."""
+    """(probe,) probes over which her correlations are computed; None: all."""
     measured: bool = True
-    """False: computed from what everybody knows (a codebook); guarded against, but no measured correlation."""
+    """False: computed from public knowledge (a codebook); the key is safe against it, but it is not a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """What a surface held at each probe of a cut, as far as it is public."""
+    """The surface's state at each probe of a cut, as far as it is public."""
 
     states: I64
     """(probe,) number of the state: equal numbers are equal patterns."""
@@ -62,7 +63,7 @@ class Surface:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """One set of links measured together: what one replay distils a key from."""
+    """A set of links measured together: one replay distils a key from it."""
 
     name: str
     alice: CsiSeries
@@ -81,28 +82,28 @@ class Cut:
     eves: dict[str, EveLinks] = field(default_factory=dict)
     """By label ("15deg"); empty where no Eve was measured."""
     assumed: tuple[str, ...] = ()
-    """Labels of the Eves the headline key is safe against; the others show what a nearer Eve would leave of it."""
+    """Labels of the Eves against whom the reported key is safe; the others show what a nearer Eve would leave of it."""
     assumption: str = ""
     """The same in words, for the report."""
     key_probes: I64 | None = None
-    """(n,) probes that feed the key, in this order; None: all, as they stand. Correlations always use all."""
+    """(n,) probes that feed the key, in this order; None: all, in the order of the rounds. Correlations use all."""
     key_note: str = ""
-    """Why these."""
+    """Why these probes, in words."""
     rejected: Mapping[str, int] = field(default_factory=dict)
     """Rounds that were probed but are not among the probes, by reason."""
     seed: int = 1
     """For every random choice of the chain, where no experiment is given."""
     surface: Surface | None = None
-    """None where no surface took part: without it nobody can be tried who knows its patterns."""
+    """None where no surface took part: then no Eve who knows its patterns can be tried."""
     least_key_bits: int = 1
-    """A shorter key is none, where somebody demanded so."""
+    """Least length of a key; a shorter one counts as none."""
     interval_s: float | None = None
     """From probe pair to probe pair; None where the source has no meaningful timing, so no rates can be given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A measured or recorded set of channels and what must be said about it."""
+    """A set of measured or recorded channels, with the caveats that every result of it must carry."""
 
     name: str
     description: str
@@ -110,7 +111,7 @@ class Recording:
     """What a reader must know before quoting a figure; shown with every result."""
     cuts: dict[str, Cut]
     main: str
-    """Name of the cut that the summary speaks about."""
+    """Name of the cut that the summary describes."""
 
 
 def load(path: Path) -> Recording:
@@ -134,7 +135,7 @@ def _ask(name: str, path: Path, question: Callable[[Path], Any]) -> Any:
         return question(path)
     except (InputError, MemoryError):
         raise
-    except Exception as exc:  # a source's own mistake, or a file that it did not think of: one line all the same
+    except Exception as exc:  # an error in the source, or a file that it does not handle: one line in any case
         what = printable(str(exc) or type(exc).__name__)
         raise InputError(f"{path}: source {name!r} failed: {type(exc).__name__}: {what}") from exc
 
@@ -142,13 +143,13 @@ def _ask(name: str, path: Path, question: Callable[[Path], Any]) -> Any:
 # ---------------------------------------------------------------- what a source may return
 
 MAX_VALUES = 1 << 28
-"""Of one series: 2 GiB of CSI."""
+"""Most values of one series: 2 GiB of CSI."""
 
 
 def checked(recording: Any, where: str) -> Recording:
-    """Return what a source returned if it is what the chain takes; raises InputError saying what is wrong with it."""
+    """Return a source's result if the chain can use it; raises InputError that says what is wrong with it."""
     if not isinstance(recording, Recording):
-        raise InputError(f"{where}: gave a {type(recording).__name__}; accepted: a Recording")
+        raise InputError(f"{where}: returned a {type(recording).__name__}; accepted: a Recording")
     if recording.main not in recording.cuts:
         raise InputError(
             f"{where}: main cut {recording.main!r}; accepted: one of {', '.join(recording.cuts) or 'none'}"

@@ -38,14 +38,15 @@ CAVEATS = (
     "which of S34 and S43 the fixed horn receives is not documented; we assume S34 (figures move by < 0.01)",
 )
 BAND_HZ = (3.48e9, 3.68e9)
-"""Where the surface works: the A–B correlation of its part is 0.99 here and 0.6 at 3 GHz."""
+"""Where the surface works: the correlation of its part between Alice and Bob is 0.99 here and 0.6 at 3 GHz."""
 N_CONFIGURATIONS = 11
 AIM_DEG = 15 * np.arange(1, N_CONFIGURATIONS + 1, dtype=np.int64)
-"""Where each configuration aims."""
+"""Direction at which each configuration is aimed."""
 BEAM_DEG = 15
-"""Half of the main lobe, neighbours included: closer to the aim than this, Bob is in the beam."""
+"""Half width of the main lobe, neighbours included: Bob is in the beam where he is closer to its aim than this."""
 KEY_STEP_DEG = 6
-"""r = 0.67 between positions 3 degrees apart, 0.29 at 9 degrees: nearer ones add bits that their neighbours predict."""
+"""Correlation is 0.67 between positions 3 degrees apart, 0.29 at 9: nearer positions give bits that can be
+predicted."""
 EVE_STEPS_DEG = (3, 6, 9, 15, 30)
 ASSUMED = ("15deg", "30deg", "codebook")
 ASSUMPTION = (
@@ -57,7 +58,7 @@ KEY_NOTE = (
     "the rest can be predicted from these or from the codebook (r = 0.5)"
 )
 POOLED = "VV"
-"""The transmitter at several places in turn, both antennas vertical: one place alone has too few probes for a key."""
+"""Cuts with both antennas vertical, pooled over the transmitter's places: one place alone has too few probes."""
 _CUT = re.compile(r"tx_\d+_[HV]{2}$")
 _COLUMNS = "Freq(Hz),S33(DB),S33(DEG),S34(DB),S34(DEG),S43(DB),S43(DEG),S44(DB),S44(DEG)"
 
@@ -111,7 +112,7 @@ def _induced(h: C64) -> C64:
 
 
 def _cut(name: str, offset_hz: F64, everything: dict[str, tuple[C64, I64]]) -> Cut:
-    """Build a cut from the RIS-induced parts of all."""
+    """Build a cut from the RIS-induced parts of all cuts."""
     induced, rx_deg = everything[name]
 
     def series(values: C64) -> CsiSeries:
@@ -122,8 +123,8 @@ def _cut(name: str, offset_hz: F64, everything: dict[str, tuple[C64, I64]]) -> C
     for step_deg in EVE_STEPS_DEG:
         there = _moved(rx_deg, step_deg)
         moved = np.where((there >= 0)[:, None, None, None], induced[there], np.complex64(np.nan))[..., 1]
-        # Near the end of the arc she must stand on Bob's other side: counted in the key, not in the correlations,
-        # which would no longer be those of one displacement.
+        # Near the end of the arc Eve must stand on Bob's other side. Those probes count for the key, but not for the
+        # correlations, which would no longer be those of one displacement.
         further = rx_deg[there] == rx_deg + step_deg
         eves[f"{step_deg}deg"] = EveLinks(
             from_alice=series(moved), from_bob=None, told_over=np.repeat(further, N_CONFIGURATIONS)
@@ -149,7 +150,7 @@ def _cut(name: str, offset_hz: F64, everything: dict[str, tuple[C64, I64]]) -> C
 
 
 def _pool(cuts: list[Cut]) -> Cut:
-    """Put cuts one after another: Alice at several places in turn."""
+    """Join cuts, one after another: as if Alice had stood at several places in turn."""
 
     def join(parts: list[CsiSeries]) -> CsiSeries:
         h = np.concatenate([part.h for part in parts])
@@ -188,15 +189,15 @@ def _key_of(cut: Cut) -> I64:
 
 
 def _off_beam_deg(rx_deg: I64) -> I64:
-    """Return (position, configuration) the angle from where a configuration aims to where the receiver stands."""
+    """Return (position, configuration) the angle from a configuration's aim to the receiver."""
     return rx_deg[:, None] - AIM_DEG[None, :]
 
 
 def _expected(name: str, everything: dict[str, tuple[C64, I64]]) -> C64 | None:
-    """Return (position, configuration, frequency) what anybody expects who knows the codebook and where Bob stands.
+    """Return (position, configuration, frequency) what an Eve expects who knows the codebook and Bob's position.
 
-    The mean beam shape in dB over the angle off the beam, learnt from the other places of the transmitter, so from
-    nothing that was measured in this cut; None where there are no others.
+    It is the mean beam shape in dB over the angle off the beam, learnt from the transmitter's other places, hence from
+    no measurement of this cut; None where there are no other places.
     """
     others = [other for key, other in everything.items() if key.split("_")[1] != name.split("_")[1]]
     if not others:
@@ -217,8 +218,8 @@ def _expected(name: str, everything: dict[str, tuple[C64, I64]]) -> C64 | None:
 def _key_probes(rx_deg: I64) -> I64:
     """Return the probes that feed the key: configuration by configuration, each over positions `KEY_STEP_DEG` apart.
 
-    The last configuration is left out: the mean over all of them is zero, so it holds nothing that the others do not
-    tell. So are probes with Bob in the beam: the codebook is public, and everybody expects those to be strong.
+    The last configuration is left out: the mean over all of them is zero, so it follows from the others. Probes with
+    Bob in the beam are left out, too: the codebook is public, and everybody expects those to be strong.
     """
     probe = np.arange(rx_deg.size * N_CONFIGURATIONS, dtype=np.int64).reshape(rx_deg.size, N_CONFIGURATIONS)
     wanted = (rx_deg % KEY_STEP_DEG == 0)[:, None] & (np.abs(_off_beam_deg(rx_deg)) > BEAM_DEG)
@@ -287,7 +288,7 @@ def _from_csv(path: Path) -> tuple[F64, dict[str, tuple[C64, I64]]]:
         positions: list[list[C64]] = []
         for _, place in places:
             sweeps = []
-            # The published tree also has a broken-off sweep that its authors set aside, "8 - error.csv".
+            # The published tree also has an interrupted sweep that its authors set aside, "8 - error.csv".
             numbered = [file for file in place.glob("*.csv") if file.stem.isdigit()]
             for file in sorted(numbered, key=lambda f: int(f.stem)):
                 frequencies, values = _sweep(file)
@@ -295,7 +296,7 @@ def _from_csv(path: Path) -> tuple[F64, dict[str, tuple[C64, I64]]]:
                     freq_hz = frequencies
                 if not np.array_equal(frequencies, freq_hz):
                     raise InputError(
-                        f"{file}: frequencies differ from the other files'; accepted: one sweep plan throughout"
+                        f"{file}: frequencies differ from the other files'; accepted: the same frequencies in all files"
                     )
                 sweeps.append(values)
             if len(sweeps) != N_CONFIGURATIONS:

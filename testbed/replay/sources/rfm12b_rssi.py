@@ -30,7 +30,7 @@ CAVEATS = (
     "missing RSSI was replaced upstream by constants (-70 at A, -72 at B, -66 and -67 at Eve) "
     "and cannot be distinguished from measured values",
     "which row of Eve's files belongs to which row of A and B is assumed from the upstream script, not proved",
-    "Eve's receiver saturates on A (two values only) and her place is not documented: she bounds nothing but herself",
+    "Eve's receiver saturates on A (two values only) and her place is not documented: figures hold for her only",
     "a line joins several captures, so neighbouring values of a line need not be neighbours in time",
 )
 PUBLISHED = {
@@ -39,10 +39,10 @@ PUBLISHED = {
 }
 LOWEST_DBM, HIGHEST_DBM = -120, -1
 KEY_STEP = 12
-"""Every so many probes feed the key: something periodic moved in this room. Of every probe, 40 past bits and the public
-indices predict 0.77 to 0.81 of the bits in some stretches; of every 12th, 0.54 to 0.57."""
+"""Only every 12th probe feeds the key, because something periodic moved in this room: past bits (40) and the public
+indices predict 0.77 to 0.81 of the bits in some stretches where every probe is used, 0.54 to 0.57 with every 12th."""
 INTERVAL_S = 0.21
-"""About 10 ms from probe to reply, then 100 to 300 ms of random wait."""
+"""About 10 ms from probe to reply, then a random wait of 100 to 300 ms."""
 
 
 def matches(path: Path) -> bool:
@@ -91,7 +91,7 @@ def load(path: Path) -> Recording:
 
 
 def _plan(n_probes: int) -> dict[str, Any]:
-    """Return what both cuts recommend."""
+    """Return the settings that both cuts recommend."""
     return {
         "chain": ChainPlan(
             enhance_options={"step": 1, "detrend": "highpass", "window": 32},
@@ -99,14 +99,14 @@ def _plan(n_probes: int) -> dict[str, Any]:
         ),
         "accounting": Accounting(block_rounds=14_000),
         "key_probes": np.arange(0, n_probes, KEY_STEP, dtype=np.int64),
-        "key_note": f"every {KEY_STEP}th probe: the fading repeats about every 5 probes (r = 0.3), and in some "
-        "stretches its past then predicts 4 bits of 5",
+        "key_note": f"every {KEY_STEP}th probe: the fading repeats about every 5 probes (r = 0.3); in some "
+        "stretches, its past would predict 4 bits of 5",
         "interval_s": INTERVAL_S,
     }
 
 
 def _find(path: Path, stem: str) -> Path | None:
-    """Return the file of a link, by our flat names or where the published repository has it."""
+    """Return a link's file, under our flat names or at its place in the published repository."""
     kind, _, node = stem.partition("_")
     places = (path / f"{stem}.txt.gz", path / f"{stem}.txt", path / PUBLISHED[kind] / f"{node}.txt")
     return next((place for place in places if place.is_file()), None)

@@ -1,4 +1,4 @@
-"""A recorded run of this testbed: closed, still being written, or left behind by a killed process."""
+"""A recorded run of this testbed: closed, still being written, or left behind by a process that was killed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def matches(path: Path) -> bool:
 def load(path: Path) -> Recording:
     """Read the CSI of every round that both ends measured, whether or not a key came of it.
 
-    The chain and its accounting are those of the run's experiment, the least length of a key that of its nodes' floors.
+    The chain and its accounting are those of the run's experiment; the least length of a key is that of its nodes'
+    floors.
     """
     run = reader.load(path)
     if run.start.private:
@@ -36,7 +37,7 @@ def load(path: Path) -> Recording:
         for tx, rx in (("bob", "alice"), ("alice", "bob"), ("alice", "eve"), ("bob", "eve"))
     }
     alice, bob = series["bob", "alice"], series["alice", "bob"]
-    # of those that were measured whole, and of which no key came because a node died with its share
+    # also rounds that were fully measured but gave no key because a node died
     usable = run.rounds.kept | (run.rounds.reason == Reject.MEASURED.value)
     rounds = run.rounds.rounds[usable]
     if alice is None or bob is None or not rounds.size:

@@ -1,1 +1,1 @@
-"""What the surface does, round by round: one file a policy, picked by `[surface] policy = …`."""
+"""Policies of the surface, which choose its pattern round by round: one file each, `[surface] policy = NAME`."""

@@ -22,15 +22,15 @@ Phase = Literal["start", "model", "model_confirm", "search", "confirm", "held"]
 
 class ClosedLoopOptions(StageOptions, frozen=True):
     search: str = "greedy"
-    """Which search: a file of `surface/searches`, or an installed one."""
+    """Name of the search: a file of `surface/searches`, or an installed one."""
     search_options: dict[str, Any] = field(default_factory=dict)
-    """Its options (`testbed list search NAME`)."""
+    """Options of the search (`testbed list search NAME`)."""
     objective: Literal["power", "correlation", "key_rate", "leakage"] = "power"
-    """What is sought, see `surface/objectives`."""
+    """Objective of the search, see `surface/objectives`."""
     probes: Annotated[int, Meta(ge=1)] = 1
-    """Rounds each pattern is tried for; their mean counts."""
+    """Rounds in which each pattern is tried; their mean counts."""
     start: str = "random(1)"
-    """Where the search begins, see `core.patterns`."""
+    """Pattern with which the search begins, see `core.patterns`."""
     confirm: Annotated[int, Meta(ge=2)] = 8
     """Rounds for which the start and the result are measured; a result worse than the start is dropped."""
     budget: Annotated[int, Meta(ge=0)] = 0
@@ -64,24 +64,24 @@ class ClosedLoop(SurfacePolicy):
         self.search_only, self._model = o.search_only, o.model
         self._scene: tuple[Scene, float] | None = None
         self._designed: list[SurfacePattern] = []
-        """What the model has to offer and was not tried yet."""
+        """Patterns from the model that were not tried yet."""
         self.phase: Phase = "start"
         self.before: float | None = None
-        """What the start was worth, in the objective's own terms."""
+        """Worth of the start, in the objective's own terms."""
         self.after: float | None = None
-        """What the result was worth, measured afresh."""
+        """Worth of the result, measured again."""
         self.best: tuple[SurfacePattern, float] | None = None
-        """The pattern that was worth most so far, and how much it seemed to be."""
+        """The pattern of highest worth so far, and that worth."""
         self._floor: tuple[SurfacePattern, float] | None = None
-        """Where the search began, the start or the best of the model's, and what that was worth, measured afresh."""
+        """Where the search began (the start or the best of the model's patterns) and its worth, measured again."""
         self.tried = 0
         """Patterns judged so far."""
         self.unjudged = 0
-        """Rounds that lacked what the objective needs."""
+        """Rounds that lacked a link that the objective needs."""
 
     def survey(self, scene: Scene, carrier_hz: float) -> None:
         if self._model != "none":
-            LineOfSight.of(scene, carrier_hz, (1, 1))  # whatever the board will be: can there be a model?
+            LineOfSight.of(scene, carrier_hz, (1, 1))  # raises here if the scene allows no model, whatever the board
             self._scene = scene, carrier_hz
 
     def begin(self, shape: tuple[int, int], phase_bits: int, seed: int) -> None:

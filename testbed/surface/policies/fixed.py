@@ -12,11 +12,11 @@ from testbed.core.types import SurfacePattern
 
 class FixedOptions(StageOptions, frozen=True):
     pattern: str = "random(1)"
-    """See `core.patterns`."""
+    """The pattern, see `core.patterns`."""
 
 
 class Fixed(SurfacePolicy):
-    """Holds one pattern: a static channel, and with `pattern = "uniform"` a plain reflector."""
+    """Holds one pattern; with `pattern = "uniform"` the surface is a plain reflector."""
 
     options_type = FixedOptions
     options: FixedOptions

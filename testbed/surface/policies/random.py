@@ -1,4 +1,4 @@
-"""A new random pattern every so many rounds: the published way to make a static room yield keys."""
+"""A new random pattern every `every` rounds: the published method to get keys from a static room."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from testbed.core.types import SurfacePattern
 
 class RandomOptions(StageOptions, frozen=True):
     every: Annotated[int, Meta(ge=1)] = 1
-    """Rounds for which a pattern is held."""
+    """Number of rounds for which a pattern is held."""
 
 
 class Random(SurfacePolicy):

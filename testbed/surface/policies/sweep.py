@@ -14,9 +14,9 @@ from testbed.core.types import SurfacePattern
 
 class SweepOptions(StageOptions, frozen=True):
     codebook: Annotated[tuple[str, ...], Meta(min_length=1)]
-    """Patterns, see `core.patterns`."""
+    """The patterns, see `core.patterns`."""
     dwell: Annotated[int, Meta(ge=1)] = 1
-    """Rounds for which each is held."""
+    """Number of rounds for which each pattern is held."""
 
 
 class Sweep(SurfacePolicy):

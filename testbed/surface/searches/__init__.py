@@ -1,1 +1,1 @@
-"""How a good pattern is found by trying: one file a search, picked by `search = …` of the closed-loop policy."""
+"""Searches for a good pattern by trying patterns: one file each, chosen by `search = NAME` of the closed loop."""

@@ -1,11 +1,11 @@
-"""Conditional sample mean: every element takes the level under which random patterns were worth most on average.
+"""Conditional sample mean: every element takes the level for which random patterns had the highest mean worth.
 
 Ren et al., "Configuring intelligent reflecting surface with performance guarantees: blind beamforming" (IEEE Trans.
-Wireless Commun. 2023): of T random patterns, average the worth over those with element n at level k, and pick the k of
-the highest average. With power P = |h₀ + Σ hₙ e^{jθₙ}|² that average is a constant + 2 Re(h₀* hₙ e^{jθₖ}), since all
-other elements average out: each element is turned to the static part h₀. Where that is weak, there is nothing to turn
-to. So it is done several times, from the second on with half of the elements drawn anew and the others held at what was
-found: held elements add to the static part, and the drawn ones turn to the sum. Only worths are used, in any order.
+Wireless Commun. 2023): of T random patterns, average the worth over those with element n at level k, and choose the k
+of the highest average. With power P = |h₀ + Σ hₙ e^{jθₙ}|² that average is a constant + 2 Re(h₀* hₙ e^{jθₖ}), since all
+other elements average out: each element is aligned with the static part h₀. Where that is weak, the alignment fails. So
+it is repeated, from the second time on with half of the elements drawn anew and the others held at their present
+levels: held elements add to the static part, and the drawn ones align with the sum. Only worths are used, in any order.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from testbed.core.types import SurfacePattern
 
 class ConditionalMeanOptions(StageOptions, frozen=True):
     samples: Annotated[int, Meta(ge=0)] = 0
-    """Random patterns in each round, from 8; 0: as many as there are elements, but at least 32."""
+    """Random patterns in each round of the search, from 8; 0: as many as there are elements, but at least 32."""
     rounds: Annotated[int, Meta(ge=1)] = 8
-    """After each of which the elements choose."""
+    """Rounds of the search; after each of them the elements choose their levels."""
 
     def __post_init__(self) -> None:
         if 0 < self.samples < 8:
@@ -32,11 +32,11 @@ class ConditionalMeanOptions(StageOptions, frozen=True):
 
 
 class ConditionalMean(SurfaceSearch):
-    """Draws random patterns in each round, and after each lets the elements choose.
+    """Draws random patterns in each round of the search, and after each lets the elements choose their levels.
 
-    In the first round all elements are drawn, from the second on a random half of them, the others being held. An
-    element that was drawn changes where its best level's average beats that of its present one by more than the
-    standard error of their difference. Tries rounds·samples patterns.
+    In the first round all elements are drawn, from the second on a random half of them, while the others are held. A
+    drawn element changes where its best level's average exceeds that of its present one by more than the standard error
+    of their difference. Tries rounds·samples patterns.
     """
 
     options_type = ConditionalMeanOptions

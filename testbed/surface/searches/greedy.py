@@ -1,4 +1,4 @@
-"""Coordinate ascent: try the other levels of one group of elements after the other and keep what is better."""
+"""Coordinate ascent: tries the other levels of one group of elements after the other and keeps improvements."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _REFRESH = 16
 
 class GreedyOptions(StageOptions, frozen=True):
     group: Annotated[int, Meta(ge=1)] = 1
-    """Elements that are turned together."""
+    """Number of elements that are changed together."""
     sweeps: Annotated[int, Meta(ge=1)] = 3
-    """Times over all elements, at most."""
+    """Most sweeps over all elements."""
 
 
 class Greedy(SurfaceSearch):
-    """Turns `group` elements together through their other levels, in random order, up to `sweeps` times over all.
+    """Changes `group` elements together to their other levels, in random order, in up to `sweeps` sweeps over all.
 
     A change is kept where it is better by more than the standard error of the comparison. Ends early after a sweep
     that changed nothing. Tries (2^bits − 1)·elements/group patterns a sweep, and measures the kept one again after

@@ -1,11 +1,12 @@
-"""Every element's share from Hadamard-coded patterns: each probe measures all elements of a group at once.
+"""Every element's contribution from Hadamard-coded patterns: each probe measures all elements of a group at once.
 
-While the rest of the surface holds still and carries the reference r, the elements of one group take half-turns by the
-rows of a Hadamard matrix. Power is |r + Σ sₙgₙ|² (s = ±1); the difference to the same row with all signs turned
+While the rest of the surface is held and gives the reference r, the elements of one group are turned by 0 or π by the
+rows of a Hadamard matrix. Power is |r + Σ sₙgₙ|² (s = ±1); the difference to the same row with all signs changed
 (a fold-over design) is 4 Re(r* Σ sₙgₙ) exactly, and its correlation with the matrix' columns gives Re(r*gₙ) of each
-element. With two bits or more a second set, a quarter turn further, gives the imaginary part. Then every element takes
-the level that adds most to r. Only worths are used: phases of different frames, which free-running oscillators make
-meaningless, never enter. Against one element at a time, an element's share is measured √(elements of a group) better.
+element. With two bits or more a second set, turned by π/2, gives the imaginary part. Then every element takes the level
+that adds most to r. Only worths are used; phases of different frames, which have no meaning with free-running
+oscillators, are not. Compared with one element at a time, an element's contribution is measured with a standard error
+that is √(elements of a group) times smaller.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ class HadamardOptions(StageOptions, frozen=True):
     groups: Annotated[int, Meta(ge=2)] = 4
     """Interleaved groups of elements; one changes while the others are the reference."""
     sweeps: Annotated[int, Meta(ge=1)] = 2
-    """Times over all groups, at most."""
+    """Most sweeps over all groups."""
 
 
 class Hadamard(SurfaceSearch):
-    """Estimates `groups` interleaved groups of elements one after the other, `sweeps` times over all.
+    """Estimates `groups` interleaved groups of elements one after the other, in up to `sweeps` sweeps over all.
 
-    An element changes where it gains more than the standard error of its estimate. Tries 2·2^⌈log₂(elements/groups)⌉
-    patterns a group and sweep, twice that with two bits or more. Two groups at least: one changes, the others are the
-    reference.
+    An element changes where its gain exceeds the standard error of its estimate. Tries 2·2^⌈log₂(elements/groups)⌉
+    patterns for a group in each sweep, twice as many with two bits or more. There are at least two groups: one
+    changes, the others are the reference.
     """
 
     options_type = HadamardOptions
@@ -53,7 +54,7 @@ class Hadamard(SurfaceSearch):
         self.done = next(self._course, None) is None
 
     def _search(self, rng: np.random.Generator) -> Iterator[bool]:
-        """Leave a pattern in `_tried` at every step; what it was worth is there when the next step is asked for."""
+        """Leave a pattern in `_tried` at every step; its worth is available at the next step."""
         shape, bits = self._held.levels.shape, self._held.phase_bits
         n_levels, n = 1 << bits, self._held.levels.size
         turns = np.exp(2j * np.pi * np.arange(n_levels) / n_levels)
@@ -70,7 +71,7 @@ class Hadamard(SurfaceSearch):
                         pair = []
                         for sign in (row, -row):
                             levels = self._held.levels.ravel().copy()
-                            # s = 1: as it is, −1: half a turn on; both a quarter turn on in the second set
+                            # s = 1: unchanged, −1: turned by π; in the second set both are turned by a further π/2
                             step = quarter * n_levels // 4 + np.where(sign > 0, 0, n_levels // 2)
                             levels[chosen] = (levels[chosen] + step) % n_levels
                             self._tried = SurfacePattern(levels.reshape(shape), bits)
@@ -78,7 +79,7 @@ class Hadamard(SurfaceSearch):
                             pair.append(self._worth)
                             errors.append(self._error)
                         part += row * (pair[0] - pair[1]) / (4 * len(signs))
-                    # a quarter turn on, the real part of the share is minus the imaginary part of what it is now
+                    # after a turn by π/2, the contribution's real part is minus its present imaginary part
                     share += part if quarter == 0 else -1j * part
                 gain = (share[:, None] * turns).real
                 best = gain.argmax(axis=1)

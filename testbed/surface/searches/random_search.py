@@ -1,4 +1,4 @@
-"""The best of so many random patterns: what any cleverer search has to beat."""
+"""The best of many random patterns: the reference for every other search."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from testbed.core.types import SurfacePattern
 
 class RandomSearchOptions(StageOptions, frozen=True):
     trials: Annotated[int, Meta(ge=1)] = 1000
-    """Patterns drawn."""
+    """Number of patterns drawn."""
 
 
 class RandomSearch(SurfaceSearch):
-    """Draws `trials` patterns uniformly and keeps the one that was worth most, the start included."""
+    """Draws `trials` patterns uniformly and keeps the one of highest worth, the start included."""
 
     options_type = RandomSearchOptions
     options: RandomSearchOptions
