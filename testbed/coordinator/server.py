@@ -19,7 +19,7 @@ from testbed.coordinator import events as e
 from testbed.coordinator.past import BEGUN, Origin, past_of
 from testbed.coordinator.recorder import Recorder
 from testbed.coordinator.state import CoordinatorState
-from testbed.core import registry, schedule, seeds
+from testbed.core import logs, registry, schedule, seeds
 from testbed.core.clock import Clock, WallClock
 from testbed.core.config import Experiment, Lab, is_rehearsal, to_dict
 from testbed.core.errors import InputError, TestbedError
@@ -173,6 +173,7 @@ class Coordinator:
         called when the nodes have finished and the folder's files are about to be hashed.
         """
         self._world, self._progress = world, progress
+        logs.about(run=self.run_name)
         with RunWriter(self.folder, self._start(), run_summary.summary_of, self._dead) as writer:
             self._recorder = Recorder(writer, self.lab, self.run_name, private=self.experiment.mode == "private")
             self._dead = None  # as large as its record
@@ -364,6 +365,7 @@ class Coordinator:
     def _round_over(self, x: e.RoundOver) -> None:
         assert self._recorder is not None
         self._recorder.round(x)
+        logs.about(round=x.round)
         self._show_progress()
         self.on_round(self.state.probed)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed.config import devices, state_root
-from testbed.core import identity, registry, seeds
+from testbed.core import identity, logs, registry, seeds
 from testbed.core.config import Experiment, Lab, RadioPlan, Scene
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
@@ -288,7 +288,7 @@ class Crew:
     def _last_words(self, name: str) -> str:
         path = self._logs / f"{name}.log"
         lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-        return f"{lines[-1]} (log: {path})" if lines else f"its log is empty ({path})"
+        return f"{logs.message_of(lines[-1])} (log: {path})" if lines else f"its log is empty ({path})"
 
     def stop(self) -> None:
         """Wait for the processes to end, then terminate them, then kill them; each wait is bounded."""

@@ -23,7 +23,7 @@ import zmq
 
 from testbed import __version__
 from testbed.config.devices import open_device
-from testbed.core import seeds
+from testbed.core import logs, seeds
 from testbed.core.config import Lab, NodePlace
 from testbed.core.errors import DeviceError, InputError, TestbedError
 from testbed.core.gate import is_identifier, printable
@@ -93,6 +93,7 @@ class NodeDaemon:
         self, lab: Lab, name: str, coordinator: str, world: str | None, identity: Identity | None, state_dir: Path
     ) -> None:
         self.name = name
+        logs.about(node=name)
         self.place: NodePlace = lab.node[name]
         self.lab = lab
         self.role = self.place.role
@@ -300,6 +301,7 @@ class NodeDaemon:
             return  # handled by the link itself
         if isinstance(body, m.Welcome):
             self.welcomed, self._welcomed_by = True, self._link.met
+            logs.about(run=body.run)
             self._link.run = body.run
             self._lost_after_s = body.lost_after_s
             self._pulse.last_answer_s = time.monotonic()
@@ -497,6 +499,7 @@ class NodeDaemon:
         return e.DeviceDone(self._board_work().read_surface(body))
 
     def _probe(self, body: m.Probe) -> e.Event:
+        logs.about(round=body.round)
         return self._radio_work().probe(body)
 
     def _step(self, body: m.Step) -> e.Event:
