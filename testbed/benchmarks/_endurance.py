@@ -6,6 +6,7 @@ from minutes to hours and have no peer to compare with.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -61,6 +62,8 @@ class Site:
 
     def find(self, invariant: str, detail: str) -> None:
         self.findings.append(Finding(invariant, detail))
+        with (self.folder / "log.txt").open("a") as log:
+            print(f"FINDING: {invariant}: {detail}", file=log)
 
     def write(self, name: str, base: str, faults: Faults | None, **changes: Any) -> Path:
         """Write an experiment file: a bundled one, changed (`block_rounds` in its accounting)."""
@@ -103,6 +106,15 @@ class Site:
         if left:
             self.find("no orphan", f"{', '.join(left.values())} still there {within_s:g} s after the end of its run")
             for pid in left:  # of this site by their environment: started by its own command lines
+                os.kill(pid, 9)
+
+    def __enter__(self) -> Site:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave no process behind, whatever ended this."""
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
 
     def check_record(self, folder: Path, rounds: int | None, before: RecordedRun | None = None) -> RecordedRun | None:

@@ -44,14 +44,15 @@ def kills(
 ) -> Endured:
     """Kill `wanted` times, or until `minutes` are over."""
     rng = np.random.default_rng(seed)
-    site = Site(folder)
     tally = _Tally()
     ends_s = time.monotonic() + 60 * minutes if minutes is not None else np.inf
     runs = keys = 0
-    while tally.total < wanted and time.monotonic() < ends_s:
-        runs += 1
-        keys += _one_run(site, runs, rng, tally, wanted, ends_s)
-        say(f"{tally.total} kills, {tally.in_block} of them within a block, {runs} runs, {len(site.findings)} findings")
+    with Site(folder) as site:
+        while tally.total < wanted and time.monotonic() < ends_s:
+            runs += 1
+            keys += _one_run(site, runs, rng, tally, wanted, ends_s)
+            found = f"{len(site.findings)} findings"
+            say(f"{tally.total} kills, {tally.in_block} of them within a block, {runs} runs, {found}")
     figures = {
         "kills": tally.total, "within_a_block": tally.in_block, "by_victim": dict(tally.by_victim), "runs": runs,
         "resumed": tally.resumed, "keys_at_both_ends": keys, "longest_end_s": round(tally.longest_end_s, 1),

@@ -29,9 +29,13 @@ def soak(
     folder: Path, rounds: int = ROUNDS, seed: int = 1, minutes: float | None = None, say: Callable[[str], None] = print
 ) -> Endured:
     """Run `rounds` rounds of `static_room` under `FAULTS` in `folder`; after `minutes` it is stopped in order."""
-    site = Site(folder)
+    with Site(folder) as site:
+        return _soak(site, rounds, seed, minutes, say)
+
+
+def _soak(site: Site, rounds: int, seed: int, minutes: float | None, say: Callable[[str], None]) -> Endured:
     plan = site.write("soak", "static_room", FAULTS, rounds=rounds, seed=seed, block_rounds=500)
-    process = site.start("run", str(plan), "--out", str(folder / "runs"))
+    process = site.start("run", str(plan), "--out", str(site.folder / "runs"))
     watch = _Watch(site, process.pid)
     began_s = time.monotonic()
     stopped = False

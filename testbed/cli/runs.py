@@ -176,14 +176,16 @@ def node(
         world = f"tcp://{place.world.host}:{place.world.port}"
     if place.curve:
         processes.make_keys(place, [name])
-    if supervised:
-        supervision.watch_parent()
     address = coordinator
+    at_work: list[NodeDaemon] = []
+    if supervised:
+        supervision.watch_parent(lambda: [daemon.halt() for daemon in at_work])
 
     def make() -> NodeDaemon:
         # keys are read anew for every run: those of another machine may have been copied here meanwhile
         identity = processes.load_identity(place, name)
-        return NodeDaemon(place, name, address, world, identity, processes.node_state_dir(place, name))
+        at_work[:] = [NodeDaemon(place, name, address, world, identity, processes.node_state_dir(place, name))]
+        return at_work[0]
 
     code = service.serve(
         make, name, once=once or supervised, within_s=0.0 if supervised else place.coordinator.join_timeout_s,

@@ -65,10 +65,9 @@ class Rehearsal:
             line.reset()
 
     def _cut(self, fault: Fault) -> None:
-        lines = self._of.get(fault.node, [])
-        for line in lines:
+        for line in self._of.get(fault.node, []):
             line.cut()
-        self._later(fault.length_s, lambda: [line.mend() for line in lines])
+            self._later(fault.length_s, line.mend)
 
     def _pause(self, fault: Fault) -> None:
         process = self._process_of(fault.node)
