@@ -680,7 +680,9 @@ class CoordinatorState(Deadlines):
         out += self.blocks.give_up(detail)
         if self.tally.pending:
             out.append(Note("rounds_unused", {"rounds": self.tally.pending}))
-        self._outcome = RunOver(status, detail)
+        # what fails while a failed run stops follows from the first failure, which is the one to name
+        if self._outcome is None or self._outcome.status != "failed":
+            self._outcome = RunOver(status, detail)
         self._phases.enter("finishing")
         self.set_deadline(_PHASE, STOPPING_S)
         return out + [
