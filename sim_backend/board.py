@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
 from msgspec import Meta, Struct
 
 from sim_backend.link import OffAir, link_for
-from sim_backend.messages import Apply, Hang, Now, Readback, Reply
+from sim_backend.messages import MAX_PATTERNS, Apply, Hang, Now, Readback, Reply, Schedule
 from sim_backend.ticks import DeviceClock, to_ticks
 from testbed.core.errors import DeviceError
 from testbed.core.options import driver_options
@@ -65,7 +66,7 @@ class SimBoard(Board):
 
     @property
     def capabilities(self) -> BoardCapabilities:
-        return BoardCapabilities(timed=True)
+        return BoardCapabilities(timed=True, schedule_size=MAX_PATTERNS, latency_s=self._options.latency_s)
 
     def identity(self) -> dict[str, Any]:
         return {"driver": "sim", "serial": f"sim-{self.name}-{self._seed}", "firmware": "none"}
@@ -94,6 +95,24 @@ class SimBoard(Board):
     def _ask_apply(self, levels: np.ndarray, timeout_s: float) -> Reply:
         latency = to_ticks(self._options.latency_s)
         request = Apply(id=self._link.next_id(), session=self._link.session, latency=latency)
+        return self._link.ask(request, self.state, levels, timeout_s)[0]
+
+    def _do_schedule(
+        self, patterns: Sequence[SurfacePattern], times_s: Sequence[float], timeout_s: float
+    ) -> list[AppliedPattern]:
+        levels = np.stack([np.ascontiguousarray(pattern.levels, dtype=np.uint8) for pattern in patterns])
+        times = [self._clock.world_ticks(time_s) for time_s in times_s]
+        try:
+            reply = self._ask_schedule(levels, times, timeout_s)
+        except OffAir:  # the world was started anew
+            self._attach()
+            reply = self._ask_schedule(levels, times, timeout_s)
+        at_s = [self._clock.reading_s(when) for when in reply.times]
+        return [AppliedPattern(x.digest, time_s) for x, time_s in zip(patterns, at_s, strict=True)]
+
+    def _ask_schedule(self, levels: np.ndarray, times: list[int], timeout_s: float) -> Reply:
+        latency = to_ticks(self._options.latency_s)
+        request = Schedule(id=self._link.next_id(), session=self._link.session, times=times, latency=latency)
         return self._link.ask(request, self.state, levels, timeout_s)[0]
 
     def _do_readback(self, timeout_s: float) -> SurfacePattern:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -14,6 +15,8 @@ from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
 from testbed.core.identity import Identity, secure
 from testbed.core.world import DriverContext
 
+_LOOK_UP_S = 0.05
+"""How often who waits looks whether it still should."""
 ANSWER_S = 5.0
 """How long the World may take for an immediate answer (it may be computing for another device)."""
 
@@ -54,20 +57,50 @@ class Link:
         self._ids = itertools.count(1)
         self.session = ""
 
-    def ask(self, request: Any, state: str, payload: Any = None, timeout_s: float = ANSWER_S) -> tuple[Reply, bytes]:
-        """Send a request and wait for its answer.
+    def ask(
+        self, request: Any, state: str, payload: Any = None, timeout_s: float = ANSWER_S,
+        check: Callable[[], None] = lambda: None,
+    ) -> tuple[Reply, bytes]:  # fmt: skip
+        """Send a request and wait for its answer; `check` is called every 50 ms meanwhile, and may raise.
 
         Raises the World's refusal (LateTransmit, DeviceTimeout, OffAir, DeviceError), and DeviceTimeout where it does
         not answer.
         """
         operation = type(request).__struct_config__.tag
+        self._socket(operation, state).send_multipart(
+            [encode(request)] if payload is None else [encode(request), payload]
+        )
+        return self._answer(request, operation, state, timeout_s, check)
+
+    def ask_many(
+        self, requests: Sequence[Any], payloads: Sequence[Any], state: str
+    ) -> list[tuple[Reply, bytes] | DeviceError]:
+        """Send several requests, then wait for their answers; returns each one's answer, or what was refused."""
+        operation = type(requests[0]).__struct_config__.tag
         socket = self._socket(operation, state)
-        socket.send_multipart([encode(request)] if payload is None else [encode(request), payload])
+        for request, payload in zip(requests, payloads, strict=True):
+            socket.send_multipart([encode(request), payload])
+        out: list[tuple[Reply, bytes] | DeviceError] = []
+        for request in requests:
+            try:
+                out.append(self._answer(request, operation, state, ANSWER_S))
+            except DeviceError as exc:
+                out.append(exc)
+        return out
+
+    def _answer(
+        self, request: Any, operation: str, state: str, timeout_s: float, check: Callable[[], None] = lambda: None
+    ) -> tuple[Reply, bytes]:
+        """Wait for the answer to a request that was sent, or to one that was only told and is refused."""
+        socket = self._local.socket
         told: dict[int, str] = self._local.told
         deadline = time.monotonic() + timeout_s
         while True:
+            check()
             left_s = deadline - time.monotonic()
-            if left_s <= 0 or not socket.poll(left_s * 1e3):
+            if left_s > 0 and not socket.poll(1e3 * min(left_s, _LOOK_UP_S)):
+                continue
+            if left_s <= 0:
                 raise DeviceTimeout(
                     self._name, operation, state, f"the world at {self._endpoint} did not answer within {timeout_s:g} s"
                 )

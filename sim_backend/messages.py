@@ -13,9 +13,11 @@ from msgspec import Meta, Struct
 
 from testbed.core.gate import Gate
 
-PROTOCOL = 3
+PROTOCOL = 4
 MAX_SAMPLES = 1 << 22
 """Most samples of one request, all antennas together: 32 MiB."""
+MAX_PATTERNS = 1024
+"""Most patterns of one schedule."""
 MAX_WINDOWS = 4096
 """Most windows of one request."""
 MAX_HEADER_BYTES = 1 << 20
@@ -144,6 +146,13 @@ class Apply(_Request, tag="apply", kw_only=True):
     latency: Tick
 
 
+class Schedule(_Request, tag="schedule", kw_only=True):
+    """Payload: uint8 (pattern, row, column). All of them latch, each at its time, or none."""
+
+    times: Annotated[list[Tick], Meta(min_length=1, max_length=MAX_PATTERNS)]
+    latency: Tick
+
+
 class Readback(_Request, tag="readback", kw_only=True):
     """Answered by uint8 (row, column)."""
 
@@ -155,8 +164,8 @@ class Reset(_Request, tag="reset", kw_only=True):
 
 
 Request = (
-    Attach | Detach | Now | Tune | Transmit | Receive | ReceiveMany | Declare | Silence | Pass | Hang | Apply | Readback
-    | Reset
+    Attach | Detach | Now | Tune | Transmit | Receive | ReceiveMany | Declare | Silence | Pass | Hang | Apply | Schedule
+    | Readback | Reset
 )  # fmt: skip
 
 
@@ -171,6 +180,8 @@ class Reply(Struct, kw_only=True, frozen=True):
     """Tune: time passes by itself (wall pace), so that a request can become late on its way."""
     time: int = 0
     """Apply: the first tick with the new pattern."""
+    times: tuple[int, ...] = ()
+    """Schedule: the same of each pattern."""
     seed: int = 0
     """Seed of the world since its last reset."""
     failed: tuple[Failure, ...] = ()

@@ -24,6 +24,8 @@ _HASTE = 50
 """Most attempts at a transmission "now" whose time was over before it could be ordered."""
 
 
+_QUEUE = 4096
+"""Transmissions that the World keeps until their time comes."""
 _LEAD_S = 0.5e-3
 """On the wall clock: lead time of a transmission that was too late without one."""
 _LONGEST_LEAD_S = 64e-3
@@ -79,6 +81,7 @@ class SimRadio(Radio):
             **_RANGES,
             turnaround_s=self._options.turnaround_s,
             can_transmit=not getattr(self._options, "receive_only", False),
+            queue=_QUEUE,
         )
 
     @classmethod
@@ -175,13 +178,42 @@ class SimRadio(Radio):
                     lead_s = min(max(2 * lead_s, _LEAD_S), _LONGEST_LEAD_S)
         raise DeviceError(self.name, "transmit", self.state, f"time passed between question and order {_HASTE} times")
 
+    def _do_transmit_many(self, blocks: Sequence[IqBlock]) -> list[DeviceError | None]:
+        """Where time passes by itself, have the World answer all of them together: a train must not wait for each."""
+        if not self._time_runs or len(blocks) < 2 or self._clock.world_ticks(blocks[0].time_s) < 0:
+            return super()._do_transmit_many(blocks)
+        out = super()._do_transmit_many(blocks[:1])  # what is wrong with the connection shows by this one
+        if isinstance(out[0], OffAir | NewWorld):
+            return out * len(blocks)
+        made = [self._transmission(self._clock.world_ticks(x.time_s), x, False, True) for x in blocks[1:]]
+        for found in self._link.ask_many([request for request, _ in made], [x for _, x in made], self.state):
+            if isinstance(found, DeviceError):
+                out.append(found)
+            else:
+                self._heard_from(found[0])
+                out.append(None)
+        return out
+
     def _transmit_at(self, start: int, block: IqBlock, cyclic: bool, at_s: float | None) -> None:
-        front = self._front_end()
-        shift = front.jitter("tx", start)
-        samples = front.send(np.asarray(block.samples, np.complex64), start + shift)
         # In virtual time only the first transmission waits for its answer: later ones cannot be late where they start
         # after what was promised, and what else may be wrong (dropped, a new world) comes with the next answer.
         answer = at_s is None or self._time_runs or self._first or start < self._promised
+        request, samples = self._transmission(start, block, cyclic, answer)
+        if answer:
+            self._heard_from(self._link.ask(request, self.state, samples)[0])
+            self._first = False
+        else:
+            self._link.tell(request, self.state, samples)
+            self._unheard.append((block, at_s))
+            self._promised = start + duration(samples.shape[-1], self.settings.sample_rate_hz)
+
+    def _transmission(self, start: int, block: IqBlock, cyclic: bool, answer: bool) -> tuple[Transmit, C64]:
+        """Return the request for a transmission from tick `start` on, and its samples as they leave the antenna."""
+        if start < 0:
+            raise LateTransmit(self.name, "transmit", self.state, "before the world began")
+        front = self._front_end()
+        shift = front.jitter("tx", start)
+        samples = front.send(np.asarray(block.samples, np.complex64), start + shift)
         request = Transmit(
             id=self._link.next_id(),
             session=self._link.session,
@@ -191,13 +223,7 @@ class SimRadio(Radio):
             answer=answer,
             seed=self._world_seed,
         )
-        if answer:
-            self._heard_from(self._link.ask(request, self.state, samples)[0])
-            self._first = False
-        else:
-            self._link.tell(request, self.state, samples)
-            self._unheard.append((block, at_s))
-            self._promised = start + duration(samples.shape[-1], self.settings.sample_rate_hz)
+        return request, samples
 
     def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
         if n_samples > MAX_SAMPLES:
@@ -232,7 +258,7 @@ class SimRadio(Radio):
             timeout_s=timeout_s,
             seed=self._world_seed,
         )
-        reply, raw = self._link.ask(request, self.state, timeout_s=timeout_s + ANSWER_S)
+        reply, raw = self._link.ask(request, self.state, timeout_s=timeout_s + ANSWER_S, check=self.check_interrupted)
         self._heard_from(reply)
         field = np.frombuffer(raw, np.complex64).reshape(self._options.n_antennas, -1)
         samples, overflow = front.hear(field, start + shift)
@@ -263,12 +289,12 @@ class SimRadio(Radio):
             m.Window(start=start, shift=shift, n_samples=w.n_samples)
             for start, shift, w in zip(starts, shifts, windows, strict=True)
         ]
-        within_s = timeout_s * len(windows)
+        within_s = timeout_s + (windows[-1].at_s - windows[0].at_s)
         request = m.ReceiveMany(
             id=self._link.next_id(), session=self._link.session, windows=asked, timeout_s=within_s,
             seed=self._world_seed,
         )  # fmt: skip
-        reply, raw = self._link.ask(request, self.state, timeout_s=within_s + ANSWER_S)
+        reply, raw = self._link.ask(request, self.state, timeout_s=within_s + ANSWER_S, check=self.check_interrupted)
         self._heard_from(reply)
         failed = {f.window: f for f in reply.failed}
         samples, used = np.frombuffer(raw, np.complex64), 0

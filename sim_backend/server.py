@@ -207,19 +207,35 @@ class _Train:
         return reply, np.concatenate(found) if found else np.empty(0, np.complex64)
 
 
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """One reception of a request."""
+
+    asked: m.Receive | m.Window
+    end: int
+    index: int = 0
+    """In the train."""
+
+
 @dataclass(slots=True)
 class _Waiting:
-    """A reception, or an answer in wall pace, that cannot be sent yet."""
+    """A request for samples, or an answer in wall pace, that cannot be sent yet."""
 
     route: bytes
     request: m.Receive | m.ReceiveMany
-    window: m.Receive | m.Window
     name: str
-    end: int
+    windows: list[_Window]
+    """Those that are not answered, in ascending order of time."""
     deadline: float
     train: _Train | None = None
-    index: int = 0
-    """Index of the window in the train."""
+
+    @property
+    def end(self) -> int:
+        """When the last of its samples is there: a train is answered, and computed, as a whole."""
+        return self.windows[-1].end
+
+
+_Due = tuple[_Waiting, _Window]
 
 
 class _Server:
@@ -313,24 +329,40 @@ class _Server:
             self._next_look = now + min(_LOOK_UP_S, self._peer_timeout_s / 4)
             self._drop_silent(now)
         still: list[_Waiting] = []
-        ready: list[_Waiting] = []
+        ready: list[_Due] = []
         for w in sorted(self._waiting, key=lambda w: (w.end, w.name)):
-            missing = self._air.undeclared(w.name, w.end)
-            if not missing and self._wall_s(w.end) <= now:
+            if not self._missing(w.name, w.end, now):
                 self._air.pass_time(w.end)
-                ready.append(w)
+                ready += [(w, window) for window in w.windows]
             elif now >= w.deadline:
-                behind = ", ".join(
-                    f"{n} ({to_seconds(w.end - self._air.stations[n].horizon):.6f} s behind)" for n in missing
-                )
-                detail = f"no samples within {w.request.timeout_s:g} s; " + (
-                    f"waiting for {behind}" if behind else "not yet that late"
-                )
-                self._fail(w, "timeout", detail)
+                ready += self._give_up_late(w, now)
             else:
                 still.append(w)
         self._waiting = still
         self._complete(ready)
+
+    def _missing(self, name: str, end: int, now: float) -> list[str]:
+        """Return what a reception up to `end` waits for: radios by name, or the clock as ''."""
+        return self._air.undeclared(name, end) or ([""] if self._wall_s(end) > now else [])
+
+    def _give_up_late(self, w: _Waiting, now: float) -> list[_Due]:
+        """Refuse the windows of a request that is out of time, but for those that are complete: return these."""
+        ready: list[_Due] = []
+        for window in w.windows:
+            missing = self._missing(w.name, window.end, now)
+            if not missing:
+                self._air.pass_time(window.end)
+                ready.append((w, window))
+                continue
+            stations = self._air.stations
+            behind = ", ".join(
+                f"{n} ({to_seconds(window.end - stations[n].horizon):.6f} s behind)" for n in missing if n
+            )
+            detail = f"no samples within {w.request.timeout_s:g} s; " + (
+                f"waiting for {behind}" if behind else "not yet that late"
+            )
+            self._fail(w, window, "timeout", detail)
+        return ready
 
     def due_in_s(self, now: float) -> float:
         """Return how long `settle` may be left alone if no message arrives."""
@@ -398,7 +430,7 @@ class _Server:
                 end = air.check_reception(name, request.start, request.n_samples)
                 # a client has one request at a time, so an earlier one was given up
                 self._waiting = [w for w in self._waiting if w.name != name]
-                self._waiting.append(_Waiting(route, request, request, name, end, now + request.timeout_s))
+                self._waiting.append(_Waiting(route, request, name, [_Window(request, end)], now + request.timeout_s))
                 return None
             case m.ReceiveMany():
                 self._same_world(request.seed)
@@ -412,6 +444,10 @@ class _Server:
             case m.Apply():
                 levels = self._levels(name, payload)
                 return m.Reply(id=request.id, time=air.latch(name, levels, max(0, request.latency)))
+            case m.Schedule():
+                patterns = self._patterns(name, payload, len(request.times))
+                times = air.schedule(name, patterns, request.times, max(0, request.latency))
+                return m.Reply(id=request.id, now=air.now(name), seed=air.seed, times=times)
             case m.Readback():
                 air.pattern(name)
         return m.Reply(id=request.id, now=air.now(name), seed=air.seed, runs=self._paced)
@@ -454,6 +490,13 @@ class _Server:
             raise Refused("device", f"{levels.size} levels, accepted {now.size}")
         return levels.reshape(now.shape)
 
+    def _patterns(self, name: str, payload: bytes, n: int) -> np.ndarray:
+        now = self._air.pattern(name)
+        levels = np.frombuffer(payload, np.uint8)
+        if levels.size != n * now.size:
+            raise Refused("device", f"{levels.size} levels, accepted {n} times {now.size}")
+        return levels.reshape(n, *now.shape)
+
     def _same_world(self, seed: int) -> None:
         if seed != self._air.seed:
             raise Refused("new_world", "the world was reset")
@@ -479,52 +522,55 @@ class _Server:
         """Wait for every window of a train; those that are refused at once fail alone."""
         self._waiting = [w for w in self._waiting if w.name != name]
         train = _Train([None] * len(request.windows), open=len(request.windows))
-        for index, window in enumerate(request.windows):
-            w = _Waiting(route, request, window, name, 0, now + request.timeout_s, train, index)
+        waiting = _Waiting(route, request, name, [], now + request.timeout_s, train)
+        for index, asked in enumerate(request.windows):
+            window = _Window(asked, 0, index)
             try:
-                w.end = self._air.check_reception(name, window.start, window.n_samples)
+                end = self._air.check_reception(name, asked.start, asked.n_samples)
             except Refused as exc:
                 if exc.kind != "device":
                     raise
-                self._fail(w, "device", exc.detail)
+                self._fail(waiting, window, "device", exc.detail)
                 continue
-            self._waiting.append(w)
+            waiting.windows.append(_Window(asked, end, index))
+        if waiting.windows:
+            self._waiting.append(waiting)
 
-    def _complete(self, ready: list[_Waiting]) -> None:
+    def _complete(self, ready: list[_Due]) -> None:
         """Compute receptions together; where the air refuses one of them, each for itself."""
-        receptions = [Reception(w.name, w.window.start, w.window.n_samples, w.window.shift) for w in ready]
+        receptions = [Reception(w.name, x.asked.start, x.asked.n_samples, x.asked.shift) for w, x in ready]
         try:
             heard = self._air.hear_many(receptions) if receptions else []
         except Refused as exc:
             if len(ready) == 1:
-                self._fail(ready[0], exc.kind, exc.detail)
+                self._fail(*ready[0], exc.kind, exc.detail)
                 return
-            for w in ready:
-                self._complete([w])
+            for due in ready:
+                self._complete([due])
             return
         except Exception as exc:  # as for any other request, only its sender is affected
             log.error("a reception could not be computed: %s: %s", type(exc).__name__, exc)
             log.debug("", exc_info=True)
             if len(ready) > 1:
-                for w in ready:
-                    self._complete([w])
+                for due in ready:
+                    self._complete([due])
                 return
-            self._strike(ready[0].route)
-            self._fail(ready[0], "device", f"could not be computed: {type(exc).__name__}: {printable(str(exc))}")
+            self._strike(ready[0][0].route)
+            self._fail(*ready[0], "device", f"could not be computed: {type(exc).__name__}: {printable(str(exc))}")
             return
-        for w, samples in zip(ready, heard, strict=True):
+        for (w, window), samples in zip(ready, heard, strict=True):
             if w.train is None:
                 reply = m.Reply(id=w.request.id, now=self._air.now(w.name), seed=self._air.seed)
                 self._answer(w.route, reply, samples)
             else:
-                w.train.fields[w.index] = samples
+                w.train.fields[window.index] = samples
                 self._close(w, w.train)
 
-    def _fail(self, w: _Waiting, error: Any, detail: str) -> None:
+    def _fail(self, w: _Waiting, window: _Window, error: Any, detail: str) -> None:
         if w.train is None:
             self._answer(w.route, m.Reply(id=w.request.id, error=error, detail=detail))
             return
-        w.train.failed.append(m.Failure(window=w.index, error=error, detail=detail))
+        w.train.failed.append(m.Failure(window=window.index, error=error, detail=detail))
         self._close(w, w.train)
 
     def _close(self, w: _Waiting, train: _Train) -> None:

@@ -128,6 +128,10 @@ class _Surface:
     def phasor_at(self, time: int) -> NDArray[np.complex128]:
         return self.phasors[max(bisect.bisect_right(self.since, time) - 1, 0)]
 
+    def changes(self, after: int, before: int) -> list[int]:
+        """Return the ticks at which the pattern changes between two others."""
+        return self.since[bisect.bisect_right(self.since, after) : bisect.bisect_left(self.since, before)]
+
     def forget(self, before: int) -> None:
         while len(self.since) > 1 and self.since[1] < before:
             del self.since[0], self.levels[0], self.phasors[0]
@@ -165,6 +169,10 @@ class _Attacker:
             levels = generator(self.seed, "attacker", since).integers(0, n_levels, self.plan.rows * self.plan.columns)
             found = self._known[since] = np.exp(2j * np.pi / n_levels * levels)
         return found
+
+
+def _start(sent: Transmission) -> int:
+    return sent.start
 
 
 def _ended(sent: Transmission) -> int:
@@ -267,6 +275,9 @@ class Air:
         self.frontier = 0
         self._channel: Channel | None = None
         self._sent: list[Transmission] = []
+        """By their starts."""
+        self._longest = 0
+        """Most ticks from the start to the end of any of them."""
         self._surface: _Surface | None = None
         self._attacker: _Attacker | None = None
 
@@ -282,6 +293,7 @@ class Air:
         self._attacker = None if plan is None else _Attacker(plan, seed)
         self.seed, self.frontier = seed, 0
         self._sent.clear()
+        self._longest = 0
         for station in self.stations.values():
             station.horizon = 0
         if self._surface is not None:
@@ -344,24 +356,22 @@ class Air:
         earliest = max(station.horizon, self.frontier)  # FOREVER while it repeats samples
         if start < earliest:
             raise Refused("late", f"{(earliest - start) / 1e6:.6f} µs too late")
-        if sum(s.samples.size for s in self._sent if s.radio == name and s.end > self.frontier) > MAX_UNHEARD:
+        unheard = (s for s in self._sent_between(self.frontier, FOREVER) if s.radio == name and s.end > self.frontier)
+        if sum(s.samples.size for s in unheard) > MAX_UNHEARD:
             raise Refused("device", f"more than {MAX_UNHEARD} samples wait for reception, accepted: no more")
         end = FOREVER if cyclic else start + duration(samples.shape[-1], station.sample_rate_hz)
-        self._sent.append(
-            Transmission(
-                name,
-                station.place,
-                start,
-                shift,
-                end,
-                samples,
-                station.sample_rate_hz,
-                station.carrier_hz,
-                cyclic,
-                station.array,
-            )
-        )
+        sent = Transmission(
+            name, station.place, start, shift, end, samples, station.sample_rate_hz, station.carrier_hz, cyclic,
+            station.array,
+        )  # fmt: skip
+        bisect.insort(self._sent, sent, key=_start)
+        self._longest = max(self._longest, end - start)
         station.horizon = max(station.horizon, end)
+
+    def _sent_between(self, since: int, until: int) -> list[Transmission]:
+        """Return all transmissions that begin before `until` and may last beyond `since`, by their starts."""
+        first = bisect.bisect_left(self._sent, since - self._longest, key=_start)
+        return self._sent[first : bisect.bisect_left(self._sent, until, key=_start)]
 
     def silence(self, name: str, repeated_only: bool = False) -> None:
         """Cut all samples of a radio that nobody can have received yet, or only repeated ones."""
@@ -428,7 +438,8 @@ class Air:
     def _present(self, r: Reception, end: int) -> list[Transmission]:
         """Return the transmissions that may be received until `end`."""
         start = r.start + r.shift
-        found = [s for s in self._sent if s.end > s.start and s.start < end and s.end > start - LONGEST_PATH]
+        nearby = self._sent_between(start - LONGEST_PATH, end)
+        found = [s for s in nearby if s.end > s.start and s.end > start - LONGEST_PATH]
         # the order of the declarations must not affect the rounding of the sum
         return sorted(found, key=lambda s: (s.start, s.radio))
 
@@ -508,7 +519,7 @@ class Air:
         end = start + duration(n_samples, rate)
         times = list(range((start // SEGMENT + 1) * SEGMENT, end, SEGMENT))
         if self._surface is not None:
-            times += [t for t in self._surface.since if start < t < end]
+            times += self._surface.changes(start, end)
         if self._attacker is not None:
             times += [t for t in self._attacker.changes(self._sent) if start < t < end]
         return sorted({0, n_samples, *(min(_ceil_index(t - start, rate), n_samples) for t in times)})
@@ -519,6 +530,7 @@ class Air:
             if self._attacker is not None:
                 self._attacker.forget([s for s in self._sent if s.end < oldest])
             self._sent = [s for s in self._sent if s.end >= oldest]
+            self._longest = max((s.end - s.start for s in self._sent), default=0)
         if self._surface is not None:
             self._surface.forget(oldest)
 
@@ -555,6 +567,16 @@ class Air:
         when = max(self.frontier + latency, surface.since[-1])
         surface.set(when, levels)
         return when
+
+    def schedule(self, board: str, patterns: Sequence[U8], times: Sequence[int], latency: int) -> tuple[int, ...]:
+        """Have each pattern latch at its time, which the command reached `latency` before; return the times."""
+        surface = self._held_by(board)
+        earliest = max(self.frontier + latency, surface.since[-1])
+        if times[0] < earliest:
+            raise Refused("device", f"a pattern is due {to_seconds(earliest - times[0]):.6f} s before it could latch")
+        for levels, when in zip(patterns, times, strict=True):
+            surface.set(when, levels)
+        return tuple(times)
 
     def pattern(self, board: str) -> U8:
         """Return (row, column) levels of the latest pattern."""

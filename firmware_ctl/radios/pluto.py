@@ -8,6 +8,7 @@ host gets to it. Comments mark the guards against its other peculiarities; each 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import errno
 import logging
@@ -15,8 +16,9 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -24,7 +26,7 @@ from msgspec import Meta, Struct
 
 from testbed.core.errors import DeviceError, DeviceTimeout
 from testbed.core.options import driver_options
-from testbed.core.radio import Limits, Radio, RadioCapabilities, RadioSettings
+from testbed.core.radio import FoundRadio, Limits, Radio, RadioCapabilities, RadioSettings
 from testbed.core.types import IqBlock
 from testbed.core.world import DriverContext
 
@@ -94,6 +96,35 @@ class Pluto(Radio):
         if found is None:
             return cls.limits
         return replace(cls.limits, device=found[0], carrier_hz=found[1], bandwidth_hz=found[2])
+
+    @classmethod
+    def discover(cls, addresses: Sequence[str] = ()) -> list[FoundRadio]:
+        """Open whatever libiio lists and what is at these addresses (`ip:…`, `usb:…`); a device at two is one."""
+        _, iio = _libraries("pluto")
+        listed: dict[str, str] = {}
+        with contextlib.suppress(
+            OSError
+        ):  # without Avahi libiio hands the error of another library on as one of its own
+            listed = {u: text for u, text in iio.scan_contexts().items() if "PLUTO" in text.upper()}
+        given = [a for a in addresses if a.partition(":")[0] in ("ip", "usb", "serial", "local")]
+        # a cable's address first: all Plutos have the same address on the network that they make
+        uris = dict.fromkeys([*given, *sorted(listed, key=lambda uri: (not uri.startswith("usb:"), uri))])
+        found: dict[str, FoundRadio] = {}
+        for uri in uris:
+            try:
+                with cls("pluto", DriverContext(0, None, None, Path()), uri=uri) as radio:
+                    one = radio._found(uri)
+            except DeviceError as exc:
+                log.warning("%s", exc)
+                continue
+            found.setdefault(one.serial or uri, one)
+        return list(found.values())
+
+    def _found(self, uri: str) -> FoundRadio:
+        caps, serial = self.capabilities, str(self._identity.get("serial", ""))
+        variant = "ad9363a" if caps.carrier_hz[0] > _MODELS["ad9364"][1][0] else "ad9364"
+        options = {"uri": uri, **({"serial": serial} if serial else {}), "variant": variant}
+        return FoundRadio(options, serial, f"{_MODELS[variant][0]} at {uri}", caps.tx_gain_db, caps.rx_gain_db)
 
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)

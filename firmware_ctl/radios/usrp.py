@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,12 +18,16 @@ from msgspec import Meta, Struct
 
 from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
 from testbed.core.options import driver_options
-from testbed.core.radio import Radio, RadioCapabilities, RadioSettings
+from testbed.core.radio import Radio, RadioCapabilities, RadioSettings, Window
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
 
-_SLICE_S = 0.25
-"""Longest single wait inside UHD, because Ctrl-C cannot interrupt it."""
+_SLICE_S = 0.05
+"""Longest single wait inside UHD, which neither Ctrl-C nor a halt can interrupt."""
+_QUEUED_BURSTS = 8
+"""Of a frame's length, which fit into the send buffers of any USRP; `send` waits while they are full."""
+_QUEUED_CAPTURES = 4
+"""Stream commands that wait in the device at a time; a B210 takes eight."""
 _AFTER_LOSS_S = 0.1
 """Time for the rest of a capture after the device reported that samples were lost."""
 _POLL_S = 0.005
@@ -54,14 +58,22 @@ class UsrpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Frontend specification for both directions, e.g. `A:A`."""
     antenna: str = "TX/RX"
     """One port for both directions: two antennas have two different channels, which are not reciprocal."""
-    rx_delay_samples: float = 0.0
-    """How much later than its time stamp a sample enters the host's stream, at the present rate. Measured: 46 to
-    165 on a B210 (gr-plasma #13). It is subtracted from every reception's time."""
+    rx_delay_samples: float | dict[str, float] = 0.0
+    """How much later than its time stamp a sample enters the host's stream. Measured: 46 to 165 on a B210 (gr-plasma
+    #13). It is subtracted from every reception's time. It differs with the sample rate: a table from rates in Hz,
+    { "4e6" = 52.0, "20e6" = 71.5 }, serves these rates and no others; one number serves all."""
     turnaround_s: Annotated[float, Meta(ge=0)] = 24e-6
     """Time between transmission and reception; the default is the transmit advance of a published TDD prober
     (4C6C/channel_measurement_for_PLKG)."""
     lock_timeout_s: Annotated[float, Meta(gt=0)] = 5.0
     """Time for the reference and the oscillators to lock."""
+
+    def __post_init__(self) -> None:
+        for rate in self.rx_delay_samples if isinstance(self.rx_delay_samples, dict) else ():
+            try:
+                float(rate)
+            except ValueError:
+                raise ValueError(f'rx_delay_samples: rate {rate!r}, accepted: numbers in Hz, as "20e6"') from None
 
 
 def load_uhd() -> Any:
@@ -247,6 +259,7 @@ class Usrp(Radio):
             tx_gain_db=self._gain_range,
             rx_gain_db=one(usrp.get_rx_gain_range(channel)),
             turnaround_s=self._options.turnaround_s,
+            queue=_QUEUED_BURSTS,
         )
 
     # ---------------------------------------------------------------- configuring
@@ -275,7 +288,21 @@ class Usrp(Radio):
             args.channels = [channel]
             self._rx, self._tx = usrp.get_rx_stream(args), usrp.get_tx_stream(args)
         self._muted, self._queued_until_s = False, -np.inf
+        self._delay_samples = self._delay_at(accepted.sample_rate_hz)
         return accepted
+
+    def _delay_at(self, rate_hz: float) -> float:
+        """Return the calibrated delay in samples at the rate that the device took."""
+        given = self._options.rx_delay_samples
+        if not isinstance(given, dict):
+            return given
+        for rate, samples in given.items():
+            if abs(float(rate) - rate_hz) < 1.0:
+                return samples
+        raise self._failed(
+            "configure", f"rx_delay_samples has no value for {rate_hz:g} Hz, only for {', '.join(given)}: measure it "
+            f"there (`testbed doctor --cable --rate-hz {rate_hz:g}`) and add it in [node.{self.name}.options]",
+        )  # fmt: skip
 
     def _await_oscillators(self, usrp: Any, channel: int) -> None:
         for side, names, sensor in (
@@ -384,20 +411,50 @@ class Usrp(Radio):
     # ---------------------------------------------------------------- receiving
 
     def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
+        self._ask_for(n_samples, at_s)
+        return self._fetch(n_samples, at_s, timeout_s)
+
+    def _do_receive_many(self, windows: Sequence[Window], timeout_s: float) -> list[IqBlock | DeviceError]:
+        """Have some windows wait in the device: from the end of one to the next the host would be too slow."""
+        out: list[IqBlock | DeviceError] = []
+        asked = 0
+        for i, window in enumerate(windows):
+            try:
+                self.check_interrupted()
+                for later in windows[asked : i + _QUEUED_CAPTURES]:
+                    self._ask_for(later.n_samples, later.at_s)
+                    asked += 1
+                block = self._fetch(window.n_samples, window.at_s, timeout_s)
+                out.append(block)
+                if block.overflow:  # what waited in the device was dropped with the rest of it
+                    asked = i + 1
+            except DeviceError as exc:
+                out.append(exc)
+                if self._rx is not None:
+                    self._flush()
+                asked = i + 1
+        return out
+
+    def _ask_for(self, n_samples: int, at_s: float | None) -> None:
+        """Order a capture."""
         self._require_stream("receive")
         self._tell_reports("receive")
-        rate_hz = self.settings.sample_rate_hz
-        delay_s = self._options.rx_delay_samples / rate_hz
         types = self._uhd.types
         command = types.StreamCMD(types.StreamMode.num_done)
         command.num_samps = n_samples
         command.stream_now = at_s is None
         if at_s is not None:
-            command.time_spec = types.TimeSpec(at_s + delay_s)
+            command.time_spec = types.TimeSpec(at_s + self._delay_samples / self.settings.sample_rate_hz)
+        with self._uhd_errors("receive"):
+            self._rx.issue_stream_cmd(command)
+
+    def _fetch(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
+        """Return the samples of the capture that was ordered first."""
+        rate_hz = self.settings.sample_rate_hz
+        delay_s = self._delay_samples / rate_hz
         whole = False
         with self._uhd_errors("receive"):
             try:
-                self._rx.issue_stream_cmd(command)
                 stamp_s, samples, lost = self._collect(n_samples, None if at_s is None else at_s + delay_s, timeout_s)
                 whole = not lost
             finally:
@@ -420,6 +477,7 @@ class Usrp(Radio):
         deadline = time.monotonic() + timeout_s
         placed, lost, stamp_s = 0, False, start_s
         while placed < n_samples:
+            self.check_interrupted()
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 if lost:

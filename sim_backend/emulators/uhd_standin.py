@@ -57,6 +57,7 @@ _PPS_POLL_S = 0.05
 """Virtual time that reading the time of the last PPS edge takes, so that time passes for a caller that waits for
 one."""
 _MASTER_HZ = 61.44e6
+Product = Literal["B210", "X310"]
 TxFault = Literal["", "late", "underflow", "seq_error", "timeout"]
 RxFault = Literal[
     "", "timeout", "late", "broken_chain", "overflow", "alignment", "bad_packet", "dropped", "abandoned"
@@ -66,7 +67,12 @@ RxFault = Literal[
 
 TX_GAIN = MetaRange(0.0, 89.75, 0.25)
 RX_GAIN = MetaRange(0.0, 70.0, 1.0)
-RATES = MetaRange(0.2e6, 61.44e6, 1.0)
+PRODUCTS = {
+    "B210": ("b200", MetaRange(5e6, 61.44e6, 0.0), (), 512, 61.44e6),
+    "X310": ("x300", MetaRange(184.32e6, 200e6, 15.68e6), (200e6, 184.32e6), 1024, 200e6),
+}
+"""Product → UHD's type, masters that may be asked for, the only ones there are (none: any in the range), largest
+division, highest rate."""
 CARRIERS = MetaRange(70e6, 6e9, 1.0)
 TX_TOP_DB = 10.0
 """Transmit gain of the simulated radio (dBm at full scale) at the top of the range, as a B210 gives."""
@@ -81,8 +87,10 @@ class Device:
     """Name of its radio in the World, and of its place in the scene unless `options` give another."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the simulated radio (`impairments.RadioOptions`)."""
-    rx_delay_samples: float = 0.0
-    """How much older than their time stamp received samples are."""
+    product: Product = "B210"
+    """B210: its master clock follows the rate, unless one is asked for. X310: two masters, and what these divide to."""
+    rx_delay_samples: float | dict[str, float] = 0.0
+    """How much older than their time stamp received samples are, at any rate or by rate in Hz."""
     ref_locked: bool = True
     lo_locked: bool = True
     pps: bool = True
@@ -98,6 +106,11 @@ class Device:
     context: DriverContext | None = None
     """Context of its node; default: the shelf's."""
     _core: weakref.ref[_Core] | None = None
+
+    def delay_samples(self, rate_hz: float) -> float:
+        if not isinstance(self.rx_delay_samples, dict):
+            return self.rx_delay_samples
+        return next((n for rate, n in self.rx_delay_samples.items() if abs(float(rate) - rate_hz) < 1.0), 0.0)
 
     @property
     def core(self) -> _Core | None:
@@ -117,8 +130,12 @@ class _Core:
     def __init__(self, device: Device, context: DriverContext, master_hz: float | None) -> None:
         if device.core is not None:
             raise RuntimeError("LookupError: KeyError: No devices found for ----->\nDevice Address:\n    it is in use")
-        self.device, self._context, self.master_hz = device, context, master_hz or 32e6
-        self.fixed_master = master_hz is not None
+        self.device, self._context = device, context
+        _, masters, fixed, self._most, _ = PRODUCTS[device.product]
+        self.fixed_master = master_hz is not None or bool(fixed)
+        if fixed:  # UHD takes the nearest one, and says so in its log only
+            master_hz = min(fixed, key=lambda hz: abs(hz - (master_hz or fixed[0])))
+        self.master_hz = masters.clip(master_hz or 32e6)
         self.reference = self.time_source = "internal"
         self.settings = RadioSettings(CARRIERS.start(), 1e6, 0.0, 0.0)
         self.tuned: RadioSettings | None = None
@@ -216,11 +233,17 @@ class _Core:
             **{k: values.get(k, getattr(s, k)) for k in ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db")}
         )
 
+    def rates(self) -> MetaRange:
+        """Return the rates of this master clock, or of all that a free one can take."""
+        if self.fixed_master:
+            return MetaRange(self.master_hz / self._most, self.master_hz, 0.0)
+        return MetaRange(0.2e6, PRODUCTS[self.device.product][4], 1.0)
+
     def coerce_rate(self, rate_hz: float) -> float:
         """Return the nearest rate that the master clock divides down to; a free master clock follows the rate."""
         if not self.fixed_master:
             self.master_hz = rate_hz * max(1, math.floor(_MASTER_HZ / rate_hz))
-        return self.master_hz / max(1, round(self.master_hz / rate_hz))
+        return self.master_hz / min(max(1, round(self.master_hz / rate_hz)), self._most)
 
 
 class TXStreamer:
@@ -337,7 +360,7 @@ class RXStreamer:
             time.sleep(timeout_s)
             return
         rate_hz, n = core.settings.sample_rate_hz, command.num_samps
-        lead_s = core.device.rx_delay_samples / rate_hz
+        lead_s = core.device.delay_samples(rate_hz) / rate_hz
         nothing = np.zeros(0, np.complex64)
         sim = core.on_air()
         try:
@@ -416,7 +439,8 @@ class MultiUSRP:
 
     # -- what it is
     def get_usrp_rx_info(self, chan: int = 0) -> dict[str, str]:
-        return {"mboard_id": "B210", "mboard_serial": self._core.device.serial, "rx_antenna": "TX/RX"}
+        device = self._core.device
+        return {"mboard_id": device.product, "mboard_serial": device.serial, "rx_antenna": "TX/RX"}
 
     def get_tree(self) -> PropertyTree:
         return PropertyTree()
@@ -491,10 +515,10 @@ class MultiUSRP:
 
     # -- tuning
     def get_rx_rates(self, chan: int = 0) -> MetaRange:
-        return RATES
+        return self._core.rates()
 
     def get_tx_rates(self, chan: int = 0) -> MetaRange:
-        return RATES
+        return self._core.rates()
 
     def get_rx_freq_range(self, chan: int = 0) -> MetaRange:
         return CARRIERS
@@ -632,7 +656,9 @@ class UhdStandIn:
 
     def find(self, arg0: str, /) -> list[DeviceAddr]:
         return [
-            DeviceAddr(f"type=b200,product=B210,serial={d.serial}") for d in self.devices.values() if not d.unplugged
+            DeviceAddr(f"type={PRODUCTS[d.product][0]},product={d.product},serial={d.serial}")
+            for d in self.devices.values()
+            if not d.unplugged
         ]
 
 
@@ -644,7 +670,8 @@ class StandInOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_field
 
     serial: str | None = None
     """Serial number; default: derived from the name."""
-    rx_delay_samples: float = 0.0
+    product: Product = "B210"
+    rx_delay_samples: float | dict[str, float] = 0.0
     ref_locked: bool = True
     lo_locked: bool = True
     pps: bool = True
@@ -660,6 +687,7 @@ def put_in_place(name: str, context: DriverContext, options: Mapping[str, Any]) 
         serial=o.serial or f"{context.seed & 0xFFFFFFFF:08X}",
         name=name,
         options={k: v for k, v in options.items() if k in known},
+        product=o.product,
         rx_delay_samples=o.rx_delay_samples,
         ref_locked=o.ref_locked,
         lo_locked=o.lo_locked,

@@ -107,6 +107,12 @@ def key_bits(block: Block) -> int:
     return min((k.key_bits for k in block.key.values() if k.failure is None), default=0)
 
 
+def hashed_bits(block: Block) -> int:
+    """Return the bits that a block's string was hashed to: its key, and what of it authenticates later blocks."""
+    refill = max((k.refill_bits for k in block.key.values() if k.failure is None), default=0)
+    return key_bits(block) + refill
+
+
 def exposed(outcomes: Sequence[Outcome]) -> int:
     """Return how many keys are exposed."""
     return sum(isinstance(o, Audited) and o.exposed for o in outcomes)
@@ -200,7 +206,7 @@ def _found(run: RecordedRun, block: Block, facts: Facts, assumption: str, rule: 
         attack=best.attack,
         guess_probability=best.guess_probability,
         left_bits=max(0, left),
-        exposed=assumption == AS_RUN and left < key_bits(block),
+        exposed=assumption == AS_RUN and left < hashed_bits(block),
     )
 
 

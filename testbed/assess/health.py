@@ -29,6 +29,8 @@ class Measured:
     """Her levels by transmitter ("alice", "bob"); only links of which she has any value."""
     snr_db: tuple[F64, F64] | None
     """(probe,) at Alice and at Bob; None where it was not measured."""
+    pairs: int = 1
+    """Antenna pairs: dimension = pair · n_subcarriers + subcarrier."""
 
 
 class HealthCheck(ABC):
@@ -56,15 +58,19 @@ class HealthCheck(ABC):
 
 
 def check(
-    alice_db: F64, bob_db: F64, eve_db: Mapping[str, F64] | None, snr_db: tuple[F64, F64] | None = None
+    alice_db: F64,
+    bob_db: F64,
+    eve_db: Mapping[str, F64] | None,
+    snr_db: tuple[F64, F64] | None = None,
+    pairs: int = 1,
 ) -> list[Verdict]:
     """Return all verdicts. `eve_db` maps each transmitter ("alice", "bob") to Eve's values of it; None, empty: no Eve.
 
-    `snr_db`: (probe,) at Alice and at Bob, where it was measured. A check that raises, or cannot be used, gives a
-    verdict that says so, and does not affect the others.
+    `snr_db`: (probe,) at Alice and at Bob, where it was measured. `pairs`: antenna pairs of Alice and Bob. A check that
+    raises, or cannot be used, gives a verdict that says so, and does not affect the others.
     """
     eve = {name: values for name, values in (eve_db or {}).items() if np.isfinite(values).any()}
-    measured = Measured(alice_db, bob_db, eve, snr_db)
+    measured = Measured(alice_db, bob_db, eve, snr_db, pairs)
     checks = sorted(registry.usable("health").items(), key=lambda item: (item[1].order, item[0]))
     out = [verdict for name, cls in checks for verdict in _asked(name, cls, measured)]
     return out + [Verdict(p.name, False, f"{p}.") for p in registry.problems(["health"])]

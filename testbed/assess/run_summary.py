@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from testbed.assess import agreement, audit, health, randomness, training
+from testbed.assess import agreement, audit, carriers, health, randomness, training
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.config import convert
 from testbed.core.antennas import canonical_antennas
@@ -31,12 +31,20 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
     rejected = Counter(str(reason) for reason in run.rounds.reason[~run.rounds.kept])
     levels_db = _levels_db(run, kept)
     alice, bob = levels_db.get("bob>alice"), levels_db.get("alice>bob")
-    eve = {tx: values for tx in ("alice", "bob") if (values := levels_db.get(f"{tx}>eve")) is not None}
     verdicts: list[Verdict] = []
     correlations: dict[str, float | None] = {}
     unmeasured: dict[str, str] = {}
+    if alice is not None and bob is not None and alice.shape != bob.shape:
+        why = f"CSI of {alice.shape[1]} values a round at Alice and of {bob.shape[1]} at Bob cannot be compared"
+        unmeasured |= {k: why for k in ("csi_correlation_ab", "csi_correlation_ae", "csi_correlation_ab_detrended")}
+        alice = bob = None
+    # what a node reports of itself may be of any shape: one that cannot be compared is none
+    eve = {
+        tx: values for tx in ("alice", "bob")
+        if (values := levels_db.get(f"{tx}>eve")) is not None and alice is not None and values.shape == alice.shape
+    }  # fmt: skip
     if alice is not None and bob is not None:
-        verdicts += health.check(alice, bob, eve, _snr_db(run, kept))
+        verdicts += health.check(alice, bob, eve, _snr_db(run, kept), _antenna_pairs(run))
         correlations["csi_correlation_ab"] = agreement.correlation(alice, bob)
         correlations["csi_correlation_ab_detrended"] = agreement.detrended(alice, bob)
         found = [r for v in eve.values() for end in (alice, bob) if (r := agreement.correlation(end, v)) is not None]
@@ -48,7 +56,8 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
         unmeasured |= {k: why for k in ("keys_mismatched", "randomness", "eve_keys_recovered")}
         if any(audit.key_bits(block) for block in run.blocks):
             unmeasured |= {k: why for k in ("min_entropy_per_bit", "secrecy")}
-    verdicts += _course(run, experiment)
+    offsets = carriers.offsets(run, experiment)
+    verdicts += [*carriers.verdict(run, experiment, offsets), *_course(run, experiment)]
     attempts = _attempts(run)
     if experiment.training.rounds:
         verdicts += [training.verdict(attempts), training.guard_verdict(attempts, experiment.training.guard_rounds)]
@@ -72,6 +81,9 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
             randomness=randomness.combine({test: np.array(p) for test, p in p_values.items()}),
             health=verdicts,
             rehearsal=run.start.rehearsal,
+            authentication=[
+                by for by, usual in (("curve", True), ("wegman_carter", False)) if run.start.lab.get(by, usual)
+            ],
             keys_exposed=exposed if isinstance(exposed, int) else None,
             unmeasured=unmeasured,
             **correlations,
@@ -81,6 +93,7 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
         guard = next((e.data["rounds"] for e in reversed(run.events) if e.kind == "guard_rounds"), 0)
         out["training"] = training.summarise(attempts, guard)
     out["links_rejected"] = _links_rejected(run)
+    out["carriers"] = offsets
     out["status"] = run.stop.exit_status if run.stop is not None else "killed"
     return out
 
@@ -118,6 +131,12 @@ def _levels_db(run: RecordedRun, kept: np.ndarray) -> dict[str, F64]:
         aligned = canonical_antennas(CsiSeries(h=h, rounds=kept, subcarrier_hz=series.subcarrier_hz), rx)
         out[f"{tx}>{rx}"] = agreement.level_db(aligned.h)
     return out
+
+
+def _antenna_pairs(run: RecordedRun) -> int:
+    """Return the number of antenna pairs between Alice and Bob; 1 where their CSI is not on record."""
+    series = run.series(f"{run.node('bob')}>{run.node('alice')}")
+    return 1 if series is None else int(np.prod(series.h.shape[1:3]))
 
 
 def _snr_db(run: RecordedRun, kept: np.ndarray) -> tuple[F64, F64] | None:

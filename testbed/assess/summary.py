@@ -73,6 +73,8 @@ class RunFacts:
     health: Sequence[Verdict] = ()
     rehearsal: bool = False
     """Whether the run follows from a public seed, and so do its keys."""
+    authentication: Sequence[str] = ()
+    """What the discussion was authenticated by: curve, wegman_carter; nothing where it was held in one process."""
     keys_exposed: int | None = None
     """Keys that an Eve of the audit after the run can predict; None where there was no audit."""
     unmeasured: Mapping[str, str] = field(default_factory=dict)
@@ -137,6 +139,7 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
             "frame_failures": sum(_reconciled(b) and b not in verified for b in facts.blocks),
         },
         "key_bits": key_bits,
+        "authentication": _authentication(facts, good),
         "keys_verified": len(delivered) - mismatched,
         "keys_mismatched": mismatched if len(compared) == len(delivered) else None,
         "keys_exposed": facts.keys_exposed,
@@ -144,6 +147,10 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
         "raw_rate_bps": _ratio(raw_bits, facts.probing_s),
         "key_rate_bps": _ratio(key_bits, facts.probing_s),
         "key_bits_per_round": _ratio(key_bits, facts.rounds),
+        "csi_defects": {
+            "alice": _defects([b.alice for b in facts.blocks]),
+            "bob": _defects([b.bob for b in facts.blocks]),
+        },
         "randomness": {test: dict(result) for test, result in facts.randomness.items()} or None,
         "blocks": len(facts.blocks),
         "probing_s": facts.probing_s,
@@ -156,11 +163,24 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
     }
     summary["secrecy"] = secrecy([b.alice_key for b in facts.blocks if b.alice_key is not None])
     summary["health"] = (
-        [_entry(v) for v in (*facts.health, *_entropy_entries(facts.blocks))]
+        [_entry(v) for v in (*facts.health, *_entropy_entries(facts.blocks), *_defect_entries(facts.blocks))]
         + _key_entries(facts, delivered)
         + _null_entries(summary, facts)
     )
     return summary
+
+
+def _authentication(facts: RunFacts, good: Sequence[BlockFacts]) -> dict[str, Any]:
+    """Say what the discussion was authenticated by and what that cost: key = hashed − refill."""
+    refill = sum(b.alice_key.refill_bits for b in good if b.alice_key is not None)
+    ends = [[k.authentication_bits if k is not None else 0 for k in (b.alice_key, b.bob_key)] for b in facts.blocks]
+    key_bits = sum(b.alice_key.key_bits for b in good if b.alice_key is not None)
+    return {
+        "by": list(facts.authentication),
+        "spent_bits": sum(max(bits) for bits in ends),
+        "refill_bits": refill,
+        "hashed_bits": key_bits + refill,
+    }
 
 
 def _entropy_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:
@@ -172,6 +192,50 @@ def _entropy_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:
         )
         return [Verdict("min_entropy_model", True, detail)]
     return []
+
+
+_OF_BINS = ("dead_bins", "jumping_bins")
+_FEW = 0.005
+"""Share of frames or values below which what was repaired is no sign of a defective receiver."""
+_DEFECTS = {
+    "dead_bins": ("dead subcarrier", "dead subcarriers", "filled in, features of many left out"),
+    "jumping_bins": ("jumping subcarrier", "jumping subcarriers", "filled in, features of many left out"),
+    "filled_values": ("missing or outlying value", "missing or outlying values", "filled in from the neighbours"),
+    "broken_frames": ("broken frame", "broken frames", "left out: most values missing"),
+    "outlier_frames": ("outlier frame", "outlier frames", "left out: level far off the frames around"),
+    "level_steps": ("step of the receiver's gain", "steps of the receiver's gain", "levelled"),
+}
+"""Singular, plural, what was done."""
+
+
+def _defects(reports: Sequence[AgreeReport | None]) -> dict[str, int]:
+    """Return what was wrong with one end's CSI over all blocks: frames, values, steps in sum; bins the most at once."""
+    out: dict[str, int] = {}
+    for report in reports:
+        for name, n in (report.csi_defects if report is not None else {}).items():
+            out[name] = max(out.get(name, 0), n) if name in _OF_BINS else out.get(name, 0) + n
+    return out
+
+
+def _defect_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:
+    """Name what was masked or repaired of each end's CSI."""
+    out = []
+    for end, reports in (("alice", [b.alice for b in blocks]), ("bob", [b.bob for b in blocks])):
+        found = _defects(reports)
+        if not found:
+            continue
+        known = [r for r in reports if r is not None]
+        bins = sorted({k for r in known for k in r.csi_bins})
+        told = [
+            f"{counted(n, *words[:2])} ({words[2]})" for name, words in _DEFECTS.items() if (n := found.get(name, 0))
+        ]
+        rare = set(found) <= {"filled_values", "broken_frames", "outlier_frames"} and sum(
+            n for name, n in found.items() if name != "filled_values"
+        ) <= _FEW * sum(r.probes for r in known)
+        places = f" Places of the subcarriers: {', '.join(map(str, bins))}." if bins else ""
+        detail = f"CSI at {end.capitalize()}: {'; '.join(told)}.{places}"
+        out.append(Verdict(f"csi_defects_{end}", rare, detail))
+    return out
 
 
 def secrecy(reports: Sequence[KeyReport]) -> dict[str, Any] | None:

@@ -1,8 +1,10 @@
-"""Rounds per second of the whole testbed in virtual time, with Alice, Bob, Eve and the simulated air as processes.
+"""Rounds per second through the whole process chain: Alice, Bob, Eve, a surface and the air as processes.
 
-The peer does the same work without processes: one loop sends the same waveform through a flat channel and estimates it
-at three receivers. It has no sockets, authentication, scheduling, records or simulated air. The ratio therefore gives
-the share of the time that is spent on the signal itself.
+Three figures: in virtual time without and with a pattern that changes every round, and on the wall clock with rounds
+every 2 ms. Each is measured with the trains that the experiment gets by default and with trains of one, so that the
+ratio says what ordering rounds together is worth. The last row compares with the same work without processes: one loop
+sends the same waveform through a flat channel and estimates it at three receivers. It has no sockets, authentication,
+scheduling, records or simulated air.
 """
 
 from __future__ import annotations
@@ -18,47 +20,68 @@ import numpy as np
 from testbed import config
 from testbed.benchmarks import BenchRow
 from testbed.core import registry
-from testbed.core.config import Experiment
+from testbed.core.config import Experiment, Lab
 from testbed.core.types import IqBlock
 
 ROUNDS = 600
 SETTLED = 100
 """Rounds before the clock starts, in which processes start up and caches fill."""
+WALL_S = 2e-3
+"""Interval asked for on the wall clock."""
 
 
 def run() -> list[BenchRow]:
-    """Run `mobile_room` on the `sim` lab with three nodes, CURVE and records."""
-    ours_s, kept = round_s("sim", ROUNDS, SETTLED)
+    """Run two experiments on the `sim` lab with CURVE and records on, and one of them in real time."""
+    rows = [_trains("mobile_room"), _trains("static_room"), _trains("mobile_room", wall=True)]
     peer_s = _signal_only(config.load_experiment("mobile_room"))
-    note = f"{1 / ours_s:.0f} rounds/s, {kept} of {ROUNDS} kept, 3 radios, CURVE and journal on, {os.cpu_count()} cores"
-    return [
-        BenchRow(
-            name="rounds",
-            ours_s=ours_s,
-            peer="estimation alone, one process",
-            peer_s=peer_s,
-            ratio=peer_s / ours_s,
-            note=note,
-        )
-    ]
+    ours_s = rows[0].ours_s
+    peer = BenchRow(
+        name="rounds", ours_s=ours_s, peer="estimation alone, one process", peer_s=peer_s, ratio=peer_s / ours_s,
+        note=rows[0].note,
+    )  # fmt: skip
+    return [*rows, peer]
 
 
-def round_s(lab: str, rounds: int, settled: int, experiment: str = "mobile_room") -> tuple[float, int]:
-    """Return (seconds per round of an experiment on a bundled lab after the first `settled`, rounds kept)."""
+def _trains(experiment: str, wall: bool = False) -> BenchRow:
+    """Measure one experiment with trains as they are by default, and the same with trains of one."""
+    changes = {"interval_s": WALL_S} if wall else {}
+    alone_s, _ = round_s("sim", ROUNDS // 2, SETTLED, experiment, wall, train=1, **changes)
+    ours_s, kept = round_s("sim", ROUNDS, SETTLED, experiment, wall, **changes)
+    pace = f"wall clock, every {WALL_S * 1e3:g} ms asked for" if wall else "virtual time"
+    return BenchRow(
+        name=f"rounds {experiment}{' in real time' if wall else ''}",
+        ours_s=ours_s,
+        peer="trains of one",
+        peer_s=alone_s,
+        ratio=alone_s / ours_s,
+        note=f"{1 / ours_s:.0f} rounds/s, {kept} of {ROUNDS} kept, {pace}, CURVE, journal, {os.cpu_count()} cores",
+    )
+
+
+def round_s(
+    lab: str, rounds: int, settled: int, experiment: str = "mobile_room", wall: bool = False, **probing: float
+) -> tuple[float, int]:
+    """Return (seconds a round of an experiment takes on a bundled lab after the first `settled`, rounds kept).
+
+    `wall`: the simulated air goes no faster than real time; `probing`: keys of the experiment's table to change.
+    """
     from testbed.coordinator.server import Progress
     from testbed.lab import processes
 
     plan = config.load_experiment(experiment)
     # one block after the last round, because the time of distilling must not count
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=10 * rounds)
-    plan = msgspec.structs.replace(plan, rounds=rounds, accounting=accounting)
-    marks: dict[int, float] = {}
+    changed = msgspec.structs.replace(plan.probing, **probing)
+    plan = msgspec.structs.replace(plan, rounds=rounds, accounting=accounting, probing=changed)
+    marks: list[tuple[int, float]] = []
 
     def progress(p: Progress) -> None:
-        if p.round in (settled, rounds):
-            marks.setdefault(p.round, time.perf_counter())
+        if p.round >= settled:
+            marks.append((p.round, time.perf_counter()))
 
     with tempfile.TemporaryDirectory() as folder:
+        if wall:
+            lab = str(_in_real_time(lab, Path(folder)))
         state = os.environ.get("TESTBED_STATE")
         os.environ["TESTBED_STATE"] = str(Path(folder) / "state")
         try:
@@ -68,7 +91,16 @@ def round_s(lab: str, rounds: int, settled: int, experiment: str = "mobile_room"
                 del os.environ["TESTBED_STATE"]
             else:
                 os.environ["TESTBED_STATE"] = state
-    return (marks[rounds] - marks[settled]) / (rounds - settled), int(outcome.summary["pairs_kept"])
+    (first, began_s), last = marks[0], next(mark for mark in marks if mark[0] == rounds)
+    return (last[1] - began_s) / (last[0] - first), int(outcome.summary["pairs_kept"])
+
+
+def _in_real_time(lab: str, folder: Path) -> Path:
+    """Write a bundled lab's file with its air in real time: the nodes' processes read it by themselves."""
+    text = config.find(Lab, lab).read_text(encoding="utf-8")
+    path = folder / "lab.toml"
+    path.write_text(text.replace('pace = "virtual"', 'pace = "wall"'), encoding="utf-8")
+    return path
 
 
 def _signal_only(plan: Experiment, n: int = 100) -> float:

@@ -25,7 +25,7 @@ a failure is sent once and never collides with a message of the next discussion.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -34,6 +34,7 @@ import numpy as np
 
 from testbed.chain.amplify.verify import TAG_BITS, TAG_BYTES, draw_point, verification_tag
 from testbed.chain.confirm import Transcript, shown_tag
+from testbed.chain.defects import Defects, mend
 from testbed.chain.dialogue import (
     FAILED,
     PEER_FAILED,
@@ -82,7 +83,7 @@ class Agreed:
     """(position,) ascending indices into `raw` of the bits that were published."""
     ledger: Ledger
     csi: CsiSeries = field(repr=False)
-    """This side's measurements, antennas in canonical order."""
+    """This side's measurements, antennas in canonical order, defects masked or repaired."""
     features: Features | None = field(default=None, repr=False)
     """The quantizer's input; None where the block failed before."""
     columns: I64 | None = None
@@ -101,6 +102,7 @@ class _Progress:
     csi: CsiSeries
     features: Features | None = None
     columns: I64 | None = None
+    defects: Defects = field(default_factory=Defects)
     raw: Bits | None = None
     sacrificed: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
     errors: int = 0
@@ -125,6 +127,8 @@ class _Progress:
             messages=ledger.messages,
             verified=verified,
             failure=failure,
+            csi_defects=self.defects.counts,
+            csi_bins=self.defects.bins,
         )
         values = self.values if verified else np.zeros(0, np.uint8)
         return Agreed(
@@ -136,8 +140,17 @@ class _Progress:
 class Agreement:
     """Alice's half and Bob's half of a block's agreement, by the stages of one experiment."""
 
-    def __init__(self, enhance: Enhancer, quantize: Quantizer, reconcile: Reconciler, accounting: Accounting) -> None:
+    def __init__(
+        self,
+        enhance: Enhancer,
+        quantize: Quantizer,
+        reconcile: Reconciler,
+        accounting: Accounting,
+        begin: Callable[[], Transcript] = Transcript,
+    ) -> None:
+        """`begin` makes the transcript that a block begins with."""
         self.enhance, self.quantize, self.reconcile, self.accounting = enhance, quantize, reconcile, accounting
+        self._begin = begin
 
     def agree(self, role: Side, csi: CsiSeries, block: int, seed: int) -> Dialogue[Agreed]:
         """Return one side's dialogue from CSI to a verified common string.
@@ -147,10 +160,10 @@ class Agreement:
         verification_failed, not_trained, wrong_model, protocol, or peer_failed: <the peer's reason>) with everything
         that was measured until then.
         """
-        ledger, transcript = Ledger(), Transcript()
+        ledger, transcript = Ledger(), self._begin()
         peer: Side = "bob" if role == "alice" else "alice"
-        csi = canonical_antennas(csi, role)
-        progress = _Progress(block, csi)
+        csi, defects = mend(canonical_antennas(csi, role))
+        progress = _Progress(block, csi, defects=defects)
         steps = self._alice if role == "alice" else self._bob
         rng = generator(seed, "chain", role, block)
 

@@ -20,12 +20,13 @@ from testbed.chain.amplify.verify import TAG_BITS
 from testbed.chain.confirm import Transcript, answered, check_answered, check_shown, shown
 from testbed.chain.dialogue import integer, packed, watched
 from testbed.chain.knowledge import covered
+from testbed.chain.wegman_carter import PAD_BYTES, PAIR_BITS, Pool
 from testbed.core.config import Accounting
 from testbed.core.errors import DialogueFailed, InputError
 from testbed.core.ledger import Dialogue, PublicMessage, Receive, Send
 from testbed.core.outcomes import EveRow, KeyReport, LengthTerm
 from testbed.core.seeds import derive, generator
-from testbed.core.types import Key
+from testbed.core.types import U8, Key
 from testbed.entropy.facts import Facts
 from testbed.entropy.judge import judge
 from testbed.entropy.length import STEP, AssumedEve, Budget, KeyLength, key_length
@@ -54,13 +55,21 @@ class Amplification:
 
     blocks: how many blocks the run plans; ε is shared among them, and further blocks give no key. least_key_bits: a
     shorter key counts as none at this side. decided: the blocks of the run that ε was spent on, shared with the object
-    that replaces this one when a node is configured again.
+    that replaces this one when a node is configured again. pool: for one-time authentication of the discussion, which
+    the first bits of every hashed string pay for (`chain.wegman_carter`).
     """
 
     def __init__(
-        self, accounting: Accounting, blocks: int = 1, least_key_bits: int = 1, decided: set[int] | None = None
+        self,
+        accounting: Accounting,
+        blocks: int = 1,
+        least_key_bits: int = 1,
+        decided: set[int] | None = None,
+        pool: Pool | None = None,
     ) -> None:
         self._least_key_bits = least_key_bits
+        self._pool = pool
+        self._refill_bits = 0 if pool is None else PAIR_BITS
         self.accounting = accounting
         self.budget = Budget(accounting.epsilon_log2, blocks)
         self._decided = set() if decided is None else decided
@@ -114,8 +123,10 @@ class Amplification:
         (`chain.confirm`): Alice's key is delivered when Bob's code equals hers, Bob's when he then receives hers. The
         last message of any protocol can be lost (two generals): then Alice has a key that Bob does not use, and his
         node reports the failure; two different keys are not possible. A key of 0 bits is no key: (None, report) with
-        the reason in `failure`. Raises ValueError where `agreed` is not verified, DialogueFailed where the discussion
-        fails (ledger_mismatch, key_too_short, confirmation_failed, protocol, peer_failed).
+        the reason in `failure`. With a pool, `decided` is the length of the whole hashed string, and the reported key
+        is what is left of it after the refill. Raises ValueError where `agreed` is not verified, DialogueFailed where
+        the discussion fails (ledger_mismatch, key_too_short, confirmation_failed, authentication_failed,
+        pool_exhausted, pool_out_of_step, protocol, peer_failed).
         """
         if not agreed.report.verified:
             raise ValueError(f"block {agreed.report.block} was not verified ({agreed.report.failure})")
@@ -124,8 +135,9 @@ class Amplification:
             return watched(self._bob(agreed, said), lambda whose, m: said.add("bob" if whose == "own" else "alice", m))
         if decided is None:
             raise ValueError(f"block {agreed.report.block}: Alice decides the length first")
-        if 0 < decided.key_bits < self._least_key_bits:
-            why = f"key_too_short: {decided.key_bits} bits, accepted here from {self._least_key_bits}"
+        if 0 < decided.key_bits < self._least_key_bits + self._refill_bits:
+            left = max(0, decided.key_bits - self._refill_bits)
+            why = f"key_too_short: {left} bits, accepted here from {self._least_key_bits}"
             decided = msgspec.structs.replace(decided, key_bits=0, failure=why)
         steps = self._alice(agreed, decided, seed, said)
         return watched(steps, lambda whose, m: said.add("alice" if whose == "own" else "bob", m))
@@ -143,16 +155,43 @@ class Amplification:
             "length": length,
             "seed": np.packbits(toeplitz).tobytes(),
         }
+        if self._pool is not None and length:
+            body |= {"refill": self._refill_bits, "pool": self._pool.offer()}
         yield Send(PublicMessage(kind=AMPLIFY, body=body))
         code = said.code(agreed.tag)
         if not length:
             return None, decided
-        key = Key(block, toeplitz_hash(agreed.values, toeplitz, length))
+        string = toeplitz_hash(agreed.values, toeplitz, length)
+        before = said.copy()
         confirmed = yield Receive(CONFIRMED)
         assert confirmed is not None
+        pads = b"" if self._pool is None else _read_pads(self._pool, body["pool"], confirmed, before)
         check_shown(confirmed, code)
-        yield Send(PublicMessage(kind=DELIVERED, body={"block": block, **answered(code)}))
-        return key, decided
+        delivered = PublicMessage(kind=DELIVERED, body={"block": block, **answered(code)})
+        yield Send(said.signed("alice", delivered, pads[PAD_BYTES:]) if pads else delivered)
+        return Key(block, self._refill(string, said)), self._less_refill(decided)
+
+    def _refill(self, string: U8, said: Transcript) -> U8:
+        """Return the key that is left of a hashed string once the pool has its share; the discussion is over."""
+        if self._pool is not None:
+            self._pool.refill(said.digest, string[: self._refill_bits])
+        return string[self._refill_bits :]
+
+    def _less_refill(self, report: KeyReport) -> KeyReport:
+        """Return the report of what is left for use."""
+        bits = self._refill_bits
+        if not bits or not report.key_bits:
+            return report
+        why = "refill of the pool of one-time authentication: two tags of 128 bits a block"
+
+        def less(rows: tuple[EveRow, ...]) -> tuple[EveRow, ...]:
+            return tuple(msgspec.structs.replace(row, key_bits=max(0, row.key_bits - bits)) for row in rows)
+
+        return msgspec.structs.replace(
+            report, key_bits=report.key_bits - bits, refill_bits=bits, eves=less(report.eves),
+            sensitivity=less(report.sensitivity),
+            terms=(*report.terms, LengthTerm(name="authentication", bits=-bits, why=why)) if report.terms else (),
+        )  # fmt: skip
 
     def _bob(self, agreed: Agreed, said: Transcript) -> Steps[tuple[Key | None, KeyReport]]:
         block, n, leaked = agreed.report.block, agreed.values.size, agreed.ledger.leaked_bits
@@ -168,19 +207,46 @@ class Amplification:
         length = integer(message, "length", 0, self.longest(agreed))
         if length % STEP:
             raise DialogueFailed("protocol", f"{AMPLIFY}: length {length}, accepted: multiples of {STEP}")
-        if 0 < length < self._least_key_bits:
-            raise DialogueFailed("key_too_short", f"{length} bits, accepted here from {self._least_key_bits}")
+        if 0 < length < self._least_key_bits + self._refill_bits:
+            left = max(0, length - self._refill_bits)
+            raise DialogueFailed("key_too_short", f"{left} bits, accepted here from {self._least_key_bits}")
         failure = None if length else SHORT
         report = KeyReport(block=block, key_bits=length, entropy=self.accounting.entropy, failure=failure)
         if not length:
             return None, report
         toeplitz = packed(message, "seed", seed_length(n, length))
-        key = Key(block, toeplitz_hash(agreed.values, toeplitz, length))
-        yield Send(PublicMessage(kind=CONFIRMED, body={"block": block, **shown(code)}))
+        string = toeplitz_hash(agreed.values, toeplitz, length)
+        confirmed, pads = PublicMessage(kind=CONFIRMED, body={"block": block, **shown(code)}), b""
+        if self._pool is not None:
+            integer(message, "refill", self._refill_bits, self._refill_bits)
+            name, number, pads, common = self._pool.choose(message.body.get("pool"))
+            body = {**confirmed.body, "pair": [name, number], "common": common}
+            confirmed = said.signed("bob", msgspec.structs.replace(confirmed, body=body), pads[:PAD_BYTES])
+        yield Send(confirmed)
+        before = said.copy()
         delivered = yield Receive(DELIVERED)
         assert delivered is not None
+        if pads:
+            before.check_signed("alice", delivered, pads[PAD_BYTES:])
         check_answered(delivered, code)
-        return key, report
+        return Key(block, self._refill(string, said)), self._less_refill(report)
+
+
+def _read_pads(pool: Pool, offer: list[list[Any]], confirmed: PublicMessage, before: Transcript) -> bytes:
+    """Return the pair of pads that Bob chose, struck off, his tag checked; `before`: what was said until his message.
+
+    Raises DialogueFailed (protocol, pool_out_of_step, authentication_failed).
+    """
+    pair, common = confirmed.body.get("pair"), confirmed.body.get("common")
+    offered = [name for name, _, _ in offer]
+    if not isinstance(common, list) or not isinstance(pair, list) or len(pair) != 2 or pair[0] not in offered:
+        raise DialogueFailed("authentication_failed", f"{confirmed.kind}: no tag under a pair of pads that was offered")
+    if isinstance(pair[1], bool) or not isinstance(pair[1], int):
+        raise DialogueFailed("protocol", f"{confirmed.kind}: a pair of pads is known by its number")
+    pads = pool.take(pair[0], pair[1])
+    before.check_signed("bob", confirmed, pads[:PAD_BYTES])
+    pool.keep([name for name in common if isinstance(name, str)], offered)
+    return pads
 
 
 SHORT = "entropy_exhausted"

@@ -12,6 +12,9 @@ is public, so together they tell no more of the string than the tag does: its 12
 Hash and code are SHA-512 and HMAC-SHA-512, both cut to 128 bits: to change messages unseen takes 2^128 work, and two
 tags that differ are taken for one with probability 2^-128. The secrecy of the key does not rest on that: it is charged
 as if the whole tag were read off.
+
+Where both ends have a pool of pads (`chain.wegman_carter`), the same two messages carry a tag each that no computation
+forges: then what was said is as authentic as the pool is secret, whatever becomes of SHA-512 and of the links' CURVE.
 """
 
 from __future__ import annotations
@@ -22,32 +25,66 @@ from typing import Literal
 
 import msgspec
 
+from testbed.chain.wegman_carter import Polynomial
 from testbed.core.errors import DialogueFailed
 from testbed.core.ledger import PublicMessage
 
 CODE_BITS = 128
-_HASH, _PROOF = "hash", "proof"
+_HASH, _PROOF, _MAC = "hash", "proof", "mac"
+
+
+Sender = Literal["alice", "bob"]
 
 
 class Transcript:
-    """The messages about one block so far, in order, as a running SHA-512."""
+    """The messages about one block so far, in order, as a running SHA-512 and, with a pool, as its polynomial."""
 
-    def __init__(self) -> None:
+    def __init__(self, polynomial: Polynomial | None = None) -> None:
         self._state = hashlib.sha512(b"ris-skg-testbed: block transcript 1")
+        self._polynomial = polynomial
 
     def copy(self) -> Transcript:
         """Return a copy that continues separately."""
-        new = Transcript()
+        new = Transcript(None if self._polynomial is None else self._polynomial.copy())
         new._state = self._state.copy()
         return new
 
-    def add(self, sender: Literal["alice", "bob"], message: PublicMessage) -> None:
+    def add(self, sender: Sender, message: PublicMessage) -> None:
         data = msgspec.msgpack.encode(message)
         self._state.update(b"%b %d " % (sender.encode(), len(data)) + data)
+        if self._polynomial is not None:
+            self._polynomial.add(sender, data)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-512 of all messages so far; public."""
+        return self._state.digest()
+
+    def signed(self, sender: Sender, message: PublicMessage, pad: bytes) -> PublicMessage:
+        """Return a message with the tag of all messages so far and of itself; `pad` is never used again."""
+        return _with_mac(message, self._mac(sender, message, pad))
+
+    def check_signed(self, sender: Sender, message: PublicMessage, pad: bytes) -> None:
+        """Raise DialogueFailed('authentication_failed') unless a message, which is not in here yet, has its tag."""
+        theirs = message.body.get(_MAC)
+        if not isinstance(theirs, bytes) or not hmac.compare_digest(theirs, self._mac(sender, message, pad)):
+            raise DialogueFailed(
+                "authentication_failed", "the peer's one-time tag is wrong: it saw other messages, or has another pool"
+            )
+
+    def _mac(self, sender: Sender, message: PublicMessage, pad: bytes) -> bytes:
+        assert self._polynomial is not None
+        polynomial = self._polynomial.copy()
+        polynomial.add(sender, msgspec.msgpack.encode(_with_mac(message, b"")))
+        return polynomial.tag(pad)
 
     def code(self, tag: bytes) -> bytes:
         """Return the code of all messages so far under a string's tag; to be kept secret."""
         return hmac.digest(tag, self._state.digest(), "sha512")[: CODE_BITS // 8]
+
+
+def _with_mac(message: PublicMessage, mac: bytes) -> PublicMessage:
+    return msgspec.structs.replace(message, body={**message.body, _MAC: mac})
 
 
 def shown_tag(tag: bytes) -> bytes:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from testbed.chain.agreement import FOLLOW, LEAD, SACRIFICE, Agreement
 from testbed.chain.amplification import AMPLIFY
 from testbed.chain.amplify.toeplitz import seed_length, toeplitz_hash
+from testbed.chain.defects import mend
 from testbed.chain.dialogue import (
     UNREADABLE,
     integer,
@@ -58,6 +59,7 @@ class Eavesdropping:
     ) -> None:
         """Let Eve take the public part of the model, and learn her own model from Bob's published CSI and her CSI."""
         models = self._eves[who] = EveModels()
+        from_alice, from_bob = (None if csi is None else _mended(csi) for csi in (from_alice, from_bob))
         models.learn(self.enhance, from_alice, from_bob, transcript, generator(seed, "train", who))
 
     def eavesdrop(
@@ -135,11 +137,16 @@ def _antennas(from_alice: CsiSeries | None, from_bob: CsiSeries | None) -> Itera
         yield (
             antenna,
             {
-                name: replace(csi, h=csi.h[:, antenna : antenna + 1])
+                name: _mended(replace(csi, h=csi.h[:, antenna : antenna + 1]))
                 for name, csi in series.items()
                 if antenna < csi.h.shape[1]
             },
         )
+
+
+def _mended(csi: CsiSeries) -> CsiSeries:
+    """Return her CSI as she makes the most of it: a guess serves her better than nothing, and so does every frame."""
+    return replace(mend(csi, drop_frames=False)[0], guessed=None)
 
 
 def _both(links: dict[str, Features], name: str) -> dict[str, Features]:
@@ -177,6 +184,8 @@ def _eve_key(reconciled: U8, message: PublicMessage | None) -> U8 | None:
         return None
     try:
         length = integer(message, "length", 1, reconciled.size)
-        return toeplitz_hash(reconciled, packed(message, "seed", seed_length(reconciled.size, length)), length)
+        refill = integer(message, "refill", 0, length) if "refill" in message.body else 0
+        hashed = toeplitz_hash(reconciled, packed(message, "seed", seed_length(reconciled.size, length)), length)
+        return hashed[refill:]
     except DialogueFailed:
         return None

@@ -8,7 +8,7 @@ left out, and the block then counts as one without a measured Eve.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from testbed.entropy.facts import C128, Earlier, Facts, Heard
 MOST_CHANNELS = 8
 """Most channels of complex CSI by which a length is judged, besides the features: evenly spaced over the band."""
 MOST_SERIES, MOST_ROUNDS, MOST_DIMENSIONS = 256, 1 << 17, 1024
+MOST_VALUE = 1e9
+"""Of a feature; nothing that was measured is larger."""
 _MOST_ELEMENTS = 1 << 16
 
 
@@ -54,6 +56,8 @@ def read_heard(series: HeardSeries) -> Heard:
         raise InputError(f"Eve's series {series.name[:40]!r} is not {n} rounds of {series.dimensions} features")
     values = np.frombuffer(series.values, "<f4").reshape(n, series.dimensions).astype(np.float64)
     csi = np.frombuffer(series.csi, "<c8").reshape(n, series.channels).astype(np.complex128)
+    if rounds.min() < 0 or rounds.max() >= 1 << 31 or (np.abs(values) > MOST_VALUE).any():
+        raise InputError(f"Eve's series {series.name[:40]!r}: rounds or features that no run has")
     return Heard(series.name, rounds.astype(np.int64), rounds.astype(np.float64), values, csi if csi.size else None)
 
 
@@ -117,11 +121,11 @@ class Knowledge:
             np.asarray(features.values, np.float64),
             columns=agreed.columns,
             csi=few_channels(agreed.csi.h).astype(np.complex128),
-            heard=tuple(_joined(parts) for parts in self._heard.values() if parts),
+            heard=tuple(h for parts in self._heard.values() if parts and (h := _telling(_joined(parts))) is not None),
             states=states,
             patterns=patterns,
             responses=responses,
-            state_bits=None if surface is None else surface.elements * surface.phase_bits or None,
+            state_bits=None if surface is None or not surface.elements else _visible_bits(surface),
             earlier=tuple(self._before(name, f, same_run, features) for name, f, same_run in self._earlier),
         )
 
@@ -130,6 +134,11 @@ class Knowledge:
         states = np.array(known, np.int64) if self._states else None
         columns = _columns(np.asarray(earlier.values, np.float64), now.values.shape[1])
         return Earlier(name, same_run, earlier.rounds, earlier.rounds.astype(np.float64), columns, states)
+
+
+def _visible_bits(surface: SurfaceRecord) -> int:
+    """Return the bits of a state that a channel may show: a phase that all elements share is none of them."""
+    return (surface.elements - 1) * surface.phase_bits
 
 
 def covered(facts: Facts) -> bool:
@@ -151,6 +160,16 @@ def _joined(parts: list[Heard]) -> Heard:
     rounds = np.concatenate([p.rounds for p in parts])
     values = np.concatenate([_columns(p.values, width) for p in parts])
     return Heard(parts[0].name, rounds, rounds.astype(np.float64), values, csi)
+
+
+def _telling(heard: Heard) -> Heard | None:
+    """Return a series without features that never change, None where none does: an antenna that was not connected."""
+    least = np.where(np.isnan(heard.values), np.inf, heard.values).min(axis=0)
+    most = np.where(np.isnan(heard.values), -np.inf, heard.values).max(axis=0)
+    if (most > least).all():
+        return heard
+    values = np.where(most > least, heard.values, np.nan)
+    return None if np.isnan(values).all() else replace(heard, values=values)
 
 
 def _columns(values: F64, width: int) -> F64:

@@ -12,8 +12,12 @@ from collections.abc import Sequence
 
 from testbed.chain.agreement import Agreed, Agreement, Side
 from testbed.chain.amplification import Amplification
+from testbed.chain.confirm import Transcript
+from testbed.chain.defects import mend
+from testbed.chain.dialogue import watched
 from testbed.chain.eavesdropping import Eavesdropping, EveGuess
 from testbed.chain.training import training
+from testbed.chain.wegman_carter import Pool
 from testbed.core import registry
 from testbed.core.antennas import canonical_antennas
 from testbed.core.config import Accounting, ChainPlan
@@ -38,17 +42,23 @@ class KeyChain:
         blocks: int = 1,
         least_key_bits: int = 1,
         decided: set[int] | None = None,
+        pool: Pool | None = None,
     ) -> None:
         """Build the stages; `blocks`: how many blocks the run plans (ε is shared among them); `least_key_bits`: a
         shorter key counts as none at this side, see `core.config.Floors`; `decided`: the blocks of this run on which
-        another chain spent ε before; this chain adds its own.
+        another chain spent ε before; this chain adds its own. `pool`: what the discussion is authenticated with, where
+        `wegman_carter` asks for it.
         """
+        self._pool = pool
+        self._trained: Transcript | None = None
+        """With a pool: what was said in the training that the present model comes from. Every later block begins with
+        it, so that its tags are about the training, too."""
         self.accounting = accounting
         self.enhance: Enhancer = registry.make_stage("enhance", plan.enhance, plan.enhance_options)
         self.quantize: Quantizer = registry.make_stage("quantize", plan.quantize, plan.quantize_options)
         self.reconcile: Reconciler = registry.make_stage("reconcile", plan.reconcile, plan.reconcile_options)
-        self._agreement = Agreement(self.enhance, self.quantize, self.reconcile, accounting)
-        self._amplification = Amplification(accounting, blocks, least_key_bits, decided)
+        self._agreement = Agreement(self.enhance, self.quantize, self.reconcile, accounting, self._begin_transcript)
+        self._amplification = Amplification(accounting, blocks, least_key_bits, decided, pool)
         self._eavesdropping = Eavesdropping(self._agreement)
 
     def train(self, role: Side, csi: CsiSeries, block: int, seed: int) -> Dialogue[TrainReport]:
@@ -57,7 +67,22 @@ class KeyChain:
         Never raises DialogueFailed: a failure is sent to the peer and returned as `report.failure`
         (untrainable, protocol, or peer_failed: <the peer's reason>). An earlier model, if any, then stays.
         """
-        return training(self.enhance, role, canonical_antennas(csi, role), block, generator(seed, "train", role, block))
+        csi, _ = mend(canonical_antennas(csi, role))
+        dialogue = training(self.enhance, role, csi, block, generator(seed, "train", role, block))
+        return dialogue if self._pool is None else self._remembered(dialogue, role, self._pool)
+
+    def _remembered(self, dialogue: Dialogue[TrainReport], role: Side, pool: Pool) -> Dialogue[TrainReport]:
+        said = Transcript(pool.polynomial())
+        peer: Side = "bob" if role == "alice" else "alice"
+        report = yield from watched(dialogue, lambda whose, m: said.add(role if whose == "own" else peer, m))
+        if report.failure is None:
+            self._trained = said
+        return report
+
+    def _begin_transcript(self) -> Transcript:
+        if self._trained is not None:
+            return self._trained.copy()
+        return Transcript(None if self._pool is None else self._pool.polynomial())
 
     def agree(self, role: Side, csi: CsiSeries, block: int, seed: int) -> Dialogue[Agreed]:
         """See `Agreement.agree`."""
@@ -76,7 +101,7 @@ class KeyChain:
     def features(self, csi: CsiSeries, role: Side) -> Features | None:
         """Return the enhancer's features of CSI; None where it needs a model and has none."""
         try:
-            return self.enhance.transform(canonical_antennas(csi, role), role)
+            return self.enhance.transform(mend(canonical_antennas(csi, role))[0], role)
         except InputError:
             return None
 

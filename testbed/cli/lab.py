@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -37,6 +38,13 @@ def doctor(
     carrier_hz: Annotated[Optional[float], typer.Option(min=1e6, help="Measure at this carrier.")] = None,  # noqa: UP045
     rate_hz: Annotated[Optional[float], typer.Option(min=1e3, help="Measure at this sample rate.")] = None,  # noqa: UP045
     repeats: Annotated[int, typer.Option(min=4, max=1000, help="Frames sent on each link.")] = 8,
+    cable: Annotated[
+        bool,
+        typer.Option(
+            "--cable",
+            help="The radios are joined by cables and attenuators: measure their own delays, gains and responses.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:  # fmt: skip
@@ -62,11 +70,57 @@ def doctor(
         advice = "" if found.ok else f" – fix: {found.fix}"
         print(f"{'ok ' if found.ok else 'fix'} {found.subject}: {found.check}: {found.detail}{advice}", flush=True)
 
-    diagnosis = examining.examine(place, lab, radio, repeats, (lambda _: None) if as_json else tell, plan, nodes)
+    diagnosis = examining.examine(place, lab, radio, repeats, (lambda _: None) if as_json else tell, plan, nodes, cable)
     if as_json:
         print_json(diagnosis)
     if not diagnosis.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def init(
+    out: Annotated[Path, typer.Option(help="The lab file to write.", metavar="LAB.toml")] = Path("bench.toml"),
+    name: Annotated[str, typer.Option(help="Of the lab: names the folder of its keys and states.")] = "bench",
+    at: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Look here, too: ip:192.168.3.1, usb:1.5.5. May be repeated.", metavar="ADDRESS"),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask: the first device is Alice's, then Bob's, Eve's.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for radios and serial ports on this machine, ask which is whose, and write a lab file.
+
+    Example: testbed init --out bench.toml --at ip:192.168.2.1
+    """
+    logs.configure(False)
+    import sys
+
+    from testbed.lab import init as starting
+
+    seen = starting.look(at or ())
+    for driver, why in seen.untried.items():
+        say(f"{driver}: not looked for: {why}")
+    if not seen.radios:
+        raise InputError("no radio answers on this machine; accepted: --at with its address, or a lab file by hand")
+
+    def ask(question: str, proposed: str, accepted: Sequence[str]) -> str:
+        if yes or as_json or not sys.stdin.isatty():
+            return proposed
+        while (answer := str(typer.prompt(f"{question} ({', '.join(accepted)})", proposed, err=True))) not in accepted:
+            say(f"{answer!r}: accepted: {', '.join(accepted)}")
+        return answer
+
+    roles = starting.assign(seen, ask)
+    starting.write(out, name, roles, seen)
+    nodes = {role: {"driver": driver, **radio.options} for role, (driver, radio) in roles.items()}
+    if as_json:
+        print_json({"lab": str(out), "nodes": nodes, "ports": seen.ports, "not_looked_for": seen.untried})
+        return
+    for role, (driver, radio) in roles.items():
+        print(f"{role}: {driver}, {radio.words}, serial number {radio.serial or 'not stated'}")
+    print(f"{out}: written; next: testbed keygen-certs --lab {out}, then testbed doctor --lab {out}")
 
 
 ris = typer.Typer(no_args_is_help=True, help="Show, set, or search for a pattern of the lab's surface.")

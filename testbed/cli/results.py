@@ -235,12 +235,20 @@ def _key_files(folder: Path) -> list[Path]:
         ) from exc
 
 
-@app.command()
-def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
+keys = typer.Typer(invoke_without_command=True)
+
+
+app.add_typer(keys, name="keys")
+
+
+@keys.callback()
+def keys_list(context: typer.Context, lab: LabOption = "sim", as_json: JsonOption = False) -> None:
     """List delivered keys: node, run, block, length and where the file is, never the bits.
 
     Keys of rehearsals follow from a public seed: they are counted and not listed. Example: testbed keys --lab sim
     """
+    if context.invoked_subcommand is not None:
+        return
     from testbed.lab import processes
 
     rows, rehearsed, bad = [], {}, 0
@@ -267,3 +275,47 @@ def keys(lab: LabOption = "sim", as_json: JsonOption = False) -> None:
         print(f"{row['node']:<10} {row['run']}  block {row['block']:>4}  {row['bits']:>6} bits  {row['file']}")
     if bad:
         raise typer.Exit(1)
+
+
+@keys.command("pool")
+def keys_pool(
+    nodes: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(help="Of Alice and Bob, whose nodes run here; default: by the lab file.", metavar="NODE"),
+    ] = None,
+    lab: LabOption = "sim",
+    bits: Annotated[int, typer.Option(min=256, max=1 << 24, help="Length of the secret; 256 a block.")] = 1 << 16,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where the copy for an end that is elsewhere is written.", metavar="FILE"),
+    ] = None,
+    take: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Take a copy that was carried here, and delete the file.", metavar="FILE"),
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Change nothing; say how much is left.")] = False,
+) -> None:
+    """Draw the secret that authenticates the discussion where the lab says wegman_carter = true, for both ends.
+
+    It takes the place of what was left at both. Where one end runs on another machine, a file is written: carry it
+    there on something that nobody else reads. Example: testbed keys pool --lab bench.toml --out usb/bob.pool
+    Example: testbed keys pool bob --lab bench.toml --take usb/bob.pool
+    """
+    from testbed.lab import pools
+
+    place = config.load_lab(lab)
+    here = nodes or [name for name in pools.ends(place) if place.node[name].local]
+    for name in here:
+        if name not in pools.ends(place):
+            raise InputError(f"{lab}: {name!r} has no pool; accepted: {', '.join(pools.ends(place))}")
+    if show:
+        for name in here:
+            found = pools.of(place, name)
+            print(f"{name}: {'no pool' if found is None else f'{found.bits} bits are left, {found.pairs} blocks'}")
+    elif take is not None:
+        if len(here) != 1:
+            raise InputError(f"--take: name the node that runs here; accepted: {', '.join(pools.ends(place))}")
+        print(f"{here[0]}: {pools.take(place, here[0], take)}")
+    else:
+        for name, path in pools.make(place, here, bits, out).items():
+            print(f"{name}: {path}" if name in here else f"{name} is elsewhere: carry {path} to its machine")

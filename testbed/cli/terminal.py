@@ -123,6 +123,9 @@ def _eves(secrecy: dict[str, Any]) -> Any:
     for row in secrecy["eves"][:MOST_EVES]:
         guess = row["guess_probability"]
         table.add_row(row["name"], row["knows"], "assumed" if guess is None else f"{guess:.1%}", str(row["key_bits"]))
+    table.add_section()
+    for row in secrecy["sensitivity"]:
+        table.add_row(row["name"], row["knows"], "what if", str(row["key_bits"]))
     return table
 
 
@@ -150,6 +153,12 @@ def _show(outcome: Any, report_path: Path) -> None:
         f"min-entropy given Eve {figure(s['min_entropy_per_bit'], '.3f')} bit/bit, "
         f"key rate {figure(s['key_rate_bps'], '.1f')} bit/s of channel time"
     )
+    paid = s.get("authentication")
+    if paid and paid["spent_bits"]:
+        out.print(
+            f"authentication: {paid['spent_bits']} bits of the pool spent, {paid['refill_bits']} of "
+            f"{paid['hashed_bits']} hashed bits refill it"
+        )
     if "training" in s:
         out.print(training_line(s["training"]), highlight=False, markup=False)
     if s.get("secrecy"):

@@ -34,6 +34,11 @@ def check_experiment(e: Experiment, source: str) -> None:
         schedule.parse(e.probing.schedule)
     except InputError as exc:
         raise InputError(f"{source}: table [probing]: key 'schedule': {exc}") from exc
+    if e.probing.train > (most := schedule.longest_train(e.probing.interval_s)):
+        raise InputError(
+            f"{source}: table [probing]: key 'train': {e.probing.train} rounds of {e.probing.interval_s:g} s, "
+            f"accepted: up to {most}, a train of {schedule.LONGEST_TRAIN_S:g} s; 0 chooses what suits the interval"
+        )
     if (wrong := radio_out_of_range(e.radio)) is not None:
         raise InputError(f"{source}: table [radio]: {wrong}")
     _stage(source, "probing", "waveform", "probing", e.probing.waveform, e.probing.waveform_options)
@@ -166,6 +171,7 @@ def check_lab(lab: Lab, source: str) -> None:
             )
     if not lab.curve:
         _check_loopback(lab, source)
+    _check_calibrated(lab, source)
     for name in lab.node:
         if not is_identifier(name) or len(name) > 40 or name in ("coordinator", "world"):
             raise InputError(
@@ -194,6 +200,20 @@ def check_lab(lab: Lab, source: str) -> None:
         )
 
 
+def _check_calibrated(lab: Lab, source: str) -> None:
+    """Raise InputError where only one end takes its chains out of its CSI, or somebody who is no end."""
+    by_role = {place.role: (name, place.calibrated) for name, place in lab.node.items()}
+    for role, (name, calibrated) in by_role.items():
+        other = by_role.get("bob" if role == "alice" else "alice")
+        if calibrated and role not in ("alice", "bob"):
+            raise InputError(f"{source}: table [node.{name}]: calibrated = true; accepted for roles alice and bob")
+        if calibrated and other is not None and not other[1]:
+            raise InputError(
+                f"{source}: table [node.{name}]: calibrated = true, but not in [node.{other[0]}]; accepted: both or "
+                "neither"
+            )
+
+
 def _check_loopback(lab: Lab, source: str) -> None:
     """Raise InputError where links without authentication could be reached from another machine."""
     hosts = {"coordinator": lab.coordinator.host} | {f"node.{n}": p.host for n, p in lab.node.items()}
@@ -208,10 +228,10 @@ def _check_loopback(lab: Lab, source: str) -> None:
 
 def check_mode(e: Experiment, lab: Lab, source: str) -> None:
     """Raise InputError where a lab cannot keep what the experiment's mode promises."""
-    if e.mode == "private" and not lab.curve:
+    if e.mode == "private" and not lab.curve and not lab.wegman_carter:
         raise InputError(
-            f"{source}: key 'curve': false with an experiment of mode = 'private', which needs authenticated "
-            "links: without them anybody could pose as Alice or Bob; accepted: true"
+            f"{source}: key 'curve': false with an experiment of mode = 'private', which needs an authenticated "
+            "discussion: without it anybody could pose as Alice or Bob; accepted: true, or wegman_carter = true"
         )
 
 

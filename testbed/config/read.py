@@ -18,6 +18,7 @@ from testbed.core import options
 from testbed.core.config import ChainFile, Experiment, Lab, NodePlace, Table, Training
 from testbed.core.errors import InputError
 from testbed.core.gate import printable
+from testbed.core.whole import read_whole
 
 T = TypeVar("T", bound=Table)
 MAX_BYTES = 1 << 22
@@ -88,7 +89,7 @@ def _parse(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path}: {path.stat().st_size} bytes, accepted up to {MAX_BYTES}")
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(read_whole(path, MAX_BYTES).decode("utf-8-sig").replace("\r\n", "\n"))
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:

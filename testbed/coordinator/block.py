@@ -204,6 +204,11 @@ class Blocks:
         """Whether enough kept rounds wait for a whole block."""
         return self._tally.pending >= self.rounds_wanted
 
+    def room_for_train(self, under_way: int) -> int:
+        """Return how many rounds a train may have that ends with a block, `under_way` rounds being ordered already."""
+        lacking = self.rounds_wanted - self._tally.pending - under_way
+        return lacking if lacking > 0 else self.rounds_wanted
+
     def takes_guard_round(self) -> bool:
         """Return whether the round just kept is a guard round between training and keys; counts it."""
         if not self._guard:

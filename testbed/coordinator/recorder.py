@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -17,6 +18,8 @@ from testbed.records import documents
 from testbed.records.writer import RunWriter
 
 log = logging.getLogger("testbed.coordinator")
+MOST_NOTES = 2000
+"""About one node that a run records."""
 
 
 class Recorder:
@@ -26,10 +29,25 @@ class Recorder:
     def __init__(self, writer: RunWriter, lab: Lab, run_name: str, private: bool) -> None:
         self._writer, self._lab, self._run_name, self._private = writer, lab, run_name, private
         self._links_rejected: dict[str, Counter[str]] = {}
+        self._offsets_rejected: dict[str, list[tuple[int, float]]] = {}
+        """Link → (round, carrier offset in Hz) of frames that were rejected for it."""
         self._drivers: dict[str, dict[str, Any]] = {}
         self._accepted: dict[str, dict[str, Any]] = {}
+        self._notes: Counter[str] = Counter()
+        """By the node that they are about."""
 
-    def note(self, note: e.Note) -> None:
+    def together(self) -> AbstractContextManager[None]:
+        """Return a block in which all that is recorded becomes one transaction."""
+        return self._writer.together()
+
+    def note(self, note: e.Note) -> bool:
+        """Record what happened; False where so much was recorded of this node that its further notes are only counted:
+        a node that restarts or fails without end must not fill the disk.
+        """
+        node = str(note.detail.get("node", ""))
+        self._notes[node] += 1
+        if node and self._notes[node] > MOST_NOTES:
+            return False
         # what a block takes must be known to whoever resumes the run, whatever death it died
         self._writer.event(note.kind, note.detail, lasting=note.kind == BLOCK_BEGUN)
         match note.kind:
@@ -39,6 +57,7 @@ class Recorder:
                 self._accepted[note.detail["node"]] = note.detail["accepted"]
             case "ready":
                 self._writer.set_up(radios=self._accepted, drivers=self._drivers)
+        return True
 
     def pattern(self, new: e.NewPattern) -> None:
         self._writer.pattern(new.name, new.pattern.levels, new.pattern.phase_bits)
@@ -50,12 +69,14 @@ class Recorder:
         self._writer.round(r.round, r.kept, r.reason, r.surface, r.start_s)
 
     def _link(self, r: e.RoundOver, node: str, link: m.LinkResult) -> None:
+        name = f"{self._lab.by_role(link.tx) or link.tx}>{node}"
         if link.reason is not None:
             self._reject_link(node, link.reason)
+            if link.cfo_hz and not self._private:
+                self._offsets_rejected.setdefault(name, []).append((r.round, link.cfo_hz))
             return
         if self._private:
             return
-        name = f"{self._lab.by_role(link.tx) or link.tx}>{node}"
         try:
             csi = None if link.csi is None else np.frombuffer(link.csi, dtype=np.complex64).reshape(link.shape)
             self._writer.probe(
@@ -109,3 +130,10 @@ class Recorder:
         self._writer.event("guard_rounds", {"rounds": guarded})
         self._writer.event("links_rejected", {n: dict(c) for n, c in self._links_rejected.items()})
         self._writer.event("messages_refused", messages_refused)
+        left_out = {node: n - MOST_NOTES for node, n in self._notes.items() if node and n > MOST_NOTES}
+        if left_out:
+            self._writer.event("notes_left_out", left_out)
+        if self._offsets_rejected:
+            columns = {link: list(zip(*rows, strict=True)) for link, rows in self._offsets_rejected.items()}
+            offsets = {link: {"rounds": list(c[0]), "cfo_hz": list(c[1])} for link, c in columns.items()}
+            self._writer.event("offsets_rejected", offsets)

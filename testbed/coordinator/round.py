@@ -2,16 +2,16 @@
 radios that cannot time their samples.
 
 A round is ordered, then on the air until every node has its samples, then settling until every node has reported.
-A train of K rounds ordered at once fits in here as one `Round` that holds K numbers and K results a node: it is
-expected from the same nodes, has one deadline, and settles into K records. `surface` is whatever name the surface's
-node gives to the state it has latched: nothing in here looks into it, so that it may be a number without meaning.
+Rounds that are ordered together are a train: one order and one report a node, the same nodes, one deadline. Everything
+else belongs to each round of it, which is kept or rejected for itself. `surface` is whatever name the surface's node
+gives to the state it has latched: nothing in here looks into it, so that it may be a number without meaning.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from testbed.core.types import C64
 from testbed.net import messages as m
 
 MAX_UNDER_WAY = 2
-"""The round on the air, and the one before it, which is still being estimated."""
+"""Trains: the one on the air, and the one before it, which is still being estimated."""
 OPTIONAL_S = 3.0
 """How long a round waits for nodes that it can do without once the others have answered."""
 OPTIONAL_AGAIN_S = 0.5
@@ -41,13 +41,15 @@ class Round(Deadlines):
     ) -> None:  # fmt: skip
         super().__init__(clock)
         self.number, self.surface, self.start_s, self.end_s = number, surface, start_s, end_s
+        self.train = number
+        """First round of the train that it belongs to."""
         self.sounding = sounding
         """The round sounds all antennas: its CSI stays in the nodes."""
         self.expected: set[str] = set(nodes)
         """Nodes whose report the round waits for, or has."""
         self.captured: set[str] = set()
         """Nodes that have their samples: they need the air no longer."""
-        self.results: dict[str, m.Probed] = {}
+        self.results: dict[str, m.RoundResult] = {}
         self.rejection: Reject | None = None
         """The reason why it cannot be kept, whatever is reported later; the first one counts."""
         self.bases_s: dict[str, float] = {}
@@ -57,6 +59,10 @@ class Round(Deadlines):
 
     def wait_for_answers(self, within_s: float) -> None:
         self.set_deadline(_ANSWERS, within_s)
+
+    def wait_at_least(self, within_s: float) -> None:
+        """Wait for the answers for so long from now, or longer where that was ordered."""
+        self.wait_for_answers(max(within_s, -self.overdue_s(_ANSWERS)))
 
     def hurry(self, within_s: float) -> None:
         """Wait for the answers for `within_s` from now, or until the present deadline if that is earlier."""
@@ -122,6 +128,8 @@ class Round(Deadlines):
             yield f"round {self.number} has results without samples"
         if not self.start_s < self.end_s:
             yield f"round {self.number} ends before it begins"
+        if self.train > self.number:
+            yield f"round {self.number} is of a train that begins with {self.train}"
 
 
 def csi_by_link(r: Round, roster: Roster) -> dict[str, C64]:
@@ -136,10 +144,10 @@ def csi_by_link(r: Round, roster: Roster) -> dict[str, C64]:
 
 
 class Rounds:
-    """The rounds under way: one on the air, others settling, and closed ones that the clocks are not corrected from.
+    """The rounds under way: a train on the air, another settling, and closed ones that correct no clock yet.
 
-    `ahead`: a round is ordered while the one before is still on the air. Nodes take orders one after the other, and in
-    virtual time nothing has to happen between two rounds whose pattern does not change.
+    `ahead`: a train is ordered while the one before is still on the air. Nodes take orders one after the other, and
+    where no pattern changes, nothing has to happen between two trains.
     """
 
     def __init__(
@@ -150,7 +158,8 @@ class Rounds:
         self.ahead = ahead
         self.next = 0
         """Number of the next round."""
-        self.on_air: Round | None = None
+        self.on_air: list[Round] = []
+        """The train on the air."""
         self.settling: list[Round] = []
         """Captured, or ordered ahead; reports are still missing; oldest first."""
         self.uncorrected: list[Round] = []
@@ -159,111 +168,168 @@ class Rounds:
     @property
     def under_way(self) -> list[Round]:
         """The rounds that were ordered and are not closed, oldest first."""
-        return [*self.settling, *([self.on_air] if self.on_air else [])]
+        return [*self.settling, *self.on_air]
+
+    @property
+    def trains(self) -> list[list[Round]]:
+        """The rounds under way by trains, oldest first."""
+        return [list(train) for _, train in groupby(self.under_way, lambda r: r.train)]
 
     def next_number(self) -> int:
         number, self.next = self.next, self.next + 1
         return number
 
     def order(
-        self, number: int, surface: str | None, times_s: tuple[float, float], nodes: list[str], sounding: bool,
-        within_s: float,
-    ) -> Round:  # fmt: skip
-        """Put a round on the air; its answers are due `within_s` from now."""
-        self.on_air = Round(number, surface, *times_s, nodes, self._clock, sounding)
-        self.on_air.wait_for_answers(within_s)
-        self._story.add("ordered", round=number, start_s=times_s[0], surface=surface, nodes=nodes)
-        return self.on_air
+        self, surface: str | None, times_s: tuple[float, float], nodes: list[str], sounding: bool = False
+    ) -> Round:
+        """Add the next round to the train that goes on the air."""
+        r = Round(self.next_number(), surface, *times_s, nodes, self._clock, sounding)
+        self.on_air.append(r)
+        r.train = self.on_air[0].number
+        self._story.add("ordered", round=r.number, start_s=times_s[0], surface=surface, nodes=nodes)
+        return r
 
-    def due_for_correction(self) -> list[Round]:
-        """Take the closed rounds from which the clocks are corrected before the next round is planned.
+    def wait_for_train(self, within_s: float) -> None:
+        """The train on the air is complete; its answers are due `within_s` from now."""
+        for r in self.on_air:
+            r.wait_for_answers(within_s)
 
-        A round is planned from what was learned up to the round before the previous one, whether or not the previous
-        one's results happen to be in already: otherwise two runs of one seed could differ.
-        """
-        due = [r for r in self.uncorrected if r.number <= self.next - 2]
+    def due_for_correction(self, until: float) -> list[Round]:
+        """Take the closed rounds up to this number from which the clocks are not corrected yet."""
+        due = [r for r in self.uncorrected if r.number <= until]
         self.uncorrected = self.uncorrected[len(due) :]
         return due
+
+    def are_closed(self, until: float) -> bool:
+        """Return whether every round up to this number is closed."""
+        oldest = self.under_way[:1]
+        return not oldest or oldest[0].number > until or until == math.inf
 
     # -- reports
 
     def take_captured(self, name: str, body: m.Captured) -> None:
-        if self.on_air is not None and self.on_air.number == body.round:
-            self.on_air.captured.add(name)
+        for r in self.on_air:
+            if r.train == body.round:
+                r.captured.add(name)
 
     def take_stepped(self, name: str, body: m.Stepped) -> None:
-        r = self.on_air
-        if r is not None and r.steps is not None and r.number == body.round:
-            r.steps.report(name, body.step)
+        for r in self.on_air:
+            if r.steps is not None and r.number == body.round:
+                r.steps.report(name, body.step)
 
     def take_probed(self, name: str, body: m.Probed) -> list[Effect]:
-        r = next((r for r in self.under_way if r.number == body.round), None)
-        if r is None or name not in r.expected or name in r.results:
-            repeated = r is not None and name in r.results
-            return [Note("duplicate" if repeated else "late_answer", {"node": name, "round": body.round})]
-        r.results[name] = body
-        r.captured.add(name)
-        node = self._roster.nodes[name]
-        self._story.add("reported", round=r.number, node=name, fault=body.fault)
-        self._hurry(r)
-        if body.fault is None:
-            node.strikes = 0
-            return []
-        # an optional node whose radio always fails only slows the run down
-        out = [] if node.required else self._roster.strike(name, r.number)
-        node.strikes *= not node.required
-        return [*out, Note("fault", {"node": name, "round": body.round, "reason": body.fault, "detail": body.detail})]
+        known = {r.number: r for r in self.under_way}
+        owed = [x for x in body.rounds if x.round in known and known[x.round].owes(name)]
+        for result in owed:
+            r = known[result.round]
+            r.results[name] = result
+            r.captured.add(name)
+            self._story.add("reported", round=r.number, node=name, fault=result.fault)
+        out: list[Effect] = []
+        for result in body.rounds[:1] if not owed else []:
+            repeated = result.round in known and name in known[result.round].results
+            out.append(Note("duplicate" if repeated else "late_answer", {"node": name, "round": result.round}))
+        if owed:
+            for train in {known[x.round].train for x in owed}:
+                self._hurry([r for r in self.under_way if r.train == train])
+            out += self._retuned(name, owed[0].round, body.correction_ppm) + self._judge(name, owed)
+        return out
 
-    def _hurry(self, r: Round) -> None:
-        """Shorten the wait of a round that waits only for optional nodes."""
-        owed = [self._roster.nodes[name] for name in r.expected if r.owes(name)]
-        if owed and not any(node.required for node in owed) and r.steps is None:
+    @staticmethod
+    def _retuned(name: str, number: int, correction_ppm: float | None) -> list[Effect]:
+        """Note that a node follows Alice's carrier."""
+        if correction_ppm is None:
+            return []
+        return [Note("retuned", {"node": name, "round": number, "correction_ppm": correction_ppm})]
+
+    def _judge(self, name: str, results: list[m.RoundResult]) -> list[Effect]:
+        """Count for or against a node that it could do its part in a train, and take note of its faults."""
+        node = self._roster.nodes[name]
+        faults = [x for x in results if x.fault is not None]
+        out: list[Effect] = []
+        # an optional node whose radio always fails only slows the run down
+        if len(faults) < len(results) or node.required:
+            node.strikes = 0
+        else:
+            out += self._roster.strike(name, results[0].round)
+        for fault, alike in groupby(faults, lambda x: x.fault):
+            first, *others = alike  # each with a detail of its own, such as by how much it was late
+            said = {"node": name, "round": first.round, "reason": fault, "detail": first.detail}
+            more = {"rounds": [first.round, *(x.round for x in others)]} if others else {}
+            out.append(Note("fault", {**said, **more}))
+        return out
+
+    def _hurry(self, train: list[Round]) -> None:
+        """Shorten the wait of a train that waits only for optional nodes."""
+        owed = [self._roster.nodes[name] for name in {n for r in train for n in r.expected if r.owes(n)}]
+        if owed and not any(node.required for node in owed) and all(r.steps is None for r in train):
             struck = any(node.strikes for node in owed)
-            r.hurry(OPTIONAL_AGAIN_S if struck else OPTIONAL_S)
+            for r in train:
+                r.hurry(OPTIONAL_AGAIN_S if struck else OPTIONAL_S)
 
     def take_failure(self, name: str) -> bool:
-        """Take the failure of a node's part in the oldest round that it owes; False where it owes none."""
-        r = next((r for r in self.under_way if r.owes(name)), None)
-        if r is None:
-            return False
-        r.reject(Reject.DEVICE)
-        r.expected.discard(name)
-        self._story.add("failed", round=r.number, node=name)
-        return True
+        """Take the failure of a node's part in the oldest train that it owes; False where it owes none."""
+        train = next((t for t in self.trains if any(r.owes(name) for r in t)), [])
+        for r in (r for r in train if r.owes(name)):
+            r.reject(Reject.DEVICE)
+            r.expected.discard(name)
+            self._story.add("failed", round=r.number, node=name)
+        return bool(train)
 
     def take_latch(self, latched_s: float, *, expected: bool, exact: bool) -> None:
         """The surface changed at this time: rounds during it, and after it where nobody expected it, are rejected.
 
         `exact`: the time is on the radios' own clock. Otherwise it is only known that the change was not before the
-        latest order, and the round on the air is doubted.
+        latest order, and the train on the air is doubted.
         """
         for r in self.under_way:
-            during = r.overlaps(latched_s) if exact else r is self.on_air
+            during = r.overlaps(latched_s) if exact else r in self.on_air
             if r.surface is not None and (during or (not expected and latched_s < r.end_s)):
                 r.reject(Reject.SURFACE_CHANGED)
                 self._story.add("saw the surface change", round=r.number, latched_s=latched_s)
+
+    def take_schedule(self, names: dict[int, str], latched_s: dict[int, float]) -> None:
+        """The surface will hold a state of its own in each round of the train on the air: round → name, and since when.
+
+        A round that would see it change, or has no state, is rejected.
+        """
+        before_s = 0.0
+        for before, r in zip([None, *self.on_air], self.on_air, strict=False):
+            r.surface = names.get(r.number)
+            if r.surface is None:
+                r.reject(Reject.SURFACE_NOT_APPLIED)
+            elif not before_s <= latched_s[r.number] <= r.start_s:
+                r.reject(Reject.SURFACE_CHANGED)
+                if before is not None and latched_s[r.number] < before_s:
+                    before.reject(Reject.SURFACE_CHANGED)
+            before_s = r.end_s
+
+    def refuse_train(self, reason: Reject) -> None:
+        """The train on the air is not ordered after all: nothing of its rounds is awaited."""
+        for r in self.on_air:
+            r.reject(reason)
+            r.expected.clear()
 
     # -- course
 
     @property
     def has_room(self) -> bool:
-        """Whether one more round may be ordered."""
-        return len(self.under_way) < MAX_UNDER_WAY
+        """Whether one more train may be ordered."""
+        return len(self.trains) < MAX_UNDER_WAY
 
     def advance_on_air(self) -> list[tuple[str, m.Step]] | None:
-        """Follow the round on the air. Returns orders for its next step, or [] where the air is free; None: wait."""
-        r = self.on_air
-        assert r is not None
-        if r.steps is not None:
-            orders = r.steps.advance(r.expected)
-            if orders:
-                return orders
-            if r.steps.over:
-                r.captured |= r.expected
-        if not self.ahead and not r.is_captured:
+        """Follow the train on the air. Returns orders for its next step, or [] where the air is free; None: wait."""
+        for r in self.on_air:
+            if r.steps is not None:
+                orders = r.steps.advance(r.expected)
+                if orders:
+                    return orders
+                if r.steps.over:
+                    r.captured |= r.expected
+        if not self.ahead and not all(r.is_captured for r in self.on_air):
             return None
-        self.settling.append(r)
-        self.on_air = None
+        self.settling += self.on_air
+        self.on_air = []
         return []
 
     @property
@@ -271,17 +337,19 @@ class Rounds:
         return bool(self.settling) and self.settling[0].is_complete
 
     def close_oldest(self) -> Round:
-        """Take the oldest round out; when rounds are ordered ahead, the next one's time begins now."""
+        """Take the oldest round out; when trains are ordered ahead, the next one's time begins now."""
         r = self.settling.pop(0)
-        if self.ahead and self.settling:
-            self.settling[0].wait_for_answers(self._timeout_s)
-            self._hurry(self.settling[0])
+        if self.ahead and self.settling and self.settling[0].train != r.train:
+            following = self.trains[0]
+            for later in following:
+                later.wait_at_least(self._timeout_s)
+            self._hurry(following)
         self.uncorrected.append(r)
         return r
 
     def drop_all(self) -> list[Round]:
         dropped = self.under_way
-        self.settling, self.on_air = [], None
+        self.settling, self.on_air = [], []
         return dropped
 
     # -- nodes that fail their part
@@ -305,25 +373,28 @@ class Rounds:
                     r.reject(Reject.NODE_LOST)
                     self._story.add("lost a node", round=r.number, node=name)
 
-    def late(self) -> list[Round]:
-        """Return the rounds whose time is over; ahead, a round's time begins when the one before is closed."""
-        rounds = self.under_way[:1] if self.ahead else self.under_way
-        return [r for r in rounds if r.is_late]
+    def late(self) -> list[list[Round]]:
+        """Return the trains whose time is over; ahead, a train's time begins when the one before is closed."""
+        trains = self.trains[:1] if self.ahead else self.trains
+        return [train for train in trains if any(r.is_late for r in train)]
 
-    def give_up_waiting(self, r: Round) -> list[Effect]:
-        """Go on without the nodes that left a round unanswered."""
-        late = r.expected - r.results.keys()
-        if r.steps is not None and not r.steps.over:  # the others could not do their part yet
-            late = set(r.steps.waiting)
-            r.steps.cut()
-            r.reject(Reject.TIMEOUT)
-            r.wait_for_answers(self._timeout_s)
+    def give_up_waiting(self, train: list[Round]) -> list[Effect]:
+        """Go on without the nodes that left a train, or some of its rounds, unanswered."""
+        late = {name for r in train for name in r.expected - r.results.keys()}
+        for r in train:
+            if r.steps is not None and not r.steps.over:  # the others could not do their part yet
+                late = set(r.steps.waiting)
+                r.steps.cut()
+                r.reject(Reject.TIMEOUT)
+                r.wait_for_answers(self._timeout_s)
         out: list[Effect] = []
         for name in sorted(late):
-            r.expected.discard(name)
-            if self._roster.nodes[name].required:
-                r.reject(Reject.TIMEOUT)
-            out += self._roster.strike(name, r.number)
+            owed = [r for r in train if r.owes(name)]
+            for r in owed:
+                r.expected.discard(name)
+                if self._roster.nodes[name].required:
+                    r.reject(Reject.TIMEOUT)
+            out += self._roster.strike(name, owed[0].number if owed else train[0].number)
             if out and isinstance(out[-1], RunFails):
                 break
         return out
@@ -339,5 +410,10 @@ class Rounds:
                 yield "rounds are out of order"
         if any(r.number >= self.next for r in [*self.under_way, *self.uncorrected]):
             yield f"a round is under way that was never ordered; the next one is {self.next}"
-        if len(self.under_way) > MAX_UNDER_WAY:
-            yield f"{len(self.under_way)} rounds are under way, accepted: {MAX_UNDER_WAY}"
+        if len(self.trains) > MAX_UNDER_WAY:
+            yield f"{len(self.trains)} trains are under way, accepted: {MAX_UNDER_WAY}"
+        for train in self.trains:
+            if train[-1].number - train[0].number != len(train) - 1:
+                yield f"the train of round {train[0].train} lacks rounds in between"
+            if len(train) > 1 and any(r.steps is not None or r.sounding for r in train):
+                yield f"round {train[0].number} goes step by step or is a sounding, but is not alone in its train"

@@ -33,6 +33,8 @@ _READ = 1 / 6
 """Standard deviation of an exact clock reading, as a share of the guard: devices start within part of the guard."""
 _IN_GUARD = 0.75
 """Share of the guard that a clock's drift may use up before receivers listen for longer."""
+_WIDE = 2.0
+"""Longest extension of a window on either side, in guards, in any but the first round of a train."""
 WIDEST_S = 50e-3
 """Longest time that receivers listen early and late: crystals 40 ppm apart take 48 ms in twenty minutes."""
 
@@ -124,7 +126,7 @@ class Scheduler:
         self._guard_s = guard_s
         self._widest_s = max(guard_s, widest_s)
         """No receiver can listen for longer than this, however uncertain its clock is."""
-        self._lead_s = lead_s
+        self.lead_s = lead_s
         """Least time between planning a round and its first sample (0 in virtual time)."""
         self.next_s = 0.0
         """Earliest start of the next round."""
@@ -156,37 +158,58 @@ class Scheduler:
 
     def plan(self, now_s: float, not_before_s: float) -> tuple[float, float]:
         """Return (start, end) of the next round on the reference timeline and book it."""
-        # `now_s` is the coordinator's: its clock and that of the reference part, too
-        lead_s = self._lead_s + (_CRYSTALS * now_s if self._lead_s > 0 else 0.0)
-        start_s = max(self.next_s, now_s + lead_s, not_before_s)
+        start_s = self._start_s(now_s, not_before_s)
         self.next_s = start_s + self._interval_s
-        listening = [clock for clock in self.clocks.values() if clock.listens]
-        wider_s = max((self._expect(clock, start_s) for clock in listening), default=0.0)
-        self.margin_s = min(self._guard_s + wider_s, self._widest_s)
+        for clock in self.clocks.values():
+            if clock.listens:
+                clock.base_s = clock.line.offset_at(start_s)
+        self.margin_s = self._margin_at(start_s)
         return start_s, start_s + len(self._slots) * self._slot_s
 
-    def _expect(self, clock: NodeClock, start_s: float) -> float:
-        """Set the clock's base for a round at `start_s`; returns by how much its error may exceed the guard."""
-        clock.base_s = clock.line.offset_at(start_s)
+    def may_follow(self, now_s: float, not_before_s: float) -> bool:
+        """Return whether the next round may be of the train of the one before: not where its windows would be so wide
+        that they are better planned after what that one will tell of the clocks."""
+        return self._margin_at(self._start_s(now_s, not_before_s)) <= _WIDE * self._guard_s
+
+    def _start_s(self, now_s: float, not_before_s: float) -> float:
+        # `now_s` is the coordinator's: its clock and that of the reference part, too
+        lead_s = self.lead_s + (_CRYSTALS * now_s if self.lead_s > 0 else 0.0)
+        return max(self.next_s, now_s + lead_s, not_before_s)
+
+    def _margin_at(self, start_s: float) -> float:
+        listening = [clock for clock in self.clocks.values() if clock.listens]
+        wider_s = max((self._doubt_s(clock, start_s) for clock in listening), default=0.0)
+        return min(self._guard_s + wider_s, self._widest_s)
+
+    def _doubt_s(self, clock: NodeClock, start_s: float) -> float:
+        """Return by how much a clock's error may exceed the guard in a round at `start_s`."""
         return clock.uncertainty_s + max(0.0, clock.line.bound_at(start_s) - _IN_GUARD * self._guard_s)
+
+    @property
+    def quiet_s(self) -> float:
+        """How long before the end of a round its last window is over."""
+        return self._turnaround_s
+
+    def set_base(self, node: str, device_time_s: float, reference_s: float) -> None:
+        """Learn a reading of a clock that nobody has to hear: the latest counts."""
+        self.clocks[node].base_s = device_time_s - reference_s
+
+    def device_s(self, node: str, reference_s: float) -> float:
+        """Return a time of the reference timeline on a device's clock."""
+        return reference_s + self.clocks[node].base_s
 
     @property
     def _slot_s(self) -> float:
         return self._frame_s + 2 * self.margin_s + self._turnaround_s
 
-    def probe(
-        self, node: str, number: int, start_s: float, end_s: float, report_captured: bool, sounding: bool = False
-    ) -> m.Probe:
-        """Return the round's order for one node, on its own clock."""
+    def round_plan(self, node: str, number: int, start_s: float, end_s: float) -> m.RoundPlan:
+        """Return what one node is told of the round that was planned last, on its own clock."""
         base_s = self.clocks[node].base_s
         slots = [
             m.SlotPlan(slot.tx, list(slot.rx), base_s + start_s + i * self._slot_s)
             for i, slot in enumerate(self._slots)
         ]
-        return m.Probe(
-            round=number, slots=slots, margin_s=self.margin_s, end_s=base_s + end_s, report_captured=report_captured,
-            sounding=sounding,
-        )  # fmt: skip
+        return m.RoundPlan(round=number, slots=slots, margin_s=self.margin_s, end_s=base_s + end_s)
 
     def track(self, node: str, base_s: float, time_s: float) -> None:
         """Take the base that a frame at reference time `time_s` implies: the planned base plus the frame's timing

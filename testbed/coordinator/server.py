@@ -131,6 +131,8 @@ class Coordinator:
         """Endpoint of the simulated air."""
         self._advance_world: Callable[[float], None] | None = None
         """From the simulated air, once it holds the scene."""
+        self._untold: list[e.RoundOver] = []
+        """Rounds of a train that are closed and come after the one that is being recorded."""
         self._began_s = 0.0
         self._next_check_s = 0.0
         self._reported_keys: set[str] = set()
@@ -153,7 +155,8 @@ class Coordinator:
                 )
 
     def ask_stop(self, kind: e.FinishKind) -> None:
-        """Ask from a signal handler or a thread: stop finishes the round, abort drops it, halt silences at once."""
+        """Ask from a signal handler or a thread: stop finishes the trains under way, abort drops them, halt silences at
+        once."""
         self._stop_asked.append(kind)
 
     def close(self) -> None:
@@ -306,12 +309,26 @@ class Coordinator:
     def _fits(self, body: m.Probed) -> bool:
         """Whether CSI is of this run's waveform: policies and records take one link's CSI like another's."""
         n = self._frame.subcarrier_hz.size
-        return all(x.csi is None or (x.shape[2] == n and min(x.shape[:2]) > 0) for x in body.links)
+        links = (x for r in body.rounds for x in r.links)
+        return all(x.csi is None or (x.shape[2] == n and min(x.shape[:2]) > 0) for x in links)
 
     def _take(self, event: e.Event) -> None:
-        """Hand an event to the state machine and carry out its instructions."""
-        for instruction in self._handle(event):
-            _DO[type(instruction)](self, instruction)
+        """Hand an event to the state machine and carry out its instructions; a train of rounds is recorded at once."""
+        instructions = self._handle(event)
+        self._untold = [x for x in instructions if isinstance(x, e.RoundOver)]
+        if len(self._untold) < 2:
+            for instruction in instructions:
+                _DO[type(instruction)](self, instruction)
+            return
+        # the nodes are told first what comes next: they work while the train is written
+        for instruction in instructions:
+            if isinstance(instruction, e.Send):
+                self._send(instruction)
+        assert self._recorder is not None
+        with self._recorder.together():
+            for instruction in instructions:
+                if not isinstance(instruction, e.Send):
+                    _DO[type(instruction)](self, instruction)
 
     # -- instructions
 
@@ -329,7 +346,7 @@ class Coordinator:
             self._hub.send(x.node, x.body, to_pulse=True)
 
     def _withdraw_orders(self, x: e.WithdrawOrders) -> None:
-        self._hub.withdraw(x.node, (m.Probe, m.Step, m.Apply, m.ApplyNext, m.ReadSurface))
+        self._hub.withdraw(x.node, (m.Probe, m.Step, m.Apply, m.ApplyNext, m.Schedule, m.ReadSurface))
 
     def _reset_world(self, x: e.ResetWorld) -> None:
         place = self.lab.world
@@ -350,7 +367,8 @@ class Coordinator:
         assert self._recorder is not None
         if x.kind == "ready":
             self._began_s = self._clock.now_s()
-        self._recorder.note(x)
+        if not self._recorder.note(x):
+            return
         words = ", ".join(f"{k} {v}" for k, v in x.detail.items() if k not in ("identity", "accepted"))
         text = printable(f"{x.kind.replace('_', ' ')}: {words}", 1000)  # nodes' own words, on a person's terminal
         if x.kind in _SHOWN:
@@ -366,6 +384,7 @@ class Coordinator:
         assert self._recorder is not None
         self._recorder.round(x)
         logs.about(round=x.round)
+        self._untold = self._untold[1:]
         self._show_progress()
         self.on_round(self.state.probed)
 
@@ -381,10 +400,9 @@ class Coordinator:
         st = self.state
         elapsed_s = self._clock.now_s() - self._began_s if self._began_s else 0.0
         before = 0 if self._past is None else self._past.next_round
-        rate = (st.probed - before) / elapsed_s if elapsed_s > 0 else 0.0
-        self._progress(
-            Progress(st.phase, st.probed, self.experiment.rounds, st.kept, rate, st.snr_db, st.key_bits, message)
-        )
+        probed, kept = st.probed - len(self._untold), st.kept - sum(x.kept for x in self._untold)
+        rate = (probed - before) / elapsed_s if elapsed_s > 0 else 0.0
+        self._progress(Progress(st.phase, probed, self.experiment.rounds, kept, rate, st.snr_db, st.key_bits, message))
 
 
 _DO: dict[type, Callable[[Coordinator, Any], None]] = {

@@ -7,9 +7,9 @@ holds, `timetable` the clocks, `rounds` the rounds under way, `tally` what came 
 keys. This file keeps what joins them: the phases (`TRANSITIONS`), what is done in each (`COURSE`), who takes which
 message (`_ON_MESSAGE`), and in which order deadlines are looked at (`_ON_TICK`). docs/states.md draws the tables.
 
-A round: the surface acknowledges its pattern, every node is sent its slots, all report `Captured` (the air is free, the
-next round starts), then `Probed` with what they measured. In virtual time, where no pattern changes, nothing has to
-happen between two rounds: the next one is ordered while the nodes are busy with one, and nobody reports `Captured`.
+A train of rounds: the surface acknowledges its pattern, every node is sent its slots, all report `Captured` (the air is
+free, the next train starts), then `Probed` with what they measured. Where no pattern changes, nothing has to happen
+between two trains: the next one is ordered while the nodes are busy with one, and nobody reports `Captured`.
 A round is used only if Alice and Bob both have an estimate, taken inside one acknowledged surface state; otherwise it
 is rejected with a reason and counted. Every wait has a deadline.
 The coordinator never sees key bits; in experiment mode it sees CSI and raw bits for the record.
@@ -47,9 +47,9 @@ from testbed.coordinator.events import (
 )
 from testbed.coordinator.past import Past
 from testbed.coordinator.roster import Node, Roster
-from testbed.coordinator.round import Rounds, csi_by_link
+from testbed.coordinator.round import Round, Rounds, csi_by_link
 from testbed.coordinator.surface_keeper import MAX_FAILURES, SurfaceKeeper
-from testbed.coordinator.tally import MAX_REFUSED, Tally
+from testbed.coordinator.tally import Tally
 from testbed.coordinator.timetable import Timetable
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import Reject
@@ -104,12 +104,16 @@ class CoordinatorState(Deadlines):
         self.roster = Roster(lab, experiment, run, clock, story)
         self.surface = SurfaceKeeper(experiment, self.roster, self._timeout_s, clock, story)
         self.timetable = Timetable(lab, experiment, slots, frame_s, antenna_s, clock)
-        ahead = self.timetable.virtual and not self.surface.is_changing
+        ahead = not (self.surface.is_changing or self.surface.watches)
         self.rounds = Rounds(self.roster, self._timeout_s, ahead, clock, story)
         self.tally = Tally(story)
         self.blocks = Blocks(lab, experiment, self.roster, self.surface, self.tally, clock, story)
         self._stop_asked = False
-        """The round on the air and what was gathered are finished, and nothing more is begun."""
+        """The trains under way and what was gathered are finished, and nothing more is begun."""
+        self._unsent: dict[str, m.Probe] = {}
+        """Orders for the train on the air, by node, while the surface has not acknowledged its patterns."""
+        self._due_s: dict[int, float] = {}
+        """Round of that train → when its pattern latches, on the board's clock."""
         self._key_trouble = ""
         """What is known of keys that do not fit, for whoever does not join."""
         self._outcome: RunOver | None = None
@@ -309,6 +313,29 @@ class CoordinatorState(Deadlines):
         self.rounds.take_latch(latched_s, expected=expected, exact=exact)
         return self.surface.acknowledge(body, latched_s)
 
+    def _scheduled(self, node: Node, body: m.Scheduled) -> list[Effect]:
+        """The board has the patterns of the train that waits for them: it goes on the air."""
+        if not self._unsent or not self.surface.is_answer(body):
+            return self.surface.unexpected(body)
+        scheduler = self.timetable.scheduler
+        assert scheduler is not None
+        latched_s = {x.round: scheduler.reference_s(node.name, x.device_time_s) for x in body.patterns}
+        names = {x.round: x.digest for x in body.patterns if self.surface.is_right(x.round, x.digest)}
+        self.rounds.take_schedule(names, latched_s)
+        out = self.surface.take_schedule(body)
+        self.timetable.read_board(node.name, body.device_time_s)
+        orders, self._unsent = self._unsent, {}
+        self._wait_for_train()
+        return out + [Send(n, order) for n, order in orders.items() if self.roster.nodes[n].alive]
+
+    def _refuse_patterns(self, reason: Reject) -> list[Effect]:
+        """The pattern that was ordered, or those of a train, will not be held: reject the rounds that wanted it."""
+        if not self._unsent:
+            return self._reject_unprobed(reason)
+        self._unsent = {}
+        self.rounds.refuse_train(reason)
+        return []
+
     def _surface_held(self, node: Node, body: m.SurfaceHeld) -> list[Effect]:
         if not self.surface.is_reading(body):
             return self.surface.unexpected(body)
@@ -343,7 +370,7 @@ class CoordinatorState(Deadlines):
     def _apply_failed(self, node: Node, body: m.Failed) -> list[Effect]:
         if self.surface.fail():
             return [RunFails(f"{node.name}: apply failed {MAX_FAILURES} times in a row: {body.detail}")]
-        return self._reject_unprobed(Reject.SURFACE_NOT_APPLIED)
+        return self._refuse_patterns(Reject.SURFACE_NOT_APPLIED)
 
     def _reading_failed(self, node: Node, body: m.Failed) -> list[Effect]:
         return self._withdraw(body.detail) if self.surface.is_read_back else []
@@ -386,6 +413,8 @@ class CoordinatorState(Deadlines):
         out = self.roster.lose(node, why)
         if node.role == "ris":
             self.surface.lose()
+            if self._unsent:
+                out += self._refuse_patterns(Reject.NODE_LOST)
         self.rounds.lose(node.name, node.required)
         out += self.blocks.lose(node)
         if node.required and node.measures and self.tally.pending:
@@ -409,6 +438,9 @@ class CoordinatorState(Deadlines):
         which = [suspects[0], suspects[-1]]
         out: list[Effect] = [Note("surface_lost", {"rounds": which, "detail": why})]
         out += self.tally.withdraw(Reject.SURFACE_CHANGED, suspects)
+        for r in self.rounds.under_way:
+            if r.number in suspects:
+                r.reject(Reject.SURFACE_CHANGED)
         if self.surface.is_search:  # what the search has learnt from these rounds cannot be taken back
             out.append(RunFails(f"rounds {which[0]} to {which[1]} were measured under an unknown pattern: {why}"))
         return out
@@ -460,15 +492,15 @@ class CoordinatorState(Deadlines):
         if self.surface.acknowledgement_is_late:
             if self.surface.fail():
                 return [RunFails(f"the surface acknowledged no pattern {MAX_FAILURES} times in a row")]
-            out += self._reject_unprobed(Reject.SURFACE_NOT_APPLIED)
+            out += self._refuse_patterns(Reject.SURFACE_NOT_APPLIED)
         if self.surface.reading_is_late:
             out += self._withdraw("the board did not answer")
         return out
 
     def _look_at_rounds(self) -> list[Effect]:
         out: list[Effect] = []
-        for r in self.rounds.late():
-            out += self.rounds.give_up_waiting(r)
+        for train in self.rounds.late():
+            out += self.rounds.give_up_waiting(train)
             if out and isinstance(out[-1], RunFails):
                 break
         return out
@@ -530,18 +562,21 @@ class CoordinatorState(Deadlines):
         over = r.record_settled(reason)
         if self.surface.watches:
             self.surface.observe(r.number, csi_by_link(r, self.roster) if reason is None else {})
+        self.timetable.heed_lateness(r, self.rounds.next)
         if reason is None:
             self.tally.keep(over, for_a_block=not self.blocks.takes_guard_round())
             return [over]
-        self.tally.reject(r.number, reason)
+        self.tally.reject(r.number, reason, r.train)
         if not self.tally.is_hopeless:
             return [over]
-        return [over, RunFails(f"{MAX_REFUSED} rounds in a row failed: {reason}")]
+        return [over, RunFails(f"{self.tally.refused_in_a_row} rounds in a row failed: {reason}")]
 
-    def _a_round_is_on_air(self) -> bool:
-        return self.rounds.on_air is not None
+    def _a_train_is_on_air(self) -> bool:
+        return bool(self.rounds.on_air)
 
-    def _follow_round(self) -> list[Effect] | None:
+    def _follow_train(self) -> list[Effect] | None:
+        if self._unsent:
+            return None
         orders = self.rounds.advance_on_air()
         if orders is None:
             return None
@@ -590,7 +625,7 @@ class CoordinatorState(Deadlines):
             return [*self._finish("failed", self.tally.why_nothing_was_kept(), "stop")]
         return [*self._finish("finished", f"{self.probed} rounds", "stop")]
 
-    def _a_round_can_start(self) -> bool:
+    def _a_train_can_start(self) -> bool:
         if self._is_done or self._block_is_filled:
             return False
         if not self.rounds.has_room or self.surface.awaits_acknowledgement:
@@ -599,12 +634,22 @@ class CoordinatorState(Deadlines):
             return False
         if not self.roster.required_ready() or (self.virtual and self.roster.getting_ready):
             return False
+        if not self._may_be_planned:
+            return False
+        # on the wall clock a wide window is better planned after what the train under way will tell of the clocks
+        if self.rounds.under_way and not self.virtual and not self.timetable.may_follow(self._not_before_s()):
+            return False
         return not self.timetable.is_too_early(self.roster.timed)
 
-    def _begin_round(self) -> list[Effect] | None:
-        """Order the next round, or what the surface needs first; None where that has to wait for rounds under way."""
+    @property
+    def _may_be_planned(self) -> bool:
+        """Whether everything is known that the next round's windows depend on."""
+        return self.rounds.are_closed(self.timetable.learned_until(self.rounds.next))
+
+    def _begin_train(self) -> list[Effect] | None:
+        """Order the next train, or what the surface needs first; None where that has to wait for rounds under way."""
         first = self._prepare_surface()
-        return self._order_round() if first == [] else first
+        return self._order_train() if first == [] else first
 
     def _prepare_surface(self) -> list[Effect] | None:
         """Order the next pattern where one is due; [] where the surface holds what this round wants.
@@ -614,6 +659,8 @@ class CoordinatorState(Deadlines):
         surface = self.surface
         if surface.policy is None:
             return []
+        if surface.is_scheduled:
+            return self._read_surface_back() if surface.must_be_read_back_before_use else []
         failure = surface.choose(self.rounds.next)
         if failure is not None:
             return [RunFails(failure)]
@@ -621,26 +668,83 @@ class CoordinatorState(Deadlines):
             return None if self.rounds.under_way else self._read_surface_back()
         return [] if surface.held is not None else surface.order(self.rounds.next)
 
-    def _order_round(self) -> list[Effect]:
-        for closed in self.rounds.due_for_correction():
-            self.timetable.correct_clocks(closed)
-        now_s = self.timetable.now_s
-        times_s = self.timetable.plan(self.surface.not_before_s)
-        number = self.rounds.next_number()
-        self.surface.count(number)
-        nodes = self.roster.receivers()
-        beams = self.experiment.beams
-        sounding = beams.policy != "none" and number % beams.sound_every == 0
-        within_s = self._timeout_s + (0.0 if self.virtual else times_s[1] - now_s)
-        r = self.rounds.order(number, self.surface.held, times_s, nodes, sounding, within_s)
+    def _order_train(self) -> list[Effect]:
+        """Plan rounds until something speaks against one more, and order them together."""
+        most, nodes = self._room_for_train(), self.roster.receivers()
+        orders: dict[str, list[m.RoundPlan]] = {n: [] for n in nodes}
+        train = [self._plan_round(orders)]
+        while len(train) < most and self._may_follow(train[0]):
+            train.append(self._plan_round(orders))
+        first = train[0]
+        self._wait_for_train()
         if not self.roster.timed:
-            r.steps = steps.plan(number, self._slots, {self.roster.nodes[n].role: n for n in nodes})
-            r.expected &= r.steps.nodes
-            return [AdvanceWorld(times_s[0])] if self.virtual else []
-        scheduler = self.timetable.scheduler
+            first.steps = steps.plan(first.number, self._slots, {self.roster.nodes[n].role: n for n in nodes})
+            first.expected &= first.steps.nodes
+            return [AdvanceWorld(first.start_s)] if self.virtual else []
+        common = {
+            "report_captured": not self.rounds.ahead, "sounding": first.sounding, "paced": not self.virtual,
+        }  # fmt: skip
+        probes = {n: m.Probe(rounds=orders[n], **common) for n in nodes}
+        if not self.surface.is_scheduled:
+            return [Send(n, probe) for n, probe in probes.items()]
+        self._unsent = probes
+        return self.surface.schedule(self._due_s)
+
+    def _room_for_train(self) -> int:
+        """Return how many rounds the next train may have, whatever their windows."""
+        if not self.roster.timed:
+            return 1
+        left = self.experiment.rounds - self.rounds.next
+        block = self.blocks.room_for_train(len(self.rounds.under_way))
+        return min(self.timetable.train, left, block, self.surface.room_for_train)
+
+    def _may_follow(self, first: Round) -> bool:
+        """Return whether one more round may join a train: a sounding is alone, and every window must be known."""
+        if first.sounding or self._is_sounding(self.rounds.next) or not self._may_be_planned:
+            return False
+        return self.timetable.may_follow(self._not_before_s())
+
+    def _not_before_s(self) -> float:
+        """Return the earliest start of the next round by what the surface needs before it."""
+        ris = self.roster.by_role("ris")
+        if ris is None or ris.hello is None or not self.surface.is_scheduled:
+            return self.surface.not_before_s
+        return self.timetable.not_before_latch(not self.rounds.on_air, ris.hello.latency_s)
+
+    def _wait_for_train(self) -> None:
+        """Wait for the answers of the train on the air, once it is over."""
+        left_s = 0.0 if self.virtual else self.rounds.on_air[-1].end_s - self.timetable.now_s
+        # while its patterns are not acknowledged, that is what has a limit
+        patience_s = self._timeout_s * (2 if self._unsent or self.surface.is_scheduled else 1)
+        self.rounds.wait_for_train(patience_s + left_s)
+
+    def _is_sounding(self, number: int) -> bool:
+        beams = self.experiment.beams
+        return beams.policy != "none" and number % beams.sound_every == 0
+
+    def _plan_round(self, orders: dict[str, list[m.RoundPlan]]) -> Round:
+        """Plan the next round and add it to its nodes' orders."""
+        for closed in self.rounds.due_for_correction(self.timetable.learned_until(self.rounds.next)):
+            self.timetable.correct_clocks(closed)
+        scheduler, is_scheduled = self.timetable.scheduler, self.surface.is_scheduled
         assert scheduler is not None
-        r.bases_s = {n: scheduler.clocks[n].base_s for n in nodes}
-        return [Send(n, scheduler.probe(n, number, *times_s, not self.rounds.ahead, sounding)) for n in nodes]
+        if not self.rounds.on_air:
+            self._due_s.clear()
+            self.timetable.ask_board()
+        times_s = self.timetable.plan(self._not_before_s())
+        held = None if is_scheduled else self.surface.held
+        r = self.rounds.order(held, times_s, list(orders), self._is_sounding(self.rounds.next))
+        if is_scheduled:
+            ris = self.roster.name("ris")
+            assert ris is not None
+            self._due_s[r.number] = scheduler.device_s(ris, self.timetable.latch_s(times_s[0]))
+        else:
+            self.surface.count(r.number)
+        if self.roster.timed:
+            r.bases_s = {n: scheduler.clocks[n].base_s for n in orders}
+            for name, plans in orders.items():
+                plans.append(scheduler.round_plan(name, r.number, *times_s))
+        return r
 
     def _reject_unprobed(self, reason: Reject) -> list[Effect]:
         """Count the round that could not even start."""
@@ -673,6 +777,7 @@ class CoordinatorState(Deadlines):
     def _finish(self, status: RunStatus, detail: str, kind: FinishKind) -> list[Instruction]:
         """Drop what is under way, order everybody to finish, and wait until they have stopped."""
         out: list[Any] = []
+        self._unsent = {}
         for r in self.rounds.drop_all():
             reason = (r.rejection or Reject.ABORTED).value
             self.tally.drop(r.number, reason)
@@ -714,6 +819,8 @@ class CoordinatorState(Deadlines):
             yield f"block {self.blocks.open.number} waits for nobody"
         if under_way and phase != "probing":
             yield f"{under_way} rounds are under way in phase {phase}"
+        if self._unsent and not (self.surface.awaits_acknowledgement and self.rounds.on_air):
+            yield "a train waits for patterns that nobody will acknowledge"
         if phase in ("configuring", "finishing") and not self.has_deadline(_PHASE):
             yield f"phase {phase} may last for ever"
         if (self._outcome is not None) != (phase in ("finishing", "over")):
@@ -747,12 +854,12 @@ COURSE: Mapping[str, tuple[Rule, ...]] = {
     "probing": (
         Rule(_S._oldest_round_is_complete, _S._close_round),
         Rule(_S._a_node_can_be_configured, _S._configure),
-        Rule(_S._a_round_is_on_air, _S._follow_round),
+        Rule(_S._a_train_is_on_air, _S._follow_train),
         Rule(_S._surface_is_read_back, _wait),
         Rule(_S._rounds_must_be_confirmed, _S._read_surface_back),
         Rule(_S._a_block_can_start, _S._begin_block),
         Rule(_S._run_is_done, _S._end_as_planned),
-        Rule(_S._a_round_can_start, _S._begin_round),
+        Rule(_S._a_train_can_start, _S._begin_train),
     ),
     "distilling": (
         Rule(_S._a_node_can_be_configured, _S._configure),
@@ -767,6 +874,7 @@ _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]
     m.Configured: _S._configured,
     m.ClockReading: _S._clock_read,
     m.Applied: _S._applied,
+    m.Scheduled: _S._scheduled,
     m.SurfaceHeld: _S._surface_held,
     m.Captured: _S._captured,
     m.Stepped: _S._stepped,
@@ -784,10 +892,12 @@ _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]
 _ON_FAILURE: Mapping[str, Callable[[CoordinatorState, Node, m.Failed], list[Effect]]] = {
     "apply": _S._apply_failed,
     "applynext": _S._apply_failed,
+    "schedule": _S._apply_failed,
     "readsurface": _S._reading_failed,
     "configure": _S._node_failed,
     "readclock": _S._node_failed,
     "run": _S._node_failed,
+    "authenticate": _S._node_failed,
 }
 """Operation that failed at a node → what follows; every other one is a part in a round or a block."""
 

@@ -8,23 +8,24 @@ A pattern that is held over many rounds is read back from time to time, and alwa
 boards restart without reporting it. Until then those rounds are unconfirmed and may have to be withdrawn.
 Everything here compares names of surface states and never looks into them: where the surface's node draws a secret
 pattern and acknowledges an opaque number, that number takes the digest's place in `ordered`, `held` and
-`acknowledged`, and `order` sends "the next one" instead of levels. A train of K rounds is K numbers that were
-`count`ed on one state.
+`acknowledged`, and `order` sends "the next one" instead of levels. All rounds of a train are `count`ed on one state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 
-from testbed.coordinator.events import Effect, NewPattern, Note, Send
-from testbed.coordinator.roster import Roster
+from testbed.coordinator.events import Effect, NewPattern, Note, RunFails, Send
+from testbed.coordinator.roster import Node, Roster
 from testbed.core import registry, seeds
 from testbed.core.config import Experiment
 from testbed.core.errors import InputError
 from testbed.core.machine import Deadlines, EventClock, Story
+from testbed.core.schedule import MAX_TRAIN
 from testbed.core.stages import SurfacePolicy
 from testbed.core.types import C64, SurfacePattern
 from testbed.net import messages as m
@@ -34,6 +35,8 @@ MAX_FAILURES = 3
 """Orders in a row that the surface may refuse or leave unanswered before the run ends."""
 SURFACE_SETTLE_S = 10e-6
 """Time between a pattern's latch and the first probe under it."""
+_SCHEDULE_BYTES = 1 << 22
+"""Most levels of the patterns of one train, which are one message."""
 SURFACE_CHECK_ROUNDS = 50
 """A pattern that is held is read back after this many rounds, and before the rounds are used."""
 
@@ -77,6 +80,8 @@ class SurfaceKeeper(Deadlines):
         """Number of the group of rounds that hold the present secret pattern."""
         self._in_round: dict[int, str] = {}
         """Round → name of the state that it was ordered under, until its block is distilled."""
+        self._scheduled: dict[int, SurfacePattern] = {}
+        """Round → public pattern, of the latest schedule."""
         self._numbers: dict[str, int] = {}
         """Name of a state → its opaque number."""
         self._patterns: dict[str, SurfacePattern] = {}
@@ -130,16 +135,10 @@ class SurfaceKeeper(Deadlines):
         policy, ris = self.policy, self._roster.by_role("ris")
         assert policy is not None
         assert ris is not None
-        if ris.hello is None or ris.hello.surface_shape is None:
-            return f"{ris.name}: this node's greeting does not describe its surface"
         if self._asked_round == number:
             return None
         try:
-            if self._asked_round < 0:
-                policy.survey(self._experiment.scene, self._experiment.radio.carrier_hz)
-                seed = seeds.derive(self._experiment.seed, "surface")
-                policy.begin(ris.hello.surface_shape, ris.hello.phase_bits, seed)
-                self._live_through_the_past(policy)
+            self._begin_policy(policy, ris)
             if self.is_secret:
                 self._asked_round = number
                 if policy.group(number) != self._group:
@@ -159,6 +158,75 @@ class SurfaceKeeper(Deadlines):
             policy.pattern_for(number)
             policy.observe(number, links)
         self._observed = []
+
+    def _begin_policy(self, policy: SurfacePolicy, ris: Node) -> None:
+        """Tell the policy of scene and board, once; raises InputError where it cannot serve them."""
+        if ris.hello is None or ris.hello.surface_shape is None:
+            raise InputError(f"{ris.name}: this node's greeting does not describe its surface")
+        if self._asked_round < 0:
+            policy.survey(self._experiment.scene, self._experiment.radio.carrier_hz)
+            policy.begin(ris.hello.surface_shape, ris.hello.phase_bits, seeds.derive(self._experiment.seed, "surface"))
+            self._live_through_the_past(policy)
+
+    # -- patterns that latch by time
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the patterns of a train are sent ahead, and the board latches each at its time."""
+        ris = self._roster.by_role("ris") if self.is_changing and not self.watches else None
+        if ris is None or ris.hello is None or not self._roster.timed:
+            return False
+        return ris.hello.timed and ris.hello.schedule_size > 0
+
+    def schedule(self, due_s: Mapping[int, float]) -> list[Effect]:
+        """Order the patterns of a train: round → when its pattern latches, on the board's clock; rounds ascend."""
+        ris = self._roster.by_role("ris")
+        assert ris is not None
+        assert self.policy is not None
+        shape = (ris.hello.surface_shape if ris.hello else None) or (0, 0)
+        bits = ris.hello.phase_bits if ris.hello else 1
+        try:
+            self._begin_policy(self.policy, ris)
+            self._scheduled = {} if self.is_secret else {n: self.policy.pattern_for(n) for n in due_s}
+        except InputError as exc:
+            return [RunFails(f"surface policy {self._experiment.surface.policy!r}: {exc}")]
+        self._order_round = min(due_s)
+        self._asked_round = max(due_s)
+        self.set_deadline(_ACKNOWLEDGEMENT, self._timeout_s)
+        self._story.add("patterns ordered", rounds=due_s)
+        plans = [
+            m.PatternPlan(
+                round=n, at_s=at_s, levels=self._scheduled[n].levels.tobytes() if n in self._scheduled else None
+            )
+            for n, at_s in due_s.items()
+        ]  # fmt: skip
+        new = {x.digest: x for x in self._scheduled.values()}
+        return [
+            *(NewPattern(pattern, digest) for digest, pattern in new.items()),
+            Send(ris.name, m.Schedule(patterns=plans, shape=shape, phase_bits=bits)),
+        ]
+
+    def take_schedule(self, body: m.Scheduled) -> list[Effect]:
+        """Take the acknowledgement of a train's patterns."""
+        self._stop_waiting_for_acknowledgement()
+        self._failures = 0
+        self._story.add("patterns acknowledged", rounds=[x.round for x in body.patterns])
+        out: list[Effect] = []
+        recorded = self.is_secret and self._experiment.mode == "experiment"  # whatever a node sends
+        for x in body.patterns:
+            self.unconfirmed.append(x.round)
+            self._in_round[x.round] = x.digest
+            if x.round in self._scheduled:
+                self._patterns[x.digest] = self._scheduled[x.round]
+            if recorded and x.levels is not None:
+                levels = np.frombuffer(x.levels, np.uint8).reshape(body.shape)
+                out.append(NewPattern(SurfacePattern(levels, body.phase_bits), x.digest))
+        self.held = self._acknowledged = body.patterns[-1].digest
+        return out
+
+    def is_right(self, number: int, digest: str) -> bool:
+        """Return whether what a board will latch for a round is what was ordered, as far as that is known here."""
+        return number not in self._scheduled or self._scheduled[number].digest == digest
 
     # -- orders and acknowledgements
 
@@ -245,7 +313,7 @@ class SurfaceKeeper(Deadlines):
         )  # fmt: skip
         return [NewPattern(self.pattern, self.pattern.digest), Send(ris.name, body)]
 
-    def is_answer(self, body: m.Applied) -> bool:
+    def is_answer(self, body: m.Applied | m.Scheduled) -> bool:
         """Return whether an acknowledgement is the awaited one.
 
         The answer to an order that was given up shows that the outputs hold another pattern than was assumed.
@@ -279,8 +347,9 @@ class SurfaceKeeper(Deadlines):
         self.clear_deadline(_ACKNOWLEDGEMENT)
 
     @staticmethod
-    def unexpected(body: m.Applied | m.SurfaceHeld) -> list[Effect]:
-        return [Note("unexpected_pattern", {"digest": body.digest, "round": body.round})]
+    def unexpected(body: m.Applied | m.Scheduled | m.SurfaceHeld) -> list[Effect]:
+        digest = body.patterns[-1].digest if isinstance(body, m.Scheduled) else body.digest
+        return [Note("unexpected_pattern", {"digest": digest, "round": body.round})]
 
     # -- reading back
 
@@ -300,6 +369,19 @@ class SurfaceKeeper(Deadlines):
         A pattern that serves one round was acknowledged just before: only those that are held are read back.
         """
         return len(self.unconfirmed) >= (SURFACE_CHECK_ROUNDS if self.held is not None else 2)
+
+    @property
+    def room_for_train(self) -> int:
+        """How many rounds may be ordered at once under what the surface holds."""
+        if self.policy is None:
+            return MAX_TRAIN
+        ris = self._roster.by_role("ris")
+        if self.is_scheduled and ris is not None and ris.hello is not None:
+            elements = math.prod(ris.hello.surface_shape or (1, 1))
+            return max(1, min(MAX_TRAIN, ris.hello.schedule_size, _SCHEDULE_BYTES // max(1, elements)))
+        if self.policy.changes or self.policy.watches:
+            return 1
+        return max(1, SURFACE_CHECK_ROUNDS - len(self.unconfirmed))
 
     @property
     def must_be_read_back_before_use(self) -> bool:

@@ -12,7 +12,7 @@ from testbed.core.errors import Reject
 from testbed.core.machine import Story
 
 MAX_REFUSED = 20
-"""Rounds in a row without a usable device or answer after which the run ends, because going on is of no use."""
+"""Trains in a row without a usable device or answer after which the run ends, because going on is of no use."""
 
 
 class Tally:
@@ -25,6 +25,9 @@ class Tally:
         self.kept = 0
         self.rejected: Counter[str] = Counter()
         self.refused_in_a_row = 0
+        """Rounds in a row without a usable device or answer."""
+        self._refused_trains: set[int] = set()
+        """The trains that these are of."""
         self._pool: dict[int, RoundOver] = {}
         """Kept rounds that no block has used, by number, and what was recorded of them, without their links."""
 
@@ -40,21 +43,25 @@ class Tally:
 
     @property
     def is_hopeless(self) -> bool:
-        return self.refused_in_a_row >= MAX_REFUSED
+        return len(self._refused_trains) >= MAX_REFUSED
 
     def keep(self, over: RoundOver, for_a_block: bool) -> None:
         """Count a round as kept; a guard round after a training is kept but enters no block."""
         self.probed += 1
         self.kept += 1
         self.refused_in_a_row = 0
+        self._refused_trains.clear()
         self._story.add("kept" if for_a_block else "kept as a guard round", round=over.round)
         if for_a_block:
             self._pool[over.round] = replace(over, links={})
 
-    def reject(self, number: int, reason: str) -> None:
+    def reject(self, number: int, reason: str, train: int) -> None:
+        """Count a round as rejected; `train` is the first round of its train."""
         self.probed += 1
         self.rejected[reason] += 1
-        self.refused_in_a_row += reason in (Reject.DEVICE.value, Reject.TIMEOUT.value)
+        if reason in (Reject.DEVICE.value, Reject.TIMEOUT.value):
+            self.refused_in_a_row += 1
+            self._refused_trains.add(train)
         self._story.add("rejected", round=number, reason=reason)
 
     def drop(self, number: int, reason: str) -> None:

@@ -15,13 +15,15 @@ from testbed.coordinator.scheduler import WIDEST_S, Part, Scheduler
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import Reject
 from testbed.core.machine import EventClock
-from testbed.core.schedule import Slot
+from testbed.core.schedule import MAX_TRAIN, Slot, longest_train
 from testbed.net import messages as m
 
 LATE_UNCERTAINTY_S = 200e-6
 """Largest error of the clock of a node that joined a run late, in virtual time."""
 READING_UNCERTAINTY_S = 1e-3
 """Largest error of a clock that was read over the network, in addition to half of the round trip."""
+BOARD_DOUBT_S = 150e-6
+"""The same of a board's, which is read with every train: two crystals 88 ppm apart take 70 µs in the longest one."""
 _SPREADS = 6.0
 """A receiver's window is longer on both sides by at least this many standard deviations of the arrival times."""
 ORDERED_AHEAD_S = 1.0
@@ -30,7 +32,18 @@ handles no other message."""
 MOST_SAMPLES = 4_000_000
 """Most samples of one window, over all antennas, however uncertain the clocks are: drivers and air accept no more."""
 WALL_LEAD_S = 0.03
-"""On the wall clock an order must reach the nodes before its first sample is due."""
+"""On the wall clock, how long before its first sample a train is ordered at least, so that it reaches the nodes …"""
+FIRST_LEAD_S = 0.12
+"""… at first, when much happens for the first time in every process …"""
+LONGEST_LEAD_S = 0.25
+"""… and at most: a train that was late doubles it, each one that was not brings it down."""
+_LEAD_SHRINKS, _TRAIN_GROWS = 0.9, 1.25
+SUITED_TRAIN = 64
+"""Rounds of a train in virtual time where the experiment leaves it open: what one costs beside its rounds is shared."""
+SUITED_TRAIN_S = 0.128
+"""Of a train on the wall clock: while one is on the air, the next one is ordered and the last one is estimated."""
+_FIRST_LAG = 2
+"""In virtual time the first rounds are planned from what was learned up to the one before the previous one."""
 
 
 class Timetable:
@@ -55,6 +68,15 @@ class Timetable:
         """Where the timeline goes on, of a run that is resumed."""
         self._epoch_s: float | None = None
         """Origin of the reference timeline, on the coordinator's clock."""
+        self._board_asked_s = 0.0
+        self._board_doubt_s = BOARD_DOUBT_S if self.virtual else 2 * READING_UNCERTAINTY_S
+        """How far off the board's clock may be by its latest reading."""
+        self._latch_from_s = 0.0
+        self._most: float = MAX_TRAIN
+        """Rounds that a train may have by what was late."""
+        self._heeded = 0
+        """First round that was ordered after the last lateness was known."""
+        self._lag = 2 * longest_train(experiment.probing.interval_s)
         self.snr_db = math.nan
         """Mean over the links of the last round that the clocks were corrected from."""
 
@@ -75,7 +97,7 @@ class Timetable:
         self.scheduler = Scheduler(
             self._slots, frame_s, p.interval_s, p.turnaround_s + turnaround_s,
             max([p.guard_s, *(_SPREADS * h.timing_spread_s for h in hellos)]),
-            0.0 if self.virtual else WALL_LEAD_S,
+            0.0 if self.virtual else FIRST_LEAD_S,
             min(WIDEST_S, MOST_SAMPLES / 2 / (n_antennas * self._experiment.radio.sample_rate_hz)),
         )  # fmt: skip
 
@@ -116,6 +138,52 @@ class Timetable:
         assert self.scheduler is not None
         return not self.virtual and self.scheduler.next_s > self.now_s + (ORDERED_AHEAD_S if timed else 0.0)
 
+    @property
+    def train(self) -> int:
+        """How many rounds a train has where nothing speaks against it."""
+        probing = self._experiment.probing
+        suited = SUITED_TRAIN if self.virtual else math.ceil(SUITED_TRAIN_S / probing.interval_s)
+        return min(probing.train or suited, longest_train(probing.interval_s), int(self._most))
+
+    def learned_until(self, number: int) -> float:
+        """Return the last round whose reports may count for the plan of round `number`.
+
+        On the wall clock that is whatever is known. In virtual time it depends on the number alone, and neither on
+        which results happen to be in nor on how many rounds are ordered together: two runs of one seed, and trains of
+        any length, have the same windows. The lag begins short, as long as little is known of the clocks.
+        """
+        return number - min(_FIRST_LAG + number // 2, self._lag) if self.virtual else math.inf
+
+    def may_follow(self, not_before_s: float) -> bool:
+        """Return whether the next round's windows allow that it belongs to the train of the one before."""
+        assert self.scheduler is not None
+        return self.scheduler.may_follow(self.now_s, max(not_before_s, self.last_end_s))
+
+    def ask_board(self) -> None:
+        """A train is planned whose patterns the board will acknowledge, with a reading of its clock."""
+        quiet_s = self.scheduler.quiet_s if self.scheduler is not None else 0.0
+        self._board_asked_s = max(0.0, self.last_end_s - quiet_s) if self.virtual else self.now_s
+
+    def read_board(self, name: str, device_time_s: float) -> None:
+        """Take the board's reading. In virtual time no time has passed since the last window was over."""
+        assert self.scheduler is not None
+        half_trip_s = 0.0 if self.virtual else (self.now_s - self._board_asked_s) / 2
+        self.scheduler.set_base(name, device_time_s, self._board_asked_s + half_trip_s)
+        self._board_doubt_s = half_trip_s + BOARD_DOUBT_S
+
+    def not_before_latch(self, is_first: bool, latency_s: float) -> float:
+        """Return how early a round may begin before which a pattern latches by the board's clock.
+
+        In virtual time every round leaves room for the board's latency, which only the first of a train needs, so that
+        trains of any length have the same times.
+        """
+        self._latch_from_s = self.last_end_s + (latency_s if is_first or self.virtual else 0.0)
+        return self._latch_from_s + 2 * self._board_doubt_s
+
+    def latch_s(self, start_s: float) -> float:
+        """Return when the pattern of the round that was planned last latches, as far from its neighbours as can be."""
+        return (self._latch_from_s + start_s) / 2
+
     def plan(self, not_before_s: float) -> tuple[float, float]:
         """Book the next round; returns (start, end) on the reference timeline."""
         assert self.scheduler is not None
@@ -135,6 +203,21 @@ class Timetable:
                     self._correct_clock(name, r, link)
         if snrs_db:
             self.snr_db = sum(snrs_db) / len(snrs_db)
+
+    def heed_lateness(self, r: Round, ordered: int) -> None:
+        """On the wall clock, order rounds earlier and fewer at once where one was late; undo it while none is.
+
+        `ordered`: number of the next round; what was ordered before this was known says nothing more.
+        """
+        if self.virtual or self.scheduler is None or r.number < self._heeded:
+            return
+        if any(x.fault == Reject.LATE_TX for x in r.results.values()):
+            self.scheduler.lead_s = min(2 * self.scheduler.lead_s, LONGEST_LEAD_S)
+            self._most = max(1.0, min(self._most, self.train) / 2)
+            self._heeded = ordered
+        elif r.number == r.train:
+            self.scheduler.lead_s = max(_LEAD_SHRINKS * self.scheduler.lead_s, WALL_LEAD_S)
+            self._most = min(_TRAIN_GROWS * self._most, MAX_TRAIN)
 
     def _correct_clock(self, name: str, r: Round, link: m.LinkResult) -> None:
         assert self.scheduler is not None

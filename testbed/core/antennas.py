@@ -15,4 +15,7 @@ def canonical_antennas(csi: CsiSeries, role: str) -> CsiSeries:
     transforms it or learns from it. Eve's series (probe, Eve, sender, …) is returned unchanged, because neither order
     of it is reciprocal.
     """
-    return replace(csi, h=csi.h.swapaxes(1, 2)) if role == "bob" else csi
+    if role != "bob":
+        return csi
+    guessed = None if csi.guessed is None else csi.guessed.swapaxes(0, 1)
+    return replace(csi, h=csi.h.swapaxes(1, 2), guessed=guessed)

@@ -17,6 +17,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core.whole import require_regular
+
 MAX_MEMBERS = 4096
 MAX_RATIO = 200
 """Largest compression ratio that is accepted: measured or learnt numbers do not compress to a two-hundredth."""
@@ -34,6 +36,8 @@ def read_npz(
     most_bytes: limit for all its arrays together, inflated. wanted: which names are read. kinds: dtypes that are
     accepted; objects, which would be pickles, never are. An unreadable file raises OSError.
     """
+    if isinstance(source, Path):
+        require_regular(source)
     stream: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     with stream:
         size = stream.seek(0, io.SEEK_END)
@@ -53,6 +57,7 @@ def read_npz(
 def check_zip(path: Path, most_bytes: int) -> None:
     """Raise ValueError unless a file is a zip archive whose members take no more than `most_bytes` together; OSError
     where it cannot be read."""
+    require_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from testbed.core.gate import Delay, Identifier
+from testbed.core.schedule import MAX_TRAIN
 
 Positive = Annotated[float, Meta(gt=0, le=1e18)]
 NonNegative = Annotated[float, Meta(ge=0, le=1e18)]
@@ -49,6 +50,9 @@ class ProbingPlan(Table):
     schedule: str = "A>BE B>AE"
     interval_s: Wait = 0.05
     """Least time from the start of one round to the start of the next."""
+    train: Annotated[int, Meta(ge=0, le=MAX_TRAIN)] = 0
+    """How many rounds are ordered, captured and reported together, at most 0.8 s of them; 0: as many as suit the
+    interval. Radios that cannot time their samples and surfaces that change every round have trains of one."""
     turnaround_s: Delay = 100e-6
     """Time between the two slots of a round, in addition to what the radios need."""
     guard_s: Annotated[float, Meta(gt=0, le=3600)] = 4e-6
@@ -382,6 +386,9 @@ class NodePlace(Table):
     correction_ppm: Annotated[float, Meta(ge=-200, le=200)] | None = None
     """By how much this device's crystal is too fast; its carrier is set lower by as much. Where it is not given, the
     value applies that `testbed doctor` measured of the device with this serial number, or else 0."""
+    calibrated: bool = False
+    """Take out of the CSI what this device's own chains do to it, as `testbed doctor --cable` measured at the run's
+    carrier and rate. Both of Alice and Bob, or neither."""
     private: bool = False
     """This node never reports CSI or raw bits: it refuses to take part in a run of experiment mode."""
     floors: Floors = field(default_factory=Floors)
@@ -396,7 +403,11 @@ class Lab(Table):
     coordinator: CoordinatorPlace = field(default_factory=CoordinatorPlace)
     world: WorldPlace | None = None
     curve: bool = True
-    """Authenticate and encrypt every link; false only to debug, on one machine, in experiment mode."""
+    """Authenticate and encrypt every link; false only on one machine, and in private mode only with wegman_carter."""
+    wegman_carter: bool = False
+    """Authenticate the discussion between Alice and Bob, in addition to curve or in its place, so that no computation
+    forges it: one-time tags from a secret that both were given beforehand (`testbed keys pool`). 256 bits of every
+    delivered key refill it and are no part of the key."""
 
     def by_role(self, role: str) -> str | None:
         """Return the name of the node with this role, or None."""

@@ -35,6 +35,10 @@ class AgreeReport(Struct, frozen=True, kw_only=True):
     verified: bool
     failure: Text | None
     """The reason, where the block was not verified."""
+    csi_defects: dict[str, Tally] = {}
+    """Number of each kind of defect of this side's CSI that was masked or repaired (`chain.defects`)."""
+    csi_bins: list[Tally] = []
+    """Places of the subcarriers that were left out: dead, or jumping."""
 
 
 class TrainReport(Struct, frozen=True, kw_only=True):
@@ -146,8 +150,9 @@ class LengthTerm(Struct, frozen=True, kw_only=True):
 
 
 class KeyReport(Struct, frozen=True, kw_only=True):
-    """One side's view of amplification. Apart from the first two fields, `entropy` and `failure`, all are Alice's only,
-    and they leave her node only in experiment mode, because they follow from her secret string.
+    """One side's view of amplification. Apart from the first two fields, `entropy`, `failure` and what authentication
+    cost, all are Alice's only, and they leave her node only in experiment mode, because they follow from her secret
+    string.
     """
 
     block: Number
@@ -168,6 +173,11 @@ class KeyReport(Struct, frozen=True, kw_only=True):
     assumptions: tuple[Text, ...] = ()
     epsilon_log2: dict[str, Finite] = {}
     """log2 of total, estimation, correction, amplification over the whole run."""
+    refill_bits: Tally = 0
+    """Bits of the hashed string that went into the pool of one-time authentication and are no part of `key_bits`.
+    Told by both sides in both modes, as `authentication_bits` is."""
+    authentication_bits: Tally = 0
+    """Bits of the pool that this block used up at this side."""
 
     def public(self) -> KeyReport:
         """Return what may leave a node in private mode."""
@@ -178,4 +188,6 @@ class KeyReport(Struct, frozen=True, kw_only=True):
             eve_measured=self.eve_measured,
             entropy=self.entropy,
             failure=failure,
+            refill_bits=self.refill_bits,
+            authentication_bits=self.authentication_bits,
         )

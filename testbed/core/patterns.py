@@ -26,7 +26,7 @@ from testbed.core import seeds
 from testbed.core.errors import InputError
 from testbed.core.gate import printable
 from testbed.core.types import U8, SurfacePattern
-from testbed.core.whole import write_whole
+from testbed.core.whole import read_whole, write_whole
 
 Shape = tuple[int, int]
 ACCEPTED = "uniform(LEVEL), random(SEED), stripes(WIDTH), beam(AZIMUTH, ELEVATION), hadamard(ROW), 0xHEX, a .json file"
@@ -156,7 +156,7 @@ def load(path: Path) -> tuple[SurfacePattern, dict[str, Any]]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path.stat().st_size} bytes, accepted up to {MAX_BYTES}")
-        saved = msgspec.convert(json.loads(path.read_text(encoding="utf-8")), _Saved)
+        saved = msgspec.convert(json.loads(read_whole(path, MAX_BYTES).decode()), _Saved)
         pattern = from_hex(saved.levels, (saved.rows, saved.columns), saved.phase_bits)
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc

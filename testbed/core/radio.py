@@ -6,6 +6,7 @@ The public methods validate arguments and keep the state, so that all drivers re
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ class RadioCapabilities:
     """Shortest time between the end of a transmission and the start of a reception, and the reverse."""
     can_transmit: bool = True
     """False: the device only receives, as an RTL-SDR does. Only Eve may use it; its transmit gain has no effect."""
+    queue: int = 4
+    """How many timed transmissions may wait in the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,21 @@ class Limits:
         if limit is None or limit[0] <= value <= limit[1]:
             return None
         return f"{value:g}, accepted: {limit[0]:g} to {limit[1]:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRadio:
+    """A device that answers, as `testbed init` writes it into a lab file."""
+
+    options: dict[str, Any]
+    """Of the node's table: by these the driver opens this device and no other."""
+    serial: str
+    """Empty where the device states none."""
+    words: str
+    """What it is, for people."""
+    tx_gain_db: tuple[float, float]
+    rx_gain_db: tuple[float, float]
+    can_transmit: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +145,15 @@ class Radio(ABC):
         """
         return cls.limits
 
+    @classmethod
+    def discover(cls, addresses: Sequence[str] = ()) -> list[FoundRadio]:
+        """Return the devices that answer on this machine, each once; `addresses`: where else to look.
+
+        Addresses of other drivers are passed over. Raises DeviceError where the vendor's library is missing. Default:
+        this driver cannot look for devices.
+        """
+        return []
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.state = "open"
@@ -135,6 +162,7 @@ class Radio(ABC):
         self.tell_air: Callable[[float], None] = lambda time_s: None
         """Called with the time until which the device will not transmit; an emulated device passes it to the air."""
         self._settings: RadioSettings | None = None
+        self._interrupted = threading.Event()
 
     # -- what drivers provide
     @property
@@ -219,6 +247,10 @@ class Radio(ABC):
         Untimed radios repeat the block until `silence()`. Raises LateTransmit where `at_s` has passed, DeviceError on
         a wrong shape, rate, or a sample beyond full scale.
         """
+        self._check_transmission(block, at_s)
+        self._do_transmit(block, at_s)
+
+    def _check_transmission(self, block: IqBlock, at_s: float | None) -> None:
         self._require_configured("transmit")
         if not self.capabilities.can_transmit:
             raise DeviceError(self.name, "transmit", self.state, "this radio can only receive: accepted as Eve's")
@@ -245,7 +277,45 @@ class Radio(ABC):
         if not peak <= 1.0:  # catches NaN too
             raise DeviceError(self.name, "transmit", self.state, f"peak {peak:g} beyond full scale 1")
         self._check_timed("transmit", at_s)
-        self._do_transmit(block, at_s)
+
+    def transmit_many(self, blocks: Sequence[IqBlock]) -> list[DeviceError | None]:
+        """Queue several transmissions in ascending order of time, each to start at its block's `time_s`.
+
+        Returns, for each, why it will not be sent, or None. Raises what `transmit` raises for an impossible block.
+
+            late = radio.transmit_many([replace(block, time_s=start_s + k * 0.01) for k in range(64)])
+        """
+        for block in blocks:
+            self._check_transmission(block, block.time_s)
+        return self._do_transmit_many(blocks) if blocks else []
+
+    def _do_transmit_many(self, blocks: Sequence[IqBlock]) -> list[DeviceError | None]:
+        """Queue one after the other; drivers whose device takes several orders at once override this."""
+        out: list[DeviceError | None] = []
+        for block in blocks:
+            try:
+                self._do_transmit(block, block.time_s)
+                out.append(None)
+            except DeviceError as exc:
+                out.append(exc)
+        return out
+
+    def interrupt(self) -> None:
+        """Make receptions give up: one that another thread waits for within 100 ms, later ones at once. For good.
+
+        They raise DeviceError. Called from any thread where the transmitter is silenced and the device is closed next.
+        """
+        self._interrupted.set()
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether `interrupt` was called; drivers look at it while they wait."""
+        return self._interrupted.is_set()
+
+    def check_interrupted(self) -> None:
+        """Raise DeviceError where `interrupt` was called."""
+        if self.is_interrupted:
+            raise DeviceError(self.name, "receive", self.state, "interrupted: the node is halted")
 
     def receive(self, n_samples: int, at_s: float | None = None, timeout_s: float = 5.0) -> IqBlock:
         """Return `n_samples` starting at device time `at_s` (now where None), with the first sample's time.
@@ -257,6 +327,7 @@ class Radio(ABC):
         if n_samples <= 0:
             raise DeviceError(self.name, "receive", self.state, f"n_samples = {n_samples}, accepted > 0")
         self._check_timed("receive", at_s)
+        self.check_interrupted()
         return self._do_receive(n_samples, at_s, timeout_s)
 
     def receive_many(self, windows: Sequence[Window], timeout_s: float = 5.0) -> list[IqBlock | DeviceError]:
@@ -264,7 +335,7 @@ class Radio(ABC):
 
         For radios that time their samples. Transmissions between the windows must be queued before. Raises DeviceError
         where the windows are not in ascending order or overlap, and what `receive` raises for an impossible window.
-        Each window may take `timeout_s` of wall time.
+        Each window may take `timeout_s` of wall time from when it could be there.
 
             for block in radio.receive_many([Window(1000, start_s + k * 0.01) for k in range(64)]):
                 if isinstance(block, DeviceError): …
@@ -287,6 +358,7 @@ class Radio(ABC):
         out: list[IqBlock | DeviceError] = []
         for window in windows:
             try:
+                self.check_interrupted()
                 out.append(self._do_receive(window.n_samples, window.at_s, timeout_s))
             except DeviceError as exc:
                 out.append(exc)

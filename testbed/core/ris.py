@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -32,6 +33,10 @@ class BoardCapabilities:
     """`queue` and `trigger`: one pattern is held behind the outputs and latches on command."""
     codebook_size: int = 0
     """Most patterns that `upload` stores and `apply_index` chooses from; 0: the board stores none."""
+    schedule_size: int = 0
+    """Patterns that `schedule` takes, to latch each at a time of the board's own clock; 0: it latches none by time."""
+    latency_s: float = 0.0
+    """Of a board that latches by time: how long before a pattern's time it must have it."""
 
 
 class Board(ABC):
@@ -129,6 +134,23 @@ class Board(ABC):
             raise DeviceError(self.name, "trigger", self.state, "this board cannot queue a pattern")
         return self._do_trigger(timeout_s)
 
+    def schedule(
+        self, patterns: Sequence[SurfacePattern], times_s: Sequence[float], timeout_s: float = 2.0
+    ) -> list[AppliedPattern]:
+        """Have each pattern latch at its time on the board's clock; returns at once, with the times at which they will.
+
+        Times ascend. Raises DeviceError, and nothing latches, where one is over already; raises as `apply` does.
+        """
+        size = self.capabilities.schedule_size
+        if not 0 < len(patterns) <= size:
+            accepted = f"accepted 1 to {size}" if size else "this board latches none by time"
+            raise DeviceError(self.name, "schedule", self.state, f"{len(patterns)} patterns, {accepted}")
+        for pattern in patterns:
+            self._check("schedule", pattern)
+        if len(times_s) != len(patterns) or any(b < a for a, b in pairwise(times_s)):
+            raise DeviceError(self.name, "schedule", self.state, "times, accepted: one for each pattern, ascending")
+        return self._do_schedule(patterns, times_s, timeout_s)
+
     def upload(self, codebook: Sequence[SurfacePattern], timeout_s: float = 30.0) -> None:
         """Store patterns in the board: all of them, or (where this raises) none, and the old codebook stays."""
         if not 0 < len(codebook) <= self.capabilities.codebook_size:
@@ -190,6 +212,11 @@ class Board(ABC):
         raise NotImplementedError
 
     def _do_trigger(self, timeout_s: float) -> AppliedPattern:
+        raise NotImplementedError
+
+    def _do_schedule(
+        self, patterns: Sequence[SurfacePattern], times_s: Sequence[float], timeout_s: float
+    ) -> list[AppliedPattern]:
         raise NotImplementedError
 
     def _do_upload(self, codebook: Sequence[SurfacePattern], timeout_s: float) -> None:

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from testbed.core.errors import InputError
 
+MAX_TRAIN = 256
+"""Rounds that are ordered and reported together."""
+LONGEST_TRAIN_S = 0.8
+"""Of one train: nobody says or hears anything of its rounds meanwhile, and the simulated air keeps samples for 1 s."""
 ROLES = {"A": "alice", "B": "bob", "E": "eve"}
 _LETTERS = {role: letter for letter, role in ROLES.items()}
 _ACCEPTED = "accepted: slots like A>BE, letters A (alice), B (bob), E (eve), separated by spaces"
@@ -19,6 +23,15 @@ class Slot:
     """Role of the transmitter."""
     rx: tuple[str, ...]
     """Roles of the receivers, in the order written."""
+
+
+def longest_train(interval_s: float) -> int:
+    """Return how many rounds at this interval may be one train.
+
+    >>> longest_train(0.002), longest_train(0.05), longest_train(20.0)
+    (256, 16, 1)
+    """
+    return max(1, min(MAX_TRAIN, int(LONGEST_TRAIN_S / interval_s + 1e-9)))
 
 
 def parse(text: str) -> tuple[Slot, ...]:

@@ -136,6 +136,8 @@ class CsiSeries:
     """(probe,) round numbers, ascending; Alice's and Bob's series of a block hold the same rounds."""
     subcarrier_hz: F64
     """(subcarrier,)."""
+    guessed: NDArray[np.bool_] | None = None
+    """(rx antenna, tx antenna, subcarrier) where `h` was filled in from the neighbours at all times; None: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ A temporary file beside it is written and synced to the disk, and only then gets
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +43,29 @@ def write_whole(path: Path, content: bytes | str, *, private: bool = True, fresh
     """Write `content` (text as UTF-8) as `whole` does."""
     with whole(path, private=private, fresh=fresh, shared=True) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def require_regular(path: Path) -> None:
+    """Raise OSError where a path exists and is neither a regular file nor a link to one: a pipe or a device never ends,
+    and whoever wrote a folder or a file's name may have chosen it for that."""
+    mode = path.stat().st_mode if path.exists() else stat.S_IFREG
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+def read_whole(path: Path, most_bytes: int) -> bytes:
+    """Return the content of a file that somebody else may have named or written, without ever waiting for it.
+
+    Raises OSError where it cannot be read, is no regular file, or has more than `most_bytes`.
+    """
+    require_regular(path)
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise OSError(errno.EFBIG, f"{size} bytes, accepted up to {most_bytes}", str(path))
+        return file.read(most_bytes)
 
 
 def _sync(path: Path) -> None:

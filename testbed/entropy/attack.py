@@ -13,15 +13,12 @@ A new one is a new file in `testbed/entropy/attacks`, or an installed package th
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import ClassVar, Literal
 
+from testbed.core import registry
 from testbed.core.types import F64, I64
 from testbed.entropy.facts import Facts
 
@@ -96,28 +93,12 @@ class Broken:
     reason: str
 
 
-def load_attacks(package: str = "testbed.entropy.attacks") -> tuple[dict[str, type[Attack]], list[Broken]]:
-    """Return the attacks by name, and those that cannot be used with the reason: files of the package, entry points.
+def load_attacks() -> tuple[dict[str, type[Attack]], list[Broken]]:
+    """Return the attacks by name, and those that cannot be used with the reason, as the registry finds them.
 
-    A file whose name begins with an underscore is no attack. Of two attacks with one name, the entry point's is
-    refused.
+    A name that two attacks bear is broken: which of the two was meant nobody knows.
     """
-    found: dict[str, type[Attack]] = {}
-    broken = []
-    folder = importlib.import_module(package)
-    for name in sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_")):
-        try:
-            found[name] = _class_of(f"{package}.{name}")
-        except Exception as exc:
-            broken.append(Broken(name, f"{type(exc).__name__}: {exc}"))
-    for point in sorted(entry_points(group="testbed.attacks"), key=lambda p: p.name):
-        try:
-            if point.name in found:
-                raise ValueError("another attack has this name")
-            found[point.name] = _checked(point.load())
-        except Exception as exc:
-            broken.append(Broken(point.name, f"{type(exc).__name__}: {exc}"))
-    return found, broken
+    return registry.usable("attacks"), [Broken(p.name, p.cause) for p in registry.problems(("attacks",))]
 
 
 def make_attacks(classes: dict[str, type[Attack]], seed: int) -> list[Attack]:
@@ -137,21 +118,3 @@ def portfolio(seed: int = 0, names: Sequence[str] | None = None) -> list[Attack]
     if unknown:
         raise ValueError(f"no attack is called {', '.join(unknown)}; accepted: {', '.join(classes)}")
     return make_attacks({name: classes[name] for name in names or classes}, seed)
-
-
-def _class_of(module_name: str) -> type[Attack]:
-    module = importlib.import_module(module_name)
-    classes = [
-        c
-        for c in vars(module).values()
-        if inspect.isclass(c) and issubclass(c, Attack) and not inspect.isabstract(c) and c.__module__ == module_name
-    ]
-    if len(classes) != 1:
-        raise ValueError(f"{len(classes)} attacks in one file; accepted: 1")
-    return classes[0]
-
-
-def _checked(cls: object) -> type[Attack]:
-    if not (inspect.isclass(cls) and issubclass(cls, Attack)):
-        raise TypeError(f"{cls!r} is no Attack")
-    return cls

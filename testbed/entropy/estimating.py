@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -11,20 +12,31 @@ from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack, Folds
 from testbed.entropy.facts import Facts
 from testbed.entropy.gaussian_labels import normal_scores
-from testbed.entropy.read_off import frequencies, here_and_now, read_off_columns, scores
+from testbed.entropy.read_off import frequencies, read_off_columns, scores
+from testbed.entropy.regimes import Estimate, changes, switching
 from testbed.entropy.ridge import by_pattern, spread_where_missing
 from testbed.entropy.shifts import Match
 
 MOST_INPUTS = 96
-_PASSES = 3
-_LEAST_CONTRAST = 0.7
-"""How much errors must vary, as a natural logarithm, before a regression takes account of it."""
 
 
-class EstimatingAttack(Attack):
-    """Estimates every column of Alice's scores from inputs at the same probe."""
+class ByRegimes(Attack):
+    """Estimates of which more may be known at times than at others."""
 
     folds: ClassVar[Folds] = "probes"
+    _changes: bool | None = None
+    """Whether there are such times: the first fold decides for all."""
+
+    def _by_regimes(self, y: F64, found: Estimate, again: Callable[[F64], Estimate]) -> Estimate:
+        known = None if self._changes is False else changes(y, found)
+        if self._changes is None:
+            self._changes = known is not None
+        return found if known is None else switching(y, found, known, again)
+
+
+class EstimatingAttack(ByRegimes):
+    """Estimates every column of Alice's scores from inputs at the same probe."""
+
     _freedom = 0.0
 
     @abstractmethod
@@ -45,46 +57,27 @@ class EstimatingAttack(Attack):
         most = min(MOST_INPUTS, max(8, x.shape[0] // 6))
         fit = by_pattern(x, y, most)
         spread = spread_where_missing(x, y, fit)
-        mean, self._freedom = fit.mean, fit.freedom
-        off = locally(facts, y - mean, spread)
-        for _ in range(_PASSES):
-            if np.ptp(off) < _LEAST_CONTRAST:
-                break
-            fit = by_pattern(x, y, most, np.exp(-off))
-            other = spread_where_missing(x, y, fit)
-            error = locally(facts, y - fit.mean, other)
-            # where one estimate is off and the other is not, the other is used; where both are, neither is
-            better = (error < off)[:, None]
-            mean, spread, off = (
-                np.where(better, fit.mean, mean),
-                np.where(better, other, spread),
-                np.minimum(error, off),
-            )
-            self._freedom = max(self._freedom, fit.freedom)
-        return read_off_columns(facts, train, test, y, mean, spread)
+        found = Estimate(fit.mean, spread, fit.freedom)
+        found = self._by_regimes(y, found, lambda trust: _with_trust(x, y, most, trust))
+        self._freedom = found.freedom
+        return read_off_columns(facts, train, test, y, found.mean, found.spread)
 
     @property
     def degrees_of_freedom(self) -> float:
         return self._freedom
 
 
-def locally(facts: Facts, error: F64, spread: F64) -> F64:
-    """Return (probe,) the logarithm of the estimates' error around each probe; error, spread (probe, column)."""
-    column = facts.main_column[facts.dimension]
-    usual = spread[facts.probe, column]
-    off = usual * here_and_now(facts, error[facts.probe, column], usual)
-    off = np.log(np.where(np.isfinite(off) & (off > 0), off, 1.0))
-    count = np.bincount(facts.probe, minlength=facts.rounds.size)
-    return np.asarray(np.bincount(facts.probe, off, facts.rounds.size) / np.maximum(count, 1))
+def _with_trust(x: F64, y: F64, most: int, trust: F64) -> Estimate:
+    fit = by_pattern(x, y, most, trust)
+    return Estimate(fit.mean, np.broadcast_to(fit.spread, y.shape), fit.freedom)
 
 
-class DirectAttack(Attack):
+class DirectAttack(ByRegimes):
     """Uses one channel for each of Alice's columns, unchanged except for its sign: only a few parameters.
 
     In a regression with hundreds of parameters, what it has not learnt would look like entropy.
     """
 
-    folds: ClassVar[Folds] = "probes"
     _fitted = False
 
     @abstractmethod
@@ -97,8 +90,10 @@ class DirectAttack(Attack):
         self._fitted = best is not None
         if best is None:
             return np.asarray(frequencies(facts, train)[test])
-        mean, spread = direct(z, best.inputs)
-        return read_off_columns(facts, train, test, z, mean, np.broadcast_to(spread, mean.shape))
+        channels = chosen(z, best.inputs)
+        found = scaled(z, channels, np.ones(z.shape[0]))
+        found = self._by_regimes(z, found, lambda trust: scaled(z, channels, trust))
+        return read_off_columns(facts, train, test, z, found.mean, found.spread)
 
     @property
     def degrees_of_freedom(self) -> float:
@@ -106,15 +101,26 @@ class DirectAttack(Attack):
         return 5.0 if self._fitted else 0.0
 
 
-def direct(z: F64, inputs: F64) -> tuple[F64, F64]:
-    """Return estimates (probe, column) of z and (column,) their errors, each from the one best channel."""
-    x = normal_scores(inputs)
-    a, b = np.nan_to_num(z), np.nan_to_num(x)
-    both = np.isfinite(z).T.astype(float) @ np.isfinite(x).astype(float)
-    power = np.sqrt((a**2).T @ np.isfinite(x) * (np.isfinite(z).T.astype(float) @ b**2))
+def chosen(z: F64, inputs: F64) -> F64:
+    """Return (probe, column) for each column of z the one channel, as normal scores, that agrees best with it."""
+    there, known = np.isfinite(inputs).astype(float), np.isfinite(z).astype(float)
+    a, b = np.nan_to_num(z), np.nan_to_num(inputs)
+    both = known.T @ there
+    power = np.sqrt((a**2).T @ there * (known.T @ b**2))
     with np.errstate(invalid="ignore", divide="ignore"):
-        r = np.where(both >= 16, a.T @ b / power, 0.0)
-    r = np.nan_to_num(r)
+        r = np.nan_to_num(np.where(both >= 16, a.T @ b / power, 0.0))
     best = np.abs(r).argmax(axis=1)
-    rho = np.clip(r[np.arange(z.shape[1]), best], -0.99995, 0.99995)
-    return np.asarray(x[:, best] * rho), np.sqrt(1.0 - rho**2)
+    return np.where(np.abs(r).max(axis=1) > 0, normal_scores(inputs[:, best]), np.nan)
+
+
+def scaled(z: F64, x: F64, trust: F64) -> Estimate:
+    """Return estimates of z (probe, column) by its channel x times one factor a column; trust (probe,) weighs rows."""
+    known = np.isfinite(z) & np.isfinite(x)
+    w = np.where(known, trust[:, None] ** 2, 0.0)
+    a, b = np.where(known, z, 0.0), np.where(known, x, 0.0)
+    power = (w * b**2).sum(axis=0)
+    factor = (w * a * b).sum(axis=0) / np.where(power > 0, power, np.inf)
+    error = (w * (a - factor * b) ** 2).sum(axis=0)
+    spread = np.sqrt(np.maximum(error / np.maximum(w.sum(axis=0), 1e-9), 1e-4))
+    mean = np.where(np.isfinite(x), factor * np.nan_to_num(x), np.nan)
+    return Estimate(mean, np.broadcast_to(spread, z.shape), 2.0 * z.shape[1])

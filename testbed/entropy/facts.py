@@ -110,7 +110,8 @@ class Facts:
     states: I64 | None = None
     """(probe,) opaque number of the surface's state; None where there is no surface."""
     state_bits: int | None = None
-    """Number of bits with which a secret state was drawn: elements times bits each; None: states are not secret."""
+    """How many bits of a secret state show in a channel: elements times bits each, less those of a phase that all
+    elements share, which no amplitude shows where there is no path beside the surface; None: states are not secret."""
     earlier: tuple[Earlier, ...] = ()
     scratch: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     """Shared by all views of a block: for results that follow from Eve's side alone and take time to compute. An attack
@@ -203,23 +204,30 @@ class Facts:
         return int(self.bits[~self.published].sum())
 
     @property
-    def surface_bits(self) -> float | None:
-        """Most bits that the kept labels can have where only a secret surface changes; None without a secret surface.
+    def drawn_bits(self) -> float | None:
+        """What was drawn for this block's states in bits; None without a secret surface.
 
-        They then follow from the states that were never held in an earlier series. Those were drawn uniformly, and all
-        that is known of them is that they differ: log2 of K·(K − 1)·…, less what the published labels reveal of them.
+        Only states that were never held in an earlier series count. They were drawn uniformly, and all that is known of
+        them is that they differ: log2 of K·(K − 1)·….
         """
         if self.states is None or self.state_bits is None:
             return None
         before = np.concatenate([np.zeros(0, np.int64), *(e.states for e in self.earlier if e.states is not None)])
         before = np.unique(before[before >= 0])
         new = np.setdiff1d(self.states, before).size
-        if self.state_bits > 32:  # with so many states the known ones make no difference
-            drawn = float(new * self.state_bits)
-        else:
-            left = (1 << self.state_bits) - before.size - np.arange(new)
-            drawn = float(np.log2(np.maximum(left, 1)).sum())
-        return max(0.0, drawn - float(self.bits[self.published].sum()))
+        if self.state_bits > 32:  # so many states that none is missed
+            return float(new * self.state_bits)
+        left = (1 << self.state_bits) - before.size - np.arange(new)
+        return float(np.log2(np.maximum(left, 1)).sum())
+
+    @property
+    def surface_bits(self) -> float | None:
+        """What the kept labels can be worth in bits where nothing but the surface changes; None without a secret one.
+
+        They then follow from the states: `drawn_bits`, less what the published labels tell of them.
+        """
+        drawn = self.drawn_bits
+        return None if drawn is None else max(0.0, drawn - float(self.bits[self.published].sum()))
 
     @property
     def main_column(self) -> I64:

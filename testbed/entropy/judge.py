@@ -6,6 +6,12 @@ states what must be hidden together (`Attack.folds`): single symbols for those t
 for those that use her analogue values, because features and CSI of the same probe would reveal more of a label than the
 string could. Folds are random, but never the same within five probes: the neighbours of a symbol are not hidden.
 
+After the attacks their mixture is judged as one Eve more ("together"). Which of them is right at a symbol is weighed by
+their success at all other symbols, as a hidden state that may change from probe to probe, by dimension, or by the
+phase of a short period (`entropy.gating`), so that an Eve who is right at times is not judged by her average. The
+weights are learnt from later symbols as well, which is in Eve's favour, and so is what changes within a block for
+single attacks (`entropy.regimes`, `entropy.courses`).
+
 Two bounds follow, both of them **estimates that condition on the portfolio**: no statistic excludes an attack that
 is not in it.
 
@@ -54,6 +60,7 @@ from testbed.core.seeds import derive, permutation
 from testbed.core.types import F64, I64
 from testbed.entropy.attack import FOLDS, Attack, Broken, load_attacks, make_attacks
 from testbed.entropy.facts import HIDDEN, Facts
+from testbed.entropy.gating import weights_in_groups, weights_of_symbols
 
 BITS_A_PARAMETER = 0.72
 LEARNERS_SHARE = 0.3
@@ -64,6 +71,9 @@ Rule = Literal["estimated", "modelled"]
 _BATCHES = (64, 24)
 _LOWER_NINE_TENTHS = 0.623
 """Mean of the lower nine tenths of squared normal variables."""
+TOGETHER = "together"
+_PERIODS = (2, 3)
+_LEAST = 1e-9
 _SUM, _SAME = 1e-6, 1e-9
 _ORDERS = 1.0 + np.geomspace(3e-3, 30.0, 14)
 
@@ -163,18 +173,22 @@ def judge(
     if attacks is None:
         classes, broken = load_attacks()
         attacks = make_attacks(classes, derive(seed, "attacks"))
-    shared = float(np.log2(max(len(attacks), 1) * blocks))
+    number = len(attacks) + (len(attacks) > 1)
+    shared = float(np.log2(max(number, 1) * blocks))
     delta_log2 = -(epsilon_log2 + 2) - shared
     failures = [Failure(b.name, f"could not be loaded: {b.reason}") for b in broken]
-    findings = []
+    experts = []
     for attack in attacks:
         try:
             if facts.kept.size and attack.applies(facts):
-                findings.append(_finding(facts, attack, seed, delta_log2))
+                experts.append(_expert(facts, attack, seed))
         except Exception as exc:  # an attack may be a third party's code
             failures.append(Failure(attack.name, f"{type(exc).__name__}: {exc}"))
+    if len(experts) > 1:
+        experts.append(_together(facts, experts))
+    findings = [_finding(facts, expert, delta_log2) for expert in experts]
     return Judgement(
-        facts.kept.size, facts.kept_bits, tuple(findings), tuple(failures), len(attacks), float(delta_log2)
+        facts.kept.size, facts.kept_bits, tuple(findings), tuple(failures), number, float(delta_log2)
     )  # fmt: skip
 
 
@@ -203,31 +217,78 @@ class AttackLied(Exception):
     """The attack returned no distribution, or one that follows from values that were hidden from it."""
 
 
-def _finding(facts: Facts, attack: Attack, seed: int, delta_log2: float) -> Finding:
-    kept = facts.kept
+@dataclass(frozen=True, slots=True)
+class _Expert:
+    """What one attack says of all kept symbols, each out of fold."""
+
+    name: str
+    knows: str
+    p: F64
+    """(kept symbol, label)."""
+    freedom: float
+    hidden: float
+    """Share of its gain that folds hide."""
+    cliff: bool = False
+
+
+def _expert(facts: Facts, attack: Attack, seed: int) -> _Expert:
     p, freedom = _predictions(facts, attack, seed)
-    hit = p[kept].argmax(axis=1) == facts.value[kept]
+    return _Expert(attack.name, attack.knows, p[facts.kept], freedom, attack.hidden_context, attack.cliff)
+
+
+def _together(facts: Facts, experts: list[_Expert]) -> _Expert:
+    """Return the Eve who has all of them and knows which is right where: in time, by dimension, by a round's phase.
+
+    Which one is right at a symbol is learnt from all other symbols (`entropy.gating`).
+    """
+    kept = facts.kept
+    probe, dimension, value = facts.probe[kept], facts.dimension[kept], facts.value[kept]
+    loss = np.stack([np.log(np.maximum(e.p[np.arange(kept.size), value], _LEAST)) for e in experts], axis=1)
+    groups = (dimension, *(facts.rounds[probe] % period for period in _PERIODS))
+    mixtures = [weights_in_groups(loss, group, probe) for group in groups]
+    own = np.concatenate([loss, np.stack([_mixed_loss(loss, w) for w in mixtures], axis=1)], axis=1)
+    gates = weights_of_symbols(own, probe)
+    n = len(experts)
+    weights = gates[:, :n] + sum(gates[:, [n + i]] * w for i, w in enumerate(mixtures))
+    p = sum(weights[:, [i]] * e.p for i, e in enumerate(experts))
+    used = weights.mean(axis=0)
+    return _Expert(
+        TOGETHER,
+        "everything that the others know, and which of them is right at a time, in a dimension",
+        np.asarray(p),
+        float(used @ [e.freedom for e in experts]),
+        float(used @ [e.hidden for e in experts]),
+    )
+
+
+def _mixed_loss(loss: F64, weights: F64) -> F64:
+    return np.asarray(np.log((weights * np.exp(loss)).sum(axis=1)))
+
+
+def _finding(facts: Facts, expert: _Expert, delta_log2: float) -> Finding:
+    kept = facts.kept
+    p, value, depth = expert.p, facts.value[kept], facts.bits[kept]
+    hit = p.argmax(axis=1) == value
     with np.errstate(divide="ignore"):
-        loss = -np.log2(p[kept, facts.value[kept]])
-    depth = facts.bits[kept]
+        loss = -np.log2(p[np.arange(kept.size), value])
     extra = inflation(hit, facts.probe[kept], depth)
-    more = attack.hidden_context / (1.0 - attack.hidden_context)
+    more = expert.hidden / (1.0 - expert.hidden)
     bounds = upper_bounds(hit, depth, extra, delta_log2, more)
     total = float(loss.sum())
     total = max(0.0, total - more * max(0.0, facts.kept_bits - total))
     each = np.array([bounds[int(m)] for m in depth])
     left = float(-np.log2(each).sum())
     return Finding(
-        attack=attack.name,
-        knows=attack.knows,
+        attack=expert.name,
+        knows=expert.knows,
         symbols=kept.size,
         hits=int(hit.sum()),
         upper_bound=float(each.mean()),
         log_loss_bits=total,
-        smoothing_bits=smoothing(p[kept], 1.0 - delta_log2),
-        degrees_of_freedom=freedom,
+        smoothing_bits=smoothing(p, 1.0 - delta_log2),
+        degrees_of_freedom=expert.freedom,
         inflation=extra,
-        estimated_bits=0.0 if attack.cliff and left < facts.kept_bits / 2 else left,
+        estimated_bits=0.0 if expert.cliff and left < facts.kept_bits / 2 else left,
     )
 
 

@@ -292,16 +292,37 @@ class _Question:
     def sensitivity(self, assumed: AssumedEve | None, antennas: Sequence[int]) -> tuple[EveRow, ...]:
         """Return the key's length under other assumptions: never more than under those that were made."""
         worst = self.judgement.worst(self.rule)
-        most = 0 if self.judgement.failures or worst is None else self.rounded(self.judgement.bits(worst, self.rule))
+        h = 0.0 if self.judgement.failures or worst is None else self.judgement.bits(worst, self.rule)
         if (drawn := self.facts.surface_bits) is not None:
-            most = min(most, self.rounded(drawn))
+            h = min(h, drawn)
         out = []
         if assumed is not None:
             for n in antennas:
                 other = assumed.with_antennas(max(n, assumed.antennas))
-                key = min(most, self.rounded(self.assumed(other)))
+                key = self.rounded(min(h, self.assumed(other)))
                 out.append(EveRow(f"{n} antennas", other.words, None, None, key))
+            h = min(h, self.assumed(assumed))
+        if self.facts.states is not None:
+            out.append(self._pattern_known(h))
+        out.append(self._back_later(h))
         return tuple(out)
+
+    def _pattern_known(self, h: float) -> EveRow:
+        """Return what is left if secret patterns become known: by the chain rule at least H less what was drawn."""
+        drawn = self.facts.drawn_bits
+        if drawn is None:
+            words = "every pattern of the surface, as everybody does"
+            return EveRow("pattern known", words, None, None, self.rounded(h))
+        words = "every pattern of the surface, which was drawn in secret: what else moves is left"
+        return EveRow("pattern known", words, None, None, self.rounded(max(0.0, h - drawn)))
+
+    def _back_later(self, h: float) -> EveRow:
+        """Return what is left if somebody stands later where Alice or Bob stood, and nothing else has changed."""
+        words = "what is measured where Alice or Bob stood, since she stands there later in the same surroundings"
+        if (drawn := self.facts.surface_bits) is None:
+            return EveRow("back later", words, None, None, 0)
+        words += "; not the secret states that the surface had"
+        return EveRow("back later", words, None, None, self.rounded(min(h, drawn)))
 
 
 def _assumptions(
@@ -314,6 +335,11 @@ def _assumptions(
         out.append(assumed.words)
     if facts.states is not None and facts.patterns is None:
         out.append("the surface's patterns are secret")
+        if facts.state_bits is not None:
+            out.append(
+                f"a state of the surface holds {facts.state_bits} bits that a channel can show, which cap the key; "
+                f"Eve, who may try all 2^{facts.state_bits} of them, cannot tell from her own signals which one it was"
+            )
     out.append(
         "nobody measures later where Alice or Bob stood, in the same surroundings "
         "and with the same state of the surface"

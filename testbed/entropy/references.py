@@ -17,7 +17,7 @@ def eves(facts: Facts) -> list[Reference]:
     """Return Eve's channels, all together: by number, by time, at other rates, and each backwards."""
     if "eves" not in facts.scratch:
         rounds, values = joined_of(facts)
-        forwards = [Reference("Eve", rounds, values)]
+        forwards = [Reference("Eve", rounds, values, searched_closely=True)]
         by_time = _by_time(facts)
         if by_time is not None:
             forwards.append(by_time)
@@ -56,7 +56,7 @@ def own(facts: Facts, z: F64) -> list[Reference]:
     z (probe, column): her scores of this block, NaN where hidden.
     """
     rounds, values, public = _this_run(facts, z)
-    out = [Reference("own run", rounds, values, public)]
+    out = [Reference("own run", rounds, values, public, searched_closely=True)]
     out += [Reference(e.name, e.rounds, normal_scores(e.features)) for e in facts.earlier if not e.same_run]
     back = [r.reversed() for r in out]
     return [*out, *back]

@@ -21,23 +21,22 @@ from numpy.typing import NDArray
 
 from testbed.core.types import F64, I64
 from testbed.entropy.facts import Facts
-from testbed.entropy.ridge import ridge
 from testbed.entropy.series import at_rounds
 
-_GLOBAL, _LOCAL = 5.5, 6.5
-"""Standard deviations by which a shift has to stand out, over the whole block and over one piece of it."""
+_GLOBAL, _LOCAL, _SHORTS, _SHORTESTS = 5.5, 6.5, 8.0, 6.6
+"""Standard deviations by which a shift has to stand out, over the whole block and over pieces of falling length."""
+_ONE_OF_MANY = 9.0
+"""The same for one antenna's or link's channels, of which there may be many."""
 _PIECE, _FEW_PAIRS = 48, 300
 _LEAST_OVERLAP = 24
 _MOST = 28
+_MOST_TYPICAL = 600
+"""Shifts, evenly spread, from which the usual agreement is taken."""
 _FILL = 24
-_PASSES = 4
-_BEYOND = 10
-_CLOSE = 0.3
-"""Standard deviation of a column about the reference's equal column, for an Eve whose columns are used unchanged."""
+_BEYOND = 16
+_SHORT, _SHORTEST = 16, 10
 _OWN_NEAR = 8
 """Alice's own neighbours nearer than so many rounds are left to other attacks (`string_near`, `string_each`)."""
-_CHANGE_NATS = 9.0
-"""Penalty for a change of shift: about the logarithm of the number of possible changes at each probe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,8 @@ class Reference:
     the order of time."""
     backwards: bool = False
     """The series is reversed in time: `rounds` are negative."""
+    searched_closely: bool = False
+    """Whether pieces are searched for that are as short as frequent losses leave them."""
 
     @property
     def own(self) -> bool:
@@ -85,17 +86,52 @@ def dense(rounds: I64, values: F64, first: int, size: int) -> NDArray[np.float32
     return out
 
 
-def candidates(reference: Reference, alice: I64, z: F64) -> I64:
-    """Return the shifts s at which reference round k + s is worth comparing with Alice's round k; may be none."""
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A piece of the block that agrees with the reference at one shift far better than chance explains."""
+
+    standing_out: float
+    """Standard deviations."""
+    shift: int
+    rows: slice
+    """Of Alice's probes."""
+    columns: slice
+    """Of the reference's channels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Shifts s at which reference round k + s is worth comparing with Alice's round k."""
+
+    shifts: I64
+    """May be none."""
+    anchors: tuple[Anchor, ...]
+    """Pieces from which a course may be followed, the one that stands out most first."""
+
+    @property
+    def change(self) -> bool:
+        """Whether the shift may change: some piece agrees at a shift that is not the only one."""
+        return self.shifts.size > 1 and bool(self.anchors)
+
+
+def candidates(reference: Reference, alice: I64, z: F64) -> Candidates:
+    """Search the block as a whole, long pieces, and short ones such as losses of packets leave."""
     if not reference.rounds.size or not reference.values.shape[1]:
-        return np.zeros(0, np.int64)
+        return Candidates(np.zeros(0, np.int64), ())
     search = _Search(reference, alice, z)
     found = search.outstanding(slice(0, alice.size), _GLOBAL, _MOST // 2)
+    pieces: list[Anchor] = []
     # over many pairs of columns, chance hides the agreement of a short piece
     piece = _PIECE if z.shape[1] * reference.values.shape[1] > _FEW_PAIRS else _PIECE * 2 // 3
     for start in range(0, max(1, alice.size - piece // 2), piece):
-        found += search.outstanding(slice(start, start + piece), _LOCAL, 1)
-    return _filled(np.unique(np.array(found, np.int64)))
+        pieces += search.outstanding(slice(start, start + piece), _LOCAL, 1)
+    if reference.searched_closely:
+        for start in range(0, alice.size - _SHORT + 1, _SHORT):
+            pieces += search.outstanding(slice(start, start + _SHORT), _SHORTS, 1)
+        pieces += search.as_they_stand()
+    anchors = sorted(pieces, key=lambda a: -a.standing_out)
+    shifts = np.unique(np.array([a.shift for a in (*found, *anchors[: 2 * _MOST])], np.int64))
+    return Candidates(_filled(shifts), tuple(anchors))
 
 
 def _filled(shifts: I64) -> I64:
@@ -103,7 +139,7 @@ def _filled(shifts: I64) -> I64:
     gaps = [np.arange(a, b) for a, b in pairwise(shifts.tolist()) if 1 < b - a <= _FILL]
     if shifts.size > 1:  # a shift may have begun earlier and ended later than where it was found
         gaps += [np.arange(shifts[0] - _BEYOND, shifts[0]), np.arange(shifts[-1] + 1, shifts[-1] + 1 + _BEYOND)]
-    return np.unique(np.concatenate([shifts, *gaps]))[: 3 * _MOST]
+    return np.unique(np.concatenate([shifts, *gaps]))[: 4 * _MOST]
 
 
 class _Search:
@@ -111,6 +147,12 @@ class _Search:
 
     def __init__(self, reference: Reference, alice: I64, z: F64) -> None:
         self.alice, self.z, self.own = alice, z, reference.own
+        n, width = reference.values.shape[1], z.shape[1]
+        self.sets = [slice(0, n)]
+        """Channels that are judged together: all, and those of each antenna and link by itself."""
+        if n > width and n % width == 0:
+            self.sets += [slice(i, i + width) for i in range(0, n, width)]
+        self.rounds, self.values = reference.rounds, reference.values
         first, last = int(reference.rounds[0]), int(reference.rounds[-1])
         self.first, self.span = first, last - first + 1
         length = int(alice[-1] - alice[0]) + 1
@@ -120,10 +162,10 @@ class _Search:
         there = np.asarray(np.isfinite(reference.values).any(axis=1), np.float64)[:, None]
         self.there = scipy.fft.rfft(dense(reference.rounds, there, first, self.span).T, self.n_fft)
 
-    def outstanding(self, part: slice, threshold: float, count: int) -> list[int]:
+    def outstanding(self, part: slice, threshold: float, count: int) -> list[Anchor]:
         """Return up to `count` shifts at which this part of Alice's probes agrees better than chance explains."""
         rounds, z = self.alice[part], self.z[part]
-        if rounds.size < _LEAST_OVERLAP:
+        if rounds.size < _SHORT:
             return []
         begin = int(self.alice[0])
         heard = np.asarray(np.isfinite(z).any(axis=1), np.float64)[:, None]
@@ -132,28 +174,70 @@ class _Search:
         overlap = scipy.fft.irfft(
             np.conj(scipy.fft.rfft(dense(rounds, heard, begin, length).T, self.n_fft)) * self.there, self.n_fft
         )[0]
-        fit = np.zeros(self.n_fft, np.float32)
-        for column in mine:
-            fit += (scipy.fft.irfft(np.conj(column) * self.spectrum, self.n_fft) ** 2).sum(axis=0)
         # dense() counts from the first round of each: lag l of the spectra is shift l + first − begin
         lag = (self.shifts - self.first + begin) % self.n_fft
-        overlap, fit = np.rint(overlap[lag]), np.asarray(fit[lag], np.float64)
+        overlap = np.rint(overlap[lag])
         enough = overlap >= min(_LEAST_OVERLAP, 0.6 * rounds.size)
         if self.own:
             enough &= np.abs(self.shifts) > _OWN_NEAR
         if np.count_nonzero(enough) < 8:
             return []
-        fit = np.where(enough, fit / np.maximum(overlap, 1.0), 0.0)
-        usual = np.median(fit[enough])
-        pairs = z.shape[1] * self.spectrum.shape[0]
-        spread = max(1.4826 * float(np.median(np.abs(fit[enough] - usual))), np.sqrt(2.0 * pairs))
-        fit = (fit - usual) / spread
-        return _peaks(self.shifts, np.where(enough, fit, -np.inf), threshold, count)
+        agreement = np.zeros((self.spectrum.shape[0], self.n_fft), np.float32)
+        for column in mine:
+            agreement += scipy.fft.irfft(np.conj(column) * self.spectrum, self.n_fft) ** 2
+        agreement = agreement[:, lag]
+        fits = np.stack([agreement[columns].sum(axis=0) for columns in self.sets])[:, enough] / overlap[enough]
+        shifts, out = self.shifts[enough], []
+        for i, columns, fit in self._standing_out(fits, threshold):
+            least = threshold if i == 0 else max(threshold, _ONE_OF_MANY)
+            order = np.argsort(-fit, kind="stable")[:count].tolist()
+            out += [Anchor(float(fit[k]), int(shifts[k]), part, columns) for k in order if fit[k] >= least]
+        return sorted(out, key=lambda a: -a.standing_out)[:count]
 
+    def as_they_stand(self) -> list[Anchor]:
+        """Return pieces of a few probes in which each of the reference's columns, or its negative, is Alice's own.
 
-def _peaks(shifts: I64, fit: F64, threshold: float, count: int) -> list[int]:
-    order = np.argsort(-fit, kind="stable")[:count]
-    return [int(shifts[i]) for i in order if fit[i] >= threshold]
+        Every product of a probe and a round is there at once; along its diagonals a shift stays the same.
+        """
+        first, length, width = int(self.alice[0]), int(self.alice[-1] - self.alice[0]) + 1, self.z.shape[1]
+        mine = dense(self.alice, self.z, first, length)
+        out = []
+        for columns in self.sets[-1:] if len(self.sets) == 1 else self.sets[1:]:
+            if columns.stop - columns.start == width and length > _SHORTEST:
+                theirs = dense(self.rounds, self.values[:, columns], self.first, self.span)
+                out += self._on_diagonals(mine @ theirs.T, first, columns)
+        return sorted(out, key=lambda a: -a.standing_out)[:_MOST]
+
+    def _on_diagonals(self, products: NDArray[np.float32], first: int, columns: slice) -> list[Anchor]:
+        length, span = products.shape
+        padded = np.zeros((length, span + 2 * length), np.float32)
+        padded[:, length : length + span] = products
+        step, item = padded.strides
+        # row k, column j: the product of probe k and the round j − length after it
+        along = np.lib.stride_tricks.as_strided(padded, (length, span + length), (step + item, item))
+        upto = np.cumsum(along, axis=0)
+        sums = np.abs(upto[_SHORTEST:] - upto[:-_SHORTEST]) / np.sqrt(_SHORTEST * self.z.shape[1])
+        shift = np.arange(sums.shape[1]) - length + self.first - first
+        if self.own:
+            sums[:, np.abs(shift) <= _OWN_NEAR] = 0.0
+        best = sums.argmax(axis=1)
+        high = sums[np.arange(best.size), best]
+        out = []
+        for start in range(0, high.size, _SHORTEST):
+            row = start + int(high[start : start + _SHORTEST].argmax())
+            if high[row] >= _SHORTESTS:
+                rows = slice(*np.searchsorted(self.alice, [first + row + 1, first + row + 1 + _SHORTEST]).tolist())
+                out.append(Anchor(float(high[row]), int(shift[best[row]]), rows, columns))
+        return out
+
+    def _standing_out(self, fits: F64, threshold: float) -> list[tuple[int, slice, F64]]:
+        """Return sets of channels some shift of which passes the threshold, with (shift,) standard deviations."""
+        some = fits[:, :: max(1, fits.shape[1] // _MOST_TYPICAL)]
+        usual = np.median(some, axis=1, keepdims=True)
+        pairs = np.array([self.z.shape[1] * (c.stop - c.start) for c in self.sets])[:, None]
+        spread = np.maximum(1.4826 * np.median(np.abs(some - usual), axis=1, keepdims=True), np.sqrt(2.0 * pairs))
+        fits = (fits - usual) / spread
+        return [(i, self.sets[i], fits[i]) for i in np.flatnonzero(fits.max(axis=1) >= threshold).tolist()]
 
 
 # ---------------------------------------------------------------- what fits one fold
@@ -169,21 +253,21 @@ class Match:
     """Sum of n·r² over all pairs of columns; chance gives about 1 for each pair."""
 
 
-def known_candidates(facts: Facts, reference: Reference, z: F64) -> I64:
+def known_candidates(facts: Facts, reference: Reference, z: F64) -> Candidates:
     """Return `candidates`, computed once at a block's first question."""
     key = ("candidates", reference.name)
     if key not in facts.scratch:
         facts.scratch[key] = candidates(reference, facts.rounds, z)
-    found: I64 = facts.scratch[key]
+    found: Candidates = facts.scratch[key]
     return found
 
 
-def _everywhere(facts: Facts, reference: Reference, z: F64) -> F64:
+def everywhere(facts: Facts, reference: Reference, z: F64) -> F64:
     """Return (probe, candidate, channel) the reference's values at each candidate shift."""
     kept = facts.view if reference.own else facts.scratch
     key = ("everywhere", reference.name)
     if key not in kept:
-        shifts = known_candidates(facts, reference, z)
+        shifts = known_candidates(facts, reference, z).shifts
         kept[key] = reference.beside(facts.rounds[:, None], shifts[None, :])
     found: F64 = kept[key]
     return found
@@ -193,55 +277,12 @@ def constant(facts: Facts, reference: Reference, z: F64, count: int = 1) -> list
     """Return the reference at up to `count` shifts of the whole block, best first."""
     key = ("constant", reference.name)
     if key not in facts.view:
-        everywhere = _everywhere(facts, reference, z)
-        matches = (everywhere[:, i] for i in range(everywhere.shape[1]))
+        series = everywhere(facts, reference, z)
+        matches = (series[:, i] for i in range(series.shape[1]))
         out = [Match(inputs, agreement_of(z, inputs)) for inputs in matches]
         facts.view[key] = sorted(out, key=lambda m: -m.agreement)
     found: list[Match] = facts.view[key]
     return found[:count]
-
-
-def piecewise(facts: Facts, reference: Reference, z: F64) -> Match | None:
-    """Return the reference along the likeliest sequence of shifts (Viterbi); None with fewer than 2 candidates."""
-    key = ("piecewise", reference.name)
-    if key not in facts.view:
-        facts.view[key] = _along_a_course(facts, reference, z)
-    found: Match | None = facts.view[key]
-    return found
-
-
-def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
-    shifts = known_candidates(facts, reference, z)
-    if shifts.size < 2:
-        return None
-    everywhere = _everywhere(facts, reference, z)
-    starts = [_first_course(z, everywhere)]
-    if everywhere.shape[2] >= z.shape[1]:
-        starts.append(_viterbi(_as_it_stands(z, everywhere), shifts))
-    ends = [_settled(z, everywhere, shifts, start) for start in starts]
-    return max((m for m in ends if m is not None), key=lambda m: m.agreement, default=None)
-
-
-def _settled(z: F64, everywhere: F64, shifts: I64, course: I64) -> Match | None:
-    """Return the reference along a sequence of shifts, after several turns of fitting the map and the sequence."""
-    rows = np.arange(z.shape[0])
-    for _ in range(_PASSES):
-        inputs = everywhere[rows, course]
-        if not np.isfinite(inputs).any():
-            return None
-        course = _viterbi(_log_likelihood(z, inputs, everywhere), shifts)
-    inputs = everywhere[rows, course]
-    return Match(inputs, agreement_of(z, inputs))
-
-
-def _as_it_stands(z: F64, everywhere: F64) -> F64:
-    """Return (probe, shift) the log-likelihood of Alice's values if each of the reference's columns equals hers.
-
-    This start needs no long pieces: it follows an Eve who receives well and only loses packets through short pieces.
-    """
-    error = (z[:, None] - everywhere[:, :, : z.shape[1]]) ** 2 / (2 * _CLOSE**2)
-    with np.errstate(invalid="ignore"):
-        return -np.where(np.isfinite(error), np.minimum(error, 12.0), 6.0).sum(axis=2)
 
 
 def combined(z: F64, inputs: list[F64]) -> F64:
@@ -265,54 +306,3 @@ def agreement_of(z: F64, inputs: F64) -> float:
     a, b = np.nan_to_num(z), np.nan_to_num(inputs)
     n = max(1, int(np.count_nonzero(a.any(axis=1) & b.any(axis=1))))
     return float(((a.T @ b) ** 2).sum() / n)
-
-
-def _first_course(z: F64, everywhere: F64) -> I64:
-    """Return (probe,) the candidate that agrees best in the piece of the block to which the probe belongs."""
-    course = np.zeros(z.shape[0], np.int64)
-    for start in range(0, z.shape[0], _PIECE // 2):
-        part = slice(max(0, start - _PIECE // 4), start + _PIECE * 3 // 4)
-        fit = [agreement_of(z[part], everywhere[part, i]) for i in range(everywhere.shape[1])]
-        course[start : start + _PIECE // 2] = int(np.argmax(fit))
-    return course
-
-
-def _log_likelihood(z: F64, inputs: F64, everywhere: F64) -> F64:
-    """Return (probe, shift) the log-likelihood of Alice's values at each shift, by ridge regression on the present
-    sequence of shifts."""
-    fit = ridge(inputs, z)
-    centre, coefficients = _coefficients(inputs, fit.mean)
-    guess = np.nan_to_num(np.nan_to_num(everywhere - centre) @ coefficients)
-    there = np.isfinite(everywhere).any(axis=2)
-    left = np.where(np.isfinite(fit.spread) & (fit.spread > 0), fit.spread, 1.0).clip(0.05, 1.0)
-    known = np.isfinite(z)
-    error = np.where(known[:, None], (np.nan_to_num(z)[:, None] - guess) ** 2, 0.0)
-    with_guess = -(np.minimum(error / (2 * left**2), 12.0) + np.log(left) * known[:, None]).sum(axis=2)
-    alone = -(np.nan_to_num(z) ** 2 / 2).sum(axis=1)
-    return np.where(there, with_guess, alone[:, None])
-
-
-def _coefficients(inputs: F64, mean: F64) -> tuple[F64, F64]:
-    """Return centre and linear map of a regression, recovered from its estimates."""
-    centre = np.nan_to_num(np.nansum(inputs, axis=0) / np.maximum(np.isfinite(inputs).sum(axis=0), 1))
-    x = np.nan_to_num(inputs - centre)
-    y = np.nan_to_num(mean)
-    scale = x.shape[0] * 1e-3
-    return centre, np.linalg.solve(x.T @ x + scale * np.eye(x.shape[1]), x.T @ y)
-
-
-def _viterbi(likely: F64, shifts: I64) -> I64:
-    """Return (probe,) the likeliest sequence of candidates; every change has the same penalty."""
-    n, k = likely.shape
-    came = np.zeros((n, k), np.int64)
-    score = likely[0].copy()
-    for i in range(1, n):
-        best = int(score.argmax())
-        stay = score >= score[best] - _CHANGE_NATS
-        came[i] = np.where(stay, np.arange(k), best)
-        score = np.where(stay, score, score[best] - _CHANGE_NATS) + likely[i]
-    course = np.empty(n, np.int64)
-    course[-1] = int(score.argmax())
-    for i in range(n - 1, 0, -1):
-        course[i - 1] = came[i, course[i]]
-    return course

@@ -26,9 +26,10 @@ from testbed.core.config import Experiment, Lab, ProbingPlan, RadioPlan
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.radio import Radio, RadioSettings
 from testbed.core.ris import Board
-from testbed.core.types import SurfacePattern
-from testbed.lab import measure, processes
-from testbed.nodes import calibration
+from testbed.core.types import C64, F64, SurfacePattern
+from testbed.lab import cable as cables
+from testbed.lab import measure, pools, processes
+from testbed.nodes import calibration, chains
 from testbed.nodes.calibration import Calibration, GainStep, Heard
 
 _SCENE = "static_room"
@@ -39,6 +40,8 @@ _OFFSET_DBFS = -25.0
 _NOISE_DBFS = -20.0
 _CLIPPED = 1e-3
 _SNR_DB = 10.0
+_LEAST_CABLE_FRAMES = 4
+"""Of each direction: two make the responses, two show their effect."""
 _HEADROOM_DBFS = -12.0
 """Level that a good receive gain gives: fading may add a few decibels, and quantization stays far below the noise."""
 _PPM_OFF = 2.0
@@ -105,12 +108,14 @@ def examine(
     tell: Callable[[Finding], None] = lambda _: None,
     experiment: Experiment | None = None,
     names: list[str] | None = None,
+    cable: bool = False,
 ) -> Diagnosis:
     """Check a lab and measure this machine's radios; `tell` is called with each finding as soon as it is made.
 
     With an experiment, its probes and scene are used (its carrier and rate are in `radio`), and a setting of it that a
     device cannot take is a finding. `names`: the nodes of this machine; by default those whose hosts are its addresses,
-    or all that the lab calls local.
+    or all that the lab calls local. `cable`: the radios are joined by cables and attenuators, so that the responses of
+    their own chains can be measured and kept for the nodes (`nodes/chains.py`).
     """
     notes = _Notes(tell)
     here = _here(lab, names)
@@ -118,6 +123,8 @@ def examine(
         _keys(lab, here, notes)
     else:
         notes.fix("lab", "authentication", "curve = false: anybody on the network can give orders", "set curve = true")
+    if lab.wegman_carter:
+        _pools(lab, here, notes)
     _network(lab, here, notes)
     drivers = _drivers(lab, here, notes)
     if experiment is not None:
@@ -129,20 +136,9 @@ def examine(
     with ExitStack() as stack:
         crew = processes.Crew(lab, lab_name)
         stack.callback(crew.stop)
-        air: str | None = None
-        if lab.world is not None and lab.world.local and _port_trouble(lab.world.host, 0) is not None:
-            # a run starts it there: started here it would make keys of its own, which are not the lab's
-            what = f"not of this machine: a run starts it on {lab.world.host}; devices on it are checked there"
-            notes.ok("world", "elsewhere", what)
+        air = _air(lab, crew, radio, experiment, notes)
+        if lab.world is not None and air is None:
             drivers = {}
-        elif lab.world is not None:
-            try:
-                scene = (experiment or config.load_experiment(_SCENE)).scene
-                air = processes.start_air(lab, crew, scene, radio, 1)
-                notes.ok("world", "simulated air", air)
-            except TestbedError as exc:
-                notes.fix("world", "simulated air", str(exc), "see that log; the devices on it cannot be checked")
-                drivers = {}
         devices: dict[str, Any] = {}
         for name in drivers:
             with notes.guard(name, "device", f"check the device and [node.{name}.options]"):
@@ -155,7 +151,9 @@ def examine(
                 _board(name, device, notes)
         probing = ProbingPlan() if experiment is None else experiment.probing
         radios = {n: d for n, d in devices.items() if isinstance(d, Radio)}
-        _radios(lab, radios, radio, probing, repeats, notes, measured)
+        links = _radios(lab, radios, radio, probing, repeats, notes, measured)
+        if cable:
+            _cable(lab, radios, links, notes, measured)
     for name, place in lab.node.items():
         if name not in here:
             notes.ok(name, "elsewhere", f"not of this machine: run `testbed doctor {name}` on {place.host}")
@@ -166,6 +164,25 @@ def examine(
             found = msgspec.structs.replace(found, correction_ppm=before.correction_ppm, reference=before.reference)
         calibration.write(folder, found)
     return Diagnosis(lab.name, all(f.ok for f in notes.all), notes.all, measured)
+
+
+def _air(lab: Lab, crew: processes.Crew, radio: RadioPlan, experiment: Experiment | None, notes: _Notes) -> str | None:
+    """Return the address of the simulated air, started where that is this machine's; None where there is none here."""
+    if lab.world is None:
+        return None
+    if lab.world.local and _port_trouble(lab.world.host, 0) is not None:
+        # a run starts it there: started here it would make keys of its own, which are not the lab's
+        what = f"not of this machine: a run starts it on {lab.world.host}; devices on it are checked there"
+        notes.ok("world", "elsewhere", what)
+        return None
+    try:
+        scene = (experiment or config.load_experiment(_SCENE)).scene
+        air = processes.start_air(lab, crew, scene, radio, 1)
+        notes.ok("world", "simulated air", air)
+        return air
+    except TestbedError as exc:
+        notes.fix("world", "simulated air", str(exc), "see that log; the devices on it cannot be checked")
+        return None
 
 
 # ---------------------------------------------------------------- files and ports
@@ -201,6 +218,18 @@ def _keys(lab: Lab, here: set[str], notes: _Notes) -> None:
             notes.fix(path.parts[-4], "delivered key", f"{path} is readable by others", f"chmod 600 {path}")
     if not bad:
         notes.ok("lab", "keys", f"{len(own)} pairs in {folder}, readable by their owner only")
+
+
+def _pools(lab: Lab, here: set[str], notes: _Notes) -> None:
+    """Look at what authenticates the discussion: rehearsals need none, every other run a pair of pads a block."""
+    for name in pools.ends(lab):
+        if name not in here:
+            continue
+        with notes.guard(name, "authentication pool", "testbed keys pool --lab LAB, for both ends"):
+            pool = pools.of(lab, name)
+            blocks = 0 if pool is None else pool.pairs
+            fix = "" if blocks else "testbed keys pool --lab LAB, for both ends"
+            notes.judge(name, "authentication pool", f"enough for {blocks} blocks; rehearsals need none", fix)
 
 
 def _here(lab: Lab, names: list[str] | None) -> set[str]:
@@ -338,7 +367,8 @@ def _board(name: str, board: Board, notes: _Notes) -> None:
 def _radios(
     lab: Lab, radios: dict[str, Radio], plan: RadioPlan, probing: ProbingPlan, repeats: int, notes: _Notes,
     measured: dict[str, Calibration],
-) -> None:  # fmt: skip
+) -> _Links | None:  # fmt: skip
+    """Measure each radio alone and every pair; return what became of the frames, None where no pair was measured."""
     virtual = lab.world is not None and lab.world.pace == "virtual"
     wanted = {
         n: RadioSettings(plan.carrier_hz, plan.sample_rate_hz, lab.node[n].tx_gain_db, lab.node[n].rx_gain_db)
@@ -366,12 +396,13 @@ def _radios(
         if name not in ready:
             radio.close()  # on simulated air the others would wait for it
     if not ready:
-        return
+        return None
     with notes.guard("radios", "clocks", "the devices above were lost while they were checked"):
         bench = measure.Bench(ready, wanted, virtual, probing)
         for name, radio in ready.items():
             _alone(lab, name, radio, bench, notes, measured)
-        _links(lab, ready, bench, repeats, notes, measured)
+        return _links(lab, ready, bench, repeats, notes, measured)
+    return None
 
 
 def _alone(
@@ -410,7 +441,7 @@ def _alone(
 def _links(
     lab: Lab, radios: dict[str, Radio], bench: measure.Bench, repeats: int, notes: _Notes,
     measured: dict[str, Calibration],
-) -> None:  # fmt: skip
+) -> _Links | None:  # fmt: skip
     roles = {lab.node[n].role: n for n in radios}
     senders = [roles[r] for r in ("alice", "bob") if r in roles]
     timed = {n: r.capabilities.timed for n, r in radios.items()}
@@ -423,7 +454,7 @@ def _links(
     pairs = [(tx, rx) for tx in senders for rx in radios if tx != rx and timed[tx] <= timed[rx]]
     if not pairs:
         notes.ok("radios", "links", "this machine has no two radios that can receive one another: no link was measured")
-        return
+        return None
     _gains(lab, radios, pairs, bench, notes, measured)
     links = _Links(bench, pairs, repeats)
     links.sound(pairs)
@@ -437,6 +468,95 @@ def _links(
                 mean_s=float(np.mean([d.mean_s for d in delays])), std_s=max(d.std_s for d in delays)
             )
             measured[name] = msgspec.structs.replace(measured[name], delay_s=mean)
+    return links
+
+
+def _cable(
+    lab: Lab, radios: dict[str, Radio], links: _Links | None, notes: _Notes, measured: dict[str, Calibration]
+) -> None:
+    """Keep what each radio's chains do over frequency, and say what that is worth between Alice and Bob.
+
+    Half of the frames make the responses, the other half show their effect.
+    """
+    frames = {} if links is None else {p: _channels(links.found[p]) for p in links.pairs}
+    frames = {pair: found for pair, found in frames.items() if len(found) >= _LEAST_CABLE_FRAMES}
+    if links is None or not frames:
+        notes.fix(
+            "radios", "cable", "no pair of radios received enough frames",
+            "join each pair by a cable with an attenuator, and see the links above",
+        )  # fmt: skip
+        return
+    one_antenna = all(f.shape[:2] == (1, 1) for found in frames.values() for f in found)
+    if not one_antenna:
+        notes.fix("radios", "cable", "radios with several antennas", "calibrate radios with one antenna only")
+        return
+    axis = links.bench.frame.subcarrier_hz
+    halves = [{p: cables.mean_channel([h[0, 0] for h in f[i::2]]) for p, f in frames.items()} for i in (0, 1)]
+    responses = cables.separate(halves[0], axis)
+    delays_s = _delays(frames, measured)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    for name in responses.rx:
+        device, settings = measured[name], measured[name].settings
+        sent = name in responses.tx
+        tx_db, tx_rad = responses.tx[name] if sent else (np.zeros(0), np.zeros(0))
+        rx_db, rx_rad = responses.rx[name]
+        response = chains.ChainResponse(
+            serial=device.serial, carrier_hz=settings["carrier_hz"], sample_rate_hz=settings["sample_rate_hz"],
+            measured_at=now, subcarrier_hz=axis.tolist(), rx_db=(rx_db - rx_db.mean()).tolist(),
+            rx_rad=rx_rad.tolist(), rx_level_db=float(rx_db.mean()),
+            tx_db=(tx_db - tx_db.mean()).tolist() if sent else [], tx_rad=tx_rad.tolist(),
+            tx_level_db=float(tx_db.mean()) if sent else None,
+            rx_delay_s=delays_s.get(("rx", name)), tx_delay_s=delays_s.get(("tx", name)),
+        )  # fmt: skip
+        chains.write(processes.node_state_dir(lab, name), response)
+        detail = f"received {_ripple(rx_db)}" + (f", sent {_ripple(tx_db)}" if sent else "")
+        if response.rx_delay_s is not None:
+            detail += f"; delay received {1e9 * response.rx_delay_s:.1f} ns"
+            detail += f", sent {1e9 * response.tx_delay_s:.1f} ns" if response.tx_delay_s is not None else ""
+        notes.ok(name, "cable", f"{detail}; stored for {device.serial or 'a device without serial number'}")
+    _judge_cable(lab, radios, halves[1], responses, notes)
+
+
+def _judge_cable(
+    lab: Lab, radios: dict[str, Radio], channels: dict[Pair, C64], responses: cables.Responses, notes: _Notes
+) -> None:
+    """Say how far Alice's and Bob's directions are apart before and after, in frames that were not used."""
+    roles = {lab.node[n].role: n for n in radios}
+    alice, bob = roles.get("alice"), roles.get("bob")
+    if alice is None or bob is None or not {(alice, bob), (bob, alice)} <= channels.keys():
+        return
+    at_bob, at_alice = channels[alice, bob], channels[bob, alice]
+    before_db = cables.apart_db(at_alice, at_bob)
+    after_db = cables.apart_db(at_alice * responses.ratio(alice), at_bob * responses.ratio(bob))
+    notes.ok(
+        f"{alice} ↔ {bob}", "reciprocity",
+        f"the two directions differ by {before_db:.2f} dB over frequency (std), by {after_db:.2f} dB with both "
+        "calibrated; set calibrated = true in both nodes' tables to have it so in a run",
+    )  # fmt: skip
+
+
+def _channels(soundings: list[measure.Sounding]) -> list[C64]:
+    return [s.found.h for s in soundings if s.found is not None]
+
+
+def _delays(frames: dict[Pair, list[C64]], measured: dict[str, Calibration]) -> dict[tuple[str, str], float]:
+    """Return ("tx" or "rx", device) → delay in s, half of the cable's included; nothing where one was not measured."""
+    known = {}
+    for tx, rx in frames:
+        heard = measured[rx].heard.get(tx)
+        if heard is None or heard.delay_s is None:
+            return {}
+        known[tx, rx] = heard.delay_s.mean_s
+    senders, listeners = (sorted({p[side] for p in known}) for side in (0, 1))
+    sums = np.array(list(known.values()))[:, None]
+    tx_s, rx_s = cables.shared_out(list(known), senders, listeners, sums)
+    return {("tx", n): float(tx_s[i, 0]) for i, n in enumerate(senders)} | {
+        ("rx", n): float(rx_s[i, 0]) for i, n in enumerate(listeners)
+    }
+
+
+def _ripple(db: F64) -> str:
+    return f"± {np.std(db):.2f} dB over the band"
 
 
 def _gains(
@@ -538,6 +658,12 @@ def _judge_pair(
     if pair in links.broken:
         notes.fix(subject, "link", links.broken[pair], "check both devices")
     elif not links.heard(pair):
+        if soundings and links.bench.is_mirrored(soundings[0]):
+            notes.fix(
+                subject, "link", f"the spectrum is mirrored: none of {links.repeats} frames was received as sent",
+                f"exchange I and Q at {tx} or at {rx}: one of them has them the wrong way round",
+            )  # fmt: skip
+            return
         why = Counter(s.reason for s in soundings).most_common(1)[0][0]
         advice = f"check antennas and carrier; {_louder(lab, radios, pair, 20.0)}, or less if samples are clipped"
         notes.fix(subject, "link", f"none of {links.repeats} frames was received ({why})", advice)

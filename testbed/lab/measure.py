@@ -222,6 +222,12 @@ class Bench:
                 reason = str(exc).rstrip(": ")
         return None, reason
 
+    def is_mirrored(self, sounding: Sounding) -> bool:
+        """Return whether the frame is there with its spectrum mirrored: I and Q are exchanged at one end."""
+        block = replace(sounding.block, samples=sounding.block.samples.conj())
+        windows = repeated_windows(block, self.frame.samples.size) if sounding.error_s is None else []
+        return self._find([block, *windows])[0] is not None
+
     # ---------------------------------------------------------------- measurements
 
     def silence(self, name: str) -> Silence:

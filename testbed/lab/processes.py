@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.config import devices, state_root
 from testbed.core import identity, logs, registry, seeds
-from testbed.core.config import Experiment, Lab, RadioPlan, Scene
+from testbed.core.config import Experiment, Lab, RadioPlan, Scene, is_rehearsal
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
 from testbed.core.radio import Radio
@@ -375,12 +375,15 @@ def run(
     """
     from testbed.coordinator.events import ProcessEnded
     from testbed.coordinator.server import Coordinator
+    from testbed.lab import pools
 
     driver = registry.load_driver("worlds", lab.world.driver) if lab.world is not None else None
     if driver is not None:
         driver.check(experiment.scene)
     if lab.curve:
         make_keys(lab, ["coordinator", *local_names(lab)])
+    if lab.wegman_carter and not is_rehearsal(lab, experiment):
+        pools.prepare(lab, lab_name)
     faults: list[Fault] = []
     if experiment.faults is not None:
         victims = fault_plan.nodes_of(experiment.faults, experiment, lab, lab_name)

@@ -50,7 +50,8 @@ def check_world(plan: Experiment, place: Lab, lab: str) -> None:
                 "accepted: false, or an experiment of mode = 'private'"
             )
     if not place.curve:
-        log.warning("%s: curve = false: links here are not authenticated; keys are for experiments only", lab)
+        what = "only the discussion is authenticated" if place.wegman_carter else "keys are for experiments only"
+        log.warning("%s: curve = false: links here are not authenticated; %s", lab, what)
     if plan.faults is not None:
         fault_plan.nodes_of(plan.faults, plan, place, lab)
     if plan.surface.policy != "none" and place.by_role("ris") is None:

@@ -9,6 +9,8 @@ Integrity and authenticity are the transport's (CURVE): the header carries no si
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -19,8 +21,9 @@ from testbed.core.errors import ProtocolError
 from testbed.core.gate import Delay, Duration, Finite, Gate, Identifier, IdentifierOrNone, Instant, Number, Tally, Text
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
+from testbed.core.schedule import MAX_TRAIN
 
-VERSION = 5
+VERSION = 6
 """Raised with every incompatible change; a peer of another version is refused with the reason."""
 
 
@@ -28,6 +31,8 @@ MAX_MESSAGE_BYTES = 1 << 24
 """Largest message to the coordinator and from it. The longest content is a block's raw bits, a byte each."""
 MAX_PUBLIC_BYTES = 1 << 25
 """Largest message of the discussion. The longest content is the CSI of a training."""
+MAX_IDENTITY_BYTES = 1 << 14
+"""Largest identity of a device, which is recorded whenever its node joins."""
 MAX_ELEMENTS = 1 << 20
 """Most elements of a surface."""
 
@@ -85,6 +90,10 @@ class Hello(_Body, frozen=True):
     """Standard deviation of arrivals about their schedule, as the doctor measured it; 0 where it did not."""
     surface_shape: tuple[Edge, Edge] | None = None
     phase_bits: PhaseBits = 0
+    schedule_size: Number = 0
+    """Patterns that the surface latches by time …"""
+    latency_s: Delay = 0.0
+    """… and how long before it must have them."""
     n_antennas: Antennas = 1
 
 
@@ -128,6 +137,32 @@ class Applied(_Body, frozen=True):
     phase_bits: PhaseBits = 1
 
 
+class PatternSet(Struct, frozen=True, kw_only=True):
+    """One pattern of a schedule."""
+
+    round: Number
+    digest: Identifier
+    """As in `Applied`."""
+    device_time_s: Instant
+    """When it latches."""
+    levels: Annotated[bytes, Meta(max_length=MAX_ELEMENTS)] | None = None
+    """As in `Applied`."""
+
+
+class Scheduled(_Body, frozen=True):
+    """The surface has the patterns of a train, and will latch each at its time."""
+
+    patterns: Annotated[list[PatternSet], Meta(min_length=1, max_length=MAX_TRAIN)]
+    device_time_s: Instant
+    """Now."""
+    shape: tuple[Edge, Edge] = (0, 0)
+    phase_bits: PhaseBits = 1
+
+    @property
+    def round(self) -> int:
+        return self.patterns[0].round
+
+
 class SurfaceHeld(_Body, frozen=True):
     """The pattern that the surface holds, as read back."""
 
@@ -136,9 +171,11 @@ class SurfaceHeld(_Body, frozen=True):
 
 
 class Captured(_Body, frozen=True):
-    """Both slots are over and this node has its samples, so the air is free. Sent on request, before estimation."""
+    """All slots of a train are over and this node has its samples, so the air is free. Sent on request, before
+    estimation."""
 
     round: Number
+    """The train's first."""
 
 
 class Stepped(_Body, frozen=True):
@@ -168,12 +205,22 @@ class LinkResult(Struct, frozen=True, kw_only=True):
     """complex64 in C order, in experiment mode only."""
 
 
-class Probed(_Body, frozen=True):
+class RoundResult(Struct, frozen=True, kw_only=True):
+    """What one node measured in one round."""
+
     round: Number
     links: Annotated[list[LinkResult], Meta(max_length=64)]
     fault: Reason | None = None
     """Reject reason where this node could not do its part (late transmission, device error)."""
     detail: Text = ""
+
+
+class Probed(_Body, frozen=True):
+    """What one node measured in a train of rounds, in their order."""
+
+    rounds: Annotated[list[RoundResult], Meta(min_length=1, max_length=MAX_TRAIN)]
+    correction_ppm: Finite | None = None
+    """What this node's radio takes out of the carrier from the next but one train on; None: no change."""
 
 
 class Agreed(_Body, frozen=True):
@@ -286,6 +333,29 @@ class Apply(_Body, frozen=True):
     phase_bits: PhaseBits
 
 
+class PatternPlan(Struct, frozen=True, kw_only=True):
+    """One pattern of a schedule."""
+
+    round: Number
+    at_s: Instant
+    """Device time at which it latches."""
+    levels: Annotated[bytes, Meta(max_length=MAX_ELEMENTS)] | None = None
+    """As in `Apply`; None: the surface's node draws the round's pattern itself."""
+
+
+class Schedule(_Body, frozen=True):
+    """Latch the patterns of a train of rounds, each at its time."""
+
+    patterns: Annotated[list[PatternPlan], Meta(min_length=1, max_length=MAX_TRAIN)]
+    """By strictly ascending rounds."""
+    shape: tuple[Edge, Edge]
+    phase_bits: PhaseBits
+
+    @property
+    def round(self) -> int:
+        return self.patterns[0].round
+
+
 class ReadSurface(_Body, frozen=True):
     """Read the surface's pattern back, to confirm the rounds before this one."""
 
@@ -299,16 +369,34 @@ class SlotPlan(Struct, frozen=True):
     """Device time at which receivers open their window; the transmitter starts `margin_s` later."""
 
 
-class Probe(_Body, frozen=True):
+class RoundPlan(Struct, frozen=True, kw_only=True):
+    """When the slots of one round happen."""
+
     round: Number
     slots: Annotated[list[SlotPlan], Meta(max_length=64)]
     margin_s: Annotated[float, Meta(ge=0, le=1)]
+    """How much longer than the frame a receiver listens on either side."""
     end_s: Instant
     """Device time until which this node transmits nothing else."""
+
+
+class Probe(_Body, frozen=True):
+    """A train of rounds: its transmissions and receptions are queued, captured, estimated and reported together."""
+
+    rounds: Annotated[list[RoundPlan], Meta(min_length=1, max_length=MAX_TRAIN)]
+    """Strictly ascending, and one after the other in time."""
     report_captured: bool = True
     """Send `Captured` before estimating."""
     sounding: bool = False
     """The round sounds all antennas, for the beams only."""
+    paced: bool = False
+    """Time passes by itself: the next train is queued while this one is on the air. In virtual time it need not, and
+    what a device does must not depend on when orders arrive."""
+
+    @property
+    def round(self) -> int:
+        """Number of its first round, by which a train is known."""
+        return self.rounds[0].round
 
 
 class Step(_Body, frozen=True):
@@ -379,23 +467,23 @@ class Envelope(Struct, frozen=True):
     header: Header
     body: (
         # from nodes
-        Hello | Heartbeat | Here | Configured | ClockReading | Applied | SurfaceHeld | Captured | Stepped | Probed
-        | Failed | Stopped | Agreed | Trained | Attacked | Amplified | KeyGuessed
+        Hello | Heartbeat | Here | Configured | ClockReading | Applied | Scheduled | SurfaceHeld | Captured | Stepped
+        | Probed | Failed | Stopped | Agreed | Trained | Attacked | Amplified | KeyGuessed
         # to nodes
-        | Welcome | Refused | Pulse | Withdrawn | Configure | ReadClock | Apply | ApplyNext | ReadSurface | Probe | Step
-        | Abandon | Finish
+        | Welcome | Refused | Pulse | Withdrawn | Configure | ReadClock | Apply | ApplyNext | Schedule | ReadSurface
+        | Probe | Step | Abandon | Finish
         | Distil | Attack | Amplify | GuessKey
     )  # fmt: skip
 
 
 FROM_NODES = (
-    Hello, Heartbeat, Here, Configured, ClockReading, Applied, SurfaceHeld, Captured, Stepped, Probed, Failed, Stopped,
-    Agreed, Trained, Attacked, Amplified, KeyGuessed,
+    Hello, Heartbeat, Here, Configured, ClockReading, Applied, Scheduled, SurfaceHeld, Captured, Stepped, Probed,
+    Failed, Stopped, Agreed, Trained, Attacked, Amplified, KeyGuessed,
 )  # fmt: skip
 """The messages that the coordinator accepts; an order that comes from a node is refused."""
 TO_NODES = (
-    Welcome, Refused, Pulse, Withdrawn, Configure, ReadClock, Apply, ApplyNext, ReadSurface, Probe, Step, Abandon,
-    Finish, Distil, Attack, Amplify, GuessKey,
+    Welcome, Refused, Pulse, Withdrawn, Configure, ReadClock, Apply, ApplyNext, Schedule, ReadSurface, Probe, Step,
+    Abandon, Finish, Distil, Attack, Amplify, GuessKey,
 )  # fmt: skip
 
 
@@ -414,13 +502,29 @@ class PublicEnvelope(Struct, frozen=True):
 def _check(envelope: Envelope) -> None:
     """Raise ValueError where parts of a message contradict one another; the schema cannot express this."""
     match envelope.body:
-        case Probed(links=links):
-            for link in links:
+        case Hello(identity=identity):
+            if (size := len(_encoder.encode(identity))) > MAX_IDENTITY_BYTES:
+                raise ValueError(f"an identity of {size} bytes, accepted: up to {MAX_IDENTITY_BYTES}")
+        case Probed(rounds=rounds):
+            _check_ascending(rounds)
+            for link in (x for r in rounds for x in r.links):
                 if link.csi is not None and len(link.csi) != 8 * math.prod(link.shape):
                     raise ValueError(f"CSI of {len(link.csi)} bytes, accepted: 8 for each of shape {link.shape}")
+        case Probe(rounds=rounds):
+            _check_ascending(rounds)
+        case Schedule(patterns=patterns, shape=shape) | Scheduled(patterns=patterns, shape=shape):
+            _check_ascending(patterns)
+            for levels in (x.levels for x in patterns if x.levels is not None):
+                if len(levels) != math.prod(shape):
+                    raise ValueError(f"{len(levels)} levels for a surface of shape {shape}")
         case Apply(levels=bytes(levels), shape=shape) | Applied(levels=bytes(levels), shape=shape):
             if len(levels) != math.prod(shape):
                 raise ValueError(f"{len(levels)} levels for a surface of shape {shape}")
+
+
+def _check_ascending(rounds: Sequence[RoundPlan | RoundResult | PatternPlan | PatternSet]) -> None:
+    if any(later.round <= earlier.round for earlier, later in pairwise(rounds)):
+        raise ValueError("the rounds of a train repeat or are out of order, accepted: strictly ascending")
 
 
 _encoder = msgspec.msgpack.Encoder()

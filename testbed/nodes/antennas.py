@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -49,25 +49,39 @@ class Antennas:
         """Whether this node captures a slot with these receivers; only nodes with a beam to find receive soundings."""
         return self._role in rx and (not sounding or self._policy is not None)
 
-    def estimate(self, estimator: CsiEstimator, round: int, tx: str, block: IqBlock, sounding: bool) -> CsiFrame:
-        """Return the CSI of a slot: of all antennas in a sounding, otherwise 1×1 by the beam; raises ProbeRejected."""
-        if sounding:
+    @property
+    def learns(self) -> bool:
+        """Whether what is heard in one round decides what is sent in later ones."""
+        return self._policy is not None
+
+    def estimate_sounding(self, estimator: CsiEstimator, tx: str, block: IqBlock) -> CsiFrame | ProbeRejected:
+        """Return the CSI of all antennas of a sounding, or why there is none."""
+        try:
             return estimator.estimate_antennas(block, self._sounded(tx))
-        if self._n > 1:
-            block = self._combined(round, block)
-        return estimator.estimate(block, self._frame)
+        except ProbeRejected as exc:
+            return exc
+
+    def estimate_many(
+        self, estimator: CsiEstimator, rounds: Sequence[int], blocks: Sequence[IqBlock]
+    ) -> list[CsiFrame | ProbeRejected]:
+        """Return the CSI of a train's slots, 1×1 by the beam of each slot's round, or why there is none."""
+        if self._n == 1:
+            return estimator.estimate_many(blocks, self._frame)
+        combined = [self._combined(round, block) for round, block in zip(rounds, blocks, strict=True)]
+        found = iter(estimator.estimate_many([x for x in combined if isinstance(x, IqBlock)], self._frame))
+        return [next(found) if isinstance(x, IqBlock) else x for x in combined]
 
     def hear(self, round: int, csi: Mapping[str, CsiFrame]) -> None:
         """Pass a sounding to the policy."""
         if self._policy is not None:
             self._policy.hear(round, {tx: frame.h for tx, frame in csi.items()})
 
-    def _combined(self, round: int, block: IqBlock) -> IqBlock:
+    def _combined(self, round: int, block: IqBlock) -> IqBlock | ProbeRejected:
         """Return the block as one antenna, wᵀy; rejects a clipped block, since the sum would not show the clipping."""
         parts = np.maximum(np.abs(block.samples.real), np.abs(block.samples.imag))
         share = float(np.mean(parts >= _CLIP_LEVEL, axis=1).max())
         if share > _CLIPPED_SHARE:
-            raise ProbeRejected(Reject.CLIPPED, f"{share:.2%} of an antenna's samples at full scale")
+            return ProbeRejected(Reject.CLIPPED, f"{share:.2%} of an antenna's samples at full scale")
         return replace(block, samples=(self._beam(round) @ block.samples)[None, :])
 
     def _beam(self, round: int) -> C64:

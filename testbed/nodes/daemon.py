@@ -38,12 +38,16 @@ from testbed.net import messages as m
 from testbed.net import transport
 from testbed.nodes import calibration, known
 from testbed.nodes import events as e
-from testbed.nodes.operations import BoardWork, RadioWork, life_of
+from testbed.nodes.device_thread import DeviceThread
+from testbed.nodes.operations import BoardWork, Capture, RadioWork, life_of
+from testbed.nodes.pool_file import PoolFile
 from testbed.nodes.state import NodeState
 
 log = logging.getLogger("testbed.node")
 _POLL_MS = 100
 _GREET_EVERY_S = 1.0
+_LOCK_S = 0.05
+"""How long a halt waits for the device: one in the middle of a train is silenced beside it."""
 MANY_HANDSHAKES = 5
 """Handshakes in a row that failed, after which a wrong key is suspected."""
 _SAID_AFTER_S = 2.0
@@ -98,7 +102,12 @@ class NodeDaemon:
         self.lab = lab
         self.role = self.place.role
         self.incarnation = transport.new_incarnation()
-        self.state = NodeState(self.role, secrets.randbits(256), self.place.floors, identity is not None)
+        with_pool = lab.wegman_carter and self.role in ("alice", "bob")
+        self._pool_file = PoolFile(state_dir) if with_pool else None
+        self.state = NodeState(
+            self.role, secrets.randbits(256), self.place.floors, identity is not None, lab.wegman_carter,
+            self._pool_file.read() if self._pool_file is not None else None,
+        )  # fmt: skip
         self._machine = handler_of(self.state)
         self._trouble = 0
         self.welcomed = False
@@ -139,6 +148,10 @@ class NodeDaemon:
         """Endpoint of Bob's link to Alice."""
         self._poller = zmq.Poller()
         self._poller.register(self._link.socket, zmq.POLLIN)
+        self._thread = DeviceThread()
+        self._poller.register(self._thread.done, zmq.POLLIN)
+        self._captured_life = 0
+        """Counts the runs that this node was welcomed to: what was captured before concerns none of the present one."""
         self._public: dict[Any, Any] = {}
         """Socket → reader of the public discussion: Alice's own, Bob's link to her, or Eve's listener."""
         if self.role == "alice":
@@ -160,6 +173,7 @@ class NodeDaemon:
     def run(self) -> int:
         """Serve until ordered to finish, or the coordinator is silent for too long. Returns the exit status."""
         self._pulse.start()
+        self._thread.start()
         try:
             self._greet()
             while self._exit is None:
@@ -179,6 +193,8 @@ class NodeDaemon:
         ready = dict(self._poller.poll(_POLL_MS))
         now_s = time.monotonic()
         self._take(e.Tick(now_s))
+        if self._thread.done.fileno() in ready:
+            self._take_captures()
         if self._link.socket in ready:
             while self._exit is None and self._link.waiting():
                 self._from_coordinator()
@@ -237,8 +253,9 @@ class NodeDaemon:
     def halt(self) -> None:
         """Silence the transmitter now, from any thread, then leave the main loop."""
         self._halted.set()
-        # a device in the middle of a capture is not transmitting, so do not wait long for it
-        got = self._device_lock.acquire(timeout=1.0)
+        if isinstance(self._device, Radio):
+            self._device.interrupt()
+        got = self._device_lock.acquire(timeout=_LOCK_S)
         try:
             if isinstance(self._device, Radio):
                 self._device.silence()
@@ -251,6 +268,11 @@ class NodeDaemon:
     def _close(self) -> None:
         self._pulse.stop()
         self._pulse.join(timeout=2.0)
+        if isinstance(self._device, Radio):
+            self._device.interrupt()
+        self._thread.end(within_s=2.0)
+        if self._pool_file is not None:
+            self._pool_file.close()
         try:
             with self._device_lock:
                 self._device.close()
@@ -267,6 +289,8 @@ class NodeDaemon:
                 "surface_shape": self._device.shape,
                 "phase_bits": self._device.phase_bits,
                 "timed": self._device.capabilities.timed,
+                "schedule_size": self._device.capabilities.schedule_size,
+                "latency_s": self._device.capabilities.latency_s,
             }
         else:
             caps = self._device.capabilities
@@ -302,6 +326,7 @@ class NodeDaemon:
         if isinstance(body, m.Welcome):
             self.welcomed, self._welcomed_by = True, self._link.met
             logs.about(run=body.run)
+            self._captured_life += 1
             self._link.run = body.run
             self._lost_after_s = body.lost_after_s
             self._pulse.last_answer_s = time.monotonic()
@@ -325,7 +350,8 @@ class NodeDaemon:
         while todo:
             instruction = todo.popleft()
             if isinstance(instruction, e.Operate):
-                todo.extend(self._handle(self._operate(instruction.body)))
+                done = self._operate(instruction.body)
+                todo.extend(self._handle(done) if done is not None else ())
             elif isinstance(instruction, (e.StoreKey, e.StoreKnown)):
                 if (lost := self._store(instruction)) is not None:  # what follows is said only after it was stored
                     todo.clear()
@@ -439,6 +465,11 @@ class NodeDaemon:
         numbers = (p.stem.removeprefix("block-") for p in kept)
         return max((int(n) for n in numbers if n.isdecimal()), default=-1)
 
+    def _store_pool(self, x: e.StorePool) -> None:
+        """Write what is left of the pool; raises TestbedError, which ends this node, before a used pad is sent."""
+        assert self._pool_file is not None
+        self._pool_file.write(x.pool)
+
     def _store_model(self, x: e.StoreModel) -> None:
         """Write the enhancer's model into this node's own folder; without it, a restarted node trains again."""
         path = self._model_path()
@@ -449,24 +480,37 @@ class NodeDaemon:
             log.error("%s: the trained model cannot be kept: %s: %s", self.name, path, exc.strerror)
 
     def _silence(self, x: e.Silence) -> None:
-        with self._device_lock:
-            if isinstance(self._device, Radio):
-                self._device.silence()
+        """Silence the transmitter beside whatever the device is at, of which nobody wants to hear any more."""
+        if isinstance(self._device, Radio):
+            self._device.interrupt()
+            self._device.silence()
 
     def _leave(self, x: e.Exit) -> None:
         self._exit = x
 
     # -- device operations
 
-    def _operate(self, body: Any) -> e.Event:
+    def _operate(self, body: Any) -> e.Event | None:
+        """Have the device carry out an order; None where it has only begun (a train of rounds)."""
         operation = type(body).__name__.lower()
         if self._halted.is_set():
             return e.DeviceFault(operation, "halted")
+        if isinstance(body, m.Probe) and isinstance(self._work, RadioWork) and self._work.is_blind:
+            work = self._work
+            found = work.expect(body)
+            self._thread.begin(
+                (self._captured_life, body), lambda: self._attempt(operation, lambda: work.capture(found))
+            )
+            return None
+        return self._thread.do(lambda: self._attempt(operation, lambda: _OPERATIONS[type(body)](self, body)))
+
+    def _attempt(self, operation: str, work: Callable[[], Any]) -> Any:
+        """Return what some work with the device gives, or the fault."""
         try:
             with self._device_lock:
                 if self._halted.is_set():  # the halt came while this thread waited for the lock
                     return e.DeviceFault(operation, "halted")
-                return _OPERATIONS[type(body)](self, body)
+                return work()
         except (DeviceError, InputError) as exc:
             return e.DeviceFault(operation, str(exc))
         except Exception as exc:
@@ -474,6 +518,25 @@ class NodeDaemon:
             log.error("%s: %s: %s: %s", self.name, operation, type(exc).__name__, exc)
             log.debug("%s", self.name, exc_info=True)
             return e.DeviceFault(operation, f"{type(exc).__name__}: {printable(str(exc))}")
+
+    def _take_captures(self) -> None:
+        """Estimate and report the trains that the device has captured."""
+        for (life, order), found in self._thread.take():
+            if life != self._captured_life or self._exit is not None:
+                continue
+            self._take(found if isinstance(found, e.DeviceFault) else self._estimate(order, found))
+
+    def _estimate(self, order: m.Probe, found: Capture) -> e.Event:
+        if order.report_captured:
+            self._link.send(m.Captured(round=order.round))
+        try:
+            return self._radio_work().estimate(found)
+        except (DeviceError, InputError) as exc:
+            return e.DeviceFault("probe", str(exc))
+        except Exception as exc:
+            log.error("%s: estimate: %s: %s", self.name, type(exc).__name__, exc)
+            log.debug("%s", self.name, exc_info=True)
+            return e.DeviceFault("probe", f"{type(exc).__name__}: {printable(str(exc))}")
 
     def _configure(self, body: m.Configure) -> e.Event:
         if body.experiment_mode and self.place.private:
@@ -495,12 +558,17 @@ class NodeDaemon:
     def _apply_next(self, body: m.ApplyNext) -> e.Event:
         return e.DeviceDone(self._board_work().apply_next(body))
 
+    def _schedule(self, body: m.Schedule) -> e.Event:
+        return e.DeviceDone(self._board_work().schedule(body))
+
     def _read_surface(self, body: m.ReadSurface) -> e.Event:
         return e.DeviceDone(self._board_work().read_surface(body))
 
     def _probe(self, body: m.Probe) -> e.Event:
+        """Capture and estimate at once, where the next train depends on what this one tells."""
         logs.about(round=body.round)
-        return self._radio_work().probe(body)
+        work = self._radio_work()
+        return self._estimate(body, work.capture(work.expect(body)))
 
     def _step(self, body: m.Step) -> e.Event:
         return self._radio_work().step(body)
@@ -521,6 +589,7 @@ _OPERATIONS: Mapping[type, Callable[[NodeDaemon, Any], e.Event]] = {
     m.ReadClock: NodeDaemon._read_clock,
     m.Apply: NodeDaemon._apply,
     m.ApplyNext: NodeDaemon._apply_next,
+    m.Schedule: NodeDaemon._schedule,
     m.ReadSurface: NodeDaemon._read_surface,
     m.Probe: NodeDaemon._probe,
     m.Step: NodeDaemon._step,
@@ -532,6 +601,7 @@ _DO: Mapping[type, Callable[[NodeDaemon, Any], None]] = {
     e.Publish: NodeDaemon._publish,
     e.DropKey: NodeDaemon._drop_key,
     e.ForgetKnown: NodeDaemon._forget_known,
+    e.StorePool: NodeDaemon._store_pool,
     e.StoreModel: NodeDaemon._store_model,
     e.Silence: NodeDaemon._silence,
     e.Exit: NodeDaemon._leave,

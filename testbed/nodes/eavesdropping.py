@@ -2,8 +2,9 @@
 
     listening ──attack──► waiting for messages ──all there, or out of patience──► reported ──guess the key──► …
 
-Eve needs the CSI of the block's rounds until its last stage. Secret patterns reach her as opaque numbers, with the
-rounds; nothing here depends on what the numbers stand for.
+Eve needs the CSI of the block's rounds until its last stage. What she measured in rounds that are in no block of a key
+(of training, of blocks that failed, rejected ones) she reports together with the next block's. Secret patterns
+reach her as opaque numbers, with the rounds; nothing here depends on what the numbers stand for.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from testbed.chain.dialogue import MAX_MESSAGES
 from testbed.chain.pipeline import KeyChain
 from testbed.core.ledger import PublicMessage
 from testbed.core.machine import Deadlines, EventClock, Story
-from testbed.core.outcomes import EveReport
+from testbed.core.outcomes import EveReport, HeardSeries
 from testbed.core.types import Key
 from testbed.net import messages as m
 from testbed.nodes.events import Instruction, Report
@@ -28,6 +29,9 @@ EVE_PATIENCE_S = 2.0
 
 MAX_BLOCKS = 16
 """Blocks whose public messages Eve keeps before she is ordered to attack them."""
+
+MOST_OTHER_ROUNDS = 4096
+"""Rounds outside of a block that she reports with it; earlier ones are left out."""
 
 _MESSAGES = "the missing public messages"
 
@@ -77,6 +81,8 @@ class Eavesdropping:
     def __init__(self, setup: Setup, measured: MeasuredCsi, clock: EventClock, story: Story) -> None:
         self._setup, self._measured, self._clock, self._story = setup, measured, clock, story
         self._blocks: dict[int, _Overheard] = {}
+        self._reported = -1
+        """Latest round that Alice was told of."""
 
     @property
     def is_busy(self) -> bool:
@@ -85,6 +91,7 @@ class Eavesdropping:
 
     def clear(self) -> None:
         self._blocks.clear()
+        self._reported = -1
 
     def take(self, envelope: m.PublicEnvelope) -> list[Instruction]:
         """Keep a public message; attack where it was the last missing one."""
@@ -105,8 +112,6 @@ class Eavesdropping:
             record.rounds = body.rounds
             for old in [b for b in self._blocks if b < body.block]:
                 del self._blocks[old]
-            if body.rounds:
-                self._measured.forget_until(body.rounds[0] - 1)
         return self._report(body.block) if record.is_complete else []
 
     def look_for_late(self) -> list[Instruction]:
@@ -128,7 +133,7 @@ class Eavesdropping:
         guess = chain.eavesdrop(block, alice, bob, record.transcript, complete)
         if isinstance(request, m.Attack):
             raw = guess.raw.tobytes() if plan.experiment_mode and guess.raw is not None else None
-            report = msgspec.structs.replace(guess.report, heard=chain.report_series(alice, bob))
+            report = msgspec.structs.replace(guess.report, heard=self._heard(chain, record.rounds))
             return [Report(m.Attacked(report=report, guess=raw))]
         self._forget(block, record)
         digest = None
@@ -136,12 +141,23 @@ class Eavesdropping:
             digest = self._setup.digest(Key(block=block, bits=guess.key))
         return [Report(m.KeyGuessed(block=block, digest=digest))]
 
+    def _heard(self, chain: KeyChain, block: list[int]) -> tuple[HeardSeries, ...]:
+        """Return what she measured up to the end of a block and has not reported yet, whatever became of the rounds."""
+        if not block:
+            return ()
+        others = [r for r in self._measured.until(block[-1], MOST_OTHER_ROUNDS + len(block)) if r > self._reported]
+        rounds = sorted({*others, *block})
+        self._reported = block[-1]
+        heard = chain.report_series(*(self._measured.series(rounds, tx) for tx in ("alice", "bob")))
+        self._measured.forget_until(block[0] - 1)
+        return heard
+
     def _learn_from_training(
         self, chain: KeyChain, block: int, record: _Overheard, complete: bool, seed: int
     ) -> list[Instruction]:
         alice, bob = (self._measured.series(record.rounds, tx) for tx in ("alice", "bob"))
         chain.overhear_training(alice, bob, record.transcript, seed)
-        self._forget(block, record)
+        del self._blocks[block]
         nothing = EveReport(
             block=block, sacrificed_bits=0, covered_bits=0, sacrificed_errors=0, best_link="none",
             transcript_complete=complete,

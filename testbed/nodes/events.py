@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.core.types import CsiFrame, Key
@@ -42,11 +42,12 @@ class PastFound:
 
 @dataclass(frozen=True, slots=True)
 class ProbeDone:
-    """The device has done its slots, and the CSI is estimated."""
+    """The device has done the slots of a train, and the CSI is estimated."""
 
-    report: m.Probed
-    csi: dict[str, CsiFrame]
-    """By role of the transmitter."""
+    reports: list[m.Probed]
+    """One, or several where one would be too large."""
+    csi: dict[int, dict[str, CsiFrame]]
+    """By round and role of the transmitter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Publish:
 class Operate:
     """Carry out this order with the device."""
 
-    body: m.Configure | m.ReadClock | m.Apply | m.ApplyNext | m.ReadSurface | m.Probe | m.Step
+    body: m.Configure | m.ReadClock | m.Apply | m.ApplyNext | m.Schedule | m.ReadSurface | m.Probe | m.Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,13 @@ class ForgetKnown:
 
 
 @dataclass(frozen=True, slots=True)
+class StorePool:
+    """Write what is left of the node's pool of one-time authentication before any later instruction is carried out."""
+
+    pool: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class StoreModel:
     """Keep the result of the training, for a restart within this run."""
 
@@ -144,7 +152,9 @@ class Exit:
 
 
 Event = Received | Discussed | ModelFound | PastFound | ProbeDone | DeviceDone | DeviceFault | Tick
-Instruction = Report | Publish | Operate | StoreKey | DropKey | StoreKnown | ForgetKnown | StoreModel | Silence | Exit
+Instruction = (
+    Report | Publish | Operate | StoreKey | DropKey | StoreKnown | ForgetKnown | StorePool | StoreModel | Silence | Exit
+)
 
 
 class OrderRefused(Exception):

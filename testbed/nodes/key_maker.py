@@ -30,9 +30,19 @@ from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import CsiSeries, Key
 from testbed.net import messages as m
 from testbed.nodes import known
-from testbed.nodes.events import DropKey, Instruction, OrderRefused, Publish, Report, StoreKey, StoreKnown, StoreModel
+from testbed.nodes.events import (
+    DropKey,
+    Instruction,
+    OrderRefused,
+    Publish,
+    Report,
+    StoreKey,
+    StoreKnown,
+    StoreModel,
+    StorePool,
+)
 from testbed.nodes.measured import MeasuredCsi
-from testbed.nodes.setup import Setup
+from testbed.nodes.setup import NO_POOL, Setup
 
 Phase = Literal["agree", "amplify"]
 
@@ -69,6 +79,8 @@ class KeyMaker(Deadlines):
         """Alice: what others may know of this run's strings."""
         self._first: int | None = None
         """The first block of this run that is known of here; earlier ones were begun by a life that kept nothing."""
+        self._spent_bits = 0
+        """Of the pool, before the present amplification."""
 
     @property
     def is_busy(self) -> bool:
@@ -107,6 +119,8 @@ class KeyMaker(Deadlines):
             raise OrderRefused("not configured as alice or bob")
         if self.is_busy:
             raise OrderRefused(f"block {self.block} is still open")
+        if self._setup.pool is not None and not self._setup.pool.pairs:
+            return self._end_without_pool()
         series = self._measured.use(body.rounds, "bob" if self._side == "alice" else "alice", body.block)
         chain = self._setup.chain
         self._is_training = body.purpose == "training"
@@ -128,6 +142,7 @@ class KeyMaker(Deadlines):
         if self._setup.chain is None or self._setup.plan is None or agreed is None or self.is_busy:
             raise OrderRefused(f"block {body.block} was not agreed here")
         chain = self._setup.chain
+        self._spent_bits = 0 if self._setup.pool is None else self._setup.pool.spent_bits
         decided = self._decide(chain, agreed, body.eve, body.surface) if self._side == "alice" else None
         dialogue = chain.amplify(self._side, agreed, decided, self._setup.seed)
         heard = body.eve.heard if body.eve is not None and body.eve.block == body.block else ()
@@ -229,7 +244,15 @@ class KeyMaker(Deadlines):
         return recorded + self._publish(conversation.advance(envelope.message))
 
     def _publish(self, messages: list[PublicMessage]) -> list[Instruction]:
-        return [Publish(self._envelope(message), to_peer=True) for message in messages]
+        return self._strike_off() + [Publish(self._envelope(message), to_peer=True) for message in messages]
+
+    def _strike_off(self) -> list[Instruction]:
+        """Have what was taken from the pool struck off on the disk before anything that was made with it is sent."""
+        pool = self._setup.pool
+        if pool is None or pool.is_rehearsal or not pool.changed:
+            return []
+        pool.changed = False
+        return [StorePool(pool.dump())]
 
     def _envelope(self, message: PublicMessage) -> m.PublicEnvelope:
         index = self._next_index() if self._side == "alice" else -1
@@ -283,7 +306,7 @@ class KeyMaker(Deadlines):
         report = agreed.report
         if not self._setup.is_experiment:
             # which bits Bob corrected is secret, and their number follows from both strings
-            report = msgspec.structs.replace(report, corrected_bits=None)
+            report = msgspec.structs.replace(report, corrected_bits=None, csi_defects=_public(report.csi_defects))
         return [Report(m.Agreed(report=report, raw_bits=raw, public_messages=self._on_record))]
 
     def _report_training(self, conversation: Conversation[Any], failure: str) -> list[Instruction]:
@@ -303,12 +326,15 @@ class KeyMaker(Deadlines):
         return [StoreModel(self._setup.model), trained]
 
     def _report_key(self, result: tuple[Key | None, KeyReport] | None, failure: str) -> list[Instruction]:
-        if result is None:
-            nothing = KeyReport(block=self.block, key_bits=0, failure=failure)
-            return [Report(m.Amplified(report=nothing, public_messages=self._on_record))]
-        key, report = result[0], self._setup.reportable(result[1])
+        key, report = result if result is not None else (None, KeyReport(block=self.block, key_bits=0, failure=failure))
+        if self._setup.pool is not None:
+            spent = self._setup.pool.spent_bits - self._spent_bits
+            report = msgspec.structs.replace(report, authentication_bits=spent)
+        report = self._setup.reportable(report)
         if key is None:
-            return [Report(m.Amplified(report=report, public_messages=self._on_record))]
+            none = Report(m.Amplified(report=report, public_messages=self._on_record))
+            is_exhausted = result is None and failure == "pool_exhausted"
+            return [none, *self._end_without_pool()] if is_exhausted else [none]
         digest, p_values = None, {}
         if self._setup.is_experiment:
             digest = self._setup.digest(key)
@@ -316,6 +342,11 @@ class KeyMaker(Deadlines):
                 p_values = {test: float(p[0]) for test, p in randomness.p_values(key.bits[None, :]).items()}
         amplified = m.Amplified(report=report, digest=digest, public_messages=self._on_record, p_values=p_values)
         return [StoreKey(key), Report(amplified)]
+
+    @staticmethod
+    def _end_without_pool() -> list[Instruction]:
+        """Say that the run cannot go on: nothing is left to authenticate the discussion with."""
+        return [Report(m.Failed(operation="authenticate", state="ready", detail=NO_POOL))]
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
@@ -329,6 +360,11 @@ class KeyMaker(Deadlines):
             yield f"bits of blocks {sorted(self._agreed)} are kept in block {self.block}"
         if self.is_busy and any((e.block, e.phase) == (self.block, self.phase) for e in self._early):
             yield f"messages of block {self.block} wait although it has begun"
+
+
+def _public(defects: dict[str, int]) -> dict[str, int]:
+    """Return what the discussion shows of the CSI's defects anyway: which frames and dimensions are not in the key."""
+    return {name: n for name, n in defects.items() if name not in ("filled_values", "level_steps")}
 
 
 def _check_surface(plan: SurfacePlan, surface: SurfaceRecord | None, block: int) -> None:

@@ -41,6 +41,10 @@ class MeasuredCsi:
             subcarrier_hz=known[0].subcarrier_hz,
         )
 
+    def until(self, round: int, most: int) -> list[int]:
+        """Return the rounds up to this one of which something is kept, ascending, the latest `most` of them."""
+        return sorted(r for r in self._frames if r <= round)[-most:]
+
     def use(self, rounds: list[int], tx: str, block: int) -> CsiSeries:
         """Take out the series of a block; raises OrderRefused where its rounds cannot be used. It can be taken only
         once.

@@ -5,7 +5,8 @@ An order that a device or its settings refuse raises DeviceError or InputError; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,27 @@ import numpy as np
 from testbed.core import registry
 from testbed.core.config import NodePlace
 from testbed.core.errors import DeviceError, InputError, LateTransmit, ProbeRejected, Reject
-from testbed.core.radio import Radio, RadioSettings
+from testbed.core.radio import Radio, RadioSettings, Window
 from testbed.core.ris import Board
 from testbed.core.stages import CsiEstimator
-from testbed.core.types import CsiFrame, IqBlock, SoundingFrame, SurfacePattern
+from testbed.core.types import C64, CsiFrame, IqBlock, SoundingFrame, SurfacePattern
 from testbed.core.windows import PERIODS, repeated_windows
 from testbed.net import messages as m
+from testbed.nodes import chains
 from testbed.nodes import events as e
 from testbed.nodes.antennas import Antennas
+from testbed.nodes.carrier import CarrierTracker
 from testbed.nodes.secret_surface import SecretSurface
 
 _COARSE_S = 0.5e-6
 """Resolution of the arrival times that a node in private mode reports: enough to track clocks, far too coarse to tell
 delays."""
+MAX_TRAIN_SAMPLES = 1 << 26
+"""Of all windows of a train, all antennas together."""
+_REPORT_BYTES = 1 << 22
+"""Of CSI in one message; what is more is reported in several."""
+_SLICE_S = 0.03
+"""Of a train that is received at once on the wall clock; between two of these, more is queued."""
 _ACCEPTED = ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db")
 
 
@@ -42,6 +51,32 @@ class _Tuned:
     is_experiment: bool
     iq_folder: Path | None
     """Where the captured samples are written; None where they are not."""
+    carrier: CarrierTracker
+    ratio: C64 | None
+    """(subcarrier,) this device's T/R, by which CSI is multiplied; None where it is taken as it is."""
+
+
+@dataclass(slots=True, eq=False)
+class Capture:
+    """What this node's radio heard in a train of rounds."""
+
+    order: m.Probe
+    heard: list[tuple[m.RoundPlan, m.SlotPlan, IqBlock]] = field(default_factory=list)
+    faults: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """Round → (reason, detail) where the radio could not do its part; the first one counts."""
+    queued: int = 0
+    """How many of its rounds have their transmissions queued in the device, or refused by it …"""
+    received: int = 0
+    """… and how many are over."""
+    ordinal: int = 0
+    """How many trains were expected before this one."""
+    correction_ppm: float | None = None
+    """What the radio is to take out of its carrier from this train on; None: as before."""
+
+    def fail(self, round: int, exc: DeviceError) -> None:
+        late = isinstance(exc, LateTransmit)
+        fault = (Reject.LATE_TX.value, exc.detail) if late else (Reject.DEVICE.value, str(exc))
+        self.faults.setdefault(round, fault)
 
 
 @dataclass(slots=True)
@@ -63,6 +98,14 @@ class RadioWork:
         self._has_failed = False
         """In a round that went step by step: it is configured anew before the next step."""
         self._part = _Part(-1)
+        self._coming: deque[Capture] = deque()
+        """Trains that are expected and not captured, in their order."""
+        self._expected = 0
+        """Number of trains expected so far."""
+        self._retune: float | None = None
+        """Correction in ppm by which the radio will follow Alice's carrier …"""
+        self._hears_from = 0
+        """… from this train on; what earlier ones tell of the carrier is known already."""
 
     def configure(self, body: m.Configure, run: str, seed: int) -> m.Configured:
         if self._place.role != "eve" and not self._radio.capabilities.can_transmit:
@@ -76,17 +119,39 @@ class RadioWork:
         self._radio.use_timing(body.timed)
         accepted = self._radio.configure(settings)
         self._has_failed, self._part = False, _Part(-1)
+        self._retune, self._hears_from = None, self._expected
         sounder = registry.make_stage("probing", body.probing.waveform, body.probing.waveform_options)
         frame = sounder.frame(accepted.sample_rate_hz)
+        ratio = self._ratio(accepted, frame)
+        estimator = registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options)
+        range_hz = estimator.range_hz(frame)
         self._tuned = _Tuned(
             settings=settings,
             frame=frame,
-            estimator=registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options),
+            estimator=estimator,
+            ratio=ratio,
+            carrier=CarrierTracker(settings.carrier_hz, range_hz, self._radio.correction_ppm),
             antennas=Antennas(self._place.role, body.antennas, body.beams, frame, seed),
             is_experiment=body.experiment_mode,
             iq_folder=self._state_dir / "iq" / run if body.record_iq and body.experiment_mode else None,
         )
+        self._warm_up(self._tuned)
         return m.Configured(accepted={k: float(getattr(accepted, k)) for k in _ACCEPTED})
+
+    @staticmethod
+    def _warm_up(tuned: _Tuned) -> None:
+        """Estimate the frame once as it is: the first estimate takes a hundred times as long as the others, for which a
+        round on the wall clock has no time."""
+        block = IqBlock(np.pad(tuned.frame.samples, tuned.frame.n_cp)[None, :], tuned.frame.sample_rate_hz, 0.0)
+        tuned.estimator.estimate_many([block], tuned.frame)
+
+    def _ratio(self, accepted: RadioSettings, frame: SoundingFrame) -> C64 | None:
+        if not self._place.calibrated:
+            return None
+        if self._radio.capabilities.n_antennas > 1:
+            raise InputError("calibrated = true; accepted for radios with one antenna only")
+        found = chains.find(self._state_dir, self._radio.identity(), accepted.carrier_hz, accepted.sample_rate_hz)
+        return found.ratio(frame.subcarrier_hz)
 
     def _ready(self) -> _Tuned:
         if self._tuned is None:
@@ -95,58 +160,166 @@ class RadioWork:
 
     # -- rounds with timed samples
 
-    def probe(self, body: m.Probe) -> e.ProbeDone:
-        """Do this node's part in each slot, report that the air is free, then estimate."""
-        tuned = self._ready()
-        captured, fault = self._take_slots(tuned, body)
-        if body.report_captured:
-            self._send(m.Captured(round=body.round))
-        links: list[m.LinkResult] = []
-        csi: dict[str, CsiFrame] = {}
-        for slot, block in captured:
-            self._write_iq(tuned, body.round, slot.tx, block)
-            links.append(_estimate(tuned, body.round, slot, block, csi, body.margin_s, body.sounding))
-        if body.sounding:  # only the beams use a sounding
-            tuned.antennas.hear(body.round, csi)
-            csi = {}
-        reason, detail = fault if fault else (None, "")
-        return e.ProbeDone(m.Probed(round=body.round, links=links, fault=reason, detail=detail), csi)
+    @property
+    def is_blind(self) -> bool:
+        """Whether nothing that is sent depends on what is heard, so that a train may be captured while the one before
+        is still being estimated."""
+        return self._tuned is None or not self._tuned.antennas.learns
 
-    def _take_slots(
-        self, tuned: _Tuned, body: m.Probe
-    ) -> tuple[list[tuple[m.SlotPlan, IqBlock]], tuple[str, str] | None]:
-        """Transmit and receive; returns what was captured and, where the radio failed, (reason, detail)."""
-        captured: list[tuple[m.SlotPlan, IqBlock]] = []
-        fault: tuple[str, str] | None = None
-        try:
-            self._transmit(tuned, body)
-            self._radio.idle_until(body.end_s)  # the others may go on as soon as nothing more can come from here
-            n_margin = int(np.ceil(body.margin_s * tuned.frame.sample_rate_hz))
-            for x in body.slots:
-                if tuned.antennas.listens(x.rx, body.sounding):
-                    n = tuned.antennas.n_samples(x.tx, body.sounding) + 2 * n_margin
-                    captured.append((x, self._radio.receive(n, x.start_s)))
-        except LateTransmit as exc:
-            fault = (Reject.LATE_TX.value, exc.detail)
-        except DeviceError as exc:
-            fault = (Reject.DEVICE.value, str(exc))
-        try:
-            self._radio.idle_until(body.end_s)  # after an error, too, the others must not wait for this transmitter
-        except DeviceError as exc:
-            fault = fault or (Reject.DEVICE.value, str(exc))
-        return captured, fault
+    def expect(self, body: m.Probe) -> Capture:
+        """Take note of a train that will be captured; called in the order of the trains, from any one thread."""
+        found = Capture(body, ordinal=self._expected)
+        self._expected += 1
+        if self._retune is not None and found.ordinal >= self._hears_from:
+            found.correction_ppm, self._retune = self._retune, None
+        self._coming.append(found)
+        return found
 
-    def _transmit(self, tuned: _Tuned, body: m.Probe) -> None:
+    def capture(self, found: Capture) -> Capture:
+        """Do this node's part in each slot of a train. The device's own thread calls it.
+
+        As many rounds as the device can hold are queued ahead of those that are being received; where time passes by
+        itself, those of the next train, too, so that it may begin when this one ends.
+        """
+        tuned, rounds = self._ready(), found.order.rounds
+        try:
+            self._check_size(tuned, found.order)
+            if found.correction_ppm is not None:
+                self._radio.correction_ppm = found.correction_ppm
+                self._radio.configure(tuned.settings)
+            while found.received < len(rounds) and not self._radio.is_interrupted:
+                self._queue(tuned)
+                part = self._next_part(found)
+                self._promise(part, found)  # the others may go on as soon as nothing more can come from here
+                self._receive(tuned, part, found)
+                found.received += len(part)
+        finally:
+            self._coming.remove(found)
+        if self._radio.is_interrupted:  # whatever was queued while somebody silenced it
+            self._radio.silence()
+            raise DeviceError(self._radio.name, "receive", self._radio.state, "interrupted: the node is halted")
+        return found
+
+    @staticmethod
+    def _next_part(found: Capture) -> Sequence[m.RoundPlan]:
+        """Return the rounds to receive next: those that are queued, and on the wall clock not too many at a time."""
+        rounds = found.order.rounds[found.received : max(found.queued, found.received + 1)]
+        if not found.order.paced:
+            return rounds
+        if found.queued < len(found.order.rounds):  # the device is full: queue more while half of it is still to come
+            rounds = rounds[: (len(rounds) + 1) // 2]
+        soon_s = rounds[0].end_s + _SLICE_S
+        return [plan for plan in rounds if plan is rounds[0] or plan.end_s < soon_s]
+
+    def _queue(self, tuned: _Tuned) -> None:
+        """Queue the transmissions of the coming rounds, as long as the device has room for them."""
+        for found in list(self._coming):
+            later = found is not self._coming[0]
+            if later and (not found.order.paced or found.correction_ppm is not None):
+                return
+            per_round = max(sum(s.tx == self._place.role for s in x.slots) for x in found.order.rounds)
+            waiting = sum(x.queued - x.received for x in self._coming)
+            # one less than it holds: of the last round that was received, what this node sends may still be to come
+            room = max(1, self._radio.capabilities.queue // max(1, per_round) - 1) - waiting
+            part = found.order.rounds[found.queued : found.queued + max(0, room)]
+            self._transmit(tuned, part, found)
+            found.queued += len(part)
+            if found.queued < len(found.order.rounds):
+                return
+
+    def _check_size(self, tuned: _Tuned, body: m.Probe) -> None:
+        n = sum(self._n_samples(tuned, x, s, body.sounding) for x in body.rounds for s in x.slots)
+        n *= self._radio.capabilities.n_antennas
+        if n > MAX_TRAIN_SAMPLES:
+            raise InputError(
+                f"a train of {len(body.rounds)} rounds with {n} samples, accepted up to {MAX_TRAIN_SAMPLES}"
+            )
+
+    @staticmethod
+    def _n_samples(tuned: _Tuned, plan: m.RoundPlan, slot: m.SlotPlan, sounding: bool) -> int:
+        """Return the length of a slot's window."""
+        return tuned.antennas.n_samples(slot.tx, sounding) + 2 * int(
+            np.ceil(plan.margin_s * tuned.frame.sample_rate_hz)
+        )
+
+    def _transmit(self, tuned: _Tuned, part: Sequence[m.RoundPlan], found: Capture) -> None:
         """Queue this node's transmissions, before anything is received.
 
         They are only queued for their time, whereas a reception returns when it is over, and the host's way from there
         to a transmission takes longer than a slot.
         """
-        for slot in body.slots:
-            if slot.tx == self._place.role:
-                samples = tuned.antennas.outgoing(body.round, body.sounding)
-                block = IqBlock(samples, tuned.frame.sample_rate_hz, slot.start_s + body.margin_s)
-                self._radio.transmit(block, block.time_s)
+        rounds, blocks = [], []
+        for plan in part:
+            for slot in plan.slots:
+                if slot.tx == self._place.role:
+                    samples = tuned.antennas.outgoing(plan.round, found.order.sounding)
+                    rounds.append(plan.round)
+                    blocks.append(IqBlock(samples, tuned.frame.sample_rate_hz, slot.start_s + plan.margin_s))
+        try:
+            failures = self._radio.transmit_many(blocks)
+        except DeviceError as exc:
+            failures = [exc] * len(blocks)
+        for number, failure in zip(rounds, failures, strict=True):
+            if failure is not None:
+                found.fail(number, failure)
+
+    def _promise(self, part: Sequence[m.RoundPlan], found: Capture) -> None:
+        try:
+            self._radio.idle_until(part[-1].end_s)
+        except DeviceError as exc:
+            for plan in part:
+                found.fail(plan.round, exc)
+
+    def _receive(self, tuned: _Tuned, part: Sequence[m.RoundPlan], found: Capture) -> None:
+        sounding = found.order.sounding
+        slots = [(x, slot) for x in part for slot in x.slots if tuned.antennas.listens(slot.rx, sounding)]
+        windows = [Window(self._n_samples(tuned, x, slot, sounding), slot.start_s) for x, slot in slots]
+        blocks: Sequence[IqBlock | DeviceError]
+        try:
+            blocks = self._radio.receive_many(windows)
+        except DeviceError as exc:
+            blocks = [exc] * len(windows)
+        for (plan, slot), block in zip(slots, blocks, strict=True):
+            if isinstance(block, DeviceError):
+                found.fail(plan.round, block)
+            else:
+                found.heard.append((plan, slot, block))
+
+    def estimate(self, found: Capture) -> e.ProbeDone:
+        """Return what a captured train tells: reports for the coordinator, CSI for this node."""
+        tuned, order = self._ready(), found.order
+        for plan, slot, block in found.heard:
+            self._write_iq(tuned, plan.round, slot.tx, block)
+        follows = found.ordinal >= self._hears_from
+        links: dict[int, list[m.LinkResult]] = {plan.round: [] for plan in order.rounds}
+        csi: dict[int, dict[str, CsiFrame]] = {plan.round: {} for plan in order.rounds}
+        for (plan, slot, _), estimate in zip(found.heard, _estimates(tuned, found), strict=True):
+            due_s = slot.start_s + plan.margin_s
+            links[plan.round].append(_link_result(tuned, slot.tx, estimate, due_s, order.sounding))
+            if isinstance(estimate, CsiFrame):
+                csi[plan.round][slot.tx] = estimate
+            if follows:
+                _follow(tuned, slot.tx, estimate)
+        if order.sounding:  # for the beams, and for nobody else
+            for number, frames in csi.items():
+                tuned.antennas.hear(number, frames)
+            csi = {}
+        results = [_result(number, links[number], found.faults.get(number)) for number in links]
+        parts = list(_messages(results))
+        wanted_ppm = self._follow_carrier(tuned, found)
+        reports = [m.Probed(rounds=part) for part in parts[:-1]]
+        return e.ProbeDone([*reports, m.Probed(rounds=parts[-1], correction_ppm=wanted_ppm)], csi)
+
+    def _follow_carrier(self, tuned: _Tuned, found: Capture) -> float | None:
+        """Decide whether the radio is tuned anew, where Alice's carrier has moved too far away.
+
+        It is, before the train after the next: the coordinator orders that one after it has this one's report, so that
+        the order of events, and with it the run, follows from the seed.
+        """
+        wanted_ppm = tuned.carrier.wanted_ppm()
+        if wanted_ppm is not None:
+            self._retune, self._hears_from = wanted_ppm, found.ordinal + 2
+        return wanted_ppm
 
     # -- rounds step by step
 
@@ -174,8 +347,21 @@ class RadioWork:
         self._send(done)  # the air is free: the others need not wait for the estimates
         csi: dict[str, CsiFrame] = {}
         links = [self._estimate_repeated(tuned, body.round, tx, block, csi) for tx, block in part.captured]
-        reason = Reject.DEVICE.value if part.fault else None
-        return e.ProbeDone(m.Probed(round=body.round, links=links, fault=reason, detail=part.fault or ""), csi)
+        fault = (Reject.DEVICE.value, part.fault) if part.fault else None
+        return e.ProbeDone([self._retuned(tuned, _result(body.round, links, fault))], {body.round: csi})
+
+    def _retuned(self, tuned: _Tuned, result: m.RoundResult) -> m.Probed:
+        """Return the report of a round without timing; where Alice's carrier has moved too far away, the radio follows
+        it first. A radio that cannot be tuned then is left to the next order, which says what is wrong with it.
+        """
+        wanted_ppm = tuned.carrier.wanted_ppm()
+        if wanted_ppm is not None:
+            self._radio.correction_ppm = wanted_ppm
+            try:
+                self._radio.configure(tuned.settings)
+            except DeviceError as exc:
+                result = _result(result.round, result.links, (Reject.DEVICE.value, str(exc)))
+        return m.Probed(rounds=[result], correction_ppm=wanted_ppm)
 
     def _act(self, tuned: _Tuned, body: m.Step, part: _Part) -> None:
         match body.action:
@@ -193,7 +379,11 @@ class RadioWork:
         """Estimate from a block of `PERIODS` periods of a repeated frame, which begins anywhere in it."""
         self._write_iq(tuned, number, tx, block)
         for window in repeated_windows(block, tuned.frame.samples.size):
-            result = _estimate(tuned, number, m.SlotPlan(tx, [], window.time_s), window, csi)
+            (estimate,) = _levelled(tuned, tuned.antennas.estimate_many(tuned.estimator, [number], [window]))
+            _follow(tuned, tx, estimate)
+            result = _link_result(tuned, tx, estimate, window.time_s)
+            if isinstance(estimate, CsiFrame):
+                csi[tx] = estimate
             if result.reason not in (Reject.TRUNCATED.value, Reject.NO_PREAMBLE.value):
                 break
         return result
@@ -208,25 +398,56 @@ class RadioWork:
         sigmf.write(stem, block, self._radio.settings.carrier_hz, [])
 
 
-def _estimate(
-    tuned: _Tuned, number: int, slot: m.SlotPlan, block: IqBlock, csi: dict[str, CsiFrame], margin_s: float = 0.0,
-    sounding: bool = False,
-) -> m.LinkResult:  # fmt: skip
-    """Return what is reported of one captured slot; the estimate itself goes into `csi`, by role of the transmitter."""
-    try:
-        found = tuned.antennas.estimate(tuned.estimator, number, slot.tx, block, sounding)
-    except ProbeRejected as exc:
+def _estimates(tuned: _Tuned, found: Capture) -> list[CsiFrame | ProbeRejected]:
+    """Return what is made of each window of a train."""
+    if found.order.sounding:
+        return [tuned.antennas.estimate_sounding(tuned.estimator, slot.tx, x) for _, slot, x in found.heard]
+    rounds = [plan.round for plan, _, _ in found.heard]
+    blocks = [block for _, _, block in found.heard]
+    return _levelled(tuned, tuned.antennas.estimate_many(tuned.estimator, rounds, blocks))
+
+
+def _levelled(tuned: _Tuned, found: list[CsiFrame | ProbeRejected]) -> list[CsiFrame | ProbeRejected]:
+    """Return the estimates with this device's own chains taken out, where it is calibrated."""
+    if tuned.ratio is None:
+        return found
+    return [chains.levelled(x, tuned.ratio) if isinstance(x, CsiFrame) else x for x in found]
+
+
+def _result(number: int, links: list[m.LinkResult], fault: tuple[str, str] | None) -> m.RoundResult:
+    reason, detail = fault if fault else (None, "")
+    return m.RoundResult(round=number, links=links, fault=reason, detail=detail)
+
+
+def _messages(results: list[m.RoundResult]) -> Iterator[list[m.RoundResult]]:
+    """Yield the results in parts that are not too large for a message."""
+    part: list[m.RoundResult] = []
+    n_bytes = 0
+    for result in results:
+        size = sum(len(link.csi) for link in result.links if link.csi is not None)
+        if part and n_bytes + size > _REPORT_BYTES:
+            yield part
+            part, n_bytes = [], 0
+        part.append(result)
+        n_bytes += size
+    yield part
+
+
+def _link_result(
+    tuned: _Tuned, tx: str, found: CsiFrame | ProbeRejected, due_s: float, sounding: bool = False
+) -> m.LinkResult:
+    """Return what is reported of one slot, whose frame was due at `due_s`."""
+    if isinstance(found, ProbeRejected):
         if not tuned.is_experiment:  # details name levels and SNR, which are much like those of the rounds around
-            return m.LinkResult(tx=slot.tx, reason=exc.reason.value)
-        return m.LinkResult(tx=slot.tx, reason=exc.reason.value, detail=exc.detail, cfo_hz=exc.cfo_hz or 0.0)
-    csi[slot.tx] = found
-    timing_error_s = found.time_s - (slot.start_s + margin_s)
+            return m.LinkResult(tx=tx, reason=found.reason.value)
+        return m.LinkResult(tx=tx, reason=found.reason.value, detail=found.detail, cfo_hz=found.cfo_hz or 0.0)
+    timing_error_s = found.time_s - due_s
     if not tuned.is_experiment:
         # level, SNR and exact arrival depend on the channel, as the key does; the scheduler needs a coarse time only
-        return m.LinkResult(tx=slot.tx, reason=None, timing_error_s=round(timing_error_s / _COARSE_S) * _COARSE_S)
+        return m.LinkResult(tx=tx, reason=None, timing_error_s=round(timing_error_s / _COARSE_S) * _COARSE_S)
     shape = (found.h.shape[0], found.h.shape[1], found.h.shape[2]) if not sounding else (0, 0, 0)
     return m.LinkResult(
-        tx=slot.tx,
+        tx=tx,
         reason=None,
         timing_error_s=timing_error_s,
         device_time_s=found.time_s,
@@ -237,6 +458,11 @@ def _estimate(
         shape=shape,
         csi=np.ascontiguousarray(found.h).tobytes() if not sounding else None,
     )
+
+
+def _follow(tuned: _Tuned, tx: str, found: CsiFrame | ProbeRejected) -> None:
+    if tx == "alice" and found.cfo_hz is not None:
+        tuned.carrier.hear(found.cfo_hz)
 
 
 def life_of(incarnation: str) -> str:
@@ -277,6 +503,34 @@ class BoardWork:
             levels=pattern.levels.tobytes() if self._is_experiment else None, shape=self._board.shape,
             phase_bits=pattern.phase_bits,
         )  # fmt: skip
+
+    def schedule(self, body: m.Schedule) -> m.Scheduled:
+        """Have the patterns of a train latch, each at its time: those that are ordered, or secret ones drawn here."""
+        patterns = [self._pattern(body, plan) for plan in body.patterns]
+        applied = self._board.schedule(patterns, [plan.at_s for plan in body.patterns])
+        secret, told = self._secret, self._secret is not None and self._is_experiment
+        found = [
+            m.PatternSet(
+                round=plan.round, digest=x.digest if secret is None else secret.name_of(x.digest),
+                device_time_s=x.time_s, levels=pattern.levels.tobytes() if told else None,
+            )
+            for plan, pattern, x in zip(body.patterns, patterns, applied, strict=True)
+        ]  # fmt: skip
+        return m.Scheduled(
+            patterns=found,
+            device_time_s=self._board.now_s(),
+            shape=self._board.shape,
+            phase_bits=self._board.phase_bits,
+        )
+
+    def _pattern(self, body: m.Schedule, plan: m.PatternPlan) -> SurfacePattern:
+        if (self._secret is None) != (plan.levels is not None):
+            draws = "draws its own patterns in this run and accepts no other"
+            raise InputError(f"{self._name} {draws if self._secret else 'draws no patterns in this run'}")
+        if self._secret is not None:
+            return self._secret.pattern_for(plan.round)
+        assert plan.levels is not None
+        return SurfacePattern(np.frombuffer(plan.levels, np.uint8).reshape(body.shape), body.phase_bits)
 
     def apply(self, body: m.Apply) -> m.Applied:
         if self._secret is not None:

@@ -21,7 +21,7 @@ _RADIO = (m.Probe, m.Step, m.Abandon)
 _END = (*_RADIO, m.Distil, m.Amplify)
 _BY_ROLE: dict[str, tuple[type, ...]] = {
     "alice": _END, "bob": _END, "eve": (*_RADIO, m.Attack, m.GuessKey),
-    "ris": (m.Apply, m.ApplyNext, m.ReadSurface, m.Abandon),
+    "ris": (m.Apply, m.ApplyNext, m.Schedule, m.ReadSurface, m.Abandon),
 }  # fmt: skip
 _NEED_A_PLAN = (m.Distil, m.Amplify, m.Attack, m.GuessKey)
 
@@ -80,7 +80,10 @@ class Orders:
                 if (wrong := radio_out_of_range(body.radio)) is not None:
                     return wrong
                 if not experiment and not self._authenticated:
-                    return "private mode needs authenticated links: accepted with curve = true in the lab file"
+                    return (
+                        "private mode needs an authenticated discussion: accepted with curve = true or "
+                        "wegman_carter = true in the lab file"
+                    )
                 return demands.refusal(self.floors, accounting, experiment)
             case m.Distil(block=block, rounds=rounds):
                 if any(b <= a for a, b in pairwise(rounds)):

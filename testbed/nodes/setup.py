@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from testbed.chain.pipeline import KeyChain
+from testbed.chain.wegman_carter import Pool
 from testbed.core import seeds
 from testbed.core.config import Floors
 from testbed.core.errors import InputError
@@ -17,16 +18,27 @@ from testbed.core.types import Key
 from testbed.net import messages as m
 from testbed.nodes.events import OrderRefused
 
+NO_POOL = (
+    "wegman_carter: the pool of one-time authentication is used up or was never made; accepted: a new secret for both "
+    "ends, see `testbed keys pool`"
+)
+
 
 class Setup:
     """A node's data of the run, its key chain, and the enhancer's model where one was trained.
 
     `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed is known to
-    everybody, and must not determine which bits are sacrificed or how the key is hashed.
+    everybody, and must not determine which bits are sacrificed or how the key is hashed. `wegman_carter`: the node's
+    own lab file demands one-time authentication of the discussion; `pool` is what it has for it, None: nothing.
     """
 
-    def __init__(self, secret_seed: int, floors: Floors | None = None) -> None:
+    def __init__(
+        self, secret_seed: int, floors: Floors | None = None, wegman_carter: bool = False, pool: Pool | None = None
+    ) -> None:
         self.secret_seed = secret_seed
+        self._wegman_carter, self._own_pool = wegman_carter, pool
+        self.pool: Pool | None = None
+        """What this run's discussion is authenticated with; None where only the links are."""
         self.floors = floors if floors is not None else Floors(key_bits=1)
         self._secrets_drawn = 0
         self._decided: set[int] = set()
@@ -56,13 +68,17 @@ class Setup:
         if self.chain is not None:
             self.plan = plan  # the same chain is used further
             return
+        self.pool = self._pool_for(plan)
         self.plan = plan
         try:
-            self.chain = KeyChain(plan.chain, plan.accounting, plan.blocks, self.floors.key_bits, self._decided)
+            self.chain = KeyChain(
+                plan.chain, plan.accounting, plan.blocks, self.floors.key_bits, self._decided, self.pool
+            )
             self._fixed = fixed
         except InputError as exc:  # a model file that this machine does not have
             raise OrderRefused(str(exc)) from exc
-        if self.model is not None and isinstance(self.chain.enhance, TrainableEnhancer):
+        # a model of an earlier life comes without what was said in its training, which a pool's tags are about
+        if self.model is not None and self.pool is None and isinstance(self.chain.enhance, TrainableEnhancer):
             try:
                 self.chain.enhance.load(self.model)
             except ValueError as exc:
@@ -71,6 +87,16 @@ class Setup:
     def has_spent(self, blocks: Iterable[int]) -> None:
         """Take note of blocks of this run that an earlier life of this node spent ε on."""
         self._decided.update(blocks)
+
+    def _pool_for(self, plan: m.Configure) -> Pool | None:
+        """Return the run's pool; raises OrderRefused where one is demanded and there is nothing left of it."""
+        if not self._wegman_carter:
+            return None
+        if plan.rehearsal:
+            return Pool.of_rehearsal(plan.seed)
+        if self._own_pool is None or not self._own_pool.pairs:
+            raise OrderRefused(NO_POOL)
+        return self._own_pool
 
     def configured(self) -> tuple[KeyChain, m.Configure]:
         """Return the key chain and the configuration; raises OrderRefused before there are any."""

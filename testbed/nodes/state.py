@@ -13,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from testbed.chain.wegman_carter import Pool
 from testbed.core.config import Floors
 from testbed.core.machine import EventClock, Phases, Story, require
+from testbed.core.types import CsiFrame
 from testbed.net import messages as m
 from testbed.nodes.eavesdropping import Eavesdropping
 from testbed.nodes.events import (
@@ -59,6 +61,7 @@ OPERATIONS: Mapping[type, str] = {
     m.ReadSurface: "reading",
     m.Apply: "applying",
     m.ApplyNext: "applying",
+    m.Schedule: "applying",
     m.Probe: "probing",
     m.Step: "probing",
 }
@@ -70,10 +73,19 @@ class NodeState:
 
     `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed is known to
     everybody, and must not determine which bits are sacrificed or how the key is hashed. `floors` is what the node
-    demands of every run; `authenticated` says whether its links are.
+    demands of every run; `authenticated` says whether its links are. `wegman_carter`: the node demands one-time
+    authentication of the discussion, and `pool` is what it has for it.
     """
 
-    def __init__(self, role: str, secret_seed: int, floors: Floors | None = None, authenticated: bool = True) -> None:
+    def __init__(
+        self,
+        role: str,
+        secret_seed: int,
+        floors: Floors | None = None,
+        authenticated: bool = True,
+        wegman_carter: bool = False,
+        pool: Pool | None = None,
+    ) -> None:
         self.role = role
         self._clock = clock = EventClock()
         self._story = story = Story(clock)
@@ -81,8 +93,11 @@ class NodeState:
         self._operation: str | None = None
         self.refused = ""
         """Why the coordinator does not want this node."""
-        self.setup = Setup(secret_seed, floors)
-        self.orders = Orders(role, self.setup.floors, authenticated)
+        self._trains = 0
+        """Trains of rounds that the device was ordered and that are not reported."""
+        ends = role in ("alice", "bob")
+        self.setup = Setup(secret_seed, floors, wegman_carter and ends, pool)
+        self.orders = Orders(role, self.setup.floors, authenticated or wegman_carter)
         self.measured = MeasuredCsi()
         self.key_maker = KeyMaker(role, self.setup, self.measured, clock, story)
         self.eavesdropping = Eavesdropping(self.setup, self.measured, clock, story)
@@ -94,6 +109,8 @@ class NodeState:
         """The node's present activity, for its heartbeats and its reports of failures."""
         if self._operation is not None:
             return self._operation
+        if self._trains:
+            return OPERATIONS[m.Probe]
         if self._phases.now == "ready" and self.key_maker.is_busy:
             return "agreeing" if self.key_maker.phase == "agree" else "amplifying"
         if self._phases.now == "ready" and self.eavesdropping.is_busy:
@@ -144,19 +161,32 @@ class NodeState:
             case PastFound(past):
                 self.key_maker.recall(past)
                 return []
-            case ProbeDone(report, csi):
-                self.measured.keep(report.round, csi)
-                self._story.add("measured", round=report.round, transmitters=sorted(csi), fault=report.fault)
-                return self._operation_over(report)
+            case ProbeDone(reports, csi):
+                return self._measured(reports, csi)
             case DeviceDone(report):
                 return self._operation_over(report)
             case DeviceFault(operation, detail):
                 failed = m.Failed(operation=operation, state=self.name, detail=detail)
                 self._story.add("device fault", operation=operation, detail=detail)
+                if operation == m.Probe.__name__.lower():
+                    self._trains = max(0, self._trains - 1)
+                    return [Report(failed)]
                 return self._operation_over(failed)
             case Tick(now_s):
                 self._clock.advance(now_s)
                 return self.key_maker.look_for_late() or self.eavesdropping.look_for_late()
+
+    def _measured(self, reports: list[m.Probed], csi: dict[int, dict[str, CsiFrame]]) -> list[Instruction]:
+        """Keep what a train gave, and report it."""
+        for result in (x for report in reports for x in report.rounds):
+            frames = csi.get(result.round, {})
+            self.measured.keep(result.round, frames)
+            self._story.add("measured", round=result.round, transmitters=sorted(frames), fault=result.fault)
+        if self._operation == "probing":  # step by step
+            self._operation = None
+        else:
+            self._trains = max(0, self._trains - 1)
+        return [Report(report) for report in reports]
 
     def _discussed(self, envelope: m.PublicEnvelope) -> list[Instruction]:
         if envelope.run != self.run:
@@ -187,7 +217,7 @@ class NodeState:
         forgotten.
         """
         self._phases.enter("ready")
-        self._operation = None
+        self._operation, self._trains = None, 0
         self.key_maker.clear(same_run=body.run == self.run)
         self.setup.join(body.run)
         self.measured.clear()
@@ -206,7 +236,7 @@ class NodeState:
 
     def _stop(self) -> None:
         self._phases.enter("stopped")
-        self._operation = None
+        self._operation, self._trains = None, 0
 
     def _configure(self, body: m.Configure) -> list[Instruction]:
         self.setup.configure(body)
@@ -214,6 +244,10 @@ class NodeState:
 
     def _operate(self, body: Any) -> list[Instruction]:
         self._operation = OPERATIONS[type(body)]
+        return [Operate(body)]
+
+    def _probe(self, body: m.Probe) -> list[Instruction]:
+        self._trains += 1
         return [Operate(body)]
 
     def _distil(self, body: m.Distil) -> list[Instruction]:
@@ -232,8 +266,8 @@ class NodeState:
         """Yield a sentence for every invariant that does not hold between two events."""
         for owner in (self.setup, self.measured, self.key_maker, self.eavesdropping):
             yield from owner.problems()
-        if self._phases.now == "stopped" and self._operation is not None:
-            yield f"the device is {self._operation} although the node has stopped"
+        if self._phases.now == "stopped" and (self._operation is not None or self._trains):
+            yield f"the device is {self._operation or 'probing'} although the node has stopped"
         if self.key_maker.is_busy and self.eavesdropping.is_busy:
             yield "the node makes a key and attacks the same block"
 
@@ -247,7 +281,8 @@ _ON_ORDER: Mapping[type, Callable[[NodeState, Any], list[Instruction]]] = {
     m.ReadSurface: NodeState._operate,
     m.Apply: NodeState._operate,
     m.ApplyNext: NodeState._operate,
-    m.Probe: NodeState._operate,
+    m.Schedule: NodeState._operate,
+    m.Probe: NodeState._probe,
     m.Step: NodeState._operate,
     m.Distil: NodeState._distil,
     m.Amplify: NodeState._amplify,

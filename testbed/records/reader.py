@@ -12,6 +12,7 @@ from msgspec import Struct, field
 
 from testbed.core.errors import InputError
 from testbed.core.gate import check_plain, printable
+from testbed.core.whole import read_whole, require_regular
 from testbed.records import files, rounds, sound
 from testbed.records.documents import Block, Descriptor, Event, Start, Stop
 from testbed.records.journal import JournalReader
@@ -57,6 +58,17 @@ def load(folder: Path) -> RecordedRun:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
+    for name in (
+        files.RUN,
+        files.ROUNDS,
+        files.SUMMARY,
+        files.LOCK,
+        *(files.JOURNAL + end for end in ("", "-wal", "-shm")),
+    ):
+        try:
+            require_regular(folder / name)
+        except OSError as exc:
+            raise InputError(f"{folder / name}: cannot be read: {exc.strerror}") from exc
     with sound.damaged(folder, "cannot be read"):  # HDF5, SQLite and numpy raise errors of their own kinds
         return sound.check(_load_journal(folder) if (folder / files.JOURNAL).exists() else _load_closed(folder))
 
@@ -148,7 +160,7 @@ def _json(path: Path, type_: Any) -> Any:
     try:
         if path.stat().st_size > files.MAX_JSON:
             raise InputError(f"{path}: {path.stat().st_size} bytes, accepted up to {files.MAX_JSON}")
-        found = msgspec.json.decode(path.read_bytes(), type=type_)
+        found = msgspec.json.decode(read_whole(path, files.MAX_JSON), type=type_)
         check_plain(found, 32)
         return found
     except FileNotFoundError:

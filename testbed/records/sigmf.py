@@ -17,6 +17,7 @@ from msgspec import Meta, Struct, field
 from testbed.core.errors import InputError
 from testbed.core.gate import check_plain, printable
 from testbed.core.types import IqBlock
+from testbed.core.whole import read_whole, require_regular
 from testbed.records import documents, files
 
 
@@ -128,7 +129,8 @@ def read(path_stem: Path) -> tuple[IqBlock, float, list[Annotation]]:
     try:
         if meta.stat().st_size > MAX_META_BYTES or data.stat().st_size > MAX_DATA_BYTES:
             raise InputError(f"{data}: more bytes than accepted: {MAX_DATA_BYTES}, described in {MAX_META_BYTES}")
-        found = _decoder.decode(meta.read_bytes())
+        require_regular(data)
+        found = _decoder.decode(read_whole(meta, MAX_META_BYTES))
         check_plain(found, 32)
         head, capture = found.head, found.captures[0]
         if head.datatype != "cf32_le":

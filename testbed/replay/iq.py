@@ -16,6 +16,7 @@ from testbed.core import registry
 from testbed.core.config import Options, Positive, Table
 from testbed.core.errors import InputError, ProbeRejected
 from testbed.core.types import C64, F64, I64, IqBlock
+from testbed.core.whole import read_whole, require_regular
 from testbed.replay.arrays import check_bytes
 
 _TYPES = {
@@ -122,7 +123,7 @@ def _recording(meta: Path) -> tuple[float, C64, float, list[tuple[int, int]]]:
     """Return sample rate, samples (antenna, sample), time of the first one and annotated stretches."""
     data = meta.with_name(meta.name.removesuffix(".sigmf-meta") + ".sigmf-data")
     try:
-        content = msgspec.json.decode(meta.read_bytes())
+        content = msgspec.json.decode(read_whole(meta, 1 << 24))
         head = content["global"]
         rate_hz, channels = float(head["core:sample_rate"]), int(head.get("core:num_channels", 1))
         if head["core:datatype"] not in _TYPES:
@@ -130,6 +131,7 @@ def _recording(meta: Path) -> tuple[float, C64, float, list[tuple[int, int]]]:
         if not rate_hz > 0 or not 1 <= channels <= 64:
             raise InputError(f"{meta}: {rate_hz:g} samples/s, {channels} channels; accepted: above 0, 1 to 64")
         kind, scale = _TYPES[head["core:datatype"]]
+        require_regular(data)
         check_bytes(data, "samples", data.stat().st_size * 8 // np.dtype(kind).itemsize)
         parts = np.fromfile(data, dtype=kind)
         parts = parts[: parts.size - parts.size % (2 * channels)].astype(np.float32).reshape(-1, channels, 2) / scale

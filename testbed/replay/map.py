@@ -106,7 +106,8 @@ class MapFile(Table):
     subcarrier_spacing_hz: Positive | None = None
     """Spacing of the subcarriers, in place of `subcarrier_hz` where they are evenly spaced."""
     leave_out: list[int] = field(default_factory=list)
-    """Positions, from 0, of subcarriers that are not used (null, pilots); all-zero ones are found without this key."""
+    """Positions, from 0, of subcarriers that are not used (null, pilots); those that are zero or NaN throughout are
+    found without this key."""
     interval_s: Positive | None = None
     """Time from probe pair to probe pair; default: from the time stamps, if there are any."""
     assumption: str = ""
@@ -333,13 +334,13 @@ def _equal(values: Array, wanted: str | float) -> Array:
 
 
 def _finite(h: Array, where: str) -> C64:
-    """Return h as complex64; a probe with a NaN anywhere is missing as a whole, infinities are refused."""
+    """Return h as complex64; infinities are refused. Real and imaginary part are missing together."""
     with np.errstate(over="ignore", invalid="ignore"):
         out = h.astype(np.complex64)
     if np.isinf(out).any():
         probe = int(np.argwhere(np.isinf(out))[0][0])
         raise InputError(f"{where}: probe {probe} is infinite; accepted: finite numbers, NaN for what is missing")
-    out[np.isnan(out).any(axis=(1, 2, 3))] = np.nan
+    out[np.isnan(out)] = np.nan
     return out
 
 
@@ -396,7 +397,7 @@ def _recording(
         rejected=pairs.left_over,
         interval_s=plan.interval_s or _interval_s(alice.time_s, n + sum(pairs.left_over.values())),
     )
-    caveats = [f"subcarriers left out, zero throughout: {', '.join(map(str, dead))}"] if dead else []
+    caveats = [f"subcarriers left out, zero or NaN throughout at an end: {', '.join(map(str, dead))}"] if dead else []
     if way == "order":
         caveats.append("probes of Alice and Bob are paired by their positions in the file")
     kind = "CSI" if plan.quantity == "csi" else "levels without phases"
@@ -468,7 +469,7 @@ def _rows(plan: MapFile, eve: Measured, end: Measured, own: I64, way: str) -> I6
 
 
 def _used(plan: MapFile, alice: Measured, bob: Measured, where: str) -> tuple[I64, list[int]]:
-    """Return the subcarriers that are used, and those found to be zero at every probe of an end."""
+    """Return the subcarriers that are used, and those found to be zero or missing at every probe of an end."""
     n = alice.h.shape[-1]
     if any(not 0 <= k < n for k in plan.leave_out):
         raise InputError(f"{where}: key 'leave_out': {plan.leave_out}; accepted: subcarriers 0 to {n - 1}")
@@ -478,7 +479,9 @@ def _used(plan: MapFile, alice: Measured, bob: Measured, where: str) -> tuple[I6
     dead = [int(k) for k in np.flatnonzero(zero) if k not in plan.leave_out]
     used = np.setdiff1d(np.flatnonzero(~zero), plan.leave_out)
     if not used.size:
-        raise InputError(f"{where}: no subcarrier is left: {len(dead)} are zero throughout; accepted: one that is not")
+        raise InputError(
+            f"{where}: no subcarrier is left: {len(dead)} are zero or NaN throughout; accepted: one that is not"
+        )
     return used, dead
 
 

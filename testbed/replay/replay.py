@@ -8,6 +8,7 @@ against each of the others are reported beside it.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,8 +32,8 @@ from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import KeyReport, SurfaceRecord
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import F64, I64, CsiSeries, Features, Key
+from testbed.replay import bins, sources
 from testbed.replay import map as mapping
-from testbed.replay import sources
 from testbed.replay.sources import Cut, EveLinks, Recording
 
 Progress = Callable[[float, str], None]
@@ -139,6 +140,7 @@ def _as_planned(cut: Cut, experiment: Experiment | ChainFile | None, seed: int |
 
 def _replay_cut(cut: Cut) -> dict[str, Any]:
     started = time.monotonic()
+    cut, turned = bins.in_order(cut)
     plan, accounting, training_plan, seed = cut.chain, cut.accounting, cut.training, cut.seed
     feeding = np.arange(cut.alice.h.shape[0]) if cut.key_probes is None else cut.key_probes
     size = accounting.block_rounds
@@ -162,7 +164,7 @@ def _replay_cut(cut: Cut) -> dict[str, Any]:
     }
     nearest = max(guarding, key=lambda label: abs(guarding[label]), default=None)
     correlation_ab = _correlation(cut, alice_db, bob_db)
-    verdicts = health.check(alice_db, bob_db, _eve_db(cut, nearest))
+    verdicts = turned + health.check(alice_db, bob_db, _eve_db(cut, nearest), pairs=math.prod(cut.alice.h.shape[1:3]))
     if training_plan.rounds:
         verdicts += [training.verdict(attempts), training.guard_verdict(attempts, training_plan.guard_rounds)]
     facts = RunFacts(

@@ -28,6 +28,7 @@ STEPS = {
         "security margin",
         "2·log2(1/ε) bits a block for hashing, and the bits that the published length reveals",
     ),
+    "authentication": ("authentication", "refill of the one-time pads by which the discussion is authenticated"),
     "other": (
         "rounding, undelivered",
         "key lengths are rounded down to a multiple, and a key that one side lacks is not delivered",
@@ -80,5 +81,7 @@ def flow(blocks: Sequence[Block], epsilon_log2: int) -> list[Step]:
             take("deficit", agreed.reconciled_bits - math.floor(agreed.reconciled_bits * known[0].min_entropy_per_bit))
         margin = [-t.bits for k in known for t in k.terms if t.name in ("hashing", "lengths")]
         take("epsilon", math.ceil(sum(margin)) if margin else 2 * epsilon_log2)
+        take("authentication", max((k.refill_bits for k in block.key.values()), default=0))
         lost["other"] += left - key_bits(block)
-    return [Step(label, lost[step], why) for step, (label, why) in STEPS.items()]
+    shown = {step: told for step, told in STEPS.items() if step != "authentication" or lost[step]}
+    return [Step(label, lost[step], why) for step, (label, why) in shown.items()]

@@ -101,6 +101,23 @@ class BoardSuite(Suite):
             assert board.trigger().digest == wanted.digest
             assert board.readback().digest == wanted.digest
 
+    def test_patterns_latch_at_their_times(self) -> None:
+        with self.fresh() as board:
+            wanted = [pattern(board, seed) for seed in range(3)]
+            start_s = board.now_s() + board.capabilities.latency_s + 0.5
+            times_s = [start_s + 0.01 * k for k in range(3)]
+            if not board.capabilities.schedule_size:
+                with refused(DeviceError, "none by time"):
+                    board.schedule(wanted, times_s)
+                return
+            with refused(DeviceError, "ascending"):
+                board.schedule(wanted, times_s[::-1])
+            with refused(DeviceError):
+                board.schedule(wanted, [board.now_s() - 100.0, *times_s[1:]])
+            found = board.schedule(wanted, times_s)
+            assert [x.digest for x in found] == [x.digest for x in wanted]
+            assert all(abs(x.time_s - at_s) < 1e-6 for x, at_s in zip(found, times_s, strict=True))
+
     def test_a_codebook_is_chosen_from_by_index(self) -> None:
         with self.fresh() as board:
             size = board.capabilities.codebook_size

@@ -265,6 +265,30 @@ class RadioSuite(Suite):
                 assert abs(block.time_s - window.at_s) <= bench.start_error_s
             assert bench.radio.receive_many([]) == []
 
+    def test_a_train_of_transmissions_is_sent_in_order_and_a_late_one_fails_alone(self) -> None:
+        with self.fresh() as bench:
+            timed_only(bench)
+            rate, sent = bench.settings.sample_rate_hz, noise_like()
+            now_s, hear_s = bench.radio.now_s(), bench.other.now_s() + 3 * LEAD_S
+            past_s, start_s = now_s + LEAD_S, now_s + 3 * LEAD_S
+            bench.other.idle_until(hear_s - LEAD_S)
+            bench.radio.receive(N, past_s)
+            times_s = [past_s, start_s, start_s + 4 * N / rate]
+            failed = bench.radio.transmit_many([IqBlock(sent, rate, at_s) for at_s in times_s])
+            assert isinstance(failed[0], LateTransmit)
+            assert failed[1:] == [None, None]
+            bench.radio.idle_until(start_s + LEAD_S)
+            for step in (0.0, 4 * N / rate):
+                assert match(bench.other.receive(2 * N, hear_s + step - 100 / rate).samples, sent)[1] > 0.7
+            assert bench.radio.transmit_many([]) == []
+
+    def test_who_was_interrupted_receives_nothing_more(self) -> None:
+        with self.fresh() as bench:
+            tuned(bench).radio.interrupt()
+            with refused(DeviceError, "interrupted"):
+                bench.radio.receive(N, bench.radio.now_s() + LEAD_S if bench.radio.capabilities.timed else None)
+            bench.radio.silence()
+
     def test_reception_of_what_is_gone_raises(self) -> None:
         with self.fresh() as bench:
             timed_only(bench)

@@ -5,9 +5,14 @@ A radio's bench gives two radios in reach of each other, a board's the board, an
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,7 +21,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from firmware_ctl.radios import usrp
+from firmware_ctl.radios import soapy, usrp
 from sim_backend.emulators.uhd_standin import Device, UhdStandIn
 from sim_backend.local import world_in_thread
 from testbed.core.config import Multipath, PlacedNode, PlacedSurface, Scene
@@ -105,6 +110,45 @@ def usrp_radios(state_dir: Path) -> Iterator[RadioBench]:
         yield RadioBench(radios[0], radios[1], settings, elsewhere, start_error_s=10e-9)
 
 
+@cache
+def soapy_loopback() -> Any:
+    """Return SoapySDR with the module of `soapy_loopback.cpp` loaded; skips where it or a compiler is not installed."""
+    try:
+        import SoapySDR
+    except ImportError:  # a package of the operating system's Python, which an environment of its own does not see
+        sys.path.append("/usr/lib/python3/dist-packages")
+        try:
+            SoapySDR = pytest.importorskip("SoapySDR", reason="not installed: apt-get install python3-soapysdr")
+        finally:
+            sys.path.pop()
+    compiler = shutil.which("g++")
+    if compiler is None or not Path("/usr/include/SoapySDR/Device.hpp").exists():
+        pytest.skip("no C++ compiler or no headers: apt-get install g++ libsoapysdr-dev")
+    library = Path(tempfile.mkdtemp(prefix="soapy-")) / "libloopback.so"
+    source = Path(__file__).with_name("soapy_loopback.cpp")
+    build = [compiler, "-std=c++17", "-O1", "-fPIC", "-shared", "-o", str(library), str(source), "-lSoapySDR"]
+    subprocess.run(build, check=True, timeout=200)
+    assert SoapySDR.loadModule(str(library)) == ""
+    atexit.register(shutil.rmtree, library.parent, ignore_errors=True)
+    return SoapySDR
+
+
+@contextmanager
+def soapy_radios(state_dir: Path, timed: bool = True, arguments: str = "") -> Iterator[RadioBench]:
+    """Two radios behind SoapySDR, on the loopback module's own air. `arguments`: of the one under test."""
+    soapy_loopback()
+    context = DriverContext(seed=5, world=None, identity=None, state_dir=state_dir)
+    common = f"driver=testbed_loopback,timed={int(timed)}"
+    with patch.object(soapy, "load_soapy", soapy_loopback), ExitStack() as stack:
+        radios = [
+            stack.enter_context(soapy.Soapy(name, context, args=f"{common},label={name}{extra}", settle_s=1e-4))
+            for name, extra in (("alice", arguments), ("bob", ""))
+        ]
+        settings = RadioSettings(carrier_hz=2.4e9, sample_rate_hz=20e6, tx_gain_db=60.0, rx_gain_db=30.0)
+        elsewhere = RadioSettings(carrier_hz=2.5e9, sample_rate_hz=20e6, tx_gain_db=60.0, rx_gain_db=30.0)
+        yield RadioBench(radios[0], radios[1], settings, elsewhere, start_error_s=30e-9)
+
+
 @contextmanager
 def sim_board(state_dir: Path) -> Iterator[Board]:
     with (
@@ -140,6 +184,7 @@ RADIO_BENCHES: dict[str, dict[str, Callable[[Path], Any]]] = {
     },
     "pluto": {"libiio": pluto_radios},
     "usrp": {"stand-in": usrp_radios},
+    "soapy": {"timed": soapy_radios, "untimed": lambda path: soapy_radios(path, timed=False)},
 }
 BOARD_BENCHES: dict[str, Callable[[Path], Any]] = {
     "sim": sim_board,

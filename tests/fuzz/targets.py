@@ -52,12 +52,13 @@ def _bodies() -> list[Any]:
         block=0, sacrificed_bits=10, covered_bits=10, sacrificed_errors=5, best_link="alice", transcript_complete=True
     )
     train = TrainReport(block=0, probes=10, model="m", card={"a": [1.0, "b"]}, public_bytes=1, messages=1, failure=None)
+    link = m.LinkResult(tx="alice", reason=None, shape=(1, 1, 4), csi=bytes(32))
     return [
         m.Hello(role="bob", identity={"driver": "sim", "x": {"y": [1, 2.5]}}, pid=1, turnaround_s=1e-4),
         m.Heartbeat(state="ready"), m.Configured(accepted={"carrier_hz": 2.4e9}), m.ClockReading(device_time_s=1.0),
         m.Applied(round=1, digest="0123456789ab", device_time_s=1.0), m.SurfaceHeld(round=1, digest="0123456789ab"),
         m.Captured(round=1), m.Stepped(round=1, step=0),
-        m.Probed(round=1, links=[m.LinkResult(tx="alice", reason=None, shape=(1, 1, 4), csi=bytes(32))]),
+        m.Probed(rounds=[m.RoundResult(round=1, links=[link])]),
         m.Failed(operation="probe", state="ready", detail="x"), m.Stopped(kind="stop"),
         m.Agreed(report=agree, raw_bits=b"\0\1"), m.Trained(report=train), m.Attacked(report=eve, guess=b"\0"),
         m.Amplified(report=KeyReport(block=0, key_bits=128), digest="ab" * 32, p_values={"frequency": 0.5}),
@@ -67,7 +68,7 @@ def _bodies() -> list[Any]:
             accounting=Accounting(), experiment_mode=True, record_iq=False, seed=5, discussion="tcp://127.0.0.1:5000",
         ),
         m.ReadClock(), m.Apply(round=1, levels=bytes(4), shape=(2, 2), phase_bits=1), m.ReadSurface(round=1),
-        m.Probe(round=1, slots=[m.SlotPlan("alice", ["bob"], 1.0)], margin_s=1e-6, end_s=2.0),
+        m.Probe(rounds=[m.RoundPlan(round=1, slots=[m.SlotPlan("alice", ["bob"], 1.0)], margin_s=1e-6, end_s=2.0)]),
         m.Step(round=1, step=0, action="transmit", tx="alice", last=False), m.Abandon(block=0, reason="x"),
         m.Finish(kind="stop"), m.Distil(block=0, rounds=[1, 2], timeout_s=60.0),
         m.Attack(block=0, rounds=[1, 2], public_messages=3), m.Amplify(block=0, eve=eve, timeout_s=60.0),
@@ -126,6 +127,114 @@ def node(_: Path) -> Iterator[Feed]:
             made.handle(e.Tick(rng.random() * 100))
             outcome = "accepted"
         return outcome
+
+    yield feed
+
+
+class FakeHub:
+    """In place of the coordinator's sockets: nodes that answer at once, one of their messages spoilt."""
+
+    def __init__(self, *_: Any) -> None:
+        from collections import Counter
+
+        self.port, self.run, self.refused = 0, "", Counter[str]()
+        self.socket = self.handshakes = self
+        self.refused_key, self.not_understood = False, 0
+        self.queue: list[tuple[str, Any]] = []
+        self.answer: Callable[[str, Any], list[Any]] = lambda *_: []
+        self.spoil: Callable[[Any], Any] = lambda body: body
+        self.blamed: list[str] = []
+
+    def look(self, *_: Any, **__: Any) -> None:
+        """Stands for what needs nothing done: looks at handshakes, polls, closes."""
+
+    poll = close = withdraw = strike = look
+
+    def link_changes(self) -> list[Any]:
+        return []
+
+    def blame(self, name: str) -> None:
+        self.blamed.append(name)
+
+    def send(self, name: str, body: Any, to_pulse: bool = False) -> None:
+        self.queue += [(name, answer) for answer in self.answer(name, body)]
+
+    def receive(self) -> Any:
+        import zmq
+
+        if not self.queue:
+            raise zmq.Again
+        name, body = self.queue.pop(0)
+        body = self.spoil(body)
+        return None if body is None else (name, m.Header(0, m.VERSION, name, f"{name}1"), body)
+
+
+@contextlib.contextmanager
+def coordinator(folder: Path) -> Iterator[Feed]:
+    """A whole run on record, one of the nodes' messages changed so that it still passes the gate; then its page."""
+    import sys
+    from unittest import mock
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "state"))
+    import test_coordinator as paper
+
+    from testbed.coordinator import server
+    from testbed.core.config import Experiment, Lab
+    from testbed.core.errors import TestbedError
+    from testbed.report import html
+
+    lab = msgspec.convert({k: v for k, v in paper.LAB.items() if k != "world"}, Lab)
+    experiment = msgspec.convert({**paper.EXPERIMENT, "surface": {"policy": "none"}}, Experiment)
+    noise = np.random.default_rng(1)
+
+    def usual(made: Any, name: str, body: Any) -> list[Any]:
+        if isinstance(body, m.Probe):
+            n = made._frame.subcarrier_hz.size
+            csi = (noise.normal(size=(1, 1, n, 2)) @ [1, 1j]).astype(np.complex64)
+            links = [
+                m.LinkResult(tx=slot.tx, reason=None, snr_db=20.0, shape=csi.shape, csi=csi.tobytes())
+                for slot in body.slots if name in slot.rx
+            ]  # fmt: skip
+            return [m.Captured(round=body.round), m.Probed(round=body.round, links=links)]
+        answers = paper.Stage.usual(made, name, body)
+        return [msgspec.structs.replace(x, digest="ab" * 32) if hasattr(x, "digest") else x for x in answers]
+
+    def feed(rng: random.Random) -> str:
+        path = folder / "run"
+        shutil.rmtree(path, ignore_errors=True)
+        times = iter(range(10**9))
+        clock = type("Clock", (), {"now_s": lambda _: next(times) * 0.02})()
+        with mock.patch.object(server, "transport", mock.Mock(Hub=FakeHub, Wire=mock.Mock())):
+            made = server.Coordinator(lab, experiment, path, None, clock)
+        hub = made._hub
+        hub.answer = lambda name, body: usual(made, name, body)
+        at, told = rng.randrange(60), [0]
+
+        def spoil(body: Any) -> Any:
+            told[0] += 1
+            if told[0] != at:
+                return body
+            tree = msgspec.msgpack.decode(msgspec.msgpack.encode(m.Envelope(m.Header(0, m.VERSION, "bob", "1"), body)))
+            for _ in range(20):  # one that passes the gate: what does not is tried by `messages`
+                with contextlib.suppress(ProtocolError):
+                    return m.decode(mu.packed({**tree, "body": mu.spoil_tree(tree["body"], rng)})).body
+            return None
+
+        hub.spoil = spoil
+        for name in made.state.nodes:
+            hello = m.Hello(role=lab.node[name].role, identity={"driver": "x"}, pid=1, discussion_port=1)
+            hub.queue.append((name, hello))
+        try:
+            outcome = made.run(None)
+        except TestbedError as exc:
+            if "\n" in str(exc) or not str(exc).isprintable():
+                raise AssertionError(f"a refusal of several lines: {str(exc)[:100]!r}") from exc
+            return "refused"
+        assert "\n" not in outcome.detail, outcome.detail
+        assert not hub.blamed, "a message could not be handled"
+        if rng.random() < 0.02:
+            html.make(path)
+        return "accepted" if outcome.status == "finished" else "refused"
 
     yield feed
 
@@ -202,12 +311,34 @@ def itertools_count() -> Iterator[int]:
     return itertools.count()
 
 
-@contextlib.contextmanager
-def dialogue(_: Path) -> Iterator[Feed]:
-    """Bad messages of a block's agreement, as they would come over the wire."""
-    from testbed.chain.dialogue import Conversation
-    from testbed.chain.pipeline import KeyChain
-    from testbed.core.config import Accounting, ChainPlan
+def _talk(ends: dict[str, Any], at: int, phase: str, rng: random.Random) -> bool:
+    """Let two conversations talk, one message spoilt as it would come over the wire; returns whether the gate let it
+    pass. Raises AssertionError where they do not end."""
+    passed = True
+    line = [(role, x) for role, end in ends.items() for x in end.advance()]
+    for n in range(5000):
+        if not line:
+            break
+        sender, message = line.pop(0)
+        reader = "bob" if sender == "alice" else "alice"
+        if n == at:
+            envelope = m.PublicEnvelope("r", 0, phase, -1, sender, message)  # type: ignore[arg-type]
+            try:
+                message = m.decode_public(_bad(_trees([envelope]), rng)).message
+            except ProtocolError:
+                passed = False
+                continue  # refused by the gate, hence lost
+        line += [(reader, x) for x in ends[reader].advance(message)]
+    else:
+        raise AssertionError("the discussion does not end")
+    for end in ends.values():
+        end.fail("timeout")
+        assert end.done
+    return passed
+
+
+def _measured() -> tuple[Any, Any]:
+    """CSI of both ends of 120 rounds."""
     from testbed.core.types import CsiSeries
 
     noise = np.random.default_rng(1)
@@ -215,6 +346,85 @@ def dialogue(_: Path) -> Iterator[Feed]:
     alice, bob = (
         CsiSeries((h + 0.03 * n).astype(np.complex64), np.arange(120), np.arange(8) * 6e5) for n in own
     )  # fmt: skip
+    return alice, bob
+
+
+@contextlib.contextmanager
+def amplification(_: Path) -> Iterator[Feed]:
+    """Bad messages where a key is made of a verified string, with one-time tags and without."""
+    from testbed.chain import dialogue as talks
+    from testbed.chain.dialogue import Conversation
+    from testbed.chain.pipeline import KeyChain
+    from testbed.chain.wegman_carter import Pool
+    from testbed.core.config import Accounting, ChainPlan
+    from testbed.core.outcomes import KeyReport
+
+    plan, accounting = ChainPlan(enhance_options={"step": 1}), Accounting(epsilon_log2=8)
+    csi = dict(zip(("alice", "bob"), _measured(), strict=True))
+    decided = KeyReport(block=0, key_bits=448)
+
+    def chains(tagged: bool) -> dict[str, Any]:
+        return {
+            role: KeyChain(plan, accounting, least_key_bits=64, pool=Pool.of_rehearsal(7) if tagged else None)
+            for role in csi
+        }
+
+    agreed = {}
+    for tagged in (False, True):
+        made = chains(tagged)
+        a, b, _said = talks.run(*(made[role].agree(role, csi[role], 0, 1) for role in made))  # type: ignore[arg-type]
+        assert a.report.verified
+        agreed[tagged] = {"alice": a, "bob": b}
+
+    def feed(rng: random.Random) -> str:
+        tagged = rng.random() < 0.7
+        made = chains(tagged)
+        ends = {
+            role: Conversation(made[role].amplify(role, agreed[tagged][role], decided if role == "alice" else None, 1))  # type: ignore[arg-type]
+            for role in made
+        }
+        _talk(ends, rng.randrange(3), "amplify", rng)
+        keys = [end.result[0].bits for end in ends.values() if end.result is not None and end.result[0] is not None]
+        if len(keys) == 2:
+            assert np.array_equal(*keys), "two different keys"
+        if tagged:
+            assert all(made[role]._pool.pairs <= 65 for role in made)
+        return "accepted" if len(keys) == 2 else "refused"
+
+    yield feed
+
+
+@contextlib.contextmanager
+def training(_: Path) -> Iterator[Feed]:
+    """Bad messages of a training, and the next block's first ones after it."""
+    from testbed.chain.dialogue import Conversation
+    from testbed.chain.pipeline import KeyChain
+    from testbed.core.config import Accounting, ChainPlan
+
+    plan = ChainPlan(enhance="linear_mmse", enhance_options={"step": 4}, quantize_options={"bits": 1})
+    csi = dict(zip(("alice", "bob"), _measured(), strict=True))
+
+    def feed(rng: random.Random) -> str:
+        made = {role: KeyChain(plan, Accounting(epsilon_log2=8)) for role in csi}
+        ends = {role: Conversation(made[role].train(role, csi[role], 0, 1)) for role in made}  # type: ignore[arg-type]
+        _talk(ends, rng.randrange(3), "agree", rng)
+        for role, end in ends.items():
+            assert end.result is not None
+            if end.result.failure is None:
+                made[role].features(csi[role], role)  # type: ignore[arg-type]
+        return "accepted" if all(end.result.failure is None for end in ends.values()) else "refused"
+
+    yield feed
+
+
+@contextlib.contextmanager
+def dialogue(_: Path) -> Iterator[Feed]:
+    """Bad messages of a block's agreement, as they would come over the wire."""
+    from testbed.chain.dialogue import Conversation
+    from testbed.chain.pipeline import KeyChain
+    from testbed.core.config import Accounting, ChainPlan
+
+    alice, bob = _measured()
     plans = [ChainPlan(enhance_options={"step": 1}), ChainPlan(enhance_options={"step": 1}, reconcile="ldpc")]
     chains = [KeyChain(plan, Accounting(epsilon_log2=8)) for plan in plans]
 
@@ -223,31 +433,12 @@ def dialogue(_: Path) -> Iterator[Feed]:
         ends = {
             "alice": Conversation(chain.agree("alice", alice, 0, 1)), "bob": Conversation(chain.agree("bob", bob, 0, 1))
         }  # fmt: skip
-        line = [("alice", x) for x in ends["alice"].advance()] + [("bob", x) for x in ends["bob"].advance()]
-        at, refused = rng.choice([0, 1, 2, 3, 4, 5, 8, 13, 21, 40]), False
-        for n in range(5000):
-            if not line:
-                break
-            sender, message = line.pop(0)
-            reader = "bob" if sender == "alice" else "alice"
-            if n == at:
-                envelope = m.PublicEnvelope("r", 0, "agree", -1, sender, message)  # type: ignore[arg-type]
-                try:
-                    message = m.decode_public(_bad(_trees([envelope]), rng)).message
-                except ProtocolError:
-                    refused = True
-                    continue  # refused by the gate, hence lost
-            line += [(reader, x) for x in ends[reader].advance(message)]
-        else:
-            raise AssertionError("the discussion does not end")
-        for end in ends.values():
-            end.fail("timeout")
-            assert end.done
+        passed = _talk(ends, rng.choice([0, 1, 2, 3, 4, 5, 8, 13, 21, 40]), "agree", rng)
         results = [end.result for end in ends.values()]
         both = all(r is not None and r.report.verified for r in results)
         if both:
             assert np.array_equal(results[0].values, results[1].values)
-        return "refused" if refused or not both else "accepted"
+        return "accepted" if passed and both else "refused"
 
     yield feed
 
@@ -496,6 +687,35 @@ def pattern(folder: Path) -> contextlib.AbstractContextManager[Feed]:
 
 
 @contextlib.contextmanager
+def pool(folder: Path) -> Iterator[Feed]:
+    """A node's pool of one-time authentication; one that is accepted must serve."""
+    from testbed.chain.wegman_carter import PAIR_BYTES, Pool
+    from testbed.core.errors import DialogueFailed
+    from testbed.nodes import pool_file
+
+    path = folder / pool_file.NAME
+    pool_file.make([path], 1024)
+    good = path.read_bytes()
+    tree = json.loads(good)
+
+    def use() -> None:
+        held = pool_file.read(path)
+        with contextlib.suppress(DialogueFailed):
+            name, number, pads, _ = held.choose(Pool.load(held.dump()).offer())
+            assert len(pads) == PAIR_BYTES
+            assert number >= 0
+            assert name not in [row[0] for row in held.offer() if row[1] <= number]
+        held.dump()
+
+    def feed(rng: random.Random) -> str:
+        text = json.dumps(mu.spoil_tree(tree, rng), default=str).encode()
+        path.write_bytes(text if rng.random() < 0.6 else mu.spoil_bytes(good, rng))
+        return refusing(use, InputError)
+
+    yield feed
+
+
+@contextlib.contextmanager
 def model(folder: Path) -> Iterator[Feed]:
     """Saved models: archives that were damaged, and whole ones of other arrays and cards."""
     from testbed.core import registry
@@ -656,7 +876,7 @@ def report(folder: Path) -> contextlib.AbstractContextManager[Feed]:
 TARGETS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Feed]]] = {
     f.__name__: f
     for f in (
-        messages, public, node, world, dialogue, ris595, opensourceris, iio, lab, experiment, pattern, model, sigmf,
-        run_folder, report,
+        messages, public, node, coordinator, world, dialogue, amplification, training, ris595, opensourceris, iio, lab,
+        experiment, pattern, pool, model, sigmf, run_folder, report,
     )
 }  # fmt: skip

@@ -6,7 +6,16 @@ import fuzzers
 import pytest
 import targets
 
-SLOW = {"dialogue": 25, "run_folder": 60, "report": 4, "iio": 60, "ris595": 100}
+SLOW = {
+    "coordinator": 40,
+    "dialogue": 25,
+    "training": 30,
+    "amplification": 100,
+    "run_folder": 60,
+    "report": 4,
+    "iio": 60,
+    "ris595": 100,
+}
 """Inputs of the targets that take more than a millisecond for one."""
 
 

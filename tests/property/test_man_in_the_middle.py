@@ -299,6 +299,19 @@ def test_a_leak_that_is_lowered_everywhere_makes_no_key(name: str) -> None:
         assert outcome(block) == "no key"
 
 
+@pytest.mark.parametrize("length", [64, 192, 1 << 20, 0, -64, 100])
+def test_a_length_that_was_changed_makes_no_key(length: int) -> None:
+    """Longer than Alice decided, shorter, none: the hash's seed fits, so that only the length is wrong."""
+
+    def other(m: PublicMessage) -> PublicMessage:
+        n = m.body["bits"]
+        size = seed_length(n, length) if 0 < length < n else 8
+        return with_body(length=length, seed=np.packbits(np.ones(size, np.uint8)).tobytes())(m)
+
+    block = Block("cascade", replacing({"amplify": other})).run()
+    assert outcome(block) == "no key"
+
+
 def test_the_confirmation_cannot_be_answered_with_what_was_heard() -> None:
     """The relay answers Bob in Alice's place with the hash that it heard: it does not know what that is the hash of."""
     said = {m.kind: m for _, m in undisturbed("cascade").said}

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from testbed.coordinator import events as e
@@ -16,6 +17,7 @@ from testbed.coordinator.timetable import LATE_UNCERTAINTY_S
 from testbed.core import schedule
 from testbed.core.config import Experiment, Lab
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, TrainReport
+from testbed.core.types import SurfacePattern
 from testbed.net import messages as m
 
 LAB: dict[str, Any] = {
@@ -41,6 +43,7 @@ EXPERIMENT: dict[str, Any] = {
     },
     "surface": {"policy": "random"},
     "accounting": {"block_rounds": 3},
+    "probing": {"train": 1},
 }
 
 Script = Callable[[str, Any], list[Any] | None]
@@ -68,9 +71,14 @@ class Stage:
         if begun:
             self.take(e.Tick(0.0))
 
+    schedule_size = 0
+    """Of the board."""
+
     def join(self, *names: str) -> None:
         for name in names or self.state.nodes:
             shape = {"surface_shape": (2, 2), "phase_bits": 1} if name == "ris" else {}
+            if name == "ris" and self.schedule_size:
+                shape |= {"schedule_size": self.schedule_size, "latency_s": 1e-3}
             hello = m.Hello(
                 role=self.state.nodes[name].role, identity={}, pid=1, discussion_port=1, transcript_port=2, **shape
             )  # type: ignore[arg-type]
@@ -115,16 +123,14 @@ class Stage:
             case m.ReadClock():
                 return [m.ClockReading(device_time_s=100.0)]
             case m.Apply():
-                import numpy as np
-
-                from testbed.core.types import SurfacePattern
-
                 levels = np.frombuffer(body.levels, dtype=np.uint8).reshape(body.shape)
                 digest = self.held = SurfacePattern(levels, body.phase_bits).digest
                 return [m.Applied(round=body.round, digest=digest, device_time_s=100.0)]
             case m.ApplyNext():  # a secret pattern: only the board's node knows it
                 self.held = f"state-1-{body.round}"
                 return [m.Applied(round=body.round, digest=self.held, device_time_s=100.0)]
+            case m.Schedule():
+                return [self.scheduled(body)]
             case m.ReadSurface():
                 return [m.SurfaceHeld(round=body.round, digest=self.held)]
             case m.Probe():
@@ -155,10 +161,26 @@ class Stage:
                 return [m.Stopped(kind=body.kind)]
         return []
 
+    def scheduled(self, body: m.Schedule) -> m.Scheduled:
+        """Return the acknowledgement of a board that will latch every pattern at its time."""
+        found = []
+        for plan in body.patterns:
+            name = f"state-1-{plan.round}"
+            if plan.levels is not None:
+                levels = np.frombuffer(plan.levels, dtype=np.uint8).reshape(body.shape)
+                name = SurfacePattern(levels, body.phase_bits).digest
+            found.append(m.PatternSet(round=plan.round, digest=name, device_time_s=plan.at_s))
+        self.held = found[-1].digest
+        return m.Scheduled(patterns=found, device_time_s=100.0 + self.state.timetable._board_asked_s)
+
 
 def probed(node: str, body: m.Probe, reason: str | None = None) -> m.Probed:
-    links = [m.LinkResult(tx=slot.tx, reason=reason, snr_db=20.0) for slot in body.slots if node in slot.rx]
-    return m.Probed(round=body.round, links=links)
+    """Return a node's report of all rounds of a train."""
+    results = []
+    for plan in body.rounds:
+        links = [m.LinkResult(tx=slot.tx, reason=reason, snr_db=20.0) for slot in plan.slots if node in slot.rx]
+        results.append(m.RoundResult(round=plan.round, links=links))
+    return m.Probed(rounds=results)
 
 
 def agreement(block: int, verified: bool = True, failure: str | None = None) -> AgreeReport:
@@ -199,7 +221,9 @@ def test_slots_are_told_on_each_nodes_own_clock() -> None:
         surface={"policy": "none"},
     )
     stage.join("alice", "bob", "eve")
-    starts = {n: b.slots[0].start_s - readings[n] for n, b in stage.told if isinstance(b, m.Probe) and b.round == 0}
+    starts = {
+        n: b.rounds[0].slots[0].start_s - readings[n] for n, b in stage.told if isinstance(b, m.Probe) and b.round == 0
+    }
     assert starts.keys() == {"alice", "bob", "eve"}
     assert max(starts.values()) - min(starts.values()) < 1e-9
 
@@ -302,7 +326,11 @@ def test_messages_of_an_earlier_life_are_ignored() -> None:
     stage.take(e.ProcessEnded("bob", "killed"))
     stage.lives["bob"] = 2
     before = len(stage.rounds)
-    stage.take(e.Received("bob", "bob1", m.Probed(round=4, links=[m.LinkResult(tx="alice", reason=None)])))
+    stage.take(
+        e.Received(
+            "bob", "bob1", m.Probed(rounds=[m.RoundResult(round=4, links=[m.LinkResult(tx="alice", reason=None)])])
+        )
+    )
     assert len(stage.rounds) == before
 
 
@@ -416,7 +444,7 @@ def test_a_pattern_that_latched_within_a_round_rejects_it() -> None:
 
     stage = Stage(hold, surface={"policy": "fixed"})
     stage.join()
-    middle_s = (held[0].slots[0].start_s + held[0].end_s) / 2
+    middle_s = (held[0].rounds[0].slots[0].start_s + held[0].rounds[0].end_s) / 2
     stage.take(stage.says("ris", m.Applied(round=0, digest="late", device_time_s=middle_s)))
     for answer in stage.usual("bob", held[0]):
         stage.take(stage.says("bob", answer))
@@ -484,11 +512,11 @@ def test_planning_does_not_depend_on_when_results_arrive() -> None:
                 body = waiting[name, number]
                 links = [
                     m.LinkResult(tx=slot.tx, reason=None, timing_error_s=1e-7 * (number + 1))
-                    for slot in body.slots
+                    for slot in body.rounds[0].slots
                     if name in slot.rx
                 ]
-                stage.take(stage.says(name, m.Probed(round=number, links=links)))
-        return [b.slots[0].start_s for n, b in stage.told if isinstance(b, m.Probe) and n == "bob"]
+                stage.take(stage.says(name, m.Probed(rounds=[m.RoundResult(round=number, links=links)])))
+        return [b.rounds[0].slots[0].start_s for n, b in stage.told if isinstance(b, m.Probe) and n == "bob"]
 
     first = plans(("alice", "bob", "eve"))
     assert len(first) == 5
@@ -499,11 +527,11 @@ def test_a_node_that_comes_back_is_listened_for_in_a_wider_window() -> None:
     """What its former life measured must not settle the clock of the new one."""
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
     stage.join()
-    usual = next(b.margin_s for _, b in stage.told if isinstance(b, m.Probe))
+    usual = next(b.rounds[0].margin_s for _, b in stage.told if isinstance(b, m.Probe))
     stage.take(e.ProcessEnded("bob", "killed"))
     stage.lives["bob"] = 2
     stage.join("bob")
-    after = next(b.margin_s for _, b in stage.told if isinstance(b, m.Probe) and b.round == 5)
+    after = next(b.rounds[0].margin_s for _, b in stage.told if isinstance(b, m.Probe) and b.round == 5)
     assert after >= usual + LATE_UNCERTAINTY_S
 
 
@@ -513,12 +541,13 @@ def test_a_receiver_that_keeps_missing_frames_gets_a_wider_window() -> None:
             return [m.Captured(round=body.round), probed(node, body, "no_preamble")]
         return None
 
-    stage = Stage(deaf, rounds=14)
+    stage = Stage(deaf, rounds=30)
     stage.join()
-    margins = [b.margin_s for n, b in stage.told if isinstance(b, m.Probe) and n == "bob"]
+    margins = [b.rounds[0].margin_s for n, b in stage.told if isinstance(b, m.Probe) and n == "bob"]
     # until then it widens by what two crystals may have run apart since the clock was read, and no more
     assert margins[3] <= margins[0] + 3 * 44e-6 * stage.state.experiment.probing.interval_s
-    assert margins[6] > margins[5] > margins[4] > margins[3] + 2e-6
+    assert margins[7] > margins[3] + 2e-6  # the third miss is known
+    assert margins[12] > margins[9] > margins[7]
     assert margins[-1] == margins[0]  # heard again
 
 
@@ -650,7 +679,10 @@ def test_a_node_that_dies_before_it_greets_ends_the_run_with_its_last_words() ->
 def test_rounds_that_only_fail_are_not_gone_on_with_for_ever() -> None:
     def broken(node: str, body: Any) -> list[Any] | None:
         if isinstance(body, m.Probe) and node == "bob":
-            return [m.Captured(round=body.round), m.Probed(round=body.round, links=[], fault="device", detail="gone")]
+            return [
+                m.Captured(round=body.round),
+                m.Probed(rounds=[m.RoundResult(round=body.round, links=[], fault="device", detail="gone")]),
+            ]
         return None
 
     stage = Stage(broken, rounds=1000)
@@ -695,7 +727,8 @@ def test_a_paused_node_that_wakes_is_taken_in_again() -> None:
 @pytest.mark.parametrize(
     "body",
     [m.Configured(accepted={}), m.ClockReading(device_time_s=1.0), m.Applied(round=0, digest="x", device_time_s=0.0),
-     m.Captured(round=7), m.Probed(round=7, links=[]), m.KeyGuessed(block=3, digest=None), m.Stopped(kind="stop")],
+     m.Captured(round=7), m.Probed(rounds=[m.RoundResult(round=7, links=[])]), m.KeyGuessed(block=3, digest=None),
+     m.Stopped(kind="stop")],
 )  # fmt: skip
 def test_answers_nobody_asked_for_are_noted_not_fatal(body: Any) -> None:
     stage = Stage()
@@ -751,30 +784,32 @@ def test_a_clock_is_learned_once_although_rounds_are_planned_ahead() -> None:
         if not (isinstance(body, m.Probe) and node == "bob"):
             return None
         # what arrives depends on how wrong the plan's base was
-        planned_base_s = body.slots[0].start_s - starts[body.round]
+        planned_base_s = body.rounds[0].slots[0].start_s - starts[body.round]
         links = [m.LinkResult(tx="alice", reason=None, timing_error_s=true_base_s - planned_base_s, snr_db=20.0)]
-        return [m.Captured(round=body.round), m.Probed(round=body.round, links=links)]
+        return [m.Captured(round=body.round), m.Probed(rounds=[m.RoundResult(round=body.round, links=links)])]
 
     starts: dict[int, float] = {}
-    stage = Stage(lambda n, b: None, surface={"policy": "none"}, rounds=12)
+    stage = Stage(lambda n, b: None, surface={"policy": "none"}, rounds=24)
     plan = stage.state.handle
 
     def spy(event: e.Event) -> list[e.Instruction]:
         out = plan(event)
         for x in out:
             if isinstance(x, e.Send) and x.node == "alice" and isinstance(x.body, m.Probe):
-                starts[x.body.round] = x.body.slots[0].start_s - 100.0
+                starts[x.body.round] = x.body.rounds[0].slots[0].start_s - 100.0
         return out
 
     stage.state.handle = spy  # type: ignore[method-assign]
     stage.script = late
     stage.join("alice", "bob", "eve")
-    bases = [b.slots[0].start_s - starts[b.round] for n, b in stage.told if isinstance(b, m.Probe) and n == "bob"]
+    bases = [
+        b.rounds[0].slots[0].start_s - starts[b.round] for n, b in stage.told if isinstance(b, m.Probe) and n == "bob"
+    ]
     errors = [abs(base - true_base_s) for base in bases]
     assert errors[0] > 2e-6
     assert errors[-1] < 0.1e-6
     # once it is corrected, what is left is how the error is shared between offset and rate
-    assert all(later <= max(earlier, 0.2e-6) for earlier, later in pairwise(errors)), errors
+    assert all(later <= max(earlier, 0.5e-6) for earlier, later in pairwise(errors)), errors
 
 
 def training_report(block: int, failure: str | None = None) -> m.Trained:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from testbed.chain.wegman_carter import Pool
 from testbed.core.config import Accounting, ChainPlan, ProbingPlan, RadioPlan, SurfacePlan
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import KeyReport, SurfaceRecord
@@ -37,11 +38,19 @@ def configure(**changes: Any) -> m.Configure:
 class Trio:
     """Alice, Bob and Eve with a shared fading channel; Eve's is her own, or a noisy copy of Bob's.
 
-    rounds_again: the second half of the rounds comes on the channels of the first.
+    rounds_again: the second half of the rounds comes on the channels of the first. pools: by role, what the discussion
+    is authenticated with.
     """
 
-    def __init__(self, eve_sees: float = 0.0, rounds_again: bool = False, **changes: Any) -> None:
-        self.nodes = {role: NodeState(role, secret_seed=i) for i, role in enumerate(("alice", "bob", "eve"))}
+    def __init__(
+        self, eve_sees: float = 0.0, rounds_again: bool = False, pools: dict[str, Pool] | None = None, **changes: Any
+    ) -> None:
+        self.nodes = {
+            role: NodeState(role, i, wegman_carter=pools is not None, pool=(pools or {}).get(role))
+            for i, role in enumerate(("alice", "bob", "eve"))
+        }
+        self.done: list[tuple[str, e.Instruction]] = []
+        """Every instruction, in order, with whose it was."""
         self.reports: dict[str, list[Any]] = {role: [] for role in self.nodes}
         self.keys: dict[str, Key] = {}
         self.transcript: list[m.PublicEnvelope] = []
@@ -65,13 +74,14 @@ class Trio:
             h = h + 0.02 * fading()
             for r in ROUNDS:
                 frames = {tx: frame(np.repeat(h[r], 4)) for tx in heard}
-                self.take(role, e.ProbeDone(m.Probed(round=r, links=[]), frames))
+                self.take(role, e.ProbeDone([m.Probed(rounds=[m.RoundResult(round=r, links=[])])], {r: frames}))
 
     def take(self, role: str, event: e.Event) -> None:
         queue: list[tuple[str, e.Event]] = [(role, event)]
         while queue:
             who, what = queue.pop(0)
             for x in self.nodes[who].handle(what):
+                self.done.append((who, x))
                 match x:
                     case e.Report(body):
                         self.reports[who].append(body)
@@ -316,6 +326,23 @@ def test_a_training_keeps_a_model_and_its_rounds_never_enter_a_key() -> None:
     assert again.setup.chain.enhance.model_id is None  # type: ignore[attr-defined]
 
 
+def reported(trio: Trio) -> list[list[int]]:
+    """Return the rounds of every series that Eve's last report holds."""
+    return [np.frombuffer(s.rounds, "<i8").tolist() for s in trio.last("eve", m.Attacked).report.heard]
+
+
+def test_eve_reports_rounds_of_training_and_rejected_ones_once_with_the_next_block() -> None:
+    trio = Trio()
+    trio.take("eve", e.Received(m.Attack(block=0, rounds=ROUNDS[:60], public_messages=0, purpose="training")))
+    assert reported(trio) == []
+    trio.take("eve", e.Received(m.Attack(block=1, rounds=ROUNDS[80:180:2], public_messages=0)))
+    assert reported(trio) == [ROUNDS[:179]] * 2  # training, guard rounds, rejected pairs between those of the block
+    assert {len(s.values) // (4 * s.dimensions) for s in trio.last("eve", m.Attacked).report.heard} == {179}
+    trio.take("eve", e.Received(m.GuessKey(block=1, public_messages=0)))
+    trio.take("eve", e.Received(m.Attack(block=2, rounds=ROUNDS[200:], public_messages=0)))
+    assert reported(trio) == [ROUNDS[179:]] * 2  # the block in between failed
+
+
 def test_a_kept_model_that_is_broken_stops_the_node_with_the_reason() -> None:
     node = NodeState("bob", 1)
     node.handle(e.Received(m.Welcome(run="r", lost_after_s=1.0)))
@@ -479,7 +506,7 @@ def welcome_alice_anew(trio: Trio) -> None:
     trio.take("alice", e.Received(m.Welcome(run="r", lost_after_s=10.0)))
     trio.take("alice", e.Received(trio.nodes["bob"].setup.plan))
     for r, frames in kept.items():
-        trio.take("alice", e.ProbeDone(m.Probed(round=r, links=[]), frames))
+        trio.take("alice", e.ProbeDone([m.Probed(rounds=[m.RoundResult(round=r, links=[])])], {r: frames}))
 
 
 def test_a_discussion_that_is_broken_off_counts_as_known() -> None:

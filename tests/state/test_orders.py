@@ -11,9 +11,10 @@ from test_node import ROUNDS, Trio, configure
 from testbed import config
 from testbed.core.config import Accounting, Floors, Lab, RadioPlan
 from testbed.core.errors import InputError
+from testbed.core.ledger import PublicMessage
 from testbed.net import messages as m
 from testbed.nodes import events as e
-from testbed.nodes import floors, orders
+from testbed.nodes import floors, key_maker, orders
 from testbed.nodes.state import NodeState
 
 WELCOME = m.Welcome(run="r", lost_after_s=10.0)
@@ -21,7 +22,7 @@ DISTIL = m.Distil(block=0, rounds=ROUNDS, timeout_s=60.0)
 ORDERS: list[Any] = [
     configure(), m.ReadClock(), m.Apply(round=1, levels=b"\0", shape=(1, 1), phase_bits=1), m.ReadSurface(round=1),
     m.ApplyNext(round=1),
-    m.Probe(round=1, slots=[], margin_s=0.0, end_s=1.0),
+    m.Probe(rounds=[m.RoundPlan(round=1, slots=[], margin_s=0.0, end_s=1.0)]),
     m.Step(round=1, step=0, action="transmit", tx="alice", last=True), DISTIL,
     m.Attack(block=0, rounds=[1], public_messages=0),
     m.Attack(block=0, rounds=[], public_messages=0, purpose="training"),
@@ -158,6 +159,17 @@ def test_block_numbers_rise_within_a_run_and_are_remembered_across_runs() -> Non
     for n in range(1000):
         numbers.take(f"r{n}", 0)
     assert len(numbers._highest) == 3
+
+
+def test_what_the_peer_says_too_early_is_kept_up_to_a_limit() -> None:
+    """Bob's node may say a block's first messages before Alice's is ordered to begin it; no more of them are kept."""
+    node = NodeState("alice", 1)
+    node.handle(e.Received(WELCOME))
+    node.handle(e.Received(configure()))
+    for n in range(20 * key_maker.MAX_EARLY):
+        said = PublicMessage(kind="x", body={"n": n, "more": bytes(1000)})
+        assert node.handle(e.Discussed(m.PublicEnvelope("r", n, "agree", -1, "bob", said))) == []
+    assert len(node.key_maker._early) == key_maker.MAX_EARLY
 
 
 LAB = """

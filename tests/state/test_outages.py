@@ -203,7 +203,10 @@ def test_an_eve_whose_radio_is_silent_slows_three_rounds_and_is_told(policy: str
 def test_an_eve_whose_radio_fails_in_every_round_is_left_out() -> None:
     def fails(name: str, body: Any) -> list[Any] | None:
         if name == "eve" and isinstance(body, m.Probe):
-            return [m.Captured(round=body.round), m.Probed(round=body.round, links=[], fault="device")]
+            return [
+                m.Captured(round=body.round),
+                m.Probed(rounds=[m.RoundResult(round=body.round, links=[], fault="device")]),
+            ]
         return None
 
     stage = Stage(fails, rounds=10)

@@ -35,13 +35,15 @@ class Chaos(Stage):
         self.rng = random.Random(seed)
         self.trouble = self.rng.choice([0.0, 0.01, 0.05, 0.2])
         self.timed = self.rng.random() < 0.7
+        self.schedule_size = self.rng.choice([0, 0, 4, 100])
         self.waiting: list[e.Event] = []
         self.up: set[str] = set()
         self.sent: list[e.Send] = []
         pace = self.rng.choice(["virtual", "virtual", "wall", None])
         super().__init__(
             lab={**LAB, "world": {"pace": pace} if pace else None},
-            rounds=self.rng.choice([1, 7, 40]),
+            rounds=self.rng.choice([1, 7, 40, 200]),
+            probing={"train": self.rng.choice([0, 1, 5]), "interval_s": self.rng.choice([0.002, 0.05])},
             surface=self.rng.choice(SURFACES),
             accounting={"block_rounds": self.rng.choice([1, 3, 1000])},
             training=self.rng.choice([{}, {}, {"rounds": 4, "guard_rounds": 2}]),
@@ -66,6 +68,8 @@ class Chaos(Stage):
         self.up.add(name)
         radio = name in RADIOS
         surface: dict[str, Any] = {} if radio else {"surface_shape": (2, 2), "phase_bits": 1}
+        if not radio and self.schedule_size:
+            surface |= {"schedule_size": self.schedule_size, "latency_s": 1e-3}
         hello = m.Hello(role=name, identity={}, pid=1, timed=self.timed or not radio, **surface)  # type: ignore[arg-type]
         self.waiting.append(self.says(name, hello))
 
@@ -78,7 +82,7 @@ class Chaos(Stage):
             answers = [m.Stepped(round=body.round, step=body.step)]
             answers += [self.measured(node, body.round)] if body.last else []
         elif isinstance(body, m.Probe):
-            answers = [m.Captured(round=body.round), self.measured(node, body.round)]
+            answers = [m.Captured(round=body.round), self.measured(node, *(plan.round for plan in body.rounds))]
         else:
             answers = self.usual(node, body)
         if self.rng.random() < self.trouble / 4 and not isinstance(body, m.Configure | m.ReadClock | m.Finish):
@@ -87,13 +91,17 @@ class Chaos(Stage):
             repeats = 2 if self.rng.random() < self.trouble / 4 else 1
             self.waiting += [self.says(node, x)] * repeats
 
-    def measured(self, node: str, number: int) -> m.Probed:
+    def measured(self, node: str, *numbers: int) -> m.Probed:
+        return m.Probed(rounds=[self.result(node, number) for number in numbers])
+
+    def result(self, node: str, number: int) -> m.RoundResult:
         links = []
         for tx in RADIOS[:2]:
             if tx != node:
                 reason = self.rng.choice(["low_snr", "no_preamble"]) if self.rng.random() < self.trouble else None
                 links.append(m.LinkResult(tx=tx, reason=reason, timing_error_s=self.rng.gauss(0.0, 1e-7), snr_db=20.0))
-        return m.Probed(round=number, links=links, fault="device" if self.rng.random() < self.trouble / 4 else None)
+        fault = "device" if self.rng.random() < self.trouble / 4 else None
+        return m.RoundResult(round=number, links=links, fault=fault)
 
     def trained(self, block: int) -> Any:
         failure = "torn" if self.rng.random() < self.trouble else None
@@ -146,7 +154,7 @@ class Chaos(Stage):
         pytest.fail("the run has no end:\n" + "\n".join(self.state.story()[-20:]))
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(50))
 def test_whatever_happens_the_run_ends_and_every_round_is_counted_once(seed: int, checked: list[int]) -> None:
     stage = Chaos(seed)
     stage.play()
@@ -160,14 +168,14 @@ def test_whatever_happens_the_run_ends_and_every_round_is_counted_once(seed: int
     used = Counter(n for x in stage.sent if isinstance(x.body, m.Distil) and x.node == "alice" for n in x.body.rounds)
     assert max(used.values(), default=1) == 1
     assert all(last_word[n].kept for n in used)
-    finish = next(i for i, x in enumerate(stage.sent) if isinstance(x.body, m.Finish))
-    work = m.Probe | m.Step | m.Apply | m.ApplyNext | m.Distil | m.Amplify | m.Attack
+    finish = next((i for i, x in enumerate(stage.sent) if isinstance(x.body, m.Finish)), len(stage.sent))
+    work = m.Probe | m.Step | m.Apply | m.ApplyNext | m.Schedule | m.Distil | m.Amplify | m.Attack
     assert not any(isinstance(x.body, work) for x in stage.sent[finish:])
 
 
 def test_the_seeds_above_come_to_every_kind_of_end() -> None:
     ends = Counter()
-    for seed in range(30):
+    for seed in range(50):
         stage = Chaos(seed)
         stage.play()
         assert stage.over is not None

@@ -52,7 +52,9 @@ def test_beams_of_single_antennas_are_noted_in_one_line() -> None:
 def test_slots_leave_time_for_a_sounding() -> None:
     def slots(**changes: Any) -> list[float]:
         out = stage(**changes)
-        return [s.start_s for _, b in out.told if isinstance(b, m.Probe) and b.round == 1 for s in b.slots][:2]
+        return [s.start_s for _, b in out.told if isinstance(b, m.Probe) and b.round == 1 for s in b.rounds[0].slots][
+            :2
+        ]
 
     def gap(starts: list[float]) -> float:
         return starts[1] - starts[0]
@@ -69,7 +71,9 @@ def test_slots_leave_time_for_a_sounding() -> None:
                 m.Hello(role=node.role, identity={}, pid=1, discussion_port=1, n_antennas=4 if name != "eve" else 1),
             )
         )  # type: ignore[arg-type]
-    starts = [s.start_s for _, b in longer.told if isinstance(b, m.Probe) and b.round == 1 for s in b.slots][:2]
+    starts = [s.start_s for _, b in longer.told if isinstance(b, m.Probe) and b.round == 1 for s in b.rounds[0].slots][
+        :2
+    ]
     assert abs(gap(starts) - one - 3 * 30e-6) < 1e-9
 
 

@@ -37,7 +37,9 @@ class Untimed(Stage):
         done: list[Any] = [m.Stepped(round=body.round, step=body.step)]
         if body.last:
             slots = [m.SlotPlan("alice", ["bob", "eve"], 0.0), m.SlotPlan("bob", ["alice", "eve"], 0.0)]
-            done.append(probed(node, m.Probe(round=body.round, slots=slots, margin_s=0.0, end_s=0.0)))
+            done.append(
+                probed(node, m.Probe(rounds=[m.RoundPlan(round=body.round, slots=slots, margin_s=0.0, end_s=0.0)]))
+            )
         return done
 
     def orders(self, number: int = 0) -> list[tuple[str, str, bool]]:

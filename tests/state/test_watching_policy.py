@@ -31,10 +31,10 @@ def answering(lost: tuple[int, ...] = (), broken: tuple[int, ...] = ()) -> Any:
                 shape=(1, 1, 4),
                 csi=None if spoilt else csi[:7] if body.round in broken else csi,
             )
-            for slot in body.slots
+            for slot in body.rounds[0].slots
             if node in slot.rx
         ]
-        return [m.Captured(round=body.round), m.Probed(round=body.round, links=links)]
+        return [m.Captured(round=body.round), m.Probed(rounds=[m.RoundResult(round=body.round, links=links)])]
 
     return script
 

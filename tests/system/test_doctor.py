@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from testbed.core.errors import DeviceTimeout
 from testbed.core.ris import Board
 from testbed.core.types import AppliedPattern, SurfacePattern
 from testbed.lab import doctor, measure, processes
-from testbed.nodes import calibration
+from testbed.nodes import calibration, chains
 from testbed.nodes.calibration import GainStep
 
 SPEED_M_S = 299_792_458.0
@@ -478,3 +479,26 @@ def test_a_receive_only_radio_is_measured_as_eves(tmp_path: Path) -> None:
     diagnosis = examine(lab, repeats=4)
     assert wrong(diagnosis) == []
     assert set(diagnosis.radios["eve"].heard) == {"alice", "bob"}
+
+
+def test_cables_show_each_devices_own_chains(tmp_path: Path) -> None:
+    """The ripple of four chains of 0.5 dB is found, kept for each device, and gone in frames that were not used."""
+    lab = lab_file(tmp_path)
+    diagnosis = doctor.examine(config.load_lab(lab), lab, RadioPlan(), 8, cable=True)
+    assert wrong(diagnosis) == []
+    said = the(diagnosis, "alice ↔ bob", "reciprocity").detail
+    before_db, after_db = (float(x) for x in re.findall(r"by (\d+\.\d+) dB", said))
+    assert 0.3 < before_db < 1.5
+    assert after_db < 0.2 * before_db
+    for name in ("alice", "bob"):
+        detail = the(diagnosis, name, "cable").detail
+        assert "received ±" in detail
+        assert "sent ±" in detail
+        assert "delay received" in detail
+        settings = diagnosis.radios[name].settings
+        folder = processes.node_state_dir(config.load_lab(lab), name)
+        kept = chains.find(
+            folder, {"serial": diagnosis.radios[name].serial}, settings["carrier_hz"], settings["sample_rate_hz"]
+        )
+        assert len(kept.tx_db) == len(kept.rx_db) == len(kept.subcarrier_hz)
+    assert "sent" not in the(diagnosis, "eve", "cable").detail

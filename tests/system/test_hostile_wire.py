@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import zmq
@@ -107,6 +108,56 @@ def test_after_a_few_bad_messages_a_connection_is_not_heard_and_the_others_are(h
     again = house.link(house.wires[-2], "eve")  # a new connection is a new start
     again.send(HELLO)
     assert house.take()[0] == "eve"
+
+
+def _probed(link: m.LinkResult) -> bytes:
+    result = m.RoundResult(round=1, links=[link])
+    return m.encode(m.Envelope(m.Header(0, m.VERSION, "eve", "1"), m.Probed(rounds=[result])))
+
+
+def _sent(**changes: Any) -> bytes:
+    """A greeting of Bob's with parts of its body replaced."""
+    tree = msgspec.msgpack.decode(m.encode(m.Envelope(m.Header(0, m.VERSION, "eve", "1"), HELLO)))
+    tree["body"] |= changes
+    return msgspec.msgpack.encode(tree)
+
+
+NESTED = m.encode(m.Envelope(m.Header(0, m.VERSION, "eve", "1"), HELLO)).replace(
+    b"\xa8identity\x80", b"\xa8identity" + b"\x81\xa1x" * 3000 + b"\x80"
+)
+STOPPED_A_RUN: dict[str, bytes] = {
+    "a Hello nested 3000 deep": NESTED,
+    "an extension": _sent(identity={"x": msgspec.msgpack.Ext(5, b"x")}),
+    "a list as a key": _sent(identity={(1, 2): 3}),
+    "a map as a key": NESTED.replace(b"\x81\xa1x" * 3000 + b"\x80", b"\x81\x81\xa1x\x01\x02"),
+    "a NaN turn-around": _sent(turnaround_s=float("nan")),
+    "an infinite turn-around": _sent(turnaround_s=float("inf")),
+    "a wrong role": _sent(role="coordinator"),
+    "another type": _sent(type="finish", kind="halt"),
+    "no type": _sent(type=None),
+    "a long identity": _sent(identity={"x": "y" * 100_000}),
+    "a surface of 2^40 elements": _sent(surface_shape=[1 << 20, 1 << 20]),
+    "CSI of a wrong shape": _probed(m.LinkResult(tx="alice", reason=None, shape=(3, 1, 64), csi=bytes(8))),
+    "an empty link": _probed(m.LinkResult(tx="", reason=None)),
+    "../x": _probed(m.LinkResult(tx="../x", reason=None)),
+    "NUL": _probed(m.LinkResult(tx="bob\0", reason=None)),
+    "bad UTF-8": m.encode(m.Envelope(m.Header(0, m.VERSION, "eve", "1"), HELLO)).replace(b"bob", b"b\xffb"),
+}  # fmt: skip
+
+
+def test_what_members_sent_to_stop_a_run(house: House) -> None:
+    """Each ended the coordinator, or hung it; now it is refused, and Bob is served."""
+    bob = house.link(house.wire("bob"), "bob")
+    bob.send(HELLO)
+    assert house.take()[0] == "bob"
+    wire = house.wire("eve")
+    for n, data in enumerate(STOPPED_A_RUN.values()):
+        house.link(wire, "eve").socket.send(data)
+        assert house.take() is None
+        assert sum(house.hub.refused.values()) == n + 1
+        bob.send(m.Heartbeat(state="ready"))
+        assert house.take()[2] == m.Heartbeat(state="ready")
+    assert set(house.hub.refused) == {"schema"}
 
 
 def test_orders_do_not_come_from_nodes_nor_reports_from_the_coordinator(house: House) -> None:

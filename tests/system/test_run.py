@@ -146,7 +146,8 @@ def test_a_bob_who_dies_is_started_again_and_what_was_measured_can_be_replayed(t
     assert s["keys_mismatched"] == 0
     assert s["pairs_rejected"]["measured"] >= 220
     recording = sources.load(outcome.folder)
-    assert recording.cuts["run"].alice.rounds.size >= 590
+    # all but the two trains that were under way
+    assert recording.cuts["run"].alice.rounds.size >= 600 - 2 * 16 - 8
     assert not np.isnan(recording.cuts["run"].alice.h).any()
     assert "measured" not in recording.cuts["run"].rejected
 
@@ -366,7 +367,7 @@ def test_killing_the_air_ends_the_run_at_once(tmp_path: Path) -> None:
     outcome = run(tmp_path, "mobile_room", act=kill, **small("mobile_room", 5000, 5000))
     assert outcome.status == "failed"
     assert "world" in outcome.detail
-    assert outcome.summary["rounds"] < 60
+    assert outcome.summary["rounds"] <= 40 + 3 * 16  # its train, and the two under way
 
 
 def test_a_node_that_cannot_start_says_why_at_once(tmp_path: Path) -> None:

@@ -6,17 +6,17 @@ node drew, what was quantized, and every message that is sent.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import msgspec
 import numpy as np
 import pytest
+import spellings as sp
 
 from testbed import config
 from testbed.coordinator.server import Outcome
@@ -24,6 +24,7 @@ from testbed.core.types import SurfacePattern
 from testbed.lab import processes
 from testbed.net import messages
 from testbed.records import reader
+from testbed.report import html
 
 ROUNDS = 110
 TAP = """
@@ -56,6 +57,7 @@ def drawn(self, round):
 def agreed(self, agreed, failure):
     if agreed is not None and agreed.raw is not None:
         keep("raw-" + self._side, agreed.raw.values.tobytes())
+        keep("string-" + self._side, agreed.values.tobytes())
     return report(self, agreed, failure)
 
 messages.encode = heard
@@ -90,7 +92,13 @@ class Run:
             patch.setenv("TESTBED_TEST_TAP", str(self.tap))
             patch.setenv("TESTBED_STATE", str(folder / "state"))
             patch.setattr(messages, "encode", heard)
-            self.outcome: Outcome = processes.run(plan, config.load_lab("sim"), "sim", folder / "run")
+            self.arguments: set[bytes] = set()
+
+            def look(*_: Any) -> None:
+                if not self.arguments:
+                    self.arguments = sp.arguments()
+
+            self.outcome: Outcome = processes.run(plan, config.load_lab("sim"), "sim", folder / "run", look)
 
     @property
     def patterns(self) -> np.ndarray[Any, Any]:
@@ -101,53 +109,21 @@ class Run:
         self.shape = (rows, columns)
         return np.unique(np.frombuffer(file.read_bytes(), np.uint8).reshape(-1, rows * columns), axis=0)
 
-    def raw(self, side: str) -> np.ndarray[Any, Any]:
-        (file,) = self.tap.glob(f"raw-{side}-*")
+    def bits(self, kind: str, side: str) -> np.ndarray[Any, Any]:
+        """(bit,) raw bits, or the string that was verified, of one side."""
+        (file,) = self.tap.glob(f"{kind}-{side}-*")
         return np.frombuffer(file.read_bytes(), np.uint8)
 
-    def texts(self) -> Iterator[tuple[str, bytes]]:
-        """Yield every file that is left of the run, compressed parts unpacked, and every message."""
-        for where in (self.outcome.folder, self.folder / "state", self.tap):
-            for path in sorted(p for p in where.rglob("*") if p.is_file()):
-                if path.parent == self.tap and not path.name.startswith("wire"):
-                    continue
-                yield str(path.relative_to(self.folder)), path.read_bytes()
-                if path.suffix == ".h5":
-                    yield str(path.relative_to(self.folder)), unpacked(path)
-
-
-def unpacked(path: Path) -> bytes:
-    parts: list[bytes] = []
-
-    def visit(_: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.dtype.kind in "iufb":
-            parts.append(np.ascontiguousarray(item[...]).tobytes())
-
-    with h5py.File(path) as file:
-        file.visititems(visit)
-    return b"|".join(parts)
-
-
-def spellings(levels: np.ndarray[Any, Any], shape: tuple[int, int]) -> dict[str, bytes]:
-    """Return how a pattern may stand in a file: all of it where it is short, a good piece of it where it is long."""
-    piece, packed = levels[:64].tobytes(), np.packbits(levels[:128]).tobytes()
-    text = [str(v) for v in levels[:48].tolist()]
-    digest = SurfacePattern(levels.reshape(shape), 1).digest
-    out = {
-        "raw": piece,
-        "hex": piece.hex().encode(),
-        "packed": packed,
-        "packed hex": packed.hex().encode(),
-        "packed the other way": np.packbits(levels[:128], bitorder="little").tobytes(),
-        "digits": "".join(text).encode(),
-        "list": ", ".join(text).encode(),
-        "short list": ",".join(text).encode(),
-        "digest": digest.encode(),
-    }
-    for name, data in (("base64", piece), ("packed base64", packed)):
-        for skipped in range(3):  # wherever it begins in what was encoded
-            out[f"{name} {skipped}"] = base64.b64encode(data[skipped : len(data) - (len(data) - skipped) % 3])
-    return out
+    @cached_property
+    def texts(self) -> list[tuple[str, bytes]]:
+        """Every file that is left of the run, compressed parts unpacked, every message, and all arguments."""
+        found = [("arguments", b"|".join(self.arguments))]
+        html.make(self.outcome.folder)
+        for name, text in sp.files(self.outcome.folder, self.folder / "state", self.tap):
+            place = name.removeprefix(f"{self.folder}/")
+            if not place.startswith("tap/") or place.startswith("tap/wire"):
+                found.append((place, text))
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -163,11 +139,17 @@ def test_a_private_run_has_its_patterns_nowhere_but_on_the_board(runs: list[Run]
     assert run.outcome.summary["pairs_kept"] > 100
     drawn = run.patterns
     assert drawn.shape[0] > 100
-    texts = list(run.texts())
+    texts = run.texts
     assert sum(name.startswith("tap/wire") for name, _ in texts) >= 4  # coordinator, alice, bob, the board's node
-    wanted = [spelling for levels in drawn for spelling in spellings(levels, run.shape).items()]
-    found = {(how, name) for name, text in texts for how, spelling in wanted if spelling in text}
-    assert found == set()
+    patterns = {f"pattern {n}": sp.usual(levels) for n, levels in enumerate(drawn)}
+    patterns |= {f"pattern {n}, every way": sp.wanted(levels) for n, levels in enumerate(drawn[:2])}
+    patterns |= {
+        f"name of pattern {n}": {"digest": SurfacePattern(levels.reshape(run.shape), 1).digest.encode()}
+        for n, levels in enumerate(drawn)
+    }
+    assert {name.split("/")[0] for name, _ in texts} >= {"run", "state", "tap", "arguments"}
+    assert any(name.endswith("report.html") for name, _ in texts)
+    assert sp.leaks(texts, patterns) == set()
     # what stands there instead
     everything = b"".join(text for _, text in texts)
     assert everything.count(b"state-") > 100
@@ -175,39 +157,30 @@ def test_a_private_run_has_its_patterns_nowhere_but_on_the_board(runs: list[Run]
     assert recorded.patterns == {}
 
 
-def test_the_search_finds_a_pattern_that_is_there() -> None:
-    levels = np.random.default_rng(1).integers(0, 2, 256).astype(np.uint8)
-    wanted = spellings(levels, (16, 16))
-    assert len(wanted) == 15
-    files = {
-        "raw": b"head" + levels.tobytes(),
-        "hex": levels.tobytes().hex().encode(),
-        "packed": b"x" + np.packbits(levels).tobytes(),
-        "packed hex": np.packbits(levels).tobytes().hex().encode(),
-        "packed the other way": np.packbits(levels, bitorder="little").tobytes(),
-        "digits": "".join(map(str, levels.tolist())).encode(),
-        "list": json.dumps({"levels": levels.tolist()}).encode(),
-        "short list": msgspec.json.encode({"levels": levels.tolist()}),
-        "digest": json.dumps(SurfacePattern(levels.reshape(16, 16), 1).digest).encode(),
-    }
-    for how, text in files.items():
-        assert wanted[how] in text, how
-    for name, data in (("base64", levels.tobytes()), ("packed base64", np.packbits(levels).tobytes())):
-        for head in range(3):
-            text = base64.b64encode(b"h" * head + data)
-            assert any(wanted[f"{name} {skipped}"] in text for skipped in range(3)), (name, head)
+def test_a_private_run_has_its_raw_bits_nowhere_but_at_its_ends(runs: list[Run]) -> None:
+    """What was quantized at either end, and the string that was left of it without the sacrificed bits."""
+    run = runs[0]
+    texts, secrets = run.texts, {}
+    for side in ("alice", "bob"):
+        for kind in ("raw", "string"):
+            bits = run.bits(kind, side)
+            assert bits.size > 300
+            secrets |= {f"{kind} of {side} from {start}": sp.wanted(bits[start:]) for start in (0, bits.size // 2)}
+    assert sp.leaks(texts, secrets) == set()
+    leaked = [*texts, ("planted", b"x" + np.packbits(run.bits("string", "bob")).tobytes())]
+    assert {place for place, _, _ in sp.leaks(leaked, secrets)} == {"planted"}
 
 
 def test_two_private_runs_of_one_file_have_no_key_material_in_common(runs: list[Run]) -> None:
     one, two = runs
     both = np.concatenate([one.patterns, two.patterns])
     assert np.unique(both, axis=0).shape[0] == both.shape[0]
-    a, b = one.raw("alice"), two.raw("alice")
+    a, b = one.bits("raw", "alice"), two.bits("raw", "alice")
     n = min(a.size, b.size)
     assert n > 300
     assert 0.4 < np.mean(a[:n] != b[:n]) < 0.6
     # the ends of one run, for comparison, nearly agree
-    assert np.mean(one.raw("alice") != one.raw("bob")) < 0.15
+    assert np.mean(one.bits("raw", "alice") != one.bits("raw", "bob")) < 0.15
     keys = [{p.read_text() for p in (r.folder / "state").rglob("*.key")} for r in runs]
     assert not keys[0] & keys[1]
 

@@ -51,7 +51,7 @@ def test_a_run_on_emulated_usrps_ends_in_equal_keys(tmp_path: Path) -> None:
 
 
 def test_faults_of_an_emulated_usrp_come_from_the_lab_file(tmp_path: Path) -> None:
-    table = '[world.emulators.bob]\nrx_faults = ["", "overflow", "broken_chain"]'
+    table = '[world.emulators.bob]\nrx_faults = ["", "overflow", "", "", "", "broken_chain"]'
     outcome = run(tmp_path, bundled("usrp_standin").replace("[world.emulators.bob]", table), 8)
     assert outcome.status == "finished"
     assert sum(outcome.summary["pairs_rejected"].values()) == 2

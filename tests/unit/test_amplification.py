@@ -116,8 +116,9 @@ def test_the_assumed_eve_is_what_the_user_says_or_a_stated_default() -> None:
 def test_the_sensitivity_falls_with_her_antennas(few_attacks: None) -> None:
     report = decide(Amplification(Accounting(assumed_eve_correlation=0.4)))
     bits = [row.key_bits for row in report.sensitivity]
-    assert [row.name for row in report.sensitivity] == ["2 antennas", "4 antennas", "8 antennas"]
+    assert [row.name for row in report.sensitivity] == ["2 antennas", "4 antennas", "8 antennas", "back later"]
     assert report.key_bits >= bits[0] > bits[1] > bits[2] == 0  # eight of 0.4 know all: 8·0.4² > 1
+    assert bits[3] == 0  # without a secret surface nothing stands between her and what was measured
 
 
 # ---------------------------------------------------------------- attacks that fail

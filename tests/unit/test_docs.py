@@ -79,3 +79,18 @@ def test_every_attack_of_the_portfolio_is_told_of() -> None:
     attacks = {p.stem for p in (ROOT / "testbed" / "entropy" / "attacks").glob("[!_]*.py")}
     assert {"nearest", "eve_now"} <= attacks
     assert sorted(a for a in attacks if f"`{a}`" not in page) == []
+
+
+def test_every_test_that_the_threats_name_is_there() -> None:
+    """A row that names a test which was renamed would be a row that nothing holds."""
+    page = (ROOT / "docs" / "threats.md").read_text(encoding="utf-8")
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    files = {str(path.relative_to(ROOT)) for path in sources}
+    named = set(re.findall(r"`(tests/[a-z_/]+\.py)`", page))
+    assert len(named) > 10
+    assert sorted(named - files) == []
+    stems = {path.stem for path in sources}
+    functions = set(re.findall(r"`(test_\w+)", page)) - stems
+    assert len(functions) > 20
+    everything = "\n".join(sources.values())
+    assert sorted(name for name in functions if f"def {name}" not in everything) == []

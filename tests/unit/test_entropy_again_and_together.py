@@ -24,7 +24,7 @@ def finding(facts: object, name: str) -> Finding:
     return judgement.findings[0]
 
 
-@pytest.mark.parametrize("pace", [0.75, 1.3, -0.8])
+@pytest.mark.parametrize("pace", [0.75, -1.3])
 def test_a_track_walked_again_at_another_pace_is_known(pace: float) -> None:
     rng = np.random.default_rng(7)
     shape = rng.normal(size=(6, PLACES))
@@ -41,7 +41,9 @@ def test_a_track_walked_again_at_another_pace_is_known(pace: float) -> None:
     facts = block(rng, now, rounds=np.arange(337, 337 + len(now)))
     facts = replace(facts, earlier=(before,))
     stranger = replace(before, features=rng.normal(size=before.features.shape))
-    assert finding(facts, "recurrence_warped").guess_probability > 0.55
+    known = finding(facts, "recurrence_warped")
+    assert known.guess_probability > 0.8
+    assert known.log_loss_bits < facts.kept_bits / 4  # so the rule "modelled" leaves nothing
     assert finding(replace(facts, earlier=(stranger,)), "recurrence_warped").guess_probability < 0.42
 
 

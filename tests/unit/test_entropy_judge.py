@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from testbed.core import registry
 from testbed.core.errors import InputError
 from testbed.core.types import F64, I64, Bits
-from testbed.entropy import attack as attack_module
 from testbed.entropy.attack import Attack, load_attacks, portfolio
 from testbed.entropy.facts import HIDDEN, Earlier, Facts, Heard
 from testbed.entropy.judge import clopper_pearson, folds, inflation, judge, smoothing
@@ -200,9 +201,10 @@ def test_freedom_is_charged_once_by_the_largest_and_below_half_there_is_nothing(
 def test_more_attacks_and_blocks_only_lower_the_limit() -> None:
     whole = facts(n=400)
     one = judge(whole, attacks=[Told(uniform)]).min_entropy("estimated")
-    many = judge(whole, attacks=[Told(uniform) for _ in range(8)]).min_entropy("estimated")
+    many = judge(whole, attacks=[Told(uniform) for _ in range(7)])  # and all of them together
+    assert many.attacks == 8
     blocks = judge(whole, attacks=[Told(uniform)], blocks=8).min_entropy("estimated")
-    assert many == blocks < one
+    assert many.min_entropy("estimated") == blocks < one
 
 
 def test_each_depth_has_a_limit_of_its_own() -> None:
@@ -292,11 +294,52 @@ def test_what_folds_hide_is_added_to_the_gain() -> None:
     class FromAfar(Told):
         hidden_context = 0.1
 
-    near, far = judge(whole, attacks=[Told(half), FromAfar(half)]).findings
+    near, far, _ = judge(whole, attacks=[Told(half), FromAfar(half)]).findings
     assert near.hits == far.hits
     gain = whole.kept_bits - near.log_loss_bits
     assert far.log_loss_bits == pytest.approx(whole.kept_bits - gain / 0.9)
     assert far.upper_bound > near.upper_bound
+
+
+def test_all_of_them_together_know_which_one_is_right_at_a_time_and_where() -> None:
+    """Two Eves, each right in spells, one of them in some dimensions only: together they leave what neither leaves."""
+    whole = facts(n=400)
+    secret, probe, dimension = whole.value, whole.probe, whole.dimension
+
+    def right(where: np.ndarray[Any, Any]) -> Told:
+        def say(_: Facts, train: I64, test: I64) -> F64:
+            p = np.full((test.size, 4), 0.25)
+            known = where[test]
+            p[known] = 0.97 * np.eye(4)[secret[test[known]]] + 0.01 * (1 - np.eye(4)[secret[test[known]]])
+            wrong = np.roll(np.eye(4), 1, axis=1)[secret[test[~known]]]  # as sure of it as where she is right
+            p[~known] = 0.9 * wrong + 0.1 / 4
+            return p
+
+        return Told(say)
+
+    spells = probe // 25 % 2 == 0
+    left = {}
+    for what, wheres in {
+        "in time": (spells, ~spells),
+        "in dimensions": (dimension == 0, dimension > 0),
+        "every other round": (whole.rounds[probe] // 2 % 2 == 0, whole.rounds[probe] // 2 % 2 == 1),
+    }.items():
+        found = judge(whole, attacks=[right(w) for w in wheres])
+        assert found.findings[-1].attack == "together"
+        assert min(f.log_loss_bits for f in found.findings[:-1]) > 0.8 * whole.kept_bits
+        left[what] = found.findings[-1].log_loss_bits / whole.kept_bits
+        assert found.min_entropy("modelled") == 0.0
+    assert left["in time"] < 0.15
+    assert left["in dimensions"] < 0.05
+
+
+def test_together_gains_nothing_where_nobody_knows_anything() -> None:
+    whole = facts(n=400)
+    found = judge(whole, attacks=portfolio(names=["string_near", "string_table", "own_features"]))
+    last = found.findings[-1]
+    assert last.attack == "together"
+    assert last.log_loss_bits > 0.99 * whole.kept_bits
+    assert last.guess_probability < 0.3
 
 
 def test_labels_that_come_later_are_no_evidence() -> None:
@@ -315,7 +358,7 @@ def test_labels_that_come_later_are_no_evidence() -> None:
         states=np.arange(400) // 2,
     )
     found = judge(whole, attacks=portfolio(names=["own_features", "recurrence_state", "string_near"]))
-    left = [finding.log_loss_bits for finding in found.findings]
+    left = [finding.log_loss_bits for finding in found.findings if finding.attack != "together"]
     assert min(left) == pytest.approx(400, abs=60)  # every second label is new
 
 
@@ -406,11 +449,13 @@ def test_a_file_that_is_broken_is_named_and_takes_nothing_else_down(
     (folder / "broken.py").write_text("import nothing_of_this_name\n")
     (folder / "empty.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
-    classes, failed = load_attacks("some_attacks")
+    kind = replace(registry.KINDS["attacks"], folder="some_attacks")
+    monkeypatch.setitem(registry.KINDS, "attacks", kind)
+    monkeypatch.setattr(registry, "_entry_points", lambda path: [])
+    classes, failed = load_attacks()
     assert list(classes) == ["good"]
     assert {b.name for b in failed} == {"broken", "empty"}
     assert "nothing_of_this_name" in next(b.reason for b in failed if b.name == "broken")
-    monkeypatch.setattr("testbed.entropy.judge.load_attacks", lambda: (classes, failed))
     found = judge(facts())
     assert {f.attack for f in found.failures} == {"broken", "empty"}
     assert found.min_entropy("estimated") == 0.0
@@ -419,16 +464,18 @@ def test_a_file_that_is_broken_is_named_and_takes_nothing_else_down(
             del sys.modules[name]
 
 
-def test_entry_points_add_attacks_and_cannot_replace_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Point:
-        def __init__(self, name: str, load: Any) -> None:
-            self.name, self.load = name, lambda: load
-
-    points = [Point("theirs", Told), Point("eve_now", Told), Point("no_attack", int)]
-    monkeypatch.setattr(attack_module, "entry_points", lambda group: points if group == "testbed.attacks" else [])
+def test_entry_points_add_attacks_and_a_name_given_twice_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = __name__
+    points = [
+        EntryPoint(name, f"{here}:{what}", "testbed.attacks")
+        for name, what in (("theirs", "Told"), ("eve_now", "Told"), ("no_attack", "facts"))
+    ]
+    monkeypatch.setattr(registry, "_entry_points", lambda path: points)
     classes, failed = load_attacks()
     assert classes["theirs"] is Told
+    assert "eve_now" not in classes
     assert {b.name for b in failed} == {"eve_now", "no_attack"}
+    assert "given 2 times" in next(b.reason for b in failed if b.name == "eve_now")
 
 
 def test_frequencies_are_of_training_symbols_of_the_same_depth() -> None:

@@ -181,7 +181,7 @@ def test_the_least_of_measured_and_assumed_counts_and_sensitivity_only_goes_down
     for key in (mild, hard):
         rows = [key.bits, *(r.key_bits for r in key.sensitivity)]
         assert rows == sorted(rows, reverse=True)
-        assert [r.name for r in key.sensitivity] == ["2 antennas", "4 antennas", "8 antennas"]
+        assert [r.name for r in key.sensitivity] == ["2 antennas", "4 antennas", "8 antennas", "back later"]
     assert "correlation 0.5" in " ".join(hard.assumptions)
 
 
@@ -236,3 +236,22 @@ def test_labels_beyond_the_surfaces_bits_make_no_key(rule: Any) -> None:
     assert length.bits == int(drawn - 100 - 2 * 66 - log2(12800 // STEP + 1)) // STEP * STEP
     row = next(r for r in length.eves if r.name == "surface_counted")
     assert row.key_bits == length.bits
+
+
+def test_what_if_the_patterns_were_known_or_somebody_came_back() -> None:
+    """200 states of 16 bits: of 12 000 bits that the attacks leave, what moves besides is the rest."""
+    seen = under_states(list(range(100)), 16)
+    free = Judgement(1600, 12800, (finding(estimated=12000.0, loss=12700.0),), (), 1, -66.0)
+    length = key_length(seen, free, 100, Budget(64, 1))
+    rows = {r.name: r.key_bits for r in length.sensitivity}
+    # the key is capped by what was drawn: whoever knows that has everything, whoever comes back lacks the states
+    assert rows == {"pattern known": 0, "back later": length.bits}
+    few = under_states([0, 1] * 50, 1)
+    rows = {r.name: r.key_bits for r in key_length(few, free, 0, Budget(64, 1)).sensitivity}
+    assert rows == {"pattern known": 0, "back later": 0}
+    public = under_states(list(range(100)), None)
+    length = key_length(public, free, 100, Budget(64, 1))
+    rows = {r.name: r.key_bits for r in length.sensitivity}
+    assert rows == {"pattern known": length.bits, "back later": 0}
+    assert length.bits > 10_000
+    assert any("2^16" in text for text in key_length(seen, free, 0, Budget()).assumptions)

@@ -29,10 +29,16 @@ def envelope(body: Any) -> dict[str, Any]:
 
 
 HELLO = envelope(m.Hello(role="bob", identity={"driver": "sim"}, pid=1, turnaround_s=1e-4))
-PROBED = envelope(m.Probed(round=1, links=[m.LinkResult(tx="alice", reason=None, shape=(1, 1, 4), csi=bytes(32))]))
+PROBED = envelope(
+    m.Probed(
+        rounds=[m.RoundResult(round=1, links=[m.LinkResult(tx="alice", reason=None, shape=(1, 1, 4), csi=bytes(32))])]
+    )
+)
 WELCOME = envelope(m.Welcome(run="run-1", lost_after_s=8.0))
 DISTIL = envelope(m.Distil(block=0, rounds=[1, 2], timeout_s=60.0))
-PROBE = envelope(m.Probe(round=1, slots=[m.SlotPlan("alice", ["bob"], 1.0)], margin_s=1e-6, end_s=2.0))
+PROBE = envelope(
+    m.Probe(rounds=[m.RoundPlan(round=1, slots=[m.SlotPlan("alice", ["bob"], 1.0)], margin_s=1e-6, end_s=2.0)])
+)
 APPLY = envelope(m.Apply(round=1, levels=bytes(4), shape=(2, 2), phase_bits=1))
 STEP = envelope(m.Step(round=1, step=0, action="transmit", tx="alice", last=False))
 PUBLIC = plain(m.PublicEnvelope("run-1", 0, "agree", -1, "bob", PublicMessage(kind="hi", body={"n": [1, 2]})))
@@ -93,6 +99,7 @@ def test_the_messages_that_are_spoilt_below_are_good(message: Any) -> None:
         (HELLO, "body/identity", {"x": {(1, 2): 3}}),
         (HELLO, "body/identity", {"x": {1: 2}}),
         (HELLO, "body/identity", {"x": "y" * (gate.MAX_TEXT + 1)}),
+        (HELLO, "body/identity", {"x": "y" * m.MAX_IDENTITY_BYTES}),
         (HELLO, "header/msg_id", -1),
         *[(HELLO, "header/sender", name) for name in NOT_NAMES],
         *[(HELLO, "header/incarnation", name) for name in NOT_NAMES],
@@ -110,17 +117,17 @@ def test_the_messages_that_are_spoilt_below_are_good(message: Any) -> None:
         (PROBE, "body/margin_s", NAN),
         (PROBE, "body/margin_s", 3600.0),
         (PROBE, "body/end_s", INF),
-        (PROBE, "body/slots/0/start_s", NAN),
-        (PROBE, "body/slots/0/tx", "../x"),
-        (PROBE, "body/slots/0/rx", ["bob\0"]),
-        (PROBED, "body/links/0/tx", ""),
-        (PROBED, "body/links/0/tx", "../x"),
-        (PROBED, "body/links/0/reason", "no reason\n"),
-        (PROBED, "body/links/0/snr_db", NAN),
-        (PROBED, "body/links/0/timing_error_s", INF),
-        (PROBED, "body/links/0/shape", [1, 1, 5]),
-        (PROBED, "body/links/0/shape", [-1, -1, 4]),
-        (PROBED, "body/links/0/csi", bytes(31)),
+        (PROBE, "body/rounds/0/slots/0/start_s", NAN),
+        (PROBE, "body/rounds/0/slots/0/tx", "../x"),
+        (PROBE, "body/rounds/0/slots/0/rx", ["bob\0"]),
+        (PROBED, "body/rounds/0/links/0/tx", ""),
+        (PROBED, "body/rounds/0/links/0/tx", "../x"),
+        (PROBED, "body/rounds/0/links/0/reason", "no reason\n"),
+        (PROBED, "body/rounds/0/links/0/snr_db", NAN),
+        (PROBED, "body/rounds/0/links/0/timing_error_s", INF),
+        (PROBED, "body/rounds/0/links/0/shape", [1, 1, 5]),
+        (PROBED, "body/rounds/0/links/0/shape", [-1, -1, 4]),
+        (PROBED, "body/rounds/0/links/0/csi", bytes(31)),
         (APPLY, "body/levels", bytes(5)),
         (APPLY, "body/shape", [1 << 31, 1 << 31]),
         (APPLY, "body/phase_bits", 64),

@@ -95,6 +95,32 @@ def test_nan_means_that_she_heard_nothing() -> None:
     assert np.isnan(k.read_heard(silent).values).all()
 
 
+@pytest.mark.parametrize("rounds", [np.arange(5) + (1 << 31), np.arange(5) - 3, np.arange(5) + (1 << 62)])
+def test_rounds_that_no_run_has_are_refused(rounds: Any) -> None:
+    """The judge looked them up in arrays as long as the run, and the block had no key."""
+    with pytest.raises(InputError, match="that no run has"):
+        k.read_heard(series(rounds=rounds.astype("<i8").tobytes()))
+    with pytest.raises(InputError, match="that no run has"):
+        k.read_heard(series(values=np.full(10, 3e38, "<f4").tobytes()))
+
+
+def test_an_antenna_that_hears_nothing_or_stands_still_is_left_out_and_its_neighbours_count() -> None:
+    """An Eve who reported nothing but NaN, or a constant, made every attack fail, and so every key."""
+    known = k.Knowledge()
+    mixed = np.stack([np.arange(5.0), np.full(5, 2.0)], 1).astype("<f4").tobytes()
+    known.add_heard(
+        [
+            series("eve.0:alice", values=np.full(10, np.nan, "<f4").tobytes()),
+            series("eve.1:alice", values=np.zeros(10, "<f4").tobytes()),
+            series("eve.2:alice", values=mixed),
+        ]
+    )
+    (heard,) = known.facts(agreed()).heard
+    assert heard.name == "eve.2:alice"
+    assert heard.values[:, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert np.isnan(heard.values[:, 1]).all()
+
+
 def test_more_rounds_than_a_run_has_are_refused() -> None:
     n = k.MOST_ROUNDS + 1
     with pytest.raises(InputError, match=f"is not {n} rounds of 2 features"):

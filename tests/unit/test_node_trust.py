@@ -7,10 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from testbed import config
+from testbed.assess import run_summary
 from testbed.coordinator import events as ce
+from testbed.coordinator.recorder import MOST_NOTES, Recorder
 from testbed.coordinator.server import Coordinator
 from testbed.core.errors import TestbedError
 from testbed.core.types import CsiSeries, Key
@@ -20,6 +24,8 @@ from testbed.nodes import events as e
 from testbed.nodes import known
 from testbed.nodes.daemon import NodeDaemon
 from testbed.nodes.orders import BlockNumbers
+from testbed.records import documents, reader
+from testbed.records.writer import RunWriter
 
 KEY = Key(3, np.array([1, 0, 1, 1] * 32, np.uint8))
 
@@ -194,7 +200,50 @@ def test_csi_of_another_shape_than_the_runs_reaches_neither_policies_nor_records
     made.state = SimpleNamespace(virtual=True)  # type: ignore[assignment]
     made._handle = lambda event: taken.append(event) or []  # type: ignore[func-returns-value]
     csi = bytes(8 * int(np.prod(shape)))
-    probed = m.Probed(round=1, links=[m.LinkResult(tx="alice", reason=None, shape=shape, csi=csi)])
+    probed = m.Probed(
+        rounds=[m.RoundResult(round=1, links=[m.LinkResult(tx="alice", reason=None, shape=shape, csi=csi)])]
+    )
     made._receive(("eve", m.Header(0, m.VERSION, "eve", "1"), probed))
     assert bool(taken) == fits
     assert struck == ([] if fits else [("eve", "csi")])
+
+
+@pytest.mark.parametrize("liar", ["alice", "bob", "eve"])
+def test_csi_of_other_antennas_at_one_end_costs_the_comparison_and_not_the_runs_end(tmp_path: Path, liar: str) -> None:
+    """A node may report any number of antennas as its own; the summary of the run was a traceback."""
+    experiment = msgspec.to_builtins(config.load_experiment("static_room"))
+    place = msgspec.to_builtins(config.load_lab("sim"))
+    writer = RunWriter(tmp_path / "run", documents.start(experiment, place, subcarrier_hz=[0.0, 1e6]))
+    noise = np.random.default_rng(1)
+    for r in range(12):
+        for link in ("alice>bob", "bob>alice", "alice>eve", "bob>eve"):
+            receiver = link.split(">")[1]
+            shape = (5 if receiver == liar else 1, 1, 2)
+            h = (noise.normal(size=(*shape, 2)) @ [1, 1j]).astype(np.complex64)
+            writer.probe(r, receiver, link, r * 0.1, 20.0, 0.0, -30.0, None, h)
+        writer.round(r, True, None, None, r * 0.1)
+    writer.flush()
+    summary = run_summary.summary_of(reader.load(tmp_path / "run"))
+    writer.close(documents.stop("ok"), summary)
+    assert (summary["csi_correlation_ab"] is None) == (liar != "eve")
+    assert summary["csi_correlation_ae"] is None
+    told = " ".join(entry["detail"] for entry in summary["health"])
+    assert ("cannot be compared" in told) == (liar != "eve")
+
+
+def test_a_node_that_fails_without_end_does_not_fill_the_record(tmp_path: Path) -> None:
+    lab = config.load_lab("sim")
+    start = documents.start(msgspec.to_builtins(config.load_experiment("static_room")), msgspec.to_builtins(lab))
+    writer = RunWriter(tmp_path / "run", start)
+    recorder = Recorder(writer, lab, "run-1", private=False)
+    told = [
+        recorder.note(ce.Note("failed", {"node": name, "operation": "x", "state": "y", "detail": "z"}))
+        for name in ["eve"] * (MOST_NOTES + 500) + ["bob"]
+    ]
+    assert (told.count(False), told[-1]) == (500, True)
+    recorder.totals(0, {})
+    writer.flush()
+    events = reader.load(tmp_path / "run").events
+    assert sum(x.kind == "failed" for x in events) == MOST_NOTES + 1
+    assert next(x.data for x in events if x.kind == "notes_left_out") == {"eve": 500}
+    writer.close(documents.stop("ok"), None)

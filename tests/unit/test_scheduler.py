@@ -56,7 +56,7 @@ def margins(
             else:
                 plan.track("bob", base_s, start_s)
         start_s, end_s = plan.plan(0.0, 0.0)
-        order = plan.probe("bob", number, start_s, end_s, report_captured=False)
+        order = plan.round_plan("bob", number, start_s, end_s)
         window_s = order.slots[0].start_s - start_s
         true_s = crystal.base_at(start_s)
         assert abs(true_s - window_s) <= order.margin_s, f"round {number}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -11,81 +13,125 @@ from testbed.papers.secrecy_of_keys.cases import ATTACKED, CASES, HARMLESS, HELD
 from testbed.papers.secrecy_of_keys.cases import ar1_surprisal as surprisal
 from testbed.papers.secrecy_of_keys.table import Row, of_case, summary
 
-PROBES = 240
-SEEDS = (0, 1, 2)
+PROBES = 300
+SEED = 1
 
+TABLE = {
+    # The kinds of Eve that were granted a key once, and what may be granted: nothing, or at most what is true. The
+    # number: how many labels the portfolio guesses at least. An attack that stopped working would else pass by the
+    # margin of the others.
+    "16 elements, patterns public, CSI": (0, 0.85),
+    "4 elements, patterns public, features alone": (0, 0.8),
+    "the same file run again": (0, 0.9),
+    "codebook swept ten times in one block": ("true", 0.88),
+    "codebook swept again in the next block": (0, 0.93),
+    "a sweep over several blocks, again": (0, 0.93),
+    "Eve hears the same": (0, 0.9),
+    "Eve walks 40 rounds behind": (0, 0.9),
+    "Eve walks 40 rounds ahead": (0, 0.9),
+    "inverted on one link, the other unrelated": (0, 0.83),
+    "one packet missing": (0, 0.9),
+    "six packets missing": (0, 0.87),
+    "2 probes late": (0, 0.9),
+    "5 probes late": (0, 0.9),
+    "12 probes late": (0, 0.9),
+    "subcarriers in another order": (0, 0.9),
+    "subcarriers mirrored, 9 late": (0, 0.9),
+    "8 antennas of correlation 0.75": ("true", 0.68),
+    "8 antennas combined as complex fields": (0, 0.88),
+    "training walked again, backwards": (0, 0.88),
+    "walk there and back": ("true", 0.53),
+    "track walked back at another pace": (0, 0.82),
+}
+HELD_BACK_GUESSES = {
+    # of the kinds that were held back; the first six are those which the rule granted too much once
+    "twenty packets missing": 0.81,
+    "forty packets missing": 0.75,
+    "well at times": 0.44,
+    "comes back inverted": 0.54,
+    "signs change": 0.85,
+    "order changes": 0.83,
+    "well for moments": 0.46,
+    "signs change every round": 0.75,
+    "two antennas, well in turn": 0.8,
+    "twenty packets missing, in another order": 0.82,
+    "gain wanders, signs differ": 0.9,
+    "half rate": 0.53,
+    "packets lost, her clock known": 0.7,
+    "two lags mixed": 0.9,
+    "some dimensions, late": 0.55,
+    "only Bob's side": 0.84,
+    "clock drifts": 0.9,
+    "magnitude only": 0.45,
+    "power only": 0.42,
+    "backwards": 0.9,
+    "exponential": 0.9,
+    "labels of one to five bits": 0.74,
+    "vector labels": 0.79,
+    "dimensions mixed": 0.89,
+}
+ALWAYS_TRIED = tuple(HELD_BACK_GUESSES)[:6]
 SHARE = {
     # of the true bits, "estimated" and "modelled": what is granted at least
     "AR(1) 0, Eve unrelated": (0.45, 0.85),
-    "AR(1) 0.5, Eve unrelated": (0.3, 0.7),
-    "AR(1) 0.9, Eve unrelated": (0.05, 0.0),
-    "Eve with correlation 0.3": (0.35, 0.75),
-    "Eve with correlation 0.6": (0.25, 0.6),
+    "AR(1) 0.5, Eve unrelated": (0.35, 0.7),
+    "AR(1) 0.9, Eve unrelated": (0.1, 0.0),
+    "Eve with correlation 0.3": (0.45, 0.8),
+    "Eve with correlation 0.6": (0.35, 0.65),
 }
-GUESSED = {
-    # of the labels, what the portfolio guesses at least: an attack that stopped working would pass by its margin else
-    "six packets missing": 0.7,
-    "twenty packets missing": 0.6,
-    "well at times": 0.35,
-    "labels of one to five bits": 0.65,
-    "vector labels": 0.7,
-    "comes back inverted": 0.5,
-    "8 antennas of correlation 0.75": 0.65,
-    "walk there and back": 0.5,
-    "training walked again, backwards": 0.75,
-    "half rate": 0.5,
-    "packets lost, her clock known": 0.6,
-    "some dimensions, late": 0.5,
-    "only Bob's side": 0.8,
-    "clock drifts": 0.75,
-    "magnitude only": 0.4,
-    "power only": 0.4,
-    "inverted on one link, the other unrelated": 0.8,
-    "codebook swept ten times in one block": 0.8,
-    "4 elements, patterns public, features alone": 0.7,
-}
+BY_NAME = {c.name: c for c in CASES}
 
 
-def judged(case: Case, seed: int, probes: int = PROBES) -> list[Row]:
-    return of_case(case, seed, probes, Budget())
+@cache
+def judged(name: str, seed: int = SEED, probes: int = PROBES) -> tuple[Row, ...]:
+    return tuple(of_case(BY_NAME[name], seed, probes, Budget()))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("case", [*ATTACKED, *HELD_BACK], ids=lambda c: c.name)
-def test_no_more_is_granted_than_there_is(case: Case, seed: int) -> None:
-    for row in judged(case, seed):
+def test_every_case_has_its_place() -> None:
+    assert set(TABLE) == {c.name for c in ATTACKED}
+    assert set(HELD_BACK_GUESSES) == {c.name for c in HELD_BACK}
+    assert set(SHARE) < {c.name for c in HARMLESS}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_who_was_granted_a_key_once_is_granted_what_is_true(name: str) -> None:
+    most, guessed = TABLE[name]
+    for row in judged(name):
         assert not row.failures
-        assert row.granted <= row.true_bits
-        assert row.guessed >= GUESSED.get(case.name, 0.85)
+        assert row.granted <= (row.true_bits if most == "true" else most)
+        assert row.guessed >= guessed
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("case", HARMLESS, ids=lambda c: c.name)
-def test_harmless_cases_keep_their_key_and_no_more(case: Case, seed: int) -> None:
-    for row, share in zip(judged(case, seed), SHARE.get(case.name, (0.0, 0.0)), strict=True):
+@pytest.mark.parametrize("name", ALWAYS_TRIED)
+def test_held_back_kinds_are_granted_no_more_than_there_is(name: str) -> None:
+    for row in judged(name):
+        assert row.holds
+        assert row.guessed >= HELD_BACK_GUESSES[name]
+
+
+@pytest.mark.parametrize("name", SHARE)
+def test_harmless_cases_keep_their_key_and_no_more(name: str) -> None:
+    for row, share in zip(judged(name), SHARE[name], strict=True):
         assert not row.failures
         assert share * row.true_bits <= row.granted <= row.true_bits
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "Eve walks 40 rounds behind",
-        "one packet missing",
-        "12 probes late",
-        "subcarriers in another order",
-        "codebook swept again in the next block",
-        "a sweep over several blocks, again",
-        "the same file run again",
-        "training walked again, backwards",
-        "8 antennas combined as complex fields",
-        "16 elements, patterns public, CSI",
-    ],
-)
-def test_where_eve_has_everything_there_is_no_key(name: str) -> None:
-    case = next(c for c in CASES if c.name == name)
-    for row in judged(case, 7):
-        assert row.granted == 0
+def test_modelled_grants_nothing_below_half_of_the_label_bits_and_more_than_estimated_above() -> None:
+    estimated, modelled = judged("AR(1) 0.9, Eve unrelated")
+    assert modelled.true_bits < 0.62 * modelled.label_bits
+    assert modelled.granted == 0 < estimated.granted
+    for name in ("AR(1) 0, Eve unrelated", "Eve with correlation 0.3"):
+        estimated, modelled = judged(name)
+        assert modelled.granted > estimated.granted
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", [n for n in HELD_BACK_GUESSES if n not in ALWAYS_TRIED])
+def test_all_other_kinds_that_were_held_back(name: str) -> None:
+    for row in judged(name):
+        assert row.holds
+        assert row.guessed >= HELD_BACK_GUESSES[name]
 
 
 @pytest.mark.long
@@ -93,7 +139,7 @@ def test_where_eve_has_everything_there_is_no_key(name: str) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_twenty_seeds(case: Case) -> None:
     for seed in range(20):
-        for row in judged(case, seed, 600):
+        for row in judged(case.name, seed):
             assert row.holds, row
 
 
@@ -116,7 +162,6 @@ def test_the_true_bits_of_fading_are_those_of_a_chain() -> None:
 
 
 def test_a_summary_says_how_far_beyond_the_truth_it_went() -> None:
-    rows = judged(next(c for c in CASES if c.name == "Eve hears the same"), 1, 200)
-    found = summary(rows)
+    found = summary(judged("Eve hears the same"))
     assert set(found) == {"Eve hears the same / estimated", "Eve hears the same / modelled"}
     assert all(row["beyond_true_bits"] <= 0 for row in found.values())

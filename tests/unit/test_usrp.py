@@ -407,6 +407,42 @@ def test_the_calibrated_delay_is_taken_out(lab: Lab, calibrated: float, shift: i
     assert match(heard.samples, burst().samples)[0] == pytest.approx(100 + shift, abs=1)
 
 
+def test_each_rate_has_a_delay_of_its_own(lab: Lab) -> None:
+    """What was measured at one rate is 30 samples wrong at another; a rate without a figure is refused by name."""
+    lab.bob.rx_delay_samples = {"20e6": 50.0, "10e6": 80.0}
+    table = {"20e6": 50.0, "10e6": 80.0}
+    alice, bob = lab.pair(clock_source="external", time_source="external", pps=True, rx_delay_samples=table)
+    for rate_hz in (20e6, 10e6):
+        for radio in (alice, bob):
+            radio.configure(replace(SETTINGS, sample_rate_hz=rate_hz))
+        wave = replace(burst(), sample_rate_hz=rate_hz)
+        at_s = max(alice.now_s(), bob.now_s()) + 10 * LEAD_S
+        alice.transmit(wave, at_s)
+        lab.alice.idle_until(at_s + LEAD_S)
+        heard = bob.receive(2 * N, at_s - 100 / rate_hz)
+        assert match(heard.samples, wave.samples)[0] == pytest.approx(100, abs=1)
+    with pytest.raises(DeviceError, match=r"rx_delay_samples has no value for 5e\+06 Hz, only for 20e6, 10e6"):
+        bob.configure(replace(SETTINGS, sample_rate_hz=5e6))
+
+
+def test_rates_and_masters_are_coerced_as_the_device_does(lab: Lab) -> None:
+    """An X310 has two masters, and rates that they divide down to; what it took is what is answered."""
+    lab.alice.product = "X310"
+    radio = lab.open(lab.alice)
+    assert radio.identity()["product"] == "X310"
+    assert radio.identity()["master_clock_rate_hz"] == 200e6
+    assert radio.configure(replace(SETTINGS, sample_rate_hz=4e6)).sample_rate_hz == 4e6
+    assert radio.configure(replace(SETTINGS, sample_rate_hz=6e6)).sample_rate_hz == pytest.approx(200e6 / 33)
+    radio.close()
+    other = lab.open(lab.alice, master_clock_rate_hz=184.32e6)
+    assert other.configure(replace(SETTINGS, sample_rate_hz=7.68e6)).sample_rate_hz == 7.68e6
+    other.close()
+    with pytest.raises(DeviceError, match="master clock runs at 200000000 Hz, not 195000000 Hz"):
+        lab.open(lab.alice, master_clock_rate_hz=195e6)
+    with pytest.raises(DeviceError, match="master clock runs at 5000000 Hz, not 1000000 Hz"):
+        lab.open(lab.bob, master_clock_rate_hz=1e6)
+
+
 def test_saturated_samples_stay_within_full_scale(lab: Lab) -> None:
     alice, bob = lab.pair(clock_source="external", time_source="external", pps=True)
     bob.configure(replace(SETTINGS, rx_gain_db=70.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from testbed.config import load_lab, state_root
 from testbed.core import identity
+from testbed.core import whole as module
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.whole import whole, write_whole
 from testbed.records import files
@@ -133,3 +135,50 @@ def test_a_folder_that_is_closed_to_us_is_bad_input(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Path, "glob", closed)
     with pytest.raises(InputError, match=r"keys: cannot be read: Permission denied; accepted"):
         _key_files(tmp_path / "keys")
+
+
+def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
+    """A coordinator that named a pipe or a device as a model kept a node waiting for ever, or filled its memory."""
+    from testbed import config
+    from testbed.core import patterns, registry
+    from testbed.core.archives import check_zip, read_npz
+    from testbed.records import reader, sigmf
+    from testbed.replay.sources import rfm12b_rssi
+
+    pipe, link, folder = tmp_path / "pipe.json", tmp_path / "link", tmp_path / "run"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/zero")
+    folder.mkdir()
+    (folder / "run.json").symlink_to(pipe)
+    os.mkfifo(tmp_path / "x.sigmf-data")
+    (tmp_path / "x.sigmf-meta").write_text("{}")
+    for path in (pipe, link):
+        for read in (
+            lambda p: module.read_whole(p, 1 << 20), lambda p: read_npz(p, 1 << 20), lambda p: check_zip(p, 1 << 20),
+            patterns.load, lambda p: config.load_lab(str(p)), lambda p: config.load_experiment(str(p)),
+            lambda p: registry.make_stage("enhance", "linear_mmse", {"model": str(p)}), rfm12b_rssi._rows,
+        ):  # fmt: skip
+            with pytest.raises((OSError, InputError), match=r"no regular file|no such (lab|experiment)") as caught:
+                read(path)
+            assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"run\.json: cannot be read: it is no regular file"):
+        reader.load(folder)
+    with pytest.raises(InputError, match="no regular file"):
+        sigmf.read(tmp_path / "x")
+    with pytest.raises(IsADirectoryError):
+        module.read_whole(tmp_path, 1 << 20)
+
+
+def test_no_more_is_read_than_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert module.read_whole(path, 5) == b"12345"
+    with pytest.raises(OSError, match="5 bytes, accepted up to 4"):
+        module.read_whole(path, 4)
+    bomb = tmp_path / "a.gz"
+    bomb.write_bytes(gzip.compress(bytes(1 << 20)))
+    from testbed.replay.sources import rfm12b_rssi
+
+    monkeypatch.setattr(rfm12b_rssi, "MAX_BYTES", 1 << 19)
+    with pytest.raises(InputError, match="more than 524288 bytes"):
+        rfm12b_rssi._rows(bomb)

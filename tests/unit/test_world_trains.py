@@ -14,7 +14,7 @@ from sim_backend.server import SimWorld
 from testbed.core.config import PlacedNode, RadioPlan, Scene
 from testbed.core.errors import DeviceError, DeviceTimeout
 from testbed.core.radio import Radio, Window
-from testbed.core.types import IqBlock
+from testbed.core.types import IqBlock, SurfacePattern
 
 N = 1000
 ROUNDS = 12
@@ -129,3 +129,47 @@ def test_a_radio_that_cannot_time_has_no_trains_and_an_empty_one_is_nothing() ->
         with pytest.raises(DeviceError, match="cannot time its samples"):
             world.radio("bob", timed=False).receive_many([Window(10, 0.1)])
         assert world.radio("alice").receive_many([]) == []
+
+
+# ---------------------------------------------------------------- patterns that latch by time
+
+
+def test_every_round_of_a_train_sees_its_own_pattern() -> None:
+    """The same samples as with each pattern applied just before its round."""
+    levels = np.random.default_rng(3).integers(0, 2, (4, 16, 16)).astype(np.uint8)
+    patterns = [SurfacePattern(x, 1) for x in levels]
+    starts_s = [0.01 + 5e-3 * k for k in range(4)]
+    heard: list[list[np.ndarray]] = []
+    for scheduled in (True, False):
+        with room() as world:
+            alice, bob = world.radio("alice", seed=6), world.radio("bob", seed=7)
+            board = world.board(latency_s=1e-3)
+            block = IqBlock(frame(), SETTINGS.sample_rate_hz, 0.0)
+            blocks: list[np.ndarray] = []
+            if scheduled:
+                board.schedule(patterns, [board._clock.reading_s(round((at_s - 2e-3) * 1e12)) for at_s in starts_s])
+            for pattern, at_s in zip(patterns, starts_s, strict=True):
+                for radio in (alice, bob):
+                    radio.idle_until(device_time(radio, at_s - 3e-3))
+                bob.receive(10, device_time(bob, at_s - 3.5e-3))
+                if not scheduled:
+                    board.apply(pattern)
+                alice.transmit(block, device_time(alice, at_s))
+                for radio in (alice, bob):
+                    radio.idle_until(device_time(radio, at_s + 1e-3))
+                blocks.append(bob.receive(N, device_time(bob, at_s)).samples)
+            heard.append(blocks)
+    for one, other in zip(*heard, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.allclose(heard[0][0], heard[0][1], atol=1e-3 * np.abs(heard[0][0]).max())
+
+
+def test_a_pattern_that_cannot_latch_in_time_is_refused_with_all_others() -> None:
+    with room() as world:
+        board = world.board(latency_s=1e-3)
+        before = board.readback().digest
+        wanted = SurfacePattern(np.ones((16, 16), np.uint8), 1)
+        soon_s = board.now_s() + 0.5e-3
+        with pytest.raises(DeviceError, match=r"a pattern is due 0\.000500 s before it could latch"):
+            board.schedule([wanted, wanted], [soon_s, soon_s + 0.01])
+        assert board.readback().digest == before

@@ -9,7 +9,7 @@ that `complex` could keep, so there it gives the same as `db`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -74,10 +74,13 @@ class Reduction:
 
         Dimension = ((rx · n_tx) + tx) · n_groups + group, groups of subcarriers in ascending order; with `complex`
         (((rx · n_tx) + tx) · 2 + part) · n_groups + group, part 0 being Re; or as for `db` where there are only
-        `levels`. NaN in, NaN out; a magnitude ≤ 0 has no dB value and becomes NaN, too.
+        `levels`. NaN in, NaN out; a magnitude ≤ 0 has no dB value and becomes NaN, too. A group is NaN in every row
+        where this end guessed most of its subcarriers.
         """
         scale = "db" if self.scale == "complex" and self.levels(csi) else self.scale
         grouped = group_subcarriers(h if scale == "complex" else np.abs(h), self.step)
+        if csi.guessed is not None:
+            grouped[:, group_subcarriers(csi.guessed, self.step) > 0.5] = np.nan
         if scale == "complex":
             grouped = np.stack([grouped.real, grouped.imag], axis=3)
         values: F64 = grouped.reshape(grouped.shape[0], -1)
@@ -100,7 +103,7 @@ def levels_only(csi: CsiSeries) -> bool:
 
 def of_levels(csi: CsiSeries) -> CsiSeries:
     """Return the CSI without its phases."""
-    return CsiSeries(np.abs(csi.h).astype(np.complex64), csi.rounds, csi.subcarrier_hz)
+    return replace(csi, h=np.abs(csi.h).astype(np.complex64))
 
 
 def magnitudes(csi: CsiSeries) -> F64:

@@ -35,7 +35,7 @@ from testbed.core.gate import check_plain
 from testbed.core.options import StageOptions
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import F64, I64, CsiSeries, Features
-from testbed.core.whole import write_whole
+from testbed.core.whole import read_whole, write_whole
 
 MIN_SUBCARRIERS = 4
 MAX_MODEL_BYTES = 1 << 26
@@ -443,7 +443,7 @@ class Trained(TrainableEnhancer):
         try:
             if path.stat().st_size > 2 * MAX_MODEL_BYTES:
                 raise ValueError(f"{path.stat().st_size} bytes, accepted up to {2 * MAX_MODEL_BYTES}")
-            self.load(path.read_bytes())
+            self.load(read_whole(path, 2 * MAX_MODEL_BYTES))
         except OSError as exc:
             raise InputError(f"enhance {self._name!r}: model {str(path)!r}: {exc.strerror}") from exc
         except ValueError as exc:

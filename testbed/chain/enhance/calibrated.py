@@ -9,6 +9,7 @@ where there is nothing more to learn it stays zero, so it cannot do worse on the
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -44,7 +45,7 @@ class Calibrated(Trained):
         return {"factor": reciprocity_factor(alice.h.astype(np.complex128), bob.h.astype(np.complex128))}
 
     def _calibrated(self, calibration: Arrays, csi: CsiSeries) -> CsiSeries:
-        return CsiSeries(csi.h * calibration["factor"], csi.rounds, csi.subcarrier_hz)
+        return replace(csi, h=csi.h * calibration["factor"])
 
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
         weights, history = wiener(self._joined(alice), self._joined(bob), split)

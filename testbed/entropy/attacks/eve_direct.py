@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from testbed.core.types import F64
+from testbed.entropy.courses import piecewise
 from testbed.entropy.estimating import DirectAttack
 from testbed.entropy.facts import Facts
 from testbed.entropy.references import eves
 from testbed.entropy.series import at_rounds, joined_of
-from testbed.entropy.shifts import Match, agreement_of, constant, piecewise
+from testbed.entropy.shifts import Match, agreement_of, constant
 
 
 class EveDirect(DirectAttack):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from testbed.core.types import F64
+from testbed.entropy.courses import piecewise
 from testbed.entropy.estimating import EstimatingAttack
 from testbed.entropy.facts import Facts
 from testbed.entropy.references import eves
-from testbed.entropy.shifts import piecewise
 
 
 class EvePiecewise(EstimatingAttack):

@@ -11,7 +11,7 @@ from testbed.entropy.facts import Facts
 from testbed.entropy.references import own
 from testbed.entropy.shifts import combined, constant
 
-SHIFTS = 12
+SHIFTS, SEPARATELY = 12, 3
 
 
 class Recurrence(EstimatingAttack):
@@ -27,4 +27,4 @@ class Recurrence(EstimatingAttack):
         found = sorted(found, key=lambda m: -m.agreement)[:SHIFTS]
         if not found:
             return None
-        return np.concatenate([combined(z, [m.inputs for m in found]), found[0].inputs], axis=1)
+        return np.concatenate([combined(z, [m.inputs for m in found]), *(m.inputs for m in found[:SEPARATELY])], axis=1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from testbed.core.types import F64
 from testbed.entropy.attack import HIDDEN_CONTEXT
+from testbed.entropy.courses import piecewise
 from testbed.entropy.estimating import DirectAttack
 from testbed.entropy.facts import Facts
 from testbed.entropy.references import own
-from testbed.entropy.shifts import Match, agreement_of, combined, constant, piecewise
+from testbed.entropy.shifts import Match, agreement_of, combined, constant
 
 SHIFTS = 12
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from testbed.core.types import F64, I64
-from testbed.entropy.estimating import EstimatingAttack
-from testbed.entropy.facts import Facts
+from testbed.entropy.attack import Attack, Folds
+from testbed.entropy.estimating import scaled
+from testbed.entropy.facts import Facts, Mask
 from testbed.entropy.gaussian_labels import normal_scores
+from testbed.entropy.read_off import frequencies, read_off_columns, scores
+from testbed.entropy.regimes import best_of
 
 _FINER = 2
 """Number of places between two rounds of the earlier walk, by linear interpolation."""
@@ -16,25 +21,84 @@ _STEPS = range(3 * _FINER + 1)
 _STEP_NATS, _JUMP_NATS, _WORST_NATS = 1.5, 12.0, -6.0
 _PASSES = 3
 _MOST_PLACES = 6000
+_WINDOWS = ((-2, 2), (-6, 6), (-5, 0), (0, 5))
+"""Probes around, to either side, from whose places a probe's own is taken: a track may begin or turn anywhere."""
+_OFFSETS = np.linspace(-1.5, 1.5, 13)
+_NEAR = 4
 
 
-class RecurrenceWarped(EstimatingAttack):
-    """Alice's earlier values along the likeliest sequence of places, in both directions (dynamic time warping)."""
+class RecurrenceWarped(Attack):
+    """What Alice measured earlier along the likeliest course of places, each way (dynamic time warping).
+
+    A probe's place is that of its neighbours, never of its own value: that is what nobody knows.
+    """
 
     knows = "that the track of earlier blocks, training or runs is walked again, at any pace, either way"
     needs = ("earlier",)
+    folds: ClassVar[Folds] = "probes"
+    _freedom = 0.0
 
-    def inputs(self, facts: Facts, z: F64) -> F64 | None:
-        if "walked again" not in facts.scratch:  # the choice of a walk takes time and serves all later folds
+    def predict(self, facts: Facts, train: I64, test: I64) -> F64:
+        z = scores(facts)
+        walk = self._walk(facts, z)
+        self._freedom = 0.0 if walk is None else 2.0 * z.shape[1]
+        if walk is None:
+            return np.asarray(frequencies(facts, train)[test])
+        course = _course(z, walk)[0]
+        places = [_place(course, np.isfinite(z).any(axis=1), window) for window in _WINDOWS]
+        places += [_nearer(z, walk, place) for place in places[:2]]
+        every = np.ones(z.shape[0])
+        found = best_of(z, [scaled(z, _at(walk, place), every) for place in places])
+        return read_off_columns(facts, train, test, z, found.mean, found.spread)
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """A factor and a spread for each column."""
+        return self._freedom
+
+    @staticmethod
+    def _walk(facts: Facts, z: F64) -> F64 | None:
+        if "walked again" not in facts.scratch:  # which of them, as all later folds take it: it costs time
             ways = [walk for values in _walks(facts) for walk in (values, values[::-1])]
             gains = [_course(z, walk)[1] for walk in ways]
             best = int(np.argmax(gains)) if gains else -1
             facts.scratch["walked again"] = ways[best] if gains and gains[best] > 0.0 else None
         walk: F64 | None = facts.scratch["walked again"]
-        if walk is None:
-            return None
-        course = _course(z, walk)[0]
-        return np.concatenate([walk[np.clip(course + k * _FINER, 0, len(walk) - 1)] for k in (-1, 0, 1)], axis=1)
+        return walk
+
+
+def _place(course: I64, known: Mask, window: tuple[int, int]) -> F64:
+    """Return (probe,) the place that a straight line through the places of the probes in the window gives."""
+    n = course.size
+    sums = np.zeros((5, n))
+    for k in range(window[0], window[1] + 1):
+        at = np.arange(n) + k
+        inside = (at >= 0) & (at < n) & (k != 0)
+        at = np.clip(at, 0, n - 1)
+        w = (inside & known[at]).astype(float)
+        sums += w * np.stack([np.ones(n), np.full(n, k), np.full(n, k * k), course[at], k * course[at]])
+    number, first, second, places, product = sums
+    spread = number * second - first**2
+    slope = np.where(spread > 0, (number * product - first * places) / np.where(spread > 0, spread, 1.0), 0.0)
+    place = (places - slope * first) / np.maximum(number, 1.0)
+    return np.where(number > 0, place, course)
+
+
+def _nearer(z: F64, walk: F64, place: F64) -> F64:
+    """Return places between those of the grid: with the offset at which the probes around agree best."""
+    known = np.isfinite(z)
+    error = [np.where(known, np.nan_to_num(z) - _at(walk, place + d), 0.0) ** 2 for d in _OFFSETS]
+    total = np.stack([np.minimum(e, 4.0).sum(axis=1) for e in error], axis=1)
+    around = np.stack([np.convolve(c, np.ones(2 * _NEAR + 1), "same") for c in total.T], axis=1)[: z.shape[0]]
+    return np.asarray(place + _OFFSETS[(around - total).argmin(axis=1)])
+
+
+def _at(walk: F64, place: F64) -> F64:
+    """Return (probe, column) the walk at places between its rows."""
+    place = np.clip(place, 0.0, len(walk) - 1.0)
+    low = np.minimum(place.astype(np.int64), max(len(walk) - 2, 0))
+    part = (place - low)[:, None]
+    return np.asarray((1.0 - part) * walk[low] + part * walk[np.minimum(low + 1, len(walk) - 1)])
 
 
 def _walks(facts: Facts) -> list[F64]:

@@ -246,14 +246,46 @@ def bob_only(rng: Rng, probes: int) -> Made:
     return Made(facts, left(facts, R) * known + left(facts, 0.0) * (1 - known))
 
 
-def at_times(rng: Rng, probes: int) -> Made:
-    """An obstacle shields her two thirds of the time, for about a second at a time."""
+def at_times(spell: int) -> Callable[[Rng, int], Made]:
+    """An obstacle shields her two thirds of the time, for so many rounds at a time."""
+
+    def make(rng: Rng, probes: int) -> Made:
+        every, alice = series(rng, probes)
+        clear = np.repeat(rng.random(every.shape[0] // spell + 1) < 1 / 3, spell)[: every.shape[0]]
+        mine = np.where(clear[:, None], noise(rng, every, R), noise(rng, every, 0.2))
+        facts = block(rng, alice, heard=(heard(mine),))
+        good = clear[facts.rounds[facts.probe[facts.kept]]].mean()
+        return Made(facts, left(facts, R) * good + left(facts, 0.2) * (1 - good))
+
+    return make
+
+
+def well_in_turn(rng: Rng, probes: int) -> Made:
+    """Of two antennas one or the other hears well, for some rounds at a time."""
     every, alice = series(rng, probes)
-    clear = np.repeat(rng.random(every.shape[0] // 20 + 1) < 1 / 3, 20)[: every.shape[0]]
-    mine = np.where(clear[:, None], noise(rng, every, R), noise(rng, every, 0.2))
-    facts = block(rng, alice, heard=(heard(mine),))
-    good = clear[facts.rounds[facts.probe[facts.kept]]].mean()
-    return Made(facts, left(facts, R) * good + left(facts, 0.2) * (1 - good))
+    first = np.repeat(rng.random(every.shape[0] // 15 + 1) < 0.5, 15)[: every.shape[0], None]
+    good, bad = noise(rng, every, 0.99), rng.normal(size=(2, *every.shape))
+    eves = [heard(np.where(first, good, bad[0])), heard(np.where(first, bad[1], good), name="eve.1:alice")]
+    return with_eve(rng, alice, eves, 0.99)
+
+
+def signs_change(rng: Rng, v: F64) -> F64:
+    """The sign of all that she hears changes now and then."""
+    return v * np.repeat(rng.choice([-1.0, 1.0], v.shape[0] // 25 + 1), 25)[: v.shape[0], None]
+
+
+def signs_of_rounds(rng: Rng, probes: int) -> Made:
+    """All that she hears in a round has one sign, which changes at random: one bit a round is left besides."""
+    every, alice = series(rng, probes)
+    signs = rng.choice([-1.0, 1.0], (every.shape[0], 1))
+    facts = block(rng, alice, heard=(heard(signs * noise(rng, every, R)),))
+    return Made(facts, left(facts, R) + facts.rounds.size)
+
+
+def order_changes(rng: Rng, v: F64) -> F64:
+    """The order of her dimensions changes every sixty rounds."""
+    parts = [v[i : i + 60][:, rng.permutation(v.shape[1])] for i in range(0, v.shape[0], 60)]
+    return np.concatenate(parts)
 
 
 def deep_labels(rng: Rng, probes: int) -> Made:
@@ -405,6 +437,22 @@ def training_again(rng: Rng, probes: int) -> Made:
     return Made(facts, left(facts, R) + 5 * DIMENSIONS * BITS)
 
 
+def another_pace(rng: Rng, probes: int) -> Made:
+    """A track of an earlier block is walked back at three quarters of the pace."""
+    scatter = rng.normal(size=(DIMENSIONS, probes // 2))
+    knots = np.linspace(0.0, 1.0, probes // 2)
+
+    def measured(place: F64) -> F64:
+        values = np.stack([np.interp(place, knots, s) for s in scatter], axis=1)
+        return np.asarray(values + 0.05 * rng.normal(size=values.shape))
+
+    before, now = np.linspace(0.0, 1.0, probes), np.arange(probes) * 0.75 / (probes - 1)
+    rounds = np.arange(probes)
+    earlier = Earlier("block 0", True, rounds, seconds(rounds), measured(before))
+    facts = block(rng, measured(1.0 - now), rounds=rounds + probes + 37, earlier=(earlier,))
+    return Made(facts, left(facts, 0.99))  # 0.05 of noise on either walk, and less where knots are near
+
+
 def there_and_back(rng: Rng, probes: int) -> Made:
     """Bob walks to the wall and back in one block, so that each place counts once."""
     half = rng.normal(size=((probes + 1) // 2, DIMENSIONS))
@@ -471,6 +519,7 @@ ATTACKED = (
     Case("the same file run again", False, run_again),
     Case("training walked again, backwards", False, training_again),
     Case("walk there and back", False, there_and_back),
+    Case("track walked back at another pace", False, another_pace),
     Case("16 elements, patterns public, CSI", False, patterns_public(16, True)),
     Case("4 elements, patterns public, features alone", False, patterns_public(4, False)),
 )
@@ -488,7 +537,18 @@ HELD_BACK = (
     Case("backwards", False, disguised(lambda rng, v: v[::-1])),
     Case("exponential", False, disguised(lambda rng, v: np.exp(3.0 * v))),
     Case("twenty packets missing", False, disguised(lost_packets(20))),
-    Case("well at times", False, at_times),
+    Case("forty packets missing", False, disguised(lost_packets(40))),
+    Case(
+        "twenty packets missing, in another order",
+        False,
+        disguised(lambda rng, v: permuted(rng, lost_packets(20)(rng, v))),
+    ),
+    Case("well at times", False, at_times(20)),
+    Case("well for moments", False, at_times(8)),
+    Case("two antennas, well in turn", False, well_in_turn),
+    Case("signs change", False, disguised(signs_change)),
+    Case("signs change every round", False, signs_of_rounds),
+    Case("order changes", False, disguised(order_changes)),
     Case("labels of one to five bits", False, deep_labels),
     Case("vector labels", False, vector_labels),
     Case("comes back inverted", False, inverted_return),

@@ -168,7 +168,7 @@ def _check_cut(cut: Cut, where: str) -> None:
             f"{where}: Alice (probe, rx, tx, subcarrier) = {cut.alice.h.shape}, Bob {cut.bob.h.shape}; accepted: as "
             "many probes and subcarriers, antennas the other way round"
         )
-    both = np.isfinite(cut.alice.h).all(axis=(1, 2, 3)) & np.isfinite(cut.bob.h).all(axis=(1, 2, 3))
+    both = np.isfinite(cut.alice.h).any(axis=(1, 2, 3)) & np.isfinite(cut.bob.h).any(axis=(1, 2, 3))
     if both.sum() < 2:
         raise InputError(f"{where}: {both.sum()} of {n} probes have CSI at both ends; accepted: from 2")
     for label, eve in cut.eves.items():

@@ -26,6 +26,7 @@ from testbed.core.archives import read_npz
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.errors import InputError
 from testbed.core.types import C64, F64, I64, CsiSeries
+from testbed.core.whole import read_whole
 from testbed.replay.sources import Cut, EveLinks, Recording
 
 ACCEPTS = "openris_ff.npz, a folder with it, or the published folder ff_singletile (tx_<deg>_<pol>/rx_<deg>/<n>.csv)"
@@ -312,7 +313,7 @@ def _from_csv(path: Path) -> tuple[F64, dict[str, tuple[C64, I64]]]:
 def _sweep(file: Path) -> tuple[F64, C64]:
     """Return (frequency,) and (frequency, direction) of an analyser's CSV file."""
     try:
-        lines = file.read_text(encoding="ascii").splitlines()
+        lines = read_whole(file, 1 << 26).decode("ascii").splitlines()
         start = lines.index(_COLUMNS) + 1
         table = np.array([line.split(",") for line in lines[start : lines.index("END", start)]], dtype=np.float64)
         values = 10.0 ** (table[:, [3, 5]] / 20.0) * np.exp(1j * np.radians(table[:, [4, 6]]))

@@ -10,6 +10,7 @@ any other channel.
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ import numpy as np
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.errors import InputError
 from testbed.core.types import F64, I64, CsiSeries
+from testbed.core.whole import read_whole
 from testbed.replay.sources import Cut, EveLinks, Recording
 
+MAX_BYTES = 1 << 28
+"""Of one file, inflated."""
 ACCEPTS = (
     "folder with sniffer_nodeA_B.txt[.gz] and sniffer_nodeB_A.txt[.gz], or static_nodeA and static_nodeB likewise, "
     "or the published folder 1_RSS_RAWdataFile_Conditioning"
@@ -139,8 +143,13 @@ def _read_like(path: Path, stem: str, groups: I64) -> CsiSeries:
 def _rows(file: Path) -> F64:
     """Return (row, value) in dBm; 0 where the value is missing."""
     try:
-        raw = file.read_bytes()
-        text = gzip.decompress(raw) if file.suffix == ".gz" else raw
+        raw = read_whole(file, MAX_BYTES)
+        if file.suffix == ".gz":
+            with gzip.open(io.BytesIO(raw)) as stream:
+                raw = stream.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise OSError(f"more than {MAX_BYTES} bytes")
+        text = raw
     except (OSError, EOFError, zlib.error) as exc:
         raise InputError(
             f"{file}: cannot be read, damaged or truncated ({exc}); accepted: gzipped text, whole"

@@ -1,0 +1,228 @@
+"""Authentication of the discussion against an Eve of unlimited computation (Wegman and Carter 1981).
+
+A discussion is authentic where both ends saw the same messages. Each end reduces all messages of a block to one number,
+a polynomial of them at a secret point r, and shows the other that number plus a pad that is never used again:
+
+    tag = (Σ c_i·r^(d−i+1) + pad) mod P,   i = 1 … d,   P = 2^128 − 159
+
+The coefficients c_i are the messages, 15 bytes each, and before every message its length and sender. There is no
+constant term, so that two different discussions differ by a polynomial that is not constant, whatever is added: who
+changes a message guesses the tag with probability d/P at most, whatever he computes (2^-104 for a discussion of 128
+MiB). A pad has 128 bits and is reduced modulo P, 2^-120 away from uniform. The point is kept (Portmann 2014, "Key
+recycling in authentication"): pads hide every tag, so no tag tells of it.
+
+Two tags a block, one in each direction, come with the key's confirmation (`chain.confirm`). What is said before is
+checked then: an altered message costs the block, and nothing of a failed block enters a key. Pads come in pairs, Bob's
+and Alice's, from a secret that both ends were given beforehand, and from delivered keys: the first `PAIR_BITS` bits of
+every hashed string are the next pair, and the rest is the key.
+
+A pair is used once. Bob chooses it among those that both ends still have, and each end strikes off everything up to it
+before it uses or checks a tag; whoever is behind catches up. Somebody on the line can make either end strike off
+`MOST_AHEAD` pairs a message, no more, and could cut the line as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from testbed.chain.amplify.verify import PRIME, TAG_BYTES
+from testbed.core.errors import DialogueFailed
+from testbed.core.seeds import generator
+from testbed.core.types import U8
+
+PAD_BYTES = TAG_BYTES
+PAIR_BYTES = 2 * PAD_BYTES
+PAIR_BITS = 8 * PAIR_BYTES
+"""Of a block: what its two tags cost, and what a delivered key gives back."""
+MOST_AHEAD = 16
+"""Pairs that one message can make an end skip."""
+OFFERED = 8
+"""Portions that Alice names in a block, the newest first."""
+MOST_BYTES = 1 << 26
+"""Of a pool's file."""
+_CHUNK_BYTES = 15
+_NAME = r"^[0-9a-f]{16}$(?!\n)"
+
+
+class Polynomial:
+    """The running number of a discussion at a secret point."""
+
+    def __init__(self, point: int, value: int = 0) -> None:
+        self._point, self.value = point, value
+
+    def copy(self) -> Polynomial:
+        """Return one that goes on by itself."""
+        return Polynomial(self._point, self.value)
+
+    def add(self, sender: str, message: bytes) -> None:
+        """Take a message of 'alice' or 'bob' in."""
+        self._take(1 + 2 * len(message) + (sender == "bob"))  # never 0, so that no discussion is a part of another
+        for start in range(0, len(message), _CHUNK_BYTES):
+            self._take(int.from_bytes(message[start : start + _CHUNK_BYTES], "big"))
+
+    def _take(self, coefficient: int) -> None:
+        self.value = (self.value + coefficient) * self._point % PRIME
+
+    def tag(self, pad: bytes) -> bytes:
+        """Return the tag of everything taken in, under a pad that is never used again."""
+        return ((self.value + int.from_bytes(pad, "big")) % PRIME).to_bytes(TAG_BYTES, "big")
+
+
+class Portion(Struct):
+    """Pairs of one origin, in order."""
+
+    first: Annotated[int, Meta(ge=0, le=1 << 31)]
+    """Number of the first pair that is left."""
+    pads: bytes
+    """The pairs that are left; what was used is not here any more."""
+
+    @property
+    def pairs(self) -> int:
+        return len(self.pads) // PAIR_BYTES
+
+
+class _File(Struct, forbid_unknown_fields=True):
+    point: Annotated[bytes, Meta(min_length=PAD_BYTES, max_length=PAD_BYTES)]
+    portions: dict[Annotated[str, Meta(pattern=_NAME)], Portion]
+
+
+class Pool:
+    """One end's secret for authentication: a point that is kept, and pairs of pads that are used once.
+
+    `changed` says that the pool on the disk is behind; whoever keeps the file writes `dump()` before anything that was
+    made with a pad leaves the node.
+    """
+
+    def __init__(self, point: bytes, portions: dict[str, Portion], is_rehearsal: bool = False) -> None:
+        self._point = point
+        self._portions = portions
+        """By name, the oldest first."""
+        self.is_rehearsal = is_rehearsal
+        """Whether it follows from a public seed, so that no file keeps it."""
+        self.changed = False
+        self.spent_bits = 0
+        """Struck off in this process, skipped pairs included."""
+
+    @classmethod
+    def of(cls, secret: bytes, is_rehearsal: bool = False) -> Pool:
+        """Make a pool of a secret that both ends have: 16 bytes for the point, the rest in pairs of pads."""
+        name = hashlib.sha256(b"ris-skg-testbed: pool " + secret).hexdigest()[:16]
+        whole = (len(secret) - PAD_BYTES) // PAIR_BYTES * PAIR_BYTES
+        pads = secret[PAD_BYTES : PAD_BYTES + whole]
+        return cls(secret[:PAD_BYTES], {name: Portion(0, pads)}, is_rehearsal)
+
+    @classmethod
+    def of_rehearsal(cls, seed: int) -> Pool:
+        """Make the pool of a run that follows from its seed: as public as its keys."""
+        return cls.of(generator(seed, "rehearsal", "pool").bytes(PAD_BYTES + 64 * PAIR_BYTES), is_rehearsal=True)
+
+    @classmethod
+    def load(cls, data: bytes) -> Pool:
+        """Read what `dump` gave; raises ValueError in one line."""
+        read = msgspec.json.decode(data, type=_File)
+        if any(len(p.pads) % PAIR_BYTES for p in read.portions.values()):
+            raise ValueError(f"a portion is no multiple of {PAIR_BYTES} bytes")
+        return cls(read.point, read.portions)
+
+    def dump(self) -> bytes:
+        """Return the pool as it is kept: without what was used."""
+        return msgspec.json.encode(_File(self._point, self._portions))
+
+    @property
+    def pairs(self) -> int:
+        """How many blocks can still be authenticated."""
+        return sum(p.pairs for p in self._portions.values())
+
+    @property
+    def bits(self) -> int:
+        return self.pairs * PAIR_BITS
+
+    def polynomial(self) -> Polynomial:
+        """Return the number of a discussion of which nothing was said yet."""
+        return Polynomial(int.from_bytes(self._point, "big") % PRIME)
+
+    # -- one block
+
+    def offer(self) -> list[list[Any]]:
+        """Return what Alice names: [portion, first pair left, pairs left], the newest first."""
+        if not self.pairs:
+            raise exhausted()
+        return [[name, p.first, p.pairs] for name, p in list(self._portions.items())[: -OFFERED - 1 : -1]]
+
+    def choose(self, offer: Any) -> tuple[str, int, bytes, list[str]]:
+        """Take a pair that both ends have: returns portion, number, the two pads, and the offered portions known here.
+
+        Raises DialogueFailed (protocol, pool_exhausted, pool_out_of_step).
+        """
+        offered = _read_offer(offer)
+        common = [name for name, _, _ in offered if name in self._portions]
+        for name, first, left in offered:
+            own = self._portions.get(name)
+            if own is None:
+                continue
+            number = max(first, own.first)
+            if number < min(first + left, own.first + own.pairs):
+                return name, number, self.take(name, number), common
+        raise exhausted()
+
+    def take(self, name: str, number: int) -> bytes:
+        """Strike off a pair, and all of its portion before it, and return its two pads, Bob's and Alice's.
+
+        Raises DialogueFailed (pool_out_of_step) where it was struck off before, is not here, or is too far ahead.
+        """
+        own = self._portions.get(name)
+        if own is None or not own.first <= number < own.first + own.pairs:
+            raise DialogueFailed(
+                "pool_out_of_step", "the peer names a pair of pads that is not, or no more, in this pool"
+            )
+        ahead = number - own.first
+        if ahead > MOST_AHEAD:
+            self._strike(name, own, MOST_AHEAD)
+            raise DialogueFailed(
+                "pool_out_of_step", f"the peer is {ahead} pairs of pads ahead; this end skips {MOST_AHEAD} a block"
+            )
+        pair = own.pads[ahead * PAIR_BYTES : (ahead + 1) * PAIR_BYTES]
+        self._strike(name, own, ahead + 1)
+        return pair
+
+    def _strike(self, name: str, own: Portion, pairs: int) -> None:
+        own.first, own.pads = own.first + pairs, own.pads[pairs * PAIR_BYTES :]
+        self.spent_bits += pairs * PAIR_BITS
+        self.changed = True
+        if not own.pairs:
+            del self._portions[name]
+
+    def keep(self, common: list[str], offered: list[str]) -> None:
+        """Delete the offered portions that the other end does not have, now that it has shown who it is."""
+        for name in set(offered) - set(common):
+            self._portions.pop(name, None)
+            self.changed = True
+
+    def refill(self, origin: bytes, bits: U8) -> None:
+        """Take the first bits of a hashed string as the next pair; (PAIR_BITS,) of 0 and 1.
+
+        `origin`: public, the same at both ends and of no other block.
+        """
+        name = hashlib.sha256(b"ris-skg-testbed: refill " + origin).hexdigest()[:16]
+        self._portions[name] = Portion(0, np.packbits(bits).tobytes())
+        self.changed = True
+
+
+def exhausted() -> DialogueFailed:
+    """Return the failure of an end that has no pair left which the other has, too."""
+    return DialogueFailed("pool_exhausted", "both ends have no pair of authentication pads left in common")
+
+
+def _read_offer(offer: Any) -> list[tuple[str, int, int]]:
+    try:
+        return msgspec.convert(offer, list[tuple[Annotated[str, Meta(pattern=_NAME)], _Count, _Count]])[:OFFERED]
+    except msgspec.ValidationError as exc:
+        raise DialogueFailed("protocol", f"the offered pads: {exc}") from exc
+
+
+_Count = Annotated[int, Meta(ge=0, le=1 << 31)]

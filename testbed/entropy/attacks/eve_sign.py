@@ -1,0 +1,69 @@
+"""Eve's signals of a round have a sign in common that she does not know, until a label of the round tells it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.core.types import F64, I64
+from testbed.entropy.attack import Attack
+from testbed.entropy.facts import Facts
+from testbed.entropy.read_off import own_target, read_off, scores
+from testbed.entropy.series import at_rounds, joined_of
+from testbed.entropy.strings import label_scores
+
+_LEAST_ROWS = 16
+
+
+class EveSign(Attack):
+    """Her channel of each dimension, by the likeness of magnitudes, with the sign that the round's other labels give.
+
+    Of the labels of a round only those before a symbol and public ones count. A round's first label stays open: there
+    `eve_magnitude` knows as much as anybody.
+    """
+
+    knows = "her own signals up to a sign that all of a round have in common, and the labels before in the same round"
+    needs = ("heard",)
+    _freedom = 0.0
+
+    def applies(self, facts: Facts) -> bool:
+        return super().applies(facts) and facts.n_dimensions > 1
+
+    def predict(self, facts: Facts, train: I64, test: I64) -> F64:
+        z = scores(facts)
+        target = own_target(facts, z)
+        x = _likest(z[:, facts.main_column], at_rounds(*joined_of(facts), facts.rounds))
+        votes = _votes(facts, label_scores(facts, train, target), x)
+        turned = (np.sign(votes) * x)[facts.probe, facts.dimension]
+        known = np.isfinite(target) & np.isfinite(turned) & (turned != 0.0)
+        product = np.bincount(facts.dimension[known], (target * turned)[known], facts.n_dimensions)
+        power = np.bincount(facts.dimension[known], turned[known] ** 2, facts.n_dimensions)
+        factor = product / np.maximum(power, 1e-9)
+        mean = np.where(turned != 0.0, factor[facts.dimension] * turned, np.nan)
+        error = np.bincount(facts.dimension[known], (target - mean)[known] ** 2, facts.n_dimensions)
+        count = np.bincount(facts.dimension[known], minlength=facts.n_dimensions)
+        spread = np.where(count >= _LEAST_ROWS, np.sqrt(error / np.maximum(count, 1)).clip(0.01), np.inf)
+        self._freedom = 2.0 * facts.n_dimensions
+        return read_off(facts, train, test, target, mean, spread[facts.dimension])
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        return self._freedom
+
+
+def _likest(z: F64, x: F64) -> F64:
+    """Return (probe, dimension) for each of Alice's dimensions the channel whose magnitude is most like hers."""
+    sizes = [np.where(np.isfinite(v), np.abs(v) - np.nanmean(np.abs(v), axis=0), 0.0) for v in (z, x)]
+    norms = [np.sqrt((s**2).sum(axis=0)) for s in sizes]
+    likeness = sizes[0].T @ sizes[1] / np.maximum(np.outer(*norms), 1e-9)
+    return np.asarray(x[:, likeness.argmax(axis=1)])
+
+
+def _votes(facts: Facts, table: F64, x: F64) -> F64:
+    """Return (probe, dimension) the sum of label times signal over the round's labels before, and public ones after."""
+    told = np.zeros(table.shape, np.bool_)
+    told[facts.probe[facts.published], facts.dimension[facts.published]] = True
+    product = np.nan_to_num(table * x)
+    public = np.where(told, product, 0.0)
+    before = np.cumsum(product, axis=1) - product
+    after = public.sum(axis=1, keepdims=True) - np.cumsum(public, axis=1)
+    return np.asarray(before + after)

@@ -1,0 +1,141 @@
+"""A reference series whose shift changes in the course of a block: the likeliest sequence of shifts (Viterbi).
+
+Which of the reference's channels stands for which of Alice's columns is learnt on the way: from the block's pieces that
+agree at one shift, or it starts from the columns as they stand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.core.types import F64, I64
+from testbed.entropy.facts import Facts, Mask
+from testbed.entropy.shifts import Anchor, Match, Reference, agreement_of, everywhere, known_candidates
+
+F32 = NDArray[np.float32]
+
+_PIECE = 48
+_PASSES = 3
+_STARTS = 3
+"""Anchors from which a course is begun."""
+_CLOSE = 0.3
+"""Standard deviation of a column about the reference's same one, in an Eve who is followed as she stands."""
+_MOST_NATS, _UNKNOWN_NATS = 12.0, 6.0
+_CHANGE_NATS = 9.0
+"""Penalty for a change of shift: about the logarithm of the number of possible changes at each probe."""
+
+
+def piecewise(facts: Facts, reference: Reference, z: F64) -> Match | None:
+    """Return the reference along the likeliest sequence of shifts; None with fewer than 2 candidates."""
+    key = ("piecewise", reference.name)
+    if key not in facts.view:
+        facts.view[key] = _along_a_course(facts, reference, z)
+    found: Match | None = facts.view[key]
+    return found
+
+
+def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
+    known = known_candidates(facts, reference, z)
+    if not known.change:
+        return None
+    series = everywhere(facts, reference, z)
+    there = np.isfinite(series)
+    if not there.any():
+        return None
+    choice = _Choice(
+        np.nan_to_num(z).astype(np.float32), np.isfinite(z),
+        np.nan_to_num(series).astype(np.float32), np.asarray(there.any(axis=2)),
+    )  # fmt: skip
+    starts = [choice.by_pieces()]
+    if series.shape[2] >= z.shape[1]:
+        starts.append(choice.course(choice.as_they_stand(choice.series[:, :, : z.shape[1]])))
+    starts += [choice.course(choice.from_anchor(a, known.shifts)) for a in known.anchors[:_STARTS]]
+    course = max(starts, key=choice.agreement)
+    for _ in range(_PASSES):
+        course = choice.course(choice.likely(course))
+    inputs = series[np.arange(course.size), course]
+    return Match(inputs, agreement_of(z, inputs))
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Alice's values, and the reference's at each candidate shift; 0 where there is none."""
+
+    z: F32
+    """(probe, column)."""
+    known: Mask
+    """(probe, column)."""
+    series: F32
+    """(probe, candidate, channel)."""
+    there: Mask
+    """(probe, candidate)."""
+
+    def at(self, course: I64) -> F32:
+        return np.asarray(self.series[np.arange(course.size), course])
+
+    def agreement(self, course: I64) -> float:
+        return agreement_of(self.z, self.at(course))
+
+    def by_pieces(self) -> I64:
+        """Return (probe,) the candidate that agrees best in the piece of the block to which the probe belongs."""
+        n, k, channels = self.series.shape
+        course = np.zeros(n, np.int64)
+        for start in range(0, n, _PIECE // 2):
+            part = slice(max(0, start - _PIECE // 4), start + _PIECE * 3 // 4)
+            products = self.z[part].T @ self.series[part].reshape(-1, k * channels)
+            fit = (products.reshape(-1, k, channels) ** 2).sum(axis=(0, 2)) / np.maximum(
+                self.there[part].sum(axis=0), 1
+            )
+            course[start : start + _PIECE // 2] = int(fit.argmax())
+        return course
+
+    def as_they_stand(self, guess: F32) -> F32:
+        """Return (probe, candidate) log-likelihoods where a guess (probe, candidate, column) is nearly right.
+
+        Such a start needs no long pieces: an Eve who hears well and only loses packets is followed through short ones.
+        """
+        error = (self.z[:, None] - guess) ** 2 / (2 * _CLOSE**2)
+        error = np.where(self.there[:, :, None], np.minimum(error, _MOST_NATS), _UNKNOWN_NATS)
+        return np.asarray(-(error * self.known[:, None]).sum(axis=2))
+
+    def from_anchor(self, anchor: Anchor, shifts: I64) -> F32:
+        """Return log-likelihoods by the linear map that holds in a piece that agrees at one shift."""
+        if anchor.shift not in shifts:
+            return np.zeros(self.there.shape, np.float32)
+        here = self.series[:, :, anchor.columns]
+        x = here[anchor.rows, int(np.searchsorted(shifts, anchor.shift))]
+        gram = x.T @ x + 0.02 * len(x) * np.eye(x.shape[1], dtype=np.float32)
+        return self.as_they_stand(here @ np.linalg.solve(gram, x.T @ self.z[anchor.rows]))
+
+    def likely(self, course: I64) -> F32:
+        """Return log-likelihoods by the linear map that the present course teaches."""
+        x = self.at(course)
+        gram = x.T @ x + 0.02 * len(x) * np.eye(x.shape[1], dtype=np.float32)
+        coefficients = np.linalg.solve(gram, x.T @ self.z)
+        error = np.where(self.known, self.z - x @ coefficients, 0.0)
+        number = np.maximum(self.known.sum(axis=0) - x.shape[1], 1)
+        spread = np.sqrt((error**2).sum(axis=0) / number).clip(0.05, 1.0).astype(np.float32)
+        error = (self.z[:, None] - self.series @ coefficients) ** 2 / (2 * spread**2)
+        cost = (np.minimum(error, _MOST_NATS) + np.log(spread)) * self.known[:, None]
+        alone = (self.z**2 / 2).sum(axis=1, keepdims=True)
+        return np.asarray(-np.where(self.there, cost.sum(axis=2), alone))
+
+    @staticmethod
+    def course(likely: F32) -> I64:
+        """Return (probe,) the likeliest sequence of candidates; every change has the same penalty."""
+        n, k = likely.shape
+        came, every = np.zeros((n, k), np.int64), np.arange(k)
+        score = likely[0].copy()
+        for i in range(1, n):
+            best = int(score.argmax())
+            least = score[best] - _CHANGE_NATS
+            came[i] = np.where(score >= least, every, best)
+            score = np.maximum(score, least) + likely[i]
+        course = np.empty(n, np.int64)
+        course[-1] = int(score.argmax())
+        for i in range(n - 1, 0, -1):
+            course[i - 1] = came[i, course[i]]
+        return course

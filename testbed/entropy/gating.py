@@ -1,0 +1,95 @@
+"""Which of several experts is right where: hidden states that change now and then, by forward and backward passes.
+
+An expert is anything that says how likely a symbol or a probe is: a regression, an attack. The state of a probe is the
+expert that is right there; from one probe to the next it stays, or with a small probability any other follows, in the
+proportions of their use (fixed share: Herbster and Warmuth 1998; Markov-switching regressions: Hamilton 1989). What
+weighs the experts at a symbol never includes the symbol itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from testbed.core.types import F64, I64
+
+_CHANGES = np.array([0.3, 0.06, 0.01, 1e-3])
+"""Probabilities of a change from one probe to the next that are tried."""
+_TURNS = 3
+_LEAST_SHARE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """How much each expert counts at each probe."""
+
+    without: F64
+    """(probe, expert) natural logarithms of the weights by all other probes, not normalised."""
+    total: float
+    """Sum of the logarithms of what the probes' values are worth by all the others."""
+
+
+def gate(likely: F64, turns: int = _TURNS) -> Gate:
+    """Return weights of the experts, from (probe, expert) log-likelihoods; 0 in a row where nothing is known.
+
+    The probability of a change is the one that explains the probes best, each by the others.
+    """
+    share = np.full(likely.shape[1], 1.0 / likely.shape[1])
+    scaled = np.exp(np.maximum(likely - likely.max(axis=1, keepdims=True), -600.0))
+    best, without = 0, np.empty((0, 0, 0))
+    totals = np.zeros(_CHANGES.size)
+    for _ in range(turns):
+        without = _both_ways(scaled, share)
+        posterior = without * scaled
+        sums = posterior.sum(axis=2)
+        totals = np.log(sums / without.sum(axis=2)).sum(axis=1)
+        best = int(totals.argmax())
+        used = (posterior[best] / sums[best][:, None]).mean(axis=0)
+        share = np.maximum(used, _LEAST_SHARE) / np.maximum(used, _LEAST_SHARE).sum()
+    with np.errstate(divide="ignore"):
+        return Gate(np.log(without[best]), float(totals[best] + likely.max(axis=1).sum()))
+
+
+def _both_ways(scaled: F64, share: F64) -> F64:
+    """Return (change, probe, expert) the weights by the probes before times those by the probes behind.
+
+    A chain that forgets itself in the proportions of use is the same forwards and backwards, and so both passes, in
+    units of these proportions, are one recursion.
+    """
+    n, k = scaled.shape
+    change = _CHANGES[:, None]
+    stay, ways = 1.0 - change, np.stack([scaled, scaled[::-1]], axis=1)[:, :, None]
+    passed = np.empty((n, 2, _CHANGES.size, k))
+    now = np.ones((2, _CHANGES.size, k))
+    for i in range(n):
+        passed[i] = now
+        now = now * ways[i]
+        now *= stay / (now @ share)[:, :, None]
+        now += change
+    return np.asarray(np.moveaxis(passed[:, 0] * passed[::-1, 1] * share, 0, 1))
+
+
+def weights_of_symbols(loss: F64, probe: I64) -> F64:
+    """Return (symbol, expert) weights that sum to 1, from log-likelihoods (symbol, expert) and each symbol's probe.
+
+    Other symbols of the same probe count, and all other probes; the symbol itself does not.
+    """
+    place, where = np.unique(probe, return_inverse=True)
+    together = np.stack([np.bincount(where, column, place.size) for column in loss.T], axis=1)
+    return _normalised(gate(together).without[where] + together[where] - loss)
+
+
+def weights_in_groups(loss: F64, group: I64, probe: I64) -> F64:
+    """As `weights_of_symbols`, where one expert is right throughout a group; the symbol's own probe does not count."""
+    where = np.unique(group, return_inverse=True)[1]
+    cell = np.unique(where * (int(probe.max(initial=0)) + 1) + probe, return_inverse=True)[1]
+    out = np.empty(loss.shape)
+    for i, column in enumerate(loss.T):
+        out[:, i] = np.bincount(where, column)[where] - np.bincount(cell, column)[cell]
+    return _normalised(out)
+
+
+def _normalised(logs: F64) -> F64:
+    w = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return np.asarray(w / w.sum(axis=1, keepdims=True))

@@ -1,0 +1,75 @@
+"""The pre-shared secret of one-time authentication: made for Alice's and Bob's node, carried where one is elsewhere."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from testbed.core.config import Lab
+from testbed.core.errors import InputError
+from testbed.core.whole import write_whole
+from testbed.lab.processes import node_state_dir
+from testbed.nodes import pool_file
+
+
+def ends(lab: Lab) -> list[str]:
+    """Return the names of Alice's and Bob's node."""
+    return [name for role in ("alice", "bob") if (name := lab.by_role(role)) is not None]
+
+
+def prepare(lab: Lab, source: str) -> None:
+    """Have a pool at both ends before a run starts, made here where both are local and have none.
+
+    Raises InputError where one is missing whose other half is elsewhere.
+    """
+    local = [name for name in ends(lab) if lab.node[name].local]
+    missing = [name for name in local if not (node_state_dir(lab, name) / pool_file.NAME).exists()]
+    if len(missing) == 2:
+        make(lab, local, pool_file.DEFAULT_BITS, None)
+    elif missing:
+        raise InputError(
+            f"{source}: key 'wegman_carter': {missing[0]!r} has no pool of one-time authentication; accepted: one that "
+            f"both ends have, see `testbed keys pool --lab {source}`"
+        )
+
+
+def make(lab: Lab, here: list[str], bits: int, out: Path | None) -> dict[str, Path]:
+    """Draw a new secret and give it to the ends that are `here`; for an end that is not, write a file to carry.
+
+    Returns end → file. Raises InputError where a pool is in use, or `out` exists or is needed and missing.
+    """
+    elsewhere = [name for name in ends(lab) if name not in here]
+    if len(elsewhere) == 2:
+        raise InputError(f"accepted: nodes of Alice and Bob that run on this machine: {', '.join(ends(lab))}")
+    carried = {name: out if out is not None else Path(f"{lab.name}-{name}.pool") for name in elsewhere}
+    for path in carried.values():
+        if path.exists() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise InputError(f"{path}: accepted: the name of a new file in a folder that can be written")
+    own = {name: node_state_dir(lab, name) / pool_file.NAME for name in ends(lab) if name in here}
+    with ExitStack() as stack:
+        for path in own.values():
+            stack.callback(pool_file.PoolFile(path.parent).close)
+        pool_file.make([*carried.values(), *own.values()], bits)
+    return own | carried
+
+
+def take(lab: Lab, name: str, carried: Path) -> Path:
+    """Make a carried secret the pool of a node of this machine, and delete the file; returns where it is kept."""
+    if name not in ends(lab):
+        raise InputError(f"{name!r} has no pool; accepted: {', '.join(ends(lab))}")
+    pool = pool_file.read(carried)
+    path = node_state_dir(lab, name) / pool_file.NAME
+    held = pool_file.PoolFile(path.parent)
+    try:
+        write_whole(path, pool.dump())
+    finally:
+        held.close()
+    carried.unlink()
+    return path
+
+
+def of(lab: Lab, name: str) -> pool_file.Pool | None:
+    """Return the pool of a node of this machine, None where it was never made; raises InputError where it is none."""
+    path = node_state_dir(lab, name) / pool_file.NAME
+    return pool_file.read(path) if path.exists() else None

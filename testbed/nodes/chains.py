@@ -1,0 +1,93 @@
+"""What a radio's own chains do to a signal, as `testbed doctor --cable` measured it, and what a node does about it.
+
+With transmit response T and receive response R of each end, Alice measures T_B·H·R_A and Bob T_A·H·R_B of one channel
+H. Multiplied by their own T/R both have T_A·T_B·H: each end needs nothing but its own device's ratio, which is stored
+with the device's serial number, the carrier and the sample rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from testbed.core.errors import InputError
+from testbed.core.types import C64, F64, CsiFrame
+from testbed.core.whole import write_whole
+
+_FILE = "cable.json"
+_SAME_HZ = 1e3
+"""Carriers and rates that differ by less are one."""
+
+
+class ChainResponse(Struct, frozen=True, kw_only=True):
+    """Of one device at one carrier and rate. Levels and phases over frequency have mean 0 and no slope of phase."""
+
+    serial: str
+    carrier_hz: float
+    sample_rate_hz: float
+    measured_at: str
+    """UTC, ISO 8601."""
+    subcarrier_hz: list[float]
+    """Offsets from the carrier at which the rest is known, ascending."""
+    rx_db: list[float]
+    rx_rad: list[float]
+    rx_level_db: float
+    """Mean level relative to the other devices' at the gain of the lab file."""
+    tx_db: list[float] = []
+    """Empty where this device did not send."""
+    tx_rad: list[float] = []
+    tx_level_db: float | None = None
+    rx_delay_s: float | None = None
+    """Half of the cable's delay included; None where samples cannot be timed."""
+    tx_delay_s: float | None = None
+
+    def ratio(self, subcarrier_hz: F64) -> C64:
+        """Return (subcarrier,) T/R by straight lines between what was measured; beyond its ends, the last value."""
+        db = np.interp(subcarrier_hz, self.subcarrier_hz, np.subtract(self.tx_db, self.rx_db))
+        rad = np.interp(subcarrier_hz, self.subcarrier_hz, np.subtract(self.tx_rad, self.rx_rad))
+        return (10.0 ** (db / 20.0) * np.exp(1j * rad)).astype(np.complex64)
+
+
+def write(state_dir: Path, response: ChainResponse) -> Path:
+    """Keep a response in place of an earlier one of the same device, carrier and rate."""
+    path = state_dir / _FILE
+    others = [r for r in _read(path) if not _fits(r, response.serial, response.carrier_hz, response.sample_rate_hz)]
+    content = msgspec.json.format(msgspec.json.encode([*others, response]), indent=1)
+    write_whole(path, content + b"\n")
+    return path
+
+
+def find(state_dir: Path, identity: dict[str, Any], carrier_hz: float, sample_rate_hz: float) -> ChainResponse:
+    """Return what was measured of the device with this identity; raises InputError where nothing was."""
+    serial = str(identity.get("serial") or "")
+    for response in _read(state_dir / _FILE):
+        if _fits(response, serial, carrier_hz, sample_rate_hz) and response.tx_db:
+            return response
+    raise InputError(
+        f"calibrated = true, but no cable was measured of the device with serial number {serial!r} at "
+        f"{carrier_hz / 1e6:g} MHz and {sample_rate_hz / 1e6:g} MS/s: `testbed doctor --cable --experiment E` does it"
+    )
+
+
+def levelled(csi: CsiFrame, ratio: C64) -> CsiFrame:
+    """Return an estimate (1, 1, subcarrier) with this end's T/R, (subcarrier,), applied."""
+    return replace(csi, h=csi.h * ratio)
+
+
+def _fits(r: ChainResponse, serial: str, carrier_hz: float, sample_rate_hz: float) -> bool:
+    near = abs(r.carrier_hz - carrier_hz) < _SAME_HZ and abs(r.sample_rate_hz - sample_rate_hz) < _SAME_HZ
+    return r.serial == serial and near
+
+
+def _read(path: Path) -> list[ChainResponse]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[ChainResponse])
+    except FileNotFoundError:
+        return []
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        raise InputError(f"{path}: {exc}; accepted: what `testbed doctor --cable` writes; delete it") from exc

@@ -1,0 +1,77 @@
+"""The thread in which a node's device works, so that messages and estimates need not wait for a train on the air."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class DeviceThread(threading.Thread):
+    """Carries out one piece of work after the other, in the order in which they were given.
+
+    `done` is a socket that becomes readable when work that was `begin`-ned is over; `take` then returns what came of
+    it. Work that was begun earlier is over before `do` begins.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="device", daemon=True)
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._over: deque[tuple[Any, Any]] = deque()
+        self.done, self._wake = socket.socketpair()
+        self.done.setblocking(False)
+        self._wake.setblocking(False)
+
+    def run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+    def begin(self, tag: Any, work: Callable[[], Any]) -> None:
+        """Have something done and return at once."""
+
+        def carry_out() -> None:
+            self._over.append((tag, _outcome(work)))
+            try:
+                self._wake.send(b"\\0")
+            except OSError:  # full: it is readable already; or closed
+                pass
+
+        self._work.put(carry_out)
+
+    def take(self) -> list[tuple[Any, Any]]:
+        """Return (tag, result or exception) of all begun work that is over, oldest first, without waiting."""
+        try:
+            while self.done.recv(4096):
+                pass
+        except BlockingIOError:
+            pass
+        return [self._over.popleft() for _ in range(len(self._over))]
+
+    def do(self, work: Callable[[], T]) -> T:
+        """Have something done, wait for it, and return its result; raises what it raises."""
+        over: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._work.put(lambda: over.put(_outcome(work)))
+        result = over.get()
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def end(self, within_s: float) -> None:
+        """Stop once the work that was given is over, and wait so long for it."""
+        self._work.put(None)
+        if self.is_alive():
+            self.join(timeout=within_s)
+        for end in (self._wake, self.done):
+            end.close()
+
+
+def _outcome(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except BaseException as exc:
+        return exc

@@ -1,0 +1,228 @@
+"""Boards that latch by time get the patterns of a train ahead; each round counts on its own, and on no other."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import pytest
+from test_coordinator import Stage, probed
+from test_trains import STILL, Held, reasons, trains
+
+from testbed.coordinator import events as e
+from testbed.net import messages as m
+
+PUBLIC: dict[str, Any] = {"policy": "random", "secret": False}
+SECRET: dict[str, Any] = {"policy": "random"}
+
+
+def stage(script: Any = lambda node, body: None, rounds: int = 40, size: int = 64, **changes: Any) -> Stage:
+    probing = {"interval_s": 5e-3, "train": 8, **changes.pop("probing", {})}
+    out = Stage(script, rounds=rounds, probing=probing, **{**STILL, "surface": PUBLIC, **changes})
+    out.schedule_size = size
+    return out
+
+
+def joined(script: Any = lambda node, body: None, **changes: Any) -> Stage:
+    out = stage(script, **changes)
+    out.join()
+    return out
+
+
+def schedules(of: Stage) -> list[m.Schedule]:
+    return [body for _, body in of.told if isinstance(body, m.Schedule)]
+
+
+def plans(of: Stage) -> list[m.RoundPlan]:
+    return [plan for node, body in of.told if node == "alice" and isinstance(body, m.Probe) for plan in body.rounds]
+
+
+@pytest.mark.parametrize("surface", [PUBLIC, SECRET])
+def test_rounds_with_a_new_pattern_each_run_in_trains(surface: dict[str, Any]) -> None:
+    done = joined(surface=surface)
+    assert done.over == e.RunOver("finished", "40 rounds")
+    assert done.state.kept == 40
+    assert max(map(len, trains(done))) == 8
+    assert [[x.round for x in body.patterns] for body in schedules(done)] == trains(done)
+    names = [r.surface for r in done.rounds]
+    assert None not in names
+    assert len(set(names)) > 10
+    assert all((x.levels is None) == (surface is SECRET) for body in schedules(done) for x in body.patterns)
+    assert not [b for _, b in done.told if isinstance(b, m.Apply | m.ApplyNext)]
+
+
+def test_patterns_are_acknowledged_before_the_train_is_ordered_and_latch_between_its_rounds() -> None:
+    done = joined()
+    kinds = [type(b) for n, b in done.told if n in ("ris", "alice") and isinstance(b, m.Schedule | m.Probe)]
+    assert kinds == [m.Schedule, m.Probe] * len(trains(done))
+    due_s = [x.at_s for body in schedules(done) for x in body.patterns]
+    rounds = plans(done)
+    bases = {round(at_s - plan.slots[0].start_s, 1) for at_s, plan in zip(due_s, rounds, strict=True)}
+    assert bases == {0.0}  # all clocks were read as 100 s
+    for at_s, plan in zip(due_s, rounds, strict=True):
+        assert at_s < plan.slots[0].start_s - 100e-6
+    for plan, at_s in zip(rounds[:8], due_s[1:8], strict=False):
+        assert at_s > plan.end_s + 100e-6
+
+
+def test_the_rounds_of_a_train_are_confirmed_before_they_are_used() -> None:
+    done = joined(accounting={"block_rounds": 10})
+    looks = [b.round for _, b in done.told if isinstance(b, m.ReadSurface)]
+    distilled = [n for _, b in done.told if isinstance(b, m.Distil) for n in b.rounds]
+    assert set(distilled) == set(range(40))
+    assert all(any(look > n for look in looks) for n in distilled)
+    order = [type(b) for _, b in done.told if isinstance(b, m.ReadSurface | m.Distil)]
+    assert order[0] is m.ReadSurface
+    assert all(b is not m.Distil or a in (m.ReadSurface, m.Distil) for a, b in pairwise(order))
+
+
+def test_a_board_that_was_reset_during_a_train_costs_that_train() -> None:
+    run = stage()
+    forgot: list[int] = []
+
+    def script(node: str, body: Any) -> list[Any] | None:
+        if node == "bob" and isinstance(body, m.Probe) and body.round >= 16 and not forgot:
+            forgot.extend(plan.round for plan in body.rounds)
+            run.held = "zeros"
+        return None
+
+    run.script = script
+    run.join()
+    assert run.over is not None
+    assert run.over.status == "finished"
+    assert reasons(run) == dict.fromkeys(forgot, "surface_changed")
+    assert len(forgot) > 1
+
+
+@pytest.mark.parametrize("answer", ["refusal", "silence"])
+def test_patterns_that_are_not_acknowledged_cost_their_train_and_the_third_time_the_run(answer: str) -> None:
+    def script(node: str, body: Any) -> list[Any] | None:
+        if not isinstance(body, m.Schedule):
+            return None
+        return [] if answer == "silence" else [m.Failed(operation="schedule", state="applying", detail="loose cable")]
+
+    run = joined(script)
+    run.wait(60.0)
+    assert run.over is not None
+    assert run.over.status == "failed"
+    assert "3 times in a row" in run.over.detail
+    assert {r.reason for r in run.rounds} <= {"surface_not_applied", "aborted"}
+    assert not trains(run)
+
+
+def test_patterns_refused_once_cost_the_rounds_of_their_train() -> None:
+    refused: list[int] = []
+
+    def script(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Schedule) and body.round > 8 and not refused:
+            refused.extend(x.round for x in body.patterns)
+            return [m.Failed(operation="schedule", state="applying", detail="loose cable")]
+        return None
+
+    run = joined(script)
+    assert run.over is not None
+    assert run.over.status == "finished"
+    assert reasons(run) == dict.fromkeys(refused, "surface_not_applied")
+
+
+def test_a_pattern_that_latches_late_costs_its_round_and_the_one_before() -> None:
+    def script(node: str, body: Any) -> list[Any] | None:
+        if not isinstance(body, m.Schedule) or 20 not in [x.round for x in body.patterns]:
+            return None
+        found = run.scheduled(body)
+        late = [
+            msgspec.structs.replace(x, device_time_s=x.device_time_s + (0.02 if x.round == 20 else 0.0))
+            for x in found.patterns
+        ]
+        return [msgspec.structs.replace(found, patterns=late)]
+
+    run = stage(script)
+    run.join()
+    assert reasons(run) == {20: "surface_changed"}
+
+
+def test_a_board_that_leaves_a_round_out_or_latches_another_pattern_costs_that_round() -> None:
+    def script(node: str, body: Any) -> list[Any] | None:
+        if not isinstance(body, m.Schedule) or 20 not in [x.round for x in body.patterns]:
+            return None
+        found = run.scheduled(body)
+        kept = [
+            msgspec.structs.replace(x, digest="other") if x.round == 21 else x for x in found.patterns if x.round != 20
+        ]
+        return [msgspec.structs.replace(found, patterns=kept)]
+
+    run = stage(script)
+    run.join()
+    assert reasons(run) == {20: "surface_not_applied", 21: "surface_not_applied"}
+
+
+def test_a_board_that_dies_while_it_is_asked_costs_the_train_and_comes_back() -> None:
+    quiet: list[m.Schedule] = []
+
+    def script(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Schedule) and body.round > 8 and not quiet:
+            quiet.append(body)
+            return []
+        return None
+
+    run = joined(script)
+    run.take(e.ProcessEnded("ris", "killed"))
+    run.wait(1.0)
+    run.lives["ris"] = 2
+    run.join("ris")
+    assert run.over is not None
+    assert run.over.status == "finished"
+    lost = [x.round for x in quiet[0].patterns]
+    assert {n: r for n, r in reasons(run).items() if n in lost} == dict.fromkeys(lost, "node_lost")
+
+
+@pytest.mark.parametrize("kind", ["stop", "abort", "halt"])
+def test_stopped_while_patterns_are_asked_for(kind: Any) -> None:
+    quiet: list[m.Schedule] = []
+
+    def script(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Schedule) and body.round > 8 and not quiet:
+            quiet.append(body)
+            return []
+        return None
+
+    run = joined(script)
+    run.take(e.StopAsked(kind))
+    wanted = [x.round for x in quiet[0].patterns]
+    if kind == "stop":  # the train is finished
+        run.take(run.says("ris", run.scheduled(quiet[0])))
+        assert [r.round for r in run.rounds if r.kept][-len(wanted) :] == wanted
+    else:
+        assert reasons(run) == dict.fromkeys(wanted, "aborted")
+    assert run.over is not None
+    assert run.over.status == "stopped"
+
+
+def test_a_board_takes_as_many_patterns_as_it_holds() -> None:
+    done = joined(size=3)
+    assert max(map(len, trains(done))) == 3
+    assert done.state.kept == 40
+
+
+def test_a_late_answer_of_the_board_sends_no_train() -> None:
+    run = joined(lambda node, body: [] if isinstance(body, m.Schedule) else None)
+    run.take(
+        run.says(
+            "ris", m.Scheduled(patterns=[m.PatternSet(round=99, digest="x", device_time_s=0.0)], device_time_s=0.0)
+        )
+    )
+    assert not trains(run)
+    assert any(n.kind == "unexpected_pattern" for n in run.notes)
+
+
+def test_a_train_that_was_struck_is_still_that_of_its_patterns() -> None:
+    """Bob leaves a train unanswered: its rounds are rejected, the patterns of the next ones are ordered anew."""
+    quiet = Held(20, "bob")
+    run = joined(quiet)
+    while run.over is None and run.now_s < 60:
+        run.wait(0.5)
+    assert run.over is not None
+    assert reasons(run) == dict.fromkeys(quiet.rounds, "timeout")
+    assert [n for body in schedules(run) for n in (x.round for x in body.patterns)] == list(range(40))
+    assert probed("bob", quiet.orders["bob"]).rounds
