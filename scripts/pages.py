@@ -39,7 +39,8 @@ SECTIONS: dict[str, list[str]] = {
     "Reference": ["made/commands.md", "made/files.md", "made/stages.md", "made/python.md", "glossary.md", "citing.md"],
     "House": ["architecture.md", "states.md", "CONTRIBUTING.md", "CHANGELOG.md"],
 }
-"""Pages in the navigation; how-to pages, decisions and studies have sections of their own."""
+"""Pages in the navigation, in order. How-to pages, decisions and studies have sections of their own; all other pages
+come at the end of the topics."""
 
 
 def cell(text: Any) -> str:
@@ -262,6 +263,9 @@ def gather(pages: Path) -> list[Any]:
     for title, folder in (("How-to", "how-to"), ("Decisions", "decisions")):
         nav.append({title: sorted(str(p.relative_to(pages)) for p in (pages / folder).glob("*.md"))})
     nav.append({"Studies": ["studies/README.md", *studies]})
+    listed = {page for section in nav for found in section.values() for page in found}
+    others = sorted({str(p.relative_to(pages)) for p in pages.rglob("*.md")} - listed)
+    next(section for section in nav if "Topics" in section)["Topics"] += others  # a new page needs no entry above
     return nav
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -51,7 +51,7 @@ def run() -> list[BenchRow]:
 
 def _trains(experiment: str, wall: bool = False) -> BenchRow:
     """Measure one experiment with trains as they are by default, and the same with trains of one."""
-    changes = {"interval_s": WALL_S} if wall else {}
+    changes: dict[str, Any] = {"interval_s": WALL_S} if wall else {}
     alone_s, _ = round_s("sim", ROUNDS // 2, SETTLED, experiment, wall, train=1, **changes)
     ours_s, kept = round_s("sim", ROUNDS, SETTLED, experiment, wall, **changes)
     pace = f"wall clock, every {WALL_S * 1e3:g} ms asked for" if wall else "virtual time"
