@@ -124,6 +124,8 @@ class Declare(_Request, tag="declare", kw_only=True):
 
 
 class Silence(_Request, tag="silence", kw_only=True):
+    final: bool = False
+    """Whether transmissions are refused from now on, until the radio is tuned: some may be on their way."""
     repeated_only: bool = False
     """Whether single transmissions continue."""
 

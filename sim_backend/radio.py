@@ -54,6 +54,8 @@ class SimRadio(Radio):
             raise InputError(f"table [node.{name}.options]: key 'antenna_axis': of length 0, accepted: a direction")
         self._seed = context.seed
         self._timed = self._options.timed
+        self._capabilities: RadioCapabilities | None = None
+        """What was last described; None where timing has changed since."""
         self._clock = device_clock(name, self._options, context.seed)
         self._front: FrontEnd | None = None
         self._world_seed = -1
@@ -75,6 +77,11 @@ class SimRadio(Radio):
 
     @property
     def capabilities(self) -> RadioCapabilities:
+        if self._capabilities is None:
+            self._capabilities = self._describe()
+        return self._capabilities
+
+    def _describe(self) -> RadioCapabilities:
         return RadioCapabilities(
             timed=self._timed,
             n_antennas=self._options.n_antennas,
@@ -91,7 +98,7 @@ class SimRadio(Radio):
     def use_timing(self, timed: bool) -> None:
         if timed and not self._options.timed:
             super().use_timing(timed)
-        self._timed = timed
+        self._timed, self._capabilities = timed, None
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -314,7 +321,8 @@ class SimRadio(Radio):
     def _do_silence(self) -> None:
         self._link.forget_told()
         try:
-            self._link.ask(Silence(id=self._link.next_id(), session=self._link.session), self.state, timeout_s=2.0)
+            request = Silence(id=self._link.next_id(), session=self._link.session, final=self.is_interrupted)
+            self._link.ask(request, self.state, timeout_s=2.0)
         except OffAir:
             pass  # the radio has nothing on the air
 

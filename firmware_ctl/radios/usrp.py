@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,9 +20,11 @@ from msgspec import Meta, Struct
 
 from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
 from testbed.core.options import driver_options
-from testbed.core.radio import Radio, RadioCapabilities, RadioSettings, Window
+from testbed.core.radio import FoundRadio, Radio, RadioCapabilities, RadioSettings, Window
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
+
+log = logging.getLogger("testbed.node")
 
 _SLICE_S = 0.05
 """Longest single wait inside UHD, which neither Ctrl-C nor a halt can interrupt."""
@@ -108,6 +112,28 @@ class Usrp(Radio):
     """
 
     options_type = UsrpOptions
+
+    @classmethod
+    def discover(cls, addresses: Sequence[str] = ()) -> list[FoundRadio]:
+        """Open what UHD finds by itself and with `addresses` that are its arguments, as `addr=192.168.10.2`."""
+        try:
+            uhd = load_uhd()
+        except ImportError as exc:
+            raise DeviceError("usrp", "open", "closed", str(exc)) from exc
+        hints = ["", *(a for a in addresses if a.startswith(("addr=", "type=", "serial=")))]
+        listed = [dict(found.to_dict()) for hint in hints for found in uhd.find(hint)]
+        out = []
+        for serial in dict.fromkeys(d["serial"] for d in listed if d.get("serial")):
+            try:
+                with cls("usrp", DriverContext(0, None, None, Path()), serial=serial) as radio:
+                    caps, who = radio.capabilities, radio.identity()
+            except DeviceError as exc:
+                log.warning("%s", exc)
+                continue
+            out.append(
+                FoundRadio({"serial": serial}, serial, f"USRP {who['product']}", caps.tx_gain_db, caps.rx_gain_db)
+            )
+        return out
 
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)
@@ -391,6 +417,7 @@ class Usrp(Radio):
             self._end_burst()
 
     def _unmute(self) -> None:
+        self.check_interrupted("transmit")
         if self._muted:
             self._let_queue_pass("transmit")
             with self._uhd_errors("transmit"):

@@ -253,6 +253,7 @@ class Radio(ABC):
 
     def _check_transmission(self, block: IqBlock, at_s: float | None) -> None:
         self._require_configured("transmit")
+        self.check_interrupted("transmit")
         if not self.capabilities.can_transmit:
             raise DeviceError(self.name, "transmit", self.state, "this radio can only receive: accepted as Eve's")
         samples = block.samples
@@ -295,6 +296,7 @@ class Radio(ABC):
         out: list[DeviceError | None] = []
         for block in blocks:
             try:
+                self.check_interrupted("transmit")
                 self._do_transmit(block, block.time_s)
                 out.append(None)
             except DeviceError as exc:
@@ -304,7 +306,8 @@ class Radio(ABC):
     def interrupt(self) -> None:
         """Make receptions give up: one that another thread waits for within 100 ms, later ones at once. For good.
 
-        They raise DeviceError. Called from any thread where the transmitter is silenced and the device is closed next.
+        They raise DeviceError, and so do transmissions. Called from any thread, before the transmitter is silenced and
+        the device closed: what another thread is about to send is not sent after `silence`.
         """
         self._interrupted.set()
 
@@ -313,10 +316,10 @@ class Radio(ABC):
         """Whether `interrupt` was called; drivers look at it while they wait."""
         return self._interrupted.is_set()
 
-    def check_interrupted(self) -> None:
+    def check_interrupted(self, operation: str = "receive") -> None:
         """Raise DeviceError where `interrupt` was called."""
         if self.is_interrupted:
-            raise DeviceError(self.name, "receive", self.state, "interrupted: the node is halted")
+            raise DeviceError(self.name, operation, self.state, "interrupted: the node is halted")
 
     def receive(self, n_samples: int, at_s: float | None = None, timeout_s: float = 5.0) -> IqBlock:
         """Return `n_samples` starting at device time `at_s` (now where None), with the first sample's time.

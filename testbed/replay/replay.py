@@ -331,9 +331,16 @@ def _distil(
         _close(alice, probes, known)
         return _Block(BlockFacts(alice.report, bob.report, eve, raw=raw), guesses, strongest, {}, 0, None)
     surface = _surface(cut, probes)
-    if_there = {label: _amplify(chain, alice, bob, known[label], probes, surface, seed).key_bits for label in judged}
-    unmeasured = _amplify(chain, alice, bob, known[NOBODY], probes, surface, seed).key_bits
     final = _amplify(chain, alice, bob, known[ALL], probes, surface, seed)
+
+    def against(whom: str) -> int:
+        """Return the key's bits against one Eve, or nobody; judging takes seconds, and where she is all it was done."""
+        if tuple(cut.assumed) == (() if whom == NOBODY else (whom,)):
+            return final.key_bits
+        return _amplify(chain, alice, bob, known[whom], probes, surface, seed).key_bits
+
+    if_there = {label: against(label) for label in judged}
+    unmeasured = against(NOBODY)
     _close(alice, probes, known)
     eve_key = None
     if strongest is not None and final.alice is not None:

@@ -190,12 +190,13 @@ def coordinator(folder: Path) -> Iterator[Feed]:
     def usual(made: Any, name: str, body: Any) -> list[Any]:
         if isinstance(body, m.Probe):
             n = made._frame.subcarrier_hz.size
-            csi = (noise.normal(size=(1, 1, n, 2)) @ [1, 1j]).astype(np.complex64)
-            links = [
-                m.LinkResult(tx=slot.tx, reason=None, snr_db=20.0, shape=csi.shape, csi=csi.tobytes())
-                for slot in body.slots if name in slot.rx
-            ]  # fmt: skip
-            return [m.Captured(round=body.round), m.Probed(round=body.round, links=links)]
+            results = []
+            for plan in body.rounds:
+                csi = (noise.normal(size=(1, 1, n, 2)) @ [1, 1j]).astype(np.complex64)
+                link = m.LinkResult(tx="alice", reason=None, snr_db=20.0, shape=csi.shape, csi=csi.tobytes())
+                heard = [msgspec.structs.replace(link, tx=slot.tx) for slot in plan.slots if name in slot.rx]
+                results.append(m.RoundResult(round=plan.round, links=heard))
+            return [m.Captured(round=body.round), m.Probed(rounds=results)]
         answers = paper.Stage.usual(made, name, body)
         return [msgspec.structs.replace(x, digest="ab" * 32) if hasattr(x, "digest") else x for x in answers]
 

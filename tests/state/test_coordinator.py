@@ -859,3 +859,17 @@ def test_a_run_too_short_for_its_training_makes_no_block() -> None:
     assert stage.blocks == []
     assert stage.over == e.RunOver("finished", "3 rounds")
     assert ("rounds_unused", {"rounds": 3}) in [(n.kind, n.detail) for n in stage.notes]
+
+
+def test_a_nodes_own_words_are_one_line_wherever_they_end_up() -> None:
+    def fails(node: str, body: Any) -> list[Any] | None:
+        bad = m.Failed(operation="run", state="x\ny", detail="first\nsecond \x1b[2J" + "z" * 5000)
+        return [bad] if node == "bob" and isinstance(body, m.Configure) else None
+
+    stage = Stage(fails)
+    stage.join()
+    stage.wait(4.0)
+    assert stage.over is not None
+    assert stage.over.detail.startswith("bob: run: first?second ?[2Jzzz")
+    assert stage.over.detail.isprintable()
+    assert len(stage.over.detail) < 1100

@@ -18,6 +18,8 @@ from testbed.core.config import Accounting, ChainPlan
 from testbed.core.errors import InputError
 from testbed.core.outcomes import HeardSeries, SurfaceRecord
 from testbed.core.types import CsiSeries, Features
+from testbed.entropy.attack import portfolio
+from testbed.entropy.judge import judge
 
 N, CARRIERS = 80, 8
 CHAIN = KeyChain(ChainPlan(enhance_options={"step": 1}), Accounting())
@@ -259,3 +261,26 @@ def test_a_surface_that_does_not_fit_the_block_is_an_input_error(change: dict[st
     with pytest.raises(InputError, match="accepted") as refused:
         k.Knowledge().facts(agreed(), SurfaceRecord(**{**good, **change}))
     assert "\n" not in str(refused.value)
+
+
+def test_a_training_on_the_channels_of_a_block_leaves_nothing_of_it() -> None:
+    """As a replay of a measured set has it that was walked twice: training counts its rounds backwards from 0."""
+    left = {}
+    for what, csi_then in (("the same", csi(5, first=-N - 40)), ("others", turned(csi(5, first=-N - 40)))):
+        known = k.Knowledge()
+        published = CHAIN.features(csi_then, "alice")
+        assert published is not None
+        known.add_features("training", published)
+        facts = known.facts(agreed())
+        assert facts.earlier[0].rounds.tolist() == list(range(-N - 40, -40))
+        found = judge(facts, attacks=portfolio(names=["recurrence", "recurrence_piecewise", "string_near"]))
+        assert not found.failures
+        left[what] = found.min_entropy("estimated") / found.kept_bits
+    assert left["the same"] < 0.2 < 0.4 < left["others"]
+
+
+def turned(series: CsiSeries) -> CsiSeries:
+    """Return a series of as many channels, none of which is like the given ones."""
+    rng = np.random.default_rng(8)
+    h = (rng.normal(size=(*series.h.shape, 2)) @ [1, 1j]).astype(np.complex64)
+    return CsiSeries(h, series.rounds, series.subcarrier_hz)

@@ -407,6 +407,15 @@ def test_the_calibrated_delay_is_taken_out(lab: Lab, calibrated: float, shift: i
     assert match(heard.samples, burst().samples)[0] == pytest.approx(100 + shift, abs=1)
 
 
+def test_every_device_on_the_shelf_is_found(lab: Lab) -> None:
+    lab.bob.unplugged = True
+    (one,) = Usrp.discover(["ip:192.168.2.1"])
+    assert (one.serial, one.options, one.words) == ("30AB", {"serial": "30AB"}, "USRP B210")
+    assert (one.tx_gain_db, one.rx_gain_db) == ((0.0, 89.75), (0.0, 70.0))
+    lab.bob.unplugged = False
+    assert [f.serial for f in Usrp.discover()] == ["30AB", "30CD"]
+
+
 def test_each_rate_has_a_delay_of_its_own(lab: Lab) -> None:
     """What was measured at one rate is 30 samples wrong at another; a rate without a figure is refused by name."""
     lab.bob.rx_delay_samples = {"20e6": 50.0, "10e6": 80.0}
