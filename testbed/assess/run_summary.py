@@ -252,7 +252,8 @@ def _wall_s(run: RecordedRun) -> float | None:
     ready = next((e.time for e in run.events if e.kind == "ready"), None)
     if run.stop is None or ready is None:
         return None
-    return (datetime.fromisoformat(run.stop.time) - datetime.fromisoformat(ready)).total_seconds()
+    down_s = sum(float(e.data["down_s"]) for e in run.events if e.kind == "run_resumed")
+    return (datetime.fromisoformat(run.stop.time) - datetime.fromisoformat(ready)).total_seconds() - down_s
 
 
 def _links_rejected(run: RecordedRun) -> dict[str, dict[str, int]]:

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from testbed.coordinator import events as e
+from testbed.coordinator.past import BLOCK_BEGUN
 from testbed.core.config import Lab, to_dict
 from testbed.net import messages as m
 from testbed.records import documents
@@ -47,7 +48,8 @@ class Recorder:
         self._notes[node] += 1
         if node and self._notes[node] > MOST_NOTES:
             return False
-        self._writer.event(note.kind, note.detail)
+        # what a block takes must be known to whoever resumes the run, whatever death it died
+        self._writer.event(note.kind, note.detail, lasting=note.kind == BLOCK_BEGUN)
         match note.kind:
             case "joined" | "rejoined":
                 self._drivers[note.detail["node"]] = note.detail["identity"]

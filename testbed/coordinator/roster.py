@@ -160,6 +160,7 @@ class Roster:
     def __init__(self, lab: Lab, experiment: Experiment, run: str, clock: EventClock, story: Story) -> None:
         self._lab, self._experiment, self._run = lab, experiment, run
         self._clock, self._story = clock, story
+        self._refused: set[tuple[str, str]] = set()
         self.timed = True
         """Whether every radio can start at a given time; otherwise rounds go step by step."""
         required = {"alice", "bob"} | ({"ris"} if experiment.surface.policy != "none" else set())
@@ -249,7 +250,10 @@ class Roster:
         return [Send(node.name, body)] if node is not None and (node.alive or node.is_missing) else []
 
     def refuse(self, name: str, why: str) -> list[Effect]:
-        return [Send(name, m.Refused(reason=why)), Note("refused", {"node": name, "why": why})]
+        """Refuse a node; it is on record once, however often it asks."""
+        new = (name, why) not in self._refused
+        self._refused.add((name, why))
+        return [Send(name, m.Refused(reason=why)), *([Note("refused", {"node": name, "why": why})] if new else [])]
 
     def refuse_stranger(self, name: str) -> list[Effect]:
         known = name in self._lab.node

@@ -355,9 +355,14 @@ class Rounds:
     # -- nodes that fail their part
 
     def forget_clock_of(self, name: str) -> None:
-        """Delete what a node measured before its process was restarted: it does not apply to its present clock."""
-        for r in self.uncorrected:
-            r.results.pop(name, None)
+        """Its clock is read anew: arrivals in rounds that were planned before do not apply to what it reads then.
+
+        Where it is Alice's, the reference that all arrivals are relative to, no node's do.
+        """
+        is_reference = name == self._roster.name("alice")
+        for r in [*self.uncorrected, *self.under_way]:
+            for other in list(r.bases_s) if is_reference else [name]:
+                r.bases_s.pop(other, None)
 
     def lose(self, name: str, required: bool) -> None:
         """Expect no more reports of a node that was lost; without a required node the round cannot be kept."""

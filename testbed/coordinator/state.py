@@ -45,6 +45,7 @@ from testbed.coordinator.events import (
     StopAsked,
     Tick,
 )
+from testbed.coordinator.past import Past
 from testbed.coordinator.roster import Node, Roster
 from testbed.coordinator.round import Round, Rounds, csi_by_link
 from testbed.coordinator.surface_keeper import MAX_FAILURES, SurfaceKeeper
@@ -86,12 +87,13 @@ _PHASE = "the end of the phase"
 class CoordinatorState(Deadlines):
     """Drives one run of `experiment` on `lab`.
 
-    `frame_s`: length of a probe; `antenna_s`: how much longer a sounding is with every antenna beyond the first.
+    `frame_s`: length of a probe; `antenna_s`: how much longer a sounding is with every antenna beyond the first;
+    `past`: what is on record of a run that is resumed.
     """
 
     def __init__(
         self, lab: Lab, experiment: Experiment, run: str, slots: tuple[Slot, ...], frame_s: float,
-        antenna_s: float = 0.0,
+        antenna_s: float = 0.0, past: Past | None = None,
     ) -> None:  # fmt: skip
         clock = EventClock(OWN_PAUSE_S)
         super().__init__(clock)
@@ -116,6 +118,18 @@ class CoordinatorState(Deadlines):
         self._key_trouble = ""
         """What was seen of wrong keys, for the message about nodes that do not join."""
         self._outcome: RunOver | None = None
+        self._is_resumed = past is not None
+        if past is not None:
+            self._go_on(past)
+
+    def _go_on(self, past: Past) -> None:
+        """Begin where a run that died had come to."""
+        self.rounds.next = past.next_round
+        self.tally.go_on(past.kept, past.rejected)
+        self.timetable.go_on(past.end_s, past.down_s)
+        self.surface.go_on(past.states, past.patterns, past.observed)
+        guards = past.guarded, past.guard_left
+        self.blocks.go_on(past.next_block, past.key_bits, past.to_train, guards, past.dropped)
 
     # -- what the shell and its users read
 
@@ -268,7 +282,17 @@ class CoordinatorState(Deadlines):
 
     def _configured(self, node: Node, body: m.Configured) -> list[Effect]:
         node.clock_asked_s = self._clock.now_s
-        return [Note("configured", {"node": node.name, "accepted": body.accepted}), Send(node.name, m.ReadClock())]
+        note = Note("configured", {"node": node.name, "accepted": body.accepted})
+        return [note, *self.blocks.tidy(node), *self._let_air_catch_up(node), Send(node.name, m.ReadClock())]
+
+    def _let_air_catch_up(self, node: Node) -> list[Effect]:
+        """Let virtual time come to the end of the last round that was planned, whether or not it took place.
+
+        A node that comes back reads its clock then. If the reading were wrong by the length of a round, the node would
+        measure every round beside its peer's. No round is under way.
+        """
+        is_late = self.phase in ("probing", "distilling") and node.measures
+        return [AdvanceWorld(self.timetable.last_end_s)] if self.virtual and is_late else []
 
     def _clock_read(self, node: Node, body: m.ClockReading) -> list[Effect]:
         if not self.timetable.synchronise(node, body.device_time_s):
@@ -375,6 +399,8 @@ class CoordinatorState(Deadlines):
         node = self.roster.nodes.get(name)
         if node is None:  # the simulated air
             return [RunFails(f"{name}: {detail}")] if self.phase != "finishing" else []
+        if not is_final and not node.incarnation:
+            return []  # it is started again before it has greeted
         if self.phase != "finishing" and not node.incarnation and node.required:
             return [RunFails(f"{name} did not start: {detail}")]
         if self.phase != "finishing" and not node.incarnation and not node.left_out:
@@ -507,6 +533,8 @@ class CoordinatorState(Deadlines):
         for node in self.roster.taking_part():
             self.roster.ask(node)
         out: list[Effect] = [ResetWorld()] if self.lab.world is not None else []
+        if self._is_resumed and self.virtual:
+            out.append(AdvanceWorld(self.timetable.last_end_s))
         return out + self.roster.beams_note()
 
     def _a_node_can_be_configured(self) -> bool:
@@ -761,7 +789,9 @@ class CoordinatorState(Deadlines):
         out += self.blocks.give_up(detail)
         if self.tally.pending:
             out.append(Note("rounds_unused", {"rounds": self.tally.pending}))
-        self._outcome = RunOver(status, detail)
+        # what fails while a failed run stops follows from the first failure, which is the one to name
+        if self._outcome is None or self._outcome.status != "failed":
+            self._outcome = RunOver(status, detail)
         self._phases.enter("finishing")
         self.set_deadline(_PHASE, STOPPING_S)
         return out + [

@@ -222,6 +222,51 @@ class Records(Table):
     """Record every captured IQ block as SigMF (large)."""
 
 
+Share = Annotated[float, Meta(ge=0, le=0.5)]
+PerThousand = Annotated[float, Meta(ge=0, le=1000)]
+Outage = Annotated[float, Meta(gt=0, le=600)]
+
+
+class Faults(Table):
+    """Faults that `testbed run` makes on purpose while the run goes on: a rehearsal of bad networks and dying
+    processes. Drawn from a seed: the same faults in the same rounds. Those of radios and boards are options of their
+    emulators, in the lab's [world.emulators].
+    """
+
+    seed: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    """Instead of the experiment's."""
+    nodes: list[str] = field(default_factory=list)
+    """Names of the nodes that it happens to, all of them local; none named: every local one that takes part."""
+    links: Annotated[list[Literal["control", "discussion", "air"]], Meta(min_length=1)] = field(
+        default_factory=lambda: ["control"]
+    )
+    """Which of a node's connections: control to the coordinator, discussion from Bob to Alice, air to the simulated
+    air. A break of the discussion costs the block under way, one of the air a round or the node's device."""
+    delay_s: Annotated[float, Meta(ge=0, le=10)] = 0.0
+    """Every message arrives so much later."""
+    jitter_s: Annotated[float, Meta(ge=0, le=10)] = 0.0
+    """And up to so much later again, at random; the order stays."""
+    loss: Share = 0.0
+    """Share of messages that are lost while the connection stands (not on the air, whose messages have parts)."""
+    duplication: Share = 0.0
+    """Share of messages that arrive twice. On authenticated links such a message resets the connection instead: no
+    replay gets through there."""
+    reordering: Share = 0.0
+    """Share of messages that change places with the next one; as for duplication."""
+    resets: PerThousand = 0.0
+    """Resets of all of a node's connections, per 1000 rounds; this and what follows, on average."""
+    partitions: PerThousand = 0.0
+    """Outages of a node's connections: nothing passes, and nobody is told."""
+    partition_s: Outage = 2.0
+    """Length of an outage."""
+    pauses: PerThousand = 0.0
+    """Suspensions of a node's process (SIGSTOP, then SIGCONT)."""
+    pause_s: Outage = 2.0
+    """Length of a suspension."""
+    kills: PerThousand = 0.0
+    """Kills of a node's process (SIGKILL); the run starts it again."""
+
+
 class Experiment(Table):
     """experiment.toml"""
 
@@ -241,6 +286,8 @@ class Experiment(Table):
     training: Training = field(default_factory=Training)
     accounting: Accounting = field(default_factory=Accounting)
     records: Records = field(default_factory=Records)
+    faults: Faults | None = None
+    """Without this table nothing is broken on purpose."""
 
 
 class ChainFile(Table):

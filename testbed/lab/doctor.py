@@ -138,15 +138,9 @@ def examine(
     with ExitStack() as stack:
         crew = processes.Crew(lab, lab_name)
         stack.callback(crew.stop)
-        air: str | None = None
-        if lab.world is not None:
-            try:
-                scene = (experiment or config.load_experiment(_SCENE)).scene
-                air = processes.start_air(lab, crew, scene, radio, 1)
-                notes.ok("world", "simulated air", air)
-            except TestbedError as exc:
-                notes.fix("world", "simulated air", str(exc), "see that log; the devices on it cannot be checked")
-                drivers = {}
+        air = _air(lab, crew, radio, experiment, notes)
+        if lab.world is not None and air is None:
+            drivers = {}
         devices: dict[str, Any] = {}
         for name in drivers:
             with notes.guard(name, "device", f"check the device and [node.{name}.options]"):
@@ -172,6 +166,25 @@ def examine(
             found = msgspec.structs.replace(found, correction_ppm=before.correction_ppm, reference=before.reference)
         calibration.write(folder, found)
     return Diagnosis(lab.name, all(f.ok for f in notes.all), notes.all, measured)
+
+
+def _air(lab: Lab, crew: processes.Crew, radio: RadioPlan, experiment: Experiment | None, notes: _Notes) -> str | None:
+    """Return the address of the simulated air, started where that is this machine's; None where there is none here."""
+    if lab.world is None:
+        return None
+    if lab.world.local and _port_trouble(lab.world.host, 0) is not None:
+        # a run starts it there: started here it would make keys of its own, which are not the lab's
+        what = f"not of this machine: a run starts it on {lab.world.host}; devices on it are checked there"
+        notes.ok("world", "elsewhere", what)
+        return None
+    try:
+        scene = (experiment or config.load_experiment(_SCENE)).scene
+        air = processes.start_air(lab, crew, scene, radio, 1)
+        notes.ok("world", "simulated air", air)
+        return air
+    except TestbedError as exc:
+        notes.fix("world", "simulated air", str(exc), "see that log; the devices on it cannot be checked")
+        return None
 
 
 # ---------------------------------------------------------------- files and ports

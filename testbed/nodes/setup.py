@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -84,6 +84,10 @@ class Setup:
                 self.chain.enhance.load(self.model)
             except ValueError as exc:
                 raise OrderRefused(f"the stored model of this run cannot be used: {exc}") from exc
+
+    def has_spent(self, blocks: Iterable[int]) -> None:
+        """Take note of blocks of this run that an earlier life of this node spent ε on."""
+        self._decided.update(blocks)
 
     def _pool_for(self, plan: m.Configure) -> Pool | None:
         """Return the run's pool; raises OrderRefused if one is demanded and no pad is left."""

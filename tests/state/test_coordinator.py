@@ -658,10 +658,19 @@ def test_a_dead_air_ends_the_run_at_once() -> None:
     assert "world: killed by SIGKILL" in stage.over.detail
 
 
+def test_a_node_that_is_started_again_before_it_has_greeted_is_waited_for() -> None:
+    stage = Stage()
+    stage.join("alice", "eve", "ris")
+    stage.take(e.ProcessEnded("bob", "process ended: killed by SIGKILL; it is restarted"))
+    assert stage.over is None
+    stage.join("bob")
+    assert stage.over == e.RunOver("finished", "6 rounds")
+
+
 def test_a_node_that_dies_before_it_greets_ends_the_run_with_its_last_words() -> None:
     stage = Stage()
     stage.join("alice")
-    stage.take(e.ProcessEnded("bob", "process ended: exit status 2: options: unknown key"))
+    stage.take(e.ProcessEnded("bob", "process ended: exit status 2: options: unknown key", is_final=True))
     assert stage.over is not None
     assert "bob did not start" in stage.over.detail
     assert "unknown key" in stage.over.detail

@@ -14,6 +14,7 @@ from testbed.core.outcomes import KeyReport, SurfaceRecord
 from testbed.core.types import CsiFrame, Key
 from testbed.net import messages as m
 from testbed.nodes import events as e
+from testbed.nodes import known
 from testbed.nodes.eavesdropping import EVE_PATIENCE_S
 from testbed.nodes.state import NodeState
 
@@ -482,9 +483,9 @@ def test_a_block_that_failed_or_was_given_up_counts_as_known() -> None:
     assert trio.last("alice", m.Amplified).report.min_entropy_per_bit < 0.1
 
 
-def again_in_two_halves(**changes: Any) -> tuple[Trio, int]:
+def again_in_two_halves(again: bool = True, **changes: Any) -> tuple[Trio, int]:
     accounting = Accounting(epsilon_log2=32, assumed_eve_correlation=0.0)
-    return Trio(rounds_again=True, **{"blocks": 2, "accounting": accounting, **changes}), len(ROUNDS) // 2
+    return Trio(rounds_again=again, **{"blocks": 2, "accounting": accounting, **changes}), len(ROUNDS) // 2
 
 
 def second_half(trio: Trio, half: int, block: int = 1) -> KeyReport:
@@ -538,6 +539,58 @@ def test_a_restarted_alice_who_cannot_know_what_was_said_before_makes_no_key() -
     assert report.key_bits == 0
     assert "earlier_blocks_unknown" in str(report.failure)
     assert trio.keys == {}
+
+
+def test_a_restarted_alice_who_finds_what_she_kept_knows_what_was_said_before() -> None:
+    """What comes back makes no second key for her, and what is new makes one: she is as good as one who stayed."""
+    kept: list[Any] = []
+    for again in (True, False):
+        trio, half = again_in_two_halves(again=again)
+        handle = trio.nodes["alice"].handle
+
+        def keeping(event: e.Event, handle: Any = handle) -> list[e.Instruction]:
+            out = handle(event)
+            kept.extend(x.part for x in out if isinstance(x, e.StoreKnown))
+            return out
+
+        trio.nodes["alice"].handle = keeping  # type: ignore[method-assign]
+        for role in ("alice", "bob"):
+            trio.take(role, e.Received(m.Distil(block=0, rounds=ROUNDS[:half], timeout_s=5.0)))
+        trio.amplify(None)
+        assert [type(part) for part in kept] == [known.Begun, known.Decided]
+        files = [known.encode(part) for part in kept]
+        fresh, _ = again_in_two_halves(again=again)
+        fresh.take("alice", e.PastFound(known.Past.of(known.decode(data) for data in files)))
+        report = second_half(fresh, half, block=1)
+        assert "earlier_blocks_unknown" not in str(report.failure)
+        if again:
+            assert report.min_entropy_per_bit < 0.1
+            assert report.key_bits == 0
+        else:
+            assert report.min_entropy_per_bit > 0.4
+        kept.clear()
+
+
+def test_nothing_is_published_of_a_block_that_was_not_kept_before() -> None:
+    trio = Trio()
+    out = trio.nodes["alice"].handle(e.Received(m.Distil(block=0, rounds=ROUNDS, timeout_s=5.0)))
+    assert isinstance(out[0], e.StoreKnown)
+    out = trio.nodes["bob"].handle(e.Received(m.Distil(block=0, rounds=ROUNDS, timeout_s=5.0)))
+    assert not any(isinstance(x, e.StoreKnown) for x in out)  # he decides no length
+
+
+def test_what_was_kept_of_a_run_is_forgotten_with_its_end() -> None:
+    out = Trio().nodes["alice"].handle(e.Received(m.Finish(kind="stop")))
+    assert e.ForgetKnown() in out
+
+
+def test_a_block_that_is_given_up_takes_its_key_with_it() -> None:
+    trio = Trio()
+    for role in ("alice", "bob"):
+        assert trio.nodes[role].handle(e.Received(m.Abandon(block=4, reason="the other end has none"))) == [
+            e.DropKey(4)
+        ]
+    assert trio.nodes["eve"].handle(e.Received(m.Abandon(block=4, reason="x"))) == []
 
 
 def test_a_node_that_is_configured_again_has_spent_what_it_spent() -> None:

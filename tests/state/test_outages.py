@@ -213,3 +213,23 @@ def test_an_eve_whose_radio_fails_in_every_round_is_left_out() -> None:
     stage.join()
     assert stage.over == e.RunOver("finished", "10 rounds")
     assert [n.detail["node"] for n in stage.notes if n.kind == "left_out"] == ["eve"]
+
+
+def test_a_world_that_died_is_named_and_not_who_fails_because_of_it() -> None:
+    """Nodes that are ordered to stop cannot silence their radios in an air that is gone, and say so."""
+
+    stopped = set()
+
+    def script(name: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Finish):
+            if name in stopped:  # as a node does that has left
+                return []
+            stopped.add(name)
+            return [m.Failed(operation="run", state="stopped", detail="silence: the world did not answer within 2 s")]
+        return [] if isinstance(body, m.Probe) and body.round >= 2 else None
+
+    stage = Stage(script)
+    stage.join()
+    stage.take(e.ProcessEnded("world", "process ended: killed by SIGKILL", is_final=True))
+    stage.wait(10.0)
+    assert stage.over == e.RunOver("failed", "world: process ended: killed by SIGKILL")

@@ -56,7 +56,10 @@ class Site:
         lab = config.load_lab(str(self.lab))
         processes.make_keys(lab, processes.daemon_names(lab))  # all sites share one state folder
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stays: bool = False) -> subprocess.Popen[str]:
+        """Start a daemon; a node leaves after one run unless it `stays`."""
+        if arguments[0] == "node" and not stays:
+            arguments = (*arguments, "--once")
         child = subprocess.Popen(
             [sys.executable, "-m", "testbed", *arguments, "--lab", str(self.lab)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -64,9 +67,9 @@ class Site:
         self.children.append(child)
         return child
 
-    def start_coordinator(self, *arguments: str) -> subprocess.Popen[str]:
+    def start_coordinator(self, *arguments: str, experiment: str = "mobile_room") -> subprocess.Popen[str]:
         out = str(self.folder / "runs")
-        return self.start("coordinator", "mobile_room", "--json", "--out", out, *arguments)
+        return self.start("coordinator", experiment, "--json", "--out", out, *arguments)
 
     def run_folder(self) -> Path:
         return next((self.folder / "runs").iterdir())

@@ -448,6 +448,23 @@ def test_a_remote_nodes_own_machine_is_recognised_and_others_secrets_are_not_ask
     assert asked == {(n, "public") for n in ("coordinator", "world", "alice", "eve", "ris")}
 
 
+def test_an_air_that_is_another_machines_is_not_started_here(tmp_path: Path) -> None:
+    """Started here it would make the air's keys anew, and nothing here would understand the real one any more."""
+    there = 'host = "192.0.2.1"'
+    lab = lab_file(
+        tmp_path,
+        ('pace = "virtual"', f'pace = "virtual"\n{there}\nport = 45995'),
+        ("[node.alice]", f"[coordinator]\n{there}\nport = 45999\n[node.alice]\n{there}\nport = 45997"),
+        ("[node.bob]", '[node.bob]\nlocal = false\nhost = "127.0.0.7"'),
+    )  # fmt: skip
+    place = config.load_lab(lab)
+    found = doctor.examine(place, lab, RadioPlan(), 4, lambda _: None, None, ["bob"])
+    (air,) = [f for f in found.findings if f.subject == "world" and f.check == "elsewhere"]
+    assert air.ok
+    assert "192.0.2.1" in air.detail
+    assert not (processes.lab_folder(place) / "transport" / "world.secret").exists()
+
+
 def test_advice_names_the_option_and_its_value(tmp_path: Path) -> None:
     weak = examine(lab_file(tmp_path, ("tx_gain_db = -6.0", "tx_gain_db = -60.0")), repeats=4)
     assert "raise tx_gain_db to -40 in [node.alice]" in the(weak, "alice → eve", "link").fix
