@@ -177,7 +177,7 @@ class Reply(Struct, kw_only=True, frozen=True):
     detail: str = ""
     session: str = ""
     now: int = 0
-    """The device's present: the earliest instant at which it could still do something."""
+    """The device's current time: the earliest instant at which it can still transmit or change."""
     runs: bool = False
     """Tune: time passes by itself (wall pace), so that a request can become late on its way."""
     time: int = 0

@@ -274,7 +274,7 @@ class _Server:
             request = m.decode_request(frames[0])
         except ProtocolError as exc:
             self._strike(route)
-            # without an id nobody can match an answer, unless the header at least carries one
+            # without an id no client can match an answer, unless the header at least carries one
             self._answer(route, m.Reply(id=_id_of(frames), error="device", detail=f"message not understood: {exc}"))
             return
         try:
@@ -305,7 +305,7 @@ class _Server:
     def _serve_checked(
         self, route: bytes, request: m.Request, frames: list[bytes], now: float, sender: str | None
     ) -> None:
-        """Serve a request of whoever may make it."""
+        """Serve a request if its sender may make it."""
         wanted = (
             request.name if isinstance(request, m.Attach) else "coordinator" if isinstance(request, m.Reset) else None
         )

@@ -84,11 +84,11 @@ class FoundRadio:
     """A device that answers, as `testbed init` writes it into a lab file."""
 
     options: dict[str, Any]
-    """Of the node's table: by these the driver opens this device and no other."""
+    """Options of the node's table with which the driver opens exactly this device."""
     serial: str
     """Empty where the device states none."""
     words: str
-    """What it is, for people."""
+    """Description of the device as text."""
     tx_gain_db: tuple[float, float]
     rx_gain_db: tuple[float, float]
     can_transmit: bool = True
@@ -147,7 +147,7 @@ class Radio(ABC):
 
     @classmethod
     def discover(cls, addresses: Sequence[str] = ()) -> list[FoundRadio]:
-        """Return the devices that answer on this machine, each once; `addresses`: where else to look.
+        """Return the devices that answer on this machine, each once; `addresses`: further places to search.
 
         Addresses of other drivers are passed over. Raises DeviceError where the vendor's library is missing. Default:
         this driver cannot look for devices.
@@ -158,7 +158,8 @@ class Radio(ABC):
         self.name = name
         self.state = "open"
         self.correction_ppm = 0.0
-        """By how much this device's oscillator is too fast; `configure` tunes it lower by as much. Set it before."""
+        """By how much this device's oscillator is too fast; `configure` tunes it lower by as much. Set it before
+        `configure`."""
         self.tell_air: Callable[[float], None] = lambda time_s: None
         """Called with the time until which the device will not transmit; an emulated device passes it to the air."""
         self._settings: RadioSettings | None = None

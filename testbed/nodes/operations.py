@@ -53,7 +53,7 @@ class _Tuned:
     """Where the captured samples are written; None where they are not."""
     carrier: CarrierTracker
     ratio: C64 | None
-    """(subcarrier,) this device's T/R, by which CSI is multiplied; None where it is taken as it is."""
+    """(subcarrier,) this device's T/R, by which CSI is multiplied; None without a correction."""
 
 
 @dataclass(slots=True, eq=False)
@@ -167,7 +167,7 @@ class RadioWork:
         return self._tuned is None or not self._tuned.antennas.learns
 
     def expect(self, body: m.Probe) -> Capture:
-        """Take note of a train that will be captured; called in the order of the trains, from any one thread."""
+        """Note a train that will be captured; called in the order of the trains, always from one thread."""
         found = Capture(body, ordinal=self._expected)
         self._expected += 1
         if self._retune is not None and found.ordinal >= self._hears_from:
