@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
+from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
@@ -18,14 +21,32 @@ from testbed.core.errors import InputError
 
 @app.command()
 def bench(
-    name: Annotated[Optional[str], typer.Argument(help="Name of one benchmark; default: all.")] = None,  # noqa: UP045
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Name of one benchmark; default: all. Or soak, or kills."),
+    ] = None,
+    rounds: Annotated[Optional[int], typer.Option(min=1, help="Of soak; default: 20000.")] = None,  # noqa: UP045
+    kills: Annotated[Optional[int], typer.Option(min=1, help="Of kills; default: 300.")] = None,  # noqa: UP045
+    minutes: Annotated[Optional[float], typer.Option(min=0.1, help="Of soak and kills: no longer than this.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(min=0, help="Of soak and kills.")] = 1,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder that soak and kills work in, and leave; default: one that is deleted."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure performance, each figure beside a peer measured in the same run.
+    """Measure performance, each figure compared with a peer measured in the same run.
 
-    Example: testbed bench cascade --json
+    soak: one long run under faults; kills: SIGKILL at random instants. Both check from outside what must hold however a
+    run is treated; exit status 1 where something does not.
+    Example: testbed bench cascade --json, or testbed bench kills --kills 50
     """
     logs.configure(False)
+    if name in ("soak", "kills"):
+        _endure(name, {"soak": rounds, "kills": kills}[name], minutes, seed, out, as_json)
+        return
+    if rounds is not None or kills is not None or minutes is not None or out is not None:
+        raise InputError("--rounds, --kills, --minutes and --out are options of soak and kills; accepted here: none")
     from testbed import benchmarks as benches
 
     rows = benches.run(name)
@@ -35,6 +56,31 @@ def bench(
     for row in rows:
         peer = f"  {row.peer}: {row.peer_s:.6g} s, ratio {row.ratio:.2f}" if row.peer else ""
         print(f"{row.name}: {row.ours_s:.6g} s{peer}\n    {row.note}")
+
+
+def _endure(name: str, amount: int | None, minutes: float | None, seed: int, out: Path | None, as_json: bool) -> None:
+    """Run soak or kills, in a folder that is kept or a temporary one, and print what came of it."""
+    from testbed.benchmarks import endure
+
+    with contextlib.ExitStack() as stack:
+        if out is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="testbed-")))
+        else:
+            folder = out.resolve()
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise InputError(f"--out {out}: accepted: a new folder, or an empty one")
+        found = endure(name, folder, amount, seed, minutes, say)
+    if as_json:
+        print_json(found)
+    else:
+        for key, value in found.figures.items():
+            print(f"{key}: {value}")
+        for finding in found.findings:
+            print(f"violated: {finding.invariant}: {finding.detail}")
+        print("every invariant held" if found.ok else f"{len(found.findings)} findings")
+    if not found.ok:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -46,7 +46,7 @@ def replay(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Run the key chain over a recorded run, a measured data set, or anybody's arrays: no radios.
+    """Run the key chain over a recorded run, a measured data set, or your own arrays: no radios.
 
     Example: testbed replay measured.csv --map map.toml --chain chain.toml
     """
@@ -73,12 +73,12 @@ def replay(
     out = console()
     out.print(plain(summary["description"]), highlight=False)
     out.print(shown)
-    out.print(plain(f"* Eve: {summary['eve_assumption']}"), highlight=False)
+    out.print(plain(f"assumption on Eve (*): {summary['eve_assumption']}"), highlight=False)
     if summary["key_note"]:
         out.print(plain(f"key: {summary['key_note']}"), highlight=False)
     if summary["pairs_rejected"]:
         told = ", ".join(f"{n} {reason}" for reason, n in summary["pairs_rejected"].items())
-        out.print(plain(f"pairs: {summary['pairs_kept']} of {summary['rounds']}; not used: {told}"), highlight=False)
+        out.print(plain(f"pairs: {summary['pairs_kept']} of {summary['rounds']}; rejected: {told}"), highlight=False)
     if "training" in summary:
         out.print(plain(training_line(summary["training"])), highlight=False)
     for caveat in summary["caveats"]:

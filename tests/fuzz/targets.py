@@ -288,7 +288,7 @@ def world(_: Path) -> Iterator[Feed]:
 
     def feed(rng: random.Random) -> str:
         nonlocal now
-        if rng.random() < 0.02:  # what was let go is put up again
+        if rng.random() < 0.02:  # a radio that was released is put on the air again
             ask(w.Reset(id=1, scene=msgspec.to_builtins(scene), carrier_hz=2.4e9, seed=1))
             furnish()
         now += 0.01
@@ -448,7 +448,7 @@ def dialogue(_: Path) -> Iterator[Feed]:
 
 
 class FakeLine:
-    """A serial line whose other end is a function; nobody waits, time is counted."""
+    """A serial line whose other end is a function; there is no waiting, time is counted."""
 
     def __init__(self, answer: Callable[[bytes], bytes]) -> None:
         self._answer, self.is_open, self.port, self._came = answer, True, "/dev/null", b""
@@ -483,7 +483,7 @@ class FakeLine:
 
 
 class FakeTime:
-    """A clock that goes on by itself whenever it is looked at, so that every deadline comes."""
+    """A clock that advances at every reading, so that every deadline passes."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
