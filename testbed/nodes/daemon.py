@@ -173,7 +173,6 @@ class NodeDaemon:
     def run(self) -> int:
         """Serve until ordered to finish, or the coordinator is silent for too long. Returns the exit status."""
         self._pulse.start()
-        self._thread.start()
         try:
             self._greet()
             while self._exit is None:

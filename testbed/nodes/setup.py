@@ -28,8 +28,9 @@ class Setup:
     """A node's data of the run, its key chain, and the enhancer's model where one was trained.
 
     `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed is known to
-    everybody, and must not determine which bits are sacrificed or how the key is hashed. `wegman_carter`: the node's
-    own lab file demands one-time authentication of the discussion; `pool` is what it has for it, None: nothing.
+    all parties, and must not determine which bits are sacrificed or how the key is hashed. `wegman_carter`: the node's
+    own lab file demands one-time authentication of the discussion; `pool` contains the pads for that, None if there is
+    none.
     """
 
     def __init__(
