@@ -149,7 +149,7 @@ def test_a_node_applies_it_where_it_is_asked_to(tmp_path: Path) -> None:
             work.configure(PLAN, "run", 1)
             alice.transmit(b._block(alice, 0.0))
             done: Any = work.step(m.Step(round=0, step=0, action="receive", tx="alice", last=True))
-            (link,) = done.report.links
+            (link,) = done.reports[0].rounds[0].links
             heard[calibrated] = np.abs(np.frombuffer(link.csi, np.complex64))
             ratio = response().ratio(b.frame.subcarrier_hz)
     np.testing.assert_allclose(heard[True] / heard[False], np.abs(ratio), rtol=0.02)
