@@ -112,7 +112,7 @@ class CoordinatorState(Deadlines):
         """The trains under way and what was gathered are finished, and nothing more is begun."""
         self._unsent: dict[str, m.Probe] = {}
         """Orders for the train on the air, by node, while the surface has not acknowledged its patterns."""
-        self._due_s: dict[int, float] = {}
+        self._latch_due_s: dict[int, float] = {}
         """Round of that train → when its pattern latches, on the board's clock."""
         self._key_trouble = ""
         """What is known of keys that do not fit, for whoever does not join."""
@@ -688,7 +688,7 @@ class CoordinatorState(Deadlines):
         if not self.surface.is_scheduled:
             return [Send(n, probe) for n, probe in probes.items()]
         self._unsent = probes
-        return self.surface.schedule(self._due_s)
+        return self.surface.schedule(self._latch_due_s)
 
     def _room_for_train(self) -> int:
         """Return how many rounds the next train may have, whatever their windows."""
@@ -729,7 +729,7 @@ class CoordinatorState(Deadlines):
         scheduler, is_scheduled = self.timetable.scheduler, self.surface.is_scheduled
         assert scheduler is not None
         if not self.rounds.on_air:
-            self._due_s.clear()
+            self._latch_due_s.clear()
             self.timetable.ask_board()
         times_s = self.timetable.plan(self._not_before_s())
         held = None if is_scheduled else self.surface.held
@@ -737,7 +737,7 @@ class CoordinatorState(Deadlines):
         if is_scheduled:
             ris = self.roster.name("ris")
             assert ris is not None
-            self._due_s[r.number] = scheduler.device_s(ris, self.timetable.latch_s(times_s[0]))
+            self._latch_due_s[r.number] = scheduler.device_s(ris, self.timetable.latch_s(times_s[0]))
         else:
             self.surface.count(r.number)
         if self.roster.timed:
