@@ -455,4 +455,4 @@ def test_a_run_of_several_thousand_patterns_can_be_closed(tmp_path: Path) -> Non
     w.close(documents.stop("ok"), {})
     run = reader.load(tmp_path / "run")
     assert run.state == "closed"
-    assert {d: p.levels.tolist() for d, p in run.patterns.items()} == {d: v.tolist() for d, v in wanted.items()}
+    assert {d: run.patterns[d].levels.tolist() for d in wanted} == {d: v.tolist() for d, v in wanted.items()}
