@@ -218,7 +218,7 @@ class Learner(ABC):
             self._earned.copy_(state["earned"])
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as exc:
             raise InputError(
-                f"{path}: does not fit: {one_line(exc)}; accepted: what this learner is: {self.stack.n_runs} runs, "
+                f"{path}: does not fit: {one_line(exc)}; accepted: a checkpoint for  {self.stack.n_runs} runs, "
                 f"{self.stack.n_antennas} antennas, {self.task.view} view, {self.task.frame} frame, {self.config}"
             ) from exc
         self._begin()

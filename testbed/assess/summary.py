@@ -74,7 +74,7 @@ class RunFacts:
     rehearsal: bool = False
     """Whether the run follows from a public seed, and so do its keys."""
     authentication: Sequence[str] = ()
-    """What the discussion was authenticated by: curve, wegman_carter; nothing where it was held in one process."""
+    """The discussion's authentication: curve, wegman_carter; empty if it was held in one process."""
     keys_exposed: int | None = None
     """Keys that an Eve of the audit after the run can predict; None where there was no audit."""
     unmeasured: Mapping[str, str] = field(default_factory=dict)
@@ -171,7 +171,7 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
 
 
 def _authentication(facts: RunFacts, good: Sequence[BlockFacts]) -> dict[str, Any]:
-    """Say what the discussion was authenticated by and what that cost: key = hashed − refill."""
+    """Return the discussion's authentication and the bits that it used: key = hashed − refill."""
     refill = sum(b.alice_key.refill_bits for b in good if b.alice_key is not None)
     ends = [[k.authentication_bits if k is not None else 0 for k in (b.alice_key, b.bob_key)] for b in facts.blocks]
     key_bits = sum(b.alice_key.key_bits for b in good if b.alice_key is not None)
@@ -196,20 +196,20 @@ def _entropy_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:
 
 _OF_BINS = ("dead_bins", "jumping_bins")
 _FEW = 0.005
-"""Share of frames or values below which what was repaired is no sign of a defective receiver."""
+"""Share of repaired frames or values below which the receiver counts as sound."""
 _DEFECTS = {
     "dead_bins": ("dead subcarrier", "dead subcarriers", "filled in, features of many left out"),
     "jumping_bins": ("jumping subcarrier", "jumping subcarriers", "filled in, features of many left out"),
     "filled_values": ("missing or outlying value", "missing or outlying values", "filled in from the neighbours"),
     "broken_frames": ("broken frame", "broken frames", "left out: most values missing"),
-    "outlier_frames": ("outlier frame", "outlier frames", "left out: level far off the frames around"),
+    "outlier_frames": ("outlier frame", "outlier frames", "left out: level far from that of the frames around"),
     "level_steps": ("step of the receiver's gain", "steps of the receiver's gain", "levelled"),
 }
-"""Singular, plural, what was done."""
+"""Singular, plural, treatment."""
 
 
 def _defects(reports: Sequence[AgreeReport | None]) -> dict[str, int]:
-    """Return what was wrong with one end's CSI over all blocks: frames, values, steps in sum; bins the most at once."""
+    """Return the defects of one end's CSI over all blocks: frames, values and steps summed, for bins the maximum."""
     out: dict[str, int] = {}
     for report in reports:
         for name, n in (report.csi_defects if report is not None else {}).items():
@@ -218,7 +218,7 @@ def _defects(reports: Sequence[AgreeReport | None]) -> dict[str, int]:
 
 
 def _defect_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:
-    """Name what was masked or repaired of each end's CSI."""
+    """Return a verdict on the masked or repaired defects of each end's CSI."""
     out = []
     for end, reports in (("alice", [b.alice for b in blocks]), ("bob", [b.bob for b in blocks])):
         found = _defects(reports)

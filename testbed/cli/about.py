@@ -35,7 +35,7 @@ def bench(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure performance, each figure beside a peer measured in the same run.
+    """Measure performance, each figure compared with a peer measured in the same run.
 
     soak: one long run under faults; kills: SIGKILL at random instants. Both check from outside what must hold however a
     run is treated; exit status 1 where something does not.

@@ -80,17 +80,17 @@ def doctor(
 @app.command()
 def init(
     out: Annotated[Path, typer.Option(help="The lab file to write.", metavar="LAB.toml")] = Path("bench.toml"),
-    name: Annotated[str, typer.Option(help="Of the lab: names the folder of its keys and states.")] = "bench",
+    name: Annotated[str, typer.Option(help="Name of the lab, and of the folder of its keys and states.")] = "bench",
     at: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Look here, too: ip:192.168.3.1, usb:1.5.5. May be repeated.", metavar="ADDRESS"),
+        typer.Option(help="Further address to search: ip:192.168.3.1, usb:1.5.5. May be repeated.", metavar="ADDRESS"),
     ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Do not ask: the first device is Alice's, then Bob's, Eve's.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for radios and serial ports on this machine, ask which is whose, and write a lab file.
+    """Look for radios and serial ports on this machine, ask which belongs to which node, and write a lab file.
 
     Example: testbed init --out bench.toml --at ip:192.168.2.1
     """
@@ -101,9 +101,11 @@ def init(
 
     seen = starting.look(at or ())
     for driver, why in seen.untried.items():
-        say(f"{driver}: not looked for: {why}")
+        say(f"{driver}: not searched: {why}")
     if not seen.radios:
-        raise InputError("no radio answers on this machine; accepted: --at with its address, or a lab file by hand")
+        raise InputError(
+            "no radio answers on this machine; accepted: --at with its address, or write a lab file by hand"
+        )
 
     def ask(question: str, proposed: str, accepted: Sequence[str]) -> str:
         if yes or as_json or not sys.stdin.isatty():

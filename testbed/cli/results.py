@@ -11,7 +11,7 @@ import typer
 
 from testbed import config
 from testbed.cli.app import JsonOption, LabOption, QuietOption, VerboseOption, app
-from testbed.cli.terminal import console, print_json, say, training_line
+from testbed.cli.terminal import console, plain, print_json, say, training_line
 from testbed.core import logs
 from testbed.core.errors import InputError
 from testbed.core.gate import printable
@@ -46,7 +46,7 @@ def replay(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Run the key chain over a recorded run, a measured data set, or anybody's arrays: no radios.
+    """Run the key chain over a recorded run, a measured data set, or your own arrays: no radios.
 
     Example: testbed replay measured.csv --map map.toml --chain chain.toml
     """
@@ -69,22 +69,23 @@ def replay(
     heading, *rows = replaying.table(summary)
     shown = Table(*heading)
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(plain, row))
     out = console()
-    out.print(f"{summary['description']}", highlight=False)
+    out.print(plain(summary["description"]), highlight=False)
     out.print(shown)
-    out.print(f"* Eve: {summary['eve_assumption']}", highlight=False)
+    out.print(plain(f"assumption on Eve (*): {summary['eve_assumption']}"), highlight=False)
     if summary["key_note"]:
-        out.print(f"key: {summary['key_note']}", highlight=False)
+        out.print(plain(f"key: {summary['key_note']}"), highlight=False)
     if summary["pairs_rejected"]:
         told = ", ".join(f"{n} {reason}" for reason, n in summary["pairs_rejected"].items())
-        out.print(f"pairs: {summary['pairs_kept']} of {summary['rounds']}; not used: {told}", highlight=False)
+        out.print(plain(f"pairs: {summary['pairs_kept']} of {summary['rounds']}; rejected: {told}"), highlight=False)
     if "training" in summary:
-        out.print(training_line(summary["training"]), highlight=False, markup=False)
+        out.print(plain(training_line(summary["training"])), highlight=False)
     for caveat in summary["caveats"]:
-        out.print(f"note: {caveat}", highlight=False)
+        out.print(plain(f"note: {caveat}"), highlight=False)
     for entry in summary["health"]:
-        out.print(f"{'ok  ' if entry['ok'] else 'look'} {entry['check']}: {entry['detail']}", highlight=False)
+        mark = "ok  " if entry["ok"] else "look"
+        out.print(plain(f"{mark} {entry['check']}: {entry['detail']}"), highlight=False)
 
 
 @app.command()
@@ -175,7 +176,7 @@ def compare(
         return
     from rich.table import Table
 
-    shown = Table("", *(folder.name for folder in runs))
+    shown = Table("", *(plain(folder.name) for folder in runs))
     for row in rows:
         cells = ["–" if v is None else f"{v:.4g}" for v in row["values"]]
         cells = [c if r is None else f"{c} (× {r:.3g})" for c, r in zip(cells, row["ratios"], strict=True)]
@@ -210,7 +211,7 @@ def randomness(
     from rich.table import Table
 
     heading, *lines = testing.table(assessed)
-    title = f"{file}: {bits.shape[0]} × {bits.shape[1]} bits ({kind})"
+    title = f"{plain(file)}: {bits.shape[0]} × {bits.shape[1]} bits ({kind})"
     style: dict[str, Any] = {
         "title_justify": "left",
         "box": box.SIMPLE_HEAD,

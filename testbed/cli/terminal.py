@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import typer
 
+from testbed.core.gate import printable
 from testbed.core.words import counted
 
 if TYPE_CHECKING:
@@ -34,6 +35,13 @@ def console() -> Any:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else _UNBROKEN)
+
+
+def plain(text: Any) -> str:
+    """Return what a node or a file says as one line that a terminal can show and that rich takes for no markup."""
+    from rich.markup import escape
+
+    return str(escape(printable(str(text), 2000)))
 
 
 class ProgressBar:
@@ -74,7 +82,7 @@ class ProgressBar:
         figures = f"{p.rounds_per_s:5.0f} rounds/s  SNR {snr}  kept {p.kept}  key bits {p.key_bits}"
         if p.message is not None:
             if self._bar is not None:
-                self._bar.console.print(p.message)
+                self._bar.console.print(plain(p.message))
             else:
                 say(p.message)
         if self._bar is not None:
@@ -95,7 +103,7 @@ def conclude(outcome: Any, as_json: bool) -> None:
         _show(outcome, path)
     sys.stdout.flush()  # so that the reason is the last line, also where both streams go to one file
     if outcome.status == "failed":
-        say(f"run failed: {outcome.detail}; report: {path}")
+        say(f"run failed: {printable(outcome.detail, 2000)}; report: {path}")
         raise typer.Exit(1)
     if outcome.status == "stopped":
         raise typer.Exit(130)
@@ -122,10 +130,15 @@ def _eves(secrecy: dict[str, Any]) -> Any:
         table.add_column(heading, justify="right" if heading in ("guesses", "key left") else "left")
     for row in secrecy["eves"][:MOST_EVES]:
         guess = row["guess_probability"]
-        table.add_row(row["name"], row["knows"], "assumed" if guess is None else f"{guess:.1%}", str(row["key_bits"]))
+        table.add_row(
+            plain(row["name"]),
+            plain(row["knows"]),
+            "assumed" if guess is None else f"{guess:.1%}",
+            str(row["key_bits"]),
+        )
     table.add_section()
     for row in secrecy["sensitivity"]:
-        table.add_row(row["name"], row["knows"], "what if", str(row["key_bits"]))
+        table.add_row(plain(row["name"]), plain(row["knows"]), "what if", str(row["key_bits"]))
     return table
 
 
@@ -138,7 +151,7 @@ def _show(outcome: Any, report_path: Path) -> None:
     def figure(value: Any, form: str = "") -> str:
         return "–" if value is None else format(value, form)
 
-    rejected = ", ".join(f"{n} {why}" for why, n in s["pairs_rejected"].items()) or "none"
+    rejected = ", ".join(f"{n} {plain(why)}" for why, n in s["pairs_rejected"].items()) or "none"
     out.print(
         f"[bold]{counted(s['keys_verified'], 'verified key')}, {counted(s['key_bits'], 'bit')}[/bold]"
         f" (mismatched: {figure(s['keys_mismatched'])}; recovered by Eve: {figure(s['eve_keys_recovered'])})"
@@ -160,11 +173,12 @@ def _show(outcome: Any, report_path: Path) -> None:
             f"{paid['hashed_bits']} hashed bits refill it"
         )
     if "training" in s:
-        out.print(training_line(s["training"]), highlight=False, markup=False)
+        out.print(plain(training_line(s["training"])), highlight=False)
     if s.get("secrecy"):
         out.print(_eves(s["secrecy"]))
     table = Table(title="health", title_justify="left", show_header=False)
     for entry in s["health"]:
-        table.add_row("[green]ok[/green]" if entry["ok"] else "[yellow]look[/yellow]", entry["check"], entry["detail"])
+        mark = "[green]ok[/green]" if entry["ok"] else "[yellow]look[/yellow]"
+        table.add_row(mark, plain(entry["check"]), plain(entry["detail"]))
     out.print(table)
-    out.print(f"report: {report_path}", soft_wrap=True)
+    out.print(f"report: {plain(report_path)}", soft_wrap=True)

@@ -145,7 +145,7 @@ class Block(Deadlines):
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         if self.waiting and not self.has_deadline(_REPORTS):
-            yield f"block {self.number} may wait for ever"
+            yield f"block {self.number} may wait without limit"
         if not self.rounds:
             yield f"block {self.number} has no rounds"
 
@@ -378,7 +378,7 @@ class Blocks:
             if self.open.stage.now == "closed":
                 yield f"block {self.open.number} is closed but still open"
             if not self.open.waiting <= self._roster.nodes.keys():
-                yield f"block {self.open.number} waits for nodes that nobody knows"
+                yield f"block {self.open.number} waits for unknown nodes"
             if self.open.number != self._next - 1:
                 yield f"block {self.open.number} is open, but the next one is {self._next}"
         if self._guard < 0:

@@ -19,7 +19,7 @@ from testbed.records.writer import RunWriter
 
 log = logging.getLogger("testbed.coordinator")
 MOST_NOTES = 2000
-"""About one node that a run records."""
+"""Largest number of recorded notes about one node."""
 
 
 class Recorder:
@@ -30,18 +30,18 @@ class Recorder:
         self._writer, self._lab, self._run_name, self._private = writer, lab, run_name, private
         self._links_rejected: dict[str, Counter[str]] = {}
         self._offsets_rejected: dict[str, list[tuple[int, float]]] = {}
-        """Link → (round, carrier offset in Hz) of frames that were rejected for it."""
+        """Link → (round, carrier offset in Hz) of frames that were rejected because of it."""
         self._drivers: dict[str, dict[str, Any]] = {}
         self._accepted: dict[str, dict[str, Any]] = {}
         self._notes: Counter[str] = Counter()
-        """By the node that they are about."""
+        """By the node that they concern."""
 
     def together(self) -> AbstractContextManager[None]:
         """Return a block in which all that is recorded becomes one transaction."""
         return self._writer.together()
 
     def note(self, note: e.Note) -> bool:
-        """Record what happened; False where so much was recorded of this node that its further notes are only counted:
+        """Record an event; return False once a node has so many notes that further ones are only counted:
         a node that restarts or fails without end must not fill the disk.
         """
         node = str(note.detail.get("node", ""))

@@ -143,7 +143,7 @@ class Node(Deadlines):
         if self.alive and (self.hello is None or not self.incarnation):
             yield f"{self.name} is alive but never greeted"
         if self.alive and not self.has_deadline(_HEARTBEAT):
-            yield f"{self.name} is alive and may be silent for ever"
+            yield f"{self.name} is alive and may be silent without limit"
         if self.alive and self.asked and not self.ready and not self.has_deadline(_READY):
             yield f"{self.name} is alive and not ready, and has no deadline"
         if self.is_missing and self.alive:
@@ -151,7 +151,7 @@ class Node(Deadlines):
         if self.required and self.left_out:
             yield f"{self.name} is required but left out"
         if self.required and self.incarnation and not self.alive and not self.has_deadline(_RETURN):
-            yield f"{self.name} was lost and may stay away for ever"
+            yield f"{self.name} was lost and may stay away without limit"
 
 
 class Roster:
@@ -272,7 +272,7 @@ class Roster:
         ]
 
     def settle_timing(self) -> None:
-        """Decide, once everybody has joined, whether radios time their samples in this run."""
+        """Decide, once all nodes have joined, whether radios time their samples in this run."""
         self.timed = all(n.hello.timed for n in self.nodes.values() if n.hello and n.measures)
 
     def ask(self, node: Node) -> None:

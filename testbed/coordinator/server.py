@@ -212,7 +212,7 @@ class Coordinator:
             writer.event(BEGUN, {"run": self.run_name, **asdict(self._origin)}, lasting=True)
 
     def _send_home(self) -> None:
-        """Order everybody to finish where the run cannot be ended by its rules, since it cannot be recorded."""
+        """Order all nodes to finish if the run cannot end in the usual way because it cannot be recorded."""
         for name in self.state.nodes:
             self._hub.send(name, m.Finish(kind="abort"))
 
@@ -235,8 +235,8 @@ class Coordinator:
         return self._over
 
     def _look_around(self, now_s: float, ended: Callable[[], list[e.ProcessEnded]]) -> None:
-        """Take the time, and whatever else comes by no message."""
-        # what waits was sent before now: nobody is judged silent whose heartbeat lies here unread
+        """Handle the time, and all other events that are no messages."""
+        # queued messages were sent before now: a node whose heartbeat is queued here is not silent
         for received in self._waiting_messages():
             self._receive(received)
         self._take(e.Tick(now_s))
@@ -252,7 +252,7 @@ class Coordinator:
             self._take(e.StopAsked(self._stop_asked.pop(0)))
 
     def _look_at_handshakes(self) -> None:
-        """Report, once a kind, that somebody is kept out by a key."""
+        """Report, once per kind, that a node is kept out because of a key."""
         found, keys = self._hub.handshakes, state_root() / self.lab.name / "transport"
         found.look()
         kinds = {
@@ -299,7 +299,7 @@ class Coordinator:
         except (TestbedError, OSError):
             raise  # the run's own trouble: its files, its simulated air
         except Exception as exc:
-            # whatever a message does to this process, it must cost its sender and nobody else
+            # an error in the handling of a message must affect only its sender
             what = f"its {type(body).__name__} could not be handled: {type(exc).__name__}: {printable(str(exc))}"
             log.error("%s: %s", name, what)
             log.debug("%s", name, exc_info=True)

@@ -53,6 +53,7 @@ from testbed.coordinator.tally import Tally
 from testbed.coordinator.timetable import Timetable
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import Reject
+from testbed.core.gate import printable
 from testbed.core.machine import Deadlines, EventClock, Phases, Story, require
 from testbed.core.schedule import Slot
 from testbed.core.stages import SurfacePolicy
@@ -115,7 +116,7 @@ class CoordinatorState(Deadlines):
         self._latch_due_s: dict[int, float] = {}
         """Round of that train → when its pattern latches, on the board's clock."""
         self._key_trouble = ""
-        """What is known of keys that do not fit, for whoever does not join."""
+        """What was seen of wrong keys, for the message about nodes that do not join."""
         self._outcome: RunOver | None = None
         self._is_resumed = past is not None
         if past is not None:
@@ -222,7 +223,7 @@ class CoordinatorState(Deadlines):
         return out
 
     def _step(self) -> list[Effect] | None:
-        """Do whatever is possible now; None where everything waits for somebody."""
+        """Do all that is possible now; None where everything waits for a report."""
         for rule in COURSE.get(self.phase, ()):
             if rule.when(self):
                 return rule.do(self)
@@ -362,6 +363,9 @@ class CoordinatorState(Deadlines):
         return []
 
     def _failed(self, node: Node, body: m.Failed) -> list[Effect]:
+        body = m.Failed(  # a node's own words, which may become the reason why the run ends
+            operation=printable(body.operation), state=printable(body.state), detail=printable(body.detail, 1000)
+        )
         note = Note(
             "failed", {"node": node.name, "operation": body.operation, "state": body.state, "detail": body.detail}
         )
@@ -424,7 +428,7 @@ class CoordinatorState(Deadlines):
         return out
 
     def _miss(self, node: Node) -> list[Effect]:
-        """A node is silent. What only it holds is not given up before it had its time to be heard again."""
+        """A node is silent. Data that only it has are given up only after the time it has to answer again."""
         why = f"silent for {node.silent_s:.1f} s; {node.where_it_fails}"
         if not (node.required and node.measures and node.ready):
             return self._lose(node, why)
@@ -775,7 +779,7 @@ class CoordinatorState(Deadlines):
         return [note, *self._finish("stopped", f"{kind} was asked for", kind)]
 
     def _finish(self, status: RunStatus, detail: str, kind: FinishKind) -> list[Instruction]:
-        """Drop what is under way, order everybody to finish, and wait until they have stopped."""
+        """Drop what is under way, order all nodes to finish, and wait until they have stopped."""
         out: list[Any] = []
         self._unsent = {}
         for r in self.rounds.drop_all():
@@ -816,13 +820,13 @@ class CoordinatorState(Deadlines):
         if (self.blocks.open is not None) != (phase == "distilling"):
             yield f"phase {phase}, but {'a' if self.blocks.open else 'no'} block is open"
         if phase == "distilling" and self.blocks.open is not None and not self.blocks.open.waiting:
-            yield f"block {self.blocks.open.number} waits for nobody"
+            yield f"block {self.blocks.open.number} waits for no node"
         if under_way and phase != "probing":
             yield f"{under_way} rounds are under way in phase {phase}"
         if self._unsent and not (self.surface.awaits_acknowledgement and self.rounds.on_air):
             yield "a train waits for patterns that nobody will acknowledge"
         if phase in ("configuring", "finishing") and not self.has_deadline(_PHASE):
-            yield f"phase {phase} may last for ever"
+            yield f"phase {phase} may last without limit"
         if (self._outcome is not None) != (phase in ("finishing", "over")):
             yield f"phase {phase}, but the outcome is {self._outcome}"
         if phase not in ("joining", "finishing", "over") and self.timetable.scheduler is None:
@@ -841,7 +845,7 @@ class Rule:
 
 
 def _wait(state: CoordinatorState) -> None:
-    """Nothing can be done before somebody reports or time passes."""
+    """Nothing can be done before a node reports or time passes."""
 
 
 _S = CoordinatorState

@@ -253,7 +253,7 @@ class SurfaceKeeper(Deadlines):
                 self._patterns[self.held] = self.pattern
 
     def record(self, rounds: Sequence[int]) -> m.SurfaceRecord | None:
-        """Return the public part of the surface's states in a block's rounds, and forget these and all before them."""
+        """Return the public part of the surface's states in a block's rounds, and drop these and all before them."""
         names = [self._in_round.get(r) for r in rounds]
         if self.policy is None or None in names:
             return None

@@ -61,7 +61,7 @@ class Timetable:
         self._clock = clock
         self.virtual = lab.world is not None and lab.world.pace == "virtual"
         self.scheduler: Scheduler | None = None
-        """None until everybody has joined."""
+        """None until all nodes have joined."""
         self.last_end_s = 0.0
         """End of the last planned round on the reference timeline; in virtual time, the air's present time."""
         self._resumed_s = 0.0
@@ -113,7 +113,7 @@ class Timetable:
             return False
         part: Part = "reference" if node.role == "alice" else "other" if node.role == "ris" else "listener"
         if self.virtual:
-            # Virtual time does not pass while nobody probes. Before the first round it is exactly 0; a node that
+            # Virtual time does not pass while no node probes. Before the first round it is exactly 0; a node that
             # joins later finds it near the end of the last round.
             uncertainty_s = 0.0 if self._epoch_s is None and not self._resumed_s else LATE_UNCERTAINTY_S
             self.scheduler.synchronise(node.name, device_time_s, self.last_end_s, uncertainty_s, part)

@@ -197,7 +197,7 @@ class Accounting(Table):
     epsilon_log2: Annotated[int, Meta(ge=8, le=128)] = 64
     """Security parameter: all keys of the run together are 2^−this close to uniform for every Eve of the portfolio."""
     assumed_eve_correlation: Annotated[float, Meta(ge=0, le=1)] | None = None
-    """An Eve that nobody measured: correlation of one antenna's feature with Alice's. The key has the smaller of the
+    """An Eve that was not measured: correlation of one antenna's feature with Alice's. The key has the smaller of the
     lengths against the measured and the assumed Eve. Where neither this nor a distance is given: 0.9 without a measured
     Eve, else one wavelength of distance."""
     assumed_eve_distance_wavelengths: NonNegative | None = None
@@ -377,7 +377,7 @@ class NodePlace(Table):
     options: Options = field(default_factory=dict)
     """Passed to the driver: URI, serial number, impairments of a simulated device …"""
     local: bool = True
-    """true: `testbed run` starts this daemon; false: somebody starts `testbed node` on its machine."""
+    """true: `testbed run` starts this daemon; false: the user starts `testbed node` on its machine."""
     host: str = "127.0.0.1"
     """Address at which this node can be reached (Alice's discussion socket)."""
     port: Port = 0
@@ -387,8 +387,8 @@ class NodePlace(Table):
     """By how much this device's crystal is too fast; its carrier is set lower by as much. Where it is not given, the
     value applies that `testbed doctor` measured of the device with this serial number, or else 0."""
     calibrated: bool = False
-    """Take out of the CSI what this device's own chains do to it, as `testbed doctor --cable` measured at the run's
-    carrier and rate. Both of Alice and Bob, or neither."""
+    """Correct the CSI for this device's own transmit and receive responses, as measured by `doctor --cable` at the
+    run's carrier and rate. To be set for both Alice and Bob, or for neither."""
     private: bool = False
     """This node never reports CSI or raw bits: it refuses to take part in a run of experiment mode."""
     floors: Floors = field(default_factory=Floors)
@@ -405,9 +405,9 @@ class Lab(Table):
     curve: bool = True
     """Authenticate and encrypt every link; false only on one machine, and in private mode only with wegman_carter."""
     wegman_carter: bool = False
-    """Authenticate the discussion between Alice and Bob, in addition to curve or in its place, so that no computation
-    forges it: one-time tags from a secret that both were given beforehand (`testbed keys pool`). 256 bits of every
-    delivered key refill it and are no part of the key."""
+    """Authenticate the discussion between Alice and Bob, in addition to curve or in its place, against an attacker of
+    any computing power: one-time tags from a secret that both share beforehand (`testbed keys pool`). 256 bits of every
+    hashed string refill it and are not part of the key."""
 
     def by_role(self, role: str) -> str | None:
         """Return the name of the node with this role, or None."""

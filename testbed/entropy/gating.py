@@ -76,7 +76,8 @@ def weights_of_symbols(loss: F64, probe: I64) -> F64:
     Other symbols of the same probe count, and all other probes; the symbol itself does not.
     """
     place, where = np.unique(probe, return_inverse=True)
-    together = np.stack([np.bincount(where, column, place.size) for column in loss.T], axis=1)
+    sums = [np.bincount(where, column, place.size) for column in loss.T]
+    together = np.asarray(np.stack(sums, axis=1), np.float64)
     return _normalised(gate(together).without[where] + together[where] - loss)
 
 

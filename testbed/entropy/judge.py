@@ -73,6 +73,7 @@ _LOWER_NINE_TENTHS = 0.623
 """Mean of the lower nine tenths of squared normal variables."""
 TOGETHER = "together"
 _PERIODS = (2, 3)
+_MOST_BYTES = 1 << 31
 _LEAST = 1e-9
 _SUM, _SAME = 1e-6, 1e-9
 _ORDERS = 1.0 + np.geomspace(3e-3, 30.0, 14)
@@ -185,7 +186,12 @@ def judge(
         except Exception as exc:  # an attack may be a third party's code
             failures.append(Failure(attack.name, f"{type(exc).__name__}: {exc}"))
     if len(experts) > 1:
-        experts.append(_together(facts, experts))
+        size = sum(e.p.nbytes for e in experts)
+        if size > _MOST_BYTES:
+            accepted = f"accepted: up to {_MOST_BYTES >> 20} MiB, with fewer rounds a block or fewer bits a label"
+            failures.append(Failure(TOGETHER, f"predictions of {size >> 20} MiB; {accepted}"))
+        else:
+            experts.append(_together(facts, experts))
     findings = [_finding(facts, expert, delta_log2) for expert in experts]
     return Judgement(
         facts.kept.size, facts.kept_bits, tuple(findings), tuple(failures), number, float(delta_log2)
@@ -302,7 +308,7 @@ def _predictions(facts: Facts, attack: Attack, seed: int) -> tuple[F64, float]:
     for test, view in views:
         p[test] = _ask(view, attack, test)
         freedom.append(float(attack.degrees_of_freedom))
-    # The canary: by now every label was visible in some fold. Asked again about the first fold, an honest attack
+    # The canary: by now every label was visible in some fold. Asked again about the first fold, a correct attack
     # repeats
     # its answer; one that kept hidden labels answers better.
     test = views[0][0]

@@ -34,7 +34,9 @@ _MOST_TYPICAL = 600
 """Shifts, evenly spread, from which the usual agreement is taken."""
 _FILL = 24
 _BEYOND = 16
-_SHORT, _SHORTEST = 16, 10
+_SHORT, _SHORTEST, _MOST_SHORT = 16, 10, 64
+_STRIP, _FAR = 512, 1024
+"""Alice's probes that are compared at once with the reference's rounds around them, as near as the second number."""
 _OWN_NEAR = 8
 """Alice's own neighbours nearer than so many rounds are left to other attacks (`string_near`, `string_each`)."""
 
@@ -126,7 +128,7 @@ def candidates(reference: Reference, alice: I64, z: F64) -> Candidates:
     for start in range(0, max(1, alice.size - piece // 2), piece):
         pieces += search.outstanding(slice(start, start + piece), _LOCAL, 1)
     if reference.searched_closely:
-        for start in range(0, alice.size - _SHORT + 1, _SHORT):
+        for start in range(0, alice.size - _SHORT + 1, max(_SHORT, alice.size // _MOST_SHORT)):
             pieces += search.outstanding(slice(start, start + _SHORT), _SHORTS, 1)
         pieces += search.as_they_stand()
     anchors = sorted(pieces, key=lambda a: -a.standing_out)
@@ -199,16 +201,26 @@ class _Search:
 
         Every product of a probe and a round is there at once; along its diagonals a shift stays the same.
         """
-        first, length, width = int(self.alice[0]), int(self.alice[-1] - self.alice[0]) + 1, self.z.shape[1]
-        mine = dense(self.alice, self.z, first, length)
-        out = []
+        width, out = self.z.shape[1], []
         for columns in self.sets[-1:] if len(self.sets) == 1 else self.sets[1:]:
-            if columns.stop - columns.start == width and length > _SHORTEST:
-                theirs = dense(self.rounds, self.values[:, columns], self.first, self.span)
-                out += self._on_diagonals(mine @ theirs.T, first, columns)
+            if columns.stop - columns.start == width:
+                for start in range(0, self.alice.size - _SHORTEST, _STRIP - _SHORTEST):
+                    out += self._in_strip(slice(start, start + _STRIP), columns)
         return sorted(out, key=lambda a: -a.standing_out)[:_MOST]
 
-    def _on_diagonals(self, products: NDArray[np.float32], first: int, columns: slice) -> list[Anchor]:
+    def _in_strip(self, part: slice, columns: slice) -> list[Anchor]:
+        """Return such pieces among some of Alice's probes, at shifts that are not very far."""
+        rounds = self.alice[part]
+        first, length = int(rounds[0]), int(rounds[-1] - rounds[0]) + 1
+        begin = max(self.first, first - _FAR)
+        span = min(self.first + self.span, first + length + _FAR) - begin
+        if length <= _SHORTEST or length > 4 * _STRIP or span < _SHORTEST:
+            return []
+        mine = dense(rounds, self.z[part], first, length)
+        theirs = dense(self.rounds, self.values[:, columns], begin, span)
+        return self._on_diagonals(mine @ theirs.T, first, begin, columns)
+
+    def _on_diagonals(self, products: NDArray[np.float32], first: int, begin: int, columns: slice) -> list[Anchor]:
         length, span = products.shape
         padded = np.zeros((length, span + 2 * length), np.float32)
         padded[:, length : length + span] = products
@@ -217,7 +229,7 @@ class _Search:
         along = np.lib.stride_tricks.as_strided(padded, (length, span + length), (step + item, item))
         upto = np.cumsum(along, axis=0)
         sums = np.abs(upto[_SHORTEST:] - upto[:-_SHORTEST]) / np.sqrt(_SHORTEST * self.z.shape[1])
-        shift = np.arange(sums.shape[1]) - length + self.first - first
+        shift = np.arange(sums.shape[1]) - length + begin - first
         if self.own:
             sums[:, np.abs(shift) <= _OWN_NEAR] = 0.0
         best = sums.argmax(axis=1)

@@ -149,7 +149,7 @@ def run(
 
     Example: `testbed.run("static_room", rounds=200).summary["key_bits"]`
 
-    Raises InputError for bad input, TestbedError where the run cannot start; a run that fails says so in `status`.
+    Raises InputError for bad input, TestbedError where the run cannot start; a run that fails reports it in `status`.
     """
     dead, origin, folder = None, None, None
     if resume is not None:

@@ -27,7 +27,7 @@ from testbed.net.session import Session
 
 log = logging.getLogger("testbed.net")
 
-# ZMTP heartbeats run in libzmq's own thread: they notice a vanished peer even while Python is busy or stopped.
+# ZMTP heartbeats run in libzmq's own thread: they detect a vanished peer even while Python is busy or stopped.
 _ZMTP_HEARTBEAT_MS = 1000
 _ZMTP_TIMEOUT_MS = 5000
 
@@ -89,7 +89,7 @@ class Wire:
         self._authenticator = start_authenticator(self.context, identity)
         self.watched: list[tuple[Any, Any]] = []
         """Sockets whose handshakes are watched, and the sockets that receive their events: libzmq's own thread would
-        block for ever without a reader, so both live as long as this object."""
+        block without end without a reader, so both live as long as this object."""
 
     def socket(
         self, kind: int, server: str | None = None, most_bytes: int = m.MAX_MESSAGE_BYTES, queued: int = _QUEUED
@@ -151,7 +151,7 @@ class Handshakes:
 
 
 class Hub:
-    """The coordinator's end: one ROUTER for everybody."""
+    """The coordinator's end: one ROUTER for all nodes."""
 
     def __init__(self, wire: Wire, host: str, port: int) -> None:
         self._wire = wire

@@ -173,7 +173,6 @@ class NodeDaemon:
     def run(self) -> int:
         """Serve until ordered to finish, or the coordinator is silent for too long. Returns the exit status."""
         self._pulse.start()
-        self._thread.start()
         try:
             self._greet()
             while self._exit is None:
@@ -466,7 +465,7 @@ class NodeDaemon:
         return max((int(n) for n in numbers if n.isdecimal()), default=-1)
 
     def _store_pool(self, x: e.StorePool) -> None:
-        """Write what is left of the pool; raises TestbedError, which ends this node, before a used pad is sent."""
+        """Write the remaining pads; raises TestbedError, which ends this node before a tag with a used pad is sent."""
         assert self._pool_file is not None
         self._pool_file.write(x.pool)
 

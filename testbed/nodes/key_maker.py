@@ -80,7 +80,7 @@ class KeyMaker(Deadlines):
         self._first: int | None = None
         """The first block of this run that is known of here; earlier ones were begun by a life that kept nothing."""
         self._spent_bits = 0
-        """Of the pool, before the present amplification."""
+        """Bits of the pool before the present amplification."""
 
     @property
     def is_busy(self) -> bool:
@@ -177,12 +177,12 @@ class KeyMaker(Deadlines):
             self._give_away(agreed)
 
     def _give_away(self, agreed: Agreed | None) -> None:
-        """Count a block as known to everybody: parts of it were published, and its key is in use."""
+        """Count a block as public: parts of it were published, and its key is in use."""
         if self._side == "alice" and agreed is not None and agreed.features is not None:
             self._knowledge.add_features(f"block {agreed.report.block}", agreed.features)
 
     def _give_up(self) -> None:
-        """Count an interrupted discussion's CSI as known to everybody, because it is unknown how much was published."""
+        """Count an interrupted discussion's CSI as public, because it is unknown how much was published."""
         if self._discussed is not None:
             self._told.append((f"block {self.block}", self._discussed))
         self._discussed = None
@@ -247,7 +247,7 @@ class KeyMaker(Deadlines):
         return self._strike_off() + [Publish(self._envelope(message), to_peer=True) for message in messages]
 
     def _strike_off(self) -> list[Instruction]:
-        """Have what was taken from the pool struck off on the disk before anything that was made with it is sent."""
+        """Have the used pads removed from the pool's file before a message made with them is sent."""
         pool = self._setup.pool
         if pool is None or pool.is_rehearsal or not pool.changed:
             return []
@@ -345,7 +345,7 @@ class KeyMaker(Deadlines):
 
     @staticmethod
     def _end_without_pool() -> list[Instruction]:
-        """Say that the run cannot go on: nothing is left to authenticate the discussion with."""
+        """Report that the run cannot go on, because no pads are left to authenticate the discussion."""
         return [Report(m.Failed(operation="authenticate", state="ready", detail=NO_POOL))]
 
     def problems(self) -> Iterator[str]:
@@ -363,7 +363,7 @@ class KeyMaker(Deadlines):
 
 
 def _public(defects: dict[str, int]) -> dict[str, int]:
-    """Return what the discussion shows of the CSI's defects anyway: which frames and dimensions are not in the key."""
+    """Return the defects that the discussion reveals anyway: frames and dimensions that are not in the key."""
     return {name: n for name, n in defects.items() if name not in ("filled_values", "level_steps")}
 
 

@@ -1,4 +1,4 @@
-"""`rounds.h5`: a row a round and link. Written once, from the journal; units and axes are attributes.
+"""`rounds.h5`: one row per round and link. Written once, from the journal; units and axes are attributes.
 
 Axes are also HDF5 dimension scales, so that xarray and netCDF4 open a group with its dimensions by name:
 `xarray.open_dataset("rounds.h5", group="links/alice>bob", engine="h5netcdf")`; `testbed.open` puts all links together.

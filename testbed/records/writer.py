@@ -20,7 +20,7 @@ from testbed.records.documents import Block, Descriptor, Event, Start, Stop
 from testbed.records.recorded import RecordedRun
 
 Summariser = Callable[[RecordedRun], dict[str, Any]]
-"""Makes summary.json from the records, for a run that ended before it was given one."""
+"""Makes summary.json from the records of a run that ended before its summary was made."""
 
 BIT_KINDS = ("raw", "reconciled", "guess", "guess_reconciled")
 """raw: before the sacrifice; guess: Eve's guess of the raw bits. The final key is never recorded."""

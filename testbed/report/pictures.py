@@ -1,6 +1,6 @@
-"""The report's pictures as inline SVG. Colours are CSS variables, so that one picture serves light and dark.
+"""The report's pictures as inline SVG. Colours are CSS variables, so that one picture fits light and dark pages.
 
-matplotlib draws with placeholder colours which `_inline` turns into variables; it is imported where it draws.
+matplotlib draws with placeholder colours, which `_inline` replaces by variables; it is imported on first use.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ _style: Any = {
 
 @dataclass(frozen=True, slots=True)
 class LinkPicture:
-    """What is drawn of one link; NaN where nothing was received."""
+    """The data of one link that are drawn; NaN where nothing was received."""
 
     title: str
     role: str
-    """Of the receiver."""
+    """The receiver's role."""
     rounds: I64
     """(probe,)."""
     magnitude_db: F64 | None
@@ -69,13 +69,14 @@ class LinkPicture:
     snr_db: F64
     cfo_hz: F64
     dashed: bool
-    """The second link of a receiver that hears two."""
+    """Whether this is the second link of a receiver with two."""
 
 
 class Pictures:
-    """Draws for one page: keeps the identifiers of its SVGs apart.
+    """Draws the pictures of one page, and keeps the identifiers in their SVGs distinct.
 
-    `rounds` and `t0_s` (round,), ascending: when each round began, for a second axis in seconds; None: rounds only.
+    `rounds` and `t0_s` (round,), ascending: the start time of each round, for a second axis in seconds; None: rounds
+    only.
     """
 
     def __init__(self, rounds: I64 | None = None, t0_s: F64 | None = None) -> None:
@@ -83,7 +84,7 @@ class Pictures:
         self._clock = _clock(rounds, t0_s)
 
     def heat_maps(self, links: Sequence[LinkPicture], subcarrier_hz: F64, alt: str) -> str:
-        """CSI magnitude over rounds and frequency, a row a link, all on one colour scale."""
+        """Draw CSI magnitude over rounds and frequency: one row per link, all on one colour scale."""
         shown = [link for link in links if link.magnitude_db is not None]
         grids = []
         first, last = _span(shown)
@@ -120,7 +121,7 @@ class Pictures:
             return self._inline(fig, alt)
 
     def scatter(self, panels: Sequence[tuple[str, str, F64, F64, str]], alt: str) -> str:
-        """Panels of (title, role on the y axis, x values, y values, y label), x being Alice's."""
+        """Draw panels of (title, role on the y axis, x values, y values, y label); the x values are Alice's."""
         with _figure(4.2 * len(panels), 3.9) as fig:
             every = np.concatenate([np.concatenate([x, y]) for _, _, x, y, _ in panels])
             low, high = np.percentile(every, [0.2, 99.8])
@@ -137,7 +138,7 @@ class Pictures:
             return self._inline(fig, alt)
 
     def over_time(self, links: Sequence[LinkPicture], alt: str) -> str:
-        """SNR and CFO over rounds, a line a link."""
+        """Draw SNR and CFO over rounds, one line per link."""
         with _figure(8.6, 4.0) as fig:
             top, bottom = fig.subplots(2, 1, sharex=True)
             first, last = _span(links)
@@ -163,14 +164,15 @@ class Pictures:
             return self._inline(fig, alt)
 
     def _time_axis(self, ax: Any, below: float) -> None:
-        """Name an axis of rounds and, where it is known when they began, give it seconds on a second line."""
+        """Label an axis of rounds, and add seconds on a second line if the rounds' times are known."""
         ax.set_xlabel("round")
         if self._clock is None:
             return
         rounds, seconds = self._clock
 
         def through(x: Any, of: F64, to: F64) -> Any:
-            x = np.asarray(x, dtype=np.float64)  # matplotlib asks beyond the ends, where interp alone would stand still
+            # matplotlib also asks for values beyond the ends, where np.interp is constant
+            x = np.asarray(x, dtype=np.float64)
             slope = (to[-1] - to[0]) / (of[-1] - of[0])
             outside = np.where(x < of[0], to[0] + (x - of[0]) * slope, to[-1] + (x - of[-1]) * slope)
             return np.where((x < of[0]) | (x > of[-1]), outside, np.interp(x, of, to))
@@ -181,7 +183,7 @@ class Pictures:
         time.set_xlabel("time since the first round, s")
 
     def disagreement(self, blocks: Sequence[int], stages: dict[str, tuple[str, list[float | None]]], alt: str) -> str:
-        """Share of differing bits a block: stage → (colour, one value a block, None where unknown)."""
+        """Draw the share of differing bits per block: stage → (colour, one value per block, None where unknown)."""
         with _figure(8.6, 2.9) as fig:
             ax = fig.subplots()
             few = len(blocks) <= 10
@@ -198,7 +200,7 @@ class Pictures:
                     at = x + (i - (len(stages) - 1) / 2) * width
                     ax.bar(at, np.nan_to_num(known), width * 0.9, color=colour, label=stage)
                     for xi, v in zip(at, values, strict=True):
-                        # matplotlib would draw 'not known' and 0 alike
+                        # without the text, an unknown value and 0 would look alike
                         text = "n/a" if v is None else f"{100 * v:.3g} %"
                         inside = v is not None and v > 0.4
                         place: dict[str, Any] = (
@@ -226,7 +228,7 @@ class Pictures:
             return self._inline(fig, alt)
 
     def waterfall(self, raw: int, steps: Sequence[tuple[str, int]], key: int, alt: str) -> str:
-        """Bars from raw bits down to key bits."""
+        """Draw bars from raw bits down to key bits."""
         with _figure(8.6, 0.45 + 0.36 * (len(steps) + 2)) as fig:
             ax = fig.subplots()
             labels, left = ["raw bits", *(label for label, _ in steps), "key"], raw
@@ -268,14 +270,14 @@ class Pictures:
         for placeholder, name in _VARIABLES.items():
             svg = svg.replace(placeholder, f"var(--{name})")
         label = escape(alt, quote=True)
-        # narrow pictures are not blown up to the page's width: text is as large in all of them
+        # narrow pictures are not stretched to the page's width, so that the text has one size in all of them
         size = f'style="max-width:{1.55 * float(box[1]):.0f}px"'
         head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} {size} role="img" aria-label="{label}">'
         return head + svg[svg.index(">") + 1 :]
 
 
 def bit_strip(rows: Sequence[tuple[str, str, U8]], shown: int, alt: str, per_line: int = 128) -> str:
-    """Bits as cells, 1 strong and 0 pale, lines of `per_line`; red where a row differs from the first one.
+    """Draw bits as cells, 1 strong and 0 pale, in lines of `per_line`; red where a row differs from the first row.
 
     `rows` are (label, role, values).
     """
@@ -308,7 +310,7 @@ def bit_strip(rows: Sequence[tuple[str, str, U8]], shown: int, alt: str, per_lin
 
 
 def pattern_image(pattern: SurfacePattern, alt: str) -> str:
-    """A pattern as a small picture, a pixel an element; phase on a cyclic scale (0 light, π dark)."""
+    """Draw a pattern as a small picture with one pixel per element; phase on a cyclic scale (0 light, π dark)."""
     import matplotlib
     from matplotlib.image import imsave
 
@@ -323,9 +325,9 @@ def pattern_image(pattern: SurfacePattern, alt: str) -> str:
 
 
 def columns(rounds: I64, first: int, last: int) -> I64:
-    """Return, for each picture column of rounds first…last, the row that is shown there, −1 where there is none.
+    """Return the row for each picture column of rounds first…last, −1 where there is none.
 
-    A column is one round, or, of a run too long for that, the first recorded one of several.
+    A column is one round; in a run too long for that, it is the first recorded one of several.
     """
     n = min(MAX_COLUMNS, last - first + 1)
     place = (rounds - first) * n // (last - first + 1)
@@ -335,13 +337,13 @@ def columns(rounds: I64, first: int, last: int) -> I64:
 
 
 def decimated(links: Sequence[LinkPicture]) -> bool:
-    """Whether a picture of these links leaves rounds out."""
+    """Return whether a picture of these links leaves rounds out."""
     first, last = _span(links)
     return last - first + 1 > MAX_COLUMNS
 
 
 def _clock(rounds: I64 | None, t0_s: F64 | None) -> tuple[F64, F64] | None:
-    """Return rounds and seconds since the first, both strictly ascending; None where they do not tell a time."""
+    """Return rounds and seconds since the first, both strictly ascending; None if they give no usable time axis."""
     if rounds is None or t0_s is None:
         return None
     known = np.isfinite(t0_s)

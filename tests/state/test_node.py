@@ -170,7 +170,7 @@ def test_private_mode_reports_no_bits_and_no_digests() -> None:
 
 @pytest.mark.parametrize("experiment_mode", [False, True])
 def test_only_a_rehearsal_draws_from_the_experiments_seed(experiment_mode: bool) -> None:
-    """Whoever knows experiment.toml must not foretell which bits Alice sacrifices, whatever is recorded."""
+    """A reader of experiment.toml must not be able to predict which bits Alice sacrifices, in either mode."""
 
     def sacrifice(secret_seed: int, rehearsal: bool, run: str = "r") -> Any:
         trio = Trio(experiment_mode=experiment_mode, rehearsal=rehearsal)
@@ -311,7 +311,7 @@ def test_a_training_keeps_a_model_and_its_rounds_never_enter_a_key() -> None:
     trio.take("alice", e.Received(order))
     trio.take("bob", e.Received(order))
     assert trio.last("alice", m.Agreed).report.verified
-    # told to configure again, and after a restart, the model is there again
+    # after another Configure, and after a restart, the model is there again
     trio.nodes["alice"].handle(e.Received(configure(chain=LINEAR)))
     again = NodeState("alice", 9)
     welcome = e.Received(m.Welcome(run="r", lost_after_s=1.0))
@@ -352,7 +352,7 @@ def test_a_kept_model_that_is_broken_stops_the_node_with_the_reason() -> None:
     assert "stored model of this run" in out.body.detail
 
 
-def test_a_model_file_that_this_node_does_not_have_is_told_and_ends_nothing_else() -> None:
+def test_a_missing_model_file_is_reported_and_ends_nothing_else() -> None:
     node = NodeState("bob", 1)
     node.handle(e.Received(m.Welcome(run="r", lost_after_s=1.0)))
     elsewhere = ChainPlan(enhance="linear_mmse", enhance_options={"model": "/nowhere/model.npz"})
@@ -374,7 +374,7 @@ def test_a_model_file_that_this_node_does_not_have_is_told_and_ends_nothing_else
 def test_a_reconciliation_message_that_was_tampered_with_costs_the_block_and_no_more(
     reconcile: str, quantize: str, kind: str, fault: str
 ) -> None:
-    """What is changed on the wire never gets this far (`net.transport`); a peer that is broken or lies does."""
+    """A message changed on the wire never gets this far (`net.transport`), but one of a faulty peer does."""
     plan = ChainPlan(enhance_options={"step": 4}, quantize=quantize, reconcile=reconcile)
     trio = Trio(chain=plan)
     tampered_with = 0
@@ -475,7 +475,7 @@ def test_a_block_that_failed_or_was_given_up_counts_as_known() -> None:
     order = m.Distil(block=0, rounds=ROUNDS[:half], timeout_s=5.0)
     trio.take("alice", e.Received(order))
     trio.take("bob", e.Received(order))
-    for role in ("alice", "bob"):  # Bob hears Alice's first word of block 1 before he is told to abandon block 0
+    for role in ("alice", "bob"):  # Bob receives Alice's first message of block 1 before the order to abandon block 0
         trio.take(role, e.Received(m.Abandon(block=0, reason="eve was slow")))
         trio.take(role, e.Received(m.Distil(block=1, rounds=ROUNDS[half:], timeout_s=5.0)))
     assert trio.last("bob", m.Agreed).report.block == 1
@@ -522,7 +522,7 @@ def test_a_discussion_that_is_broken_off_counts_as_known() -> None:
     assert second_half(trio, half).min_entropy_per_bit < 0.1
 
 
-def test_a_node_that_is_welcomed_to_its_run_again_forgets_nothing_that_was_said() -> None:
+def test_a_node_that_is_welcomed_to_its_run_again_counts_what_was_published_before() -> None:
     trio, half = again_in_two_halves()
     for role in ("alice", "bob"):
         trio.take(role, e.Received(m.Distil(block=0, rounds=ROUNDS[:half], timeout_s=5.0)))
@@ -629,7 +629,7 @@ def test_what_eve_measured_counts_however_much_of_the_discussion_she_missed() ->
 
 
 @pytest.mark.parametrize("surface", [None, record()], ids=["nothing", "states without patterns"])
-def test_a_public_surface_of_which_nothing_was_told_makes_no_key(surface: SurfaceRecord | None) -> None:
+def test_an_unreported_public_surface_makes_no_key(surface: SurfaceRecord | None) -> None:
     trio = Trio(surface=SurfacePlan(policy="random", secret=False))
     trio.distil()
     trio.take("alice", e.Received(m.Amplify(block=0, eve=None, timeout_s=5.0, surface=surface)))

@@ -1,4 +1,4 @@
-"""Links that break, clocks that jump and nodes that do not get ready, on paper: nothing waits for ever."""
+"""Links that break, clocks that jump and nodes that do not get ready, on paper: nothing waits without limit."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_order_while_there_is_room_to_close
     assert {node for node, body in stage.told if isinstance(body, m.Finish)} == {"alice", "bob", "eve", "ris"}
 
 
-def test_a_wrong_key_is_told_with_who_did_not_join() -> None:
+def test_a_wrong_key_is_reported_with_the_nodes_that_did_not_join() -> None:
     stage = Stage()
     stage.join("alice", "eve", "ris")
     stage.take(e.KeyRefused("somebody came whose key is in no /keys/NAME.public"))
@@ -192,7 +192,7 @@ def slow_eve(**changes: Any) -> tuple[Stage, list[float]]:
 
 
 @pytest.mark.parametrize("policy", ["none", "random"])
-def test_an_eve_whose_radio_is_silent_slows_three_rounds_and_is_told(policy: str) -> None:
+def test_an_eve_whose_radio_is_silent_slows_three_rounds_and_is_reported(policy: str) -> None:
     stage, over_s = slow_eve(surface={"policy": policy})
     assert stage.over == e.RunOver("finished", "40 rounds")
     assert stage.state.kept == 40

@@ -1,4 +1,4 @@
-"""What strangers, members of the lab and garbled lines can do to the sockets: nothing lasting, to nobody else."""
+"""Strangers, nodes of the lab and damaged lines attack the sockets: no lasting effect, and none on others."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_a_peer_that_reads_nothing_cannot_hold_up_who_sends(house: House) -> Non
     for _ in range(5000):
         link.send(m.Failed(operation="x" * 2000, state="", detail=""))
     assert time.monotonic() - began_s < 60
-    assert link.refused["queue_full"] > 0  # nobody took them from the hub's socket
+    assert link.refused["queue_full"] > 0  # the hub did not read them from its socket
 
 
 # ---------------------------------------------------------------- the simulated air
@@ -319,7 +319,7 @@ def test_the_world_hangs_up_on_a_frame_of_2_gib(air: Airspace) -> None:
             heard += wire.recv(64 - len(heard))
         wire.sendall(b"\x06" + struct.pack(">Q", 1 << 31) + bytes(1000))
         try:
-            while wire.recv(1000):  # its own greeting goes on until then
+            while wire.recv(1000):  # it repeats its own greeting until then
                 pass
         except ConnectionResetError:
             pass

@@ -11,7 +11,7 @@ import pytest
 
 from testbed.assess.compare import several
 from testbed.cli import main
-from testbed.cli.terminal import ProgressBar, _show
+from testbed.cli.terminal import ProgressBar, _show, plain
 from testbed.coordinator.server import Progress
 from testbed.records import documents
 from testbed.records.writer import RunWriter
@@ -113,3 +113,25 @@ def a_progress(n: int) -> Progress:
         "phase": "probing", "round": n, "rounds": 400, "kept": n, "snr_db": 9.0, "rounds_per_s": 50.0, "key_bits": 0,
     }  # fmt: skip
     return Progress(**values)
+
+
+def test_what_nodes_say_is_no_markup_and_moves_no_cursor(capsys: Any, tmp_path: Path) -> None:
+    """A peer's reason "[/x]" was a traceback at the end of the run; one with an escape sequence cleared the screen."""
+    bad = "peer_failed: [/x] \x1b[2J [red]\nmore"
+    summary: dict[str, Any] = dict.fromkeys(
+        ("keys_mismatched", "eve_keys_recovered", "rounds_per_s", "kdr_raw", "kdr_eve", "min_entropy_per_bit",
+         "key_rate_bps")
+    )  # fmt: skip
+    summary |= {
+        "keys_verified": 1, "key_bits": 128, "rounds": 9, "pairs_kept": 9, "pairs_rejected": {bad: 1}, "raw_bits": 400,
+        "health": [{"check": bad, "ok": False, "detail": bad}],
+        "secrecy": {
+            "eves": [{"name": bad, "knows": bad, "guess_probability": None, "key_bits": 1}],
+            "sensitivity": [{"name": bad, "knows": bad, "key_bits": 1}],
+        },
+    }  # fmt: skip
+    _show(SimpleNamespace(summary=summary), tmp_path / "report.html")
+    shown = capsys.readouterr().out
+    assert shown.count("peer_failed: [/x] ?[2J [red]?more") == 7
+    assert "\x1b" not in shown
+    assert plain("[/x]") == "\\[/x]"

@@ -84,3 +84,21 @@ def test_an_audit_without_news_exposes_no_key_of_either_rule() -> None:
         assert granted > 1000
         assert _left(judgement.findings[0], rule, facts.kept_bits) > granted
     assert granted > _left(judgement.findings[0], "estimated", facts.kept_bits)
+
+
+def test_what_eve_measured_while_training_was_published_is_a_map_of_the_room() -> None:
+    """The places of the training come again in any order: no shift fits, but her own signals say which place it is."""
+    rng = np.random.default_rng(9)
+    places, order = 200, rng.permutation(200)
+    alices, hers = rng.normal(size=(2, places, 6))
+    rounds = np.arange(places)
+    training = Earlier("training", True, rounds, rounds * 0.05, alices + 0.03 * rng.normal(size=alices.shape))
+    now = block(rng, alices[order] + 0.03 * rng.normal(size=alices.shape), rounds=rounds + 250)
+    signals = np.concatenate([hers, hers[order]]) + 0.03 * rng.normal(size=(2 * places, 6))
+    when = np.concatenate([rounds, rounds + 250])
+    told = Heard("eve.0:alice", when, when * 0.05, signals)
+    late = Heard("eve.0:alice", when[places:], when[places:] * 0.05, signals[places:])
+    with_map = finding(replace(now, earlier=(training,), heard=(told,)), "eve_fingerprint")
+    assert with_map.guess_probability > 0.7
+    assert finding(replace(now, earlier=(training,), heard=(late,)), "eve_fingerprint").guess_probability < 0.35
+    assert finding(replace(now, heard=(told,)), "eve_fingerprint").guess_probability < 0.35

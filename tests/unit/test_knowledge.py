@@ -18,6 +18,8 @@ from testbed.core.config import Accounting, ChainPlan
 from testbed.core.errors import InputError
 from testbed.core.outcomes import HeardSeries, SurfaceRecord
 from testbed.core.types import CsiSeries, Features
+from testbed.entropy.attack import portfolio
+from testbed.entropy.judge import judge
 
 N, CARRIERS = 80, 8
 CHAIN = KeyChain(ChainPlan(enhance_options={"step": 1}), Accounting())
@@ -137,7 +139,7 @@ def test_series_beyond_the_most_are_left_out_and_counted() -> None:
     assert len(known.facts(agreed()).heard) == k.MOST_SERIES
 
 
-def test_blocks_of_one_series_are_joined_and_a_round_is_told_once() -> None:
+def test_blocks_of_one_series_are_joined_and_each_round_occurs_once() -> None:
     known = k.Knowledge()
     known.add_heard([series(first=0)])
     known.add_heard([series(first=5, columns=3)])
@@ -221,7 +223,7 @@ def test_earlier_blocks_are_known_with_their_rounds_and_states() -> None:
     facts = known.facts(alice, SurfaceRecord(states=tuple(range(N))))
     assert [e.name for e in facts.earlier] == ["training", "block 0"]
     assert facts.earlier[0].rounds.tolist() == [-9, -8, -7]
-    # states that nobody was told are taken for all different
+    # unreported states are taken as all different
     assert len(set(facts.earlier[0].states.tolist())) == 3
     assert facts.earlier[0].states.max() < 0
     assert facts.earlier[1].states.tolist() == list(range(N))
@@ -259,3 +261,26 @@ def test_a_surface_that_does_not_fit_the_block_is_an_input_error(change: dict[st
     with pytest.raises(InputError, match="accepted") as refused:
         k.Knowledge().facts(agreed(), SurfaceRecord(**{**good, **change}))
     assert "\n" not in str(refused.value)
+
+
+def test_a_training_on_the_channels_of_a_block_leaves_nothing_of_it() -> None:
+    """As a replay of a measured set has it that was walked twice: training counts its rounds backwards from 0."""
+    left = {}
+    for what, csi_then in (("the same", csi(5, first=-N - 40)), ("others", turned(csi(5, first=-N - 40)))):
+        known = k.Knowledge()
+        published = CHAIN.features(csi_then, "alice")
+        assert published is not None
+        known.add_features("training", published)
+        facts = known.facts(agreed())
+        assert facts.earlier[0].rounds.tolist() == list(range(-N - 40, -40))
+        found = judge(facts, attacks=portfolio(names=["recurrence", "recurrence_piecewise", "string_near"]))
+        assert not found.failures
+        left[what] = found.min_entropy("estimated") / found.kept_bits
+    assert left["the same"] < 0.2 < 0.4 < left["others"]
+
+
+def turned(series: CsiSeries) -> CsiSeries:
+    """Return a series of as many channels, none of which is like the given ones."""
+    rng = np.random.default_rng(8)
+    h = (rng.normal(size=(*series.h.shape, 2)) @ [1, 1j]).astype(np.complex64)
+    return CsiSeries(h, series.rounds, series.subcarrier_hz)

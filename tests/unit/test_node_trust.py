@@ -55,7 +55,7 @@ def test_keys_are_their_owners_and_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "rehearsals" / "run-1" / "block-0003.key").is_file()
 
 
-def test_a_link_that_somebody_laid_is_not_followed(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "keys" / "run-1").mkdir(parents=True)
     victim = tmp_path / "victim"
     os.symlink(victim, tmp_path / "keys" / "run-1" / "block-0003.key")

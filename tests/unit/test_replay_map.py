@@ -1,4 +1,4 @@
-"""Anybody's arrays through a map: every format gives the same channels, ends are paired, bad input is one line."""
+"""Arrays in any layout through a map: every format gives the same channels, ends are paired, bad input is one line."""
 
 from __future__ import annotations
 
@@ -384,8 +384,8 @@ def bad(folder: Path, text: str = MAP, **arrays: Any) -> str:
         (('array = "alice"', 'array = "alice"\nfile = "none.npz"'), "none.npz: no such file"),
         (('array = "alice"', 'array = "alice"\nrx = [1]'), "rx = [1]; accepted: antennas from 0 to 0"),
         (('array = "alice"', 'array = "alice"\naxes = ["probe"]'), "accepted: its 2 axes"),
-        (('array = "alice"', 'array = "alice"\nindex = "bob"'), "accepted: one a probe, (40,)"),
-        (('array = "alice"', 'array = "alice"\nwhere = { alice = 7 }'), "accepted: one a probe, (40,)"),
+        (('array = "alice"', 'array = "alice"\nindex = "bob"'), "accepted: one value per probe, (40,)"),
+        (('array = "alice"', 'array = "alice"\nwhere = { alice = 7 }'), "accepted: one value per probe, (40,)"),
         (("subcarrier_spacing_hz = 312500.0", ""), "5 subcarriers; accepted: subcarrier_hz or subcarrier_spacing_hz"),
         (("schema = 1", "schema = 1\nleave_out = [5]"), "subcarriers 0 to 4"),
         (('{ array = "eve" }', "{ }"), "table [eve.near.from_alice]: missing 'array'"),

@@ -284,7 +284,7 @@ def test_a_whole_run_shows_everything_and_quotes_the_summary(tmp_path: Path) -> 
     assert 'class="missing"' not in page
 
 
-def test_who_could_know_the_key_is_told_by_eve(tmp_path: Path) -> None:
+def test_the_secrecy_section_has_a_row_per_eve(tmp_path: Path) -> None:
     build(tmp_path, n_rounds=5).close(documents.stop("ok"), summary(keys_exposed=2, keys_reproducible=3))
     section = rendered(tmp_path)[0].split('id="secrecy"')[1].split("</section>")[0]
     for quoted in (
@@ -327,7 +327,7 @@ def test_who_could_know_the_key_is_told_by_eve(tmp_path: Path) -> None:
             {"key_bits": 9000},
             "ok",
             {"keys_mismatched": 1},
-            ["1 keys believed verified by both sides differ", "more than their own account allows"],
+            ["1 keys believed verified by both sides differ", "more than their own reports allow"],
         ),
     ],
     ids=["no eve, no surface", "private", "no block", "no round", "one round", "names, antennas, blocks", "wrong keys"],
@@ -347,7 +347,7 @@ def test_a_live_a_killed_and_a_recovered_run(tmp_path: Path) -> None:
     _, text = rendered(tmp_path)
     assert "still running" in text
     assert "No figures yet" in text
-    # the process dies: the kernel lets go of its lock, nothing else happens
+    # the process dies: the kernel only releases its lock
     w._lock.release(remove=False)
     w._journal._db.close()
     page, text = rendered(tmp_path)
@@ -443,12 +443,12 @@ def test_a_baseline_is_held_against_the_run_with_ratios(tmp_path: Path) -> None:
         report.make(tmp_path / "ours", tmp_path / "gone")
 
 
-def test_an_adversarys_surface_is_told(tmp_path: Path) -> None:
+def test_an_adversarys_surface_is_reported(tmp_path: Path) -> None:
     w = build(tmp_path)
     w.close(documents.stop("ok", None), {})
     run = reader.load(tmp_path)
     run.start.experiment["scene"] = {"attacker": {"rows": 32, "columns": 16, "flips": "after_transmission"}}
-    assert "adversary" not in report._render(View(run))  # a real lab: the scene only says what is meant
+    assert "adversary" not in report._render(View(run))  # a real lab: the scene only describes the plan
     run.start.lab["world"] = {}
     assert "adversary’s surface of 32 × 16 elements" in report._render(View(run))
 
@@ -464,7 +464,7 @@ LESSON: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_training_is_told_where_there_was_one(tmp_path: Path) -> None:
+def test_a_training_is_shown_if_there_was_one(tmp_path: Path) -> None:
     build(tmp_path / "trained", training=800).close(documents.stop("ok"), summary(training=LESSON))
     page, text = rendered(tmp_path / "trained")
     section = page.split('id="training"')[1].split("</section>")[0]

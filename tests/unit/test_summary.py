@@ -122,7 +122,7 @@ def nulls(summary):
     return {name for name, value in {**summary, **inner}.items() if value is None}
 
 
-def test_a_good_run_has_every_field_and_nothing_to_complain_of():
+def test_a_good_run_has_every_field_and_passes_every_check():
     s = summarise(facts(block(), block()))
     assert set(s) >= FIELDS
     assert nulls(s) == set()
@@ -156,13 +156,13 @@ def test_raw_bits_are_the_better_evidence():
     assert s["kdr_eve"] == pytest.approx(0.48)
 
 
-def test_differing_keys_are_counted_and_are_worth_nothing():
+def test_differing_keys_are_counted_and_give_no_key_bits():
     s = summarise(facts(block(), block(bob_digest="bb")))
     assert (s["keys_verified"], s["keys_mismatched"], s["key_bits"]) == (1, 1, 300)
     assert "keys_equal" in failed_checks(s)
 
 
-def test_keys_that_nobody_compared_are_not_said_to_be_equal():
+def test_keys_that_were_not_compared_are_not_reported_as_equal():
     s = summarise(facts(block(alice_digest=None, bob_digest=None)))
     assert s["keys_mismatched"] is None
     assert s["keys_verified"] == 1
@@ -315,14 +315,14 @@ def test_keys_of_a_rehearsal_are_counted_as_reproducible():
     assert summarise(facts(*blocks, rehearsal=True))["keys_reproducible"] == 1  # of those that are verified
 
 
-def test_exposed_keys_are_unknown_until_somebody_looks():
+def test_exposed_keys_are_unknown_until_an_audit():
     s = summarise(facts(block(), keys_exposed=None))
     assert s["keys_exposed"] is None
     assert any("audit" in e["detail"] and "keys_exposed" in e["check"] for e in s["health"])
     assert summarise(facts(block(), keys_exposed=2))["keys_exposed"] == 2
 
 
-def test_health_says_which_keys_go_by_the_model():
+def test_health_names_the_keys_of_the_modelled_rule():
     told = [e["check"] for e in summarise(facts(block()))["health"]]
     assert "min_entropy_model" not in told
     modelled = structs.replace(key(), entropy="modelled")

@@ -84,6 +84,7 @@ def summary(found: Sequence[Row]) -> dict[str, dict[str, float]]:
     for name, rule in sorted({(r.case, r.rule) for r in found}):
         own = [r for r in found if (r.case, r.rule) == (name, rule)]
         out[f"{name} / {rule}"] = {
+            "seeds": len(own),
             "beyond_true_bits": max(r.granted - r.true_bits for r in own),
             "granted_bits": float(np.mean([r.granted for r in own])),
             "true_bits": float(np.mean([r.true_bits for r in own])),

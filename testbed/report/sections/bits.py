@@ -1,4 +1,4 @@
-"""Raw bits, and how much they differ stage by stage."""
+"""Raw bits and their disagreement at each stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STRIP_BITS = 512
 
 
 class BitStrips(Section):
-    """Raw bits, and how much they differ stage by stage."""
+    """Raw bits and their disagreement at each stage."""
 
     order = 60
     short = "Bits"
@@ -71,7 +71,7 @@ def _disagreement(v: View) -> str:
         assert agreed is not None
         verified = all(a.verified for a in b.agree.values())
         raw.append(ratio(agreed.sacrificed_errors, agreed.sacrificed_bits))
-        # equal by universal hash; where it failed, nobody knows by how much they differ
+        # equal by universal hash; if that failed, the number of differing bits is unknown
         after.append(0.0 if verified else _reconciled_difference(v, b))
         eve.append(None if b.eve is None else ratio(b.eve.sacrificed_errors, b.eve.covered_bits))
     stages = {

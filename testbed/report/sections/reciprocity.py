@@ -27,7 +27,7 @@ class Reciprocity(Section):
         s, panels = v.summary, []
         at_alice, at_bob = f"{v.bob}>{v.alice}", f"{v.alice}>{v.bob}"
         best = {b.eve.best_link for b in v.run.blocks if b.eve is not None}
-        # which of her two links serves her: her own word, else the one that shares Bob's transmitter
+        # Eve's best link by her own reports; without one, the link that has Bob's transmitter
         from_bob = bool(best) and all(re.search(rf"\b(bob|{re.escape(str(v.bob))})\b", link) for link in best)
         at_eve = f"{v.bob if from_bob else v.alice}>{v.eve}"
         text = []
@@ -42,11 +42,9 @@ class Reciprocity(Section):
                 continue
             value = s.get(key)
             quoted = "correlation not measured" if value is None else f"correlation {figure(value)}"
-            label = (
-                f"at {name}, dB" if role == "bob" else f"at {name} (hearing {called(v.run, other.split('>')[0])}), dB"
-            )
+            label = f"at {name}, dB" if role == "bob" else f"at {name} (from {called(v.run, other.split('>')[0])}), dB"
             panels.append((f"Alice – {name}: {quoted}", role, *points, label))
-            text.append(f"Alice against {name}, {quoted}")
+            text.append(f"Alice and {name}, {quoted}")
         svg = v.draw.scatter(panels, "Scatter plots of channel magnitude: " + "; ".join(text))
         detrended = s.get("csi_correlation_ab_detrended")
         caption = (
