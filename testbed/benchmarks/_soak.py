@@ -64,10 +64,15 @@ def _soak(site: Site, rounds: int, seed: int, minutes: float | None, say: Callab
             "rounds": n, "kept": int(run.rounds.kept.sum()), "blocks": len(run.blocks),
             "faults": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
             "journal_mb_per_10000": round(watch.journal / watch.rounds * 1e-2, 1) if watch.rounds else None,
-            "rounds_h5_mb_per_10000": round((at / files.ROUNDS).stat().st_size / n * 1e-2, 1),
+            "rounds_h5_mb_per_10000": _mb_per_10000(at / files.ROUNDS, n),
         }  # fmt: skip
     figures["processes"] = watch.growth(site)
     return Endured(name="soak", figures=figures, findings=site.findings)
+
+
+def _mb_per_10000(path: Path, rounds: int) -> float | None:
+    """Return the size of a file by rounds; None where the run could not be closed."""
+    return round(path.stat().st_size / rounds * 1e-2, 1) if path.exists() else None
 
 
 class _Watch:

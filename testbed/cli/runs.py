@@ -178,8 +178,13 @@ def node(
         processes.make_keys(place, [name])
     address = coordinator
     at_work: list[NodeDaemon] = []
+
+    def silence() -> None:
+        for daemon in at_work:
+            daemon.halt()
+
     if supervised:
-        supervision.watch_parent(lambda: [daemon.halt() for daemon in at_work])
+        supervision.watch_parent(silence)
 
     def make() -> NodeDaemon:
         # keys are read anew for every run: those of another machine may have been copied here meanwhile

@@ -440,3 +440,19 @@ def test_the_commit_is_found_in_a_checkout_and_else_given_by_the_build(
     assert modified is False
     file.write_text("changed")
     assert documents._git(file) == (commit, True)
+
+
+def test_a_run_of_several_thousand_patterns_can_be_closed(tmp_path: Path) -> None:
+    """HDF5 cannot note that so many data sets have the same dimensions; their values are what counts."""
+    w = RunWriter(tmp_path / "run", a_start())
+    fill(w)
+    wanted = {}
+    for i in range(6000):
+        levels = np.array([[i >> k & 1 for k in range(13)]], np.uint8)
+        pattern = SurfacePattern(levels, 1)
+        wanted[pattern.digest] = levels
+        w.pattern(pattern.digest, levels, 1)
+    w.close(documents.stop("ok"), {})
+    run = reader.load(tmp_path / "run")
+    assert run.state == "closed"
+    assert {d: run.patterns[d].levels.tolist() for d in wanted} == {d: v.tolist() for d, v in wanted.items()}
