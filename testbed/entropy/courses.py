@@ -18,8 +18,8 @@ from testbed.entropy.shifts import Anchor, Match, Reference, agreement_of, every
 F32 = NDArray[np.float32]
 
 _PIECE = 48
-_PASSES = 3
-_STARTS = 3
+_PASSES = 2
+_STARTS = 2
 """Anchors from which a course is begun."""
 _CLOSE = 0.3
 """Standard deviation of a column about the reference's same one, in an Eve who is followed as she stands."""
@@ -77,7 +77,7 @@ class _Choice:
         return np.asarray(self.series[np.arange(course.size), course])
 
     def agreement(self, course: I64) -> float:
-        return agreement_of(self.z, self.at(course))
+        return agreement_of(np.asarray(self.z, np.float64), np.asarray(self.at(course), np.float64))
 
     def by_pieces(self) -> I64:
         """Return (probe,) the candidate that agrees best in the piece of the block to which the probe belongs."""

@@ -25,13 +25,17 @@ class ByRegimes(Attack):
 
     folds: ClassVar[Folds] = "probes"
     _changes: bool | None = None
-    """Whether there are such times: the first fold decides for all."""
+    """Whether heeding such times pays: the first fold decides for all."""
 
     def _by_regimes(self, y: F64, found: Estimate, again: Callable[[F64], Estimate]) -> Estimate:
         known = None if self._changes is False else changes(y, found)
+        if known is None:
+            self._changes = self._changes or False
+            return found
+        by_regimes = switching(y, found, known, again)
         if self._changes is None:
-            self._changes = known is not None
-        return found if known is None else switching(y, found, known, again)
+            self._changes = by_regimes is not found
+        return by_regimes
 
 
 class EstimatingAttack(ByRegimes):

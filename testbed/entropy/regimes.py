@@ -14,9 +14,10 @@ import numpy as np
 from testbed.core.types import F64
 from testbed.entropy.gating import Gate, gate
 
-_TURNS = 3
-_GAIN_NATS = 12.0
-"""By how much regimes must explain Alice's values better than one regression does, each probe by all the others."""
+_TURNS = 2
+_GAIN_NATS, _GAIN_SHARE = 12.0, 0.02
+"""By how much regimes must explain Alice's values better than one regression does, each probe by all the others: in
+all, and a value."""
 _WORST_NATS = 8.0
 """A value counts as that unlikely at most: one odd value decides about no probe."""
 _LEAST_SPREAD, _LEAST_WEIGHT, _LEAST_POWER = 0.01, 1e-3, 0.02
@@ -46,7 +47,7 @@ def changes(y: F64, first: Estimate) -> F64 | None:
     likely = _likely(y, [first, *tried])
     # before any weights are learnt, experts that nobody needs would cost more than the one that is needed gains
     alone, how = gate(likely[:, [0, -1]], turns=1), gate(likely, turns=1)
-    if how.total < alone.total + _GAIN_NATS:
+    if how.total < alone.total + _least_gain(y):
         return None
     return np.asarray(_weights(how.without + likely)[:, 2:-1].sum(axis=1))
 
@@ -67,7 +68,11 @@ def switching(y: F64, first: Estimate, known: F64, again: Callable[[F64], Estima
             best = how.total, found
         weights = _weights(how.without + likely)
         trust = [weights[:, 0], weights[:, 1]]
-    return best_of(y, best[1], turns=3) if best[0] > alone + _GAIN_NATS else first
+    return best_of(y, best[1], turns=3) if best[0] > alone + _least_gain(y) else first
+
+
+def _least_gain(y: F64) -> float:
+    return _GAIN_NATS + _GAIN_SHARE * float(np.count_nonzero(np.isfinite(y)))
 
 
 def _own_spread(y: F64, found: Estimate, weight: F64) -> Estimate:

@@ -45,7 +45,8 @@ class RecurrenceWarped(Attack):
         if walk is None:
             return np.asarray(frequencies(facts, train)[test])
         course = _course(z, walk)[0]
-        places = [_place(course, np.isfinite(z).any(axis=1), window) for window in _WINDOWS]
+        known = np.asarray(np.isfinite(z).any(axis=1))
+        places = [_place(course, known, window) for window in _WINDOWS]
         places += [_nearer(z, walk, place) for place in places[:2]]
         every = np.ones(z.shape[0])
         found = best_of(z, [scaled(z, _at(walk, place), every) for place in places])
