@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Draws the rooms of the house into docs/architecture.md, from the imports as they are; `--check` only compares.
+"""Draws the package diagram of docs/architecture.md from the current imports; with `--check` it only compares.
 
-A room is a folder of `testbed`, or a backend. An arrow goes from a room to one that it imports. Exit status 1 where the
-page is out of date, a room is missing from the layers of pyproject.toml, or an arrow goes up.
+A room is a folder of `testbed`, or a backend. An arrow goes from a room to one that it imports. Exit status 1 if the
+page is out of date, if a room is missing from the layers of pyproject.toml, or if an arrow goes up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BACKENDS = ("firmware_ctl", "sim_backend")
 
 
 def room_of(module: str) -> str | None:
-    """Return the room of a dotted module name; None outside of the house."""
+    """Return the room of a dotted module name; None for other modules."""
     parts = module.split(".")
     if parts[0] in BACKENDS:
         return parts[0]
@@ -48,7 +48,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def arrows() -> tuple[Counter[tuple[str, str]], Counter[str]]:
-    """Return imports from room to room, and lines of each room."""
+    """Return the imports from room to room, and the lines of each room."""
     counted: Counter[tuple[str, str]] = Counter()
     lines: Counter[str] = Counter()
     for top in ("testbed", *BACKENDS):
@@ -65,7 +65,7 @@ def arrows() -> tuple[Counter[tuple[str, str]], Counter[str]]:
 
 
 def layers() -> list[list[str]]:
-    """Return the rooms from top to bottom, as pyproject.toml's import contract has them."""
+    """Return the rooms from top to bottom, in the order of pyproject.toml's import contract."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contract = next(c for c in project["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
     return [
@@ -74,7 +74,7 @@ def layers() -> list[list[str]]:
 
 
 def page() -> tuple[str, list[str]]:
-    """Return the drawn part of the page and what is wrong with the house."""
+    """Return the drawn part of the page and the list of faults."""
     counted, lines = arrows()
     order = [*layers(), list(BACKENDS)]
     level = {room: i for i, row in enumerate(order) for room in row}

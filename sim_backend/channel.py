@@ -66,7 +66,8 @@ def _spread(parts: F64, whole: F64, powers: F64, span: int) -> C128:
     n = len(parts)
     # (link, step, re/im, path): each path in the row of its whole number of samples
     spread = np.where((whole[:, None, :] == np.arange(span)[:, None])[:, :, None, :], parts[:, None], 0.0)
-    # Row `step` begins `step` taps later than the first: written one longer than they are read, rows slip to the right.
+    # row `step` must begin `step` taps later: rows are stored one value longer than they are read, which shifts each by
+    # one
     length = span - 1 + 2 * HALF
     slipped = np.zeros((n, span, length + 1, 2))
     rows = spread.reshape(n, 2 * span, -1) @ powers.swapaxes(1, 2) @ FARROW
@@ -194,7 +195,7 @@ class Channel:
         """Trace the paths between single antennas at several moments at once; `paths` then returns the same, bit for
         bit.
 
-        Does nothing where this saves no time (nobody moves), or where more than places moves or reflects.
+        Does nothing if this saves no time (no place moves), or if anything but places moves or reflects.
         """
         x, y = min(x, y), max(x, y)
         if (self._still[x] and self._still[y]) or self._scatterers_move or self._elements is not None:

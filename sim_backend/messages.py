@@ -124,6 +124,8 @@ class Declare(_Request, tag="declare", kw_only=True):
 
 
 class Silence(_Request, tag="silence", kw_only=True):
+    final: bool = False
+    """Whether transmissions are refused from now on, until the radio is tuned: some may be on their way."""
     repeated_only: bool = False
     """Whether single transmissions continue."""
 
@@ -175,7 +177,7 @@ class Reply(Struct, kw_only=True, frozen=True):
     detail: str = ""
     session: str = ""
     now: int = 0
-    """The device's present: the earliest instant at which it could still do something."""
+    """The device's current time: the earliest instant at which it can still transmit or change."""
     runs: bool = False
     """Tune: time passes by itself (wall pace), so that a request can become late on its way."""
     time: int = 0

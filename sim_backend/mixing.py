@@ -20,7 +20,7 @@ _AT_ONCE = 1 << 18
 def common_band(
     sent_hz: float, sent_rate_hz: float, heard_hz: float, heard_rate_hz: float
 ) -> tuple[float, float] | None:
-    """Return (lowest, highest) frequency in Hz, from the sender's carrier on, that is in both bands; None: none.
+    """Return the (lowest, highest) frequency in both bands, in Hz relative to the sender's carrier; None: none.
 
     A band is its carrier ± half its sample rate.
     """
@@ -41,7 +41,7 @@ def resample(
 ) -> C64:  # fmt: skip
     """Return (…, n_samples): `wave` (…, sample) at the instants `first` + m · `step`, counted in its own samples.
 
-    Only `band_hz` of it is kept, and nothing is shifted yet: multiply by the phasor of the carriers' difference. `wave`
+    Only its part in `band_hz` is kept. The caller shifts it by the difference of the carriers. `wave`
     must have `reach` samples on either side of every instant.
     """
     half = reach(sent_rate_hz, heard_rate_hz)

@@ -54,13 +54,15 @@ class SimRadio(Radio):
             raise InputError(f"table [node.{name}.options]: key 'antenna_axis': of length 0, accepted: a direction")
         self._seed = context.seed
         self._timed = self._options.timed
+        self._capabilities: RadioCapabilities | None = None
+        """What was last described; None where timing has changed since."""
         self._clock = device_clock(name, self._options, context.seed)
         self._front: FrontEnd | None = None
         self._world_seed = -1
         self._old: C64 | None = None
         self._stale = 0
         self._promised = 0
-        """Tick before which this radio sends nothing more, as the World knows, or a later one."""
+        """The World knows that this radio transmits nothing before this tick, or before a later one."""
         self._time_runs = False
         self._first = True
         """Whether nothing was transmitted yet, at these settings in this world."""
@@ -75,6 +77,11 @@ class SimRadio(Radio):
 
     @property
     def capabilities(self) -> RadioCapabilities:
+        if self._capabilities is None:
+            self._capabilities = self._describe()
+        return self._capabilities
+
+    def _describe(self) -> RadioCapabilities:
         return RadioCapabilities(
             timed=self._timed,
             n_antennas=self._options.n_antennas,
@@ -91,7 +98,7 @@ class SimRadio(Radio):
     def use_timing(self, timed: bool) -> None:
         if timed and not self._options.timed:
             super().use_timing(timed)
-        self._timed = timed
+        self._timed, self._capabilities = timed, None
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -103,12 +110,12 @@ class SimRadio(Radio):
         }
 
     def now_s(self) -> float:
-        """Return what the device's clock reads at the end of all that it declared: in a world where time passes by
-        being declared, that is its present."""
+        """Return the clock's reading at the end of all that the device declared, which is its present in virtual
+        time."""
         return self._clock.reading_s(self._now())
 
     def idle_until(self, time_s: float) -> None:
-        """Promise not to transmit before device time `time_s`; others may be waiting for this to hear on."""
+        """Promise not to transmit before device time `time_s`; other radios' receptions may wait for this."""
         until = self._clock.world_ticks(time_s)
         if self.state == "configured" and until > self._promised:
             self._link.declare(until, self.state)
@@ -129,7 +136,7 @@ class SimRadio(Radio):
         return settings
 
     def _nominal_hz(self, settings: RadioSettings) -> float:
-        """Return where the radio is on the air but for its own error: a correction is taken out of the oscillator."""
+        """Return the carrier on the air without the radio's own error; a correction counts as part of that error."""
         if not self.correction_ppm:
             return settings.carrier_hz
         return round(settings.carrier_hz * (1.0 + 1e-6 * self.correction_ppm), 3)
@@ -172,8 +179,7 @@ class SimRadio(Radio):
                 time.sleep(lead_s)  # so that it is on the air when this returns
                 return
             except LateTransmit:
-                # Another radio's reception has let time pass. Where time passes by itself it always does: use a lead
-                # time.
+                # another radio's reception has let time pass; if time passes by itself, a lead time is needed
                 if self._time_runs:
                     lead_s = min(max(2 * lead_s, _LEAD_S), _LONGEST_LEAD_S)
         raise DeviceError(self.name, "transmit", self.state, f"time passed between question and order {_HASTE} times")
@@ -315,7 +321,8 @@ class SimRadio(Radio):
     def _do_silence(self) -> None:
         self._link.forget_told()
         try:
-            self._link.ask(Silence(id=self._link.next_id(), session=self._link.session), self.state, timeout_s=2.0)
+            request = Silence(id=self._link.next_id(), session=self._link.session, final=self.is_interrupted)
+            self._link.ask(request, self.state, timeout_s=2.0)
         except OffAir:
             pass  # the radio has nothing on the air
 
@@ -351,7 +358,7 @@ class SimRadio(Radio):
             raise dropped
 
     def _heard_from(self, reply: Reply) -> None:
-        """Learn from an answer: requests are served in order, so what was sent before it is on the air."""
+        """Note an answer: requests are served in order, so all transmissions before it are on the air."""
         self._promised = reply.now
         self._unheard.clear()
 

@@ -27,7 +27,7 @@ class Scatterers:
     far_m: F64 | None = None
     """(scatterer, 3) positions that Alice's side sees in place of `position_m`; a path between the sides meets both."""
     direct: complex | None = None
-    """Coefficient of the direct path between the sides; None: the scene's multipath says."""
+    """Coefficient of the direct path between the sides; None: as in the scene's multipath."""
 
     @classmethod
     def draw(cls, plan: Multipath, seed: int) -> Scatterers:

@@ -189,6 +189,8 @@ class _Session:
     kind: str
     gone: str = ""
     """The reason why it is off the air; '' while it is on the air."""
+    silenced: bool = False
+    """Whether what it sends is refused until it is tuned again."""
 
 
 @dataclass(slots=True)
@@ -272,7 +274,7 @@ class _Server:
             request = m.decode_request(frames[0])
         except ProtocolError as exc:
             self._strike(route)
-            # without an id nobody can match an answer, unless the header at least carries one
+            # without an id no client can match an answer, unless the header at least carries one
             self._answer(route, m.Reply(id=_id_of(frames), error="device", detail=f"message not understood: {exc}"))
             return
         try:
@@ -303,7 +305,7 @@ class _Server:
     def _serve_checked(
         self, route: bytes, request: m.Request, frames: list[bytes], now: float, sender: str | None
     ) -> None:
-        """Serve a request of whoever may make it."""
+        """Serve a request if its sender may make it."""
         wanted = (
             request.name if isinstance(request, m.Attach) else "coordinator" if isinstance(request, m.Reset) else None
         )
@@ -401,6 +403,7 @@ class _Server:
                 self._end(request.session, "it said goodbye")
                 del self._sessions[request.session]
             case m.Tune():
+                self._sessions[request.session].silenced = False
                 air.tune(
                     name,
                     request.place,
@@ -414,6 +417,8 @@ class _Server:
                 )
             case m.Transmit():
                 self._same_world(request.seed)
+                if self._sessions[request.session].silenced:
+                    raise Refused("device", "the radio was silenced for good")
                 array = air.stations[name].array if name in air.stations else None
                 n_antennas = 1 if array is None else array.n
                 if not payload or len(payload) % (8 * n_antennas) or len(payload) > 8 * m.MAX_SAMPLES:
@@ -438,6 +443,7 @@ class _Server:
                 self._begin_train(route, request, name, now)
                 return None
             case m.Silence():
+                self._sessions[request.session].silenced |= request.final
                 air.silence(name, request.repeated_only)
             case m.Hang():
                 air.hang(name, (request.rows, request.columns), request.phase_bits)
@@ -490,12 +496,12 @@ class _Server:
             raise Refused("device", f"{levels.size} levels, accepted {now.size}")
         return levels.reshape(now.shape)
 
-    def _patterns(self, name: str, payload: bytes, n: int) -> np.ndarray:
+    def _patterns(self, name: str, payload: bytes, n: int) -> list[np.ndarray]:
         now = self._air.pattern(name)
         levels = np.frombuffer(payload, np.uint8)
         if levels.size != n * now.size:
             raise Refused("device", f"{levels.size} levels, accepted {n} times {now.size}")
-        return levels.reshape(n, *now.shape)
+        return list(levels.reshape(n, *now.shape))
 
     def _same_world(self, seed: int) -> None:
         if seed != self._air.seed:

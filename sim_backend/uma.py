@@ -4,8 +4,8 @@ The library `sionna-no-rt` draws delays, powers and angles of one Alice–Bob li
 ray then gets two bodies, one in its direction of departure from Alice and one in its direction of arrival at Bob,
 equally far from either, such that the path over both has the ray's delay. From there on geometry alone decides: Bob
 moves among bodies that do not move, and Eve sees the same bodies from her place. This is spatial consistency, and at a
-wavelength's distance it gives the theoretical correlation, which the library's own procedures for two terminals do not
-(none, or far too much).
+wavelength's distance it gives the theoretical correlation; the library's own procedures for two terminals give none,
+or far too much.
 """
 
 from __future__ import annotations

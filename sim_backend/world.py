@@ -315,7 +315,7 @@ class Air:
         self, name: str, place: str, carrier_hz: float, sample_rate_hz: float, turnaround_s: float, free: bool = False,
         array: Array | None = None,
     ) -> None:  # fmt: skip
-        """Put a radio on the air, or retune it; what it sent before and has not been heard yet is cut."""
+        """Put a radio on the air, or retune it; samples that it sent before and that were not received yet are cut."""
         self._check_place(name, place)
         old = self.stations.get(name)
         if old is not None:
@@ -374,7 +374,7 @@ class Air:
         return self._sent[first : bisect.bisect_left(self._sent, until, key=_start)]
 
     def silence(self, name: str, repeated_only: bool = False) -> None:
-        """Cut all samples of a radio that nobody can have received yet, or only repeated ones."""
+        """Cut all samples of a radio that no radio can have received yet, or only repeated ones."""
         cut = self.frontier
         station = self.stations.get(name)
         for sent in self._sent:

@@ -65,7 +65,7 @@ class Reply:
 
 
 def request(seq: int, command: int, payload: bytes = b"") -> bytes:
-    """Return a request as it goes over the wire, the ending zero included."""
+    """Return the bytes of a request on the wire, including the final zero."""
     from cobs import cobs
 
     body = struct.pack("<BHB", PROTOCOL, seq, command) + payload

@@ -99,12 +99,10 @@ class Pluto(Radio):
 
     @classmethod
     def discover(cls, addresses: Sequence[str] = ()) -> list[FoundRadio]:
-        """Open whatever libiio lists and what is at these addresses (`ip:…`, `usb:…`); a device at two is one."""
+        """Open all devices that libiio lists or that are at these addresses (`ip:…`, `usb:…`), each device once."""
         _, iio = _libraries("pluto")
         listed: dict[str, str] = {}
-        with contextlib.suppress(
-            OSError
-        ):  # without Avahi libiio hands the error of another library on as one of its own
+        with contextlib.suppress(OSError):  # without Avahi, libiio passes another library's error on as its own
             listed = {u: text for u, text in iio.scan_contexts().items() if "PLUTO" in text.upper()}
         given = [a for a in addresses if a.partition(":")[0] in ("ip", "usb", "serial", "local")]
         # a cable's address first: all Plutos have the same address on the network that they make
@@ -450,8 +448,7 @@ class _Worker:
                 answer.put((True, job()))
             except BaseException as exc:
                 # its traceback would keep buffers alive: the next open would then be refused as busy, and the
-                # interpreter
-                # would crash if it deleted a context before them
+                # interpreter would crash if it deleted a context before them
                 traceback.clear_frames(exc.__traceback__)
                 answer.put((False, exc))
 

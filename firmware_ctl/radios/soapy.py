@@ -1,9 +1,8 @@
-"""Radios behind SoapySDR: LimeSDR, bladeRF, HackRF, RTL-SDR and whatever else has a module for it.
+"""Radios behind SoapySDR: LimeSDR, bladeRF, HackRF, RTL-SDR and all others with a SoapySDR module.
 
-What a device can do, it says itself: with a hardware time its samples are timed; without one it repeats its
-transmission from a thread of this driver until silenced; without a transmit channel it only receives and is accepted as
-Eve's.
-Needs Debian's python3-soapysdr and the module of the device (`SoapySDRUtil --find` lists what is there).
+The driver follows the device's reported capabilities: with a hardware time its samples are timed; without one it
+repeats its transmission from a thread of this driver until silenced; without a transmit channel it only receives and is
+accepted for Eve. Needs Debian's python3-soapysdr and the module of the device (`SoapySDRUtil --find` lists devices).
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ _CODES = {code: name.lower().replace("_", " ") for name, code in _UNITS}
 """SoapySDR's return values, from its Errors.h."""
 _OVERFLOW, _TIMEOUT, _TIME_ERROR, _UNDERFLOW = -4, -1, -6, -7
 _FIRST_S = 2.0
-"""How long a device may take to accept the first samples of a repeated frame."""
+"""Longest time for a device to accept the first samples of a repeated frame."""
 _AHEAD_S = 0.05
-"""Of a repeated frame, so much is written at a time: short enough to stop, long enough for the host to keep up."""
+"""Length of a repeated frame written at a time: short enough to stop, long enough for the host to keep up."""
 INSTALL = "apt-get install python3-soapysdr, and an environment made with --system-site-packages"
 
 
@@ -43,7 +42,7 @@ class SoapyOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The keys of `options` in the lab table of a radio behind SoapySDR."""
 
     args: str = ""
-    """Which device, as SoapySDR takes it: `driver=lime`, `driver=rtlsdr,serial=00000001`."""
+    """Device arguments of SoapySDR: `driver=lime`, `driver=rtlsdr,serial=00000001`."""
     serial: str | None = None
     """Serial number; another device than this one is refused."""
     channel: Annotated[int, Meta(ge=0, le=15)] = 0
@@ -52,7 +51,8 @@ class SoapyOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tx_antenna: str | None = None
     turnaround_s: Annotated[float, Meta(gt=0, le=1)] = 2e-3
     settle_s: Annotated[float, Meta(ge=0, le=5)] = 5e-3
-    """Samples of this long after a retune are thrown away: oscillators settle, and old samples leave the buffers."""
+    """Samples received for this long after a retune are discarded: oscillators settle, and buffers contain old
+    samples."""
 
 
 def load_soapy() -> Any:
@@ -69,7 +69,7 @@ class Soapy(Radio):
 
     @classmethod
     def discover(cls, addresses: Sequence[str] = ()) -> list[FoundRadio]:
-        """Open what SoapySDR finds; `addresses` with an `=` are its arguments, as `driver=rtlsdr`."""
+        """Open the devices that SoapySDR finds; `addresses` with an `=` are its arguments, as `driver=rtlsdr`."""
         lib = _library("soapy")
         listed = [dict(found) for found in lib.Device.enumerate("")]
         wanted = [
@@ -99,7 +99,7 @@ class Soapy(Radio):
         self._tx: Any = None
         self._tx_active = False
         self._fresh = False
-        """Nothing was received since the last retune."""
+        """No sample was received since the last retune."""
         self._repeater: _Repeater | None = None
         self._timed = False
         self._device: Any = self._open()
@@ -134,7 +134,7 @@ class Soapy(Radio):
         info = {str(k): str(v) for k, v in dict(device.getHardwareInfo()).items()}
         serial = info.get("serial", "")
         if o.serial is not None and serial and serial != o.serial:
-            raise self._failed("open", f"serial number {serial!r} answers where {o.serial!r} was asked for")
+            raise self._failed("open", f"serial number {serial!r} answers instead of {o.serial!r}")
         self._can_transmit = device.getNumChannels(lib.SOAPY_SDR_TX) > o.channel
         if device.getNumChannels(lib.SOAPY_SDR_RX) <= o.channel:
             raise self._failed("open", f"channel = {o.channel}; this device has fewer receive channels")
@@ -253,7 +253,7 @@ class Soapy(Radio):
             own = flags if not done else flags & ~lib.SOAPY_SDR_HAS_TIME
             wrote = self._device.writeStream(self._tx, [piece], piece.size, own, time_ns if not done else 0, _SLICE_US)
             if wrote.ret == _TIME_ERROR:
-                raise LateTransmit(self.name, "transmit", self.state, "the device says that the time has passed")
+                raise LateTransmit(self.name, "transmit", self.state, "the device reports that the time has passed")
             if wrote.ret < 0 and wrote.ret != _TIMEOUT:
                 raise self._failed("transmit", f"SoapySDR: {_CODES.get(wrote.ret, wrote.ret)}")
             done += max(wrote.ret, 0)
@@ -322,7 +322,7 @@ class Soapy(Radio):
     def _collect(self, n_samples: int, drop: int, at_s: float | None, timeout_s: float) -> tuple[C64, int | None, bool]:
         """Return (sample,) after `drop` others, the first one's time where the device states it, and losses.
 
-        Timed samples are put where their time stamps say; what is missing is zero.
+        Timed samples are placed by their time stamps; missing ones are zero.
         """
         rate_hz, has_time = self.settings.sample_rate_hz, self._lib.SOAPY_SDR_HAS_TIME
         out = np.zeros(n_samples, np.complex64)
@@ -367,7 +367,7 @@ class Soapy(Radio):
 
 
 class _Repeater(threading.Thread):
-    """Writes a frame again and again until it is stopped: SoapySDR knows no repetition of its own."""
+    """Writes a frame again and again until it is stopped: SoapySDR has no function for this."""
 
     def __init__(self, device: Any, stream: Any, samples: C64, rate_hz: float, name: str) -> None:
         super().__init__(name=f"{name}-repeats", daemon=True)
@@ -392,7 +392,7 @@ class _Repeater(threading.Thread):
                 at = (at + wrote.ret) % self._samples.size
 
     def stop(self) -> str:
-        """End the repetition; return why it had ended before, '' where it had not."""
+        """End the repetition; return the reason if it had ended before, else ''."""
         self._over.set()
         self.join(timeout=2.0)
         return self._failure

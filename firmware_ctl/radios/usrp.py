@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,9 +20,11 @@ from msgspec import Meta, Struct
 
 from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
 from testbed.core.options import driver_options
-from testbed.core.radio import Radio, RadioCapabilities, RadioSettings, Window
+from testbed.core.radio import FoundRadio, Radio, RadioCapabilities, RadioSettings, Window
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
+
+log = logging.getLogger("testbed.node")
 
 _SLICE_S = 0.05
 """Longest single wait inside UHD, which neither Ctrl-C nor a halt can interrupt."""
@@ -49,8 +53,8 @@ class UsrpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     clock_source: Source = "internal"
     time_source: Source = "internal"
     pps: bool = False
-    """Device time becomes 0 at the next PPS edge, which is the same instant (up to whole seconds) on all radios of the
-    cable; otherwise at once."""
+    """Whether the device time is set to 0 at the next PPS edge, which is the same instant (up to whole seconds) for all
+    radios on the cable; without it, the time is set to 0 at once."""
     master_clock_rate_hz: Annotated[float, Meta(gt=0)] | None = None
     channel: Annotated[int, Meta(ge=0)] = 0
     """Number of the channel, in the order of `subdev`."""
@@ -61,7 +65,7 @@ class UsrpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     rx_delay_samples: float | dict[str, float] = 0.0
     """How much later than its time stamp a sample enters the host's stream. Measured: 46 to 165 on a B210 (gr-plasma
     #13). It is subtracted from every reception's time. It differs with the sample rate: a table from rates in Hz,
-    { "4e6" = 52.0, "20e6" = 71.5 }, serves these rates and no others; one number serves all."""
+    { "4e6" = 52.0, "20e6" = 71.5 }, is for these rates only; one number is for all rates."""
     turnaround_s: Annotated[float, Meta(ge=0)] = 24e-6
     """Time between transmission and reception; the default is the transmit advance of a published TDD prober
     (4C6C/channel_measurement_for_PLKG)."""
@@ -90,7 +94,8 @@ def load_uhd() -> Any:
             f"Python module 'uhd' cannot be imported ({exc}): apt-get install python3-uhd, and run in an environment "
             "made by /usr/bin/python3 -m venv --system-site-packages, with 'numpy<2' (docs/troubleshooting.md)"
         ) from exc
-    # A module built for NumPy 1 imports under NumPy 2 with a mere complaint and then crashes at the first recv().
+    # A module built for NumPy 1 imports under NumPy 2 with only a printed warning, and then crashes at the first
+    # recv().
     if "_ARRAY_API" in complaints.getvalue():
         raise ImportError(
             f"Python module 'uhd' ({module.__file__}) was built for NumPy 1 and would crash under NumPy "
@@ -107,6 +112,28 @@ class Usrp(Radio):
     """
 
     options_type = UsrpOptions
+
+    @classmethod
+    def discover(cls, addresses: Sequence[str] = ()) -> list[FoundRadio]:
+        """Open what UHD finds by itself and with `addresses` that are its arguments, as `addr=192.168.10.2`."""
+        try:
+            uhd = load_uhd()
+        except ImportError as exc:
+            raise DeviceError("usrp", "open", "closed", str(exc)) from exc
+        hints = ["", *(a for a in addresses if a.startswith(("addr=", "type=", "serial=")))]
+        listed = [dict(found.to_dict()) for hint in hints for found in uhd.find(hint)]
+        out = []
+        for serial in dict.fromkeys(d["serial"] for d in listed if d.get("serial")):
+            try:
+                with cls("usrp", DriverContext(0, None, None, Path()), serial=serial) as radio:
+                    caps, who = radio.capabilities, radio.identity()
+            except DeviceError as exc:
+                log.warning("%s", exc)
+                continue
+            out.append(
+                FoundRadio({"serial": serial}, serial, f"USRP {who['product']}", caps.tx_gain_db, caps.rx_gain_db)
+            )
+        return out
 
     def __init__(self, name: str, context: DriverContext, **options: Any) -> None:
         super().__init__(name)
@@ -390,6 +417,7 @@ class Usrp(Radio):
             self._end_burst()
 
     def _unmute(self) -> None:
+        self.check_interrupted("transmit")
         if self._muted:
             self._let_queue_pass("transmit")
             with self._uhd_errors("transmit"):
@@ -405,7 +433,7 @@ class Usrp(Radio):
             operation,
             lambda: self.now_s() >= self._queued_until_s - 1e-9,  # times are sums of rounded ones
             max(left_s, 0.0) + 1.0,
-            "the device clock stands still",
+            "the device clock does not advance",
         )
 
     # ---------------------------------------------------------------- receiving

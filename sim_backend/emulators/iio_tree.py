@@ -82,7 +82,7 @@ class Tree:
     ) -> None:
         self.description, self.context, self.devices, self.values = description, context, devices, values
         self.refusals = refusals or {}
-        """Errno with which an attribute refuses to be read while it is UNREADABLE."""
+        """Errno of a read of an attribute whose value is UNREADABLE."""
 
     def device(self, id_or_name: str) -> Device | None:
         return next((d for d in self.devices if id_or_name in (d.id, d.name)), None)

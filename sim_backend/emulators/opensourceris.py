@@ -1,4 +1,4 @@
-"""The twin of an OpenSourceRIS board on a pty: it treats bytes as the public firmware 1.1 does, and its pattern is on
+"""An emulated OpenSourceRIS board on a pty: it treats bytes as the public firmware 1.1 does, and its pattern is on
 the simulated air.
 
 The firmware's behaviour was taken from its documentation and source (github mheinri/OpenSourceRIS) and written anew: an
@@ -54,9 +54,9 @@ class OpenSourceRisOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class _Receiver:
-    """The firmware's interrupt: bytes in, a completed command or request out.
+    """The firmware's interrupt, which collects bytes until a command or request is complete.
 
-    An invalid byte clears the queue, so that the rest of a line is executed where it contains a start of its own. Bytes
+    An invalid byte clears the queue, so that the rest of the line is executed if another command begins in it. Bytes
     that come while a completed line is being answered (`busy`) are queued all the same, and corrupt the following
     command.
     """
@@ -78,7 +78,7 @@ class _Receiver:
             return self.reset()
         if upper in b"!?" and not self._start:
             self._start = bytes([upper])
-            self._raw = bytearray([byte])  # the queue may still hold bytes from while it was busy
+            self._raw = bytearray([byte])  # this drops bytes that were queued while it was busy
         elif upper == 10 and self._start:
             self._complete = True
             self._fifo.append(upper)
@@ -105,7 +105,9 @@ class _Receiver:
 
 
 class EmulatedOpenSourceRis(Emulator):
-    """The board at `uri`; `outputs` (16, 16) are the levels of its surface. It was powered up long before."""
+    """The board at `uri`; `outputs` (16, 16) are the levels of its surface. It starts as a board that was powered up
+    long before.
+    """
 
     options_type = OpenSourceRisOptions
 
@@ -266,7 +268,7 @@ _OBEYED = re.compile(rb"(!0X[0-9A-F]{64}|!BT-KEY=[0-9]{6}|!RESET|\?VEXT|\?PATTER
 
 
 def _voltage(volts: float) -> bytes:
-    """Return the answer to ?Vext: tenths are rounded down, hundredths to the nearest, each for itself."""
+    """Return the answer to ?Vext: the tenths digit is rounded down, the hundredths digit separately to the nearest."""
     v = np.float32(volts)
     if not 0 <= v <= np.float32(99.99):
         return b""

@@ -432,7 +432,7 @@ class EmulatedPluto(Emulator):
                 block.add(self._loop(len(block.samples)))
             else:
                 self._do("rx", lambda chain: self._capture(chain, block))
-        except Exception as exc:  # any error must reach the reader, which would otherwise wait for ever
+        except Exception as exc:  # any error must reach the reader, which would otherwise wait without end
             block.fail(_refusal(exc))
 
     def _loop(self, n_samples: int) -> np.ndarray:

@@ -53,7 +53,7 @@ class Registers:
 class Patience:
     """How long a converter can continue without its host; only the client's own idle time counts, on the host's clock.
 
-    The simulation's time is not the client's: the clock stands still while a request is served.
+    The simulation's time is not the client's: the clock does not move while a request is served.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -18,7 +18,7 @@ RATE_FILES: list[Key] = [
     (DAC, "out_altvoltage_sampling_frequency"),
     (ADC, "in_voltage_sampling_frequency"),
 ]
-"""Attributes of the sample rate, which one clock drives."""
+"""Attributes of the sample rate; one clock determines them all."""
 REFUSALS: dict[Key, int] = {
     # no profile was recalled yet
     (PHY, "out_altvoltage0_RX_LO_fastlock_recall"): errno.EINVAL,
@@ -178,7 +178,7 @@ def _zeros(n: int) -> str:
 def _gain_table() -> str:
     """Return a table of receive gains in the driver's form; the registers' values have no meaning here.
 
-    Only every other decibel: the real table does not fit into the 1024 bytes that pylibiio has for an attribute.
+    It contains only every second decibel, because pylibiio reads at most 1024 bytes of an attribute.
     """
     rows = (f"{gain_db}, 0x00, 0x{i:02X}, 0x00" for i, gain_db in enumerate(range(-3, 72, 2)))
     return "\n".join(["<gaintable AD9361 type=FULL dest=3 start=0 end=6000000000>", *rows, "</gaintable>"])

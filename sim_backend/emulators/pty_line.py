@@ -1,6 +1,6 @@
 """A serial line in software: a pty between a real driver and a simulated device, as slow as the wire would be.
 
-A pty has no speed limit, so both directions are limited here to ten bits a byte. Bytes from the host reach the device
+A pty has no speed limit, so both directions are limited here to ten bits per byte. Bytes from the host reach the device
 when a real line would have delivered them; the device's answers are sent byte after byte, and delayed by the adapter's
 latency timer where the line has one. The methods marked as faults make the line silent, late, noisy or unplugged.
 """
@@ -34,7 +34,8 @@ class Device(Protocol):
     """The device at the line."""
 
     ends: bytes
-    """End of a command and of an answer: each arrives with its own last byte. Empty: bytes arrive as written."""
+    """Terminator of a command or answer, whose bytes then all arrive with its last byte. Empty: bytes arrive as
+    written."""
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes as they arrive, in order; return the immediate answer. Called in the line's thread.
@@ -201,8 +202,8 @@ class PtyLine:
                     return
                 wait_s = self._turn(time.monotonic())
                 fds = [self._wake_r] + ([self._master] if self._master >= 0 else [])
-            # poll() counts whole milliseconds, 11 bytes of 115200 baud: select() counts microseconds
-            with contextlib.suppress(OSError, ValueError):  # a descriptor that was closed meanwhile: look again
+            # select(), because poll() counts whole milliseconds, in which 11 bytes pass at 115200 baud
+            with contextlib.suppress(OSError, ValueError):  # a descriptor was closed meanwhile
                 select.select(fds, [], [], wait_s)
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_r, 4096)
@@ -238,7 +239,7 @@ class PtyLine:
                 raise
             return
         if termios.tcgetattr(self._slave)[5] != getattr(termios, f"B{self.baud}", None):
-            data = bytes(b | 0x80 for b in data)  # another baud rate: framing errors
+            data = bytes(b | 0x80 for b in data)  # the driver uses another baud rate, which gives framing errors
         lost = min(self._swallow, len(data))
         self._swallow -= lost
         begin_s = max(now_s, self._device_busy_s) + lost * self._byte_s
@@ -267,7 +268,7 @@ class PtyLine:
             try:
                 os.write(self._master, data)
             except BlockingIOError:
-                return  # lost, because nobody reads and the buffer is full
+                return  # lost, because there is no reader and the buffer is full
             except OSError as exc:
                 if exc.errno != errno.EIO:
                     raise

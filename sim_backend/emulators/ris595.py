@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _GRACE_S = 2.0
 """Time for the threads to end once their sockets are closed."""
 _LATENCY_S = 1e-3
-"""Latency in the air's time, which stands still while frames are exchanged: about the time to shift a pattern out."""
+"""Latency in the air's time, which does not pass while frames are exchanged: about the time to shift a pattern out."""
 _BANK_BYTES = 1 << 20
 """Memory for a codebook in the firmware on this machine (`hal/host.c`)."""
 FAULTS = ("silence", "swallow", "reboot", "late", "duplicate", "garbage", "vanish")

@@ -29,7 +29,7 @@ class SurfacePort:
         self._link: Link | None = None
 
     def latch(self, levels: U8) -> int:
-        """Reflect by (row, column) levels from now on; return the tick of the first sample that sees them."""
+        """Set the surface's (row, column) levels from now on; return the tick of the first sample with them."""
         reply, _ = self._ask(
             lambda link: Apply(id=link.next_id(), session=link.session, latency=self._latency), levels.tobytes()
         )

@@ -71,7 +71,7 @@ PRODUCTS = {
     "B210": ("b200", MetaRange(5e6, 61.44e6, 0.0), (), 512, 61.44e6),
     "X310": ("x300", MetaRange(184.32e6, 200e6, 15.68e6), (200e6, 184.32e6), 1024, 200e6),
 }
-"""Product → UHD's type, masters that may be asked for, the only ones there are (none: any in the range), largest
+"""Product → UHD's type, range of master clocks, the only ones possible (none: any in the range), largest
 division, highest rate."""
 CARRIERS = MetaRange(70e6, 6e9, 1.0)
 TX_TOP_DB = 10.0
@@ -88,7 +88,8 @@ class Device:
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the simulated radio (`impairments.RadioOptions`)."""
     product: Product = "B210"
-    """B210: its master clock follows the rate, unless one is asked for. X310: two masters, and what these divide to."""
+    """B210: its master clock follows the rate unless it is set. X310: two master clocks, and the rates divided from
+    them."""
     rx_delay_samples: float | dict[str, float] = 0.0
     """How much older than their time stamp received samples are, at any rate or by rate in Hz."""
     ref_locked: bool = True
@@ -133,7 +134,7 @@ class _Core:
         self.device, self._context = device, context
         _, masters, fixed, self._most, _ = PRODUCTS[device.product]
         self.fixed_master = master_hz is not None or bool(fixed)
-        if fixed:  # UHD takes the nearest one, and says so in its log only
+        if fixed:  # UHD takes the nearest one, and reports it in its log only
             master_hz = min(fixed, key=lambda hz: abs(hz - (master_hz or fixed[0])))
         self.master_hz = masters.clip(master_hz or 32e6)
         self.reference = self.time_source = "internal"
@@ -704,7 +705,7 @@ def put_in_place(name: str, context: DriverContext, options: Mapping[str, Any]) 
 
 
 class EmulatedUsrp(Emulator):
-    """A USRP's protocol is private to UHD, so its twin replaces UHD in the driver's process."""
+    """A USRP's protocol is private to UHD, so its emulator replaces UHD in the driver's process."""
 
     options_type = StandInOptions
     in_process = True

@@ -9,6 +9,7 @@ knows in training. Where the expected reward of the net's beams is below that of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,10 @@ class Direct:
             )
         ]
 
-    def train(self, n_updates: int) -> Direct:
+    def train(self, n_updates: int, tell: Callable[[float], None] = lambda share: None) -> Direct:
         """Take `n_updates` steps of gradient ascent on the reward; returns itself."""
-        for _ in range(n_updates):
+        for done in range(n_updates):
+            tell(done / n_updates)
             env = self._env
             _, frontier, points = self._answer(env)
             alice = frontier.alice(points.coefficients[..., 0, :])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -129,12 +129,15 @@ class Learner(ABC):
     def _build(self) -> None:
         """Make the networks, their optimisers and the memory of past steps."""
 
-    def train(self, n_steps: int, writer: Any = None, log_every: int = 200) -> None:
+    def train(
+        self, n_steps: int, writer: Any = None, log_every: int = 200, tell: Callable[[float], None] = lambda share: None
+    ) -> None:
         """Take steps, learn from them. `writer`: a `torch.utils.tensorboard.SummaryWriter` to log to.
 
         Raises TestbedError where a reward or a loss stops being finite.
         """
-        for _ in range(n_steps):
+        for done in range(n_steps):
+            tell(done / n_steps)
             reward = self._step()
             self.n_steps += 1
             self._earned += reward.mean(-1)
@@ -218,7 +221,7 @@ class Learner(ABC):
             self._earned.copy_(state["earned"])
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as exc:
             raise InputError(
-                f"{path}: does not fit: {one_line(exc)}; accepted: what this learner is: {self.stack.n_runs} runs, "
+                f"{path}: does not fit: {one_line(exc)}; accepted: a checkpoint for  {self.stack.n_runs} runs, "
                 f"{self.stack.n_antennas} antennas, {self.task.view} view, {self.task.frame} frame, {self.config}"
             ) from exc
         self._begin()

@@ -75,7 +75,9 @@ class Series:
         return replace(found, kappa_fred=min(beside, 1.0), fred_noise=0.0)
 
     def split(self, share: float = 0.7, gap: int = 0) -> tuple[Series, Series]:
-        """Return the first `share` of the steps, to train on, and all from `gap` steps later on, to test on."""
+        """Return the first `share` of the steps for training, and for tests those that follow after a gap of `gap`
+        steps.
+        """
         n = len(self.h)
         end = round(share * n)
         if not 0 < end < end + gap < n:
@@ -90,7 +92,7 @@ class Series:
 
 
 class Played:
-    """An environment's source that plays a series: every copy from a moment of its own, to an end and back again.
+    """An environment's source that plays a series. Every copy starts at its own step, and turns round at each end.
 
     Runs of a stack have the same channels, each with a Fred of its own κ_F and error, unless the series has one.
     `alike`: their copies are at the same moments, too, as in `environment.Ar1`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,14 @@ class Plan:
             raise InputError(f"train: a setting has no {unknown[0]!r}; accepted: {', '.join(known)}")
 
 
-def run(plan: Plan, path: Path, n_draws: int = 2000) -> dict[str, Any]:
+def run(
+    plan: Plan, path: Path, n_draws: int = 2000, tell: Callable[[float], None] = lambda share: None
+) -> dict[str, Any]:
     """Train, save to `path`; return the setting, held-out mean rewards in bits, and shares of the gap to the oracle.
 
-    The direct net is trained for a Bob who keeps to his SVD beam, as nodes do. `deployed` is Alice's beam of the policy
-    with Bob's SVD beam, as two nodes use them that exchange no information.
+    `tell` receives the share of the updates that is done. The direct net is trained for a Bob who keeps to his SVD
+    beam, as nodes do. `deployed` is Alice's beam of the policy with Bob's SVD beam, as two nodes use them
+    that exchange no information.
     """
     heard, test = (None, None) if plan.channels is None else plan.channels.split(0.7, len(plan.channels.h) // 20)
     n_antennas = plan.changes.get("n_antennas", Setting.n_antennas)
@@ -72,7 +75,7 @@ def run(plan: Plan, path: Path, n_draws: int = 2000) -> dict[str, Any]:
     torch.set_num_threads(1)  # nets of this size are slower on more
     try:
         began_s = time.perf_counter()
-        learner = _trained(plan, setting, updates, heard)
+        learner = _trained(plan, setting, updates, heard, tell)
         seconds = time.perf_counter() - began_s
         learner.save(path)
 
@@ -97,10 +100,12 @@ def run(plan: Plan, path: Path, n_draws: int = 2000) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _trained(plan: Plan, setting: Setting, updates: int, channels: Series | None) -> Acting:
+def _trained(
+    plan: Plan, setting: Setting, updates: int, channels: Series | None, tell: Callable[[float], None]
+) -> Acting:
     if plan.algorithm == direct.Direct.name:
         config = direct.Config(n_settings=64, decay_steps=updates, bob_follows=False)
-        return direct.Direct(setting, plan.seed, config, channels=channels).train(updates)
+        return direct.Direct(setting, plan.seed, config, channels=channels).train(updates, tell)
     predictor = None
     if plan.view == "lstm":
         predictor = Predictor((setting,), (plan.seed,), PredictorConfig(decay_steps=500), channels=channels).train(500)
@@ -108,5 +113,5 @@ def _trained(plan: Plan, setting: Setting, updates: int, channels: Series | None
     numbers = _TURNED[plan.algorithm] if plan.frame == "turned" else {}
     task = Task((setting,), (plan.seed,), plan.view, plan.frame)
     learner = kind(task, kind.config_type(**numbers), predictor, channels)
-    learner.train(updates)
+    learner.train(updates, tell=tell)
     return learner

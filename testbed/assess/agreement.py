@@ -5,6 +5,8 @@ Values are (probe, dimension) in dB or magnitude, NaN where an end has none; onl
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from testbed.core.types import C64, F64, U8
@@ -87,6 +89,23 @@ def disagreement(a: U8, b: U8) -> float | None:
     if a.shape != b.shape:
         raise ValueError(f"strings of {a.size} and {b.size} bits, accepted: equal lengths")
     return float(np.count_nonzero(a != b) / a.size) if a.size else None
+
+
+def interval(wrong: int, of: int) -> tuple[float, float] | None:
+    """Return the 95 % confidence interval of a rate of which `wrong` in `of` were counted; None for none.
+
+    Wilson's score interval (Wilson 1927), which is sound for rates near 0 and for small counts, too; it takes the bits
+    for independent.
+
+    >>> tuple(round(end, 4) for end in interval(0, 100))
+    (0.0, 0.037)
+    """
+    if of <= 0:
+        return None
+    z = 1.959964
+    p, scale = wrong / of, 1.0 + z * z / of
+    middle, half = p + z * z / (2 * of), z * math.sqrt(p * (1 - p) / of + z * z / (4 * of * of))
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
 def _nanmedian(windows: F64) -> F64:

@@ -1,4 +1,4 @@
-"""How far the carriers of a run's radios were apart, how they drifted, and what was lost for it."""
+"""The carrier offsets between a run's radios, their drift, and the frames that were lost because of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from testbed.records.recorded import RecordedRun
 
 Offsets = dict[str, dict[str, Any]]
 _LEAST_FRAMES = 20
-"""Fewer frames show no drift."""
+"""With fewer frames no drift is computed."""
 
 
 def offsets(run: RecordedRun, experiment: Experiment) -> Offsets:
@@ -22,7 +22,7 @@ def offsets(run: RecordedRun, experiment: Experiment) -> Offsets:
 
     frames, cfo_hz, cfo_ppm: of frames that were received, in the median; rejected, rejected_cfo_hz, rejected_cfo_ppm:
     of those beyond the estimator's range. drift_ppm: median of the last tenth of the received frames minus that of the
-    first; None of few frames, and where a radio was tuned anew in between. What was not measured is None.
+    first; None with too few frames, or if a radio was retuned in between. Values that were not measured are None.
     """
     lost = next((e.data for e in reversed(run.events) if e.kind == "offsets_rejected"), {})
     retuned = {node for node, _ in retunings(run)}
@@ -54,7 +54,7 @@ def retunings(run: RecordedRun) -> list[tuple[str, float]]:
 
 
 def verdict(run: RecordedRun, experiment: Experiment, found: Offsets) -> list[Verdict]:
-    """Say how far the carriers are apart; where frames were lost for it, which option to set to which value."""
+    """Return a verdict with the offsets and, if frames were lost because of them, the option to set and its value."""
     if not found:
         return []
     told = [words for link, c in found.items() for words in _words(link, c)]
@@ -66,7 +66,7 @@ def verdict(run: RecordedRun, experiment: Experiment, found: Offsets) -> list[Ve
             advice.append(f"correction_ppm = {now_ppm - c['rejected_cfo_ppm']:.2f} in [node.{rx}]")
     retuned = ", ".join(f"{node} to {ppm:+.2f} ppm" for node, ppm in retunings(run))
     detail = f"Carrier offsets{_range(experiment)}: {'; '.join(told)}."
-    detail += f" Tuned anew during the run: {retuned}." if retuned else ""
+    detail += f" Retuned during the run: {retuned}." if retuned else ""
     detail += f" Set {' and '.join(advice)}, or run `testbed doctor`, which stores it." if advice else ""
     return [Verdict("carriers", not any(c["rejected"] for c in found.values()), detail)]
 
@@ -83,7 +83,7 @@ def _words(link: str, c: dict[str, Any]) -> list[str]:
 
 
 def _range(experiment: Experiment) -> str:
-    """Return within which offsets frames are found, in words; nothing where the run's stages are not installed here."""
+    """Return the range of offsets in which frames are found, as text; '' if the run's stages are not installed here."""
     probing = experiment.probing
     try:
         sounder = registry.make_stage("probing", probing.waveform, probing.waveform_options)

@@ -50,7 +50,7 @@ def compare(summary: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[Row
 
 
 def several(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row a figure: name, unit, `values` of every run, `ratios` to the first run's (None: no ratio)."""
+    """Return one row per figure: name, unit, `values` of every run, `ratios` to the first run's (None: no ratio)."""
     columns = [compare(summary, summaries[0]) for summary in summaries]
     return [
         {

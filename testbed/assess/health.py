@@ -1,7 +1,7 @@
-"""Health checks on what was measured: is there anything to make a key from, and is the bench all right?
+"""Health checks on the measurements: do they allow a key, and does the bench work correctly?
 
-Each check is a file of `assess/checks`, or installed under the entry point `testbed.health`. Each of ours found a
-fault in a real data set. Values are (probe, dimension) in dB, NaN where an end has none.
+Each check is a file of `assess/checks`, or installed under the entry point `testbed.health`. Each of the testbed's own
+found a fault in a real data set. Values are (probe, dimension) in dB, NaN where an end has none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from testbed.core.types import F64
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The measurements that the checks judge: one row a probe, the same probes at all ends."""
+    """The measurements that the checks judge: one row per probe, the same probes at all ends."""
 
     alice_db: F64
     """(probe, dimension) levels at Alice; NaN where there is none."""
@@ -34,7 +34,7 @@ class Measured:
 
 
 class HealthCheck(ABC):
-    """One question about what was measured, answered in a sentence.
+    """A check of the measurements, whose result is a sentence.
 
     Pure and deterministic; arrays are not modified. It raises for no measurement: without probes, for NaN only or for
     constant values it returns a verdict all the same, or none. A verdict's `check` is a name in lower case with
@@ -50,7 +50,7 @@ class HealthCheck(ABC):
     """
 
     order: ClassVar[int] = 1000
-    """Place among the checks, ascending; of equal ones by name. Ours are numbered in tens from 10."""
+    """Place among the checks, ascending; checks with equal ones are sorted by name. The testbed's own use 10, 20, …"""
 
     @abstractmethod
     def verdicts(self, m: Measured) -> list[Verdict]:
@@ -67,7 +67,7 @@ def check(
     """Return all verdicts. `eve_db` maps each transmitter ("alice", "bob") to Eve's values of it; None, empty: no Eve.
 
     `snr_db`: (probe,) at Alice and at Bob, where it was measured. `pairs`: antenna pairs of Alice and Bob. A check that
-    raises, or cannot be used, gives a verdict that says so, and does not affect the others.
+    raises, or cannot be used, gives a failed verdict with the error, and does not affect the others.
     """
     eve = {name: values for name, values in (eve_db or {}).items() if np.isfinite(values).any()}
     measured = Measured(alice_db, bob_db, eve, snr_db, pairs)

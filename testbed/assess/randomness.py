@@ -67,8 +67,8 @@ def least_pass_ratio(n_sequences: int, alpha: float = ALPHA) -> float:
 def assess(bits: U8, alpha: float = ALPHA) -> dict[str, Any]:
     """Return what `testbed randomness --json` prints of sequences (sequence, bit), without their source.
 
-    A row a statistic: p_value as in `combine`; `ok` by the standard's two criteria (one sequence: p ≥ alpha). A test
-    that was not run has a row with nulls and the reason. The bits themselves are not in it.
+    One row per statistic: p_value as in `combine`; `ok` by the standard's two criteria (one sequence: p ≥ alpha). A
+    test that was not run has a row with nulls and the reason. The bits themselves are not in it.
     """
     n_sequences, n = bits.shape
     rows: list[dict[str, Any]] = []
@@ -98,9 +98,9 @@ def _unmeasured(test: str, statistic: str, reason: str) -> dict[str, Any]:
 
 
 def table(assessed: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the lines of the printed table, its heading first: one a test, its worst statistic where it has many.
+    """Return the lines of the printed table: a heading, then one line per test, with the worst of its statistics.
 
-    Where a test has many statistics, some fail by chance: as many may fail as 4.2.1 allows of sequences, and none may
+    If a test has many statistics, some fail by chance: the share that may fail is that of 4.2.1, and none may
     have p < 0.0001. One sequence alone has a p-value and no share of passes.
     """
     lines: list[tuple[str, ...]] = [("test", "passed", "pass ratio", "p-value", "", "")]
@@ -108,7 +108,7 @@ def table(assessed: Mapping[str, Any]) -> list[tuple[str, ...]]:
         rows = [row for row in assessed["tests"] if row["test"] == test]
         run = [row for row in rows if row["reason"] is None]
         if not run:
-            # the heading says that lengths are of sequences
+            # "a sequence" is left out here, because it is in the heading
             lines.append((test, "–", "–", "–", "", rows[0]["reason"].removesuffix(" a sequence")))
             continue
         worst = min(run, key=lambda row: (row["ok"], row["p_value"]))
@@ -193,7 +193,7 @@ _PRINTABLE = bytes(range(0x20, 0x7F)) + b"\t\r\n"
 
 
 def _is_text(content: bytes) -> bool:
-    """Return whether a file is text, in whichever encoding: such bits are not a key's."""
+    """Return whether a file is text, in any encoding, and so cannot be the bits of a key."""
     if not content:
         return False
     if len(content.translate(None, _PRINTABLE)) <= (1.0 - _TEXT_SHARE) * len(content):

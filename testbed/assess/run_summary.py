@@ -35,7 +35,7 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
     correlations: dict[str, float | None] = {}
     unmeasured: dict[str, str] = {}
     if alice is not None and bob is not None and alice.shape != bob.shape:
-        why = f"CSI of {alice.shape[1]} values a round at Alice and of {bob.shape[1]} at Bob cannot be compared"
+        why = f"CSI of {alice.shape[1]} values per round at Alice and of {bob.shape[1]} at Bob cannot be compared"
         unmeasured |= {k: why for k in ("csi_correlation_ab", "csi_correlation_ae", "csi_correlation_ab_detrended")}
         alice = bob = None
     # what a node reports of itself may be of any shape: one that cannot be compared is none
@@ -51,7 +51,7 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
         if found:
             correlations["csi_correlation_ae"] = max(found, key=abs)
     elif experiment.mode == "private":
-        why = "private mode: nodes keep their CSI and bits to themselves"
+        why = "private mode: nodes report neither CSI nor bits"
         unmeasured |= {k: why for k in ("csi_correlation_ab", "csi_correlation_ae", "csi_correlation_ab_detrended")}
         unmeasured |= {k: why for k in ("keys_mismatched", "randomness", "eve_keys_recovered")}
         if any(audit.key_bits(block) for block in run.blocks):
@@ -106,7 +106,7 @@ def _exposed(run: RecordedRun) -> int | str:
     """Return how many keys an Eve with the whole record can predict, or why that is not known."""
     keyed = [b for b in run.blocks if audit.key_bits(b)]
     if not keyed or (len(run.blocks) == 1 and run.links):
-        return 0  # nothing is on record that was not known when the length was decided
+        return 0  # the length was decided with all that is on record
     if len(run.blocks) > MOST_AUDITED:
         return f"the run has {len(run.blocks)} blocks, which `testbed audit {run.folder.name}` audits"
     try:
@@ -252,7 +252,8 @@ def _wall_s(run: RecordedRun) -> float | None:
     ready = next((e.time for e in run.events if e.kind == "ready"), None)
     if run.stop is None or ready is None:
         return None
-    return (datetime.fromisoformat(run.stop.time) - datetime.fromisoformat(ready)).total_seconds()
+    down_s = sum(float(e.data["down_s"]) for e in run.events if e.kind == "run_resumed")
+    return (datetime.fromisoformat(run.stop.time) - datetime.fromisoformat(ready)).total_seconds() - down_s
 
 
 def _links_rejected(run: RecordedRun) -> dict[str, dict[str, int]]:

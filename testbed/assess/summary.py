@@ -74,7 +74,7 @@ class RunFacts:
     rehearsal: bool = False
     """Whether the run follows from a public seed, and so do its keys."""
     authentication: Sequence[str] = ()
-    """What the discussion was authenticated by: curve, wegman_carter; nothing where it was held in one process."""
+    """The discussion's authentication: curve, wegman_carter; empty if it was held in one process."""
     keys_exposed: int | None = None
     """Keys that an Eve of the audit after the run can predict; None where there was no audit."""
     unmeasured: Mapping[str, str] = field(default_factory=dict)
@@ -163,7 +163,15 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
     }
     summary["secrecy"] = secrecy([b.alice_key for b in facts.blocks if b.alice_key is not None])
     summary["health"] = (
-        [_entry(v) for v in (*facts.health, *_entropy_entries(facts.blocks), *_defect_entries(facts.blocks))]
+        [
+            _entry(v)
+            for v in (
+                *facts.health,
+                *_entropy_entries(facts.blocks),
+                *_defect_entries(facts.blocks),
+                *_assumed_entries(summary, facts),
+            )
+        ]
         + _key_entries(facts, delivered)
         + _null_entries(summary, facts)
     )
@@ -171,7 +179,7 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
 
 
 def _authentication(facts: RunFacts, good: Sequence[BlockFacts]) -> dict[str, Any]:
-    """Say what the discussion was authenticated by and what that cost: key = hashed − refill."""
+    """Return the discussion's authentication and the bits that it used: key = hashed − refill."""
     refill = sum(b.alice_key.refill_bits for b in good if b.alice_key is not None)
     ends = [[k.authentication_bits if k is not None else 0 for k in (b.alice_key, b.bob_key)] for b in facts.blocks]
     key_bits = sum(b.alice_key.key_bits for b in good if b.alice_key is not None)
@@ -194,22 +202,48 @@ def _entropy_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:
     return []
 
 
+def _assumed_entries(summary: Mapping[str, Any], facts: RunFacts) -> list[Verdict]:
+    """Return a verdict that says, where no Eve was measured, what of the length is the source's and what hers."""
+    measured = summary["eve_measured"] or any(v.check == "eve_measured" and v.ok for v in facts.health)
+    if measured or not summary["raw_bits"]:
+        return []
+    told = summary["secrecy"]
+    if told is None:
+        detail = "The assumed Eve played no part: no block got as far as a key's length."
+        return [Verdict("assumed_eve", True, detail)]
+    hers = [row for row in told["eves"] if row["name"] == ASSUMED]
+    source = [row["key_bits"] for row in told["eves"] if row["name"] != ASSUMED]
+    if not hers or not source:
+        return []
+    least, assumed = min(source), hers[0]["key_bits"]
+    detail = (
+        "Eve was not measured. What the source itself lets anybody predict would leave at most "
+        f"{counted(least, 'key bit')}; the assumed Eve ({hers[0]['knows']}) leaves {assumed:,}: "
+        f"{min(0, assumed - least):+,} are due to the assumption."
+    )
+    return [Verdict("assumed_eve", True, detail)]
+
+
+ASSUMED = "assumed"
+"""Name of the row of an Eve whom nobody measured, in the table of Eves."""
+
+
 _OF_BINS = ("dead_bins", "jumping_bins")
 _FEW = 0.005
-"""Share of frames or values below which what was repaired is no sign of a defective receiver."""
+"""Share of repaired frames or values below which the receiver counts as sound."""
 _DEFECTS = {
     "dead_bins": ("dead subcarrier", "dead subcarriers", "filled in, features of many left out"),
     "jumping_bins": ("jumping subcarrier", "jumping subcarriers", "filled in, features of many left out"),
     "filled_values": ("missing or outlying value", "missing or outlying values", "filled in from the neighbours"),
     "broken_frames": ("broken frame", "broken frames", "left out: most values missing"),
-    "outlier_frames": ("outlier frame", "outlier frames", "left out: level far off the frames around"),
+    "outlier_frames": ("outlier frame", "outlier frames", "left out: level far from that of the frames around"),
     "level_steps": ("step of the receiver's gain", "steps of the receiver's gain", "levelled"),
 }
-"""Singular, plural, what was done."""
+"""Singular, plural, treatment."""
 
 
 def _defects(reports: Sequence[AgreeReport | None]) -> dict[str, int]:
-    """Return what was wrong with one end's CSI over all blocks: frames, values, steps in sum; bins the most at once."""
+    """Return the defects of one end's CSI over all blocks: frames, values and steps summed, for bins the maximum."""
     out: dict[str, int] = {}
     for report in reports:
         for name, n in (report.csi_defects if report is not None else {}).items():
@@ -218,7 +252,7 @@ def _defects(reports: Sequence[AgreeReport | None]) -> dict[str, int]:
 
 
 def _defect_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:
-    """Name what was masked or repaired of each end's CSI."""
+    """Return a verdict on the masked or repaired defects of each end's CSI."""
     out = []
     for end, reports in (("alice", [b.alice for b in blocks]), ("bob", [b.bob for b in blocks])):
         found = _defects(reports)

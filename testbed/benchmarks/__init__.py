@@ -5,10 +5,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from testbed.core import registry
+
+if TYPE_CHECKING:
+    from testbed.benchmarks._endurance import Endured
 
 
 class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,12 +35,28 @@ def names() -> list[str]:
     return registry.names("benchmarks")
 
 
-def run(name: str | None = None) -> list[BenchRow]:
-    """Run one benchmark, or all; raises InputError naming the accepted ones."""
+def run(name: str | None = None, progress: Callable[[float, str], None] = lambda share, what: None) -> list[BenchRow]:
+    """Run one benchmark, or all; raises InputError naming the accepted ones.
+
+    `progress` receives the share that is done and what was measured last.
+    """
     rows: list[BenchRow] = []
-    for module in [name] if name is not None else names():
+    modules = [name] if name is not None else names()
+    for done, module in enumerate(modules, start=1):
         rows += registry.find("benchmarks", module).run()
+        progress(done / len(modules), module)
     return rows
+
+
+def endure(
+    name: str, folder: Path, amount: int | None, seed: int, minutes: float | None, say: Callable[[str], None]
+) -> Endured:
+    """Run `soak` (`amount` rounds) or `kills` (`amount` kills) in an empty folder, no longer than `minutes`."""
+    from testbed.benchmarks import _kills, _soak
+
+    if name == "soak":
+        return _soak.soak(folder, amount or _soak.ROUNDS, seed, minutes, say)
+    return _kills.kills(folder, amount or _kills.KILLS, seed, minutes, say)
 
 
 def interleaved(ours: Callable[[], object], peer: Callable[[], object], n_pairs: int) -> tuple[float, float, float]:

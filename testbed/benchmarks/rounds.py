@@ -12,7 +12,10 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -22,6 +25,10 @@ from testbed.benchmarks import BenchRow
 from testbed.core import registry
 from testbed.core.config import Experiment, Lab
 from testbed.core.types import IqBlock
+
+if TYPE_CHECKING:
+    from testbed.coordinator.server import Coordinator
+    from testbed.lab.processes import Crew
 
 ROUNDS = 600
 SETTLED = 100
@@ -44,7 +51,7 @@ def run() -> list[BenchRow]:
 
 def _trains(experiment: str, wall: bool = False) -> BenchRow:
     """Measure one experiment with trains as they are by default, and the same with trains of one."""
-    changes = {"interval_s": WALL_S} if wall else {}
+    changes: dict[str, Any] = {"interval_s": WALL_S} if wall else {}
     alone_s, _ = round_s("sim", ROUNDS // 2, SETTLED, experiment, wall, train=1, **changes)
     ours_s, kept = round_s("sim", ROUNDS, SETTLED, experiment, wall, **changes)
     pace = f"wall clock, every {WALL_S * 1e3:g} ms asked for" if wall else "virtual time"
@@ -58,8 +65,18 @@ def _trains(experiment: str, wall: bool = False) -> BenchRow:
     )
 
 
+Beside = Callable[[Path], AbstractContextManager[object]]
+"""What goes on beside a run: called with its folder once its processes have started, left when it is over."""
+
+
 def round_s(
-    lab: str, rounds: int, settled: int, experiment: str = "mobile_room", wall: bool = False, **probing: float
+    lab: str,
+    rounds: int,
+    settled: int,
+    experiment: str = "mobile_room",
+    wall: bool = False,
+    beside: Beside = lambda _: nullcontext(),
+    **probing: float,
 ) -> tuple[float, int]:
     """Return (seconds a round of an experiment takes on a bundled lab after the first `settled`, rounds kept).
 
@@ -79,13 +96,16 @@ def round_s(
         if p.round >= settled:
             marks.append((p.round, time.perf_counter()))
 
-    with tempfile.TemporaryDirectory() as folder:
+    def begun(server: Coordinator, crew: Crew) -> None:
+        stack.enter_context(beside(server.folder))
+
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         if wall:
             lab = str(_in_real_time(lab, Path(folder)))
         state = os.environ.get("TESTBED_STATE")
         os.environ["TESTBED_STATE"] = str(Path(folder) / "state")
         try:
-            outcome = processes.run(plan, config.load_lab(lab), lab, Path(folder) / "run", progress)
+            outcome = processes.run(plan, config.load_lab(lab), lab, Path(folder) / "run", progress, begun)
         finally:
             if state is None:
                 del os.environ["TESTBED_STATE"]

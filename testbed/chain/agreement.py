@@ -216,7 +216,7 @@ class Agreement:
         progress.columns = self.quantize.columns(features, lead)
         rate = _estimate(progress.errors, count)
         if rate > self.reconcile.most_errors:
-            yield Receive(FAILED)  # Bob applies the same rule, and his next message says so
+            yield Receive(FAILED)  # Bob applies the same rule, and reports it in his next message
         progress.kept = kept
         outcome = yield from self.reconcile.alice(Evidence(kept, rate, features, raw.take(positions)), rng)
         progress.values, progress.corrected = outcome.values, None

@@ -3,11 +3,12 @@
 The transcript is every message of a block, in order, as its sender sent it: the quantizer's messages, positions,
 charges, the rounds, the length, the hash's seed. Both ends compute a code of it, keyed by the tag of the verified
 string. Bob sends the hash of his code, Alice answers with hers. A message changed on its way changes one end's code;
-whoever changed it would have to find the other code without the tag, or from its hash.
+an attacker would have to find the other end's code without the tag, or from its hash.
 
-What it costs. The tag (`amplify.verify`, 128 bits, a polynomial of the string at a public point) is never told; what is
-told when strings are verified is its hash. That hash, the code's hash and the code are functions of the tag and of what
-is public, so together they tell no more of the string than the tag does: its 128 bits, charged with the verification.
+What it costs. The tag (`amplify.verify`, 128 bits, a polynomial of the string at a public point) is never published,
+only its hash is, when strings are verified. That hash, the code's hash and the code are functions of the tag and of
+public data, so together they reveal no more about the string than the tag does: its 128 bits, charged with the
+verification.
 
 Hash and code are SHA-512 and HMAC-SHA-512, both cut to 128 bits: to change messages unseen takes 2^128 work, and two
 tags that differ are taken for one with probability 2^-128. The secrecy of the key does not rest on that: it is charged

@@ -1,6 +1,6 @@
-"""Defects of a receiver's CSI that show at this end alone: found, named, masked or repaired by rule, and counted.
+"""Defects in a receiver's CSI that this end can find alone; masked or repaired by rule, reported, and counted.
 
-A bin is one subcarrier of one antenna pair. What each rule does:
+A bin is one subcarrier of one antenna pair. The rules:
 
 - Missing values (NaN, or exactly zero) of a bin that otherwise measures are filled in from the neighbouring bins.
 - A dead bin (missing in most frames, stuck at one level, or 30 dB below the bins around it) and a jumping bin (its
@@ -12,9 +12,9 @@ A bin is one subcarrier of one antenna pair. What each rule does:
 - A lasting step of the whole level that leaves the shape over frequency as it was is a step of the receiver's gain: the
   frames after it are levelled.
 
-Every rule compares an end with itself, so neither end learns anything of the other's measurement. Whether a frame or a
-feature is left out is public anyway, because the quantizer says what it keeps. What needs both ends, a spectrum that is
-mirrored or shifted at one of them, is a health check (`assess.checks.bin_order`), and a replay repairs it, too.
+Every rule compares an end with itself, so neither end learns anything about the other's measurement. Whether a frame or
+a feature is left out is public anyway, because the quantizer publishes what it keeps. A mirrored or shifted
+spectrum shows only with both ends' CSI: a health check (`assess.checks.bin_order`) reports it, and a replay repairs it.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ C128 = NDArray[np.complex128]
 Mask = NDArray[np.bool_]
 
 LEAST_FRAMES = 32
-"""Of fewer frames nothing but missing values is judged."""
+"""With fewer frames only missing values are judged."""
 _LEAST_BINS = 8
-"""Of fewer bins none can be compared with those around it."""
+"""With fewer bins, none can be compared with its neighbours."""
 _LEAST_GOOD = 4
 _FAINT_DB = 30.0
 _AROUND = 6
-"""Bins to each side among which a faint one stands out."""
+"""Number of bins on each side with which a faint bin is compared."""
 _STUCK = 0.02
-"""A bin's spread over that of the typical bin, below which it is stuck."""
+"""A bin is stuck if its spread is below this share of the typical bin's."""
 _JUMP_DB, _JUMP = 3.0, 5.0
-"""A bin jumps from this on, and from so many times the typical bin's spread on."""
+"""A bin jumps if its spread exceeds this number of dB and this multiple of the typical bin's."""
 _WEAK_DB = 6.0
-"""Below the mean of its two neighbours."""
+"""A bin is weak if its level is this far below the mean of its two neighbours."""
 _USUAL_BINS = 75
-"""Percentile of the bins that the usual one is taken at."""
+"""Percentile of the bins that defines the typical one."""
 _SPIKE_DB, _SPIKE = 12.0, 8.0
 _FRAMES_AROUND = 31
 _UP_DB, _UP = 12.0, 5.0
@@ -55,33 +55,33 @@ _STEP_DB, _STEP = 3.0, 5.0
 _SHAPE_DB, _SHAPE = 1.5, 0.25
 """A step of medians is one of the gain where bins differ in it by less than this, or by less than this share of it."""
 _SUDDEN_DB, _SUDDEN = 0.5, 0.15
-"""The same of a step between two frames."""
+"""The same limits for a step between two frames."""
 _FRAMES_LONG = 8
-"""A step lasts so many frames, or as many as there are."""
+"""Least number of frames that a step lasts, or as many as there are."""
 _FADES = 0.7
-"""Ratio of what changes from frame to frame to what does within some, 1 where frames are independent."""
+"""Ratio of the change from frame to frame to that over some frames; 1 if frames are independent."""
 _SELECTIVE_DB = 1.0
-"""By how much bins of one frame differ (std over time), from which on a step of the channel shows in its shape."""
+"""Difference of the bins of one frame (std over time) above which a step of the channel changes the shape."""
 _FEW_STEPS, _FRAMES_A_STEP = 2, 128
-"""More steps than the former, or than one in so many frames, are no gain's."""
+"""More steps than the first number, or than one in the second number of frames, are not steps of a gain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Defects:
-    """What was found of one series. A bin counts in one antenna pair at least, whatever the others are like."""
+    """The defects of one series. A bin is listed if it is defective in at least one antenna pair."""
 
     dead_bins: tuple[int, ...] = ()
-    """Places along the subcarrier axis."""
+    """Positions along the subcarrier axis."""
     jumping_bins: tuple[int, ...] = ()
     filled_values: int = 0
-    """Of bins that otherwise measure: missing values and spikes."""
+    """Missing values and spikes in bins that otherwise measure."""
     broken_frames: int = 0
     outlier_frames: int = 0
     level_steps: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
-        """Return how many there are of each, by name; only those that there are."""
+        """Return the number of each kind of defect, by name, without zeros."""
         found = {
             "dead_bins": len(self.dead_bins),
             "jumping_bins": len(self.jumping_bins),
@@ -94,16 +94,16 @@ class Defects:
 
     @property
     def bins(self) -> list[int]:
-        """Return the places of dead and jumping bins, ascending."""
+        """Return the positions of dead and jumping bins, ascending."""
         return sorted({*self.dead_bins, *self.jumping_bins})
 
 
 def mend(csi: CsiSeries, drop_frames: bool = True) -> tuple[CsiSeries, Defects]:
-    """Return the series without its defects, and what they were; the same series where there are none.
+    """Return the series without its defects, and a list of them; the same series if there are none.
 
     `drop_frames`: outlier frames become NaN; otherwise their level is made that of the frames around, as an Eve does
     who wants every frame. Where fewer than `_LEAST_GOOD` bins of an antenna pair measure anything, they are left as
-    they are: there is nothing to fill in from. Deterministic; the input is left alone.
+    they are, because no bin is left to interpolate from. Deterministic; the input is not changed.
     """
     level = _levels_db(csi.h)
     if np.isfinite(level).all() and len(level) < LEAST_FRAMES:
@@ -150,7 +150,7 @@ def _levels_db(h: NDArray[np.complex64]) -> F64:
 
 
 def _present(level: F64) -> Mask:
-    """Return (frame,) in which anything was received, of levels (frame, bin)."""
+    """Return (frame,) whether a frame of levels (frame, bin) has any value."""
     out: Mask = np.asarray(np.isfinite(level).any(axis=1))
     return out
 
@@ -189,7 +189,7 @@ def _look(level: F64) -> _Pair:
 
 
 def _dead(level: F64) -> Mask:
-    """Return (bin,) which measure nothing, of levels (frame, bin) of frames that were received."""
+    """Return (bin,) whether a bin is dead, from levels (frame, bin) of received frames."""
     gone = np.isfinite(level).mean(axis=0) <= 0.5
     middle, spread = np.full(gone.size, np.nan), np.full(gone.size, np.nan)
     middle[~gone] = np.nanmedian(level[:, ~gone], axis=0)
@@ -206,15 +206,16 @@ def _dead(level: F64) -> Mask:
 
 
 def _middle(values: F64) -> float:
-    """Return the median of what is known, NaN where nothing is."""
+    """Return the median of the finite values, NaN where there are none."""
     known = values[np.isfinite(values)]
     return float(np.median(known)) if known.size else np.nan
 
 
 def _jumping(level: F64, dead: Mask, sound: Mask) -> tuple[Mask, Mask]:
-    """Return (bin,) which jump against their neighbours, and (frame, bin) the single values that stand out above them.
+    """Return (bin,) whether a bin jumps against its neighbours, and (frame, bin) single values that are far above
+    theirs.
 
-    The worst bin is taken out until none is left, because it makes those beside it look bad.
+    The worst bin is removed, again and again until none is bad, because it makes its neighbours look bad.
     """
     jumping, weak = np.zeros(dead.size, bool), _weak(level[sound], dead)
     while True:
@@ -222,7 +223,7 @@ def _jumping(level: F64, dead: Mask, sound: Mask) -> tuple[Mask, Mask]:
         apart = _apart(level[sound], bad)
         spread = np.full(bad.size, -1.0)
         spread[~bad] = np.nanpercentile(np.abs(apart[:, ~bad]), 75, axis=0)
-        # of most bins, not of the median one: where bins come in equal groups, those at the borders are sound
+        # a high percentile, not the median: if bins come in groups of equal values, those at the borders are sound
         usual = float(np.percentile(spread[~bad], _USUAL_BINS))
         worst = int(spread.argmax())
         if spread[worst] <= max(_JUMP_DB, _JUMP * usual) or 2 * (bad.sum() + 1) > bad.size:
@@ -230,7 +231,7 @@ def _jumping(level: F64, dead: Mask, sound: Mask) -> tuple[Mask, Mask]:
         jumping[worst] = True
     spikes, bad = np.zeros(level.shape, bool), dead | jumping
     with np.errstate(invalid="ignore"):
-        # above its own usual level, too: in a deep fade of the whole band there is only noise
+        # also above its own usual level, because in a deep fade of the whole band all values are noise
         high = level[sound] > np.nanmedian(np.where(bad, 0.0, level[sound]), axis=0)
         spikes[sound] = high & (_above(level[sound], bad) > max(_SPIKE_DB, _SPIKE * usual))
     return jumping, spikes
@@ -250,7 +251,7 @@ def _weak(level: F64, dead: Mask) -> Mask:
 def _above(level: F64, bad: Mask) -> F64:
     """Return (frame, bin) how far each level lies above the highest of the two good ones to each side; NaN elsewhere.
 
-    Not above their mean: beside a null of the channel that is a common thing.
+    Their mean is not used, because values next to a null of the channel are often above it.
     """
     good = np.flatnonzero(~bad)
     padded = np.pad(np.nan_to_num(level[:, good], nan=-np.inf), ((0, 0), (2, 2)), constant_values=-np.inf)
@@ -278,7 +279,9 @@ def _apart(level: F64, bad: Mask) -> F64:
 
 
 def _fill(h: C128, holes: Mask, subcarrier_hz: F64) -> None:
-    """Fill (frame, bin) values in, by straight lines between the good bins once the mean slope of phase is off."""
+    """Fill (frame, bin) values in, by linear interpolation between the good bins, after the mean slope of phase is
+    removed.
+    """
     rows = np.flatnonzero(holes.any(axis=1))
     if not rows.size or holes[rows].all(axis=1).any():
         rows = rows[~holes[rows].all(axis=1)]
@@ -309,7 +312,7 @@ def _lines(known: F64, wanted: F64) -> F64:
 
 
 def _frames(h: C128, bad: Mask) -> tuple[F64, Mask, int]:
-    """Return (frame,) gains in dB that level the frames of h (frame, pair, bin), which are outliers, how many steps."""
+    """Return (frame,) gains in dB that level the frames of h (frame, pair, bin), the outliers, and how many steps."""
     gain_db, outliers = np.zeros(len(h)), np.zeros(len(h), bool)
     level = _levels_db(h.astype(np.complex64))
     level[:, bad] = np.nan
@@ -340,9 +343,9 @@ def _frames(h: C128, bad: Mask) -> tuple[F64, Mask, int]:
 def gain_steps(level: F64) -> list[tuple[int, float]]:
     """Return where the gain of a receiver stepped, as (first frame after it, step in dB), of levels (frame, bin) in dB.
 
-    A step is larger than the level usually changes, from frame to frame or in the median of many, and the same in all
-    bins. Where there are many of them it is the channel that steps, as under a surface whose patterns are held: none.
-    In a channel that is flat over the band a step of the channel looks the same: none.
+    A step is larger than the level usually changes, from frame to frame or in the median of many, and is the same in
+    all bins. Where there are many of them it is the channel that steps, as under a surface whose patterns are held:
+    none. In a channel that is flat over the band a step of the channel looks the same: none.
     """
     shape = level - np.median(level, axis=1, keepdims=True)
     selective_db = 1.4826 * float(np.median(np.abs(shape - np.median(shape, axis=0))))
@@ -391,7 +394,7 @@ def _lasting(level: F64) -> list[tuple[int, float]]:
         before, after = level[max(0, at - window) : at], level[at : at + window]
         by_bin = np.median(after, axis=0) - np.median(before, axis=0)
         size = float(np.median(by_bin))
-        # medians of fading bins differ by this much (std) without any step
+        # the standard deviation of a difference of medians without a step, from fading alone
         fading = 1.4826 * np.median(np.abs(after - np.median(after, axis=0))) * 1.25 * np.sqrt(2.0 / window)
         same = max(_SHAPE_DB, _SHAPE * abs(size), 1.5 * fading)
         if 1.4826 * np.median(np.abs(by_bin - size)) < same and abs(size) > limit:

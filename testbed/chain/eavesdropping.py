@@ -145,7 +145,7 @@ def _antennas(from_alice: CsiSeries | None, from_bob: CsiSeries | None) -> Itera
 
 
 def _mended(csi: CsiSeries) -> CsiSeries:
-    """Return her CSI as she makes the most of it: a guess serves her better than nothing, and so does every frame."""
+    """Return her CSI with all gaps filled and all frames kept, because a guessed value is better for her than none."""
     return replace(mend(csi, drop_frames=False)[0], guessed=None)
 
 

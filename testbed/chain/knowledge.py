@@ -73,7 +73,7 @@ class Knowledge:
     """Number of Eve's series that could not be read."""
 
     def add_features(self, name: str, features: Features, same_run: bool = True) -> None:
-        """Add features that everybody knows from now on: a training's, a finished block's, another run's."""
+        """Add features that are public from now on: a training's, a finished block's, another run's."""
         self._earlier.append((name, features, same_run))
 
     def add_states(self, rounds: I64, states: I64) -> None:

@@ -51,8 +51,8 @@ class KeyChain:
         """
         self._pool = pool
         self._trained: Transcript | None = None
-        """With a pool: what was said in the training that the present model comes from. Every later block begins with
-        it, so that its tags are about the training, too."""
+        """With a pool: the messages of the training that gave the present model. Every later block's transcript begins
+        with them, so that its tags cover the training, too."""
         self.accounting = accounting
         self.enhance: Enhancer = registry.make_stage("enhance", plan.enhance, plan.enhance_options)
         self.quantize: Quantizer = registry.make_stage("quantize", plan.quantize, plan.quantize_options)

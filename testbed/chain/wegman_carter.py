@@ -1,24 +1,25 @@
 """Authentication of the discussion against an Eve of unlimited computation (Wegman and Carter 1981).
 
 A discussion is authentic where both ends saw the same messages. Each end reduces all messages of a block to one number,
-a polynomial of them at a secret point r, and shows the other that number plus a pad that is never used again:
+a polynomial of them at a secret point r, and sends the other end that number plus a pad that is never used again:
 
     tag = (Σ c_i·r^(d−i+1) + pad) mod P,   i = 1 … d,   P = 2^128 − 159
 
 The coefficients c_i are the messages, 15 bytes each, and before every message its length and sender. There is no
-constant term, so that two different discussions differ by a polynomial that is not constant, whatever is added: who
-changes a message guesses the tag with probability d/P at most, whatever he computes (2^-104 for a discussion of 128
-MiB). A pad has 128 bits and is reduced modulo P, 2^-120 away from uniform. The point is kept (Portmann 2014, "Key
-recycling in authentication"): pads hide every tag, so no tag tells of it.
+constant term, so that two different discussions differ by a polynomial that is not constant, even if a number is
+added to the tag. An attacker who changes a message therefore guesses the tag with probability d/P at most, with any
+amount of computation (2^-104 for a discussion of 128 MiB). A pad has 128 bits and is reduced modulo P, 2^-120 away
+from uniform. The point is never replaced (Portmann 2014, "Key recycling in authentication"): pads hide every tag, so
+no tag reveals anything about it.
 
-Two tags a block, one in each direction, come with the key's confirmation (`chain.confirm`). What is said before is
-checked then: an altered message costs the block, and nothing of a failed block enters a key. Pads come in pairs, Bob's
+Two tags per block, one in each direction, come with the key's confirmation (`chain.confirm`). They cover all earlier
+messages: if one was altered, the block fails, and nothing of a failed block enters a key. Pads come in pairs, Bob's
 and Alice's, from a secret that both ends were given beforehand, and from delivered keys: the first `PAIR_BITS` bits of
 every hashed string are the next pair, and the rest is the key.
 
-A pair is used once. Bob chooses it among those that both ends still have, and each end strikes off everything up to it
-before it uses or checks a tag; whoever is behind catches up. Somebody on the line can make either end strike off
-`MOST_AHEAD` pairs a message, no more, and could cut the line as well.
+A pair is used once. Bob chooses it among those that both ends still have, and each end removes it and all pairs before
+it from its pool before it uses or checks a tag; the end that is behind skips the missing ones. A man in the middle can
+make either end discard at most `MOST_AHEAD` pairs per message; he could cut the line as well.
 """
 
 from __future__ import annotations
@@ -38,30 +39,30 @@ from testbed.core.types import U8
 PAD_BYTES = TAG_BYTES
 PAIR_BYTES = 2 * PAD_BYTES
 PAIR_BITS = 8 * PAIR_BYTES
-"""Of a block: what its two tags cost, and what a delivered key gives back."""
+"""Bits that a block's two tags use, and that a delivered key gives back."""
 MOST_AHEAD = 16
 """Pairs that one message can make an end skip."""
 OFFERED = 8
-"""Portions that Alice names in a block, the newest first."""
+"""Number of portions that Alice offers in a block, the newest first."""
 MOST_BYTES = 1 << 26
-"""Of a pool's file."""
+"""Largest size of a pool's file."""
 _CHUNK_BYTES = 15
 _NAME = r"^[0-9a-f]{16}$(?!\n)"
 
 
 class Polynomial:
-    """The running number of a discussion at a secret point."""
+    """The polynomial of a discussion so far, at a secret point."""
 
     def __init__(self, point: int, value: int = 0) -> None:
         self._point, self.value = point, value
 
     def copy(self) -> Polynomial:
-        """Return one that goes on by itself."""
+        """Return a copy that continues separately."""
         return Polynomial(self._point, self.value)
 
     def add(self, sender: str, message: bytes) -> None:
-        """Take a message of 'alice' or 'bob' in."""
-        self._take(1 + 2 * len(message) + (sender == "bob"))  # never 0, so that no discussion is a part of another
+        """Add a message of 'alice' or 'bob'."""
+        self._take(1 + 2 * len(message) + (sender == "bob"))  # never 0, so that no discussion is a prefix of another
         for start in range(0, len(message), _CHUNK_BYTES):
             self._take(int.from_bytes(message[start : start + _CHUNK_BYTES], "big"))
 
@@ -69,7 +70,7 @@ class Polynomial:
         self.value = (self.value + coefficient) * self._point % PRIME
 
     def tag(self, pad: bytes) -> bytes:
-        """Return the tag of everything taken in, under a pad that is never used again."""
+        """Return the tag of all messages so far, under a pad that is never used again."""
         return ((self.value + int.from_bytes(pad, "big")) % PRIME).to_bytes(TAG_BYTES, "big")
 
 
@@ -77,9 +78,9 @@ class Portion(Struct):
     """Pairs of one origin, in order."""
 
     first: Annotated[int, Meta(ge=0, le=1 << 31)]
-    """Number of the first pair that is left."""
+    """Number of the first remaining pair."""
     pads: bytes
-    """The pairs that are left; what was used is not here any more."""
+    """The remaining pairs; used ones are deleted."""
 
     @property
     def pairs(self) -> int:
@@ -94,19 +95,19 @@ class _File(Struct, forbid_unknown_fields=True):
 class Pool:
     """One end's secret for authentication: a point that is kept, and pairs of pads that are used once.
 
-    `changed` says that the pool on the disk is behind; whoever keeps the file writes `dump()` before anything that was
-    made with a pad leaves the node.
+    `changed` means that the pool on the disk is older; the owner of the file writes `dump()` before a message made with
+    a pad leaves the node.
     """
 
     def __init__(self, point: bytes, portions: dict[str, Portion], is_rehearsal: bool = False) -> None:
         self._point = point
         self._portions = portions
-        """By name, the oldest first."""
+        """Portions by name, the oldest first."""
         self.is_rehearsal = is_rehearsal
         """Whether it follows from a public seed, so that no file keeps it."""
         self.changed = False
         self.spent_bits = 0
-        """Struck off in this process, skipped pairs included."""
+        """Bits removed in this process, including skipped pairs."""
 
     @classmethod
     def of(cls, secret: bytes, is_rehearsal: bool = False) -> Pool:
@@ -118,24 +119,24 @@ class Pool:
 
     @classmethod
     def of_rehearsal(cls, seed: int) -> Pool:
-        """Make the pool of a run that follows from its seed: as public as its keys."""
+        """Make the pool of a run that follows from its seed, and is as public as the run's keys."""
         return cls.of(generator(seed, "rehearsal", "pool").bytes(PAD_BYTES + 64 * PAIR_BYTES), is_rehearsal=True)
 
     @classmethod
     def load(cls, data: bytes) -> Pool:
-        """Read what `dump` gave; raises ValueError in one line."""
+        """Read the output of `dump`; raises ValueError in one line."""
         read = msgspec.json.decode(data, type=_File)
         if any(len(p.pads) % PAIR_BYTES for p in read.portions.values()):
             raise ValueError(f"a portion is no multiple of {PAIR_BYTES} bytes")
         return cls(read.point, read.portions)
 
     def dump(self) -> bytes:
-        """Return the pool as it is kept: without what was used."""
+        """Return the pool in the form of its file, without used pairs."""
         return msgspec.json.encode(_File(self._point, self._portions))
 
     @property
     def pairs(self) -> int:
-        """How many blocks can still be authenticated."""
+        """Return the number of blocks that can still be authenticated."""
         return sum(p.pairs for p in self._portions.values())
 
     @property
@@ -143,19 +144,19 @@ class Pool:
         return self.pairs * PAIR_BITS
 
     def polynomial(self) -> Polynomial:
-        """Return the number of a discussion of which nothing was said yet."""
+        """Return the polynomial of an empty discussion."""
         return Polynomial(int.from_bytes(self._point, "big") % PRIME)
 
     # -- one block
 
     def offer(self) -> list[list[Any]]:
-        """Return what Alice names: [portion, first pair left, pairs left], the newest first."""
+        """Return Alice's offer: [portion, first pair left, pairs left], the newest first."""
         if not self.pairs:
             raise exhausted()
         return [[name, p.first, p.pairs] for name, p in list(self._portions.items())[: -OFFERED - 1 : -1]]
 
     def choose(self, offer: Any) -> tuple[str, int, bytes, list[str]]:
-        """Take a pair that both ends have: returns portion, number, the two pads, and the offered portions known here.
+        """Choose a pair that both ends have; return portion, number, the two pads, and the offered portions known here.
 
         Raises DialogueFailed (protocol, pool_exhausted, pool_out_of_step).
         """
@@ -171,20 +172,19 @@ class Pool:
         raise exhausted()
 
     def take(self, name: str, number: int) -> bytes:
-        """Strike off a pair, and all of its portion before it, and return its two pads, Bob's and Alice's.
+        """Remove a pair, with all before it in its portion, and return its two pads, Bob's and Alice's.
 
-        Raises DialogueFailed (pool_out_of_step) where it was struck off before, is not here, or is too far ahead.
+        Raises DialogueFailed (pool_out_of_step) if it was removed before, is not here, or is too far ahead.
         """
         own = self._portions.get(name)
         if own is None or not own.first <= number < own.first + own.pairs:
-            raise DialogueFailed(
-                "pool_out_of_step", "the peer names a pair of pads that is not, or no more, in this pool"
-            )
+            raise DialogueFailed("pool_out_of_step", "the peer names a pair of pads that is not in this pool")
         ahead = number - own.first
         if ahead > MOST_AHEAD:
             self._strike(name, own, MOST_AHEAD)
             raise DialogueFailed(
-                "pool_out_of_step", f"the peer is {ahead} pairs of pads ahead; this end skips {MOST_AHEAD} a block"
+                "pool_out_of_step",
+                f"the peer is {ahead} pairs of pads ahead; this end skips at most {MOST_AHEAD} per block",
             )
         pair = own.pads[ahead * PAIR_BYTES : (ahead + 1) * PAIR_BYTES]
         self._strike(name, own, ahead + 1)
@@ -198,7 +198,7 @@ class Pool:
             del self._portions[name]
 
     def keep(self, common: list[str], offered: list[str]) -> None:
-        """Delete the offered portions that the other end does not have, now that it has shown who it is."""
+        """Delete the offered portions that the other end does not have, once it is authenticated."""
         for name in set(offered) - set(common):
             self._portions.pop(name, None)
             self.changed = True
@@ -206,7 +206,7 @@ class Pool:
     def refill(self, origin: bytes, bits: U8) -> None:
         """Take the first bits of a hashed string as the next pair; (PAIR_BITS,) of 0 and 1.
 
-        `origin`: public, the same at both ends and of no other block.
+        `origin`: a public name of the block, equal at both ends and used for no other block.
         """
         name = hashlib.sha256(b"ris-skg-testbed: refill " + origin).hexdigest()[:16]
         self._portions[name] = Portion(0, np.packbits(bits).tobytes())
@@ -214,7 +214,7 @@ class Pool:
 
 
 def exhausted() -> DialogueFailed:
-    """Return the failure of an end that has no pair left which the other has, too."""
+    """Return the failure of an end without a pair that the other end has, too."""
     return DialogueFailed("pool_exhausted", "both ends have no pair of authentication pads left in common")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from testbed.cli import about, lab, live, papers, results, runs
+from testbed.cli import about, lab, live, papers, results, runs, sweep
 from testbed.cli.app import app
 from testbed.cli.terminal import say
 from testbed.core.errors import InputError, TestbedError
@@ -52,4 +52,4 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-__all__ = ["about", "app", "lab", "live", "main", "papers", "results", "runs"]
+__all__ = ["about", "app", "lab", "live", "main", "papers", "results", "runs", "sweep"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
+from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
 from testbed import config
-from testbed.cli.app import JsonOption, app
-from testbed.cli.terminal import print_json, say
+from testbed.cli.app import JsonOption, QuietOption, app
+from testbed.cli.terminal import Steps, print_json, say
 from testbed.config import describe
 from testbed.core import logs
 from testbed.core.config import Experiment, Lab
@@ -18,23 +21,67 @@ from testbed.core.errors import InputError
 
 @app.command()
 def bench(
-    name: Annotated[Optional[str], typer.Argument(help="Name of one benchmark; default: all.")] = None,  # noqa: UP045
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Name of one benchmark; default: all. Or soak, or kills."),
+    ] = None,
+    rounds: Annotated[Optional[int], typer.Option(min=1, help="Of soak; default: 20000.")] = None,  # noqa: UP045
+    kills: Annotated[Optional[int], typer.Option(min=1, help="Of kills; default: 300.")] = None,  # noqa: UP045
+    minutes: Annotated[Optional[float], typer.Option(min=0.1, help="Of soak and kills: no longer than this.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(min=0, help="Of soak and kills.")] = 1,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder that soak and kills work in, and leave; default: one that is deleted."),
+    ] = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure performance, each figure beside a peer measured in the same run.
+    """Measure performance, each figure compared with a peer measured in the same run.
 
-    Example: testbed bench cascade --json
+    soak: one long run under faults; kills: SIGKILL at random instants. Both check from outside what must hold however a
+    run is treated; exit status 1 where something does not.
+    Example: testbed bench cascade --json, or testbed bench kills --kills 50
     """
     logs.configure(False)
+    if name in ("soak", "kills"):
+        _endure(name, {"soak": rounds, "kills": kills}[name], minutes, seed, out, as_json)
+        return
+    if rounds is not None or kills is not None or minutes is not None or out is not None:
+        raise InputError("--rounds, --kills, --minutes and --out are options of soak and kills; accepted here: none")
     from testbed import benchmarks as benches
 
-    rows = benches.run(name)
+    rows = benches.run(name, Steps(quiet).tell)
     if as_json:
         print_json(rows)
         return
     for row in rows:
         peer = f"  {row.peer}: {row.peer_s:.6g} s, ratio {row.ratio:.2f}" if row.peer else ""
         print(f"{row.name}: {row.ours_s:.6g} s{peer}\n    {row.note}")
+
+
+def _endure(name: str, amount: int | None, minutes: float | None, seed: int, out: Path | None, as_json: bool) -> None:
+    """Run soak or kills, in a folder that is kept or a temporary one, and print what came of it."""
+    from testbed.benchmarks import endure
+
+    with contextlib.ExitStack() as stack:
+        if out is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="testbed-")))
+        else:
+            folder = out.resolve()
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise InputError(f"--out {out}: accepted: a new folder, or an empty one")
+        found = endure(name, folder, amount, seed, minutes, say)
+    if as_json:
+        print_json(found)
+    else:
+        for key, value in found.figures.items():
+            print(f"{key}: {value}")
+        for finding in found.findings:
+            print(f"violated: {finding.invariant}: {finding.detail}")
+        print("every invariant held" if found.ok else f"{len(found.findings)} findings")
+    if not found.ok:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -55,6 +102,7 @@ def schema(
 def list_named(
     kind: Annotated[Optional[str], typer.Argument(help="Kind to list: quantize, radios …")] = None,  # noqa: UP045
     name: Annotated[Optional[str], typer.Argument(help="Name of one thing of that kind.")] = None,  # noqa: UP045
+    as_json: JsonOption = False,
 ) -> None:
     """List the bundled files, stages, drivers, checks and studies; with a KIND, also the options of each.
 
@@ -63,6 +111,9 @@ def list_named(
     """
     from testbed.core import registry
 
+    if as_json:
+        print_json(_listed(kind, name))
+        return
     if kind is None:
         for title, files in (("experiments", Experiment), ("labs", Lab)):
             print(f"{title}: {', '.join(config.bundled(files))}")
@@ -81,6 +132,27 @@ def list_named(
             _describe(kind, key, thing)
     for problem in broken:
         say(f"testbed: {problem}")
+
+
+def _listed(kind: str | None, name: str | None) -> dict[str, Any]:
+    """Return what `testbed list` prints as plain data: names by kind, or the options of each thing of one kind."""
+    from testbed.core import registry
+
+    if kind is None:
+        files = {title: list(config.bundled(f)) for title, f in (("experiments", Experiment), ("labs", Lab))}
+        return files | {key: registry.names(key) for key in registry.KINDS}
+    if kind not in registry.KINDS:
+        raise InputError(f"no kind is called {kind!r}; accepted: {', '.join(registry.KINDS)}")
+    things = registry.usable(kind) if name is None else {name: registry.find(kind, name)}
+    structs = {key: describe.options_type(thing) for key, thing in things.items()}
+    return {
+        key: {
+            "what": describe.summary(thing),
+            "place": str(registry.places(kind)[key][0]),
+            "options": [] if (struct := structs[key]) is None else describe.fields(struct),
+        }
+        for key, thing in things.items()
+    }
 
 
 def _describe(kind: str, name: str, thing: Any) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from testbed import config
-from testbed.cli.app import JsonOption, LabOption, VerboseOption, app
+from testbed.cli.app import JsonOption, LabOption, QuietOption, VerboseOption, app
 from testbed.cli.runs import stop_on_signals
 from testbed.cli.terminal import print_json, say
 from testbed.core import logs
@@ -45,6 +45,7 @@ def doctor(
             help="The radios are joined by cables and attenuators: measure their own delays, gains and responses.",
         ),
     ] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:  # fmt: skip
@@ -67,6 +68,8 @@ def doctor(
     )
 
     def tell(found: examining.Finding) -> None:
+        if quiet and found.ok:
+            return
         advice = "" if found.ok else f" – fix: {found.fix}"
         print(f"{'ok ' if found.ok else 'fix'} {found.subject}: {found.check}: {found.detail}{advice}", flush=True)
 
@@ -80,17 +83,17 @@ def doctor(
 @app.command()
 def init(
     out: Annotated[Path, typer.Option(help="The lab file to write.", metavar="LAB.toml")] = Path("bench.toml"),
-    name: Annotated[str, typer.Option(help="Of the lab: names the folder of its keys and states.")] = "bench",
+    name: Annotated[str, typer.Option(help="Name of the lab, and of the folder of its keys and states.")] = "bench",
     at: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Look here, too: ip:192.168.3.1, usb:1.5.5. May be repeated.", metavar="ADDRESS"),
+        typer.Option(help="Further address to search: ip:192.168.3.1, usb:1.5.5. May be repeated.", metavar="ADDRESS"),
     ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Do not ask: the first device is Alice's, then Bob's, Eve's.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for radios and serial ports on this machine, ask which is whose, and write a lab file.
+    """Look for radios and serial ports on this machine, ask which belongs to which node, and write a lab file.
 
     Example: testbed init --out bench.toml --at ip:192.168.2.1
     """
@@ -101,9 +104,11 @@ def init(
 
     seen = starting.look(at or ())
     for driver, why in seen.untried.items():
-        say(f"{driver}: not looked for: {why}")
+        say(f"{driver}: not searched: {why}")
     if not seen.radios:
-        raise InputError("no radio answers on this machine; accepted: --at with its address, or a lab file by hand")
+        raise InputError(
+            "no radio answers on this machine; accepted: --at with its address, or write a lab file by hand"
+        )
 
     def ask(question: str, proposed: str, accepted: Sequence[str]) -> str:
         if yes or as_json or not sys.stdin.isatty():
@@ -199,6 +204,7 @@ def ris_optimise(
         typer.Option(help="Where the pattern is saved; default: best.json in the run's folder.", metavar="FILE.json"),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -218,7 +224,9 @@ def ris_optimise(
     config.check_limits(plan, place, experiment)
     if save is not None and (save.suffix != ".json" or save.is_dir() or not os.access(save.parent, os.W_OK)):
         raise InputError(f"--save {save}: cannot be used; accepted: a .json file in a folder that can be written")
-    found = surface.optimise(plan, place, lab, experiment, save, out, say, stop_on_signals)
+    found = surface.optimise(
+        plan, place, lab, experiment, save, out, (lambda _: None) if quiet else say, stop_on_signals
+    )
     if as_json:
         print_json(found)
     elif found["digest"] is None:

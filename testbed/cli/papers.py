@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from testbed import config
-from testbed.cli.app import JsonOption, app
-from testbed.cli.terminal import print_json, say
+from testbed.cli.app import JsonOption, QuietOption, app
+from testbed.cli.terminal import Steps, print_json, say
 from testbed.core import logs
 from testbed.core.errors import InputError
 
@@ -28,6 +28,7 @@ def study(
         Optional[str],  # noqa: UP045
         typer.Option(help="Dask scheduler on whose workers the study runs.", metavar="ADDRESS"),
     ] = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Reproduce a paper's figures; write them and results.json, which says of each claim whether it holds.
@@ -38,7 +39,7 @@ def study(
     from testbed import papers
 
     folder = out or Path("studies") / name
-    results = papers.run(name, folder, quick, scheduler, say)
+    results = papers.run(name, folder, quick, scheduler, (lambda _: None) if quiet else say)
     if as_json:
         print_json(results)
     else:
@@ -97,6 +98,7 @@ def train(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**62)] = 1,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train beams against an eavesdropper (paper E) for [beams] policy = "agent" and compare them with closed forms.
@@ -135,7 +137,11 @@ def train(
         plan = config.load_experiment(channels)
         n_antennas = int(changes.get("n_antennas", 4))
         series = sources.from_experiment(plan, step_s, n_antennas)
-    found = training.run(training.Plan(algorithm, updates, seed, view, frame, series, changes), out)
+    steps = Steps(quiet)
+    found = training.run(
+        training.Plan(algorithm, updates, seed, view, frame, series, changes), out,
+        tell=lambda share: steps.tell(share, f"{algorithm} is trained"),
+    )  # fmt: skip
     if as_json:
         print_json(found)
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -11,7 +10,7 @@ import typer
 
 from testbed import config
 from testbed.cli.app import JsonOption, LabOption, QuietOption, VerboseOption, app
-from testbed.cli.terminal import console, print_json, say, training_line
+from testbed.cli.terminal import Steps, console, plain, print_json, say, training_line
 from testbed.core import logs
 from testbed.core.errors import InputError
 from testbed.core.gate import printable
@@ -46,7 +45,7 @@ def replay(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Run the key chain over a recorded run, a measured data set, or anybody's arrays: no radios.
+    """Run the key chain over a recorded run, a measured data set, or your own arrays: no radios.
 
     Example: testbed replay measured.csv --map map.toml --chain chain.toml
     """
@@ -54,13 +53,7 @@ def replay(
     from testbed.replay import replay as replaying
 
     plan = config.load_chain(chain) if chain is not None else None
-    watched = (sys.stderr.isatty() or verbose) and not quiet
-
-    def tell(share: float, what: str) -> None:
-        if watched:
-            say(f"{share:4.0%} {what}")
-
-    summary = replaying.replay(source, plan, cut, tell, seed, map_file)
+    summary = replaying.replay(source, plan, cut, Steps(quiet).tell, seed, map_file)
     if as_json:
         print_json(summary)
         return
@@ -69,22 +62,23 @@ def replay(
     heading, *rows = replaying.table(summary)
     shown = Table(*heading)
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(plain, row))
     out = console()
-    out.print(f"{summary['description']}", highlight=False)
+    out.print(plain(summary["description"]), highlight=False)
     out.print(shown)
-    out.print(f"* Eve: {summary['eve_assumption']}", highlight=False)
+    out.print(plain(f"assumption on Eve (*): {summary['eve_assumption']}"), highlight=False)
     if summary["key_note"]:
-        out.print(f"key: {summary['key_note']}", highlight=False)
+        out.print(plain(f"key: {summary['key_note']}"), highlight=False)
     if summary["pairs_rejected"]:
         told = ", ".join(f"{n} {reason}" for reason, n in summary["pairs_rejected"].items())
-        out.print(f"pairs: {summary['pairs_kept']} of {summary['rounds']}; not used: {told}", highlight=False)
+        out.print(plain(f"pairs: {summary['pairs_kept']} of {summary['rounds']}; rejected: {told}"), highlight=False)
     if "training" in summary:
-        out.print(training_line(summary["training"]), highlight=False, markup=False)
+        out.print(plain(training_line(summary["training"])), highlight=False)
     for caveat in summary["caveats"]:
-        out.print(f"note: {caveat}", highlight=False)
+        out.print(plain(f"note: {caveat}"), highlight=False)
     for entry in summary["health"]:
-        out.print(f"{'ok  ' if entry['ok'] else 'look'} {entry['check']}: {entry['detail']}", highlight=False)
+        mark = "ok  " if entry["ok"] else "look"
+        out.print(plain(f"{mark} {entry['check']}: {entry['detail']}"), highlight=False)
 
 
 @app.command()
@@ -95,18 +89,27 @@ def report(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Baseline run to compare with.", metavar="RUN"),
     ] = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """(Re)make the HTML report of a run; a killed run's journal is first turned into its lasting files.
+
+    Every figure is written beside it, as SVG and PDF with its data as CSV, and tables for LaTeX.
 
     Example: testbed report runs/20260101-120000-mobile_room --open
     """
     from testbed.assess import run_summary
     from testbed.records import writer
-    from testbed.report import html
+    from testbed.report import html, paper
 
     writer.recover(folder, run_summary.summary_of)
-    path = html.make(folder, baseline)
-    print(path)
+    if not quiet:
+        say("writing the report and its figures")
+    path = html.make(folder, baseline, figures=True)
+    if as_json:
+        print_json({"report": str(path), "figures": str(path.parent / paper.FOLDER)})
+    else:
+        print(path)
     if open_it:
         import webbrowser
 
@@ -116,6 +119,7 @@ def report(
 @app.command()
 def audit(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, recorded in experiment mode.", metavar="RUN…")],
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Audit keys with everything that became known later: the whole record, later blocks, the other runs.
@@ -125,10 +129,10 @@ def audit(
     from testbed.assess import audit as auditing
     from testbed.records import reader
 
-    loaded = [reader.load(path) for path in runs]
-    found = [
-        row for i, run in enumerate(loaded) for row in auditing.table(auditing.audit(run, loaded[:i] + loaded[i + 1 :]))
-    ]
+    loaded, steps, found = [reader.load(path) for path in runs], Steps(quiet), []
+    for i, run in enumerate(loaded):
+        found += auditing.table(auditing.audit(run, loaded[:i] + loaded[i + 1 :]))
+        steps.tell((i + 1) / len(loaded), f"{runs[i].name} is audited")
     exposed = sum(row.get("exposed", False) for row in found)
     if as_json:
         print_json({"keys_exposed": exposed, "keys": found})
@@ -175,7 +179,7 @@ def compare(
         return
     from rich.table import Table
 
-    shown = Table("", *(folder.name for folder in runs))
+    shown = Table("", *(plain(folder.name) for folder in runs))
     for row in rows:
         cells = ["–" if v is None else f"{v:.4g}" for v in row["values"]]
         cells = [c if r is None else f"{c} (× {r:.3g})" for c, r in zip(cells, row["ratios"], strict=True)]
@@ -210,7 +214,7 @@ def randomness(
     from rich.table import Table
 
     heading, *lines = testing.table(assessed)
-    title = f"{file}: {bits.shape[0]} × {bits.shape[1]} bits ({kind})"
+    title = f"{plain(file)}: {bits.shape[0]} × {bits.shape[1]} bits ({kind})"
     style: dict[str, Any] = {
         "title_justify": "left",
         "box": box.SIMPLE_HEAD,

@@ -19,10 +19,23 @@ if TYPE_CHECKING:
     from testbed.lab.processes import Crew
 
 
+ResumeOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--resume", help="Go on with this run, whose process died.", metavar="RUN"),
+]
+
+
 @app.command()
 def run(
-    experiment: Annotated[str, typer.Argument(help="Experiment file, or the name of a bundled one.")],
-    lab: LabOption = "sim",
+    experiment: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Experiment file, or the name of a bundled one."),
+    ] = None,
+    lab: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--lab", help="Lab file, or the name of a bundled one; default: sim.", metavar="LAB"),
+    ] = None,
+    resume: ResumeOption = None,
     rounds: Annotated[Optional[int], typer.Option(min=1, help="Rounds in place of the file's.")] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Seed in place of the file's.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
@@ -33,6 +46,7 @@ def run(
 ) -> None:
     """Run an experiment: start the lab's local daemons, drive all rounds, distil keys, write the run.
 
+    A run whose process died goes on where it was: testbed run --resume RUN.
     Example: testbed run mobile_room --lab sim --rounds 400 --seed 7
     """
     logs.configure(verbose)
@@ -49,15 +63,23 @@ def run(
         Beside.check()
     with Beside(say) as page, ProgressBar(quiet) as bar:
         outcome = running.run(
-            experiment, lab, rounds=rounds, seed=seed, out=out, progress=bar.update, on_coordinator=begun
-        )
-    conclude(outcome, as_json)
+            experiment, lab, rounds=rounds, seed=seed, out=out, resume=resume, progress=bar.update,
+            on_coordinator=begun,
+        )  # fmt: skip
+    conclude(outcome, as_json, quiet)
 
 
 @app.command()
 def coordinator(
-    experiment: Annotated[str, typer.Argument(help="Experiment file, or the name of a bundled one.")],
-    lab: LabOption,
+    experiment: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Experiment file, or the name of a bundled one."),
+    ] = None,
+    lab: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--lab", help="Lab file, or the name of a bundled one.", metavar="LAB"),
+    ] = None,
+    resume: ResumeOption = None,
     world: Annotated[Optional[str], typer.Option(help="Endpoint of the simulated air, where the lab has one.")] = None,  # noqa: UP045
     rounds: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option(min=0)] = None,  # noqa: UP045
@@ -73,11 +95,22 @@ def coordinator(
     logs.configure(verbose)
     from testbed.coordinator.server import Coordinator
     from testbed.lab import processes
-    from testbed.lab.run import check_world, plan_of
+    from testbed.lab.run import check_world, origin_of, plan_of, resumable
 
-    plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
+    dead = None
+    if resume is not None:
+        found = resumable(resume, "coordinator", experiment, lab, rounds, seed)
+        dead, origin, plan, lab, place = found.dead, found.origin, found.plan, found.lab, found.place
+        experiment = origin.experiment
+    elif experiment is None or lab is None:
+        raise InputError("accepted: an experiment and --lab LAB, or --resume RUN")
+    else:
+        plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
+        origin = origin_of("coordinator", experiment, lab)
     config.check_run(plan, experiment, place)
     check_world(plan, place, lab)
+    if plan.faults is not None:
+        raise InputError(f"{experiment}: table [faults]: faults are made by `testbed run`; accepted here: none")
     if place.world is not None and world is None:
         if place.world.port == 0:
             raise InputError(
@@ -86,9 +119,11 @@ def coordinator(
         world = f"tcp://{place.world.host}:{place.world.port}"
     if place.curve:
         processes.make_keys(place, ["coordinator", *processes.local_names(place)])
-    folder = processes.new_run_folder(out, Path(experiment).stem)
+    folder = processes.new_run_folder(out, Path(experiment).stem) if resume is None else resume
     with processes.unless_empty(folder):
-        server = Coordinator(place, plan, folder, processes.load_identity(place, "coordinator"))
+        server = Coordinator(
+            place, plan, folder, processes.load_identity(place, "coordinator"), origin=origin, dead=dead
+        )
         try:
             server.check_disk()
             stop_on_signals(server, None)
@@ -98,7 +133,7 @@ def coordinator(
                 outcome = server.run(world, progress=bar.update)
         finally:
             server.close()
-    conclude(outcome, as_json)
+    conclude(outcome, as_json, quiet)
 
 
 @app.command()
@@ -108,15 +143,18 @@ def node(
     coordinator: Annotated[Optional[str], typer.Option(help="Endpoint of the coordinator; default: the lab's.")] = None,  # noqa: UP045
     world: Annotated[Optional[str], typer.Option(help="Endpoint of the simulated air; default: the lab's.")] = None,  # noqa: UP045
     uri: Annotated[Optional[str], typer.Option(help="URI of its device, in place of the lab's options.uri.")] = None,  # noqa: UP045
+    once: Annotated[bool, typer.Option("--once", help="Leave after one run, or where none begins in time.")] = False,
     supervised: SupervisedOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Run one node daemon: Alice, Bob, Eve or the surface, whichever NAME is in the lab file.
 
+    It waits for its coordinator, takes part in the run, and stays for the next one until it is stopped (Ctrl-C).
     Example: testbed node bob --lab bench.toml
     """
     logs.configure(verbose)
     from testbed.lab import processes, supervision
+    from testbed.nodes import service
     from testbed.nodes.daemon import NodeDaemon
 
     place = config.load_lab(lab)
@@ -138,14 +176,27 @@ def node(
         world = f"tcp://{place.world.host}:{place.world.port}"
     if place.curve:
         processes.make_keys(place, [name])
-    daemon = NodeDaemon(
-        place, name, coordinator, world, processes.load_identity(place, name), processes.node_state_dir(place, name)
-    )
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: daemon.interrupt())
+    address = coordinator
+    at_work: list[NodeDaemon] = []
+
+    def silence() -> None:
+        for daemon in at_work:
+            daemon.halt()
+
     if supervised:
-        supervision.watch_parent()
-    raise typer.Exit(daemon.run())
+        supervision.watch_parent(silence)
+
+    def make() -> NodeDaemon:
+        # keys are read anew for every run: those of another machine may have been copied here meanwhile
+        identity = processes.load_identity(place, name)
+        at_work[:] = [NodeDaemon(place, name, address, world, identity, processes.node_state_dir(place, name))]
+        return at_work[0]
+
+    code = service.serve(
+        make, name, once=once or supervised, within_s=0.0 if supervised else place.coordinator.join_timeout_s,
+        say=(lambda _: None) if supervised else say, air=world,
+    )  # fmt: skip
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -160,6 +211,7 @@ def sim(
 ) -> None:
     """Run the simulated air of a lab and the devices emulated on it, for nodes and other programs started separately.
 
+    It serves one run after the other until it is stopped (Ctrl-C).
     Prints {"endpoint": …, "devices": {node: URI}} once it is ready; the air then holds the scene of --experiment.
     Example: testbed sim --lab wire, then iio_info -u URI
     """

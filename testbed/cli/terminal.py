@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
 
-from testbed.core.words import counted
+from testbed.core.gate import printable
+from testbed.core.words import counted, duration
 
 if TYPE_CHECKING:
     from testbed.coordinator.server import Progress
@@ -36,6 +39,34 @@ def console() -> Any:
     return Console(width=None if sys.stdout.isatty() else _UNBROKEN)
 
 
+def plain(text: Any) -> str:
+    """Return what a node or a file says as one line that a terminal can show and that rich takes for no markup."""
+    from rich.markup import escape
+
+    return str(escape(printable(str(text), 2000)))
+
+
+PATIENCE_S = 2.0
+"""What takes longer says how far it is, at most this often."""
+
+
+class Steps:
+    """Says on standard error how far something is and how long the rest will take, once it has taken two seconds."""
+
+    def __init__(self, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._quiet, self._clock = quiet, clock
+        self._began_s = self._said_s = clock()
+
+    def tell(self, share: float, what: str) -> None:
+        """Report that `share` (0 to 1) is done and what comes next."""
+        now_s = self._clock()
+        if self._quiet or now_s < self._said_s + PATIENCE_S:
+            return
+        self._said_s = now_s
+        left = f", {duration((now_s - self._began_s) * (1 / share - 1))} left" if 0 < share < 1 else ""
+        say(f"{share:4.0%} {what}{left}")
+
+
 class ProgressBar:
     """Rounds, rounds/s, SNR and key bits on a terminal; a plain line every few seconds elsewhere; `quiet`: nothing."""
 
@@ -44,16 +75,18 @@ class ProgressBar:
         self._bar: Any = None
         self._task: Any = None
         self._plain_at = 0
+        self._phase = ""
 
     def __enter__(self) -> ProgressBar:
         if sys.stderr.isatty() and not self._quiet:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(
                 TextColumn("{task.fields[phase]:>11}"),
                 BarColumn(),
                 MofNCompleteColumn(),
+                TimeRemainingColumn(),
                 TextColumn("{task.fields[figures]}"),
                 console=Console(stderr=True),
                 transient=True,
@@ -74,18 +107,25 @@ class ProgressBar:
         figures = f"{p.rounds_per_s:5.0f} rounds/s  SNR {snr}  kept {p.kept}  key bits {p.key_bits}"
         if p.message is not None:
             if self._bar is not None:
-                self._bar.console.print(p.message)
+                self._bar.console.print(plain(p.message))
             else:
                 say(p.message)
         if self._bar is not None:
             self._bar.update(self._task, completed=p.round, total=p.rounds, phase=p.phase, figures=figures)
-        elif p.round >= self._plain_at + 200 or (p.round == p.rounds and self._plain_at < p.rounds):
+            return
+        if p.phase == "distilling" and self._phase != p.phase:  # takes seconds to minutes, in which no round is counted
+            say(f"{p.round}/{p.rounds} rounds  a block is distilled")
+        self._phase = p.phase
+        if p.round >= self._plain_at + 200 or (p.round == p.rounds and self._plain_at < p.rounds):
             self._plain_at = p.round
-            say(f"{p.round}/{p.rounds} rounds  {figures}")
+            left = f"  {duration((p.rounds - p.round) / p.rounds_per_s)} left" if p.rounds_per_s > 0 else ""
+            say(f"{p.round}/{p.rounds} rounds{left}  {figures}")
 
 
-def conclude(outcome: Any, as_json: bool) -> None:
+def conclude(outcome: Any, as_json: bool, quiet: bool = False) -> None:
     """Write the report, print the outcome, and exit with the status that belongs to it."""
+    if not quiet:
+        say("writing the report")
     from testbed.report import html
 
     path = html.make(outcome.folder)
@@ -95,7 +135,7 @@ def conclude(outcome: Any, as_json: bool) -> None:
         _show(outcome, path)
     sys.stdout.flush()  # so that the reason is the last line, also where both streams go to one file
     if outcome.status == "failed":
-        say(f"run failed: {outcome.detail}; report: {path}")
+        say(f"run failed: {printable(outcome.detail, 2000)}; report: {path}")
         raise typer.Exit(1)
     if outcome.status == "stopped":
         raise typer.Exit(130)
@@ -122,10 +162,15 @@ def _eves(secrecy: dict[str, Any]) -> Any:
         table.add_column(heading, justify="right" if heading in ("guesses", "key left") else "left")
     for row in secrecy["eves"][:MOST_EVES]:
         guess = row["guess_probability"]
-        table.add_row(row["name"], row["knows"], "assumed" if guess is None else f"{guess:.1%}", str(row["key_bits"]))
+        table.add_row(
+            plain(row["name"]),
+            plain(row["knows"]),
+            "assumed" if guess is None else f"{guess:.1%}",
+            str(row["key_bits"]),
+        )
     table.add_section()
     for row in secrecy["sensitivity"]:
-        table.add_row(row["name"], row["knows"], "what if", str(row["key_bits"]))
+        table.add_row(plain(row["name"]), plain(row["knows"]), "what if", str(row["key_bits"]))
     return table
 
 
@@ -138,7 +183,7 @@ def _show(outcome: Any, report_path: Path) -> None:
     def figure(value: Any, form: str = "") -> str:
         return "–" if value is None else format(value, form)
 
-    rejected = ", ".join(f"{n} {why}" for why, n in s["pairs_rejected"].items()) or "none"
+    rejected = ", ".join(f"{n} {plain(why)}" for why, n in s["pairs_rejected"].items()) or "none"
     out.print(
         f"[bold]{counted(s['keys_verified'], 'verified key')}, {counted(s['key_bits'], 'bit')}[/bold]"
         f" (mismatched: {figure(s['keys_mismatched'])}; recovered by Eve: {figure(s['eve_keys_recovered'])})"
@@ -160,11 +205,12 @@ def _show(outcome: Any, report_path: Path) -> None:
             f"{paid['hashed_bits']} hashed bits refill it"
         )
     if "training" in s:
-        out.print(training_line(s["training"]), highlight=False, markup=False)
+        out.print(plain(training_line(s["training"])), highlight=False)
     if s.get("secrecy"):
         out.print(_eves(s["secrecy"]))
     table = Table(title="health", title_justify="left", show_header=False)
     for entry in s["health"]:
-        table.add_row("[green]ok[/green]" if entry["ok"] else "[yellow]look[/yellow]", entry["check"], entry["detail"])
+        mark = "[green]ok[/green]" if entry["ok"] else "[yellow]look[/yellow]"
+        table.add_row(mark, plain(entry["check"]), plain(entry["detail"]))
     out.print(table)
-    out.print(f"report: {report_path}", soft_wrap=True)
+    out.print(f"report: {plain(report_path)}", soft_wrap=True)

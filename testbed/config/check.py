@@ -222,7 +222,7 @@ def _check_loopback(lab: Lab, source: str) -> None:
         if host not in ("localhost", "::1", "[::1]") and not re.fullmatch(r"127(\.[0-9]{1,3}){3}", host):
             raise InputError(
                 f"{source}: table [{table}]: key 'host': {host!r} with curve = false, which is accepted on this "
-                "machine only (127.0.0.1): anybody on the network could give orders"
+                "machine only (127.0.0.1): any program on the network could give orders"
             )
 
 
@@ -231,7 +231,7 @@ def check_mode(e: Experiment, lab: Lab, source: str) -> None:
     if e.mode == "private" and not lab.curve and not lab.wegman_carter:
         raise InputError(
             f"{source}: key 'curve': false with an experiment of mode = 'private', which needs an authenticated "
-            "discussion: without it anybody could pose as Alice or Bob; accepted: true, or wegman_carter = true"
+            "discussion: without it any program could pose as Alice or Bob; accepted: true, or wegman_carter = true"
         )
 
 

@@ -8,7 +8,7 @@ rounds that were measured in one train, or under secret patterns, make no differ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from testbed.coordinator.events import BlockOver, Effect, Note, Send
@@ -145,7 +145,7 @@ class Block(Deadlines):
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         if self.waiting and not self.has_deadline(_REPORTS):
-            yield f"block {self.number} may wait for ever"
+            yield f"block {self.number} may wait without limit"
         if not self.rounds:
             yield f"block {self.number} has no rounds"
 
@@ -176,6 +176,22 @@ class Blocks:
         self._guard = 0
         """Kept rounds still to be discarded, because they are correlated with the CSI that the training published."""
         self._next = 0
+        self._one_sided: list[int] = []
+        """Blocks without a key of which one end may have made its own: it is ordered to delete it."""
+
+    def go_on(
+        self, next_block: int, key_bits: int, to_train: bool, guards: tuple[int, int], dropped: Iterable[int]
+    ) -> None:
+        """Continue a run that is resumed. `guards`: guard rounds that were thrown away, and that are still to be."""
+        self._next, self.key_bits, self.to_train = next_block, key_bits, to_train
+        self.guarded, self._guard = guards
+        self._one_sided = list(dropped)
+
+    def tidy(self, node: Node) -> list[Effect]:
+        """Order a node that has come, or come back, to delete what keys it may have alone."""
+        if not node.required or not node.measures:
+            return []
+        return [Send(node.name, m.Abandon(block=n, reason="the other end has no key of it")) for n in self._one_sided]
 
     @property
     def rounds_wanted(self) -> int:
@@ -210,11 +226,13 @@ class Blocks:
         names = self._roster.pair()
         block.wait_for(names, self._distil_timeout_s + GRACE_S)
         self._story.add("opened", rounds=rounds, block=block.number, training=block.training)
+        purpose: Literal["training", "key"] = "training" if block.training else "key"
+        # on record before anybody hears of it, so that its number is never given again
+        begun = Note("block_begun", {"block": block.number, "rounds": rounds, "purpose": purpose})
         body = m.Distil(
-            block=block.number, rounds=rounds, timeout_s=self._distil_timeout_s,
-            purpose="training" if block.training else "key",
+            block=block.number, rounds=rounds, timeout_s=self._distil_timeout_s, purpose=purpose,
         )  # fmt: skip
-        return [Send(n, body) for n in sorted(names)]
+        return [begun, *(Send(n, body) for n in sorted(names))]
 
     def take(self, node: Node, body: Any) -> list[Effect]:
         """Take a report of a node about the open block."""
@@ -257,6 +275,12 @@ class Blocks:
 
     def _after_amplification(self, block: Block) -> list[Effect]:
         block.judge_amplification()
+        drop: list[Effect] = []
+        if block.failure is not None and any(a.report.key_bits for a in block.amplified.values()):
+            drop = self._abandon(block)  # one end has a key
+        return drop + self._after_drop(block)
+
+    def _after_drop(self, block: Block) -> list[Effect]:
         eve = self._roster.eve()
         if eve is None or block.attacked is None:
             return self._close()
@@ -322,9 +346,17 @@ class Blocks:
         block = self.open
         if block is None:
             return []
+        if block.stage.now == "guess":
+            return self._close()  # both ends have their key: only Eve's guess of it is missing
         block.fail(reason)
-        body = m.Abandon(block=block.number, reason=reason)
-        return [*self._roster.send("alice", body), *self._roster.send("bob", body), *self._close()]
+        return self._abandon(block) + self._close()
+
+    def _abandon(self, block: Block) -> list[Effect]:
+        """Order both ends to give a block up, now and, where they are away, when they come back."""
+        if block.stage.now == "amplify":
+            self._one_sided.append(block.number)
+        body = m.Abandon(block=block.number, reason=block.failure or "no key")
+        return [*self._roster.send("alice", body), *self._roster.send("bob", body)]
 
     def _close(self) -> list[Effect]:
         block = self.open
@@ -346,7 +378,7 @@ class Blocks:
             if self.open.stage.now == "closed":
                 yield f"block {self.open.number} is closed but still open"
             if not self.open.waiting <= self._roster.nodes.keys():
-                yield f"block {self.open.number} waits for nodes that nobody knows"
+                yield f"block {self.open.number} waits for unknown nodes"
             if self.open.number != self._next - 1:
                 yield f"block {self.open.number} is open, but the next one is {self._next}"
         if self._guard < 0:

@@ -96,7 +96,7 @@ class ResetWorld:
 
 @dataclass(frozen=True, slots=True)
 class AdvanceWorld:
-    """Let the simulated air's time advance to `until_s`: radios that cannot time their samples do not make it pass."""
+    """Let the simulated air's time advance to `until_s`: needed with radios that cannot time their samples."""
 
     until_s: float
 

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from testbed.coordinator import events as e
+from testbed.coordinator.past import BLOCK_BEGUN
 from testbed.core.config import Lab, to_dict
 from testbed.net import messages as m
 from testbed.records import documents
@@ -18,7 +19,7 @@ from testbed.records.writer import RunWriter
 
 log = logging.getLogger("testbed.coordinator")
 MOST_NOTES = 2000
-"""About one node that a run records."""
+"""Largest number of recorded notes about one node."""
 
 
 class Recorder:
@@ -29,25 +30,26 @@ class Recorder:
         self._writer, self._lab, self._run_name, self._private = writer, lab, run_name, private
         self._links_rejected: dict[str, Counter[str]] = {}
         self._offsets_rejected: dict[str, list[tuple[int, float]]] = {}
-        """Link → (round, carrier offset in Hz) of frames that were rejected for it."""
+        """Link → (round, carrier offset in Hz) of frames that were rejected because of it."""
         self._drivers: dict[str, dict[str, Any]] = {}
         self._accepted: dict[str, dict[str, Any]] = {}
         self._notes: Counter[str] = Counter()
-        """By the node that they are about."""
+        """By the node that they concern."""
 
     def together(self) -> AbstractContextManager[None]:
         """Return a block in which all that is recorded becomes one transaction."""
         return self._writer.together()
 
     def note(self, note: e.Note) -> bool:
-        """Record what happened; False where so much was recorded of this node that its further notes are only counted:
+        """Record an event; return False once a node has so many notes that further ones are only counted:
         a node that restarts or fails without end must not fill the disk.
         """
         node = str(note.detail.get("node", ""))
         self._notes[node] += 1
         if node and self._notes[node] > MOST_NOTES:
             return False
-        self._writer.event(note.kind, note.detail)
+        # what a block takes must be known to whoever resumes the run, whatever death it died
+        self._writer.event(note.kind, note.detail, lasting=note.kind == BLOCK_BEGUN)
         match note.kind:
             case "joined" | "rejoined":
                 self._drivers[note.detail["node"]] = note.detail["identity"]

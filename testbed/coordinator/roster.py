@@ -143,7 +143,7 @@ class Node(Deadlines):
         if self.alive and (self.hello is None or not self.incarnation):
             yield f"{self.name} is alive but never greeted"
         if self.alive and not self.has_deadline(_HEARTBEAT):
-            yield f"{self.name} is alive and may be silent for ever"
+            yield f"{self.name} is alive and may be silent without limit"
         if self.alive and self.asked and not self.ready and not self.has_deadline(_READY):
             yield f"{self.name} is alive and not ready, and has no deadline"
         if self.is_missing and self.alive:
@@ -151,7 +151,7 @@ class Node(Deadlines):
         if self.required and self.left_out:
             yield f"{self.name} is required but left out"
         if self.required and self.incarnation and not self.alive and not self.has_deadline(_RETURN):
-            yield f"{self.name} was lost and may stay away for ever"
+            yield f"{self.name} was lost and may stay away without limit"
 
 
 class Roster:
@@ -160,6 +160,7 @@ class Roster:
     def __init__(self, lab: Lab, experiment: Experiment, run: str, clock: EventClock, story: Story) -> None:
         self._lab, self._experiment, self._run = lab, experiment, run
         self._clock, self._story = clock, story
+        self._refused: set[tuple[str, str]] = set()
         self.timed = True
         """Whether every radio can start at a given time; otherwise rounds go step by step."""
         required = {"alice", "bob"} | ({"ris"} if experiment.surface.policy != "none" else set())
@@ -249,7 +250,10 @@ class Roster:
         return [Send(node.name, body)] if node is not None and (node.alive or node.is_missing) else []
 
     def refuse(self, name: str, why: str) -> list[Effect]:
-        return [Send(name, m.Refused(reason=why)), Note("refused", {"node": name, "why": why})]
+        """Refuse a node; it is on record once, however often it asks."""
+        new = (name, why) not in self._refused
+        self._refused.add((name, why))
+        return [Send(name, m.Refused(reason=why)), *([Note("refused", {"node": name, "why": why})] if new else [])]
 
     def refuse_stranger(self, name: str) -> list[Effect]:
         known = name in self._lab.node
@@ -268,7 +272,7 @@ class Roster:
         ]
 
     def settle_timing(self) -> None:
-        """Decide, once everybody has joined, whether radios time their samples in this run."""
+        """Decide, once all nodes have joined, whether radios time their samples in this run."""
         self.timed = all(n.hello.timed for n in self.nodes.values() if n.hello and n.measures)
 
     def ask(self, node: Node) -> None:

@@ -51,7 +51,7 @@ class Round(Deadlines):
         """Nodes that have their samples: they need the air no longer."""
         self.results: dict[str, m.RoundResult] = {}
         self.rejection: Reject | None = None
-        """The reason why it cannot be kept, whatever is reported later; the first one counts."""
+        """The reason why it cannot be kept; the first one counts, and later reports do not change it."""
         self.bases_s: dict[str, float] = {}
         """Each clock's assumed base when the round was planned; empty where radios do not time their samples."""
         self.steps: steps.Steps | None = None
@@ -123,7 +123,7 @@ class Round(Deadlines):
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         if not self.has_deadline(_ANSWERS):
-            yield f"round {self.number} may wait for ever"
+            yield f"round {self.number} may wait without limit"
         if not self.results.keys() <= self.captured:
             yield f"round {self.number} has results without samples"
         if not self.start_s < self.end_s:
@@ -277,7 +277,7 @@ class Rounds:
         return bool(train)
 
     def take_latch(self, latched_s: float, *, expected: bool, exact: bool) -> None:
-        """The surface changed at this time: rounds during it, and after it where nobody expected it, are rejected.
+        """The surface changed at this time: rounds during it, and after it if it was not expected, are rejected.
 
         `exact`: the time is on the radios' own clock. Otherwise it is only known that the change was not before the
         latest order, and the train on the air is doubted.
@@ -355,9 +355,14 @@ class Rounds:
     # -- nodes that fail their part
 
     def forget_clock_of(self, name: str) -> None:
-        """Delete what a node measured before its process was restarted: it does not apply to its present clock."""
-        for r in self.uncorrected:
-            r.results.pop(name, None)
+        """Its clock is read anew: arrivals in rounds that were planned before do not apply to what it reads then.
+
+        Where it is Alice's, the reference that all arrivals are relative to, no node's do.
+        """
+        is_reference = name == self._roster.name("alice")
+        for r in [*self.uncorrected, *self.under_way]:
+            for other in list(r.bases_s) if is_reference else [name]:
+                r.bases_s.pop(other, None)
 
     def lose(self, name: str, required: bool) -> None:
         """Expect no more reports of a node that was lost; without a required node the round cannot be kept."""
@@ -399,7 +404,7 @@ class Rounds:
         for r in self.under_way:
             yield from r.problems()
             if not (r.expected | r.results.keys()) <= self._roster.nodes.keys():
-                yield f"round {r.number} expects nodes that nobody knows"
+                yield f"round {r.number} expects unknown nodes"
         for rounds in (self.under_way, self.uncorrected):
             if any(later.number <= earlier.number for earlier, later in pairwise(rounds)):
                 yield "rounds are out of order"

@@ -79,7 +79,8 @@ class _Line:
         p_rate = self.p_rate + _WANDER**2 * dt_s
         gain, gain_rate = p_offset / (p_offset + self.noise), p_both / (p_offset + self.noise)
         self.offset_s = self.offset_at(self.at_s + dt_s) + gain * error_s
-        self.rate += gain_rate * error_s
+        # no crystal is further off: a clock that jumped must not be taken for one that runs away
+        self.rate = min(max(self.rate + gain_rate * error_s, -_CRYSTALS), _CRYSTALS)
         self.at_s += dt_s
         self.p_offset, self.p_both = (1 - gain) * p_offset, (1 - gain) * p_both
         self.p_rate = p_rate - gain_rate * p_both

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import zmq
 
 from testbed.assess import run_summary
 from testbed.config import state_root
 from testbed.coordinator import events as e
+from testbed.coordinator.past import BEGUN, Origin, past_of
 from testbed.coordinator.recorder import Recorder
 from testbed.coordinator.state import CoordinatorState
-from testbed.core import registry, schedule, seeds
+from testbed.core import logs, registry, schedule, seeds
 from testbed.core.clock import Clock, WallClock
 from testbed.core.config import Experiment, Lab, is_rehearsal, to_dict
 from testbed.core.errors import InputError, TestbedError
@@ -27,6 +30,7 @@ from testbed.core.types import AntennaFrame, SoundingFrame
 from testbed.net import messages as m
 from testbed.net import transport
 from testbed.records import documents, files, reader
+from testbed.records.recorded import RecordedRun
 from testbed.records.writer import RunWriter
 
 log = logging.getLogger("testbed.coordinator")
@@ -82,17 +86,26 @@ class Coordinator:
     """Runs one experiment. Construct (binds the port), start the nodes, then `run`."""
 
     def __init__(
-        self, lab: Lab, experiment: Experiment, folder: Path, identity: Identity | None, clock: Clock | None = None
-    ) -> None:
+        self, lab: Lab, experiment: Experiment, folder: Path, identity: Identity | None, clock: Clock | None = None,
+        *, origin: Origin | None = None, dead: RecordedRun | None = None,
+    ) -> None:  # fmt: skip
+        """`origin`: how the run is started, for whoever resumes it; `dead`: what is on record of the one that is."""
         self._clock = clock if clock is not None else WallClock()
         self.lab, self.experiment, self.folder = lab, experiment, folder
+        self._origin, self._dead = origin, dead
+        watches = (
+            registry.make_stage("policy", experiment.surface.policy, experiment.surface.options).watches
+            if (dead is not None and experiment.surface.policy != "none")
+            else False
+        )
+        self._past = None if dead is None else past_of(dead, experiment, time.time(), watches)
         # two runs that begin in the same second in different folders must not share a key folder
-        self.run_name = f"{identifier(folder.name)}-{secrets.token_hex(3)}"
+        self.run_name = f"{identifier(folder.name)}-{secrets.token_hex(3)}" if self._past is None else self._past.run
         sounder = registry.make_stage("probing", experiment.probing.waveform, experiment.probing.waveform_options)
         self._frame = sounder.frame(experiment.radio.sample_rate_hz)
         slots = schedule.parse(experiment.probing.schedule)
         self.state = CoordinatorState(
-            lab, experiment, self.run_name, slots, self._frame.duration_s, _antenna_s(self._frame)
+            lab, experiment, self.run_name, slots, self._frame.duration_s, _antenna_s(self._frame), self._past
         )
         self._wire = transport.Wire(identity)
         self._identity = identity
@@ -105,6 +118,10 @@ class Coordinator:
         self.port = self._hub.port
         self.interrupted = False
         """A person asked for the end (exit status 130)."""
+        self.on_round: Callable[[int], None] = lambda _: None
+        """Called with how many rounds are over, after every one."""
+        self.way_to_discussion: Callable[[str, str], str] = lambda node, endpoint: endpoint
+        """(node, address of Alice's discussion) → the address that this node is given for it."""
         self._stop_asked: list[e.FinishKind] = []
         self._handle = handler_of(self.state)
         self._over: e.RunOver | None = None
@@ -159,13 +176,12 @@ class Coordinator:
         called when the nodes have finished and the folder's files are about to be hashed.
         """
         self._world, self._progress = world, progress
-        start = documents.start(
-            to_dict(self.experiment), to_dict(self.lab), seeds={"experiment": self.experiment.seed},
-            subcarrier_hz=self._frame.subcarrier_hz,
-        )  # fmt: skip
-        with RunWriter(self.folder, start, summarise=run_summary.summary_of) as writer:
+        logs.about(run=self.run_name)
+        with RunWriter(self.folder, self._start(), run_summary.summary_of, self._dead) as writer:
             self._recorder = Recorder(writer, self.lab, self.run_name, private=self.experiment.mode == "private")
+            self._dead = None  # as large as its record
             try:
+                self._begin_record(writer)
                 over = self._serve(ended)
             except (TestbedError, OSError):
                 self._send_home()
@@ -179,8 +195,24 @@ class Coordinator:
             writer.close(stop, summary)
         return Outcome(over.status, over.detail, self.folder, summary)
 
+    def _start(self) -> documents.Start:
+        if self._dead is not None:
+            return self._dead.start
+        return documents.start(
+            to_dict(self.experiment), to_dict(self.lab), seeds={"experiment": self.experiment.seed},
+            subcarrier_hz=self._frame.subcarrier_hz,
+        )  # fmt: skip
+
+    def _begin_record(self, writer: RunWriter) -> None:
+        """Record how the run was started or, of one that is resumed, what becomes of what was under way."""
+        if self._past is not None:
+            for effect in self._past.effects:
+                _DO[type(effect)](self, effect)
+        elif self._origin is not None:
+            writer.event(BEGUN, {"run": self.run_name, **asdict(self._origin)}, lasting=True)
+
     def _send_home(self) -> None:
-        """Order everybody to finish where the run cannot be ended by its rules, since it cannot be recorded."""
+        """Order all nodes to finish if the run cannot end in the usual way because it cannot be recorded."""
         for name in self.state.nodes:
             self._hub.send(name, m.Finish(kind="abort"))
 
@@ -203,8 +235,8 @@ class Coordinator:
         return self._over
 
     def _look_around(self, now_s: float, ended: Callable[[], list[e.ProcessEnded]]) -> None:
-        """Take the time, and whatever else comes by no message."""
-        # what waits was sent before now: nobody is judged silent whose heartbeat lies here unread
+        """Handle the time, and all other events that are no messages."""
+        # queued messages were sent before now: a node whose heartbeat is queued here is not silent
         for received in self._waiting_messages():
             self._receive(received)
         self._take(e.Tick(now_s))
@@ -220,7 +252,7 @@ class Coordinator:
             self._take(e.StopAsked(self._stop_asked.pop(0)))
 
     def _look_at_handshakes(self) -> None:
-        """Report, once a kind, that somebody is kept out by a key."""
+        """Report, once per kind, that a node is kept out because of a key."""
         found, keys = self._hub.handshakes, state_root() / self.lab.name / "transport"
         found.look()
         kinds = {
@@ -267,7 +299,7 @@ class Coordinator:
         except (TestbedError, OSError):
             raise  # the run's own trouble: its files, its simulated air
         except Exception as exc:
-            # whatever a message does to this process, it must cost its sender and nobody else
+            # an error in the handling of a message must affect only its sender
             what = f"its {type(body).__name__} could not be handled: {type(exc).__name__}: {printable(str(exc))}"
             log.error("%s: %s", name, what)
             log.debug("%s", name, exc_info=True)
@@ -300,8 +332,16 @@ class Coordinator:
 
     # -- instructions
 
+    def record(self, kind: str, detail: dict[str, Any]) -> None:
+        """Record something that is no decision of the state machine's. From the thread that runs the coordinator."""
+        if self._recorder is not None:
+            self._recorder.note(e.Note(kind, detail))
+
     def _send(self, x: e.Send) -> None:
-        self._hub.send(x.node, x.body)
+        body = x.body
+        if isinstance(body, m.Configure) and self.state.nodes[x.node].role == "bob":
+            body = msgspec.structs.replace(body, discussion=self.way_to_discussion(x.node, body.discussion))
+        self._hub.send(x.node, body)
         if isinstance(x.body, m.Finish) and x.body.kind == "halt":
             self._hub.send(x.node, x.body, to_pulse=True)
 
@@ -343,8 +383,10 @@ class Coordinator:
     def _round_over(self, x: e.RoundOver) -> None:
         assert self._recorder is not None
         self._recorder.round(x)
+        logs.about(round=x.round)
         self._untold = self._untold[1:]
         self._show_progress()
+        self.on_round(self.state.probed)
 
     def _block_over(self, x: e.BlockOver) -> None:
         assert self._recorder is not None
@@ -357,8 +399,9 @@ class Coordinator:
     def _show_progress(self, message: str | None = None) -> None:
         st = self.state
         elapsed_s = self._clock.now_s() - self._began_s if self._began_s else 0.0
+        before = 0 if self._past is None else self._past.next_round
         probed, kept = st.probed - len(self._untold), st.kept - sum(x.kept for x in self._untold)
-        rate = probed / elapsed_s if elapsed_s > 0 else 0.0
+        rate = (probed - before) / elapsed_s if elapsed_s > 0 else 0.0
         self._progress(Progress(st.phase, probed, self.experiment.rounds, kept, rate, st.snr_db, st.key_bits, message))
 
 

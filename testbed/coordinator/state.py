@@ -45,6 +45,7 @@ from testbed.coordinator.events import (
     StopAsked,
     Tick,
 )
+from testbed.coordinator.past import Past
 from testbed.coordinator.roster import Node, Roster
 from testbed.coordinator.round import Round, Rounds, csi_by_link
 from testbed.coordinator.surface_keeper import MAX_FAILURES, SurfaceKeeper
@@ -52,6 +53,7 @@ from testbed.coordinator.tally import Tally
 from testbed.coordinator.timetable import Timetable
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import Reject
+from testbed.core.gate import printable
 from testbed.core.machine import Deadlines, EventClock, Phases, Story, require
 from testbed.core.schedule import Slot
 from testbed.core.stages import SurfacePolicy
@@ -85,12 +87,13 @@ _PHASE = "the end of the phase"
 class CoordinatorState(Deadlines):
     """Drives one run of `experiment` on `lab`.
 
-    `frame_s`: length of a probe; `antenna_s`: how much longer a sounding is with every antenna beyond the first.
+    `frame_s`: length of a probe; `antenna_s`: how much longer a sounding is with every antenna beyond the first;
+    `past`: what is on record of a run that is resumed.
     """
 
     def __init__(
         self, lab: Lab, experiment: Experiment, run: str, slots: tuple[Slot, ...], frame_s: float,
-        antenna_s: float = 0.0,
+        antenna_s: float = 0.0, past: Past | None = None,
     ) -> None:  # fmt: skip
         clock = EventClock(OWN_PAUSE_S)
         super().__init__(clock)
@@ -110,11 +113,23 @@ class CoordinatorState(Deadlines):
         """The trains under way and what was gathered are finished, and nothing more is begun."""
         self._unsent: dict[str, m.Probe] = {}
         """Orders for the train on the air, by node, while the surface has not acknowledged its patterns."""
-        self._due_s: dict[int, float] = {}
+        self._latch_due_s: dict[int, float] = {}
         """Round of that train → when its pattern latches, on the board's clock."""
         self._key_trouble = ""
-        """What is known of keys that do not fit, for whoever does not join."""
+        """What was seen of wrong keys, for the message about nodes that do not join."""
         self._outcome: RunOver | None = None
+        self._is_resumed = past is not None
+        if past is not None:
+            self._go_on(past)
+
+    def _go_on(self, past: Past) -> None:
+        """Begin where a run that died had come to."""
+        self.rounds.next = past.next_round
+        self.tally.go_on(past.kept, past.rejected)
+        self.timetable.go_on(past.end_s, past.down_s)
+        self.surface.go_on(past.states, past.patterns, past.observed)
+        guards = past.guarded, past.guard_left
+        self.blocks.go_on(past.next_block, past.key_bits, past.to_train, guards, past.dropped)
 
     # -- what the shell and its users read
 
@@ -208,7 +223,7 @@ class CoordinatorState(Deadlines):
         return out
 
     def _step(self) -> list[Effect] | None:
-        """Do whatever is possible now; None where everything waits for somebody."""
+        """Do all that is possible now; None where everything waits for a report."""
         for rule in COURSE.get(self.phase, ()):
             if rule.when(self):
                 return rule.do(self)
@@ -267,7 +282,17 @@ class CoordinatorState(Deadlines):
 
     def _configured(self, node: Node, body: m.Configured) -> list[Effect]:
         node.clock_asked_s = self._clock.now_s
-        return [Note("configured", {"node": node.name, "accepted": body.accepted}), Send(node.name, m.ReadClock())]
+        note = Note("configured", {"node": node.name, "accepted": body.accepted})
+        return [note, *self.blocks.tidy(node), *self._let_air_catch_up(node), Send(node.name, m.ReadClock())]
+
+    def _let_air_catch_up(self, node: Node) -> list[Effect]:
+        """Let virtual time come to the end of the last round that was planned, whether or not it took place.
+
+        A node that comes back reads its clock then. If the reading were wrong by the length of a round, the node would
+        measure every round beside its peer's. No round is under way.
+        """
+        is_late = self.phase in ("probing", "distilling") and node.measures
+        return [AdvanceWorld(self.timetable.last_end_s)] if self.virtual and is_late else []
 
     def _clock_read(self, node: Node, body: m.ClockReading) -> list[Effect]:
         if not self.timetable.synchronise(node, body.device_time_s):
@@ -338,6 +363,9 @@ class CoordinatorState(Deadlines):
         return []
 
     def _failed(self, node: Node, body: m.Failed) -> list[Effect]:
+        body = m.Failed(  # a node's own words, which may become the reason why the run ends
+            operation=printable(body.operation), state=printable(body.state), detail=printable(body.detail, 1000)
+        )
         note = Note(
             "failed", {"node": node.name, "operation": body.operation, "state": body.state, "detail": body.detail}
         )
@@ -371,6 +399,8 @@ class CoordinatorState(Deadlines):
         node = self.roster.nodes.get(name)
         if node is None:  # the simulated air
             return [RunFails(f"{name}: {detail}")] if self.phase != "finishing" else []
+        if not is_final and not node.incarnation:
+            return []  # it is started again before it has greeted
         if self.phase != "finishing" and not node.incarnation and node.required:
             return [RunFails(f"{name} did not start: {detail}")]
         if self.phase != "finishing" and not node.incarnation and not node.left_out:
@@ -398,7 +428,7 @@ class CoordinatorState(Deadlines):
         return out
 
     def _miss(self, node: Node) -> list[Effect]:
-        """A node is silent. What only it holds is not given up before it had its time to be heard again."""
+        """A node is silent. Data that only it has are given up only after the time it has to answer again."""
         why = f"silent for {node.silent_s:.1f} s; {node.where_it_fails}"
         if not (node.required and node.measures and node.ready):
             return self._lose(node, why)
@@ -503,6 +533,8 @@ class CoordinatorState(Deadlines):
         for node in self.roster.taking_part():
             self.roster.ask(node)
         out: list[Effect] = [ResetWorld()] if self.lab.world is not None else []
+        if self._is_resumed and self.virtual:
+            out.append(AdvanceWorld(self.timetable.last_end_s))
         return out + self.roster.beams_note()
 
     def _a_node_can_be_configured(self) -> bool:
@@ -660,7 +692,7 @@ class CoordinatorState(Deadlines):
         if not self.surface.is_scheduled:
             return [Send(n, probe) for n, probe in probes.items()]
         self._unsent = probes
-        return self.surface.schedule(self._due_s)
+        return self.surface.schedule(self._latch_due_s)
 
     def _room_for_train(self) -> int:
         """Return how many rounds the next train may have, whatever their windows."""
@@ -701,7 +733,7 @@ class CoordinatorState(Deadlines):
         scheduler, is_scheduled = self.timetable.scheduler, self.surface.is_scheduled
         assert scheduler is not None
         if not self.rounds.on_air:
-            self._due_s.clear()
+            self._latch_due_s.clear()
             self.timetable.ask_board()
         times_s = self.timetable.plan(self._not_before_s())
         held = None if is_scheduled else self.surface.held
@@ -709,7 +741,7 @@ class CoordinatorState(Deadlines):
         if is_scheduled:
             ris = self.roster.name("ris")
             assert ris is not None
-            self._due_s[r.number] = scheduler.device_s(ris, self.timetable.latch_s(times_s[0]))
+            self._latch_due_s[r.number] = scheduler.device_s(ris, self.timetable.latch_s(times_s[0]))
         else:
             self.surface.count(r.number)
         if self.roster.timed:
@@ -747,7 +779,7 @@ class CoordinatorState(Deadlines):
         return [note, *self._finish("stopped", f"{kind} was asked for", kind)]
 
     def _finish(self, status: RunStatus, detail: str, kind: FinishKind) -> list[Instruction]:
-        """Drop what is under way, order everybody to finish, and wait until they have stopped."""
+        """Drop what is under way, order all nodes to finish, and wait until they have stopped."""
         out: list[Any] = []
         self._unsent = {}
         for r in self.rounds.drop_all():
@@ -757,7 +789,9 @@ class CoordinatorState(Deadlines):
         out += self.blocks.give_up(detail)
         if self.tally.pending:
             out.append(Note("rounds_unused", {"rounds": self.tally.pending}))
-        self._outcome = RunOver(status, detail)
+        # what fails while a failed run stops follows from the first failure, which is the one to name
+        if self._outcome is None or self._outcome.status != "failed":
+            self._outcome = RunOver(status, detail)
         self._phases.enter("finishing")
         self.set_deadline(_PHASE, STOPPING_S)
         return out + [
@@ -786,13 +820,13 @@ class CoordinatorState(Deadlines):
         if (self.blocks.open is not None) != (phase == "distilling"):
             yield f"phase {phase}, but {'a' if self.blocks.open else 'no'} block is open"
         if phase == "distilling" and self.blocks.open is not None and not self.blocks.open.waiting:
-            yield f"block {self.blocks.open.number} waits for nobody"
+            yield f"block {self.blocks.open.number} waits for no node"
         if under_way and phase != "probing":
             yield f"{under_way} rounds are under way in phase {phase}"
         if self._unsent and not (self.surface.awaits_acknowledgement and self.rounds.on_air):
             yield "a train waits for patterns that nobody will acknowledge"
         if phase in ("configuring", "finishing") and not self.has_deadline(_PHASE):
-            yield f"phase {phase} may last for ever"
+            yield f"phase {phase} may last without limit"
         if (self._outcome is not None) != (phase in ("finishing", "over")):
             yield f"phase {phase}, but the outcome is {self._outcome}"
         if phase not in ("joining", "finishing", "over") and self.timetable.scheduler is None:
@@ -811,7 +845,7 @@ class Rule:
 
 
 def _wait(state: CoordinatorState) -> None:
-    """Nothing can be done before somebody reports or time passes."""
+    """Nothing can be done before a node reports or time passes."""
 
 
 _S = CoordinatorState

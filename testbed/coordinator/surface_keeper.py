@@ -86,6 +86,18 @@ class SurfaceKeeper(Deadlines):
         """Name of a state → its opaque number."""
         self._patterns: dict[str, SurfacePattern] = {}
         """Public patterns by name, as long as there are rounds under them that are not distilled."""
+        self._observed: list[tuple[int, dict[str, C64]]] = []
+        """Of a run that is resumed: what its policy had seen, until it is asked for the next pattern."""
+
+    def go_on(
+        self, states: dict[int, str], patterns: dict[str, SurfacePattern], observed: list[tuple[int, dict[str, C64]]]
+    ) -> None:
+        """Continue a run that is resumed: name of the state by round, public patterns by name, and what was measured
+        in every round where the policy learns from that.
+        """
+        self._in_round = dict(states)
+        self._patterns = {name: patterns[name] for name in set(states.values()) if name in patterns}
+        self._observed = observed
 
     # -- what the policy wants
 
@@ -140,6 +152,13 @@ class SurfaceKeeper(Deadlines):
             self.pattern, self.held = wanted, None
         return None
 
+    def _live_through_the_past(self, policy: SurfacePolicy) -> None:
+        """Bring a policy that learns from the rounds to where it was: the same observations give the same choices."""
+        for number, links in self._observed:
+            policy.pattern_for(number)
+            policy.observe(number, links)
+        self._observed = []
+
     def _begin_policy(self, policy: SurfacePolicy, ris: Node) -> None:
         """Tell the policy of scene and board, once; raises InputError where it cannot serve them."""
         if ris.hello is None or ris.hello.surface_shape is None:
@@ -147,6 +166,7 @@ class SurfaceKeeper(Deadlines):
         if self._asked_round < 0:
             policy.survey(self._experiment.scene, self._experiment.radio.carrier_hz)
             policy.begin(ris.hello.surface_shape, ris.hello.phase_bits, seeds.derive(self._experiment.seed, "surface"))
+            self._live_through_the_past(policy)
 
     # -- patterns that latch by time
 
@@ -233,7 +253,7 @@ class SurfaceKeeper(Deadlines):
                 self._patterns[self.held] = self.pattern
 
     def record(self, rounds: Sequence[int]) -> m.SurfaceRecord | None:
-        """Return the public part of the surface's states in a block's rounds, and forget these and all before them."""
+        """Return the public part of the surface's states in a block's rounds, and drop these and all before them."""
         names = [self._in_round.get(r) for r in rounds]
         if self.policy is None or None in names:
             return None

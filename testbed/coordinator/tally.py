@@ -31,6 +31,11 @@ class Tally:
         self._pool: dict[int, RoundOver] = {}
         """Kept rounds that no block has used, by number, and what was recorded of them, without their links."""
 
+    def go_on(self, kept: int, rejected: Counter[str]) -> None:
+        """Begin with the counts of a run that is resumed; none of its rounds waits for a block."""
+        self.kept, self.rejected = kept, Counter(rejected)
+        self.probed = kept + sum(rejected.values())
+
     @property
     def pending(self) -> int:
         """Number of kept rounds that no block has used."""

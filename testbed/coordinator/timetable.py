@@ -61,9 +61,11 @@ class Timetable:
         self._clock = clock
         self.virtual = lab.world is not None and lab.world.pace == "virtual"
         self.scheduler: Scheduler | None = None
-        """None until everybody has joined."""
+        """None until all nodes have joined."""
         self.last_end_s = 0.0
         """End of the last planned round on the reference timeline; in virtual time, the air's present time."""
+        self._resumed_s = 0.0
+        """Where the timeline goes on, of a run that is resumed."""
         self._epoch_s: float | None = None
         """Origin of the reference timeline, on the coordinator's clock."""
         self._board_asked_s = 0.0
@@ -77,6 +79,10 @@ class Timetable:
         self._lag = 2 * longest_train(experiment.probing.interval_s)
         self.snr_db = math.nan
         """Mean over the links of the last round that the clocks were corrected from."""
+
+    def go_on(self, end_s: float, down_s: float) -> None:
+        """Continue the timeline of a run whose last round ended at `end_s`, `down_s` ago; virtual time stood still."""
+        self.last_end_s = self._resumed_s = end_s + (0.0 if self.virtual else down_s)
 
     def begin(self, roster: Roster) -> None:
         """Make the scheduler, with gaps and guards as wide as the devices that joined need them."""
@@ -98,7 +104,7 @@ class Timetable:
     def fix_origin(self) -> float:
         """Return the origin of the reference timeline on the coordinator's clock; the first call decides it: now."""
         if self._epoch_s is None:
-            self._epoch_s = self._clock.now_s
+            self._epoch_s = self._clock.now_s - self._resumed_s
         return self._epoch_s
 
     def synchronise(self, node: Node, device_time_s: float) -> bool:
@@ -107,9 +113,9 @@ class Timetable:
             return False
         part: Part = "reference" if node.role == "alice" else "other" if node.role == "ris" else "listener"
         if self.virtual:
-            # Virtual time does not pass while nobody probes. Before the first round it is exactly 0; a node that
+            # Virtual time does not pass while no node probes. Before the first round it is exactly 0; a node that
             # joins later finds it near the end of the last round.
-            uncertainty_s = 0.0 if self._epoch_s is None else LATE_UNCERTAINTY_S
+            uncertainty_s = 0.0 if self._epoch_s is None and not self._resumed_s else LATE_UNCERTAINTY_S
             self.scheduler.synchronise(node.name, device_time_s, self.last_end_s, uncertainty_s, part)
             return True
         round_trip_s = self._clock.now_s - node.clock_asked_s

@@ -8,7 +8,7 @@ from testbed.core.types import CsiSeries
 
 
 def canonical_antennas(csi: CsiSeries, role: str) -> CsiSeries:
-    """Return the series with axes (probe, Alice's antenna, Bob's antenna, subcarrier), whoever measured it.
+    """Return the series with axes (probe, Alice's antenna, Bob's antenna, subcarrier), no matter which end measured it.
 
     A receiver puts its own antennas first: Alice's series is (probe, Alice, Bob, …), Bob's (probe, Bob, Alice, …). By
     reciprocity entry [a, b] of the one is entry [b, a] of the other, so Bob's is transposed, before an enhancer

@@ -19,7 +19,7 @@ class WallClock:
 
 
 class VirtualClock:
-    """A clock that stands still until advanced; tests and simulations own one."""
+    """A clock that does not move until advanced; tests and simulations own one."""
 
     def __init__(self, now_s: float = 0.0) -> None:
         self._now_s = now_s

@@ -197,7 +197,7 @@ class Accounting(Table):
     epsilon_log2: Annotated[int, Meta(ge=8, le=128)] = 64
     """Security parameter: all keys of the run together are 2^−this close to uniform for every Eve of the portfolio."""
     assumed_eve_correlation: Annotated[float, Meta(ge=0, le=1)] | None = None
-    """An Eve that nobody measured: correlation of one antenna's feature with Alice's. The key has the smaller of the
+    """An Eve that was not measured: correlation of one antenna's feature with Alice's. The key has the smaller of the
     lengths against the measured and the assumed Eve. Where neither this nor a distance is given: 0.9 without a measured
     Eve, else one wavelength of distance."""
     assumed_eve_distance_wavelengths: NonNegative | None = None
@@ -222,6 +222,51 @@ class Records(Table):
     """Record every captured IQ block as SigMF (large)."""
 
 
+Share = Annotated[float, Meta(ge=0, le=0.5)]
+PerThousand = Annotated[float, Meta(ge=0, le=1000)]
+Outage = Annotated[float, Meta(gt=0, le=600)]
+
+
+class Faults(Table):
+    """Faults that `testbed run` makes on purpose while the run goes on: a rehearsal of bad networks and dying
+    processes. Drawn from a seed: the same faults in the same rounds. Those of radios and boards are options of their
+    emulators, in the lab's [world.emulators].
+    """
+
+    seed: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    """Instead of the experiment's."""
+    nodes: list[str] = field(default_factory=list)
+    """Names of the nodes that it happens to, all of them local; none named: every local one that takes part."""
+    links: Annotated[list[Literal["control", "discussion", "air"]], Meta(min_length=1)] = field(
+        default_factory=lambda: ["control"]
+    )
+    """Which of a node's connections: control to the coordinator, discussion from Bob to Alice, air to the simulated
+    air. A break of the discussion costs the block under way, one of the air a round or the node's device."""
+    delay_s: Annotated[float, Meta(ge=0, le=10)] = 0.0
+    """Every message arrives so much later."""
+    jitter_s: Annotated[float, Meta(ge=0, le=10)] = 0.0
+    """And up to so much later again, at random; the order stays."""
+    loss: Share = 0.0
+    """Share of messages that are lost while the connection stands (not on the air, whose messages have parts)."""
+    duplication: Share = 0.0
+    """Share of messages that arrive twice. On authenticated links such a message resets the connection instead: no
+    replay gets through there."""
+    reordering: Share = 0.0
+    """Share of messages that change places with the next one; as for duplication."""
+    resets: PerThousand = 0.0
+    """Resets of all of a node's connections, per 1000 rounds; this and what follows, on average."""
+    partitions: PerThousand = 0.0
+    """Outages of a node's connections: nothing passes, and nobody is told."""
+    partition_s: Outage = 2.0
+    """Length of an outage."""
+    pauses: PerThousand = 0.0
+    """Suspensions of a node's process (SIGSTOP, then SIGCONT)."""
+    pause_s: Outage = 2.0
+    """Length of a suspension."""
+    kills: PerThousand = 0.0
+    """Kills of a node's process (SIGKILL); the run starts it again."""
+
+
 class Experiment(Table):
     """experiment.toml"""
 
@@ -241,6 +286,8 @@ class Experiment(Table):
     training: Training = field(default_factory=Training)
     accounting: Accounting = field(default_factory=Accounting)
     records: Records = field(default_factory=Records)
+    faults: Faults | None = None
+    """Without this table nothing is broken on purpose."""
 
 
 class ChainFile(Table):
@@ -330,7 +377,7 @@ class NodePlace(Table):
     options: Options = field(default_factory=dict)
     """Passed to the driver: URI, serial number, impairments of a simulated device …"""
     local: bool = True
-    """true: `testbed run` starts this daemon; false: somebody starts `testbed node` on its machine."""
+    """true: `testbed run` starts this daemon; false: the user starts `testbed node` on its machine."""
     host: str = "127.0.0.1"
     """Address at which this node can be reached (Alice's discussion socket)."""
     port: Port = 0
@@ -340,8 +387,8 @@ class NodePlace(Table):
     """By how much this device's crystal is too fast; its carrier is set lower by as much. Where it is not given, the
     value applies that `testbed doctor` measured of the device with this serial number, or else 0."""
     calibrated: bool = False
-    """Take out of the CSI what this device's own chains do to it, as `testbed doctor --cable` measured at the run's
-    carrier and rate. Both of Alice and Bob, or neither."""
+    """Correct the CSI for this device's own transmit and receive responses, as measured by `doctor --cable` at the
+    run's carrier and rate. To be set for both Alice and Bob, or for neither."""
     private: bool = False
     """This node never reports CSI or raw bits: it refuses to take part in a run of experiment mode."""
     floors: Floors = field(default_factory=Floors)
@@ -358,9 +405,9 @@ class Lab(Table):
     curve: bool = True
     """Authenticate and encrypt every link; false only on one machine, and in private mode only with wegman_carter."""
     wegman_carter: bool = False
-    """Authenticate the discussion between Alice and Bob, in addition to curve or in its place, so that no computation
-    forges it: one-time tags from a secret that both were given beforehand (`testbed keys pool`). 256 bits of every
-    delivered key refill it and are no part of the key."""
+    """Authenticate the discussion between Alice and Bob, in addition to curve or in its place, against an attacker of
+    any computing power: one-time tags from a secret that both share beforehand (`testbed keys pool`). 256 bits of every
+    hashed string refill it and are not part of the key."""
 
     def by_role(self, role: str) -> str | None:
         """Return the name of the node with this role, or None."""

@@ -112,7 +112,7 @@ class Gate(Generic[T]):
         self._what, self._most_bytes, self._check = what, most_bytes, check
 
     def read(self, data: bytes) -> T:
-        """Return the message; raises ProtocolError, one printable line, for whatever does not fit."""
+        """Return the message; raises ProtocolError, one printable line, if it does not fit."""
         if len(data) > self._most_bytes:
             raise ProtocolError(f"{self._what} refused: {len(data)} bytes, accepted up to {self._most_bytes}")
         try:

@@ -11,7 +11,7 @@ from testbed.core.types import F64
 def element_positions(placed: PlacedSurface, shape: tuple[int, int], wavelength_m: float) -> F64:
     """Return (element, 3) in metres, element r·columns + c at (row r, column c).
 
-    Seen by somebody facing the surface, row 0 is at the top and column 0 at the left; for a surface that looks
+    Seen by an observer facing the surface, row 0 is at the top and column 0 at the left; for a surface that looks
     straight up or down, "top" is +y.
     """
     normal = np.asarray(placed.normal, dtype=float)

@@ -1,4 +1,4 @@
-"""Transport identities: one CURVE key pair a process, made on first use, the secret half readable by its owner only."""
+"""Transport identities: one CURVE key pair per process, made on first use; only its owner can read the secret half."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 
 class PublicMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """One message between Alice and Bob. Everybody receives it, Eve included."""
+    """One message between Alice and Bob. All nodes receive it, including Eve."""
 
     kind: Annotated[str, Meta(max_length=80)]
     body: dict[str, Any]

@@ -19,7 +19,7 @@ from testbed.core.errors import TestbedError
 CHECK_VARIABLE = "TESTBED_CHECK_STATE"
 """Environment variable; 1 makes the daemons check their invariants after every event."""
 STORY_ENTRIES = 4096
-"""How many entries a story holds before it forgets the oldest."""
+"""How many entries a story holds before it drops the oldest."""
 STORY_IN_ERROR = 40
 """How many of the latest entries of the story are shown with an error."""
 

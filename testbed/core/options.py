@@ -80,7 +80,7 @@ def _place(keys: Sequence[str]) -> str:
 def convert(raw: Any, kind: type[C], source: str, above: Sequence[str] | None = ()) -> C:
     """Return plain values as `kind`; raises InputError in one line.
 
-    `source` names the file, or whatever else the values belong to; "" leaves it out of the message. `above` are the
+    `source` names the file or other origin of the values; "" leaves it out of the message. `above` are the
     keys of the tables that contain the values; None where they are in no table.
     """
     try:

@@ -18,12 +18,12 @@ class AgreeReport(Struct, frozen=True, kw_only=True):
 
     block: Number
     probes: Tally
-    """Rows of the CSI series that went in."""
+    """Number of rows of the input CSI series."""
     raw_bits: Tally
     """Bits both sides kept after quantization."""
     sacrificed_bits: Tally
     sacrificed_errors: Tally
-    """Of the sacrificed bits, how many differed between Alice and Bob."""
+    """Number of sacrificed bits that differ between Alice and Bob."""
     reconciled_bits: Tally
     """Length of the string that was reconciled (raw − sacrificed); 0 where the block failed before."""
     corrected_bits: Tally | None
@@ -38,7 +38,7 @@ class AgreeReport(Struct, frozen=True, kw_only=True):
     csi_defects: dict[str, Tally] = {}
     """Number of each kind of defect of this side's CSI that was masked or repaired (`chain.defects`)."""
     csi_bins: list[Tally] = []
-    """Places of the subcarriers that were left out: dead, or jumping."""
+    """Positions of the subcarriers that were left out: dead, or jumping."""
 
 
 class TrainReport(Struct, frozen=True, kw_only=True):
@@ -46,25 +46,25 @@ class TrainReport(Struct, frozen=True, kw_only=True):
 
     block: Number
     probes: Tally
-    """Rows of the CSI series that went in."""
+    """Number of rows of the input CSI series."""
     model: Text | None
     """Name of the model, the same at both ends; None where there is none."""
     nmse_before: Finite | None = None
-    """Mean square of what differs between both ends' CSI over the mean square of Bob's, on the validation stretch."""
+    """Mean square of the difference of both ends' CSI over the mean square of Bob's, on the validation stretch."""
     nmse_after: Finite | None = None
     """The same after the model. Both at Alice only."""
     memory_rounds: Tally | None = None
     """Rounds after which Alice's levels are no longer correlated (`training.memory_rounds`); None: longer than can be
     estimated."""
     card: dict[str, Any] = {}
-    """What the model is and what data it was learnt from, plain values, as published. At Alice only."""
+    """Description of the model and its training data, plain values, as published. At Alice only."""
     public_bytes: Tally
     messages: Tally
     failure: Text | None
 
 
 class HeardSeries(Struct, frozen=True, kw_only=True):
-    """What one antenna of an Eve measured of one link in the rounds that she has not reported yet. Public."""
+    """Measurements of one link by one antenna of an Eve, in the rounds that she has not reported yet. Public."""
 
     name: Text
     """Node, antenna and link, as "eve.0:alice"."""
@@ -90,10 +90,10 @@ class SurfaceRecord(Struct, frozen=True, kw_only=True):
     """(round,) complex64 response of the surface's path between Alice and Bob, computed from the scene's geometry up to
     a factor, where patterns are public and the scene gives all positions."""
     elements: Annotated[int, Meta(ge=0, le=1 << 16)] = 0
-    """Number of elements, each of `phase_bits`, of a secret surface: a state was drawn with so many bits. 0:
-    unknown."""
+    """Number of elements, each of `phase_bits`, of a secret surface, whose states are drawn with elements·phase_bits
+    bits. 0: unknown."""
     other_rounds: tuple[int, ...] = ()
-    """Rounds until now that were in no record, ascending: of training, of blocks that failed."""
+    """Earlier rounds that were in no such record, ascending: those of training and of failed blocks."""
     other_states: tuple[int, ...] = ()
     """(other round,) the surface's state in them."""
 
@@ -112,7 +112,7 @@ class EveReport(Struct, frozen=True, kw_only=True):
     transcript_complete: bool
     """False where she missed public messages; her attack is then weaker than it could be."""
     heard: tuple[HeardSeries, ...] = ()
-    """What Alice judges the key's length with; not kept in records."""
+    """The measurements with which Alice judges the key's length; not kept in records."""
 
     @property
     def error_rate(self) -> float:
@@ -138,11 +138,11 @@ class EveRow(Struct, frozen=True, kw_only=True):
     upper_bound: Share | None
     """Confidence limit of that share, from which the length is computed."""
     key_bits: Tally
-    """What the key would be if she were the only Eve."""
+    """Length of the key if she were the only Eve."""
 
 
 class LengthTerm(Struct, frozen=True, kw_only=True):
-    """A line of the length's ledger: bits that are there, or taken off (negative)."""
+    """A line of the length's ledger: bits that are added or subtracted (negative)."""
 
     name: Text
     bits: Finite
@@ -168,19 +168,19 @@ class KeyReport(Struct, frozen=True, kw_only=True):
     """The Eve who set the length."""
     eves: tuple[EveRow, ...] = ()
     sensitivity: tuple[EveRow, ...] = ()
-    """What the key would be under other assumptions."""
+    """Length of the key under other assumptions."""
     terms: tuple[LengthTerm, ...] = ()
     assumptions: tuple[Text, ...] = ()
     epsilon_log2: dict[str, Finite] = {}
     """log2 of total, estimation, correction, amplification over the whole run."""
     refill_bits: Tally = 0
     """Bits of the hashed string that went into the pool of one-time authentication and are no part of `key_bits`.
-    Told by both sides in both modes, as `authentication_bits` is."""
+    Reported by both sides in both modes, as `authentication_bits` is."""
     authentication_bits: Tally = 0
     """Bits of the pool that this block used up at this side."""
 
     def public(self) -> KeyReport:
-        """Return what may leave a node in private mode."""
+        """Return the part of the report that a node sends in private mode."""
         failure = None if self.failure is None else self.failure.partition(":")[0]
         return KeyReport(
             block=self.block,

@@ -1,13 +1,14 @@
 """Surface patterns by name, as experiment files, the command line and saved results give them.
 
-uniform            every element at level 0; uniform(2): at level 2
-random(7)          every element drawn uniformly, from seed 7
-stripes(4)         columns alternate between level 0 and half a turn every 4; stripes(4, rows): rows do
-beam(30, 10)       towards azimuth 30°, elevation 10° for a wave from broadside; beam(30, 10, -20, 0): for one from
-                   azimuth −20°, elevation 0° (elements half a wavelength apart; angles as seen facing the surface)
-hadamard(3)        row 3 of the Hadamard matrix over the elements, −1 being half a turn
-0x9F…              hexadecimal, `phase_bits` bits an element, element 1 (top left) first, most significant, by rows
-some/file.json     a saved pattern (`save`)
+uniform               every element at level 0; uniform(2): at level 2
+random(7)             every element drawn uniformly, from seed 7
+stripes(4)            columns alternate between level 0 and half a turn every 4; stripes(4, rows): rows do
+beam(30, 10)          towards azimuth 30°, elevation 10° for a wave that comes from broadside
+beam(30, 10, -20, 0)  the same for a wave that comes from azimuth −20°, elevation 0° (elements half a wavelength
+                      apart; angles as seen by an observer facing the surface)
+hadamard(3)           row 3 of the Hadamard matrix over the elements, −1 being half a turn
+0x9F…                 hexadecimal, `phase_bits` bits per element, by rows; element 1 (top left) has the highest bits
+some/file.json        a saved pattern (`save`)
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ACCEPTED = "uniform(LEVEL), random(SEED), stripes(WIDTH), beam(AZIMUTH, ELEVATIO
 
 
 def check(spec: str) -> None:
-    """Raise InputError where `spec` is no pattern at all, whatever the board; a saved one has to be there."""
+    """Raise InputError where `spec` is no pattern for any board; the file of a saved pattern must exist."""
     if spec.startswith(("0x", "0X")):
         if not re.fullmatch(r"0[xX][0-9a-fA-F]+", spec):
             raise InputError(f"pattern {spec!r}: not hexadecimal")
@@ -84,7 +85,7 @@ def steering(
 ) -> U8:
     """Return (row, column) levels that turn a plane wave from one direction into one towards another.
 
-    Azimuth grows to the right and elevation upwards for somebody facing the surface; both 0 is broadside.
+    Azimuth grows to the right and elevation upwards for an observer facing the surface; both 0 is broadside.
     """  # fmt: skip
     right, up = _direction(azimuth_deg, elevation_deg)
     from_right, from_up = _direction(from_azimuth_deg, from_elevation_deg)

@@ -84,11 +84,11 @@ class FoundRadio:
     """A device that answers, as `testbed init` writes it into a lab file."""
 
     options: dict[str, Any]
-    """Of the node's table: by these the driver opens this device and no other."""
+    """Options of the node's table with which the driver opens exactly this device."""
     serial: str
     """Empty where the device states none."""
     words: str
-    """What it is, for people."""
+    """Description of the device as text."""
     tx_gain_db: tuple[float, float]
     rx_gain_db: tuple[float, float]
     can_transmit: bool = True
@@ -147,7 +147,7 @@ class Radio(ABC):
 
     @classmethod
     def discover(cls, addresses: Sequence[str] = ()) -> list[FoundRadio]:
-        """Return the devices that answer on this machine, each once; `addresses`: where else to look.
+        """Return the devices that answer on this machine, each once; `addresses`: further places to search.
 
         Addresses of other drivers are passed over. Raises DeviceError where the vendor's library is missing. Default:
         this driver cannot look for devices.
@@ -158,7 +158,8 @@ class Radio(ABC):
         self.name = name
         self.state = "open"
         self.correction_ppm = 0.0
-        """By how much this device's oscillator is too fast; `configure` tunes it lower by as much. Set it before."""
+        """By how much this device's oscillator is too fast; `configure` tunes it lower by as much. Set it before
+        `configure`."""
         self.tell_air: Callable[[float], None] = lambda time_s: None
         """Called with the time until which the device will not transmit; an emulated device passes it to the air."""
         self._settings: RadioSettings | None = None
@@ -252,6 +253,7 @@ class Radio(ABC):
 
     def _check_transmission(self, block: IqBlock, at_s: float | None) -> None:
         self._require_configured("transmit")
+        self.check_interrupted("transmit")
         if not self.capabilities.can_transmit:
             raise DeviceError(self.name, "transmit", self.state, "this radio can only receive: accepted as Eve's")
         samples = block.samples
@@ -294,6 +296,7 @@ class Radio(ABC):
         out: list[DeviceError | None] = []
         for block in blocks:
             try:
+                self.check_interrupted("transmit")
                 self._do_transmit(block, block.time_s)
                 out.append(None)
             except DeviceError as exc:
@@ -303,7 +306,8 @@ class Radio(ABC):
     def interrupt(self) -> None:
         """Make receptions give up: one that another thread waits for within 100 ms, later ones at once. For good.
 
-        They raise DeviceError. Called from any thread where the transmitter is silenced and the device is closed next.
+        They raise DeviceError, and so do transmissions. Called from any thread, before the transmitter is silenced and
+        the device closed: what another thread is about to send is not sent after `silence`.
         """
         self._interrupted.set()
 
@@ -312,10 +316,10 @@ class Radio(ABC):
         """Whether `interrupt` was called; drivers look at it while they wait."""
         return self._interrupted.is_set()
 
-    def check_interrupted(self) -> None:
+    def check_interrupted(self, operation: str = "receive") -> None:
         """Raise DeviceError where `interrupt` was called."""
         if self.is_interrupted:
-            raise DeviceError(self.name, "receive", self.state, "interrupted: the node is halted")
+            raise DeviceError(self.name, operation, self.state, "interrupted: the node is halted")
 
     def receive(self, n_samples: int, at_s: float | None = None, timeout_s: float = 5.0) -> IqBlock:
         """Return `n_samples` starting at device time `at_s` (now where None), with the first sample's time.

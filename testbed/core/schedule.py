@@ -45,7 +45,7 @@ def parse(text: str) -> tuple[Slot, ...]:
         n = sum(slot.tx == tx and rx in slot.rx for slot in slots)
         if n != 1:
             raise InputError(
-                f"schedule {text!r}: {rx} receives {tx} {n} times a round; "
+                f"schedule {text!r}: {rx} receives {tx} {n} times per round; "
                 f"accepted: exactly once, one slot {_LETTERS[tx]}>{_LETTERS[rx]}"
             )
     return slots

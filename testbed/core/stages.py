@@ -104,7 +104,7 @@ class CsiEstimator(Configurable, ABC):
 class Enhancer(Configurable, ABC):
     """CSI → features that agree better between the two ends (`chain/enhance`).
 
-    One finite row a probe; a probe that is NaN gives a row of NaN and changes no other row. Both ends get the same
+    One finite row per probe; a probe that is NaN gives a row of NaN and changes no other row. Both ends get the same
     dimensions, for any number of subcarriers. Without a model, each antenna pair has dimensions of its own, as many as
     one pair alone has; a single subcarrier, as in RSSI, gives one dimension. Deterministic; the input is not modified.
 

@@ -142,7 +142,7 @@ class CsiSeries:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """The input of quantization: one row a probe, one column a (nearly independent) dimension."""
+    """The input of quantization: one row per probe, one column per (nearly independent) dimension."""
 
     values: F64
     """(probe, dimension)."""

@@ -11,6 +11,13 @@ def counted(n: int, noun: str, plural: str | None = None) -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time in words: "40 s", "3 min", "1.7 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def plainly(data: Mapping[str, Any]) -> str:
     """Return the data of an event as text for people, as "bob; accepted: carrier_hz 5.8e+09".
 

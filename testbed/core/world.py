@@ -74,7 +74,7 @@ class Emulator(ABC):
 
     @classmethod
     def equip(cls, name: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment:
-        """Install the twin in place of the vendor's library; raises InputError for refused options."""
+        """Install the emulator in place of the vendor's library; raises InputError for refused options."""
         raise NotImplementedError(f"{cls.__name__} is reached by wire")
 
 

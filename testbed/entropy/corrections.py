@@ -20,9 +20,9 @@ def correction_leak(values: I64, flags: I64, bits: I64) -> int:
     which are too low on average, more so with fewer labels; the charge is then too high.
 
     What a position reveals of the labels of neighbouring probes is not included. For signs of a first-order process
-    with correlation 0.6 to 0.95 from probe to probe, at 10 to 20 dB, that is 0.01 to 0.12 bit a bit by Shannon, but it
-    helps little in guessing a bit: the min-entropy, which determines the length, falls by 0.006 a bit at most from 15
-    dB on, and by 0.02 at 10 dB, where the parities leave no key of such strings.
+    with correlation 0.6 to 0.95 from probe to probe, at 10 to 20 dB, that is 0.01 to 0.12 bit per bit by Shannon, but
+    it helps little in guessing a bit: the min-entropy, which determines the length, falls by 0.006 a bit at most from
+    15 dB on, and by 0.02 at 10 dB, where the parities leave no key of such strings.
     """
     charge = 0.0
     for b in np.unique(bits).tolist():

@@ -19,7 +19,7 @@ import scipy
 from testbed.core.types import F64, I64, Bits
 
 _GRID = 512
-"""Points at which integrals over a score are evaluated: the middles of so many equally likely cells."""
+"""Number of points at which integrals over a score are evaluated: the middles of as many equally likely cells."""
 _CHUNK = 1 << 14
 _NOISES = np.geomspace(1e-5, 0.9999, 400)
 """Values of 1 − ρ² that `fit_noise` tries, in steps of 3 %."""

@@ -308,7 +308,7 @@ def _predictions(facts: Facts, attack: Attack, seed: int) -> tuple[F64, float]:
     for test, view in views:
         p[test] = _ask(view, attack, test)
         freedom.append(float(attack.degrees_of_freedom))
-    # The canary: by now every label was visible in some fold. Asked again about the first fold, an honest attack
+    # The canary: by now every label was visible in some fold. Asked again about the first fold, a correct attack
     # repeats
     # its answer; one that kept hidden labels answers better.
     test = views[0][0]

@@ -34,7 +34,7 @@ from testbed.entropy.judge import Finding, Judgement, Rule
 
 STEP = 64
 TAG_BITS = 128
-SURFACE_COUNTED = "everything but the patterns of the surface, which were drawn with so many bits and no more"
+SURFACE_COUNTED = "everything but the surface's patterns, and so at most the bits with which these were drawn"
 _ORDERS = 1.0 + np.geomspace(1e-4, 1.0, 25)
 _MOST_R2 = 0.999999
 _NOISE = 0.01
@@ -151,7 +151,7 @@ def _array_r2(distance: float, antennas: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A line of the ledger: bits that are there, or that are subtracted (negative)."""
+    """A line of the ledger: bits that are added or subtracted (negative)."""
 
     name: str
     bits: float
@@ -267,7 +267,7 @@ class _Question:
             Term(
                 "min_entropy",
                 h,
-                f"min-entropy of {self.judgement.kept_bits} label bits given what {limiting or 'nobody'} knows",
+                f"min-entropy of {self.judgement.kept_bits} label bits given {limiting or 'no Eve'}",
             )
         ]
         if published:
@@ -341,7 +341,7 @@ def _assumptions(
                 f"Eve, who may try all 2^{facts.state_bits} of them, cannot tell from her own signals which one it was"
             )
     out.append(
-        "nobody measures later where Alice or Bob stood, in the same surroundings "
+        "no Eve measures later where Alice or Bob stood, in the same surroundings "
         "and with the same state of the surface"
     )
     if rule == "modelled":

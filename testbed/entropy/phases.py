@@ -1,4 +1,4 @@
-"""Complex combinations of unknown phase: |Φw| fitted to amplitudes, with one free phase a probe.
+"""Complex combinations of unknown phase: |Φw| fitted to amplitudes, with one free phase per probe.
 
 Radios have no common phase, so Alice's CSI is known up to a phase a probe, the same for all of her channels. The fit
 alternates between the phases of the present coefficients and least squares (Gerchberg and Saxton 1972; Netrapalli, Jain
@@ -60,7 +60,7 @@ def _by_turns(a: C128, solve: C128, h: C128 | F64, w: C128) -> C128:
     joint = np.iscomplexobj(h)
     for turn in range(_TURNS):
         guess = a @ w
-        # first one phase a probe for all channels, then one for each, because a common error can block the first form
+        # first one phase per probe for all channels, then one for each, because a common error can block the first form
         if joint and turn < _TURNS // 2:
             turned = h * _unit((guess * h.conj()).sum(axis=1, keepdims=True))
         else:

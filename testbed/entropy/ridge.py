@@ -33,9 +33,9 @@ class Fit:
 def ridge(x: F64, y: F64, fill: bool = False, trust: F64 | None = None) -> Fit:
     """Regress y (row, target), NaN where not known, on x (row, input), NaN taken for the input's mean.
 
-    fill: unknown targets of a row that has others count as their mean, and estimates are scaled up for it: one
-    regression serves targets that are known in different rows. trust: (row,) weight of a row, as the inverse of its
-    errors; None: all equal.
+    fill: in a row with some unknown targets, count these as their mean, and scale the estimates up to correct for that.
+    One regression then serves targets that are known in different rows. trust: (row,) weight of a row, as the inverse
+    of its errors; None: all equal.
     """
     if fill:
         known = np.isfinite(y)
@@ -63,7 +63,8 @@ def ridge(x: F64, y: F64, fill: bool = False, trust: F64 | None = None) -> Fit:
 def by_pattern(x: F64, y: F64, most: int, trust: F64 | None = None) -> Fit:
     """Regress as `screened`, and again for rows that all lack the same inputs, where there are many of them.
 
-    The value of an input depends on the other inputs: such rows learn from all rows that have at least their inputs.
+    How useful an input is depends on which others are there. Rows that lack inputs therefore get a regression of their
+    own, fitted to all rows that have at least the inputs they have.
     """
     fit = screened(x, y, most, trust)
     there = np.isfinite(x)
@@ -142,8 +143,8 @@ def spread_where_missing(x: F64, y: F64, fit: Fit) -> F64:
     """Return (row, target) errors of the estimates, separately for rows that lack little or much of the relevant
     inputs.
 
-    Relevant inputs are correlated with the targets. Rows beside hidden ones lack inputs that the hidden ones have, so
-    their errors must not count for those.
+    Relevant inputs are correlated with the targets. A training row next to hidden rows lacks inputs that the hidden
+    rows themselves have; the larger errors of such rows must therefore not be applied to the hidden rows.
     """
     there, error = np.isfinite(x), y - fit.mean
     out = np.broadcast_to(fit.spread, y.shape).copy()

@@ -1,9 +1,10 @@
-"""Separates the radios' own responses from what each hears of the others over cables.
+"""Separates the radios' own responses from their measurements of one another over cables.
 
 Every pair is joined by a cable and an attenuator whose response is flat over the band and the same in both directions.
-What j hears of i is then T_i·R_j. In logarithms that is a linear system for all transmit and receive responses; it
-leaves open a constant that T's may have and R's lack, and with two radios how a difference is shared out. The solution
-of least norm is taken: what reciprocity needs, T_i/R_i up to a factor common to all, does not depend on the choice.
+Then j's measurement of i is T_i·R_j. In logarithms that is a linear system for all transmit and receive responses. It
+leaves a constant undetermined, which may be in the T's or in the R's, and with two radios also the division of a
+difference. The solution of least norm is taken: reciprocity needs T_i/R_i up to a common factor, which does not
+depend on this choice.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Responses:
-    """Of every device that sent, and of every one that listened: logarithms over frequency."""
+    """The responses of every device that transmitted or received, as logarithms over frequency."""
 
     tx: dict[str, tuple[F64, F64]]
     """Device → levels in dB and phases in rad, (subcarrier,)."""
     rx: dict[str, tuple[F64, F64]]
 
     def ratio(self, name: str) -> C64:
-        """Return (subcarrier,) T/R of a device that sent and listened."""
+        """Return (subcarrier,) T/R of a device that transmitted and received."""
         db, rad = (t - r for t, r in zip(self.tx[name], self.rx[name], strict=True))
         return np.asarray(10.0 ** (db / 20.0) * np.exp(1j * rad), np.complex64)
 
@@ -40,7 +41,7 @@ def mean_channel(frames: Sequence[C64]) -> C64:
 
 
 def separate(channels: Mapping[Pair, C64], subcarrier_hz: F64) -> Responses:
-    """Return the responses behind what every pair measured, (subcarrier,) each."""
+    """Return the devices' responses from the measurements of all pairs, (subcarrier,) each."""
     pairs = list(channels)
     level_db = np.array([20.0 * np.log10(np.abs(channels[p]).astype(np.float64)) for p in pairs])
     phase_rad = np.array([straightened(channels[p], subcarrier_hz) for p in pairs])
@@ -63,13 +64,15 @@ def shared_out(pairs: Sequence[Pair], senders: list[str], listeners: list[str], 
 
 
 def straightened(h: C64, subcarrier_hz: F64) -> F64:
-    """Return (subcarrier,) unwrapped phases in rad without mean and slope: delay and oscillators are no response."""
+    """Return (subcarrier,) unwrapped phases in rad without mean and slope: delay and oscillators are not part of the
+    response.
+    """
     phase = np.unwrap(np.angle(h.astype(np.complex128)))
     line = np.polynomial.Polynomial.fit(subcarrier_hz, phase, 1)
     return np.asarray(phase - line(subcarrier_hz), np.float64)
 
 
 def apart_db(there: C64, back: C64) -> float:
-    """Return by how much two directions differ over frequency: std in dB of their levels' difference."""
+    """Return the difference of two directions over frequency: standard deviation of their levels' difference in dB."""
     difference = 20.0 * np.log10(np.abs(there) / np.abs(back))
     return float(np.std(difference))

@@ -41,7 +41,7 @@ _NOISE_DBFS = -20.0
 _CLIPPED = 1e-3
 _SNR_DB = 10.0
 _LEAST_CABLE_FRAMES = 4
-"""Of each direction: two make the responses, two show their effect."""
+"""Least number of frames in each direction: two for the responses, two to check their effect."""
 _HEADROOM_DBFS = -12.0
 """Level that a good receive gain gives: fading may add a few decibels, and quantization stays far below the noise."""
 _PPM_OFF = 2.0
@@ -115,14 +115,16 @@ def examine(
     With an experiment, its probes and scene are used (its carrier and rate are in `radio`), and a setting of it that a
     device cannot take is a finding. `names`: the nodes of this machine; by default those whose hosts are its addresses,
     or all that the lab calls local. `cable`: the radios are joined by cables and attenuators, so that the responses of
-    their own chains can be measured and kept for the nodes (`nodes/chains.py`).
+    their own chains can be measured and stored for the nodes (`nodes/chains.py`).
     """
     notes = _Notes(tell)
     here = _here(lab, names)
     if lab.curve:
         _keys(lab, here, notes)
     else:
-        notes.fix("lab", "authentication", "curve = false: anybody on the network can give orders", "set curve = true")
+        notes.fix(
+            "lab", "authentication", "curve = false: any program on the network can give orders", "set curve = true"
+        )
     if lab.wegman_carter:
         _pools(lab, here, notes)
     _network(lab, here, notes)
@@ -136,15 +138,9 @@ def examine(
     with ExitStack() as stack:
         crew = processes.Crew(lab, lab_name)
         stack.callback(crew.stop)
-        air: str | None = None
-        if lab.world is not None:
-            try:
-                scene = (experiment or config.load_experiment(_SCENE)).scene
-                air = processes.start_air(lab, crew, scene, radio, 1)
-                notes.ok("world", "simulated air", air)
-            except TestbedError as exc:
-                notes.fix("world", "simulated air", str(exc), "see that log; the devices on it cannot be checked")
-                drivers = {}
+        air = _air(lab, crew, radio, experiment, notes)
+        if lab.world is not None and air is None:
+            drivers = {}
         devices: dict[str, Any] = {}
         for name in drivers:
             with notes.guard(name, "device", f"check the device and [node.{name}.options]"):
@@ -170,6 +166,25 @@ def examine(
             found = msgspec.structs.replace(found, correction_ppm=before.correction_ppm, reference=before.reference)
         calibration.write(folder, found)
     return Diagnosis(lab.name, all(f.ok for f in notes.all), notes.all, measured)
+
+
+def _air(lab: Lab, crew: processes.Crew, radio: RadioPlan, experiment: Experiment | None, notes: _Notes) -> str | None:
+    """Return the address of the simulated air, started where that is this machine's; None where there is none here."""
+    if lab.world is None:
+        return None
+    if lab.world.local and _port_trouble(lab.world.host, 0) is not None:
+        # a run starts it there: started here it would make keys of its own, which are not the lab's
+        what = f"not of this machine: a run starts it on {lab.world.host}; devices on it are checked there"
+        notes.ok("world", "elsewhere", what)
+        return None
+    try:
+        scene = (experiment or config.load_experiment(_SCENE)).scene
+        air = processes.start_air(lab, crew, scene, radio, 1)
+        notes.ok("world", "simulated air", air)
+        return air
+    except TestbedError as exc:
+        notes.fix("world", "simulated air", str(exc), "see that log; the devices on it cannot be checked")
+        return None
 
 
 # ---------------------------------------------------------------- files and ports
@@ -208,7 +223,9 @@ def _keys(lab: Lab, here: set[str], notes: _Notes) -> None:
 
 
 def _pools(lab: Lab, here: set[str], notes: _Notes) -> None:
-    """Look at what authenticates the discussion: rehearsals need none, every other run a pair of pads a block."""
+    """Check the pools of one-time authentication: rehearsals need none, every other run needs one pair of pads per
+    block.
+    """
     for name in pools.ends(lab):
         if name not in here:
             continue
@@ -355,7 +372,7 @@ def _radios(
     lab: Lab, radios: dict[str, Radio], plan: RadioPlan, probing: ProbingPlan, repeats: int, notes: _Notes,
     measured: dict[str, Calibration],
 ) -> _Links | None:  # fmt: skip
-    """Measure each radio alone and every pair; return what became of the frames, None where no pair was measured."""
+    """Measure each radio alone and every pair; return the frames of all pairs, None if no pair was measured."""
     virtual = lab.world is not None and lab.world.pace == "virtual"
     wanted = {
         n: RadioSettings(plan.carrier_hz, plan.sample_rate_hz, lab.node[n].tx_gain_db, lab.node[n].rx_gain_db)
@@ -461,9 +478,9 @@ def _links(
 def _cable(
     lab: Lab, radios: dict[str, Radio], links: _Links | None, notes: _Notes, measured: dict[str, Calibration]
 ) -> None:
-    """Keep what each radio's chains do over frequency, and say what that is worth between Alice and Bob.
+    """Store each radio's responses over frequency, and report their effect between Alice and Bob.
 
-    Half of the frames make the responses, the other half show their effect.
+    The responses come from half of the frames; their effect is measured with the other half.
     """
     frames = {} if links is None else {p: _channels(links.found[p]) for p in links.pairs}
     frames = {pair: found for pair, found in frames.items() if len(found) >= _LEAST_CABLE_FRAMES}
@@ -507,7 +524,7 @@ def _cable(
 def _judge_cable(
     lab: Lab, radios: dict[str, Radio], channels: dict[Pair, C64], responses: cables.Responses, notes: _Notes
 ) -> None:
-    """Say how far Alice's and Bob's directions are apart before and after, in frames that were not used."""
+    """Report the difference of Alice's and Bob's directions before and after, with frames that were not used."""
     roles = {lab.node[n].role: n for n in radios}
     alice, bob = roles.get("alice"), roles.get("bob")
     if alice is None or bob is None or not {(alice, bob), (bob, alice)} <= channels.keys():
@@ -518,7 +535,7 @@ def _judge_cable(
     notes.ok(
         f"{alice} ↔ {bob}", "reciprocity",
         f"the two directions differ by {before_db:.2f} dB over frequency (std), by {after_db:.2f} dB with both "
-        "calibrated; set calibrated = true in both nodes' tables to have it so in a run",
+        "calibrated; set calibrated = true in both nodes' tables to use this in a run",
     )  # fmt: skip
 
 
@@ -527,7 +544,7 @@ def _channels(soundings: list[measure.Sounding]) -> list[C64]:
 
 
 def _delays(frames: dict[Pair, list[C64]], measured: dict[str, Calibration]) -> dict[tuple[str, str], float]:
-    """Return ("tx" or "rx", device) → delay in s, half of the cable's included; nothing where one was not measured."""
+    """Return ("tx" or "rx", device) → delay in s, including half of the cable's; empty if one was not measured."""
     known = {}
     for tx, rx in frames:
         heard = measured[rx].heard.get(tx)
@@ -563,7 +580,7 @@ def _gains(
 
 
 class _Links:
-    """Sends frames from radio to radio, and keeps what was received of each."""
+    """Sends frames from radio to radio, and collects the results of each link."""
 
     def __init__(self, bench: measure.Bench, pairs: list[Pair], repeats: int) -> None:
         self.bench, self.pairs, self.repeats = bench, pairs, repeats
@@ -577,7 +594,7 @@ class _Links:
     def sound(self, pairs: list[Pair]) -> None:
         for pair in pairs:
             self.found[pair] = []
-        for _ in range(self.repeats):  # the directions in turn, so that drift and delay can be told apart
+        for _ in range(self.repeats):  # the directions in turn, so that drift and delay can be distinguished
             for pair in pairs:
                 if pair not in self.broken:
                     try:
@@ -718,5 +735,5 @@ def _judge_link(heard: Heard, cfo_hz: float) -> tuple[str, str]:
     if heard.snr_db < _SNR_DB:
         return detail, "raise a gain, or shorten the distance"
     if heard.frames < heard.asked:
-        return detail, "check the gains, and whether somebody else transmits on this carrier: frames were lost"
+        return detail, "check the gains, and whether another transmitter uses this carrier: frames were lost"
     return detail, ""

@@ -18,28 +18,28 @@ from testbed.core.whole import write_whole
 ROLES = ("alice", "bob", "eve")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _BELOW_FULL_DB = 10.0
-"""Of the transmit gain: what a mixer and a cable take without complaint."""
+"""Reduction of the transmit gain, to a level that a mixer and a cable tolerate."""
 _RX_SHARE = 0.5
-"""Of the receive gain's range, to begin with: the doctor names the value that the link needs."""
+"""Share of the receive gain's range to begin with; the doctor then names the value that the link needs."""
 
 Ask = Callable[[str, str, Sequence[str]], str]
-"""(question, what is proposed, what is accepted) → the answer."""
+"""(question, proposed answer, accepted answers) → the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Everything that was found."""
+    """All radios and ports that were found."""
 
     radios: list[tuple[str, FoundRadio]]
     """(driver, device)."""
     ports: list[str]
-    """Serial ports, of which one may be a surface's board."""
+    """Serial ports; a surface's board may be at one of them."""
     untried: dict[str, str]
-    """Driver → why it could not look."""
+    """Driver → the reason why it could not search."""
 
 
 def look(addresses: Sequence[str] = ()) -> Seen:
-    """Ask every installed driver which devices answer; `addresses`: where else to look."""
+    """Ask every installed driver which devices answer; `addresses`: further places to search."""
     radios: list[tuple[str, FoundRadio]] = []
     untried: dict[str, str] = {}
     for name, driver in sorted(registry.usable("radios").items()):
@@ -51,7 +51,7 @@ def look(addresses: Sequence[str] = ()) -> Seen:
 
 
 def _ports() -> list[str]:
-    """Return the serial ports with something plugged in."""
+    """Return the serial ports to which a device is connected."""
     from serial.tools import list_ports
 
     return sorted(port.device for port in list_ports.comports() if port.vid is not None)
@@ -71,11 +71,11 @@ def assign(seen: Seen, ask: Ask) -> dict[str, tuple[str, FoundRadio]]:
 
 
 def write(path: Path, name: str, roles: dict[str, tuple[str, FoundRadio]], seen: Seen) -> None:
-    """Write the lab file and read it back; raises InputError where it cannot be written, or would be written over."""
+    """Write the lab file and read it back; raises InputError if it cannot be written or exists."""
     if not _NAME.fullmatch(name):
         raise InputError(f"--name {name!r}; accepted: up to 40 letters, digits, - and _")
     if path.exists():
-        raise InputError(f"{path}: is there already; accepted: a new file (--out)")
+        raise InputError(f"{path}: exists; accepted: a new file (--out)")
     if not {"alice", "bob"} & roles.keys():
         raise InputError("no device is Alice's or Bob's; accepted: one of them at least")
     try:
@@ -99,7 +99,7 @@ def text(name: str, roles: dict[str, tuple[str, FoundRadio]], seen: Seen) -> str
     if alone:
         out += [
             "[coordinator]",
-            'host = "192.0.2.1"      # put this machine\'s address here, as the other machine sees it',
+            'host = "192.0.2.1"      # put this machine\'s address here, for the other machine',
             "port = 45000",
             "",
         ]

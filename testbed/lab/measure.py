@@ -74,7 +74,7 @@ def _clipped(block: IqBlock) -> float:
 
 
 def _in_time(job: Callable[[], T]) -> T:
-    """Repeat an operation that was too late: a busy host may miss a time; a device that always does is at fault."""
+    """Repeat an operation that was too late: a busy host may miss a time. If it fails every time, raise the error."""
     for _ in range(_ATTEMPTS - 1):
         try:
             return job()
@@ -97,7 +97,8 @@ class Bench:
         self.frame = self._sounder.frame(rates.pop())
         self._base_s: dict[str, float] = {}
         self.reading_s: dict[str, float] = {}
-        """Largest error of a clock's reading, s (half of its round trip; 0 in virtual time, which stands still)."""
+        """Largest error of a clock's reading, s (half of its round trip; 0 in virtual time, which does not pass
+        meanwhile)."""
         self._origin_s = time.monotonic()
         self._t_s = _SPACING_S
         for name, radio in radios.items():

@@ -1,4 +1,4 @@
-"""The pre-shared secret of one-time authentication: made for Alice's and Bob's node, carried where one is elsewhere."""
+"""The pre-shared secret of one-time authentication: drawn for Alice's and Bob's node, by file if one is elsewhere."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def ends(lab: Lab) -> list[str]:
 
 
 def prepare(lab: Lab, source: str) -> None:
-    """Have a pool at both ends before a run starts, made here where both are local and have none.
+    """Make sure that both ends have a pool before a run starts; draw one if both are local and have none.
 
-    Raises InputError where one is missing whose other half is elsewhere.
+    Raises InputError if one is missing while the other end is on another machine.
     """
     local = [name for name in ends(lab) if lab.node[name].local]
     missing = [name for name in local if not (node_state_dir(lab, name) / pool_file.NAME).exists()]
@@ -35,7 +35,8 @@ def prepare(lab: Lab, source: str) -> None:
 
 
 def make(lab: Lab, here: list[str], bits: int, out: Path | None) -> dict[str, Path]:
-    """Draw a new secret and give it to the ends that are `here`; for an end that is not, write a file to carry.
+    """Draw a new secret for the ends that are `here`; for an end on another machine, write it to a file to be carried
+    there.
 
     Returns end → file. Raises InputError where a pool is in use, or `out` exists or is needed and missing.
     """
@@ -70,6 +71,6 @@ def take(lab: Lab, name: str, carried: Path) -> Path:
 
 
 def of(lab: Lab, name: str) -> pool_file.Pool | None:
-    """Return the pool of a node of this machine, None where it was never made; raises InputError where it is none."""
+    """Return the pool of a node of this machine, None if there is none; raises InputError for an invalid file."""
     path = node_state_dir(lab, name) / pool_file.NAME
     return pool_file.read(path) if path.exists() else None

@@ -13,22 +13,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed.config import devices, state_root
-from testbed.core import identity, registry, seeds
+from testbed.core import identity, logs, registry, seeds
 from testbed.core.config import Experiment, Lab, RadioPlan, Scene, is_rehearsal
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
 from testbed.core.radio import Radio
 from testbed.core.ris import Board
 from testbed.core.world import DriverContext
+from testbed.lab import fault_plan
+from testbed.lab.fault_plan import Fault
 
 if TYPE_CHECKING:  # loaded where a run is driven: nodes and the air have no use for it
+    from testbed.coordinator.past import Origin
     from testbed.coordinator.server import Coordinator, Outcome, Progress
+    from testbed.records.recorded import RecordedRun
 
 _WORLD_START_S = 20.0
 _LIBRARY_S = 120.0
@@ -170,8 +174,10 @@ def emulators(lab: Lab, source: str, driver: Any, plan: Experiment | None) -> It
 class Crew:
     """The local processes of one run. They end when this process does, because it holds their standard input."""
 
-    def __init__(self, lab: Lab, lab_name: str) -> None:
+    def __init__(self, lab: Lab, lab_name: str, kills: Mapping[str, int] | None = None) -> None:
+        """`kills`: how often each node is going to be killed on purpose, beyond what is suffered of it."""
         self._lab, self._lab_name = lab, lab_name
+        self._kills = kills or {}
         self._logs = lab_folder(lab) / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -247,7 +253,8 @@ class Crew:
 
     def restart_node(self, name: str, coordinator: str, world: str | None) -> bool:
         """Start a node again that has died; False where that was done too often, or where its file is to blame."""
-        if self._processes[name].poll() in (0, _BAD_INPUT) or self._restarts.get(name, 0) >= MAX_RESTARTS:
+        suffered = MAX_RESTARTS + self._kills.get(name, 0)
+        if self._processes[name].poll() in (0, _BAD_INPUT) or self._restarts.get(name, 0) >= suffered:
             return False
         self._restarts[name] = self._restarts.get(name, 0) + 1
         self._close_pipes(self._processes[name])
@@ -255,6 +262,13 @@ class Crew:
         self._reported.discard(name)
         self.tell_node(name, world)
         return True
+
+    def was_killed(self, name: str) -> bool:
+        """Return whether a process has ended by a signal."""
+        return (self._processes[name].poll() or 0) < 0
+
+    def process(self, name: str) -> subprocess.Popen[bytes]:
+        return self._processes[name]
 
     def pid(self, name: str) -> int:
         return self._processes[name].pid
@@ -274,7 +288,7 @@ class Crew:
     def _last_words(self, name: str) -> str:
         path = self._logs / f"{name}.log"
         lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-        return f"{lines[-1]} (log: {path})" if lines else f"its log is empty ({path})"
+        return f"{logs.message_of(lines[-1])} (log: {path})" if lines else f"its log is empty ({path})"
 
     def stop(self) -> None:
         """Wait for the processes to end, then terminate them, then kill them; each wait is bounded."""
@@ -351,10 +365,13 @@ def run(
     folder: Path,
     progress: Callable[[Progress], None] = lambda _: None,
     on_coordinator: Callable[[Coordinator, Crew], None] = lambda *_: None,
+    origin: Origin | None = None,
+    dead: RecordedRun | None = None,
 ) -> Outcome:
     """Run an experiment: start what is local, drive it to its end, stop what was started.
 
-    `on_coordinator` is called once everything is started (signal handlers, tests that kill a node).
+    `on_coordinator` is called once everything is started (signal handlers, tests that kill a node). `origin`: how it
+    was started, for `dead`: the record of the run that is resumed.
     """
     from testbed.coordinator.events import ProcessEnded
     from testbed.coordinator.server import Coordinator
@@ -367,22 +384,30 @@ def run(
         make_keys(lab, ["coordinator", *local_names(lab)])
     if lab.wegman_carter and not is_rehearsal(lab, experiment):
         pools.prepare(lab, lab_name)
-    coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"))
-    crew = Crew(lab, lab_name)
-    try:
+    faults: list[Fault] = []
+    if experiment.faults is not None:
+        victims = fault_plan.nodes_of(experiment.faults, experiment, lab, lab_name)
+        faults = fault_plan.plan(experiment.faults, experiment, victims)
+    coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"), origin=origin, dead=dead)
+    crew = Crew(lab, lab_name, fault_plan.kills(faults))
+    with contextlib.ExitStack() as stack:
+        stack.callback(coordinator.close)
+        stack.callback(crew.stop)
+        through = _rehearse(experiment, faults, coordinator, crew, stack)
         coordinator.check_disk()
         endpoint = f"tcp://{lab.coordinator.host}:{coordinator.port}"
         local = [name for name in coordinator.state.nodes if lab.node[name].local]
         # started at the same time as the air, because most of a start is loading libraries
         for name in local:
-            crew.start_node(name, endpoint)
+            crew.start_node(name, through("control", name, endpoint))
         world = crew.start_world()
         if driver is not None and world is not None and experiment.scene.uma is not None:
             # The channel model's library loads slowly, so this comes before the nodes join, which wait only so long.
             who, e = load_identity(lab, "coordinator"), experiment
             driver.reset(world, who, e.scene, e.radio, e.seed, _LIBRARY_S)
+        airs = {name: None if world is None else through("air", name, world) for name in local}
         for name in local:
-            crew.tell_node(name, world)
+            crew.tell_node(name, airs[name])
         on_coordinator(coordinator, crew)
 
         def ended() -> list[ProcessEnded]:
@@ -390,12 +415,37 @@ def run(
             out = []
             for name, detail in crew.gone():
                 node = coordinator.state.nodes.get(name)
-                joined = node is not None and node.incarnation != ""
-                again = joined and not coordinator.is_ending and crew.restart_node(name, endpoint, world)
+                # one that ends by itself before it has greeted would do so again
+                joined = node is not None and (node.incarnation != "" or crew.was_killed(name))
+                again = (
+                    joined
+                    and not coordinator.is_ending
+                    and crew.restart_node(name, through("control", name, endpoint), airs[name])
+                )
                 out.append(ProcessEnded(name, detail + ("; it is restarted" if again else ""), is_final=not again))
             return out
 
         return coordinator.run(world, ended, progress, lambda: _collect_iq(lab, coordinator.run_name, folder))
-    finally:
-        crew.stop()
-        coordinator.close()
+
+
+def _rehearse(
+    experiment: Experiment, faults: Sequence[Fault], coordinator: Coordinator, crew: Crew, stack: contextlib.ExitStack
+) -> Callable[[str, str, str], str]:
+    """Prepare the faults of an experiment that has some; returns how a node gets to an address over a link."""
+    if experiment.faults is None:
+        return lambda link, node, endpoint: endpoint
+    from testbed.lab.rehearsal import Rehearsal
+
+    seed = experiment.seed if experiment.faults.seed is None else experiment.faults.seed
+    faults = [fault for fault in faults if fault.round >= coordinator.state.probed]  # of a run that is resumed
+    made = stack.enter_context(
+        Rehearsal(experiment.faults, faults, seed, coordinator.lab.curve, crew.process, coordinator.record)
+    )
+    coordinator.on_round = made.until
+    victims = experiment.faults.nodes or list(coordinator.state.nodes)
+
+    def through(link: str, node: str, endpoint: str) -> str:
+        return made.through(link, node, endpoint) if node in victims else endpoint
+
+    coordinator.way_to_discussion = lambda node, endpoint: through("discussion", node, endpoint)
+    return through

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from testbed import config
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import InputError
-from testbed.lab import processes
+from testbed.lab import fault_plan, processes
 from testbed.nodes import floors
 
 if TYPE_CHECKING:
+    from testbed.coordinator.past import Origin
     from testbed.coordinator.server import Coordinator, Outcome, Progress
     from testbed.lab.processes import Crew
+    from testbed.records.recorded import RecordedRun
 
 log = logging.getLogger(__name__)
 
@@ -49,17 +52,89 @@ def check_world(plan: Experiment, place: Lab, lab: str) -> None:
     if not place.curve:
         what = "only the discussion is authenticated" if place.wegman_carter else "keys are for experiments only"
         log.warning("%s: curve = false: links here are not authenticated; %s", lab, what)
+    if plan.faults is not None:
+        fault_plan.nodes_of(plan.faults, plan, place, lab)
     if plan.surface.policy != "none" and place.by_role("ris") is None:
         raise InputError(f"{lab}: the experiment moves a surface, but no node has role = 'ris'")
 
 
+def origin_of(command: str, experiment: str, lab: str) -> Origin:
+    """Return how a run is started, for whoever resumes it from another folder."""
+    from testbed.coordinator.past import Origin
+
+    return Origin(command, *(str(Path(x).resolve()) if Path(x).is_file() else x for x in (lab, experiment)))
+
+
+@dataclass(frozen=True, slots=True)
+class Resumable:
+    """A run that died, and what it is resumed with."""
+
+    dead: RecordedRun
+    origin: Origin
+    plan: Experiment
+    lab: str
+    place: Lab
+
+
+def resumable(
+    folder: Path, command: str, experiment: str | None = None, lab: str | None = None, rounds: int | None = None,
+    seed: int | None = None,
+) -> Resumable:  # fmt: skip
+    """Return what resumes the run in `folder`, whose process died.
+
+    Without an experiment or a lab, those of the record are used. Raises InputError where the run is over or is still
+    driven, was started by another command, or where what is given here differs from what it was started with.
+    """
+    from testbed.coordinator.past import origin_of
+    from testbed.records import reader
+
+    run = reader.load(folder)
+    if run.state == "live":
+        raise InputError(f"{folder}: a process is driving this run; accepted: a run whose process died")
+    if run.stop is not None:
+        how = f"{run.stop.exit_status}: {run.stop.reason}" if run.stop.reason else run.stop.exit_status
+        raise InputError(f"{folder}: this run is over ({how}); accepted: a run whose process died")
+    origin = origin_of(run)[0]
+    if origin.command != command:
+        raise InputError(
+            f"{folder}: was started by `testbed {origin.command}`; accepted here: runs that `testbed {command}` started"
+        )
+    source = f"{folder}: the recorded experiment"
+    recorded = config.convert(run.start.experiment, Experiment, source)
+    plan = recorded if experiment is None else plan_of(experiment, rounds, seed)
+    for name, value in (("rounds", rounds), ("seed", seed)):
+        if value is not None and value != getattr(recorded, name):
+            raise InputError(f"{folder}: --{name} {value}: the run was started with {getattr(recorded, name)}")
+    lab = lab or origin.lab
+    place = config.load_lab(lab)
+    for what, then, now in (
+        (experiment or "experiment", msgspec.to_builtins(recorded), msgspec.to_builtins(plan)),
+        (lab, run.start.lab, msgspec.to_builtins(place)),
+    ):
+        if (difference := _first_difference(then, now)) is not None:
+            raise InputError(f"{what}: {difference}; accepted: what the run in {folder} was started with")
+    return Resumable(run, origin, plan, lab, place)
+
+
+def _first_difference(then: Any, now: Any, where: str = "") -> str | None:
+    """Return in which key two plain values differ first, with both values; None where they are equal."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        found = (
+            _first_difference(then.get(key), now.get(key), f"{where}.{key}" if where else key)
+            for key in dict.fromkeys([*then, *now])
+        )
+        return next((x for x in found if x is not None), None)
+    return None if then == now else f"key {where!r}: {now!r}, the run had {then!r}"
+
+
 def run(
-    experiment: str,
-    lab: str = "sim",
+    experiment: str | None = None,
+    lab: str | None = None,
     *,
     rounds: int | None = None,
     seed: int | None = None,
     out: str | Path = "runs",
+    resume: str | Path | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
     on_folder: Callable[[Path], None] = lambda _: None,
     on_coordinator: Callable[[Coordinator, Crew], None] = lambda *_: None,
@@ -67,19 +142,32 @@ def run(
     """Run an experiment on a lab, both by path or bundled name, and return its outcome: folder, summary, status.
 
     Starts the lab's local daemons, drives all rounds, distils keys and writes the run's folder under `out`; `rounds`
-    and `seed` replace the file's. `progress` is called with the progress, `on_folder` with the folder before anything
-    starts, `on_coordinator` with the coordinator once everything has started.
+    and `seed` replace the file's; the lab is `sim` where none is given. `resume`: the folder of a run whose process
+    died, which goes on with its next round; experiment and lab are then those of its record. `progress` is called with
+    the progress, `on_folder` with the folder before anything starts, `on_coordinator` with the coordinator once
+    everything has started.
 
     Example: `testbed.run("static_room", rounds=200).summary["key_bits"]`
 
-    Raises InputError for bad input, TestbedError where the run cannot start; a run that fails says so in `status`.
+    Raises InputError for bad input, TestbedError where the run cannot start; a run that fails reports it in `status`.
     """
-    plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
+    dead, origin, folder = None, None, None
+    if resume is not None:
+        folder = Path(resume)
+        found = resumable(folder, "run", experiment, lab, rounds, seed)
+        dead, origin, plan, lab, place = found.dead, found.origin, found.plan, found.lab, found.place
+        experiment = origin.experiment
+    elif experiment is None:
+        raise InputError("no experiment is given; accepted: an experiment file, a bundled name, or --resume RUN")
+    else:
+        lab = lab or "sim"
+        plan, place = plan_of(experiment, rounds, seed), config.load_lab(lab)
     config.check_run(plan, experiment, place)
     check_world(plan, place, lab)
     config.check_drivers(place, lab)
     processes.make_lab_folder(place)
-    folder = processes.new_run_folder(Path(out), Path(experiment).stem)
+    if folder is None:
+        folder, origin = processes.new_run_folder(Path(out), Path(experiment).stem), origin_of("run", experiment, lab)
     with processes.unless_empty(folder):
         on_folder(folder)
-        return processes.run(plan, place, lab, folder, progress, on_coordinator)
+        return processes.run(plan, place, lab, folder, progress, on_coordinator, origin, dead)

@@ -10,6 +10,8 @@ import json
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 
@@ -29,8 +31,16 @@ def told() -> dict[str, Any]:
     return found
 
 
-def watch_parent() -> None:
-    """Leave the process when standard input closes."""
+GRACE_S = 5.0
+"""How long a daemon whose starter has died may take to leave in order."""
+
+
+def watch_parent(before_the_end: Callable[[], object] = lambda: None) -> None:
+    """Leave the process when standard input closes: in order, and where that takes too long, all the same.
+
+    A long computation does not look at signals. `before_the_end` is called then, from a thread of its own, to silence
+    what must not go on alone.
+    """
 
     def wait() -> None:
         try:
@@ -39,5 +49,10 @@ def watch_parent() -> None:
                 pass
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_S)
+        try:
+            before_the_end()
+        finally:
+            os._exit(1)
 
     threading.Thread(target=wait, name="parent", daemon=True).start()

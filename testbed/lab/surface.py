@@ -34,8 +34,8 @@ _GLYPHS = {1: "·█", 2: "·░▓█"}
 
 
 def picture(pattern: SurfacePattern) -> str:
-    """Return rows of text, two characters an element, element 1 top left: darker is a larger phase (from 3 bits on, the
-    level's number).
+    """Return rows of text, two characters per element, element 1 top left. A darker character means a larger phase;
+    with 3 bits or more, the level is printed as a number.
     """
     glyphs = _GLYPHS.get(pattern.phase_bits)
     if glyphs is None:
@@ -99,7 +99,7 @@ def _size_given(lab: Lab, node: str) -> tuple[int, int, int] | None:
     except InputError:  # a missing option is reported when the board is opened
         return None
     size = kind.size_given({**emulated, **lab.node[node].options})
-    # … and so is a size that no board can have
+    # a size that no board can have is reported then, too
     return None if size is None or not all(1 <= n <= most for n, most in zip(size, _LARGEST, strict=True)) else size
 
 
@@ -143,9 +143,9 @@ def plan(
     experiment: Experiment, name: str, lab: Lab, method: str, objective: str, probes: int, start: str,
     model: str = "none",
 ) -> Experiment:  # fmt: skip
-    """Return the experiment whose surface searches: its rounds are the budget; it ends with the search, makes no key.
+    """Return the experiment of a search: it has `experiment.rounds` rounds, ends with the search, and makes no key.
 
-    `model`: use of the pattern computed from the scene's geometry: the search's start, or its answer (`ClosedLoop`).
+    `model`: how the pattern from the scene's geometry is used: as the search's start or as its result (`ClosedLoop`).
     """
     if model not in ("none", "start", "answer"):
         raise InputError(f"--model {model!r}: accepted: start, answer, none")
@@ -223,7 +223,7 @@ def optimise(
         if save is not None:
             try:
                 patterns.save(save, pattern, told)
-            except InputError as exc:  # its folder was there when the search began
+            except InputError as exc:  # the folder was removed during the search
                 raise TestbedError(f"{exc}; the pattern is in {kept}") from exc
             found["saved"] = str(save)
     elif outcome.status == "finished":

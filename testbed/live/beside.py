@@ -17,7 +17,7 @@ from testbed.core.errors import InputError
 
 _END_S = 5.0
 _NICE = 5
-"""The page gives way to the run where both want the same processor."""
+"""Lower priority of the page's process, so that the run has precedence on a shared processor."""
 
 
 class Beside:

@@ -1,4 +1,4 @@
-"""What is shown of a run, grown from its journal: bounded in memory however long the run is.
+"""The data that are shown of a run, read from its journal step by step: bounded in memory for runs of any length.
 
 Rounds are gathered into windows, each of which is one point of every curve; where there are too many windows, pairs of
 them are joined. It reads only what is committed and never holds the journal open, so it does not slow the run.

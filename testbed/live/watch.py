@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from testbed.core.gate import printable
 from testbed.live.feed import Feed
 
 LINE_S = 5.0
@@ -51,8 +52,9 @@ def table(told: dict[str, Any]) -> Any:
     flow = told["flow"]
     bits = ", ".join(f"{name} {n}" for name, n in flow.items()) or "no block yet"
     nodes = ", ".join(f"{n['name']} {n['state']}" for n in told["nodes"]) or "none yet"
-    events = [Text(f"{e['time'][11:19]} {e['kind']} {e['text']}"[:160], style="dim") for e in told["events"][-5:]]
-    head = Text(told["title"], style="bold"), Text(line(told))
+    said = [printable(f"{e['time'][11:19]} {e['kind']} {e['text']}", 160) for e in told["events"][-5:]]  # nodes' words
+    events = [Text(text, style="dim") for text in said]
+    head = Text(printable(told["title"]), style="bold"), Text(printable(line(told), 1000))
     return Group(*head, links, Text(f"bits: {bits}"), Text(f"nodes: {nodes}"), *events)
 
 

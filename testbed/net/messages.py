@@ -80,7 +80,7 @@ class Hello(_Body, frozen=True):
     pid: Tally
     discussion_port: Port = 0
     transcript_port: Port = 0
-    """Of Alice's node: the port of her link to Bob, and the port at which everybody can read the public discussion."""
+    """Of Alice's node: the port of her link to Bob, and the port at which all nodes can read the public discussion."""
     timed: bool = True
     turnaround_s: Delay = 0.0
     """The turn-around time that the driver states."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 import uuid
 from collections import Counter, OrderedDict
 from typing import Any
@@ -26,7 +27,7 @@ from testbed.net.session import Session
 
 log = logging.getLogger("testbed.net")
 
-# ZMTP heartbeats run in libzmq's own thread: they notice a vanished peer even while Python is busy or stopped.
+# ZMTP heartbeats run in libzmq's own thread: they detect a vanished peer even while Python is busy or stopped.
 _ZMTP_HEARTBEAT_MS = 1000
 _ZMTP_TIMEOUT_MS = 5000
 
@@ -37,6 +38,8 @@ _QUEUED = 1000
 """Messages that may wait on a connection, in either direction; a peer that sends faster is slowed down by TCP."""
 _QUEUED_PUBLIC = 1 << 16
 """The same for a discussion: listeners that are slow for a block's time do not lose any message."""
+_RENEW_S = 2.0
+"""Silence of a coordinator, which answers twice a second, after which a node connects anew."""
 MAX_EARLY = 64
 """Most messages that Alice may have for Bob before he is connected: the first one of a block or two."""
 _ROUTES_A_NAME = 4
@@ -86,7 +89,7 @@ class Wire:
         self._authenticator = start_authenticator(self.context, identity)
         self.watched: list[tuple[Any, Any]] = []
         """Sockets whose handshakes are watched, and the sockets that receive their events: libzmq's own thread would
-        block for ever without a reader, so both live as long as this object."""
+        block without end without a reader, so both live as long as this object."""
 
     def socket(
         self, kind: int, server: str | None = None, most_bytes: int = m.MAX_MESSAGE_BYTES, queued: int = _QUEUED
@@ -132,7 +135,7 @@ class Handshakes:
         self.refused_key = 0
         """The server does not know the client's key."""
         self.not_understood = 0
-        """The client used another key of the server, or is no ZeroMQ peer at all; also a connection that broke."""
+        """In a row: the client used another key of the server, or is no ZeroMQ peer; also a connection that broke."""
 
     def look(self) -> None:
         """Count what has happened since the last look."""
@@ -140,6 +143,7 @@ class Handshakes:
             event = parse_monitor_message(self._events.recv_multipart())["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self.succeeded += 1
+                self.not_understood = 0  # those before were lines that broke
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self.refused_key += 1
             else:
@@ -147,7 +151,7 @@ class Handshakes:
 
 
 class Hub:
-    """The coordinator's end: one ROUTER for everybody."""
+    """The coordinator's end: one ROUTER for all nodes."""
 
     def __init__(self, wire: Wire, host: str, port: int) -> None:
         self._wire = wire
@@ -313,7 +317,7 @@ class Hub:
                 raise
             self.refused["unreachable"] += 1
             del self._routes[name, to_pulse]
-            if not to_pulse:
+            if not to_pulse and name not in self._unreachable:
                 self._unreachable.add(name)
                 self._changes.append((name, False))
 
@@ -328,12 +332,20 @@ class Link:
         self.name, self._incarnation = name, incarnation
         self.socket = wire.socket(zmq.DEALER, "coordinator")
         self.handshakes = Handshakes(wire, self.socket) if self.is_watched else None
+        self._endpoint = endpoint
         self.socket.connect(endpoint)
+        self.heard_s = time.monotonic()
+        """When the coordinator was heard last, or the connection was made anew."""
         self.run = ""
         self.refused: Counter[str] = Counter()
         self._session = Session("")
         self._answered: int | None = None
         """The number of the coordinator's next order, by its latest `Pulse`."""
+
+    @property
+    def met(self) -> str:
+        """Incarnation of the coordinator that was heard last, '' before any was."""
+        return self._session.incarnation
 
     def waiting(self) -> bool:
         """Return whether a message can be received without waiting; costs a third of a poll."""
@@ -349,6 +361,7 @@ class Link:
         if not isinstance(body, m.TO_NODES):
             self.refused["direction"] += 1
             return None
+        self.heard_s = time.monotonic()
         if header.incarnation != self._session.incarnation:
             self._meet(header.incarnation)
         self._session.acknowledged(header.seen)
@@ -377,6 +390,19 @@ class Link:
             self.refused["queue_full"] += 1
             return
         self._transmit(number, body, parent)
+
+    def renew_if_silent(self) -> None:
+        """Connect anew where nothing was heard for so long that the connection may be dead.
+
+        libzmq reconnects by itself where a connection closes, but never again after a frame that broke the protocol.
+        """
+        now_s = time.monotonic()
+        if now_s - self.heard_s < _RENEW_S:
+            return
+        self.heard_s = now_s
+        with contextlib.suppress(zmq.ZMQError):  # it has none any more
+            self.socket.disconnect(self._endpoint)
+        self.socket.connect(self._endpoint)
 
     def say_here(self) -> None:
         """Send the coordinator this end's state of the session; to be called from time to time."""

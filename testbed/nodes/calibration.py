@@ -56,7 +56,7 @@ class Calibration(Struct, frozen=True, kw_only=True):
     settings: dict[str, float]
     """Carrier, rate and gains as the device accepted them."""
     virtual: bool
-    """Measured on simulated air whose time stands still while the host works."""
+    """Measured on simulated air whose time does not pass while the host works."""
     dc_offset_dbfs: float | None = None
     noise_dbfs: float | None = None
     """Total noise power over the band, without a transmission and without the DC offset."""
@@ -92,7 +92,7 @@ def read(state_dir: Path, identity: dict[str, Any]) -> Calibration | None:
         log.warning("%s: not used: %s; run `testbed doctor` again", path, exc)
         return None
     if found.serial != identity.get("serial", ""):
-        log.warning("%s: not used: it is of the device with serial number %r", path, found.serial)
+        log.warning("%s: not used: it belongs to the device with serial number %r", path, found.serial)
         return None
     return found
 

@@ -7,20 +7,22 @@ from collections import deque
 import numpy as np
 
 _LOOKED_AT = 8
-"""Frames whose median says where the carrier is: one wrong estimate must not tune a radio."""
+"""Number of frames whose median gives the carrier offset: one wrong estimate must not retune a radio."""
 _SHARE = 0.5
-"""Of the estimator's range, beyond which the radio is tuned anew."""
+"""Share of the estimator's range beyond which the radio is retuned."""
 MOST_PPM = 200.0
-"""No crystal is further off: larger offsets are wrong estimates, or another device's signal."""
+"""Larger offsets than any crystal's: these are wrong estimates, or another device's signal."""
 
 
 class CarrierTracker:
-    """Offsets of Alice's carrier as this node hears it. Everybody follows her, and she follows nobody: two radios that
-    followed one another would chase each other.
+    """Offsets of Alice's carrier at this node. Every node follows Alice and she follows none, because two radios that
+    followed each other would not settle.
     """
 
     def __init__(self, carrier_hz: float, range_hz: float, correction_ppm: float) -> None:
-        """`range_hz`: within which frames are found, either way; `correction_ppm`: what the radio takes out now."""
+        """`range_hz`: largest offset, either way, at which frames are found; `correction_ppm`: the radio's present
+        correction.
+        """
         self._carrier_hz, self._range_hz = carrier_hz, range_hz
         self.correction_ppm = correction_ppm
         self._offsets_hz: deque[float] = deque(maxlen=_LOOKED_AT)
@@ -30,13 +32,13 @@ class CarrierTracker:
         self._offsets_hz.append(cfo_hz)
 
     def wanted_ppm(self) -> float | None:
-        """Return the correction that the radio should have, once; None while the present one serves."""
+        """Return a new correction for the radio, once; None as long as the present one suffices."""
         if len(self._offsets_hz) < _LOOKED_AT:
             return None
         off_hz = float(np.median(self._offsets_hz))
         if abs(off_hz) <= _SHARE * self._range_hz:
             return None
-        # hers is above this radio's by so much: this crystal is slower than was assumed
+        # her carrier is higher by this offset: this crystal is slower than assumed
         wanted = self.correction_ppm - 1e6 * off_hz / self._carrier_hz
         self._offsets_hz.clear()
         if abs(wanted) > MOST_PPM:

@@ -1,7 +1,7 @@
-"""What a radio's own chains do to a signal, as `testbed doctor --cable` measured it, and what a node does about it.
+"""A radio's own transmit and receive responses, as measured by `testbed doctor --cable`, and their correction.
 
 With transmit response T and receive response R of each end, Alice measures T_B·H·R_A and Bob T_A·H·R_B of one channel
-H. Multiplied by their own T/R both have T_A·T_B·H: each end needs nothing but its own device's ratio, which is stored
+H. Multiplied by their own T/R both have T_A·T_B·H: each end needs only its own device's ratio, which is stored
 with the device's serial number, the carrier and the sample rate.
 """
 
@@ -21,11 +21,13 @@ from testbed.core.whole import write_whole
 
 _FILE = "cable.json"
 _SAME_HZ = 1e3
-"""Carriers and rates that differ by less are one."""
+"""Carriers and rates that differ by less count as equal."""
 
 
 class ChainResponse(Struct, frozen=True, kw_only=True):
-    """Of one device at one carrier and rate. Levels and phases over frequency have mean 0 and no slope of phase."""
+    """The responses of one device at one carrier and rate. Levels and phases have mean 0 over frequency, and phases no
+    slope.
+    """
 
     serial: str
     carrier_hz: float
@@ -33,28 +35,28 @@ class ChainResponse(Struct, frozen=True, kw_only=True):
     measured_at: str
     """UTC, ISO 8601."""
     subcarrier_hz: list[float]
-    """Offsets from the carrier at which the rest is known, ascending."""
+    """Offsets from the carrier at which the other fields are given, ascending."""
     rx_db: list[float]
     rx_rad: list[float]
     rx_level_db: float
     """Mean level relative to the other devices' at the gain of the lab file."""
     tx_db: list[float] = []
-    """Empty where this device did not send."""
+    """Empty if this device did not transmit."""
     tx_rad: list[float] = []
     tx_level_db: float | None = None
     rx_delay_s: float | None = None
-    """Half of the cable's delay included; None where samples cannot be timed."""
+    """Includes half of the cable's delay; None where samples cannot be timed."""
     tx_delay_s: float | None = None
 
     def ratio(self, subcarrier_hz: F64) -> C64:
-        """Return (subcarrier,) T/R by straight lines between what was measured; beyond its ends, the last value."""
+        """Return (subcarrier,) T/R linearly interpolated between the measured offsets; beyond them, the last value."""
         db = np.interp(subcarrier_hz, self.subcarrier_hz, np.subtract(self.tx_db, self.rx_db))
         rad = np.interp(subcarrier_hz, self.subcarrier_hz, np.subtract(self.tx_rad, self.rx_rad))
         return (10.0 ** (db / 20.0) * np.exp(1j * rad)).astype(np.complex64)
 
 
 def write(state_dir: Path, response: ChainResponse) -> Path:
-    """Keep a response in place of an earlier one of the same device, carrier and rate."""
+    """Store a response, replacing an earlier one of the same device, carrier and rate."""
     path = state_dir / _FILE
     others = [r for r in _read(path) if not _fits(r, response.serial, response.carrier_hz, response.sample_rate_hz)]
     content = msgspec.json.format(msgspec.json.encode([*others, response]), indent=1)
@@ -63,14 +65,14 @@ def write(state_dir: Path, response: ChainResponse) -> Path:
 
 
 def find(state_dir: Path, identity: dict[str, Any], carrier_hz: float, sample_rate_hz: float) -> ChainResponse:
-    """Return what was measured of the device with this identity; raises InputError where nothing was."""
+    """Return the response of the device with this identity; raises InputError if there is none."""
     serial = str(identity.get("serial") or "")
     for response in _read(state_dir / _FILE):
         if _fits(response, serial, carrier_hz, sample_rate_hz) and response.tx_db:
             return response
     raise InputError(
-        f"calibrated = true, but no cable was measured of the device with serial number {serial!r} at "
-        f"{carrier_hz / 1e6:g} MHz and {sample_rate_hz / 1e6:g} MS/s: `testbed doctor --cable --experiment E` does it"
+        f"calibrated = true, but there is no measurement over a cable for the device with serial number {serial!r} at "
+        f"{carrier_hz / 1e6:g} MHz and {sample_rate_hz / 1e6:g} MS/s: run `testbed doctor --cable --experiment E`"
     )
 
 
@@ -90,4 +92,6 @@ def _read(path: Path) -> list[ChainResponse]:
     except FileNotFoundError:
         return []
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as exc:
-        raise InputError(f"{path}: {exc}; accepted: what `testbed doctor --cable` writes; delete it") from exc
+        raise InputError(
+            f"{path}: {exc}; accepted: a file written by `testbed doctor --cable`; delete this one"
+        ) from exc

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import threading
 import time
 from collections import deque
@@ -22,7 +23,7 @@ import zmq
 
 from testbed import __version__
 from testbed.config.devices import open_device
-from testbed.core import seeds
+from testbed.core import logs, seeds
 from testbed.core.config import Lab, NodePlace
 from testbed.core.errors import DeviceError, InputError, TestbedError
 from testbed.core.gate import is_identifier, printable
@@ -35,7 +36,7 @@ from testbed.core.whole import write_whole
 from testbed.core.world import DriverContext
 from testbed.net import messages as m
 from testbed.net import transport
-from testbed.nodes import calibration
+from testbed.nodes import calibration, known
 from testbed.nodes import events as e
 from testbed.nodes.device_thread import DeviceThread
 from testbed.nodes.operations import BoardWork, Capture, RadioWork, life_of
@@ -49,6 +50,10 @@ _LOCK_S = 0.05
 """How long a halt waits for the device: one in the middle of a train is silenced beside it."""
 MANY_HANDSHAKES = 5
 """Handshakes in a row that failed, after which a wrong key is suspected."""
+_SAID_AFTER_S = 2.0
+"""A node that nobody has welcomed by then says what it waits for."""
+COORDINATOR_SILENT = 3
+"""Exit status of a node that heard nothing of its coordinator for too long."""
 MAX_TROUBLE = 20
 """Messages that this node could not handle, after which it gives up, because the cause will not go away."""
 
@@ -67,6 +72,7 @@ class _Pulse(threading.Thread):
         try:
             while not self._over.is_set():
                 if self._node.welcomed:
+                    link.renew_if_silent()
                     link.send(m.Heartbeat(state=self._node.state.name))
                 deadline = time.monotonic() + self._period_s
                 while not self._over.is_set() and (left := deadline - time.monotonic()) > 0:
@@ -91,6 +97,7 @@ class NodeDaemon:
         self, lab: Lab, name: str, coordinator: str, world: str | None, identity: Identity | None, state_dir: Path
     ) -> None:
         self.name = name
+        logs.about(node=name)
         self.place: NodePlace = lab.node[name]
         self.lab = lab
         self.role = self.place.role
@@ -104,11 +111,22 @@ class NodeDaemon:
         self._machine = handler_of(self.state)
         self._trouble = 0
         self.welcomed = False
+        self.stays = False
+        """It waits for a coordinator as long as it takes."""
+        self.interrupted = False
+        """A signal asked for the end."""
+        self.say: Callable[[str], None] = lambda _: None
+        self._welcomed_by = ""
+        """Incarnation of the coordinator whose run this node is part of."""
+        self._waits_for = f"the coordinator at {coordinator}"
+        self._began_s = time.monotonic()
         self._lost_after_s = lab.coordinator.join_timeout_s
         self._next_word_s = 0.0
         self._key_trouble = ""
         """The handshakes' reason why there is no connection to the coordinator."""
         self._state_dir = state_dir
+        self._recalled = ""
+        """The run whose past this process of Alice's node has looked for."""
         self._device_lock = threading.Lock()
         self._halted = threading.Event()
         self._exit: e.Exit | None = None
@@ -155,7 +173,6 @@ class NodeDaemon:
     def run(self) -> int:
         """Serve until ordered to finish, or the coordinator is silent for too long. Returns the exit status."""
         self._pulse.start()
-        self._thread.start()
         try:
             self._greet()
             while self._exit is None:
@@ -166,7 +183,7 @@ class NodeDaemon:
             self._exit = e.Exit(1, str(exc) or repr(exc))
         finally:
             self._close()
-        if self._exit.code:
+        if self._exit.code and not (self.stays and self.refused):  # whoever runs it says that once
             log.error("%s: stopped: %s", self.name, self._exit.reason)
         return self._exit.code
 
@@ -188,14 +205,23 @@ class NodeDaemon:
         if now_s > self._next_word_s:
             if self.welcomed:
                 self._next_word_s = now_s + self.lab.coordinator.heartbeat_s
+                self._link.renew_if_silent()
                 self._link.say_here()  # on the path of the orders, so that a break of it is noticed
             else:
                 self._greet()  # the coordinator may have started after us
         self._look_at_handshakes()
+        self._look_for_coordinator(now_s)
+
+    def _look_for_coordinator(self, now_s: float) -> None:
+        """Leave where the coordinator is silent for too long; one that stays waits for its first run without limit."""
         silent_s = now_s - self._pulse.last_answer_s
-        if silent_s > self._lost_after_s and self._exit is None:
+        if not self.welcomed and self._waits_for and now_s - self._began_s > _SAID_AFTER_S:
+            self.say(f"{self.name}: waiting for {self._waits_for}")
+            self._waits_for = ""
+        waits = self.stays and not self._welcomed_by
+        if silent_s > self._lost_after_s and self._exit is None and not waits:
             why = f"; {self._key_trouble}" if self._key_trouble else ""
-            self._exit = e.Exit(3, f"coordinator silent for {silent_s:.1f} s{why}")
+            self._exit = e.Exit(COORDINATOR_SILENT, f"coordinator silent for {silent_s:.1f} s{why}")
 
     def _look_at_handshakes(self) -> None:
         """Find a wrong key, which looks as if no coordinator were there; a refused key stays refused."""
@@ -215,7 +241,13 @@ class NodeDaemon:
 
     def interrupt(self) -> None:
         """Leave the main loop at its next turn (signal handler); leaving silences the transmitter."""
+        self.interrupted = True
         self._halted.set()
+
+    @property
+    def refused(self) -> str:
+        """Why the coordinator does not want this node, '' where it does."""
+        return self.state.refused
 
     def halt(self) -> None:
         """Silence the transmitter now, from any thread, then leave the main loop."""
@@ -285,10 +317,14 @@ class NodeDaemon:
         if received is None:
             return
         _, body = received
+        if self.welcomed and self._link.met != self._welcomed_by:
+            self.welcomed = False  # a coordinator that was started anew knows nobody
+            self._greet()
         if isinstance(body, (m.Pulse, m.Withdrawn)):
             return  # handled by the link itself
         if isinstance(body, m.Welcome):
-            self.welcomed = True
+            self.welcomed, self._welcomed_by = True, self._link.met
+            logs.about(run=body.run)
             self._captured_life += 1
             self._link.run = body.run
             self._lost_after_s = body.lost_after_s
@@ -298,6 +334,8 @@ class NodeDaemon:
             self.state.orders.blocks.known(body.run, self._kept_blocks())
             if (kept := self._model_path()).is_file():
                 self._take(e.ModelFound(kept.read_bytes()))
+            if self.role == "alice":
+                self._recall()
 
     def _from_discussion(self, public: Any) -> None:
         while public.socket.poll(0):
@@ -313,8 +351,8 @@ class NodeDaemon:
             if isinstance(instruction, e.Operate):
                 done = self._operate(instruction.body)
                 todo.extend(self._handle(done) if done is not None else ())
-            elif isinstance(instruction, e.StoreKey):
-                if (lost := self._store_key(instruction.key)) is not None:  # a key is reported only after it was stored
+            elif isinstance(instruction, (e.StoreKey, e.StoreKnown)):
+                if (lost := self._store(instruction)) is not None:  # what follows is said only after it was stored
                     todo.clear()
                     self._link.send(m.Failed(operation="amplify", state=self.state.name, detail=lost))
             else:
@@ -349,6 +387,9 @@ class NodeDaemon:
         elif self._guest is not None:
             self._guest.send(x.envelope)
 
+    def _store(self, x: e.StoreKey | e.StoreKnown) -> str | None:
+        return self._store_key(x.key) if isinstance(x, e.StoreKey) else self._store_known(x.part)
+
     def _store_key(self, key: Key) -> str | None:
         """Write a verified key into this node's own folder, readable by its owner only; return why it is lost."""
         folder = self._key_folder("rehearsals" if self.state.is_rehearsal else "keys")
@@ -360,6 +401,50 @@ class NodeDaemon:
         except OSError as exc:
             return f"the key of block {key.block} cannot be kept: {path}: {exc.strerror}"
         return None
+
+    def _drop_key(self, x: e.DropKey) -> None:
+        """Delete a key that the other end may not have; one that is not there is what was asked for."""
+        for kind in ("keys", "rehearsals"):
+            path = self._key_folder(kind) / f"block-{x.block:04d}.key"
+            try:
+                path.unlink()
+                log.warning("%s: the key of block %d is deleted: the other end may have none", self.name, x.block)
+            except FileNotFoundError:
+                pass
+            except OSError as exc:
+                log.error("%s: %s: cannot be deleted: %s", self.name, path, exc.strerror)
+
+    def _store_known(self, part: known.Begun | known.Decided) -> str | None:
+        """Keep what others may know of a block; return why that is not possible: then it must not be discussed."""
+        kind = "begun" if isinstance(part, known.Begun) else "decided"
+        path = self._known_folder() / f"block-{part.block:04d}.{kind}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_whole(path, known.encode(part))
+        except OSError as exc:
+            return f"block {part.block} cannot be begun: {path}: {exc.strerror}"
+        return None
+
+    def _recall(self) -> None:
+        """Give the state machine what an earlier life kept of this run; a first life leaves its mark."""
+        folder = self._known_folder()
+        first_welcome, self._recalled = folder.name != self._recalled, folder.name
+        try:
+            if folder.is_dir() and first_welcome:
+                paths = [p for p in sorted(folder.iterdir()) if p.suffix in (".begun", ".decided")]
+                past = known.Past.of(known.decode(p.read_bytes()) for p in paths)
+                highest = max((part.block for part in past.begun), default=-1)
+                self.state.orders.blocks.known(self.state.run, max(highest, self._kept_blocks()))
+                self._take(e.PastFound(past))
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except (OSError, ValueError) as exc:  # it then counts as one that knows nothing of earlier blocks
+            log.error("%s: %s: what was kept of this run cannot be used: %s", self.name, folder, exc)
+
+    def _forget_known(self, x: e.ForgetKnown) -> None:
+        shutil.rmtree(self._known_folder(), ignore_errors=True)
+
+    def _known_folder(self) -> Path:
+        return self._state_dir / "known" / self._run_name()
 
     def _key_folder(self, kind: str) -> Path:
         return self._state_dir / kind / self._run_name()
@@ -380,7 +465,7 @@ class NodeDaemon:
         return max((int(n) for n in numbers if n.isdecimal()), default=-1)
 
     def _store_pool(self, x: e.StorePool) -> None:
-        """Write what is left of the pool; raises TestbedError, which ends this node, before a used pad is sent."""
+        """Write the remaining pads; raises TestbedError, which ends this node before a tag with a used pad is sent."""
         assert self._pool_file is not None
         self._pool_file.write(x.pool)
 
@@ -480,6 +565,7 @@ class NodeDaemon:
 
     def _probe(self, body: m.Probe) -> e.Event:
         """Capture and estimate at once, where the next train depends on what this one tells."""
+        logs.about(round=body.round)
         work = self._radio_work()
         return self._estimate(body, work.capture(work.expect(body)))
 
@@ -512,6 +598,8 @@ _OPERATIONS: Mapping[type, Callable[[NodeDaemon, Any], e.Event]] = {
 _DO: Mapping[type, Callable[[NodeDaemon, Any], None]] = {
     e.Report: NodeDaemon._report,
     e.Publish: NodeDaemon._publish,
+    e.DropKey: NodeDaemon._drop_key,
+    e.ForgetKnown: NodeDaemon._forget_known,
     e.StorePool: NodeDaemon._store_pool,
     e.StoreModel: NodeDaemon._store_model,
     e.Silence: NodeDaemon._silence,

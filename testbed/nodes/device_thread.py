@@ -41,7 +41,7 @@ class DeviceThread(threading.Thread):
             except OSError:  # full: it is readable already; or closed
                 pass
 
-        self._work.put(carry_out)
+        self._give(carry_out)
 
     def take(self) -> list[tuple[Any, Any]]:
         """Return (tag, result or exception) of all begun work that is over, oldest first, without waiting."""
@@ -55,11 +55,16 @@ class DeviceThread(threading.Thread):
     def do(self, work: Callable[[], T]) -> T:
         """Have something done, wait for it, and return its result; raises what it raises."""
         over: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._work.put(lambda: over.put(_outcome(work)))
+        self._give(lambda: over.put(_outcome(work)))
         result = over.get()
         if isinstance(result, BaseException):
             raise result
         return result
+
+    def _give(self, work: Callable[[], None]) -> None:
+        if self.ident is None:
+            self.start()
+        self._work.put(work)
 
     def end(self, within_s: float) -> None:
         """Stop once the work that was given is over, and wait so long for it."""

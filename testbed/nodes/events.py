@@ -7,6 +7,7 @@ from typing import Any
 
 from testbed.core.types import CsiFrame, Key
 from testbed.net import messages as m
+from testbed.nodes.known import Begun, Decided, Past
 
 # ---------------------------------------------------------------- events
 
@@ -30,6 +31,13 @@ class ModelFound:
     """The node's folder holds a model of the run that it was just welcomed to: it was trained before a restart."""
 
     model: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PastFound:
+    """The node's folder holds what an earlier life of Alice's kept of the run that she was just welcomed to."""
+
+    past: Past
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,25 @@ class StoreKey:
 
 
 @dataclass(frozen=True, slots=True)
+class DropKey:
+    """Delete the key of a block where one is kept: the other end has none, or none that is known of."""
+
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreKnown:
+    """Keep this for a restart within this run, before anything that follows in the list is said."""
+
+    part: Begun | Decided
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetKnown:
+    """Delete what was kept of this run: it is over."""
+
+
+@dataclass(frozen=True, slots=True)
 class StorePool:
     """Write what is left of the node's pool of one-time authentication before any later instruction is carried out."""
 
@@ -124,8 +151,10 @@ class Exit:
     reason: str
 
 
-Event = Received | Discussed | ModelFound | ProbeDone | DeviceDone | DeviceFault | Tick
-Instruction = Report | Publish | Operate | StoreKey | StorePool | StoreModel | Silence | Exit
+Event = Received | Discussed | ModelFound | PastFound | ProbeDone | DeviceDone | DeviceFault | Tick
+Instruction = (
+    Report | Publish | Operate | StoreKey | DropKey | StoreKnown | ForgetKnown | StorePool | StoreModel | Silence | Exit
+)
 
 
 class OrderRefused(Exception):

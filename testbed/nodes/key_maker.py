@@ -29,7 +29,18 @@ from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceReco
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import CsiSeries, Key
 from testbed.net import messages as m
-from testbed.nodes.events import Instruction, OrderRefused, Publish, Report, StoreKey, StoreModel, StorePool
+from testbed.nodes import known
+from testbed.nodes.events import (
+    DropKey,
+    Instruction,
+    OrderRefused,
+    Publish,
+    Report,
+    StoreKey,
+    StoreKnown,
+    StoreModel,
+    StorePool,
+)
 from testbed.nodes.measured import MeasuredCsi
 from testbed.nodes.setup import NO_POOL, Setup
 
@@ -67,9 +78,9 @@ class KeyMaker(Deadlines):
         self._knowledge = Knowledge()
         """Alice: what others may know of this run's strings."""
         self._first: int | None = None
-        """The first block of this run that this process of the node began."""
+        """The first block of this run that is known of here; earlier ones were begun by a life that kept nothing."""
         self._spent_bits = 0
-        """Of the pool, before the present amplification."""
+        """Bits of the pool before the present amplification."""
 
     @property
     def is_busy(self) -> bool:
@@ -86,6 +97,19 @@ class KeyMaker(Deadlines):
         if not same_run:
             self._told, self._knowledge, self._first = [], Knowledge(), None
         self.block = -1
+
+    def recall(self, past: known.Past) -> None:
+        """Take what an earlier life of this node has kept of the run, where this one has begun nothing of it yet.
+
+        All of it counts as known to everybody: what was published of it was published.
+        """
+        if self._first is not None or self._node_role != "alice":
+            return
+        self._first = past.first
+        self._told = [(f"block {part.block}", part.series) for part in past.begun]
+        for part in past.decided:
+            self._knowledge.add_heard(part.heard)
+        self._setup.has_spent(part.block for part in past.decided)
 
     # -- orders
 
@@ -109,7 +133,8 @@ class KeyMaker(Deadlines):
         self._story.add("block begun", rounds=body.rounds, block=body.block, purpose=body.purpose)
         start = chain.train if self._is_training else chain.agree
         dialogue = start(self._side, series, body.block, self._setup.seed)
-        return self._begin(body.block, "agree", Conversation(dialogue), body.timeout_s)
+        keep = [StoreKnown(known.begun(body.block, self._first, series))] if self._side == "alice" else []
+        return [*keep, *self._begin(body.block, "agree", Conversation(dialogue), body.timeout_s)]
 
     def start_amplification(self, body: m.Amplify) -> list[Instruction]:
         """Hash the agreed bits to a key; raises OrderRefused."""
@@ -120,7 +145,9 @@ class KeyMaker(Deadlines):
         self._spent_bits = 0 if self._setup.pool is None else self._setup.pool.spent_bits
         decided = self._decide(chain, agreed, body.eve, body.surface) if self._side == "alice" else None
         dialogue = chain.amplify(self._side, agreed, decided, self._setup.seed)
-        return self._begin(body.block, "amplify", Conversation(dialogue), body.timeout_s)
+        heard = body.eve.heard if body.eve is not None and body.eve.block == body.block else ()
+        keep = [StoreKnown(known.Decided(body.block, heard))] if self._side == "alice" else []
+        return [*keep, *self._begin(body.block, "amplify", Conversation(dialogue), body.timeout_s)]
 
     def _decide(
         self, chain: KeyChain, agreed: Agreed, eve: EveReport | None, surface: SurfaceRecord | None
@@ -150,12 +177,12 @@ class KeyMaker(Deadlines):
             self._give_away(agreed)
 
     def _give_away(self, agreed: Agreed | None) -> None:
-        """Count a block as known to everybody: parts of it were published, and its key is in use."""
+        """Count a block as public: parts of it were published, and its key is in use."""
         if self._side == "alice" and agreed is not None and agreed.features is not None:
             self._knowledge.add_features(f"block {agreed.report.block}", agreed.features)
 
     def _give_up(self) -> None:
-        """Count an interrupted discussion's CSI as known to everybody, because it is unknown how much was published."""
+        """Count an interrupted discussion's CSI as public, because it is unknown how much was published."""
         if self._discussed is not None:
             self._told.append((f"block {self.block}", self._discussed))
         self._discussed = None
@@ -172,7 +199,7 @@ class KeyMaker(Deadlines):
         self._told = waiting
 
     def abandon(self, body: m.Abandon) -> list[Instruction]:
-        """Give a block up and delete its bits."""
+        """Give a block up and delete its bits, and its key where there is one already."""
         self._give_away(self._agreed.pop(body.block, None))
         if self.block == body.block:
             self._give_up()
@@ -180,7 +207,7 @@ class KeyMaker(Deadlines):
             # messages of a later block may arrive before this order
             self._early = deque(x for x in self._early if x.block > body.block)
         self._story.add("abandoned", block=body.block, reason=body.reason)
-        return []
+        return [DropKey(body.block)] if self._node_role in ("alice", "bob") else []
 
     # -- the discussion
 
@@ -220,7 +247,7 @@ class KeyMaker(Deadlines):
         return self._strike_off() + [Publish(self._envelope(message), to_peer=True) for message in messages]
 
     def _strike_off(self) -> list[Instruction]:
-        """Have what was taken from the pool struck off on the disk before anything that was made with it is sent."""
+        """Have the used pads removed from the pool's file before a message made with them is sent."""
         pool = self._setup.pool
         if pool is None or pool.is_rehearsal or not pool.changed:
             return []
@@ -318,7 +345,7 @@ class KeyMaker(Deadlines):
 
     @staticmethod
     def _end_without_pool() -> list[Instruction]:
-        """Say that the run cannot go on: nothing is left to authenticate the discussion with."""
+        """Report that the run cannot go on, because no pads are left to authenticate the discussion."""
         return [Report(m.Failed(operation="authenticate", state="ready", detail=NO_POOL))]
 
     def problems(self) -> Iterator[str]:
@@ -336,7 +363,7 @@ class KeyMaker(Deadlines):
 
 
 def _public(defects: dict[str, int]) -> dict[str, int]:
-    """Return what the discussion shows of the CSI's defects anyway: which frames and dimensions are not in the key."""
+    """Return the defects that the discussion reveals anyway: frames and dimensions that are not in the key."""
     return {name: n for name, n in defects.items() if name not in ("filled_values", "level_steps")}
 
 

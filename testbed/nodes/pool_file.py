@@ -1,4 +1,4 @@
-"""A node's pool of one-time authentication on the disk: whole or absent, one process at a time, its owner's only."""
+"""A node's pool of one-time authentication on disk: whole or absent, for one process, readable by its owner only."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from testbed.core.whole import read_whole, write_whole
 
 NAME = "pool.json"
 DEFAULT_BITS = 1 << 16
-"""256 blocks, were no key ever delivered."""
+"""Enough for 256 blocks without any refill."""
 
 
 def make(paths: list[Path], bits: int = DEFAULT_BITS) -> int:
-    """Draw a secret from the operating system's randomness and write it to each path, in the place of what was there.
+    """Draw a secret from the operating system's randomness and write it to each path, replacing any earlier pool.
 
-    Returns how many blocks it authenticates.
+    Returns the number of blocks that it authenticates.
     """
     pool = Pool.of(os.urandom(PAD_BYTES + max(1, bits // (8 * PAIR_BYTES)) * PAIR_BYTES))
     for path in paths:
@@ -28,7 +28,7 @@ def make(paths: list[Path], bits: int = DEFAULT_BITS) -> int:
 
 
 def read(path: Path) -> Pool:
-    """Return the pool in a file; raises InputError, one line, where it is none or others can read it."""
+    """Return the pool in a file; raises InputError in one line if it is invalid or others can read it."""
     try:
         mode, size = path.stat().st_mode & 0o777, path.stat().st_size
         if mode & 0o077:
@@ -43,7 +43,7 @@ def read(path: Path) -> Pool:
 
 
 class PoolFile:
-    """The pool of a node while its process lives: two processes would use the same pads."""
+    """The locked pool of a node's process, since two processes would use the same pads."""
 
     def __init__(self, folder: Path) -> None:
         """Take the lock; raises InputError where another process has it."""
@@ -56,16 +56,16 @@ class PoolFile:
             raise InputError(f"{self.path}: another process is using this pool; wait for it to end") from None
 
     def read(self) -> Pool | None:
-        """Return the pool, None where it was never made; raises InputError."""
+        """Return the pool, None if there is none; raises InputError."""
         return read(self.path) if self.path.exists() else None
 
     def write(self, content: bytes) -> None:
-        """Write what is left; raises TestbedError where it cannot be kept, so that nothing made with it is sent."""
+        """Write the remaining pads; raises TestbedError if that fails: nothing made with the used ones may be sent."""
         try:
             write_whole(self.path, content)
         except OSError as exc:
-            raise TestbedError(f"{self.path}: what was used cannot be struck off: {exc.strerror}") from exc
+            raise TestbedError(f"{self.path}: the used pads cannot be removed: {exc.strerror}") from exc
 
     def close(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         os.close(self._fd)

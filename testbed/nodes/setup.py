@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from testbed.net import messages as m
 from testbed.nodes.events import OrderRefused
 
 NO_POOL = (
-    "wegman_carter: the pool of one-time authentication is used up or was never made; accepted: a new secret for both "
+    "wegman_carter: the pool of one-time authentication is used up or missing; accepted: a new secret for both "
     "ends, see `testbed keys pool`"
 )
 
@@ -28,8 +28,9 @@ class Setup:
     """A node's data of the run, its key chain, and the enhancer's model where one was trained.
 
     `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed is known to
-    everybody, and must not determine which bits are sacrificed or how the key is hashed. `wegman_carter`: the node's
-    own lab file demands one-time authentication of the discussion; `pool` is what it has for it, None: nothing.
+    all parties, and must not determine which bits are sacrificed or how the key is hashed. `wegman_carter`: the node's
+    own lab file demands one-time authentication of the discussion; `pool` contains the pads for that, None if there is
+    none.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Setup:
         self.secret_seed = secret_seed
         self._wegman_carter, self._own_pool = wegman_carter, pool
         self.pool: Pool | None = None
-        """What this run's discussion is authenticated with; None where only the links are."""
+        """The pads that authenticate this run's discussion; None if only the links are authenticated."""
         self.floors = floors if floors is not None else Floors(key_bits=1)
         self._secrets_drawn = 0
         self._decided: set[int] = set()
@@ -77,15 +78,19 @@ class Setup:
             self._fixed = fixed
         except InputError as exc:  # a model file that this machine does not have
             raise OrderRefused(str(exc)) from exc
-        # a model of an earlier life comes without what was said in its training, which a pool's tags are about
+        # a model from before a restart comes without its training's messages, which a pool's tags cover
         if self.model is not None and self.pool is None and isinstance(self.chain.enhance, TrainableEnhancer):
             try:
                 self.chain.enhance.load(self.model)
             except ValueError as exc:
                 raise OrderRefused(f"the stored model of this run cannot be used: {exc}") from exc
 
+    def has_spent(self, blocks: Iterable[int]) -> None:
+        """Take note of blocks of this run that an earlier life of this node spent ε on."""
+        self._decided.update(blocks)
+
     def _pool_for(self, plan: m.Configure) -> Pool | None:
-        """Return the run's pool; raises OrderRefused where one is demanded and there is nothing left of it."""
+        """Return the run's pool; raises OrderRefused if one is demanded and no pad is left."""
         if not self._wegman_carter:
             return None
         if plan.rehearsal:

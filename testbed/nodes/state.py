@@ -25,10 +25,12 @@ from testbed.nodes.events import (
     Discussed,
     Event,
     Exit,
+    ForgetKnown,
     Instruction,
     ModelFound,
     Operate,
     OrderRefused,
+    PastFound,
     ProbeDone,
     Received,
     Report,
@@ -89,6 +91,8 @@ class NodeState:
         self._story = story = Story(clock)
         self._phases = Phases(TRANSITIONS, "greeting", story)
         self._operation: str | None = None
+        self.refused = ""
+        """Why the coordinator does not want this node."""
         self._trains = 0
         """Trains of rounds that the device was ordered and that are not reported."""
         ends = role in ("alice", "bob")
@@ -153,6 +157,9 @@ class NodeState:
                 return self._discussed(envelope)
             case ModelFound(model):
                 self.setup.model = model
+                return []
+            case PastFound(past):
+                self.key_maker.recall(past)
                 return []
             case ProbeDone(reports, csi):
                 return self._measured(reports, csi)
@@ -219,11 +226,13 @@ class NodeState:
 
     def _refused(self, body: m.Refused) -> list[Instruction]:
         self._stop()
+        self.refused = body.reason
         return [Silence(), Exit(1, body.reason)]
 
     def _finished(self, body: m.Finish) -> list[Instruction]:
         self._stop()
-        return [Silence(), Report(m.Stopped(kind=body.kind)), Exit(0, body.kind)]
+        forget = [ForgetKnown()] if self.role == "alice" and self.run else []
+        return [Silence(), *forget, Report(m.Stopped(kind=body.kind)), Exit(0, body.kind)]
 
     def _stop(self) -> None:
         self._phases.enter("stopped")

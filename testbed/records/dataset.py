@@ -29,7 +29,7 @@ _LINK_FIELDS = {
 def open_run(folder: str | Path) -> xarray.Dataset:
     """Return a run's records; the run may be closed, live or killed.
 
-    Dimensions: link ("alice>bob": what bob measured of alice), round, rx and tx antenna, subcarrier; pattern, row and
+    Dimensions: link ("alice>bob": bob's measurements of alice), round, rx and tx antenna, subcarrier; pattern, row and
     column where a surface took part. Coordinates: `t0_s` (s), the coordinator's time of each round; `subcarrier_hz`
     (Hz), offsets from the carrier; `tx` and `rx`, a link's nodes. Variables: `csi` (complex64), `snr_db`, `cfo_hz`,
     `rssi_dbfs`, `time_s` and `surface` by link and round, NaN ('') where a link has no record of a round; `kept` and
@@ -110,7 +110,11 @@ def _table(run: RecordedRun, rounds: Any) -> dict[str, Any]:
     table = run.rounds
     return {
         "kept": ("round", _on(rounds, table.rounds, table.kept, False), {"long_name": "used for a key"}),
-        "reason": ("round", _on(rounds, table.rounds, table.reason, "").astype(str), {"long_name": "why it was not"}),
+        "reason": (
+            "round",
+            _on(rounds, table.rounds, table.reason, "").astype(str),
+            {"long_name": "reason of rejection"},
+        ),
     }
 
 

@@ -20,6 +20,8 @@ ROUNDS = "rounds.h5"
 RUN = "run.json"
 SUMMARY = "summary.json"
 REPORT = "report.html"
+FIGURES = "figures"
+"""Folder of the report's figures."""
 
 _NOT_HASHED = (RUN, REPORT, LOCK)
 """run.json cannot hold its own hash; the report can be made again at any time."""
@@ -54,7 +56,9 @@ def hashes(folder: Path) -> dict[str, str]:
     paths = (p for p in sorted(folder.rglob("*")) if p.is_file())
     names = ((p.relative_to(folder).as_posix(), p) for p in paths)
     return {
-        n: sha512(p) for n, p in names if n not in _NOT_HASHED and not n.startswith(JOURNAL) and p.suffix != ".part"
+        n: sha512(p)
+        for n, p in names
+        if n not in _NOT_HASHED and not n.startswith((JOURNAL, f"{FIGURES}/")) and p.suffix != ".part"
     }
 
 

@@ -1,4 +1,4 @@
-"""`rounds.h5`: a row a round and link. Written once, from the journal; units and axes are attributes.
+"""`rounds.h5`: one row per round and link. Written once, from the journal; units and axes are attributes.
 
 Axes are also HDF5 dimension scales, so that xarray and netCDF4 open a group with its dimensions by name:
 `xarray.open_dataset("rounds.h5", group="links/alice>bob", engine="h5netcdf")`; `testbed.open` puts all links together.
@@ -30,6 +30,9 @@ from testbed.records.recorded import BitsKey, LinkRecord, RoundTable
 
 LINK_UNITS = {"round": "", "time_s": "s", "snr_db": "dB", "cfo_hz": "Hz", "rssi_dbfs": "dBFS", "surface": "", "csi": ""}
 ROUND_UNITS = {"round": "", "kept": "", "reason": "", "surface": "", "t0_s": "s"}
+MOST_SCALED = 1000
+"""Patterns that have their dimensions by name. HDF5 keeps who uses a scale in an attribute of it, of 64 KB at most: a
+run of several thousand patterns could not be closed."""
 CSI_AXES = ["round", "rx antenna", "tx antenna", "subcarrier"]
 
 
@@ -98,12 +101,13 @@ def write(path: Path, journal: JournalReader, start: Start) -> None:
             data[...] = values.astype(object) if values.dtype.kind == "U" else values
         _scale_rounds(group)
         group = f.create_group("patterns", track_order=True)
-        for digest, pattern in journal.patterns().items():
+        for i, (digest, pattern) in enumerate(journal.patterns().items()):
             levels = group.create_dataset(digest, data=pattern.levels)
             levels.attrs.update(
                 {"phase_bits": pattern.phase_bits, "units": "2π/2^phase_bits", "axes": ["row", "column"]}
             )
-            scales.attach(levels, ["row", "column"])
+            if i < MOST_SCALED:
+                scales.attach(levels, ["row", "column"])
         group = f.create_group("bits")
         for (block, node, kind), values in journal.bits().items():
             data = group.create_dataset(f"{block}/{node}/{kind}", data=values)

@@ -1,4 +1,4 @@
-"""Checks that a run's records are consistent: anybody may have written the folder, and a page is made from it.
+"""Checks that a run's records are consistent: the folder may come from any source, and a page is made from it.
 
 `reader` has checked the formats before; here names, shapes, lengths and values are checked that all others rely on.
 """

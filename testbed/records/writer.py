@@ -20,7 +20,7 @@ from testbed.records.documents import Block, Descriptor, Event, Start, Stop
 from testbed.records.recorded import RecordedRun
 
 Summariser = Callable[[RecordedRun], dict[str, Any]]
-"""Makes summary.json from the records, for a run that ended before it was given one."""
+"""Makes summary.json from the records of a run that ended before its summary was made."""
 
 BIT_KINDS = ("raw", "reconciled", "guess", "guess_reconciled")
 """raw: before the sacrifice; guess: Eve's guess of the raw bits. The final key is never recorded."""
@@ -33,25 +33,32 @@ class RunWriter:
     and is read by `reader.load` and turned into lasting files by `recover`.
     """
 
-    def __init__(self, folder: Path, start: Start, summarise: Summariser | None = None) -> None:
+    def __init__(
+        self, folder: Path, start: Start, summarise: Summariser | None = None, past: RecordedRun | None = None
+    ) -> None:
         """Begin a run in `folder`, made where it is missing; raises InputError where it already holds a run.
 
-        `summarise` makes summary.json where the body of the `with` block raises before `close` is given one.
+        `summarise` makes summary.json where the body of the `with` block raises before `close` is given one. `past`:
+        what a dead process's journal in this folder holds; the same record is continued.
         """
         files.private_folder(folder)
-        for name in (files.RUN, files.JOURNAL):
+        for name in (files.RUN, files.JOURNAL) if past is None else ():
             if (folder / name).exists():
                 raise InputError(f"{folder}: already holds a run ({name}); choose another folder")
         self.folder, self.start = folder, start
         self._summarise = summarise
         self._lock = files.Lock(folder)
         with files.on_disk(folder):
-            self._journal = journal.Journal(folder)
+            self._journal = journal.Journal(folder, fresh=past is None)
         self._shapes: dict[str, tuple[int, ...] | None] = {}
         self._events = 0
         self._closed = False
         self._private = start.private
         self._n_subcarriers = None if start.subcarrier_hz is None else len(start.subcarrier_hz)
+        if past is not None:
+            self._events = len(past.events)
+            self._shapes = {n: None if x.csi is None else x.csi.shape[1:] for n, x in past.links.items()}
+            return
         self._journal.document("start", start)
         self._describe("rounds", rounds.round_fields())
 
@@ -134,9 +141,12 @@ class RunWriter:
         """Record the nodes' reports of a block (`documents.Block`, or an equal dict); separate parts are merged."""
         self._journal.document("block", msgspec.convert(block, Block, from_attributes=True))
 
-    def event(self, kind: str, data: dict[str, Any]) -> None:
-        """Record an event (node_joined, node_lost, error, health …); committed at once."""
-        self._journal.document("event", Event(seq=self._events, time=documents.now(), kind=kind, data=data))
+    def event(self, kind: str, data: dict[str, Any], lasting: bool = False) -> None:
+        """Record an event (node_joined, node_lost, error, health …); committed at once.
+
+        `lasting`: it survives a power cut, too, with all that was recorded before.
+        """
+        self._journal.document("event", Event(seq=self._events, time=documents.now(), kind=kind, data=data), lasting)
         self._events += 1
 
     def together(self) -> AbstractContextManager[None]:

@@ -100,7 +100,7 @@ def _csv(path: Path) -> Iterator[ArrayFile]:
         lines = csv.reader(f, delimiter=delimiter)
         rows = [row for row in lines if any(cell.strip() for cell in row) and not row[0].startswith("#")]
     if not rows:
-        raise InputError(f"{path}: empty; accepted: a line of column names, then a line a probe")
+        raise InputError(f"{path}: empty; accepted: a line of column names, then one line per probe")
     header = [cell.strip() for cell in rows[0]]
     if all(_number(cell) is not None for cell in header):
         header = [str(i) for i in range(len(header))]  # without a heading, columns are named by their position
@@ -111,7 +111,7 @@ def _csv(path: Path) -> Iterator[ArrayFile]:
         raise InputError(f"{path}: row {wrong + 1}: {len(rows[wrong])} cells; accepted: as the heading, {len(header)}")
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
-        raise InputError(f"{path}: two columns are called {twice!r}; accepted: a name each")
+        raise InputError(f"{path}: two columns are called {twice!r}; accepted: different names")
     place = {name: i for i, name in enumerate(header)}
     yield ArrayFile(path, dict.fromkeys(header, ""), lambda name: column([r[place[name]] for r in rows]), glob=True)
 

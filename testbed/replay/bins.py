@@ -1,7 +1,7 @@
-"""Brings the subcarriers of all receivers of a recording into Alice's order, where one of them counts otherwise.
+"""Brings the subcarriers of all receivers of a recording into Alice's order if a receiver numbers them differently.
 
-Which order is right shows in the levels, whatever the phases are. That it was found is public, a property of a
-receiver: one decision for a whole recording.
+The right order shows in the levels, independent of phases. The result is public, since it is a property of a receiver:
+there is one decision for a whole recording.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from testbed.replay.sources import Cut
 
 
 def in_order(cut: Cut) -> tuple[Cut, list[Verdict]]:
-    """Return the cut with Bob's and every Eve's bins in Alice's order, and a finding for each receiver that was turned.
+    """Return the cut with Bob's and every Eve's bins in Alice's order, and a verdict for each receiver whose order was
+    changed.
 
     Bins that a shift leaves without a value are NaN.
     """
@@ -49,7 +50,7 @@ def in_order(cut: Cut) -> tuple[Cut, list[Verdict]]:
 
 
 def _eves_order(series: CsiSeries, alice_db: F64, reference_db: F64) -> tuple[Order, float, float] | None:
-    """Return in which order an Eve's bins resemble Alice's or Bob's levels, whichever she is nearer to."""
+    """Return the order in which an Eve's bins best resemble Alice's or Bob's levels."""
     own_db = agreement.level_db(series.h)
     found = [
         f for db in (alice_db, reference_db) if db.shape == own_db.shape and (f := other_order(db, own_db)) is not None
@@ -69,7 +70,7 @@ def _taken(series: CsiSeries, order: Order, like: CsiSeries | None) -> CsiSeries
 
 
 def _conjugated(h: C64, like: CsiSeries, series: CsiSeries) -> C64:
-    """Return h, or its conjugate where that resembles `like` more: I and Q that are exchanged turn the phases round."""
+    """Return h, or its conjugate where that resembles `like` more: exchanged I and Q reverse the phases."""
     if h.shape != like.h.shape:
         return h
     fits = []

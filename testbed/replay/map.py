@@ -1,4 +1,4 @@
-"""Reads anybody's measurements: a small TOML file says which arrays of which files are Alice's, Bob's and Eve's.
+"""Reads measurements in any layout: a small TOML file says which arrays of which files are Alice's, Bob's and Eve's.
 
 `testbed replay FILE --map map.toml`; the tables below are the format. docs/datasets.md has examples.
 """
@@ -38,7 +38,7 @@ _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
 class End(Table):
-    """What one receiver measured of one transmitter."""
+    """One receiver's measurements of one transmitter."""
 
     file: str | None = None
     """Relative to SOURCE, or to its folder where SOURCE is a file; default: SOURCE itself."""
@@ -62,9 +62,9 @@ class End(Table):
     """Receiving antennas used, by number; default: all."""
     tx: list[int] | None = None
     index: str | None = None
-    """Array of sequence numbers, one a probe: the same number at both ends is the same exchange."""
+    """Array of sequence numbers, one per probe: the same number at both ends is the same exchange."""
     time: str | None = None
-    """Array of time stamps, one a probe."""
+    """Array of time stamps, one per probe."""
     time_unit: Literal["s", "ms", "us", "ns"] = "s"
     time_offset_s: float = 0.0
     """Added to this end's time stamps, for clocks that differ by a known amount."""
@@ -75,7 +75,7 @@ class End(Table):
 
 
 class EveEnds(Table):
-    """What one Eve, a receiver at one place, measured."""
+    """The measurements of one Eve, a receiver at one place."""
 
     from_alice: End | None = None
     from_bob: End | None = None
@@ -88,7 +88,7 @@ class MapFile(Table):
 
     schema: Literal[1]
     alice: End
-    """What Alice measured of Bob."""
+    """Alice's measurements of Bob."""
     bob: End
     title: str = ""
     quantity: Quantity = "csi"
@@ -217,7 +217,9 @@ class _Reader:
         values = file.get(name, where)
         values = values.reshape(-1) if values.size == len(h) else values
         if values.shape != (len(h),):
-            raise InputError(f"{where}: array {name!r} has shape {values.shape}; accepted: one a probe, ({len(h)},)")
+            raise InputError(
+                f"{where}: array {name!r} has shape {values.shape}; accepted: one value per probe, ({len(h)},)"
+            )
         return values
 
     def _channel(self, file: ArrayFile, end: End, where: str) -> C64:
@@ -274,7 +276,7 @@ class _Reader:
 
 
 def _wifi_names(end: End) -> End:
-    """Fill in what a capture calls its arrays."""
+    """Add the default array names of a capture's format."""
     axes: list[Axis] = ["probe", "subcarrier", "rx", "tx"]
     return msgspec.structs.replace(end, array=end.array or "csi", axes=end.axes or axes)
 

@@ -77,21 +77,35 @@ def replay(
 
 
 def table(summary: Mapping[str, Any]) -> list[list[str]]:
-    """Return rows of text for people, the heading first: a row for each cut, then one for each Eve.
+    """Return rows of text for people: a heading, then for each cut one row, one for each Eve, and one without measured
+    Eves.
 
     The cut's own row is the result: the key against the strongest of the Eves marked *, who are assumed possible.
     """
-    rows = [["cut", "A-B", "A-B detrended", "KDR", "Eve", "A-E", "Eve's KDR", "key bits"]]
+    rows = [
+        [
+            "cut",
+            "correlation",
+            "without drift",
+            "disagreement",
+            "Eve",
+            "her correlation",
+            "her disagreement",
+            "key bits",
+        ]
+    ]
     for cut in summary["cuts"]:
         correlations = (cut["csi_correlation_ab"], cut["csi_correlation_ab_detrended"], cut["kdr_raw"])
-        eve = "strongest of *" if cut["eves"] else "not measured"
+        eve = "strongest of those with *" if cut["eves"] else "not measured"
         rows.append([cut["cut"], *map(_text, correlations), eve, "", _text(cut["kdr_eve"]), str(cut["key_bits"])])
         for eve in cut["eves"]:
             star = "*" if eve["assumed"] else ""
             correlation, kdr = _text(eve["csi_correlation_ae"]), _text(eve["kdr_eve"])
             rows.append(["", "", "", "", eve["label"] + star, correlation, kdr, str(eve["key_bits"])])
         if cut["eves"]:
-            rows.append(["", "", "", "", "if not measured", "", "", str(cut["key_bits_if_eve_unmeasured"])])
+            rows.append(
+                ["", "", "", "", "assumed, if none were measured", "", "", str(cut["key_bits_if_eve_unmeasured"])]
+            )
     return rows
 
 
@@ -199,7 +213,7 @@ def _replay_cut(cut: Cut) -> dict[str, Any]:
 def _block_digests(facts: BlockFacts) -> dict[str, Any]:
     """Return digests, never bits, by which a repetition of the replay can be compared; null where a side has none.
 
-    `raw_sha256` is over one byte of 0 or 1 a raw bit, `key_sha256` over the key packed into bytes.
+    `raw_sha256` is over one byte of 0 or 1 per raw bit, `key_sha256` over the key packed into bytes.
     """
     raw = facts.raw
     bits = {} if raw is None else {"alice": raw.alice, "bob": raw.bob, "eve": raw.eve}

@@ -1,4 +1,4 @@
-"""Where every raw bit went, from the blocks' own accounts: raw → … → key. Adds up by construction."""
+"""The losses from raw bits to key bits, from the blocks' reports: raw − Σ losses = key by construction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from testbed.records.documents import Block
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Bits that left the flow at one place."""
+    """Bits that were lost for one reason."""
 
     label: str
     bits: int
@@ -21,12 +21,12 @@ class Step:
 
 STEPS = {
     "sacrificed": ("sacrificed", "published to estimate error rates"),
-    "failed": ("blocks without agreement", "reconciliation or verification failed, or the run ended before them"),
+    "failed": ("blocks without agreement", "reconciliation or verification failed, or the run ended first"),
     "leaked": ("leaked", "revealed by reconciliation and verification; the ledger counts every public bit"),
     "deficit": ("min-entropy deficit", "what the best Eve may know or guess: kept bits × (1 − min-entropy per bit)"),
     "epsilon": (
         "security margin",
-        "2·log2(1/ε) bits a block for hashing, and the bits that the published length reveals",
+        "2·log2(1/ε) bits per block for hashing, and the bits that the published length reveals",
     ),
     "authentication": ("authentication", "refill of the one-time pads by which the discussion is authenticated"),
     "other": (
@@ -37,7 +37,7 @@ STEPS = {
 
 
 def raw_bits(blocks: Sequence[Block]) -> int:
-    """Return the raw bits that went in."""
+    """Return the number of raw bits of the blocks."""
     return sum(agreed.raw_bits for b in blocks if (agreed := report_of(b)) is not None)
 
 
@@ -47,7 +47,7 @@ def key_bits(block: Block) -> int:
 
 
 def report_of(block: Block) -> AgreeReport | None:
-    """Return Alice's account where it is there, else any: hers counts everything that was said."""
+    """Return Alice's report if there is one, else any: hers counts all messages of the discussion."""
     reports = sorted(block.agree.values(), key=lambda a: a.corrected_bits is not None)
     return reports[0] if reports else None
 
@@ -55,8 +55,8 @@ def report_of(block: Block) -> AgreeReport | None:
 def flow(blocks: Sequence[Block], epsilon_log2: int) -> list[Step]:
     """Return the losses between raw bits and key bits, in order, summed over blocks.
 
-    raw − Σ losses = key. A loss is capped at what is left, so that a block whose account would go negative ends at 0.
-    `other` is negative where a block delivered more than its own account allows: that is an error worth an alarm.
+    A loss is capped at the bits that are left, so that a block whose losses exceed its raw bits ends at 0. `other` is
+    negative where a block delivered more bits than its own report allows: that is an error that deserves an alarm.
     """
     lost = dict.fromkeys(STEPS, 0)
     for block in blocks:

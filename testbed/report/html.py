@@ -1,6 +1,6 @@
-"""The report of a run: one self-contained HTML file. Renders what was recorded; numbers are quoted from summary.json.
+"""The report of a run: one self-contained HTML file, drawn from the records; numbers are quoted from summary.json.
 
-A section whose data are missing says why. Works on closed, live and killed runs.
+A section whose data are missing gives the reason. Works on closed, live and killed runs.
 """
 
 from __future__ import annotations
@@ -10,23 +10,29 @@ from pathlib import Path
 
 from testbed.core.words import counted
 from testbed.records import files, reader, sound
+from testbed.report import paper
 from testbed.report.pieces import figure, missing, number, percent
 from testbed.report.section import sections_of
 from testbed.report.style import CSS
 from testbed.report.view import View, no_summary
 
 
-def make(folder: Path, baseline: Path | None = None) -> Path:
-    """Write `report.html` into a run's folder and return its path; raises InputError where a folder holds no run.
+def make(folder: Path, baseline: Path | None = None, figures: bool = False) -> Path:
+    """Write `report.html` into a run's folder and return its path; raises InputError if the folder contains no run.
 
-    `baseline`: the folder of another run to hold this one against, e.g. the same room with the surface held fixed.
+    `figures`: every figure is also written as SVG and PDF with its data as CSV, and tables for LaTeX (`report.paper`).
+    `baseline`: the folder of another run to compare this one with, e.g. the same room with a fixed surface.
     """
     run, other = reader.load(folder), None if baseline is None else reader.load(baseline)
     with sound.damaged(folder, "cannot be shown"):
-        page = _render(View(run, other))
+        view = View(run, other, figures)
+        page = _render(view)
     path = folder / files.REPORT
-    with files.on_disk(folder), files.whole(path) as part:
-        part.write_text(page, encoding="utf-8")
+    with files.on_disk(folder):
+        if figures:
+            paper.write(view.draw.kept, paper.tables_of(view.summary), folder)
+        with files.whole(path) as part:
+            part.write_text(page, encoding="utf-8")
     return path
 
 
@@ -41,8 +47,16 @@ def _render(v: View) -> str:
         f"<title>{escape(title)} – key generation run</title><style>{CSS}</style></head><body>"
         f"<header>{_head(v, title)}<nav aria-label='Sections'>{nav}</nav></header><main>{body}</main>"
         f"<footer>Run {escape(v.run.start.uid)}. Pictures are drawn from {files.ROUNDS}, figures quoted from "
-        f"{files.SUMMARY}; this page computes no result.</footer></body></html>\n"
+        f"{files.SUMMARY}; this page computes no key. {_figures(v)}</footer></body></html>\n"
     )
+
+
+def _figures(v: View) -> str:
+    if v.draw.kept:
+        return (
+            f'Figures and <a href="{paper.FOLDER}/tables.tex">tables for LaTeX</a> are in <code>{paper.FOLDER}</code>.'
+        )
+    return "<code>testbed report</code> on this folder writes every figure as SVG, PDF and CSV, and tables for LaTeX."
 
 
 def _head(v: View, title: str) -> str:
@@ -61,7 +75,7 @@ def _head(v: View, title: str) -> str:
         out.append(f'<p class="alarm">{escape(run.stop.reason)}</p>')
     if run.state == "killed":
         out.append(
-            '<p class="alarm">The coordinator’s process died. This page shows what its journal held; '
+            '<p class="alarm">The coordinator’s process died. This page shows the contents of its journal; '
             "<code>testbed report</code> on this folder recovers it into lasting files.</p>"
         )
     if s.get("keys_mismatched"):
@@ -81,17 +95,17 @@ def _head(v: View, title: str) -> str:
         ),
         ("keys that differ", number(s.get("keys_mismatched")), "must be 0"),
         ("raw disagreement", percent(s.get("kdr_raw")), "Alice – Bob, before reconciliation"),
-        ("Eve’s disagreement", percent(s.get("kdr_eve")), "50 % is chance"),
+        ("Eve’s disagreement", percent(s.get("kdr_eve")), "of all raw bits; 50 % is pure guessing"),
         ("CSI correlation A–B", figure(s.get("csi_correlation_ab")), _detrended(v)),
-        ("CSI correlation A–E", figure(s.get("csi_correlation_ae")), ""),
+        ("CSI correlation A–E", figure(s.get("csi_correlation_ae")), "the strongest of Eve’s links"),
         ("pairs kept", number(s.get("pairs_kept")), f"{number(n_rejected)} rejected"),
-        ("rounds", number(s.get("rounds")), f"{figure(s.get('rounds_per_s'))} a second"),
+        ("rounds", number(s.get("rounds")), f"{figure(s.get('rounds_per_s'))} per second"),
         (
             "key rate",
             "n/a" if rate is None else f"{figure(rate)} bit/s",
-            f"{figure(s.get('key_bits_per_round'))} bits a round",
+            f"{figure(s.get('key_bits_per_round'))} bits per round",
         ),
-        ("min-entropy a bit", figure(s.get("min_entropy_per_bit")), "given Eve, as used for the key length"),
+        ("min-entropy per bit", figure(s.get("min_entropy_per_bit")), "given Eve, as used for the key length"),
     ]
     if run.summary is None:
         out.append(missing(no_summary(v)))

@@ -1,6 +1,6 @@
-"""The report's pictures as inline SVG. Colours are CSS variables, so that one picture serves light and dark.
+"""The report's pictures as inline SVG. Colours are CSS variables, so that one picture fits light and dark pages.
 
-matplotlib draws with placeholder colours which `_inline` turns into variables; it is imported where it draws.
+matplotlib draws with placeholder colours, which `_inline` replaces by variables; it is imported on first use.
 """
 
 from __future__ import annotations
@@ -8,15 +8,17 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from testbed.core.types import F64, I64, U8, SurfacePattern
+from testbed.report import paper
 
 INK, MUTED, RULE, ALICE, BOB, EVE, BAD, OK, CARD = (f"#0102{i:02d}" for i in range(10, 19))
 _VARIABLES = dict(
@@ -55,13 +57,32 @@ _style: Any = {
 }
 
 
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+"""Colours of Okabe and Ito, told apart by colour-blind people, on light and on dark ground."""
+_MARKERS = "osD^vPX*<>"
+
+
+@dataclass(slots=True)
+class Curve:
+    """A curve with error bars; x may be numbers or words."""
+
+    x: list[Any]
+    y: list[float]
+    error: list[float | None]
+
+    def add(self, x: Any, y: float, error: float | None) -> None:
+        self.x.append(x)
+        self.y.append(y)
+        self.error.append(error)
+
+
 @dataclass(frozen=True, slots=True)
 class LinkPicture:
-    """What is drawn of one link; NaN where nothing was received."""
+    """The data of one link that are drawn; NaN where nothing was received."""
 
     title: str
     role: str
-    """Of the receiver."""
+    """The receiver's role."""
     rounds: I64
     """(probe,)."""
     magnitude_db: F64 | None
@@ -69,21 +90,25 @@ class LinkPicture:
     snr_db: F64
     cfo_hz: F64
     dashed: bool
-    """The second link of a receiver that hears two."""
+    """Whether this is the second link of a receiver with two."""
 
 
 class Pictures:
-    """Draws for one page: keeps the identifiers of its SVGs apart.
+    """Draws the pictures of one page, and keeps the identifiers in their SVGs distinct.
 
-    `rounds` and `t0_s` (round,), ascending: when each round began, for a second axis in seconds; None: rounds only.
+    `rounds` and `t0_s` (round,), ascending: the start time of each round, for a second axis in seconds; None: rounds
+    only.
     """
 
-    def __init__(self, rounds: I64 | None = None, t0_s: F64 | None = None) -> None:
+    def __init__(self, rounds: I64 | None = None, t0_s: F64 | None = None, keeps: bool = False) -> None:
+        """`keeps`: every figure is kept for a paper, too, in `kept`, and gets links to its files."""
         self._number = count(1)
+        self._keeps = keeps
+        self.kept: list[paper.Kept] = []
         self._clock = _clock(rounds, t0_s)
 
     def heat_maps(self, links: Sequence[LinkPicture], subcarrier_hz: F64, alt: str) -> str:
-        """CSI magnitude over rounds and frequency, a row a link, all on one colour scale."""
+        """Draw CSI magnitude over rounds and frequency: one row per link, all on one colour scale."""
         shown = [link for link in links if link.magnitude_db is not None]
         grids = []
         first, last = _span(shown)
@@ -117,10 +142,16 @@ class Pictures:
             bar = fig.colorbar(image, ax=list(axes), fraction=0.02, pad=0.015, aspect=25 * len(shown) / 2)
             bar.set_label("|h| relative to the link's median, dB")
             bar.outline.set_linewidth(0)
-            return self._inline(fig, alt)
+            head = ("link", "round", *(f"|h| at {f / 1e6:.6g} MHz, dB" for f in subcarrier_hz[take]))
+            data = (
+                (link.title, int(n), *(f"{x:.3f}" for x in row[take]))
+                for link in shown if link.magnitude_db is not None
+                for n, row in zip(link.rounds, link.magnitude_db, strict=True)
+            )  # fmt: skip
+            return self._inline(fig, alt, "channel", head, data)
 
     def scatter(self, panels: Sequence[tuple[str, str, F64, F64, str]], alt: str) -> str:
-        """Panels of (title, role on the y axis, x values, y values, y label), x being Alice's."""
+        """Draw panels of (title, role on the y axis, x values, y values, y label); the x values are Alice's."""
         with _figure(4.2 * len(panels), 3.9) as fig:
             every = np.concatenate([np.concatenate([x, y]) for _, _, x, y, _ in panels])
             low, high = np.percentile(every, [0.2, 99.8])
@@ -134,10 +165,11 @@ class Pictures:
                 ax.set_ylabel(label)
                 ax.tick_params(labelleft=True)
                 ax.grid(True)
-            return self._inline(fig, alt)
+            data = ((title, a, b) for title, _, x, y, _ in panels for a, b in zip(x, y, strict=True))
+            return self._inline(fig, alt, "reciprocity", ("panel", "at Alice, dB", "at the other node, dB"), data)
 
     def over_time(self, links: Sequence[LinkPicture], alt: str) -> str:
-        """SNR and CFO over rounds, a line a link."""
+        """Draw SNR and CFO over rounds, one line per link."""
         with _figure(8.6, 4.0) as fig:
             top, bottom = fig.subplots(2, 1, sharex=True)
             first, last = _span(links)
@@ -160,17 +192,64 @@ class Pictures:
             for ax in (top, bottom):
                 ax.grid(True, axis="y")
             top.legend(ncols=4, loc="lower left", bbox_to_anchor=(-0.01, 1.0), handlelength=1.6, columnspacing=1.4)
-            return self._inline(fig, alt)
+            data = (
+                (link.title, *row)
+                for link in links
+                for row in zip(link.rounds.tolist(), link.snr_db.tolist(), link.cfo_hz.tolist(), strict=True)
+            )
+            return self._inline(fig, alt, "snr_cfo", ("link", "round", "SNR, dB", "CFO, Hz"), data)
+
+    def lines(
+        self, name: str, curves: Mapping[str, tuple[F64, F64]], roles: Mapping[str, tuple[str, bool]], x_label: str,
+        y_label: str, alt: str, band: float | None = None,
+    ) -> str:  # fmt: skip
+        """Curves (x, y), in the colours of their roles (role, whether dashed); `band`: ± that, shaded around 0."""
+        with _figure(8.6, 2.9) as fig:
+            ax = fig.subplots()
+            if band is not None:
+                ax.axhspan(-band, band, color=RULE, alpha=0.6, lw=0)
+            for title, (x, y) in curves.items():
+                role, dashed = roles.get(title, ("", True))
+                colour = ROLES.get(role, INK) if title in roles else MUTED
+                ax.plot(x, y, color=colour, lw=1.1, ls="--" if dashed else "-", label=title)
+            ax.set(xlabel=x_label, ylabel=y_label)
+            ax.grid(True, axis="y")
+            ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(-0.01, 1.0), handlelength=1.6, columnspacing=1.4)
+            data = ((title, a, b) for title, (x, y) in curves.items() for a, b in zip(x, y, strict=True))
+            return self._inline(fig, alt, name, ("curve", x_label, y_label), data)
+
+    def curves(self, name: str, curves: Mapping[str, Curve], x_label: str, y_label: str, alt: str) -> str:
+        """Curves with error bars; x that are not all numbers are categories, in the order in which they come."""
+        seen = list(dict.fromkeys(map(_hashable, (x for c in curves.values() for x in c.x))))
+        numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x in seen)
+        with _figure(8.6, 3.6) as fig:
+            ax = fig.subplots()
+            for i, (label, c) in enumerate(curves.items()):
+                x = c.x if numeric else [seen.index(_hashable(v)) for v in c.x]
+                error = [0.0 if e is None else e for e in c.error]
+                ax.errorbar(
+                    x, c.y, error, label=label, color=PALETTE[i % len(PALETTE)], marker=_MARKERS[i % len(_MARKERS)],
+                    ls="-" if i < len(PALETTE) else "--", lw=1.2, ms=4, capsize=3,
+                )  # fmt: skip
+            if not numeric:
+                ax.set_xticks(range(len(seen)), [str(x) for x in seen])
+            ax.set(xlabel=x_label, ylabel=y_label)
+            ax.grid(True, axis="y")
+            if len(curves) > 1:
+                ax.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.01, 1.0))
+            data = ((label, *row) for label, c in curves.items() for row in zip(c.x, c.y, c.error, strict=True))
+            return self._inline(fig, alt, name, ("curve", x_label, y_label, "standard error of the mean"), data)
 
     def _time_axis(self, ax: Any, below: float) -> None:
-        """Name an axis of rounds and, where it is known when they began, give it seconds on a second line."""
+        """Label an axis of rounds, and add seconds on a second line if the rounds' times are known."""
         ax.set_xlabel("round")
         if self._clock is None:
             return
         rounds, seconds = self._clock
 
         def through(x: Any, of: F64, to: F64) -> Any:
-            x = np.asarray(x, dtype=np.float64)  # matplotlib asks beyond the ends, where interp alone would stand still
+            # matplotlib also asks for values beyond the ends, where np.interp is constant
+            x = np.asarray(x, dtype=np.float64)
             slope = (to[-1] - to[0]) / (of[-1] - of[0])
             outside = np.where(x < of[0], to[0] + (x - of[0]) * slope, to[-1] + (x - of[-1]) * slope)
             return np.where((x < of[0]) | (x > of[-1]), outside, np.interp(x, of, to))
@@ -180,8 +259,14 @@ class Pictures:
         )
         time.set_xlabel("time since the first round, s")
 
-    def disagreement(self, blocks: Sequence[int], stages: dict[str, tuple[str, list[float | None]]], alt: str) -> str:
-        """Share of differing bits a block: stage → (colour, one value a block, None where unknown)."""
+    def disagreement(
+        self, blocks: Sequence[int], stages: dict[str, tuple[str, list[float | None]]], alt: str,
+        sure: Mapping[str, Sequence[tuple[float, float] | None]] = MappingProxyType({}),
+    ) -> str:  # fmt: skip
+        """Share of differing bits a block: stage → (colour, one value a block, None where unknown).
+
+        `sure`: stage → the ends of each value's confidence interval.
+        """
         with _figure(8.6, 2.9) as fig:
             ax = fig.subplots()
             few = len(blocks) <= 10
@@ -194,11 +279,14 @@ class Pictures:
                 ax.text(1.0, 0.51, "coin toss", transform=at_right, ha="right", color=MUTED, fontsize=8)
             for i, (stage, (colour, values)) in enumerate(stages.items()):
                 known = np.array([np.nan if v is None else v for v in values], dtype=float)
+                ends = np.array([e or (np.nan, np.nan) for e in sure.get(stage, [None] * len(values))], dtype=float)
+                bars = np.abs(ends.T - known)
                 if few:
                     at = x + (i - (len(stages) - 1) / 2) * width
                     ax.bar(at, np.nan_to_num(known), width * 0.9, color=colour, label=stage)
+                    ax.errorbar(at, known, bars, fmt="none", ecolor=MUTED, elinewidth=0.8, capsize=2)
                     for xi, v in zip(at, values, strict=True):
-                        # matplotlib would draw 'not known' and 0 alike
+                        # without the text, an unknown value and 0 would look alike
                         text = "n/a" if v is None else f"{100 * v:.3g} %"
                         inside = v is not None and v > 0.4
                         place: dict[str, Any] = (
@@ -216,6 +304,7 @@ class Pictures:
                         )
                 else:
                     ax.plot(x, known, color=colour, lw=1.1, marker=".", ms=3, label=stage)
+                    ax.fill_between(x, *ends.T, color=colour, alpha=0.15, lw=0)
             if few:
                 ax.set_xticks(x, [str(b) for b in blocks])
                 ax.set_xlim(-0.5, max(len(blocks), 4) - 0.5)
@@ -223,10 +312,17 @@ class Pictures:
             ax.set(xlabel="block", ylabel="differing bits", ylim=(0 if few else -0.02 * top, top))
             ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
             ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(-0.01, 1.0))
-            return self._inline(fig, alt)
+            none = [None] * len(blocks)
+            data = [
+                (stage, block, value, *(ends or (None, None)))
+                for stage, (_, values) in stages.items()
+                for block, value, ends in zip(blocks, values, sure.get(stage, none), strict=True)
+            ]
+            head = ("stage", "block", "share of differing bits", "95 % from", "95 % to")
+            return self._inline(fig, alt, "disagreement", head, data)
 
     def waterfall(self, raw: int, steps: Sequence[tuple[str, int]], key: int, alt: str) -> str:
-        """Bars from raw bits down to key bits."""
+        """Draw bars from raw bits down to key bits."""
         with _figure(8.6, 0.45 + 0.36 * (len(steps) + 2)) as fig:
             ax = fig.subplots()
             labels, left = ["raw bits", *(label for label, _ in steps), "key"], raw
@@ -251,12 +347,14 @@ class Pictures:
             ax.spines["left"].set_visible(False)
             ax.grid(True, axis="x")
             ax.set_axisbelow(True)
-            return self._inline(fig, alt)
+            data = [("raw bits", raw), *((label, -bits) for label, bits in steps), ("key", key)]
+            return self._inline(fig, alt, "bit_flow", ("step", "bits"), data)
 
-    def _inline(self, fig: Any, alt: str) -> str:
+    def _inline(self, fig: Any, alt: str, name: str, columns: paper.Columns, rows: paper.Rows) -> str:
+        """Return the figure as SVG for the page; `columns` and `rows` are its data, `name` that of its files."""
         text = io.StringIO()
         fig.savefig(text, format="svg", metadata={"Date": None})
-        svg = text.getvalue()
+        svg = whole_svg = text.getvalue()
         svg = svg[svg.index("<svg") :]
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
         box = re.search(r'viewBox="0 0 ([0-9.]+) [^"]*"', svg)
@@ -265,17 +363,25 @@ class Pictures:
         svg = re.sub(r'\bid="', f'id="{prefix}', svg)
         svg = re.sub(r'href="#', f'href="#{prefix}', svg)
         svg = re.sub(r"url\(#", f"url(#{prefix}", svg)
-        for placeholder, name in _VARIABLES.items():
-            svg = svg.replace(placeholder, f"var(--{name})")
+        for placeholder, variable in _VARIABLES.items():
+            svg = svg.replace(placeholder, f"var(--{variable})")
         label = escape(alt, quote=True)
-        # narrow pictures are not blown up to the page's width: text is as large in all of them
+        # narrow pictures are not stretched to the page's width, so that the text has one size in all of them
         size = f'style="max-width:{1.55 * float(box[1]):.0f}px"'
         head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} {size} role="img" aria-label="{label}">'
-        return head + svg[svg.index(">") + 1 :]
+        drawn = head + svg[svg.index(">") + 1 :]
+        if not self._keeps:
+            return drawn
+        self.kept.append(paper.keep(fig, whole_svg, name, _VARIABLES, columns, rows))
+        return drawn + paper.downloads(name)
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, int | float | str) else str(value)
 
 
 def bit_strip(rows: Sequence[tuple[str, str, U8]], shown: int, alt: str, per_line: int = 128) -> str:
-    """Bits as cells, 1 strong and 0 pale, lines of `per_line`; red where a row differs from the first one.
+    """Draw bits as cells, 1 strong and 0 pale, in lines of `per_line`; red where a row differs from the first row.
 
     `rows` are (label, role, values).
     """
@@ -308,7 +414,7 @@ def bit_strip(rows: Sequence[tuple[str, str, U8]], shown: int, alt: str, per_lin
 
 
 def pattern_image(pattern: SurfacePattern, alt: str) -> str:
-    """A pattern as a small picture, a pixel an element; phase on a cyclic scale (0 light, π dark)."""
+    """Draw a pattern as a small picture with one pixel per element; phase on a cyclic scale (0 light, π dark)."""
     import matplotlib
     from matplotlib.image import imsave
 
@@ -323,9 +429,9 @@ def pattern_image(pattern: SurfacePattern, alt: str) -> str:
 
 
 def columns(rounds: I64, first: int, last: int) -> I64:
-    """Return, for each picture column of rounds first…last, the row that is shown there, −1 where there is none.
+    """Return the row for each picture column of rounds first…last, −1 where there is none.
 
-    A column is one round, or, of a run too long for that, the first recorded one of several.
+    A column is one round; in a run too long for that, it is the first recorded one of several.
     """
     n = min(MAX_COLUMNS, last - first + 1)
     place = (rounds - first) * n // (last - first + 1)
@@ -335,13 +441,13 @@ def columns(rounds: I64, first: int, last: int) -> I64:
 
 
 def decimated(links: Sequence[LinkPicture]) -> bool:
-    """Whether a picture of these links leaves rounds out."""
+    """Return whether a picture of these links leaves rounds out."""
     first, last = _span(links)
     return last - first + 1 > MAX_COLUMNS
 
 
 def _clock(rounds: I64 | None, t0_s: F64 | None) -> tuple[F64, F64] | None:
-    """Return rounds and seconds since the first, both strictly ascending; None where they do not tell a time."""
+    """Return rounds and seconds since the first, both strictly ascending; None if they give no usable time axis."""
     if rounds is None or t0_s is None:
         return None
     known = np.isfinite(t0_s)

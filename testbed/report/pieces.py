@@ -1,4 +1,4 @@
-"""Small pieces of HTML and how numbers are written."""
+"""Small pieces of HTML, and the form in which numbers are written."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 
 MAX_ROWS = 200
 FOLD_ROWS = 12
-"""A table of blocks or files with more rows is folded away."""
+"""A table of blocks or files with more rows than this is folded."""
 
 
 class Cell:
-    """A table cell with a class."""
+    """A table cell with a CSS class."""
 
     def __init__(self, text: Any, kind: str) -> None:
         self.text, self.kind = text, kind
 
 
 class Code(str):
-    """Text set in a fixed-width face."""
+    """Text in a fixed-width font."""
 
     __slots__ = ()
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], total: int | None = None) -> str:
-    """Return a table; `total` is how many rows there would be, where only the first ones are given."""
+    """Return a table; `total` is the number of all rows if only the first ones are given."""
 
     def cell(tag: str, value: Any) -> str:
         kind = f' class="{value.kind}"' if isinstance(value, Cell) else ""

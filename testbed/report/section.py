@@ -15,10 +15,10 @@ class Section(ABC):
     """A section of the report: a file of `report/sections`, or installed under the entry point
     `testbed.report_sections`. Its name is its anchor on the page.
 
-    It renders what was recorded and computes no result. Where its data are missing it says why in one paragraph
-    (`pieces.missing`): it must render a run of no rounds, a killed run and a private one. What it takes from the run
-    and puts into the page is escaped (`html.escape`); the pieces in `report.pieces` do that. It loads nothing from
-    elsewhere, neither pictures nor styles.
+    It draws what was recorded and computes no result. If its data are missing, it gives the reason in one paragraph
+    (`pieces.missing`): it must work for a run without rounds, a killed run and a private one. Values from the run must
+    be escaped (`html.escape`) before they enter the page; the functions in `report.pieces` do that. A section loads
+    nothing from outside the page, neither pictures nor styles.
 
     >>> class Rounds(Section):
     ...     short, title = "Rounds", "How many rounds there were"
@@ -30,25 +30,25 @@ class Section(ABC):
     """
 
     order: ClassVar[int] = 1000
-    """Place on the page, ascending; of equal ones by name. Ours are numbered in tens from 10."""
+    """Place on the page, ascending; sections with equal ones are sorted by name. The testbed's own use 10, 20, …"""
     short: ClassVar[str] = ""
-    """In the navigation."""
+    """Title in the navigation."""
     title: ClassVar[str] = ""
 
     def shows(self, v: View) -> bool:
-        """Return whether this run's page has the section at all."""
+        """Return whether this run's page has the section."""
         return True
 
     @abstractmethod
     def html(self, v: View) -> str:
-        """Return the section's inside as HTML."""
+        """Return the section's content as HTML."""
 
 
 def sections_of(v: View) -> list[tuple[str, str, str, str]]:
     """Return (anchor, short title, title, HTML) of every section of a run's page, in order.
 
-    An installed section that fails, or that cannot be used, says so in its place and costs no other. One of ours fails
-    only where the run's records are damaged, which is the caller's to say.
+    An installed section that fails or cannot be used is replaced by an error message, and the others are not affected.
+    One of the testbed's own fails only if the run's records are damaged; that error is left to the caller.
     """
     ours = registry.names("report_sections", ours=True)
     found = [(cls.order, name, cls()) for name, cls in registry.usable("report_sections").items()]

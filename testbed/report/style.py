@@ -1,4 +1,4 @@
-"""The report's looks: one style sheet, light and dark, nothing loaded from anywhere."""
+"""The report's style sheet for light and dark pages; it loads nothing from elsewhere."""
 
 CSS = """
 :root{color-scheme:light dark;

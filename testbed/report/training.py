@@ -1,4 +1,4 @@
-"""What the summary of a run or a replay reports of the enhancer's training, as rows for pages and terminals."""
+"""The enhancer's training in the summary of a run or a replay, as rows for pages and terminals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def rows(told: Mapping[str, Any]) -> list[tuple[str, str]]:
     out.append(
         (
             "public",
-            f"Bob’s CSI of {number(told['rounds'])} rounds, which make no key; {told['public_bytes'] / 1e3:,.0f} kB "
+            f"Bob’s CSI of {number(told['rounds'])} rounds, which are not used for keys; "
+            f"{told['public_bytes'] / 1e3:,.0f} kB "
             f"with the model and the protocol's messages; {number(told['guard_rounds'])} "
             "further rounds were discarded as guard",
         )

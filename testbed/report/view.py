@@ -1,4 +1,4 @@
-"""What all sections of the report look at: the run, its summary, and its links ready to be drawn."""
+"""The data that all sections of the report use: the run, its summary, and its links prepared for drawing."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from testbed.report.pieces import missing
 
 
 class View:
-    """One run, as the sections see it."""
+    """One run, in the form that the sections use."""
 
-    def __init__(self, run: RecordedRun, baseline: RecordedRun | None = None) -> None:
+    def __init__(self, run: RecordedRun, baseline: RecordedRun | None = None, keeps: bool = False) -> None:
+        """`keeps`: figures are kept for a paper, too."""
         self.run = run
         self.baseline = baseline
-        """Another run that this one is held against."""
+        """Another run with which this one is compared."""
         self.summary: dict[str, Any] = run.summary or {}
         self.trains = bool(run.start.experiment.get("training", {}).get("rounds"))
-        """Whether the enhancer had to learn first."""
-        self.draw = Pictures(run.rounds.rounds, run.rounds.t0_s)
+        """Whether the enhancer was trained first."""
+        self.draw = Pictures(run.rounds.rounds, run.rounds.t0_s, keeps)
         self.links = _link_pictures(run)
         self.alice, self.bob, self.eve = (run.node(role) for role in ("alice", "bob", "eve"))
 
 
 def no_summary(v: View) -> str:
-    """Say why there is no summary."""
+    """Return the reason why there is no summary."""
     if v.run.state == "live":
         return "No figures yet: the run is still being written."
     if v.run.state == "killed":
@@ -37,7 +38,7 @@ def no_summary(v: View) -> str:
 
 
 def no_blocks(v: View) -> str:
-    """Say why no block was distilled."""
+    """Return the reason why no block was distilled."""
     asked = v.run.start.experiment.get("accounting", {}).get("block_rounds")
     kept = int(np.count_nonzero(v.run.rounds.kept))
     need = f": {kept} rounds were kept, and a block takes {asked}" if asked and kept < asked else ""
@@ -45,7 +46,7 @@ def no_blocks(v: View) -> str:
 
 
 def no_csi(v: View) -> str | None:
-    """Say why there is no channel estimate to be shown, None where there is one."""
+    """Return the reason why there is no channel estimate to show, None if there is one."""
     if any(link.magnitude_db is not None for link in v.links.values()):
         return None
     if v.run.start.private:
@@ -56,7 +57,7 @@ def no_csi(v: View) -> str | None:
 
 
 def no_eve(v: View) -> str:
-    """Return a paragraph that says why Eve is missing, '' where she is not."""
+    """Return a paragraph with the reason why Eve's data are missing, '' if they are not."""
     if any(link.role == "eve" for link in v.links.values()):
         return ""
     if v.eve is None:
@@ -65,7 +66,7 @@ def no_eve(v: View) -> str:
 
 
 def failure(block: Block) -> str:
-    """Return why a block gave no key, '' where it did."""
+    """Return why a block gave no key, '' if it gave one."""
     told = [a.failure for a in block.agree.values()] + [k.failure for k in block.key.values()]
     return "; ".join(dict.fromkeys(why for why in told if why))
 
@@ -102,6 +103,6 @@ def _link_pictures(run: RecordedRun) -> dict[str, LinkPicture]:
 
 
 def called(run: RecordedRun, node: str) -> str:
-    """A node by its role's name, its own name added where that is another."""
+    """Return the name of a node's role, with its own name in brackets if that differs."""
     role = run.start.role(node)
     return role.capitalize() if role == node else f"{role.capitalize()} ({node})"

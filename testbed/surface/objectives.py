@@ -93,7 +93,7 @@ def _eve(links: Links) -> float:
 
 
 def _key_rate(links: Links) -> float:
-    """I(A;B) − I(A;E) of jointly Gaussian measurements, −log₂(1 − ρ²) each, in bits a complex dimension."""
+    """I(A;B) − I(A;E) of jointly Gaussian measurements, −log₂(1 − ρ²) each, in bits per complex dimension."""
     snr = _snr(links)
     shared, leaked = snr / (1 + snr), min(_eve(links), 0.999)
     return float(np.log2((1 - leaked**2) / (1 - shared**2)))

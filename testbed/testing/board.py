@@ -93,7 +93,7 @@ class BoardSuite(Suite):
             before, wanted = pattern(board, 1), pattern(board, 2)
             board.apply(before)
             if not board.capabilities.can_queue:
-                with refused(DeviceError, "waiting"):
+                with refused(DeviceError, "cannot queue"):
                     board.queue(wanted)
                 return
             board.queue(wanted)

@@ -1,4 +1,4 @@
-"""Every designer, found by name: the model in, phases and precoders out, a history that says what it climbed."""
+"""Every designer, found by name: it takes the model, returns phases and precoders, and a history of the objective."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class TestRadios(testing.RadioSuite):
 
 
 def test_that_stale_buffers_are_caught(tmp_path: Path) -> None:
-    """The check fails on a radio that is told to be faulty: it can fail."""
+    """The check can fail: it does on a radio that is set to be faulty."""
     with (
         sim_radios(tmp_path, timed=False, stale_buffers=2) as bench,
         pytest.raises(AssertionError, match="before the retune"),

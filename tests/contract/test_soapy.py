@@ -78,7 +78,7 @@ def test_automatic_gain_is_switched_off(tmp_path: Path) -> None:
 def test_another_device_than_the_one_asked_for_is_refused() -> None:
     soapy_loopback()
     with patch.object(soapy, "load_soapy", soapy_loopback):
-        with pytest.raises(DeviceError, match="serial number 'a' answers where 'b' was asked for"):
+        with pytest.raises(DeviceError, match="serial number 'a' answers instead of 'b'"):
             soapy.Soapy("alice", CONTEXT, args="driver=testbed_loopback,label=a", serial="b")
         with pytest.raises(DeviceError, match=r"no device for args = 'driver=nothing'.*SoapySDR finds: "):
             soapy.Soapy("alice", CONTEXT, args="driver=nothing")

@@ -176,7 +176,7 @@ def test_their_health_check_comes_after_ours() -> None:
 def test_their_section_is_on_the_page(tmp_path: Path) -> None:
     record(tmp_path / "run", 30)
     page = html.make(tmp_path / "run").read_text()
-    assert '<section id="levels"><h2>How strong every link was</h2>' in page
+    assert '<section id="levels"><h2>SNR of every link</h2>' in page
     assert page.index('id="levels"') > page.index('id="provenance"')
 
 

@@ -92,7 +92,7 @@ def answers(uhd):
 '''
 
 MADE_BY_UHD = ("PropertyTree", "StringProperty", "usrp.RXStreamer", "usrp.TXStreamer")
-"""Nobody else constructs these."""
+"""Only UHD itself constructs these."""
 
 
 @cache
@@ -249,6 +249,6 @@ class _Code(enum.Enum):
         ("types.NoSuchClass", SimpleNamespace),
     ],
 )
-def test_that_drift_is_caught(name: str, drifted: type, real: dict[str, Any]) -> None:
+def test_classes_that_differ_are_reported(name: str, drifted: type, real: dict[str, Any]) -> None:
     """The comparison above fails on classes that differ from UHD's: it can fail."""
     assert disagreements(name, drifted, real)

@@ -190,12 +190,13 @@ def coordinator(folder: Path) -> Iterator[Feed]:
     def usual(made: Any, name: str, body: Any) -> list[Any]:
         if isinstance(body, m.Probe):
             n = made._frame.subcarrier_hz.size
-            csi = (noise.normal(size=(1, 1, n, 2)) @ [1, 1j]).astype(np.complex64)
-            links = [
-                m.LinkResult(tx=slot.tx, reason=None, snr_db=20.0, shape=csi.shape, csi=csi.tobytes())
-                for slot in body.slots if name in slot.rx
-            ]  # fmt: skip
-            return [m.Captured(round=body.round), m.Probed(round=body.round, links=links)]
+            results = []
+            for plan in body.rounds:
+                csi = (noise.normal(size=(1, 1, n, 2)) @ [1, 1j]).astype(np.complex64)
+                link = m.LinkResult(tx="alice", reason=None, snr_db=20.0, shape=csi.shape, csi=csi.tobytes())
+                heard = [msgspec.structs.replace(link, tx=slot.tx) for slot in plan.slots if name in slot.rx]
+                results.append(m.RoundResult(round=plan.round, links=heard))
+            return [m.Captured(round=body.round), m.Probed(rounds=results)]
         answers = paper.Stage.usual(made, name, body)
         return [msgspec.structs.replace(x, digest="ab" * 32) if hasattr(x, "digest") else x for x in answers]
 
@@ -287,7 +288,7 @@ def world(_: Path) -> Iterator[Feed]:
 
     def feed(rng: random.Random) -> str:
         nonlocal now
-        if rng.random() < 0.02:  # what was let go is put up again
+        if rng.random() < 0.02:  # a radio that was released is put on the air again
             ask(w.Reset(id=1, scene=msgspec.to_builtins(scene), carrier_hz=2.4e9, seed=1))
             furnish()
         now += 0.01
@@ -447,7 +448,7 @@ def dialogue(_: Path) -> Iterator[Feed]:
 
 
 class FakeLine:
-    """A serial line whose other end is a function; nobody waits, time is counted."""
+    """A serial line whose other end is a function; there is no waiting, time is counted."""
 
     def __init__(self, answer: Callable[[bytes], bytes]) -> None:
         self._answer, self.is_open, self.port, self._came = answer, True, "/dev/null", b""
@@ -482,7 +483,7 @@ class FakeLine:
 
 
 class FakeTime:
-    """A clock that goes on by itself whenever it is looked at, so that every deadline comes."""
+    """A clock that advances at every reading, so that every deadline passes."""
 
     def __init__(self) -> None:
         self.now_s = 0.0

@@ -7,7 +7,7 @@ import pytest
 import targets
 
 SLOW = {
-    "coordinator": 40,
+    "coordinator": 8,
     "dialogue": 25,
     "training": 30,
     "amplification": 100,

@@ -49,7 +49,7 @@ def test_hash_is_universal(case: tuple[int, int, int]) -> None:
 @given(st.lists(st.integers(0, 1), max_size=300), st.lists(st.integers(0, 1), max_size=300), st.integers(0, 2**32))
 def test_tags_agree_exactly_where_strings_do(a: list[int], b: list[int], seed: int) -> None:
     x, y = np.array(a, np.uint8), np.array(b, np.uint8)
-    # drawn, not chosen: whoever may choose the point can make two strings collide
+    # drawn, not chosen: an attacker who chooses the point can make two strings collide
     point = draw_point(np.random.default_rng(seed))
     assert (verification_tag(x, point) == verification_tag(y, point)) == (a == b)
 

@@ -57,7 +57,7 @@ def test_default_variant_makes_strings_equal(n, errors, seed):
     a = rng.integers(0, 2, n, dtype=np.uint8)
     b = a ^ (rng.random(n) < errors).astype(np.uint8)
     actual = np.mean(a != b)
-    for _ in range(2):  # ten random parities miss a residue once in about a thousand: hardly twice in a row
+    for _ in range(2):  # ten random parities miss a residue about once in a thousand
         evidence = [Evidence.of(bits, min(actual, 0.25)) for bits in (a, b)]
         try:
             outcome, reason = run(Cascade().alice(evidence[0], rng), Cascade().bob(evidence[1], rng))[1], None

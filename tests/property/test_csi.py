@@ -1,4 +1,4 @@
-"""Whatever the channel: either a rejected probe or a good estimate. Delays in samples, offsets in subcarriers."""
+"""Any channel gives either a rejected probe or a good estimate. Delays in samples, offsets in subcarriers."""
 
 import numpy as np
 from hypothesis import given, settings

@@ -32,7 +32,7 @@ PLANS = {
 }
 PROBES, CARRIERS, SEED = 240, 8, 9
 DECIDED = KeyReport(block=4, key_bits=128)
-"""How long a key may be was judged before; here it is what Alice says."""
+"""Judging the length is tested elsewhere; here Alice announces a fixed one."""
 MOST_MESSAGES = 20_000
 Relay = Callable[[str, PublicMessage], list[tuple[str, PublicMessage]]]
 """(sender, message) → what is delivered instead, each with the sender it is given out for."""
@@ -67,7 +67,7 @@ class Block:
         k, (a, b) = chain(self.name), channels()
         ends = {"alice": k.agree("alice", a, 4, SEED), "bob": k.agree("bob", b, 4, SEED)}
         agreed = self.talk(ends)
-        # each node begins to amplify when the coordinator says so, which it does where both report a string
+        # each node begins to amplify on the coordinator's order, which follows once both report a string
         if all(x is not None and x.report.verified for x in agreed.values()):
             ends = {"alice": k.amplify("alice", agreed["alice"], DECIDED, SEED)}
             ends["bob"] = k.amplify("bob", agreed["bob"], None, SEED)
@@ -115,7 +115,7 @@ def honest(sender: str, message: PublicMessage) -> list[tuple[str, PublicMessage
 
 @cache
 def plain(name: str) -> Any:
-    """What Alice agrees on where nobody interferes: her string does not depend on what she is told."""
+    """Alice's string without interference; it does not depend on the messages that she receives."""
     k, (a, b) = chain(name), channels()
     block = Block(name, honest)
     return block.talk({"alice": k.agree("alice", a, 4, SEED), "bob": k.agree("bob", b, 4, SEED)})["alice"]
@@ -220,7 +220,7 @@ class Meddler:
 
 
 def outcome(block: Block) -> str:
-    """Return what came of a block, having checked what must hold whatever the relay did."""
+    """Return the outcome of a block, and check what must hold with any manipulation."""
     keys = block.keys
     if len(keys) == 2:
         assert np.array_equal(keys["alice"], keys["bob"]), "two different keys, both called verified"
@@ -313,7 +313,7 @@ def test_a_length_that_was_changed_makes_no_key(length: int) -> None:
 
 
 def test_the_confirmation_cannot_be_answered_with_what_was_heard() -> None:
-    """The relay answers Bob in Alice's place with the hash that it heard: it does not know what that is the hash of."""
+    """The relay answers Bob in Alice's place with the hash that it received, without knowing the hashed code."""
     said = {m.kind: m for _, m in undisturbed("cascade").said}
     heard = said["confirmed"].body["hash"]
 
@@ -321,6 +321,6 @@ def test_the_confirmation_cannot_be_answered_with_what_was_heard() -> None:
         return with_body(proof=heard)(m)
 
     block = Block("cascade", replacing({"delivered": own_answer})).run()
-    assert outcome(block) == "only alice"  # the last message of any protocol may be lost; Bob's node says so
+    assert outcome(block) == "only alice"  # the last message of any protocol may be lost; Bob's node reports it
     assert said["delivered"].body["proof"] not in (heard, bytes(16))
     assert len(said["delivered"].body["proof"]) == len(heard) == 16

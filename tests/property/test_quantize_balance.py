@@ -17,7 +17,7 @@ ALL = (KMeans, BalancedKMeans, BkqBm, IlpBvq)
 
 @st.composite
 def problems(draw: st.DrawFn) -> np.ndarray:
-    """(region, sample) costs; coarse ones on purpose: ties are where balancing can go wrong or never end."""
+    """(region, sample) costs; coarse ones on purpose: with ties balancing could go wrong or never end."""
     k, n, d = draw(st.integers(2, 9)), draw(st.integers(1, 120)), draw(st.integers(1, 3))
     rng = np.random.default_rng(draw(st.integers(0, 1 << 30)))
     x, c = rng.normal(size=(n, d)), rng.normal(size=(k, d))
@@ -59,7 +59,7 @@ def test_any_starting_prices_end_at_the_same_cost(costs: np.ndarray, seed: int) 
 
 @settings(max_examples=40, deadline=None)
 @given(problems())
-def test_greedy_filling_is_the_loop_it_stands_for(costs: np.ndarray) -> None:
+def test_greedy_filling_equals_the_plain_loop(costs: np.ndarray) -> None:
     k, n = costs.shape
     each, larger = divmod(n, k)
     sizes, expected = np.zeros(k, int), []

@@ -61,7 +61,7 @@ def test_the_default():
         ("A>B B>", r"'B>': no receiver"),
         ("A>BB B>A", r"'A>BB': a receiver is named twice"),
         ("A>B B>AB", r"'B>AB': bob cannot receive"),
-        ("A>B", r"alice receives bob 0 times a round; accepted: exactly once, one slot B>A"),
+        ("A>B", r"alice receives bob 0 times per round; accepted: exactly once, one slot B>A"),
         ("A>B A>B B>A", r"bob receives alice 2 times"),
         ("", r"bob receives alice 0 times"),
     ],

@@ -50,3 +50,12 @@ def test_a_node_that_raises_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("testbed.nodes.key_maker.KeyMaker.take", broken)
     with pytest.raises(AssertionError, match=r"cascade, seed 3, .*KeyError"):
         relay.meddle("cascade", range(3, 4))
+
+
+@pytest.mark.parametrize(("seed", "words"), [(69, "two different keys"), (37, "never meant")])
+def test_without_key_confirmation_the_relay_wins(monkeypatch: pytest.MonkeyPatch, seed: int, words: str) -> None:
+    """The same manipulations find what they are meant to find where nothing stands against them."""
+    for check in ("check_shown", "check_answered"):
+        monkeypatch.setattr(f"testbed.chain.amplification.{check}", lambda *_: None)
+    with pytest.raises(AssertionError, match=words):
+        relay.meddle("cascade", range(seed, seed + 1))

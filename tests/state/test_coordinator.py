@@ -47,11 +47,11 @@ EXPERIMENT: dict[str, Any] = {
 }
 
 Script = Callable[[str, Any], list[Any] | None]
-"""(node, what it was told) → what it answers; None for the usual."""
+"""(node, order) → its answer; None for the usual one."""
 
 
 class Stage:
-    """Plays the nodes: answers every order at once, unless a script says otherwise."""
+    """Plays the nodes: answers every order at once, unless a script replaces the answer."""
 
     def __init__(
         self, script: Script = lambda node, body: None, lab: dict[str, Any] = LAB, begun: bool = True, **changes: Any
@@ -658,16 +658,25 @@ def test_a_dead_air_ends_the_run_at_once() -> None:
     assert "world: killed by SIGKILL" in stage.over.detail
 
 
+def test_a_node_that_is_started_again_before_it_has_greeted_is_waited_for() -> None:
+    stage = Stage()
+    stage.join("alice", "eve", "ris")
+    stage.take(e.ProcessEnded("bob", "process ended: killed by SIGKILL; it is restarted"))
+    assert stage.over is None
+    stage.join("bob")
+    assert stage.over == e.RunOver("finished", "6 rounds")
+
+
 def test_a_node_that_dies_before_it_greets_ends_the_run_with_its_last_words() -> None:
     stage = Stage()
     stage.join("alice")
-    stage.take(e.ProcessEnded("bob", "process ended: exit status 2: options: unknown key"))
+    stage.take(e.ProcessEnded("bob", "process ended: exit status 2: options: unknown key", is_final=True))
     assert stage.over is not None
     assert "bob did not start" in stage.over.detail
     assert "unknown key" in stage.over.detail
 
 
-def test_rounds_that_only_fail_are_not_gone_on_with_for_ever() -> None:
+def test_a_run_whose_rounds_all_fail_ends() -> None:
     def broken(node: str, body: Any) -> list[Any] | None:
         if isinstance(body, m.Probe) and node == "bob":
             return [
@@ -683,7 +692,7 @@ def test_rounds_that_only_fail_are_not_gone_on_with_for_ever() -> None:
     assert stage.state.probed < 30
 
 
-def test_a_coordinator_that_slept_judges_nobody() -> None:
+def test_after_a_suspension_of_the_coordinator_no_node_is_lost() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 2 else None)
     stage.join()
     stage.now_s += 100.0
@@ -721,7 +730,7 @@ def test_a_paused_node_that_wakes_is_taken_in_again() -> None:
      m.Captured(round=7), m.Probed(rounds=[m.RoundResult(round=7, links=[])]), m.KeyGuessed(block=3, digest=None),
      m.Stopped(kind="stop")],
 )  # fmt: skip
-def test_answers_nobody_asked_for_are_noted_not_fatal(body: Any) -> None:
+def test_unexpected_answers_are_noted_and_not_fatal(body: Any) -> None:
     stage = Stage()
     stage.join("alice", "ris")
     for name in ("alice", "ris"):
@@ -859,3 +868,17 @@ def test_a_run_too_short_for_its_training_makes_no_block() -> None:
     assert stage.blocks == []
     assert stage.over == e.RunOver("finished", "3 rounds")
     assert ("rounds_unused", {"rounds": 3}) in [(n.kind, n.detail) for n in stage.notes]
+
+
+def test_a_nodes_own_words_are_one_line_wherever_they_end_up() -> None:
+    def fails(node: str, body: Any) -> list[Any] | None:
+        bad = m.Failed(operation="run", state="x\ny", detail="first\nsecond \x1b[2J" + "z" * 5000)
+        return [bad] if node == "bob" and isinstance(body, m.Configure) else None
+
+    stage = Stage(fails)
+    stage.join()
+    stage.wait(4.0)
+    assert stage.over is not None
+    assert stage.over.detail.startswith("bob: run: first?second ?[2Jzzz")
+    assert stage.over.detail.isprintable()
+    assert len(stage.over.detail) < 1100

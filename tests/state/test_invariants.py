@@ -1,4 +1,4 @@
-"""The invariants can fail, the tables are those that are drawn, and the story says what happened."""
+"""The invariants can fail, the tables equal the drawn diagrams, and the story lists the events."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def read_back_for_nothing(s: state.CoordinatorState) -> None:
     ("damage", "problem"),
     [
         (lose_a_round, "2 rounds were begun, but 1 are over and 0 under way"),
-        (forget_a_deadline, "round 1 may wait for ever"),
+        (forget_a_deadline, "round 1 may wait without limit"),
         (count_twice, "1 rounds are over, but 2 kept and 0 rejected"),
         (be_ready_and_dead, "eve is ready but not alive"),
         (leave_bob_out, "bob is required but left out"),
@@ -83,11 +83,11 @@ def test_damage_is_named(damage: Callable[[state.CoordinatorState], None], probl
         stage.state.check()
 
 
-def test_a_block_that_waits_for_nobody_is_named() -> None:
+def test_a_block_that_waits_for_no_node_is_named() -> None:
     stage = distilling()
     assert stage.state.blocks.open is not None
     stage.state.blocks.open.waiting.clear()
-    with pytest.raises(InvariantError, match="block 0 waits for nobody"):
+    with pytest.raises(InvariantError, match="block 0 waits for no node"):
         stage.state.check()
 
 

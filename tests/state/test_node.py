@@ -14,6 +14,7 @@ from testbed.core.outcomes import KeyReport, SurfaceRecord
 from testbed.core.types import CsiFrame, Key
 from testbed.net import messages as m
 from testbed.nodes import events as e
+from testbed.nodes import known
 from testbed.nodes.eavesdropping import EVE_PATIENCE_S
 from testbed.nodes.state import NodeState
 
@@ -169,7 +170,7 @@ def test_private_mode_reports_no_bits_and_no_digests() -> None:
 
 @pytest.mark.parametrize("experiment_mode", [False, True])
 def test_only_a_rehearsal_draws_from_the_experiments_seed(experiment_mode: bool) -> None:
-    """Whoever knows experiment.toml must not foretell which bits Alice sacrifices, whatever is recorded."""
+    """A reader of experiment.toml must not be able to predict which bits Alice sacrifices, in either mode."""
 
     def sacrifice(secret_seed: int, rehearsal: bool, run: str = "r") -> Any:
         trio = Trio(experiment_mode=experiment_mode, rehearsal=rehearsal)
@@ -310,7 +311,7 @@ def test_a_training_keeps_a_model_and_its_rounds_never_enter_a_key() -> None:
     trio.take("alice", e.Received(order))
     trio.take("bob", e.Received(order))
     assert trio.last("alice", m.Agreed).report.verified
-    # told to configure again, and after a restart, the model is there again
+    # after another Configure, and after a restart, the model is there again
     trio.nodes["alice"].handle(e.Received(configure(chain=LINEAR)))
     again = NodeState("alice", 9)
     welcome = e.Received(m.Welcome(run="r", lost_after_s=1.0))
@@ -351,7 +352,7 @@ def test_a_kept_model_that_is_broken_stops_the_node_with_the_reason() -> None:
     assert "stored model of this run" in out.body.detail
 
 
-def test_a_model_file_that_this_node_does_not_have_is_told_and_ends_nothing_else() -> None:
+def test_a_missing_model_file_is_reported_and_ends_nothing_else() -> None:
     node = NodeState("bob", 1)
     node.handle(e.Received(m.Welcome(run="r", lost_after_s=1.0)))
     elsewhere = ChainPlan(enhance="linear_mmse", enhance_options={"model": "/nowhere/model.npz"})
@@ -373,7 +374,7 @@ def test_a_model_file_that_this_node_does_not_have_is_told_and_ends_nothing_else
 def test_a_reconciliation_message_that_was_tampered_with_costs_the_block_and_no_more(
     reconcile: str, quantize: str, kind: str, fault: str
 ) -> None:
-    """What is changed on the wire never gets this far (`net.transport`); a peer that is broken or lies does."""
+    """A message changed on the wire never gets this far (`net.transport`), but one of a faulty peer does."""
     plan = ChainPlan(enhance_options={"step": 4}, quantize=quantize, reconcile=reconcile)
     trio = Trio(chain=plan)
     tampered_with = 0
@@ -474,7 +475,7 @@ def test_a_block_that_failed_or_was_given_up_counts_as_known() -> None:
     order = m.Distil(block=0, rounds=ROUNDS[:half], timeout_s=5.0)
     trio.take("alice", e.Received(order))
     trio.take("bob", e.Received(order))
-    for role in ("alice", "bob"):  # Bob hears Alice's first word of block 1 before he is told to abandon block 0
+    for role in ("alice", "bob"):  # Bob receives Alice's first message of block 1 before the order to abandon block 0
         trio.take(role, e.Received(m.Abandon(block=0, reason="eve was slow")))
         trio.take(role, e.Received(m.Distil(block=1, rounds=ROUNDS[half:], timeout_s=5.0)))
     assert trio.last("bob", m.Agreed).report.block == 1
@@ -482,9 +483,9 @@ def test_a_block_that_failed_or_was_given_up_counts_as_known() -> None:
     assert trio.last("alice", m.Amplified).report.min_entropy_per_bit < 0.1
 
 
-def again_in_two_halves(**changes: Any) -> tuple[Trio, int]:
+def again_in_two_halves(again: bool = True, **changes: Any) -> tuple[Trio, int]:
     accounting = Accounting(epsilon_log2=32, assumed_eve_correlation=0.0)
-    return Trio(rounds_again=True, **{"blocks": 2, "accounting": accounting, **changes}), len(ROUNDS) // 2
+    return Trio(rounds_again=again, **{"blocks": 2, "accounting": accounting, **changes}), len(ROUNDS) // 2
 
 
 def second_half(trio: Trio, half: int, block: int = 1) -> KeyReport:
@@ -521,7 +522,7 @@ def test_a_discussion_that_is_broken_off_counts_as_known() -> None:
     assert second_half(trio, half).min_entropy_per_bit < 0.1
 
 
-def test_a_node_that_is_welcomed_to_its_run_again_forgets_nothing_that_was_said() -> None:
+def test_a_node_that_is_welcomed_to_its_run_again_counts_what_was_published_before() -> None:
     trio, half = again_in_two_halves()
     for role in ("alice", "bob"):
         trio.take(role, e.Received(m.Distil(block=0, rounds=ROUNDS[:half], timeout_s=5.0)))
@@ -538,6 +539,58 @@ def test_a_restarted_alice_who_cannot_know_what_was_said_before_makes_no_key() -
     assert report.key_bits == 0
     assert "earlier_blocks_unknown" in str(report.failure)
     assert trio.keys == {}
+
+
+def test_a_restarted_alice_who_finds_what_she_kept_knows_what_was_said_before() -> None:
+    """What comes back makes no second key for her, and what is new makes one: she is as good as one who stayed."""
+    kept: list[Any] = []
+    for again in (True, False):
+        trio, half = again_in_two_halves(again=again)
+        handle = trio.nodes["alice"].handle
+
+        def keeping(event: e.Event, handle: Any = handle) -> list[e.Instruction]:
+            out = handle(event)
+            kept.extend(x.part for x in out if isinstance(x, e.StoreKnown))
+            return out
+
+        trio.nodes["alice"].handle = keeping  # type: ignore[method-assign]
+        for role in ("alice", "bob"):
+            trio.take(role, e.Received(m.Distil(block=0, rounds=ROUNDS[:half], timeout_s=5.0)))
+        trio.amplify(None)
+        assert [type(part) for part in kept] == [known.Begun, known.Decided]
+        files = [known.encode(part) for part in kept]
+        fresh, _ = again_in_two_halves(again=again)
+        fresh.take("alice", e.PastFound(known.Past.of(known.decode(data) for data in files)))
+        report = second_half(fresh, half, block=1)
+        assert "earlier_blocks_unknown" not in str(report.failure)
+        if again:
+            assert report.min_entropy_per_bit < 0.1
+            assert report.key_bits == 0
+        else:
+            assert report.min_entropy_per_bit > 0.4
+        kept.clear()
+
+
+def test_nothing_is_published_of_a_block_that_was_not_kept_before() -> None:
+    trio = Trio()
+    out = trio.nodes["alice"].handle(e.Received(m.Distil(block=0, rounds=ROUNDS, timeout_s=5.0)))
+    assert isinstance(out[0], e.StoreKnown)
+    out = trio.nodes["bob"].handle(e.Received(m.Distil(block=0, rounds=ROUNDS, timeout_s=5.0)))
+    assert not any(isinstance(x, e.StoreKnown) for x in out)  # he decides no length
+
+
+def test_what_was_kept_of_a_run_is_forgotten_with_its_end() -> None:
+    out = Trio().nodes["alice"].handle(e.Received(m.Finish(kind="stop")))
+    assert e.ForgetKnown() in out
+
+
+def test_a_block_that_is_given_up_takes_its_key_with_it() -> None:
+    trio = Trio()
+    for role in ("alice", "bob"):
+        assert trio.nodes[role].handle(e.Received(m.Abandon(block=4, reason="the other end has none"))) == [
+            e.DropKey(4)
+        ]
+    assert trio.nodes["eve"].handle(e.Received(m.Abandon(block=4, reason="x"))) == []
 
 
 def test_a_node_that_is_configured_again_has_spent_what_it_spent() -> None:
@@ -576,7 +629,7 @@ def test_what_eve_measured_counts_however_much_of_the_discussion_she_missed() ->
 
 
 @pytest.mark.parametrize("surface", [None, record()], ids=["nothing", "states without patterns"])
-def test_a_public_surface_of_which_nothing_was_told_makes_no_key(surface: SurfaceRecord | None) -> None:
+def test_an_unreported_public_surface_makes_no_key(surface: SurfaceRecord | None) -> None:
     trio = Trio(surface=SurfacePlan(policy="random", secret=False))
     trio.distil()
     trio.take("alice", e.Received(m.Amplify(block=0, eve=None, timeout_s=5.0, surface=surface)))

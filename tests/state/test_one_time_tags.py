@@ -216,7 +216,7 @@ def test_the_coordinator_ends_a_run_without_authentication() -> None:
 def test_without_a_pool_a_run_is_refused_and_a_rehearsal_is_not() -> None:
     node = NodeState("alice", 1, wegman_carter=True)
     node.handle(e.Received(WELCOME))
-    assert "never made" in told(node, configure())
+    assert "used up or missing" in told(node, configure())
     assert isinstance(node.handle(e.Received(configure(rehearsal=True)))[0], e.Operate)
     assert node.setup.pool is not None
     assert node.setup.pool.is_rehearsal

@@ -1,4 +1,4 @@
-"""Links that break, clocks that jump and nodes that do not get ready, on paper: nothing waits for ever."""
+"""Links that break, clocks that jump and nodes that do not get ready, on paper: nothing waits without limit."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_order_while_there_is_room_to_close
     assert {node for node, body in stage.told if isinstance(body, m.Finish)} == {"alice", "bob", "eve", "ris"}
 
 
-def test_a_wrong_key_is_told_with_who_did_not_join() -> None:
+def test_a_wrong_key_is_reported_with_the_nodes_that_did_not_join() -> None:
     stage = Stage()
     stage.join("alice", "eve", "ris")
     stage.take(e.KeyRefused("somebody came whose key is in no /keys/NAME.public"))
@@ -192,7 +192,7 @@ def slow_eve(**changes: Any) -> tuple[Stage, list[float]]:
 
 
 @pytest.mark.parametrize("policy", ["none", "random"])
-def test_an_eve_whose_radio_is_silent_slows_three_rounds_and_is_told(policy: str) -> None:
+def test_an_eve_whose_radio_is_silent_slows_three_rounds_and_is_reported(policy: str) -> None:
     stage, over_s = slow_eve(surface={"policy": policy})
     assert stage.over == e.RunOver("finished", "40 rounds")
     assert stage.state.kept == 40
@@ -213,3 +213,23 @@ def test_an_eve_whose_radio_fails_in_every_round_is_left_out() -> None:
     stage.join()
     assert stage.over == e.RunOver("finished", "10 rounds")
     assert [n.detail["node"] for n in stage.notes if n.kind == "left_out"] == ["eve"]
+
+
+def test_a_world_that_died_is_named_and_not_who_fails_because_of_it() -> None:
+    """Nodes that are ordered to stop cannot silence their radios in an air that is gone, and say so."""
+
+    stopped = set()
+
+    def script(name: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Finish):
+            if name in stopped:  # as a node does that has left
+                return []
+            stopped.add(name)
+            return [m.Failed(operation="run", state="stopped", detail="silence: the world did not answer within 2 s")]
+        return [] if isinstance(body, m.Probe) and body.round >= 2 else None
+
+    stage = Stage(script)
+    stage.join()
+    stage.take(e.ProcessEnded("world", "process ended: killed by SIGKILL", is_final=True))
+    stage.wait(10.0)
+    assert stage.over == e.RunOver("failed", "world: process ended: killed by SIGKILL")

@@ -1,4 +1,4 @@
-"""Nodes that do anything at any time: whatever arrives, the coordinator ends in order and counts every round once.
+"""Nodes that do anything at any time: the coordinator still ends in order and counts every round once.
 
 Every event is followed by a check of the invariants (conftest). Seeds are fixed, so that a failure can be repeated.
 """

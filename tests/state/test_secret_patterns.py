@@ -48,7 +48,7 @@ def test_equal_states_have_equal_numbers_in_every_block() -> None:
     assert {(r.elements, r.phase_bits) for r in records} == {(4, 1)}  # how many bits a state was drawn with
 
 
-def test_what_the_surface_held_in_rounds_of_no_key_is_told_with_the_next_block() -> None:
+def test_states_of_rounds_without_a_key_are_reported_with_the_next_block() -> None:
     """Training publishes CSI: a state that comes back afterwards is known."""
     stage = Stage(repeating("abacba"), **SECRET)
     surface = stage.state.surface
@@ -75,7 +75,7 @@ def test_public_patterns_are_told_with_their_levels() -> None:
         assert record.phase_bits == 1
 
 
-def test_without_a_surface_nothing_is_told_of_one() -> None:
+def test_without_a_surface_none_is_reported() -> None:
     stage = Stage(**{**SECRET, "surface": {"policy": "none"}})
     stage.join("alice", "bob", "eve")
     assert [body.surface for body in told(stage, m.Amplify)] == [None] * 4
@@ -120,7 +120,7 @@ def test_a_pattern_is_recorded_only_where_its_node_tells_it(experiment: bool) ->
 
 
 def test_a_board_that_started_anew_under_a_secret_pattern_costs_its_rounds() -> None:
-    """A state that nobody drew reads back as unknown: the rounds under it are withdrawn, the next state is ordered."""
+    """A state that was not drawn counts as unknown: the rounds under it are withdrawn, the next state is ordered."""
     stage = Stage(**{**SECRET, "rounds": 12, "surface": {"policy": "random", "options": {"every": 3}}})
     forgotten: list[int] = []
 

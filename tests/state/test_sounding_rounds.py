@@ -30,7 +30,7 @@ def test_every_so_many_rounds_are_for_the_beams_and_no_key_is_made_of_them() -> 
     assert done.over.status == "finished"
 
 
-def test_everybody_is_told_who_has_how_many_antennas() -> None:
+def test_all_nodes_receive_the_numbers_of_antennas() -> None:
     told = [body for _, body in stage().told if isinstance(body, m.Configure)]
     assert all(body.antennas == {"alice": 4, "bob": 4, "eve": 1} and body.beams.policy == "svd" for body in told)
 
@@ -77,7 +77,7 @@ def test_slots_leave_time_for_a_sounding() -> None:
     assert abs(gap(starts) - one - 3 * 30e-6) < 1e-9
 
 
-def test_an_eve_with_several_antennas_is_taken_in_and_told_of() -> None:
+def test_an_eve_with_several_antennas_takes_part_and_is_reported() -> None:
     done = stage(n_eve=8)
     assert done.over is not None
     assert done.over.status == "finished"

@@ -66,7 +66,7 @@ def test_a_round_goes_slot_by_slot() -> None:
     assert not [b for _, b in stage.told if isinstance(b, m.Probe)]
 
 
-def test_beside_one_radio_without_timing_nobody_uses_it() -> None:
+def test_with_one_untimed_radio_no_radio_uses_timing() -> None:
     for untimed in ((), ("bob",)):
         stage = Untimed(untimed=untimed)
         stage.join()
@@ -75,7 +75,7 @@ def test_beside_one_radio_without_timing_nobody_uses_it() -> None:
         assert bool(stage.orders()) == bool(untimed)
 
 
-def test_nobody_is_told_the_next_step_before_the_last_is_reported() -> None:
+def test_the_next_step_is_ordered_only_after_the_last_was_reported() -> None:
     stage = Untimed(lambda node, body: [] if isinstance(body, m.Step) else None)
     stage.join()
     assert stage.orders() == [("alice", "transmit", False)]
@@ -89,7 +89,7 @@ def test_nobody_is_told_the_next_step_before_the_last_is_reported() -> None:
     assert stage.orders()[3:] == [("alice", "silence", False)]
 
 
-def test_who_hangs_is_blamed_and_everybody_falls_silent() -> None:
+def test_the_node_that_hangs_is_named_and_all_fall_silent() -> None:
     def script(node: str, body: Any) -> list[Any] | None:
         hangs = isinstance(body, m.Step) and body.round == 0 and node == "bob" and body.action == "receive"
         return [] if hangs else None

@@ -53,7 +53,7 @@ def test_rounds_are_used_after_their_pattern_was_read_back() -> None:
     assert stage.state.kept == 12
 
 
-def test_a_board_that_forgot_costs_the_rounds_since_the_last_look_and_is_told_again() -> None:
+def test_a_board_that_lost_its_pattern_costs_the_rounds_since_the_last_readback_and_gets_it_again() -> None:
     stage = run(Forgetful(8))  # the seventh round was ordered ahead, while the first six were still coming in
     assert stage.over is not None
     assert stage.over.status == "finished"
@@ -68,7 +68,7 @@ def test_a_board_that_forgot_costs_the_rounds_since_the_last_look_and_is_told_ag
     assert "was reset" in note.detail["detail"]
 
 
-def test_it_is_told_again_and_the_rounds_after_that_count() -> None:
+def test_it_gets_the_pattern_again_and_later_rounds_count() -> None:
     stage = run(Forgetful(2), rounds=12)
     assert len(orders(stage, m.Apply)) == 2
     assert distilled(stage) == set(range(7, 12))

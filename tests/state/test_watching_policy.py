@@ -78,7 +78,7 @@ def test_lost_and_malformed_rounds_tell_nothing() -> None:
     assert [r.kept for r in stage.rounds] == [True, True, False, True, True, True]
 
 
-def test_a_round_that_never_started_is_told_as_lost() -> None:
+def test_a_round_that_never_started_is_reported_as_lost() -> None:
     refused = [True]
 
     def script(node: str, body: Any) -> list[Any] | None:

@@ -29,7 +29,7 @@ class Line:
                 client, _ = self._listener.accept()
                 try:
                     server = socket.create_connection(("127.0.0.1", self._target))
-                except OSError:  # nobody is there yet
+                except OSError:  # there is no server yet
                     client.close()
                     continue
                 with self._lock:
@@ -59,7 +59,7 @@ class Line:
         return len(ends)
 
     def pull(self) -> None:
-        """Let nothing through any more: the cable is out, and nobody is told."""
+        """Let nothing through any more, as if the cable were unplugged; the connections stay open."""
         self._passes.clear()
 
     def plug(self) -> None:

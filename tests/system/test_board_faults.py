@@ -107,7 +107,7 @@ def test_a_long_campaign(tmp_path: Path, driver: str) -> None:
 
 @pytest.mark.parametrize("fault", ["bit-order", "ack-early"])
 def test_outputs_that_hold_something_else_are_never_reported_as_applied(tmp_path: Path, fault: str) -> None:
-    """The ris595 board itself is wrong, for good or for 20 ms: what apply says is so when it says it."""
+    """The ris595 board itself is faulty, permanently or for 20 ms: an acknowledged pattern is really on the outputs."""
     context = DriverContext(seed=3, world=None, identity=None, state_dir=tmp_path)
     rng = np.random.default_rng(4)
     with (

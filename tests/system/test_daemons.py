@@ -23,7 +23,7 @@ from testbed.records import reader
 
 
 def free_ports(n: int) -> list[int]:
-    """Return consecutive free ports, outside the range that the system hands out to everybody's outgoing connections.
+    """Return consecutive free ports, outside the range that the system uses for outgoing connections.
 
     Alice's transcript is one above her discussion; a port of that range may be taken again before she gets to it.
     """
@@ -56,7 +56,10 @@ class Site:
         lab = config.load_lab(str(self.lab))
         processes.make_keys(lab, processes.daemon_names(lab))  # all sites share one state folder
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stays: bool = False) -> subprocess.Popen[str]:
+        """Start a daemon; a node leaves after one run unless it `stays`."""
+        if arguments[0] == "node" and not stays:
+            arguments = (*arguments, "--once")
         child = subprocess.Popen(
             [sys.executable, "-m", "testbed", *arguments, "--lab", str(self.lab)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -64,9 +67,9 @@ class Site:
         self.children.append(child)
         return child
 
-    def start_coordinator(self, *arguments: str) -> subprocess.Popen[str]:
+    def start_coordinator(self, *arguments: str, experiment: str = "mobile_room") -> subprocess.Popen[str]:
         out = str(self.folder / "runs")
-        return self.start("coordinator", "mobile_room", "--json", "--out", out, *arguments)
+        return self.start("coordinator", experiment, "--json", "--out", out, *arguments)
 
     def run_folder(self) -> Path:
         return next((self.folder / "runs").iterdir())
@@ -83,7 +86,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def when(stream: Any, happens: Callable[[str], bool]) -> None:
-    """Read lines until one says that it happened; keep the pipe drained afterwards."""
+    """Read lines until one fulfils the condition; keep the pipe drained afterwards."""
     said: list[str] = []
     for line in stream:
         said.append(line)
@@ -131,7 +134,7 @@ def test_a_killed_bob_who_is_started_again_takes_part_again(site: Site) -> None:
     assert run.summary["keys_mismatched"] == 0
 
 
-def test_interrupting_the_coordinator_finishes_the_round_and_sends_everybody_home(site: Site) -> None:
+def test_interrupting_the_coordinator_finishes_the_round_and_all_nodes(site: Site) -> None:
     site.start("sim")
     nodes = [site.start("node", name) for name in ("alice", "bob", "eve")]
     coordinator = site.start_coordinator("--rounds", "100000")
@@ -146,7 +149,7 @@ def test_interrupting_the_coordinator_finishes_the_round_and_sends_everybody_hom
 
 
 def test_a_coordinator_that_vanishes_is_missed(site: Site) -> None:
-    """Nodes do not wait for ever: they leave with a reason and a silent transmitter."""
+    """Nodes do not wait without limit: they end with a reason and a silent transmitter."""
     site.lab.write_text(site.lab.read_text().replace("rejoin_timeout_s = 20.0", "rejoin_timeout_s = 1.0"))
     site.start("sim")
     nodes = [site.start("node", name) for name in ("alice", "bob", "eve")]

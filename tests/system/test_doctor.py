@@ -57,7 +57,7 @@ def the(diagnosis: doctor.Diagnosis, subject: str, check: str) -> doctor.Finding
 
 
 def truth(diagnosis: doctor.Diagnosis, name: str) -> dict[str, float]:
-    """What a simulated radio says of its own crystal."""
+    """The crystal error that a simulated radio reports."""
     said = the(diagnosis, name, "device").detail
     return {k: float(said.split(f"{k} ")[1].split(",")[0]) for k in ("clock_ppm", "cfo_ppm")}
 
@@ -81,7 +81,7 @@ def test_simulated_radios_are_measured_as_they_are(tmp_path: Path) -> None:
     assert set(radios) == {"alice", "bob", "eve"}
     assert radios["alice"].dc_offset_dbfs == pytest.approx(-40.0, abs=0.5)
     assert radios["bob"].dc_offset_dbfs == pytest.approx(-60.0, abs=0.5)
-    assert "eve" not in radios["bob"].heard  # she never sends
+    assert "eve" not in radios["bob"].heard  # she never transmits
     true = {name: truth(diagnosis, name) for name in radios}
     assert true["bob"] == {"clock_ppm": -1.0, "cfo_ppm": 0.5}
     for rx, tx in (("alice", "bob"), ("bob", "alice"), ("eve", "alice"), ("eve", "bob")):
@@ -210,7 +210,7 @@ class _Board(Board):
     ("fault", "said"),
     [("stuck", "1 of 24 elements"), ("reversed", "read back differently"), ("dead", "no answer"), ("", "")],
 )
-def test_a_board_that_does_not_do_as_told_is_named(
+def test_a_board_that_does_not_obey_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
 ) -> None:
     find = registry.load_driver
@@ -246,7 +246,7 @@ def test_radios_without_timing_are_measured_step_by_step(tmp_path: Path) -> None
     assert (heard.frames, heard.delay_s, diagnosis.radios["bob"].delay_s) == (4, None, None)
 
 
-def test_radios_with_and_without_timing_are_told_apart(tmp_path: Path) -> None:
+def test_radios_with_and_without_timing_are_distinguished(tmp_path: Path) -> None:
     lab = lab_file(
         tmp_path, ('role = "alice"\ndriver = "sim"', 'role = "alice"\ndriver = "sim"\noptions = { timed = false }')
     )
@@ -264,7 +264,7 @@ def test_on_the_wall_clock_a_run_uses_what_was_measured(tmp_path: Path) -> None:
     assert wrong(diagnosis) == []
     heard = diagnosis.radios["bob"].heard["alice"]
     assert heard.delay_s is not None
-    assert 0.0 <= heard.delay_s.mean_s - ALICE_BOB_M / SPEED_M_S < 50e-9  # whatever the readings were off by
+    assert 0.0 <= heard.delay_s.mean_s - ALICE_BOB_M / SPEED_M_S < 50e-9  # independent of the readings' errors
     # written as if the host were slow, so that it cannot be taken for the driver's own figure
     folder = processes.node_state_dir(place, "bob")
     stored = calibration.read(folder, {"serial": diagnosis.radios["bob"].serial})
@@ -331,7 +331,7 @@ def test_a_wrong_serial_number_and_a_pluto_twice_are_named(tmp_path: Path) -> No
     assert ("bob, eve", "serial number") in wrong(diagnosis)
 
 
-def test_delay_offset_and_rate_are_told_apart() -> None:
+def test_delay_offset_and_rate_are_separated() -> None:
     rng = np.random.default_rng(5)
     t = np.arange(20) * 0.01
     there = [(x, 40e-9 + 3e-6 + 2e-6 * x + rng.normal(0, 1e-9)) for x in t]
@@ -446,6 +446,23 @@ def test_a_remote_nodes_own_machine_is_recognised_and_others_secrets_are_not_ask
     doctor._keys(place, here, notes)
     asked = {(f.subject, f.detail.rsplit(".", 1)[-1].split()[0]) for f in notes.all if not f.ok}
     assert asked == {(n, "public") for n in ("coordinator", "world", "alice", "eve", "ris")}
+
+
+def test_an_air_that_is_another_machines_is_not_started_here(tmp_path: Path) -> None:
+    """Started here it would make the air's keys anew, and nothing here would understand the real one any more."""
+    there = 'host = "192.0.2.1"'
+    lab = lab_file(
+        tmp_path,
+        ('pace = "virtual"', f'pace = "virtual"\n{there}\nport = 45995'),
+        ("[node.alice]", f"[coordinator]\n{there}\nport = 45999\n[node.alice]\n{there}\nport = 45997"),
+        ("[node.bob]", '[node.bob]\nlocal = false\nhost = "127.0.0.7"'),
+    )  # fmt: skip
+    place = config.load_lab(lab)
+    found = doctor.examine(place, lab, RadioPlan(), 4, lambda _: None, None, ["bob"])
+    (air,) = [f for f in found.findings if f.subject == "world" and f.check == "elsewhere"]
+    assert air.ok
+    assert "192.0.2.1" in air.detail
+    assert not (processes.lab_folder(place) / "transport" / "world.secret").exists()
 
 
 def test_advice_names_the_option_and_its_value(tmp_path: Path) -> None:

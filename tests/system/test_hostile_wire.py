@@ -1,4 +1,4 @@
-"""What strangers, members of the lab and garbled lines can do to the sockets: nothing lasting, to nobody else."""
+"""Strangers, nodes of the lab and damaged lines attack the sockets: no lasting effect, and none on others."""
 
 from __future__ import annotations
 
@@ -110,6 +110,11 @@ def test_after_a_few_bad_messages_a_connection_is_not_heard_and_the_others_are(h
     assert house.take()[0] == "eve"
 
 
+def _probed(link: m.LinkResult) -> bytes:
+    result = m.RoundResult(round=1, links=[link])
+    return m.encode(m.Envelope(m.Header(0, m.VERSION, "eve", "1"), m.Probed(rounds=[result])))
+
+
 def _sent(**changes: Any) -> bytes:
     """A greeting of Bob's with parts of its body replaced."""
     tree = msgspec.msgpack.decode(m.encode(m.Envelope(m.Header(0, m.VERSION, "eve", "1"), HELLO)))
@@ -132,27 +137,10 @@ STOPPED_A_RUN: dict[str, bytes] = {
     "no type": _sent(type=None),
     "a long identity": _sent(identity={"x": "y" * 100_000}),
     "a surface of 2^40 elements": _sent(surface_shape=[1 << 20, 1 << 20]),
-    "CSI of a wrong shape": m.encode(
-        m.Envelope(
-            m.Header(0, m.VERSION, "eve", "1"),
-            m.Probed(rounds=[m.RoundResult(round=1, links=[m.LinkResult(tx="alice", reason=None, shape=(3, 1, 64), csi=bytes(8))])]),
-        )
-    ),
-    "an empty link": m.encode(
-        m.Envelope(
-            m.Header(0, m.VERSION, "eve", "1"), m.Probed(rounds=[m.RoundResult(round=1, links=[m.LinkResult(tx="", reason=None)])])
-        )
-    ),
-    "../x": m.encode(
-        m.Envelope(
-            m.Header(0, m.VERSION, "eve", "1"), m.Probed(rounds=[m.RoundResult(round=1, links=[m.LinkResult(tx="../x", reason=None)])])
-        )
-    ),
-    "NUL": m.encode(
-        m.Envelope(
-            m.Header(0, m.VERSION, "eve", "1"), m.Probed(rounds=[m.RoundResult(round=1, links=[m.LinkResult(tx="bob\0", reason=None)])])
-        )
-    ),
+    "CSI of a wrong shape": _probed(m.LinkResult(tx="alice", reason=None, shape=(3, 1, 64), csi=bytes(8))),
+    "an empty link": _probed(m.LinkResult(tx="", reason=None)),
+    "../x": _probed(m.LinkResult(tx="../x", reason=None)),
+    "NUL": _probed(m.LinkResult(tx="bob\0", reason=None)),
     "bad UTF-8": m.encode(m.Envelope(m.Header(0, m.VERSION, "eve", "1"), HELLO)).replace(b"bob", b"b\xffb"),
 }  # fmt: skip
 
@@ -204,7 +192,7 @@ def test_a_peer_that_reads_nothing_cannot_hold_up_who_sends(house: House) -> Non
     for _ in range(5000):
         link.send(m.Failed(operation="x" * 2000, state="", detail=""))
     assert time.monotonic() - began_s < 60
-    assert link.refused["queue_full"] > 0  # nobody took them from the hub's socket
+    assert link.refused["queue_full"] > 0  # the hub did not read them from its socket
 
 
 # ---------------------------------------------------------------- the simulated air
@@ -331,7 +319,7 @@ def test_the_world_hangs_up_on_a_frame_of_2_gib(air: Airspace) -> None:
             heard += wire.recv(64 - len(heard))
         wire.sendall(b"\x06" + struct.pack(">Q", 1 << 31) + bytes(1000))
         try:
-            while wire.recv(1000):  # its own greeting goes on until then
+            while wire.recv(1000):  # it repeats its own greeting until then
                 pass
         except ConnectionResetError:
             pass

@@ -43,7 +43,7 @@ def test_a_lab_is_written_from_what_answers(
         assert (lab.node["bob"].tx_gain_db, lab.node["bob"].rx_gain_db) == (-10.0, 34.0)
         # what is there is not written over
         assert command(monkeypatch, "--out", str(path), "--yes", *at) == 2
-        assert "is there already" in capfd.readouterr().err
+        assert ": exists; accepted: a new file" in capfd.readouterr().err
 
 
 def test_where_nothing_answers_nothing_is_written(

@@ -67,7 +67,7 @@ def answer(url: str, method: str = "GET", **headers: str) -> int:
 
 
 def rounds_told(url: str) -> Iterator[int]:
-    """Yield the number of rounds as one page is told it."""
+    """Yield the number of rounds that one page receives."""
     with urllib.request.urlopen(url + "events", timeout=60) as told:
         for line in told:
             if line.startswith(b"data: "):
@@ -137,7 +137,7 @@ def test_neither_a_browser_that_never_reads_nor_a_stranger_reaches_the_run(live_
     assert process.wait(200) == 130
 
 
-def test_a_run_that_is_over_has_a_page_too_and_nobody_to_ask(tmp_path: Path) -> None:
+def test_a_run_that_is_over_has_a_page_without_orders(tmp_path: Path) -> None:
     from testbed.live import server
 
     html = server.page("token", controls=False)

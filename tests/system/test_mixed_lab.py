@@ -1,4 +1,4 @@
-"""Radios that time their samples beside one that cannot: nobody does, and the run works all the same."""
+"""Radios that time their samples in one lab with a radio that cannot: none uses timing, and the run works."""
 
 from __future__ import annotations
 

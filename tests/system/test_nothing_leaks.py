@@ -28,7 +28,7 @@ from testbed.report import html
 
 
 class Listener(threading.Thread):
-    """Reads the public discussion as anybody of the lab may."""
+    """Reads the public discussion as any node of the lab may."""
 
     def __init__(self, lab: Lab, endpoint: str) -> None:
         super().__init__(daemon=True)

@@ -1,4 +1,4 @@
-"""Emulated Plutos through the real libiio, without this project's driver: what a program of anybody's may do."""
+"""Emulated Plutos through the real libiio, without this project's driver: as any other program may use them."""
 
 from __future__ import annotations
 
@@ -90,9 +90,7 @@ def test_tones_are_heard_only_while_no_buffer_is_open(pair: tuple[Any, Any]) -> 
     assert strongest(bob.rx()) == at
 
 
-def test_samples_that_are_lost_are_not_told(
-    pair: tuple[Any, Any], devices: tuple[EmulatedPluto, EmulatedPluto]
-) -> None:
+def test_lost_samples_are_not_reported(pair: tuple[Any, Any], devices: tuple[EmulatedPluto, EmulatedPluto]) -> None:
     alice, bob = pair
     alice.tx_cyclic_buffer = True
     alice.tx(tone(300))
@@ -114,7 +112,7 @@ def test_a_device_that_hangs_answers_late(pair: tuple[Any, Any], devices: tuple[
 
 
 def test_every_attribute_is_read_and_written_as_on_the_device() -> None:
-    """What was read is written back; what the kernel's drivers do not let anybody write says so, and nothing else."""
+    """Values that were read are written back; only attributes that the kernel's drivers protect are refused."""
     import iio
 
     def everything() -> Iterator[tuple[tuple[str, str], Any]]:

@@ -138,7 +138,7 @@ def test_a_repeated_transmission_can_be_replaced(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("how", ["silence", "close"])
-def test_not_even_the_carrier_is_left(pair: Pair, how: str) -> None:
+def test_the_carrier_is_switched_off_too(pair: Pair, how: str) -> None:
     pair.tuned().alice.transmit(tone(50))
     assert pair.alice_device.tree.values[TX_POWERDOWN] == "0"
     getattr(pair.alice, how)()
@@ -146,8 +146,8 @@ def test_not_even_the_carrier_is_left(pair: Pair, how: str) -> None:
     assert heard(pair.bob.receive(N), 50) < 0.1
 
 
-def test_closing_leaves_no_tone_for_whoever_powers_up_next(pair: Pair) -> None:
-    """Without a buffer the tone generators are heard: they are zeroed."""
+def test_closing_leaves_no_tone_at_the_next_power_up(pair: Pair) -> None:
+    """Without a buffer the tone generators would be transmitted: they are set to zero."""
     pair.tuned().alice.transmit(tone(50))
     for i in range(4):
         pair.alice_device.write_attribute(tone_file(i, "scale"), "0.5")
@@ -219,7 +219,7 @@ def test_what_does_not_end_is_given_up(pair: Pair) -> None:
 
 
 def test_what_was_given_up_does_nothing_when_it_returns(pair: Pair) -> None:
-    """A transmission that hangs and then succeeds would turn a transmitter on that nobody silences."""
+    """A transmission that hangs and then succeeds would leave a transmitter on."""
     pair.alice.close()
     device, play = pair.alice_device, pair.alice_device.play
     go_on = threading.Event()
@@ -345,7 +345,7 @@ def test_ranges_are_the_devices_own() -> None:
 # ---------------------------------------------------------------- unplugged
 
 
-def test_a_pulled_cable_is_told_and_a_device_that_is_back_is_used(pair: Pair) -> None:
+def test_a_pulled_cable_is_reported_and_a_device_that_is_back_is_used(pair: Pair) -> None:
     pair.tuned()
     pair.bob_device.faults.disconnect_reads = 1
     with pytest.raises(DeviceError, match="connection lost"):
@@ -430,7 +430,7 @@ def test_whatever_libiio_calls_a_lost_device_it_is_opened_anew(
     assert pair.bob.receive(N).samples.shape == (1, N)
 
 
-def test_a_busy_buffer_is_told(pair: Pair) -> None:
+def test_a_busy_buffer_is_reported(pair: Pair) -> None:
     pair.tuned()
     pair.bob_device.faults.busy_opens = 1
     with pytest.raises(DeviceError, match="busy"):

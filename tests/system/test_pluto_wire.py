@@ -45,7 +45,7 @@ bob.rx_destroy_buffer(), alice.tx_destroy_buffer()
 
 @contextmanager
 def sim(lab: str = "wire") -> Iterator[dict[str, Any]]:
-    """Run `testbed sim`; yield what it says when it is ready."""
+    """Run `testbed sim`; yield its line once it is ready."""
     command = [sys.executable, "-m", "testbed", "sim", "--lab", lab]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -184,7 +184,7 @@ def test_rounds_on_the_wall_clock_are_heard(tmp_path: Path) -> None:
 
 
 def test_a_cable_pulled_in_the_middle_costs_a_round(tmp_path: Path) -> None:
-    """Bob's connection drops twice in the middle of a capture: told, rejected, and he is back in the next round."""
+    """Bob's connection drops twice in the middle of a capture: reported, rejected, and he is back in the next round."""
     text = config.find(Lab, "wire").read_text(encoding="utf-8")
     lab = tmp_path / "faulty.toml"
     lab.write_text(text.replace("[world.emulators.bob]", "[world.emulators.bob]\nfaults = { disconnect_reads = 2 }"))

@@ -1,4 +1,4 @@
-"""A radio that cannot transmit, such as an RTL-SDR: legal as Eve's, and nobody else's."""
+"""A radio that cannot transmit, such as an RTL-SDR: accepted for Eve only."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_bob_who_can_only_receive_is_refused(tmp_path: Path) -> None:
     assert (said.returncode, said.stdout, said.stderr.count("\n")) == (2, "", 1)
     assert "table [node.bob]: key 'role': 'bob', accepted: 'eve' by driver 'sim'" in said.stderr
     assert not (tmp_path / "runs").exists()
-    # whoever starts it another way is told by the node itself
+    # started in another way, the node itself refuses
     plan = msgspec.structs.replace(config.load_experiment("mobile_room"), rounds=6)
     outcome = processes.run(plan, config.load_lab(lab), lab, tmp_path / "run")
     assert outcome.status == "failed"

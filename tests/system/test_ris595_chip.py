@@ -225,7 +225,7 @@ def test_with_three_frames_in_ten_damaged_every_apply_is_exact(built: tuple[Path
                 noisy.wait_for(kind.outputs(kind.pattern(done)))
                 done += 1
             wanted = [kind.outputs(kind.pattern(seed)) for seed in range(done)]
-        # whatever was sent twice was executed once, and nothing else ever reached the pins
+        # a request sent twice was executed once, and nothing else ever reached the pins
         assert [x for x in noisy.latched if "1" in x][: len(wanted)] == wanted
     finally:
         noisy.close()

@@ -113,7 +113,7 @@ def test_killing_an_end_mid_run_ends_in_a_clear_report_not_a_hang(tmp_path: Path
     killed: set[int] = set()
 
     def kill(p: Progress, coordinator: Coordinator, crew: processes.Crew) -> None:
-        """Kill it once a life: it is started again, but not for ever."""
+        """Kill it after each start: it is started again, but not without limit."""
         pid = crew.pid(victim)
         if p.round >= 40 and p.message is None and pid not in killed:
             killed.add(pid)
@@ -255,7 +255,7 @@ def wait_gone(pid: int) -> None:
     pytest.fail(f"process {pid} is still there")
 
 
-def test_the_command_line_speaks_json_and_exit_codes(tmp_path: Path) -> None:
+def test_the_command_line_has_json_and_exit_codes(tmp_path: Path) -> None:
     done = cli("run", "mobile_room", "--rounds", "60", "--json", "--out", str(tmp_path / "runs"))
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
@@ -347,7 +347,7 @@ def test_private_mode_leaves_nothing_to_guess_from(tmp_path: Path) -> None:
     assert outcome.summary["csi_correlation_ab"] is None
     assert outcome.summary["keys_mismatched"] is None
     why = [e["detail"] for e in outcome.summary["health"] if "min_entropy_per_bit" in e["check"]]
-    assert why == ["private mode: nodes keep their CSI and bits to themselves"]
+    assert why == ["private mode: nodes report neither CSI nor bits"]
 
 
 def test_a_private_node_refuses_an_experiment_mode_run(tmp_path: Path) -> None:

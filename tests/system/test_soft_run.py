@@ -18,7 +18,7 @@ from testbed.records import reader
 from testbed.replay.replay import replay
 
 ROUNDS = 600
-"""Shorter blocks are corrected too, but hardly leave more entropy than their syndromes tell."""
+"""Shorter blocks are corrected too, but have little more entropy than their syndromes reveal."""
 
 
 def _libiio() -> None:

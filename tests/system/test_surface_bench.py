@@ -50,7 +50,7 @@ def search(folder: Path, lab: str, method: str, act: Any = lambda *_: None, **gi
     return surface.optimise(plan, place, lab, "static_room", given.get("save"), folder / "runs", on_coordinator=act)
 
 
-def test_show_and_apply_speak_of_the_board(tmp_path: Path) -> None:
+def test_show_and_apply_print_the_boards_pattern(tmp_path: Path) -> None:
     lab = lab_file(tmp_path, phase_bits=2)
     held = json.loads(command("ris", "show", "--lab", lab, "--json").stdout)
     assert (held["rows"], held["columns"], held["phase_bits"]) == (8, 8, 2)
@@ -94,7 +94,7 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str) -> None:
 
 @pytest.mark.parametrize(("lab", "status"), [("sim", 2), ("wire_ris595", 1)])
 def test_a_pattern_of_another_shape_is_one_line(tmp_path: Path, lab: str, status: int) -> None:
-    """Before anything starts, where the lab file or the driver knows the size; else when the board has told it."""
+    """Before anything starts, where the lab file or the driver knows the size; else once the board has reported it."""
     patterns.save(tmp_path / "small.json", patterns.make("random(1)", (4, 4), 1), {})
     done = command(
         "ris", "optimise", "--start", str(tmp_path / "small.json"), "--lab", lab, "--out", str(tmp_path / "runs")

@@ -125,7 +125,7 @@ def other_key(folder: Path, name: str) -> str:
     return (folder / f"{name}.public").read_text()
 
 
-def test_a_key_that_the_coordinator_does_not_know_is_told_on_both_sides(site: Site) -> None:
+def test_an_unknown_key_is_reported_on_both_sides(site: Site) -> None:
     site.lab.write_text(site.lab.read_text() + "join_timeout_s = 20.0\n")
     keys = processes.lab_folder(config.load_lab(str(site.lab))) / "transport"
     coordinator = site.start_coordinator("--rounds", "10")
@@ -144,7 +144,7 @@ def test_a_key_that_the_coordinator_does_not_know_is_told_on_both_sides(site: Si
     assert f"whose key is in no {keys}/NAME.public" in str(run.stop.reason)
 
 
-def test_a_stale_key_of_the_coordinator_is_told_by_the_node(site: Site, tmp_path: Path) -> None:
+def test_a_stale_key_of_the_coordinator_is_reported_by_the_node(site: Site, tmp_path: Path) -> None:
     site.lab.write_text(site.lab.read_text() + "join_timeout_s = 8.0\n")
     keys = processes.lab_folder(config.load_lab(str(site.lab))) / "transport"
     when(site.start("sim").stdout, lambda line: "endpoint" in line)
@@ -172,7 +172,7 @@ def test_a_signal_in_the_first_seconds_is_130_without_a_traceback(
     """It comes when a certain module begins to be loaded."""
     code = (
         "import os, signal, sys\n"
-        # whoever runs the tests may ignore some, and children inherit that
+        # the tests' parent process may ignore some signals, which children inherit
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "class Finder:\n"

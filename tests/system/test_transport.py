@@ -23,7 +23,7 @@ HELLO = m.Hello(role="bob", identity={}, pid=1)
 
 
 class House:
-    """A hub and whatever wires a test makes, closed together."""
+    """A hub and all wires that a test makes, closed together."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -105,6 +105,6 @@ def test_a_wrong_key_or_value_is_named_with_what_is_accepted(options: dict[str, 
             make("alice", "usrp", CONTEXT, options)
 
 
-def test_a_driver_that_is_not_emulated_is_told_with_those_that_are() -> None:
+def test_a_driver_without_emulator_is_refused_with_a_list_of_those_that_have_one() -> None:
     with pytest.raises(InputError, match=r"world.emulators.alice.*'sim'; accepted: opensourceris, pluto, ris595, usrp"):
         SimWorld.emulate("alice", "sim", CONTEXT, {})

@@ -95,7 +95,7 @@ def test_a_killed_node_does_not_stall_the_others_and_sigterm_ends_the_world(tmp_
 
 
 def test_a_stranger_hears_nothing(tmp_path: Path) -> None:
-    """Wrong key or no key: silence from the World, a timeout for the stranger."""
+    """Wrong key or no key: the World sends no answer, the client times out."""
     from sim_backend.link import Link
     from sim_backend.messages import PROTOCOL, Attach
 

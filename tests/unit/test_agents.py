@@ -324,7 +324,7 @@ def test_the_direct_net_goes_on_from_its_checkpoint_and_becomes_a_beam_policy(
     chosen, svd = whole.policy(env), beams.svd(env)
     for role, expected in zip(("alice", "bob"), chosen, strict=True):
         found = np.stack([policy.act(role, env.h[0, k].numpy(), fred=env.fred[:, 0, k].numpy()) for k in range(20)])
-        # of a beam the phase is nobody's concern
+        # the phase of a beam does not matter
         np.testing.assert_allclose(np.abs((found.conj() * expected[0].numpy()).sum(-1)), 1, atol=1e-4)
     assert torch.allclose(chosen[1], svd[1]) is not bob_follows
     assert not torch.allclose(chosen[0], svd[0])
@@ -628,7 +628,7 @@ def test_what_was_trained_on_one_stretch_of_a_world_serves_on_another(tmp_path: 
     reward = {name: float(o.reward.mean()) for name, o in found.items()}
     assert reward["random"] + 0.1 < reward["svd"] < reward["direct"] <= reward["oracle"]
     assert reward["sac"] > reward["random"] + 0.5 * (reward["svd"] - reward["random"])
-    # a checkpoint goes on with the same channels only, and acts without them
+    # a checkpoint can be trained further on the same channels only, but used without them
     sac.save(path := tmp_path / "world.pt")
     again = masac.Masac(Task((s,), (1,), "kalman", "turned"), small, channels=heard)
     again.load(path)
@@ -646,7 +646,7 @@ def test_what_was_trained_on_one_stretch_of_a_world_serves_on_another(tmp_path: 
 @pytest.mark.parametrize(
     ("algorithm", "view"), [("sac", "lstm"), ("sac", "last"), ("td3", "none"), ("ppo", "full"), ("direct", "kalman")]
 )
-def test_training_writes_a_checkpoint_that_acts_and_tells_what_it_is_worth(
+def test_training_writes_a_checkpoint_that_acts_and_reports_its_reward(
     algorithm: str, view: str, tmp_path: Path
 ) -> None:
     changes = {"n_antennas": 2, "history": 2, "kappa_eve": 0.9}
@@ -710,7 +710,7 @@ def test_a_replay_that_has_wrapped_does_not_go_into_a_larger_one(tmp_path: Path)
         made(64, 20).load(path)
 
 
-def test_a_training_that_makes_no_sense_is_one_line(tmp_path: Path) -> None:
+def test_invalid_training_options_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no algorithm 'dqn'; accepted: direct, sac, td3, ppo"):
         train.Plan("dqn")
     with pytest.raises(InputError, match="'direct' has the view 'kalman'"):
@@ -786,7 +786,7 @@ def test_channels_are_read_from_an_archive(tmp_path: Path) -> None:
 def test_the_benchs_peer_is_the_same_environment() -> None:
     from testbed.benchmarks.agents import OneCopy
 
-    s = Setting(mu=0.7, fred_noise=0.1, rho=0.5)  # forgets quickly, so that steps are nearly independent
+    s = Setting(mu=0.7, fred_noise=0.1, rho=0.5)  # decorrelates quickly, so that steps are nearly independent
     beam = np.array([1, 0, 0, 0], np.complex64)
     one = OneCopy(s, 1)
     theirs = np.array([one.step(beam, beam) for _ in range(6000)])

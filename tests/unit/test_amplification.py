@@ -66,7 +66,7 @@ def test_there_is_no_key_after_the_planned_number_of_blocks(few_attacks: None) -
     assert third.public().failure == "budget_spent"
 
 
-def test_more_blocks_cost_every_one_of_them(few_attacks: None) -> None:
+def test_with_more_blocks_every_key_is_shorter(few_attacks: None) -> None:
     terms = {b: {t.name: t.bits for t in decide(Amplification(Accounting(), b)).terms} for b in (1, 1024)}
     assert terms[1]["hashing"] == -132
     assert terms[1024]["hashing"] == -152  # 2·log2 1024 more
@@ -162,7 +162,7 @@ class Remembers(Attack):
         (Remembers, "attack wrong failed: AttackLied: its prediction of hidden symbols changed"),
     ],
 )
-def test_an_attack_that_fails_or_lies_stops_the_key_and_not_the_run(
+def test_an_attack_that_fails_or_returns_nonsense_stops_the_key_and_not_the_run(
     monkeypatch: pytest.MonkeyPatch, wrong: type[Attack], why: str
 ) -> None:
     honest = attack.load_attacks()[0]["string_near"]
@@ -214,7 +214,7 @@ def talk(decided: KeyReport, change: dict[str, Any] | None = None) -> tuple[Conv
 
 
 def test_nothing_but_the_length_is_announced() -> None:
-    """Two blocks that differ in all that was decided but the length say the same of it."""
+    """Two blocks with equal length report the same, even if all other decisions differ."""
     rich = KeyReport(
         block=0, key_bits=256, min_entropy_per_bit=0.83, eve_measured=True, limiting="nearest",
         epsilon_log2={"total": -64.0}, assumptions=("x",),
@@ -304,7 +304,7 @@ def test_nobody_amplifies_what_was_not_verified_or_not_decided() -> None:
 
 
 def test_public_patterns_need_probes_enough_to_tell_the_surface_from_the_rest(few_attacks: None) -> None:
-    """A channel under a public pattern has N + 1 coefficients: with too few probes nobody can say what is left."""
+    """A channel under a public pattern has N + 1 coefficients: with too few probes the remaining entropy is unknown."""
     levels = np.random.default_rng(1).integers(0, 2, (N, 63), dtype=np.uint8)
     states = tuple(range(N))
     report = decide(Amplification(Accounting()), states=states, levels=levels.tobytes())
@@ -313,7 +313,7 @@ def test_public_patterns_need_probes_enough_to_tell_the_surface_from_the_rest(fe
         f"public_patterns: {N} probes cannot separate a surface of 64 unknown coefficients"
     )
     assert report.public().failure == "public_patterns"
-    # where the patterns are secret, or nobody changes them, nothing has to be told apart
+    # with secret or constant patterns the two need not be separated
     assert decide(Amplification(Accounting()), states=states).key_bits > 0
     still = np.tile(levels[:1], (N, 1)).tobytes()
     assert decide(Amplification(Accounting()), states=(0,) * N, levels=still).key_bits > 0

@@ -90,7 +90,7 @@ def test_given_cascades_whole_discussion_the_key_is_as_secret_as_promised():
         bits = np.unpackbits(np.stack(answers[1:]), axis=1)
         words = bits.astype(np.int64) @ (1 << np.arange(bits.shape[1], dtype=np.int64))
         values = np.unique(np.bitwise_xor.reduce(np.where(strings(n) == 1, words, 0), axis=1), return_inverse=True)[1]
-        assert values.max() < 1 << leaked  # the ledger counts at least what was told
+        assert values.max() < 1 << leaked  # the ledger counts at least the published bits
         length = rule_length(n, leaked, epsilon_log2)
         lengths.add(length)
         if length:

@@ -75,5 +75,5 @@ def test_collision_bound_is_below_2_to_minus_118_for_64_kbit() -> None:
     assert collision_bound(65_536) == pytest.approx(547 / 2.0**128)
     assert 0 < collision_bound(65_536) < 2.0**-118
     assert collision_bound(121) == 2 * collision_bound(120)
-    assert pow(3, PRIME - 1, PRIME) == 1  # Fermat: the modulus is what it says
+    assert pow(3, PRIME - 1, PRIME) == 1  # Fermat's test: the modulus is prime
     assert PRIME == 2**128 - 159

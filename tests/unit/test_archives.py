@@ -1,4 +1,4 @@
-"""Archives, recordings and folders that somebody else wrote: bounded, one line, and nobody else's to read."""
+"""Archives, recordings and folders of others: bounded reading, one-line errors, and own files for the owner only."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def recorded(folder: Path) -> RunWriter:
     return writer
 
 
-def test_raw_bits_are_nobody_elses_to_read(tmp_path: Path) -> None:
+def test_other_users_cannot_read_raw_bits(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     writer = recorded(folder)
     writer.flush()
@@ -166,7 +166,7 @@ def replaced(f: Any, path: str, **new: Any) -> None:
         (lambda f: f.__delitem__("rounds"), "rounds"),
     ],
 )
-def test_a_folder_that_does_not_hang_together_is_one_line(tmp_path: Path, change: Any, words: str) -> None:
+def test_an_inconsistent_folder_is_one_line(tmp_path: Path, change: Any, words: str) -> None:
     assert words in forged(closed(tmp_path / "run"), change)
 
 

@@ -47,7 +47,7 @@ def test_static_channel_is_named_as_such() -> None:
     assert verdict.values["common_std_db"] < verdict.values["own_std_db"]
 
 
-def test_slow_drift_is_not_mistaken_for_fading() -> None:
+def test_slow_drift_does_not_count_as_fading() -> None:
     drift = np.cumsum(np.random.default_rng(4).normal(size=(N, 1)), axis=0)
     rng = np.random.default_rng(5)
     a, b = drift + 1.5 * rng.normal(size=(N, 1)), drift + 1.5 * rng.normal(size=(N, 1))

@@ -125,7 +125,7 @@ def test_one_failure_among_many_templates_is_chance() -> None:
         rows += [{"test": t, "reason": "short"} for t in sp800_22.LEAST_BITS if t != "non_overlapping_template"]
         return next(x for x in r.table({"alpha": 0.01, "tests": rows}) if x[0] == "non_overlapping_template")
 
-    # one sequence passes or not: a ratio of 0 beside "ok" would say that all went wrong
+    # one sequence passes or not: a ratio of 0 beside "ok" would look like a failure
     assert line([0.5] * 147 + [0.005])[1:] == (
         "147/148",
         "–",

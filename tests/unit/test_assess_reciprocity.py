@@ -83,7 +83,7 @@ def test_runs_are_compared_figure_by_figure() -> None:
     assert compare.differences(ours, theirs) == ["seed", "surface.policy"]
 
 
-def test_a_disagreement_of_one_half_is_worth_nothing_and_bounds_the_ratio() -> None:
+def test_a_disagreement_of_one_half_gives_no_information_and_bounds_the_ratio() -> None:
     noise = {"raw_rate_bps": 80.0, "kdr_raw": 0.48, "raw_bits": 4000}
     assert compare.agreed_rate_bps(noise) == 0.0
     most = compare.agreed_at_most_bps(noise)

@@ -57,7 +57,7 @@ def test_both_ends_find_the_pair_of_singular_vectors_each_on_its_own() -> None:
 def test_the_beam_is_the_same_both_ways_so_that_the_link_is() -> None:
     h = gaussian(3, 3, 4)
     ends = {role: Antennas(role, BOTH, SVD, FRAME, 1) for role in ("alice", "bob")}
-    ends["alice"].hear(0, {"bob": csi(gaussian(4, 4, 3, 8))})  # whatever they heard, also if it does not fit
+    ends["alice"].hear(0, {"bob": csi(gaussian(4, 4, 3, 8))})  # any CSI, even if it does not fit
     ends["bob"].hear(0, {"alice": csi(gaussian(5, 3, 4, 8))})
     measured = {}
     for tx, rx, channel in (("alice", "bob", h), ("bob", "alice", h.T)):

@@ -95,7 +95,7 @@ def test_something_that_is_no_port(driver: str, tmp_path: Path) -> None:
 def test_a_port_that_is_in_use(driver: str, twin: Any, tmp_path: Path) -> None:
     with open_board(driver, context(tmp_path), twin.uri) as board:
         assert "in use by another program" in refusal(driver, tmp_path, twin.uri)
-        board.apply(pattern(1))  # whoever has it is not disturbed
+        board.apply(pattern(1))  # the program that has the port is not disturbed
 
 
 def test_a_port_that_another_program_locked(driver: str, twin: Any, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_what_is_kept_belongs_to_a_device_a_carrier_and_a_rate(tmp_path: Path) -
     found = chains.find(tmp_path, {"serial": "1044"}, CARRIER_HZ, RATE_HZ)
     assert found.rx_db[0] == 2.0  # the later one
     assert chains.find(tmp_path, {"serial": "1044"}, 5.8e9, RATE_HZ).rx_db[0] == 1.0
-    with pytest.raises(InputError, match=r"'1044' at 2400 MHz and 10 MS/s: `testbed doctor --cable"):
+    with pytest.raises(InputError, match=r"'1044' at 2400 MHz and 10 MS/s: run `testbed doctor --cable"):
         chains.find(tmp_path, {"serial": "1044"}, CARRIER_HZ, 10e6)
     with pytest.raises(InputError, match="serial number 'third'"):
         chains.find(tmp_path, {"serial": "third"}, CARRIER_HZ, RATE_HZ)
@@ -149,14 +149,14 @@ def test_a_node_applies_it_where_it_is_asked_to(tmp_path: Path) -> None:
             work.configure(PLAN, "run", 1)
             alice.transmit(b._block(alice, 0.0))
             done: Any = work.step(m.Step(round=0, step=0, action="receive", tx="alice", last=True))
-            (link,) = done.report.links
+            (link,) = done.reports[0].rounds[0].links
             heard[calibrated] = np.abs(np.frombuffer(link.csi, np.complex64))
             ratio = response().ratio(b.frame.subcarrier_hz)
     np.testing.assert_allclose(heard[True] / heard[False], np.abs(ratio), rtol=0.02)
 
 
 def test_a_node_that_was_never_calibrated_says_so(tmp_path: Path) -> None:
-    with bench(scene(0)) as b, pytest.raises(InputError, match="no cable was measured of the device"):
+    with bench(scene(0)) as b, pytest.raises(InputError, match="no measurement over a cable for the device"):
         work_of(b._radios["bob"], True, tmp_path).configure(PLAN, "run", 1)  # type: ignore[arg-type]
 
 

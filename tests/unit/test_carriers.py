@@ -185,6 +185,6 @@ def test_a_run_without_frames_has_nothing_to_say(tmp_path: Path) -> None:
 
 
 def test_the_coordinator_notes_what_a_node_tuned_to() -> None:
-    assert Rounds._retuned("bob", m.Probed(round=3, links=[])) == []
-    (note,) = Rounds._retuned("bob", m.Probed(round=3, links=[], correction_ppm=-4.0))
+    assert Rounds._retuned("bob", 3, None) == []
+    (note,) = Rounds._retuned("bob", 3, -4.0)
     assert note == Note("retuned", {"node": "bob", "round": 3, "correction_ppm": -4.0})

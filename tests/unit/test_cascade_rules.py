@@ -102,7 +102,7 @@ def test_tiny_strings(n):
         values, reason = discuss(a, b, 0.2)[0].values, None
     except DialogueFailed as exc:
         values, reason = a, exc.reason
-    assert reason in (None, "error_rate_too_high")  # a correction may cost more parities than there are bits
+    assert reason in (None, "error_rate_too_high")  # a correction may need more parities than there are bits
     assert np.array_equal(values, a)
 
 
@@ -119,7 +119,7 @@ def test_unknown_variant_is_refused():
 
 
 def test_alice_that_contradicts_herself_is_found_out():
-    """In one pass she speaks of another string than in the rest: Bob would flip the same bit to and fro for ever."""
+    """In one pass her parities belong to another string: Bob would flip the same bit to and fro without end."""
     a, b = strings(512, 0.1, 1)
     other = a.copy()
     other[:40] ^= 1  # an even number, so that the parity of the whole string fits both

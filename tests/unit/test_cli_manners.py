@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 
 from testbed.assess.compare import several
 from testbed.cli import main
-from testbed.cli.terminal import ProgressBar, _show
+from testbed.cli.terminal import ProgressBar, Steps, _show, plain
 from testbed.coordinator.server import Progress
 from testbed.records import documents
 from testbed.records.writer import RunWriter
@@ -108,8 +111,82 @@ def test_quiet_shows_no_progress(capsys: Any) -> None:
     assert told(True) == ""
 
 
-def a_progress(n: int) -> Progress:
+def test_a_distillation_is_told_once(capsys: Any) -> None:
+    with ProgressBar() as bar:
+        for phase in ("probing", "distilling", "distilling", "probing"):
+            bar.update(a_progress(10, phase))
+    assert capsys.readouterr().err == "10/400 rounds  a block is distilled\n"
+
+
+def a_progress(n: int, phase: str = "probing") -> Progress:
     values: dict[str, Any] = {
-        "phase": "probing", "round": n, "rounds": 400, "kept": n, "snr_db": 9.0, "rounds_per_s": 50.0, "key_bits": 0,
+        "phase": phase, "round": n, "rounds": 400, "kept": n, "snr_db": 9.0, "rounds_per_s": 50.0, "key_bits": 0,
     }  # fmt: skip
     return Progress(**values)
+
+
+def test_what_takes_over_two_seconds_says_how_long_it_will_take(capsys: Any) -> None:
+    times = iter([100.0, 101.0, 110.0, 111.0, 130.0])
+    steps = Steps(clock=lambda: next(times))
+    for share, what in ((0.0, "a"), (0.25, "b"), (0.5, "c"), (0.75, "d")):
+        steps.tell(share, what)
+    assert capsys.readouterr().err == " 25% b, 30 s left\n 75% d, 10 s left\n"
+    quiet = Steps(quiet=True, clock=lambda: 0.0)
+    quiet.tell(0.5, "a")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_without_a_terminal_says_how_long_it_will_take(capsys: Any) -> None:
+    with ProgressBar() as bar:
+        bar.update(a_progress(200))
+    assert "200/400 rounds  4 s left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["bench", "study", "train", "audit", "report", "replay", "run", "sweep", "doctor"])
+def test_quiet_and_json_are_everywhere(monkeypatch: Any, capsys: Any, command: str) -> None:
+    _, out, _ = said(monkeypatch, capsys, command, "-h")
+    assert "--quiet" in out
+    assert "--json" in out
+
+
+def test_what_there_is_as_data(monkeypatch: Any, capsys: Any) -> None:
+    told = json.loads(said(monkeypatch, capsys, "list", "--json")[1])
+    assert "scalar" in told["quantize"]
+    assert "static_room" in told["experiments"]
+    scalar = json.loads(said(monkeypatch, capsys, "list", "quantize", "scalar", "--json")[1])["scalar"]
+    assert {o["name"]: o["default"] for o in scalar["options"]} == {"bits": "2", "guard": "0.1"}
+    assert said(monkeypatch, capsys, "list", "nothing", "--json")[0] == 2
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_the_commands(shell: str) -> None:
+    asked = {"_TESTBED_COMPLETE": f"complete_{shell}", "COMP_WORDS": "testbed sw", "COMP_CWORD": "1"}
+    asked |= {"_TYPER_COMPLETE_ARGS": "testbed sw", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    told = subprocess.run(
+        [str(Path(sys.executable).with_name("testbed"))], env=os.environ | asked, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert "sweep" in told.stdout
+    assert "replay" not in told.stdout
+
+
+def test_what_nodes_say_is_no_markup_and_moves_no_cursor(capsys: Any, tmp_path: Path) -> None:
+    """A peer's reason "[/x]" was a traceback at the end of the run; one with an escape sequence cleared the screen."""
+    bad = "peer_failed: [/x] \x1b[2J [red]\nmore"
+    summary: dict[str, Any] = dict.fromkeys(
+        ("keys_mismatched", "eve_keys_recovered", "rounds_per_s", "kdr_raw", "kdr_eve", "min_entropy_per_bit",
+         "key_rate_bps")
+    )  # fmt: skip
+    summary |= {
+        "keys_verified": 1, "key_bits": 128, "rounds": 9, "pairs_kept": 9, "pairs_rejected": {bad: 1}, "raw_bits": 400,
+        "health": [{"check": bad, "ok": False, "detail": bad}],
+        "secrecy": {
+            "eves": [{"name": bad, "knows": bad, "guess_probability": None, "key_bits": 1}],
+            "sensitivity": [{"name": bad, "knows": bad, "key_bits": 1}],
+        },
+    }  # fmt: skip
+    _show(SimpleNamespace(summary=summary), tmp_path / "report.html")
+    shown = capsys.readouterr().out
+    assert shown.count("peer_failed: [/x] ?[2J [red]?more") == 7
+    assert "\x1b" not in shown
+    assert plain("[/x]") == "\\[/x]"

@@ -222,7 +222,7 @@ def test_json_schema_holds_the_options_of_what_is_chosen() -> None:
         "minimum": 1,
         "maximum": 4,
         "default": 2,
-        "description": "Per feature.",
+        "description": "Bits of a feature.",
     }
     assert not schema["$defs"]["quantize.scalar"]["additionalProperties"]
     rules = schema["$defs"]["ChainPlan"]["allOf"]

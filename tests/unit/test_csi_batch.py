@@ -87,7 +87,7 @@ def test_trains_give_what_single_blocks_give(estimator: Any, size: int) -> None:
     assert all(same(x, alone(estimator, block)) for x, block in zip(found, blocks, strict=True))
 
 
-def test_each_block_has_its_own_reason_and_spoils_no_other() -> None:
+def test_each_block_has_its_own_reason_and_affects_no_other() -> None:
     found = LeastSquares().estimate_many(train(), FRAME)
     reasons = {i: x.reason for i, x in enumerate(found) if isinstance(x, ProbeRejected)}
     assert reasons == {
@@ -118,7 +118,7 @@ def test_one_block_at_another_rate_is_a_programming_error() -> None:
 
 
 def test_channels_of_a_train_stay_when_the_next_one_comes() -> None:
-    """Estimators reuse their memory between calls: what they returned must not lie in it."""
+    """Estimators reuse their memory between calls: their results must not be in that memory."""
     estimator = LeastSquares()
     first = estimator.estimate(received(1)[0], FRAME)
     before = first.h.copy(), first.snr_db.copy()

@@ -1,4 +1,4 @@
-"""The documentation says what the code is: the picture of the rooms, links, words of the glossary."""
+"""The documentation agrees with the code: the picture of the rooms, links, words of the glossary."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_every_health_check_is_explained() -> None:
     assert sorted(c for c in checks if f"| `{c}` |" not in _explained()) == []
 
 
-def test_every_attack_of_the_portfolio_is_told_of() -> None:
+def test_every_attack_of_the_portfolio_is_documented() -> None:
     page = (ROOT / "docs" / "what-eve-knows.md").read_text()
     attacks = {p.stem for p in (ROOT / "testbed" / "entropy" / "attacks").glob("[!_]*.py")}
     assert {"nearest", "eve_now"} <= attacks

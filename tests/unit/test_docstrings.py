@@ -27,7 +27,7 @@ CONTRACTS = {
 @pytest.mark.parametrize("module", CONTRACTS)
 def test_every_contract_has_an_example_that_runs(module: str) -> None:
     found = importlib.import_module(module)
-    # without the module's own __future__ import: nobody who copies an example has that
+    # without the module's own __future__ import, which a reader who copies an example does not have
     names = {k: v for k, v in vars(found).items() if k != "annotations"}
     runner = doctest.DocTestRunner(verbose=False)
     with_examples = set()

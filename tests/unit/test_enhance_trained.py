@@ -85,7 +85,7 @@ def test_the_reciprocity_factor_is_found_whatever_the_frames_phases() -> None:
     a, b = (noisy(channels(1, 2000), s, 0.05, f, turned=True) for s, f in ((1, 1.0), (2, factor)))
     found = reciprocity_factor(a.h.astype(complex), b.h.astype(complex))[0, 0]
     ratio = found / factor
-    slope = np.angle((ratio[1:] * ratio[:-1].conj()).sum())  # a delay and a phase are nobody's to know
+    slope = np.angle((ratio[1:] * ratio[:-1].conj()).sum())  # a common delay and phase cannot be learnt
     ratio = ratio * np.exp(-1j * slope * np.arange(N))
     np.testing.assert_allclose(ratio / ratio.mean() * np.abs(ratio.mean()), 1.0, atol=0.05)
 
@@ -172,7 +172,7 @@ def test_the_autoencoders_codes_agree_better_than_the_csi() -> None:
 
 
 def test_training_stops_early_and_keeps_the_best_weights() -> None:
-    """Targets that are noise: whatever is learnt is wrong, so the first weights or nearly so are the best."""
+    """Targets that are noise: everything learnt is wrong, so the first weights or nearly so are the best."""
     from torch import nn
 
     rng = np.random.default_rng(1)

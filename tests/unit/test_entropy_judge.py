@@ -1,4 +1,4 @@
-"""Judging a portfolio: facts, folds, bounds, and attacks that crash or lie."""
+"""Judging a portfolio: facts, folds, bounds, and attacks that crash or return nonsense."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def facts(n: int = 120, dimensions: int = 3, bits: int = 2, seed: int = 0, **res
         ({"columns": np.array([[0, 7], [1, 2], [2, 1]])}, "columns runs from 0 to 7"),
     ],
 )
-def test_facts_that_make_no_sense_are_one_line(change: dict[str, Any], said: str) -> None:
+def test_invalid_facts_are_one_line(change: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError) as failure:
         facts(**change)
     assert said in str(failure.value)

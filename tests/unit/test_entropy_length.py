@@ -167,7 +167,7 @@ def test_independent_antennas_add_their_squares() -> None:
         {"correlation": 0.1, "antennas": 0},
     ],
 )
-def test_assumptions_that_are_none_are_refused(fields: dict[str, float]) -> None:
+def test_invalid_assumptions_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(InputError, match="accepted"):
         AssumedEve(**fields)  # type: ignore[arg-type]
 
@@ -213,7 +213,7 @@ def known_states(*states: int) -> Earlier:
     return Earlier("block 0", True, np.arange(-n, 0), np.arange(-n, 0) * 0.1, np.zeros((n, 16)), np.array(states))
 
 
-def test_a_surface_is_worth_no_more_than_its_patterns_were_drawn_with() -> None:
+def test_a_surface_gives_no_more_bits_than_its_patterns_were_drawn_with() -> None:
     fifty = list(range(50))
     assert under_states(fifty, 40).surface_bits == 50 * 40
     assert under_states(fifty, 40, published=10).surface_bits == 50 * 40 - 10 * 8
@@ -226,7 +226,9 @@ def test_a_surface_is_worth_no_more_than_its_patterns_were_drawn_with() -> None:
 
 @pytest.mark.parametrize("rule", ["estimated", "modelled"])
 def test_labels_beyond_the_surfaces_bits_make_no_key(rule: Any) -> None:
-    """16 elements of one bit, 100 rounds: 1600 bits were drawn, whatever 12 800 label bits look like to the attacks."""
+    """16 elements of one bit, 100 rounds: only 1600 bits were drawn, even if 12 800 label bits look random to the
+    attacks.
+    """
     seen = under_states(list(range(100)), 16)
     free = Judgement(1600, 12800, (finding(estimated=12000.0, loss=12700.0),), (), 1, -66.0)
     length = key_length(seen, free, 100, Budget(64, 1), rule)

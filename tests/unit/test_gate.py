@@ -1,4 +1,4 @@
-"""The gate: whatever arrives is a message of the schema, or one `ProtocolError`, and nothing has acted on it."""
+"""The gate: any input gives a message of the schema or one `ProtocolError`, and has no other effect."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ NOT_NAMES = ["", "..", "../x", "/etc/passwd", "a/b", "a\0b", "a\n", "a b", "-x",
 
 
 @pytest.mark.parametrize("message", [HELLO, PROBED, WELCOME, DISTIL, PROBE, APPLY, STEP])
-def test_the_messages_that_are_spoilt_below_are_good(message: Any) -> None:
+def test_the_messages_that_are_damaged_below_are_valid(message: Any) -> None:
     assert m.decode(msgspec.msgpack.encode(message)).header.sender == "bob"
 
 
@@ -229,7 +229,7 @@ def test_a_name_is_one_thing_everywhere() -> None:
     assert json.loads(json.dumps(gate.IDENTIFIER)) == gate.IDENTIFIER
 
 
-def test_strikes_end_a_connection_and_forget_the_oldest() -> None:
+def test_strikes_end_a_connection_and_the_oldest_are_dropped() -> None:
     strikes = gate.Strikes(most=3, connections=10)
     assert [strikes.count("eve") for _ in range(4)] == [False, False, True, False]
     assert strikes.muted("eve")

@@ -61,7 +61,7 @@ def test_two_machines_make_their_own_pairs_and_exchange_public_keys(
         cli.app(["keygen-certs", "--lab", str(path), "carol"], standalone_mode=False)
 
 
-def test_a_public_key_overwritten_by_another_machines_is_told(tmp_path: Path) -> None:
+def test_a_public_key_overwritten_by_another_machines_is_reported(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
         identity.make(folder, "bob")

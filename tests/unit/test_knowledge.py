@@ -139,7 +139,7 @@ def test_series_beyond_the_most_are_left_out_and_counted() -> None:
     assert len(known.facts(agreed()).heard) == k.MOST_SERIES
 
 
-def test_blocks_of_one_series_are_joined_and_a_round_is_told_once() -> None:
+def test_blocks_of_one_series_are_joined_and_each_round_occurs_once() -> None:
     known = k.Knowledge()
     known.add_heard([series(first=0)])
     known.add_heard([series(first=5, columns=3)])
@@ -223,7 +223,7 @@ def test_earlier_blocks_are_known_with_their_rounds_and_states() -> None:
     facts = known.facts(alice, SurfaceRecord(states=tuple(range(N))))
     assert [e.name for e in facts.earlier] == ["training", "block 0"]
     assert facts.earlier[0].rounds.tolist() == [-9, -8, -7]
-    # states that nobody was told are taken for all different
+    # unreported states are taken as all different
     assert len(set(facts.earlier[0].states.tolist())) == 3
     assert facts.earlier[0].states.max() < 0
     assert facts.earlier[1].states.tolist() == list(range(N))

@@ -1,4 +1,4 @@
-"""What an Eve has who was never where Bob is when he is there: the whole key, and the length says so.
+"""Eves who can compute Bob's channel without being at his place at that time: the length must be 0.
 
 Rows of the table of known refutations, through the key chain on made-up CSI; the truth is that no bit is secret.
 """
@@ -46,7 +46,7 @@ def noisy(h: C64, seed: int, first: int = 0) -> CsiSeries:
 
 
 def decide(heard: Callable[[C64], C64 | None], both_links: bool = False) -> KeyReport:
-    """Return what Alice decides where Eve heard this instead of Bob's channel; Bob's other link is unrelated."""
+    """Return Alice's decision if Eve received this channel; Bob's other link is unrelated."""
     h = fading(N)
     chain = KeyChain(PLAN, NOBODY_ELSE)
     alice, _, _ = run(chain.agree("alice", noisy(h, 2), 0, SEED), chain.agree("bob", noisy(h, 3), 0, SEED))
@@ -58,7 +58,7 @@ def decide(heard: Callable[[C64], C64 | None], both_links: bool = False) -> KeyR
 
 
 def behind(h: C64, by: int) -> C64:
-    """What somebody hears who comes by `by` rounds later; before that, another channel."""
+    """The channel of an Eve who takes the same way `by` rounds later; before that, another channel."""
     return np.concatenate([fading(by, 7), h[:-by]])
 
 
@@ -79,7 +79,7 @@ def lost(h: C64, at: int) -> C64:
     ],
     ids=["a round late", "12 rounds late", "40 rounds late", "a packet missing", "subcarriers reversed", "inverted"],
 )
-def test_her_own_signals_in_another_guise_leave_no_key(heard: Callable[[C64], C64]) -> None:
+def test_eves_transformed_signals_leave_no_key(heard: Callable[[C64], C64]) -> None:
     report = decide(heard)
     assert report.eve_measured
     assert report.key_bits == 0
@@ -93,7 +93,7 @@ def test_one_link_inverted_and_the_other_unrelated_leaves_no_key() -> None:
     assert report.key_bits == 0
 
 
-def test_where_she_hears_something_else_there_is_a_key() -> None:
+def test_an_eve_with_unrelated_signals_leaves_a_key() -> None:
     """Otherwise nothing above could fail."""
     report = decide(lambda h: fading(N, 6), both_links=True)
     assert report.eve_measured

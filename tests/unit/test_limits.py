@@ -67,7 +67,7 @@ def test_an_unlocked_one_does_more(tmp_path: Path) -> None:
 
 
 def test_a_real_lab_may_say_which_model_it_has(tmp_path: Path) -> None:
-    """Without a word every Pluto might be unlocked; what the device itself says comes when it is opened."""
+    """Without the option every Pluto may be unlocked; the device's own limits are known only once it is opened."""
     plan = tuned(carrier_hz=5.8e9)
     assert config.violations(plan, lab_of(tmp_path, "bench_example")) == []
     lab = lab_of(tmp_path, "bench_example", ('options = { uri = "ip', 'options = { variant = "ad9363a", uri = "ip'))
@@ -83,7 +83,7 @@ def test_gains_are_the_labs(tmp_path: Path) -> None:
 
 
 def test_only_eve_may_be_deaf_to_orders_to_send(tmp_path: Path) -> None:
-    """An RTL-SDR's like is legal as hers, whatever transmit gain the file gives it."""
+    """A receive-only radio is accepted for Eve, with any transmit gain in the file."""
     for role, beyond in (("eve", set()), ("bob", {("bob", "role")})):
         lab = lab_of(
             tmp_path, "sim",
@@ -101,7 +101,7 @@ def test_every_bundled_experiment_on_air_is_within_a_stock_pluto(tmp_path: Path)
         assert config.violations(config.load_experiment(name), lab) == []
 
 
-def test_a_wrong_option_of_an_emulated_device_is_told_with_its_table(tmp_path: Path) -> None:
+def test_a_wrong_option_of_an_emulated_device_is_reported_with_its_table(tmp_path: Path) -> None:
     lab = lab_of(tmp_path, "wire", ("cfo_ppm = -8.0", "colour = 1"))
     with pytest.raises(InputError, match=r"table \[world\.emulators\.bob\].*colour"):
         config.check_limits(tuned(), lab, "E")

@@ -1,4 +1,4 @@
-"""What is shown of a run: right figures while it goes and after it, bounded however long it is; nobody is held up."""
+"""What is shown of a run: figures are right during and after the run, memory is bounded, and no process is delayed."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_long_run_stays_small(tmp_path: Path, monkeypatch: Any) -> None:
 
 
 def test_a_reader_holds_nothing_between_two_looks(tmp_path: Path) -> None:
-    """The writer's log is cleared as if nobody had looked, and the journal can be removed."""
+    """The writer's log is cleared as without a reader, and the journal can be removed."""
     w = begun(tmp_path / "run")
     tail = JournalTail(tmp_path / "run")
     fill(w, 0, 10)

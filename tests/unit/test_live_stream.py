@@ -1,4 +1,4 @@
-"""CSI for other programs: every probe of a run that goes, bit for bit, and an end."""
+"""CSI for other programs: every probe of a running run, bit for bit, and an end message."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_probe_arrives_as_it_was_measured(tmp_path: Path) -> None:
         socket.subscribe("")
         publisher.start()
         assert bound.wait(30)
-        # a subscription takes a moment to arrive: rounds are written until one has been heard
+        # a subscription takes a moment to arrive: rounds are written until one has been received
         first, written = None, 0
         while first is None:
             w.probe(written, "bob", "alice>bob", 0.0, 20.0, 5.0, -30.0, "d", csi(written))
@@ -69,7 +69,7 @@ def test_every_probe_arrives_as_it_was_measured(tmp_path: Path) -> None:
     assert rounds == list(range(rounds[0], written + 5)), "nothing is missed, nor what came last"
 
 
-def test_what_is_written_while_the_run_closes_is_told_too(tmp_path: Path) -> None:
+def test_rows_written_while_the_run_closes_are_passed_on_too(tmp_path: Path) -> None:
     w = a_run(tmp_path / "run")
     w.probe(0, "bob", "alice>bob", 0.0, 20.0, 5.0, -30.0, "d", csi(0))
     w.probe(0, "alice", "bob>alice", 0.0, 20.0, 5.0, -30.0, "d", csi(100))

@@ -49,7 +49,7 @@ def test_deadlines_pass_and_can_be_cleared() -> None:
 
 def test_time_that_this_process_slept_through_is_forgiven_to_every_deadline() -> None:
     clock = machine.EventClock(own_pause_s=1.0)
-    clock.advance(5000.0)  # the first event tells the time: nobody slept
+    clock.advance(5000.0)  # the first event sets the time, and is no suspension
     early, late = machine.Deadlines(clock), machine.Deadlines(clock)
     early.set_deadline("x", 2.0)
     clock.advance(5000.9)
@@ -90,7 +90,7 @@ def test_phases_follow_their_table_and_nothing_else() -> None:
     assert story.tell(block=4) == ["       0.000 s  light a → b, block 4, why: it is time"]
 
 
-def test_a_story_is_told_by_round_block_or_node_and_forgets_the_oldest() -> None:
+def test_a_story_is_given_by_round_block_or_node_and_drops_the_oldest() -> None:
     clock = machine.EventClock()
     story = machine.Story(clock, size=3)
     story.add("ordered", round=1, node="alice")

@@ -55,14 +55,14 @@ def told(folder: Path, enhance: str, options: str) -> Path:
 
 
 def refusal(folder: Path, enhance: str = "linear_mmse", options: str = "") -> str:
-    """Return what `testbed run` says of the model in `folder`; it must leave no run's folder behind."""
+    """Return the error of `testbed run` about the model in `folder`; it must not create a run's folder."""
     path = told(folder, enhance, f'model = "{folder / "model.npz"}"' + options)
     with pytest.raises(InputError) as caught:
         cli.app(["run", str(path), "--out", str(folder / "runs")], standalone_mode=False)
     assert not (folder / "runs").exists()
     said = str(caught.value)
     assert "\n" not in said
-    # a file that is not the options' own is told with them, one that does not fit the waveform with the chain
+    # the message about a bad file names the options, that about a wrong waveform the chain
     about = f": enhance '{enhance}': model '{folder / 'model.npz'}'"
     assert any(f"{path}: table [{table}]{about}" in said for table in ("chain.enhance_options", "chain"))
     assert "{" not in said  # no dump of a table

@@ -17,11 +17,13 @@ from testbed.coordinator import events as ce
 from testbed.coordinator.recorder import MOST_NOTES, Recorder
 from testbed.coordinator.server import Coordinator
 from testbed.core.errors import TestbedError
-from testbed.core.types import Key
+from testbed.core.types import CsiSeries, Key
 from testbed.net import messages as m
 from testbed.nodes import daemon as daemons
 from testbed.nodes import events as e
+from testbed.nodes import known
 from testbed.nodes.daemon import NodeDaemon
+from testbed.nodes.orders import BlockNumbers
 from testbed.records import documents, reader
 from testbed.records.writer import RunWriter
 
@@ -53,7 +55,7 @@ def test_keys_are_their_owners_and_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "rehearsals" / "run-1" / "block-0003.key").is_file()
 
 
-def test_a_link_that_somebody_laid_is_not_followed(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "keys" / "run-1").mkdir(parents=True)
     victim = tmp_path / "victim"
     os.symlink(victim, tmp_path / "keys" / "run-1" / "block-0003.key")
@@ -70,6 +72,58 @@ def test_no_name_of_a_run_leads_out_of_the_nodes_folder(tmp_path: Path, run: str
     with pytest.raises(TestbedError, match="cannot be part of a path"):
         made._store_model(e.StoreModel(b"x"))
     assert not list(tmp_path.rglob("*.key"))
+
+
+def test_a_dropped_key_is_gone_and_others_stay(tmp_path: Path) -> None:
+    made = node(tmp_path)
+    made._store_key(KEY)
+    made._store_key(Key(4, KEY.bits))
+    for _ in range(2):  # ordered again, it is what was asked for
+        made._drop_key(e.DropKey(3))
+    assert [p.name for p in tmp_path.rglob("*.key")] == ["block-0004.key"]
+
+
+def test_what_alice_keeps_of_a_run_is_hers_and_comes_back_to_a_later_life(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    h = (rng.normal(size=(3, 1, 1, 4)) + 0j).astype(np.complex64)
+    series = CsiSeries(h=h, rounds=np.arange(3), subcarrier_hz=np.arange(4.0))
+
+    def life() -> tuple[NodeDaemon, list[Any]]:
+        made, taken = node(tmp_path), []
+        made._recalled, made._take = "", taken.append  # type: ignore[method-assign]
+        made.state.orders = SimpleNamespace(blocks=BlockNumbers())  # type: ignore[misc,assignment]
+        made._recall()
+        return made, taken
+
+    first, taken = life()
+    assert taken == []
+    assert first._store_known(known.begun(2, 0, series)) is None
+    assert first._store_known(known.Decided(2)) is None
+    path = tmp_path / "known" / "run-1" / "block-0002.begun"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    later, taken = life()
+    past = taken[0].past
+    assert past.begun[0].series.h.tolist() == h.tolist()
+    assert [d.block for d in past.decided] == [2]
+    # its number is never given to another block, though no key came of it
+    assert later.state.orders.blocks.take("run-1", 2) is not None
+    assert later.state.orders.blocks.take("run-1", 3) is None
+    later._recall()  # welcomed again: its own memory counts
+    assert len(taken) == 1
+    later._forget_known(e.ForgetKnown())
+    assert not path.parent.exists()
+
+
+def test_what_cannot_be_read_of_a_run_counts_as_nothing_known(tmp_path: Path) -> None:
+    made = node(tmp_path)
+    folder = tmp_path / "known" / "run-1"
+    folder.mkdir(parents=True)
+    (folder / "block-0000.begun").write_bytes(b"\x00")
+    taken: list[Any] = []
+    made._recalled, made._take = "", taken.append  # type: ignore[method-assign]
+    made._recall()
+    assert taken == []
 
 
 def test_models_are_their_owners(tmp_path: Path) -> None:

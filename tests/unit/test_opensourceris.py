@@ -1,4 +1,4 @@
-"""OpenSourceRIS: what goes over the wire, and what the twin makes of it."""
+"""OpenSourceRIS: the bytes on the wire, and the emulator's reaction to them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ SERIAL, VOLTS = b"#SerNo:  12\n", b"#09.14 V\n"
         (b"!BT-Key=12345a\n", b"", False),
         (b"!BT_Key=123456\n", b"", False),
         (b"\n\n\n", b"", False),
-        # while it answers it obeys nothing, and what comes meanwhile spoils the next line
+        # while it answers it executes nothing, and bytes received meanwhile become part of the next line
         (b"?SerialNo\n?SerialNo\n", SERIAL, False),
         (ONES + b"\n?Vext\n", OK, True),
         (ONES + b"\nA" + LAST + b"\n", OK, True),
@@ -142,9 +142,7 @@ def test_it_is_deaf_about_half_a_second_at_boot(timed: EmulatedOpenSourceRis, cl
     assert timed.feed(b"?Vext\n") == VOLTS
 
 
-def test_what_came_while_it_answered_spoils_the_next_line_and_no_other(
-    timed: EmulatedOpenSourceRis, clock: Clock
-) -> None:
+def test_bytes_received_while_it_answers_damage_only_the_next_line(timed: EmulatedOpenSourceRis, clock: Clock) -> None:
     assert timed.feed(ONES + b"\nAB") == OK
     for answer in (b"", VOLTS):  # the queue held AB
         clock.now_s += 0.01
@@ -174,7 +172,7 @@ def test_the_driver_waits_for_the_bluetooth_key_and_sends_it_once(twin: Emulated
         assert board.readback().levels.sum() == 0  # what comes next is not out of step
 
 
-def test_a_refused_bluetooth_key_is_told_and_not_tried_again(tmp_path: Path) -> None:
+def test_a_refused_bluetooth_key_is_reported_and_not_tried_again(tmp_path: Path) -> None:
     with (
         closing(EmulatedOpenSourceRis("ris", context(tmp_path), bluetooth=False)) as twin,
         OpenSourceRis("ris", context(tmp_path), uri=twin.uri) as board,
@@ -228,7 +226,7 @@ def test_a_port_that_cannot_be_used_is_one_line(twin: EmulatedOpenSourceRis, tmp
         assert "\n" not in str(caught.value)
 
 
-def test_a_board_that_never_does_as_told_is_given_up_in_time_with_the_reason(
+def test_a_board_that_never_obeys_is_given_up_in_time_with_the_reason(
     twin: EmulatedOpenSourceRis, tmp_path: Path
 ) -> None:
     with OpenSourceRis("ris", context(tmp_path), uri=twin.uri) as board:

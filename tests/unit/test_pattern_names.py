@@ -1,4 +1,4 @@
-"""Patterns by name: what they are, what is refused, and that a beam goes where it says."""
+"""Patterns by name: their levels, refused names, and that a beam has its stated direction."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_file_that_is_no_saved_pattern_is_one_line_that_names_it(
 
 
 def reflected(azimuth_deg: float, elevation_deg: float, from_deg: tuple[float, float], spec: str, bits: int) -> float:
-    """Power by way of a 12 × 10 surface between two far places at these angles, seen by somebody facing it."""
+    """Power by way of a 12 × 10 surface between two far places at these angles, seen by an observer facing it."""
     normal, right, up = np.array([0.0, 1.0, 0.0]), np.array([-1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0])
 
     def at(az_deg: float, el_deg: float) -> list[float]:
@@ -175,7 +175,7 @@ def reflected(azimuth_deg: float, elevation_deg: float, from_deg: tuple[float, f
 def test_a_beam_goes_where_it_says(towards: tuple[float, float], source: tuple[float, float], bits: int) -> None:
     n = 120
     beam = f"beam({towards[0]}, {towards[1]}, {source[0]}, {source[1]})"
-    # N² less what quantization to b bits costs on average, sinc²(1/2^b); random patterns give N
+    # N² times the mean loss by quantization to b bits, sinc²(1/2^b); random patterns give N
     expected = n**2 * np.sinc(1 / (1 << bits)) ** 2
     found = reflected(*towards, source, beam, bits)
     assert abs(10 * np.log10(found / expected)) < 1.0

@@ -62,7 +62,7 @@ def agreed(noise: float = 0.08, eve_correlation: float = 0.0):
 
 @cache
 def decided(noise: float = 0.08, eve_correlation: float = 0.0, heard: str = "both") -> KeyReport:
-    """What Alice decides where Eve reports all that she heard, one link of it, or nothing."""
+    """Alice's decision if Eve reports both her links, one, or none."""
     alice, _, _, from_alice, from_bob = agreed(noise, eve_correlation)
     k, known = chain(), Knowledge()
     if heard != "nothing":
@@ -89,7 +89,7 @@ def test_both_agree_and_their_reports_match():
     differing = np.count_nonzero(alice.raw.values != bob.raw.values)
     assert differing == r.corrected_bits + r.sacrificed_errors > 0
     assert alice.report.corrected_bits is None  # how many differed stays with Bob
-    assert alice.report.leaked_by_kind["verify_tag"] == 128  # all that is told of the string's tag
+    assert alice.report.leaked_by_kind["verify_tag"] == 128  # all information about the string's tag
 
 
 def three_bits():
@@ -113,7 +113,8 @@ def test_where_bob_corrects_tells_about_the_rest_of_the_label():
     assert np.all(label[place == 1][:, 2] == 1)
     verified = transcript[-1][1]
     assert (verified.kind, verified.body) == ("verified", {"corrections": counts})
-    # the last place's errors lie at four thresholds, not all as often: they tell a little of the first two bits too,
+    # the last place's errors lie at four thresholds, not all as often: they reveal a little about the first two bits
+    # too,
     # and labels without errors a little by having none
     counts_told = alice.raw.values.size.bit_length()
     assert 2 * counts[0] + counts[1] < verified.leaked_bits - counts_told < 2 * counts[0] + 1.2 * counts[1] + 40
@@ -282,14 +283,14 @@ def test_the_key_is_equal_and_as_long_as_the_rule_says():
     assert report_b == KeyReport(block=BLOCK, key_bits=report.key_bits)
 
 
-def test_an_eve_whom_nobody_measured_is_assumed():
+def test_an_unmeasured_eve_is_assumed():
     assert not decided(heard="nothing").eve_measured
     assert decided(heard="nothing").limiting == "assumed"
     assert 0 < decided(heard="nothing").key_bits < decided().key_bits
     alice = agreed()[0]
     known = Knowledge().facts(alice)
     lengths = {c: chain(assumed_eve_correlation=c).decide(alice, known, SEED) for c in (0.0, 0.9, 0.99)}
-    assert lengths[0.9] == decided(heard="nothing")  # what is assumed where nothing is said
+    assert lengths[0.9] == decided(heard="nothing")  # the default assumption
     assert lengths[0.0].limiting != "assumed"
     assert lengths[0.0].key_bits > lengths[0.9].key_bits > lengths[0.99].key_bits == 0
     # an assumption holds beside a measured Eve as well: the least counts
@@ -361,7 +362,7 @@ def test_a_deaf_eve_is_no_measurement(lost, measured):
     eve = k.eavesdrop(BLOCK, deaf, None, transcript, True).report
     assert eve.measured == measured
     assert eve.covered_bits == np.count_nonzero(alice.raw.probe[alice.sacrificed] >= int(lost * PROBES))
-    # over what she heard she is as good as ever
+    # on the rounds that she received she is as good as before
     assert eve.sacrificed_errors <= 0.3 * eve.covered_bits
     known.add_heard(k.report_series(deaf, None))
     report = k.decide(alice, known.facts(alice), SEED)
@@ -371,7 +372,7 @@ def test_a_deaf_eve_is_no_measurement(lost, measured):
     assert report.key_bits <= k.decide(alice, Knowledge().facts(alice), SEED).key_bits
 
 
-def test_a_link_that_eve_hardly_heard_does_not_hide_the_other():
+def test_eves_link_with_few_probes_does_not_hide_the_other():
     _, _, transcript, from_alice, from_bob = agreed(0.08, 0.95)
     h = from_bob.h.copy()
     h[10:] = np.nan
@@ -422,7 +423,7 @@ def test_eve_who_missed_messages_does_what_she_can(heard):
     assert (guess.raw.size > 0) == (heard >= 2)
 
 
-def test_eve_who_heard_no_probe_is_no_measurement():
+def test_an_eve_without_a_probe_is_no_measurement():
     _, _, transcript, from_alice, _ = agreed()
     nothing = chain().eavesdrop(BLOCK, None, None, transcript, True)
     assert (nothing.report.sacrificed_bits, nothing.report.best_link) == (0, "none")

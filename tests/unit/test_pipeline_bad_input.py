@@ -1,4 +1,4 @@
-"""CSI that no key can be made of, and pairs that are not pairs: both ends say why, and nobody raises."""
+"""CSI that gives no key, and rounds that are no pairs: both ends report the reason, and neither raises."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_csi_without_entropy_ends_the_block_with_a_reason(quantize: str) -> None
     assert theirs == f"peer_failed: {mine}"
 
 
-def test_one_end_without_csi_is_told_at_both() -> None:
+def test_one_end_without_csi_is_reported_at_both() -> None:
     mine, theirs = failures("scalar", csi(2), CsiSeries(np.full_like(csi(3).h, np.nan), ROUNDS, SUBCARRIER_HZ))
     assert (mine, theirs) == ("too_few_bits", "peer_failed: too_few_bits")
 

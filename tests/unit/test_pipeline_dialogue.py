@@ -1,4 +1,4 @@
-"""The shell around dialogues: failures reach both sides, nobody waits for ever, garbage never raises."""
+"""The code around dialogues: failures reach both sides, no side waits without limit, garbage never raises."""
 
 import pytest
 
@@ -43,12 +43,12 @@ def test_both_waiting_is_an_error_not_a_hang():
         run(waits("x"), waits("y"))
 
 
-def test_a_failure_is_told_to_the_peer():
+def test_a_failure_is_reported_to_the_peer():
     a, b = Conversation(asks()), Conversation(fails())
     b.advance()
     (told,) = b.advance(a.advance()[0])
     assert (told.kind, told.body["reason"]) == ("failed", "no_way")
-    assert a.advance(told) == []  # who is told does not tell back
+    assert a.advance(told) == []  # the side that receives the failure does not send it back
     assert (a.done, a.failure.reason, a.failure.detail) == (True, "peer_failed", "no_way")
     with pytest.raises(DialogueFailed, match="no_way: because"):
         run(asks(), fails())

@@ -193,7 +193,9 @@ def block(client: Client, n: int) -> np.ndarray:
 
 
 def test_four_blocks_are_old_by_default(endpoint: str) -> None:
-    """The ring is filled when the buffer is opened; what another sends after that is heard four blocks late."""
+    """The ring is filled when the buffer is opened; samples that another sends after that are received four blocks
+    late.
+    """
     alice, bob = make(endpoint), make(endpoint, "bob")
     tx, rx = Client(alice), Client(bob)
     n = 256
@@ -499,7 +501,7 @@ def test_a_client_that_idles_overflows_the_receiver_and_starves_the_transmitter(
 
 
 def test_the_crystals_correction_moves_both_oscillators(endpoint: str) -> None:
-    """Told its true frequency, 40 MHz and 10 ppm, a device is on the carrier it was asked for."""
+    """With its true clock frequency set, 40 MHz and 10 ppm, a device has exactly the ordered carrier."""
     sender, listener = make(endpoint), make(endpoint, "bob")
     sender._cfo_ppm = 10.0
     clients = Client(sender), Client(listener)

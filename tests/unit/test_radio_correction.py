@@ -1,4 +1,4 @@
-"""Frequency corrections: what a driver is told, what is reported, where they come from; crystals by least squares."""
+"""Frequency corrections: the settings a driver gets, the reported values, their origin; crystals by least squares."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def offset_hz(correction_ppm: float) -> float:
             radios.append(SimRadio(name, context, timed=False, **options))
         alice, bob = radios
         alice.correction_ppm = correction_ppm
-        assert alice.configure(SETTINGS) == SETTINGS  # what is on the air, not what the device was told
+        assert alice.configure(SETTINGS) == SETTINGS  # the frequency on the air, not the corrected setting
         bob.configure(SETTINGS)
         n = 16384
         alice.transmit(IqBlock(np.full((1, n), 0.5, np.complex64), 4e6, 0.0))
@@ -79,7 +79,7 @@ def test_what_the_lab_file_gives_counts_before_what_was_measured(
     assert said == {"correction_ppm": ppm, "correction_from": source}
 
 
-def test_crystals_are_told_apart_by_their_links() -> None:
+def test_crystals_are_distinguished_by_their_links() -> None:
     true = {"alice": 12.0, "bob": -8.0, "eve": 20.0, "far": 1.0, "away": 2.0}
     pairs = [("alice", "bob"), ("bob", "alice"), ("bob", "eve"), ("far", "away")]
     found = crystals_ppm({(tx, rx): true[tx] - true[rx] for tx, rx in pairs}, "alice")

@@ -1,4 +1,4 @@
-"""Records: what is told comes back, from a live journal, a closed folder and every way of dying in between."""
+"""Records: all written values are read back, from a live journal, a closed folder and every way of dying in between."""
 
 from __future__ import annotations
 
@@ -324,7 +324,7 @@ def test_a_foreign_hdf5_file_is_refused(tmp_path: Path) -> None:
         rounds.read(tmp_path / "rounds.h5")
 
 
-def test_rows_told_out_of_order_come_back_in_order(tmp_path: Path) -> None:
+def test_rows_written_out_of_order_are_read_in_order(tmp_path: Path) -> None:
     with RunWriter(tmp_path, a_start()) as w:
         for r in (3, 0, 2):
             w.probe(r, "bob", "alice>bob", float(r), 0.0, 0.0, 0.0, None, csi(r))
@@ -352,7 +352,7 @@ def test_rows_are_committed_in_batches_and_documents_at_once(tmp_path: Path) -> 
     j.document("event", documents.Event(seq=0, time=documents.now(), kind="node_lost", data={}))
     assert seen() == 15
     j.close()
-    # a batch that is overdue goes with the next row
+    # an overdue batch is written with the next row
     (tmp_path / "s").mkdir()
     hasty = journal.Journal(tmp_path / "s", batch_rows=10**6, batch_s=0.0)
     hasty.document("start", a_start())
@@ -362,7 +362,7 @@ def test_rows_are_committed_in_batches_and_documents_at_once(tmp_path: Path) -> 
 
 
 def test_a_train_is_committed_whole(tmp_path: Path) -> None:
-    """Not a row of it is in the file before its end, whatever the batches; then all of them, after one commit."""
+    """Not a row of it is in the file before its end, with any batches; then all of them, after one commit."""
     folder = tmp_path / "r"
     folder.mkdir()
     j = journal.Journal(folder, batch_rows=3, batch_s=0.0)
@@ -383,7 +383,7 @@ def test_a_train_is_committed_whole(tmp_path: Path) -> None:
         j.round((20, True, "", "", 0.0))
         raise RuntimeError
     assert seen() == (20, 20)
-    j.close()  # what was told before the fault is not lost
+    j.close()  # rows written before the fault are not lost
     assert seen() == (21, 20)
 
 
@@ -418,7 +418,7 @@ def test_compaction_keeps_every_value_whatever_the_chunks(
             np.testing.assert_array_equal(link.csi[i], csi(r))
 
 
-def test_the_commit_is_found_in_a_checkout_and_else_told_by_the_build(
+def test_the_commit_is_found_in_a_checkout_and_else_given_by_the_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "module.py"
@@ -430,7 +430,7 @@ def test_the_commit_is_found_in_a_checkout_and_else_told_by_the_build(
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x"]
     for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
         subprocess.run([*git, *command], check=True)
-    # inside a checkout, but not part of it: as a package installed under somebody else's project
+    # inside a checkout, but not part of it: as a package installed under another project
     assert documents._git(file) == ("0123abc", None)
     subprocess.run([*git, "add", "module.py"], check=True)
     subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
@@ -440,3 +440,19 @@ def test_the_commit_is_found_in_a_checkout_and_else_told_by_the_build(
     assert modified is False
     file.write_text("changed")
     assert documents._git(file) == (commit, True)
+
+
+def test_a_run_of_several_thousand_patterns_can_be_closed(tmp_path: Path) -> None:
+    """HDF5 cannot note that so many data sets have the same dimensions; their values are what counts."""
+    w = RunWriter(tmp_path / "run", a_start())
+    fill(w)
+    wanted = {}
+    for i in range(6000):
+        levels = np.array([[i >> k & 1 for k in range(13)]], np.uint8)
+        pattern = SurfacePattern(levels, 1)
+        wanted[pattern.digest] = levels
+        w.pattern(pattern.digest, levels, 1)
+    w.close(documents.stop("ok"), {})
+    run = reader.load(tmp_path / "run")
+    assert run.state == "closed"
+    assert {d: run.patterns[d].levels.tolist() for d in wanted} == {d: v.tolist() for d, v in wanted.items()}

@@ -131,7 +131,7 @@ def test_a_broken_entry_point_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     sys.modules.pop("their_quantizer", None)
 
 
-def test_a_name_that_is_given_twice_belongs_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_used_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = QUANTIZER.format(name="Theirs")
     install(tmp_path / "one", monkeypatch, "one", "[testbed.quantize]\nscalar = of_one:Theirs\n", of_one=text)
     install(tmp_path / "two", monkeypatch, "two", "[testbed.radios]\nsim = of_two:Theirs\n", of_two=text)

@@ -24,7 +24,7 @@ EVES = ("eve_now", "string_near")
 
 @pytest.fixture(scope="module", autouse=True)
 def few_attacks():
-    """Judge by two quick Eves: what is tried here is who is heard, not how well a portfolio attacks."""
+    """Judge with two quick Eves: the tests here are about Eve's links, not about the portfolio's quality."""
     with pytest.MonkeyPatch.context() as patch:
         only(patch, *EVES)
         yield
@@ -100,7 +100,7 @@ def test_a_surface_gives_a_key_that_goes_as_eve_comes_near(openris_replay):
     # all that are assumed possible, together, leave no more than each of them alone
     assert summary["key_bits"] <= min(eve["key_bits"] for eve in eves.values() if eve["assumed"])
     assert 0 < eves["3deg"]["key_bits"] < summary["key_bits"]
-    # equal where an attack on the string alone is the most able one, whoever Eve is
+    # equal where an attack on the string alone is the most able one, with any Eve
     assert 0 < summary["key_bits_if_eve_unmeasured"] <= summary["key_bits"]
     assert eves["3deg"]["kdr_eve"] < eves["15deg"]["kdr_eve"]
     assert summary["raw_rate_bps"] is None
@@ -124,7 +124,7 @@ def test_an_eve_in_bobs_place_leaves_no_key(openris, monkeypatch):
 
 
 def test_an_eve_who_walks_a_step_behind_bob_leaves_no_key(openris, monkeypatch):
-    """She is never where Bob is, and hears at each key probe what he heard at the one before."""
+    """She is never where Bob is, and receives at each key probe his channel of the one before."""
     recording = module.sources.load(openris)
     cut = recording.cuts["VV"]
     behind = module.CsiSeries(cut.bob.h.copy(), cut.bob.rounds, cut.bob.subcarrier_hz)
@@ -145,7 +145,7 @@ def test_an_eve_who_walks_a_step_behind_bob_leaves_no_key(openris, monkeypatch):
     assert aware["secrecy"]["eves"][0]["guess_probability"] > 0.6  # four bits a label, through noise
 
 
-def test_correlations_of_eve_are_told_over_her_own_displacement(openris, monkeypatch):
+def test_eves_correlations_are_given_over_her_own_displacement(openris, monkeypatch):
     """Where she stands on Bob's other side she counts in the key, not in the correlation."""
     recording = module.sources.load(openris)
     cut = recording.cuts["VV"]

@@ -1,4 +1,4 @@
-"""Anybody's arrays through a map: every format gives the same channels, ends are paired, bad input is one line."""
+"""Arrays in any layout through a map: every format gives the same channels, ends are paired, bad input is one line."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from testbed.config import load_chain
 from testbed.core.config import ChainPlan
 from testbed.core.errors import InputError
 from testbed.core.types import CsiSeries, IqBlock
+from testbed.lab import grid
 from testbed.records import sigmf
 from testbed.replay import map as mapping
 from testbed.replay import replay, sources, wifi
@@ -384,8 +385,8 @@ def bad(folder: Path, text: str = MAP, **arrays: Any) -> str:
         (('array = "alice"', 'array = "alice"\nfile = "none.npz"'), "none.npz: no such file"),
         (('array = "alice"', 'array = "alice"\nrx = [1]'), "rx = [1]; accepted: antennas from 0 to 0"),
         (('array = "alice"', 'array = "alice"\naxes = ["probe"]'), "accepted: its 2 axes"),
-        (('array = "alice"', 'array = "alice"\nindex = "bob"'), "accepted: one a probe, (40,)"),
-        (('array = "alice"', 'array = "alice"\nwhere = { alice = 7 }'), "accepted: one a probe, (40,)"),
+        (('array = "alice"', 'array = "alice"\nindex = "bob"'), "accepted: one value per probe, (40,)"),
+        (('array = "alice"', 'array = "alice"\nwhere = { alice = 7 }'), "accepted: one value per probe, (40,)"),
         (("subcarrier_spacing_hz = 312500.0", ""), "5 subcarriers; accepted: subcarrier_hz or subcarrier_spacing_hz"),
         (("schema = 1", "schema = 1\nleave_out = [5]"), "subcarriers 0 to 4"),
         (('{ array = "eve" }', "{ }"), "table [eve.near.from_alice]: missing 'array'"),
@@ -584,3 +585,16 @@ def test_rssi_of_a_table_goes_through_the_whole_chain(tmp_path: Path, monkeypatc
     assert summary["kdr_raw"] < 0.12
     assert summary["training"]["card"]["levels"] is True
     assert summary["keys_mismatched"] == 0
+
+
+def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
+    folder = Path(__file__).resolve().parents[2] / "docs" / "data"
+    recording = sources.checked(mapping.load(folder / "walk.csv", folder / "map.toml"), "here")
+    cut = recording.cuts[recording.main]
+    assert 350 < len(cut.alice.h) < 375, "of 400 packets each end lost about 5 %"
+    assert set(cut.rejected) == {"only_alice", "only_bob"}
+    assert len(cut.alice.h) + sum(cut.rejected.values()) <= 400
+    level = [20 * np.log10(np.abs(end.h.ravel())) for end in (cut.alice, cut.bob)]
+    assert np.corrcoef(*level)[0, 1] > 0.95
+    assert load_chain(str(folder / "chain.toml")).chain is not None
+    assert len(grid.load(folder / "grid.toml").jobs) == 8

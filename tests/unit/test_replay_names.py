@@ -64,7 +64,7 @@ def verified(folder: Path, **chain: str) -> bool:
         assert summary["training"]["card"]["enhance"] == name
     told = summary["reconciliation"]
     assert told["method"] == chain.get("reconcile", "cascade")
-    return told["efficiency"] is not None  # known of verified strings only
+    return told["efficiency"] is not None  # known for verified strings only
 
 
 @pytest.mark.parametrize("name", registry.names("enhance", ours=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html.parser
 import re
 from pathlib import Path
@@ -13,14 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from testbed.assess import agreement
 from testbed.core.errors import InputError
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, LengthTerm
 from testbed.core.types import SurfacePattern
-from testbed.records import documents, reader, writer
+from testbed.records import documents, files, reader, writer
 from testbed.records.documents import Block
 from testbed.records.writer import RunWriter
-from testbed.report import bit_flow, pictures
+from testbed.report import bit_flow, paper, pictures
 from testbed.report import html as report
+from testbed.report.sections import fading
 from testbed.report.view import View
 
 N_SUBCARRIERS = 64
@@ -264,7 +267,7 @@ def n_pictures(page: str) -> int:
 def test_a_whole_run_shows_everything_and_quotes_the_summary(tmp_path: Path) -> None:
     build(tmp_path).close(documents.stop("ok"), summary())
     page, text = rendered(tmp_path)
-    assert n_pictures(page) == 6
+    assert n_pictures(page) == 9
     assert page.count("<img") == 2
     for quoted in (
         "1,544 secret bits",
@@ -277,14 +280,20 @@ def test_a_whole_run_shows_everything_and_quotes_the_summary(tmp_path: Path) -> 
         "f = 1.12",
     ):
         assert quoted in text, quoted
-    assert "Alice – Eve: correlation 0.0461" in text
+    assert "the strongest correlation is 0.0461" in text
+    run = reader.load(tmp_path)
+    kept = run.rounds.rounds[run.rounds.kept]
+    level = {n: 20 * np.log10(np.abs(link.csi[np.isin(link.rounds, kept), 0, 0])) for n, link in run.links.items()}
+    of_the_panel = f"{agreement.correlation(level['bob>alice'], level['alice>eve']):.3g}"
+    assert f"Alice – Eve: correlation {of_the_panel}" in text, "a number over a figure is of that figure"
+    assert "12 of 400 (1.72–5.17 %)" in text, "a rate has its confidence"
     assert "Made up <room> & more" in text
     assert "slow <drift>" in text
     assert "<script>" in text  # as text: the checker refuses the tag
     assert 'class="missing"' not in page
 
 
-def test_who_could_know_the_key_is_told_by_eve(tmp_path: Path) -> None:
+def test_the_secrecy_section_has_a_row_per_eve(tmp_path: Path) -> None:
     build(tmp_path, n_rounds=5).close(documents.stop("ok"), summary(keys_exposed=2, keys_reproducible=3))
     section = rendered(tmp_path)[0].split('id="secrecy"')[1].split("</section>")[0]
     for quoted in (
@@ -327,7 +336,7 @@ def test_who_could_know_the_key_is_told_by_eve(tmp_path: Path) -> None:
             {"key_bits": 9000},
             "ok",
             {"keys_mismatched": 1},
-            ["1 keys believed verified by both sides differ", "more than their own account allows"],
+            ["1 keys believed verified by both sides differ", "more than their own reports allow"],
         ),
     ],
     ids=["no eve, no surface", "private", "no block", "no round", "one round", "names, antennas, blocks", "wrong keys"],
@@ -347,7 +356,7 @@ def test_a_live_a_killed_and_a_recovered_run(tmp_path: Path) -> None:
     _, text = rendered(tmp_path)
     assert "still running" in text
     assert "No figures yet" in text
-    # the process dies: the kernel lets go of its lock, nothing else happens
+    # the process dies: the kernel only releases its lock
     w._lock.release(remove=False)
     w._journal._db.close()
     page, text = rendered(tmp_path)
@@ -443,12 +452,12 @@ def test_a_baseline_is_held_against_the_run_with_ratios(tmp_path: Path) -> None:
         report.make(tmp_path / "ours", tmp_path / "gone")
 
 
-def test_an_adversarys_surface_is_told(tmp_path: Path) -> None:
+def test_an_adversarys_surface_is_reported(tmp_path: Path) -> None:
     w = build(tmp_path)
     w.close(documents.stop("ok", None), {})
     run = reader.load(tmp_path)
     run.start.experiment["scene"] = {"attacker": {"rows": 32, "columns": 16, "flips": "after_transmission"}}
-    assert "adversary" not in report._render(View(run))  # a real lab: the scene only says what is meant
+    assert "adversary" not in report._render(View(run))  # a real lab: the scene only describes the plan
     run.start.lab["world"] = {}
     assert "adversary’s surface of 32 × 16 elements" in report._render(View(run))
 
@@ -464,7 +473,7 @@ LESSON: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_training_is_told_where_there_was_one(tmp_path: Path) -> None:
+def test_a_training_is_shown_if_there_was_one(tmp_path: Path) -> None:
     build(tmp_path / "trained", training=800).close(documents.stop("ok"), summary(training=LESSON))
     page, text = rendered(tmp_path / "trained")
     section = page.split('id="training"')[1].split("</section>")[0]
@@ -490,3 +499,61 @@ def test_a_training_that_failed_or_never_came_claims_no_model(tmp_path: Path) ->
     assert "later pairs" not in section
     build(tmp_path / "live", training=800)
     assert "still being written" in rendered(tmp_path / "live")[0].split('id="training"')[1].split("</section>")[0]
+
+
+def test_every_figure_is_a_file_for_a_paper(tmp_path: Path) -> None:
+    build(tmp_path).close(documents.stop("ok"), summary())
+    page = report.make(tmp_path, figures=True).read_text(encoding="utf-8")
+    made = {path.name for path in (tmp_path / paper.FOLDER).iterdir()}
+    names = ["channel", "reciprocity", "autocorrelation", "levels", "delay_profile"]
+    names += ["disagreement", "bit_flow", "snr_cfo"]
+    assert made == {f"{name}.{end}" for name in names for end in ("svg", "pdf", "csv")} | {"tables.tex"}
+    for name in made:
+        content = (tmp_path / paper.FOLDER / name).read_bytes()
+        assert f'href="{paper.FOLDER}/{name}"' in page
+        assert content.startswith(b"%PDF") == name.endswith(".pdf")
+        assert b"#0102" not in content, f"{name}: a colour of the page's, not of a paper"
+    rows = list(csv.reader((tmp_path / paper.FOLDER / "bit_flow.csv").open(encoding="utf-8")))
+    assert rows[0] == ["step", "bits"]
+    assert rows[1] == ["raw bits", "8000"]
+    assert rows[-1] == ["key", "1544"]
+    assert sum(int(bits) for _, bits in rows[1:-1]) == 1544, "what is left of the raw bits is the key"
+    channel = list(csv.reader((tmp_path / paper.FOLDER / "channel.csv").open(encoding="utf-8")))
+    assert len(channel[0]) == 2 + N_SUBCARRIERS
+    tables = (tmp_path / paper.FOLDER / "tables.tex").read_text(encoding="utf-8")
+    assert r"key bits & 1544 \\" in tables
+    assert r"eve\_now & her own signals <now> & 0.2713 & 0.3154 & 1544 \\" in tables
+    assert tables.count(r"\begin{tabular}") == tables.count(r"\end{tabular}") == 3
+    assert files.hashes(tmp_path).keys() == {"rounds.h5", "summary.json"}, "the report's figures are no records"
+
+
+def test_latex_reads_no_command_in_a_text() -> None:
+    assert paper.tex("a_b & 3 % of {x} ~ \\y^2") == (
+        r"a\_b \& 3 \% of \{x\} \textasciitilde{} \textbackslash{}y\textasciicircum{}2"
+    )
+
+
+def test_autocorrelation_of_noise_and_of_a_wave() -> None:
+    rng = np.random.default_rng(3)
+    assert np.abs(fading.autocorrelation(rng.normal(size=(2000, 8)))[1:]).max() < 0.05
+    wave = np.sin(2 * np.pi * np.arange(400) / 20)[:, None]
+    r = fading.autocorrelation(wave)
+    assert r[0] == pytest.approx(1.0)
+    assert r[10] == pytest.approx(-0.975, abs=0.01), "half a period: −1, less the share of pairs that are missing"
+
+
+def test_a_path_is_seen_at_its_delay() -> None:
+    hz = np.r_[-32:0, 1:33] * 1e6
+    h = np.exp(-2j * np.pi * hz * 4 / 65e6)[None, :].repeat(3, axis=0)
+    found = fading.delay_profile(h, hz)
+    assert found is not None
+    delay_us, power_db = found
+    assert delay_us[np.argmax(power_db)] == pytest.approx(4 / 65)
+    assert fading.delay_profile(h, hz + np.arange(64) * 3e5 % 7e5) is None, "no even grid"
+
+
+def test_the_density_of_rayleigh_fading_is_one() -> None:
+    level_db = np.linspace(-80, 20, 20001)
+    density = fading.rayleigh_db(level_db)
+    assert np.trapezoid(density, level_db) == pytest.approx(1.0, abs=1e-6)
+    assert np.trapezoid(density[level_db <= 0], level_db[level_db <= 0]) == pytest.approx(0.5, abs=1e-3), "median 0 dB"

@@ -93,7 +93,7 @@ def test_what_stands_on_earlier_commands_is_done_or_refused(twin: EmulatedRis595
         assert time.monotonic() - begin_s < 3.0
         assert done is None or holds(twin, done)
         assert done is None or work is not by_index or fault != "reboot"  # the codebook was lost with it
-        board.apply(pattern(20))  # whatever it was, it goes on
+        board.apply(pattern(20))  # after any of these faults it still works
         assert holds(twin, pattern(20))
     assert set(twin.faults_met) == {fault}
 
@@ -134,7 +134,7 @@ def test_late_replies_of_the_same_kind_and_content_acknowledge_nothing(
 
     for work, faults in ((lambda: board.apply(pattern(1)), ["swallow"]), (many, ["", "swallow"])):
         late(board, monkeypatch, work, after=len(faults) - 1)
-        twin.outputs = held.levels  # a brown-out that the host heard nothing of
+        twin.outputs = held.levels  # a brown-out that the host does not notice
         for fault in faults:
             twin.arm(fault)
         if work is many:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from firmware_ctl.boards import _frames
 from firmware_ctl.boards._frames import Command
 
-# sequence number, command, payload, what goes over the wire
+# sequence number, command, payload, bytes on the wire
 PINNED = [
     (1, Command.HELLO, "01020304", "030101080101020304de6900"),
     (2, Command.APPLY, "ff0055aa", "0301020302ff0555aac4fc00"),

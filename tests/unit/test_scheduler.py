@@ -38,7 +38,7 @@ def margins(
     interval_s: float, ppm: float, rounds: int, ahead: int = 0, wander: float = 1e-8, jitter_s: float = 50e-9,
     uncertainty_s: float = 0.0, lost: frozenset[int] = frozenset(),
 ) -> list[float]:  # fmt: skip
-    """Return the margin of each round of which Bob hears all but `lost`; fails where a frame lies outside its window.
+    """Return the margin of each round; Bob receives all rounds but `lost`; fails where a frame lies outside its window.
 
     Arrivals are told `ahead` rounds late.
     """
@@ -115,8 +115,8 @@ def test_a_truncated_frame_widens_the_next_window_and_missed_ones_the_third() ->
 
 
 def test_clocks_that_need_not_hear_make_no_window_wider() -> None:
-    """On the wall clock each is read over the network, to a millisecond; a surface's is never heard, and Alice is the
-    reference: once Bob has heard her there is nothing more to find out."""
+    """On the wall clock each is read over the network, to a millisecond; a surface sends no frames, and Alice is the
+    reference: once Bob has received her frame, all clocks are known."""
     plan = scheduler(2e-3, lead_s=0.03)
     plan.synchronise("ris", 7.0, 0.0, 1.2e-3, "other")
     plan.synchronise("bob", 3.0, 0.0, 1e-3)

@@ -241,7 +241,7 @@ def test_the_nearer_eve_the_shorter_the_key():
         measured = chain.decide(alice, known.facts(alice), 5)
         assert measured.eve_measured
         lengths.append(measured.key_bits)
-        # nobody may keep more than the channel's own limit given this Eve
+        # no chain may keep more than the channel's limit given this Eve
         assert measured.key_bits < 500 * limit.limits(10**1.8, kappa)[0]
     assert lengths[0] > lengths[1] > lengths[2] == 0
 

@@ -87,7 +87,7 @@ def test_eve_is_bob_elsewhere(tmp_path):
     assert cut.eves["6deg"].told_over.tolist() == [True] * 110 + [False] * 22
 
 
-def test_a_missing_position_is_not_mistaken_for_a_neighbour(tmp_path):
+def test_a_missing_position_is_not_paired_with_a_neighbour(tmp_path):
     """Positions go by angle, not by index: 6 degrees from 0 is missing in this file, and not at 9."""
     rx_deg = np.array([0, 3, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36])
     pack(tmp_path / "openris_ff.npz", tx_105_VV_rx_deg=rx_deg)
@@ -96,7 +96,7 @@ def test_a_missing_position_is_not_mistaken_for_a_neighbour(tmp_path):
     assert np.isfinite(eve[1]).all()
 
 
-def test_key_probes_leave_out_what_others_can_tell(tmp_path):
+def test_key_probes_leave_out_predictable_positions(tmp_path):
     pack(tmp_path / "openris_ff.npz")
     cut = sources.load(tmp_path).cuts["tx_105_VV"]
     position, configuration = np.divmod(cut.key_probes, 11)

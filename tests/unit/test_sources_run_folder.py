@@ -99,7 +99,7 @@ def test_a_run_whose_patterns_are_not_on_record_is_not_replayed(tmp_path):
 def test_keys_that_the_runs_nodes_would_refuse_as_too_short_are_none_in_its_replay_either(tmp_path):
     record(tmp_path / "usual")
     record(tmp_path / "strict", bob={"floors": {"key_bits": 512}})
-    assert sources.load(tmp_path / "usual").cuts["run"].least_key_bits == 128  # as a lab without a table says
+    assert sources.load(tmp_path / "usual").cuts["run"].least_key_bits == 128  # the default of a lab without a table
     assert sources.load(tmp_path / "strict").cuts["run"].least_key_bits == 512
 
 

@@ -262,7 +262,7 @@ def test_common_prefixes_of_any_string() -> None:
 # ---------------------------------------------------------------- properties
 
 
-def test_ideal_bits_are_worth_nearly_one() -> None:
+def test_ideal_bits_have_nearly_one_bit_of_entropy() -> None:
     found = b.estimates(drawn(20, 100_000))
     floor = {"compression": 0.7, "collision": 0.82, "t_tuple": 0.85}
     for name, h in found.items():
@@ -286,7 +286,7 @@ def test_memory_is_never_overlooked(flip: float) -> None:
 
 
 @pytest.mark.parametrize("period", [1, 2, 7, 100, 5000])
-def test_periods_are_worth_nothing(period: int) -> None:
+def test_periodic_bits_have_no_entropy(period: int) -> None:
     assert b.min_entropy_90b(np.resize(drawn(23, period), 100_000)) == pytest.approx(0.0, abs=1e-3)
 
 

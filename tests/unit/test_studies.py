@@ -83,7 +83,7 @@ def _fails(x: int) -> int:
 
 
 @pytest.mark.parametrize("cores", [1, 2])
-def test_progress_is_told_and_a_failure_ends_the_study(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+def test_progress_is_reported_and_a_failure_ends_the_study(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     said: list[str] = []
     with Study("toy", "A", quick=True, say=said.append) as study:

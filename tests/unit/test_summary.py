@@ -122,7 +122,7 @@ def nulls(summary):
     return {name for name, value in {**summary, **inner}.items() if value is None}
 
 
-def test_a_good_run_has_every_field_and_nothing_to_complain_of():
+def test_a_good_run_has_every_field_and_passes_every_check():
     s = summarise(facts(block(), block()))
     assert set(s) >= FIELDS
     assert nulls(s) == set()
@@ -156,13 +156,13 @@ def test_raw_bits_are_the_better_evidence():
     assert s["kdr_eve"] == pytest.approx(0.48)
 
 
-def test_differing_keys_are_counted_and_are_worth_nothing():
+def test_differing_keys_are_counted_and_give_no_key_bits():
     s = summarise(facts(block(), block(bob_digest="bb")))
     assert (s["keys_verified"], s["keys_mismatched"], s["key_bits"]) == (1, 1, 300)
     assert "keys_equal" in failed_checks(s)
 
 
-def test_keys_that_nobody_compared_are_not_said_to_be_equal():
+def test_keys_that_were_not_compared_are_not_reported_as_equal():
     s = summarise(facts(block(alice_digest=None, bob_digest=None)))
     assert s["keys_mismatched"] is None
     assert s["keys_verified"] == 1
@@ -302,6 +302,29 @@ def test_secrecy_has_a_row_for_every_eve_over_all_blocks():
     assert s["secrecy"]["assumptions"] == ["no Eve is better", "another"]
 
 
+def test_without_an_eve_the_length_is_split_into_what_the_source_and_what_the_assumption_makes():
+    def row(name, bits):
+        return EveRow(name=name, knows="one antenna", guess_probability=None, upper_bound=None, key_bits=bits)
+
+    def told(**changes):
+        s = summarise(facts(block(eve=None, eve_digest=None, **changes)))
+        return [entry["detail"] for entry in s["health"] if entry["check"] == "assumed_eve"]
+
+    none = key(
+        bits=0, failure="entropy_exhausted", eves=(row("assumed", 0), row("nearest", 448), row("string_table", 512))
+    )
+    (said,) = told(alice_key=none, bob_key=none, alice_digest=None, bob_digest=None)
+    assert "would leave at most 448 key bits" in said
+    assert "the assumed Eve (one antenna) leaves 0: -448 are due to the assumption" in said
+    (said,) = told(alice_key=None, bob_key=None, alice_digest=None, bob_digest=None)
+    assert "played no part" in said
+    too_short = facts(
+        block(eve=None, alice_key=None, bob_key=None), health=[Verdict("eve_measured", True, "by probes")]
+    )
+    for measured in (summarise(facts(block())), summarise(too_short)):
+        assert "assumed_eve" not in {entry["check"] for entry in measured["health"]}
+
+
 def test_private_nodes_keep_who_could_know_to_themselves():
     s = summarise(facts(block(alice_key=key().public(), bob_key=key().public())))
     assert s["secrecy"] is None
@@ -315,14 +338,14 @@ def test_keys_of_a_rehearsal_are_counted_as_reproducible():
     assert summarise(facts(*blocks, rehearsal=True))["keys_reproducible"] == 1  # of those that are verified
 
 
-def test_exposed_keys_are_unknown_until_somebody_looks():
+def test_exposed_keys_are_unknown_until_an_audit():
     s = summarise(facts(block(), keys_exposed=None))
     assert s["keys_exposed"] is None
     assert any("audit" in e["detail"] and "keys_exposed" in e["check"] for e in s["health"])
     assert summarise(facts(block(), keys_exposed=2))["keys_exposed"] == 2
 
 
-def test_health_says_which_keys_go_by_the_model():
+def test_health_names_the_keys_of_the_modelled_rule():
     told = [e["check"] for e in summarise(facts(block()))["health"]]
     assert "min_entropy_model" not in told
     modelled = structs.replace(key(), entropy="modelled")

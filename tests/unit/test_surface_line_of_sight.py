@@ -1,4 +1,4 @@
-"""The model made of a scene's geometry: it agrees with the simulated air, and says where it cannot be made."""
+"""The model made of a scene's geometry: it agrees with the simulated air, and is refused where it is impossible."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_bobs_and_eves_power_and_their_correlation_are_predicted_in_a_room_full_
 def test_the_best_candidate_is_within_half_a_decibel_of_the_quantized_optimum(phase_bits: int) -> None:
     model = LineOfSight.of(scene(), CARRIER_HZ, SHAPE)
     rng = np.random.default_rng(3)
-    for _ in range(4):  # whatever the rest of the channel is
+    for _ in range(4):  # with any rest of the channel
         size = float(rng.uniform(0, 2)) * np.abs(model.elements).sum()
         rest = size * np.exp(1j * rng.uniform(0, 2 * np.pi))
         found = max(abs(model.response(p, rest)) for p in focus.candidates(model, phase_bits))

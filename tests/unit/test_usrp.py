@@ -134,7 +134,7 @@ def test_an_unlocked_reference_is_refused(lab: Lab) -> None:
     lab.alice.ref_locked = False
     with pytest.raises(DeviceError, match=r"external reference is not locked after 0.05 s: check the 10 MHz cable"):
         lab.open(lab.alice, clock_source="external", lock_timeout_s=0.05)
-    lab.open(lab.alice)  # on its own crystal nobody asks
+    lab.open(lab.alice)  # with its own crystal there is no reference to be locked to
 
 
 def test_an_unlocked_oscillator_is_refused(lab: Lab) -> None:
@@ -163,7 +163,7 @@ def test_reference_and_pps_give_two_radios_one_time(lab: Lab) -> None:
     alice.transmit(burst(), at_s)
     lab.alice.idle_until(at_s + LEAD_S)
     lag, quality = match(bob.receive(2 * N, at_s - 100 / RATE_HZ).samples, burst().samples)
-    assert quality > 0.7  # a third of a sample of delay costs the rest
+    assert quality > 0.7  # the rest is lost by a delay of a third of a sample
     assert lag == pytest.approx(100, abs=1)
     assert "set_time_next_pps" in lab.alice.calls
     assert "set_time_now" not in lab.alice.calls
@@ -237,7 +237,7 @@ def test_a_late_burst_is_refused_before_it_is_sent(lab: Lab) -> None:
     ("fault", "error", "what"),
     [("late", LateTransmit, "late"), ("underflow", DeviceError, "underflow"), ("seq_error", DeviceError, "packets")],
 )
-def test_what_the_device_reports_of_a_burst_is_told_once(
+def test_a_devices_report_on_a_burst_is_passed_on_once(
     lab: Lab, fault: str, error: type[DeviceError], what: str
 ) -> None:
     alice, bob = lab.pair()
@@ -252,7 +252,7 @@ def test_what_the_device_reports_of_a_burst_is_told_once(
     assert bob.receive(N, hear_s).samples.shape == (1, N)
 
 
-def test_a_report_that_comes_after_the_call_is_told_at_the_next(lab: Lab) -> None:
+def test_a_report_that_comes_after_the_call_is_passed_on_at_the_next(lab: Lab) -> None:
     alice, _ = lab.pair()
     alice.transmit(burst(), alice.now_s() + LEAD_S)
     core = lab.alice.core
@@ -262,7 +262,7 @@ def test_a_report_that_comes_after_the_call_is_told_at_the_next(lab: Lab) -> Non
         alice.receive(N)
 
 
-def test_a_device_that_takes_no_more_samples_is_a_timeout_and_spoils_no_later_burst(lab: Lab) -> None:
+def test_a_device_that_takes_no_more_samples_is_a_timeout_and_later_bursts_work(lab: Lab) -> None:
     alice, bob = lab.pair(clock_source="external", time_source="external", pps=True)
     lab.alice.tx_faults.append("timeout")
     with pytest.raises(DeviceTimeout, match=f"took {N // 2} of {N} samples"):
@@ -271,14 +271,14 @@ def test_a_device_that_takes_no_more_samples_is_a_timeout_and_spoils_no_later_bu
     alice.transmit(burst(), at_s)
     lab.alice.idle_until(at_s + LEAD_S)
     lag, quality = match(bob.receive(2 * N, at_s - 100 / RATE_HZ).samples, burst().samples)
-    assert quality > 0.7  # a third of a sample of delay costs the rest
+    assert quality > 0.7  # the rest is lost by a delay of a third of a sample
     assert lag == pytest.approx(100, abs=1)
 
 
 def test_silence_mutes_what_is_queued_and_the_next_burst_waits_for_it(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """UHD recalls nothing: with the gain up again the rest of the silenced burst would be heard."""
+    """UHD cannot withdraw a burst: with the gain restored the rest of the silenced burst would be transmitted."""
     alice = lab.tuned(lab.alice)
     start_s = alice.now_s()
     alice.transmit(burst(), start_s + 5.0)
@@ -337,7 +337,7 @@ def test_lost_packets_leave_a_gap_where_they_were(lab: Lab) -> None:
     np.testing.assert_array_equal(torn.samples[:, kept], whole.samples[:, kept])
 
 
-def test_an_overflow_is_told_and_what_is_missing_is_zero(lab: Lab) -> None:
+def test_an_overflow_is_reported_and_missing_samples_are_zero(lab: Lab) -> None:
     alice = lab.tuned(lab.alice)
     at_s = alice.now_s() + LEAD_S
     whole = alice.receive(N, at_s)
@@ -383,7 +383,7 @@ def test_that_leftovers_are_caught(lab: Lab, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_leftovers_of_another_time_are_sorted_out_even_unflushed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A timed reception goes by the time stamps, whatever precedes it in the stream."""
+    """A timed reception uses the time stamps, whatever samples precede it in the stream."""
     monkeypatch.setattr(Usrp, "_flush", lambda self: None)
     alice = lab.tuned(lab.alice)
     at_s = alice.now_s() + 2 * LEAD_S
@@ -405,6 +405,15 @@ def test_the_calibrated_delay_is_taken_out(lab: Lab, calibrated: float, shift: i
     heard = bob.receive(2 * N, at_s - 100 / RATE_HZ)
     assert heard.time_s == pytest.approx(at_s - 100 / RATE_HZ, abs=10e-9)
     assert match(heard.samples, burst().samples)[0] == pytest.approx(100 + shift, abs=1)
+
+
+def test_every_device_on_the_shelf_is_found(lab: Lab) -> None:
+    lab.bob.unplugged = True
+    (one,) = Usrp.discover(["ip:192.168.2.1"])
+    assert (one.serial, one.options, one.words) == ("30AB", {"serial": "30AB"}, "USRP B210")
+    assert (one.tx_gain_db, one.rx_gain_db) == ((0.0, 89.75), (0.0, 70.0))
+    lab.bob.unplugged = False
+    assert [f.serial for f in Usrp.discover()] == ["30AB", "30CD"]
 
 
 def test_each_rate_has_a_delay_of_its_own(lab: Lab) -> None:

@@ -235,6 +235,6 @@ def test_a_pool_that_cannot_be_written_ends_the_node(tmp_path: Path, monkeypatch
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(pool_file, "write_whole", full)
-    with pytest.raises(TestbedError, match="cannot be struck off: No space left"):
+    with pytest.raises(TestbedError, match="cannot be removed: No space left"):
         held.write(b"x")
     held.close()

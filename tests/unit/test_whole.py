@@ -1,4 +1,4 @@
-"""Files are whole or absent, whatever the disk does, and whoever else writes them."""
+"""Files are whole or absent, even if the disk fails or another process writes them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_full_disk_is_one_line_with_what_to_do(tmp_path: Path, trouble: OSErro
     assert "\n" not in text
 
 
-def test_other_troubles_are_left_as_they_are(tmp_path: Path) -> None:
+def test_other_errors_pass_unchanged(tmp_path: Path) -> None:
     with pytest.raises(PermissionError), files.on_disk(tmp_path):
         raise PermissionError(errno.EACCES, "x")
 

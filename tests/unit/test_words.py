@@ -8,7 +8,7 @@ def test_one_is_singular() -> None:
     ]  # fmt: skip
 
 
-def test_events_are_told_in_words() -> None:
+def test_events_are_shown_in_words() -> None:
     identity = {"driver": "sim", "clock_ppm": 1.23456789, "more": {"a": 1}, "nothing": None}
     assert plainly({"node": "bob", "identity": identity}) == (
         "bob; identity: driver sim, clock_ppm 1.23457, more (a 1)"

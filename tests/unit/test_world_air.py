@@ -128,7 +128,7 @@ def test_nothing_is_heard_before_it_was_sent() -> None:
 
 
 def test_a_start_between_samples_is_kept_exactly() -> None:
-    """Half a sample later sent is half a sample later heard."""
+    """A signal sent half a sample later is received half a sample later."""
     bins = np.fft.fftfreq(256)
     used = np.abs(bins) < 0.4
     x = np.tile(np.fft.ifft(used * np.exp(2j * np.pi * np.random.default_rng(1).random(256))), 3).astype(np.complex64)
@@ -152,7 +152,7 @@ def test_a_radio_is_deaf_while_it_sends_and_turns_round() -> None:
     assert len(deaf) == 800
 
 
-def test_silence_cuts_what_nobody_has_heard() -> None:
+def test_silence_cuts_samples_that_were_not_received() -> None:
     air = air_of("alice", "bob")
     air.transmit("alice", 0, burst(4000))
     first = air.hear("bob", 0, 1000)
@@ -184,7 +184,7 @@ def test_bands_that_have_nothing_in_common_are_not_heard() -> None:
 
 
 def tone_heard(away_hz: float, sent_rate_hz: float, heard_rate_hz: float, tone_hz: float) -> tuple[float, complex]:
-    """Return at which frequency a tone is heard, and its phasor there referred to the world's time 0."""
+    """Return the frequency at which a tone is received, and its phasor there referred to the world's time 0."""
     air = air_of("alice", "bob")
     air.tune("alice", "alice", CARRIER_HZ + away_hz, sent_rate_hz, 0)
     air.tune("bob", "bob", CARRIER_HZ, heard_rate_hz, 0)

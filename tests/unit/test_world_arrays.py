@@ -119,7 +119,7 @@ def test_the_first_antennas_parts_and_noise_are_those_of_a_radio_that_has_no_oth
     one, four = (FrontEnd("alice", RadioOptions(n_antennas=n, **options), 1, 2, settings) for n in (1, 4))  # type: ignore[arg-type]
     x = noise(4)
     np.testing.assert_array_equal(four.send(x, 5 * US)[0], one.send(x[0], 5 * US))
-    for k in range(6):  # what goes wrong with one converter goes wrong with all: they share clock and gain
+    for k in range(6):  # a fault of one converter affects all: they share clock and gain
         (got, lost), (wanted, also) = four.hear(x * 1e-4, k * US), one.hear(x[0] * 1e-4, k * US)
         np.testing.assert_array_equal(got[0], wanted)
         assert lost == also

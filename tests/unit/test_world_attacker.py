@@ -80,7 +80,7 @@ def test_the_new_pattern_is_there_after_the_reaction_and_not_before() -> None:
     slow = scene(reaction_s=300e-6)
     for there, back in rounds(air_of(slow), n=1):
         np.testing.assert_allclose(there, back, atol=1e-6 * np.abs(there).max())
-    # both hear one and the same burst, whoever listens first
+    # both receive the same burst, in either order
     air = air_of(scene())
     air.transmit("alice", 100 * US, BURST)
     for name in ("bob", "eve"):
@@ -99,7 +99,7 @@ def test_it_remembers_transmissions_that_the_air_has_forgotten() -> None:
     def after(gap: int, forget: bool) -> np.ndarray:
         air = air_of(scene())
         sound(air, "alice", "bob", 100 * US)
-        if forget:  # somebody listens to nothing: the old burst is let go
+        if forget:  # a reception without signal: the old burst is dropped
             air.declare("alice", gap)
             air.declare("eve", gap)
             air.check_reception("bob", gap - 100 * US, 400)

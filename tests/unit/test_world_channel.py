@@ -233,7 +233,7 @@ def test_element_grid() -> None:
     grid = element_positions(placed, (3, 4), LAMBDA_M).reshape(3, 4, 3)
     np.testing.assert_allclose(grid.reshape(-1, 3).mean(axis=0), [5, 0, 1.5], atol=1e-12)
     np.testing.assert_allclose(grid[0, 0] - grid[1, 0], [0, 0, LAMBDA_M / 2], atol=1e-12)  # row 0 on top
-    # somebody in front at y > 0 looks along −y: to the right is −x
+    # an observer in front at y > 0 looks along −y: to the right is −x
     np.testing.assert_allclose(grid[0, 1] - grid[0, 0], [-LAMBDA_M / 2, 0, 0], atol=1e-12)
 
 

@@ -76,7 +76,7 @@ def test_carrier_offset_is_what_was_set_and_continuous(ppm: float) -> None:
     assert cfo_hz == pytest.approx(ppm * 2400, abs=0.1)
     turn = np.angle(late[0] / early[0] * np.exp(-2j * np.pi * ppm * 2400 * 1e-3))
     assert turn == pytest.approx(0.0, abs=1e-3)
-    heard, _ = radio.hear(early * 0.05, 5 * MS)  # its own oscillator takes away what it added
+    heard, _ = radio.hear(early * 0.05, 5 * MS)  # its own oscillator cancels the offset that it added
     assert np.ptp(np.unwrap(np.angle(heard))) < 0.02
 
 
@@ -117,7 +117,7 @@ def test_phase_is_a_function_of_time(start: int, n: int) -> None:
     np.testing.assert_allclose(longer, fresh, atol=1e-9)
 
 
-def test_chains_ripple_as_told_differ_by_direction_and_stay() -> None:
+def test_chains_ripple_as_configured_differ_by_direction_and_stay() -> None:
     spectra = []
     impulse = np.zeros(64, np.complex64)
     impulse[0] = 1.0
@@ -133,7 +133,7 @@ def test_chains_ripple_as_told_differ_by_direction_and_stay() -> None:
     assert np.sqrt(np.mean(ripple_db**2)) == pytest.approx(0.5, rel=0.15)
 
 
-def test_gain_steps_come_as_often_and_as_large_as_told() -> None:
+def test_gain_steps_are_as_frequent_and_as_large_as_configured() -> None:
     radio = front(gain_step_db=3.0, gain_step_probability=0.3, full_scale_dbm=0.0)
     field = np.full(16, 0.3, np.complex64)
     gains_db = np.array([20 * np.log10(np.abs(radio.hear(field, k * MS)[0]).mean() / 0.3) for k in range(400)])

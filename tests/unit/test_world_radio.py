@@ -104,7 +104,9 @@ def test_delay_gain_and_cfo_over_the_air() -> None:
 
 
 def test_each_device_has_its_own_clock() -> None:
-    """The same instant, read by two clocks: transmit at Alice's, find it where Bob's says that it must be."""
+    """The same instant, read by two clocks: transmitted at Alice's time, the signal is found at Bob's time for the same
+    instant.
+    """
     with room(OPEN) as world:
         alice = world.radio("alice", clock_ppm=2.0, clock_offset_s=0.3)
         bob = world.radio("bob", clock_ppm=-1.0, clock_offset_s=-0.2)
@@ -235,17 +237,17 @@ def test_a_silent_radio_does_not_stall_the_air_and_may_come_back() -> None:
         began = time.monotonic()
         one_probe(alice, bob, 0.03, frame())
         assert time.monotonic() - began < 0.9, "waited again for a radio that was dropped"
-        # by itself: nobody configures it anew
+        # by itself, without another configure
         heard = one_probe(alice, eve, 0.05, frame(), others=[bob])
         assert np.abs(heard).max() > 0.001
         assert np.abs(one_probe(eve, bob, 0.07, frame(), others=[alice])).max() > 0.001
 
 
-def test_what_becomes_of_a_transmission_that_nobody_waited_for_comes_with_the_next_answer() -> None:
+def test_the_result_of_an_unawaited_transmission_comes_with_the_next_answer() -> None:
     with room(SCENE, peer_timeout_s=0.2) as world:
         alice, bob = world.radio("alice"), world.radio("bob")
         one_probe(alice, bob, 0.01, frame())  # the first one is answered
-        bob.receive(100, device_time(bob, 0.05))  # ends when Alice, who says nothing, is dropped
+        bob.receive(100, device_time(bob, 0.05))  # ends when Alice, who declares nothing, is dropped
         alice.transmit(IqBlock(frame(), 40e6, 0.0), device_time(alice, 0.1))
         with pytest.raises(DeviceError, match=r"alice: transmit .*dropped from the air"):
             alice.receive(100, device_time(alice, 0.2))
@@ -264,7 +266,7 @@ def test_a_radio_that_itself_waits_is_not_silent() -> None:
         threads = [threading.Thread(target=listen, args=a) for a in ((bob, 0.01), (eve, 0.02))]
         for thread in threads:
             thread.start()
-        threads[0].join(5.0)  # ends when Alice, who says nothing, is dropped
+        threads[0].join(5.0)  # ends when Alice, who declares nothing, is dropped
         assert "bob" in got
         bob.receive(10)
         bob.idle_until(device_time(bob, 0.03))
@@ -275,7 +277,7 @@ def test_a_radio_that_itself_waits_is_not_silent() -> None:
         assert alice.receive(10, device_time(alice, 0.04)).samples.shape == (1, 10)
 
 
-def test_a_reception_that_nobody_lets_finish_times_out_and_says_for_whom_it_waited() -> None:
+def test_a_reception_that_waits_for_a_silent_radio_times_out_and_names_it() -> None:
     with room(SCENE, peer_timeout_s=60.0) as world:
         world.radio("alice")
         bob = world.radio("bob")

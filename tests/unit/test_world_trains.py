@@ -86,7 +86,7 @@ def test_a_window_that_is_over_fails_alone() -> None:
         assert [isinstance(x, IqBlock) for x in found] == [False, True, True]
 
 
-def test_windows_that_nobody_lets_finish_time_out_alone() -> None:
+def test_windows_that_wait_for_a_silent_radio_time_out_alone() -> None:
     with room(peer_timeout_s=60.0) as world:
         alice, bob = world.radio("alice"), world.radio("bob")
         alice.idle_until(device_time(alice, 0.015))

@@ -61,9 +61,8 @@ class Bayes(BeamPolicy):
         self._beam = first_antenna(n_own)
         self._powers: dict[str, list[float]] = {}
         if self._is_alice and n_own > 1:
-            # torch, which other policies do not need. Loading it and its first use take seconds, and once the rounds
-            # have
-            # begun the other nodes on a simulated air would not wait for that.
+            # torch is loaded here, because other policies do not need it, and before the first round, because loading
+            # and first use take seconds, for which the other nodes on a simulated air would not wait
             self._deploy = importlib.import_module("testbed.agents.policy")
             self._deploy.bayes_alone(np.eye(n_peer, n_own), np.ones(n_own), self._numbers)
 

@@ -1,4 +1,4 @@
-"""Do both ends count their subcarriers alike: is the spectrum of one mirrored or shifted against the other's?"""
+"""Fails if one end's spectrum is mirrored or shifted against the other's: its subcarriers are misnumbered."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from testbed.core.types import F64
 MOST_SHIFT = 16
 _LEAST_BINS = 8
 _CLEAR = 0.4
-"""Correlation from which on another order is the right one, if it is also `_BETTER` than the order as it stands."""
+"""Least correlation at which another order is the right one, if it is also `_BETTER` than the recorded order."""
 _BETTER = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """How the second end's bins have to be taken to be the first end's."""
+    """The order in which the second end's bins agree with the first end's."""
 
     mirrored: bool
     shift: int
@@ -33,7 +33,9 @@ class Order:
 
 
 class BinOrder(HealthCheck):
-    """Do both ends count their subcarriers alike: is the spectrum of one mirrored or shifted against the other's?"""
+    """Fails if one end's spectrum is mirrored or shifted against the other's, that is, if its subcarriers are
+    misnumbered.
+    """
 
     order = 25
 
@@ -42,10 +44,11 @@ class BinOrder(HealthCheck):
 
 
 def bin_order(alice_db: F64, bob_db: F64, pairs: int = 1) -> Verdict:
-    """Is the spectrum of one end mirrored or shifted: no good correlation bin by bin, but a clear one in another order?
+    """Return whether one end's spectrum is mirrored or shifted: it correlates clearly, but only in another order of its
+    bins.
 
     Levels (probe, dimension), dimension = pair · n_subcarriers + subcarrier. In a channel that is flat over the band
-    all orders are alike, and none does harm.
+    all orders give the same levels, and the order does not matter.
     """
     name = "bin_order"
     found = other_order(alice_db, bob_db, pairs)
@@ -61,9 +64,9 @@ def bin_order(alice_db: F64, bob_db: F64, pairs: int = 1) -> Verdict:
 
 
 def other_order(first_db: F64, second_db: F64, pairs: int = 1) -> tuple[Order, float, float] | None:
-    """Return the order in which two ends' levels clearly correlate better, that correlation, and the one as it is.
+    """Return the order in which two ends' levels clearly correlate better, that correlation, and the one as recorded.
 
-    None where the recorded order is the best one, or there are too few bins to tell.
+    None where the recorded order is the best one, or there are too few bins to decide.
     """
     a, b = (x.reshape(len(x), pairs, -1) for x in (first_db, second_db))
     n_bins = a.shape[2]
@@ -81,6 +84,6 @@ def other_order(first_db: F64, second_db: F64, pairs: int = 1) -> tuple[Order, f
             if r is not None:
                 found[Order(mirrored, shift)] = r
     best = max(found, key=lambda order: (found[order], -abs(order.shift)))
-    # of many orders the best one of independent channels comes to some 4/√(n · independent bins); _CLEAR covers that
+    # with independent channels the best of many orders reaches about 4/√(n · independent bins); _CLEAR is above that
     limit = max(_CLEAR, as_is + _BETTER, 5.0 / np.sqrt(max(len(a), 1)))
     return (best, found[best], as_is) if found[best] > limit else None

@@ -1,4 +1,6 @@
-"""Is the correlation that of a slow drift: far lower between changes from probe to probe than between levels?"""
+"""Fails if the ends correlate mainly through slow drift: levels correlate, but their changes from probe to probe do
+not.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from testbed.core.types import F64
 
 
 class SlowDrift(HealthCheck):
-    """Is the correlation that of a slow drift: far lower between changes from probe to probe than between levels?"""
+    """Fails if the ends correlate mainly through slow drift: levels correlate, but their changes from probe to probe do
+    not.
+    """
 
     order = 40
 
@@ -33,7 +37,7 @@ def slow_drift(alice_db: F64, bob_db: F64) -> Verdict:
         return Verdict(
             name,
             False,
-            f"{figures}: their common variation is mostly slow drift, which gives few secret bits a probe.",
+            f"{figures}: their common variation is mostly slow drift, which gives few secret bits per probe.",
             values,
         )
     return Verdict(name, True, f"{figures}.", values)

@@ -1,7 +1,7 @@
 """Verification that both ends hold the same string: a polynomial hash, almost universal.
 
-The string is cut into 120-bit coefficients m_1 … m_d behind its length m_0, and the tag is Σ m_i·r^(d−i) mod P at a
-random public point r (Carter and Wegman 1979; den Boer 1993). Two different strings give two different polynomials
+The string is cut into 120-bit coefficients m_1 … m_d, with its length first as m_0, and the tag is Σ m_i·r^(d−i) mod P
+at a random public point r (Carter and Wegman 1979; den Boer 1993). Two different strings give two different polynomials
 of degree ≤ d, which agree at no more than d of the P points.
 """
 

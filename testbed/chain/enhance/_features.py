@@ -1,10 +1,10 @@
 """What the enhancers share: CSI → scale → nearly independent dimensions → detrended rows.
 
-The quantizers get real numbers of one of three scales. Levels (`db`, `magnitude`) are the same at both ends whatever
-the oscillators do. `complex` keeps the phases over frequency, twice as many dimensions, and needs `aligned`: a frame's
-common phase depends on two free-running oscillators and its delay on the receiver's search, so neither is reciprocal,
-and each end removes its own estimate of them from its frame. CSI without phases (RSSI, amplitudes only) has nothing
-that `complex` could keep, so there it gives the same as `db`.
+The quantizers get real numbers of one of three scales. Levels (`db`, `magnitude`) are the same at both ends,
+independent of the oscillators. `complex` keeps the phases over frequency, twice as many dimensions, and needs
+`aligned`: a frame's common phase depends on two free-running oscillators and its delay on the receiver's search, so
+neither is reciprocal, and each end removes its own estimate of them from its frame. CSI without phases (RSSI,
+amplitudes only) has nothing that `complex` could keep, so there it gives the same as `db`.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def aligned(csi: CsiSeries) -> C128:
     pitch = float(np.diff(f).min())
     near = np.isclose(np.diff(f), pitch)  # the gap at DC is wider
     with np.errstate(invalid="ignore"):
-        slope = np.angle((h[..., 1:] * np.conj(h[..., :-1]))[..., near].sum(axis=-1))  # rad a subcarrier
+        slope = np.angle((h[..., 1:] * np.conj(h[..., :-1]))[..., near].sum(axis=-1))  # rad per subcarrier
         h *= np.exp(-1j * slope[..., None] * (f / pitch))
         delays = np.arange(_FINER * f.size) / (_FINER * f.size)
         taps = h @ np.exp(2j * np.pi * np.outer(f / pitch, delays))

@@ -64,7 +64,7 @@ class Autoencoder(Trained):
 def encoder(elements: int, hidden: int, codes: int) -> Any:
     from torch import nn
 
-    # the last layer keeps codes of every channel on one scale, so that they cannot agree by being small
+    # the last layer normalises the codes: otherwise both ends' codes could become equal by shrinking to 0
     return nn.Sequential(
         nn.Linear(elements, hidden), nn.ReLU(), nn.Linear(hidden, codes), nn.BatchNorm1d(codes, affine=False)
     )

@@ -21,7 +21,7 @@ class KgNetOptions(MappedNetworkOptions, frozen=True):
     hidden: tuple[Width, ...] = (512, 1024, 1024, 512)
     """Widths of the hidden layers."""
     epochs: Count = 100
-    """Most epochs; training ends before when the validation loss has not improved for `patience` epochs."""
+    """Largest number of epochs; training ends earlier if the validation loss did not improve for `patience` epochs."""
     patience: Count = 15
     """Epochs without improvement after which training ends."""
     batch: Count = 128

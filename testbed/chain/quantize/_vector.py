@@ -16,7 +16,7 @@ many regions in many dimensions.
 - Balance. The labels of all samples are known to occur equally often (within one), which no statistic of the string
   shows. As in `scalar` it removes n·log2 k − log2(n! / Π c_l!) bits. Plain k-means promises nothing about its counts;
   its bias is in the string and is seen by the entropy estimate.
-- Labels that are not used, where k is no power of two: ⌈log2 k⌉ − log2 k bits a label do not exist. The string shows
+- Labels that are not used, where k is no power of two: ⌈log2 k⌉ − log2 k bits per label do not exist. The string shows
 that in part; it is charged here in full, because an estimate may not notice every missing label.
 - Guard bands. The same share of every region is dropped, the samples nearest to another region, so for independent
   probes the indices say nothing about the labels of what is kept, and at Alice what is kept stays balanced. Bob drops

@@ -18,7 +18,7 @@ MAX_SAMPLES = 8192
 
 
 class BalancedKMeans(VectorQuantizer):
-    """Balanced k-means for up to 8192 samples a block."""
+    """Balanced k-means for up to 8192 samples per block."""
 
     def assign(self, costs: F64, prices: F64 | None = None) -> tuple[I64, F64]:
         """Return a cheapest balanced assignment and its prices.

@@ -10,9 +10,9 @@ What the public messages reveal:
 - Pilots leave the string, as all sacrificed bits do (`published`), so they count 0 here.
 - The number of bits of a dimension: a function of pilots at both ends; all of its 4 bits a dimension are charged.
 - Ranks make the cells balanced; Bob's message charges what this reveals of n labels (`_messages.balance_bits`): about
-7·2**m bits a dimension, much for short blocks. With cells of the normal distribution, only the sample's mean and
-variance are fixed: each reveals the sum of n labels with the precision of the cells, at most log2 n bits and, from 2^m
-values, about m + 2. Two such sums are charged, each at the larger of both figures.
+7·2**m bits per dimension, which is much for short blocks. With cells of the normal distribution, only the sample's mean
+and variance are fixed: each reveals the sum of n labels with the precision of the cells, at most log2 n bits and, from
+2^m values, about m + 2. Two such sums are charged, each at the larger of both figures.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class EquiprobableOptions(StageOptions, frozen=True):
     bits: Annotated[int, Meta(ge=0, le=MOST_BITS)] = 0
     """m of every dimension; 0: chosen for each by its pilots."""
     pilots: Annotated[int, Meta(ge=8, le=4096)] = 32
-    """Published values a dimension, at most a sixteenth of all values."""
+    """Published values per dimension, at most a sixteenth of all values."""
     shortfall: Annotated[float, Meta(ge=0, le=0.5)] = 0.01
     """Entropy that the accounting is expected to subtract from each raw bit; a larger value gives fewer bits."""
     cells: Literal["rank", "normal"] = "rank"

@@ -241,7 +241,7 @@ def _read_bits(message: PublicMessage, count: int) -> U8:
 
 
 def _flags(failed: int, frames: int) -> int:
-    """Return what a reply can reveal: a bit for each failure, in the last one a bit for each success."""
+    """Return what a reply can reveal: one bit per failure, and in the last one also one bit per success."""
     return failed or frames
 
 

@@ -362,8 +362,8 @@ def _plan(labels: _Labels, channel: _Channel, seed: int, margin: float) -> list[
 def first_checks(n: int, entropy: float, margin: float) -> int:
     """Return the number of first parities for n bits of this conditional entropy; n: the bits themselves are sent.
 
-    The codes' gap was measured on labels at 10 to 25 dB: 0.01 to 0.03 bit a bit. The need of n bits varies about as on
-    the binary symmetric channel of this entropy (Strassen 1962).
+    The codes' gap was measured on labels at 10 to 25 dB: 0.01 to 0.03 bit per bit. The need of n bits varies about as
+    on the binary symmetric channel of this entropy (Strassen 1962).
     """
     e = _error_rate(entropy)
     spread = sqrt(e * (1 - e) * n) * log2((1 - e) / e)

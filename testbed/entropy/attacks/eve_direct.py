@@ -12,7 +12,7 @@ from testbed.entropy.shifts import Match, agreement_of, constant
 
 
 class EveDirect(DirectAttack):
-    """One of her channels for each of Alice's columns; the shift is none, one, or a sequence of shifts."""
+    """Uses one of Eve's channels for each of Alice's columns: unshifted, with one shift, or several in turn."""
 
     knows = "the ranks of her own signals, at the shift, sign and dimension that fit Alice best"
     needs = ("heard",)

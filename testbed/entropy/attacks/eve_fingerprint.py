@@ -1,4 +1,4 @@
-"""A map of the room: where did Eve measure the same before as now, and what did Alice measure there?"""
+"""A map of the room: Alice's values from rounds in which Eve measured the same as now."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class EveFingerprint(Attack):
         total = np.where(there, weight[:, :, None], 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = (total * np.nan_to_num(values)).sum(axis=1) / total.sum(axis=1)
-            # the neighbours' mean is too large to the extent that they are unrelated to the place, hence the gain
+            # neighbours that are unrelated to the place make the mean too large, which this gain corrects
             gain = np.nansum(mean * z, axis=0) / np.nansum(mean**2 * np.isfinite(z), axis=0)
         mean = mean * np.clip(np.nan_to_num(gain), -1.0, 1.0)
         left = np.where(np.isfinite(z), z - mean, np.nan)
@@ -44,7 +44,7 @@ class EveFingerprint(Attack):
 
     @property
     def degrees_of_freedom(self) -> float:
-        """The number of columns would be too many, because the gains are small where the neighbours are unrelated."""
+        """1, not the number of columns, because the gains of columns with unrelated neighbours are small."""
         return 1.0
 
     @staticmethod

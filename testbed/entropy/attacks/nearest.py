@@ -18,7 +18,7 @@ _PRIORS = (0.02, 0.3, 3.0, 30.0)
 _JUDGES = 120
 _MOST_INPUTS = 48
 _AHEAD = 60
-"""Number of rounds ahead of the question's whose labels may not vote, unless they are public."""
+"""Number of rounds just after the guessed label's round whose labels may not vote, unless they are public."""
 
 
 class Nearest(Attack):

@@ -1,4 +1,6 @@
-"""What followed the same labels before: any relation between a few labels, not only a linear one."""
+"""Predicts a label from its neighbours by tables of counts, which represent any relation of a few labels, not only
+linear ones.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ _MOST_CELLS = 1 << 16
 
 
 class StringTable(Attack):
-    """Tables of a label given its neighbours; of several sets of neighbours, the one that predicted best is used."""
+    """Tables of a label given its neighbours, for several sets of neighbours; the set that predicted best is used."""
 
     knows = "which labels stand beside the same neighbouring labels elsewhere in the string"
     _freedom = 0.0

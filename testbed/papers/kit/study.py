@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from testbed.core.errors import InputError, TestbedError
+from testbed.lab import cluster
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -85,7 +85,7 @@ class Study:
         todo = list(items)
         self._maps += 1
         if self._scheduler is not None:
-            pool = self._pool = self._pool or _dask(self._scheduler)
+            pool = self._pool = self._pool or cluster.connect(self._scheduler)
             from distributed import as_completed as as_finished
 
             return self._gathered(pool.map(function, todo, pure=False), as_finished)
@@ -152,17 +152,6 @@ def _one_thread() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _dask(address: str) -> Any:
-    try:
-        from distributed import Client
-    except ImportError as exc:
-        raise InputError("--scheduler needs Dask: pip install 'ris-skg-testbed[cluster]'") from exc
-    try:
-        return Client(address, timeout="10s")
-    except (OSError, ValueError) as exc:
-        raise TestbedError(f"--scheduler {address}: no Dask scheduler answers there ({exc})") from exc
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Phases in 2^b steps for paper C: projection, and coordinate ascent over the levels on the true objective.
 
-A real board has 1, 2 or 3 bits an element. Rounding the continuous result ignores the objective; here each element in
+A real board has 1, 2 or 3 bits per element. Rounding the continuous result ignores the objective; here each element in
 turn takes the level that gives the most key, while all others are fixed. Changing one element changes each s by one
 product, so a trial costs K²L numbers and K small determinants, for any number of elements.
 """

@@ -61,7 +61,7 @@ def run(study: Study) -> None:
     pair = _with(few, surfaces_xy_m=((STATED, 0.0), (STATED, 600.0)), coherent=True)
     jobs["coherent"] = ("compare", Task(pair, (PROPOSED,)))
     n_sequences, parts = (400, 2) if quick else (10_000, 20)
-    # two cells, two bits a probe each (one canonical direction)
+    # two cells, two bits per probe each (one canonical direction)
     probes = n_sequences * SEQUENCE_BITS // (2 * 2 * parts)
     for part in range(parts):
         jobs["table1", part] = ("sequences", Probing(_with(base, draws=1), probes, part))

@@ -42,7 +42,7 @@ class Case:
 
 SCALAR = Case("scalar, magnitude", "scalar", complex_csi=False)
 SCALAR_PARTS = Case("scalar, Re and Im", "scalar")
-"""Not in the paper: the scalar quantizer with the vector quantizers' features, at as many bits a coefficient."""
+"""Not in the paper: the scalar quantizer with the vector quantizers' features, with as many bits per coefficient."""
 KMEANS = Case("k-means", "kmeans")
 HUNGARIAN = Case("balanced k-means", "balanced_kmeans")
 GREEDY = Case("BKQ-BM", "bkq_bm")

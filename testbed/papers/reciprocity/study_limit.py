@@ -114,7 +114,7 @@ def _chains(channel: str, quick: bool) -> list[tuple[str, dict[str, Any], int]]:
 
 
 def measure(case: Case) -> list[dict[str, Any]]:
-    """Return a row for each of Eve's correlations: key bits a probe by way of counting, and the limit."""
+    """Return a row for each of Eve's correlations: key bits per probe by way of counting, and the limit."""
     rng = seeds.generator(case.seed, "limit", case.channel, str(case.snr_db))
     snr, shape = 10.0 ** (case.snr_db / 10.0), (case.n_probes, 1 if case.channel == "gaussian" else CARRIERS)
     subcarriers = np.arange(shape[1], dtype=np.float64) * SPACING_HZ
@@ -152,7 +152,7 @@ def measure(case: Case) -> list[dict[str, Any]]:
 def _keys(
     case: Case, accounting: Accounting, alice: Agreed, bob: Agreed, facts: Facts, eve_bits: float
 ) -> dict[str, Any]:
-    """Return key bits a probe by way of counting; `eve_bits`: Eve's information on a real feature."""
+    """Return key bits per probe by way of counting; `eve_bits`: Eve's information on a real feature."""
     assert alice.raw is not None
     raw, r, n = alice.raw, alice.report, case.n_probes
     labels = int(np.count_nonzero(raw.level_bit == 0))
@@ -179,7 +179,7 @@ def _sacrificed(n_probes: int) -> float:
 
 
 def limits(snr: float, kappa: float, strength: Sequence[float] | np.ndarray = (1.0,)) -> tuple[float, float, float]:
-    """Return I(A;B|E), I(A;B) − I(A;E) and I(A;E) in bits a probe, summed over components of these mean powers."""
+    """Return I(A;B|E), I(A;B) − I(A;E) and I(A;E) in bits per probe, summed over components of these mean powers."""
     power = np.maximum(np.asarray(strength, np.float64), 0.0) * snr
     rho = power / (1.0 + power)
     partial = (rho - kappa**2 * rho) / (1.0 - kappa**2 * rho)
@@ -201,7 +201,9 @@ def _series(h: np.ndarray, subcarriers: np.ndarray) -> CsiSeries:
 def shares(
     found: Sequence[dict[str, Any]], channel: str, kappa: float, counting: str, scheme: str, snr: float
 ) -> np.ndarray:
-    """Return (seed,) key bits over I(A;B|E) of a scheme with its best options at this SNR; empty: not counted so."""
+    """Return (seed,) key bits over I(A;B|E) of a scheme with its best options at this SNR; empty if it has no such
+    results.
+    """
     rows = [
         r for r in found
         if (r["channel"], r["kappa"], r["scheme"], r["snr_db"]) == (channel, kappa, scheme, snr)

@@ -1,7 +1,7 @@
 """Paper B, figures 11, 13, 14 and Table 2: disagreement, time and randomness of the five quantizers.
 
-All get the same complex least-squares CSI of the same probes, 16 regions, no guard bands: 4 bits a coefficient. Samples
-are coefficients (Re, Im) of subcarriers that are a coherence bandwidth apart. The paper's scalar quantizer uses
+All get the same complex least-squares CSI of the same probes, 16 regions, no guard bands: 4 bits per coefficient.
+Samples are coefficients (Re, Im) of subcarriers that are a coherence bandwidth apart. The paper's scalar quantizer uses
 magnitudes only. A second scalar quantizer uses the same features as the others with as many bits: the comparison with
 it shows the gain of vector quantization alone, without that of the phase.
 """
@@ -212,7 +212,7 @@ def _disagreement_claims(
 
 
 def _mismatch(study: Study, walks: list[uma_walk.Walk]) -> None:
-    """Compare k-means and balanced quantizers where Bob's level differs and nobody takes levels out."""
+    """Compare k-means and balanced quantizers where Bob's level differs and levels are not removed."""
     cases = (KMEANS, GREEDY, ILP)
     found = np.array(study.map(_mismatched, walks))  # (seed, gain, case)
     mean, error = found.mean(axis=0), found.std(axis=0, ddof=1) / np.sqrt(len(walks))
@@ -323,7 +323,7 @@ def _timed(n: int, n_regions: int, noise: float, times: int) -> list[float]:
 
 
 def _randomness(study: Study, walks: list[uma_walk.Walk]) -> None:
-    """Table 2: Alice's raw keys, 100 sequences of 256 bits a quantizer, by SP 800-22."""
+    """Table 2: Alice's raw keys, 100 sequences of 256 bits per quantizer, by SP 800-22."""
     parts = study.map(_raw_key, walks)
     n_sets = len(walks) // DROPS
     rows, shares = [], []

@@ -73,7 +73,7 @@ def block(rng: Rng, features: F64, bits: int = BITS, published: float = PUBLISHE
 
 
 def heard(values: F64, rounds: I64 | None = None, name: str = "eve.0:alice", csi: C128 | None = None) -> Heard:
-    """Return Eve's series; by default one value a round from round 0 on."""
+    """Return Eve's series; by default one value per round from round 0 on."""
     rounds = np.arange(values.shape[0]) if rounds is None else rounds
     return Heard(name, rounds, seconds(rounds), values, csi)
 

@@ -35,7 +35,7 @@ MAX_BYTES = 1 << 32
 CAVEATS = (
     "both directions come from one sweep of one analyser: no time between the two probes, one common clock",
     "Eve's positions were measured one after another, not at the same instant as Bob's",
-    "only 11 surface configurations, each aimed at one direction, known to Eve as to everybody",
+    "only 11 surface configurations, each aimed at one direction, which is public",
     "which of S34 and S43 the fixed horn receives is not documented; we assume S34 (figures move by < 0.01)",
 )
 BAND_HZ = (3.48e9, 3.68e9)
@@ -51,7 +51,7 @@ predicted."""
 EVE_STEPS_DEG = (3, 6, 9, 15, 30)
 ASSUMED = ("15deg", "30deg", "codebook")
 ASSUMPTION = (
-    "Eve is 15 degrees (2.2 m) or more from Bob, knows the codebook and where Bob stands, and nobody ever measures at "
+    "Eve is 15 degrees (2.2 m) or more from Bob, knows the codebook and where Bob stands, and no Eve ever measures at "
     "Bob's places: the scene is static, so such a measurement would reveal the key"
 )
 KEY_NOTE = (
@@ -220,7 +220,7 @@ def _key_probes(rx_deg: I64) -> I64:
     """Return the probes that feed the key: configuration by configuration, each over positions `KEY_STEP_DEG` apart.
 
     The last configuration is left out: the mean over all of them is zero, so it follows from the others. Probes with
-    Bob in the beam are left out, too: the codebook is public, and everybody expects those to be strong.
+    Bob in the beam are left out, too: the codebook is public, and Eve expects those to be strong.
     """
     probe = np.arange(rx_deg.size * N_CONFIGURATIONS, dtype=np.int64).reshape(rx_deg.size, N_CONFIGURATIONS)
     wanted = (rx_deg % KEY_STEP_DEG == 0)[:, None] & (np.abs(_off_beam_deg(rx_deg)) > BEAM_DEG)
@@ -301,7 +301,9 @@ def _from_csv(path: Path) -> tuple[F64, dict[str, tuple[C64, I64]]]:
                     )
                 sweeps.append(values)
             if len(sweeps) != N_CONFIGURATIONS:
-                raise InputError(f"{place}: {len(sweeps)} CSV files; accepted: one a configuration, {N_CONFIGURATIONS}")
+                raise InputError(
+                    f"{place}: {len(sweeps)} CSV files; accepted: one per configuration, {N_CONFIGURATIONS}"
+                )
             positions.append(sweeps)
         if not positions:
             raise InputError(f"{folder}: no folder rx_<deg>; accepted: {ACCEPTS}")

@@ -2,9 +2,9 @@
 
 From surendra060/KeyDerivationWirelessChannel.
 
-Text, one capture row a line: dBm integers separated by `;`, the line ending in `&`; plain or gzipped. `nodeX_Y` is what
-X measured of packets that Y sent. RSSI becomes CSI of one subcarrier, h = 10^(dBm/20), so the chain sees it as it sees
-any other channel.
+Text, one capture row per line: dBm integers separated by `;`, the line ending in `&`; plain or gzipped. `nodeX_Y` is
+what X measured of packets that Y sent. RSSI becomes CSI of one subcarrier, h = 10^(dBm/20), so the chain sees it as it
+sees any other channel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""This run beside another one."""
+"""This run compared with another one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from testbed.report.view import View
 
 
 class Baseline(Section):
-    """This run beside another one."""
+    """This run compared with another one."""
 
     order = 20
     short = "Baseline"
-    title = "Against the baseline run"
+    title = "Comparison with the baseline run"
 
     def shows(self, v: View) -> bool:
         return v.baseline is not None

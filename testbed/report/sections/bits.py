@@ -1,4 +1,4 @@
-"""Raw bits, and how much they differ stage by stage."""
+"""Raw bits and their disagreement at each stage."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from html import escape
 
 import numpy as np
 
+from testbed.assess import agreement
 from testbed.core.words import counted
 from testbed.records.documents import Block
 from testbed.report import bit_flow, pictures
@@ -14,10 +15,11 @@ from testbed.report.section import Section
 from testbed.report.view import View, failure, no_blocks
 
 STRIP_BITS = 512
+EVE_GUESSES = "Alice – Eve, published bits"
 
 
 class BitStrips(Section):
-    """Raw bits, and how much they differ stage by stage."""
+    """Raw bits and their disagreement at each stage."""
 
     order = 60
     short = "Bits"
@@ -66,29 +68,35 @@ def _disagreement(v: View) -> str:
     raw: list[float | None] = []
     after: list[float | None] = []
     eve: list[float | None] = []
+    sure_raw: list[tuple[float, float] | None] = []
+    sure_eve: list[tuple[float, float] | None] = []
     for b in blocks:
         agreed = bit_flow.report_of(b)
         assert agreed is not None
         verified = all(a.verified for a in b.agree.values())
         raw.append(ratio(agreed.sacrificed_errors, agreed.sacrificed_bits))
-        # equal by universal hash; where it failed, nobody knows by how much they differ
+        sure_raw.append(agreement.interval(agreed.sacrificed_errors, agreed.sacrificed_bits))
+        # equal by universal hash; if that failed, the number of differing bits is unknown
         after.append(0.0 if verified else _reconciled_difference(v, b))
         eve.append(None if b.eve is None else ratio(b.eve.sacrificed_errors, b.eve.covered_bits))
+        sure_eve.append(None if b.eve is None else agreement.interval(b.eve.sacrificed_errors, b.eve.covered_bits))
     stages = {
-        "Alice – Bob, raw": (pictures.INK, raw),
+        "Alice – Bob, published bits": (pictures.INK, raw),
         "Alice – Bob, reconciled": (pictures.OK, after),
-        "Eve’s best guess": (pictures.EVE, eve),
+        EVE_GUESSES: (pictures.EVE, eve),
     }
     if all(rate is None for rate in eve):
-        del stages["Eve’s best guess"]
+        del stages[EVE_GUESSES]
     svg = v.draw.disagreement(
         [b.block for b in blocks],
         stages,
         f"Share of differing bits at each stage for {counted(len(blocks), 'block')}",
+        {"Alice – Bob, published bits": sure_raw, EVE_GUESSES: sure_eve},
     )
     caption = (
-        "Raw and Eve’s rates are counted on the sacrificed (published) bits of each block. Reconciled strings that "
-        "a universal hash verified count as 0; the rate of a failed block is not known."
+        "The rates of published bits are counted on the sacrificed bits of each block, a part of its raw bits; the "
+        "figures at the top of the page are over all raw bits. Bars and brackets: 95 % confidence (Wilson). Reconciled "
+        "strings that a universal hash verified count as 0; the rate of a failed block is not known."
     )
     rows = []
     for b in blocks[:MAX_ROWS]:
@@ -99,10 +107,10 @@ def _disagreement(v: View) -> str:
         rows.append(
             (
                 b.block,
-                f"{agreed.sacrificed_errors:,} of {agreed.sacrificed_bits:,}",
+                _counted(agreed.sacrificed_errors, agreed.sacrificed_bits),
                 f"{corrected:,} of {agreed.reconciled_bits:,}" if corrected is not None else "n/a",
                 "verified" if all(a.verified for a in b.agree.values()) else failure(b),
-                "not measured" if heard is None else f"{heard.sacrificed_errors:,} of {heard.covered_bits:,}",
+                "not measured" if heard is None else _counted(heard.sacrificed_errors, heard.covered_bits),
                 "" if heard is None else heard.best_link + ("" if heard.transcript_complete else " (missed messages)"),
             )
         )
@@ -115,6 +123,13 @@ def _disagreement(v: View) -> str:
         "Eve’s link",
     )
     return picture(svg, caption) + table(head, rows, len(blocks)) + _reconciliation(v)
+
+
+def _counted(wrong: int, of: int) -> str:
+    """Return a count and the confidence interval of its rate, as "12 of 400 (1.72–5.16 %)"."""
+    sure = agreement.interval(wrong, of)
+    ends = "" if sure is None else f" ({100 * sure[0]:.3g}–{100 * sure[1]:.3g} %)"
+    return f"{wrong:,} of {of:,}{ends}"
 
 
 def _reconciled_difference(v: View, block: Block) -> float | None:

@@ -13,7 +13,7 @@ class Channel(Section):
 
     order = 30
     short = "Channel"
-    title = "The channel, as each node saw it"
+    title = "The channel as measured by each node"
 
     def html(self, v: View) -> str:
         axis = v.run.subcarrier_hz

@@ -14,7 +14,7 @@ class Flow(Section):
 
     order = 70
     short = "Where bits went"
-    title = "Where every bit went"
+    title = "From raw bits to key bits"
 
     def html(self, v: View) -> str:
         blocks = v.run.blocks
@@ -29,13 +29,13 @@ class Flow(Section):
         alarm = ""
         if steps[-1].bits < 0:
             alarm = (
-                f'<p class="alarm">Blocks delivered {-steps[-1].bits:,} key bits more than their own account allows: '
-                "the accounting or a report is wrong.</p>"
+                f'<p class="alarm">Blocks delivered {-steps[-1].bits:,} key bits more than their own reports allow:  '
+                "the accounting or a report has an error.</p>"
             )
         losses = [(step.label, step.bits) for step in steps]
         alt = f"Waterfall from {raw:,} raw bits to {key:,} key bits: " + ", ".join(f"{n} {b:,}" for n, b in losses)
         svg = v.draw.waterfall(raw, losses, key, alt)
-        caption = f"Sum over {counted(len(blocks), 'block')}. No loss exceeds what its block still had."
+        caption = f"Sum over {counted(len(blocks), 'block')}. No loss exceeds the bits that its block had left."
         rows = [(step.label, Cell(f"{step.bits:,}", "n"), step.why) for step in steps]
         rows = [("raw bits", Cell(f"{raw:,}", "n"), "agreed positions after quantization"), *rows]
         rows.append(("key", Cell(f"{key:,}", "n"), "bits that both sides hold"))
@@ -47,7 +47,7 @@ class Flow(Section):
         by_kind = ""
         if leaks:
             ordered = sorted(leaks.items(), key=lambda item: -item[1])
-            by_kind = "<h3>What leaked, by kind of public message</h3>" + table(
+            by_kind = "<h3>Leaked bits by kind of public message</h3>" + table(
                 ("message", Cell("bits", "n")), [(kind, Cell(f"{n:,}", "n")) for kind, n in ordered]
             )
         return alarm + picture(svg, caption) + table(("step", Cell("bits", "n"), "why"), rows) + by_kind

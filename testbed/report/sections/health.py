@@ -1,4 +1,4 @@
-"""What the health checks said, failures first."""
+"""The results of the health checks, failures first."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from testbed.report.view import View, no_summary
 
 
 class Health(Section):
-    """What the health checks said, failures first."""
+    """The results of the health checks, failures first."""
 
     order = 10
     short = "Health"

@@ -1,4 +1,4 @@
-"""Key bits, block by block."""
+"""Key bits of each block."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from testbed.report.view import View, failure, no_blocks
 
 
 class Keys(Section):
-    """Key bits, block by block."""
+    """Key bits of each block."""
 
     order = 80
     short = "Keys"
@@ -39,11 +39,11 @@ class Keys(Section):
             "block",
             Cell("key bits", "n"),
             "verified",
-            Cell("min-entropy a bit", "n"),
+            Cell("min-entropy per bit", "n"),
             "Eve",
             "why not",
         )
         note = "The keys are stored in the nodes’ own folders; this run’s folder and this page contain no key bit."
         if v.run.bits:
-            note += " Raw bits and channels were recorded, though: these keys are for science, not for use."
+            note += " But raw bits and channels were recorded: these keys are for research and must not be used."
         return f"<p>{note}</p>" + table(head, rows, len(blocks))

@@ -1,4 +1,4 @@
-"""Where the run came from: commit, seeds, devices, versions, files."""
+"""The origin of the run: commit, seeds, devices, versions, files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testbed.report.view import View
 
 
 class Provenance(Section):
-    """Where the run came from: commit, seeds, devices, versions, files."""
+    """The origin of the run: commit, seeds, devices, versions, files."""
 
     order = 140
     short = "Provenance"
@@ -21,7 +21,7 @@ class Provenance(Section):
 
     def html(self, v: View) -> str:
         start = v.run.start
-        commit = "not run from a git checkout"
+        commit = "unknown (not a git checkout)"
         if start.git_hash:
             commit = start.git_hash + (" with uncommitted changes" if start.git_modified else "")
         rows: list[tuple[Any, ...]] = [("run", Code(start.uid)), ("started", start.time)]

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from testbed.assess import agreement
 from testbed.core.types import F64
 from testbed.report.pieces import figure, missing, picture
 from testbed.report.section import Section
@@ -27,37 +28,41 @@ class Reciprocity(Section):
         s, panels = v.summary, []
         at_alice, at_bob = f"{v.bob}>{v.alice}", f"{v.alice}>{v.bob}"
         best = {b.eve.best_link for b in v.run.blocks if b.eve is not None}
-        # which of her two links serves her: her own word, else the one that shares Bob's transmitter
+        # Eve's best link by her own reports; without one, the link that has Bob's transmitter
         from_bob = bool(best) and all(re.search(rf"\b(bob|{re.escape(str(v.bob))})\b", link) for link in best)
         at_eve = f"{v.bob if from_bob else v.alice}>{v.eve}"
         text = []
-        for other, role, name, key in (
-            (at_bob, "bob", "Bob", "csi_correlation_ab"),
-            (at_eve, "eve", "Eve", "csi_correlation_ae"),
-        ):
+        for other, role, name in ((at_bob, "bob", "Bob"), (at_eve, "eve", "Eve")):
             points = _points(v, at_alice, other)
             if points is None:
                 if role == "bob":
                     return missing("In no round do both Alice and Bob have a channel estimate.")
                 continue
-            value = s.get(key)
+            x, y, value = points
             quoted = "correlation not measured" if value is None else f"correlation {figure(value)}"
-            label = (
-                f"at {name}, dB" if role == "bob" else f"at {name} (hearing {called(v.run, other.split('>')[0])}), dB"
-            )
-            panels.append((f"Alice – {name}: {quoted}", role, *points, label))
-            text.append(f"Alice against {name}, {quoted}")
+            label = f"at {name}, dB" if role == "bob" else f"at {name} (from {called(v.run, other.split('>')[0])}), dB"
+            panels.append((f"Alice – {name}: {quoted}", role, x, y, label))
+            text.append(f"Alice and {name}, {quoted}")
         svg = v.draw.scatter(panels, "Scatter plots of channel magnitude: " + "; ".join(text))
         detrended = s.get("csi_correlation_ab_detrended")
         caption = (
             "Magnitude of the same subcarrier in the same kept round at two nodes, relative to each link’s median; "
-            f"at most {MAX_POINTS:,} points, evenly picked. Correlations are quoted from the summary"
+            f"at most {MAX_POINTS:,} points, evenly picked. The correlation over a panel is that of its two "
+            "links: over all kept rounds, a mean over subcarriers"
             + ("." if detrended is None else f"; Alice – Bob with slow drift removed: {figure(detrended)}.")
+            + _strongest(s.get("csi_correlation_ae"))
         )
         return picture(svg, caption) + no_eve(v)
 
 
-def _points(v: View, first: str, second: str) -> tuple[F64, F64] | None:
+def _strongest(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f" Of all links of Eve with Alice’s or Bob’s, the strongest correlation is {figure(value)}."
+
+
+def _points(v: View, first: str, second: str) -> tuple[F64, F64, float | None] | None:
+    """Return some points of two links and the correlation of all."""
     a, b = v.links.get(first), v.links.get(second)
     if a is None or b is None or a.magnitude_db is None or b.magnitude_db is None:
         return None
@@ -71,4 +76,4 @@ def _points(v: View, first: str, second: str) -> tuple[F64, F64] | None:
     if not both.size:
         return None
     take = both[np.unique(np.linspace(0, both.size - 1, MAX_POINTS).astype(int))]
-    return x[take], y[take]
+    return x[take], y[take], agreement.correlation(a.magnitude_db[in_a], b.magnitude_db[in_b])

@@ -1,4 +1,4 @@
-"""Who could know the key, by what, and under which assumptions."""
+"""Who could know the key, from which data, and under which assumptions."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ WORDS = {
 
 
 class Secrecy(Section):
-    """Who could know the key, by what, and under which assumptions."""
+    """Who could know the key, from which data, and under which assumptions."""
 
     order = 85
     short = "Eves"
     title = "Who could know this key"
 
     def html(self, v: View) -> str:
-        """Return a row for every Eve: what she knows, how often she guesses right, the key against her alone."""
+        """Return one row per Eve: what she knows, how often she guesses correctly, the key length against her alone."""
         secrecy = v.summary.get("secrecy")
         if not secrecy:
             return missing("No key length was computed." if v.run.summary is not None else no_summary(v))
@@ -62,7 +62,7 @@ def _marks(summary: dict[str, Any]) -> str:
         out += (
             f"<p>{counted(summary['keys_reproducible'], 'key follows', 'keys follow')} from the experiment’s public "
             "seed: this was a rehearsal. "
-            "They are kept apart and delivered to nobody.</p>"
+            "They are stored separately and never delivered.</p>"
         )
     return out
 

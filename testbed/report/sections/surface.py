@@ -1,4 +1,4 @@
-"""The patterns that were held."""
+"""The surface patterns that were used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_PATTERNS = 16
 
 
 class Surface(Section):
-    """The patterns that were held."""
+    """The surface patterns that were used."""
 
     order = 100
     short = "Surface"
@@ -27,7 +27,7 @@ class Surface(Section):
 
 
 def _adversary(v: View) -> str:
-    """Say that the scene held an adversary's surface, '' where it did not."""
+    """Return a paragraph on the adversary's surface in the scene, '' if there is none."""
     attacker = v.run.start.experiment.get("scene", {}).get("attacker")
     if not attacker or v.run.start.lab.get("world") is None:
         return ""
@@ -35,7 +35,7 @@ def _adversary(v: View) -> str:
         "holds one pattern" if attacker["flips"] == "never" else "takes a fresh random pattern after each transmission"
     )
     return (
-        f'<p class="alarm">The simulated scene holds an adversary’s surface of {attacker["rows"]} × '
+        f'<p class="alarm">The simulated scene contains an adversary’s surface of {attacker["rows"]} × '
         f"{attacker['columns']} elements, which {does}. No node of the run knows of it; see the health check "
         "<code>reciprocity</code>.</p>"
     )

@@ -12,13 +12,13 @@ from testbed.core.types import SurfacePattern
 
 class AnnealingOptions(StageOptions):
     trials: Annotated[int, Meta(ge=2)] = 600
-    """Patterns tried, the start included."""
+    """Number of patterns tried, including the start."""
     heat: Annotated[float, Meta(gt=0, le=1)] = 0.3
-    """Loss, as a share of what the start was worth, that is accepted with probability 1/e at the beginning."""
+    """Loss that is accepted with probability 1/e at the beginning, as a share of the start's worth."""
 
 
 class Annealing(SurfaceSearch):
-    """Changes one element at a time; what is worse is accepted ever more rarely."""
+    """Changes one element at a time; worse patterns are accepted more and more rarely."""
 
     options_type = AnnealingOptions
 

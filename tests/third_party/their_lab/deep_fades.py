@@ -1,4 +1,4 @@
-"""Do deep fades take many of the probes?"""
+"""Checks that few of Alice's values are in deep fades."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ DEEP_DB = 20.0
 
 
 class DeepFades(HealthCheck):
-    """What lies 20 dB below its dimension's median is mostly noise; more than a tenth of it is worth knowing."""
+    """Values 20 dB below their dimension's median are mostly noise; fails if more than a tenth of all are."""
 
     def verdicts(self, m):
         levels = m.alice_db[:, np.isfinite(m.alice_db).any(axis=0)]

@@ -1,4 +1,4 @@
-"""A table of how strong every link was."""
+"""A table of the SNR of every link."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ from testbed.report.section import Section
 
 
 class Levels(Section):
-    """Mean SNR and its spread, link by link."""
+    """Mean and standard deviation of each link's SNR."""
 
     short = "Levels"
-    title = "How strong every link was"
+    title = "SNR of every link"
 
     def html(self, v):
         rows = []
@@ -19,5 +19,5 @@ class Levels(Section):
             if snr.size:
                 rows.append((Code(link), Cell(f"{snr.mean():.1f}", "n"), Cell(f"{snr.std():.1f}", "n")))
         if not rows:
-            return missing("No probe was received by anybody.")
+            return missing("No node received a probe.")
         return table(("link", Cell("mean SNR, dB", "n"), Cell("std, dB", "n")), rows)

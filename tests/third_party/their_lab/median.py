@@ -1,4 +1,4 @@
-"""One bit a feature: above or below its median, with a dead band around it that is dropped."""
+"""One bit per feature: above or below the median; values in a dead band around the median give none."""
 
 from math import ceil, lgamma, log
 from typing import Annotated
@@ -19,14 +19,14 @@ class MedianOptions(StageOptions):
 
 
 class Median(Quantizer):
-    """Cuts each dimension at its own median, at either end."""
+    """Each end divides each dimension at its own median."""
 
     options_type = MedianOptions
 
     def lead(self, features, rng):
         above, kept = self._cut(features.values)
         body = {"shape": list(kept.shape), "kept": np.packbits(kept).tobytes()}
-        # that both labels occur equally often is known to everybody: n − log2 C(n, n/2) bits of n are not secret
+        # it is public that both labels occur equally often: n − log2 C(n, n/2) bits of n are not secret
         leaked = ceil(sum(_balance(int(n)) for n in kept.sum(axis=0)))
         return _bits(above, kept), PublicMessage(kind="quantize.lead", body=body, leaked_bits=leaked)
 
@@ -49,7 +49,7 @@ class Median(Quantizer):
         return _bits(above & np.isfinite(features.values), kept), heard
 
     def _cut(self, values):
-        """Return (probe, dimension) what lies above the median, and what lies outside the dead band."""
+        """Return (probe, dimension) which values lie above the median, and which outside the dead band."""
         above, kept = np.zeros(values.shape, bool), np.zeros(values.shape, bool)
         half = self.options.dead_band / 2
         for d, column in enumerate(values.T):

@@ -1,4 +1,4 @@
-"""Received signal strengths of two ends (and maybe of an eavesdropper) in a .csv file, one probe a line, in dBm."""
+"""Received signal strengths of two ends (and optionally an eavesdropper) in a .csv file, one probe per line, in dBm."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A surface whose controller speaks lines of text over TCP, and its twin on the simulated air.
+"""A surface whose controller answers lines of text over TCP, and its emulator on the simulated air.
 
 `SIZE` is answered by `SIZE <rows> <columns> <phase bits>`, `APPLY <hex>` and `READ` by `HELD <hex>`.
 """
@@ -27,7 +27,7 @@ class WallOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Wall(Board):
-    """The driver."""
+    """The driver of the controller."""
 
     options_type = WallOptions
 
@@ -95,7 +95,7 @@ class WallTwinOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class EmulatedWall(Emulator):
-    """The twin: what it holds, the simulated air reflects."""
+    """The emulator: the simulated air uses the pattern that it holds."""
 
     options_type = WallTwinOptions
 

@@ -1,0 +1,222 @@
+"""What must hold however a run was treated, checked from outside: on its record, its keys, its processes.
+
+Shared by `_soak` and `_kills`, which are commands of their own (`testbed bench soak`, `testbed bench kills`): they take
+from minutes to hours and have no peer to compare with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from testbed import config
+from testbed.core.config import Experiment, Faults
+from testbed.core.errors import InputError
+from testbed.records import files, reader
+from testbed.records.recorded import RecordedRun
+
+GONE_WITHIN_S = 20.0
+"""A process whose run is over, or whose coordinator is dead, leaves by then."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One invariant that did not hold."""
+
+    invariant: str
+    detail: str
+
+
+class Endured(msgspec.Struct, kw_only=True):
+    """What `testbed bench soak` and `testbed bench kills` print."""
+
+    name: str
+    figures: dict[str, Any]
+    findings: list[Finding]
+
+    @property
+    def ok(self) -> bool:
+        return not self.findings
+
+
+@dataclass(slots=True)
+class Site:
+    """A folder of its own with an experiment file, a state folder and runs. Its command lines are the real ones."""
+
+    folder: Path
+    lab: str = "sim"
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    def find(self, invariant: str, detail: str) -> None:
+        self.findings.append(Finding(invariant, detail))
+        with (self.folder / "log.txt").open("a") as log:
+            print(f"FINDING: {invariant}: {detail}", file=log)
+
+    def write(self, name: str, base: str, faults: Faults | None, **changes: Any) -> Path:
+        """Write an experiment file: a bundled one, changed (`block_rounds` in its accounting)."""
+        plan = config.load_experiment(base)
+        accounting = msgspec.structs.replace(plan.accounting, block_rounds=changes.pop("block_rounds"))
+        plan = msgspec.structs.replace(plan, accounting=accounting, faults=faults, **changes)
+        path = self.folder / f"{name}.toml"
+        path.write_text(_toml(msgspec.to_builtins(plan)))
+        return path
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start `testbed ARGUMENTS` with this site's state; its words go to `log.txt`."""
+        environment = {**os.environ, "TESTBED_STATE": str(self.state)}
+        with (self.folder / "log.txt").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "testbed", *arguments], stdout=subprocess.DEVNULL, stderr=log, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def processes(self) -> dict[int, str]:
+        """Return pid → role of every process that lives with this site's state: what it is started as."""
+        mark = f"TESTBED_STATE={self.state}".encode()
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal():
+                continue
+            try:
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                mine = mark in (entry / "environ").read_bytes().split(b"\0")
+            except OSError:  # it has ended, or is somebody else's
+                continue
+            if mine and "testbed" in words:
+                found[int(entry.name)] = _role(words[words.index("testbed") + 1 :])
+        return found
+
+    def check_nobody_is_left(self, within_s: float = GONE_WITHIN_S) -> None:
+        deadline_s = time.monotonic() + within_s
+        while (left := self.processes()) and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        if left:
+            self.find("no orphan", f"{', '.join(left.values())} still there {within_s:g} s after the end of its run")
+            for pid in left:  # of this site by their environment: started by its own command lines
+                os.kill(pid, 9)
+
+    def __enter__(self) -> Site:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave no process behind, whatever ended this."""
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+
+    def check_record(self, folder: Path, rounds: int | None, before: RecordedRun | None = None) -> RecordedRun | None:
+        """Check a run's record; `rounds`: how many it must have, `before`: what had been acknowledged earlier."""
+        try:
+            run = reader.load(folder)
+        except InputError as exc:
+            self.find("the record can be read", str(exc))
+            return None
+        numbers = run.rounds.rounds.tolist()
+        if rounds is not None and numbers != list(range(rounds)):
+            missing = sorted(set(range(rounds)) - set(numbers))
+            self.find("all rounds are there", f"{folder.name}: {len(missing)} of {rounds} missing: {missing[:5]} …")
+        if before is not None:
+            self._check_acknowledged(folder, before, run)
+        begun = [e.data["block"] for e in run.events if e.kind == "block_begun"]
+        if len(begun) != len(set(begun)):
+            self.find("block numbers never repeat", f"{folder.name}: {begun}")
+        used = [r for block in run.blocks for r in block.rounds]
+        if len(used) != len(set(used)):
+            self.find("no round is in two blocks", folder.name)
+        if run.summary is not None and run.summary.get("keys_mismatched"):
+            self.find("no mismatched key", f"{folder.name}: {run.summary['keys_mismatched']}")
+        return run
+
+    def _check_acknowledged(self, folder: Path, before: RecordedRun, after: RecordedRun) -> None:
+        at_s = dict(zip(after.rounds.rounds.tolist(), after.rounds.t0_s.tolist(), strict=True))
+        lost = [r for r, s in zip(before.rounds.rounds.tolist(), before.rounds.t0_s.tolist(), strict=True)
+                if at_s.get(r) != s]  # fmt: skip
+        for name, link in before.links.items():
+            now = after.links.get(name)
+            lost += sorted(set(link.rounds.tolist()) - set(() if now is None else now.rounds.tolist()))
+        if lost:
+            self.find("no acknowledged round is missing", f"{folder.name}: {sorted(set(lost))[:10]}")
+
+    def check_keys(self, run: RecordedRun | None, ended: bool) -> int:
+        """Compare the keys that both ends keep of a run; returns how many both have.
+
+        One end may lack a key only where the record says that the block failed, and not once the run has ended well.
+        """
+        if run is None:
+            return 0
+        name = next((str(e.data["run"]) for e in run.events if e.kind == "run_begun"), "")
+        alice, bob = (self._keys(role, name) for role in ("alice", "bob"))
+        for block in sorted(alice.keys() & bob.keys()):
+            if alice[block] != bob[block]:
+                self.find("no mismatched key", f"{name}: block {block}")
+        verified = {b.block for b in run.blocks if len(b.key) == 2 and all(k.key_bits for k in b.key.values())}
+        verified -= {e.data["block"] for e in run.events if e.kind == "block_failed"}
+        for block in sorted(verified - (alice.keys() & bob.keys())):
+            self.find("no key is called verified that one end lacks", f"{name}: block {block}")
+        alone = sorted(alice.keys() ^ bob.keys())
+        if alone and ended:
+            self.find("no end keeps a key alone", f"{name}: blocks {alone}")
+        return len(alice.keys() & bob.keys())
+
+    def _keys(self, role: str, run: str) -> dict[int, bytes]:
+        paths = (self.state / self.lab / role / "rehearsals" / run).glob("block-*.key")
+        return {int(p.stem.removeprefix("block-")): p.read_bytes() for p in paths}
+
+
+def _role(words: list[str]) -> str:
+    """Return what a command line of ours is: run, sim, or a node's name."""
+    return words[1] if words[:1] == ["node"] else words[0] if words else ""
+
+
+def journal_bytes(folder: Path) -> int:
+    """Return how large a run's journal is now, its log included."""
+    return sum(p.stat().st_size for end in ("", "-wal") if (p := folder / (files.JOURNAL + end)).exists())
+
+
+def memory_mb(pid: int) -> float | None:
+    """Return the resident memory of a process, MB; None where it has ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def descriptors(pid: int) -> int | None:
+    """Return how many files and sockets a process has open; None where it has ended."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return None
+
+
+def _toml(table: dict[str, Any], path: str = "") -> str:
+    """Return plain values as TOML: values first, then tables; None is left out."""
+    plain = {k: v for k, v in table.items() if v is not None and not isinstance(v, dict)}
+    tables = {k: v for k, v in table.items() if isinstance(v, dict)}
+    lines = [f"{k} = {json.dumps(v)}" for k, v in plain.items()]
+    return "\n".join([*lines, *_tables(tables, path)]) + "\n"
+
+
+def _tables(tables: dict[str, Any], path: str) -> Iterator[str]:
+    for key, value in tables.items():
+        name = f"{path}.{key}" if path else key
+        yield f"[{name}]\n{_toml(value, name)}"
+
+
+def experiment_of(path: Path) -> Experiment:
+    """Return what `Site.write` wrote, as the command reads it."""
+    return config.load_experiment(str(path))

@@ -1,0 +1,137 @@
+"""`testbed bench soak`: one long run under a plan of faults. Does it lose anything, hang, or grow?"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from testbed.benchmarks._endurance import Endured, Site, descriptors, experiment_of, journal_bytes, memory_mb
+from testbed.core.config import Faults
+from testbed.records import files
+from testbed.records.journal import JournalTail
+
+ROUNDS = 20_000
+STALLED_S = 240.0
+"""No round and no block for so long is a hang: the longest wait for a node, four times over for a busy machine."""
+FLAT_MB_PER_1000 = 2.0
+"""Growth of a process, beyond which its memory is called growing."""
+FAULTS = Faults(
+    delay_s=0.0002, jitter_s=0.0005, loss=0.0005, duplication=0.0002, reordering=0.0002, resets=2.0, partitions=0.3,
+    partition_s=4.0, pauses=0.3, pause_s=4.0, kills=0.2,
+)  # fmt: skip
+_LOOK_S = 2.0
+
+
+def soak(
+    folder: Path, rounds: int = ROUNDS, seed: int = 1, minutes: float | None = None, say: Callable[[str], None] = print
+) -> Endured:
+    """Run `rounds` rounds of `static_room` under `FAULTS` in `folder`; after `minutes` it is stopped in order."""
+    with Site(folder) as site:
+        return _soak(site, rounds, seed, minutes, say)
+
+
+def _soak(site: Site, rounds: int, seed: int, minutes: float | None, say: Callable[[str], None]) -> Endured:
+    plan = site.write("soak", "static_room", FAULTS, rounds=rounds, seed=seed, block_rounds=500)
+    process = site.start("run", str(plan), "--out", str(site.folder / "runs"))
+    watch = _Watch(site, process.pid)
+    began_s = time.monotonic()
+    stopped = False
+    while process.poll() is None:
+        time.sleep(_LOOK_S)
+        watch.look(say)
+        if time.monotonic() - watch.moved_s > STALLED_S:
+            site.find("no hang", f"nothing happened for {STALLED_S:g} s after round {watch.rounds}")
+            process.kill()
+        if minutes is not None and time.monotonic() - began_s > 60 * minutes and not stopped:
+            stopped = True
+            process.terminate()  # the first one finishes the round, and what was gathered
+    wall_s = time.monotonic() - began_s
+    if process.returncode not in (0, 130):
+        site.find("the run ends well", f"exit status {process.returncode}")
+    site.check_nobody_is_left()
+    figures: dict[str, Any] = {"rounds": 0, "wall_s": round(wall_s, 1), "status": process.returncode}
+    run = None
+    if (at := watch.folder) is not None:
+        run = site.check_record(at, None if stopped else experiment_of(plan).rounds)
+        figures["keys"] = site.check_keys(run, ended=process.returncode in (0, 130))
+    if run is not None and at is not None and run.rounds.rounds.size:
+        n = int(run.rounds.rounds.size)
+        kinds = [str(e.data["kind"]) for e in run.events if e.kind == "fault_made"]
+        figures |= {
+            "rounds": n, "kept": int(run.rounds.kept.sum()), "blocks": len(run.blocks),
+            "faults": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
+            "journal_mb_per_10000": round(watch.journal / watch.rounds * 1e-2, 1) if watch.rounds else None,
+            "rounds_h5_mb_per_10000": _mb_per_10000(at / files.ROUNDS, n),
+        }  # fmt: skip
+    figures["processes"] = watch.growth(site)
+    return Endured(name="soak", figures=figures, findings=site.findings)
+
+
+def _mb_per_10000(path: Path, rounds: int) -> float | None:
+    """Return the size of a file by rounds; None where the run could not be closed."""
+    return round(path.stat().st_size / rounds * 1e-2, 1) if path.exists() else None
+
+
+class _Watch:
+    """Looks at a run from outside: how far it is, and how large its processes are."""
+
+    def __init__(self, site: Site, pid: int) -> None:
+        self._site, self._pid = site, pid
+        self._tail: JournalTail | None = None
+        self.folder: Path | None = None
+        self.rounds = 0
+        self.journal = 0
+        """Bytes at the last look, when `rounds` were over."""
+        self.moved_s = time.monotonic()
+        self._samples: dict[tuple[str, int], list[tuple[int, float, int]]] = {}
+        """(role, pid) → (rounds over, MB, descriptors)."""
+        self._said = 0
+
+    def look(self, say: Callable[[str], None]) -> None:
+        if self.folder is None:
+            found = sorted((self._site.folder / "runs").glob("*"))
+            if not found:
+                return
+            self.folder, self._tail = found[0], JournalTail(found[0])
+        assert self._tail is not None
+        grown = self._tail.read()
+        if grown is not None and (grown.rounds or grown.documents):
+            self.moved_s = time.monotonic()
+            self.rounds = max([self.rounds, *(row[0] + 1 for row in grown.rounds)])
+            self.journal = journal_bytes(self.folder) or self.journal
+        for pid, role in self._site.processes().items():
+            mb, n = memory_mb(pid), descriptors(pid)
+            if mb is not None and n is not None:
+                self._samples.setdefault((role, pid), []).append((self.rounds, mb, n))
+        if self.rounds >= self._said + 1000:
+            self._said = self.rounds
+            say(f"{self.rounds} rounds")
+
+    def growth(self, site: Site) -> dict[str, Any]:
+        """Return, by role, memory and descriptors of the process that lived longest; growing ones are findings."""
+        out: dict[str, Any] = {}
+        for (role, _), samples in self._samples.items():
+            span = samples[-1][0] - samples[0][0]
+            if span <= out.get(role, {}).get("rounds", -1):
+                continue
+            quarter = max(1, len(samples) // 4)
+            # the first quarter is loading and filling what is bounded
+            early, late = samples[quarter : 2 * quarter] or samples, samples[-quarter:]
+            passed = max(1, statistics.median(s[0] for s in late) - statistics.median(s[0] for s in early))
+            mb = [statistics.median(s[1] for s in part) for part in (early, late)]
+            n = [statistics.median(s[2] for s in part) for part in (early, late)]
+            out[role] = {
+                "rounds": span, "mb": round(mb[1], 1), "mb_per_1000_rounds": round((mb[1] - mb[0]) / passed * 1000, 3),
+                "descriptors": [int(n[0]), int(n[1])],
+            }  # fmt: skip
+        for role, figure in out.items():
+            if figure["rounds"] < 1000:
+                continue
+            if figure["mb_per_1000_rounds"] > FLAT_MB_PER_1000:
+                site.find("memory is flat", f"{role}: {figure['mb_per_1000_rounds']} MB per 1000 rounds")
+            if figure["descriptors"][1] > figure["descriptors"][0] + 5:
+                site.find("descriptors are flat", f"{role}: {figure['descriptors']}")
+        return out

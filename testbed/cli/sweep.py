@@ -1,0 +1,54 @@
+"""The command that tries every point of a grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from testbed.cli.app import JsonOption, QuietOption, VerboseOption, app
+from testbed.cli.runs import stop_on_signals
+from testbed.cli.terminal import print_json, say
+from testbed.core import logs
+
+
+@app.command()
+def sweep(
+    grid: Annotated[Path, typer.Argument(help="Grid file (docs/sweep.md).", metavar="GRID.toml")],
+    out: Annotated[Optional[Path], typer.Option(help="Default: sweeps/NAME.", metavar="DIR")] = None,  # noqa: UP045
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep that DIR holds.")] = False,
+    scheduler: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Dask scheduler on whose workers the runs are done.", metavar="ADDRESS"),
+    ] = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Try every point of a grid: experiments, one after another, or replays of a recording; then a table and a page.
+
+    What is done is kept whatever happens; --resume goes on. Exit status 1 where a run failed.
+    Example: testbed sweep grid.toml --resume
+    """
+    logs.configure(verbose)
+    from testbed.lab import grid as grids
+    from testbed.lab import sweep as sweeping
+    from testbed.report import sweep as page
+
+    folder = out or Path("sweeps") / grid.stem
+    tell = (lambda _: None) if quiet else say
+    try:
+        swept = sweeping.run(grid, folder, resume, scheduler, tell, stop_on_signals)
+    except sweeping.Stopped as exc:
+        say(f"testbed: {grid}: {exc}")
+        raise typer.Exit(130) from exc
+    about = grids.load(grid)
+    where = page.make(swept.rows, about.parameters, about.file.title or grid.stem, folder / sweeping.PAGE)
+    if as_json:
+        told = {"table": str(swept.table), "page": str(where), "done": len(swept.rows) - swept.failed}
+        print_json({**told, "failed": swept.failed, "rows": swept.rows})
+    else:
+        print(f"{len(swept.rows)} runs, {swept.failed} failed; table: {swept.table}; page: {where}")
+    if swept.failed:
+        raise typer.Exit(1)

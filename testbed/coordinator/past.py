@@ -1,0 +1,194 @@
+"""What a run that died has on record, as the state that the next process of its coordinator begins with. Pure.
+
+Nothing is taken back that was recorded. Nodes start with nothing: rounds that no block has used cannot be used any more
+and are rejected as `measured`; a block that was under way is closed without a key, and both ends are ordered to delete
+what key of it they may have; rounds of which there is no record of how they ended are closed as rejected.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from testbed.coordinator.events import BlockOver, Effect, Note, RoundOver
+from testbed.core.config import Experiment
+from testbed.core.errors import InputError, Reject
+from testbed.core.types import C64, SurfacePattern
+from testbed.records.documents import Block
+from testbed.records.recorded import RecordedRun
+
+BEGUN = "run_begun"
+"""The event that says how a run was started."""
+BLOCK_BEGUN = "block_begun"
+RESUMED = "run_resumed"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How a run was started; it is resumed in the same way."""
+
+    command: str
+    """Of the command line: run, coordinator …"""
+    lab: str
+    """Lab file (absolute), or the name of a bundled one."""
+    experiment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """The state that a resumed run begins with."""
+
+    origin: Origin
+    run: str
+    """Its name, which its keys are kept under."""
+    next_round: int
+    kept: int
+    rejected: Counter[str]
+    end_s: float
+    """End of the last round on the reference timeline, at the latest."""
+    down_s: float
+    """How long nobody drove it."""
+    next_block: int
+    key_bits: int
+    to_train: bool
+    guarded: int
+    guard_left: int
+    dropped: tuple[int, ...]
+    """Blocks of which one end may have a key that the other has not."""
+    states: dict[int, str]
+    """Round → name of the surface's state."""
+    patterns: dict[str, SurfacePattern]
+    """Public patterns by name."""
+    effects: tuple[Effect, ...]
+    """What is recorded first."""
+    observed: list[tuple[int, dict[str, C64]]] = field(default_factory=list)
+    """(round, CSI by roles "tx>rx" where it was kept) of every round, for surface policies that learn from them."""
+
+
+def origin_of(run: RecordedRun) -> tuple[Origin, str]:
+    """Return how a run was started and its name; raises InputError where its record does not say so."""
+    for event in run.events:
+        if event.kind == BEGUN:
+            told = {key: str(event.data.get(key)) for key in ("command", "lab", "experiment", "run")}
+            name = told.pop("run")
+            return Origin(**told), name
+    raise InputError(f"{run.folder}: was started by an earlier version; accepted: a run that says how it was started")
+
+
+def past_of(run: RecordedRun, experiment: Experiment, now_s: float, watches: bool = False) -> Past:
+    """Return the state that `run` goes on with. `now_s`: time of day, s; `watches`: the surface's policy learns from
+    the rounds.
+    """
+    origin, name = origin_of(run)
+    begun = {e.data["block"]: e.data for e in run.events if e.kind == BLOCK_BEGUN}
+    trained = {e.data["block"]: e.data["failure"] for e in run.events if e.kind == "training"}
+    blocks = {b.block: b for b in run.blocks}
+    unfinished = sorted(begun.keys() - blocks.keys() - trained.keys())
+    in_blocks = {r for data in begun.values() for r in data["rounds"]} | {r for b in run.blocks for r in b.rounds}
+    guarded, guard_left, pool = _unused(run, experiment, begun, trained, in_blocks)
+    closed = list(_missing_rounds(run)) + [_rejected(run, r) for r in pool]
+    table = run.rounds
+    rejected = Counter(str(reason) for reason in table.reason[~table.kept])
+    rejected.update(str(over.reason) for over in closed)
+    last_s = _last_word_s(run)
+    done = [b for b in run.blocks if _key_bits(b)]
+    used_until = max((r for b in done for r in b.rounds), default=-1)
+    names = dict(zip(table.rounds.tolist(), table.surface.tolist(), strict=True))
+    dropped = sorted(unfinished + [b.block for b in run.blocks if _may_be_one_sided(b)])
+    note = Note(RESUMED, {"round": _next_round(run), "down_s": max(0.0, now_s - last_s), "blocks_dropped": unfinished})
+    return Past(
+        origin=origin, run=name, next_round=_next_round(run),
+        kept=int(table.kept.sum()) - len(pool), rejected=rejected,
+        end_s=float(table.t0_s.max()) + experiment.probing.interval_s if table.rounds.size else 0.0,
+        down_s=max(0.0, now_s - last_s),
+        next_block=max(begun.keys() | blocks.keys() | trained.keys(), default=-1) + 1,
+        key_bits=sum(_key_bits(b) for b in done),
+        to_train=experiment.training.rounds > 0 and None not in trained.values(),
+        guarded=guarded, guard_left=guard_left, dropped=tuple(dropped),
+        states={r: str(s) for r, s in names.items() if s and r > used_until},
+        patterns=run.patterns,
+        effects=(note, *closed, *(_unfinished(b, begun[b]) for b in unfinished)),
+        observed=_observed(run) if watches else [],
+    )  # fmt: skip
+
+
+def _next_round(run: RecordedRun) -> int:
+    found = [run.rounds.rounds, *(link.rounds for link in run.links.values())]
+    return max((int(r.max()) for r in found if r.size), default=-1) + 1
+
+
+def _missing_rounds(run: RecordedRun) -> Iterator[RoundOver]:
+    """Yield an end for every round that was begun, as far as the record knows, and not closed."""
+    measured = [set(link.rounds.tolist()) for name, link in run.links.items() if _is_of_the_pair(run, name)]
+    both = set.intersection(*measured) if len(measured) == 2 else set()
+    for number in sorted(set(range(_next_round(run))) - set(run.rounds.rounds.tolist())):
+        reason = Reject.MEASURED if number in both else Reject.ABORTED
+        at_s = float(run.rounds.t0_s.max()) if run.rounds.rounds.size else 0.0
+        yield RoundOver(number, False, reason.value, None, at_s, {})
+
+
+def _is_of_the_pair(run: RecordedRun, link: str) -> bool:
+    return {run.start.role(name) for name in link.split(">")} == {"alice", "bob"}
+
+
+def _rejected(run: RecordedRun, number: int) -> RoundOver:
+    """Return the new end of a kept round that no block can use."""
+    at = int(np.searchsorted(run.rounds.rounds, number))
+    surface = str(run.rounds.surface[at]) or None
+    return RoundOver(number, False, Reject.MEASURED.value, surface, float(run.rounds.t0_s[at]), {})
+
+
+def _unused(
+    run: RecordedRun, experiment: Experiment, begun: dict[int, dict[str, list[int]]],
+    trained: dict[int, str | None], in_blocks: set[int],
+) -> tuple[int, int, list[int]]:  # fmt: skip
+    """Return how many kept rounds guarded the keys from the training, how many still have to, and those left over."""
+    free = [r for r in run.rounds.rounds[run.rounds.kept].tolist() if r not in in_blocks]
+    learnt = [block for block, failure in trained.items() if failure is None]
+    if not learnt:
+        return 0, 0, free
+    after = max(begun[learnt[-1]]["rounds"]) if learnt[-1] in begun else -1
+    wanted = experiment.training.guard_rounds
+    guards = [r for r in free if r > after][:wanted]
+    left = 0 if max(in_blocks) > after else wanted - len(guards)  # a later block shows that all were there
+    return len(guards), left, [r for r in free if r not in set(guards)]
+
+
+def _unfinished(block: int, begun: dict[str, object]) -> BlockOver:
+    rounds: list[int] = list(begun["rounds"])  # type: ignore[call-overload]
+    return BlockOver(
+        block, rounds, None, None, None, None, None, "the coordinator's process died", {}, {}, {},
+        training=begun.get("purpose") == "training",
+    )  # fmt: skip
+
+
+def _key_bits(block: Block) -> int:
+    """Return how long the key of both ends is; 0 where one has none."""
+    ends = [k.key_bits if k.failure is None else 0 for k in block.key.values()]
+    return min(ends) if len(ends) == 2 else 0
+
+
+def _may_be_one_sided(block: Block) -> bool:
+    """Return whether a block without a key came so far that one end may have made its own."""
+    agreed = len(block.agree) == 2 and all(a.verified for a in block.agree.values())
+    return agreed and not _key_bits(block) and not any(k.failure and not k.key_bits for k in block.key.values())
+
+
+def _last_word_s(run: RecordedRun) -> float:
+    """Return when the record was written last, as time of day in s."""
+    paths = [p for p in run.folder.glob("journal.sqlite*") if not p.name.endswith("-shm")]
+    return max((p.stat().st_mtime for p in paths), default=0.0)
+
+
+def _observed(run: RecordedRun) -> list[tuple[int, dict[str, C64]]]:
+    kept = set(run.rounds.rounds[run.rounds.kept].tolist())
+    by_round: dict[int, dict[str, C64]] = {r: {} for r in range(_next_round(run))}
+    for name, link in run.links.items():
+        roles = ">".join(run.start.role(node) for node in name.split(">"))
+        for number, h in zip(link.rounds.tolist(), link.csi if link.csi is not None else (), strict=False):
+            if number in kept:
+                by_round[number][roles] = h
+    return [(r, dict(sorted(found.items()))) for r, found in by_round.items()]

@@ -1,0 +1,87 @@
+"""Which faults a run is rehearsed with, and when: drawn from the seed alone. Pure; `rehearsal` makes them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from testbed.core import seeds
+from testbed.core.config import Experiment, Faults, Lab
+from testbed.core.errors import InputError
+
+Kind = Literal["reset", "partition", "pause", "kill"]
+Fate = Literal["passes", "lost", "twice", "swapped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that goes wrong once a round is over."""
+
+    round: int
+    kind: Kind
+    node: str
+    length_s: float = 0.0
+    """Of a partition or a pause."""
+
+
+def nodes_of(faults: Faults, experiment: Experiment, lab: Lab, source: str) -> list[str]:
+    """Return the names of the nodes that faults happen to; raises InputError where they cannot be made there."""
+    roles = {"alice", "bob"} | ({"eve"} if experiment.scene.eve is not None else set())
+    roles |= {"ris"} if experiment.surface.policy != "none" else set()
+    local = [name for name, place in lab.node.items() if place.local and place.role in roles]
+    for name in faults.nodes:
+        if name not in local:
+            raise InputError(
+                f"{source}: table [faults]: key 'nodes': {name!r}; accepted: {', '.join(local) or 'none in this lab'} "
+                "(local nodes that take part)"
+            )
+    if not local:
+        raise InputError(f"{source}: table [faults]: no node of this lab is local; accepted: a lab with local nodes")
+    return faults.nodes or local
+
+
+def plan(faults: Faults, experiment: Experiment, nodes: Sequence[str]) -> list[Fault]:
+    """Return what goes wrong in the run, rounds ascending."""
+    seed = experiment.seed if faults.seed is None else faults.seed
+    rates: dict[Kind, tuple[float, float]] = {
+        "reset": (faults.resets, 0.0),
+        "partition": (faults.partitions, faults.partition_s),
+        "pause": (faults.pauses, faults.pause_s),
+        "kill": (faults.kills, 0.0),
+    }
+    out = []
+    for kind, (per_thousand, length_s) in rates.items():
+        # one draw a round, so that a longer run begins with the shorter one's faults
+        happens = seeds.generator(seed, "faults", kind).random(experiment.rounds) < per_thousand / 1000
+        which = seeds.generator(seed, "faults", kind, "where").integers(len(nodes), size=experiment.rounds)
+        out += [Fault(int(r), kind, nodes[which[r]], length_s) for r in happens.nonzero()[0]]
+    return sorted(out, key=lambda fault: fault.round)
+
+
+def kills(faults: Sequence[Fault]) -> Counter[str]:
+    """Return how often each node is killed."""
+    return Counter(fault.node for fault in faults if fault.kind == "kill")
+
+
+class Traffic:
+    """What becomes of the messages on one direction of one connection, in the order in which they come."""
+
+    def __init__(self, faults: Faults, seed: int, *names: str | int) -> None:
+        self._faults = faults
+        self._rng = seeds.generator(seed, "traffic", *names)
+
+    def delay_s(self) -> float:
+        """Return how much later the next message arrives."""
+        f = self._faults
+        return f.delay_s + (f.jitter_s * self._rng.random() if f.jitter_s else 0.0)
+
+    def fate(self) -> Fate:
+        """Return what becomes of the next message, beside its delay."""
+        f, x = self._faults, self._rng.random()
+        for share, fate in ((f.loss, "lost"), (f.duplication, "twice"), (f.reordering, "swapped")):
+            if x < share:
+                return fate  # type: ignore[return-value]
+            x -= share
+        return "passes"

@@ -1,0 +1,306 @@
+"""A sweep: every job of a grid done once, its row kept in a journal, and one table and one page of all rows.
+
+The folder of a sweep holds `done.jsonl` (a line for each job that is done, written when it is), `runs/` (the runs'
+folders), `labs/` (lab files that the grid changed), `table.parquet` or `table.csv`, and `sweep.html`. A sweep that was
+killed goes on where it was: a job whose line is in the journal is not done again.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from testbed import config
+from testbed.core.config import ChainFile, Experiment, Lab
+from testbed.core.errors import InputError, TestbedError
+from testbed.core.words import duration
+from testbed.lab import cluster, processes
+from testbed.lab import grid as grids
+from testbed.lab.grid import Grid, Job
+from testbed.records import files
+from testbed.replay import replay as replaying
+
+if TYPE_CHECKING:
+    from testbed.coordinator.server import Coordinator
+    from testbed.lab.processes import Crew
+
+JOURNAL = "done.jsonl"
+PAGE = "sweep.html"
+Say = Callable[[str], None]
+Row = dict[str, Any]
+
+
+class Stopped(TestbedError):
+    """The user stopped the sweep; what is done is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep has made."""
+
+    rows: list[Row]
+    """One a job that is done, in the grid's order."""
+    table: Path
+    failed: int
+
+
+def run(
+    path: Path,
+    out: Path,
+    resume: bool = False,
+    scheduler: str | None = None,
+    say: Say = lambda _: None,
+    on_coordinator: Callable[[Coordinator, Crew], None] = lambda *_: None,
+) -> Swept:
+    """Do every job of a grid that is not done yet, and write the table and the page.
+
+    `resume`: go on with the sweep in `out`; without it a folder that holds one is refused. `scheduler`: a Dask
+    scheduler whose workers do the jobs; otherwise they are done here, one after another. `say` receives a line a job,
+    with the time left.
+
+    Raises InputError before the start for everything that can be known then, Stopped where the user stops a run.
+    """
+    grid = grids.load(path)
+    client = None if scheduler is None else cluster.connect(scheduler)
+    try:
+        _prepare(out, resume)
+        lock = files.Lock(out)
+        try:
+            done = {row["digest"]: row for row in _read(out / JOURNAL) if row["status"] != "failed"}
+            todo = [job for job in grid.jobs if job.digest not in done]
+            if len(todo) < len(grid.jobs):
+                say(f"{len(grid.jobs) - len(todo)} of {len(grid.jobs)} are done already")
+            doing = _here(grid, todo, out, on_coordinator) if client is None else _there(client, grid, todo)
+            _collect(grid, todo, doing, out / JOURNAL, done, say)
+        finally:
+            lock.release(remove=True)
+    finally:
+        if client is not None:
+            client.close()
+    rows = [done[job.digest] | _about(job) for job in grid.jobs if job.digest in done]
+    table = _write_table(rows, grid, out)
+    return Swept(rows, table, sum(row["status"] == "failed" for row in rows))
+
+
+def _prepare(out: Path, resume: bool) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise InputError(f"{out}: cannot be made: {exc.strerror}") from exc
+    if (out / JOURNAL).exists() and not resume:
+        raise InputError(f"{out}: holds a sweep already; accepted: --resume to go on with it, or another --out")
+
+
+# ---------------------------------------------------------------- doing jobs
+
+
+def _collect(
+    grid: Grid, todo: Sequence[Job], doing: Iterator[tuple[Job, Row]], journal: Path, done: dict[str, Row], say: Say
+) -> None:
+    """Write each job's row into the journal when it is done, and say how long the others will take."""
+    began_s = time.monotonic()
+    with journal.open("ab") as f:
+        if f.tell() and journal.read_bytes()[-1:] != b"\n":
+            f.write(b"\n")  # the last line is incomplete: its writer was killed
+        for n, (job, row) in enumerate(doing, start=1):
+            f.write(msgspec.json.encode({"digest": job.digest, **row}) + b"\n")
+            f.flush()
+            os.fsync(f.fileno())
+            done[job.digest] = {"digest": job.digest, **row}
+            left_s = (time.monotonic() - began_s) / n * (len(todo) - n)
+            say(f"{n + len(grid.jobs) - len(todo)}/{len(grid.jobs)} {_result(job, row)}; {duration(left_s)} left")
+
+
+def _result(job: Job, row: Row) -> str:
+    bits = row["figures"].get("key_bits")
+    what = f"failed: {row['detail']}" if row["status"] == "failed" else f"{'–' if bits is None else bits} key bits"
+    return f"{grids.told(job.values)}, seed {job.seed}: {what}"
+
+
+def _here(
+    grid: Grid, todo: Sequence[Job], out: Path, on_coordinator: Callable[[Coordinator, Crew], None]
+) -> Iterator[tuple[Job, Row]]:
+    """Do jobs in this process, one after another; the daemons of a run are processes of their own, as always."""
+    for job in todo:
+        began_s = time.monotonic()
+        try:
+            if grid.source is not None:
+                row = _row("finished", "", _replayed(grid, job))
+            else:
+                row = _run(grid, job, out, on_coordinator)
+        except Stopped:
+            raise
+        except TestbedError as exc:  # this point cannot be done; the others can
+            row = _row("failed", str(exc), {})
+        yield job, row | {"seconds": round(time.monotonic() - began_s, 3)}
+
+
+def _row(status: str, detail: str, summary: Mapping[str, Any], run: str | None = None) -> Row:
+    return {"status": status, "detail": detail, "run": run, "figures": _figures(summary)}
+
+
+def _replayed(grid: Grid, job: Job) -> dict[str, Any]:
+    assert grid.source is not None
+    chain = config.convert(job.plan, ChainFile, str(grid.path))
+    return replaying.replay(grid.source, chain, grid.file.cut, seed=job.seed, map_file=grid.map_file)
+
+
+def _run(grid: Grid, job: Job, out: Path, on_coordinator: Callable[[Coordinator, Crew], None]) -> Row:
+    plan = config.convert(job.plan, Experiment, str(grid.path))
+    lab_name = grid.lab
+    if job.lab is None:
+        place = config.load_lab(grid.lab)
+    else:  # daemons read the lab by themselves, so it has to be a file
+        place = config.convert(job.lab, Lab, str(grid.path))
+        (out / "labs").mkdir(exist_ok=True)
+        path = (out / "labs" / f"point-{job.point:04d}.toml").absolute()
+        grids.write(job.lab, path)
+        lab_name = str(path)
+    processes.make_lab_folder(place)
+    folder = processes.new_run_folder(out / "runs", f"point-{job.point:04d}-seed-{job.seed}")
+    with processes.unless_empty(folder):
+        outcome = processes.run(plan, place, lab_name, folder, on_coordinator=on_coordinator)
+    if outcome.status == "stopped":
+        raise Stopped("stopped; what is done is kept: --resume goes on")
+    return _row(outcome.status, outcome.detail, outcome.summary, str(folder.relative_to(out)))
+
+
+def _there(client: Any, grid: Grid, todo: Sequence[Job]) -> Iterator[tuple[Job, Row]]:
+    """Do jobs on a cluster's workers, in the order in which they end."""
+    from distributed import as_completed
+
+    if grid.source is None:
+        lab = config.load_lab(grid.lab)
+        if lab.world is None or not lab.world.local or not all(place.local for place in lab.node.values()):
+            raise InputError(
+                f"{grid.lab}: --scheduler: this lab is one of hardware, or of several machines; accepted: a lab that "
+                "is simulated on one machine, or a replay"
+            )
+    common = {
+        "lab": None if grid.source is not None else grids.plain(config.load_lab(grid.lab)),
+        "source": None if grid.source is None else str(grid.source.absolute()),
+        "map": None if grid.map_file is None else str(grid.map_file.absolute()),
+        "cut": grid.file.cut,
+    }
+    futures = {client.submit(on_worker, job, common, pure=False): job for job in todo}
+    for future in as_completed(futures):
+        try:
+            row = future.result()
+        except Exception as exc:  # a worker that was lost too often
+            row = _row("failed", f"{type(exc).__name__}: {exc}", {}) | {"seconds": 0.0}
+        yield futures[future], row
+
+
+def on_worker(job: Job, common: Mapping[str, Any]) -> Row:
+    """Do one job by the command line in a folder of its own, with keys and states of its own; runs are not kept."""
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="sweep-") as scratch:
+        folder = Path(scratch)
+        grids.write(job.plan, folder / "plan.toml")
+        if common["source"] is None:
+            grids.write(job.lab or common["lab"], folder / "lab.toml")
+            arguments = ["run", "plan.toml", "--lab", "lab.toml", "--quiet"]
+        else:
+            arguments = ["replay", common["source"], "--chain", "plan.toml", "--seed", str(job.seed), "--quiet"]
+            arguments += [] if common["map"] is None else ["--map", common["map"]]
+            arguments += [] if common["cut"] is None else ["--cut", common["cut"]]
+        done = subprocess.run(
+            [sys.executable, "-m", "testbed", *arguments, "--json"],
+            cwd=folder, env={**os.environ, "TESTBED_STATE": str(folder / "state")}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        said = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
+        try:
+            summary = json.loads(done.stdout)
+        except ValueError:
+            summary = {}
+    row = _row("finished" if done.returncode == 0 else "failed", "" if done.returncode == 0 else said, summary)
+    return row | {"seconds": round(time.monotonic() - began_s, 3)}
+
+
+# ---------------------------------------------------------------- rows
+
+
+def _figures(summary: Mapping[str, Any], above: str = "", depth: int = 2) -> Row:
+    """Return the numbers and words of a summary by dotted name; lists and what lies deeper are left in the runs."""
+    out: Row = {}
+    for key, value in summary.items():
+        if isinstance(value, Mapping):
+            out |= _figures(value, f"{above}{key}.", depth - 1) if depth > 1 and key not in _LEFT_OUT else {}
+        elif (value is None or isinstance(value, bool | int | float | str)) and key not in _LEFT_OUT:
+            out[above + key] = value
+    return out
+
+
+_LEFT_OUT = ("randomness", "path", "description")
+
+
+def _read(journal: Path) -> Iterator[Row]:
+    """Yield the rows of a journal; a line that was not written to its end is left out."""
+    for line in journal.read_bytes().splitlines() if journal.exists() else ():
+        with suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and {"digest", "status", "figures"} <= row.keys():
+                yield row
+
+
+def _about(job: Job) -> Row:
+    return {"point": job.point, "repetition": job.repetition, "seed": job.seed, "values": job.values}
+
+
+_FIXED = ("point", "repetition", "seed", "status", "detail", "seconds", "run")
+
+
+def columns(rows: Sequence[Row], parameters: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the table, column by column: what was asked (`grid.KEY`), how it went, and the summary's figures.
+
+    A value that is a list or a table is given as text, as the grid's file has it.
+    """
+    figures = dict.fromkeys(name for row in rows for name in row["figures"])
+    out: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in _FIXED}
+    for name in parameters:
+        values = [row["values"][name] for row in rows]
+        plain = all(isinstance(v, int | float) for v in values) or all(isinstance(v, str) for v in values)
+        out[f"grid.{name}"] = values if plain else [v if isinstance(v, str) else grids.toml(v) for v in values]
+    return out | {name: [row["figures"].get(name) for row in rows] for name in figures}
+
+
+def _write_table(rows: Sequence[Row], grid: Grid, out: Path) -> Path:
+    """Write one table of all rows: Parquet where pyarrow is installed (extra `cluster`), else CSV."""
+    table = columns(rows, list(grid.parameters))
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        path = out / "table.csv"
+        with files.whole(path) as part, part.open("w", newline="", encoding="utf-8") as f:
+            writer = csv.writer(f)
+            writer.writerow(table)
+            writer.writerows(zip(*table.values(), strict=True))
+        (out / "table.parquet").unlink(missing_ok=True)
+        return path
+    path = out / "table.parquet"
+    with files.whole(path) as part:
+        parquet.write_table(pyarrow.table({name: _one_kind(values) for name, values in table.items()}), part)
+    (out / "table.csv").unlink(missing_ok=True)
+    return path
+
+
+def _one_kind(values: list[Any]) -> list[Any]:
+    """Return values of one type, as a column of Parquet needs them: numbers, or all as text."""
+    kinds = {type(v) for v in values if v is not None}
+    if kinds <= {int, float} and float in kinds:
+        return [None if v is None else float(v) for v in values]
+    return values if len(kinds) < 2 else [None if v is None else str(v) for v in values]

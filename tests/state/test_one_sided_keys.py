@@ -1,0 +1,131 @@
+"""No end keeps a key that the other has not; a node that comes back is on the others' clock. On paper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from test_coordinator import Stage
+
+from testbed.coordinator import events as e
+from testbed.core.outcomes import KeyReport
+from testbed.net import messages as m
+
+PLAN: dict[str, Any] = {"surface": {"policy": "none"}}
+
+
+def abandoned(stage: Stage) -> list[tuple[str, int]]:
+    return [(n, b.block) for n, b in stage.told if isinstance(b, m.Abandon)]
+
+
+def without_bobs_key(node: str, body: Any) -> list[Any] | None:
+    if node == "bob" and isinstance(body, m.Amplify) and body.block == 0:
+        report = KeyReport(block=0, key_bits=0, failure="confirmation_failed")
+        return [m.Amplified(report=report)]
+    return None
+
+
+def test_where_one_end_has_no_key_both_are_ordered_to_have_none() -> None:
+    stage = Stage(without_bobs_key, **PLAN)
+    stage.join()
+    assert sorted(abandoned(stage)) == [("alice", 0), ("bob", 0)]
+    assert [b.failure for b in stage.blocks] == ["confirmation_failed", None]
+
+
+def test_where_neither_end_has_a_key_nobody_is_ordered_anything() -> None:
+    def script(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Amplify):
+            return [m.Amplified(report=KeyReport(block=body.block, key_bits=0, failure="key_too_short"))]
+        return None
+
+    stage = Stage(script, **PLAN)
+    stage.join()
+    assert abandoned(stage) == []
+
+
+def test_an_end_that_comes_back_is_ordered_again_to_drop_what_it_has_alone() -> None:
+    """Bob's process died when he had stored his key and had not said so."""
+    silent = [True]
+
+    def script(node: str, body: Any) -> list[Any] | None:
+        return [] if node == "bob" and isinstance(body, m.Amplify) and silent[0] else None
+
+    stage = Stage(script, **PLAN)
+    stage.join()
+    stage.take(e.ProcessEnded("bob", "killed; it is restarted"))
+    assert ("alice", 0) in abandoned(stage)
+    assert ("bob", 0) not in abandoned(stage)
+    silent[0] = False
+    stage.lives["bob"] = 2
+    stage.join("bob")
+    assert ("bob", 0) in abandoned(stage)
+    order = [type(b).__name__ for n, b in stage.told if n == "bob"]
+    last_configure = len(order) - order[::-1].index("Configure")
+    assert "Abandon" in order[last_configure:]
+
+
+@pytest.mark.parametrize("stage_of_block", ["amplify", "guess"])
+def test_a_node_lost_when_both_have_their_keys_costs_no_key(stage_of_block: str) -> None:
+    order = m.Amplify if stage_of_block == "amplify" else m.GuessKey
+
+    def script(node: str, body: Any) -> list[Any] | None:
+        return [] if isinstance(body, order) and body.block == 0 else None
+
+    stage = Stage(script, **PLAN)
+    stage.join()
+    stage.take(e.ProcessEnded("bob", "killed; it is restarted"))
+    (block,) = stage.blocks
+    if stage_of_block == "guess":  # only Eve's guess was missing
+        assert block.failure is None
+        assert block.key_alice is not None
+        assert block.key_bob is not None
+        assert abandoned(stage) == []
+    else:
+        assert block.failure == "bob was lost"
+        assert ("alice", 0) in abandoned(stage)
+
+
+def back_again(name: str) -> list[Any]:
+    """Return all instructions from the moment at which a node that was lost in round 2 has come back."""
+    stage = Stage(lambda n, b: [] if n == name and isinstance(b, m.Probe) and b.round == 2 else None, **PLAN)
+    seen: list[Any] = []
+    handle = stage.state.handle
+
+    def watched(event: e.Event) -> list[e.Instruction]:
+        out = handle(event)
+        seen.extend(out)
+        return out
+
+    stage.join()
+    stage.take(e.ProcessEnded(name, "killed; it is restarted"))
+    stage.state.handle = watched  # type: ignore[method-assign]
+    stage.script = lambda n, b: None
+    stage.lives[name] = 2
+    stage.join(name)
+    assert stage.over is not None
+    assert stage.over.status == "finished"
+    return seen
+
+
+@pytest.mark.parametrize("name", ["alice", "bob"])
+def test_the_air_comes_to_the_planned_time_before_a_clock_is_read_anew(name: str) -> None:
+    seen = back_again(name)
+    kinds = [
+        "air" if isinstance(x, e.AdvanceWorld) else type(x.body).__name__ if isinstance(x, e.Send) else "" for x in seen
+    ]
+    assert "air" in kinds[: kinds.index("ReadClock")]
+    assert kinds.index("ReadClock") < kinds.index("Probe")
+    (air, *_) = [x for x in seen if isinstance(x, e.AdvanceWorld)]
+    assert air.until_s > 0
+
+
+@pytest.mark.parametrize(("name", "left"), [("alice", set()), ("bob", {"alice", "eve"})])
+def test_arrivals_of_rounds_planned_before_a_clock_was_read_anew_do_not_correct_it(name: str, left: set[str]) -> None:
+    """All arrivals are relative to Alice's clock."""
+    stage = Stage(lambda n, b: [] if isinstance(b, m.Probe) and b.round == 2 else None, **PLAN)
+    stage.join()
+    rounds = [*stage.state.rounds.uncorrected, *stage.state.rounds.under_way]
+    assert rounds
+    assert all(r.bases_s for r in rounds)
+    stage.state.rounds.forget_clock_of(name)
+    assert all(r.bases_s.keys() == left for r in rounds)

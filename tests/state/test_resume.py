@@ -1,0 +1,205 @@
+"""A run that died goes on from its record, on paper: numbers, counts, clocks, blocks and keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from test_coordinator import EXPERIMENT, LAB, Stage
+
+from testbed.coordinator import events as e
+from testbed.coordinator import past as recovering
+from testbed.coordinator.past import BEGUN, BLOCK_BEGUN, past_of
+from testbed.coordinator.recorder import Recorder
+from testbed.coordinator.state import CoordinatorState
+from testbed.core import schedule
+from testbed.core.config import Experiment, Lab
+from testbed.core.errors import InputError
+from testbed.net import messages as m
+from testbed.records import documents, reader
+from testbed.records.recorded import RecordedRun
+from testbed.records.writer import RunWriter
+
+PLAN: dict[str, Any] = {"rounds": 12, "surface": {"policy": "none"}, "accounting": {"block_rounds": 3}}
+
+
+def played(script: Any = lambda node, body: None, **changes: Any) -> Stage:
+    """Play a run to its end; its instructions for the record are what `record` writes."""
+    stage = Stage(script, begun=False, **{**PLAN, **changes})
+    taken: list[Any] = []
+    handle = stage.state.handle
+
+    def handle_and_keep(event: Any) -> list[e.Instruction]:
+        out = handle(event)
+        taken.extend(out)
+        return out
+
+    stage.state.handle = handle_and_keep  # type: ignore[method-assign]
+    stage.written = taken  # type: ignore[attr-defined]
+    stage.take(e.Tick(0.0))
+    stage.join()
+    return stage
+
+
+def record(folder: Path, stage: Stage, until: Any) -> RecordedRun:
+    """Write what was decided before `until` holds of an instruction, and die."""
+    lab, experiment = msgspec.convert(LAB, Lab), stage.state.experiment
+    start = documents.start(msgspec.to_builtins(experiment), LAB, subcarrier_hz=[0.0])
+    writer = RunWriter(folder, start)
+    recorder = Recorder(writer, lab, "run", private=False)
+    writer.event(BEGUN, {"run": "run", "command": "run", "lab": "sim", "experiment": "x"})
+    for x in stage.written:  # type: ignore[attr-defined]
+        if until(x):
+            break
+        match x:
+            case e.Note():
+                recorder.note(x)
+            case e.RoundOver():
+                recorder.round(x)
+            case e.BlockOver():
+                recorder.block(x)
+            case e.NewPattern():
+                recorder.pattern(x)
+    writer.flush()
+    writer._journal.close()
+    writer._lock.release(remove=False)
+    return reader.load(folder)
+
+
+def resumed(run: RecordedRun, stage: Stage) -> Stage:
+    """Play the rest."""
+    plan = stage.state.experiment
+    past = past_of(run, plan, 0.0, watches=stage.state.surface.watches)
+    again = Stage(stage.script, begun=False, **{**PLAN, "rounds": plan.rounds})
+    again.state = CoordinatorState(
+        msgspec.convert(LAB, Lab), plan, past.run, schedule.parse("A>BE B>AE"), 10e-6, past=past
+    )
+    for effect in past.effects:
+        match effect:
+            case e.RoundOver():
+                again.rounds.append(effect)
+            case e.BlockOver():
+                again.blocks.append(effect)
+    again.take(e.Tick(0.0))
+    again.join()
+    return again
+
+
+def is_block(number: int, kind: type) -> Any:
+    """Return whether an instruction closes, or opens, this block."""
+    if kind is e.BlockOver:
+        return lambda x: isinstance(x, e.BlockOver) and x.block == number
+    return lambda x: isinstance(x, e.Note) and x.kind == BLOCK_BEGUN and x.detail["block"] == number
+
+
+def test_it_goes_on_with_the_next_round_and_ends_with_all(tmp_path: Path) -> None:
+    stage = played()
+    run = record(tmp_path / "run", stage, lambda x: isinstance(x, e.RoundOver) and x.round == 7)
+    assert run.rounds.rounds.tolist() == list(range(7))
+    again = resumed(run, stage)
+    assert again.over == e.RunOver("finished", "12 rounds")
+    # round 6 was measured and in no block: nobody has it any more
+    assert (again.rounds[0].round, again.rounds[0].reason) == (6, "measured")
+    assert [r.round for r in again.rounds][1:] == list(range(7, 12))
+    assert again.state.probed == 12
+    assert again.state.kept == 11
+    assert again.state.rejected == {"measured": 1}
+    assert [b.block for b in again.blocks] == [2, 3]
+    assert again.state.key_bits == 4 * 7
+    starts = [r.start_s for r in again.rounds]
+    assert starts == sorted(starts)
+    assert again.rounds[1].start_s > run.rounds.t0_s.max()  # the air is no younger than it was
+
+
+def test_a_block_under_way_is_closed_without_a_key_and_both_ends_drop_what_they_have(tmp_path: Path) -> None:
+    stage = played()
+    run = record(tmp_path / "run", stage, is_block(1, e.BlockOver))
+    again = resumed(run, stage)
+    assert [(b.block, b.failure is None) for b in again.blocks] == [(1, False), (2, True), (3, True)]
+    assert again.blocks[0].rounds == [3, 4, 5]
+    orders = {(n, b.block) for n, b in again.told if isinstance(b, m.Abandon)}
+    assert orders == {("alice", 1), ("bob", 1)}
+    first = next(i for i, (_, b) in enumerate(again.told) if isinstance(b, m.Probe))
+    dropped = [i for i, (_, b) in enumerate(again.told) if isinstance(b, m.Abandon)]
+    assert max(dropped) < first
+
+
+def test_a_block_that_was_recorded_keeps_its_key(tmp_path: Path) -> None:
+    stage = played()
+    run = record(tmp_path / "run", stage, is_block(2, e.Note))
+    again = resumed(run, stage)
+    assert not [b for _, b in again.told if isinstance(b, m.Abandon)]
+    assert [(b.block, b.rounds) for b in again.blocks] == [(2, [10, 11])]
+    assert again.state.key_bits == 3 * 7
+
+
+def test_a_round_of_which_only_one_end_is_on_record_is_closed_as_rejected(tmp_path: Path) -> None:
+    stage = played()
+    run = record(tmp_path / "run", stage, lambda x: isinstance(x, e.RoundOver) and x.round == 5)
+    journal = RunWriter(run.folder, run.start, past=run)
+    for link in ("bob>alice", "alice>bob", "alice>eve"):
+        journal.probe(5, link.split(">")[1], link, 0.0, 1.0, 0.0, 0.0, None, np.ones((1, 1, 1), np.complex64))
+    journal.probe(6, "alice", "bob>alice", 0.0, 1.0, 0.0, 0.0, None, np.ones((1, 1, 1), np.complex64))
+    journal.flush()
+    journal._journal.close()
+    journal._lock.release(remove=False)
+    past = past_of(reader.load(run.folder), stage.state.experiment, 0.0)
+    assert past.next_round == 7
+    ends = {x.round: x.reason for x in past.effects if isinstance(x, e.RoundOver)}
+    assert ends == {3: "measured", 4: "measured", 5: "measured", 6: "aborted"}
+
+
+def test_a_training_is_not_repeated_and_its_guard_rounds_are_counted_on(tmp_path: Path) -> None:
+    from testbed.core.outcomes import TrainReport
+
+    def script(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Distil) and body.purpose == "training":
+            report = TrainReport(block=body.block, probes=3, model="x", public_bytes=1, messages=1, failure=None)
+            return [m.Trained(report=report, public_messages=1)]
+        if isinstance(body, m.Attack) and body.purpose == "training":
+            return [m.Failed(operation="attack", state="ready", detail="-")]
+        return None
+
+    stage = played(script, training={"rounds": 3, "guard_rounds": 4})
+    run = record(tmp_path / "run", stage, lambda x: isinstance(x, e.RoundOver) and x.round == 5)
+    past = past_of(run, stage.state.experiment, 0.0)
+    assert not past.to_train
+    assert (past.guarded, past.guard_left) == (2, 2)
+    again = resumed(run, stage)
+    assert again.state.guarded == 4
+    assert [b.rounds for b in again.blocks] == [[7, 8, 9], [10, 11]]
+
+
+def test_a_policy_that_watches_chooses_what_it_would_have_chosen(tmp_path: Path) -> None:
+    surface = {"policy": "closed_loop", "options": {"search": "greedy", "objective": "power", "probes": 1}}
+    stage = Stage(**{**PLAN, "surface": surface})  # type: ignore[arg-type]
+    seen: list[Any] = []
+    past = recovering.Past(
+        origin=recovering.Origin("run", "sim", "x"), run="run", next_round=2, kept=0,
+        rejected=recovering.Counter({"device": 2}), end_s=1.0, down_s=0.0, next_block=0, key_bits=0, to_train=False,
+        guarded=0, guard_left=0, dropped=(), states={}, patterns={}, effects=(), observed=[(0, {}), (1, {})],
+    )  # fmt: skip
+    again = CoordinatorState(
+        stage.state.lab, stage.state.experiment, "run", schedule.parse("A>BE B>AE"), 10e-6, past=past
+    )
+    policy = again.policy
+    assert policy is not None
+    observe = policy.observe
+    policy.observe = lambda n, links: (seen.append(n), observe(n, links))  # type: ignore[assignment,func-returns-value]
+    stage.state = again
+    stage.take(e.Tick(0.0))
+    stage.join()
+    assert seen[:3] == [0, 1, 2]
+
+
+def test_a_run_that_does_not_say_how_it_was_started_cannot_be_resumed(tmp_path: Path) -> None:
+    start = documents.start(msgspec.to_builtins(msgspec.convert(EXPERIMENT, Experiment)), LAB)
+    writer = RunWriter(tmp_path / "run", start)
+    writer.flush()
+    with pytest.raises(InputError, match="was started by an earlier version"):
+        past_of(reader.load(tmp_path / "run"), msgspec.convert(EXPERIMENT, Experiment), 0.0)
+    writer._journal.close()
+    writer._lock.release(remove=False)
