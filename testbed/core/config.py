@@ -322,7 +322,7 @@ class CoordinatorPlace(Table):
     """A lost or silent Alice or Bob may come back within this time; then the run stops."""
     operation_timeout_s: Wait = 10.0
     """Longest time of one operation of one node (a probe, a pattern)."""
-    distil_timeout_s: Wait = 60.0
+    distil_timeout_s: Wait = 180.0
     """Longest time of the public discussion of one block."""
 
 

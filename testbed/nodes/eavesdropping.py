@@ -148,7 +148,7 @@ class Eavesdropping:
         others = [r for r in self._measured.until(block[-1], MOST_OTHER_ROUNDS + len(block)) if r > self._reported]
         rounds = sorted({*others, *block})
         self._reported = block[-1]
-        heard = chain.report_series(*(self._measured.series(rounds, tx) for tx in ("alice", "bob")))
+        heard = chain.report_series(self._measured.series(rounds, "alice"), self._measured.series(rounds, "bob"))
         self._measured.forget_until(block[0] - 1)
         return heard
 
