@@ -68,7 +68,7 @@ def other_order(first_db: F64, second_db: F64, pairs: int = 1) -> tuple[Order, f
 
     None where the recorded order is the best one, or there are too few bins to decide.
     """
-    a, b = (x.reshape(len(x), pairs, -1) for x in (first_db, second_db))
+    a, b = (x.reshape(len(x), pairs, x.shape[1] // pairs) for x in (first_db, second_db))
     n_bins = a.shape[2]
     as_is = correlation(first_db, second_db)
     if n_bins < _LEAST_BINS or b.shape != a.shape or as_is is None:
