@@ -160,7 +160,8 @@ def _json(path: Path, type_: Any) -> Any:
     try:
         if path.stat().st_size > files.MAX_JSON:
             raise InputError(f"{path}: {path.stat().st_size} bytes, accepted up to {files.MAX_JSON}")
-        found = msgspec.json.decode(read_whole(path, files.MAX_JSON), type=type_)
+        text = read_whole(path, files.MAX_JSON).decode()  # the decoder takes any bytes in the names of unknown keys
+        found = msgspec.json.decode(text, type=type_)
         check_plain(found, 32)
         return found
     except FileNotFoundError:

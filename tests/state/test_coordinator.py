@@ -378,7 +378,7 @@ def test_a_failed_agreement_gives_no_key_but_eve_is_still_measured() -> None:
 def test_a_conversation_that_hangs_is_abandoned_on_both_sides() -> None:
     stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Distil) else None)
     stage.join()
-    stage.wait(200.0)
+    stage.wait(2.2 * stage.state.lab.coordinator.distil_timeout_s)
     assert stage.over is not None
     assert stage.over.status == "finished"
     assert stage.state.key_bits == 0

@@ -681,7 +681,7 @@ def test_the_command_line_trains(tmp_path: Path) -> None:
             CliRunner().invoke(cli.app, [*told, "--set", wrong], catch_exceptions=False)
     for more, message in (
         (["--out", str(tmp_path)], "accepted: a file"),
-        (["--out", str(tmp_path / "d.json")], "is its card's suffix"),
+        (["--out", str(tmp_path / "d.json")], "a folder, or the card's suffix .json"),
         (["--out", "/proc/beams.pt"], "accepted: a file that can be written"),
         (["--step-s", "0.1"], "accepted: with --channels EXPERIMENT"),
     ):

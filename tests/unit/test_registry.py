@@ -163,7 +163,7 @@ def test_every_kind_is_found_by_entry_point_too(kind: str, tmp_path: Path, monke
 def test_options_are_listed_with_meaning_default_and_range() -> None:
     done = CliRunner().invoke(cli.app, ["list", "quantize", "scalar"])
     assert done.exit_code == 0
-    assert "  bits = 2; accepted: whole numbers from 1 to 4\n      Per feature.\n" in done.stdout
+    assert "  bits = 2; accepted: whole numbers from 1 to 4\n      Bits of a feature.\n" in done.stdout
     done = CliRunner().invoke(cli.app, ["list", "radios", "pluto"])
     assert "  timeout_s = 3.0; accepted: numbers above 0\n      How long one exchange" in done.stdout
     done = CliRunner().invoke(cli.app, ["list", "policy", "sweep"])
