@@ -683,7 +683,7 @@ def test_the_command_line_trains(tmp_path: Path) -> None:
         (["--out", str(tmp_path)], "accepted: a file"),
         (["--out", str(tmp_path / "d.json")], "a folder, or the card's suffix .json"),
         (["--out", "/proc/beams.pt"], "accepted: a file that can be written"),
-        (["--step-s", "0.1"], "accepted: with --channels EXPERIMENT"),
+        (["--step-s", "0.1"], "accepted only with --channels EXPERIMENT"),
     ):
         with pytest.raises(InputError, match=message):
             CliRunner().invoke(cli.app, [*told, *more], catch_exceptions=False)

@@ -165,6 +165,6 @@ def test_options_are_listed_with_meaning_default_and_range() -> None:
     assert done.exit_code == 0
     assert "  bits = 2; accepted: whole numbers from 1 to 4\n      Bits of a feature.\n" in done.stdout
     done = CliRunner().invoke(cli.app, ["list", "radios", "pluto"])
-    assert "  timeout_s = 3.0; accepted: numbers above 0\n      How long one exchange" in done.stdout
+    assert "  timeout_s = 3.0; accepted: numbers above 0\n      Longest time of one exchange" in done.stdout
     done = CliRunner().invoke(cli.app, ["list", "policy", "sweep"])
     assert "  codebook must be given; accepted: lists of text\n" in done.stdout
