@@ -63,7 +63,8 @@ def test_the_beam_is_the_same_both_ways_so_that_the_link_is() -> None:
     for tx, rx, channel in (("alice", "bob", h), ("bob", "alice", h.T)):
         sent = 0.02 * channel @ ends[tx].outgoing(1, sounding=False)
         block = IqBlock(np.pad(sent, ((0, 0), (60, 80))).astype(np.complex64), 40e6, 0.0)
-        found = ends[rx].estimate(LeastSquares(), 1, tx, block, sounding=False)
+        (found,) = ends[rx].estimate_many(LeastSquares(), [1], [block])
+        assert isinstance(found, CsiFrame)
         assert found.h.shape == (1, 1, 64)
         measured[rx] = np.abs(found.h).mean()
     assert measured["alice"] == pytest.approx(measured["bob"], rel=1e-4)
@@ -77,7 +78,8 @@ def test_without_a_policy_and_before_a_sounding_the_first_antenna_is_used() -> N
     np.testing.assert_allclose(beam_of(node), [1, 0, 0, 0], atol=1e-6)
     block = IqBlock(gaussian(1, 4, 900).astype(np.complex64) * 0.01, 40e6, 0.0)
     block.samples[0, 40:840] += 0.3 * FRAME.samples
-    got = Antennas("alice", BOTH, BeamPlan(), FRAME, 1).estimate(LeastSquares(), 1, "bob", block, sounding=False)
+    (got,) = Antennas("alice", BOTH, BeamPlan(), FRAME, 1).estimate_many(LeastSquares(), [1], [block])
+    assert isinstance(got, CsiFrame)
     alone = LeastSquares().estimate(IqBlock(block.samples[:1], 40e6, 0.0), FRAME)
     np.testing.assert_allclose(got.h, alone.h, rtol=1e-4, atol=1e-6)
 
@@ -96,9 +98,9 @@ def test_a_clipped_antenna_is_seen_although_the_sum_hides_it() -> None:
     block = IqBlock(np.zeros((4, 900), np.complex64), 40e6, 0.0)
     block.samples[:, 40:840] = 0.1 * FRAME.samples
     block.samples[3, 100:120] = 1.0
-    with pytest.raises(ProbeRejected) as caught:
-        Antennas("alice", BOTH, BeamPlan(), FRAME, 1).estimate(LeastSquares(), 1, "bob", block, sounding=False)
-    assert caught.value.reason == Reject.CLIPPED
+    (found,) = Antennas("alice", BOTH, BeamPlan(), FRAME, 1).estimate_many(LeastSquares(), [1], [block])
+    assert isinstance(found, ProbeRejected)
+    assert found.reason == Reject.CLIPPED
 
 
 def test_an_unknown_policy_is_refused_in_one_line(tmp_path: Path) -> None:
