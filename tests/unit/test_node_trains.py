@@ -166,12 +166,13 @@ def test_a_halt_in_the_middle_of_a_train_silences_what_is_queued() -> None:
     interval_s, n = 20e-3, 400
     with room(pace="wall") as world:
         alice, bob = Node(world, "alice"), world.radio("bob")
-        start_s = now_s(bob) + 0.1
+        start_s = now_s(bob) + 2.0
         found = alice.work.expect(alice.order(start_s, range(n), interval_s, paced=True))
         sending = threading.Thread(target=captured, args=(alice, found))
         sending.start()
-        while found.queued < n:
+        while found.queued < n and sending.is_alive():
             threading.Event().wait(0.02)
+        assert found.queued == n
         until_s = now_s(bob) + 10 * interval_s
         while now_s(bob) < max(until_s, start_s + 10 * interval_s):
             threading.Event().wait(0.02)
