@@ -5,15 +5,24 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from testbed import config
 from testbed.cli import main
+from testbed.core import registry
 from testbed.lab import init
 from tests.system.plutos import emulated
 
 pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
+
+
+@pytest.fixture(autouse=True)
+def only_plutos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out stand-ins of other radios that earlier tests have put in their libraries' place."""
+    plutos = {"pluto": registry.usable("radios")["pluto"]}
+    monkeypatch.setattr(init, "registry", SimpleNamespace(usable=lambda kind: plutos))
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
