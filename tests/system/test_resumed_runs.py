@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_daemons import when
+from sites import when
 from test_survival import cli
 
 from testbed import config
