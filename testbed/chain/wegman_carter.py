@@ -31,7 +31,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from testbed.chain.amplify.verify import PRIME, TAG_BYTES
+from testbed.chain.amplify.verify import PRIME, TAG_BYTES, coefficients
 from testbed.core.errors import DialogueFailed
 from testbed.core.seeds import generator
 from testbed.core.types import U8
@@ -46,7 +46,6 @@ OFFERED = 8
 """Number of portions that Alice offers in a block, the newest first."""
 MOST_BYTES = 1 << 26
 """Largest size of a pool's file."""
-_CHUNK_BYTES = 15
 _NAME = r"^[0-9a-f]{16}$(?!\n)"
 
 
@@ -63,8 +62,8 @@ class Polynomial:
     def add(self, sender: str, message: bytes) -> None:
         """Add a message of 'alice' or 'bob'."""
         self._take(1 + 2 * len(message) + (sender == "bob"))  # never 0, so that no discussion is a prefix of another
-        for start in range(0, len(message), _CHUNK_BYTES):
-            self._take(int.from_bytes(message[start : start + _CHUNK_BYTES], "big"))
+        for coefficient in coefficients(message):
+            self._take(coefficient)
 
     def _take(self, coefficient: int) -> None:
         self.value = (self.value + coefficient) * self._point % PRIME

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from testbed.lab.processes import Crew
 
 
+ExperimentArgument = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Argument(help="Experiment file, or the name of a bundled one."),
+]
 ResumeOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--resume", help="Go on with this run, whose process died.", metavar="RUN"),
@@ -27,10 +31,7 @@ ResumeOption = Annotated[
 
 @app.command()
 def run(
-    experiment: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(help="Experiment file, or the name of a bundled one."),
-    ] = None,
+    experiment: ExperimentArgument = None,
     lab: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--lab", help="Lab file, or the name of a bundled one; default: sim.", metavar="LAB"),
@@ -71,10 +72,7 @@ def run(
 
 @app.command()
 def coordinator(
-    experiment: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(help="Experiment file, or the name of a bundled one."),
-    ] = None,
+    experiment: ExperimentArgument = None,
     lab: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--lab", help="Lab file, or the name of a bundled one.", metavar="LAB"),

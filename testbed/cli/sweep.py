@@ -32,7 +32,6 @@ def sweep(
     Example: testbed sweep grid.toml --resume
     """
     logs.configure(verbose)
-    from testbed.lab import grid as grids
     from testbed.lab import sweep as sweeping
     from testbed.report import sweep as page
 
@@ -43,8 +42,8 @@ def sweep(
     except sweeping.Stopped as exc:
         say(f"testbed: {grid}: {exc}")
         raise typer.Exit(130) from exc
-    about = grids.load(grid)
-    where = page.make(swept.rows, about.parameters, about.file.title or grid.stem, folder / sweeping.PAGE)
+    title = swept.grid.file.title or grid.stem
+    where = page.make(swept.rows, swept.grid.parameters, title, folder / sweeping.PAGE)
     if as_json:
         told = {"table": str(swept.table), "page": str(where), "done": len(swept.rows) - swept.failed}
         print_json({**told, "failed": swept.failed, "rows": swept.rows})

@@ -78,9 +78,9 @@ def origin_of(run: RecordedRun) -> tuple[Origin, str]:
     raise InputError(f"{run.folder}: was started by an earlier version; accepted: a run that says how it was started")
 
 
-def past_of(run: RecordedRun, experiment: Experiment, now_s: float, watches: bool = False) -> Past:
-    """Return the state that `run` goes on with. `now_s`: time of day, s; `watches`: the surface's policy learns from
-    the rounds.
+def past_of(run: RecordedRun, experiment: Experiment, down_s: float, watches: bool = False) -> Past:
+    """Return the state that `run` goes on with. `down_s`: how long no process drove it; `watches`: the surface's
+    policy learns from the rounds.
     """
     origin, name = origin_of(run)
     begun = {e.data["block"]: e.data for e in run.events if e.kind == BLOCK_BEGUN}
@@ -93,17 +93,16 @@ def past_of(run: RecordedRun, experiment: Experiment, now_s: float, watches: boo
     table = run.rounds
     rejected = Counter(str(reason) for reason in table.reason[~table.kept])
     rejected.update(str(over.reason) for over in closed)
-    last_s = _last_word_s(run)
     done = [b for b in run.blocks if _key_bits(b)]
     used_until = max((r for b in done for r in b.rounds), default=-1)
     names = dict(zip(table.rounds.tolist(), table.surface.tolist(), strict=True))
     dropped = sorted(unfinished + [b.block for b in run.blocks if _may_be_one_sided(b)])
-    note = Note(RESUMED, {"round": _next_round(run), "down_s": max(0.0, now_s - last_s), "blocks_dropped": unfinished})
+    note = Note(RESUMED, {"round": _next_round(run), "down_s": down_s, "blocks_dropped": unfinished})
     return Past(
         origin=origin, run=name, next_round=_next_round(run),
         kept=int(table.kept.sum()) - len(pool), rejected=rejected,
         end_s=float(table.t0_s.max()) + experiment.probing.interval_s if table.rounds.size else 0.0,
-        down_s=max(0.0, now_s - last_s),
+        down_s=down_s,
         next_block=max(begun.keys() | blocks.keys() | trained.keys(), default=-1) + 1,
         key_bits=sum(_key_bits(b) for b in done),
         to_train=experiment.training.rounds > 0 and None not in trained.values(),
@@ -175,12 +174,6 @@ def _may_be_one_sided(block: Block) -> bool:
     """Return whether a block without a key came so far that one end may have made its own."""
     agreed = len(block.agree) == 2 and all(a.verified for a in block.agree.values())
     return agreed and not _key_bits(block) and not any(k.failure and not k.key_bits for k in block.key.values())
-
-
-def _last_word_s(run: RecordedRun) -> float:
-    """Return when the record was written last, as time of day in s."""
-    paths = [p for p in run.folder.glob("journal.sqlite*") if not p.name.endswith("-shm")]
-    return max((p.stat().st_mtime for p in paths), default=0.0)
 
 
 def _observed(run: RecordedRun) -> list[tuple[int, dict[str, C64]]]:

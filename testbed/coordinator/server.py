@@ -98,7 +98,10 @@ class Coordinator:
             if (dead is not None and experiment.surface.policy != "none")
             else False
         )
-        self._past = None if dead is None else past_of(dead, experiment, time.time(), watches)
+        self._past = None
+        if dead is not None:
+            down_s = max(0.0, time.time() - files.written_s(dead.folder))
+            self._past = past_of(dead, experiment, down_s, watches)
         # two runs that begin in the same second in different folders must not share a key folder
         self.run_name = f"{identifier(folder.name)}-{secrets.token_hex(3)}" if self._past is None else self._past.run
         sounder = registry.make_stage("probing", experiment.probing.waveform, experiment.probing.waveform_options)

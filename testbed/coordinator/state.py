@@ -676,6 +676,8 @@ class CoordinatorState(Deadlines):
         """Plan rounds until something speaks against one more, and order them together."""
         most, nodes = self._room_for_train(), self.roster.receivers()
         orders: dict[str, list[m.RoundPlan]] = {n: [] for n in nodes}
+        self._latch_due_s.clear()
+        self.timetable.ask_board()
         train = [self._plan_round(orders)]
         while len(train) < most and self._may_follow(train[0]):
             train.append(self._plan_round(orders))
@@ -732,9 +734,6 @@ class CoordinatorState(Deadlines):
             self.timetable.correct_clocks(closed)
         scheduler, is_scheduled = self.timetable.scheduler, self.surface.is_scheduled
         assert scheduler is not None
-        if not self.rounds.on_air:
-            self._latch_due_s.clear()
-            self.timetable.ask_board()
         times_s = self.timetable.plan(self._not_before_s())
         held = None if is_scheduled else self.surface.held
         r = self.rounds.order(held, times_s, list(orders), self._is_sounding(self.rounds.next))

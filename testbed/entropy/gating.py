@@ -78,7 +78,7 @@ def weights_of_symbols(loss: F64, probe: I64) -> F64:
     place, where = np.unique(probe, return_inverse=True)
     sums = [np.bincount(where, column, place.size) for column in loss.T]
     together = np.asarray(np.stack(sums, axis=1), np.float64)
-    return _normalised(gate(together).without[where] + together[where] - loss)
+    return normalised(gate(together).without[where] + together[where] - loss)
 
 
 def weights_in_groups(loss: F64, group: I64, probe: I64) -> F64:
@@ -88,9 +88,10 @@ def weights_in_groups(loss: F64, group: I64, probe: I64) -> F64:
     out = np.empty(loss.shape)
     for i, column in enumerate(loss.T):
         out[:, i] = np.bincount(where, column)[where] - np.bincount(cell, column)[cell]
-    return _normalised(out)
+    return normalised(out)
 
 
-def _normalised(logs: F64) -> F64:
+def normalised(logs: F64) -> F64:
+    """Return weights that sum to 1 in each row, from their natural logarithms."""
     w = np.exp(logs - logs.max(axis=1, keepdims=True))
     return np.asarray(w / w.sum(axis=1, keepdims=True))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from testbed.core.types import F64
-from testbed.entropy.gating import Gate, gate
+from testbed.entropy.gating import Gate, gate, normalised
 
 _TURNS = 2
 _GAIN_NATS, _GAIN_SHARE = 12.0, 0.02
@@ -49,7 +49,7 @@ def changes(y: F64, first: Estimate) -> F64 | None:
     alone, how = gate(likely[:, [0, -1]], turns=1), gate(likely, turns=1)
     if how.total < alone.total + _least_gain(y):
         return None
-    return np.asarray(_weights(how.without + likely)[:, 2:-1].sum(axis=1))
+    return np.asarray(normalised(how.without + likely)[:, 2:-1].sum(axis=1))
 
 
 def switching(y: F64, first: Estimate, known: F64, again: Callable[[F64], Estimate]) -> Estimate:
@@ -66,7 +66,7 @@ def switching(y: F64, first: Estimate, known: F64, again: Callable[[F64], Estima
         how = gate(likely, turns=1)
         if how.total > best[0]:
             best = how.total, found
-        weights = _weights(how.without + likely)
+        weights = normalised(how.without + likely)
         trust = [weights[:, 0], weights[:, 1]]
     return best_of(y, best[1], turns=3) if best[0] > alone + _least_gain(y) else first
 
@@ -98,14 +98,9 @@ def _likely(y: F64, found: list[Estimate]) -> F64:
     return np.stack([*out, np.zeros(y.shape[0])], axis=1)
 
 
-def _weights(logs: F64) -> F64:
-    w = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return np.asarray(w / w.sum(axis=1, keepdims=True))
-
-
 def _together(found: list[Estimate], how: Gate) -> Estimate:
     """Return mean and spread of the mixture of regimes at each probe, weighed by all other probes."""
-    w = _weights(how.without)[:, :, None]
+    w = normalised(how.without)[:, :, None]
     means = [np.where(np.isfinite(f.mean), f.mean, 0.0) for f in found] + [np.zeros(found[0].mean.shape)]
     spreads = [np.where(np.isfinite(f.spread), f.spread, 1.0) for f in found] + [np.ones(found[0].mean.shape)]
     mean = sum(w[:, i] * m for i, m in enumerate(means))

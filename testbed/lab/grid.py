@@ -28,6 +28,7 @@ import msgspec
 from msgspec import Meta
 
 from testbed import config
+from testbed.config import toml_text
 from testbed.config.check import check_chain, check_experiment, check_lab
 from testbed.core.config import ChainFile, Count, Experiment, Lab, Table, Training
 from testbed.core.errors import InputError
@@ -232,24 +233,4 @@ def _check(plan: dict[str, Any], lab: dict[str, Any], where: str) -> None:
 
 def told(values: Mapping[str, Any]) -> str:
     """Return a point of the grid in words, as "bits = 2, rounds = 400"."""
-    return ", ".join(f"{name} = {toml(value)}" for name, value in values.items())
-
-
-def toml(value: Any) -> str:
-    """Return a plain value as TOML."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_key(k)} = {toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(toml, value))}]"
-    if isinstance(value, str):
-        return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
-    return str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def _key(name: str) -> str:
-    return name if name.isascii() and name.replace("_", "").replace("-", "").isalnum() else toml(name)
-
-
-def write(table: Mapping[str, Any], path: Path) -> None:
-    """Write a file's tables as TOML."""
-    path.write_text("".join(f"{_key(k)} = {toml(v)}\n" for k, v in table.items()), encoding="utf-8")
+    return ", ".join(f"{name} = {toml_text.inline(value)}" for name, value in values.items())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from testbed import config
+from testbed.config import toml_text
 from testbed.core import registry
 from testbed.core.errors import DeviceError, InputError
 from testbed.core.radio import FoundRadio
@@ -92,7 +91,7 @@ def text(name: str, roles: dict[str, tuple[str, FoundRadio]], seen: Seen) -> str
         "#     testbed keygen-certs --lab THIS_FILE",
         "#     testbed doctor --lab THIS_FILE --experiment onair_first_key     (names better gains)",
         "schema = 1",
-        f"name = {json.dumps(name)}",
+        f"name = {toml_text.inline(name)}",
         "",
     ]
     alone = not {"alice", "bob"} <= roles.keys()
@@ -123,7 +122,7 @@ def text(name: str, roles: dict[str, tuple[str, FoundRadio]], seen: Seen) -> str
             f"# [node.ris]             # if a surface's board is at {port}",
             '# role = "ris"',
             '# driver = "opensourceris"   # or ris595',
-            f"# options = {{ uri = {json.dumps(port)} }}",
+            f"# options = {{ uri = {toml_text.inline(port)} }}",
             "",
         ]
     return "\n".join(out)
@@ -136,14 +135,9 @@ def _table(role: str, driver: str, radio: FoundRadio) -> list[str]:
     return [
         f"[node.{role}]            # {radio.words}",
         f'role = "{role}"',
-        f"driver = {json.dumps(driver)}",
+        f"driver = {toml_text.inline(driver)}",
         *sends,
         f"rx_gain_db = {round(low + _RX_SHARE * (high - low))}.0",
-        f"options = {{ {', '.join(f'{k} = {_value(v)}' for k, v in radio.options.items())} }}",
+        f"options = {{ {', '.join(f'{k} = {toml_text.inline(v)}' for k, v in radio.options.items())} }}",
         "",
     ]
-
-
-def _value(value: Any) -> str:
-    """Return a value as TOML has it; JSON's text, numbers and true are the same there."""
-    return json.dumps(value)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from testbed import config
+from testbed.config import toml_text
 from testbed.core.config import ChainFile, Experiment, Lab
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.words import duration
@@ -54,6 +55,7 @@ class Swept:
     """One a job that is done, in the grid's order."""
     table: Path
     failed: int
+    grid: Grid
 
 
 def run(
@@ -91,7 +93,7 @@ def run(
             client.close()
     rows = [done[job.digest] | _about(job) for job in grid.jobs if job.digest in done]
     table = _write_table(rows, grid, out)
-    return Swept(rows, table, sum(row["status"] == "failed" for row in rows))
+    return Swept(rows, table, sum(row["status"] == "failed" for row in rows), grid)
 
 
 def _prepare(out: Path, resume: bool) -> None:
@@ -166,7 +168,7 @@ def _run(grid: Grid, job: Job, out: Path, on_coordinator: Callable[[Coordinator,
         place = config.convert(job.lab, Lab, str(grid.path))
         (out / "labs").mkdir(exist_ok=True)
         path = (out / "labs" / f"point-{job.point:04d}.toml").absolute()
-        grids.write(job.lab, path)
+        _write_toml(job.lab, path)
         lab_name = str(path)
     processes.make_lab_folder(place)
     folder = processes.new_run_folder(out / "runs", f"point-{job.point:04d}-seed-{job.seed}")
@@ -208,9 +210,9 @@ def on_worker(job: Job, common: Mapping[str, Any]) -> Row:
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sweep-") as scratch:
         folder = Path(scratch)
-        grids.write(job.plan, folder / "plan.toml")
+        _write_toml(job.plan, folder / "plan.toml")
         if common["source"] is None:
-            grids.write(job.lab or common["lab"], folder / "lab.toml")
+            _write_toml(job.lab or common["lab"], folder / "lab.toml")
             arguments = ["run", "plan.toml", "--lab", "lab.toml", "--quiet"]
         else:
             arguments = ["replay", common["source"], "--chain", "plan.toml", "--seed", str(job.seed), "--quiet"]
@@ -228,6 +230,10 @@ def on_worker(job: Job, common: Mapping[str, Any]) -> Row:
             summary = {}
     row = _row("finished" if done.returncode == 0 else "failed", "" if done.returncode == 0 else said, summary)
     return row | {"seconds": round(time.monotonic() - began_s, 3)}
+
+
+def _write_toml(table: Mapping[str, Any], path: Path) -> None:
+    path.write_text(toml_text.document(table), encoding="utf-8")
 
 
 # ---------------------------------------------------------------- rows
@@ -273,7 +279,7 @@ def columns(rows: Sequence[Row], parameters: Sequence[str]) -> dict[str, list[An
     for name in parameters:
         values = [row["values"][name] for row in rows]
         plain = all(isinstance(v, int | float) for v in values) or all(isinstance(v, str) for v in values)
-        out[f"grid.{name}"] = values if plain else [v if isinstance(v, str) else grids.toml(v) for v in values]
+        out[f"grid.{name}"] = values if plain else [v if isinstance(v, str) else toml_text.inline(v) for v in values]
     return out | {name: [row["figures"].get(name) for row in rows] for name in figures}
 
 

@@ -45,6 +45,12 @@ def make_private(path: Path) -> None:
     path.chmod(0o600)
 
 
+def written_s(folder: Path) -> float:
+    """Return when a run's journal was written last, as time of day in s; 0 where there is none."""
+    paths = [p for p in folder.glob(f"{JOURNAL}*") if not p.name.endswith("-shm")]
+    return max((p.stat().st_mtime for p in paths), default=0.0)
+
+
 def sha512(path: Path) -> str:
     """Return the hex sha512 of a file."""
     with path.open("rb") as f:

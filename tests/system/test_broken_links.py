@@ -6,13 +6,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from breaking import Line
-from test_daemons import Site, when
+from sites import Site, when
 from test_transport import HELLO, NAMES
 
 from testbed.core import identity
@@ -22,17 +20,6 @@ from testbed.records import reader
 
 OUTAGE_S = 9.0
 """Longer than silence is suffered (3 s) and than ZeroMQ holds a dead connection (5 s)."""
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
-    yield site
-    for child in site.children:
-        if child.poll() is None:
-            os.kill(child.pid, signal.SIGCONT)
-            child.kill()
-        child.communicate()
 
 
 def begin(site: Site, rounds: int) -> tuple[Any, Line]:

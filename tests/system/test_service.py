@@ -4,23 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-from test_daemons import Site, when
+from sites import Site, when
 
 from testbed.records import reader
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
-    yield site
-    for child in site.children:
-        if child.poll() is None:
-            child.kill()
-        child.communicate()
 
 
 def test_nodes_that_were_started_first_wait_and_then_serve_two_runs(site: Site) -> None:

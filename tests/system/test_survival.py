@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_daemons import Site, when
+from sites import Site, when
 
 from testbed import config
 from testbed.core import identity
@@ -107,16 +107,6 @@ def test_keys_names_a_bad_file_and_lists_the_rest(tmp_path: Path) -> None:
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 5
     assert all(f"block-{n + 1:04d}.key: no key file" in line for n, line in enumerate(lines))
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
-    yield site
-    for child in site.children:
-        if child.poll() is None:
-            child.kill()
-        child.communicate()
 
 
 def other_key(folder: Path, name: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_daemons import when
+from sites import when
 
 from testbed import config
 from testbed.core.config import Experiment

@@ -13,6 +13,7 @@ import pytest
 
 from testbed import config
 from testbed.cli import main
+from testbed.config import toml_text
 from testbed.core.config import Lab
 from testbed.core.errors import InputError, TestbedError
 from testbed.lab import cluster, grid, sweep
@@ -175,7 +176,7 @@ def test_settings_of_experiment_lab_and_chain_at_every_point(tmp_path: Path) -> 
     assert second["enhance_options"] == {"step": 32}, "keys that the table does not name stay"
     lab = found.jobs[0].lab
     assert lab is not None
-    grid.write(lab, tmp_path / "lab.toml")
+    (tmp_path / "lab.toml").write_text(toml_text.document(lab), encoding="utf-8")
     written, original = config.load_lab(str(tmp_path / "lab.toml")), config.load_lab("sim")
     assert written.node["alice"].tx_gain_db == -12.0
     assert original.node["alice"].tx_gain_db == -6.0
@@ -185,9 +186,9 @@ def test_settings_of_experiment_lab_and_chain_at_every_point(tmp_path: Path) -> 
 
 def test_toml_reads_back(tmp_path: Path) -> None:
     value = {"a b": ['quote " and \\', "é\n\t\x7f"], "x": {"y": 1e-6, "z": True, "n": [1, -2]}, "big": 1e16}
-    grid.write(value, tmp_path / "v.toml")
     import tomllib
 
+    (tmp_path / "v.toml").write_text(toml_text.document(value), encoding="utf-8")
     assert tomllib.loads((tmp_path / "v.toml").read_text(encoding="utf-8")) == value
 
 

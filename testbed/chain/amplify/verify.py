@@ -7,6 +7,8 @@ of degree ≤ d, which agree at no more than d of the P points.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from testbed.core.types import U8
@@ -33,9 +35,15 @@ def verification_tag(bits: U8, point: int) -> int:
         raise ValueError(f"point = {point}, accepted: 0 to {PRIME - 1}")
     packed = np.packbits(bits).tobytes()
     tag = bits.size
-    for start in range(0, len(packed), _CHUNK_BYTES):
-        tag = (tag * point + int.from_bytes(packed[start : start + _CHUNK_BYTES], "big")) % PRIME
+    for coefficient in coefficients(packed):
+        tag = (tag * point + coefficient) % PRIME
     return tag
+
+
+def coefficients(data: bytes) -> Iterator[int]:
+    """Yield the coefficients of a polynomial, below 2**120, that data are cut into."""
+    for start in range(0, len(data), _CHUNK_BYTES):
+        yield int.from_bytes(data[start : start + _CHUNK_BYTES], "big")
 
 
 def collision_bound(n_bits: int) -> float:
