@@ -45,7 +45,7 @@ def in_order(cut: Cut) -> tuple[Cut, list[Verdict]]:
                 order, r, r0 = order_of_hers
                 links[link] = _taken(series, order, None)
                 verdicts.append(_verdict(f"bin_order_{label}_{link}", f"Eve {label!r} ({link})", order, r, r0))
-        eves[label] = replace(eve, **links) if links else eve
+        eves[label] = replace(eve, **links, every=None) if links else eve
     return (replace(cut, eves=eves) if eves else cut), verdicts
 
 

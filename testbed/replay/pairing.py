@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.core.types import F64, I64
+from testbed.core.types import F64, I64, CsiSeries
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,14 @@ def rows_by_time(wanted_s: F64, time_s: F64, tolerance_s: float) -> I64:
     at = nearest(wanted_s, time_s[rows])
     near: NDArray[np.bool_] = np.abs(time_s[rows][at] - wanted_s) <= tolerance_s
     return np.where(near, rows[at], -1)
+
+
+def at_rounds(series: CsiSeries, rounds: I64) -> CsiSeries:
+    """Return the series on these rounds, NaN where it has none of them."""
+    h = np.full((rounds.size, *series.h.shape[1:]), np.nan, dtype=np.complex64)
+    _, into, of = np.intersect1d(rounds, series.rounds, return_indices=True)
+    h[into] = series.h[of]
+    return CsiSeries(h=h, rounds=rounds, subcarrier_hz=series.subcarrier_hz)
 
 
 def _left(only_alice: int, only_bob: int, twice: int) -> dict[str, int]:

@@ -34,6 +34,7 @@ from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import F64, I64, CsiSeries, Features, Key
 from testbed.replay import bins, sources
 from testbed.replay import map as mapping
+from testbed.replay.pairing import at_rounds
 from testbed.replay.sources import Cut, EveLinks, Recording
 
 Progress = Callable[[float, str], None]
@@ -164,8 +165,10 @@ def _replay_cut(cut: Cut) -> dict[str, Any]:
     _check_model(chain, cut)
     known = {label: Knowledge() for label in (ALL, NOBODY, *cut.eves)}
     attempts, feeding = _train(chain, cut, feeding, training_plan, seed, known)
+    numbers = cut.alice.rounds[feeding] if _has_own_numbers(cut) else None
     blocks = [
-        _distil(chain, cut, _Probes(feeding, i * size, size), i + len(attempts), seed, known) for i in range(n_blocks)
+        _distil(chain, cut, _Probes(feeding, i * size, size, numbers), i + len(attempts), seed, known)
+        for i in range(n_blocks)
     ]
     alice_db = agreement.level_db(cut.alice.h)
     bob_db = agreement.level_db(canonical_antennas(cut.bob, "bob").h)
@@ -266,11 +269,13 @@ def _train(
         chain.overhear_training(*heard, [m for _, m in said], seed, label)
     # Counted backwards, so that every block comes later.
     before = np.arange(-training_plan.rounds - training_plan.guard_rounds, -training_plan.guard_rounds, dtype=np.int64)
+    if _has_own_numbers(cut):
+        before = cut.alice.rounds[probes]
     published = chain.features(_take(cut.alice, probes, before), "alice")
     if published is not None:
         for memory in known.values():
             memory.add_features("training", published)
-        _hear(chain, cut, probes, before, known)
+        _hear(chain, cut, probes, before, known, before[:0])
     return [training.Attempt(probes.size, failure, a, b)], feeding[training_plan.rounds + training_plan.guard_rounds :]
 
 
@@ -289,6 +294,8 @@ class _Probes:
     feeding: I64
     first: int
     n: int
+    numbers: I64 | None = None
+    """Of all of `feeding`, where the source has rounds with numbers of their own; None: they are counted."""
 
     @property
     def which(self) -> I64:
@@ -297,7 +304,16 @@ class _Probes:
     @property
     def places(self) -> I64:
         """(probe,) numbers that ascend over the whole replay, as the numbers of rounds do."""
+        if self.numbers is not None:
+            return self.numbers[self.first : self.first + self.n]
         return np.arange(self.first, self.first + self.which.size, dtype=np.int64)
+
+    @property
+    def reported(self) -> I64:
+        """(round,) numbers of which Eve reports with this block where she measured others than the probes: all from
+        the block before to the end of this one."""
+        after = -1 if self.first == 0 else int(self.numbers[self.first - 1]) if self.numbers is not None else -1
+        return np.arange(after + 1, int(self.places[-1]) + 1, dtype=np.int64)
 
 
 def _distil(
@@ -326,7 +342,7 @@ def _distil(
         guess = guesses[strongest].raw if strongest is not None else None
         raw = RawBits(alice.raw.values, bob.raw.values, guess)
     eve = judged[strongest] if strongest is not None else None
-    _hear(chain, cut, probes.which, probes.places, known)
+    _hear(chain, cut, probes.which, probes.places, known, probes.reported)
     if not (alice.report.verified and bob.report.verified):
         _close(alice, probes, known)
         return _Block(BlockFacts(alice.report, bob.report, eve, raw=raw), guesses, strongest, {}, 0, None)
@@ -359,17 +375,39 @@ def _distil(
     return _Block(facts, guesses, strongest, if_there, unmeasured, final.alice)
 
 
-def _hear(chain: KeyChain, cut: Cut, probes: I64, places: I64, known: Mapping[str, Knowledge]) -> None:
-    """Let each Eve report these probes to every judge of a key against her; the surface's state is known to all."""
+def _has_own_numbers(cut: Cut) -> bool:
+    """Return whether probes are rounds of a run, among others that some Eve measured, too."""
+    return any(eve.every is not None for eve in cut.eves.values())
+
+
+def _hear(
+    chain: KeyChain, cut: Cut, probes: I64, places: I64, known: Mapping[str, Knowledge], reported: I64
+) -> None:  # fmt: skip
+    """Let each Eve report these probes to every judge of a key against her; the surface's state is known to all.
+
+    reported: (round,) of which an Eve reports instead who measured more than the probes, as her node does in a run.
+    """
     if cut.surface is not None:
         for memory in known.values():
             memory.add_states(places, cut.surface.states[probes])
     for label, eve in cut.eves.items():
         pair = [_maybe(series, probes, places) for series in (eve.from_alice, eve.from_bob)]
+        if eve.every is not None:
+            pair = _measured_of(eve.every, reported, places)
         series = chain.report_series(pair[0], pair[1], label)
         known[label].add_heard(series)
         if label in cut.assumed:
             known[ALL].add_heard(series)
+
+
+def _measured_of(
+    every: tuple[CsiSeries | None, CsiSeries | None], reported: I64, places: I64
+) -> list[CsiSeries | None]:  # fmt: skip
+    """Return both links in the reported rounds of which either has anything, and at the block's own (`places`)."""
+    measured = [s.rounds for s in every if s is not None]
+    rounds = np.intersect1d(reported, np.unique(np.concatenate([*measured, places])))
+    there = [s is not None and bool(np.isin(rounds, s.rounds).any()) for s in every]
+    return [at_rounds(s, rounds) if s is not None and has else None for s, has in zip(every, there, strict=True)]
 
 
 def _close(alice: Agreed, probes: _Probes, known: Mapping[str, Knowledge]) -> None:

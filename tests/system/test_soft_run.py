@@ -50,3 +50,5 @@ def test_soft_decisions_give_a_key_and_the_record_gives_it_again(tmp_path: Path,
     assert again["kdr_raw"] == s["kdr_raw"]
     assert again["raw_bits"] == s["raw_bits"]
     assert again["key_bits"] == s["key_bits"]
+    # row by row: Eve's node reports rejected rounds, too, and the record has them
+    assert again["secrecy"]["eves"] == s["secrecy"]["eves"]

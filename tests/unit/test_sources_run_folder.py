@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from testbed.core.errors import InputError
+from testbed.core.types import CsiSeries
 from testbed.records import documents
 from testbed.records.writer import RunWriter
 from testbed.replay import sources
-from testbed.replay.replay import _Probes, _surface
+from testbed.replay.replay import _measured_of, _Probes, _surface
 
 SUBCARRIERS = 4
 EXPERIMENT = {
@@ -131,3 +132,19 @@ def test_every_source_is_named_where_nothing_matches(tmp_path):
         assert str(path) in message
         assert "\n" not in message
         assert all(name in message for name in ("openris_vna", "rfm12b_rssi", "run_folder"))
+
+
+def test_an_eve_of_a_run_reports_every_round_that_she_measured_up_to_the_blocks_end() -> None:
+    """Rounds 2 and 5 were rejected; of 5 she received one link, of 6 the other."""
+    h = np.ones((6, 1, 1, 2), np.complex64) * np.arange(6).reshape(6, 1, 1, 1)
+    axis = np.arange(2.0)
+    every = CsiSeries(h, np.array([0, 1, 2, 3, 4, 6]), axis), CsiSeries(h[:3], np.array([2, 5, 7]), axis)
+    second = _Probes(np.arange(6), 2, 3, np.array([0, 1, 3, 4, 6, 7]))
+    assert second.reported.tolist() == [2, 3, 4, 5, 6]
+    from_alice, from_bob = _measured_of(every, second.reported, second.places)
+    assert from_alice is not None
+    assert from_bob is not None
+    assert from_alice.rounds.tolist() == from_bob.rounds.tolist() == [2, 3, 4, 5, 6]
+    assert np.isnan(from_alice.h[3]).all()
+    assert from_alice.h[[0, 1, 2, 4], 0, 0, 0].tolist() == [2, 3, 4, 5]
+    assert np.isnan(from_bob.h[[1, 2, 4]]).all()

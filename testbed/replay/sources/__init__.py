@@ -43,6 +43,9 @@ class EveLinks:
     from_alice: CsiSeries | None
     """Her channel from Alice; None where that was not measured."""
     from_bob: CsiSeries | None
+    every: tuple[CsiSeries | None, CsiSeries | None] | None = None
+    """The same two of every round that she measured, by the rounds' own numbers, rejected ones and those of a training
+    among them, where the source has them: in a run she reports these, too. None: she reports what is above."""
     told_over: NDArray[np.bool_] | None = None
     """(probe,) probes over which her correlations are computed; None: all."""
     measured: bool = True

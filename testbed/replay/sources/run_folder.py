@@ -9,9 +9,10 @@ import numpy as np
 from testbed.config import convert
 from testbed.core.config import Experiment, Floors
 from testbed.core.errors import InputError, Reject
-from testbed.core.types import I64, CsiSeries
+from testbed.core.types import I64
 from testbed.records import files, reader
 from testbed.records.recorded import RecordedRun
+from testbed.replay.pairing import at_rounds
 from testbed.replay.sources import Cut, EveLinks, Recording, Surface
 
 ACCEPTS = f"folder of a run recorded in experiment mode ({files.RUN} or {files.JOURNAL})"
@@ -42,15 +43,14 @@ def load(path: Path) -> Recording:
     rounds = run.rounds.rounds[usable]
     if alice is None or bob is None or not rounds.size:
         raise InputError(f"{path}: no CSI of both Alice and Bob in any round that was measured; accepted: {ACCEPTS}")
-    from_alice, from_bob = (
-        None if s is None else _at(s, rounds) for s in (series["alice", "eve"], series["bob", "eve"])
-    )
+    every = series["alice", "eve"], series["bob", "eve"]
+    from_alice, from_bob = (None if s is None else at_rounds(s, rounds) for s in every)
     heard = from_alice is not None or from_bob is not None
-    eves = {"eve": EveLinks(from_alice, from_bob)} if heard else {}
+    eves = {"eve": EveLinks(from_alice, from_bob, every)} if heard else {}
     cut = Cut(
         name="run",
-        alice=_at(alice, rounds),
-        bob=_at(bob, rounds),
+        alice=at_rounds(alice, rounds),
+        bob=at_rounds(bob, rounds),
         groups=np.zeros(rounds.size, dtype=np.int64),
         per_group=False,
         chain=experiment.chain,
@@ -75,14 +75,6 @@ def load(path: Path) -> Recording:
         cuts={cut.name: cut},
         main=cut.name,
     )
-
-
-def _at(series: CsiSeries, rounds: I64) -> CsiSeries:
-    """Return the series on these rounds, NaN where it has none of them."""
-    h = np.full((rounds.size, *series.h.shape[1:]), np.nan, dtype=np.complex64)
-    _, into, of = np.intersect1d(rounds, series.rounds, return_indices=True)
-    h[into] = series.h[of]
-    return CsiSeries(h=h, rounds=rounds, subcarrier_hz=series.subcarrier_hz)
 
 
 def _surface(run: RecordedRun, experiment: Experiment, rounds: I64, path: Path) -> Surface | None:
