@@ -21,7 +21,7 @@ from testbed.agents.sources import Series
 from testbed.core import seeds
 from testbed.core.archives import check_zip
 from testbed.core.errors import InputError
-from testbed.core.whole import whole, write_whole
+from testbed.core.whole import read_whole, require_regular, whole, write_whole
 
 MAX_CARD_BYTES = 1 << 22
 MAX_CHECKPOINT_BYTES = 1 << 31
@@ -235,10 +235,8 @@ def write_card(path: Path, card: dict[str, Any]) -> None:
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a checkpoint's tensors and its card; raises InputError. No code in the file is run."""
     try:
-        beside = path.with_suffix(".json")
-        if beside.stat().st_size > MAX_CARD_BYTES:
-            raise ValueError(f"a card of {beside.stat().st_size} bytes, accepted up to {MAX_CARD_BYTES}")
-        card = json.loads(beside.read_text(encoding="utf-8"))
+        card = json.loads(read_whole(path.with_suffix(".json"), MAX_CARD_BYTES))
+        require_regular(path)
         if not zipfile.is_zipfile(path):
             raise ValueError("not what torch.save writes")  # torch.load would try to read it in its old format
         check_zip(path, MAX_CHECKPOINT_BYTES)

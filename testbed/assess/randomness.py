@@ -6,7 +6,6 @@ The tests themselves are in `sp800_22`. A test for which the sequences are too s
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Mapping
 from math import floor, sqrt
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.assess import sp800_22
+from testbed.core import key_file
 from testbed.core.errors import InputError
 from testbed.core.types import F64, U8
 
@@ -24,6 +24,8 @@ UNIFORM_FROM = 55
 """Number of sequences from which on section 4.2.2 requires uniform p-values."""
 UNIFORM_ALPHA = 1e-4
 FORMATS = ("auto", "raw", "text", "hex", "keys")
+MAX_BYTES = 1 << 28
+"""Largest size of a file of bits."""
 DEFAULT_BITS = 1_000_000
 """Bits of a sequence by default; a shorter file is one sequence."""
 
@@ -161,7 +163,11 @@ def load(path: Path, kind: str = "auto", bits_per_sequence: int | None = None) -
 
 
 def _parse(path: Path, kind: str) -> tuple[U8, str]:
-    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    with path.open("rb") as file:  # a device has no end
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{path}: more than {MAX_BYTES >> 20} MiB; accepted: less, the tests need some megabytes")
+    content = content.removeprefix(codecs.BOM_UTF8)
     dense = b"".join(content.split())
     if kind == "auto":
         if dense and not dense.strip(b"01"):
@@ -215,11 +221,11 @@ def _keys(folder: Path) -> U8:
         raise InputError(f"{folder}: keys of several nodes ({names}); accepted: the folder of one")
     for path in paths:
         try:
-            stored = json.loads(path.read_text())
-            bits = np.unpackbits(np.frombuffer(bytes.fromhex(stored["hex"]), np.uint8))[: stored["bits"]]
-        except (ValueError, KeyError, TypeError):
+            parts.append(key_file.read(path))
+        except OSError as exc:
+            raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+        except ValueError:
             raise InputError(f"{path}: not a key file as nodes write it") from None
-        parts.append(bits)
     if not parts:
         raise InputError(f"{folder}: no *.key files in it or below")
     return np.concatenate(parts)

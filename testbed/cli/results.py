@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -253,6 +252,7 @@ def keys_list(context: typer.Context, lab: LabOption = "sim", as_json: JsonOptio
     """
     if context.invoked_subcommand is not None:
         return
+    from testbed.core import key_file
     from testbed.lab import processes
 
     rows, rehearsed, bad = [], {}, 0
@@ -261,8 +261,8 @@ def keys_list(context: typer.Context, lab: LabOption = "sim", as_json: JsonOptio
         rehearsed[name] = len(_key_files(processes.lab_folder(place) / name / "rehearsals"))
         for path in _key_files(processes.lab_folder(place) / name / "keys"):
             try:
-                bits, block = int(json.loads(path.read_text())["bits"]), int(path.stem.split("-")[1])
-            except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as exc:
+                bits, block = key_file.read(path).size, int(path.stem.split("-")[1])
+            except (OSError, ValueError, IndexError) as exc:
                 say(f"{path}: no key file: {printable(str(exc))}")
                 bad += 1
                 continue

@@ -7,6 +7,7 @@ file, table and key and says what is accepted. No number may be inf or nan: reco
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +24,12 @@ from testbed.core.whole import read_whole
 T = TypeVar("T", bound=Table)
 MAX_BYTES = 1 << 22
 """Largest size of a file that a user writes, in bytes."""
+MAX_DEPTH = 32
+"""Most tables and lists inside one another in such a file."""
+_TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
+_PIECE = r"""(?:"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+'|[A-Za-z0-9_-]++)"""
+_LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-]){_PIECE}(?:[ \t]*+\.[ \t]*+{_PIECE}){{{MAX_DEPTH}}}")
+"""A dotted key of too many parts: the parser's time grows with their number squared."""
 _BUNDLED = {Experiment: "experiments", Lab: "labs"}
 
 
@@ -89,13 +96,31 @@ def _parse(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path}: {path.stat().st_size} bytes, accepted up to {MAX_BYTES}")
-        return tomllib.loads(read_whole(path, MAX_BYTES).decode("utf-8-sig").replace("\r\n", "\n"))
+        text = read_whole(path, MAX_BYTES).decode("utf-8-sig").replace("\r\n", "\n")
+        if _LONG_KEY.search(text):
+            raise ValueError(_TOO_DEEP)
+        raw = tomllib.loads(text)
+        _check_plain(raw)
+        return raw
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise InputError(f"{path}: not UTF-8 text at byte {exc.start}") from exc
     except (ValueError, RecursionError) as exc:  # besides its own error: dates and numbers that Python does not have
         raise InputError(f"{path}: not TOML: {printable(str(exc) or type(exc).__name__)}") from exc
+
+
+def _check_plain(raw: dict[str, Any]) -> None:
+    """Raise ValueError where tables are nested deeper, or integers are longer, than whatever reads them can follow."""
+    todo: list[tuple[Any, int]] = [(raw, 0)]
+    while todo:
+        value, depth = todo.pop()
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+            raise ValueError("an integer of more than 64 bits")
+        inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if inner and depth >= MAX_DEPTH:
+            raise ValueError(_TOO_DEEP)
+        todo += [(x, depth + 1) for x in inner]
 
 
 def convert(raw: dict[str, Any], kind: type[T], source: str) -> T:

@@ -77,8 +77,13 @@ def _check(every: list[zipfile.ZipInfo], members: list[zipfile.ZipInfo], size: i
     total = sum(i.file_size for i in members)
     if total > most_bytes:
         raise ValueError(f"its arrays take {total} bytes, accepted up to {most_bytes}")
-    if total > max(_MIN_BYTES, MAX_RATIO * size):
-        raise ValueError(f"{size} bytes that become {total}, accepted up to {MAX_RATIO} times as many")
+    check_ratio(size, total)
+
+
+def check_ratio(size: int, inflated: int) -> None:
+    """Raise ValueError where a file of `size` bytes holds numbers that take more than any measured ones would."""
+    if inflated > max(_MIN_BYTES, MAX_RATIO * size):
+        raise ValueError(f"{size} bytes that become {inflated}, accepted up to {MAX_RATIO} times as many")
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, kinds: str) -> NDArray[Any]:

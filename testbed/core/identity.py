@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import InputError
-from testbed.core.whole import write_whole
+from testbed.core.whole import read_whole, write_whole
+
+_MAX_BYTES = 1 << 12
+"""Largest size of a key's file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +88,19 @@ def load(folder: Path, name: str, others: list[str]) -> Identity:
 
 
 def _key(path: Path) -> str:
-    text = path.read_text().strip()
-    if len(text) != 40:
-        raise InputError(f"{path}: {len(text)} characters, accepted: one Z85 key of 40")
-    return text
+    from zmq.utils import z85
+
+    try:
+        data = read_whole(path, _MAX_BYTES).strip()
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    if len(data) != 40:
+        raise InputError(f"{path}: {len(data)} characters, accepted: one Z85 key of 40")
+    try:
+        z85.decode(data)
+    except (KeyError, struct.error) as exc:  # a character, or a value, that the code does not have
+        raise InputError(f"{path}: no key in Z85; copy it again from its machine") from exc
+    return data.decode()
 
 
 def secure(socket: Any, identity: Identity | None, server: str | None = None) -> None:

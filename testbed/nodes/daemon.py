@@ -6,7 +6,6 @@ transmitter first.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
@@ -18,12 +17,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import zmq
 
 from testbed import __version__
 from testbed.config.devices import open_device
-from testbed.core import logs, seeds
+from testbed.core import key_file, logs, seeds
 from testbed.core.config import Lab, NodePlace
 from testbed.core.errors import DeviceError, InputError, TestbedError
 from testbed.core.gate import is_identifier, printable
@@ -394,10 +392,9 @@ class NodeDaemon:
         """Write a verified key into this node's own folder, readable by its owner only; return why it is lost."""
         folder = self._key_folder("rehearsals" if self.state.is_rehearsal else "keys")
         path = folder / f"block-{key.block:04d}.key"
-        content = json.dumps({"bits": int(key.bits.size), "hex": np.packbits(key.bits).tobytes().hex()})
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_whole(path, content, fresh=True)  # never overwritten
+            write_whole(path, key_file.content(key.bits), fresh=True)  # never overwritten
         except OSError as exc:
             return f"the key of block {key.block} cannot be kept: {path}: {exc.strerror}"
         return None

@@ -9,7 +9,9 @@ from __future__ import annotations
 import csv
 import fnmatch
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core.archives import check_ratio, read_npz
 from testbed.core.errors import InputError
 
 MAX_BYTES = 1 << 31
@@ -142,18 +145,16 @@ def _number(cell: str) -> float | complex | None:
 @contextmanager
 def _npz(path: Path) -> Iterator[ArrayFile]:
     with zipfile.ZipFile(path) as archive:
-        sizes = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
+        members = [i for i in archive.infolist() if i.filename.endswith(".npy")]
         names = {}
-        for name, info in sizes.items():
+        for info in members:
             with archive.open(info) as f:
-                names[name] = _told(*_npy_head(f))
-    with np.load(path, allow_pickle=False) as arrays:
+                names[info.filename.removesuffix(".npy")] = _told(*_npy_head(f))
 
-        def read(name: str) -> Array:
-            check_bytes(path, name, sizes[name].file_size)
-            return np.asarray(arrays[name])
+    def read(name: str) -> Array:
+        return read_npz(path, MAX_BYTES, wanted=name.__eq__, kinds="fcuibUS")[name]
 
-        yield ArrayFile(path, names, read)
+    yield ArrayFile(path, names, read)
 
 
 def _npy_head(f: Any) -> tuple[tuple[int, ...], Any]:
@@ -181,10 +182,14 @@ def _hdf5(path: Path) -> Iterator[ArrayFile]:
             if isinstance(item, h5py.Dataset):
                 names[name] = _told(item.shape or (), item.dtype)
 
-        f.visititems(note)
+        f.visititems(note)  # which follows no link to another file
 
         def read(name: str) -> Array:
-            check_bytes(path, name, f[name].size * f[name].dtype.itemsize)
+            data = f[name]
+            if data.external or data.is_virtual:
+                raise InputError(f"{path}: array {name!r} is kept in another file; accepted: arrays in the file itself")
+            check_bytes(path, name, data.size * data.dtype.itemsize)
+            check_ratio(path.stat().st_size, data.size * data.dtype.itemsize)
             return _complex_fields(f[name].asstr()[...] if h5py.check_string_dtype(f[name].dtype) else f[name][...])
 
         yield ArrayFile(path, names, read)
@@ -208,6 +213,7 @@ def _mat(path: Path) -> Iterator[ArrayFile]:
         with _hdf5(path) as file:
             yield ArrayFile(path, file.names, lambda name: file.get(name).T)
         return
+    _check_mat(path)
     variables = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
 
     def read(name: str) -> Array:
@@ -218,6 +224,31 @@ def _mat(path: Path) -> Iterator[ArrayFile]:
         return values.ravel() if values.ndim == 2 and 1 in values.shape else values
 
     yield ArrayFile(path, {name: _told(*about) for name, about in variables.items()}, read)
+
+
+def _check_mat(path: Path) -> None:
+    """Raise ValueError where the variables of a MAT file (version 5) inflate beyond the limits: each is compressed by
+    itself, and what it claims to be says nothing about its length."""
+    size, total = path.stat().st_size, 0
+    with path.open("rb") as f:
+        order = {b"IM": "<", b"MI": ">"}.get(f.read(128)[126:])
+        while order is not None and len(tag := f.read(8)) == 8:
+            kind, n_bytes = struct.unpack(f"{order}II", tag)
+            if kind != _MI_COMPRESSED:
+                f.seek(n_bytes, 1)
+                continue
+            inflate, left = zlib.decompressobj(), n_bytes
+            while left > 0 and (piece := f.read(min(left, _PIECE))):
+                left -= len(piece)
+                while piece:
+                    total += len(inflate.decompress(piece, _PIECE))
+                    check_ratio(size, total)
+                    check_bytes(path, "", total)
+                    piece = inflate.unconsumed_tail
+
+
+_MI_COMPRESSED = 15
+_PIECE = 1 << 20
 
 
 OPENERS: dict[str, Callable[[Path], Any]] = {

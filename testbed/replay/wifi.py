@@ -100,8 +100,11 @@ _LLTF = 64
 
 def _esp32(path: Path) -> Capture:
     """Read the lines `CSI_DATA,…,[im re im re …]` of a log, whatever else is printed between them."""
-    with path.open(encoding="utf-8", errors="replace", newline="") as f:
-        rows = [row for row in csv.reader(f) if row and row[0].strip() in ("type", "CSI_DATA")]
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="") as f:
+            rows = [row for row in csv.reader(f) if row and row[0].strip() in ("type", "CSI_DATA")]
+    except (OSError, csv.Error) as exc:
+        raise InputError(f"{path}: cannot be read: {exc}; accepted: a log of ESP32-CSI-Tool or esp-csi") from exc
     names = _ESP32_TOOL
     kept: list[list[str]] = []
     for row in rows:

@@ -10,8 +10,10 @@ from typing import Any, ClassVar, Self
 from testbed.core import seeds
 from testbed.core.archives import check_zip
 from testbed.core.errors import InputError
+from testbed.core.whole import read_whole
 
 MAX_BYTES = 1 << 31
+MAX_CARD_BYTES = 1 << 24
 
 
 class Net:
@@ -50,7 +52,7 @@ class Net:
 
         try:
             check_zip(path, MAX_BYTES)
-            card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            card = json.loads(read_whole(path.with_suffix(".json"), MAX_CARD_BYTES))
             if card["net"] != cls.NAME:
                 raise ValueError(f"it is a {card['net']}")
             net = cls(cls.SCENE(**card["scene"]), card["seed"], **card["options"])
