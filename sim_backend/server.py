@@ -39,9 +39,14 @@ _LOOK_UP_S = 0.05
 """How often the loop checks whether it must stop."""
 _QUEUED = 1000
 """Requests that may wait on a connection."""
+_A_PASS = 1000
+"""Messages that are read before receptions are computed: a device that never stops sending holds nobody up."""
 _HANDSHAKE_MS = 5000
 MAX_SESSIONS = 256
 """Most devices on the air at a time."""
+
+_OWNERS: Mapping[type, str] = {m.Reset: "coordinator", m.Pass: "coordinator"}
+"""Request → the only node that may make it: both concern every device."""
 
 log = logging.getLogger("testbed.world")
 
@@ -174,8 +179,8 @@ def serve(
 
 
 def _arrived(socket: Any) -> Iterator[list[Any]]:
-    """Yield what waits on a socket, without waiting for more."""
-    while True:
+    """Yield what waits on a socket, without waiting for more; no more than a pass can take, whoever sends."""
+    for _ in range(_A_PASS):
         try:
             frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
         except zmq.Again:
@@ -263,7 +268,8 @@ class _Server:
         """Serve one request; receptions are kept for `settle`.
 
         `sender` is the authenticated name behind it, None where links are not authenticated: nobody attaches under
-        another's name, and only the coordinator (or this process, for its emulated devices) makes a new world.
+        another's name, and only the coordinator (or this process, for its emulated devices) makes a new world or lets
+        its time pass.
         """
         self._pass_time(now)
         if self._strikes.muted(route):
@@ -306,9 +312,7 @@ class _Server:
         self, route: bytes, request: m.Request, frames: list[bytes], now: float, sender: str | None
     ) -> None:
         """Serve a request if its sender may make it."""
-        wanted = (
-            request.name if isinstance(request, m.Attach) else "coordinator" if isinstance(request, m.Reset) else None
-        )
+        wanted = request.name if isinstance(request, m.Attach) else _OWNERS.get(type(request))
         if wanted is not None and sender not in (None, "world", wanted):
             detail = f"{sender} may not do what is {wanted}'s"
             self._strike(route)

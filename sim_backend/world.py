@@ -38,6 +38,8 @@ one end then enters it at the other, as in a receiver whose filter is too wide b
 FOREVER = 1 << 62
 MAX_UNHEARD = 1 << 24
 """Most samples of one radio that are still to be sent: 128 MiB."""
+_LEAST_UNHEARD = 1024
+"""Samples that every transmission counts for at least, so that many short ones are limited as well."""
 
 
 class Refused(Exception):
@@ -357,7 +359,7 @@ class Air:
         if start < earliest:
             raise Refused("late", f"{(earliest - start) / 1e6:.6f} µs too late")
         unheard = (s for s in self._sent_between(self.frontier, FOREVER) if s.radio == name and s.end > self.frontier)
-        if sum(s.samples.size for s in unheard) > MAX_UNHEARD:
+        if sum(max(s.samples.size, _LEAST_UNHEARD) for s in unheard) > MAX_UNHEARD:
             raise Refused("device", f"more than {MAX_UNHEARD} samples wait for reception, accepted: no more")
         end = FOREVER if cyclic else start + duration(samples.shape[-1], station.sample_rate_hz)
         sent = Transmission(

@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
@@ -27,6 +28,9 @@ _REOPEN_S = 0.05
 _LONGEST_WRITE = 1 << 16
 """Longest value of an attribute: filters and gain tables have some kilobytes."""
 _LONGEST_LINE = 1024
+_LONGEST_TIMEOUT_MS = 3_600_000
+_MOST_SESSIONS = 64
+"""Connections at a time, each of which takes a thread; libiio needs two or three."""
 
 
 class Stream:
@@ -83,8 +87,8 @@ class IiodServer:
         """Device → kernel buffers of its next open, as clients set them."""
         self._timeout_s = 2.5
         """Timeout of the device, hence of all its connections."""
-        self.timeouts_ms: list[int] = []
-        """Timeouts that clients set, in order."""
+        self.timeouts_ms: deque[int] = deque(maxlen=100)
+        """The latest timeouts that clients set, in order."""
         threading.Thread(target=self._accept, name=f"iiod-{self._port}", daemon=True).start()
 
     @property
@@ -114,13 +118,20 @@ class IiodServer:
                 wire, _ = self._listener.accept()
             except OSError:
                 return
+            with self._lock:
+                is_full = len(self._sessions) >= _MOST_SESSIONS
+                session = _Session(wire, wire.makefile("rb"))
+                if not is_full:
+                    self._sessions.add(session)
+            if is_full:
+                session.lines.close()
+                wire.close()
+                continue
             wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=self._serve, args=(wire,), name=f"iiod-{self._port}-client", daemon=True).start()
+            threading.Thread(target=self._serve, args=(session,), name=f"iiod-{self._port}-client", daemon=True).start()
 
-    def _serve(self, wire: socket.socket) -> None:
-        session = _Session(wire, wire.makefile("rb"))
-        with self._lock:
-            self._sessions.add(session)
+    def _serve(self, session: _Session) -> None:
+        wire = session.wire
         try:
             while (line := session.lines.readline(_LONGEST_LINE)).endswith(b"\n"):
                 words = line.decode("ascii", "replace").split()
@@ -149,6 +160,8 @@ class IiodServer:
                     xml = self._backend.tree.xml().encode()
                     session.wire.sendall(b"%d\n%b\n" % (len(xml), xml))
                 case ["TIMEOUT", ms]:
+                    if not 0 <= int(ms) <= _LONGEST_TIMEOUT_MS:
+                        raise OSError(errno.EINVAL, "timeout")
                     self._timeout_s = int(ms) / 1000
                     self.timeouts_ms.append(int(ms))
                     self._answer(session, 0)

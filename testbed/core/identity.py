@@ -103,20 +103,26 @@ def _key(path: Path) -> str:
     return data.decode()
 
 
-def secure(socket: Any, identity: Identity | None, server: str | None = None) -> None:
-    """Set CURVE on a ZeroMQ socket: as server (`server` None), or as client of the named peer. None identity: plain."""
+def secure(socket: Any, identity: Identity | None, server: str | None = None, only: str | None = None) -> None:
+    """Set CURVE on a ZeroMQ socket: as server (`server` None), or as client of the named peer. None identity: plain.
+
+    `only`: the one peer that a server admits; None: everybody in the lab.
+    """
     if identity is None:
         return
     socket.curve_secretkey = identity.secret.encode()
     socket.curve_publickey = identity.public.encode()
     if server is None:
         socket.curve_server = True
+        if only is not None:
+            socket.zap_domain = only.encode()
     else:
         socket.curve_serverkey = identity.known[server].encode()
 
 
 def start_authenticator(context: Any, identity: Identity | None) -> Any:
-    """Start ZAP on a ZeroMQ context so that its CURVE servers admit the identity's known keys only.
+    """Start ZAP on a ZeroMQ context so that its CURVE servers admit the identity's known keys only, and those in the
+    domain of a name only that one's.
 
     Returns the running authenticator (call `.stop()` before terminating the context), or None without identity.
     A refused client gets no answer and no error, so clients must use timeouts.
@@ -125,16 +131,14 @@ def start_authenticator(context: Any, identity: Identity | None) -> Any:
         return None
     from zmq.auth.thread import ThreadAuthenticator
 
-    allowed = {key.encode() for key in identity.known.values()}
+    known = {name: key.encode() for name, key in identity.known.items()}
 
     class _Known:
         def callback(self, domain: str, key: bytes) -> bool:
-            return key in allowed
+            return key in known.values() if domain == "*" else key == known.get(domain)
 
-    from zmq.utils import z85
-
-    allowed = {z85.decode(k) for k in allowed} | allowed
     auth = ThreadAuthenticator(context)
     auth.start()
-    auth.configure_curve_callback("*", credentials_provider=_Known())
+    for domain in ("*", *known):
+        auth.configure_curve_callback(domain, credentials_provider=_Known())
     return auth

@@ -20,6 +20,11 @@ class PublicMessage(msgspec.Struct, frozen=True, kw_only=True):
     """Most that this message reveals about the raw bits, in bits; both ends count it in their ledgers."""
 
 
+def size_of(message: PublicMessage) -> int:
+    """Return the length of a message on the wire in bytes, without its envelope."""
+    return len(msgspec.msgpack.encode(message))
+
+
 @dataclass(frozen=True, slots=True)
 class Send:
     """Dialogue instruction: publish this message. Resumes at once with None."""
@@ -52,6 +57,6 @@ class Ledger:
         if message.leaked_bits < 0:
             raise ValueError(f"{message.kind}: leaked_bits = {message.leaked_bits}, accepted ≥ 0")
         self.leaked_bits += message.leaked_bits
-        self.sent_bytes += len(msgspec.msgpack.encode(message))
+        self.sent_bytes += size_of(message)
         self.messages += 1
         self.by_kind[message.kind] = self.by_kind.get(message.kind, 0) + message.leaked_bits

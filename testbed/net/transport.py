@@ -92,12 +92,17 @@ class Wire:
         block without end without a reader, so both live as long as this object."""
 
     def socket(
-        self, kind: int, server: str | None = None, most_bytes: int = m.MAX_MESSAGE_BYTES, queued: int = _QUEUED
+        self,
+        kind: int,
+        server: str | None = None,
+        most_bytes: int = m.MAX_MESSAGE_BYTES,
+        queued: int = _QUEUED,
+        only: str | None = None,
     ) -> Any:
-        """Make a socket that serves (None) or talks to the named peer."""
+        """Make a socket that serves (None) everybody, or `only` one peer, or that talks to the named peer."""
         socket = self.context.socket(kind)
         _tune(socket, most_bytes, queued)
-        secure(socket, self.identity, server)
+        secure(socket, self.identity, server, only)
         return socket
 
     def sender_of(self, frame: Any) -> str | None:
@@ -441,7 +446,8 @@ class DiscussionHost:
 
     def __init__(self, wire: Wire, host: str, port: int, bob: str) -> None:
         self._wire, self._bob = wire, bob
-        self.socket = wire.socket(zmq.ROUTER, None, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC)
+        # no other node can connect, whose long queue would wait here until it is discarded
+        self.socket = wire.socket(zmq.ROUTER, None, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC, only=bob)
         self.port = _bind(self.socket, host, port)
         self._transcript = wire.socket(zmq.PUB, None, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC)
         self.transcript_port = _bind(self._transcript, host, port + 1 if port else 0)

@@ -44,6 +44,8 @@ from testbed.nodes.state import NodeState
 log = logging.getLogger("testbed.node")
 _POLL_MS = 100
 _GREET_EVERY_S = 1.0
+_A_TURN = 1000
+"""Messages of one socket that are handled before anything else: whoever never stops sending holds up nothing."""
 _LOCK_S = 0.05
 """How long a halt waits for the device: one in the middle of a train is silenced beside it."""
 MANY_HANDSHAKES = 5
@@ -52,6 +54,8 @@ _SAID_AFTER_S = 2.0
 """A node that nobody has welcomed by then says what it waits for."""
 COORDINATOR_SILENT = 3
 """Exit status of a node that heard nothing of its coordinator for too long."""
+SEAL = "ended"
+"""File in a run's folder of keys that says that the run has ended well."""
 MAX_TROUBLE = 20
 """Messages that this node could not handle, after which it gives up, because the cause will not go away."""
 
@@ -193,7 +197,9 @@ class NodeDaemon:
         if self._thread.done.fileno() in ready:
             self._take_captures()
         if self._link.socket in ready:
-            while self._exit is None and self._link.waiting():
+            for _ in range(_A_TURN):
+                if self._exit is not None or not self._link.waiting():
+                    break
                 self._from_coordinator()
         for socket, public in list(self._public.items()):
             if socket in ready:
@@ -336,7 +342,9 @@ class NodeDaemon:
                 self._recall()
 
     def _from_discussion(self, public: Any) -> None:
-        while public.socket.poll(0):
+        for _ in range(_A_TURN):
+            if not public.socket.poll(0):
+                break
             envelope = public.receive()
             if envelope is not None:
                 self._take(e.Discussed(envelope))
@@ -402,7 +410,11 @@ class NodeDaemon:
     def _drop_key(self, x: e.DropKey) -> None:
         """Delete a key that the other end may not have; one that is not there is what was asked for."""
         for kind in ("keys", "rehearsals"):
-            path = self._key_folder(kind) / f"block-{x.block:04d}.key"
+            folder = self._key_folder(kind)
+            path = folder / f"block-{x.block:04d}.key"
+            if (folder / SEAL).exists():
+                log.error("%s: %s stays: its run has ended, and what was delivered is in use", self.name, path)
+                continue
             try:
                 path.unlink()
                 log.warning("%s: the key of block %d is deleted: the other end may have none", self.name, x.block)
@@ -410,6 +422,15 @@ class NodeDaemon:
                 pass
             except OSError as exc:
                 log.error("%s: %s: cannot be deleted: %s", self.name, path, exc.strerror)
+
+    def _seal_keys(self, x: e.SealKeys) -> None:
+        """Mark the run's keys as final: a later order, of whatever run of this name, deletes none of them."""
+        for kind in ("keys", "rehearsals"):
+            if (folder := self._key_folder(kind)).is_dir():
+                try:
+                    write_whole(folder / SEAL, b"")
+                except OSError as exc:
+                    log.error("%s: %s: cannot be written: %s", self.name, folder / SEAL, exc.strerror)
 
     def _store_known(self, part: known.Begun | known.Decided) -> str | None:
         """Keep what others may know of a block; return why that is not possible: then it must not be discussed."""
@@ -597,6 +618,7 @@ _DO: Mapping[type, Callable[[NodeDaemon, Any], None]] = {
     e.Publish: NodeDaemon._publish,
     e.DropKey: NodeDaemon._drop_key,
     e.ForgetKnown: NodeDaemon._forget_known,
+    e.SealKeys: NodeDaemon._seal_keys,
     e.StorePool: NodeDaemon._store_pool,
     e.StoreModel: NodeDaemon._store_model,
     e.Silence: NodeDaemon._silence,

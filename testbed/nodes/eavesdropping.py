@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from testbed.chain.dialogue import MAX_MESSAGES
+from testbed.chain.dialogue import MAX_BYTES, MAX_MESSAGES
 from testbed.chain.pipeline import KeyChain
-from testbed.core.ledger import PublicMessage
+from testbed.core.ledger import PublicMessage, size_of
 from testbed.core.machine import Deadlines, EventClock, Story
 from testbed.core.outcomes import EveReport, HeardSeries
 from testbed.core.types import Key
@@ -42,6 +42,7 @@ class _Overheard(Deadlines):
     def __init__(self, clock: EventClock) -> None:
         super().__init__(clock)
         self.messages: dict[int, m.PublicEnvelope] = {}
+        self.n_bytes = 0
         self.rounds: list[int] = []
         self.request: m.Attack | m.GuessKey | None = None
         """The coordinator's order that Eve has not answered yet."""
@@ -98,8 +99,11 @@ class Eavesdropping:
         if envelope.block not in self._blocks and len(self._blocks) >= MAX_BLOCKS:
             return []
         record = self._record(envelope.block)
-        if len(record.messages) >= MAX_MESSAGES:
+        n_bytes = size_of(envelope.message)
+        kept = sum(r.n_bytes for r in self._blocks.values())
+        if len(record.messages) >= MAX_MESSAGES or kept + n_bytes > MAX_BYTES:
             return []
+        record.n_bytes += n_bytes
         record.messages[envelope.index] = envelope
         return self._report(envelope.block) if record.is_complete else []
 

@@ -125,6 +125,11 @@ class ForgetKnown:
 
 
 @dataclass(frozen=True, slots=True)
+class SealKeys:
+    """Delete no key of this run any more, whoever orders it: the run has ended well."""
+
+
+@dataclass(frozen=True, slots=True)
 class StorePool:
     """Write what is left of the node's pool of one-time authentication before any later instruction is carried out."""
 
@@ -153,8 +158,9 @@ class Exit:
 
 Event = Received | Discussed | ModelFound | PastFound | ProbeDone | DeviceDone | DeviceFault | Tick
 Instruction = (
-    Report | Publish | Operate | StoreKey | DropKey | StoreKnown | ForgetKnown | StorePool | StoreModel | Silence | Exit
-)
+    Report | Publish | Operate | StoreKey | DropKey | SealKeys | StoreKnown | ForgetKnown | StorePool | StoreModel
+    | Silence | Exit
+)  # fmt: skip
 
 
 class OrderRefused(Exception):

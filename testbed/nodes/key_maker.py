@@ -23,7 +23,7 @@ from testbed.chain.knowledge import Knowledge
 from testbed.chain.pipeline import KeyChain
 from testbed.core.config import SurfacePlan
 from testbed.core.errors import InputError
-from testbed.core.ledger import PublicMessage
+from testbed.core.ledger import PublicMessage, size_of
 from testbed.core.machine import Deadlines, EventClock, Story
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
 from testbed.core.stages import TrainableEnhancer
@@ -48,7 +48,9 @@ Phase = Literal["agree", "amplify"]
 
 _PEER = "the peer's next message"
 MAX_EARLY = 64
-"""Most messages that wait for a discussion which this node was not ordered to begin yet."""
+"""Most messages that wait for a discussion which this node was not ordered to begin yet …"""
+MAX_EARLY_BYTES = m.MAX_PUBLIC_BYTES
+"""… and most bytes of them, which one message may have."""
 
 
 class KeyMaker(Deadlines):
@@ -222,6 +224,8 @@ class KeyMaker(Deadlines):
         if self._conversation is None or of != present:
             if of > present and len(self._early) < MAX_EARLY:
                 self._early.append(envelope)
+                if sum(size_of(early.message) for early in self._early) > MAX_EARLY_BYTES:
+                    self._early.pop()
             return []
         return self._advance(self._conversation, envelope) + self._take_early_and_conclude(self._conversation)
 

@@ -34,6 +34,7 @@ from testbed.nodes.events import (
     ProbeDone,
     Received,
     Report,
+    SealKeys,
     Silence,
     Tick,
 )
@@ -232,7 +233,8 @@ class NodeState:
     def _finished(self, body: m.Finish) -> list[Instruction]:
         self._stop()
         forget = [ForgetKnown()] if self.role == "alice" and self.run else []
-        return [Silence(), *forget, Report(m.Stopped(kind=body.kind)), Exit(0, body.kind)]
+        seal = [SealKeys()] if self.role in ("alice", "bob") and self.run and body.kind == "stop" else []
+        return [Silence(), *forget, *seal, Report(m.Stopped(kind=body.kind)), Exit(0, body.kind)]
 
     def _stop(self) -> None:
         self._phases.enter("stopped")

@@ -1,0 +1,242 @@
+"""Files that others wrote: what they could do to a reader beside being damaged. One line each, in little time and memory."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+
+from testbed import config
+from testbed.agents import learner
+from testbed.assess import randomness
+from testbed.core import identity, key_file
+from testbed.core.errors import InputError
+from testbed.papers.kit import nets
+from testbed.replay import wifi
+from testbed.replay.arrays import open_arrays
+
+
+def refused(read: Callable[[], Any]) -> str:
+    """Return the one line with which a reader refuses."""
+    with pytest.raises(InputError) as caught:
+        read()
+    told = str(caught.value)
+    assert "\n" not in told
+    assert len(told) < 500
+    return told
+
+
+PARTS = 50_000
+"""A dotted key of so many parts took the TOML parser a minute and a half."""
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a" + ".a" * PARTS + " = 1", "nested more than 32 deep"),
+        ('"="' + ' . "="' * PARTS + " = 1", "nested more than 32 deep"),
+        (r'"\""' + r'."\""' * PARTS + " = 1", "nested more than 32 deep"),
+        ("'a'" + ".'a'" * PARTS + " = 1", "nested more than 32 deep"),
+        ("[" + "a." * PARTS + "a]", "nested more than 32 deep"),
+        ("x = {" + "a." * PARTS + "a = 1}", "nested more than 32 deep"),
+        ("a = " + "[" * 40 + "1" + "]" * 40, "nested more than 32 deep"),
+        ("a = " + "[" * PARTS, "recursion"),
+        ("a = " + "{x = " * PARTS, "recursion"),
+        ("schema = 0x" + "f" * 10_000, "an integer of more than 64 bits"),
+        ("schema = 9223372036854775808", "an integer of more than 64 bits"),
+        ("schema = " + "9" * 10_000, "4300 digits"),
+    ],
+)
+@pytest.mark.parametrize("load", [config.load_lab, config.load_experiment, config.load_chain])
+def test_depth_and_numbers_of_a_file_that_a_user_writes_have_limits(
+    tmp_path: Path, load: Callable[[str], Any], text: str, why: str
+) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    assert why in refused(lambda: load(str(path)))
+
+
+def test_dots_that_are_no_key_stay_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    numbers = "[" + "0.5, " * 1000 + "]"
+    path.write_text(f"title = 'one. two. {'three and four. ' * 100}…….'\nnumbers = {numbers}\n[a.b.c]\n'd.e'.f = 1.5")
+    assert "unknown key 'numbers'" in refused(lambda: config.load_experiment(str(path)))
+
+
+KEYS = {
+    "not text": b"\xff" * 40, "spaces": b"a a" * 13 + b"a", "no Z85": b"~" * 40, "NUL": b"a" * 39 + b"\0",
+    "too large a number": b"#" * 40, "not ASCII": "é".encode() * 20, "short": b"a" * 39, "long": b"a" * 5000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", KEYS)
+def test_a_public_key_that_is_none_is_named(tmp_path: Path, what: str) -> None:
+    """They come from other machines; what zmq made of them was a KeyError."""
+    identity.make(tmp_path, "alice")
+    path = tmp_path / "bob.public"
+    path.write_bytes(KEYS[what])
+    assert str(path) in refused(lambda: identity.load(tmp_path, "alice", ["bob"]))
+
+
+def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(tmp_path: Path) -> None:
+    identity.make(tmp_path, "alice")
+    for name in ("bob.public", "block-0000.key", "net.json", "run.json"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "net.pt").write_bytes(b"")
+    os.mkfifo(tmp_path / "run.pt")
+    with zipfile.ZipFile(tmp_path / "net.zip", "w") as archive:
+        archive.writestr("data.pkl", b"")
+    (tmp_path / "net.zip").rename(tmp_path / "net.pt")
+    for read in (
+        lambda: identity.load(tmp_path, "alice", ["bob"]),
+        lambda: randomness.load(tmp_path, "keys"),
+        lambda: learner.read(tmp_path / "net.pt"),
+        lambda: learner.read(tmp_path / "run.pt"),
+        lambda: _Net.load(tmp_path / "net.pt"),
+    ):
+        assert "no regular file" in refused(read)
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "run.json").write_text("{}")
+    assert "no regular file" in refused(lambda: learner.read(tmp_path / "run.pt"))
+
+
+class _Net(nets.Net):
+    NAME = "x"
+
+
+def test_a_delivered_key_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "block-0000.key"
+    bits = np.array([1, 0, 1, 1, 0, 0, 1, 0, 1, 1, 1], np.uint8)
+    path.write_text(key_file.content(bits))
+    assert path.read_text() == '{"bits": 11, "hex": "b2e0"}'
+    assert key_file.read(path).tolist() == bits.tolist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000, '{"x":' * 100_000, '{"bits": -5, "hex": "ff"}', '{"bits": true, "hex": "80"}',
+        '{"bits": 1.5, "hex": "80"}', '{"bits": [1], "hex": "80"}', '{"bits": 9, "hex": "ff"}',
+        '{"bits": 8, "hex": "ff00"}', '{"bits": 8, "hex": "xy"}', '{"bits": 0, "hex": ""}', '{"bits": 8}', "[1]", "",
+        '{"bits": ' + "9" * 5000 + ', "hex": "ff"}', '{"bits": 8, "hex": "ff", "x": 1}', "\xff",
+    ],
+)  # fmt: skip
+def test_a_key_file_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "block-0000.key"
+    path.write_bytes(text.encode("latin-1"))
+    assert "not a key file as nodes write it" in refused(lambda: randomness.load(tmp_path, "keys"))
+
+
+def test_a_file_of_bits_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(randomness, "MAX_BYTES", 1 << 20)
+    assert "more than 1 MiB" in refused(lambda: randomness.load(Path("/dev/zero"), "raw"))
+
+
+# ---------------------------------------------------------------- data sets
+
+MANY = 8_000_000
+"""Numbers: 64 MB that compress to some 60 kB."""
+
+
+def _npz(path: Path) -> None:
+    np.savez_compressed(path, h=np.zeros(MANY))
+
+
+def _npz_of_no_content(path: Path) -> None:
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f8", "fortran_order": False, "shape": (10**9,)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("h.npy", head.getvalue())
+
+
+def _hdf5_of_fill_values(path: Path) -> None:
+    with h5py.File(path, "w") as f:
+        f.create_dataset("h", shape=(MANY,), dtype="f8", chunks=(1000,))
+
+
+def _hdf5_compressed(path: Path) -> None:
+    with h5py.File(path, "w") as f:
+        f.create_dataset("h", data=np.zeros(MANY), chunks=(MANY,), compression="gzip")
+
+
+def _mat(path: Path) -> None:
+    scipy.io.savemat(path, {"h": np.zeros(MANY)}, do_compression=True)
+
+
+def _mat_in_a_cell(path: Path) -> None:
+    cell = np.empty((1, 1), object)
+    cell[0, 0] = np.zeros(MANY)  # a variable of one element, by its own account
+    scipy.io.savemat(path, {"h": cell}, do_compression=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("x.npz", _npz), ("y.npz", _npz_of_no_content), ("x.h5", _hdf5_of_fill_values), ("y.h5", _hdf5_compressed),
+        ("x.mat", _mat), ("y.mat", _mat_in_a_cell),
+    ],
+)  # fmt: skip
+def test_a_data_set_that_inflates_is_refused_before_it_does(
+    tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    path = tmp_path / name
+    make(path)
+    assert path.stat().st_size < 1 << 17
+
+    def read() -> Any:
+        with open_arrays(path) as file:
+            return file.get("h")
+
+    told = refused(read)
+    assert "times as many" in told or "bytes for shape" in told
+
+
+def test_a_data_set_of_measured_numbers_is_read_compressed_too(tmp_path: Path) -> None:
+    values = np.random.default_rng(1).normal(size=3000)
+    np.savez_compressed(tmp_path / "x.npz", h=values, name=np.array("lab"))
+    scipy.io.savemat(tmp_path / "x.mat", {"h": values, "z": np.zeros(1000)}, do_compression=True)
+    with h5py.File(tmp_path / "x.h5", "w") as f:
+        f.create_dataset("h", data=values, compression="gzip")
+    for name in ("x.npz", "x.mat", "x.h5"):
+        with open_arrays(tmp_path / name) as file:
+            assert np.array_equal(file.get("h"), values), name
+
+
+def test_arrays_of_another_file_are_refused(tmp_path: Path) -> None:
+    """A data set could name any file of its reader's as its content, or a pipe that never ends."""
+    secret, pipe = tmp_path / "secret", tmp_path / "pipe"
+    secret.write_bytes(b"\1" * 100)
+    os.mkfifo(pipe)
+    with h5py.File(tmp_path / "source.h5", "w") as f:
+        f["h"] = np.ones(100)
+    with h5py.File(tmp_path / "x.h5", "w") as f:
+        f.create_dataset("file", shape=(100,), dtype="u1", external=[(str(secret), 0, 100)])
+        f.create_dataset("pipe", shape=(100,), dtype="u1", external=[(str(pipe), 0, 100)])
+        layout = h5py.VirtualLayout(shape=(100,), dtype="f8")
+        layout[:] = h5py.VirtualSource("source.h5", "h", shape=(100,))
+        f.create_virtual_dataset("view", layout)
+        f["link"] = h5py.ExternalLink("source.h5", "h")
+    with open_arrays(tmp_path / "x.h5") as file:
+        assert set(file.names) == {"file", "pipe", "view"}
+        for name in file.names:
+            assert "kept in another file" in refused(lambda name=name: file.get(name))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("line", [b"CSI_DATA," + b"1" * 200_000, b'CSI_DATA,"' + b"x" * 200_000])
+def test_a_field_without_an_end_in_a_log_is_refused(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(line)
+
+    def read() -> Any:
+        with wifi.open_capture(path, "esp32", {}) as file:
+            return file.told()
+
+    assert "field larger than field limit" in refused(read)
