@@ -38,7 +38,7 @@ one end then enters it at the other, as in a receiver whose filter is too wide b
 FOREVER = 1 << 62
 MAX_UNHEARD = 1 << 24
 """Most samples of one radio that are still to be sent: 128 MiB."""
-_LEAST_UNHEARD = 1024
+_LEAST_UNHEARD = 4096
 """Samples that every transmission counts for at least, so that many short ones are limited as well."""
 
 

@@ -147,16 +147,36 @@ def test_alice_and_bob_talk_and_eve_reads_all_of_it(house: House) -> None:
     assert heard.message.kind == "on record"
 
 
-def test_eve_cannot_speak_as_bob_in_the_discussion(house: House) -> None:
+def test_nobody_but_bob_is_admitted_to_the_discussion(house: House) -> None:
+    """Others of the lab would not be believed; and their messages would wait in Alice's memory until she read them."""
     host = transport.DiscussionHost(house.wire("alice"), "127.0.0.1", 0, "bob")
     house.sockets += [host.socket, host._transcript]
-    eve = transport.DiscussionGuest(house.wire("eve"), f"tcp://127.0.0.1:{host.port}", "alice")
-    house.sockets.append(eve.socket)
-    eve.send(said("bob", "forged"))
-    for _ in range(2):  # greeting and forgery
-        assert host.socket.poll(5000)
-        assert host.receive() is None
-    assert host.refused == {"impostor": 2}
+    endpoint = f"tcp://127.0.0.1:{host.port}"
+    others = [transport.DiscussionGuest(house.wire(name), endpoint, "alice") for name in ("eve", "coordinator")]
+    for guest in others:
+        guest.send(said("bob", "forged"))
+    bob = transport.DiscussionGuest(house.wire("bob"), endpoint, "alice")
+    house.sockets += [bob.socket, *(guest.socket for guest in others)]
+    bob.send(said("bob", "answer"))
+    assert until(host.socket, host.receive).message.kind == "answer"
+    assert not host.socket.poll(300)
+    assert not host.refused
+
+
+def test_eve_who_has_bobs_name_in_a_message_of_alices_is_not_bob() -> None:
+    """Where links are not authenticated, the name in a message must still be the other end's."""
+    wire = transport.Wire(None)
+    host = transport.DiscussionHost(wire, "127.0.0.1", 0, "bob")
+    guest = transport.DiscussionGuest(wire, f"tcp://127.0.0.1:{host.port}", "alice")
+    try:
+        guest.send(said("alice", "reflected"))
+        guest.send(said("bob", "answer"))
+        assert until(host.socket, host.receive).message.kind == "answer"
+        assert host.refused == {"impostor": 1}
+    finally:
+        for held in (host.socket, host._transcript, guest.socket):
+            held.close(linger=0)
+        wire.close()
 
 
 def test_secrets_are_private_and_exposed_ones_are_refused(tmp_path: Path) -> None:
