@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from testbed.core.gate import printable
+
 _NO_RATIO = ("raw disagreement Alice–Bob", "CSI correlation Alice–Bob")
 
 
@@ -35,18 +37,29 @@ class Row:
 
 
 def compare(summary: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[Row]:
-    """Return the figures by which a run is compared with a baseline run, from both runs' summary.json."""
+    """Return the figures by which a run is compared with a baseline run, from both runs' summary.json.
+
+    Raises ValueError where a figure of theirs is none.
+    """
     fields = [
-        ("key bits", "", lambda s: s.get("key_bits")),
-        ("keys verified", "", lambda s: s.get("keys_verified")),
-        ("key rate", "bit/s", lambda s: s.get("key_rate_bps")),
-        ("raw rate", "bit/s", lambda s: s.get("raw_rate_bps")),
-        ("raw disagreement Alice–Bob", "", lambda s: s.get("kdr_raw")),
+        ("key bits", "", lambda s: _figure(s, "key_bits")),
+        ("keys verified", "", lambda s: _figure(s, "keys_verified")),
+        ("key rate", "bit/s", lambda s: _figure(s, "key_rate_bps")),
+        ("raw rate", "bit/s", lambda s: _figure(s, "raw_rate_bps")),
+        ("raw disagreement Alice–Bob", "", lambda s: _figure(s, "kdr_raw")),
         ("rate of agreed information", "bit/s", agreed_rate_bps),
-        ("CSI correlation Alice–Bob", "", lambda s: s.get("csi_correlation_ab")),
+        ("CSI correlation Alice–Bob", "", lambda s: _figure(s, "csi_correlation_ab")),
     ]
     most = {"rate of agreed information": agreed_at_most_bps(baseline)}
     return [Row(name, unit, value(summary), value(baseline), most.get(name)) for name, unit, value in fields]
+
+
+def _figure(summary: Mapping[str, Any], name: str) -> float | None:
+    """Return a figure of a summary, which anybody may have written; raises ValueError where it is no number."""
+    value = summary.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError(f"{name}: {printable(str(value), 40)!r}, accepted: a number")
+    return value
 
 
 def several(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -69,7 +82,7 @@ def agreed_rate_bps(summary: Mapping[str, Any]) -> float | None:
     Quantized noise, half of whose bits differ, does not raise it: it is 0 where the disagreement is within 3 standard
     deviations of one half. None where either is unmeasured.
     """
-    rate, p = summary.get("raw_rate_bps"), summary.get("kdr_raw")
+    rate, p = _figure(summary, "raw_rate_bps"), _figure(summary, "kdr_raw")
     if rate is None or p is None:
         return None
     return 0.0 if abs(p - 0.5) < _spread(summary) else float(rate * (1.0 - _entropy(p)))
@@ -77,7 +90,7 @@ def agreed_rate_bps(summary: Mapping[str, Any]) -> float | None:
 
 def agreed_at_most_bps(summary: Mapping[str, Any]) -> float | None:
     """Return the upper limit of `agreed_rate_bps` where it is 0: at a disagreement of one half less 3 deviations."""
-    rate, p = summary.get("raw_rate_bps"), summary.get("kdr_raw")
+    rate, p = _figure(summary, "raw_rate_bps"), _figure(summary, "kdr_raw")
     if not rate or p is None or abs(p - 0.5) >= (spread := _spread(summary)):
         return None
     return float(rate * (1.0 - _entropy(0.5 - min(0.5, abs(p - 0.5) + spread))))
@@ -85,7 +98,7 @@ def agreed_at_most_bps(summary: Mapping[str, Any]) -> float | None:
 
 def _spread(summary: Mapping[str, Any]) -> float:
     """Return 3 standard deviations of a disagreement of one half over the raw bits; 0 where these are not given."""
-    n = summary.get("raw_bits")
+    n = _figure(summary, "raw_bits")
     return 1.5 / math.sqrt(n) if n else 0.0
 
 

@@ -161,7 +161,7 @@ def compare(
     Example: testbed compare runs/20260101-120000-eve_near runs/20260101-130000-mobile_room
     """
     from testbed.assess import compare as comparing
-    from testbed.records import reader
+    from testbed.records import reader, sound
 
     if len(runs) < 2:
         raise InputError("testbed compare: only one run was given; accepted: two or more")
@@ -172,6 +172,8 @@ def compare(
                 f"{folder}: has no summary yet; accepted: a run that has ended (`testbed "
                 f"report {folder}` closes a killed one)"
             )
+        with sound.damaged(folder, "its summary cannot be compared"):
+            comparing.several([summary, summary])
     rows = comparing.several([summary for summary in summaries if summary is not None])
     if as_json:
         print_json({"runs": [str(folder) for folder in runs], "figures": rows})

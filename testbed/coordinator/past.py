@@ -16,6 +16,7 @@ import numpy as np
 from testbed.coordinator.events import BlockOver, Effect, Note, RoundOver
 from testbed.core.config import Experiment
 from testbed.core.errors import InputError, Reject
+from testbed.core.gate import is_identifier, printable
 from testbed.core.types import C64, SurfacePattern
 from testbed.records.documents import Block
 from testbed.records.recorded import RecordedRun
@@ -74,6 +75,8 @@ def origin_of(run: RecordedRun) -> tuple[Origin, str]:
         if event.kind == BEGUN:
             told = {key: str(event.data.get(key)) for key in ("command", "lab", "experiment", "run")}
             name = told.pop("run")
+            if not is_identifier(name):
+                raise InputError(f"{run.folder}: damaged: the run's name {printable(name, 60)!r} is none")
             return Origin(**told), name
     raise InputError(f"{run.folder}: was started by an earlier version; accepted: a run that says how it was started")
 

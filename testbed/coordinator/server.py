@@ -29,7 +29,7 @@ from testbed.core.machine import handler_of
 from testbed.core.types import AntennaFrame, SoundingFrame
 from testbed.net import messages as m
 from testbed.net import transport
-from testbed.records import documents, files, reader
+from testbed.records import documents, files, reader, sound
 from testbed.records.recorded import RecordedRun
 from testbed.records.writer import RunWriter
 
@@ -101,7 +101,8 @@ class Coordinator:
         self._past = None
         if dead is not None:
             down_s = max(0.0, time.time() - files.written_s(dead.folder))
-            self._past = past_of(dead, experiment, down_s, watches)
+            with sound.damaged(dead.folder, "cannot be resumed"):
+                self._past = past_of(dead, experiment, down_s, watches)
         # two runs that begin in the same second in different folders must not share a key folder
         self.run_name = f"{identifier(folder.name)}-{secrets.token_hex(3)}" if self._past is None else self._past.run
         sounder = registry.make_stage("probing", experiment.probing.waveform, experiment.probing.waveform_options)

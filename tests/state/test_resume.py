@@ -203,3 +203,38 @@ def test_a_run_that_does_not_say_how_it_was_started_cannot_be_resumed(tmp_path: 
         past_of(reader.load(tmp_path / "run"), msgspec.convert(EXPERIMENT, Experiment), 0.0)
     writer._journal.close()
     writer._lock.release(remove=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (BLOCK_BEGUN, {}), (BLOCK_BEGUN, {"block": 0}), (BLOCK_BEGUN, {"block": 0, "rounds": 5}),
+        (BLOCK_BEGUN, {"block": "x", "rounds": [1]}), (BLOCK_BEGUN, {"block": [], "rounds": []}), ("training", {}),
+    ],
+)  # fmt: skip
+def test_a_record_that_somebody_changed_is_no_past(tmp_path: Path, kind: str, data: dict[str, Any]) -> None:
+    """Each was a traceback of `run --resume`."""
+    from testbed.coordinator.server import Coordinator
+
+    stage = played()
+    writer = RunWriter(tmp_path / "again", documents.start(msgspec.to_builtins(stage.state.experiment), LAB))
+    writer.event(BEGUN, {"run": "run", "command": "run", "lab": "sim", "experiment": "x"})
+    writer.event(kind, data)
+    writer.event(BLOCK_BEGUN, {"block": 1, "rounds": [1]})
+    writer.flush()
+    writer._journal.close()
+    writer._lock.release(remove=False)
+    dead = reader.load(tmp_path / "again")
+    with pytest.raises(InputError, match="again: cannot be resumed: damaged: ") as caught:
+        Coordinator(msgspec.convert(LAB, Lab), stage.state.experiment, tmp_path / "again", None, dead=dead)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "", "a\nb", "a/b"])
+def test_the_name_of_a_recorded_run_is_a_name(tmp_path: Path, name: str) -> None:
+    writer = RunWriter(tmp_path / "run", documents.start({"title": "x"}, LAB))
+    writer.event(BEGUN, {"run": name, "command": "run", "lab": "sim", "experiment": "x"})
+    writer.flush()
+    with pytest.raises(InputError, match="the run's name .* is none"):
+        recovering.origin_of(reader.load(tmp_path / "run"))
+    writer.close(documents.stop("ok"), None)

@@ -78,6 +78,22 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path, monkeypatch: Any, c
     assert said(monkeypatch, capsys, "compare", str(whole), str(tmp_path / "none"))[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("key_bits", "128"), ("key_rate_bps", []), ("kdr_raw", "0.1"), ("raw_bits", -5), ("kdr_raw", 2.0), ("key_bits", True)],
+)  # fmt: skip
+def test_a_summary_that_somebody_else_wrote_is_compared_or_named(
+    tmp_path: Path, monkeypatch: Any, capsys: Any, name: str, value: Any
+) -> None:
+    good = {"raw_rate_bps": 50.0, "kdr_raw": 0.1, "raw_bits": 1000}
+    whole, bad = a_run(tmp_path / "a", **good), a_run(tmp_path / "b", **{**good, name: value})
+    for folders in ((whole, bad), (bad, whole)):
+        status, _, err = said(monkeypatch, capsys, "compare", *map(str, folders))
+        assert status == 2
+        assert err.startswith(f"testbed: {bad}: its summary cannot be compared: damaged: ")
+        assert err.count("\n") == 1
+
+
 def test_ratios_are_to_the_first() -> None:
     rows = several([{"key_bits": 4}, {"key_bits": 2}, {"key_bits": 8}])
     assert next(r for r in rows if r["name"] == "key bits")["ratios"] == [None, 0.5, 2.0]
