@@ -25,6 +25,7 @@ from testbed.core.gate import printable
 from testbed.core.types import U8, SurfacePattern
 from testbed.records import files
 from testbed.records.documents import Field, Start
+from testbed.records.hdf5 import survived
 from testbed.records.journal import JournalReader
 from testbed.records.recorded import BitsKey, LinkRecord, RoundTable
 
@@ -202,32 +203,11 @@ class Rounds:
 
 def read(path: Path) -> Rounds:
     """Read a file written by `write`; raises InputError naming it where it is missing, damaged or something else."""
-    import h5py
-
     try:
         most = path.stat().st_size
         if most > files.MAX_BYTES:
             raise InputError(f"{path}: {most} bytes, accepted up to {files.MAX_BYTES}")
-        with h5py.File(path, "r") as f:
-            _check_sizes(f, most)
-            links = {}
-            for name, group in f["links"].items():
-                columns = {key: _read(group[key]) for key in LINK_UNITS if key in group}
-                columns["rounds"] = columns.pop("round")
-                links[name] = LinkRecord(**{"csi": None, **columns})
-            columns = {key: _read(f[f"rounds/{key}"]) for key in ROUND_UNITS}
-            columns["rounds"] = columns.pop("round")
-            patterns = {
-                digest: SurfacePattern(data[...], int(data.attrs["phase_bits"]))
-                for digest, data in f["patterns"].items()
-            }
-            bits = {
-                (int(block), node, kind): data[...]
-                for block, nodes in f["bits"].items()
-                for node, kinds in nodes.items()
-                for kind, data in kinds.items()
-            }
-            return Rounds(links, RoundTable(**columns), patterns, dict(sorted(bits.items())))
+        return survived(lambda: _read_all(path, most))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except InputError:
@@ -235,6 +215,30 @@ def read(path: Path) -> Rounds:
     except Exception as exc:  # h5py raises a dozen kinds of errors for damaged files
         what = printable(str(exc) or type(exc).__name__)
         raise InputError(f"{path}: not the rounds of a run, or damaged: {what}") from exc
+
+
+def _read_all(path: Path, most: int) -> Rounds:
+    import h5py
+
+    with h5py.File(path, "r") as f:
+        _check_sizes(f, most)
+        links = {}
+        for name, group in f["links"].items():
+            columns = {key: _read(group[key]) for key in LINK_UNITS if key in group}
+            columns["rounds"] = columns.pop("round")
+            links[name] = LinkRecord(**{"csi": None, **columns})
+        columns = {key: _read(f[f"rounds/{key}"]) for key in ROUND_UNITS}
+        columns["rounds"] = columns.pop("round")
+        patterns = {
+            digest: SurfacePattern(data[...], int(data.attrs["phase_bits"])) for digest, data in f["patterns"].items()
+        }
+        bits = {
+            (int(block), node, kind): data[...]
+            for block, nodes in f["bits"].items()
+            for node, kinds in nodes.items()
+            for kind, data in kinds.items()
+        }
+        return Rounds(links, RoundTable(**columns), patterns, dict(sorted(bits.items())))
 
 
 def _check_sizes(f: Any, most: int) -> None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import csv
 import fnmatch
+import math
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,9 @@ from numpy.typing import NDArray
 
 from testbed.core.archives import check_ratio, read_npz
 from testbed.core.errors import InputError
+from testbed.core.gate import printable
+from testbed.records.hdf5 import survived
+from testbed.replay.mat import MatFile
 
 MAX_BYTES = 1 << 31
 """Most bytes of one array in memory, and of one CSV file: 2 GiB."""
@@ -51,8 +53,9 @@ class ArrayFile:
 
     def told(self) -> str:
         """Return the names, shapes and types of the arrays as text."""
-        told = [f"{name} {what}".rstrip() for name, what in self.names.items()]
-        return ", ".join(told[:SHOWN]) + (f" and {len(told) - SHOWN} more" if len(told) > SHOWN else "") or "none"
+        told = [printable(f"{name} {what}".rstrip(), 80) for name, what in list(self.names.items())[:SHOWN]]
+        more = len(self.names) - SHOWN
+        return ", ".join(told) + (f" and {more} more" if more > 0 else "") or "none"
 
 
 def natural(names: Sequence[str]) -> list[str]:
@@ -76,7 +79,7 @@ def open_arrays(path: Path) -> Iterator[ArrayFile]:
     except MemoryError as exc:
         raise InputError(f"{path}: too large for the memory of this machine") from exc
     except Exception as exc:  # on damaged files the libraries raise errors of any kind
-        said = (str(exc).splitlines() or [""])[0][:200]
+        said = printable((str(exc).splitlines() or [""])[0])
         raise InputError(f"{path}: damaged, or not a {ending} file: {type(exc).__name__}: {said}") from exc
 
 
@@ -175,24 +178,27 @@ def _npy(path: Path) -> Iterator[ArrayFile]:
 def _hdf5(path: Path) -> Iterator[ArrayFile]:
     import h5py
 
-    with h5py.File(path, "r") as f:
+    def look() -> dict[str, str]:
         names: dict[str, str] = {}
 
         def note(name: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset):
                 names[name] = _told(item.shape or (), item.dtype)
 
-        f.visititems(note)  # which follows no link to another file
+        with h5py.File(path, "r") as f:
+            f.visititems(note)  # which follows no link to another file
+        return names
 
-        def read(name: str) -> Array:
+    def read(name: str) -> Array:
+        with h5py.File(path, "r") as f:
             data = f[name]
             if data.external or data.is_virtual:
                 raise InputError(f"{path}: array {name!r} is kept in another file; accepted: arrays in the file itself")
             check_bytes(path, name, data.size * data.dtype.itemsize)
             check_ratio(path.stat().st_size, data.size * data.dtype.itemsize)
-            return _complex_fields(f[name].asstr()[...] if h5py.check_string_dtype(f[name].dtype) else f[name][...])
+            return _complex_fields(data.asstr()[...] if h5py.check_string_dtype(data.dtype) else data[...])
 
-        yield ArrayFile(path, names, read)
+    yield ArrayFile(path, survived(look), lambda name: survived(lambda: read(name)))
 
 
 def _complex_fields(values: Array) -> Array:
@@ -205,50 +211,21 @@ def _complex_fields(values: Array) -> Array:
 
 @contextmanager
 def _mat(path: Path) -> Iterator[ArrayFile]:
-    import scipy.io
-
     with path.open("rb") as f:
         hdf5 = b"MATLAB 7.3" in f.read(128)
     if hdf5:  # HDF5 inside, with the axes in reverse order
-        with _hdf5(path) as file:
-            yield ArrayFile(path, file.names, lambda name: file.get(name).T)
+        with _hdf5(path) as inside:
+            yield ArrayFile(path, inside.names, lambda name: inside.get(name).T)
         return
-    _check_mat(path)
-    variables = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
+    file = MatFile(path)
 
     def read(name: str) -> Array:
-        shape, _ = variables[name]
-        check_bytes(path, name, 16 * int(np.prod(shape, dtype=np.float64)))
-        values = np.asarray(scipy.io.loadmat(path, variable_names=[name])[name])
+        check_bytes(path, name, 16 * math.prod(file.variables[name].shape))
+        values = file.read(name)
         # MATLAB has no vectors: a matrix of one row or column is read as one
         return values.ravel() if values.ndim == 2 and 1 in values.shape else values
 
-    yield ArrayFile(path, {name: _told(*about) for name, about in variables.items()}, read)
-
-
-def _check_mat(path: Path) -> None:
-    """Raise ValueError where the variables of a MAT file (version 5) inflate beyond the limits: each is compressed by
-    itself, and what it claims to be says nothing about its length."""
-    size, total = path.stat().st_size, 0
-    with path.open("rb") as f:
-        order = {b"IM": "<", b"MI": ">"}.get(f.read(128)[126:])
-        while order is not None and len(tag := f.read(8)) == 8:
-            kind, n_bytes = struct.unpack(f"{order}II", tag)
-            if kind != _MI_COMPRESSED:
-                f.seek(n_bytes, 1)
-                continue
-            inflate, left = zlib.decompressobj(), n_bytes
-            while left > 0 and (piece := f.read(min(left, _PIECE))):
-                left -= len(piece)
-                while piece:
-                    total += len(inflate.decompress(piece, _PIECE))
-                    check_ratio(size, total)
-                    check_bytes(path, "", total)
-                    piece = inflate.unconsumed_tail
-
-
-_MI_COMPRESSED = 15
-_PIECE = 1 << 20
+    yield ArrayFile(path, {name: _told(v.shape, v.kind) for name, v in file.variables.items()}, read)
 
 
 OPENERS: dict[str, Callable[[Path], Any]] = {

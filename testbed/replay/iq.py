@@ -15,6 +15,7 @@ from msgspec import field
 from testbed.core import registry
 from testbed.core.config import Options, Positive, Table
 from testbed.core.errors import InputError, ProbeRejected
+from testbed.core.gate import printable
 from testbed.core.types import C64, F64, I64, IqBlock
 from testbed.core.whole import read_whole, require_regular
 from testbed.replay.arrays import check_bytes
@@ -127,7 +128,8 @@ def _recording(meta: Path) -> tuple[float, C64, float, list[tuple[int, int]]]:
         head = content["global"]
         rate_hz, channels = float(head["core:sample_rate"]), int(head.get("core:num_channels", 1))
         if head["core:datatype"] not in _TYPES:
-            raise InputError(f"{meta}: core:datatype {head['core:datatype']!r}; accepted: {', '.join(_TYPES)}")
+            kind = printable(str(head["core:datatype"]), 60)
+            raise InputError(f"{meta}: core:datatype {kind!r}; accepted: {', '.join(_TYPES)}")
         if not rate_hz > 0 or not 1 <= channels <= 64:
             raise InputError(f"{meta}: {rate_hz:g} samples/s, {channels} channels; accepted: above 0, 1 to 64")
         kind, scale = _TYPES[head["core:datatype"]]
@@ -144,7 +146,7 @@ def _recording(meta: Path) -> tuple[float, C64, float, list[tuple[int, int]]]:
     except OSError as exc:
         raise InputError(f"{exc.filename}: cannot be read: {exc.strerror}") from exc
     except (msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError, UnicodeDecodeError) as exc:
-        raise InputError(f"{meta}: not a SigMF recording: {type(exc).__name__}: {exc}") from exc
+        raise InputError(f"{meta}: not a SigMF recording: {type(exc).__name__}: {printable(str(exc))}") from exc
 
 
 def _first_s(capture: dict[str, Any]) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from testbed.core.errors import InputError
+from testbed.core.gate import printable
 from testbed.core.types import F64
 from testbed.replay.arrays import Array, ArrayFile, check_bytes, column
 
@@ -66,7 +67,7 @@ def open_capture(path: Path, kind: str, options: dict[str, Any]) -> Iterator[Cap
             if isinstance(value, np.ndarray) and name != "csi" and value.shape[:1] == csi.shape[:1]:
                 arrays[name] = value
     except Exception as exc:  # on damaged files its parsers raise errors of any kind
-        said = (str(exc).splitlines() or [""])[0][:200]
+        said = printable((str(exc).splitlines() or [""])[0])
         raise InputError(f"{path}: not a capture that csiread reads as {kind}: {type(exc).__name__}: {said}") from exc
     if not csi.size:
         raise InputError(f"{path}: csiread finds no {kind} packet with CSI in it; accepted: a capture with some")

@@ -338,16 +338,27 @@ def _talk(ends: dict[str, Any], at: int, phase: str, rng: random.Random) -> bool
     return passed
 
 
-def _measured() -> tuple[Any, Any]:
-    """CSI of both ends of 120 rounds."""
+def _measured(n_rounds: int = 120) -> tuple[Any, Any]:
+    """CSI of both ends."""
     from testbed.core.types import CsiSeries
 
     noise = np.random.default_rng(1)
-    h, *own = (noise.normal(size=(120, 1, 1, 8, 2)) @ [1, 1j] for _ in range(3))
+    h, *own = (noise.normal(size=(n_rounds, 1, 1, 8, 2)) @ [1, 1j] for _ in range(3))
     alice, bob = (
-        CsiSeries((h + 0.03 * n).astype(np.complex64), np.arange(120), np.arange(8) * 6e5) for n in own
+        CsiSeries((h + 0.03 * n).astype(np.complex64), np.arange(n_rounds), np.arange(8) * 6e5) for n in own
     )  # fmt: skip
     return alice, bob
+
+
+def _plans() -> list[Any]:
+    """Chains with every quantizer and every reconciler."""
+    from testbed.core import registry
+    from testbed.core.config import ChainPlan
+
+    plans = [ChainPlan(enhance_options={"step": 1}, quantize=name) for name in registry.names("quantize")]
+    plans.append(ChainPlan(enhance_options={"step": 1}, quantize_options={"bits": 1}, reconcile="ldpc"))
+    plans.append(ChainPlan(enhance_options={"step": 1}, quantize="equiprobable", reconcile="multilevel"))
+    return plans
 
 
 @contextlib.contextmanager
@@ -423,11 +434,10 @@ def dialogue(_: Path) -> Iterator[Feed]:
     """Bad messages of a block's agreement, as they would come over the wire."""
     from testbed.chain.dialogue import Conversation
     from testbed.chain.pipeline import KeyChain
-    from testbed.core.config import Accounting, ChainPlan
+    from testbed.core.config import Accounting
 
-    alice, bob = _measured()
-    plans = [ChainPlan(enhance_options={"step": 1}), ChainPlan(enhance_options={"step": 1}, reconcile="ldpc")]
-    chains = [KeyChain(plan, Accounting(epsilon_log2=8)) for plan in plans]
+    alice, bob = _measured(60)
+    chains = [KeyChain(plan, Accounting(epsilon_log2=8)) for plan in _plans()]
 
     def feed(rng: random.Random) -> str:
         chain = rng.choice(chains)
@@ -440,6 +450,37 @@ def dialogue(_: Path) -> Iterator[Feed]:
         if both:
             assert np.array_equal(results[0].values, results[1].values)
         return "accepted" if passed and both else "refused"
+
+    yield feed
+
+
+@contextlib.contextmanager
+def overheard(_: Path) -> Iterator[Feed]:
+    """Eve's attack on a block, one of whose public messages was changed or is missing."""
+    from testbed.chain import dialogue as talks
+    from testbed.chain.pipeline import KeyChain
+    from testbed.core.config import Accounting
+
+    alice, bob = _measured()
+    blocks = []
+    for plan in _plans():
+        chain = KeyChain(plan, Accounting(epsilon_log2=8))
+        _, _, said = talks.run(chain.agree("alice", alice, 0, 1), chain.agree("bob", bob, 0, 1))
+        blocks.append((chain, said))
+
+    def feed(rng: random.Random) -> str:
+        chain, said = rng.choice(blocks)
+        at = rng.randrange(min(len(said), rng.choice([4, 8, 500])))
+        sender, message = said[at]
+        heard = [message for _, message in said]
+        try:
+            envelope = m.PublicEnvelope("r", 0, "agree", at, sender, message)
+            heard[at] = m.decode_public(_bad(_trees([envelope]), rng)).message
+        except ProtocolError:
+            del heard[at]
+        guess = chain.eavesdrop(0, rng.choice([alice, alice, None]), bob, heard, True)
+        assert 0 <= guess.report.sacrificed_errors <= guess.report.covered_bits <= guess.report.sacrificed_bits
+        return "accepted" if guess.report.sacrificed_bits else "refused"
 
     yield feed
 
@@ -716,6 +757,99 @@ def pool(folder: Path) -> Iterator[Feed]:
     yield feed
 
 
+def _data_sets(folder: Path) -> list[tuple[Path, str, bytes]]:
+    """Write small good data sets; return each file that is spoilt, with the map that reads it and its content."""
+    import gzip
+
+    import h5py
+    import scipy.io
+
+    from testbed.replay import wifi
+
+    noise = np.random.default_rng(1)
+    a, b = (noise.normal(size=(20, 4, 2)) @ [1, 1j] for _ in range(2))
+    at = noise.permutation(20) * 0.1
+    head = "schema = 1\nsubcarrier_spacing_hz = 3e5\n"
+    plain = head + "".join(f'[{end}]\narray = "{end[0]}"\ntime = "t"\n' for end in ("alice", "bob"))
+    named = {"a": a, "b": b, "t": at, "who": np.array(["x", "y"] * 10)}
+    np.savez(folder / "x.npz", **named)
+    np.savez_compressed(folder / "y.npz", **named)
+    scipy.io.savemat(folder / "x.mat", named)
+    scipy.io.savemat(folder / "y.mat", named, do_compression=True)
+    for name, options in (("x.h5", {}), ("y.h5", {"compression": "gzip", "chunks": True})):
+        with h5py.File(folder / name, "w") as f:
+            for key in ("a", "b", "t"):
+                f.create_dataset(key, data=named[key], **options)
+    np.save(folder / "x.npy", a)
+    rows = ["t,a0,a1,b0,b1"] + [f"{at[i]},{a[i, 0]},{a[i, 1]},{b[i, 0]},{b[i, 1]}" for i in range(20)]
+    (folder / "x.csv").write_text("\n".join(rows))
+    line = "CSI_DATA,AP,3C:71,-50,11,1,0,1,1,1,0,0,0,0,-92,0,6,1,{t},0,70,0,1,0.5,8,[{v} ]"
+    lines = [line.format(t=i * 1000, v=" ".join(map(str, noise.integers(-50, 50, 8)))) for i in range(12)]
+    (folder / "x.log").write_text("\n".join([",".join(wifi._ESP32_TOOL), *lines]))
+    for stem in ("sniffer_nodeA_B", "sniffer_nodeB_A", "sniffer_nodeE_A", "sniffer_nodeE_B"):
+        text = b"".join(b";".join(b"%d" % v for v in row) + b";&\r\n" for row in noise.integers(-90, -60, (3, 8)))
+        (folder / f"{stem}.txt.gz").write_bytes(gzip.compress(text))
+    csv = plain.replace('"a"', '"a*"').replace('"b"', '"b*"')
+    log = head + "".join(
+        f'[{end}]\nfile = "x.log"\nformat = "esp32"\nindex = "local_timestamp"\n' for end in ("alice", "bob")
+    )
+    npy = head + "".join(f'[{end}]\narray = "x"\n' for end in ("alice", "bob"))
+    maps = {"x.npz": plain, "y.npz": plain, "x.mat": plain, "y.mat": plain, "x.h5": plain, "y.h5": plain,
+            "x.npy": npy, "x.csv": csv, "x.log": log, "sniffer_nodeA_B.txt.gz": ""}  # fmt: skip
+    return [(folder / name, text, (folder / name).read_bytes()) for name, text in maps.items()]
+
+
+@contextlib.contextmanager
+def dataset(folder: Path) -> Iterator[Feed]:
+    """Measured data sets in every format that is read, and the maps that say what is what in them."""
+    from testbed.replay import map as mapping
+    from testbed.replay import sources
+
+    good = _data_sets(folder)
+    plan = folder / "map.toml"
+
+    def read(path: Path, text: str) -> None:
+        plan.write_text(text, errors="replace")
+        found = mapping.load(path, plan) if text else sources.load(folder)
+        sources.checked(found, str(path))
+
+    for path, text, _ in good:
+        read(path, text)
+
+    def feed(rng: random.Random) -> str:
+        path, text, content = rng.choice(good)
+        if text and rng.random() < 0.25:
+            return refusing(lambda: read(path, mu.spoil_text(text, rng)), InputError)
+        path.write_bytes(mu.spoil_bytes(content, rng))
+        try:
+            return refusing(lambda: read(path, text), InputError)
+        finally:
+            path.write_bytes(content)
+
+    yield feed
+
+
+@contextlib.contextmanager
+def small_files(folder: Path) -> Iterator[Feed]:
+    """Delivered keys and public keys."""
+    from testbed.assess import randomness
+    from testbed.core import identity, key_file
+
+    identity.make(folder, "alice")
+    identity.make(folder, "bob")
+    key, public = folder / "block-0000.key", folder / "bob.public"
+    goods = {key: key_file.content(np.ones(128, np.uint8)).encode(), public: public.read_bytes()}
+
+    def feed(rng: random.Random) -> str:
+        path = rng.choice(list(goods))
+        path.write_bytes(mu.spoil_bytes(goods[path], rng))
+        if path is key:
+            return refusing(lambda: randomness.load(key, "keys"), InputError)
+        return refusing(lambda: identity.load(folder, "alice", ["bob"]), InputError)
+
+    yield feed
+
+
 @contextlib.contextmanager
 def model(folder: Path) -> Iterator[Feed]:
     """Saved models: archives that were damaged, and whole ones of other arrays and cards."""
@@ -877,7 +1011,7 @@ def report(folder: Path) -> contextlib.AbstractContextManager[Feed]:
 TARGETS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Feed]]] = {
     f.__name__: f
     for f in (
-        messages, public, node, coordinator, world, dialogue, amplification, training, ris595, opensourceris, iio, lab,
-        experiment, pattern, pool, model, sigmf, run_folder, report,
+        messages, public, node, coordinator, world, dialogue, overheard, amplification, training, ris595, opensourceris,
+        iio, lab, experiment, pattern, pool, small_files, dataset, model, sigmf, run_folder, report,
     )
 }  # fmt: skip

@@ -14,6 +14,8 @@ SLOW = {
     "run_folder": 60,
     "report": 4,
     "iio": 60,
+    "overheard": 25,
+    "dataset": 60,
     "ris595": 100,
 }
 """Inputs of the targets that take more than a millisecond for one."""

@@ -235,6 +235,6 @@ def test_the_name_of_a_recorded_run_is_a_name(tmp_path: Path, name: str) -> None
     writer = RunWriter(tmp_path / "run", documents.start({"title": "x"}, LAB))
     writer.event(BEGUN, {"run": name, "command": "run", "lab": "sim", "experiment": "x"})
     writer.flush()
-    with pytest.raises(InputError, match="the run's name .* is none"):
+    with pytest.raises(InputError, match=r"the run's name .* is none"):
         recovering.origin_of(reader.load(tmp_path / "run"))
     writer.close(documents.stop("ok"), None)

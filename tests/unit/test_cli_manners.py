@@ -80,7 +80,10 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path, monkeypatch: Any, c
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("key_bits", "128"), ("key_rate_bps", []), ("kdr_raw", "0.1"), ("raw_bits", -5), ("kdr_raw", 2.0), ("key_bits", True)],
+    [
+        ("key_bits", "128"), ("key_rate_bps", []), ("kdr_raw", "0.1"), ("raw_bits", -5), ("kdr_raw", 2.0),
+        ("key_bits", True),
+    ],
 )  # fmt: skip
 def test_a_summary_that_somebody_else_wrote_is_compared_or_named(
     tmp_path: Path, monkeypatch: Any, capsys: Any, name: str, value: Any

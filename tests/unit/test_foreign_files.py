@@ -1,9 +1,10 @@
-"""Files that others wrote: what they could do to a reader beside being damaged. One line each, in little time and memory."""
+"""Files that others wrote, and what they could do to a reader: one line each, in little time and memory."""
 
 from __future__ import annotations
 
 import io
 import os
+import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,8 @@ from testbed.assess import randomness
 from testbed.core import identity, key_file
 from testbed.core.errors import InputError
 from testbed.papers.kit import nets
-from testbed.replay import wifi
+from testbed.records import hdf5, rounds
+from testbed.replay import mat, wifi
 from testbed.replay.arrays import open_arrays
 
 
@@ -196,7 +198,7 @@ def test_a_data_set_that_inflates_is_refused_before_it_does(
             return file.get("h")
 
     told = refused(read)
-    assert "times as many" in told or "bytes for shape" in told
+    assert any(why in told for why in ("times as many", "bytes for shape", "is a cell"))
 
 
 def test_a_data_set_of_measured_numbers_is_read_compressed_too(tmp_path: Path) -> None:
@@ -208,6 +210,95 @@ def test_a_data_set_of_measured_numbers_is_read_compressed_too(tmp_path: Path) -
     for name in ("x.npz", "x.mat", "x.h5"):
         with open_arrays(tmp_path / name) as file:
             assert np.array_equal(file.get("h"), values), name
+
+
+MATLAB: dict[str, Any] = {
+    "double": np.arange(12.0).reshape(3, 4) / 7, "cube": np.arange(24, dtype="f4").reshape(2, 3, 4),
+    "csi": np.array([[1 + 2j, 3.5], [0, -1j]]), "few": np.array([[1 + 2j, 3]], "c8"), "byte": np.array([[-3, 5]], "i1"),
+    "long": np.array([[1 << 40, -7]]), "yes": np.array([[True, False]]), "none": np.zeros((0, 4)),
+    "who": np.array(["ab", "cde", "é"]), "a_name_of_many_letters": np.array([[7]], "u2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_variables_of_matlab_come_as_they_were_saved(tmp_path: Path, compressed: bool) -> None:
+    """Read by own code: on damaged files the library read and wrote beyond its memory, and the process was gone."""
+    scipy.io.savemat(tmp_path / "x.mat", MATLAB, do_compression=compressed)
+    file = mat.MatFile(tmp_path / "x.mat")
+    assert list(file.variables) == list(MATLAB)
+    for name, values in MATLAB.items():
+        found = file.read(name)
+        assert found.tolist() == values.tolist(), name
+        assert found.dtype.kind == ("u" if name == "yes" else values.dtype.kind)
+    assert file.read("few").dtype == np.complex64
+    assert file.read("byte").dtype == np.int8
+
+
+DAMAGES: dict[str, tuple[int, bytes]] = {
+    "length": (132, b"\xff\xff\xff\x7f"), "no flags": (136, b"\x09\0\0\0"), "class": (144, b"\x63"),
+    "sparse": (144, b"\x05"), "complex": (145, b"\x08"), "text": (144, b"\x04"),
+    "huge": (160, b"\xff\xff\xff\x7f" * 2), "negative": (160, b"\xff" * 4), "other": (160, b"\x03"),
+    "type": (176, b"\x0e"), "content length": (180, b"\xc8"), "short element": (176, b"\x09\0\x20\0"),
+}  # fmt: skip
+"""What is changed in a file of one 2 × 2 matrix of doubles, called `h`: where, and to what."""
+
+
+def _damaged(name: str, data: bytes) -> bytes:
+    if name not in DAMAGES:
+        return {"cut": data[:-20], "empty": data[:100], "version 4": bytes(20) + data[148:]}[name]
+    at, new = DAMAGES[name]
+    return data[:at] + new + data[at + len(new) :]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("cut", "cut short"), ("empty", "not of version 5"), ("version 4", "not of version 5"), ("length", "cut short"),
+        ("no flags", "without flags"), ("class", "of class 99"), ("sparse", "is a sparse"), ("complex", "cut short"),
+        ("text", "text of type 9"), ("huge", "GiB"), ("negative", "shape (-1, 2)"), ("other", "bytes of type"),
+        ("type", "of type 14"), ("content length", "cut short"), ("short element", "short element of 32 bytes"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_of_matlab_is_refused(tmp_path: Path, name: str, why: str) -> None:
+    path = tmp_path / "x.mat"
+    scipy.io.savemat(path, {"h": np.arange(4.0).reshape(2, 2)})
+    path.write_bytes(_damaged(name, path.read_bytes()))
+
+    def read() -> Any:
+        with open_arrays(path) as file:
+            return file.get("h")
+
+    assert why in refused(read)
+
+
+def test_names_in_a_data_set_cannot_move_the_terminals_cursor(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a\x1b[2J,b\x07\n1,2\n")
+
+    def read() -> Any:
+        with open_arrays(tmp_path / "x.csv") as file:
+            return file.get("h")
+
+    told = refused(read)
+    assert told.isprintable()
+    assert "a?[2J, b?" in told
+
+
+def test_what_would_end_the_process_ends_a_fork_and_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damaged HDF5 files did, in the library."""
+    assert hdf5.survived(lambda: 7) == 7
+    with pytest.raises(KeyError, match="own"):
+        hdf5.survived(lambda: {}["own"])
+    for path in (tmp_path / "x.h5", tmp_path / "rounds.h5"):
+        path.write_bytes(b"\x89HDF")
+    for number in (signal.SIGSEGV, signal.SIGABRT):
+        monkeypatch.setattr(h5py, "File", lambda *_, number=number: os.kill(os.getpid(), number))
+
+        def read() -> Any:
+            with open_arrays(tmp_path / "x.h5") as file:
+                return file.names
+
+        for reader in (read, lambda: rounds.read(tmp_path / "rounds.h5")):
+            assert f"reading it ends a process ({number.name})" in refused(reader)
 
 
 def test_arrays_of_another_file_are_refused(tmp_path: Path) -> None:
