@@ -62,6 +62,9 @@ def run(
             before_s = time.process_time()
             try:
                 found.outcomes[feed(random.Random(f"{target}/{seed}/{number}"))] += 1
+            except KeyboardInterrupt:  # what came of it until then is told
+                found.inputs -= 1
+                break
             except Exception as exc:
                 what = (str(exc).splitlines() or [""])[0][:200]
                 where = _innermost(exc)

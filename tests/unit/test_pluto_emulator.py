@@ -526,6 +526,8 @@ def test_the_crystals_correction_moves_both_oscillators(endpoint: str) -> None:
         (f"{PHY} OUTPUT altvoltage0 fastlock_load", b"A" * 300, errno.E2BIG),
         (f"{PHY} OUTPUT altvoltage0 fastlock_save", b"ERROR", errno.EINVAL),
         (f"{PHY} INPUT voltage0 rf_port_select", b"\x1b[31mA", errno.EINVAL),
+        (f"{PHY} rssi_gain_step_error", b"lna_error: \x1b[2J", errno.EINVAL),  # these two take any other text
+        (f"{ADC} DEBUG pseudorandom_err_check", b"CH0 : \x07", errno.EINVAL),
         (f"{PHY} INPUT voltage0 rf_port_select", b"Z_BALANCED", errno.EINVAL),
         (f"{PHY} calib_mode", b"caf\xc3\xa9", errno.EINVAL),
         (f"{PHY} xo_correction", b"nan", errno.EINVAL),
