@@ -56,7 +56,7 @@ def run(
 
     def begun(server: Coordinator, crew: Crew) -> None:
         stop_on_signals(server, crew)
-        page.ask = lambda kind: stop_asked(server, kind)
+        page.ask = lambda kind: page_asked(server, kind)
         if live:
             page.start(server.folder)
 
@@ -234,10 +234,13 @@ def sim(
         driver.serve(endpoint, identity, place.world.pace, place.world.peer_timeout_s, ready)
 
 
-def stop_asked(server: Coordinator, kind: str) -> None:
-    """Do what the live page asks for, as Ctrl-C does."""
-    server.interrupted = True
+def page_asked(server: Coordinator, kind: str) -> None:
+    """Do what the live page asks for; stop and halt are those of Ctrl-C."""
     say(f"{kind}: requested on the live page")
+    if kind in ("pause", "unpause"):
+        server.ask_pause(kind == "pause")
+        return
+    server.interrupted = True
     server.ask_stop(kind)  # type: ignore[arg-type]
 
 

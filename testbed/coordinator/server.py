@@ -125,7 +125,7 @@ class Coordinator:
         """Called with how many rounds are over, after every one."""
         self.way_to_discussion: Callable[[str, str], str] = lambda node, endpoint: endpoint
         """(node, address of Alice's discussion) → the address that this node is given for it."""
-        self._stop_asked: list[e.FinishKind] = []
+        self._asked: list[e.StopAsked | e.PauseAsked] = []
         self._handle = handler_of(self.state)
         self._over: e.RunOver | None = None
         self._recorder: Recorder | None = None
@@ -160,7 +160,11 @@ class Coordinator:
     def ask_stop(self, kind: e.FinishKind) -> None:
         """Ask from a signal handler or a thread: stop finishes the trains under way, abort drops them, halt silences at
         once."""
-        self._stop_asked.append(kind)
+        self._asked.append(e.StopAsked(kind))
+
+    def ask_pause(self, paused: bool) -> None:
+        """Ask from a thread: begin no round until further notice, or go on."""
+        self._asked.append(e.PauseAsked(paused))
 
     def close(self) -> None:
         self._hub.socket.close(linger=200)
@@ -251,8 +255,8 @@ class Coordinator:
             self._look_at_disk()
         for end in ended():
             self._take(end)
-        while self._stop_asked:
-            self._take(e.StopAsked(self._stop_asked.pop(0)))
+        while self._asked:
+            self._take(self._asked.pop(0))
 
     def _look_at_handshakes(self) -> None:
         """Report, once per kind, that a node is kept out because of a key."""

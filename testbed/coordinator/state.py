@@ -34,6 +34,7 @@ from testbed.coordinator.events import (
     KeyRefused,
     LinkChanged,
     Note,
+    PauseAsked,
     ProcessEnded,
     Received,
     ResetWorld,
@@ -111,6 +112,8 @@ class CoordinatorState(Deadlines):
         self.blocks = Blocks(lab, experiment, self.roster, self.surface, self.tally, clock, story)
         self._stop_asked = False
         """The trains under way and what was gathered are finished, and nothing more is begun."""
+        self._is_paused = False
+        """No train is begun; those under way, and a block, are finished. A stop ends a paused run, too."""
         self._unsent: dict[str, m.Probe] = {}
         """Orders for the train on the air, by node, while the surface has not acknowledged its patterns."""
         self._latch_due_s: dict[int, float] = {}
@@ -212,6 +215,8 @@ class CoordinatorState(Deadlines):
                 return [] if self.phase == "finishing" else [RunFails(detail)]
             case StopAsked(kind):
                 return self._ask_stop(kind)
+            case PauseAsked(paused):
+                return self._ask_pause(paused)
 
     def _conclude(self, effects: list[Effect]) -> list[Instruction]:
         """Return the instructions among the effects, and the end of the run where an owner finds that it fails."""
@@ -630,7 +635,7 @@ class CoordinatorState(Deadlines):
         return [*self._finish("finished", f"{self.probed} rounds", "stop")]
 
     def _a_train_can_start(self) -> bool:
-        if self._is_done or self._block_is_filled:
+        if self._is_done or self._block_is_filled or self._is_paused:
             return False
         if not self.rounds.has_room or self.surface.awaits_acknowledgement:
             return False
@@ -776,6 +781,12 @@ class CoordinatorState(Deadlines):
             self._stop_asked = True
             return [note]
         return [note, *self._finish("stopped", f"{kind} was asked for", kind)]
+
+    def _ask_pause(self, paused: bool) -> list[Effect]:
+        if paused == self._is_paused or self.phase == "finishing":
+            return []
+        self._is_paused = paused
+        return [Note("paused" if paused else "unpaused", {"round": self.rounds.next})]
 
     def _finish(self, status: RunStatus, detail: str, kind: FinishKind) -> list[Instruction]:
         """Drop what is under way, order all nodes to finish, and wait until they have stopped."""

@@ -71,6 +71,7 @@ class Feed:
             raise InputError(f"{folder}: holds no run; accepted: the folder of a run, going on or ended")
         self.folder = folder
         self.state = "waiting"
+        self.paused = False
         self.start: Start | None = None
         self.links: dict[str, Link] = {}
         self.points: list[dict[str, Any]] = []
@@ -176,6 +177,8 @@ class Feed:
         if node is not None:
             state = {"joined": "here", "configured": "ready", "lost": "lost", "left": "left"}.get(kind, "")
             self.nodes[str(node)] = state or self.nodes.get(str(node), "")
+        if kind in ("paused", "unpaused"):
+            self.paused = kind == "paused"
         if kind not in _QUIET:
             self.events.append(
                 {"n": self.event_count, "time": body["time"], "kind": kind, "text": plainly(data)[:MAX_TEXT]}
@@ -317,6 +320,7 @@ class Feed:
         start = self.start
         told: dict[str, Any] = {
             "state": self.state,
+            "paused": self.paused and self.state == "live",
             "whole": whole,
             "title": "" if start is None else str(start.experiment.get("title", "")),
             "planned": 0 if start is None else int(start.experiment.get("rounds") or 0),

@@ -1,7 +1,7 @@
 """The live page: a small server on loopback that sends the contents of a run's journal to every open page.
 
 It runs in a process of its own, reads only committed rows, and gathers them once for all pages. Each page receives
-what is new to it at its own pace, so a slow page delays no other. A page's requests (stop, halt) are written as a
+what is new to it at its own pace, so a slow page delays no other. A page's requests (`ASKS`) are written as a
 line on standard output, for the process that runs the experiment, and must carry the token that is in the page.
 """
 
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import InputError, TestbedError
+from testbed.live.beside import ASKS
 from testbed.live.feed import Feed
 
 PERIOD_S = 0.5
 """Time between two reads of the journal, and between two messages to a page."""
 MAX_PAGES = 16
-ASKS = ("stop", "halt")
 _LAST_LOOK_S = 1.5
 """The server outlives the run's process by this much, so that pages see how it ended."""
 

@@ -20,7 +20,7 @@ PERIOD_S = 0.5
 def line(told: dict[str, Any]) -> str:
     """Return the state of a run in one line: rounds, rate, correlation, key bits, rejections."""
     last = latest(told)
-    parts = [f"{told['state']}: round {told['rounds']}/{told['planned']}"]
+    parts = [f"{'paused' if told['paused'] else told['state']}: round {told['rounds']}/{told['planned']}"]
     if told["rounds_per_s"] is not None:
         parts.append(f"{told['rounds_per_s']:.0f} rounds/s")
     parts += [f"r {name} {r:+.2f}" for name, r in last["r"].items()]
