@@ -10,7 +10,7 @@ import typer
 
 from testbed import config
 from testbed.cli.app import JsonOption, LabOption, QuietOption, VerboseOption, app
-from testbed.cli.terminal import Steps, console, plain, print_json, say, training_line
+from testbed.cli.terminal import Steps, aside, console, plain, print_json, say, training_line
 from testbed.core import logs
 from testbed.core.errors import InputError
 from testbed.core.gate import printable
@@ -155,6 +155,7 @@ def audit(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs; the others are compared with the first.")],
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare runs: each figure of each run, and its ratio to that of the first run.
@@ -197,6 +198,7 @@ def randomness(
         ),
     ] = None,
     kind: Annotated[str, typer.Option("--format", help="auto, raw, text (0 and 1), hex or keys.")] = "auto",
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Test bits for randomness by the 15 tests of NIST SP 800-22; a test that needs more bits says how many.
@@ -246,7 +248,9 @@ app.add_typer(keys, name="keys")
 
 
 @keys.callback()
-def keys_list(context: typer.Context, lab: LabOption = "sim", as_json: JsonOption = False) -> None:
+def keys_list(
+    context: typer.Context, lab: LabOption = "sim", quiet: QuietOption = False, as_json: JsonOption = False
+) -> None:
     """List delivered keys: node, run, block, length and where the file is, never the bits.
 
     Keys of rehearsals follow from a public seed: they are counted and not listed. Example: testbed keys --lab sim
@@ -269,12 +273,12 @@ def keys_list(context: typer.Context, lab: LabOption = "sim", as_json: JsonOptio
             rows.append({"node": name, "run": path.parent.name, "block": block, "bits": bits, "file": str(path)})
     if any(rehearsed.values()):
         at = ", ".join(f"{n} at {name}" for name, n in rehearsed.items() if n)
-        say(f"keys of rehearsals are not listed ({at}): they follow from a public seed and must not be used")
+        aside(quiet)(f"keys of rehearsals are not listed ({at}): they follow from a public seed and must not be used")
     if as_json:
         print_json(rows)
         raise typer.Exit(1 if bad else 0)
     if not rows:
-        say(f"no keys under {processes.lab_folder(place)}")
+        aside(quiet)(f"no keys under {processes.lab_folder(place)}")
     for row in rows:
         print(f"{row['node']:<10} {row['run']}  block {row['block']:>4}  {row['bits']:>6} bits  {row['file']}")
     if bad:
@@ -298,6 +302,8 @@ def keys_pool(
         typer.Option(help="Take a copy that was carried here, and delete the file.", metavar="FILE"),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Change nothing; say how much is left.")] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw the secret that authenticates the discussion where the lab says wegman_carter = true, for both ends.
 
@@ -313,13 +319,24 @@ def keys_pool(
         if name not in pools.ends(place):
             raise InputError(f"{lab}: {name!r} has no pool; accepted: {', '.join(pools.ends(place))}")
     if show:
-        for name in here:
-            found = pools.of(place, name)
+        left = {name: pools.of(place, name) for name in here}
+        if as_json:
+            print_json({n: None if x is None else {"bits": x.bits, "blocks": x.pairs} for n, x in left.items()})
+            return
+        for name, found in left.items():
             print(f"{name}: {'no pool' if found is None else f'{found.bits} bits are left, {found.pairs} blocks'}")
     elif take is not None:
         if len(here) != 1:
             raise InputError(f"--take: name the node that runs here; accepted: {', '.join(pools.ends(place))}")
-        print(f"{here[0]}: {pools.take(place, here[0], take)}")
+        path = pools.take(place, here[0], take)
+        if as_json:
+            print_json({here[0]: str(path)})
+        else:
+            print(f"{here[0]}: {path}")
     else:
-        for name, path in pools.make(place, here, bits, out).items():
+        made = pools.make(place, here, bits, out)
+        if as_json:
+            print_json({name: str(path) for name, path in made.items()})
+            return
+        for name, path in made.items():
             print(f"{name}: {path}" if name in here else f"{name} is elsewhere: carry {path} to its machine")

@@ -10,7 +10,7 @@ import typer
 
 from testbed import config
 from testbed.cli.app import JsonOption, LabOption, QuietOption, SupervisedOption, VerboseOption, app
-from testbed.cli.terminal import ProgressBar, conclude, say
+from testbed.cli.terminal import ProgressBar, aside, conclude, print_json, say
 from testbed.core import logs
 from testbed.core.errors import InputError
 
@@ -142,6 +142,8 @@ def node(
     world: Annotated[Optional[str], typer.Option(help="Endpoint of the simulated air; default: the lab's.")] = None,  # noqa: UP045
     uri: Annotated[Optional[str], typer.Option(help="URI of its device, in place of the lab's options.uri.")] = None,  # noqa: UP045
     once: Annotated[bool, typer.Option("--once", help="Leave after one run, or where none begins in time.")] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
     supervised: SupervisedOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -192,8 +194,10 @@ def node(
 
     code = service.serve(
         make, name, once=once or supervised, within_s=0.0 if supervised else place.coordinator.join_timeout_s,
-        say=(lambda _: None) if supervised else say, air=world,
+        say=aside(quiet or supervised), air=world,
     )  # fmt: skip
+    if as_json:
+        print_json({"node": name, "status": code})
     raise typer.Exit(code)
 
 
@@ -204,6 +208,8 @@ def sim(
     experiment: Annotated[
         str, typer.Option(help="Experiment whose scene the air simulates until a run sends its own.")
     ] = "static_room",
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
     supervised: SupervisedOption = False,
     verbose: VerboseOption = False,
 ) -> None:

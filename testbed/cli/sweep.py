@@ -9,7 +9,7 @@ import typer
 
 from testbed.cli.app import JsonOption, QuietOption, VerboseOption, app
 from testbed.cli.runs import stop_on_signals
-from testbed.cli.terminal import print_json, say
+from testbed.cli.terminal import aside, print_json, say
 from testbed.core import logs
 
 
@@ -36,7 +36,7 @@ def sweep(
     from testbed.report import sweep as page
 
     folder = out or Path("sweeps") / grid.stem
-    tell = (lambda _: None) if quiet else say
+    tell = aside(quiet)
     try:
         swept = sweeping.run(grid, folder, resume, scheduler, tell, stop_on_signals)
     except sweeping.Stopped as exc:
