@@ -11,6 +11,7 @@ import typer
 
 from testbed.cli.app import JsonOption, QuietOption, SupervisedOption, app
 from testbed.cli.terminal import aside, print_json, say
+from testbed.core.words import counted
 
 
 @app.command()
@@ -85,4 +86,4 @@ def stream(
     if as_json:
         print_json({"probes": told})
     else:
-        say(f"the run is over: {told:,} probes")
+        say(f"the run is over: {counted(told, 'probe')}")

@@ -14,6 +14,7 @@ from testbed.cli.terminal import Steps, aside, console, plain, print_json, say, 
 from testbed.core import logs
 from testbed.core.errors import InputError
 from testbed.core.gate import printable
+from testbed.core.words import counted
 
 if TYPE_CHECKING:
     pass
@@ -144,7 +145,7 @@ def audit(
         verdict = "EXPOSED" if row["exposed"] else "ok" if row["assumption"] == auditing.AS_RUN else "what if"
         print(
             f"{where}: {verdict}: {row['assumption']}: {row['attack']} guesses {row['guess_probability']:.1%} of the "
-            f"labels and leaves {row['left_bits']} bits for a key of {row['key_bits']}"
+            f"labels and leaves {counted(row['left_bits'], 'bit')} for a key of {row['key_bits']}"
         )
     if not found and not as_json:
         print("no keys in these runs")
@@ -324,7 +325,8 @@ def keys_pool(
             print_json({n: None if x is None else {"bits": x.bits, "blocks": x.pairs} for n, x in left.items()})
             return
         for name, found in left.items():
-            print(f"{name}: {'no pool' if found is None else f'{found.bits} bits are left, {found.pairs} blocks'}")
+            rest = "no pool" if found is None else f"{found.bits} bits are left, {counted(found.pairs, 'block')}"
+            print(f"{name}: {rest}")
     elif take is not None:
         if len(here) != 1:
             raise InputError(f"--take: name the node that runs here; accepted: {', '.join(pools.ends(place))}")

@@ -11,6 +11,7 @@ from testbed.cli.app import JsonOption, QuietOption, VerboseOption, app
 from testbed.cli.runs import stop_on_signals
 from testbed.cli.terminal import aside, print_json, say
 from testbed.core import logs
+from testbed.core.words import counted
 
 
 @app.command()
@@ -48,6 +49,6 @@ def sweep(
         told = {"table": str(swept.table), "page": str(where), "done": len(swept.rows) - swept.failed}
         print_json({**told, "failed": swept.failed, "rows": swept.rows})
     else:
-        print(f"{len(swept.rows)} runs, {swept.failed} failed; table: {swept.table}; page: {where}")
+        print(f"{counted(len(swept.rows), 'run')}, {swept.failed} failed; table: {swept.table}; page: {where}")
     if swept.failed:
         raise typer.Exit(1)

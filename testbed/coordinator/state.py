@@ -58,6 +58,7 @@ from testbed.core.gate import printable
 from testbed.core.machine import Deadlines, EventClock, Phases, Story, require
 from testbed.core.schedule import Slot
 from testbed.core.stages import SurfacePolicy
+from testbed.core.words import counted
 from testbed.net import messages as m
 
 OWN_PAUSE_S = 1.0
@@ -629,10 +630,10 @@ class CoordinatorState(Deadlines):
 
     def _end_as_planned(self) -> list[Effect]:
         if self._stop_asked:
-            return [*self._finish("stopped", f"{self.probed} rounds", "stop")]
+            return [*self._finish("stopped", counted(self.probed, "round"), "stop")]
         if self.kept == 0:
             return [*self._finish("failed", self.tally.why_nothing_was_kept(), "stop")]
-        return [*self._finish("finished", f"{self.probed} rounds", "stop")]
+        return [*self._finish("finished", counted(self.probed, "round"), "stop")]
 
     def _a_train_can_start(self) -> bool:
         if self._is_done or self._block_is_filled or self._is_paused:

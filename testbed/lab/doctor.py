@@ -27,6 +27,7 @@ from testbed.core.errors import InputError, TestbedError
 from testbed.core.radio import Radio, RadioSettings
 from testbed.core.ris import Board
 from testbed.core.types import C64, F64, SurfacePattern
+from testbed.core.words import counted
 from testbed.lab import cable as cables
 from testbed.lab import measure, pools, processes
 from testbed.nodes import calibration, chains
@@ -219,7 +220,7 @@ def _keys(lab: Lab, here: set[str], notes: _Notes) -> None:
             bad = True
             notes.fix(path.parts[-4], "delivered key", f"{path} is readable by others", f"chmod 600 {path}")
     if not bad:
-        notes.ok("lab", "keys", f"{len(own)} pairs in {folder}, readable by their owner only")
+        notes.ok("lab", "keys", f"{counted(len(own), 'pair')} in {folder}, readable by their owner only")
 
 
 def _pools(lab: Lab, here: set[str], notes: _Notes) -> None:
@@ -233,7 +234,9 @@ def _pools(lab: Lab, here: set[str], notes: _Notes) -> None:
             pool = pools.of(lab, name)
             blocks = 0 if pool is None else pool.pairs
             fix = "" if blocks else "testbed keys pool --lab LAB, for both ends"
-            notes.judge(name, "authentication pool", f"enough for {blocks} blocks; rehearsals need none", fix)
+            notes.judge(
+                name, "authentication pool", f"enough for {counted(blocks, 'block')}; rehearsals need none", fix
+            )
 
 
 def _here(lab: Lab, names: list[str] | None) -> set[str]:

@@ -27,7 +27,9 @@ def git(*arguments: str) -> str:
 def build(what: str, source: Path, out: Path) -> Path:
     """Build a sdist or a wheel as pip does, in the folder of the sources; return the file."""
     code = f"import sys, setuptools.build_meta as made; print(made.build_{what}(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", code, str(out)], cwd=source, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(out)], cwd=source, capture_output=True, text=True, timeout=250
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return out / done.stdout.splitlines()[-1]
 
