@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes as c
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -76,6 +77,7 @@ class SoapyAir(AbstractContextManager["SoapyAir"]):
         self._clock = device_clock(label, driver_options(options, RadioOptions, label), context.seed)
         self._watch = Link(f"{label}-clock", context.world, context.identity)
         self._watch.attach("radio", "open")
+        self._lock = threading.Lock()
         self._next: int | None = None
         """Tick after the last sample of a stream; None: nothing is streamed."""
         self._passed = 0
@@ -113,17 +115,18 @@ class SoapyAir(AbstractContextManager["SoapyAir"]):
         samples, deadline = _copied(iq, n), time.monotonic() + timeout_s
 
         def write() -> int:
-            if self._next is None:
-                self._on_air(self._station.settings, True)  # from now on, receivers wait for its samples
-                self._next = self._station.present()
-            while self._next > (present := self._frontier()) + _AHEAD:
-                if time.monotonic() > deadline:
-                    return TIMEOUT
+            while time.monotonic() < deadline:
+                with self._lock:
+                    if self._next is None:
+                        self._on_air(self._station.settings, True)  # from now on, receivers wait for its samples
+                        self._next = self._station.present()
+                    if self._next <= (present := self._frontier()) + _AHEAD:
+                        start = max(self._next, present)
+                        self._station.write(start, samples)
+                        self._next = start + duration(n, self._station.settings.sample_rate_hz)
+                        return n
                 time.sleep(_POLL_S)
-            start = max(self._next, present)
-            self._station.write(start, samples)
-            self._next = start + duration(n, self._station.settings.sample_rate_hz)
-            return n
+            return TIMEOUT
 
         return _code(write)
 
@@ -138,11 +141,12 @@ class SoapyAir(AbstractContextManager["SoapyAir"]):
         return _code(read)
 
     def _quiet(self) -> None:
-        streamed, self._next = self._next is not None, None
-        if streamed:
-            _code(lambda: self._on_air(self._station.settings, self.timed))
-        elif self._station.state == "configured":
-            _code(self._station.silence)
+        with self._lock:
+            streamed, self._next = self._next is not None, None
+            if streamed:
+                _code(lambda: self._on_air(self._station.settings, self.timed))
+            elif self._station.state == "configured":
+                _code(self._station.silence)
 
     def _on_air(self, settings: RadioSettings, waited_for: bool) -> None:
         """Tune the radio, which cuts what nobody has received yet; others wait for its declarations or do not."""
