@@ -206,9 +206,9 @@ class Bench:
         self._radios[name].configure(self._settings[name])
 
     def _sound_timed(
-        self, tx: str, rx: str, samples: C64 | None = None, most_s: float = np.inf, error_s: float = 0.0
+        self, tx: str, rx: str, samples: C64 | None = None, most_s: float = np.inf, late_s: float = 0.0
     ) -> Sounding:
-        """`most_s`: longest margin of the window, which begins `error_s` later than the clocks' readings say."""
+        """`most_s`: longest margin of the window, which begins `late_s` later than the clocks' readings say."""
         sender, listener, rate = self._radios[tx], self._radios[rx], self.frame.sample_rate_hz
         at_s, margin_s = self._soon(), min(self._margin_s(tx, rx), most_s)
         length = self.frame.samples.size if samples is None else samples.shape[-1]
@@ -218,8 +218,8 @@ class Bench:
         try:
             sender.transmit(self._block(sender, sent_s, samples), self._base_s[tx] + sent_s)
         finally:  # after an error, too, no radio may be left waiting for this transmitter
-            self._quiet_until(at_s + n_samples / rate + margin_s + turnaround_s + abs(error_s))
-        block = listener.receive(n_samples, self._base_s[rx] + at_s + error_s)
+            self._quiet_until(at_s + n_samples / rate + margin_s + turnaround_s + abs(late_s))
+        block = listener.receive(n_samples, self._base_s[rx] + at_s + late_s)
         found, reason = self._find([block])
         error_s = found.time_s - (self._base_s[rx] + sent_s) if found is not None else None
         return Sounding(block, found, reason, sent_s, error_s)

@@ -62,7 +62,8 @@ class Antennas:
     def estimate_sounding(self, estimator: CsiEstimator, tx: str, block: IqBlock) -> CsiFrame | ProbeRejected:
         """Return the CSI of all antennas of a sounding, or why there is none."""
         try:
-            self._check_clipping(block)
+            if self._level is not None:  # the estimator sees clipped samples only as they were received
+                self._check_clipping(block)
             return estimator.estimate_antennas(self._levelled(block), self._sounded(tx))
         except ProbeRejected as exc:
             return exc

@@ -112,7 +112,7 @@ class Leveller:
         if key not in self._known:
             if len(self._known) >= _LENGTHS:
                 self._known.clear()
-            self._known[key] = self._response.ratios(np.fft.fftfreq(n, 1.0 / block.sample_rate_hz))
+            self._known[key] = self._response.ratios(np.fft.fftfreq(n, 1.0 / block.sample_rate_hz).astype(np.float64))
         samples = np.fft.ifft(np.fft.fft(block.samples) * self._known[key]).astype(np.complex64)
         return replace(block, samples=samples)
 
