@@ -141,6 +141,11 @@ def soapy_loopback() -> Any:
     return _soapy_module()[0]
 
 
+def soapy_library() -> str:
+    """Return the path of our module, built; skips as `soapy_loopback` does."""
+    return str(_soapy_module()[1]._name)
+
+
 class WiredSoapy(soapy.Soapy):
     """A radio behind SoapySDR on the simulated air: what SoapySDR has no function for, its bench passes on."""
 

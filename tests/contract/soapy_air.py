@@ -11,14 +11,17 @@ from __future__ import annotations
 import ctypes as c
 import logging
 import math
+import os
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from sim_backend.impairments import RadioOptions, device_clock
 from sim_backend.link import Link
@@ -29,7 +32,7 @@ from testbed.core.errors import DeviceTimeout, LateTransmit
 from testbed.core.options import driver_options
 from testbed.core.radio import RadioSettings
 from testbed.core.types import IqBlock
-from testbed.core.world import DriverContext
+from testbed.core.world import DriverContext, Emulator, Equipment
 
 log = logging.getLogger("testbed.tests")
 _OFFSET_S = 1.0
@@ -176,3 +179,36 @@ def _code(job: Callable[[], int | None]) -> int:
     except Exception:
         log.exception("the air of a SoapySDR device")
         return STREAM_ERROR
+
+
+# ---------------------------------------------------------------- for a lab
+
+MODULE = "TESTBED_TEST_SOAPY_MODULE"
+"""Variable that names the built module, for the processes of nodes."""
+
+
+class EmulatedSoapyOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    timed: bool = True
+    rx_only: bool = False
+
+
+class EmulatedSoapy(Emulator):
+    """Devices of the module in the nodes' own processes: installed by the test's entry point, in no package of ours."""
+
+    options_type = EmulatedSoapyOptions
+    in_process = True
+
+    def close(self) -> None:
+        """Nothing was opened here."""
+
+    @classmethod
+    def equip(cls, name: str, context: DriverContext, options: Mapping[str, Any]) -> Equipment:
+        sys.path.append("/usr/lib/python3/dist-packages")
+        import SoapySDR
+
+        given = EmulatedSoapyOptions(**options)
+        path = os.environ[MODULE]
+        assert SoapySDR.loadModule(path) == ""
+        air = SoapyAir(c.CDLL(path), name, context, given.timed)
+        args = f"driver=testbed_loopback,timed={int(given.timed)},rx_only={int(given.rx_only)},label={name}"
+        return Equipment({"args": args}, air.idle_until)

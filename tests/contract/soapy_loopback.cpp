@@ -59,7 +59,7 @@ public:
     SoapySDR::Kwargs getHardwareInfo() const override { return {{"serial", get("label", "0")}}; }
     size_t getNumChannels(const int direction) const override { return direction == SOAPY_SDR_TX && rx_only_ ? 0 : 1; }
     bool getFullDuplex(const int, const size_t) const override { return false; }
-    SoapySDR::RangeList getSampleRateRange(const int, const size_t) const override { return {{0.2e6, 30e6}}; }
+    SoapySDR::RangeList getSampleRateRange(const int, const size_t) const override { return {{0.2e6, 61.44e6}}; }
     SoapySDR::RangeList getFrequencyRange(const int, const size_t) const override { return {{70e6, 6e9}}; }
     SoapySDR::RangeList getFrequencyRange(const int d, const size_t c, const std::string &) const override {
         return getFrequencyRange(d, c);
