@@ -295,16 +295,22 @@ class Feed:
         return next((r for node, r in reports.items() if self.roles.get(node, node) == role), None)
 
     def eves(self) -> list[dict[str, Any]]:
-        """Return the key bits that each considered Eve would leave, over all blocks, ascending."""
+        """Return the key bits that each considered Eve would leave, over all blocks, ascending.
+
+        A block without her counts with what the least able one left, as in the summary.
+        """
         rows: dict[str, dict[str, Any]] = {}
-        for block in self.blocks.values():
-            key = self._of(block["key"], "alice") or {}
-            for eve in key.get("eves") or []:
+        blocks = [(self._of(block["key"], "alice") or {}).get("eves") or [] for block in self.blocks.values()]
+        most = [max((eve["key_bits"] for eve in eves), default=0) for eves in blocks]
+        for eves in blocks:
+            for eve in eves:
                 row = rows.setdefault(
                     eve["name"], {"name": eve["name"], "knows": eve["knows"], "bits": 0, "guess": 0.0}
                 )
                 row["bits"] += eve["key_bits"]
                 row["guess"] = max(row["guess"], eve["guess_probability"] or 0.0)
+        for name, row in rows.items():
+            row["bits"] += sum(n for n, eves in zip(most, blocks, strict=True) if name not in [e["name"] for e in eves])
         return sorted(rows.values(), key=lambda row: (row["bits"], -row["guess"]))
 
     # ------------------------------------------------------------ telling
