@@ -27,7 +27,8 @@ _NEED_A_PLAN = (m.Distil, m.Amplify, m.Attack, m.GuessKey)
 
 
 class BlockNumbers:
-    """Block numbers, strictly rising within a run, also after a second welcome: no block is begun twice.
+    """Checks that block numbers strictly rise within a run, also after a second welcome, so that no block is begun
+    twice.
 
     Remembers the `most` latest runs of its process.
     """

@@ -18,7 +18,8 @@ _DIRECTIONS = 24
 
 
 class EveFingerprint(Attack):
-    """Alice's values in those rounds, also of earlier blocks and training, in which Eve's signals were most similar."""
+    """Predicts the mean of Alice's values in those rounds, also of earlier blocks, in which Eve's signals were most
+    similar to the present ones."""
 
     knows = "her own signals in training and earlier blocks, and what Alice measured there"
     needs = ("heard",)
@@ -35,7 +36,7 @@ class EveFingerprint(Attack):
         total = np.where(there, weight[:, :, None], 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = (total * np.nan_to_num(values)).sum(axis=1) / total.sum(axis=1)
-            # neighbours that are unrelated to the place make the mean too large, which this gain corrects
+            # Where similar signals do not mean a similar place, the mean is too large; this gain corrects it.
             gain = np.nansum(mean * z, axis=0) / np.nansum(mean**2 * np.isfinite(z), axis=0)
         mean = mean * np.clip(np.nan_to_num(gain), -1.0, 1.0)
         left = np.where(np.isfinite(z), z - mean, np.nan)
@@ -57,7 +58,7 @@ class EveFingerprint(Attack):
             n = facts.rounds.size
             far = (x[:n] ** 2).sum(axis=1)[:, None] - 2.0 * x[:n] @ x.T + (x**2).sum(axis=1)
             far[:, :n][np.triu_indices(n)] = np.inf  # in this block, only earlier rows
-            # rows without any reception would all be alike
+            # Rows in which Eve received nothing would all have distance 0.
             far[:, ~np.abs(x).any(axis=1)] = np.inf
             facts.scratch[key] = np.sqrt(np.maximum(far, 0.0))
         far = np.where(
