@@ -33,8 +33,8 @@ from testbed.entropy.length import STEP, AssumedEve, Budget, KeyLength, key_leng
 
 AMPLIFY, CONFIRMED, DELIVERED = "amplify", "confirmed", "delivered"
 UNMEASURED_CORRELATION = 0.9
-"""Correlation of the assumed Eve where none was measured and the experiment states none: that of an Eve a little farther
-away than λ/20."""
+"""Correlation of the assumed Eve where none was measured and the experiment states none: that of an Eve a little
+farther away than λ/20."""
 MEASURED_DISTANCE_WAVELENGTHS = 1.0
 """Distance of the assumed Eve where one was measured and the experiment states none: no Eve is nearer to either end."""
 

@@ -63,8 +63,8 @@ _FRAMES_LONG = 8
 _FADES = 0.7
 """Ratio of the change between neighbouring frames to that over some frames; it is 1 if frames are independent."""
 _SELECTIVE_DB = 1.0
-"""Least variation over time of the differences between bins at which gain steps are searched: a step of the channel then
-changes the shape over frequency, and can be told from a step of the gain."""
+"""Least variation over time of the differences between bins at which gain steps are searched: a step of the channel
+then changes the shape over frequency, and can be told from a step of the gain."""
 _FEW_STEPS, _FRAMES_A_STEP = 2, 128
 """If there are more steps than the first number, or more than one per second number of frames, the channel steps and
 not the gain."""

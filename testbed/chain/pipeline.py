@@ -44,10 +44,10 @@ class KeyChain:
         decided: set[int] | None = None,
         pool: Pool | None = None,
     ) -> None:
-        """Build the stages. `blocks`: number of blocks that the run plans (ε is shared among them); `least_key_bits`: at
-        this side, a shorter key counts as none, see `core.config.Floors`; `decided`: the blocks of this run on which an
-        earlier chain spent its share of ε, to which this chain adds its own; `pool`: pads for the authentication of the
-        discussion, where `wegman_carter` demands it.
+        """Build the stages. `blocks`: number of blocks that the run plans (ε is shared among them); `least_key_bits`:
+        at this side, a shorter key counts as none, see `core.config.Floors`; `decided`: the blocks of this run on which
+        an earlier chain spent its share of ε, to which this chain adds its own; `pool`: pads for the authentication of
+        the discussion, where `wegman_carter` demands it.
         """
         self._pool = pool
         self._trained: Transcript | None = None

@@ -1,21 +1,21 @@
 """Authentication of the discussion against an Eve of unlimited computation (Wegman and Carter 1981).
 
-A discussion is authentic if both ends saw the same messages. Each end reduces all messages of a block to one number, the
-value of a polynomial at a secret point r, and sends that number plus a pad that is never used again:
+A discussion is authentic if both ends saw the same messages. Each end reduces all messages of a block to one number,
+the value of a polynomial at a secret point r, and sends that number plus a pad that is never used again:
 
     tag = (Σ c_i·r^(d−i+1) + pad) mod P,   i = 1 … d,   P = 2^128 − 159
 
-The coefficients c_i are the messages, in parts of 15 bytes, each preceded by its length and sender. There is no constant
-term: the difference of two discussions is then never a constant, which an attacker could simply add to the tag. An
-attacker who changes a message therefore guesses the tag with probability d/P at most, with any amount of computation
-(2^-104 for a discussion of 128 MiB). A pad has 128 bits and is reduced modulo P, 2^-120 away
-from uniform. The point is never replaced (Portmann 2014, "Key recycling in authentication"): pads hide every tag, so
-no tag reveals anything about it.
+The coefficients c_i are the messages, in parts of 15 bytes, each preceded by its length and sender. There is no
+constant term: the difference of two discussions is then never a constant, which an attacker could simply add to the
+tag. An attacker who changes a message therefore guesses the tag with probability d/P at most, with any amount of
+computation (2^-104 for a discussion of 128 MiB). A pad has 128 bits and is reduced modulo P, 2^-120 away from uniform.
+The point is never replaced (Portmann 2014, "Key recycling in authentication"): pads hide every tag, so no tag reveals
+anything about it.
 
-Two tags per block, one in each direction, are sent with the key's confirmation (`chain.confirm`). They cover all earlier
-messages: if one was altered, the block fails and makes no key. Pads are used in pairs, one for Bob's tag and one for
-Alice's. They come from a secret that both ends got beforehand, and from delivered keys: the first `PAIR_BITS` bits of
-every hashed string are a new pair, and the rest is the key.
+Two tags per block, one in each direction, are sent with the key's confirmation (`chain.confirm`). They cover all
+earlier messages: if one was altered, the block fails and makes no key. Pads are used in pairs, one for Bob's tag and
+one for Alice's. They come from a secret that both ends got beforehand, and from delivered keys: the first `PAIR_BITS`
+bits of every hashed string are a new pair, and the rest is the key.
 
 A pair is used once. Bob chooses one that both ends still have, and each end removes it, and all pairs before it, from
 its pool before it uses or checks a tag; the end with more pairs skips those that the other no longer has. A man in the

@@ -480,9 +480,10 @@ def _repeating(received: C128, mean: C128, dc: _Dc, plan: Plan) -> tuple[C128, F
 
     The remaining DC offset of the receiver is subtracted on the used bins. (The block's mean was subtracted before; but
     with a carrier offset the frame itself has a mean, which was removed as well and now appears as a DC offset.) After
-    the correction of the carrier offset, DC is at −cfo, and its phase turns from symbol to symbol. It can therefore be told
-    from the signal by the bins without pilots and by the part that does not repeat. This is a linear MMSE estimate: at
-    the few carrier offsets at which DC repeats as the signal does, and with strong noise, less is subtracted.
+    the correction of the carrier offset, DC is at −cfo, and its phase turns from symbol to symbol. It can therefore be
+    told from the signal by the bins without pilots and by the part that does not repeat. This is a linear MMSE
+    estimate: at the few carrier offsets at which DC repeats as the signal does, and with strong noise, less is
+    subtracted.
     """
     n_symbols, n_fft, used = plan.n_symbols, plan.n_fft, dc.spectrum[:, None, :]
     common = dc.turns.sum(axis=-1)[:, None] / n_symbols  # (frame, 1)

@@ -118,8 +118,9 @@ def aligned(csi: CsiSeries) -> C128:
 
     For every antenna pair by itself, the mean slope of the phase over frequency is removed. Then all values are rotated
     such that Σ_τ g(τ)·|g(τ)| over the delay profile g is real and positive: strong taps count most, and nearly equal
-    ones count nearly the same. Every rule makes the two ends differ in some frames, because no phase reference is a continuous
-    function of the channel everywhere (Borsuk–Ulam). With this rule, these are the frames whose strong taps cancel.
+    ones count nearly the same. Every rule makes the two ends differ in some frames, because no phase reference is a
+    continuous function of the channel everywhere (Borsuk–Ulam). With this rule, these are the frames whose strong taps
+    cancel.
     """
     h = csi.h.astype(np.complex128)
     f = csi.subcarrier_hz

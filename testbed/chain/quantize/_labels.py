@@ -5,8 +5,8 @@ sample of region u is taken for v, minimise Σ w_uv · (bits in which the labels
 solved exactly, more by the best pairwise exchange from several starts. k regions get ⌈log2 k⌉ bits each; where k is no
 power of two, some labels are not used.
 
-The places of a label are then ordered: first the place at which an error reveals most about the rest of the label, as in
-a Gray code along a line.
+The places of a label are then ordered: first the place at which an error reveals most about the rest of the label, as
+in a Gray code along a line.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """LDPC: Alice sends the syndrome of her string, Bob decodes his own to it (Slepian and Wolf 1973).
 
-Blind rate adaptation (Martínez-Mateo, Elkouss and Martin 2012): Alice starts with few parities. Where Bob cannot decode,
-she splits checks (`_code`); the further messages have 4, 8, 16 … per cent of the first one's parities. Bob publishes
-only which frames failed: one bit for each failure and one for each success, a prefix code. Which bits he corrected is
-not published, because the syndrome is a function of Alice's string alone.
+Blind rate adaptation (Martínez-Mateo, Elkouss and Martin 2012): Alice starts with few parities. Where Bob cannot
+decode, she splits checks (`_code`); the further messages have 4, 8, 16 … per cent of the first one's parities. Bob
+publishes only which frames failed: one bit for each failure and one for each success, a prefix code. Which bits he
+corrected is not published, because the syndrome is a function of Alice's string alone.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Ldpc(Reconciler):
 
     With one message for 131 072 bits and margin 1.6, f is 1.20, 1.09 and 1.07 at 1, 5 and 10 % errors. At 5 and 10 %,
     all of 50 blocks were decoded; at 1 %, where codes of few parities have thresholds from 1.15 to 1.20, 55 of 60. A
-    block that fails needs a second message, with 4 % more. With the default margin, at 1 %, 33 of 40 blocks were decoded
-    with one message and all with two; the mean f was 1.19.
+    block that fails needs a second message, with 4 % more. With the default margin, at 1 %, 33 of 40 blocks were
+    decoded with one message and all with two; the mean f was 1.19.
 
     Strings from 1 bit; longer ones than 131 072 bits are divided into frames. Raises DialogueFailed('not_decoded')
     where the last attempt failed, and 'error_rate_too_high' for an estimate above 25 %.
@@ -172,7 +172,8 @@ def first_checks(n: int, error_rate: float, margin: float) -> int:
 
 
 def checks_for(n: int, entropy: float, extra: float) -> int:
-    """Return the number of parities for n bits of this conditional entropy a bit; n where to send the bits costs no more."""
+    """Return the number of parities for n bits of this conditional entropy a bit; n where to send the bits costs no
+    more."""
     m = max(_LEAST_CHECKS, ceil(n * entropy * 1.045 + 0.0095 * n + extra))
     return n if m >= _CLEAR_SHARE * n or n < 4 * _LEAST_CHECKS else m
 

@@ -146,7 +146,8 @@ class Multilevel(Reconciler):
 
 @dataclass(frozen=True, slots=True)
 class _Labels:
-    """Positions of the bits in the labels, the same at both ends. A bare string has symbols of one bit in dimension 0."""
+    """Positions of the bits in the labels, the same at both ends. A bare string has symbols of one bit in dimension
+    0."""
 
     values: U8
     place: I64
