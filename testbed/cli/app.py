@@ -34,7 +34,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; r
 
 
 SupervisedOption = Annotated[
-    bool, typer.Option("--supervised", hidden=True, help="Leave when standard input closes (set by `testbed run`).")
+    bool, typer.Option("--supervised", hidden=True, help="Exit when standard input closes (set by `testbed run`).")
 ]
 
 

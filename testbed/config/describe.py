@@ -147,7 +147,7 @@ def _explain(definition: dict[str, Any], struct: type[Struct]) -> None:
 
 
 def _structs(kind: type[Struct]) -> list[type[Struct]]:
-    """Return a struct and all that its fields hold."""
+    """Return a struct and all structs in its fields."""
     found: dict[type[Struct], None] = {}
 
     def walk(hint: Any) -> None:
