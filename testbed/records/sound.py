@@ -1,6 +1,7 @@
 """Checks that a run's records are consistent: the folder may come from any source, and a page is made from it.
 
-`reader` has checked the formats before; here names, shapes, lengths and values are checked that all others rely on.
+`reader` has already checked the formats. This file checks the names, shapes, lengths and values on which all other code
+relies.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ def check(run: RecordedRun) -> RecordedRun:
 
 @contextmanager
 def damaged(folder: Path, what: str) -> Iterator[None]:
-    """Turn any error while a run's records are used into one line that names the run: InputError.
+    """Turn any error while a run's records are used into an InputError of one line that names the run.
 
-    Consistent records may still hold values that no run of ours has; `what` says what could not be done with them.
+    Consistent records may still contain impossible values; `what` says what could not be done with them.
     """
     try:
         yield
