@@ -148,7 +148,7 @@ class TrainableEnhancer(Enhancer):
     @property
     @abstractmethod
     def scores(self) -> dict[str, float]:
-        """Return nmse_before and nmse_after on the validation stretch of `fit`; empty where this end did not learn."""
+        """Return nmse_before and nmse_after on the validation rounds of `fit`; empty where this end did not learn."""
 
     @property
     @abstractmethod
@@ -347,7 +347,7 @@ class SurfacePolicy(Configurable, ABC):
     watches: bool = False
     """Whether `pattern_for` needs `observe` of every earlier round first."""
     search_only: bool = False
-    """The run is made for this policy's search only: it ends once the policy is `done`, and no key is distilled."""
+    """Whether the run serves only this policy's search: it then ends once the policy is `done`, and makes no key."""
     done: bool = False
     """Whether the search is over: the policy has nothing more to try."""
 
@@ -363,7 +363,7 @@ class SurfacePolicy(Configurable, ABC):
         """Return the pattern that the surface holds while this round is probed."""
 
     def group(self, round: int) -> int:
-        """Return the same number for rounds that hold one pattern, as far as this is known beforehand."""
+        """Return the same number for rounds that have the same pattern, as far as this is known beforehand."""
         return round
 
     def observe(self, round: int, links: Mapping[str, C64]) -> None:

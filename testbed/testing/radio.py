@@ -74,7 +74,8 @@ def untimed_only(bench: RadioBench) -> RadioBench:
 
 
 class LongSignal:
-    """`source` sends a signal of 40 N samples (or repeats it); `next` receives the following stretch of it."""
+    """`source` sends a signal of 40 N samples (or repeats it); each call of `next` receives the following part of
+    it."""
 
     def __init__(self, bench: RadioBench, source: Radio, listener: Radio) -> None:
         self.sent, self.listener, self._rate = noise_like(), listener, bench.settings.sample_rate_hz
@@ -103,7 +104,7 @@ def check_no_sample_from_before_a_retune(bench: RadioBench) -> None:
     for _ in range(4):
         assert signal.next() < 0.3, "samples from before the retune"
     bench.radio.configure(bench.settings)
-    assert max(signal.next(), signal.next()) > 0.7, "the signal had ended anyway"
+    assert max(signal.next(), signal.next()) > 0.7, "the signal had ended before the retune"
 
 
 class RadioSuite(Suite):

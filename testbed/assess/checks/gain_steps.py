@@ -30,11 +30,11 @@ def gain_steps(alice_db: F64, bob_db: F64) -> Verdict:
             name, True, f"Alice and Bob have fewer than {4 * window} common probes: gain steps were not searched for."
         )
     offset = offset[rows]
-    # medians before and after each probe: single outliers do not count as steps
+    # Medians before and after each probe are compared, so that a single outlier does not count as a step.
     medians = np.median(np.lib.stride_tricks.sliding_window_view(offset, window), axis=1)
     step = medians[window:] - medians[:-window]
-    # The limit follows from the spread of all such differences (1.4826·MAD = std of a Gaussian): where the ends see
-    # different channels, the offset varies all the time, which must not be taken for steps of the gain.
+    # The limit follows from the spread of all such differences (1.4826·MAD = std of a Gaussian): if the ends measure
+    # different channels, the offset varies all the time, which must not be mistaken for steps of the gain.
     limit = max(1.0, 6.0 * 1.4826 * float(np.median(np.abs(step - np.median(step)))))
     found: list[int] = []
     strength = np.abs(step)

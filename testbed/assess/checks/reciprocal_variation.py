@@ -42,7 +42,7 @@ def reciprocal_variation(alice_db: F64, bob_db: F64) -> Verdict:
         return Verdict(
             name,
             False,
-            f"{figures}: {cause}, so there is (nearly) no common randomness for a key. Move a node, or let the surface "
+            f"{figures}: {cause}, so there is hardly any common randomness for a key. Move a node, or let the surface "
             "change its pattern.",
             values,
         )
