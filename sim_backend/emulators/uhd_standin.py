@@ -80,7 +80,7 @@ TX_TOP_DB = 10.0
 
 @dataclass
 class Device:
-    """A USRP on the shelf: its properties, its faults, and the commands that it got."""
+    """An emulated USRP: its properties, its faults, and the commands that it received."""
 
     serial: str
     name: str
@@ -105,7 +105,7 @@ class Device:
     calls: list[str] = field(default_factory=list)
     """Commands, in the order of their arrival."""
     context: DriverContext | None = None
-    """Context of its node; default: the shelf's."""
+    """Context of its node; default: that of the stand-in."""
     _core: weakref.ref[_Core] | None = None
 
     def delay_samples(self, rate_hz: float) -> float:
@@ -160,7 +160,7 @@ class _Core:
             self.release()
         self.tuned = None
         self.sim = SimRadio(self.device.name, self._context, **options)
-        # not __del__: in a reference cycle (a traceback), the radio's sockets could be gone already
+        # __del__ is not used: in a reference cycle (a traceback), the radio's sockets could already be closed.
         self.release = weakref.finalize(self, self.sim.close)
         self._clock = device_clock(
             self.device.name, driver_options(options, RadioOptions, self.device.name), self._context.seed
@@ -338,7 +338,7 @@ class RXStreamer:
         if not self._queue and self._commands:
             self._capture(timeout)
         if not self._queue:
-            time.sleep(0.0 if self._commands else timeout)  # a capture has waited already
+            time.sleep(0.0 if self._commands else timeout)  # a capture has already waited for the timeout
             metadata._fill(codes.timeout)
             return 0
         samples, time_s, code, out_of_sequence = self._queue.popleft()
@@ -423,7 +423,7 @@ class PropertyTree:
 
 
 class MultiUSRP:
-    """One device of the shelf, chosen by its serial number."""
+    """One of the emulated devices, chosen by its serial number."""
 
     _shelf: UhdStandIn
 
@@ -620,7 +620,7 @@ class MultiUSRP:
 
 
 class UhdStandIn:
-    """The module that `import uhd` returns, with the devices on this shelf."""
+    """The module that `import uhd` returns, with the emulated devices."""
 
     def __init__(self, context: DriverContext, *devices: Device) -> None:
         self.context = context
