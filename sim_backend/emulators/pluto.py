@@ -1,13 +1,13 @@
 """An emulated PlutoSDR: a front of the World that speaks IIO.
 
 On the air it is two free-running stations at one place, `NAME` receiving and `NAME-tx` sending: full duplex, two local
-oscillators on one crystal. Time is the World's: a block is captured when the driver queues it, from the World's present
-on, so that reading samples makes time pass; no other radio ever waits for this one to declare anything. Long blocks are
-simulated piece by piece and passed on as they grow.
+oscillators on one crystal. Time is the World's. A block is captured from the World's present time on when the driver
+queues it, so that reading samples makes time pass; no other radio waits for declarations of this one. Long blocks are
+simulated and passed on in parts.
 
-The traps of a real Pluto are always present: a ring of four blocks that is filled at once when a buffer is opened, an
-automatic gain by default, a transmit gain that a change of rate resets, tones and a leaking carrier after the buffer is
-gone. Defects are in `Faults`, off by default, and can be changed while it runs.
+The pitfalls of a real Pluto are always present: a ring of four blocks that is filled at once when a buffer is opened,
+an automatic gain by default, a transmit gain that a change of rate resets, tones and a leaking carrier after the buffer
+is closed. Defects are in `Faults`, are off by default, and can be changed while it runs.
 """
 
 from __future__ import annotations

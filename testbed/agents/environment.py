@@ -1,8 +1,8 @@
-"""Paper E's environment: thousands of copies at once, AR(1) channels, an Eve who listens at times, Fred beside her.
+"""Paper E's environment: thousands of copies at once, AR(1) channels, Eve, who listens at times, and Fred beside her.
 
 H(t+1) = ρH(t) + √(1−ρ²)W(t), entries CN(0, 1); Eve's g and Fred's f alike, f = κ_F g + √(1−κ_F²) n with n of the same
-kind. Beams w_a, w_b of unit norm make h = w_bᵀHw_a; Eve receives g = gᵀw_a from Alice's probe (her channel to Bob is
-not in our reading of the rates and is not drawn). She listens while ‖g‖² exceeds her threshold.
+kind. Beams w_a, w_b of unit norm make h = w_bᵀHw_a; Eve receives gᵀw_a from Alice's probe. (Her channel to Bob does not
+enter the rates as we read the paper, and is not drawn.) She listens while ‖g‖² exceeds her threshold.
 
 Beams never change a channel: with any discount of a learner, the best policy depends on the present step only.
 """
@@ -121,7 +121,7 @@ class Environment:
         self.reset()
 
     def reset(self) -> None:
-        """Begin again at another moment, with a full history of Fred's channel before it."""
+        """Start again at another time, with a full history of Fred's channel before it."""
         self.source.start()
         self._remember()
         for _ in range(self.stack.history - 1):

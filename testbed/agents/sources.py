@@ -29,7 +29,7 @@ from testbed.core.registry import load_driver
 from testbed.core.types import CsiSeries
 
 MAX_BYTES = 1 << 32
-"""Most bytes of the channels in a file."""
+"""Largest number of bytes of the channels in a file."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,11 @@ class Series:
 
 
 class Played:
-    """An environment's source that plays a series. Every copy starts at its own step, and turns round at each end.
+    """An environment's source that plays a series. Every copy starts at its own step; at each end of the series it
+    reverses its direction.
 
     Runs of a stack have the same channels, each with a Fred of its own κ_F and error, unless the series has one.
-    `alike`: their copies are at the same moments, too, as in `environment.Ar1`.
+    `alike`: the copies of all runs are at the same steps, as in `environment.Ar1`.
     """
 
     def __init__(self, series: Series, stack: Stack, n_envs: int, seed: int, alike: bool = False) -> None:

@@ -26,7 +26,7 @@ from testbed.core.types import F64, I64
 
 REGIONS, DIMENSION = 16, 2
 SIZES = ((4096, 5, True), (100_000, 1, False))
-"""Samples, rounds of clustering, and whether the Hungarian algorithm is run: its costs alone take 80 GB at 10⁵."""
+"""Samples, rounds of clustering, and whether the Hungarian algorithm is run: at 10⁵ samples its costs take 80 GB."""
 
 
 def run() -> list[BenchRow]:
