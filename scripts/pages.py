@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Builds the documentation site (extra `docs`): the pages of docs/ as they are, and pages made from the code.
 
-This script makes pages of every stage, driver, check and attack with its options; of the tables of experiment, lab, map and
-grid; of the commands; of the Python interface; and of each study, with the paper's claims and our results. A broken link
-makes the build fail. The site loads nothing from other servers.
+This script makes pages of every stage, driver, check and attack with its options; of the tables of experiment, lab, map
+and grid; of the commands; of the Python interface; and of each study, with the paper's claims and our results. A broken
+link makes the build fail. The site loads nothing from other servers.
 """
 
 from __future__ import annotations
@@ -216,7 +216,8 @@ def _short(value: Any) -> str:
 
 
 def links(text: str, page: Path, source: Path) -> str:
-    """Return a page with its links changed to those of the site; a link to a file that is not on the site becomes text."""
+    """Return a page with its links changed to those of the site; a link to a file that is not on the site becomes
+    text."""
 
     def one(found: re.Match[str]) -> str:
         label, target, anchor = found[1], found[2], found[3] or ""

@@ -1,4 +1,4 @@
-"""Makes walk.csv: RSSI of Rayleigh fading with Jakes's spectrum, in whole dBm, with lost packets and a clock that is late."""
+"""Makes walk.csv: RSSI of Rayleigh fading with Jakes's spectrum, in whole dBm, with lost packets and a late clock."""
 
 from pathlib import Path
 

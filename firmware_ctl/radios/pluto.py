@@ -102,7 +102,7 @@ class Pluto(Radio):
         """Open all devices that libiio lists or that are at these addresses (`ip:…`, `usb:…`), each device once."""
         _, iio = _libraries("pluto")
         listed: dict[str, str] = {}
-        with contextlib.suppress(OSError):  # without Avahi, libiio passes another library's error on as its own
+        with contextlib.suppress(OSError):  # without Avahi, libiio raises an error of another library
             listed = {u: text for u, text in iio.scan_contexts().items() if "PLUTO" in text.upper()}
         given = [a for a in addresses if a.partition(":")[0] in ("ip", "usb", "serial", "local")]
         # USB addresses come first, because all Plutos have the same IP address on the network that they create.
@@ -263,7 +263,7 @@ class Pluto(Radio):
             raise self._error("open", f"choose the device in {table}: uri = …, or serial = …")
         try:
             there = self._iio.scan_contexts()
-        except OSError as exc:  # without Avahi, libiio passes another library's error on as its own
+        except OSError as exc:  # without Avahi, libiio raises an error of another library
             raise self._error(
                 "open", f"libiio cannot look for serial number {self._serial!r} (no avahi-daemon here?): "
                 f"give its uri in {table}, e.g. uri = \"ip:192.168.2.1\"",

@@ -1,11 +1,11 @@
 """Stands in for the part of UHD's Python module `uhd` that a driver of a USRP uses; the devices live in the World.
 
 Names, parameters, enum values and metadata fields are those of UHD 4 (a contract test compares them with the real
-module where it is installed), so parameters called `arg0` are UHD's own. Behaviour follows UHD where drivers make
+module where it is installed), so parameters called `arg0` are UHD's own. The module behaves like UHD where drivers make
 mistakes: a late burst is accepted and reported afterwards, the rest of an abandoned capture is delivered to the next
 one, a command time in the future blocks all later commands, arrays are written in place, settings are coerced, and
-queued samples cannot be cancelled. One thing differs: in virtual time a radio's present is what it has declared, so a
-reception of the last second is served, not refused as late.
+queued samples cannot be cancelled. There is one difference: in virtual time a radio's present time is the end of what
+it has declared, so a reception that begins up to a second before it is served and not refused as late.
 """
 
 from __future__ import annotations

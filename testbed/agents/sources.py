@@ -150,7 +150,7 @@ class Played:
         self.fred = self._fred[at, run if self._fred.shape[1] > 1 else 0]
 
     def state_dict(self) -> dict[str, Any]:
-        ends = self._h[[0, -1]]  # by which the series is recognised
+        ends = self._h[[0, -1]]  # these identify the series
         return {"at": self._at.clone(), "generator": self._generator.get_state(), "ends": ends}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
