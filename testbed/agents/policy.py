@@ -33,7 +33,7 @@ PREDICTING = ("lstm", "kalman", "last")
 
 @dataclass
 class LearnedBeams:
-    """One run of a checkpoint, ready to act."""
+    """The trained policy of one run of a checkpoint."""
 
     learner: Acting
     run: int
@@ -59,7 +59,7 @@ class LearnedBeams:
 
         `h` (Bob's antenna, Alice's antenna) of coefficients of variance 1; `fred` (time, Alice's antenna), the last
         `history` estimates of Fred's channel in the same scale, for the views `PREDICTING`; `g` (Alice's
-        antenna) and `awake`, Eve's channel and mode, for the view `full`. Raises InputError for what does not fit.
+        antenna) and `awake`, Eve's channel and mode, for the view `full`. Raises InputError for a wrong array.
         """
         env = self._looked_at(role, h, fred, g, awake)
         alice, bob = self.learner.policy(env)

@@ -71,7 +71,7 @@ def _meanings(kind: type[Struct]) -> dict[str, str]:
 
 
 def _text(statement: ast.stmt | None) -> str:
-    """Return the text of a docstring statement on one line; empty where the statement is none."""
+    """Return the text of a docstring on one line; it is empty if the statement is no docstring."""
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
         return " ".join(str(statement.value.value).split())
     return ""

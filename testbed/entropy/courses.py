@@ -126,7 +126,7 @@ class _Choice:
 
 
 def courses(likely: F32) -> I64:
-    """Return (start, probe) the most likely sequences of candidates; every change of the candidate has the same penalty.
+    """Return (start, probe) the most likely sequences of candidates; every change of candidate has the same penalty.
 
     likely: (start, probe, candidate) log-likelihoods.
     """

@@ -10,8 +10,8 @@ are not hidden with it.
 After the attacks, their mixture is judged as one further Eve ("together"). At each symbol, the attacks are weighed by
 their success at all other symbols: the best one may change from probe to probe, by dimension, or by the phase of a
 short period (`entropy.gating`). An attack that succeeds only in a part of the block thus counts in full there. The
-weights are learnt from later symbols as well, which makes Eve stronger. The same holds for the parts of a block that
-single attacks tell apart (`entropy.regimes`, `entropy.courses`).
+weights are learnt from later symbols as well, which makes Eve stronger. Single attacks also divide a block into parts
+(`entropy.regimes`, `entropy.courses`), and they, too, learn these parts from later symbols as well.
 
 Two bounds follow, both of them **estimates that condition on the portfolio**: no statistic excludes an attack that
 is not in it.
@@ -34,8 +34,8 @@ What is proved and what is not:
   label given all others, called erasure entropy, is a lower bound as well, Han 1978, Verdú and Weissman 2008. It
   is too low: it does not count a repeated label even once, and gives half of the entropy for AR(1) fading with
   ρ = 0.9.)
-- *What folds hide.* A tenth of the labels far away is hidden in the same fold as the symbol that they would reveal; the
-gain of such an attack, in hits and in log-loss, is scaled up for it (`Attack.hidden_context`).
+- *What folds hide.* A fold hides a tenth of all labels, among them labels far from a symbol from which an attack could
+  guess it. Therefore the gain of such an attack, in hits and in log-loss, is scaled up (`Attack.hidden_context`).
 - *Trials that depend on one another.* Inside one fold, given all that is outside of it, hits minus their conditional
   probabilities are a martingale difference sequence, and the Chernoff bound in relative entropy holds for the average
   conditional probability under any dependence (the exponential supermartingale Π e^(−λ·hit)/(1 − p(1 − e^−λ)) and
@@ -43,8 +43,9 @@ gain of such an attack, in hits and in log-loss, is scaled up for it (`Attack.hi
   pooled to n trials: the proved bounds of a pooled cross-validation are those of a tenth of the trials (Blum, Kalai
   and Langford 1999).
 - Therefore an *estimate* replaces the missing proof: hits of neighbouring probes may be dependent (one unusual label
-changes the guesses around it), so the number of trials is divided by the variance of batch sums relative to independent
-  trials, never below 1 (`inflation`). Batches of neighbouring probes; two lengths, the larger value counts.
+  changes the guesses around it), so the number of trials is divided by the variance of batch sums relative to
+  independent trials, never below 1 (`inflation`). Batches consist of neighbouring probes and have two lengths; the
+  larger of both variances is used.
 - Neither bound covers distributions that differ from block to block, nor what Eve learns later.
 """
 
@@ -207,7 +208,7 @@ def folds(facts: Facts, kind: str, seed: int) -> list[I64]:
 
 
 def _spaced(n: int, seed: int) -> I64:
-    """Return (n,) random folds, none of which occurs twice within half as many places as there are folds."""
+    """Return (n,) random fold numbers; no fold occurs twice within FOLDS // 2 + 1 successive places."""
     draws = permutation(n, seed, "folds of probes")
     out: list[int] = []
     for draw in draws.tolist():

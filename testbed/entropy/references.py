@@ -14,7 +14,7 @@ _RATES = (2, 3)
 
 
 def eves(facts: Facts) -> list[Reference]:
-    """Return all of Eve's channels together, paired by number, by time, and at other rates, each also backwards."""
+    """Return references of all Eve's channels: paired by round number, by time, and at other rates; also backwards."""
     if "eves" not in facts.scratch:
         rounds, values = joined_of(facts)
         forwards = [Reference("Eve", rounds, values, searched_closely=True)]

@@ -96,7 +96,7 @@ class Feed:
         self._window: Window | None = None
         self._ticks: deque[tuple[float, int]] = deque(maxlen=20)
 
-    # ------------------------------------------------------------ growing
+    # ------------------------------------------------------------ reading the journal
 
     def poll(self) -> None:
         """Read what is new; raises InputError for a run that cannot be read."""
@@ -306,10 +306,10 @@ class Feed:
                 row["guess"] = max(row["guess"], eve["guess_probability"] or 0.0)
         return sorted(rows.values(), key=lambda row: (row["bits"], -row["guess"]))
 
-    # ------------------------------------------------------------ telling
+    # ------------------------------------------------------------ data for a page
 
     def message(self, cursor: dict[str, int] | None = None) -> tuple[dict[str, Any], dict[str, int]]:
-        """Return the data that a page lacks which has received everything up to `cursor`, and the next cursor."""
+        """Return the data after `cursor`, up to which the page has received everything, and the next cursor."""
         with self._lock:
             return self._message(cursor or {})
 

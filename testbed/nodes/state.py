@@ -213,8 +213,8 @@ class NodeState:
             return [Report(m.Failed(operation=operation, state=self.name, detail=str(exc)))]
 
     def _welcomed(self, body: m.Welcome) -> list[Instruction]:
-        """The node is welcomed to a new run, or to the same one again. Its keys must not use earlier measurements; in
-        the same run, it still counts as known to others what was published before.
+        """Begin a new run, or the same run again. Keys must not use earlier measurements. If it is the same run, others
+        still know what was published before.
         """
         self._phases.enter("ready")
         self._operation, self._trains = None, 0

@@ -7,7 +7,7 @@ Axes are also HDF5 dimension scales, so that xarray and netCDF4 open a group wit
 /rounds/        round, kept, reason, surface, t0_s
 /patterns/DIGEST  levels (row, column) uint8, attribute phase_bits
 /bits/BLOCK/NODE/KIND  (bit,) uint8
-/subcarrier, /row, /column, and rx_antenna and tx_antenna of each link: the scales without values of their own
+/subcarrier, /row, /column, and rx_antenna and tx_antenna of each link: dimension scales that only count from 0
 /subcarrier_hz  (subcarrier,)
 """
 

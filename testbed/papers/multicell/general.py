@@ -49,7 +49,7 @@ class GeneralMultiCell(KeyRates):
 
     @classmethod
     def of(cls, model: MultiCell) -> GeneralMultiCell:
-        """Return the same statistics written out in full (one scene)."""
+        """Return the statistics of a `MultiCell` (one scene) as full matrices."""
         if model.batch:
             raise InputError(f"one scene, not a batch {model.batch}")
         kappa = 0.0 if model.rician == 0 else model.rician / (model.rician + 1)
@@ -116,7 +116,7 @@ class GeneralMultiCell(KeyRates):
             q = heard @ np.linalg.inv(y) - heard @ e_inv + wide @ r_kk @ v_m @ z_inv @ r_zy @ e_inv
             g = -self.through[k].sum(axis=0) @ v_m @ z_inv @ r_zy @ e_inv @ r_yz @ z_inv
             g = g + r_kk @ adjoint(wide) @ v_e @ e_inv @ r_yz @ z_inv
-            # the commutation matrices turn (element, stream) into (stream, element); then block m, column m
+            # with rows in the order (stream, element) by the commutation matrices, take column m of block m, and add
             out += weight * (np.einsum("nmm->n", q.reshape(n, m_e, m_e)) + np.einsum("nmm->n", g.reshape(n, m, m)))
         return np.asarray(out / LN2, complex)
 

@@ -194,8 +194,8 @@ def _over_correlation(study: Study, rhos: list[float], found: list[list[dict[str
     }
     more = left[ILP] - left[SCALAR]
     study.claim(
-        "… but at 0.8 it leaves more: bits a coefficient that Alice's label tells about Bob's, less the analogue Eve's "
-        "(ILP-BVQ, scalar, standard error of the difference)", None,
+        "… but at 0.8 it leaves more secret bits: what Alice's label tells about Bob's less what Eve's analogue value "
+        "does, bits per coefficient (ILP-BVQ, scalar, standard error of the difference)", None,
         [left[ILP].mean(), left[SCALAR].mean(), more.std(ddof=1) / np.sqrt(n_seeds)],
         bool(more.mean() > 2 * more.std(ddof=1) / np.sqrt(n_seeds)),
     )  # fmt: skip
@@ -302,11 +302,11 @@ def _over_distance(
                 "uncorrelated", value, value < 0.3,
             )  # fmt: skip
     study.table("leak in place", rows)
-    for story, said in (("compensated", "knows nothing of it"), ("compensated, Eve too", "learns her own")):
+    for story, said in (("compensated", "does not compensate"), ("compensated, Eve too", "compensates her own CSI")):
         over = float(np.mean([means["alice", c.label, story].sum() / means["alice", c.label, "plain"].sum()
                               for c in CASES if c is not SCALAR]))  # fmt: skip
         study.claim(
-            f"near Alice compensating her CSI lowers the leak, to an Eve who {said} (ratio to none, vector quantizers)",
+            f"near Alice, if she compensates her CSI, less leaks to an Eve who {said} (ratio, vector quantizers)",
             "lower", over, over < 1.0,
         )  # fmt: skip
     gain = [
