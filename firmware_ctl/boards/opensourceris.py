@@ -221,7 +221,7 @@ class OpenSourceRis(Board):
     def _ask(self, command: str, reply: bytes, end_s: float, wait_s: float | None = None) -> re.Match[bytes]:
         """Send one command and return the match of its reply, which may take `wait_s` (None: `answer_s`).
 
-        Raises _Confused for any other, and where none comes.
+        Raises _Confused for another reply, and if no reply comes.
         """
         left_s = end_s - time.monotonic()
         if left_s <= 0:

@@ -324,7 +324,7 @@ class RadioSuite(Suite):
             for _ in range(50):  # longer than any one block
                 assert signal.next() > 0.7
 
-    def test_timing_is_left_out_or_that_is_refused(self) -> None:
+    def test_timing_can_be_switched_or_switching_is_refused(self) -> None:
         with self.fresh() as bench:
             radio = bench.radio
             timed = radio.capabilities.timed

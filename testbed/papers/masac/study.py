@@ -114,13 +114,13 @@ def _over_training(
             sac, other = _end(trained, *pair)
             tag = "turned frame" if frame else _how_far(trained, level, *pair)
             study.claim(
-                f"SAC earns more than {peer} after as many transitions ({tag}; mean and standard error in bits; SAC "
-                "which has left the level of random beams)", "yes",
+                f"SAC has a higher reward than {peer} after as many transitions, and one above random beams ({tag}; "
+                "mean and standard error in bits)", "yes",
                 {"SAC": _mean(sac), peer: _mean(other)}, sac.mean() > other.mean() and sac.mean() > left_random,
             )  # fmt: skip
             study.claim(
-                f"SAC is steadier than {peer} ({tag}; standard deviation over seeds in bits; both off the random "
-                "level)", "yes",
+                f"SAC varies less over seeds than {peer}, where both are above random beams ({tag}; standard deviation "
+                "in bits)", "yes",
                 {"SAC": float(sac.std(ddof=1)), peer: float(other.std(ddof=1))},
                 # learners that stay at the level of random beams have a small deviation, too
                 sac.std(ddof=1) < other.std(ddof=1) and min(sac.mean(), other.mean()) > left_random,
@@ -138,8 +138,8 @@ def _over_training(
         )  # fmt: skip
     antenna = [n for n in ("SAC", "TD3", "PPO") if n in trained]
     study.claim(
-        "antenna by antenna, every learner left the level of random beams by 10 % of the way to SVD in the training "
-        "it got (share of that way); where not, its comparisons say nothing of the algorithms", None,
+        "in the antenna frame, every learner's training covered 10 % of the way from random to SVD beams (share); if "
+        "not, comparisons of this learner say nothing about the algorithms", None,
         {n: (float(_end(trained, n)[0].mean()) - level["random"]) / (level["svd"] - level["random"]) for n in antenna},
         all(_end(trained, n)[0].mean() > left_random for n in antenna),
     )  # fmt: skip
@@ -149,7 +149,7 @@ def _over_training(
         None, float(turned.mean() - sac.mean()), turned.mean() > sac.mean(), must_hold=True,
     )  # fmt: skip
     study.claim(
-        "turned SAC closes 90 % of the gap from SVD to the oracle, Eve's channel seen", None,
+        "turned SAC that knows Eve's channel closes 90 % of the gap from SVD to the oracle", None,
         _mean(trained["SAC turned"]["share"]), trained["SAC turned"]["share"].mean() >= 0.9,
     )  # fmt: skip
 
@@ -173,11 +173,12 @@ def _views(study: Study, trained: dict[str, Any], base: dict[str, Any]) -> None:
         )  # fmt: skip
         gained = {n: (r - level["svd"]) / (full - level["svd"]) for n, r in (("lstm", lstm), ("none", none))}
         study.claim(
-            f"… and of what the full observation earns over SVD the LSTM keeps 95 % ({tag}; share kept, none where "
-            "there is nothing to keep)", None, gained if learned else None, learned and gained["lstm"] >= 0.95,
+            f"… and its gain over SVD is 95 % of the full observation's gain ({tag}; share; none if there is no gain)",
+            None, gained if learned else None, learned and gained["lstm"] >= 0.95,
         )  # fmt: skip
         study.claim(
-            f"without prediction it is more than 5 % below the full one, which is above SVD ({tag}; share)", "lower",
+            f"without prediction the reward is more than 5 % below the full observation's, which is above SVD ({tag}; "
+            "share)", "lower",
             {"share": none / full}, learned and none / full < 0.95,
         )  # fmt: skip
 
@@ -206,7 +207,7 @@ def _prediction(study: Study, size: Any, trained: dict[str, Any], r: dict[str, A
     error = {n: r[n]["error"].mean(1) for n in names}
     ratio = error["lstm"] / error["kalman"]
     study.claim(
-        f"the LSTM's error is nowhere below the optimum, the Kalman filter's (ratio, at Fred's errors {noises})", None,
+        f"the LSTM's error is nowhere below the Kalman filter's, the optimum (ratio, at Fred's errors {noises})", None,
         ratio, bool((ratio > 0.98).all()), must_hold=True,
     )  # fmt: skip
     fits = error["kalman"] / r["expected"]
@@ -220,7 +221,7 @@ def _prediction(study: Study, size: Any, trained: dict[str, Any], r: dict[str, A
     last = error["lstm"] / error["last"]
     study.claim(
         f"the LSTM predicts better than Fred's latest estimate does by itself at the default error {noises[0]:g} "
-        "(ratio; the Kalman filter's own, below which none can be, beside it)", None,
+        "(ratio of errors; beside it the same of the Kalman filter, the least possible)", None,
         {"lstm": float(last[0]), "kalman": float(error["kalman"][0] / error["last"][0])}, bool(last[0] < 1),
     )  # fmt: skip
     i = noises.index(size.noisy)
@@ -251,8 +252,8 @@ def _prediction(study: Study, size: Any, trained: dict[str, Any], r: dict[str, A
     kept = {v: (float(x.mean()) - svd) / (full_bits - svd) for v, x in zip(stacks, rest, strict=True)}
     recovered = {f"{v}, of the full reward": float(x.mean()) / full_bits for v, x in zip(stacks, rest, strict=True)}
     study.claim(
-        f"at {size.noisy:g} turned SAC with the LSTM earns more over SVD than with the latest estimate (shares of what "
-        "the full observation earns over SVD, and of its reward)", None, kept | recovered,
+        f"at {size.noisy:g} turned SAC gains more over SVD with the LSTM than with the latest estimate (shares of the "
+        "full observation's gain, and of its reward)", None, kept | recovered,
         full_bits > svd and kept["lstm"] > kept["last"],
     )  # fmt: skip
 
@@ -278,7 +279,7 @@ def _over_weight(study: Study, trained: dict[str, Any], bound: dict[str, Any], m
     )  # fmt: skip
     key, data = (curves[f"SAC turned, {w} rate"] for w in ("key", "data"))
     study.claim(
-        "over some part of µ both rates rise together (steps that do)", "yes",
+        "in some range of µ both rates rise with µ (values of µ at which they do)", "yes",
         [mus[i] for i in range(len(mus) - 1) if key[i + 1] > key[i] and data[i + 1] > data[i]],
         bool(((np.diff(key) > 0) & (np.diff(data) > 0)).any()),
     )  # fmt: skip
@@ -345,11 +346,11 @@ def _partial(
         mine[:, 0].mean() >= 0.9,
     )
     study.claim(
-        "… and 97 % of what is attainable at all, at every correlation of Fred (worst)", None,
+        "… and 97 % of the optimum under partial observation, at every correlation of Fred (least)", None,
         float((curves["direct"] / curves["bayes"]).min()), bool((curves["direct"] / curves["bayes"]).min() >= 0.97),
     )  # fmt: skip
     enough = [k for k, s in zip(freds, curves["bayes"], strict=True) if s >= 0.9]
-    study.claim("90 % is attainable from this κ_F on, for any policy", None, min(enough, default=None), bool(enough))
+    study.claim("some policy can close 90 % of the gap from this κ_F on", None, min(enough, default=None), bool(enough))
     everything = {"bayes": base["bayes"], **{f"direct, seed {i}": r for i, r in enumerate(climbed)}}
     for name in ("bayes", "direct"):
         rows = [
@@ -385,7 +386,7 @@ def _yardsticks(study: Study, bound: dict[str, Any], n_draws: int) -> None:
         None, max(far), max(far) < 3.5, must_hold=True,
     )  # fmt: skip
     above = float(min(r["oracle"] - r["ascent"] for r in rows))
-    study.claim("the frontier's oracle is not below gradient ascent (least, bits)", None, above, above > -2e-3, True)
+    study.claim("the oracle is not below gradient ascent (least difference, bits)", None, above, above > -2e-3, True)
     gap = abs(rows[0]["oracle"] - rows[0]["svd"])
     study.claim("SVD beams are optimal where Eve is uncorrelated (gap, bits)", None, gap, gap < 1e-3, True)
     orders = all(r["random"] < r["svd"] <= r["bayes"] + 1e-4 and r["bayes"] <= r["oracle"] + 1e-4 for r in rows)
@@ -413,13 +414,13 @@ def _training_table(
     study.claim("every stack took the updates planned, none was stopped by the time limit (shares)", None, cut, not cut)
     updates = [climb_item.updates, *(int(trained[n]["steps"][-1]) for n in ("SAC", "SAC turned"))]
     study.claim(
-        "the direct net takes fewer updates than either SAC took, finished or not (direct, SAC, SAC turned)", None,
+        "the direct net takes fewer updates than SAC in either frame (direct, SAC, SAC turned)", None,
         updates, updates[0] < min(updates[1:]),
     )  # fmt: skip
     seen = [climb_item.updates * climbed[0]["transitions"]]
     seen += [int(trained[n]["steps"][-1] * trained[n]["n_envs"]) for n in ("SAC", "SAC turned")]
     study.claim(
-        "… and fewer transitions (direct, all settings together; SAC and SAC turned, one run's)", None, seen,
+        "… and fewer transitions (direct: for all settings; SAC and SAC turned: of one run)", None, seen,
         seen[0] < min(seen[1:]),
     )  # fmt: skip
 

@@ -99,7 +99,7 @@ def labels(values: U8) -> U8:
 
 
 def symbols(bits: U8) -> I64:
-    """Return (coefficient,) whole numbers of (coefficient, bit) labels."""
+    """Return labels (coefficient, bit) as whole numbers (coefficient,)."""
     return np.asarray(bits.astype(np.int64) @ (1 << np.arange(bits.shape[1])[::-1]))
 
 
