@@ -72,7 +72,7 @@ def run(
     setting = base if heard is None else replace(heard.setting(base), **plan.changes)
     updates = plan.updates or _UPDATES[plan.algorithm]
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # nets of this size are slower on more
+    torch.set_num_threads(1)  # networks of this size are slower with more threads
     try:
         began_s = time.perf_counter()
         learner = _trained(plan, setting, updates, heard, tell)

@@ -58,7 +58,7 @@ def _assignments(n: int, solver: Any, hungarian: bool) -> list[BenchRow]:
     costs = squared_distances(points, start)
     (label, prices), ours_s = _timed(lambda: assign_balanced(costs), 5)
     cost = _cost(costs, label)
-    note = f"cost {cost:.4f}, proved to {abs(cost - dual_bound(costs, prices)):.1e}; peer's cost "
+    note = f"cost {cost:.4f}, at most {abs(cost - dual_bound(costs, prices)):.1e} above the least; peer's cost "
     peers: dict[str, Callable[[], I64]] = {"ortools min-cost flow": lambda: min_cost_flow(costs, solver)}
     if hungarian:
         peers["Hungarian (scipy)"] = lambda: match_places(costs)

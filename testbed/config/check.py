@@ -54,7 +54,7 @@ def check_experiment(e: Experiment, source: str) -> None:
         raise InputError(f"{source}: table [scene.uma]: alice and bob need a position_m each")
     if e.mode == "private" and e.records.iq:
         raise InputError(
-            f"{source}: table [records]: key 'iq': recorded samples give the keys away; accepted in private mode: false"
+            f"{source}: table [records]: key 'iq': recorded samples reveal the keys; accepted in private mode: false"
         )
     for name in ("surface", "attacker"):
         panel: PlacedSurface | None = getattr(e.scene, name)
@@ -64,7 +64,7 @@ def check_experiment(e: Experiment, source: str) -> None:
         _check_surface(e, source)
     elif e.surface.is_secret:
         raise InputError(
-            f"{source}: table [surface]: key 'secret': true, but policy = 'none' leaves the surface alone; accepted: "
+            f"{source}: table [surface]: key 'secret': true, but policy = 'none' does not use the surface; accepted: "
             "false, or policy = 'random'"
         )
 
@@ -98,8 +98,8 @@ def _check_surface(e: Experiment, source: str) -> None:
         )
     if policy.watches and e.mode == "private":
         raise InputError(
-            f"{source}: table [surface]: policy = {e.surface.policy!r} watches the channel, which nodes keep to "
-            "themselves in private mode; accepted: mode = 'experiment', or a policy that does not watch"
+            f"{source}: table [surface]: policy = {e.surface.policy!r} uses the measured channel, which nodes do "
+            "not report in private mode; accepted: mode = 'experiment', or a policy that does not use it"
         )
     if e.scene.surface is None:
         raise InputError(
@@ -184,7 +184,7 @@ def check_lab(lab: Lab, source: str) -> None:
     if lab.coordinator.lost_after_s < 2 * lab.coordinator.heartbeat_s:
         raise InputError(
             f"{source}: table [coordinator]: key 'lost_after_s': {lab.coordinator.lost_after_s:g} s, accepted from "
-            f"twice heartbeat_s = {lab.coordinator.heartbeat_s:g} s: one late heartbeat does not make a node lost"
+            f"twice heartbeat_s = {lab.coordinator.heartbeat_s:g} s, so that no node is lost by one late heartbeat"
         )
     remote = [n for n, p in lab.node.items() if not p.local]
     if remote and lab.coordinator.port == 0:

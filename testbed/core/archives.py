@@ -73,7 +73,7 @@ def _check(every: list[zipfile.ZipInfo], members: list[zipfile.ZipInfo], size: i
         raise ValueError(f"{len(every)} members, accepted up to {MAX_MEMBERS}")
     names = [i.filename for i in every]
     if len(set(names)) < len(names):
-        raise ValueError("two members of one name")
+        raise ValueError("two members have the same name")
     total = sum(i.file_size for i in members)
     if total > most_bytes:
         raise ValueError(f"its arrays take {total} bytes, accepted up to {most_bytes}")

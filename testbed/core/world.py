@@ -38,8 +38,8 @@ class Equipment:
     options: dict[str, Any]
     """Options for the driver, in addition to the lab's: they select this device."""
     idle_until: Callable[[float], None]
-    """Function that passes the driver's promise (`Radio.idle_until`) to the air, because the vendor's library has none
-    for that."""
+    """Function that passes the driver's promise (`Radio.idle_until`) to the air; the vendor's library has no function
+    for this."""
 
 
 class Emulator(ABC):

@@ -1,7 +1,7 @@
 """Gain against a null towards Eve, predicted from Fred: the optimum for two ends that exchange no information.
 
 It is a closed form except for one number, which is searched (`testbed.agents.beams.bayes_alone`). Fred is the friendly
-node beside Eve; `fred` is the role whose transmissions take the place of his. Bob, who does not measure the channel
+node beside Eve; option `fred` names the role whose transmissions are used as his. Bob, who does not measure the channel
 from Alice to Eve, and Alice until she has received Fred, use the beam of `svd`. Only the middle subcarrier is used.
 """
 

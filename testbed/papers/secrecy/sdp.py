@@ -4,7 +4,8 @@ Charnes–Cooper (eqs 27–31) with v = (φ, 1) and Z = µ v v^H, without the co
 
     max tr(Γ_U Z) + µ(ν_U + 1)  s.t.  tr(Γ_E Z) + µ(ν_E + 1) = 1,  diag(Z) = µ,  Z ⪰ 0,  µ ≥ 0.
 
-With w = (Kf, h f) at one receiver, Γ is w* w^T with its last corner moved to ν (eqs 22–24 contain misprints).
+With w = (Kf, h f) at one receiver, ν is the last diagonal entry of w* w^T, and Γ is w* w^T with 0 in its place (eqs
+22–24 contain misprints).
 """
 
 from __future__ import annotations
