@@ -1,4 +1,4 @@
-"""One ABC a stage of the chain. A stage is picked by name (`core.registry`); adding one is adding one file.
+"""The abstract base class of each stage of the chain. A stage is found by name (`core.registry`), as a file of its own.
 
 Stages are built as `Stage(**options)` from their table of the experiment file, and declare their options as a struct
 (`core.options.Configurable`). Randomness enters as an explicit numpy Generator. The suites in `testbed.testing` check
@@ -271,7 +271,7 @@ class Evidence:
 
     @classmethod
     def of(cls, values: U8, error_rate: float) -> Evidence:
-        """Return the evidence of a bare (bit,) string, each bit of a probe of its own."""
+        """Return the evidence of a string (bit,) without features, as if each bit were from another probe."""
         none = np.zeros(values.size, np.int64)
         return cls(Bits(values, np.arange(values.size), none, none), error_rate)
 
@@ -415,8 +415,8 @@ class BeamPolicy(Configurable, ABC):
     def hear(self, round: int, links: Mapping[str, C64]) -> None:
         """Take a sounding round: (own antenna, transmitter's antenna, subcarrier) by the transmitter's role.
 
-        Each has an unknown common phase, and is in units of this receiver's full scale. Links that were not received
-        are missing, the peer's too.
+        Each has an unknown common phase, and is in units of this receiver's full scale. A link that was not received is
+        missing, even if it is the peer's.
         """
 
     @abstractmethod

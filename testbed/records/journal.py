@@ -155,8 +155,8 @@ class Journal:
 
 
 def remove(folder: Path) -> None:
-    """Delete a journal that is no longer needed. The database is deleted first: a log without it is not taken for a
-    run."""
+    """Delete a journal that is no longer needed. The database is deleted first, because a folder that contains only the
+    database's log does not count as a run."""
     for suffix in ("", "-wal", "-shm"):
         (folder / (files.JOURNAL + suffix)).unlink(missing_ok=True)
 

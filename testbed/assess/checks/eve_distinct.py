@@ -1,4 +1,4 @@
-"""Is Eve's channel her own? It is not where its |r| with Alice or Bob exceeds half of that between these two."""
+"""Fails if Eve's channel correlates with Alice's or Bob's by more than half of what these two correlate by."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testbed.core.types import F64
 
 
 class EveDistinct(HealthCheck):
-    """Is Eve's channel her own? It is not where its |r| with Alice or Bob exceeds half of that between these two."""
+    """Fails if Eve's channel correlates with Alice's or Bob's by more than half of what these two correlate by."""
 
     order = 80
 
@@ -22,7 +22,7 @@ class EveDistinct(HealthCheck):
 
 
 def eve_distinct(alice_db: F64, bob_db: F64, eve_db: Mapping[str, F64]) -> Verdict:
-    """Is Eve's channel her own? It is not where its |r| with Alice or Bob exceeds half of that between these two."""
+    """Fails if Eve's channel correlates with Alice's or Bob's by more than half of what these two correlate by."""
     name = "eve_distinct"
     legitimate = correlation(alice_db, bob_db)
     found = {}

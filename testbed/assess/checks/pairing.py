@@ -1,4 +1,4 @@
-"""Are Alice's and Bob's probes paired wrongly: no correlation as recorded, but a clear one after a shift?"""
+"""Fails if the probes are paired wrongly: Alice and Bob correlate clearly only if one series is shifted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_SHIFT = 32
 
 
 class Pairing(HealthCheck):
-    """Are Alice's and Bob's probes paired wrongly: no correlation as recorded, but a clear one after a shift?"""
+    """Fails if the probes are paired wrongly: Alice and Bob correlate clearly only if one series is shifted."""
 
     order = 20
 
@@ -22,7 +22,7 @@ class Pairing(HealthCheck):
 
 
 def pairing(alice_db: F64, bob_db: F64) -> Verdict:
-    """Are Alice's and Bob's probes paired wrongly: no correlation as recorded, but a clear one after a shift?"""
+    """Fails if the probes are paired wrongly: Alice and Bob correlate clearly only if one series is shifted."""
     name = "pairing"
     r0 = correlation(alice_db, bob_db)
     n = alice_db.shape[0]

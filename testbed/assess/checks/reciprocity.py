@@ -1,4 +1,4 @@
-"""Do the two directions differ by more than noise explains, although both ends receive with a high SNR?"""
+"""Fails if the two directions differ by more than noise explains although both ends receive with a high SNR."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CLEAR_SNR_DB = 10.0
 
 
 class Reciprocity(HealthCheck):
-    """Do the two directions differ by more than noise explains, although both ends receive with a high SNR?"""
+    """Fails if the two directions differ by more than noise explains although both ends receive with a high SNR."""
 
     order = 60
 
@@ -24,7 +24,7 @@ class Reciprocity(HealthCheck):
 
 
 def reciprocity(alice_db: F64, bob_db: F64, alice_snr_db: F64, bob_snr_db: F64) -> Verdict:
-    """Do the two directions differ by more than noise explains, although both ends receive with a high SNR?
+    """Fails if the two directions differ by more than noise explains although both ends receive with a high SNR.
 
     Noise of a known SNR γ changes a level by 8.7/√(2γ) dB (std). Constant differences (uncalibrated hardware) are
     subtracted; what remains beyond noise has changed between the slots of a round. This check cannot separate an
