@@ -92,9 +92,9 @@ def load_identity(lab: Lab, name: str) -> Identity | None:
 
 
 def own_identity(lab: Lab, name: str) -> Identity | None:
-    """Return a daemon's identity that knows those others whose public keys are here, enough for this machine's air.
+    """Return a daemon's identity with the public keys that are on this machine, which is enough for its own air.
 
-    None where the lab switched authentication off. Raises InputError where its own pair is missing.
+    None where the lab switched authentication off. Raises InputError if the daemon's own pair of keys is missing.
     """
     folder = lab_folder(lab) / "transport"
     known = [n for n in daemon_names(lab) if n == name or (folder / f"{n}.public").exists()]

@@ -48,7 +48,7 @@ class BlockNumbers:
         """Begin a block; returns in one line why it cannot be begun, or None."""
         last = self._highest.get(run, -1)
         if block <= last:
-            return f"block {block} was begun before: blocks of a run rise, accepted from {last + 1}"
+            return f"block {block} was begun before: the block numbers of a run must rise, accepted from {last + 1}"
         self.known(run, block)
         return None
 

@@ -58,7 +58,7 @@ def bin_order(alice_db: F64, bob_db: F64, pairs: int = 1) -> Verdict:
     order, r, r0 = found
     detail = (
         f"Bob's spectrum is {order.words} against Alice's: bin by bin they correlate by {r0:.2f} as recorded, by "
-        f"{r:.2f} in that order. Check the order of I and Q and of the bins (descending, FFT order, a bin too few) at "
+        f"{r:.2f} in that order. Check the order of I and Q and of the bins (descending, FFT order, a missing bin) at "
         "both ends."
     )
     return Verdict(name, False, detail, {"r": r0, "r_reordered": r, "shift": float(order.shift)})

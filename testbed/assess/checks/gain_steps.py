@@ -1,4 +1,4 @@
-"""Fails if the gain of one end jumped (AGC, temperature): a lasting step of Alice − Bob that all dimensions have."""
+"""Fails if the gain of one end jumped (AGC, temperature): a lasting step of Alice − Bob in all dimensions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from testbed.core.types import F64
 
 
 class GainSteps(HealthCheck):
-    """Fails if the gain of one end jumped (AGC, temperature): a lasting step of Alice − Bob that all dimensions have."""
+    """Fails if the gain of one end jumped (AGC, temperature): a lasting step of Alice − Bob in all dimensions."""
 
     order = 50
 
@@ -20,7 +20,7 @@ class GainSteps(HealthCheck):
 
 
 def gain_steps(alice_db: F64, bob_db: F64) -> Verdict:
-    """Fails if the gain of one end jumped (AGC, temperature): a lasting step of Alice − Bob that all dimensions have."""
+    """Fails if the gain of one end jumped (AGC, temperature): a lasting step of Alice − Bob in all dimensions."""
     name = "gain_steps"
     offset = row_median(centred(alice_db) - centred(bob_db))
     rows = np.flatnonzero(np.isfinite(offset))
