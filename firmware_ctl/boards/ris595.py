@@ -191,7 +191,9 @@ class Ris595(Board):
             step(Command.BOOK_CHUNK, struct.pack("<I", at) + data[at : at + self._chunk])
         count, stored = struct.unpack_from("<HI", step(Command.BOOK_END).payload)
         if (count, stored) != (len(codebook), crc):
-            raise DeviceError(self.name, "upload", self.state, f"the board stored {count} patterns of another content")
+            raise DeviceError(
+                self.name, "upload", self.state, f"the board stored {count} patterns, or other ones than were sent"
+            )
         self._book = list(codebook)
 
     def _do_apply_many(
@@ -395,7 +397,7 @@ class Ris595(Board):
         if not (1 <= bits <= 8 and rows and columns and chunk and input_bytes):
             raise DeviceError(
                 self.name, operation, self.state, f"the board at {self._link.port} reports {rows}×{columns} "
-                f"elements of {bits} bit and takes {chunk} bytes of {input_bytes}: no such board",
+                f"elements of {bits} bit, chunks of {chunk} bytes and a buffer of {input_bytes}: these are impossible",
             )  # fmt: skip
         was, found = self._board, (serial, rows, columns, bits)
         self._strange = was is not None and was != found

@@ -94,7 +94,7 @@ class CsiEstimator(Configurable, ABC):
 
     @abstractmethod
     def range_hz(self, frame: SoundingFrame) -> float:
-        """Return the largest carrier offset, either way, at which this frame is found; beyond, CFO_RANGE."""
+        """Return the largest absolute carrier offset at which this frame is found; beyond it, CFO_RANGE is raised."""
 
     @abstractmethod
     def estimate_antennas(self, block: IqBlock, frame: AntennaFrame) -> CsiFrame:
