@@ -192,7 +192,7 @@ class Ris595(Board):
         count, stored = struct.unpack_from("<HI", step(Command.BOOK_END).payload)
         if (count, stored) != (len(codebook), crc):
             raise DeviceError(
-                self.name, "upload", self.state, f"the board stored {count} patterns, or other ones than were sent"
+                self.name, "upload", self.state, f"the {count} patterns that the board stored differ from those sent"
             )
         self._book = list(codebook)
 
@@ -314,7 +314,7 @@ class Ris595(Board):
                     return late
             except PortLost:
                 self._link.reopen(max(0.0, deadline_s - time.monotonic()))
-                self._greet_again(operation, deadline_s, anew=True)  # the board may have gone on all the while
+                self._greet_again(operation, deadline_s, anew=True)  # the board itself may not have been reset
                 continue
             except _Rebooted:
                 self._greet_again(operation, deadline_s, anew)

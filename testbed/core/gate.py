@@ -140,7 +140,7 @@ class Strikes:
         return self._counts.get(connection, 0) >= self._most
 
     def count(self, connection: Hashable) -> bool:
-        """Count one more bad message; True from the one on that makes the connection ignored."""
+        """Count one more bad message; return whether it is the one from which on the messages are ignored."""
         n = self._counts.pop(connection, 0) + 1
         self._counts[connection] = n
         while len(self._counts) > self._connections:

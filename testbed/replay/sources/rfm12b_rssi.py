@@ -105,7 +105,7 @@ def _plan(n_probes: int) -> dict[str, Any]:
         "accounting": Accounting(block_rounds=14_000),
         "key_probes": np.arange(0, n_probes, KEY_STEP, dtype=np.int64),
         "key_note": f"every {KEY_STEP}th probe: the fading repeats about every 5 probes (r = 0.3); in some "
-        "stretches, its past would predict 4 bits of 5",
+        "parts, earlier bits would predict 4 bits of 5",
         "interval_s": INTERVAL_S,
     }
 
