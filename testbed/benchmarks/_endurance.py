@@ -166,7 +166,7 @@ class Site:
         verified = {b.block for b in run.blocks if len(b.key) == 2 and all(k.key_bits for k in b.key.values())}
         verified -= {e.data["block"] for e in run.events if e.kind == "block_failed"}
         for block in sorted(verified - (alice.keys() & bob.keys())):
-            self.find("no key is called verified that one end lacks", f"{name}: block {block}")
+            self.find("both ends have every verified key", f"{name}: block {block}")
         alone = sorted(alice.keys() ^ bob.keys())
         if alone and ended:
             self.find("no end keeps a key alone", f"{name}: blocks {alone}")

@@ -89,7 +89,9 @@ def read(path: Path, waveform: Waveform) -> Channels:
             found.append((_number(meta) if single else len(found), time_s, h))
     known = [h for _, _, h in found if h is not None]
     if not known or frame is None:
-        raise InputError(f"{path}: no frame of the [waveform] found in {len(found)} stretches; accepted: the one sent")
+        raise InputError(
+            f"{path}: no frame of the [waveform] in {len(found)} parts; accepted: the waveform that was sent"
+        )
     blank = np.full(known[0].shape, np.nan, dtype=np.complex64)
     return Channels(
         h=np.stack([blank if h is None else h for _, _, h in found]),
