@@ -23,7 +23,7 @@ _FILE = "cable.json"
 _LENGTHS = 8
 """Lengths of blocks whose filters are kept."""
 _SAME_HZ = 1e3
-"""Carriers and rates that differ by less count as equal."""
+"""Largest relative difference of two carriers or rates that count as equal."""
 
 
 class ChainResponse(Struct, frozen=True, kw_only=True):
