@@ -1,7 +1,7 @@
 """A reference series whose shift changes in the course of a block: the likeliest sequence of shifts (Viterbi).
 
-Which of the reference's channels stands for which of Alice's columns is learnt on the way: from the block's pieces that
-agree at one shift, or it starts from the columns as they stand.
+Which of the reference's channels corresponds to which of Alice's columns is learnt in the same iterations. They start
+from pieces of the block that agree at one shift, or from the assumption that column n corresponds to channel n.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.types import F64, I64
-from testbed.entropy.facts import Facts, Mask
+from testbed.entropy.facts import Facts, Mask, zero_filled
 from testbed.entropy.shifts import Anchor, Match, Reference, agreement_of, everywhere, known_candidates
 
 F32 = NDArray[np.float32]
@@ -20,12 +20,12 @@ F32 = NDArray[np.float32]
 _PIECE = 48
 _PASSES = 2
 _STARTS = 2
-"""Anchors from which a course is begun."""
+"""Number of anchors from which a sequence of shifts is searched."""
 _CLOSE = 0.3
-"""Standard deviation of a column about the reference's same one, in an Eve who is followed as she stands."""
+"""Assumed standard deviation of a column from the reference's channel of the same number, at the start."""
 _MOST_NATS, _UNKNOWN_NATS = 12.0, 6.0
 _CHANGE_NATS = 9.0
-"""Penalty for a change of shift: about the logarithm of the number of possible changes at each probe."""
+"""Penalty of a change of shift in nats: about the logarithm of the number of possible changes at each probe."""
 
 
 def piecewise(facts: Facts, reference: Reference, z: F64) -> Match | None:
@@ -46,23 +46,24 @@ def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
     if not there.any():
         return None
     choice = _Choice(
-        np.nan_to_num(z).astype(np.float32), np.isfinite(z),
-        np.nan_to_num(series).astype(np.float32), np.asarray(there.any(axis=2)),
+        zero_filled(z).astype(np.float32), np.isfinite(z),
+        zero_filled(series).astype(np.float32), np.asarray(there.any(axis=2)),
     )  # fmt: skip
-    starts = [choice.by_pieces()]
+    likely = []
     if series.shape[2] >= z.shape[1]:
-        starts.append(choice.course(choice.as_they_stand(choice.series[:, :, : z.shape[1]])))
-    starts += [choice.course(choice.from_anchor(a, known.shifts)) for a in known.anchors[:_STARTS]]
+        likely.append(choice.as_they_stand(choice.series[:, :, : z.shape[1]]))
+    likely += [choice.from_anchor(a, known.shifts) for a in known.anchors[:_STARTS]]
+    starts = [choice.by_pieces(), *courses(np.stack(likely))]
     course = max(starts, key=choice.agreement)
     for _ in range(_PASSES):
-        course = choice.course(choice.likely(course))
+        course = courses(choice.likely(course)[None])[0]
     inputs = series[np.arange(course.size), course]
     return Match(inputs, agreement_of(z, inputs))
 
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """Alice's values, and the reference's at each candidate shift; 0 where there is none."""
+    """Alice's values, and the reference's values at each candidate shift; 0 where one is missing."""
 
     z: F32
     """(probe, column)."""
@@ -93,16 +94,16 @@ class _Choice:
         return course
 
     def as_they_stand(self, guess: F32) -> F32:
-        """Return (probe, candidate) log-likelihoods where a guess (probe, candidate, column) is nearly right.
+        """Return (probe, candidate) log-likelihoods, assuming that `guess` (probe, candidate, column) is nearly right.
 
-        Such a start needs no long pieces: an Eve who hears well and only loses packets is followed through short ones.
+        This start needs no long pieces: it suits an Eve who receives well but loses packets often.
         """
         error = (self.z[:, None] - guess) ** 2 / (2 * _CLOSE**2)
         error = np.where(self.there[:, :, None], np.minimum(error, _MOST_NATS), _UNKNOWN_NATS)
         return np.asarray(-(error * self.known[:, None]).sum(axis=2))
 
     def from_anchor(self, anchor: Anchor, shifts: I64) -> F32:
-        """Return log-likelihoods by the linear map that holds in a piece that agrees at one shift."""
+        """Return log-likelihoods by the linear map that is fitted in a piece that agrees at one shift."""
         if anchor.shift not in shifts:
             return np.zeros(self.there.shape, np.float32)
         here = self.series[:, :, anchor.columns]
@@ -111,7 +112,7 @@ class _Choice:
         return self.as_they_stand(here @ np.linalg.solve(gram, x.T @ self.z[anchor.rows]))
 
     def likely(self, course: I64) -> F32:
-        """Return log-likelihoods by the linear map that the present course teaches."""
+        """Return log-likelihoods by the linear map that is fitted along the present sequence of shifts."""
         x = self.at(course)
         gram = x.T @ x + 0.02 * len(x) * np.eye(x.shape[1], dtype=np.float32)
         coefficients = np.linalg.solve(gram, x.T @ self.z)
@@ -123,19 +124,25 @@ class _Choice:
         alone = (self.z**2 / 2).sum(axis=1, keepdims=True)
         return np.asarray(-np.where(self.there, cost.sum(axis=2), alone))
 
-    @staticmethod
-    def course(likely: F32) -> I64:
-        """Return (probe,) the likeliest sequence of candidates; every change has the same penalty."""
-        n, k = likely.shape
-        came, every = np.zeros((n, k), np.int64), np.arange(k)
-        score = likely[0].copy()
-        for i in range(1, n):
-            best = int(score.argmax())
-            least = score[best] - _CHANGE_NATS
-            came[i] = np.where(score >= least, every, best)
-            score = np.maximum(score, least) + likely[i]
-        course = np.empty(n, np.int64)
-        course[-1] = int(score.argmax())
-        for i in range(n - 1, 0, -1):
-            course[i - 1] = came[i, course[i]]
-        return course
+
+def courses(likely: F32) -> I64:
+    """Return (start, probe) the most likely sequences of candidates; every change of candidate has the same penalty.
+
+    likely: (start, probe, candidate) log-likelihoods.
+    """
+    starts, n, _ = likely.shape
+    score = np.empty_like(likely)
+    score[:, 0] = likely[:, 0]
+    least = np.empty((n, starts, 1), likely.dtype)
+    for i in range(1, n):
+        now = score[:, i]
+        np.subtract(score[:, i - 1].max(axis=1, keepdims=True), _CHANGE_NATS, out=least[i])
+        np.maximum(score[:, i - 1], least[i], out=now)
+        now += likely[:, i]
+    best = score.argmax(axis=2)
+    course, every = np.empty((starts, n), np.int64), np.arange(starts)
+    course[:, -1] = best[:, -1]
+    for i in range(n - 1, 0, -1):
+        stays = score[every, i - 1, course[:, i]] >= least[i, :, 0]
+        course[:, i - 1] = np.where(stays, course[:, i], best[:, i - 1])
+    return course

@@ -1,13 +1,14 @@
-"""From an estimate of Alice's analogue value and its error to a distribution over labels.
+"""Turns an estimate of Alice's analogue value, and its error, into a distribution over labels.
 
 A target is what an attack can estimate of a symbol: the normal score of Alice's feature, its magnitude, or any other
 number; or the scores of all features of a vector label. The relation of labels to targets is learnt from training
-symbols, so that any code, thresholds, guard bands, and targets that several labels have in common are covered:
+symbols; it may be any code with any thresholds and guard bands, and several labels may have the same targets:
 
     P(label | mean μ, spread σ) = ∫ N(t; μ, σ²) · share of the label among training symbols near t dt.
 
 Two numbers are then calibrated on the training symbols' own out-of-sample estimates: a factor on σ, and the doubt, the
-weight of the labels' frequencies. An attack that has learnt nothing thus gives the frequencies, and loses nothing.
+weight of the labels' frequencies. An attack that has learnt nothing thus returns the frequencies and is no worse than
+these.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from testbed.entropy.facts import HIDDEN, Facts, Mask
 from testbed.entropy.gaussian_labels import normal_scores
 
 _REACH = 3.4
-"""Largest target: of some thousands of normal scores none is larger."""
+"""Largest target of the grid; among some thousands of normal scores none is larger."""
 _STEPS = {1: 0.04, 2: 0.03, 3: 0.03, 4: 0.015, 5: 0.015}
 _FINEST = 0.0075
-"""Grid of targets by the bits of a label: about ten points in each cell except for the deepest labels."""
+"""Number of grid points of targets, by the bits of a label: about ten in each cell, fewer for the deepest labels."""
 _SPREADS = np.geomspace(0.012, 1.6, 16)
 _FACTORS = (-2, -1, 0, 1)
 """Steps on `_SPREADS`, each 1.39 times the one before."""
 _DOUBTS = np.array([1e-4, 5e-3, 0.03, 0.12, 0.35, 0.75, 1.0])
 _SAME_CELLS = 0.97
 _MOST_JUDGES = 1500
-"""Most training symbols, evenly spread, for calibrating the two numbers."""
+"""Largest number of training symbols, evenly spread, by which the two numbers are calibrated."""
 _CLOUD_JUDGES = 150
 _GAIN_NATS = 20.0
-"""By how many nats surroundings must explain errors better than a single spread does."""
+"""Least gain in log-likelihood, in nats, for which a spread by surroundings replaces a single one."""
 _USUAL = (2.0, 0.1)
 
 
@@ -92,15 +93,14 @@ def _read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, sprea
     known = np.asarray(np.isfinite(target).all(axis=1))
     estimated = np.asarray(np.isfinite(mean).all(axis=1) & np.isfinite(spread))
     spread = spread * here_and_now(facts, target[:, 0] - mean[:, 0], spread)
-    for own in _alike(facts, train, target, known):
+    for own in _known_alike(facts, train, target, known):
         teach = train[own[facts.dimension[train]] & known[train]]
         judge = teach[estimated[teach]]
         ask = np.flatnonzero(own[facts.dimension[test]] & estimated[test])
         if judge.size < 2 or not ask.size:
             continue
         bits = int(facts.bits[teach[0]])
-        learnt = _Cells if target.shape[1] == 1 else _Cloud
-        cells = learnt(target[teach], facts.value[teach], bits)
+        cells = _learnt(facts, target, teach, bits)
         judge = judge[:: 1 + judge.size // cells.most_judges]
         factor, doubt = cells.calibrate(mean[judge], spread[judge], facts.value[judge], prior[judge])
         rows = test[ask]
@@ -112,9 +112,10 @@ def _read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, sprea
 def here_and_now(facts: Facts, error: F64, spread: F64) -> F64:
     """Return (symbol,) a factor on the spread: the size of the errors around this symbol relative to the usual size.
 
-    An Eve who receives well at times, or every other time, knows when. Of several surroundings, the one that makes the
-    errors of training symbols likeliest is used, if it does so by far: the same probe, probes around it, rounds of the
-    same phase of a short period. A symbol's own error is not among them. `error` (symbol,) NaN where not known.
+    An Eve who receives well only at times knows when. The surroundings of a symbol are its probe, the probes around it,
+    or the rounds at the same phase of a short period; those are used that make the errors of training symbols
+    likeliest, if they do so by a large margin. A symbol's own error does not count. `error` (symbol,) is NaN where not
+    known.
     """
     known = np.isfinite(error) & np.isfinite(spread)
     square = np.where(known, error / np.where(known, spread, 1.0), 0.0) ** 2
@@ -122,7 +123,7 @@ def here_and_now(facts: Facts, error: F64, spread: F64) -> F64:
     power = np.asarray(np.bincount(facts.probe, square, n), np.float64)
     count = np.asarray(np.bincount(facts.probe, known, n), np.float64)
     best, out = _GAIN_NATS, np.ones(error.size)
-    # where whole probes are hidden, training probes may not look at themselves either
+    # Where whole probes are hidden, a training probe must not use its own errors either.
     hidden = np.unique(facts.probe[facts.value == HIDDEN])
     apart = bool(count[hidden].sum() < 0.5 * np.bincount(facts.probe, minlength=n)[hidden].sum())
     own, mine = (power[facts.probe], count[facts.probe]) if apart else (square, known)
@@ -136,8 +137,8 @@ def here_and_now(facts: Facts, error: F64, spread: F64) -> F64:
 
 
 def _surroundings(rounds: I64, power: F64, count: F64, least: int) -> Iterator[tuple[F64, F64, float]]:
-    """Yield (probe,) sums and numbers of squared errors around each probe, and the number of usual errors of equal
-    weight.
+    """Yield (probe,) sums and numbers of squared errors around each probe, and how many errors of the usual size are
+    added to them.
     """
     for reach in (least, 2 + least, 8):
         window = np.ones(2 * reach + 1)
@@ -152,8 +153,18 @@ def _surroundings(rounds: I64, power: F64, count: F64, least: int) -> Iterator[t
         yield sums, np.asarray(np.bincount(phase, count, period)[phase], np.float64), 1e-3
 
 
+def _known_alike(facts: Facts, train: I64, target: F64, known: Mask) -> list[Mask]:
+    """Return the result of `_alike`, which is computed once for all attacks that have this target in this fold."""
+    key = ("alike", target.tobytes())
+    if key not in facts.view:
+        facts.view[key] = _alike(facts, train, target, known)
+    found: list[Mask] = facts.view[key]
+    return found
+
+
 def _alike(facts: Facts, train: I64, target: F64, known: Mask) -> list[Mask]:
-    """Return sets of dimensions, (dimension,) masks, whose labels relate to the target alike: they learn together."""
+    """Return sets of dimensions, as (dimension,) masks, whose labels have the same relation to the target; it is then
+    learnt from all of them together."""
     depth, out = facts.depths, []
     for bits in np.unique(depth[depth > 0]).tolist():
         own = depth == bits
@@ -179,6 +190,17 @@ def _one_code(target: F64, value: I64, dimension: I64, bits: int) -> bool:
     return bool((right >= _SAME_CELLS * np.bincount(dimension) - 3).all())
 
 
+def _learnt(facts: Facts, target: F64, teach: I64, bits: int) -> _Learnt:
+    """Return the relation learnt from the training symbols `teach`; computed once for all attacks that have the same
+    symbols and targets in this fold."""
+    own = target[teach]
+    key = ("learnt", bits, teach.tobytes(), own.tobytes())
+    if key not in facts.view:
+        facts.view[key] = (_Cells if target.shape[1] == 1 else _Cloud)(own, facts.value[teach], bits)
+    found: _Learnt = facts.view[key]
+    return found
+
+
 class _Learnt(ABC):
     """The learnt relation of labels to targets."""
 
@@ -188,21 +210,20 @@ class _Learnt(ABC):
     def posterior(self, mean: F64, spread: F64, factor: int) -> F64:
         """Return (estimate, label) for means (estimate, column) and spreads (estimate,), `factor` steps wider."""
 
+    @abstractmethod
+    def likely(self, mean: F64, spread: F64, value: I64) -> F64:
+        """Return (factor, estimate) the probabilities of the labels `value`, with each of `_FACTORS` as the width."""
+
     def calibrate(self, mean: F64, spread: F64, value: I64, prior: F64) -> tuple[int, float]:
         """Return the factor on the spread, in steps, and the doubt under which `value` is likeliest."""
-        rows = np.arange(value.size)
-        base = prior[rows, value]
-        best, found = -np.inf, (0, 1.0)
-        for factor in _FACTORS:
-            p = self.posterior(mean, spread, factor)[rows, value]
-            likely = np.log(p[:, None] * (1 - _DOUBTS) + base[:, None] * _DOUBTS).sum(axis=0)
-            i = int(likely.argmax())
-            if likely[i] > best:
-                best, found = float(likely[i]), (factor, float(_DOUBTS[i]))
-        return found
+        base = prior[np.arange(value.size), value]
+        p = self.likely(mean, spread, value)
+        total = np.log(p[:, :, None] * (1 - _DOUBTS) + (base[:, None] * _DOUBTS)[None]).sum(axis=1)
+        factor, doubt = divmod(int(total.argmax()), _DOUBTS.size)
+        return (_FACTORS[factor], float(_DOUBTS[doubt])) if value.size else (0, 1.0)
 
 
-def _spread_index(spread: F64, factor: int) -> I64:
+def _spread_index(spread: F64, factor: int | I64) -> I64:
     step = np.log(_SPREADS[1] / _SPREADS[0])
     index = np.rint(np.log(np.maximum(spread, 1e-9) / _SPREADS[0]) / step) + factor
     return np.clip(index, 0, _SPREADS.size - 1).astype(np.int64)
@@ -219,7 +240,8 @@ class _Cells(_Learnt):
         count = np.bincount(self.bins(target[:, 0], self.step) * k + value, minlength=size * k)
         count = count.reshape(size, k).astype(np.float64)
         seen = np.flatnonzero(count.any(axis=1))
-        # where there was no training symbol, the nearest one's label counts, which is exact between thresholds
+        # In a bin without training symbols the nearest one's label counts, which is right unless a threshold is between
+        # them.
         between = np.searchsorted(seen, np.arange(size))
         left, right = seen[np.maximum(between - 1, 0)], seen[np.minimum(between, seen.size - 1)]
         nearest = np.where(np.abs(np.arange(size) - left) < np.abs(right - np.arange(size)), left, right)
@@ -235,8 +257,19 @@ class _Cells(_Learnt):
         out = np.empty((mean.shape[0], self.share.shape[1]))
         for s in np.unique(which).tolist():
             rows = which == s
-            out[rows] = self._table(s)[self.bins(mean[rows, 0], self.step * self._coarser(s))]
+            out[rows] = self._table(s)[self._row(mean[rows, 0], s)]
         return out
+
+    def likely(self, mean: F64, spread: F64, value: I64) -> F64:
+        which = _spread_index(spread, np.array(_FACTORS)[:, None])
+        out = np.empty(which.shape)
+        for s in np.unique(which).tolist():
+            factor, row = np.nonzero(which == s)
+            out[factor, row] = self._table(s)[self._row(mean[row, 0], s), value[row]]
+        return out
+
+    def _row(self, mean: F64, s: int) -> I64:
+        return self.bins(mean, self.step * self._coarser(s))
 
     def _coarser(self, s: int) -> int:
         return max(1, int(_SPREADS[s] / 5.0 / self.step))
@@ -267,7 +300,8 @@ def _kernel(s: int, step: float) -> F64:
 
 
 class _Cloud(_Learnt):
-    """Labels of several columns: training symbols around an estimate vote, with more weight the nearer they are."""
+    """Labels of several columns: a label's probability is its share among the training symbols near the estimate,
+    weighted by nearness."""
 
     most_judges = _CLOUD_JUDGES
 
@@ -275,6 +309,10 @@ class _Cloud(_Learnt):
         self._target, self._power = target, (target**2).sum(axis=1)
         self._label = np.zeros((value.size, 1 << bits))
         self._label[np.arange(value.size), value] = 1.0
+
+    def likely(self, mean: F64, spread: F64, value: I64) -> F64:
+        rows = np.arange(value.size)
+        return np.stack([self.posterior(mean, spread, factor)[rows, value] for factor in _FACTORS])
 
     def posterior(self, mean: F64, spread: F64, factor: int) -> F64:
         distance = np.maximum((mean**2).sum(axis=1)[:, None] - 2.0 * mean @ self._target.T + self._power, 0.0)

@@ -1,11 +1,11 @@
-"""The series that may repeat Alice's block: Eve's, and Alice's own elsewhere."""
+"""The series that may repeat Alice's block: Eve's series, and Alice's own ones of other rounds."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from testbed.core.types import F64, I64
-from testbed.entropy.facts import Facts, Mask
+from testbed.entropy.facts import Earlier, Facts, Mask
 from testbed.entropy.gaussian_labels import normal_scores
 from testbed.entropy.series import joined_of
 from testbed.entropy.shifts import Reference
@@ -14,7 +14,7 @@ _RATES = (2, 3)
 
 
 def eves(facts: Facts) -> list[Reference]:
-    """Return Eve's channels, all together: by number, by time, at other rates, and each backwards."""
+    """Return references of all Eve's channels: paired by round number, by time, and at other rates; also backwards."""
     if "eves" not in facts.scratch:
         rounds, values = joined_of(facts)
         forwards = [Reference("Eve", rounds, values, searched_closely=True)]
@@ -57,18 +57,26 @@ def own(facts: Facts, z: F64) -> list[Reference]:
     """
     rounds, values, public = _this_run(facts, z)
     out = [Reference("own run", rounds, values, public, searched_closely=True)]
-    out += [Reference(e.name, e.rounds, normal_scores(e.features)) for e in facts.earlier if not e.same_run]
+    out += [Reference(e.name, e.rounds, v) for e, v in earlier_scores(facts) if not e.same_run]
     back = [r.reversed() for r in out]
     return [*out, *back]
 
 
+def earlier_scores(facts: Facts) -> list[tuple[Earlier, F64]]:
+    """Return each earlier series with its normal scores (probe, column), computed once for a block."""
+    if "earlier scores" not in facts.scratch:
+        facts.scratch["earlier scores"] = [(e, normal_scores(e.features)) for e in facts.earlier]
+    found: list[tuple[Earlier, F64]] = facts.scratch["earlier scores"]
+    return found
+
+
 def _this_run(facts: Facts, z: F64) -> tuple[I64, F64, F64]:
-    """Return rounds, (round, column) scores, and the publicly known ones of them."""
-    before = [(e.rounds, normal_scores(e.features)) for e in facts.earlier if e.same_run and e.rounds.size]
+    """Return rounds, (round, column) scores, and the same scores with NaN where they are not public."""
+    before = [(e.rounds, v) for e, v in earlier_scores(facts) if e.same_run and e.rounds.size]
     rounds = np.concatenate([facts.rounds, *(r for r, _ in before)])
     values = np.concatenate([z, *(v for _, v in before)])
     public = np.concatenate([np.where(public_columns(facts), z, np.nan), *(v for _, v in before)])
-    # this block comes first, so that its own value counts for a round that is in two series
+    # If a round is in this block and in an earlier series, the value of this block is used.
     rounds, first = np.unique(rounds, return_index=True)
     return rounds, values[first], public[first]
 

@@ -8,8 +8,7 @@ from testbed.core.types import F64, I64
 from testbed.entropy.attack import HIDDEN_CONTEXT
 from testbed.entropy.estimating import EstimatingAttack
 from testbed.entropy.facts import Facts, Mask
-from testbed.entropy.gaussian_labels import normal_scores
-from testbed.entropy.references import public_columns
+from testbed.entropy.references import earlier_scores, public_columns
 
 
 class RecurrenceState(EstimatingAttack):
@@ -28,8 +27,8 @@ class RecurrenceState(EstimatingAttack):
 
     def inputs(self, facts: Facts, z: F64) -> F64 | None:
         assert facts.states is not None
-        known = [(e.states, e.rounds, normal_scores(e.features)) for e in facts.earlier if e.states is not None]
-        # other runs came before this one, whatever their rounds' numbers
+        known = [(e.states, e.rounds, v) for e, v in earlier_scores(facts) if e.states is not None]
+        # Earlier runs count as before this one, even if their round numbers are larger.
         past = [(s, np.full(r.shape, np.iinfo(np.int64).min), v) for s, r, v in known]
         state = np.concatenate([facts.states, *(s for s, _, _ in past)])
         when = np.concatenate([facts.rounds, *(r for _, r, _ in past)])
@@ -42,7 +41,7 @@ class RecurrenceState(EstimatingAttack):
 
 
 def _of_others(state: I64, when: I64, value: F64, told: Mask) -> tuple[F64, F64]:
-    """Return (row, column) sum and number of the same state's values that are from earlier rounds or public."""
+    """Return (row, column) the sum and the number of the same state's values in earlier rounds, or where public."""
     order = np.lexsort((when, state))
     there = np.isfinite(value[order])
     filled, public = np.where(there, value[order], 0.0), there & told[order]
