@@ -19,6 +19,15 @@ from testbed.core.errors import InputError, TestbedError
 _UsageError: Any = typer.BadParameter.__base__
 
 
+_LONGEST_LINE = 4000
+"""Most characters of an error, which may repeat what somebody wrote into a file."""
+
+
+def _line(exc: Exception) -> str:
+    text = f"testbed: {exc}"
+    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}…"
+
+
 def main() -> None:
     """Entry point: turn every expected failure into one line and an exit status."""
     for stream in (sys.stdout, sys.stderr):
@@ -27,10 +36,10 @@ def main() -> None:
     try:
         status = app(standalone_mode=False)
     except InputError as exc:
-        say(f"testbed: {exc}")
+        say(_line(exc))
         status = 2
     except TestbedError as exc:
-        say(f"testbed: {exc}")
+        say(_line(exc))
         status = 1
     except typer.Exit as exc:
         status = exc.exit_code

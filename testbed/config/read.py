@@ -26,6 +26,8 @@ MAX_BYTES = 1 << 22
 """Largest size of a file that a user writes, in bytes."""
 MAX_DEPTH = 32
 """Most tables and lists inside one another in such a file."""
+MAX_KEY = 200
+"""Longest key in such a file, which an error may show."""
 _TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
 _PIECE = r"""(?:"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+'|[A-Za-z0-9_-]++)"""
 _LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-]){_PIECE}(?:[ \t]*+\.[ \t]*+{_PIECE}){{{MAX_DEPTH}}}")
@@ -111,12 +113,15 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _check_plain(raw: dict[str, Any]) -> None:
-    """Raise ValueError where tables are nested deeper, or integers are longer, than whatever reads them can follow."""
+    """Raise ValueError where tables are nested deeper, or integers and keys are longer, than all that use them can
+    take."""
     todo: list[tuple[Any, int]] = [(raw, 0)]
     while todo:
         value, depth = todo.pop()
         if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
             raise ValueError("an integer of more than 64 bits")
+        if isinstance(value, dict) and any(len(key) > MAX_KEY for key in value):
+            raise ValueError(f"a key of {max(map(len, value))} characters, accepted: up to {MAX_KEY}")
         inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
         if inner and depth >= MAX_DEPTH:
             raise ValueError(_TOO_DEEP)

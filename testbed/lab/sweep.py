@@ -258,10 +258,13 @@ _LEFT_OUT = ("randomness", "path", "description")
 def _read(journal: Path) -> Iterator[Row]:
     """Yield the rows of a journal; a line that was not written to its end is left out."""
     for line in journal.read_bytes().splitlines() if journal.exists() else ():
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             row = json.loads(line)
-            if isinstance(row, dict) and {"digest", "status", "figures"} <= row.keys():
+            if isinstance(row, dict) and [type(row.get(key)) for key in _KINDS] == list(_KINDS.values()):
                 yield row
+
+
+_KINDS = {"digest": str, "status": str, "figures": dict}
 
 
 def _about(job: Job) -> Row:

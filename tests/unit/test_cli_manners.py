@@ -101,6 +101,15 @@ def test_a_summary_that_somebody_else_wrote_is_compared_or_named(
         assert err.count("\n") == 1
 
 
+def test_an_error_that_repeats_a_long_text_is_cut(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(f"[chain]\nquantize = '{'x' * 100_000}'\n")
+    status, _, err = said(monkeypatch, capsys, "replay", str(tmp_path), "--chain", str(path))
+    assert status == 2
+    assert "no quantizer is called" in err
+    assert 1000 < len(err) < 5000
+
+
 def test_ratios_are_to_the_first() -> None:
     rows = several([{"key_bits": 4}, {"key_bits": 2}, {"key_bits": 8}])
     assert next(r for r in rows if r["name"] == "key bits")["ratios"] == [None, 0.5, 2.0]

@@ -55,6 +55,8 @@ PARTS = 50_000
         ("schema = 0x" + "f" * 10_000, "an integer of more than 64 bits"),
         ("schema = 9223372036854775808", "an integer of more than 64 bits"),
         ("schema = " + "9" * 10_000, "4300 digits"),
+        ("x" * 5000 + " = 1", "a key of 5000 characters, accepted: up to 200"),
+        ("[node." + "x" * 5000 + "]", "a key of 5000 characters"),
     ],
 )
 @pytest.mark.parametrize("load", [config.load_lab, config.load_experiment, config.load_chain])

@@ -108,6 +108,18 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, counted: list[int]) -> N
     assert counted == [5, 6], "a grid that has grown: only the new points"
 
 
+def test_rows_that_are_none_are_left_out(tmp_path: Path, counted: list[int]) -> None:
+    path, out = a_recording(tmp_path), tmp_path / "out"
+    sweep.run(path, out)
+    journal = out / sweep.JOURNAL
+    first = json.loads(journal.read_bytes().splitlines()[0])
+    bad = [{**first, key: value} for key, value in (("digest", []), ("figures", 3), ("status", 1))]
+    journal.write_bytes(b"[" * 100_000 + b"\n" + b"\n".join(json.dumps(row).encode() for row in [5, *bad]))
+    counted.clear()
+    assert len(sweep.run(path, out, resume=True).rows) == 4
+    assert counted == [5, 5, 6, 6]
+
+
 def test_changed_measurements_are_swept_anew(tmp_path: Path, counted: list[int]) -> None:
     path, out = a_recording(tmp_path), tmp_path / "out"
     sweep.run(path, out)
