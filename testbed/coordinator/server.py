@@ -164,7 +164,7 @@ class Coordinator:
         self._asked.append(e.StopAsked(kind))
 
     def ask_pause(self, paused: bool) -> None:
-        """Ask, from a thread, that no round is begun until further notice, or that the run goes on."""
+        """Ask, from a thread, to pause the run, so that no round is begun, or to let it go on."""
         self._asked.append(e.PauseAsked(paused))
 
     def close(self) -> None:
