@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,7 @@ from sim_backend import messages as m
 from sim_backend import uma
 from sim_backend.arrays import Array
 from sim_backend.channel import Channel, responses
-from sim_backend.link import Link
+from sim_backend.link import link_to
 from sim_backend.ticks import to_seconds, to_ticks
 from sim_backend.world import Air, Reception, Refused
 from testbed.core import registry
@@ -32,7 +33,7 @@ from testbed.core.gate import Strikes, printable
 from testbed.core.identity import Identity, secure, start_authenticator
 from testbed.core.options import convert
 from testbed.core.types import F64, SurfacePattern
-from testbed.core.world import DriverContext, Emulator, Equipment, World
+from testbed.core.world import DriverContext, Emulator, Equipment, Turns, World
 
 _REPLACED = "another process attached under its name"
 _LOOK_UP_S = 0.05
@@ -64,6 +65,12 @@ class SimWorld(World):
         serve(endpoint, identity, pace, peer_timeout_s, ready, stop)
 
     @staticmethod
+    def hold(turns: Turns, peer_timeout_s: float) -> AbstractContextManager[str]:
+        from sim_backend.local import held
+
+        return held(turns, peer_timeout_s)
+
+    @staticmethod
     def check(scene: Scene) -> None:
         if scene.uma is not None:
             uma.check_library()
@@ -72,7 +79,7 @@ class SimWorld(World):
     def reset(
         endpoint: str, identity: Identity | None, scene: Scene, radio: RadioPlan, seed: int, timeout_s: float
     ) -> None:
-        link = Link("world", endpoint, identity)
+        link = link_to("world", endpoint, identity)
         try:
             request = m.Reset(id=link.next_id(), scene=to_dict(scene), carrier_hz=radio.carrier_hz, seed=seed)
             link.ask(request, "serving", timeout_s=timeout_s)
@@ -81,7 +88,7 @@ class SimWorld(World):
 
     @staticmethod
     def pacer(endpoint: str, identity: Identity | None) -> Callable[[float], None]:
-        link = Link("world", endpoint, identity)
+        link = link_to("world", endpoint, identity)
 
         def let_pass(until_s: float) -> None:
             link.ask(m.Pass(id=link.next_id(), until=to_ticks(until_s)), "serving")
@@ -157,7 +164,7 @@ def serve(
                 socket.send_multipart([route, *frames], zmq.NOBLOCK)
 
         names = {} if identity is None else {key: name for name, key in identity.known.items()}
-        server = _Server(send, pace, peer_timeout_s)
+        server = Server(send, pace, peer_timeout_s)
         ready(socket.getsockopt_string(zmq.LAST_ENDPOINT))
         while not stop.is_set():
             socket.poll(math.ceil(1e3 * min(_LOOK_UP_S, server.due_in_s(time.monotonic()))))
@@ -240,7 +247,7 @@ class _Waiting:
 _Due = tuple[_Waiting, _Window]
 
 
-class _Server:
+class Server:
     """Requests in, answers out; time is passed in, sending is a function: the loop above owns both."""
 
     def __init__(self, send: Callable[[bytes, list[Any]], None], pace: str, peer_timeout_s: float) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from testbed.cli.app import JsonOption, QuietOption, VerboseOption, app
+from testbed.cli.app import InProcessOption, JsonOption, QuietOption, VerboseOption, app
 from testbed.cli.runs import stop_on_signals
 from testbed.cli.terminal import print_json, say
 from testbed.core import logs
@@ -22,6 +22,7 @@ def sweep(
         Optional[str],  # noqa: UP045
         typer.Option(help="Dask scheduler on whose workers the runs are done.", metavar="ADDRESS"),
     ] = None,
+    in_process: InProcessOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -38,7 +39,7 @@ def sweep(
     folder = out or Path("sweeps") / grid.stem
     tell = (lambda _: None) if quiet else say
     try:
-        swept = sweeping.run(grid, folder, resume, scheduler, tell, stop_on_signals)
+        swept = sweeping.run(grid, folder, resume, scheduler, tell, stop_on_signals, in_process)
     except sweeping.Stopped as exc:
         say(f"testbed: {grid}: {exc}")
         raise typer.Exit(130) from exc

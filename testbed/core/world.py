@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from msgspec import Struct
@@ -29,6 +30,16 @@ class DriverContext:
     """This process's transport identity; None where the lab switched authentication off."""
     state_dir: Path
     """A folder of this node's own (calibration, caches)."""
+
+
+class Turns(Protocol):
+    """How the parties of a run that share one process take turns, and the time that they have in common."""
+
+    def now_s(self) -> float:
+        """Return seconds since an arbitrary origin. Time passes only where nobody has anything to do."""
+
+    def give_way(self) -> None:
+        """Let another party do what it can; let time pass where no other one can do anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +102,16 @@ class World(ABC):
         ready: Callable[[str], None],
     ) -> None:
         """Bind to `endpoint`, call `ready(actual endpoint)`, serve until SIGTERM/SIGINT. `pace`: virtual or wall."""
+
+    @staticmethod
+    def hold(turns: Turns, peer_timeout_s: float) -> AbstractContextManager[str] | None:
+        """Hold the air in virtual time in this process, without sockets, for a run in one process.
+
+        Returns a context manager that yields the endpoint for devices of this process; the endpoint is good for
+        `reset` and `pacer` as well. Whoever waits for an answer calls `turns.give_way`. None where this world has to be
+        served by a process of its own.
+        """
+        return None
 
     @staticmethod
     def check(scene: Scene) -> None:

@@ -27,7 +27,7 @@ from testbed.config import toml_text
 from testbed.core.config import ChainFile, Experiment, Lab
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.words import duration
-from testbed.lab import cluster, processes
+from testbed.lab import cluster, one_process, processes
 from testbed.lab import grid as grids
 from testbed.lab.grid import Grid, Job
 from testbed.records import files
@@ -64,13 +64,14 @@ def run(
     resume: bool = False,
     scheduler: str | None = None,
     say: Say = lambda _: None,
-    on_coordinator: Callable[[Coordinator, Crew], None] = lambda *_: None,
+    on_coordinator: Callable[[Coordinator, Crew | None], None] = lambda *_: None,
+    in_process: bool = False,
 ) -> Swept:
     """Do every job of a grid that is not done yet, and write the table and the page.
 
     `resume`: go on with the sweep in `out`; without it a folder that holds one is refused. `scheduler`: a Dask
-    scheduler whose workers do the jobs; otherwise they are done here, one after another. `say` receives a line a job,
-    with the time left.
+    scheduler whose workers do the jobs; otherwise they are done here, one after another. `in_process`: a run has one
+    process (`one_process`), which saves its start. `say` receives a line a job, with the time left.
 
     Raises InputError before the start for everything that can be known then, Stopped where the user stops a run.
     """
@@ -84,7 +85,11 @@ def run(
             todo = [job for job in grid.jobs if job.digest not in done]
             if len(todo) < len(grid.jobs):
                 say(f"{len(grid.jobs) - len(todo)} of {len(grid.jobs)} are done already")
-            doing = _here(grid, todo, out, on_coordinator) if client is None else _there(client, grid, todo)
+            doing = (
+                _here(grid, todo, out, on_coordinator, in_process)
+                if client is None
+                else _there(client, grid, todo, in_process)
+            )
             _collect(grid, todo, doing, out / JOURNAL, done, say)
         finally:
             lock.release(remove=True)
@@ -132,16 +137,17 @@ def _result(job: Job, row: Row) -> str:
 
 
 def _here(
-    grid: Grid, todo: Sequence[Job], out: Path, on_coordinator: Callable[[Coordinator, Crew], None]
-) -> Iterator[tuple[Job, Row]]:
-    """Do jobs in this process, one after another; the daemons of a run are processes of their own, as always."""
+    grid: Grid, todo: Sequence[Job], out: Path, on_coordinator: Callable[[Coordinator, Crew | None], None],
+    in_process: bool,
+) -> Iterator[tuple[Job, Row]]:  # fmt: skip
+    """Do jobs in this process, one after another; a run's daemons are processes of their own, or none."""
     for job in todo:
         began_s = time.monotonic()
         try:
             if grid.source is not None:
                 row = _row("finished", "", _replayed(grid, job))
             else:
-                row = _run(grid, job, out, on_coordinator)
+                row = _run(grid, job, out, on_coordinator, in_process)
         except Stopped:
             raise
         except TestbedError as exc:  # this point cannot be done; the others can
@@ -159,7 +165,9 @@ def _replayed(grid: Grid, job: Job) -> dict[str, Any]:
     return replaying.replay(grid.source, chain, grid.file.cut, seed=job.seed, map_file=grid.map_file)
 
 
-def _run(grid: Grid, job: Job, out: Path, on_coordinator: Callable[[Coordinator, Crew], None]) -> Row:
+def _run(
+    grid: Grid, job: Job, out: Path, on_coordinator: Callable[[Coordinator, Crew | None], None], in_process: bool
+) -> Row:
     plan = config.convert(job.plan, Experiment, str(grid.path))
     lab_name = grid.lab
     if job.lab is None:
@@ -173,13 +181,16 @@ def _run(grid: Grid, job: Job, out: Path, on_coordinator: Callable[[Coordinator,
     processes.make_lab_folder(place)
     folder = processes.new_run_folder(out / "runs", f"point-{job.point:04d}-seed-{job.seed}")
     with processes.unless_empty(folder):
-        outcome = processes.run(plan, place, lab_name, folder, on_coordinator=on_coordinator)
+        if in_process:
+            outcome = one_process.run(plan, place, lab_name, folder, on_coordinator=on_coordinator)
+        else:
+            outcome = processes.run(plan, place, lab_name, folder, on_coordinator=on_coordinator)
     if outcome.status == "stopped":
         raise Stopped("stopped; what is done is kept: --resume goes on")
     return _row(outcome.status, outcome.detail, outcome.summary, str(folder.relative_to(out)))
 
 
-def _there(client: Any, grid: Grid, todo: Sequence[Job]) -> Iterator[tuple[Job, Row]]:
+def _there(client: Any, grid: Grid, todo: Sequence[Job], in_process: bool) -> Iterator[tuple[Job, Row]]:
     """Do jobs on a cluster's workers, in the order in which they end."""
     from distributed import as_completed
 
@@ -195,6 +206,7 @@ def _there(client: Any, grid: Grid, todo: Sequence[Job]) -> Iterator[tuple[Job, 
         "source": None if grid.source is None else str(grid.source.absolute()),
         "map": None if grid.map_file is None else str(grid.map_file.absolute()),
         "cut": grid.file.cut,
+        "in_process": in_process,
     }
     futures = {client.submit(on_worker, job, common, pure=False): job for job in todo}
     for future in as_completed(futures):
@@ -214,6 +226,7 @@ def on_worker(job: Job, common: Mapping[str, Any]) -> Row:
         if common["source"] is None:
             _write_toml(job.lab or common["lab"], folder / "lab.toml")
             arguments = ["run", "plan.toml", "--lab", "lab.toml", "--quiet"]
+            arguments += ["--in-process"] if common.get("in_process") else []
         else:
             arguments = ["replay", common["source"], "--chain", "plan.toml", "--seed", str(job.seed), "--quiet"]
             arguments += [] if common["map"] is None else ["--map", common["map"]]

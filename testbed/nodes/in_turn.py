@@ -1,0 +1,64 @@
+"""A node that shares its process with the coordinator and all other nodes, and takes turns with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from testbed.core import logs
+from testbed.core.config import Lab
+from testbed.net.switchboard import Switchboard
+from testbed.nodes import events as e
+from testbed.nodes.daemon import NodeDaemon
+from testbed.nodes.device_thread import DeviceThread, DeviceTurns
+
+
+class NodeInTurn(NodeDaemon):
+    """`begin`, then `take_turn` whenever nobody else has one, then `end`. It has no thread and never waits.
+
+    Its device may wait for the others' (a reception is complete once all others have said what they send); the
+    simulated air then gives them turns.
+    """
+
+    def __init__(self, lab: Lab, name: str, air: str, state_dir: Path, shared: Switchboard) -> None:
+        super().__init__(lab, name, "", air, None, state_dir, shared)
+        self._ticked_s = 0.0
+        self._device_turns: DeviceTurns
+
+    def _device_thread(self) -> DeviceThread | DeviceTurns:
+        self._device_turns = DeviceTurns()
+        return self._device_turns
+
+    def begin(self) -> None:
+        self._greet()
+
+    @property
+    def ending(self) -> e.Exit | None:
+        """With what status, and why, it has left the run."""
+        return self._exit
+
+    def take_turn(self) -> bool:
+        """Do one thing that there is to do; False where there is none. An error ends this node."""
+        if self._exit is not None:
+            return False
+        try:
+            return self._take_turn()
+        except Exception as exc:
+            self._give_up(exc)
+            return True
+
+    def _take_turn(self) -> bool:
+        if (now_s := self._now_s()) > self._ticked_s:
+            self._ticked_s = now_s
+            self._take(e.Tick(now_s))
+            if now_s > self._next_word_s:
+                self._next_word_s = now_s + self.lab.coordinator.heartbeat_s
+                self._link.say_here()
+        ready = dict(self._poller.poll(0))
+        if not ready and not self._thread.has_over:
+            return self._device_turns.work()
+        logs.about(node=self.name)
+        self._serve(ready)
+        return True
+
+    def end(self) -> None:
+        self._close()
