@@ -156,7 +156,7 @@ class NodeDaemon:
         self._guest: transport.DiscussionGuest | Discussion | None = None
         self._discussion = ""
         """Endpoint of Bob's link to Alice."""
-        self._poller = self._wire.poller()
+        self._poller: Any = self._wire.poller()
         self._poller.register(self._link.socket, zmq.POLLIN)
         self._thread = self._device_thread()
         self._captured_life = 0

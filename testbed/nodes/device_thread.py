@@ -95,7 +95,7 @@ class DeviceTurns:
         if not self._begun:
             return False
         tag, work = self._begun.popleft()
-        self._over.append((tag, _outcome(work)))
+        self._over.append((tag, work()))
         return True
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from testbed.core import logs
 from testbed.core.config import Lab
 from testbed.net.switchboard import Switchboard
 from testbed.nodes import events as e
@@ -56,7 +55,6 @@ class NodeInTurn(NodeDaemon):
         ready = dict(self._poller.poll(0))
         if not ready and not self._thread.has_over:
             return self._device_turns.work()
-        logs.about(node=self.name)
         self._serve(ready)
         return True
 
