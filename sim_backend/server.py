@@ -9,7 +9,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -423,19 +423,13 @@ class Server:
                     else Array(request.n_antennas, request.spacing_wavelengths, request.axis),
                 )
             case m.Transmit():
-                self._same_world(request.seed)
-                if self._sessions[request.session].silenced:
-                    raise Refused("device", "the radio was silenced for good")
-                array = air.stations[name].array if name in air.stations else None
-                n_antennas = 1 if array is None else array.n
-                if not payload or len(payload) % (8 * n_antennas) or len(payload) > 8 * m.MAX_SAMPLES:
-                    raise Refused("device", f"{len(payload)} bytes are not 1 to {m.MAX_SAMPLES} complex64 samples")
-                samples = np.frombuffer(payload, np.complex64)
-                if array is not None:
-                    samples = samples.reshape(array.n, -1)
-                air.transmit(name, request.start, samples, request.shift, request.cyclic)
+                self._transmit(name, request, [(request.start, request.shift, None)], payload, request.cyclic)
                 if not request.answer:
                     return None
+            case m.TransmitMany():
+                frames = [(x.start, x.shift, x.n_samples) for x in request.frames]
+                self._transmit(name, request, frames, payload, cyclic=False)
+                return None
             case m.Receive():
                 self._same_world(request.seed)
                 self._check_size(name, request.n_samples)
@@ -464,6 +458,26 @@ class Server:
             case m.Readback():
                 air.pattern(name)
         return m.Reply(id=request.id, now=air.now(name), seed=air.seed, runs=self._paced)
+
+    def _transmit(
+        self, name: str, request: m.Transmit | m.TransmitMany, frames: Sequence[tuple[int, int, int | None]],
+        payload: bytes, cyclic: bool,
+    ) -> None:  # fmt: skip
+        """Put (start, shift, samples) on the air, one after the other; None: all samples that there are."""
+        self._same_world(request.seed)
+        if self._sessions[request.session].silenced:
+            raise Refused("device", "the radio was silenced for good")
+        array = self._air.stations[name].array if name in self._air.stations else None
+        n_antennas = 1 if array is None else array.n
+        if not payload or len(payload) % (8 * n_antennas) or len(payload) > 8 * m.MAX_SAMPLES:
+            raise Refused("device", f"{len(payload)} bytes are not 1 to {m.MAX_SAMPLES} complex64 samples")
+        samples, used = np.frombuffer(payload, np.complex64), 0
+        sizes = [samples.size if n is None else n * n_antennas for _, _, n in frames]
+        if sum(sizes) != samples.size:
+            raise Refused("device", f"{samples.size} samples, the frames have {sum(sizes)}")
+        for (start, shift, _), size in zip(frames, sizes, strict=True):
+            frame, used = samples[used : used + size], used + size
+            self._air.transmit(name, start, frame if array is None else frame.reshape(array.n, -1), shift, cyclic)
 
     def _attach(self, request: m.Attach) -> m.Reply:
         if request.protocol != m.PROTOCOL:

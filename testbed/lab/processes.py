@@ -25,6 +25,7 @@ from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
 from testbed.core.radio import Radio
 from testbed.core.ris import Board
+from testbed.core.threads import ONE_THREAD
 from testbed.core.world import DriverContext
 from testbed.lab import fault_plan
 from testbed.lab.fault_plan import Fault
@@ -238,8 +239,7 @@ class Crew:
         # every daemon is single-threaded by design: BLAS threads would only compete for the cores
         environment = {
             **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
+            **ONE_THREAD,
             "TESTBED_STATE": str(state_root()),
         }
         with open(self._logs / f"{name}.log", "ab" if self._restarts.get(name) else "wb") as log:

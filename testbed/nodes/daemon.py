@@ -212,7 +212,14 @@ class NodeDaemon:
         ready = dict(self._poller.poll(_POLL_MS))
         now_s = self._now_s()
         self._take(e.Tick(now_s))
-        self._serve(ready)
+        if self._thread.has_over:
+            self._take_captures()
+        if self._link.socket in ready:
+            while self._exit is None and self._link.waiting():
+                self._from_coordinator()
+        for socket, public in list(self._public.items()):
+            if socket in ready:
+                self._from_discussion(public)
         if self._halted.is_set() and self._exit is None:
             self._exit = e.Exit(0, "halt")
         if now_s > self._next_word_s:
@@ -224,17 +231,6 @@ class NodeDaemon:
                 self._greet()  # the coordinator may have started after us
         self._look_at_handshakes()
         self._look_for_coordinator(now_s)
-
-    def _serve(self, ready: Mapping[Any, int]) -> None:
-        """Handle what has arrived, by the sockets that are ready, and the trains that were captured."""
-        if self._thread.has_over:
-            self._take_captures()
-        if self._link.socket in ready:
-            while self._exit is None and self._link.waiting():
-                self._from_coordinator()
-        for socket, public in list(self._public.items()):
-            if socket in ready:
-                self._from_discussion(public)
 
     def _look_for_coordinator(self, now_s: float) -> None:
         """Leave where the coordinator is silent for too long; one that stays waits for its first run without limit."""

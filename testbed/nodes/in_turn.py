@@ -52,10 +52,15 @@ class NodeInTurn(NodeDaemon):
             if now_s > self._next_word_s:
                 self._next_word_s = now_s + self.lab.coordinator.heartbeat_s
                 self._link.say_here()
-        ready = dict(self._poller.poll(0))
-        if not ready and not self._thread.has_over:
+        # one thing at a time: who waits for this node's device must be able to go on before its next order is begun
+        if self._thread.has_over:
+            self._take_captures()
+        elif self._link.waiting():
+            self._from_coordinator()
+        elif (public := next((x for x in self._public.values() if x.socket.waiting), None)) is not None:
+            self._from_discussion(public)
+        else:
             return self._device_turns.work()
-        self._serve(ready)
         return True
 
     def end(self) -> None:

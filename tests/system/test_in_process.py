@@ -159,10 +159,10 @@ def test_a_node_that_ends_ends_the_run_with_its_reason(tmp_path: Path, monkeypat
     def breaks(self: RadioWork, found: Any) -> Any:
         done = estimate(self, found)
         if found.order.round > 0 and self._place.role == "bob":
-            monkeypatch.setattr(NodeInTurn, "_serve", lose)
+            monkeypatch.setattr(NodeInTurn, "_from_coordinator", lose)
         return done
 
-    def lose(self: NodeInTurn, ready: Any) -> None:
+    def lose(self: NodeInTurn) -> None:
         raise TestbedError("the disk is gone")
 
     monkeypatch.setattr(RadioWork, "estimate", breaks)
