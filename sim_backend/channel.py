@@ -8,7 +8,7 @@ correlation with Bob follows from their positions alone, and a link and its reve
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,9 +138,9 @@ class Channel:
         return self._scene.attacker
 
     @property
-    def places(self) -> list[str]:
+    def places(self) -> Collection[str]:
         """Return the names of the places at which a radio can be."""
-        return list(self._places)
+        return self._places.keys()
 
     def position_m(self, place: str, time_s: float | F64) -> F64:
         """Return a place's position (3,), or (time, 3) for times (time, 1)."""

@@ -421,7 +421,8 @@ class Air:
     def hear_many(self, receptions: Sequence[Reception]) -> list[C64]:
         """Return what `hear` gives for each, to the last bit; the channels of all are computed together."""
         assert self._channel is not None
-        pieces = [self._pieces(r) for r in receptions]
+        present = [self._present(r) for r in receptions]
+        pieces = [self._pieces(r, sent) for r, sent in zip(receptions, present, strict=True)]
         together = [piece for of_one in pieces for piece in of_one]
         moments: dict[tuple[str, str, float], list[float]] = {}
         for piece in (p for p in together if p.alone):
@@ -429,27 +430,28 @@ class Air:
         for (x, y, carrier_hz), times_s in moments.items():
             self._channel.prepare(x, y, times_s, carrier_hz)
         self._shape(together)
-        out = [self._lay(r, of_one) for r, of_one in zip(receptions, pieces, strict=True)]
+        out = [self._lay(r, of_one, sent) for r, of_one, sent in zip(receptions, pieces, present, strict=True)]
         for r in receptions:
             self.pass_time(r.start + duration(r.n_samples, self._station(r.radio).sample_rate_hz))
         self._forget()
         return out
 
-    def _present(self, r: Reception, end: int) -> list[Transmission]:
-        """Return the transmissions that may be received until `end`."""
+    def _present(self, r: Reception) -> list[Transmission]:
+        """Return the transmissions of which a part may be in a reception."""
         start = r.start + r.shift
+        end = start + duration(r.n_samples, self._station(r.radio).sample_rate_hz)
         nearby = self._sent_between(start - LONGEST_PATH, end)
         found = [s for s in nearby if s.end > s.start and s.end > start - LONGEST_PATH]
         # the order of the declarations must not affect the rounding of the sum
         return sorted(found, key=lambda s: (s.start, s.radio))
 
-    def _pieces(self, r: Reception) -> list[_Piece]:
+    def _pieces(self, r: Reception, present: list[Transmission]) -> list[_Piece]:
         """Return the parts of a reception: transmissions, each while neither channel nor pattern changes."""
         station = self._station(r.radio)
         rate, start = station.sample_rate_hz, r.start + r.shift
         edges = self._edges(start, r.n_samples, rate)
         out = []
-        for sent in self._present(r, r.start + duration(r.n_samples, rate)):
+        for sent in present:
             away_hz = sent.carrier_hz - station.carrier_hz
             band_hz = common_band(sent.carrier_hz, sent.sample_rate_hz, station.carrier_hz, rate)
             if sent.radio == r.radio or band_hz is None:
@@ -497,7 +499,7 @@ class Air:
                 delay_s = np.concatenate([delay_s, later_s], axis=-1)
         return amplitude, delay_s
 
-    def _lay(self, r: Reception, pieces: list[_Piece]) -> C64:
+    def _lay(self, r: Reception, pieces: list[_Piece], present: list[Transmission]) -> C64:
         """Return the sum of the pieces; zeros while the radio itself sends or changes over."""
         station = self._station(r.radio)
         rate, start = station.sample_rate_hz, r.start + r.shift
@@ -505,7 +507,7 @@ class Air:
         out = np.zeros(shape, np.complex64)
         for piece in pieces:
             piece.add_to(out)
-        for sent in self._present(r, r.start + duration(r.n_samples, rate)):
+        for sent in present:
             if sent.radio == r.radio:
                 deaf = [
                     _ceil_index(t - start, rate)

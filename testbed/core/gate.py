@@ -103,11 +103,17 @@ _ALWAYS_PLAIN = frozenset((int, bool, bytes, type(None)))
 
 
 def _check_all(values: Iterable[Any], depth: int) -> None:
-    """Check each of several values; finite numbers, the most frequent kind, without a call of their own."""
+    """Check each of several values; the frequent kinds without a call of their own."""
     isfinite = math.isfinite
     for value in values:
         kind = type(value)
-        if not (isfinite(value) if kind is float else kind in _ALWAYS_PLAIN):
+        if kind is float:
+            good = isfinite(value)
+        elif kind is str:
+            good = len(value) <= MAX_TEXT
+        else:
+            good = kind in _ALWAYS_PLAIN
+        if not good:
             check_plain(value, depth)
 
 
