@@ -160,10 +160,10 @@ class Link:
         self._context.destroy(linger=100)
 
     def _socket(self, operation: str, state: str) -> Any:
+        if self._context.closed:
+            raise DeviceError(self._name, operation, state, "the link to the world is closed")
         socket = getattr(self._local, "socket", None)
         if socket is None:
-            if self._context.closed:
-                raise DeviceError(self._name, operation, state, "the link to the world is closed")
             socket = self._local.socket = self._new_socket()
             self._local.told = {}
         return socket

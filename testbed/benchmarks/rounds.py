@@ -97,7 +97,7 @@ def round_s(
 
     `wall`: the simulated air goes no faster than real time; `probing`: keys of the experiment's table to change.
     """
-    wall_s, _, kept = _pace(lab, rounds, settled, experiment, wall, beside, **probing)
+    wall_s, _, kept = _pace(lab, rounds, settled, experiment, wall, beside, False, **probing)
     return wall_s, kept
 
 
