@@ -179,13 +179,19 @@ class Link:
         return socket
 
 
+HERE = "local:"
+"""How the endpoint of a World in this process begins (`local.held`)."""
 LINKS: dict[str, Callable[[str], Link]] = {}
-"""Endpoint of a World in this process (`local.LocalAir`) → what makes a device's link to it."""
+"""Such an endpoint → what makes a device's link to it."""
 
 
 def link_to(name: str, endpoint: str, identity: Identity | None) -> Link:
     """Return a link of this name to the World at an endpoint, in this process or by a socket."""
-    return LINKS[endpoint](name) if endpoint in LINKS else Link(name, endpoint, identity)
+    if not endpoint.startswith(HERE):
+        return Link(name, endpoint, identity)
+    if endpoint not in LINKS:
+        raise DeviceError(name, "open", "closed", f"this process has no world {endpoint!r}, or has one no more")
+    return LINKS[endpoint](name)
 
 
 def link_for(name: str, context: DriverContext) -> Link:

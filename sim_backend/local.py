@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sim_backend.link import LINKS, Link
+from sim_backend.link import HERE, LINKS, Link
 from sim_backend.server import Server, SimWorld, serve
 from testbed.core.config import RadioPlan, Scene
 from testbed.core.world import Turns
@@ -26,7 +26,7 @@ def held(turns: Turns, peer_timeout_s: float) -> Iterator[str]:
 
     Whoever waits for an answer gives way to the others by `turns`.
     """
-    endpoint, air = f"local:{next(_numbers)}", _Air(turns, peer_timeout_s)
+    endpoint, air = f"{HERE}{next(_numbers)}", _Air(turns, peer_timeout_s)
     LINKS[endpoint] = lambda name: _LocalLink(name, endpoint, air)
     try:
         yield endpoint

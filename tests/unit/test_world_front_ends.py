@@ -111,5 +111,5 @@ def test_an_air_of_this_process_ends_with_its_block() -> None:
         radio.close()
         with pytest.raises(DeviceError, match="the link to the world is closed"):
             radio.now_s()
-    with pytest.raises(DeviceError):
+    with pytest.raises(DeviceError, match="has one no more"):
         SimRadio("alice", context)
