@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sim_backend.ticks import DeviceClock, to_seconds, to_ticks
 from testbed.core.radio import RadioSettings
-from testbed.core.seeds import Streams, derive, generator
+from testbed.core.seeds import Streams, deriver, generator
 from testbed.core.types import C64, F64
 
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -210,6 +210,7 @@ class FrontEnd:
         """`seed` draws the device (chains, clock), `world_seed` what is random in this run (noise, jitter)."""
         self._name, self._options, self._settings = name, options, settings
         self._run = (seed, world_seed, name)
+        self._jitters = {side: deriver(*self._run, "jitter", side) for side in ("tx", "rx")}
         rows = range(options.n_antennas)
         # the first antenna has the parts and the noise of a radio with one antenna
         self._noises = [Streams(*self._run, "noise", *([i] if i else [])) for i in rows]
@@ -235,7 +236,7 @@ class FrontEnd:
     def jitter(self, side: str, start: int) -> int:
         """Return actual minus nominal start in ticks."""
         # Box–Muller from one hash: a Generator costs ten times as much, and this runs for every frame
-        bits = derive(*self._run, "jitter", side, start)
+        bits = self._jitters[side](start)
         radius = math.sqrt(-2 * math.log(((bits & 0x7FFFFFFF) + 1) / 2**31))
         normal = radius * math.cos(2 * math.pi * (bits >> 31) / 2**32)
         return to_ticks(self._options.timing_jitter_s * max(-4.0, min(4.0, normal)))
@@ -290,7 +291,9 @@ class FrontEnd:
             out *= np.array(gains, np.complex64)[:, None, None]
         else:
             out *= 10 ** (gain_db / 20)
-        out *= np.conj(self.oscillator.turns(starts, out.shape[-1], rate))[:, None, :]
+        turns = self.oscillator.turns(starts, out.shape[-1], rate)
+        np.negative(turns.imag, out=turns.imag)
+        out *= turns[:, None, :]
         out += np.array(self._dc, np.complex64)[:, None]
         for x, (at, n) in zip(out, lost, strict=True):
             if n:

@@ -171,10 +171,6 @@ class _Attacker:
         return found
 
 
-def _start(sent: Transmission) -> int:
-    return sent.start
-
-
 def _ended(sent: Transmission) -> int:
     return sent.end + sent.shift
 
@@ -275,7 +271,9 @@ class Air:
         self.frontier = 0
         self._channel: Channel | None = None
         self._sent: list[Transmission] = []
-        """By their starts."""
+        """By their starts …"""
+        self._starts: list[int] = []
+        """… which are these."""
         self._longest = 0
         """Most ticks from the start to the end of any of them."""
         self._surface: _Surface | None = None
@@ -293,6 +291,7 @@ class Air:
         self._attacker = None if plan is None else _Attacker(plan, seed)
         self.seed, self.frontier = seed, 0
         self._sent.clear()
+        self._starts.clear()
         self._longest = 0
         for station in self.stations.values():
             station.horizon = 0
@@ -364,14 +363,16 @@ class Air:
             name, station.place, start, shift, end, samples, station.sample_rate_hz, station.carrier_hz, cyclic,
             station.array,
         )  # fmt: skip
-        bisect.insort(self._sent, sent, key=_start)
+        at = bisect.bisect_right(self._starts, start)
+        self._starts.insert(at, start)
+        self._sent.insert(at, sent)
         self._longest = max(self._longest, end - start)
         station.horizon = max(station.horizon, end)
 
     def _sent_between(self, since: int, until: int) -> list[Transmission]:
         """Return all transmissions that begin before `until` and may last beyond `since`, by their starts."""
-        first = bisect.bisect_left(self._sent, since - self._longest, key=_start)
-        return self._sent[first : bisect.bisect_left(self._sent, until, key=_start)]
+        first = bisect.bisect_left(self._starts, since - self._longest)
+        return self._sent[first : bisect.bisect_left(self._starts, until)]
 
     def silence(self, name: str, repeated_only: bool = False) -> None:
         """Cut all samples of a radio that no radio can have received yet, or only repeated ones."""
@@ -532,6 +533,7 @@ class Air:
             if self._attacker is not None:
                 self._attacker.forget([s for s in self._sent if s.end < oldest])
             self._sent = [s for s in self._sent if s.end >= oldest]
+            self._starts = [s.start for s in self._sent]
             self._longest = max((s.end - s.start for s in self._sent), default=0)
         if self._surface is not None:
             self._surface.forget(oldest)
