@@ -76,6 +76,8 @@ def run(
     Raises InputError before the start for everything that can be known then, Stopped where the user stops a run.
     """
     grid = grids.load(path)
+    if in_process:
+        _check_in_process(grid)
     client = None if scheduler is None else cluster.connect(scheduler)
     try:
         _prepare(out, resume)
@@ -99,6 +101,19 @@ def run(
     rows = [done[job.digest] | _about(job) for job in grid.jobs if job.digest in done]
     table = _write_table(rows, grid, out)
     return Swept(rows, table, sum(row["status"] == "failed" for row in rows), grid)
+
+
+def _check_in_process(grid: Grid) -> None:
+    if grid.source is not None:
+        raise InputError(f"{grid.path}: in process: a replay starts no daemons; accepted: a grid of experiments")
+    for job in grid.jobs:
+        one_process.check(*_point(grid, job), f"{grid.path}: {grids.told(job.values)}")
+
+
+def _point(grid: Grid, job: Job) -> tuple[Experiment, Lab]:
+    """Return the experiment and the lab of a job."""
+    plan = config.convert(job.plan, Experiment, str(grid.path))
+    return plan, config.load_lab(grid.lab) if job.lab is None else config.convert(job.lab, Lab, str(grid.path))
 
 
 def _prepare(out: Path, resume: bool) -> None:
@@ -168,12 +183,9 @@ def _replayed(grid: Grid, job: Job) -> dict[str, Any]:
 def _run(
     grid: Grid, job: Job, out: Path, on_coordinator: Callable[[Coordinator, Crew | None], None], in_process: bool
 ) -> Row:
-    plan = config.convert(job.plan, Experiment, str(grid.path))
+    plan, place = _point(grid, job)
     lab_name = grid.lab
-    if job.lab is None:
-        place = config.load_lab(grid.lab)
-    else:  # daemons read the lab by themselves, so it has to be a file
-        place = config.convert(job.lab, Lab, str(grid.path))
+    if job.lab is not None:  # daemons read the lab by themselves, so it has to be a file
         (out / "labs").mkdir(exist_ok=True)
         path = (out / "labs" / f"point-{job.point:04d}.toml").absolute()
         _write_toml(job.lab, path)

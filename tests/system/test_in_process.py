@@ -18,7 +18,7 @@ from testbed import config
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import DeviceError, InputError, TestbedError
 from testbed.core.radio import Radio
-from testbed.lab import one_process, processes
+from testbed.lab import one_process, processes, sweep
 from testbed.nodes.in_turn import NodeInTurn
 from testbed.nodes.operations import RadioWork
 from testbed.records import reader
@@ -236,3 +236,26 @@ def test_the_command_line_has_it_too(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["rounds"] == 20
     assert list((tmp_path / "state").glob("*/*")) != []
     assert not list((tmp_path / "state").glob("*/logs/*")), "a daemon was started"
+
+
+GRID = """
+schema = 1
+experiment = "mobile_room"
+lab = "{lab}"
+repetitions = 1
+[grid]
+rounds = [10, 20]
+"""
+
+
+def test_a_sweep_does_its_runs_in_its_own_process(tmp_path: Path) -> None:
+    grid = tmp_path / "grid.toml"
+    grid.write_text(GRID.format(lab="sim"))
+    swept = sweep.run(grid, tmp_path / "out", in_process=True)
+    assert [row["figures"]["rounds"] for row in swept.rows] == [10, 20]
+    assert [row["status"] for row in swept.rows] == ["finished", "finished"]
+    assert not list((tmp_path / "state").glob("*/logs/*"))
+    grid.write_text(GRID.format(lab="wire_ris"))
+    with pytest.raises(InputError, match=r"grid\.toml: rounds = 10: one process: .*wires of their own"):
+        sweep.run(grid, tmp_path / "other", in_process=True)
+    assert not (tmp_path / "other").exists()
