@@ -36,6 +36,12 @@ def taps(amplitude: C128, delay_samples: F64) -> tuple[int, C128]:
 
 def taps_many(amplitude: C128, delay_samples: F64) -> list[tuple[int, C128]]:
     """Return the result of `taps` for each row of (link, path), to the last bit."""
+    at_once = max(1, _AT_ONCE // amplitude.shape[-1])
+    starts = range(0, len(amplitude), at_once)
+    return [x for i in starts for x in _taps(amplitude[i : i + at_once], delay_samples[i : i + at_once])]
+
+
+def _taps(amplitude: C128, delay_samples: F64) -> list[tuple[int, C128]]:
     floor = np.floor(delay_samples)
     first = floor.min(axis=-1)
     spans = (floor.max(axis=-1) - first).astype(np.int64) + 1
@@ -57,8 +63,10 @@ def taps_many(amplitude: C128, delay_samples: F64) -> list[tuple[int, C128]]:
 
 
 _NONE: C128 = np.empty(0, np.complex128)
-_MOST_SPREAD = 1 << 18
-"""Most numbers (paths times samples) that are spread at once: 4 MB."""
+_AT_ONCE = 1 << 11
+"""Paths that are worked on together: arrays that are larger cost more to get and to give back than to compute."""
+_MOST_SPREAD = 1 << 14
+"""Most numbers (paths times samples) that are spread at once: 256 kB."""
 
 
 def _spread(parts: F64, whole: F64, powers: F64, span: int) -> C128:
