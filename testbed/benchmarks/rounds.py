@@ -1,10 +1,10 @@
 """Rounds per second through the whole process chain: Alice, Bob, Eve, a surface and the air as processes.
 
 Three figures: in virtual time without and with a pattern that changes every round, and on the wall clock with rounds
-every 2 ms. Each is measured with the trains that the experiment gets by default and with trains of one, so that the
-ratio says what ordering rounds together is worth. Then the same runs in one process beside those in processes. The last
-row compares with the same work without either: one loop sends the same waveform through a flat channel and estimates it
-at three receivers. It has no sockets, authentication, scheduling, records or simulated air.
+every 2 ms. Each is measured with the trains that the experiment gets by default and with trains of one round, so that
+the ratio states the gain by ordering rounds together. Then the runs in virtual time are measured in one process. The
+last row compares with the same work without either: one loop sends the same waveform through a flat channel and
+estimates it at three receivers. It has no sockets, authentication, scheduling, records or simulated air.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _in_process(experiment: str, processes_s: float) -> BenchRow:
 
 
 Beside = Callable[[Path], AbstractContextManager[object]]
-"""What goes on beside a run: called with its folder once its processes have started, left when it is over."""
+"""A context manager that is entered with a run's folder once its processes have started, and left when it is over."""
 
 
 def round_s(

@@ -1,4 +1,4 @@
-"""Commands for the bench: check its devices, make transport keys, set the surface by hand."""
+"""Commands for a lab: write its file, check its devices, make transport keys, set the surface by hand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def doctor(
     experiment: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Measure with this experiment's carrier, rate, probes and scene, and "
-        "check what it asks of the devices.",
+        "check that the devices accept its settings.",
                      metavar="EXPERIMENT"),
     ] = None,
     carrier_hz: Annotated[Optional[float], typer.Option(min=1e6, help="Measure at this carrier.")] = None,  # noqa: UP045
@@ -89,7 +89,7 @@ def init(
         typer.Option(help="Further address to search: ip:192.168.3.1, usb:1.5.5. May be repeated.", metavar="ADDRESS"),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Do not ask: the first device is Alice's, then Bob's, Eve's.")
+        bool, typer.Option("--yes", help="Do not ask: the first device is Alice's, the second Bob's, the third Eve's.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -185,12 +185,12 @@ def ris_apply(pattern: PatternArgument, lab: LabOption = "sim", as_json: JsonOpt
 def ris_optimise(
     lab: LabOption = "sim",
     experiment: Annotated[
-        str, typer.Option(help="Whose radios, probing and scene are used.", metavar="EXPERIMENT")
+        str, typer.Option(help="Experiment whose radio, probing and scene are used.", metavar="EXPERIMENT")
     ] = "static_room",
     method: Annotated[str, typer.Option(help="hadamard, greedy, conditional_mean, random_search")] = "hadamard",
     objective: Annotated[str, typer.Option(help="power, correlation, key_rate, leakage")] = "power",
-    probes: Annotated[int, typer.Option(min=1, help="Rounds that each pattern is measured in.")] = 1,
-    budget: Annotated[int, typer.Option(min=20, help="Rounds at most.", metavar="ROUNDS")] = 6000,
+    probes: Annotated[int, typer.Option(min=1, help="Number of rounds in which each pattern is measured.")] = 1,
+    budget: Annotated[int, typer.Option(min=20, help="Largest number of rounds.", metavar="ROUNDS")] = 6000,
     start: Annotated[str, typer.Option(help="Pattern to begin with.", metavar="PATTERN")] = "random(1)",
     model: Annotated[
         str,
@@ -208,7 +208,7 @@ def ris_optimise(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Search for the best pattern on live probes; Ctrl-C keeps the best so far.
+    """Search for the best pattern by measuring; Ctrl-C keeps the best one found so far.
 
     Use the result in an experiment: [surface] policy = "fixed", options = { pattern = "FILE.json" }
     Example: testbed ris optimise --lab sim --method greedy --save best.json
@@ -247,9 +247,7 @@ def ris_optimise(
 def keygen_certs(
     names: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(
-            help="Daemons of this machine; default: those that the lab file says are local.", metavar="NAME"
-        ),
+        typer.Argument(help="Daemons of this machine; default: those that are local by the lab file.", metavar="NAME"),
     ] = None,
     lab: LabOption = "sim",
 ) -> None:

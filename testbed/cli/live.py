@@ -1,4 +1,4 @@
-"""Commands that look at a run while it goes."""
+"""Commands that show a run while it goes on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def live(
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     supervised: SupervisedOption = False,
 ) -> None:
-    """Serve a run's live page on this machine, until Ctrl-C; from elsewhere, through an ssh tunnel.
+    """Serve a run's live page on this machine until Ctrl-C; another machine can reach it through an ssh tunnel.
 
     Example: testbed live runs/20260101-120000-mobile_room --open
     """

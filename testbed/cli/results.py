@@ -122,7 +122,7 @@ def audit(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Audit keys with everything that became known later: the whole record, later blocks, the other runs.
+    """Audit keys by everything that became known later: the whole record, later blocks, the other runs.
 
     Exit status 1 where a key is exposed. Example: testbed audit runs/MONDAY runs/TUESDAY
     """
@@ -165,7 +165,7 @@ def compare(
     from testbed.records import reader
 
     if len(runs) < 2:
-        raise InputError("testbed compare: only one run was given; accepted: two or more")
+        raise InputError("testbed compare: one run was given; accepted: two or more")
     summaries = [reader.load(folder).summary for folder in runs]
     for folder, summary in zip(runs, summaries, strict=True):
         if summary is None:
@@ -285,24 +285,29 @@ def keys_list(context: typer.Context, lab: LabOption = "sim", as_json: JsonOptio
 def keys_pool(
     nodes: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(help="Of Alice and Bob, whose nodes run here; default: by the lab file.", metavar="NODE"),
+        typer.Argument(
+            help="Those of Alice's and Bob's nodes that run here; default: by the lab file.", metavar="NODE"
+        ),
     ] = None,
     lab: LabOption = "sim",
-    bits: Annotated[int, typer.Option(min=256, max=1 << 24, help="Length of the secret; 256 a block.")] = 1 << 16,
+    bits: Annotated[int, typer.Option(min=256, max=1 << 24, help="Length of the secret; a block uses 256.")] = 1 << 16,
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Where the copy for an end that is elsewhere is written.", metavar="FILE"),
+        typer.Option(help="File for the copy of an end on another machine.", metavar="FILE"),
     ] = None,
     take: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Take a copy that was carried here, and delete the file.", metavar="FILE"),
+        typer.Option(
+            help="Make the secret in this file, carried from the other machine, the pool; delete the file.",
+            metavar="FILE",
+        ),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Change nothing; say how much is left.")] = False,
 ) -> None:
-    """Draw the secret that authenticates the discussion where the lab says wegman_carter = true, for both ends.
+    """Draw the secret by which both ends authenticate the discussion in a lab with wegman_carter = true.
 
-    It takes the place of what was left at both. Where one end runs on another machine, a file is written: carry it
-    there on something that nobody else reads. Example: testbed keys pool --lab bench.toml --out usb/bob.pool
+    It replaces the pools of both ends. If one end runs on another machine, its copy is written to a file: carry the
+    file there on a medium that nobody else can read. Example: testbed keys pool --lab bench.toml --out usb/bob.pool
     Example: testbed keys pool bob --lab bench.toml --take usb/bob.pool
     """
     from testbed.lab import pools
@@ -311,7 +316,7 @@ def keys_pool(
     here = nodes or [name for name in pools.ends(place) if place.node[name].local]
     for name in here:
         if name not in pools.ends(place):
-            raise InputError(f"{lab}: {name!r} has no pool; accepted: {', '.join(pools.ends(place))}")
+            raise InputError(f"{lab}: {name!r} cannot have a pool; accepted: {', '.join(pools.ends(place))}")
     if show:
         for name in here:
             found = pools.of(place, name)

@@ -25,7 +25,7 @@ ExperimentArgument = Annotated[
 ]
 ResumeOption = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--resume", help="Go on with this run, whose process died.", metavar="RUN"),
+    typer.Option("--resume", help="Continue this run, whose process died.", metavar="RUN"),
 ]
 
 
@@ -48,7 +48,7 @@ def run(
 ) -> None:
     """Run an experiment: start the lab's local daemons, drive all rounds, distil keys, write the run.
 
-    A run whose process died goes on where it was: testbed run --resume RUN.
+    A run whose process died is continued by: testbed run --resume RUN.
     Example: testbed run mobile_room --lab sim --rounds 400 --seed 7
     """
     logs.configure(verbose)
@@ -109,7 +109,7 @@ def coordinator(
     config.check_run(plan, experiment, place)
     check_world(plan, place, lab)
     if plan.faults is not None:
-        raise InputError(f"{experiment}: table [faults]: faults are made by `testbed run`; accepted here: none")
+        raise InputError(f"{experiment}: table [faults]: accepted by `testbed run` only, which injects the faults")
     if place.world is not None and world is None:
         if place.world.port == 0:
             raise InputError(
@@ -142,7 +142,7 @@ def node(
     coordinator: Annotated[Optional[str], typer.Option(help="Endpoint of the coordinator; default: the lab's.")] = None,  # noqa: UP045
     world: Annotated[Optional[str], typer.Option(help="Endpoint of the simulated air; default: the lab's.")] = None,  # noqa: UP045
     uri: Annotated[Optional[str], typer.Option(help="URI of its device, in place of the lab's options.uri.")] = None,  # noqa: UP045
-    once: Annotated[bool, typer.Option("--once", help="Leave after one run, or where none begins in time.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Exit after one run, or if none begins in time.")] = False,
     supervised: SupervisedOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -186,7 +186,7 @@ def node(
         supervision.watch_parent(silence)
 
     def make() -> NodeDaemon:
-        # keys are read anew for every run: those of another machine may have been copied here meanwhile
+        # Keys are read again for every run, because those of other machines may have been copied here meanwhile.
         identity = processes.load_identity(place, name)
         at_work[:] = [NodeDaemon(place, name, address, world, identity, processes.node_state_dir(place, name))]
         return at_work[0]
@@ -236,14 +236,14 @@ def sim(
 
 
 def stop_asked(server: Coordinator, kind: str) -> None:
-    """Do what the live page asks for, as Ctrl-C does."""
+    """End the run as the live page requests, in the same way as Ctrl-C."""
     server.interrupted = True
     say(f"{kind}: requested on the live page")
     server.ask_stop(kind)  # type: ignore[arg-type]
 
 
 def stop_on_signals(server: Coordinator, crew: Crew | None) -> None:
-    """First Ctrl-C: finish the round; second: drop it; third: silence the transmitters at once."""
+    """Handle Ctrl-C: the first one finishes the round, the second drops it, the third silences all transmitters."""
     kinds = iter(("stop", "abort", "halt"))
 
     def ask(*_: object) -> None:
@@ -262,4 +262,4 @@ def stop_on_signals(server: Coordinator, crew: Crew | None) -> None:
 
     signal.signal(signal.SIGINT, ask)
     signal.signal(signal.SIGTERM, ask)
-    signal.signal(signal.SIGHUP, ask)  # a dropped terminal
+    signal.signal(signal.SIGHUP, ask)  # sent when the terminal is closed

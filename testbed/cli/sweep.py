@@ -1,4 +1,4 @@
-"""The command that tries every point of a grid."""
+"""The command that runs every point of a grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from testbed.core import logs
 def sweep(
     grid: Annotated[Path, typer.Argument(help="Grid file (docs/sweep.md).", metavar="GRID.toml")],
     out: Annotated[Optional[Path], typer.Option(help="Default: sweeps/NAME.", metavar="DIR")] = None,  # noqa: UP045
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep that DIR holds.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep in DIR.")] = False,
     scheduler: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Dask scheduler on whose workers the runs are done.", metavar="ADDRESS"),
@@ -27,9 +27,10 @@ def sweep(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Try every point of a grid: experiments, one after another, or replays of a recording; then a table and a page.
+    """Run every point of a grid, as experiments or as replays of a recording, and write a table and a page.
 
-    What is done is kept whatever happens; --resume goes on. Exit status 1 where a run failed.
+    The results of finished runs are kept even if the sweep is killed; --resume continues it. Exit status 1 where a run
+    failed.
     Example: testbed sweep grid.toml --resume
     """
     logs.configure(verbose)

@@ -1,10 +1,10 @@
 """Separates the radios' own responses from their measurements of one another over cables.
 
 Every pair is joined by a cable and an attenuator whose response is flat over the band and the same in both directions.
-Then j's measurement of i is T_i·R_j. In logarithms that is a linear system for all transmit and receive responses. It
-leaves a constant undetermined, which may be in the T's or in the R's, and with two radios also the division of a
-difference. The solution of least norm is taken: reciprocity needs T_i/R_i up to a common factor, which does not
-depend on this choice.
+Then radio j's measurement of radio i is T_i·R_j. In logarithms that is a linear system for all transmit and receive
+responses. Its solution is not unique: a constant can be moved from all T to all R and, with only two radios, a
+difference can be divided between them in several ways. The solution of least norm is used. Reciprocity needs T_i/R_i
+only up to a common factor, and these ratios are the same for all solutions.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def separate(channels: Mapping[Pair, C64], subcarrier_hz: F64) -> Responses:
 
 
 def shared_out(pairs: Sequence[Pair], senders: list[str], listeners: list[str], sums: F64) -> tuple[F64, F64]:
-    """Return (sender, …) and (listener, …) parts whose sums are `sums` (pair, …), by least squares of least norm."""
+    """Return (sender, …) and (listener, …) parts that add up to `sums` (pair, …): the least-norm least-squares
+    solution."""
     design = np.array(
         [[float(tx == n) for n in senders] + [float(rx == n) for n in listeners] for tx, rx in pairs]
     )  # fmt: skip
@@ -64,8 +65,8 @@ def shared_out(pairs: Sequence[Pair], senders: list[str], listeners: list[str], 
 
 
 def straightened(h: C64, subcarrier_hz: F64) -> F64:
-    """Return (subcarrier,) unwrapped phases in rad without mean and slope: delay and oscillators are not part of the
-    response.
+    """Return (subcarrier,) unwrapped phases in rad without their mean and slope, which come from oscillators and delay
+    and are not part of the response.
     """
     phase = np.unwrap(np.angle(h.astype(np.complex128)))
     line = np.polynomial.Polynomial.fit(subcarrier_hz, phase, 1)

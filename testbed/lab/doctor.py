@@ -1,7 +1,7 @@
 """Checks everything of this machine that a lab file names: key files, ports, clocks, radios, boards.
 
-Every finding is one line; where something must be mended, the line says how. What was measured of a radio is stored
-in its node's state folder (`nodes/calibration.py`), where the node's daemon reads it. The doctor starts no daemons and
+Every finding is one line; where something must be mended, the line says how. Measurements of a radio are stored in its
+node's state folder (`nodes/calibration.py`), where the node's daemon reads them. The doctor starts no node daemons and
 drives every device of this machine itself; only the simulated air and its emulated devices are separate processes.
 """
 
@@ -33,7 +33,7 @@ from testbed.nodes import calibration, chains
 from testbed.nodes.calibration import Calibration, GainStep, Heard
 
 _SCENE = "static_room"
-"""The bundled experiment whose scene the air of a simulated lab holds while it is checked."""
+"""The bundled experiment whose scene is put into the air of a simulated lab while the lab is checked."""
 _GAIN_ERROR_DB = 1.5
 _WELL_ABOVE_NOISE_DB = 10.0
 _OFFSET_DBFS = -25.0
@@ -45,7 +45,7 @@ _LEAST_CABLE_FRAMES = 4
 _HEADROOM_DBFS = -12.0
 """Level that a good receive gain gives: fading may add a few decibels, and quantization stays far below the noise."""
 _PPM_OFF = 2.0
-"""A correction in the lab file that is off by more than this belongs to another device."""
+"""Largest error of a correction in the lab file; if it is larger, the correction belongs to another device."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -84,7 +84,7 @@ class _Notes:
         self._add(Finding(subject, check, False, detail, fix))
 
     def judge(self, subject: str, check: str, detail: str, fix: str) -> None:
-        """Note a finding that is good where `fix` is empty."""
+        """Note a finding; it is good if `fix` is empty."""
         self._add(Finding(subject, check, not fix, detail, fix))
 
     def _add(self, finding: Finding) -> None:
@@ -123,7 +123,7 @@ def examine(
         _keys(lab, here, notes)
     else:
         notes.fix(
-            "lab", "authentication", "curve = false: any program on the network can give orders", "set curve = true"
+            "lab", "authentication", "curve = false: any program on the network can send orders", "set curve = true"
         )
     if lab.wegman_carter:
         _pools(lab, here, notes)
@@ -158,11 +158,11 @@ def examine(
             _cable(lab, radios, links, notes, measured)
     for name, place in lab.node.items():
         if name not in here:
-            notes.ok(name, "elsewhere", f"not of this machine: run `testbed doctor {name}` on {place.host}")
+            notes.ok(name, "elsewhere", f"not on this machine: run `testbed doctor {name}` on {place.host}")
     for name, found in measured.items():
         folder = processes.node_state_dir(lab, name)
         before = calibration.read(folder, {"serial": found.serial}) if found.correction_ppm is None else None
-        if before is not None:  # what could not be measured this time keeps its earlier value
+        if before is not None:  # a quantity that could not be measured this time keeps its earlier value
             found = msgspec.structs.replace(found, correction_ppm=before.correction_ppm, reference=before.reference)
         calibration.write(folder, found)
     return Diagnosis(lab.name, all(f.ok for f in notes.all), notes.all, measured)
@@ -173,8 +173,8 @@ def _air(lab: Lab, crew: processes.Crew, radio: RadioPlan, experiment: Experimen
     if lab.world is None:
         return None
     if lab.world.local and _port_trouble(lab.world.host, 0) is not None:
-        # a run starts it there: started here it would make keys of its own, which are not the lab's
-        what = f"not of this machine: a run starts it on {lab.world.host}; devices on it are checked there"
+        # A run starts it on its own machine. If it were started here, new keys would be made for it here.
+        what = f"not on this machine: a run starts it on {lab.world.host}; devices on it are checked there"
         notes.ok("world", "elsewhere", what)
         return None
     try:
@@ -237,10 +237,10 @@ def _pools(lab: Lab, here: set[str], notes: _Notes) -> None:
 
 
 def _here(lab: Lab, names: list[str] | None) -> set[str]:
-    """Return the daemons of this machine: those that are named, or whose hosts are addresses of it.
+    """Return the daemons of this machine: those in `names`, or else those whose hosts are addresses of this machine.
 
-    The same lab file is used on every machine, and it calls the daemons of the coordinator's machine local. Where no
-    remote daemon has a host that is an address of this machine, this machine is taken to be the coordinator's.
+    The same lab file is used on every machine; its local daemons are those of the coordinator's machine. If no remote
+    daemon has an address of this machine as its host, this machine is taken to be the coordinator's.
     """
     if names:
         return set(names)
@@ -343,7 +343,7 @@ def _serials(lab: Lab, devices: dict[str, Any], notes: _Notes) -> None:
 
 
 def _board(name: str, board: Board, notes: _Notes) -> None:
-    # a random pattern: a regular one, such as a chequerboard, looks the same with its elements in the wrong order
+    # The pattern is random, because a regular one, such as a chequerboard, is the same in a wrong order of elements.
     drawn = patterns.make("random(1)", board.shape, board.phase_bits)
     opposite = SurfacePattern(((1 << board.phase_bits) - 1 - drawn.levels).astype(np.uint8), board.phase_bits)
     took_s = []
@@ -401,7 +401,7 @@ def _radios(
             radio.close()  # on simulated air the others would wait for it
     if not ready:
         return None
-    with notes.guard("radios", "clocks", "the devices above were lost while they were checked"):
+    with notes.guard("radios", "clocks", "check the devices above, which stopped answering"):
         bench = measure.Bench(ready, wanted, virtual, probing)
         for name, radio in ready.items():
             _alone(lab, name, radio, bench, notes, measured)
@@ -430,7 +430,7 @@ def _alone(
         measured[name] = msgspec.structs.replace(
             measured[name], dc_offset_dbfs=quiet.dc_offset_dbfs, noise_dbfs=quiet.noise_dbfs
         )
-    if lab.node[name].role == "eve":  # she never sends
+    if lab.node[name].role == "eve":  # Eve never transmits
         return
     with notes.guard(name, "turn-around", "check the device"):
         took_s, stated_s = bench.turnaround_s(name), radio.capabilities.turnaround_s
@@ -594,7 +594,7 @@ class _Links:
     def sound(self, pairs: list[Pair]) -> None:
         for pair in pairs:
             self.found[pair] = []
-        for _ in range(self.repeats):  # the directions in turn, so that drift and delay can be distinguished
+        for _ in range(self.repeats):  # the directions alternate, so that drift and delay can be distinguished
             for pair in pairs:
                 if pair not in self.broken:
                     try:

@@ -26,7 +26,7 @@ from testbed.nodes.calibration import Delay, GainStep, Heard
 T = TypeVar("T")
 _ATTEMPTS = 3
 _LEAD_S = 0.05
-"""An order must be given at least this long before its first sample is due, on the wall clock."""
+"""On the wall clock, an order must be given at least this long before its first sample is due."""
 _SPACING_S = 5e-3
 """Time between operations: long enough to resolve 0.1 ppm between clocks, too short for crystals to drift."""
 _HOLD_S = 20e-3
@@ -84,7 +84,8 @@ def _in_time(job: Callable[[], T]) -> T:
 
 
 class Bench:
-    """Radios within range of one another, each at its settings of the lab file. Configures them, reads their clocks."""
+    """Radios within range of one another, each with its settings of the lab file. The constructor configures them and
+    reads their clocks."""
 
     def __init__(
         self, radios: Mapping[str, Radio], settings: Mapping[str, RadioSettings], virtual: bool, probing: ProbingPlan
@@ -194,7 +195,7 @@ class Bench:
         sent_s = at_s + margin_s
         try:
             sender.transmit(self._block(sender, sent_s, samples), self._base_s[tx] + sent_s)
-        finally:  # after an error, too, no radio may be left waiting for this transmitter
+        finally:  # even after an error, no radio may be left waiting for this transmitter
             self._quiet_until(at_s + n_samples / rate + margin_s + turnaround_s)
         block = listener.receive(n_samples, self._base_s[rx] + at_s)
         found, reason = self._find([block])
@@ -294,7 +295,7 @@ class Bench:
         ended_s = time.monotonic()
         if self._virtual:
             return ended_s - began_s
-        # the time to give the order, and the time after the last sample until the host has the samples
+        # The sum of the time to give the order and the time from the last sample until the host has the samples.
         return ordered_s - began_s + max(ended_s - self._origin_s - over_s - self.reading_s[name], 0.0)
 
 
@@ -321,11 +322,10 @@ def two_way(
 ) -> tuple[Delay, float, float] | tuple[None, None, None]:
     """Separate delay, clock offset and clock rate from the (time, timing error) pairs of two directions.
 
-    With errors D + o + r·t one way and D − o − r·t the other (two-way time transfer) least squares gives the delay D,
-    the receiver's offset o in seconds and its rate r against the transmitter's, in ppm. Without frames in the return
-    direction D and o cannot be separated: then o is 0, and D, taken at the time 0 at which the clocks were read, is
-    their sum.
-    (None, None, None) with too few frames.
+    The timing errors are D + o + r·t in one direction and D − o − r·t in the other (two-way time transfer). Least
+    squares gives the delay D, the receiver's offset o in seconds and its rate r against the transmitter's, in ppm.
+    Without frames in the return direction D and o cannot be separated: o is then returned as 0, and D as their sum at
+    time 0, when the clocks were read. With too few frames, the result is (None, None, None).
     """
     n_unknown = 3 if back else 2
     if len(there) < 2 or len(there) + len(back) <= n_unknown:

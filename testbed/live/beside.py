@@ -21,7 +21,7 @@ _NICE = 5
 
 
 class Beside:
-    """The page's process; `ask` is called, in a thread, with what a page asks for. A context manager."""
+    """The page's process. `ask` is called, in a separate thread, with each request of a page. A context manager."""
 
     def __init__(self, say: Callable[[str], None], port: int = 0) -> None:
         self._say, self._port = say, port
@@ -38,7 +38,7 @@ class Beside:
                 raise InputError(f"--live needs {name}; accepted: pip install 'ris-skg-testbed[live]'")
 
     def start(self, folder: Path) -> None:
-        """Start the page of a run's folder; `say` prints its address once it is served, and the run does not wait."""
+        """Start the page of a run's folder, without waiting for it; `say` prints its address once it is served."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "testbed", "live", str(folder), "--supervised", "--port", str(self._port)]
         self._process = subprocess.Popen(

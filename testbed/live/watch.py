@@ -59,14 +59,14 @@ def table(told: dict[str, Any]) -> Any:
 
 
 def latest(told: dict[str, Any]) -> dict[str, Any]:
-    """Return the last point of the curves; of those with a correlation, where there is one."""
+    """Return the last point of the curves that has a correlation; where none has one, the last point."""
     empty: dict[str, Any] = {"r": {}, "snr_db": {}, "cfo_hz": {}}
     points = told["points"] or [empty]
     return next((point for point in reversed(points) if point["r"]), points[-1])
 
 
 def spark(values: list[float], width: int = 32) -> str:
-    """Return a spectrum as a row of blocks, from its lowest to its highest level."""
+    """Return a spectrum as a row of block characters, scaled from its lowest to its highest level."""
     n = min(width, len(values))
     edges = [i * len(values) // n for i in range(n + 1)]
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]

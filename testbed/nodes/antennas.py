@@ -18,7 +18,7 @@ _PEERS = {"alice": "bob", "bob": "alice"}
 
 
 class Antennas:
-    """The beam of Alice's or Bob's radio, by the experiment's policy; any other radio, or none, uses antenna 1.
+    """The beam of Alice's or Bob's radio, by the experiment's policy; the radios of other roles use antenna 1 only.
 
     Raises InputError where the policy cannot serve the link.
     """
@@ -51,7 +51,7 @@ class Antennas:
 
     @property
     def learns(self) -> bool:
-        """Whether what is heard in one round decides what is sent in later ones."""
+        """Whether the policy chooses the beams of later rounds by the CSI of earlier ones."""
         return self._policy is not None
 
     def estimate_sounding(self, estimator: CsiEstimator, tx: str, block: IqBlock) -> CsiFrame | ProbeRejected:

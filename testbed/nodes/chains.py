@@ -21,7 +21,7 @@ from testbed.core.whole import write_whole
 
 _FILE = "cable.json"
 _SAME_HZ = 1e3
-"""Carriers and rates that differ by less count as equal."""
+"""Largest relative difference of two carriers or rates that count as equal."""
 
 
 class ChainResponse(Struct, frozen=True, kw_only=True):

@@ -115,7 +115,7 @@ def test_a_distillation_is_told_once(capsys: Any) -> None:
     with ProgressBar() as bar:
         for phase in ("probing", "distilling", "distilling", "probing"):
             bar.update(a_progress(10, phase))
-    assert capsys.readouterr().err == "10/400 rounds  a block is distilled\n"
+    assert capsys.readouterr().err == "10/400 rounds  distilling a block\n"
 
 
 def a_progress(n: int, phase: str = "probing") -> Progress:

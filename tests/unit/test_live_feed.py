@@ -153,7 +153,7 @@ def test_a_killed_run_is_called_so_and_a_private_one_shows_what_it_has(tmp_path:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(InputError, match="contains no run"):
         Feed(tmp_path)
 
 
