@@ -24,7 +24,7 @@ _numbers = itertools.count()
 def held(turns: Turns, peer_timeout_s: float) -> Iterator[str]:
     """Hold a World in virtual time until the block is left; yields its endpoint for devices of this process.
 
-    Whoever waits for an answer gives way to the others by `turns`.
+    While a device waits for an answer, `turns` lets the other nodes act.
     """
     endpoint, air = f"{HERE}{next(_numbers)}", _Air(turns, peer_timeout_s)
     LINKS[endpoint] = lambda name: _LocalLink(name, endpoint, air)
@@ -54,7 +54,7 @@ class _Air:
 
 
 class _Line:
-    """One client's way to the air, with the part of a socket's interface that `Link` uses."""
+    """One client's connection to the air, with the part of a socket's interface that `Link` uses."""
 
     def __init__(self, air: _Air, route: bytes) -> None:
         self._air, self._route = air, route
@@ -67,7 +67,7 @@ class _Line:
         self._air.handle(self._route, [bytes(frame) for frame in frames])
 
     def poll(self, within_ms: float) -> bool:
-        """Return whether an answer is there; where it is not, the others have a turn first."""
+        """Return whether an answer has arrived; if there is none yet, the other nodes have a turn first."""
         if not self.answers:
             self._air.settle()
         if not self.answers:
@@ -79,7 +79,7 @@ class _Line:
 
 
 class _LocalLink(Link):
-    """A link to an air in this process; it has one line, because nobody silences a radio from another thread."""
+    """A link to an air in this process. It has only one line, because there are no other threads."""
 
     def __init__(self, name: str, endpoint: str, air: _Air) -> None:
         self._air = air

@@ -1,6 +1,6 @@
-"""Keeps numerical libraries to one thread: several daemons must not compete, and sums must be rounded alike.
+"""Limits numerical libraries to one thread, so that daemons do not compete for cores and results do not depend on them.
 
-With several threads a matrix product is divided otherwise, so that its last bits differ.
+With several threads, the terms of a matrix product are added in another order, so that the last bits differ.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MAPS = Path("/proc/self/maps")
 
 @contextmanager
 def one_thread_when_loaded() -> Iterator[None]:
-    """Limit what is loaded in the block, and processes that are started in it, to one thread."""
+    """Limit libraries that are loaded in the block, and processes that are started in it, to one thread."""
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
     try:
@@ -34,9 +34,9 @@ def one_thread_when_loaded() -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Limit this process to one thread, libraries included that it has loaded; afterwards they have what they had.
+    """Limit this process to one thread, and restore the earlier limits afterwards.
 
-    Of those only OpenBLAS, which numpy and scipy bring along, and only on Linux.
+    Of the libraries that are loaded already, only OpenBLAS (the one of numpy and scipy) is limited, and only on Linux.
     """
     with one_thread_when_loaded(), ExitStack() as stack:
         for count, limit in _loaded_blas():

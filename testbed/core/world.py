@@ -33,13 +33,13 @@ class DriverContext:
 
 
 class Turns(Protocol):
-    """How the parties of a run that share one process take turns, and the time that they have in common."""
+    """The order in which the parties of a run in one process act, and their common clock."""
 
     def now_s(self) -> float:
-        """Return seconds since an arbitrary origin. Time passes only where nobody has anything to do."""
+        """Return seconds since an arbitrary origin. The clock advances only while nobody has anything to do."""
 
     def give_way(self) -> None:
-        """Let another party do what it can; let time pass where no other one can do anything."""
+        """Let another party act once; if none has anything to do, advance the clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +107,8 @@ class World(ABC):
     def hold(turns: Turns, peer_timeout_s: float) -> AbstractContextManager[str] | None:
         """Hold the air in virtual time in this process, without sockets, for a run in one process.
 
-        Returns a context manager that yields the endpoint for devices of this process; the endpoint is good for
-        `reset` and `pacer` as well. Whoever waits for an answer calls `turns.give_way`. None where this world has to be
-        served by a process of its own.
+        Returns a context manager that yields the endpoint for devices of this process, for `reset` and for `pacer`.
+        A device that waits for an answer calls `turns.give_way`. Returns None if this world needs a process of its own.
         """
         return None
 

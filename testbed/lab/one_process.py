@@ -1,9 +1,10 @@
 """A run in one process: coordinator, nodes and simulated air take turns, without sockets, threads and waiting.
 
-The state machines, the chain, the air and the records are those of a run in processes, and so are the results of a
-seed, to the bit. What differs: time. Messages arrive at once; the clock by which deadlines are measured passes only
-while nobody has anything to do, so that a breakpoint, a busy machine or a long computation never costs a round.
-All secrets of both ends are in the memory of one process, whose user could read them in processes of his own as well.
+The state machines, the chain, the air and the records are those of a run in processes, and a seed gives the same
+results, to the bit. Only the time differs: messages arrive at once, and the clock by which deadlines are measured
+advances only while nobody has anything to do, so that no round is lost by a breakpoint, a busy machine or a long
+computation.
+The secrets of both ends are in the memory of one process. Its user could also read the memory of several processes.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ _STEP_S = 0.1
 
 
 class Turns:
-    """Gives the nodes turns, always in the same order; the coordinator has one whenever a message for it waits."""
+    """Gives the nodes turns, always in the same order. The coordinator's loop asks for them while no message waits for
+    it."""
 
     def __init__(self) -> None:
         self.clock = VirtualClock(1.0)
         self._nodes: list[NodeInTurn] = []
         self._at_work: list[NodeInTurn] = []
-        """Nodes that wait for their device, the last one to begin at the end."""
+        """Nodes whose turn is not over, because their device waits for others; the latest turn is the last."""
         self._told: set[str] = set()
 
     def now_s(self) -> float:
@@ -51,7 +53,7 @@ class Turns:
         node.begin()
 
     def give_way(self) -> None:
-        """Give the first node that has something to do a turn; where none has, time passes."""
+        """Give a turn to the first node that has something to do; if there is none, advance the clock."""
         if not any(self._had_turn(node) for node in self._nodes):
             self.clock.advance(self.clock.now_s() + _STEP_S)
 
@@ -77,9 +79,7 @@ class Turns:
 
 
 def why_not(experiment: Experiment, lab: Lab) -> str | None:
-    """Return what of an experiment or a lab needs processes of its own, in words for a message; None where nothing
-    does.
-    """
+    """Return in words which part of an experiment or a lab needs several processes; None if none does."""
     if lab.world is None:
         return "the lab has no [world]: its devices work in real time"
     if lab.world.pace != "virtual":
@@ -100,7 +100,7 @@ def why_not(experiment: Experiment, lab: Lab) -> str | None:
 
 
 def check(experiment: Experiment, lab: Lab, lab_name: str) -> None:
-    """Raise InputError, one line, where a run needs processes of its own."""
+    """Raise InputError, one line, if a run needs several processes."""
     if (why := why_not(experiment, lab)) is not None:
         raise InputError(f"{lab_name}: one process: {why}; accepted: a lab of simulated devices in virtual time")
 

@@ -144,10 +144,11 @@ def run(
 
     Starts the lab's local daemons, drives all rounds, distils keys and writes the run's folder under `out`; `rounds`
     and `seed` replace the file's; the lab is `sim` where none is given. `resume`: the folder of a run whose process
-    died; it is continued with its next round, with experiment and lab of its record. `in_process`: no daemon is started;
-    coordinator, nodes and air take turns in this process, which needs a lab that is simulated in virtual time; the
-    results of a seed are the same. `progress` is called with the progress, `on_folder` with the folder before anything
-    starts, `on_coordinator` with the coordinator and the daemons (None if there are none) once everything has started.
+    died; it is continued with its next round, with experiment and lab of its record. `in_process`: no daemon is
+    started; coordinator, nodes and air take turns in this process, which needs a lab that is simulated in virtual time;
+    the results of a seed are the same. `progress` is called with the progress, `on_folder` with the folder before
+    anything starts, `on_coordinator` with the coordinator and the daemons (None if there are none) once everything has
+    started.
 
     Example: `testbed.run("static_room", rounds=200).summary["key_bits"]`
 

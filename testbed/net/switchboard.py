@@ -1,7 +1,8 @@
 """The messages of a run in one process: what `transport` does by sockets, in memory and in order.
 
-Every message is encoded, checked and decoded as on the wire, so that the state machines get what they would get there,
-and nobody shares an object with another. A message cannot be lost, doubled or forged: there are no sessions and keys.
+Every message is encoded, checked and decoded as on the wire. The state machines therefore get what they would get from
+a socket, and never share an object. Messages cannot be lost, repeated or forged, so that no sessions and keys are
+needed.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from testbed.core.world import Turns
 from testbed.net import messages as m
 
 _INCARNATION = "here"
-"""Of everybody: nobody is started twice in a run."""
+"""Incarnation of the coordinator, which is started only once."""
 _PORTS = 1, 2
 """In place of the ports of Alice's discussion; 0 would mean that she has none."""
 
 
 class Inbox:
-    """Messages that wait, oldest first, with the part of a socket's interface that the shells use.
+    """Waiting messages, oldest first, with the part of a socket's interface that the daemons use.
 
-    `wait`: what is done where nothing waits, before `poll` looks again.
+    `wait` is called by `poll` if no message waits, before it looks again.
     """
 
     def __init__(self, wait: Callable[[], None] = lambda: None) -> None:
@@ -72,11 +73,11 @@ class Switchboard:
         return Poller()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there are no sockets to close."""
 
 
 class Poller:
-    """Says which inboxes have messages; never waits."""
+    """Returns which inboxes contain messages, without waiting."""
 
     def __init__(self) -> None:
         self._inboxes: list[Inbox] = []
@@ -92,7 +93,7 @@ class Poller:
 
 
 class Hub:
-    """The coordinator's end; looking for messages where there are none gives the nodes a turn."""
+    """The coordinator's end. Polling it while no message waits gives a node a turn."""
 
     def __init__(self, give_way: Callable[[], None]) -> None:
         self.socket = Inbox(give_way)
@@ -103,7 +104,7 @@ class Hub:
         self._numbers: Counter[str] = Counter()
 
     def receive(self) -> tuple[str, m.Header, Any] | None:
-        """Return (node, header, body), None where the message was refused; raises zmq.Again where nothing waits."""
+        """Return (node, header, body), None if the message was refused; raises zmq.Again if none waits."""
         if not self.socket.waiting:
             raise zmq.Again
         return self._decoded(self.socket.waiting.popleft(), m.FROM_NODES)
@@ -120,7 +121,7 @@ class Hub:
         return envelope.header.sender, envelope.header, envelope.body
 
     def send(self, name: str, body: Any, to_pulse: bool = False) -> None:
-        """Send to a node's main loop; nobody has a heartbeat thread here."""
+        """Send to a node's main loop; nodes of one process have no heartbeat threads."""
         if to_pulse or name not in self.links:
             return
         self.links[name].socket.waiting.append(self._encoded("coordinator", _INCARNATION, self.run, body))
@@ -154,7 +155,7 @@ class Hub:
         self.refused[reason] += 1
 
     def blame(self, name: str) -> None:
-        """Listen no more to a node whose message could not be handled."""
+        """Ignore all further messages of a node whose message could not be handled."""
         self.links.pop(name, None)
 
 
@@ -183,11 +184,11 @@ class Link:
         self.send(m.Here())
 
     def renew_if_silent(self) -> None:
-        """Nothing can break."""
+        """Do nothing: a connection in memory cannot break."""
 
 
 class Discussion:
-    """An end of the public discussion: what `peer` says is read from `inbox`, own words go to `to`, all to `ears`."""
+    """One end of the public discussion: receives `peer`'s messages from `inbox`, sends to `to`, publishes to `ears`."""
 
     port, transcript_port = _PORTS
 

@@ -12,10 +12,10 @@ from testbed.nodes.device_thread import DeviceThread, DeviceTurns
 
 
 class NodeInTurn(NodeDaemon):
-    """`begin`, then `take_turn` whenever nobody else has one, then `end`. It has no thread and never waits.
+    """Call `begin`, then `take_turn` repeatedly, then `end`. The node has no thread and never waits for a message.
 
-    Its device may wait for the others' (a reception is complete once all others have said what they send); the
-    simulated air then gives them turns.
+    Its device may have to wait for other devices, because a reception is complete only when all others have declared
+    what they send. Meanwhile the simulated air gives the other nodes turns.
     """
 
     def __init__(self, lab: Lab, name: str, air: str, state_dir: Path, shared: Switchboard) -> None:
@@ -32,11 +32,11 @@ class NodeInTurn(NodeDaemon):
 
     @property
     def ending(self) -> e.Exit | None:
-        """With what status, and why, it has left the run."""
+        """The status and reason with which the node has left the run; None while it takes part."""
         return self._exit
 
     def take_turn(self) -> bool:
-        """Do one thing that there is to do; False where there is none. An error ends this node."""
+        """Handle one message or one piece of device work; False if there is none. An error ends this node."""
         if self._exit is not None:
             return False
         try:
@@ -52,7 +52,7 @@ class NodeInTurn(NodeDaemon):
             if now_s > self._next_word_s:
                 self._next_word_s = now_s + self.lab.coordinator.heartbeat_s
                 self._link.say_here()
-        # one thing at a time: who waits for this node's device must be able to go on before its next order is begun
+        # Only one at a time: a node that waits for this node's device must continue before the next order is begun.
         if self._thread.has_over:
             self._take_captures()
         elif self._link.waiting():
