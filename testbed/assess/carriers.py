@@ -10,6 +10,7 @@ from testbed.core import registry
 from testbed.core.config import Experiment
 from testbed.core.errors import InputError
 from testbed.core.stages import Verdict
+from testbed.core.words import counted
 from testbed.records.recorded import RecordedRun
 
 Offsets = dict[str, dict[str, Any]]
@@ -79,7 +80,7 @@ def _words(link: str, c: dict[str, Any]) -> list[str]:
         drift = "" if c["drift_ppm"] is None else f", drift {c['drift_ppm']:+.2f} ppm"
         out.append(f"{arrow} {c['cfo_hz']:+.0f} Hz ({c['cfo_ppm']:+.2f} ppm{drift})")
     if c["rejected"]:
-        out.append(f"{arrow} {c['rejected']} frames lost at {c['rejected_cfo_hz']:+.0f} Hz")
+        out.append(f"{arrow} {counted(c['rejected'], 'frame')} lost at {c['rejected_cfo_hz']:+.0f} Hz")
     return out
 
 

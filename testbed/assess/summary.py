@@ -277,32 +277,36 @@ def secrecy(reports: Sequence[KeyReport]) -> dict[str, Any] | None:
     """Return who could know the keys, over all blocks; None where no length was judged or no node reported it.
 
     There is a row for every Eve: her share of guessed labels and its limit are means over the blocks; `key_bits` is the
-    sum of the keys' lengths if she were the only Eve.
+    sum of the keys' lengths if she were the only Eve. In a block for which she had no data (the first one, if she needs
+    earlier blocks), the length counts that the least able Eve left.
     """
     judged = [r for r in reports if r.eves]
     if not judged:
         return None
     limiting = [r.limiting for r in judged if r.limiting is not None]
     return {
-        "eves": _rows([row for r in judged for row in r.eves]),
-        "sensitivity": _rows([row for r in judged for row in r.sensitivity]),
+        "eves": _rows([r.eves for r in judged]),
+        "sensitivity": _rows([r.sensitivity for r in judged]),
         "limiting": max(set(limiting), key=lambda name: (limiting.count(name), name), default=None),
         "epsilon_log2": judged[0].epsilon_log2,
         "assumptions": list(dict.fromkeys(text for r in judged for text in r.assumptions)),
     }
 
 
-def _rows(rows: Sequence[EveRow]) -> list[dict[str, Any]]:
+def _rows(blocks: Sequence[Sequence[EveRow]]) -> list[dict[str, Any]]:
     by_name: dict[str, list[EveRow]] = {}
-    for row in rows:
+    for row in (row for rows in blocks for row in rows):
         by_name.setdefault(row.name, []).append(row)
+    most = [max((row.key_bits for row in rows), default=0) for rows in blocks]
+    names = [{row.name for row in rows} for rows in blocks]
     told = [
         {
             "name": name,
             "knows": own[0].knows,
             "guess_probability": _mean([r.guess_probability for r in own]),
             "upper_bound": _mean([r.upper_bound for r in own]),
-            "key_bits": sum(r.key_bits for r in own),
+            "key_bits": sum(r.key_bits for r in own)
+            + sum(bits for bits, known in zip(most, names, strict=True) if name not in known),
         }
         for name, own in by_name.items()
     ]

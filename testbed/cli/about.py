@@ -87,21 +87,24 @@ def _endure(name: str, amount: int | None, minutes: float | None, seed: int, out
 @app.command()
 def schema(
     kind: Annotated[str, typer.Argument(help="experiment or lab.")],
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Print the JSON Schema of a file kind, for editors that complete TOML.
+    """Print the JSON Schema of a file kind, for editors that complete TOML; with --json on one line.
 
     Example: testbed schema experiment > experiment.schema.json
     """
     kinds: dict[str, Any] = {"experiment": Experiment, "lab": Lab}
     if kind not in kinds:
         raise InputError(f"no file kind {kind!r}; accepted: experiment, lab")
-    print(json.dumps(config.json_schema(kinds[kind]), indent=2))
+    print(json.dumps(config.json_schema(kinds[kind]), indent=None if as_json else 2))
 
 
 @app.command("list")
 def list_named(
     kind: Annotated[Optional[str], typer.Argument(help="Kind to list: quantize, radios …")] = None,  # noqa: UP045
     name: Annotated[Optional[str], typer.Argument(help="Name of one thing of that kind.")] = None,  # noqa: UP045
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the bundled files, stages, drivers, checks and studies; with a KIND, also the options of each.

@@ -13,7 +13,7 @@ import typer
 from testbed import config
 from testbed.cli.app import JsonOption, LabOption, QuietOption, VerboseOption, app
 from testbed.cli.runs import stop_on_signals
-from testbed.cli.terminal import print_json, say
+from testbed.cli.terminal import aside, print_json, say
 from testbed.core import logs
 from testbed.core.config import RadioPlan
 from testbed.core.errors import InputError
@@ -91,6 +91,7 @@ def init(
     yes: Annotated[
         bool, typer.Option("--yes", help="Do not ask: the first device is Alice's, the second Bob's, the third Eve's.")
     ] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Look for radios and serial ports on this machine, ask which belongs to which node, and write a lab file.
@@ -104,7 +105,7 @@ def init(
 
     seen = starting.look(at or ())
     for driver, why in seen.untried.items():
-        say(f"{driver}: not searched: {why}")
+        aside(quiet)(f"{driver}: not searched: {why}")
     if not seen.radios:
         raise InputError(
             "no radio answers on this machine; accepted: --at with its address, or write a lab file by hand"
@@ -144,6 +145,7 @@ def ris_show(
         typer.Argument(help="Show this pattern instead of the one that the board holds.", metavar="PATTERN"),
     ] = None,
     lab: LabOption = "sim",
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the lab's surface and the pattern that it holds, or show PATTERN as this surface would hold it.
@@ -165,7 +167,9 @@ def ris_show(
 
 
 @ris.command("apply")
-def ris_apply(pattern: PatternArgument, lab: LabOption = "sim", as_json: JsonOption = False) -> None:
+def ris_apply(
+    pattern: PatternArgument, lab: LabOption = "sim", quiet: QuietOption = False, as_json: JsonOption = False
+) -> None:
     """Set a pattern on the lab's surface, read it back, and say how long it took.
 
     A simulated surface loses the pattern when the command ends, because the simulated air ends with it.
@@ -224,9 +228,7 @@ def ris_optimise(
     config.check_limits(plan, place, experiment)
     if save is not None and (save.suffix != ".json" or save.is_dir() or not os.access(save.parent, os.W_OK)):
         raise InputError(f"--save {save}: cannot be used; accepted: a .json file in a folder that can be written")
-    found = surface.optimise(
-        plan, place, lab, experiment, save, out, (lambda _: None) if quiet else say, stop_on_signals
-    )
+    found = surface.optimise(plan, place, lab, experiment, save, out, aside(quiet), stop_on_signals)
     if as_json:
         print_json(found)
     elif found["digest"] is None:
@@ -250,6 +252,8 @@ def keygen_certs(
         typer.Argument(help="Daemons of this machine; default: those that are local by the lab file.", metavar="NAME"),
     ] = None,
     lab: LabOption = "sim",
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make the transport keys of this machine's daemons where they are missing, and say in which folder they are.
 
@@ -264,4 +268,9 @@ def keygen_certs(
     for name in names or ():
         if name not in known:
             raise InputError(f"{lab}: no daemon {name!r}; accepted: {', '.join(known)}")
-    print(processes.make_keys(place, names or processes.local_names(place)))
+    own = names or processes.local_names(place)
+    folder = processes.make_keys(place, own)
+    if as_json:
+        print_json({"folder": str(folder), "daemons": own})
+    else:
+        print(folder)

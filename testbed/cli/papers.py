@@ -9,7 +9,7 @@ import typer
 
 from testbed import config
 from testbed.cli.app import JsonOption, QuietOption, app
-from testbed.cli.terminal import Steps, print_json, say
+from testbed.cli.terminal import Steps, aside, print_json, say
 from testbed.core import logs
 from testbed.core.errors import InputError
 
@@ -39,7 +39,7 @@ def study(
     from testbed import papers
 
     folder = out or Path("studies") / name
-    results = papers.run(name, folder, quick, scheduler, (lambda _: None) if quiet else say)
+    results = papers.run(name, folder, quick, scheduler, aside(quiet))
     if as_json:
         print_json(results)
     else:

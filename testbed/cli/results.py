@@ -10,10 +10,11 @@ import typer
 
 from testbed import config
 from testbed.cli.app import JsonOption, LabOption, QuietOption, VerboseOption, app
-from testbed.cli.terminal import Steps, console, plain, print_json, say, training_line
+from testbed.cli.terminal import Steps, aside, console, plain, print_json, say, training_line
 from testbed.core import logs
 from testbed.core.errors import InputError
 from testbed.core.gate import printable
+from testbed.core.words import counted
 
 if TYPE_CHECKING:
     pass
@@ -144,7 +145,7 @@ def audit(
         verdict = "EXPOSED" if row["exposed"] else "ok" if row["assumption"] == auditing.AS_RUN else "what if"
         print(
             f"{where}: {verdict}: {row['assumption']}: {row['attack']} guesses {row['guess_probability']:.1%} of the "
-            f"labels and leaves {row['left_bits']} bits for a key of {row['key_bits']}"
+            f"labels and leaves {counted(row['left_bits'], 'bit')} for a key of {row['key_bits']}"
         )
     if not found and not as_json:
         print("no keys in these runs")
@@ -155,6 +156,7 @@ def audit(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs; the others are compared with the first.")],
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare runs: each figure of each run, and its ratio to that of the first run.
@@ -197,6 +199,7 @@ def randomness(
         ),
     ] = None,
     kind: Annotated[str, typer.Option("--format", help="auto, raw, text (0 and 1), hex or keys.")] = "auto",
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Test bits for randomness by the 15 tests of NIST SP 800-22; a test that needs more bits says how many.
@@ -246,7 +249,9 @@ app.add_typer(keys, name="keys")
 
 
 @keys.callback()
-def keys_list(context: typer.Context, lab: LabOption = "sim", as_json: JsonOption = False) -> None:
+def keys_list(
+    context: typer.Context, lab: LabOption = "sim", quiet: QuietOption = False, as_json: JsonOption = False
+) -> None:
     """List delivered keys: node, run, block, length and where the file is, never the bits.
 
     Keys of rehearsals follow from a public seed: they are counted and not listed. Example: testbed keys --lab sim
@@ -269,12 +274,12 @@ def keys_list(context: typer.Context, lab: LabOption = "sim", as_json: JsonOptio
             rows.append({"node": name, "run": path.parent.name, "block": block, "bits": bits, "file": str(path)})
     if any(rehearsed.values()):
         at = ", ".join(f"{n} at {name}" for name, n in rehearsed.items() if n)
-        say(f"keys of rehearsals are not listed ({at}): they follow from a public seed and must not be used")
+        aside(quiet)(f"keys of rehearsals are not listed ({at}): they follow from a public seed and must not be used")
     if as_json:
         print_json(rows)
         raise typer.Exit(1 if bad else 0)
     if not rows:
-        say(f"no keys under {processes.lab_folder(place)}")
+        aside(quiet)(f"no keys under {processes.lab_folder(place)}")
     for row in rows:
         print(f"{row['node']:<10} {row['run']}  block {row['block']:>4}  {row['bits']:>6} bits  {row['file']}")
     if bad:
@@ -303,6 +308,8 @@ def keys_pool(
         ),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Change nothing; say how much is left.")] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw the secret by which both ends authenticate the discussion in a lab with wegman_carter = true.
 
@@ -318,13 +325,25 @@ def keys_pool(
         if name not in pools.ends(place):
             raise InputError(f"{lab}: {name!r} cannot have a pool; accepted: {', '.join(pools.ends(place))}")
     if show:
-        for name in here:
-            found = pools.of(place, name)
-            print(f"{name}: {'no pool' if found is None else f'{found.bits} bits are left, {found.pairs} blocks'}")
+        left = {name: pools.of(place, name) for name in here}
+        if as_json:
+            print_json({n: None if x is None else {"bits": x.bits, "blocks": x.pairs} for n, x in left.items()})
+            return
+        for name, found in left.items():
+            rest = "no pool" if found is None else f"{found.bits} bits are left, {counted(found.pairs, 'block')}"
+            print(f"{name}: {rest}")
     elif take is not None:
         if len(here) != 1:
             raise InputError(f"--take: name the node that runs here; accepted: {', '.join(pools.ends(place))}")
-        print(f"{here[0]}: {pools.take(place, here[0], take)}")
+        path = pools.take(place, here[0], take)
+        if as_json:
+            print_json({here[0]: str(path)})
+        else:
+            print(f"{here[0]}: {path}")
     else:
-        for name, path in pools.make(place, here, bits, out).items():
+        made = pools.make(place, here, bits, out)
+        if as_json:
+            print_json({name: str(path) for name, path in made.items()})
+            return
+        for name, path in made.items():
             print(f"{name}: {path}" if name in here else f"{name} is elsewhere: carry {path} to its machine")

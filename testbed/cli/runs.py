@@ -10,7 +10,7 @@ import typer
 
 from testbed import config
 from testbed.cli.app import InProcessOption, JsonOption, LabOption, QuietOption, SupervisedOption, VerboseOption, app
-from testbed.cli.terminal import ProgressBar, conclude, say
+from testbed.cli.terminal import ProgressBar, aside, conclude, print_json, say
 from testbed.core import logs
 from testbed.core.errors import InputError
 
@@ -57,7 +57,7 @@ def run(
 
     def begun(server: Coordinator, crew: Crew | None) -> None:
         stop_on_signals(server, crew)
-        page.ask = lambda kind: stop_asked(server, kind)
+        page.ask = lambda kind: page_asked(server, kind)
         if live:
             page.start(server.folder)
 
@@ -143,6 +143,8 @@ def node(
     world: Annotated[Optional[str], typer.Option(help="Endpoint of the simulated air; default: the lab's.")] = None,  # noqa: UP045
     uri: Annotated[Optional[str], typer.Option(help="URI of its device, in place of the lab's options.uri.")] = None,  # noqa: UP045
     once: Annotated[bool, typer.Option("--once", help="Exit after one run, or if none begins in time.")] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
     supervised: SupervisedOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -193,8 +195,10 @@ def node(
 
     code = service.serve(
         make, name, once=once or supervised, within_s=0.0 if supervised else place.coordinator.join_timeout_s,
-        say=(lambda _: None) if supervised else say, air=world,
+        say=aside(quiet or supervised), air=world,
     )  # fmt: skip
+    if as_json:
+        print_json({"node": name, "status": code})
     raise typer.Exit(code)
 
 
@@ -205,6 +209,8 @@ def sim(
     experiment: Annotated[
         str, typer.Option(help="Experiment whose scene the air simulates until a run sends its own.")
     ] = "static_room",
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
     supervised: SupervisedOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -235,10 +241,13 @@ def sim(
         driver.serve(endpoint, identity, place.world.pace, place.world.peer_timeout_s, ready)
 
 
-def stop_asked(server: Coordinator, kind: str) -> None:
-    """End the run as the live page requests, in the same way as Ctrl-C."""
-    server.interrupted = True
+def page_asked(server: Coordinator, kind: str) -> None:
+    """Do what the live page requests; stop and halt work in the same way as Ctrl-C."""
     say(f"{kind}: requested on the live page")
+    if kind in ("pause", "unpause"):
+        server.ask_pause(kind == "pause")
+        return
+    server.interrupted = True
     server.ask_stop(kind)  # type: ignore[arg-type]
 
 

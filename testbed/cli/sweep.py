@@ -9,8 +9,9 @@ import typer
 
 from testbed.cli.app import InProcessOption, JsonOption, QuietOption, VerboseOption, app
 from testbed.cli.runs import stop_on_signals
-from testbed.cli.terminal import print_json, say
+from testbed.cli.terminal import aside, print_json, say
 from testbed.core import logs
+from testbed.core.words import counted
 
 
 @app.command()
@@ -38,7 +39,7 @@ def sweep(
     from testbed.report import sweep as page
 
     folder = out or Path("sweeps") / grid.stem
-    tell = (lambda _: None) if quiet else say
+    tell = aside(quiet)
     try:
         swept = sweeping.run(grid, folder, resume, scheduler, tell, stop_on_signals, in_process)
     except sweeping.Stopped as exc:
@@ -50,6 +51,6 @@ def sweep(
         told = {"table": str(swept.table), "page": str(where), "done": len(swept.rows) - swept.failed}
         print_json({**told, "failed": swept.failed, "rows": swept.rows})
     else:
-        print(f"{len(swept.rows)} runs, {swept.failed} failed; table: {swept.table}; page: {where}")
+        print(f"{counted(len(swept.rows), 'run')}, {swept.failed} failed; table: {swept.table}; page: {where}")
     if swept.failed:
         raise typer.Exit(1)

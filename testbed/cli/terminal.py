@@ -28,6 +28,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def aside(quiet: bool) -> Callable[[str], None]:
+    """Return the function for what is no result and no failure: `say`, or nothing where a command shall be quiet."""
+    return (lambda _: None) if quiet else say
+
+
 _UNBROKEN = 10_000
 """Width of output that goes to a file or a pipe: wide enough that no line is broken."""
 

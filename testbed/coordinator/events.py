@@ -71,6 +71,13 @@ class StopAsked:
     kind: FinishKind
 
 
+@dataclass(frozen=True, slots=True)
+class PauseAsked:
+    """A person asked that no round is begun until further notice, or that the run goes on."""
+
+    paused: bool
+
+
 # ---------------------------------------------------------------- instructions
 
 
@@ -166,7 +173,7 @@ class RunOver:
     detail: str
 
 
-Event = Received | Tick | ProcessEnded | LinkChanged | KeyRefused | DiskLow | StopAsked
+Event = Received | Tick | ProcessEnded | LinkChanged | KeyRefused | DiskLow | StopAsked | PauseAsked
 Instruction = Send | WithdrawOrders | ResetWorld | AdvanceWorld | Note | NewPattern | RoundOver | BlockOver | RunOver
 
 

@@ -127,7 +127,7 @@ class Coordinator:
         """Called after every round, with the number of rounds that are over."""
         self.way_to_discussion: Callable[[str, str], str] = lambda node, endpoint: endpoint
         """(node, address of Alice's discussion) → the address that this node is given for it."""
-        self._stop_asked: list[e.FinishKind] = []
+        self._asked: list[e.StopAsked | e.PauseAsked] = []
         self._handle = handler_of(self.state)
         self._over: e.RunOver | None = None
         self._recorder: Recorder | None = None
@@ -162,7 +162,11 @@ class Coordinator:
     def ask_stop(self, kind: e.FinishKind) -> None:
         """Ask for the end of the run, from a signal handler or a thread: "stop" finishes the trains under way, "abort"
         drops them, "halt" silences all transmitters at once."""
-        self._stop_asked.append(kind)
+        self._asked.append(e.StopAsked(kind))
+
+    def ask_pause(self, paused: bool) -> None:
+        """Ask, from a thread, that no round is begun until further notice, or that the run goes on."""
+        self._asked.append(e.PauseAsked(paused))
 
     def close(self) -> None:
         self._hub.socket.close(linger=200)
@@ -241,7 +245,7 @@ class Coordinator:
 
     def _must_look(self) -> bool:
         """Return whether something besides the time, which may stand still, has to be looked at."""
-        return bool(self._stop_asked) or time.monotonic() >= self._next_check_s
+        return bool(self._asked) or time.monotonic() >= self._next_check_s
 
     def _look_around(self, now_s: float, ended: Callable[[], list[e.ProcessEnded]]) -> None:
         """Handle the time, and all other events that are no messages."""
@@ -257,8 +261,8 @@ class Coordinator:
             self._look_at_disk()
         for end in ended():
             self._take(end)
-        while self._stop_asked:
-            self._take(e.StopAsked(self._stop_asked.pop(0)))
+        while self._asked:
+            self._take(self._asked.pop(0))
 
     def _look_at_handshakes(self) -> None:
         """Report, once per kind, that a node is kept out because of a key."""

@@ -34,6 +34,7 @@ from testbed.coordinator.events import (
     KeyRefused,
     LinkChanged,
     Note,
+    PauseAsked,
     ProcessEnded,
     Received,
     ResetWorld,
@@ -57,6 +58,7 @@ from testbed.core.gate import printable
 from testbed.core.machine import Deadlines, EventClock, Phases, Story, require
 from testbed.core.schedule import Slot
 from testbed.core.stages import SurfacePolicy
+from testbed.core.words import counted
 from testbed.net import messages as m
 
 OWN_PAUSE_S = 1.0
@@ -112,6 +114,8 @@ class CoordinatorState(Deadlines):
         self._stop_asked = False
         """A stop was asked for: the trains under way end, their rounds are used for a last block, and no further round
         is begun."""
+        self._is_paused = False
+        """No train is begun; those under way, and a block, are finished. A stop ends a paused run, too."""
         self._unsent: dict[str, m.Probe] = {}
         """Orders for the next train, by node, which wait until the surface has acknowledged the train's patterns."""
         self._latch_due_s: dict[int, float] = {}
@@ -213,6 +217,8 @@ class CoordinatorState(Deadlines):
                 return [] if self.phase == "finishing" else [RunFails(detail)]
             case StopAsked(kind):
                 return self._ask_stop(kind)
+            case PauseAsked(paused):
+                return self._ask_pause(paused)
 
     def _conclude(self, effects: list[Effect]) -> list[Instruction]:
         """Return the instructions among the effects, and the end of the run where an owner finds that it fails."""
@@ -626,13 +632,13 @@ class CoordinatorState(Deadlines):
 
     def _end_as_planned(self) -> list[Effect]:
         if self._stop_asked:
-            return [*self._finish("stopped", f"{self.probed} rounds", "stop")]
+            return [*self._finish("stopped", counted(self.probed, "round"), "stop")]
         if self.kept == 0:
             return [*self._finish("failed", self.tally.why_nothing_was_kept(), "stop")]
-        return [*self._finish("finished", f"{self.probed} rounds", "stop")]
+        return [*self._finish("finished", counted(self.probed, "round"), "stop")]
 
     def _a_train_can_start(self) -> bool:
-        if self._is_done or self._block_is_filled:
+        if self._is_done or self._block_is_filled or self._is_paused:
             return False
         if not self.rounds.has_room or self.surface.awaits_acknowledgement:
             return False
@@ -781,6 +787,12 @@ class CoordinatorState(Deadlines):
             self._stop_asked = True
             return [note]
         return [note, *self._finish("stopped", f"{kind} was asked for", kind)]
+
+    def _ask_pause(self, paused: bool) -> list[Effect]:
+        if paused == self._is_paused or self.phase == "finishing":
+            return []
+        self._is_paused = paused
+        return [Note("paused" if paused else "unpaused", {"round": self.rounds.next})]
 
     def _finish(self, status: RunStatus, detail: str, kind: FinishKind) -> list[Instruction]:
         """Drop what is under way, order all nodes to finish, and wait until they have stopped."""

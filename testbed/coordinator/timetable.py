@@ -180,7 +180,9 @@ class Timetable:
         Only the first round of a train needs to leave time for the board's latency. In virtual time every round does,
         so that trains of any length have the same times.
         """
-        self._latch_from_s = self.last_end_s + (latency_s if is_first or self.virtual else 0.0)
+        # on the wall clock the last round may be long over, after a block or a pause
+        since_s = max(self.last_end_s, self.now_s)
+        self._latch_from_s = since_s + (latency_s if is_first or self.virtual else 0.0)
         return self._latch_from_s + 2 * self._board_doubt_s
 
     def latch_s(self, start_s: float) -> float:

@@ -324,6 +324,6 @@ def agreements(z: F64, series: F64) -> F64:
     """Return (candidate,) the result of `agreement_of` for each candidate of a series (probe, candidate, channel)."""
     n, candidates, channels = series.shape
     a, b = zero_filled(z), zero_filled(series)
-    both = np.count_nonzero(a.any(axis=1)[:, None] & b.any(axis=2), axis=0)
+    both = np.count_nonzero(np.asarray(a.any(axis=1))[:, None] & b.any(axis=2), axis=0)
     products = (a.T @ b.reshape(n, candidates * channels)).reshape(z.shape[1], candidates, channels)
     return np.asarray((products**2).sum(axis=(0, 2)) / np.maximum(both, 1))

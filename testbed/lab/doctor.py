@@ -27,6 +27,7 @@ from testbed.core.errors import InputError, TestbedError
 from testbed.core.radio import Radio, RadioSettings
 from testbed.core.ris import Board
 from testbed.core.types import C64, F64, SurfacePattern
+from testbed.core.words import counted
 from testbed.lab import cable as cables
 from testbed.lab import measure, pools, processes
 from testbed.nodes import calibration, chains
@@ -219,7 +220,7 @@ def _keys(lab: Lab, here: set[str], notes: _Notes) -> None:
             bad = True
             notes.fix(path.parts[-4], "delivered key", f"{path} is readable by others", f"chmod 600 {path}")
     if not bad:
-        notes.ok("lab", "keys", f"{len(own)} pairs in {folder}, readable by their owner only")
+        notes.ok("lab", "keys", f"{counted(len(own), 'pair')} in {folder}, readable by their owner only")
 
 
 def _pools(lab: Lab, here: set[str], notes: _Notes) -> None:
@@ -233,7 +234,9 @@ def _pools(lab: Lab, here: set[str], notes: _Notes) -> None:
             pool = pools.of(lab, name)
             blocks = 0 if pool is None else pool.pairs
             fix = "" if blocks else "testbed keys pool --lab LAB, for both ends"
-            notes.judge(name, "authentication pool", f"enough for {blocks} blocks; rehearsals need none", fix)
+            notes.judge(
+                name, "authentication pool", f"enough for {counted(blocks, 'block')}; rehearsals need none", fix
+            )
 
 
 def _here(lab: Lab, names: list[str] | None) -> set[str]:
@@ -482,6 +485,9 @@ def _cable(
 
     The responses come from half of the frames; their effect is measured with the other half.
     """
+    if links is not None and any(r.capabilities.n_antennas > 1 for r in radios.values()):
+        _antennas(lab, radios, links, notes, measured)
+        return
     frames = {} if links is None else {p: _channels(links.found[p]) for p in links.pairs}
     frames = {pair: found for pair, found in frames.items() if len(found) >= _LEAST_CABLE_FRAMES}
     if links is None or not frames:
@@ -489,10 +495,6 @@ def _cable(
             "radios", "cable", "no pair of radios received enough frames",
             "join each pair by a cable with an attenuator, and see the links above",
         )  # fmt: skip
-        return
-    one_antenna = all(f.shape[:2] == (1, 1) for found in frames.values() for f in found)
-    if not one_antenna:
-        notes.fix("radios", "cable", "radios with several antennas", "calibrate radios with one antenna only")
         return
     axis = links.bench.frame.subcarrier_hz
     halves = [{p: cables.mean_channel([h[0, 0] for h in f[i::2]]) for p, f in frames.items()} for i in (0, 1)]
@@ -521,6 +523,54 @@ def _cable(
     _judge_cable(lab, radios, halves[1], responses, notes)
 
 
+def _antennas(
+    lab: Lab, radios: dict[str, Radio], links: _Links, notes: _Notes, measured: dict[str, Calibration]
+) -> None:
+    """Store T/R of each antenna of Alice and Bob, and report its effect, with frames that were not used for it.
+
+    What is between the antennas only has to be the same both ways: cables of any length, or the air.
+    """
+    roles = {lab.node[n].role: n for n in radios}
+    names = [roles[r] for r in ("alice", "bob") if r in roles]
+    if len(names) < 2:
+        notes.fix("radios", "cable", "Alice's and Bob's radios are not both here", "run it where both are")
+        return
+    first, second = names
+    pairs: list[tuple[C64, C64]] = []
+    lost: Counter[str] = Counter()
+    with notes.guard("radios", "cable", "several antennas take radios that time their samples"):
+        for _ in range(links.repeats):
+            there, back = (links.sound_antennas(pair) for pair in ((first, second), (second, first)))
+            if there.found is not None and back.found is not None:
+                pairs.append((there.found.h, back.found.h))
+            else:
+                lost[there.reason or back.reason] += 1
+        if len(pairs) < _LEAST_CABLE_FRAMES:
+            detail = f"{len(pairs)} of {links.repeats} soundings were received ({lost.most_common(1)[0][0]})"
+            notes.fix("radios", "cable", detail, "see the links above; the probes are those of --experiment")
+    if len(pairs) < _LEAST_CABLE_FRAMES:
+        return
+    axis = links.bench.frame.subcarrier_hz
+    used, rest = pairs[::2], pairs[1::2]
+    ratios = cables.of_antennas([x for x, _ in used], [y for _, y in used], axis)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    for name, ratio in zip(names, ratios, strict=True):
+        device, settings = measured[name], measured[name].settings
+        db, rad = 20.0 * np.log10(np.abs(ratio)), np.angle(ratio)
+        response = chains.ChainResponse(
+            serial=device.serial, carrier_hz=settings["carrier_hz"], sample_rate_hz=settings["sample_rate_hz"],
+            measured_at=now, subcarrier_hz=axis.tolist(), rx_db=[], rx_rad=[], rx_level_db=0.0,
+            ratio_db=db.tolist(), ratio_rad=rad.tolist(),
+        )  # fmt: skip
+        chains.write(processes.node_state_dir(lab, name), response)
+        spread = f"sent against received, {len(ratio)} antennas differ by {np.std(db):.2f} dB (std)"
+        notes.ok(name, "cable", f"{spread}; stored for {device.serial or 'a device without serial number'}")
+    at_second, at_first = (np.sqrt(np.mean([np.abs(one[k]) ** 2 for one in rest], axis=0)) for k in (0, 1))
+    before_db = cables.apart_db(at_second, at_first.transpose(1, 0, 2))
+    after_db = cables.apart_db(at_second * ratios[1][:, None], (at_first * ratios[0][:, None]).transpose(1, 0, 2))
+    _tell_reciprocity(first, second, before_db, after_db, notes)
+
+
 def _judge_cable(
     lab: Lab, radios: dict[str, Radio], channels: dict[Pair, C64], responses: cables.Responses, notes: _Notes
 ) -> None:
@@ -532,11 +582,17 @@ def _judge_cable(
     at_bob, at_alice = channels[alice, bob], channels[bob, alice]
     before_db = cables.apart_db(at_alice, at_bob)
     after_db = cables.apart_db(at_alice * responses.ratio(alice), at_bob * responses.ratio(bob))
-    notes.ok(
-        f"{alice} ↔ {bob}", "reciprocity",
-        f"the two directions differ by {before_db:.2f} dB over frequency (std), by {after_db:.2f} dB with both "
-        "calibrated; set calibrated = true in both nodes' tables to use this in a run",
-    )  # fmt: skip
+    _tell_reciprocity(alice, bob, before_db, after_db, notes)
+
+
+def _tell_reciprocity(alice: str, bob: str, before_db: float, after_db: float, notes: _Notes) -> None:
+    differ = f"the two directions differ by {before_db:.2f} dB over frequency (std), by {after_db:.2f} dB with both "
+    if after_db < before_db:
+        use = "calibrated; set calibrated = true in both nodes' tables to use this in a run"
+        notes.ok(f"{alice} ↔ {bob}", "reciprocity", differ + use)
+    else:  # what was measured is noise
+        fix = "raise the signal: less attenuation in the cables, more gain, more --repeats"
+        notes.fix(f"{alice} ↔ {bob}", "reciprocity", differ + "calibrated", fix)
 
 
 def _channels(soundings: list[measure.Sounding]) -> list[C64]:
@@ -601,6 +657,11 @@ class _Links:
                         self.found[pair].append(self.bench.sound(*pair))
                     except TestbedError as exc:
                         self.broken[pair] = str(exc)
+
+    def sound_antennas(self, pair: Pair) -> measure.Sounding:
+        """Sound every antenna, in the window in which the latest frame arrived."""
+        errors = [s.error_s for s in self.found[pair] if s.error_s is not None]
+        return self.bench.sound_antennas(*pair, errors[-1] if errors else 0.0)
 
     def heard(self, pair: Pair) -> bool:
         return any(s.found for s in self.found[pair])

@@ -19,7 +19,7 @@ from testbed.core.config import ProbingPlan
 from testbed.core.errors import DeviceError, LateTransmit, ProbeRejected
 from testbed.core.radio import Radio, RadioSettings
 from testbed.core.stages import first_antenna
-from testbed.core.types import C64, CsiFrame, IqBlock
+from testbed.core.types import C64, AntennaFrame, CsiFrame, IqBlock
 from testbed.core.windows import PERIODS, repeated_windows
 from testbed.nodes.calibration import Delay, GainStep, Heard
 
@@ -148,8 +148,10 @@ class Bench:
         return radio.receive(n_samples, self._base_s[name] + at_s)
 
     def _block(self, radio: Radio, time_s: float, samples: C64 | None = None) -> IqBlock:
+        """Return what the first antenna sends, or all of them where `samples` is (antenna, sample)."""
         wave = self.frame.samples if samples is None else samples
-        return IqBlock(np.outer(first_antenna(radio.capabilities.n_antennas), wave), self.frame.sample_rate_hz, time_s)
+        rows = wave if wave.ndim == 2 else np.outer(first_antenna(radio.capabilities.n_antennas), wave)
+        return IqBlock(rows, self.frame.sample_rate_hz, time_s)
 
     def sound(self, tx: str, rx: str) -> Sounding:
         """Send one frame and look for it; raises DeviceError."""
@@ -161,6 +163,23 @@ class Bench:
         if not sender.capabilities.timed:
             return self._sound_repeated(tx, rx)
         return _in_time(lambda: self._sound_timed(tx, rx))
+
+    def sound_antennas(self, tx: str, rx: str, error_s: float = 0.0) -> Sounding:
+        """As `sound`, with every antenna of the transmitter in turn, which takes radios that time their samples.
+
+        `error_s`: that of an earlier sounding. The window is short: with the second antenna's part in it, that could be
+        taken for the first one's.
+        """
+        sender = self._radios[tx]
+        if not (sender.capabilities.timed and self._radios[rx].capabilities.timed):
+            raise DeviceError(tx, "sound", sender.state, "several antennas, and samples that cannot be timed")
+        frame = AntennaFrame.of(self.frame, sender.capabilities.n_antennas)
+        spare_s = (frame.stride - self.frame.samples.size) / 2 / self.frame.sample_rate_hz
+        sounding = _in_time(lambda: self._sound_timed(tx, rx, frame.samples, spare_s, error_s))
+        try:
+            return replace(sounding, found=self._estimator.estimate_antennas(sounding.block, frame), reason="")
+        except ProbeRejected as exc:
+            return replace(sounding, found=None, reason=str(exc).rstrip(": "))
 
     def offset_hz(self, tx: str, rx: str) -> float | None:
         """Return by how much the carrier of `tx` is higher than that of `rx`, measured with a tone, for offsets within
@@ -187,17 +206,21 @@ class Bench:
         self._radios[name].correction_ppm = ppm
         self._radios[name].configure(self._settings[name])
 
-    def _sound_timed(self, tx: str, rx: str, samples: C64 | None = None) -> Sounding:
+    def _sound_timed(
+        self, tx: str, rx: str, samples: C64 | None = None, most_s: float = np.inf, late_s: float = 0.0
+    ) -> Sounding:
+        """`most_s`: longest margin of the window, which begins `late_s` later than the clocks' readings say."""
         sender, listener, rate = self._radios[tx], self._radios[rx], self.frame.sample_rate_hz
-        at_s, margin_s = self._soon(), self._margin_s(tx, rx)
-        n_samples = self.frame.samples.size + 2 * int(np.ceil(margin_s * rate))
+        at_s, margin_s = self._soon(), min(self._margin_s(tx, rx), most_s)
+        length = self.frame.samples.size if samples is None else samples.shape[-1]
+        n_samples = length + 2 * int(np.ceil(margin_s * rate))
         turnaround_s = max(sender.capabilities.turnaround_s, listener.capabilities.turnaround_s)
         sent_s = at_s + margin_s
         try:
             sender.transmit(self._block(sender, sent_s, samples), self._base_s[tx] + sent_s)
         finally:  # even after an error, no radio may be left waiting for this transmitter
-            self._quiet_until(at_s + n_samples / rate + margin_s + turnaround_s)
-        block = listener.receive(n_samples, self._base_s[rx] + at_s)
+            self._quiet_until(at_s + n_samples / rate + margin_s + turnaround_s + abs(late_s))
+        block = listener.receive(n_samples, self._base_s[rx] + at_s + late_s)
         found, reason = self._find([block])
         error_s = found.time_s - (self._base_s[rx] + sent_s) if found is not None else None
         return Sounding(block, found, reason, sent_s, error_s)

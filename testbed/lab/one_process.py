@@ -10,6 +10,7 @@ The secrets of both ends are in the memory of one process. Its user could also r
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from testbed.records.recorded import RecordedRun
 
 _STEP_S = 0.1
-"""By how much the clock advances where nobody has anything to do."""
+"""By how much the clock advances when nobody has anything to do …"""
+_IDLE_S = 1e-3
+"""… and how long this takes in real time, so that a run that is paused leaves the processor to others."""
 
 
 class Turns:
@@ -55,6 +58,7 @@ class Turns:
     def give_way(self) -> None:
         """Give a turn to the first node that has something to do; if there is none, advance the clock."""
         if not any(self._had_turn(node) for node in self._nodes):
+            time.sleep(_IDLE_S)
             self.clock.advance(self.clock.now_s() + _STEP_S)
 
     def _had_turn(self, node: NodeInTurn) -> bool:

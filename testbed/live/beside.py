@@ -15,6 +15,8 @@ from typing import Self
 
 from testbed.core.errors import InputError
 
+ASKS = ("pause", "unpause", "stop", "halt")
+"""What a page may ask of its run."""
 _END_S = 5.0
 _NICE = 5
 """Lower priority of the page's process, so that the run has precedence on a shared processor."""
@@ -56,7 +58,7 @@ class Beside:
                 told = json.loads(line)
                 if "url" in told:
                     self._say(f"live: {told['url']}")
-                elif told.get("ask") in ("stop", "halt"):
+                elif told.get("ask") in ASKS:
                     self.ask(told["ask"])
 
     def __enter__(self) -> Self:

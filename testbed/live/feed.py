@@ -72,6 +72,7 @@ class Feed:
             raise InputError(f"{folder}: contains no run; accepted: the folder of a run, going on or ended")
         self.folder = folder
         self.state = "waiting"
+        self.paused = False
         self.start: Start | None = None
         self.links: dict[str, Link] = {}
         self.points: list[dict[str, Any]] = []
@@ -177,6 +178,8 @@ class Feed:
         if node is not None:
             state = {"joined": "here", "configured": "ready", "lost": "lost", "left": "left"}.get(kind, "")
             self.nodes[str(node)] = state or self.nodes.get(str(node), "")
+        if kind in ("paused", "unpaused"):
+            self.paused = kind == "paused"
         if kind not in _QUIET:
             self.events.append(
                 {"n": self.event_count, "time": body["time"], "kind": kind, "text": plainly(data)[:MAX_TEXT]}
@@ -294,16 +297,22 @@ class Feed:
         return next((r for node, r in reports.items() if self.roles.get(node, node) == role), None)
 
     def eves(self) -> list[dict[str, Any]]:
-        """Return the key bits that each considered Eve would leave, over all blocks, ascending."""
+        """Return the key bits that each considered Eve would leave, over all blocks, ascending.
+
+        A block without her counts with what the least able one left, as in the summary.
+        """
         rows: dict[str, dict[str, Any]] = {}
-        for block in self.blocks.values():
-            key = self._of(block["key"], "alice") or {}
-            for eve in key.get("eves") or []:
+        blocks = [(self._of(block["key"], "alice") or {}).get("eves") or [] for block in self.blocks.values()]
+        most = [max((eve["key_bits"] for eve in eves), default=0) for eves in blocks]
+        for eves in blocks:
+            for eve in eves:
                 row = rows.setdefault(
                     eve["name"], {"name": eve["name"], "knows": eve["knows"], "bits": 0, "guess": 0.0}
                 )
                 row["bits"] += eve["key_bits"]
                 row["guess"] = max(row["guess"], eve["guess_probability"] or 0.0)
+        for name, row in rows.items():
+            row["bits"] += sum(n for n, eves in zip(most, blocks, strict=True) if name not in [e["name"] for e in eves])
         return sorted(rows.values(), key=lambda row: (row["bits"], -row["guess"]))
 
     # ------------------------------------------------------------ data for a page
@@ -319,6 +328,7 @@ class Feed:
         start = self.start
         told: dict[str, Any] = {
             "state": self.state,
+            "paused": self.paused and self.state == "live",
             "whole": whole,
             "title": "" if start is None else str(start.experiment.get("title", "")),
             "planned": 0 if start is None else int(start.experiment.get("rounds") or 0),

@@ -1,7 +1,7 @@
 """The live page: a small server on loopback that sends the contents of a run's journal to every open page.
 
 It runs in a process of its own, reads only committed rows, and gathers them once for all pages. Each page receives the
-data that it lacks at its own pace, so that a slow page delays no other. A page's requests (stop, halt) are written as a
+data that it lacks at its own pace, so that a slow page delays no other. A page's requests (`ASKS`) are written as a
 line on standard output, for the process that runs the experiment; a request must contain the token that is in the page.
 """
 
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import InputError, TestbedError
+from testbed.live.beside import ASKS
 from testbed.live.feed import Feed
 
 PERIOD_S = 0.5
 """Time between two reads of the journal, and between two messages to a page."""
 MAX_PAGES = 16
-ASKS = ("stop", "halt")
 _LAST_LOOK_S = 1.5
 """The server runs for this time after the end of the run's process, so that pages can show how the run ended."""
 

@@ -124,16 +124,24 @@ class RadioWork:
         self._retune, self._hears_from = None, self._expected
         sounder = registry.make_stage("probing", body.probing.waveform, body.probing.waveform_options)
         frame = sounder.frame(accepted.sample_rate_hz)
-        ratio = self._ratio(accepted, frame)
+        response = self._response(accepted)
+        several = self._radio.capabilities.n_antennas > 1
         estimator = registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options)
         range_hz = estimator.range_hz(frame)
         self._tuned = _Tuned(
             settings=settings,
             frame=frame,
             estimator=estimator,
-            ratio=ratio,
+            ratio=response.ratio(frame.subcarrier_hz) if response is not None and not several else None,
             carrier=CarrierTracker(settings.carrier_hz, range_hz, self._radio.correction_ppm),
-            antennas=Antennas(self._place.role, body.antennas, body.beams, frame, seed),
+            antennas=Antennas(
+                self._place.role,
+                body.antennas,
+                body.beams,
+                frame,
+                seed,
+                chains.Leveller(response) if response is not None and several else None,
+            ),
             is_experiment=body.experiment_mode,
             iq_folder=self._state_dir / "iq" / run if body.record_iq and body.experiment_mode else None,
         )
@@ -147,13 +155,14 @@ class RadioWork:
         block = IqBlock(np.pad(tuned.frame.samples, tuned.frame.n_cp)[None, :], tuned.frame.sample_rate_hz, 0.0)
         tuned.estimator.estimate_many([block], tuned.frame)
 
-    def _ratio(self, accepted: RadioSettings, frame: SoundingFrame) -> C64 | None:
+    def _response(self, accepted: RadioSettings) -> chains.ChainResponse | None:
+        """Return what was measured of the radio's own chains, None where it shall not be used."""
         if not self._place.calibrated:
             return None
-        if self._radio.capabilities.n_antennas > 1:
-            raise InputError("calibrated = true; accepted for radios with one antenna only")
-        found = chains.find(self._state_dir, self._radio.identity(), accepted.carrier_hz, accepted.sample_rate_hz)
-        return found.ratio(frame.subcarrier_hz)
+        return chains.find(
+            self._state_dir, self._radio.identity(), accepted.carrier_hz, accepted.sample_rate_hz,
+            self._radio.capabilities.n_antennas,
+        )  # fmt: skip
 
     def _ready(self) -> _Tuned:
         if self._tuned is None:

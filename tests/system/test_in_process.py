@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,27 @@ def test_a_run_can_be_stopped(kind: Any, tmp_path: Path) -> None:
     rounds = reader.load(outcome.folder).rounds.rounds
     assert 50 <= rounds.size < 1000
     assert outcome.summary["pairs_rejected"].get("aborted", 0) == (0 if kind == "stop" else 32)
+
+
+def test_a_run_can_be_paused(tmp_path: Path) -> None:
+    """Virtual time passes meanwhile, much more than any node may be silent for; nobody is given up."""
+    seen: list[int] = []
+
+    def act(p: Any, coordinator: Any) -> None:
+        seen.append(p.round)
+        if p.round == 50:
+            coordinator.ask_pause(True)
+            threading.Timer(0.5, coordinator.ask_pause, [False]).start()
+        elif p.round >= 120:
+            coordinator.ask_stop("abort")
+
+    began_s = time.monotonic()
+    outcome = in_one_process(tmp_path, plan_of("mobile_room", 1000), act=act)
+    assert time.monotonic() - began_s > 0.5
+    assert outcome.summary["pairs_rejected"].keys() <= {"low_snr", "aborted"}
+    assert outcome.summary["pairs_kept"] > 100
+    events = {event.kind for event in reader.load(outcome.folder).events}
+    assert not events & {"silent", "lost", "resumed"}
 
 
 def test_a_radio_that_fails_costs_its_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
