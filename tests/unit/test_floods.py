@@ -52,12 +52,12 @@ class Endless:
 
 def test_a_node_turns_to_everything_else_while_somebody_sends_without_end() -> None:
     made = object.__new__(NodeDaemon)
-    made._exit = None
+    made._exit, made._now_s = None, lambda: 0.0
     line = Endless()
     made._from_discussion(line)
     assert line.read == daemons._A_TURN
     made._link = Endless()  # type: ignore[assignment]
-    made._public, made._thread = {}, SimpleNamespace(done=socket.socket())  # type: ignore[assignment]
+    made._public, made._thread = {}, SimpleNamespace(has_over=False)  # type: ignore[assignment]
     made._poller = SimpleNamespace(poll=lambda _: [(made._link.socket, 1)])  # type: ignore[assignment]
     taken: list[e.Event] = []
     made._take = taken.append  # type: ignore[assignment]
@@ -69,7 +69,6 @@ def test_a_node_turns_to_everything_else_while_somebody_sends_without_end() -> N
         made._turn()
         assert made._link.read == turn * daemons._A_TURN  # type: ignore[attr-defined]
     assert [type(x) for x in taken] == [e.Tick, e.Tick]
-    made._thread.done.close()  # type: ignore[attr-defined]
 
 
 def test_the_world_computes_while_a_device_sends_without_end() -> None:
@@ -80,7 +79,7 @@ def test_the_world_computes_while_a_device_sends_without_end() -> None:
 def test_the_worlds_time_is_its_coordinators() -> None:
     """Any device could let it pass, and all that others had planned was late."""
     replies: list[w.Reply] = []
-    made = world._Server(lambda route, frames: replies.append(w.decode_reply(frames[0])), "virtual", 1.0)
+    made = world.Server(lambda route, frames: replies.append(w.decode_reply(frames[0])), "virtual", 1.0)
     for sender, passes in (("eve", False), ("alice", False), ("?", False), ("coordinator", True), ("world", True)):
         made.handle(b"route", [w.encode(w.Pass(id=1, until=10**12))], 0.0, sender)
         assert (replies[-1].error == "") == passes, sender
