@@ -44,8 +44,8 @@ _OWN_NEAR = 8
 
 
 Search = Literal["whole", "pieces", "close"]
-"""Where a shift may hold: in the whole block; also in pieces of it; also in pieces as short as frequent losses of packets
-leave them."""
+"""Where a shift may hold: in the whole block; also in pieces of it; also in pieces as short as frequent losses of
+packets leave them."""
 
 
 @dataclass(frozen=True, slots=True)

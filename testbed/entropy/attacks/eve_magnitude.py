@@ -14,7 +14,10 @@ from testbed.entropy.series import at_rounds, joined_of
 class EveMagnitude(EstimatingAttack):
     """A ridge regression to the magnitude of Alice's scores: labels of equal magnitude share the probability."""
 
-    knows = "how far Alice's values are from their median, but not on which side, from her own signals of the same round or with one shift"
+    knows = (
+        "how far Alice's values are from their median, but not on which side, "
+        "from her own signals of the same round or at one shift"
+    )
     needs = ("heard",)
 
     def inputs(self, facts: Facts, z: F64) -> F64:
