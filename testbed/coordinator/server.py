@@ -29,6 +29,7 @@ from testbed.core.machine import handler_of
 from testbed.core.types import AntennaFrame, SoundingFrame
 from testbed.net import messages as m
 from testbed.net import transport
+from testbed.net.switchboard import Switchboard
 from testbed.records import documents, files, reader
 from testbed.records.recorded import RecordedRun
 from testbed.records.writer import RunWriter
@@ -87,10 +88,10 @@ class Coordinator:
 
     def __init__(
         self, lab: Lab, experiment: Experiment, folder: Path, identity: Identity | None, clock: Clock | None = None,
-        *, origin: Origin | None = None, dead: RecordedRun | None = None,
+        *, origin: Origin | None = None, dead: RecordedRun | None = None, shared: Switchboard | None = None,
     ) -> None:  # fmt: skip
         """`origin`: how the run is started, recorded so that it can be resumed; `dead`: the record of the run that is
-        resumed."""
+        resumed; `shared`: carries the messages if all nodes share this process."""
         self._clock = clock if clock is not None else WallClock()
         self.lab, self.experiment, self.folder = lab, experiment, folder
         self._origin, self._dead = origin, dead
@@ -111,10 +112,10 @@ class Coordinator:
         self.state = CoordinatorState(
             lab, experiment, self.run_name, slots, self._frame.duration_s, _antenna_s(self._frame), self._past
         )
-        self._wire = transport.Wire(identity)
+        self._wire: transport.Wire | Switchboard = transport.Wire(identity) if shared is None else shared
         self._identity = identity
         try:
-            self._hub = transport.Hub(self._wire, lab.coordinator.host, lab.coordinator.port)
+            self._hub = self._wire.hub(lab.coordinator.host, lab.coordinator.port)
         except InputError:
             self._wire.close()
             raise
@@ -164,7 +165,7 @@ class Coordinator:
         self._asked.append(e.StopAsked(kind))
 
     def ask_pause(self, paused: bool) -> None:
-        """Ask, from a thread, that no round is begun until further notice, or that the run goes on."""
+        """Ask, from a thread, to pause the run, so that no round is begun, or to let it go on."""
         self._asked.append(e.PauseAsked(paused))
 
     def close(self) -> None:
@@ -230,7 +231,7 @@ class Coordinator:
         next_look_s = 0.0
         while self._over is None:
             now_s = self._clock.now_s()
-            if now_s >= next_look_s:
+            if now_s >= next_look_s or self._must_look():
                 next_look_s = now_s + _POLL_MS / 1000
                 self._look_around(now_s, ended)
             try:
@@ -242,6 +243,10 @@ class Coordinator:
                 self._receive(received)
         return self._over
 
+    def _must_look(self) -> bool:
+        """Return whether something besides the time, which may stand still, has to be looked at."""
+        return bool(self._asked) or time.monotonic() >= self._next_check_s
+
     def _look_around(self, now_s: float, ended: Callable[[], list[e.ProcessEnded]]) -> None:
         """Handle the time, and all other events that are no messages."""
         # Read the queued messages before the time: a node whose heartbeat waits in the queue is not silent.
@@ -250,8 +255,8 @@ class Coordinator:
         self._take(e.Tick(now_s))
         for name, is_up in self._hub.link_changes():
             self._take(e.LinkChanged(name, is_up))
-        if now_s >= self._next_check_s:
-            self._next_check_s = now_s + _CHECK_S
+        if (wall_s := time.monotonic()) >= self._next_check_s:
+            self._next_check_s = wall_s + _CHECK_S
             self._look_at_handshakes()
             self._look_at_disk()
         for end in ended():
@@ -374,7 +379,7 @@ class Coordinator:
     def _note(self, x: e.Note) -> None:
         assert self._recorder is not None
         if x.kind == "ready":
-            self._began_s = self._clock.now_s()
+            self._began_s = time.monotonic()
         if not self._recorder.note(x):
             return
         words = ", ".join(f"{k} {v}" for k, v in x.detail.items() if k not in ("identity", "accepted"))
@@ -406,7 +411,7 @@ class Coordinator:
 
     def _show_progress(self, message: str | None = None) -> None:
         st = self.state
-        elapsed_s = self._clock.now_s() - self._began_s if self._began_s else 0.0
+        elapsed_s = time.monotonic() - self._began_s if self._began_s else 0.0
         before = 0 if self._past is None else self._past.next_round
         probed, kept = st.probed - len(self._untold), st.kept - sum(x.kept for x in self._untold)
         rate = (probed - before) / elapsed_s if elapsed_s > 0 else 0.0
