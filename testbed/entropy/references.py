@@ -17,6 +17,9 @@ _RATES = (
 """(p, q): Eve counts q where Alice counts p, because she receives q of p rounds or measures more often."""
 
 
+_NEARBY = 12
+
+
 def eves(facts: Facts) -> list[Reference]:
     """Return references of all Eve's channels: paired by round number, by kept pair, by time, and at other rates; also
     backwards.
@@ -35,6 +38,15 @@ def eves(facts: Facts) -> list[Reference]:
         out += [_at_rate(rounds, values, groups, p, q, first) for p, q in _RATES for first in range(q)]
         facts.scratch["eves"] = [*out, out[0].reversed()]
     found: list[Reference] = facts.scratch["eves"]
+    return found
+
+
+def rounds_nearby(facts: Facts) -> F64:
+    """Return (probe, round nearby, channel) Eve's channels of the 12 rounds before to the 12 after."""
+    if "nearby" not in facts.scratch:
+        steps = np.arange(-_NEARBY, _NEARBY + 1)
+        facts.scratch["nearby"] = eves(facts)[0].beside(facts.rounds[:, None], steps[None, :])
+    found: F64 = facts.scratch["nearby"]
     return found
 
 
