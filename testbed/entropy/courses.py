@@ -100,7 +100,7 @@ class _Choice:
         This start needs no long pieces: it suits an Eve who receives well but loses packets often.
         """
         error = (self.z[:, None] - guess) ** 2 / (2 * _CLOSE**2)
-        error = np.where(guess.any(axis=2)[:, :, None], np.minimum(error, _MOST_NATS), _UNKNOWN_NATS)
+        error = np.where(np.asarray(guess.any(axis=2))[:, :, None], np.minimum(error, _MOST_NATS), _UNKNOWN_NATS)
         return np.asarray(-(error * self.known[:, None]).sum(axis=2))
 
     def from_anchor(self, anchor: Anchor, shifts: I64) -> F32:
