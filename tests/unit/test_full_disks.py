@@ -1,4 +1,4 @@
-"""A run whose disk is full: it is paused with a line, goes on when there is space, and ends where none comes in time."""
+"""A full disk pauses a run with a line; it goes on when there is space, and ends where none comes in time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from testbed.coordinator import events as e
 from testbed.coordinator.disk import KEY_BYTES, MORE_BYTES, Disks
 from testbed.coordinator.server import Coordinator
 from testbed.core.clock import TIME_OF_DAY, VirtualClock
-from testbed.core.config import Experiment, Lab
 from testbed.records import files
 
 LEAST = files.RESERVE_BYTES

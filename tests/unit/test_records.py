@@ -384,7 +384,7 @@ def test_rows_that_do_not_fit_on_the_disk_are_written_once_when_there_is_space(
 
     monkeypatch.setattr(j, "_commit", commits)
     j.round((0, True, "", "", 0.0))
-    with pytest.raises(DiskFull, match="disk full: free [0-9]+ MB, then `testbed report"):
+    with pytest.raises(DiskFull, match=r"disk full: free [0-9]+ MB, then `testbed report"):
         j.document("event", documents.Event(seq=0, time=documents.now(), kind="block_begun", data={}), lasting=True)
     j.when_full = makes_space
     j.round((1, True, "", "", 0.05))
