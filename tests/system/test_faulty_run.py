@@ -58,8 +58,9 @@ def test_a_run_under_faults_makes_what_was_planned_and_ends_with_all_its_rounds(
     summary: dict[str, Any] = json.loads(done.stdout)
     assert summary["keys_mismatched"] == 0
     # the time of day is 5000 s ahead, or right, and how long it took is known nevertheless
-    stepped = [round(e.data["by_s"] / 5000.0) for e in run.events if e.kind == "clock_stepped"]
-    assert stepped == [f.length_s / 5000.0 for f in wanted if f.kind == "clock_step"]
+    steps_s = [e.data["by_s"] for e in run.events if e.kind == "clock_stepped"]
+    assert steps_s  # two within a second are none
+    assert sum(steps_s) == pytest.approx(sum(f.length_s for f in wanted if f.kind == "clock_step"), abs=2.0)
     assert 0.0 < summary["wall_s"] < 600.0
     assert any(e.kind == "disk_was_full" and e.data["paused_s"] >= 1.0 for e in run.events)
     assert "the run is paused, goes on when there is space" in done.stderr
