@@ -452,7 +452,7 @@ class _Discusser:
     def __init__(self) -> None:
         self.refused: Counter[str] = Counter()
         self._incarnation = os.urandom(8)
-        self._session = Session("")
+        self._session = Session("", most=_QUEUED_PUBLIC)
         self._answered = -1
         """The number of the other end's next message, by the latest that it sent of itself."""
 
