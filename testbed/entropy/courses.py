@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.types import F64, I64
-from testbed.entropy.facts import Facts, Mask
+from testbed.entropy.facts import Facts, Mask, zero_filled
 from testbed.entropy.shifts import Anchor, Match, Reference, agreement_of, everywhere, known_candidates
 
 F32 = NDArray[np.float32]
@@ -46,16 +46,17 @@ def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
     if not there.any():
         return None
     choice = _Choice(
-        np.nan_to_num(z).astype(np.float32), np.isfinite(z),
-        np.nan_to_num(series).astype(np.float32), np.asarray(there.any(axis=2)),
+        zero_filled(z).astype(np.float32), np.isfinite(z),
+        zero_filled(series).astype(np.float32), np.asarray(there.any(axis=2)),
     )  # fmt: skip
-    starts = [choice.by_pieces()]
+    likely = []
     if series.shape[2] >= z.shape[1]:
-        starts.append(choice.course(choice.as_they_stand(choice.series[:, :, : z.shape[1]])))
-    starts += [choice.course(choice.from_anchor(a, known.shifts)) for a in known.anchors[:_STARTS]]
+        likely.append(choice.as_they_stand(choice.series[:, :, : z.shape[1]]))
+    likely += [choice.from_anchor(a, known.shifts) for a in known.anchors[:_STARTS]]
+    starts = [choice.by_pieces(), *courses(np.stack(likely))]
     course = max(starts, key=choice.agreement)
     for _ in range(_PASSES):
-        course = choice.course(choice.likely(course))
+        course = courses(choice.likely(course)[None])[0]
     inputs = series[np.arange(course.size), course]
     return Match(inputs, agreement_of(z, inputs))
 
@@ -123,19 +124,25 @@ class _Choice:
         alone = (self.z**2 / 2).sum(axis=1, keepdims=True)
         return np.asarray(-np.where(self.there, cost.sum(axis=2), alone))
 
-    @staticmethod
-    def course(likely: F32) -> I64:
-        """Return (probe,) the likeliest sequence of candidates; every change has the same penalty."""
-        n, k = likely.shape
-        came, every = np.zeros((n, k), np.int64), np.arange(k)
-        score = likely[0].copy()
-        for i in range(1, n):
-            best = int(score.argmax())
-            least = score[best] - _CHANGE_NATS
-            came[i] = np.where(score >= least, every, best)
-            score = np.maximum(score, least) + likely[i]
-        course = np.empty(n, np.int64)
-        course[-1] = int(score.argmax())
-        for i in range(n - 1, 0, -1):
-            course[i - 1] = came[i, course[i]]
-        return course
+
+def courses(likely: F32) -> I64:
+    """Return (start, probe) the likeliest sequences of candidates; every change has the same penalty.
+
+    likely: (start, probe, candidate) log-likelihoods.
+    """
+    starts, n, _ = likely.shape
+    score = np.empty_like(likely)
+    score[:, 0] = likely[:, 0]
+    least = np.empty((n, starts, 1), likely.dtype)
+    for i in range(1, n):
+        now = score[:, i]
+        np.subtract(score[:, i - 1].max(axis=1, keepdims=True), _CHANGE_NATS, out=least[i])
+        np.maximum(score[:, i - 1], least[i], out=now)
+        now += likely[:, i]
+    best = score.argmax(axis=2)
+    course, every = np.empty((starts, n), np.int64), np.arange(starts)
+    course[:, -1] = best[:, -1]
+    for i in range(n - 1, 0, -1):
+        stays = score[every, i - 1, course[:, i]] >= least[i, :, 0]
+        course[:, i - 1] = np.where(stays, course[:, i], best[:, i - 1])
+    return course

@@ -10,7 +10,7 @@ import numpy as np
 
 from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack, Folds
-from testbed.entropy.facts import Facts
+from testbed.entropy.facts import Facts, zero_filled
 from testbed.entropy.gaussian_labels import normal_scores
 from testbed.entropy.read_off import frequencies, read_off_columns, scores
 from testbed.entropy.regimes import Estimate, changes, switching
@@ -108,11 +108,11 @@ class DirectAttack(ByRegimes):
 def chosen(z: F64, inputs: F64) -> F64:
     """Return (probe, column) for each column of z the one channel, as normal scores, that agrees best with it."""
     there, known = np.isfinite(inputs).astype(float), np.isfinite(z).astype(float)
-    a, b = np.nan_to_num(z), np.nan_to_num(inputs)
+    a, b = zero_filled(z), zero_filled(inputs)
     both = known.T @ there
     power = np.sqrt((a**2).T @ there * (known.T @ b**2))
     with np.errstate(invalid="ignore", divide="ignore"):
-        r = np.nan_to_num(np.where(both >= 16, a.T @ b / power, 0.0))
+        r = zero_filled(np.where(both >= 16, a.T @ b / power, 0.0))
     best = np.abs(r).argmax(axis=1)
     return np.where(np.abs(r).max(axis=1) > 0, normal_scores(inputs[:, best]), np.nan)
 
@@ -126,5 +126,5 @@ def scaled(z: F64, x: F64, trust: F64) -> Estimate:
     factor = (w * a * b).sum(axis=0) / np.where(power > 0, power, np.inf)
     error = (w * (a - factor * b) ** 2).sum(axis=0)
     spread = np.sqrt(np.maximum(error / np.maximum(w.sum(axis=0), 1e-9), 1e-4))
-    mean = np.where(np.isfinite(x), factor * np.nan_to_num(x), np.nan)
+    mean = np.where(np.isfinite(x), factor * zero_filled(x), np.nan)
     return Estimate(mean, np.broadcast_to(spread, z.shape), 2.0 * z.shape[1])

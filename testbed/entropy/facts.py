@@ -251,6 +251,11 @@ class Facts:
         return replace(self, value=value, features=features, csi=csi, view={})
 
 
+def zero_filled(x: F64) -> F64:
+    """Return x with 0 in place of NaN, several times as fast as `np.nan_to_num`, which looks for infinities as well."""
+    return np.where(np.isnan(x), 0.0, x)
+
+
 # ---------------------------------------------------------------- checks, one line each
 
 

@@ -48,7 +48,7 @@ changes the guesses around it), so the number of trials is divided by the varian
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -177,14 +177,10 @@ def judge(
     number = len(attacks) + (len(attacks) > 1)
     shared = float(np.log2(max(number, 1) * blocks))
     delta_log2 = -(epsilon_log2 + 2) - shared
+    asked = _asked(facts, attacks, seed)
     failures = [Failure(b.name, f"could not be loaded: {b.reason}") for b in broken]
-    experts = []
-    for attack in attacks:
-        try:
-            if facts.kept.size and attack.applies(facts):
-                experts.append(_expert(facts, attack, seed))
-        except Exception as exc:  # an attack may be a third party's code
-            failures.append(Failure(attack.name, f"{type(exc).__name__}: {exc}"))
+    failures += [Failure(a.attack.name, a.error) for a in asked if a.error is not None]
+    experts = [a.expert(facts) for a in asked if a.error is None]
     if len(experts) > 1:
         size = sum(e.p.nbytes for e in experts)
         if size > _MOST_BYTES:
@@ -235,11 +231,6 @@ class _Expert:
     hidden: float
     """Share of its gain that folds hide."""
     cliff: bool = False
-
-
-def _expert(facts: Facts, attack: Attack, seed: int) -> _Expert:
-    p, freedom = _predictions(facts, attack, seed)
-    return _Expert(attack.name, attack.knows, p[facts.kept], freedom, attack.hidden_context, attack.cliff)
 
 
 def _together(facts: Facts, experts: list[_Expert]) -> _Expert:
@@ -298,27 +289,70 @@ def _finding(facts: Facts, expert: _Expert, delta_log2: float) -> Finding:
     )
 
 
-def _predictions(facts: Facts, attack: Attack, seed: int) -> tuple[F64, float]:
-    """Return P (symbol, label), 0 for published symbols, and the mean degrees of freedom."""
-    p, freedom = np.zeros((facts.value.size, facts.n_labels)), []
-    key = ("views", attack.folds, seed)
-    if key not in facts.view:
-        facts.view[key] = [(test, facts.hide(test)) for test in folds(facts, attack.folds, seed)]
-    views: list[tuple[I64, Facts]] = facts.view[key]
-    for test, view in views:
-        p[test] = _ask(view, attack, test)
-        freedom.append(float(attack.degrees_of_freedom))
+class _Asked:
+    """One attack while it is being asked; after an error it is not asked again."""
+
+    def __init__(self, facts: Facts, attack: Attack) -> None:
+        self.attack = attack
+        self.p = np.zeros((facts.value.size, facts.n_labels))
+        """(symbol, label), 0 for published symbols."""
+        self.freedom: list[float] = []
+        self.error: str | None = None
+        self.applies = self._guarded(lambda: facts.kept.size > 0 and attack.applies(facts))
+
+    def predict(self, view: Facts, test: I64) -> None:
+        self._guarded(lambda: self._predict(view, test))
+
+    def predict_again(self, view: Facts, test: I64) -> None:
+        """Ask about symbols that were asked about before, where the hidden labels are in another order."""
+        self._guarded(lambda: self._predict_again(view, test))
+
+    def expert(self, facts: Facts) -> _Expert:
+        a = self.attack
+        return _Expert(a.name, a.knows, self.p[facts.kept], float(np.mean(self.freedom)), a.hidden_context, a.cliff)
+
+    def _predict(self, view: Facts, test: I64) -> None:
+        self.p[test] = _ask(view, self.attack, test)
+        freedom = float(self.attack.degrees_of_freedom)
+        if not np.isfinite(freedom) or freedom < 0:
+            raise AttackLied(f"degrees_of_freedom = {freedom}; accepted: numbers from 0")
+        self.freedom.append(freedom)
+
+    def _predict_again(self, view: Facts, test: I64) -> None:
+        if np.abs(_ask(view, self.attack, test) - self.p[test]).max() > _SAME:
+            raise AttackLied(
+                "its prediction of hidden symbols changed when it was shown their labels, so it used them (canary)"
+            )
+
+    def _guarded(self, question: Callable[[], bool | None]) -> bool:
+        if self.error is not None:
+            return False
+        try:
+            return bool(question())
+        except Exception as exc:  # an attack may be a third party's code
+            self.error = f"{type(exc).__name__}: {exc}"
+            return False
+
+
+def _asked(facts: Facts, attacks: Sequence[Attack], seed: int) -> list[_Asked]:
+    """Ask every attack that applies about every fold; those that failed come with their error.
+
+    Fold by fold, because attacks share intermediate results of a view, which are large.
+    """
+    asked = [one for attack in attacks if (one := _Asked(facts, attack)).applies or one.error is not None]
+    kinds = sorted({one.attack.folds for one in asked})
+    tests = {kind: folds(facts, kind, seed) for kind in kinds}
+    for i in range(max((len(t) for t in tests.values()), default=0)):
+        views = {kind: (facts.hide(t[i]), t[i]) for kind, t in tests.items() if i < len(t)}
+        for one in asked:
+            if one.attack.folds in views:
+                one.predict(*views[one.attack.folds])
     # The canary: by now every label was visible in some fold. Asked again about the first fold, a correct attack
-    # repeats
-    # its answer; one that kept hidden labels answers better.
-    test = views[0][0]
-    if np.abs(_ask(_another_string(facts, test, seed).hide(test), attack, test) - p[test]).max() > _SAME:
-        raise AttackLied(
-            "its prediction of hidden symbols changed when it was shown their labels, so it used them (canary)"
-        )
-    if not all(np.isfinite(f) and f >= 0 for f in freedom):
-        raise AttackLied(f"degrees_of_freedom = {freedom}; accepted: numbers from 0")
-    return p, float(np.mean(freedom))
+    # repeats its answer; one that kept hidden labels answers better.
+    views = {kind: (_another_string(facts, t[0], seed).hide(t[0]), t[0]) for kind, t in tests.items() if t}
+    for one in asked:
+        one.predict_again(*views[one.attack.folds])
+    return asked
 
 
 def _another_string(facts: Facts, test: I64, seed: int) -> Facts:

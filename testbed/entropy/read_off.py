@@ -92,15 +92,14 @@ def _read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, sprea
     known = np.asarray(np.isfinite(target).all(axis=1))
     estimated = np.asarray(np.isfinite(mean).all(axis=1) & np.isfinite(spread))
     spread = spread * here_and_now(facts, target[:, 0] - mean[:, 0], spread)
-    for own in _alike(facts, train, target, known):
+    for own in _known_alike(facts, train, target, known):
         teach = train[own[facts.dimension[train]] & known[train]]
         judge = teach[estimated[teach]]
         ask = np.flatnonzero(own[facts.dimension[test]] & estimated[test])
         if judge.size < 2 or not ask.size:
             continue
         bits = int(facts.bits[teach[0]])
-        learnt = _Cells if target.shape[1] == 1 else _Cloud
-        cells = learnt(target[teach], facts.value[teach], bits)
+        cells = _learnt(facts, target, teach, bits)
         judge = judge[:: 1 + judge.size // cells.most_judges]
         factor, doubt = cells.calibrate(mean[judge], spread[judge], facts.value[judge], prior[judge])
         rows = test[ask]
@@ -152,6 +151,15 @@ def _surroundings(rounds: I64, power: F64, count: F64, least: int) -> Iterator[t
         yield sums, np.asarray(np.bincount(phase, count, period)[phase], np.float64), 1e-3
 
 
+def _known_alike(facts: Facts, train: I64, target: F64, known: Mask) -> list[Mask]:
+    """Return `_alike`, computed once for all attacks on a fold that have the target in common."""
+    key = ("alike", target.tobytes())
+    if key not in facts.view:
+        facts.view[key] = _alike(facts, train, target, known)
+    found: list[Mask] = facts.view[key]
+    return found
+
+
 def _alike(facts: Facts, train: I64, target: F64, known: Mask) -> list[Mask]:
     """Return sets of dimensions, (dimension,) masks, whose labels relate to the target alike: they learn together."""
     depth, out = facts.depths, []
@@ -179,6 +187,16 @@ def _one_code(target: F64, value: I64, dimension: I64, bits: int) -> bool:
     return bool((right >= _SAME_CELLS * np.bincount(dimension) - 3).all())
 
 
+def _learnt(facts: Facts, target: F64, teach: I64, bits: int) -> _Learnt:
+    """Return what the training symbols `teach` show, computed once for all attacks on a fold that show the same."""
+    own = target[teach]
+    key = ("learnt", bits, teach.tobytes(), own.tobytes())
+    if key not in facts.view:
+        facts.view[key] = (_Cells if target.shape[1] == 1 else _Cloud)(own, facts.value[teach], bits)
+    found: _Learnt = facts.view[key]
+    return found
+
+
 class _Learnt(ABC):
     """The learnt relation of labels to targets."""
 
@@ -188,21 +206,20 @@ class _Learnt(ABC):
     def posterior(self, mean: F64, spread: F64, factor: int) -> F64:
         """Return (estimate, label) for means (estimate, column) and spreads (estimate,), `factor` steps wider."""
 
+    @abstractmethod
+    def likely(self, mean: F64, spread: F64, value: I64) -> F64:
+        """Return (factor, estimate) the probabilities of the labels `value` by each of `_FACTORS`."""
+
     def calibrate(self, mean: F64, spread: F64, value: I64, prior: F64) -> tuple[int, float]:
         """Return the factor on the spread, in steps, and the doubt under which `value` is likeliest."""
-        rows = np.arange(value.size)
-        base = prior[rows, value]
-        best, found = -np.inf, (0, 1.0)
-        for factor in _FACTORS:
-            p = self.posterior(mean, spread, factor)[rows, value]
-            likely = np.log(p[:, None] * (1 - _DOUBTS) + base[:, None] * _DOUBTS).sum(axis=0)
-            i = int(likely.argmax())
-            if likely[i] > best:
-                best, found = float(likely[i]), (factor, float(_DOUBTS[i]))
-        return found
+        base = prior[np.arange(value.size), value]
+        p = self.likely(mean, spread, value)
+        total = np.log(p[:, :, None] * (1 - _DOUBTS) + (base[:, None] * _DOUBTS)[None]).sum(axis=1)
+        factor, doubt = divmod(int(total.argmax()), _DOUBTS.size)
+        return (_FACTORS[factor], float(_DOUBTS[doubt])) if value.size else (0, 1.0)
 
 
-def _spread_index(spread: F64, factor: int) -> I64:
+def _spread_index(spread: F64, factor: int | I64) -> I64:
     step = np.log(_SPREADS[1] / _SPREADS[0])
     index = np.rint(np.log(np.maximum(spread, 1e-9) / _SPREADS[0]) / step) + factor
     return np.clip(index, 0, _SPREADS.size - 1).astype(np.int64)
@@ -235,8 +252,19 @@ class _Cells(_Learnt):
         out = np.empty((mean.shape[0], self.share.shape[1]))
         for s in np.unique(which).tolist():
             rows = which == s
-            out[rows] = self._table(s)[self.bins(mean[rows, 0], self.step * self._coarser(s))]
+            out[rows] = self._table(s)[self._row(mean[rows, 0], s)]
         return out
+
+    def likely(self, mean: F64, spread: F64, value: I64) -> F64:
+        which = _spread_index(spread, np.array(_FACTORS)[:, None])
+        out = np.empty(which.shape)
+        for s in np.unique(which).tolist():
+            factor, row = np.nonzero(which == s)
+            out[factor, row] = self._table(s)[self._row(mean[row, 0], s), value[row]]
+        return out
+
+    def _row(self, mean: F64, s: int) -> I64:
+        return self.bins(mean, self.step * self._coarser(s))
 
     def _coarser(self, s: int) -> int:
         return max(1, int(_SPREADS[s] / 5.0 / self.step))
@@ -275,6 +303,10 @@ class _Cloud(_Learnt):
         self._target, self._power = target, (target**2).sum(axis=1)
         self._label = np.zeros((value.size, 1 << bits))
         self._label[np.arange(value.size), value] = 1.0
+
+    def likely(self, mean: F64, spread: F64, value: I64) -> F64:
+        rows = np.arange(value.size)
+        return np.stack([self.posterior(mean, spread, factor)[rows, value] for factor in _FACTORS])
 
     def posterior(self, mean: F64, spread: F64, factor: int) -> F64:
         distance = np.maximum((mean**2).sum(axis=1)[:, None] - 2.0 * mean @ self._target.T + self._power, 0.0)

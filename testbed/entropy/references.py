@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from testbed.core.types import F64, I64
-from testbed.entropy.facts import Facts, Mask
+from testbed.entropy.facts import Earlier, Facts, Mask
 from testbed.entropy.gaussian_labels import normal_scores
 from testbed.entropy.series import joined_of
 from testbed.entropy.shifts import Reference
@@ -57,14 +57,22 @@ def own(facts: Facts, z: F64) -> list[Reference]:
     """
     rounds, values, public = _this_run(facts, z)
     out = [Reference("own run", rounds, values, public, searched_closely=True)]
-    out += [Reference(e.name, e.rounds, normal_scores(e.features)) for e in facts.earlier if not e.same_run]
+    out += [Reference(e.name, e.rounds, v) for e, v in earlier_scores(facts) if not e.same_run]
     back = [r.reversed() for r in out]
     return [*out, *back]
 
 
+def earlier_scores(facts: Facts) -> list[tuple[Earlier, F64]]:
+    """Return each earlier series with its normal scores (probe, column), computed once for a block."""
+    if "earlier scores" not in facts.scratch:
+        facts.scratch["earlier scores"] = [(e, normal_scores(e.features)) for e in facts.earlier]
+    found: list[tuple[Earlier, F64]] = facts.scratch["earlier scores"]
+    return found
+
+
 def _this_run(facts: Facts, z: F64) -> tuple[I64, F64, F64]:
     """Return rounds, (round, column) scores, and the publicly known ones of them."""
-    before = [(e.rounds, normal_scores(e.features)) for e in facts.earlier if e.same_run and e.rounds.size]
+    before = [(e.rounds, v) for e, v in earlier_scores(facts) if e.same_run and e.rounds.size]
     rounds = np.concatenate([facts.rounds, *(r for r, _ in before)])
     values = np.concatenate([z, *(v for _, v in before)])
     public = np.concatenate([np.where(public_columns(facts), z, np.nan), *(v for _, v in before)])

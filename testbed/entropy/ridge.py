@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.types import F64
+from testbed.entropy.facts import zero_filled
 
 _PENALTIES = 10.0 ** np.arange(-7.0, 2.5, 0.75)
 """Penalties as shares of the number of rows times the mean variance of the inputs."""
@@ -93,7 +94,7 @@ def screened(x: F64, y: F64, most: int, trust: F64 | None = None) -> Fit:
     """Regress as `ridge`; of more inputs than `most`, each target gets those that are most correlated with it."""
     if x.shape[1] <= most:
         return ridge(x, y, trust=trust)
-    a, b = np.nan_to_num(x), np.nan_to_num(y)
+    a, b = zero_filled(x), zero_filled(y)
     power = np.sqrt((a**2).sum(axis=0))
     strength = np.abs(b.T @ a) / np.where(power > 0, power, np.inf)
     parts = [ridge(a[:, np.argsort(-s, kind="stable")[:most]], y[:, [d]], trust=trust) for d, s in enumerate(strength)]
@@ -105,15 +106,16 @@ def screened(x: F64, y: F64, most: int, trust: F64 | None = None) -> Fit:
 
 
 def _fit(x: F64, y: F64, teach: NDArray[np.bool_], trust: F64 | None) -> tuple[F64, F64, float]:
-    with np.errstate(invalid="ignore"):
-        centre = np.nan_to_num(np.nansum(x[teach], axis=0) / np.maximum(np.isfinite(x[teach]).sum(axis=0), 1))
-    x = np.nan_to_num(x - centre)
+    taught = x[teach]
+    centre = zero_filled(taught).sum(axis=0) / np.maximum(np.count_nonzero(~np.isnan(taught), axis=0), 1)
+    x = zero_filled(x - centre)
     power = np.sqrt((x[teach] ** 2).mean(axis=0))
-    x = x / np.where(power > 1e-12 * max(power.max(initial=0.0), 1e-300), power, np.inf)
+    x /= np.where(power > 1e-12 * max(power.max(initial=0.0), 1e-300), power, np.inf)
+    taught = x[teach]
     w = np.ones((int(np.count_nonzero(teach)), 1)) if trust is None else trust[teach][:, None]
     w = w / np.sqrt((w**2).mean())
     offset = (w**2 * y[teach]).mean(axis=0)
-    xt, yt = w * x[teach], w * (y[teach] - offset)
+    xt, yt = w * taught, w * (y[teach] - offset)
     n = yt.shape[0]
     eigenvalues, vectors = np.linalg.eigh(xt.T @ xt)
     eigenvalues = np.maximum(eigenvalues, 0.0)
@@ -150,7 +152,7 @@ def spread_where_missing(x: F64, y: F64, fit: Fit) -> F64:
     out = np.broadcast_to(fit.spread, y.shape).copy()
     if there.all():
         return out
-    a, b = np.nan_to_num(x), np.nan_to_num(y)
+    a, b = zero_filled(x), zero_filled(y)
     weight = ((b.T @ a) ** 2 / np.maximum((a**2).sum(axis=0), 1e-12)).sum(axis=0)
     lack = (~there) @ weight / max(float(weight.sum()), 1e-12)
     group = np.searchsorted(_SHARES, lack)

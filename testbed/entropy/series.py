@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from testbed.core.types import F64, I64
-from testbed.entropy.facts import Facts, Heard
+from testbed.entropy.facts import Facts, Heard, zero_filled
 from testbed.entropy.gaussian_labels import normal_scores
 
 
@@ -66,6 +66,6 @@ def reduced(x: F64, most: int) -> F64:
     most = min(most, max(8, x.shape[0] // 4))
     if x.shape[1] <= most:
         return x
-    filled = np.nan_to_num(x)
+    filled = zero_filled(x)
     vectors = np.linalg.eigh(filled.T @ filled)[1][:, -most:]
     return np.asarray(filled @ vectors)

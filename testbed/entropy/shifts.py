@@ -20,7 +20,7 @@ import scipy
 from numpy.typing import NDArray
 
 from testbed.core.types import F64, I64
-from testbed.entropy.facts import Facts
+from testbed.entropy.facts import Facts, zero_filled
 from testbed.entropy.series import at_rounds
 
 _GLOBAL, _LOCAL, _SHORTS, _SHORTESTS = 5.5, 6.5, 8.0, 6.6
@@ -84,7 +84,7 @@ def dense(rounds: I64, values: F64, first: int, size: int) -> NDArray[np.float32
     """Return (round, column) float32 on every round from `first` on; 0 where nothing is known."""
     out = np.zeros((size, values.shape[1]), np.float32)
     inside = (rounds >= first) & (rounds < first + size)
-    out[rounds[inside] - first] = np.nan_to_num(values[inside])
+    out[rounds[inside] - first] = zero_filled(values[inside])
     return out
 
 
@@ -290,9 +290,9 @@ def constant(facts: Facts, reference: Reference, z: F64, count: int = 1) -> list
     key = ("constant", reference.name)
     if key not in facts.view:
         series = everywhere(facts, reference, z)
-        matches = (series[:, i] for i in range(series.shape[1]))
-        out = [Match(inputs, agreement_of(z, inputs)) for inputs in matches]
-        facts.view[key] = sorted(out, key=lambda m: -m.agreement)
+        agreement = agreements(z, series)
+        best = np.argsort(-agreement, kind="stable").tolist()
+        facts.view[key] = [Match(series[:, i], float(agreement[i])) for i in best]
     found: list[Match] = facts.view[key]
     return found[:count]
 
@@ -307,7 +307,7 @@ def combined(z: F64, inputs: list[F64]) -> F64:
         a, b = np.where(both, z, 0.0), np.where(both, x, 0.0)
         r = (a * b).sum(axis=0) / np.maximum(np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0)), 1e-9)
         w = r / np.maximum(1.0 - r**2, 0.02)
-        total += np.where(there, w * np.nan_to_num(x), 0.0)
+        total += np.where(there, w * zero_filled(x), 0.0)
         weight += np.where(there, np.abs(w), 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(weight > 0, total / weight, np.nan)
@@ -315,6 +315,13 @@ def combined(z: F64, inputs: list[F64]) -> F64:
 
 def agreement_of(z: F64, inputs: F64) -> float:
     """Return the sum of n·r² over all pairs of columns; chance gives about 1 for each pair."""
-    a, b = np.nan_to_num(z), np.nan_to_num(inputs)
-    n = max(1, int(np.count_nonzero(a.any(axis=1) & b.any(axis=1))))
-    return float(((a.T @ b) ** 2).sum() / n)
+    return float(agreements(z, inputs[:, None])[0])
+
+
+def agreements(z: F64, series: F64) -> F64:
+    """Return (candidate,) as `agreement_of` for each candidate of a series (probe, candidate, channel)."""
+    n, candidates, channels = series.shape
+    a, b = zero_filled(z), zero_filled(series)
+    both = np.count_nonzero(a.any(axis=1)[:, None] & b.any(axis=2), axis=0)
+    products = (a.T @ b.reshape(n, candidates * channels)).reshape(z.shape[1], candidates, channels)
+    return np.asarray((products**2).sum(axis=(0, 2)) / np.maximum(both, 1))

@@ -850,6 +850,8 @@ def _spoil_journal(path: Path, rng: random.Random) -> None:
     table = rng.choice(["documents", "probes", "rounds", "patterns", "bits"])
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as db:
         columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+        if not columns:  # the tables themselves were still in the log that is gone
+            return
         value = rng.choice([*mu.TEXTS, *mu.NUMBERS[:12], *mu.FLOATS, None, b"", b"\0" * 7, b"{}", "null"])
         where = rng.choice(["1", f"id = {rng.randrange(1, 5)}"])
         db.execute(f"UPDATE OR IGNORE {table} SET {rng.choice(columns)} = ? WHERE {where}", (value,))

@@ -8,13 +8,17 @@ import numpy as np
 
 from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack, Folds
-from testbed.entropy.facts import Facts
-from testbed.entropy.gaussian_labels import normal_scores
+from testbed.entropy.facts import Facts, Mask, zero_filled
 from testbed.entropy.read_off import read_off_columns, scores
+from testbed.entropy.references import earlier_scores
 from testbed.entropy.series import at_rounds, joined_of, reduced
 
 _NEIGHBOURS = 4
 _DIRECTIONS = 24
+_CANDIDATES = 48
+"""Nearest rows that are found once for all folds, enough that some of them are not hidden in any."""
+_MOST_DISTANCES = 1 << 20
+"""Distances that are in memory at once: a run has many earlier rounds."""
 
 
 class EveFingerprint(Attack):
@@ -26,18 +30,18 @@ class EveFingerprint(Attack):
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
         z = scores(facts)
-        before = [e for e in facts.earlier if e.same_run and e.rounds.size]
-        known = np.concatenate([z, *(normal_scores(e.features) for e in before)])
-        places, distance = self._nearest(facts, [e.rounds for e in before], np.asarray(np.isfinite(z).any(axis=1)))
+        before = [(e.rounds, v) for e, v in earlier_scores(facts) if e.same_run and e.rounds.size]
+        known = np.concatenate([z, *(v for _, v in before)])
+        places, distance = self._nearest(facts, [r for r, _ in before], np.asarray(np.isfinite(z).any(axis=1)))
         weight = 1.0 / np.maximum(distance, 1e-6)
         values = known[places]
         there = np.isfinite(values) & np.isfinite(distance)[:, :, None]
         total = np.where(there, weight[:, :, None], 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean = (total * np.nan_to_num(values)).sum(axis=1) / total.sum(axis=1)
+            mean = (total * zero_filled(values)).sum(axis=1) / total.sum(axis=1)
             # neighbours that are unrelated to the place make the mean too large, which this gain corrects
             gain = np.nansum(mean * z, axis=0) / np.nansum(mean**2 * np.isfinite(z), axis=0)
-        mean = mean * np.clip(np.nan_to_num(gain), -1.0, 1.0)
+        mean = mean * np.clip(zero_filled(gain), -1.0, 1.0)
         left = np.where(np.isfinite(z), z - mean, np.nan)
         spread = np.sqrt(np.nanmean(left**2, axis=0))
         return read_off_columns(facts, train, test, z, mean, np.broadcast_to(spread, mean.shape))
@@ -48,21 +52,37 @@ class EveFingerprint(Attack):
         return 1.0
 
     @staticmethod
-    def _nearest(facts: Facts, before: list[I64], known: np.ndarray) -> tuple[I64, F64]:
-        """Return (probe, neighbour) rows, from earlier in this block and from earlier blocks, and their distances."""
+    def _nearest(facts: Facts, before: list[I64], known: Mask) -> tuple[I64, F64]:
+        """Return (probe, neighbour) rows, from earlier in this block and from earlier blocks, and their distances.
+
+        known: (probe,) the rows of this block of which something may be used.
+        """
         key = "fingerprints"
         if key not in facts.scratch:
-            x = np.nan_to_num(at_rounds(*joined_of(facts), np.concatenate([facts.rounds, *before])))
-            x = reduced(x, _DIRECTIONS)
-            n = facts.rounds.size
-            far = (x[:n] ** 2).sum(axis=1)[:, None] - 2.0 * x[:n] @ x.T + (x**2).sum(axis=1)
-            far[:, :n][np.triu_indices(n)] = np.inf  # in this block, only earlier rows
-            # rows without any reception would all be alike
-            far[:, ~np.abs(x).any(axis=1)] = np.inf
-            facts.scratch[key] = np.sqrt(np.maximum(far, 0.0))
-        far = np.where(
-            np.append(known, np.ones(facts.scratch[key].shape[1] - known.size, bool)), facts.scratch[key], np.inf
-        )
-        k = min(_NEIGHBOURS, far.shape[1] - 1)
-        places = np.argpartition(far, k, axis=1)[:, :k]
-        return places, np.take_along_axis(far, places, axis=1)
+            x = zero_filled(at_rounds(*joined_of(facts), np.concatenate([facts.rounds, *before])))
+            facts.scratch[key] = _nearest_before(reduced(x, _DIRECTIONS), facts.rounds.size, np.unique(facts.probe))
+        places, distance = facts.scratch[key]
+        usable = (places >= known.size) | known[np.minimum(places, known.size - 1)]
+        first = np.argsort(~usable, axis=1, kind="stable")[:, :_NEIGHBOURS]
+        distance = np.where(usable, distance, np.inf)
+        return np.take_along_axis(places, first, axis=1), np.take_along_axis(distance, first, axis=1)
+
+
+def _nearest_before(x: F64, n: int, asked: I64) -> tuple[I64, F64]:
+    """Return (row, neighbour) of the first n rows the nearest rows before them and among the rows from n on, and their
+    distances, nearest first. Rows without any reception are nobody's neighbours; only rows that are `asked` have some.
+    """
+    power = (x**2).sum(axis=1)
+    count = min(_CANDIDATES, x.shape[0])
+    places, distance = np.zeros((n, count), np.int64), np.full((n, count), np.inf)
+    step = max(1, _MOST_DISTANCES // x.shape[0])
+    for start in range(0, asked.size, step):
+        rows = asked[start : start + step]
+        far = power[rows, None] - 2.0 * x[rows] @ x.T + power
+        far[:, :n][np.arange(n) >= rows[:, None]] = np.inf
+        far[:, power == 0] = np.inf
+        near = np.argpartition(far, count - 1, axis=1)[:, :count]
+        order = np.argsort(np.take_along_axis(far, near, axis=1), axis=1, kind="stable")
+        places[rows] = np.take_along_axis(near, order, axis=1)
+        distance[rows] = np.sqrt(np.maximum(np.take_along_axis(far, places[rows], axis=1), 0.0))
+    return places, distance

@@ -6,7 +6,7 @@ import numpy as np
 
 from testbed.core.types import F64, I64
 from testbed.entropy.attacks.eve_direct import EveDirect
-from testbed.entropy.facts import Facts
+from testbed.entropy.facts import Facts, zero_filled
 from testbed.entropy.read_off import frequencies, read_off_columns, scores
 from testbed.entropy.regimes import Estimate, best_of
 from testbed.entropy.series import at_rounds, joined_of
@@ -46,7 +46,7 @@ class EveLocally(EveDirect):
         x = now if best.inputs is now else np.concatenate([now, best.inputs], axis=1)
         if x.shape[1] <= _MOST_CHANNELS:
             return x
-        a, b = np.nan_to_num(z), np.nan_to_num(x)
+        a, b = zero_filled(z), zero_filled(x)
         sizes = np.abs(a) - np.abs(a).mean(axis=0), np.abs(b) - np.abs(b).mean(axis=0)
         strength = np.maximum(np.abs(a.T @ b), 1.6 * np.abs(sizes[0].T @ sizes[1])).max(axis=0)
         return np.asarray(x[:, np.sort(np.argsort(-strength, kind="stable")[:_MOST_CHANNELS])])
@@ -54,7 +54,7 @@ class EveLocally(EveDirect):
 
 def _around(z: F64, x: F64, reach: int) -> Estimate:
     """Return estimates of z (probe, column) by the channels of x that agree best in a window, without the probe."""
-    a, b = np.nan_to_num(z), np.nan_to_num(x)
+    a, b = zero_filled(z), zero_filled(x)
     known, there = np.isfinite(z).astype(float), np.isfinite(x).astype(float)
     product = _others(a[:, :, None] * b[:, None, :], reach)
     power = _others(a**2, reach)[:, :, None] + _PRIOR, _others(b**2, reach)[:, None, :] + _PRIOR

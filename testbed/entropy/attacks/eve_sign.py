@@ -6,7 +6,7 @@ import numpy as np
 
 from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack
-from testbed.entropy.facts import Facts
+from testbed.entropy.facts import Facts, zero_filled
 from testbed.entropy.read_off import own_target, read_off, scores
 from testbed.entropy.series import at_rounds, joined_of
 from testbed.entropy.strings import label_scores
@@ -62,7 +62,7 @@ def _votes(facts: Facts, table: F64, x: F64) -> F64:
     """Return (probe, dimension) the sum of label times signal over the round's labels before, and public ones after."""
     told = np.zeros(table.shape, np.bool_)
     told[facts.probe[facts.published], facts.dimension[facts.published]] = True
-    product = np.nan_to_num(table * x)
+    product = zero_filled(table * x)
     public = np.where(told, product, 0.0)
     before = np.cumsum(product, axis=1) - product
     after = public.sum(axis=1, keepdims=True) - np.cumsum(public, axis=1)

@@ -6,7 +6,7 @@ import numpy as np
 
 from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack
-from testbed.entropy.facts import Facts, Mask
+from testbed.entropy.facts import Facts, Mask, zero_filled
 from testbed.entropy.read_off import frequencies, own_target, scores
 from testbed.entropy.references import eves, own
 from testbed.entropy.series import at_rounds, joined_of
@@ -36,7 +36,7 @@ class Nearest(Attack):
         z = scores(facts)
         target = own_target(facts, z)
         by_probe = self._of_probes(facts, z)
-        labels = np.nan_to_num(neighbours(facts, label_scores(facts, train, target), around(2, 1)))
+        labels = zero_filled(neighbours(facts, label_scores(facts, train, target), around(2, 1)))
         base = frequencies(facts, train)
         rng = np.random.default_rng(self.seed)
         p = base[test]
@@ -81,7 +81,7 @@ class Nearest(Attack):
         parts += [combined(z, [m.inputs for m in constant(facts, r, z, 4)]) for r in own(facts, z)[:1]]
         if facts.patterns is not None:
             parts += [facts.patterns.real, facts.patterns.imag]
-        return np.nan_to_num(np.concatenate(parts, axis=1))
+        return zero_filled(np.concatenate(parts, axis=1))
 
     @staticmethod
     def _choice(judged: list[tuple[I64, I64]], facts: Facts, base: F64) -> tuple[int, float]:

@@ -8,8 +8,7 @@ from testbed.core.types import F64, I64
 from testbed.entropy.attack import HIDDEN_CONTEXT
 from testbed.entropy.estimating import EstimatingAttack
 from testbed.entropy.facts import Facts, Mask
-from testbed.entropy.gaussian_labels import normal_scores
-from testbed.entropy.references import public_columns
+from testbed.entropy.references import earlier_scores, public_columns
 
 
 class RecurrenceState(EstimatingAttack):
@@ -28,7 +27,7 @@ class RecurrenceState(EstimatingAttack):
 
     def inputs(self, facts: Facts, z: F64) -> F64 | None:
         assert facts.states is not None
-        known = [(e.states, e.rounds, normal_scores(e.features)) for e in facts.earlier if e.states is not None]
+        known = [(e.states, e.rounds, v) for e, v in earlier_scores(facts) if e.states is not None]
         # other runs came before this one, whatever their rounds' numbers
         past = [(s, np.full(r.shape, np.iinfo(np.int64).min), v) for s, r, v in known]
         state = np.concatenate([facts.states, *(s for s, _, _ in past)])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack, Folds
 from testbed.entropy.estimating import scaled
-from testbed.entropy.facts import Facts, Mask
-from testbed.entropy.gaussian_labels import normal_scores
+from testbed.entropy.facts import Facts, Mask, zero_filled
 from testbed.entropy.read_off import frequencies, read_off_columns, scores
+from testbed.entropy.references import earlier_scores
 from testbed.entropy.regimes import best_of
 
 _FINER = 2
@@ -25,6 +26,9 @@ _WINDOWS = ((-2, 2), (-6, 6), (-5, 0), (0, 5))
 """Probes around, to either side, from whose places a probe's own is taken: a track may begin or turn anywhere."""
 _OFFSETS = np.linspace(-1.5, 1.5, 13)
 _NEAR = 4
+
+
+F32 = NDArray[np.float32]
 
 
 class RecurrenceWarped(Attack):
@@ -88,7 +92,7 @@ def _place(course: I64, known: Mask, window: tuple[int, int]) -> F64:
 def _nearer(z: F64, walk: F64, place: F64) -> F64:
     """Return places between those of the grid: with the offset at which the probes around agree best."""
     known = np.isfinite(z)
-    error = [np.where(known, np.nan_to_num(z) - _at(walk, place + d), 0.0) ** 2 for d in _OFFSETS]
+    error = [np.where(known, zero_filled(z) - _at(walk, place + d), 0.0) ** 2 for d in _OFFSETS]
     total = np.stack([np.minimum(e, 4.0).sum(axis=1) for e in error], axis=1)
     around = np.stack([np.convolve(c, np.ones(2 * _NEAR + 1), "same") for c in total.T], axis=1)[: z.shape[0]]
     return np.asarray(place + _OFFSETS[(around - total).argmin(axis=1)])
@@ -105,10 +109,10 @@ def _at(walk: F64, place: F64) -> F64:
 def _walks(facts: Facts) -> list[F64]:
     """Return (place, column) scores of the known part of this run in order, and of each earlier run."""
     if "walks" not in facts.scratch:
-        own = sorted((e for e in facts.earlier if e.same_run and e.rounds.size), key=lambda e: int(e.rounds[0]))
-        others = [normal_scores(e.features) for e in facts.earlier if not e.same_run and e.rounds.size]
-        walks = ([np.concatenate([normal_scores(e.features) for e in own])] if own else []) + others
-        facts.scratch["walks"] = [_finer(np.nan_to_num(w[-_MOST_PLACES // _FINER :])) for w in walks if len(w) > 1]
+        scored = [(e, v) for e, v in earlier_scores(facts) if e.rounds.size]
+        own = [v for e, v in sorted(scored, key=lambda s: int(s[0].rounds[0])) if e.same_run]
+        walks = ([np.concatenate(own)] if own else []) + [v for e, v in scored if not e.same_run]
+        facts.scratch["walks"] = [_finer(zero_filled(w[-_MOST_PLACES // _FINER :])) for w in walks if len(w) > 1]
     found: list[F64] = facts.scratch["walks"]
     return found
 
@@ -123,36 +127,46 @@ def _course(z: F64, walk: F64) -> tuple[I64, float]:
     """Return (probe,) the likeliest places, by Viterbi, and their gain over none; the spread of values is estimated on
     the way.
     """
-    known = np.isfinite(z)
-    mine = np.nan_to_num(z)
-    apart = (mine**2).sum(axis=1)[:, None] - 2.0 * mine @ walk.T + known.astype(np.float64) @ (walk**2).T
-    alone = (mine**2).sum(axis=1)[:, None] / 2.0
+    known = np.isfinite(z).astype(np.float32)
+    mine, places = zero_filled(z).astype(np.float32), walk.astype(np.float32)
+    alone = (mine**2).sum(axis=1)[:, None]
+    apart = alone - 2.0 * mine @ places.T + known @ (places**2).T
     number = known.sum(axis=1)[:, None]
     variance, course, total = 0.3, np.zeros(z.shape[0], np.int64), 0.0
     for _ in range(_PASSES):
-        gain = np.maximum(alone - apart / (2.0 * variance) - number * np.log(variance) / 2.0, _WORST_NATS)
-        course, total = _viterbi(gain)
+        gain = apart * np.float32(-0.5 / variance)
+        gain += alone / 2.0 - number * np.float32(np.log(variance) / 2.0)
+        course, total = _viterbi(np.maximum(gain, _WORST_NATS, out=gain))
         left = apart[np.arange(course.size), course]
-        variance = float(np.clip(left.sum() / max(1, int(known.sum())), 0.02, 0.9))
+        variance = float(np.clip(left.sum() / max(1.0, float(known.sum())), 0.02, 0.9))
     return course, total
 
 
-def _viterbi(gain: F64) -> tuple[I64, float]:
-    n, m = gain.shape
-    came = np.empty((n, m), np.int64)
-    place = np.arange(m)
-    score = gain[0]
+def _viterbi(gain: F32) -> tuple[I64, float]:
+    """Return (probe,) the likeliest places, of (probe, place) log-likelihoods, and the sum of all that counts."""
+    n = gain.shape[0]
+    score = np.empty_like(gain)
+    score[0] = gain[0]
     for i in range(1, n):
-        jump = int(score.argmax())
-        best, best_from = np.full(m, score[jump] - _JUMP_NATS), np.full(m, jump)
-        for step in _STEPS:
-            reached = score[: m - step] - _STEP_NATS
-            better = reached > best[step:]
-            best[step:] = np.where(better, reached, best[step:])
-            best_from[step:] = np.where(better, place[: m - step], best_from[step:])
-        came[i], score = best_from, best + gain[i]
+        before = score[i - 1]
+        np.maximum(_highest_near(before) - _STEP_NATS, before.max() - _JUMP_NATS, out=score[i])
+        score[i] += gain[i]
+    top = score.argmax(axis=1).tolist()
     course = np.empty(n, np.int64)
-    course[-1] = int(score.argmax())
+    course[-1] = place = top[-1]
     for i in range(n - 1, 0, -1):
-        course[i - 1] = came[i, course[i]]
-    return course, float(score.max())
+        near = score[i - 1, max(0, place - _STEPS[-1]) : place + 1][::-1]
+        step, jump = int(near.argmax()), top[i - 1]
+        place = place - step if near[step] - _STEP_NATS > score[i - 1, jump] - _JUMP_NATS else jump
+        course[i - 1] = place
+    return course, float(score[-1].max())
+
+
+def _highest_near(score: F32) -> F32:
+    """Return (place,) the highest score of the places from which a step leads to each."""
+    out, width = score.copy(), 1
+    while width < len(_STEPS):
+        shift = min(width, len(_STEPS) - width)
+        out[shift:] = np.maximum(out[shift:], out[:-shift])
+        width += shift
+    return out
