@@ -46,7 +46,9 @@ and of its next one, the highest it has received in order, and the number of the
 _RENEW_DISCUSSION_S = 15.0
 """The same as `_RENEW_S` for Bob's end of a discussion; Alice's answers when no long computation is under way."""
 _RENEW_S = 2.0
-"""Silence of a coordinator, which answers twice a second, after which a node connects anew."""
+"""Silence of a coordinator, which answers twice a second, after which a node connects anew …"""
+_RENEW_AGAIN_S = _HANDSHAKE_MS / 1000 + 1.0
+"""… and again where it still hears nothing: on a slow machine or link, a handshake under way gets the time it may take."""
 MAX_EARLY = 64
 """Most messages that Alice may have for Bob before he is connected: the first one of a block or two."""
 _ROUTES_A_NAME = 4
@@ -343,6 +345,7 @@ class Link:
         self.socket.connect(endpoint)
         self.heard_s = time.monotonic()
         """When the coordinator was heard last, or the connection was made anew."""
+        self._renew_after_s = _RENEW_S
         self.run = ""
         self.refused: Counter[str] = Counter()
         self._session = Session("")
@@ -368,7 +371,7 @@ class Link:
         if not isinstance(body, m.TO_NODES):
             self.refused["direction"] += 1
             return None
-        self.heard_s = time.monotonic()
+        self.heard_s, self._renew_after_s = time.monotonic(), _RENEW_S
         if header.incarnation != self._session.incarnation:
             self._meet(header.incarnation)
         self._session.acknowledged(header.seen)
@@ -404,9 +407,9 @@ class Link:
         libzmq reconnects by itself where a connection closes, but never again after a frame that broke the protocol.
         """
         now_s = time.monotonic()
-        if now_s - self.heard_s < _RENEW_S:
+        if now_s - self.heard_s < self._renew_after_s:
             return
-        self.heard_s = now_s
+        self.heard_s, self._renew_after_s = now_s, _RENEW_AGAIN_S
         with contextlib.suppress(zmq.ZMQError):  # it has none any more
             self.socket.disconnect(self._endpoint)
         self.socket.connect(self._endpoint)

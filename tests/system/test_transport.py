@@ -179,6 +179,34 @@ def test_every_wait_can_be_bounded(house: House) -> None:
         house.hub.receive()
 
 
+def test_a_connection_that_is_made_anew_gets_the_time_of_a_handshake(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow machine a handshake takes longer than the silence after which a node connects anew."""
+    now_s = [1000.0]
+    monkeypatch.setattr(transport.time, "monotonic", lambda: now_s[0])
+    link = house.link(house.wire("bob"), "bob")
+    made: list[float] = []
+
+    class Socket:
+        def disconnect(self, endpoint: str) -> None:
+            pass
+
+        def connect(self, endpoint: str) -> None:
+            made.append(now_s[0] - 1000.0)
+
+        def recv(self) -> bytes:
+            return m.encode(m.Envelope(m.Header(0, m.VERSION, "coordinator", "1"), m.Pulse()))
+
+    monkeypatch.setattr(link, "socket", Socket())
+    for _ in range(80):
+        now_s[0] += 0.25
+        link.renew_if_silent()
+        if now_s[0] == 1015.0:
+            link.receive()
+    assert made == [2.0, 8.0, 14.0, 17.0]
+
+
 class Wiretap:
     """A man in the middle of a connection: passes bytes on, and on request changes the last of the next ones."""
 
