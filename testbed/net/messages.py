@@ -23,7 +23,7 @@ from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
 from testbed.core.schedule import MAX_TRAIN
 
-VERSION = 6
+VERSION = 7
 """Raised with every incompatible change; a peer of another version is refused with the reason."""
 
 
